@@ -1,0 +1,3 @@
+"""Automatic image annotation in JAX."""
+
+__version__ = "0.1.0"
