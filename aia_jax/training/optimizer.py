@@ -1,0 +1,74 @@
+"""Adam under the one-cycle schedule, as torch's `Adam` and `OneCycleLR` compute it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from aia_jax.errors import InputError
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+
+
+def one_cycle(total_steps: int, pct_start: float, start: float, peak: float, end: float) -> Schedule:
+    """Two cosine phases: `start` to `peak`, then `peak` to `end`.
+
+    The phases end at steps `pct_start * total_steps - 1` and `total_steps - 1` (not rounded), as in
+    `torch.optim.lr_scheduler.OneCycleLR`.
+
+    Args:
+        total_steps: optimiser steps of the whole run.
+        pct_start: share of the steps in the first phase, in (0, 1).
+
+    Returns:
+        A function from the 0-based step to the value.
+
+    Raises:
+        InputError: if the first phase holds less than one step.
+    """
+    first_end, last_end = pct_start * total_steps - 1, total_steps - 1
+    if not 0 < first_end < last_end:
+        raise InputError(
+            f"one-cycle schedule over {total_steps} steps with pct_start {pct_start}: the rising phase needs more than "
+            "one step and must end before the last; train for more epochs, or with a smaller batch_size"
+        )
+
+    def cosine(from_value, to_value, fraction):
+        return to_value + (from_value - to_value) / 2 * (1 + jnp.cos(jnp.pi * fraction))
+
+    def value(step: jax.typing.ArrayLike) -> jax.Array:
+        rising = cosine(start, peak, step / first_end)
+        falling = cosine(peak, end, jnp.minimum((step - first_end) / (last_end - first_end), 1.0))
+        return jnp.where(step <= first_end, rising, falling)
+
+    return value
+
+
+def make_optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
+    """Adam with the learning rate and beta1 cycled in opposite directions (paper A, section 4; `OneCycleLR` defaults).
+
+    Args:
+        config: `max_learning_rate`, `pct_start`, `initial_div`, `final_div`, `beta1_base`, `beta1_max`, `beta2`, `eps`
+            and `clip_norm` (0: gradients are not clipped).
+        total_steps: optimiser steps of the whole run.
+    """
+    peak = config.max_learning_rate
+    start = peak / config.initial_div
+    learning_rate = one_cycle(total_steps, config.pct_start, start, peak, start / config.final_div)
+    beta1 = one_cycle(total_steps, config.pct_start, config.beta1_max, config.beta1_base, config.beta1_max)
+    adam = optax.inject_hyperparams(optax.adam)(learning_rate, b1=beta1, b2=config.beta2, eps=config.eps)
+    if config.clip_norm > 0:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+    return adam
+
+
+def hyperparameters(opt_state: optax.OptState) -> dict[str, jax.Array]:
+    """The `learning_rate` and `beta1` that the last update used."""
+    injected = next(
+        node
+        for node in jax.tree.leaves(opt_state, is_leaf=lambda node: hasattr(node, "hyperparams"))
+        if hasattr(node, "hyperparams")
+    )
+    return {"learning_rate": injected.hyperparams["learning_rate"], "beta1": injected.hyperparams["b1"]}

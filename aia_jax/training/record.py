@@ -1,0 +1,87 @@
+"""What a workdir says of its run: the resolved config, the package versions and the devices."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from aia_jax import __version__
+from aia_jax.errors import InputError
+
+# Fields that do not change what a run computes: another machine may continue it with other values.
+_FREE_FIELDS = ("data.root", "data.cache_dir", "data.num_workers", "data.placement", "log_every", "checkpoint.keep")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, the whole file or none."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of those packages the numbers depend on that are installed."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def write_record(workdir: Path, config: ConfigDict) -> None:
+    """`config.json` and `environment.json`, by process 0."""
+    if jax.process_index():
+        return
+    write_json(workdir / "config.json", config.to_dict())
+    devices = jax.devices()
+    environment = {
+        "packages": {"aia_jax": __version__, **package_versions()},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
+        "processes": jax.process_count(),
+    }
+    write_json(workdir / "environment.json", environment)
+
+
+def check_same_config(workdir: Path, config: ConfigDict) -> None:
+    """Raises InputError, listing the differing fields, if `workdir` holds a run of another config."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        written = _flatten(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}); delete it, or give another workdir") from error
+    given = _flatten(json.loads(json.dumps(config.to_dict())))
+    differing = [
+        f"  config.{field}: {written.get(field, 'absent')} there, {given.get(field, 'absent')} given"
+        for field in sorted(written.keys() | given.keys())
+        if field not in _FREE_FIELDS and written.get(field) != given.get(field)
+    ]
+    if differing:
+        lines = "\n".join(differing)
+        raise InputError(f"{workdir} holds a run of another config; give another workdir, or the same fields:\n{lines}")
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

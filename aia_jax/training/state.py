@@ -1,0 +1,158 @@
+"""What a run carries from step to step, and the step itself: a pure function over dicts of arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+from jax.sharding import Mesh
+
+from aia_jax.training.optimizer import hyperparameters
+from aia_jax.training.sharding import over_data, replicated
+
+Arrays = dict[str, Any]
+LossFn = Callable[[nnx.Module, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+class TrainState(struct.PyTreeNode):
+    """The state of a run; every field but `step` is a nested dict of arrays.
+
+    Attributes:
+        step: int32 scalar, optimiser steps done.
+        params: trained weights.
+        stats: batch-norm running statistics.
+        constants: arrays that are never trained (a frozen label embedding).
+        opt_state: optimiser state.
+        ema: `{"params", "stats"}`, exponential moving averages of both.
+    """
+
+    step: jax.Array
+    params: Arrays
+    stats: Arrays
+    constants: Arrays
+    opt_state: optax.OptState
+    ema: Arrays
+
+    def weights(self, name: str) -> Arrays:
+        """The inference weights `name`: "raw" or "ema", as `{"params", "stats", "constants"}`."""
+        return pick_weights(self.items()["weights"], name)
+
+    def items(self) -> dict[str, Arrays]:
+        """What a checkpoint holds: all weights, apart from what only training needs."""
+        raw = {"params": self.params, "stats": self.stats}
+        return {
+            "weights": {"raw": raw, "ema": self.ema, "constants": self.constants},
+            "progress": {"step": self.step, "opt_state": self.opt_state},
+        }
+
+    @classmethod
+    def from_items(cls, items: dict[str, Arrays]) -> "TrainState":
+        """The inverse of `items`."""
+        weights = items["weights"]
+        return cls(**items["progress"], **weights["raw"], ema=weights["ema"], constants=weights["constants"])
+
+
+def pick_weights(weights: Arrays, name: str) -> Arrays:
+    """Of a checkpoint's weights those called `name`, "raw" or "ema", as `{"params", "stats", "constants"}`."""
+    return {**weights[name], "constants": weights["constants"]}
+
+
+def abstract_weights(build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tuple[nnx.GraphDef, Arrays]:
+    """A model's structure, and a checkpoint's weights for it as shapes on `mesh`; nothing is computed."""
+    graphdef, arrays = split_model(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    arrays = on_mesh(arrays, mesh)
+    constants = arrays.pop("constants")
+    return graphdef, {"raw": arrays, "ema": arrays, "constants": constants}
+
+
+def on_mesh(shapes: Any, mesh: Mesh) -> Any:
+    """The same shapes and dtypes, replicated over `mesh`."""
+    whole = replicated(mesh)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
+
+
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays]:
+    """The model's structure and its `{"params", "stats", "constants"}` as pure dicts."""
+    graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    return graphdef, dict(zip(("params", "stats", "constants"), map(nnx.to_pure_dict, states), strict=True))
+
+
+def merge_model(graphdef: nnx.GraphDef, weights: Arrays) -> nnx.Module:
+    """The inverse of `split_model`."""
+    return nnx.merge(graphdef, weights["params"], weights["stats"], weights["constants"])
+
+
+def initial_state(
+    build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """The state before the first step; to be called under jit, which puts it where its shardings say."""
+    weights = split_model(build(nnx.Rngs(jax.random.key(seed))))[1]
+    params, stats = weights["params"], weights["stats"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        stats=stats,
+        constants=weights["constants"],
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, {"params": params, "stats": stats}),
+    )
+
+
+def gather(batch: dict[str, jax.Array], resident: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The batch with the rows `batch["index"]` of the device-resident arrays added."""
+    return {**batch, **{name: rows[batch["index"]] for name, rows in resident.items()}}
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float,
+    seed: int,
+    mesh: Mesh,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step `(state, batch, resident) -> (state, metrics)`; `state` is donated.
+
+    Args:
+        loss_fn: `(model, batch, key) -> (scalar loss, metrics)`; the model is in place to be called in training mode.
+        ema_decay: `ema = decay * ema + (1 - decay) * new`, for weights and batch-norm statistics.
+        seed: the step's random key is `fold_in(key(seed), step)`, so a resumed run draws the same.
+    """
+
+    def step(state: TrainState, batch: dict[str, jax.Array], resident: dict[str, jax.Array]):
+        batch = gather(batch, resident)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def objective(params: Arrays):
+            model = nnx.merge(graphdef, params, state.stats, state.constants)
+            loss, metrics = loss_fn(model, batch, key)
+            return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
+
+        (loss, (stats, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = jax.tree.map(
+            lambda average, new: ema_decay * average + (1 - ema_decay) * new,
+            state.ema,
+            {"params": params, "stats": stats},
+        )
+        state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema)
+        return state, {"loss": loss, **metrics, **hyperparameters(opt_state)}
+
+    whole, rows = replicated(mesh), over_data(mesh)
+    return jax.jit(step, in_shardings=(whole, rows, whole), out_shardings=whole, donate_argnums=0)
+
+
+def make_predict_step(
+    graphdef: nnx.GraphDef, predict_fn: Callable[[nnx.Module, dict[str, jax.Array]], Arrays], mesh: Mesh
+) -> Callable[[Arrays, dict[str, jax.Array]], Arrays]:
+    """The jitted `(weights, batch) -> outputs`; every device holds all rows of the outputs."""
+
+    def step(weights: Arrays, batch: dict[str, jax.Array]) -> Arrays:
+        return predict_fn(merge_model(graphdef, weights), batch)
+
+    whole = replicated(mesh)
+    return jax.jit(step, in_shardings=(whole, over_data(mesh)), out_shardings=whole)

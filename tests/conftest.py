@@ -1,0 +1,28 @@
+"""Eight virtual CPU devices for every test, and a cache of prepared data that ends with the session."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
+
+
+@pytest.fixture(scope="session")
+def corel5k_root() -> Path:
+    """The folder that holds the real Corel-5k, where there is one."""
+    if not (SHARED_DATASETS / "Corel-5k" / "images").is_dir():
+        pytest.skip("the real Corel-5k is not on this machine")
+    return SHARED_DATASETS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared copies of all tests."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["AIA_JAX_CACHE"] = str(path)
+    return path

@@ -1,0 +1,102 @@
+"""A task small enough to train in a second: two-layer network with batch norm and dropout on drawn numbers."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from aia_jax.models.layers import BatchNorm, dropout
+from flax import nnx
+from ml_collections import ConfigDict
+
+ROWS, FEATURES = 50, 6
+
+
+def toy_config(**overrides) -> ConfigDict:
+    """A config with the fields that the loop reads."""
+    config = ConfigDict(
+        {
+            "seed": 3,
+            "epochs": 4,
+            "batch_size": 16,
+            "ema_decay": 0.9,
+            "log_every": 2,
+            "data": {"root": "a"},
+            "optimizer": {
+                "max_learning_rate": 1e-2,
+                "pct_start": 0.3,
+                "initial_div": 25.0,
+                "final_div": 1e4,
+                "beta1_base": 0.85,
+                "beta1_max": 0.95,
+                "beta2": 0.999,
+                "eps": 1e-8,
+                "clip_norm": 0.0,
+            },
+            "eval": {"batch_size": 16, "split": "test", "metric": "accuracy"},
+            "checkpoint": {"keep": 2},
+        }
+    )
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+class ToyModel(nnx.Module):
+    """`[B, FEATURES]` to one logit."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.first = nnx.Linear(FEATURES, 8, rngs=rngs)
+        self.norm = BatchNorm(8, rngs=rngs)
+        self.second = nnx.Linear(8, 1, rngs=rngs)
+
+    def __call__(self, rows: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+        pixels = self.first(rows)[:, None, None]
+        hidden = jax.nn.relu(self.norm(pixels, train=train))[:, 0, 0]
+        if train:
+            hidden = dropout(hidden, 0.2, key)
+        return self.second(hidden)[:, 0]
+
+
+class ToyTask:
+    """Sign of a sum; `poison_step` makes the input of that step NaN."""
+
+    def __init__(self, config: ConfigDict, poison_step: int | None = None):
+        self.config, self.poison_step = config, poison_step
+        rng = np.random.default_rng(0)
+        self.rows = rng.normal(size=(ROWS, FEATURES)).astype(np.float32)
+        self.targets = (self.rows.sum(1) > 0).astype(np.float32)
+
+    def build_model(self, rngs: nnx.Rngs) -> ToyModel:
+        return ToyModel(rngs)
+
+    def epoch_end(self, epoch: int) -> int:
+        return epoch * ROWS // self.config.batch_size
+
+    def resident_arrays(self) -> dict[str, np.ndarray]:
+        return {"target": self.targets}
+
+    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        step = start_step
+        while True:
+            step += 1
+            index = np.random.default_rng(step).choice(ROWS, self.config.batch_size, replace=False).astype(np.int32)
+            rows = self.rows[index]
+            yield {"index": index, "rows": np.full_like(rows, np.nan) if step == self.poison_step else rows}
+
+    def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+        size = self.config.eval.batch_size
+        for start in range(0, ROWS, size):
+            index = np.arange(start, start + size)
+            yield {"rows": self.rows[index % ROWS], "mask": index < ROWS}
+
+    def loss(self, model: ToyModel, batch: dict[str, jax.Array], key: jax.Array):
+        logits = model(batch["rows"], train=True, key=key)
+        losses = jnp.logaddexp(0, logits) - batch["target"] * logits
+        return losses.mean(), {}
+
+    def predict(self, model: ToyModel, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"logits": model(batch["rows"], train=False)}
+
+    def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        assert outputs["logits"].shape == (ROWS,)
+        return {"accuracy": float(((outputs["logits"] > 0) == (self.targets > 0)).mean())}

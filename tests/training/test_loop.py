@@ -1,0 +1,152 @@
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from toy_task import ROWS, ToyTask, toy_config
+
+from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
+from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.loop import Trainer
+
+
+def run(config, workdir, **kwargs) -> Trainer:
+    devices = kwargs.pop("devices", jax.devices()[:2])
+    trainer = Trainer(config, ToyTask(config, **kwargs), workdir, devices=devices)
+    trainer.fit()
+    return trainer
+
+
+def final_items(trainer: Trainer, workdir):
+    with Checkpointer(workdir) as checkpointer:
+        last = checkpointer.steps()[-1]
+        return last, checkpointer.restore(last, trainer.abstract_state.items()), checkpointer.info(last)
+
+
+def records(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in records(workdir) if line["kind"] == "train"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    trainer = run(toy_config(log_every=1), workdir)
+    return workdir, trainer
+
+
+def test_it_learns_and_records(whole):
+    workdir, trainer = whole
+    last, _, info = final_items(trainer, workdir)
+    assert last == 4 * ROWS // 16
+    assert info["epoch"] == 4
+    assert set(info["evaluations"]) == {"raw", "ema"}
+    assert info["metric"] == info["evaluations"][info["weights"]]["accuracy"]
+    by_step = losses(workdir)
+    assert list(by_step) == list(range(1, last + 1))
+    assert np.mean(list(by_step.values())[-3:]) < np.mean(list(by_step.values())[:3])
+    assert [line["epoch"] for line in records(workdir) if line["kind"] == "test_ema"] == [1, 2, 3, 4]
+    assert json.loads((workdir / "config.json").read_text())["batch_size"] == 16
+    assert "jax" in json.loads((workdir / "environment.json").read_text())["packages"]
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_the_steps_compile_once(whole):
+    _, trainer = whole
+    assert trainer.train_step._cache_size() == 1
+    assert trainer.predict_step._cache_size() == 1
+
+
+def test_a_finished_run_is_left_alone(whole, capsys):
+    workdir, _ = whole
+    before = losses(workdir)
+    run(toy_config(log_every=1), workdir)
+    assert "nothing to train" in capsys.readouterr().out
+    assert losses(workdir) == before
+
+
+class StopAt(ToyTask):
+    """Sends this process a signal while it draws the batch after `stop_step` steps."""
+
+    def __init__(self, config, stop_step: int, signum: int):
+        super().__init__(config)
+        self.stop_step, self.signum = stop_step, signum
+
+    def train_batches(self, start_step):
+        for step, batch in enumerate(super().train_batches(start_step), start_step + 1):
+            if step == self.stop_step:
+                os.kill(os.getpid(), self.signum)
+            yield batch
+
+
+@pytest.mark.parametrize(("signum", "stop_step"), [(signal.SIGTERM, 5), (signal.SIGINT, 6)])
+def test_an_interrupted_run_continues_to_the_same_bits(whole, tmp_path, signum, stop_step):
+    workdir, trainer = whole
+    config = toy_config(log_every=1)
+    with pytest.raises(Interrupted, match="continues there") as caught:
+        Trainer(config, StopAt(config, stop_step, signum), tmp_path, devices=jax.devices()[:2]).fit()
+    assert caught.value.signum == signum
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.steps()[-1] == stop_step
+    run(config, tmp_path)
+    assert losses(tmp_path) == losses(workdir)
+    expected, actual = final_items(trainer, workdir), final_items(trainer, tmp_path)
+    assert expected[0] == actual[0]
+    assert expected[2] == actual[2]
+    jax.tree.map(np.testing.assert_array_equal, expected[1], actual[1])
+
+
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_any_number_of_devices_gives_the_same_losses(whole, tmp_path, devices):
+    workdir, _ = whole
+    run(toy_config(log_every=1), tmp_path, devices=jax.devices()[:devices])
+    expected, actual = losses(workdir), losses(tmp_path)
+    np.testing.assert_allclose([actual[step] for step in expected], list(expected.values()), rtol=1e-5)
+
+
+def test_a_non_finite_loss_stops_and_names_the_step(tmp_path):
+    config = toy_config()
+    with pytest.raises(NonFiniteLossError, match=r"nan at step 8; the checkpoint of step 6 stands"):
+        run(config, tmp_path, poison_step=8)
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.steps() == [3, 6]
+
+
+def test_the_best_checkpoint_outlives_the_newest(tmp_path):
+    config = toy_config(**{"checkpoint.keep": 1})
+
+    class Falling(ToyTask):
+        def evaluate(self, split, outputs):
+            self.calls = getattr(self, "calls", 0) + 1
+            return {"accuracy": {3: 0.9, 4: 0.8}.get(self.calls, 0.1)}
+
+    Trainer(config, Falling(config), tmp_path, devices=jax.devices()[:1]).fit()
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        assert checkpointer.steps() == [6, 12]
+        assert checkpointer.info(6)["weights"] == "raw"
+
+
+def test_a_workdir_of_another_config_is_refused(whole):
+    workdir, _ = whole
+    config = toy_config(log_every=1, **{"optimizer.max_learning_rate": 0.5, "data.root": "elsewhere"})
+    with pytest.raises(InputError, match=r"config.optimizer.max_learning_rate: 0.01 there, 0.5 given") as caught:
+        run(config, workdir)
+    assert "data.root" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"batch_size": 15}, r"config.batch_size=15 does not divide over 2 devices; use a multiple of 2"),
+        ({"eval.batch_size": 7}, r"config.eval.batch_size=7 does not divide"),
+        ({"eval.metric": "f2"}, r"config.eval.metric='f2' is not a metric of this task; known: accuracy"),
+    ],
+)
+def test_bad_fields_are_refused(tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        run(toy_config(**overrides), tmp_path)
