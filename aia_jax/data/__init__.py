@@ -1,0 +1,1 @@
+"""From files on disk to batches: annotations, TFDS builders, prepared copies, Grain pipelines."""

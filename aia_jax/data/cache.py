@@ -1,0 +1,139 @@
+"""Directories that are either whole or absent, whoever is interrupted and however many processes write at once."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from aia_jax.errors import InputError
+
+_MANIFEST = "whole.json"  # {file: size}, written last
+_ABANDONED_AFTER = 24 * 3600  # seconds without a write, for writers on other hosts
+
+
+def cache_root(configured: str) -> Path:
+    """The folder of all prepared copies: as configured, else $AIA_JAX_CACHE, else ~/.cache/aia_jax."""
+    chosen = configured or os.environ.get("AIA_JAX_CACHE") or "~/.cache/aia_jax"
+    return Path(chosen).expanduser().absolute()
+
+
+def prepared(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: Callable[[Path], None]) -> Path:
+    """Returns `<parent>/<kind>-<fingerprint>`, made by `write` unless it is there and whole.
+
+    `write` fills a temporary directory beside it, which is renamed once done; other processes wait for it meanwhile.
+    Where a file system ignores locks both write, and the first to finish wins. Directories of the same kind with
+    another fingerprint are out of date and removed, as are those that a dead process left half-written.
+
+    Args:
+        kind: what is prepared, such as "train-448px"; no "~" in it.
+        num_bytes: about how much `write` writes, for the message about a full disk.
+
+    Raises:
+        InputError: the directory cannot be written or the disk is full.
+    """
+    path = parent / f"{kind}-{fingerprint}"
+    if _is_whole(path):
+        return path
+    with _speaking_errors(parent, num_bytes):
+        parent.mkdir(parents=True, exist_ok=True)
+        with _lock(parent / f"{kind}.lock"):
+            if not _is_whole(path):
+                _sweep(parent, kind, path)
+                if shutil.disk_usage(parent).free < num_bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                _write_and_rename(path, write)
+    return path
+
+
+def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
+    temporary = path.parent / f".{path.name}~{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        write(temporary)
+        (temporary / _MANIFEST).write_text(json.dumps(_file_sizes(temporary)))
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not _is_whole(path):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return json.loads((path / _MANIFEST).read_text()) == _file_sizes(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _file_sizes(directory: Path) -> dict[str, int]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / _MANIFEST)
+    return {file.relative_to(directory).as_posix(): file.stat().st_size for file in files}
+
+
+def _sweep(parent: Path, kind: str, path: Path) -> None:
+    """Removes what is out of date, damaged or abandoned; readers that have it mapped keep what they mapped."""
+    for directory in parent.glob(f"{kind}-*"):
+        shutil.rmtree(directory, ignore_errors=directory != path)
+    for directory in parent.glob(f".{kind}-*~*~*~*"):
+        if _is_abandoned(directory):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_abandoned(directory: Path) -> bool:
+    _, host, pid, _ = directory.name.rsplit("~", 3)
+    if host != socket.gethostname():
+        try:
+            newest = max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
+        except FileNotFoundError:
+            return False
+        return time.time() - newest > _ABANDONED_AFTER
+    if int(pid) == os.getpid():
+        return True  # This process holds the lock and is not writing yet: an earlier bearer of its number was killed.
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Holds `path` exclusively; on file systems without locks it holds nothing."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tqdm.write(f"Another process is preparing {path.with_suffix('')}; waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
+
+
+@contextlib.contextmanager
+def _speaking_errors(directory: Path, num_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        advice = "config.data.cache_dir or $AIA_JAX_CACHE names another place"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"the disk of {directory} is full: about {num_bytes / 1e6:,.1f} MB are needed there; {advice}"
+            ) from error
+        raise InputError(f"{directory} cannot be written: {error.strerror}; {advice}") from error

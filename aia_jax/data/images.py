@@ -1,0 +1,48 @@
+"""One image file's bytes to one uint8 array of the size the network takes."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from aia_jax.errors import InputError
+
+
+def decode_image(data: bytes, size: int) -> np.ndarray:
+    """Decodes to RGB and resizes with Pillow's (antialiasing) bilinear filter, ignoring the aspect ratio.
+
+    Colours are those of `PIL.Image.convert("RGB")`, as in the reference: alpha and palette transparency are dropped,
+    CMYK is converted, grey is repeated, of an animation the first frame counts. 16-bit grey is scaled to 8 bits, which
+    Pillow would clip. EXIF rotation is not applied.
+
+    Args:
+        data: the bytes of the file, whole.
+        size: side S of the result in pixels.
+
+    Returns:
+        uint8 `[S, S, 3]`.
+
+    Raises:
+        InputError: empty, not an image, corrupt, truncated, or too large to be decoded safely.
+    """
+    if not data:
+        raise InputError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            pixels = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
+    except Image.UnidentifiedImageError:
+        raise InputError("not an image of a known format") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything for bytes that are no valid image.
+        raise InputError(f"{error or type(error).__name__}") from None
+    return np.asarray(pixels)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":
+        image.info.pop("transparency", None)  # `convert` drops it too, but not without a warning.
+    return image.convert("RGB")

@@ -1,0 +1,237 @@
+"""A split as one memory-mapped array of resized images, made once and kept for as long as its sources stay the same.
+
+    <cache>/<dataset>-<hash of its place>/<split>-records-<fingerprint>/     the original bytes, as ArrayRecord files
+    <cache>/<dataset>-<hash of its place>/<split>-<S>px-<fingerprint>/       images.npy  targets.npy  split.json
+
+Nothing but flips is random in training, so the uint8 copy is the data set: each photo is decoded once.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from aia_jax.data import builders, scenes
+from aia_jax.data.annotations import Annotations, list_problems
+from aia_jax.data.cache import prepared
+from aia_jax.data.images import decode_image
+from aia_jax.data.pipeline import read_ahead
+from aia_jax.errors import InputError
+
+_VERSION = 1  # of the code below: raise it when the same sources would give another copy
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a copy is made from.
+
+    Attributes:
+        dataset, split: names.
+        place: where the sources are, for telling caches apart.
+        labels: the vocabulary.
+        fingerprint: changes whenever the sources do.
+        num_images: how many of them can be read.
+        num_bytes: of them together, roughly.
+        problems: one line for every photo that cannot be read.
+        make_builder: TFDS builder of this split of the readable images, given its `data_dir`.
+    """
+
+    dataset: str
+    split: str
+    place: str
+    labels: tuple[str, ...]
+    fingerprint: str
+    num_images: int
+    num_bytes: int
+    problems: tuple[str, ...]
+    make_builder: Callable[[Path], tfds.core.GeneratorBasedBuilder]
+
+
+def photo_source(root: str | Path, dataset: str, split: str, annotations: Annotations) -> Source:
+    """Annotated photos on disk; absent, empty and unreadable ones become `problems`."""
+    with ThreadPoolExecutor(16) as pool:  # A network file system answers many at once.
+        files = list(pool.map(_examine, annotations.image_paths))
+    readable = [row for row, file in enumerate(files) if not isinstance(file, str)]
+    present = annotations.take(readable)
+    rows = [(name, str(path)) for name, path in zip(annotations.image_names, annotations.image_paths, strict=True)]
+    return Source(
+        dataset=dataset,
+        split=split,
+        place=str(Path(root).resolve()),
+        labels=annotations.labels,
+        fingerprint=_hash(annotations.labels, rows, files, annotations.targets.tobytes().hex()),
+        num_images=len(readable),
+        num_bytes=sum(files[row][0] for row in readable),
+        problems=tuple(file for file in files if isinstance(file, str)),
+        make_builder=lambda folder: builders.PHOTO_BUILDERS[dataset]({split: present}, data_dir=folder),
+    )
+
+
+def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
+    """Drawn scenes, at the size they are wanted."""
+    code = Path(scenes.__file__).read_text()
+    return Source(
+        dataset="scenes",
+        split=split,
+        place=f"seed {seed}, {indices}, {size} px",
+        labels=scenes.LABELS,
+        fingerprint=_hash(seed, repr(indices), size, code),
+        num_images=len(indices),
+        num_bytes=len(indices) * size * size * 3,
+        problems=(),
+        make_builder=lambda folder: builders.Scenes(seed, {split: indices}, size, data_dir=folder),
+    )
+
+
+def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, num_workers: int) -> Path:
+    """The directory of the copy of `source` at `size` x `size` pixels, made now if need be.
+
+    Args:
+        skip_corrupt: leave unreadable images out instead of raising.
+        num_workers: processes that decode; 0: threads of this one.
+
+    Raises:
+        InputError: unreadable images, none left, or no room in the cache.
+    """
+    parent = cache / f"{source.dataset}-{_hash(source.place)[:8]}"
+
+    def write(directory: Path) -> None:
+        records = _prepare_records(source, parent)
+        names, targets, problems = [], [], list(source.problems)
+        description = f"{source.dataset} {source.split}: resizing to {size} px"
+        with _ImageFile(directory / "images.npy", size) as images:
+            for record in tqdm(
+                _resized(records, size, num_workers), description, len(records), unit="img", mininterval=0.5
+            ):
+                if record["problem"]:
+                    problems.append(f"{record['name']}: {record['problem']}")
+                else:
+                    images.append(record["image"])
+                    names.append(record["name"])
+                    targets.append(np.bincount(record["labels"], minlength=len(source.labels)) > 0)
+        _check_problems(source, problems, len(names), skip_corrupt)
+        np.save(directory / "targets.npy", np.asarray(targets, np.uint8))
+        facts = {"image_names": names, "labels": source.labels, "left_out": problems}
+        (directory / "split.json").write_text(json.dumps(facts))
+
+    fingerprint = _hash(_VERSION, source.fingerprint, size, skip_corrupt)[:12]
+    num_bytes = source.num_images * size * size * 3
+    return prepared(parent, f"{source.split}-{size}px", fingerprint, num_bytes, write)
+
+
+def _check_problems(source: Source, problems: list[str], num_good: int, skip_corrupt: bool) -> None:
+    if problems and not skip_corrupt:
+        raise InputError(
+            f"{source.dataset} {source.split}: {len(problems):,} image(s) cannot be used"
+            f" (--config.data.skip_corrupt=True goes on without them):{list_problems(problems)}"
+        )
+    if not num_good:
+        raise InputError(f"{source.dataset} {source.split}: no image can be used:{list_problems(problems)}")
+    if problems:
+        tqdm.write(
+            f"{source.dataset} {source.split}: {len(problems):,} image(s) left out:{list_problems(problems)}",
+            file=sys.stderr,
+        )
+
+
+def _prepare_records(source: Source, parent: Path) -> Any:
+    """The readable originals as a random-access sequence of `{"image": bytes, "image_name", "labels"}`."""
+    if not source.num_images:
+        return []
+    kind, fingerprint = f"{source.split}-records", _hash(_VERSION, source.fingerprint)[:12]
+
+    def write(directory: Path) -> None:
+        builders.prepare(source.make_builder(directory))
+
+    folder = prepared(parent, kind, fingerprint, source.num_bytes, write)
+    written = next(folder.rglob("dataset_info.json")).parent
+    builder = tfds.builder_from_directory(written)  # Unlike the writing builder it can be pickled into workers.
+    return builder.as_data_source(source.split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _resized(records: Any, size: int, num_workers: int) -> Iterator[dict[str, Any]]:
+    """Decoded records in order: `image` uint8 `[S, S, 3]`, `name`, `labels`, `problem` ("": none)."""
+    if not len(records):
+        return
+    dataset = grain.MapDataset.source(records).map(_Decode(size))
+    ahead = read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
+    with contextlib.closing(iter(ahead)) as elements:
+        yield from elements
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """Picklable, as worker processes need it."""
+
+    size: int
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        image, problem = np.zeros((self.size, self.size, 3), np.uint8), ""
+        try:
+            image = decode_image(record["image"], self.size)
+        except InputError as error:
+            problem = str(error)
+        return {"image": image, "name": record["image_name"].decode(), "labels": record["labels"], "problem": problem}
+
+
+class _ImageFile:
+    """An `images.npy` uint8 `[N, S, S, 3]` that grows row by row.
+
+    Written with `write`, not through a memory map: a full disk is an error there, and kills the process here.
+    """
+
+    def __init__(self, path: Path, size: int):
+        self._file = path.open("wb")
+        self._shape = (size, size, 3)
+        self._num_rows = 0
+        self._write_header()
+
+    def append(self, image: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(image).data)
+        self._num_rows += 1
+
+    def __enter__(self) -> "_ImageFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _write_header(self) -> None:
+        """NumPy pads a header so that the first axis can grow in place: the length is that of the empty array."""
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self._num_rows, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def _examine(path: Path) -> tuple[int, int] | str:
+    """Size and time of change of a photo, or what is wrong with it."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    if not stat.S_ISREG(status.st_mode):
+        return f"{path}: not a file"
+    if not status.st_size:
+        return f"{path}: the file is empty"
+    if not os.access(path, os.R_OK):
+        return f"{path}: no permission to read it"
+    return status.st_size, status.st_mtime_ns
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,45 @@
+"""What happens to a batch of images on the device, inside the jitted step."""
+
+import jax
+import jax.numpy as jnp
+
+from aia_jax.errors import InputError
+
+
+def random_flips(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Each image flipped up-down with probability 1/2, and left-right with probability 1/2.
+
+    Args:
+        images: `[B, H, W, C]`, any dtype.
+    """
+    up_down, left_right = jax.random.bernoulli(key, 0.5, (2, images.shape[0], 1, 1, 1))
+    images = jnp.where(up_down, images[:, ::-1], images)
+    return jnp.where(left_right, images[:, :, ::-1], images)
+
+
+def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """`(x / 255 - mean) / std` in float32.
+
+    Args:
+        images: uint8 `[B, H, W, 3]`.
+        mean, std: per channel, on the scale 0..1.
+    """
+    return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def mixup(images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first half of the batch becomes the mean of both halves, its labels the union (reference of system A).
+
+    Args:
+        images: float `[B, H, W, C]`.
+        targets: multi-hot `[B, L]`.
+
+    Raises:
+        InputError: if B is odd.
+    """
+    half, odd = divmod(images.shape[0], 2)
+    if odd:
+        raise InputError(f"config.mixup needs an even batch_size, not {images.shape[0]}")
+    images = images.at[:half].set((images[:half] + images[half:]) / 2)
+    targets = targets.at[:half].set(jnp.maximum(targets[:half], targets[half:]))
+    return images, targets

@@ -1,0 +1,126 @@
+"""Losses of multi-label annotation as pure functions, unreduced and in float32.
+
+All work on log-probabilities: sigmoid(x) and 1 - sigmoid(x) keep their precision for any logit, and every value and
+gradient is finite for any finite logit.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from aia_jax.errors import InputError
+
+PRESETS = {
+    "bce": {},
+    "focal": {"gamma_neg": 3, "gamma_pos": 3, "pos_margin": 0, "neg_margin": 0, "threshold": 0},
+    "asymmetric": {"gamma_neg": 4, "gamma_pos": 0, "pos_margin": 0, "neg_margin": 0.05, "threshold": 0},
+    "proposed": {"gamma_neg": 4, "gamma_pos": 3, "pos_margin": 1.1, "neg_margin": 0.05, "threshold": 0.25},
+}
+
+
+def bce(logits: Array, targets: Array) -> Array:
+    """Binary cross-entropy, -y log p - (1 - y) log(1 - p) with p = sigmoid(logits).
+
+    Args:
+        logits: `[B, C]`, any float type.
+        targets: `[B, C]`, 0 or 1.
+
+    Returns:
+        float32 `[B, C]`. Its mean is torch's `MultiLabelSoftMarginLoss`.
+    """
+    x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    return -y * jax.nn.log_sigmoid(x) - (1 - y) * jax.nn.log_sigmoid(-x)
+
+
+def multi_label_loss(
+    logits: Array,
+    targets: Array,
+    *,
+    gamma_neg: float,
+    gamma_pos: float,
+    pos_margin: float,
+    neg_margin: float,
+    threshold: float,
+    eps: float = 1e-8,
+) -> Array:
+    """Unsymmetrical loss with margins for positives and negatives (Salar & Ahmadi 2023); focal loss is one case of it.
+
+        negative:  -pm^gamma_neg log(max(1 - pm, eps)),          pm = max(p - neg_margin, 0), p = sigmoid(x)
+        positive:  -log(max(q, eps))                             where q = sigmoid(x - pos_margin) >= threshold,
+                   -(1 - q)^gamma_pos log(max(q, eps))           elsewhere, and everywhere if pos_margin = 0
+
+    Gradients flow through the modulating factors.
+
+    Args:
+        logits: `[B, C]`, any float type.
+        targets: `[B, C]`, 0 or 1.
+        gamma_neg, gamma_pos: focusing exponents, at least 0.
+        pos_margin: taken from the logit of a positive, at least 0.
+        neg_margin: taken from the probability of a negative, in [0, 1).
+        threshold: probability of a positive from which it is no longer modulated.
+        eps: least probability inside a logarithm.
+
+    Returns:
+        float32 `[B, C]`.
+    """
+    x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    negative = _negative_loss(x, gamma_neg, neg_margin, eps)
+    positive = _positive_loss(x, gamma_pos, pos_margin, threshold, eps)
+    return y * positive + (1 - y) * negative
+
+
+def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], Array]:
+    """The loss of a preset as a function of logits and targets `[B, C]`, unreduced.
+
+    Args:
+        name: a key of `PRESETS`.
+        overrides: parameters of the preset to replace, as `gamma_neg=2` for VG-500.
+
+    Raises:
+        InputError: unknown name, or a parameter that the loss does not have.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown loss {name!r}; known: {', '.join(PRESETS)}")
+    unknown = sorted(overrides.keys() - PRESETS[name].keys())
+    if unknown:
+        raise InputError(
+            f"loss {name!r} has no parameter {', '.join(unknown)}; it has: {', '.join(PRESETS[name]) or 'none'}"
+        )
+    return bce if name == "bce" else partial(multi_label_loss, **PRESETS[name] | overrides)
+
+
+def _negative_loss(x: Array, gamma: float, margin: float, eps: float) -> Array:
+    p = _sigmoid(x)
+    beyond = _at_least(p - margin, 0.0)
+    # 1 - beyond, without the cancellation of 1 - p.
+    rest = jnp.where(p >= margin, _sigmoid(-x) + margin, 1.0)
+    return -_power(beyond, gamma) * jnp.log(_at_least(rest, eps))
+
+
+def _positive_loss(x: Array, gamma: float, margin: float, threshold: float, eps: float) -> Array:
+    x = x - margin
+    log_q = _at_least(jax.nn.log_sigmoid(x), math.log(eps))
+    modulated = _power(_sigmoid(-x), gamma)
+    if margin > 0:
+        modulated = jnp.where(_sigmoid(x) >= threshold, 1.0, modulated)
+    return -modulated * log_q
+
+
+def _sigmoid(x: Array) -> Array:
+    """Sigmoid whose gradient keeps its relative precision where the sigmoid is close to 1."""
+    return jnp.exp(jax.nn.log_sigmoid(x))
+
+
+def _at_least(x: Array, low: float) -> Array:
+    """max(x, low) with torch's sub-gradient: it flows at equality."""
+    return jnp.where(x >= low, x, low)
+
+
+def _power(base: Array, exponent: float) -> Array:
+    """base ** exponent for base >= 0, with gradient 0 instead of NaN at base 0."""
+    positive = base > 0
+    return jnp.where(positive, jnp.where(positive, base, 1.0) ** exponent, 0.0**exponent)

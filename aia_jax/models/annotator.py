@@ -1,0 +1,124 @@
+"""Annotators: a backbone and a head that scores every label of the vocabulary."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn import initializers
+from jax.typing import DTypeLike
+from ml_collections import ConfigDict
+
+from aia_jax.errors import InputError
+from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.layers import dropout, dropout_key, uniform
+from aia_jax.models.tresnet import VARIANTS, TResNet
+
+BACKBONES = {f"tresnet_{variant}": variant for variant in VARIANTS}
+HEADS = ("attention", "gap")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class ClassifierHead(nnx.Module):
+    """Global mean, dropout, linear (Salar & Ahmadi 2023)."""
+
+    def __init__(
+        self,
+        num_labels: int,
+        num_features: int,
+        *,
+        dropout: float = 0.3,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.dropout = dropout
+        self.linear = nnx.Linear(
+            num_features,
+            num_labels,
+            kernel_init=initializers.normal(0.01),
+            bias_init=uniform(num_features**-0.5),
+            dtype=dtype,
+            param_dtype=param_dtype,
+            preferred_element_type=jnp.float32,
+            rngs=rngs,
+        )
+
+    def __call__(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
+        """Scores every label.
+
+        Args:
+            features: `[B, h, w, num_features]`.
+            train: whether to apply dropout.
+            key: for dropout; needed if `train` and the rate is above 0.
+
+        Returns:
+            Logits float32 `[B, C]` and no intermediates.
+        """
+        pooled = features.mean(axis=(1, 2), dtype=jnp.float32)
+        pooled = dropout(pooled, self.dropout, dropout_key(key, self.dropout, train))
+        return self.linear(pooled), {}
+
+
+class Annotator(nnx.Module):
+    """A backbone and a head on its features."""
+
+    def __init__(self, backbone: TResNet, head: AttentionPooling | ClassifierHead):
+        self.backbone = backbone
+        self.head = head
+
+    def __call__(self, images: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
+        """Scores every label of every image.
+
+        Args:
+            images: `[B, H, W, 3]` normalised.
+            train: use the batch's statistics, update the running ones, apply dropout.
+            key: for dropout; needed if `train` and the head's rate is above 0.
+
+        Returns:
+            Logits float32 `[B, C]` and the intermediates: the backbone's, 'features' `[B, h, w, F]`, and with the
+            attention head 'attention' float32 `[B, C, h, w]`.
+        """
+        features, stages = self.backbone(images, train=train)
+        logits, maps = self.head(features, train=train, key=key)
+        return logits, {**stages, "features": features, **maps}
+
+
+def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> Annotator:
+    """Builds the annotator that the `model` part of a config describes.
+
+    Args:
+        config: `backbone`, `head` ('attention' or 'gap'), `dropout`, `dtype`, `param_dtype`; for the attention head
+            also `hidden_size, num_heads, num_layers, feedforward_size, activation, norm_first, self_attention,
+            keep_query_position` (see `AttentionPooling`).
+        num_labels: labels to score.
+        rngs: where the initial weights come from (stream `params`).
+
+    Raises:
+        InputError: a name that is not known.
+    """
+    variant = BACKBONES[_known(config, "backbone", BACKBONES)]
+    head = _known(config, "head", HEADS)
+    options = {name: DTYPES[_known(config, name, DTYPES)] for name in ("dtype", "param_dtype")} | {"rngs": rngs}
+    backbone = TResNet(variant, **options)
+    if head == "gap":
+        return Annotator(backbone, ClassifierHead(num_labels, backbone.num_features, dropout=config.dropout, **options))
+    pooling = AttentionPooling(
+        num_labels,
+        backbone.num_features,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        num_layers=config.num_layers,
+        feedforward_size=config.feedforward_size,
+        dropout=config.dropout,
+        activation=config.activation,
+        norm_first=config.norm_first,
+        self_attention=config.self_attention,
+        keep_query_position=config.keep_query_position,
+        **options,
+    )
+    return Annotator(backbone, pooling)
+
+
+def _known(config: ConfigDict, field: str, names: tuple[str, ...] | dict) -> str:
+    if config[field] not in names:
+        raise InputError(f"config.model.{field}: unknown {config[field]!r}; known: {', '.join(names)}")
+    return config[field]

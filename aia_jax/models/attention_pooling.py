@@ -1,0 +1,241 @@
+"""Attention pooling: a decoder layer with one query per label (Salar & Ahmadi 2024, doi 10.1007/s00371-024-03618-6)."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from aia_jax.errors import InputError
+from aia_jax.models.layers import Frozen, dropout, dropout_key, layer_norm, split_key, torch_linear, uniform
+
+ACTIVATIONS = {"relu": jax.nn.relu, "gelu": partial(jax.nn.gelu, approximate=False)}
+
+
+class MultiHeadAttention(nnx.Module):
+    """Scaled dot-product attention with several heads (Vaswani et al., arXiv 1706.03762); softmax in float32."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        dropout: float,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        if hidden_size % num_heads:
+            raise InputError(f"hidden_size {hidden_size} is no multiple of num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.dtype = dtype
+        linear = partial(nnx.Linear, hidden_size, hidden_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        # Xavier's bound of query, key and value as one [3 * hidden, hidden] matrix, as torch packs them.
+        packed = uniform(math.sqrt(6 / (4 * hidden_size)))
+        self.query = linear(kernel_init=packed)
+        self.key = linear(kernel_init=packed)
+        self.value = linear(kernel_init=packed)
+        self.out = linear(kernel_init=initializers.xavier_uniform())
+
+    def __call__(self, query: Array, keys: Array, values: Array, *, key: Array | None) -> tuple[Array, Array]:
+        """Attends from every query to all positions.
+
+        Args:
+            query: `[1 or B, C, D]`; a leading 1 serves the whole batch and is never broadcast.
+            keys, values: `[1 or B, P, D]`.
+            key: for dropout of the attention weights; None for no dropout.
+
+        Returns:
+            `[B, C, D]` and the attention maps float32 `[B, C, P]`: weights (after dropout) averaged over the heads.
+        """
+        q = self._split_heads(self.query(query))
+        k = self._split_heads(self.key(keys))
+        v = self._split_heads(self.value(values))
+        q = q / math.sqrt(q.shape[-1])
+        if q.shape[0] == 1:
+            scores = jnp.einsum("chd,bphd->bhcp", q[0], k, preferred_element_type=jnp.float32)
+        else:
+            scores = jnp.einsum("bchd,bphd->bhcp", q, k, preferred_element_type=jnp.float32)
+        weights = dropout(jax.nn.softmax(scores), self.dropout, key)
+        pooled = jnp.einsum("bhcp,bphd->bchd", weights.astype(self.dtype), v)
+        return self.out(pooled.reshape(*pooled.shape[:2], -1)), weights.mean(axis=1)
+
+    def _split_heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], self.num_heads, -1)
+
+
+class DecoderLayer(nnx.Module):
+    """Self-attention between the queries (optional), attention to the image, feed-forward; each with a residual."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        feedforward_size: int,
+        *,
+        dropout: float,
+        activation: str,
+        norm_first: bool,
+        self_attention: bool,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        attention = partial(MultiHeadAttention, hidden_size, num_heads, dropout=dropout, **options)
+        self.dropout = dropout
+        self.activation = activation
+        self.norm_first = norm_first
+        self.self_attention = attention() if self_attention else None
+        self.norm1 = layer_norm(hidden_size, **options) if self_attention else None
+        self.cross_attention = attention()
+        self.norm2 = layer_norm(hidden_size, **options)
+        xavier = initializers.xavier_uniform()
+        self.linear1 = torch_linear(hidden_size, feedforward_size, kernel_init=xavier, **options)
+        self.linear2 = torch_linear(feedforward_size, hidden_size, kernel_init=xavier, **options)
+        self.norm3 = layer_norm(hidden_size, **options)
+
+    def __call__(self, x: Array, positions: Array, position: Array | None, *, key: Array | None) -> tuple[Array, Array]:
+        """Refines the queries.
+
+        Args:
+            x: queries `[1 or B, C, D]`.
+            positions: image features `[B, P, D]`.
+            position: `[1, C, D]`, added to the queries wherever they ask; None for nothing.
+            key: for dropout; None for no dropout.
+
+        Returns:
+            Queries `[B, C, D]` and attention maps `[B, C, P]`.
+        """
+        key_self, key_cross, key_feedforward = split_key(key, 3)
+        if self.norm_first:
+            if self.self_attention is not None:
+                x = x + self._attend_to_queries(self.norm1(x), position, key_self)
+            pooled, attention = self._attend_to_image(self.norm2(x), positions, position, key_cross)
+            x = x + pooled
+            return x + self._feed_forward(self.norm3(x), key_feedforward), attention
+        if self.self_attention is not None:
+            x = self.norm1(x + self._attend_to_queries(x, position, key_self))
+        pooled, attention = self._attend_to_image(x, positions, position, key_cross)
+        x = self.norm2(x + pooled)
+        return self.norm3(x + self._feed_forward(x, key_feedforward)), attention
+
+    def _attend_to_queries(self, x: Array, position: Array | None, key: Array | None) -> Array:
+        key_weights, key_output = split_key(key, 2)
+        asking = x if position is None else x + position
+        mixed, _ = self.self_attention(asking, asking, x, key=key_weights)
+        return dropout(mixed, self.dropout, key_output)
+
+    def _attend_to_image(
+        self, x: Array, positions: Array, position: Array | None, key: Array | None
+    ) -> tuple[Array, Array]:
+        key_weights, key_output = split_key(key, 2)
+        asking = x if position is None else x + position
+        pooled, attention = self.cross_attention(asking, positions, positions, key=key_weights)
+        return dropout(pooled, self.dropout, key_output), attention
+
+    def _feed_forward(self, x: Array, key: Array | None) -> Array:
+        key_hidden, key_output = split_key(key, 2)
+        hidden = dropout(ACTIVATIONS[self.activation](self.linear1(x)), self.dropout, key_hidden)
+        return dropout(self.linear2(hidden), self.dropout, key_output)
+
+
+class AttentionPooling(nnx.Module):
+    """Scores labels from the features that each label's query gathers by attention.
+
+    Attributes:
+        query_embedding: `[C, D]`, one standard normal row per label; frozen, but trained with self-attention.
+        weight, bias: `[C, D]` and `[C]`, the linear score of each label.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        num_features: int,
+        *,
+        hidden_size: int = 1024,
+        num_heads: int = 8,
+        num_layers: int = 1,
+        feedforward_size: int = 2048,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        norm_first: bool = True,
+        self_attention: bool = False,
+        keep_query_position: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the head.
+
+        Args:
+            num_labels, num_features: labels to score, channels of the features.
+            hidden_size, num_heads, num_layers, feedforward_size, dropout: the decoder's.
+            activation: 'relu' or 'gelu' (the exact one), in the feed-forward part.
+            norm_first: layer norm before each part instead of after its residual.
+            self_attention: whether the queries attend to each other first.
+            keep_query_position: start from zeros and add the embedding wherever the queries ask; otherwise the
+                embedding is what the decoder starts from.
+
+        Raises:
+            InputError: an unknown activation, or heads that do not divide the hidden size.
+        """
+        if activation not in ACTIVATIONS:
+            raise InputError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.dropout = dropout
+        self.self_attention = self_attention
+        self.keep_query_position = keep_query_position
+        self.dtype = dtype
+        self.projection = torch_linear(num_features, hidden_size, **options)
+        embedding = jax.random.normal(rngs.params(), (num_labels, hidden_size), param_dtype)
+        self.query_embedding = nnx.Param(embedding) if self_attention else Frozen(embedding)
+        self.layers = nnx.List(
+            DecoderLayer(
+                hidden_size,
+                num_heads,
+                feedforward_size,
+                dropout=dropout,
+                activation=activation,
+                norm_first=norm_first,
+                self_attention=self_attention,
+                **options,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = layer_norm(hidden_size, **options)
+        # Xavier normal of a (1, labels, hidden) tensor: torch counts fan-in labels * hidden, fan-out hidden.
+        std = math.sqrt(2 / (num_labels * hidden_size + hidden_size))
+        self.weight = nnx.Param(std * jax.random.normal(rngs.params(), (num_labels, hidden_size), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((num_labels,), param_dtype))
+
+    def __call__(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
+        """Scores every label.
+
+        Args:
+            features: `[B, h, w, num_features]`.
+            train: whether to apply dropout.
+            key: for dropout; needed if `train` and the rate is above 0.
+
+        Returns:
+            Logits float32 `[B, C]` and `{'attention': float32 [B, C, h, w]}`: the last layer's maps, averaged over its
+            heads; each sums to 1 over h and w (in training up to dropout).
+        """
+        batch, height, width, _ = features.shape
+        key = dropout_key(key, self.dropout, train)
+        positions = jax.nn.relu(self.projection(features.reshape(batch, height * width, -1)))
+        embedding = self.query_embedding[...].astype(self.dtype)[None]
+        x, position = (jnp.zeros_like(embedding), embedding) if self.keep_query_position else (embedding, None)
+        if self.self_attention and key is not None:
+            # Dropout between the queries differs from image to image; without it one row serves the whole batch.
+            x = jnp.broadcast_to(x, (batch, *x.shape[1:]))
+        attention = None
+        for layer, layer_key in zip(self.layers, split_key(key, len(self.layers)), strict=True):
+            x, attention = layer(x, positions, position, key=layer_key)
+        logits = (self.norm(x).astype(jnp.float32) * self.weight[...]).sum(axis=-1) + self.bias[...]
+        return logits, {"attention": attention.reshape(batch, -1, height, width)}

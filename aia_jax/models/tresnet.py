@@ -1,0 +1,200 @@
+"""TResNet (Ridnik et al., arXiv 2003.13630), as timm builds it and as the annotators were trained."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from aia_jax.errors import InputError
+from aia_jax.models.layers import ConvNorm, average_pool, blur_pool, kaiming_normal, space_to_depth, torch_linear
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What tells one TResNet from another.
+
+    Attributes:
+        blocks: residual blocks in each stage. Every stage but the first halves the resolution.
+        width: channels of the stem, and planes of stage 1; they double with each stage.
+        basic_stages: the first so many stages use BasicBlock, the others Bottleneck.
+        se_stages: the first so many stages use squeeze-and-excitation.
+        stem_slope, block_slope: negative slopes of leaky ReLU in the stem and in the blocks.
+    """
+
+    blocks: tuple[int, ...]
+    width: int
+    basic_stages: int = 2
+    se_stages: int = 3
+    stem_slope: float = 1e-2
+    block_slope: float = 1e-3
+
+
+VARIANTS = {
+    "m": Variant(blocks=(3, 4, 11, 3), width=64),
+    "l": Variant(blocks=(4, 5, 18, 3), width=76),
+    "xl": Variant(blocks=(4, 5, 24, 3), width=83),
+    "v2_l": Variant(blocks=(3, 4, 23, 3), width=64, basic_stages=0),
+    "tiny": Variant(blocks=(1, 1, 2), width=32),
+}
+
+
+class SqueezeExcite(nnx.Module):
+    """Scales each channel by a gate computed from the channels' global means (Hu et al., arXiv 1709.01507)."""
+
+    def __init__(
+        self, num_features: int, num_reduced: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        options = {"kernel_init": kaiming_normal, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.fc1 = torch_linear(num_features, num_reduced, **options)
+        self.fc2 = torch_linear(num_reduced, num_features, **options)
+
+    def __call__(self, x: Array) -> Array:
+        means = x.mean(axis=(1, 2), dtype=jnp.float32)
+        gate = jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(means))))
+        return x * gate[:, None, None]
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions, then squeeze-and-excitation, around a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_features: int, planes: int, *, stride: int, slope: float, use_se: bool, **options):
+        self.stride = stride
+        self.slope = slope
+        self.conv1 = ConvNorm(in_features, planes, 3, **options)
+        self.conv2 = ConvNorm(planes, planes, 3, scale_init=initializers.zeros, **options)
+        self.se = SqueezeExcite(planes, max(planes // 4, 64), **options) if use_se else None
+        self.downsample = _downsample(in_features, planes, stride, options)
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        y = jax.nn.leaky_relu(self.conv1(x, train=train), self.slope)
+        if self.stride == 2:
+            y = blur_pool(y)
+        y = self.conv2(y, train=train)
+        if self.se is not None:
+            y = self.se(y)
+        return jax.nn.relu(y + _shortcut(self, x, train))
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 (then squeeze-and-excitation) and 1x1 convolutions around a shortcut; the output is 4 times as wide."""
+
+    expansion = 4
+
+    def __init__(self, in_features: int, planes: int, *, stride: int, slope: float, use_se: bool, **options):
+        out_features = planes * self.expansion
+        self.stride = stride
+        self.slope = slope
+        self.conv1 = ConvNorm(in_features, planes, 1, **options)
+        self.conv2 = ConvNorm(planes, planes, 3, **options)
+        self.conv3 = ConvNorm(planes, out_features, 1, scale_init=initializers.zeros, **options)
+        self.se = SqueezeExcite(planes, max(out_features // 8, 64), **options) if use_se else None
+        self.downsample = _downsample(in_features, out_features, stride, options)
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        y = jax.nn.leaky_relu(self.conv1(x, train=train), self.slope)
+        y = jax.nn.leaky_relu(self.conv2(y, train=train), self.slope)
+        if self.stride == 2:
+            y = blur_pool(y)
+        if self.se is not None:
+            y = self.se(y)
+        y = self.conv3(y, train=train)
+        return jax.nn.relu(y + _shortcut(self, x, train))
+
+
+def _downsample(in_features: int, out_features: int, stride: int, options: dict) -> ConvNorm | None:
+    if stride == 1 and in_features == out_features:
+        return None
+    return ConvNorm(in_features, out_features, 1, **options)
+
+
+def _shortcut(block: BasicBlock | Bottleneck, x: Array, train: bool) -> Array:
+    if block.downsample is None:
+        return x
+    return block.downsample(average_pool(x) if block.stride == 2 else x, train=train)
+
+
+class TResNet(nnx.Module):
+    """The body of a TResNet: normalised images to features, without pooling or classifier.
+
+    Attributes:
+        num_features: channels of the last stage.
+        stride: image pixels per feature position.
+    """
+
+    def __init__(
+        self,
+        variant: str | Variant,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Builds a variant of `VARIANTS`, named or given as a table row.
+
+        Raises:
+            InputError: no such variant.
+        """
+        if isinstance(variant, str):
+            if variant not in VARIANTS:
+                raise InputError(f"unknown TResNet variant {variant!r}; known: {', '.join(VARIANTS)}")
+            variant = VARIANTS[variant]
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.dtype = dtype
+        self.stem_slope = variant.stem_slope
+        self.stride = 4 * 2 ** (len(variant.blocks) - 1)
+        self.conv1 = ConvNorm(48, variant.width, 3, **options)
+        self.stages = nnx.List([])
+        features = variant.width
+        for index in range(len(variant.blocks)):
+            stage, features = _stage(variant, index, features, options)
+            self.stages.append(stage)
+        self.num_features = features
+
+    def __call__(self, images: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
+        """Computes features.
+
+        Args:
+            images: `[B, H, W, 3]` normalised; H and W are multiples of 4.
+            train: normalise by the batch's statistics and update the running ones.
+
+        Returns:
+            Features `[B, h, w, C]` (h = H / stride, rounded up) and what each part gave, `{'stem', 'stage1', ...}`.
+
+        Raises:
+            InputError: H or W is no multiple of 4, or too small for the number of stages.
+        """
+        self._check_size(images.shape)
+        x = space_to_depth(images.astype(self.dtype), 4)
+        x = jax.nn.leaky_relu(self.conv1(x, train=train), self.stem_slope)
+        out = {"stem": x}
+        for number, stage in enumerate(self.stages, start=1):
+            for block in stage:
+                x = block(x, train=train)
+            out[f"stage{number}"] = x
+        return x, out
+
+    def _check_size(self, shape: tuple[int, ...]) -> None:
+        # The last stage that halves the resolution reflects at the border, so at least two positions must reach it.
+        smallest = 4 if len(self.stages) == 1 else self.stride // 2 + 4
+        for name, side in zip(("height", "width"), shape[1:3], strict=True):
+            if side % 4 or side < smallest:
+                raise InputError(f"image {name} {side}: TResNet takes multiples of 4 from {smallest} on")
+
+
+def _stage(variant: Variant, index: int, features: int, options: dict) -> tuple[nnx.List, int]:
+    """The blocks of one stage, and its number of output channels."""
+    block_class = BasicBlock if index < variant.basic_stages else Bottleneck
+    planes = variant.width * 2**index
+    blocks = nnx.List([])
+    for position in range(variant.blocks[index]):
+        stride = 2 if index > 0 and position == 0 else 1
+        use_se = index < variant.se_stages
+        blocks.append(block_class(features, planes, stride=stride, slope=variant.block_slope, use_se=use_se, **options))
+        features = planes * block_class.expansion
+    return blocks, features

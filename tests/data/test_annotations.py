@@ -1,0 +1,190 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import SHARED_DATASETS
+from photos import LABELS, write_annotations
+
+from aia_jax.data.annotations import FOLDERS, read_annotations
+from aia_jax.errors import InputError
+
+
+def _read_error(root) -> str:
+    with pytest.raises(InputError) as caught:
+        read_annotations(root, "corel5k", "train")
+    return str(caught.value)
+
+
+def test_targets_follow_the_order_of_the_vocabulary(tmp_path):
+    write_annotations(
+        tmp_path,
+        [{"image_name": "b.jpg", "image_labels": ["tree", "sky"]}, {"image_name": "sub/a.jpg", "image_labels": []}],
+    )
+    annotations = read_annotations(tmp_path, "corel5k", "train")
+    assert annotations.labels == tuple(LABELS)
+    assert annotations.image_names == ("b.jpg", "sub/a.jpg")
+    assert annotations.image_paths[1] == tmp_path / "Corel-5k" / "images" / "sub" / "a.jpg"
+    assert annotations.targets.dtype == np.uint8
+    np.testing.assert_array_equal(annotations.targets, [[1, 0, 1], [0, 0, 0]])
+    swapped = annotations.take([1, 0])
+    assert swapped.image_names == ("sub/a.jpg", "b.jpg")
+    np.testing.assert_array_equal(swapped.targets, [[0, 0, 0], [1, 0, 1]])
+
+
+def test_all_problems_of_a_file_are_listed_together(tmp_path):
+    good = {"image_name": "a.jpg", "image_labels": ["sky"]}
+    path = write_annotations(
+        tmp_path,
+        [
+            good,
+            good,
+            {"image_name": "b.jpg", "image_labels": ["wather"]},
+            {"image_name": "../c.jpg", "image_labels": []},
+            {"image_name": "/etc/d.jpg", "image_labels": []},
+            {"image_name": "C:\\e.jpg", "image_labels": []},
+            {"image_name": "x/../../f.jpg", "image_labels": []},
+            {"image_name": 7, "image_labels": []},
+            {"image_labels": []},
+            {"image_name": "g.jpg"},
+            {"image_name": "h.jpg", "image_labels": "sky"},
+            {"image_name": "i.jpg", "image_labels": [3]},
+            "j.jpg",
+        ],
+    )
+    lines = _read_error(tmp_path).splitlines()
+    assert str(path) in lines[0]
+    for index, field, text in (
+        (1, ".image_name", "'a.jpg' is the name of samples[0]"),
+        (2, ".image_labels", "did you mean 'water'?"),
+        (3, ".image_name", "leaves the folder"),
+        (4, ".image_name", "leaves the folder"),
+        (5, ".image_name", "leaves the folder"),
+        (6, ".image_name", "leaves the folder"),
+        (7, ".image_name", "found 7"),
+        (8, ".image_name", "found None"),
+        (9, ".image_labels", "found null"),
+        (10, ".image_labels", "found a string"),
+        (11, ".image_labels", "3 is not a name"),
+        (12, "", "found a string"),
+    ):
+        matching = [line for line in lines if f"samples[{index}]{field}:" in line]
+        assert len(matching) == 1, index
+        assert text in matching[0]
+
+
+def test_a_long_list_of_problems_is_cut_and_counted(tmp_path):
+    write_annotations(tmp_path, [{"image_name": f"{i}.jpg", "image_labels": ["fog"]} for i in range(1030)])
+    message = _read_error(tmp_path)
+    assert len(message.splitlines()) == 22
+    assert "1,030 problem(s)" in message
+    assert "and 1,010 more" in message
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (["sky", "sky"], "labels[1]: 'sky' stands at labels[0]"),
+        (["sky", 3], "labels[1]: must be a name"),
+        ([" sky"], "labels[0]: must be a name"),
+    ],
+)
+def test_bad_vocabulary(tmp_path, labels, text):
+    write_annotations(tmp_path, [{"image_name": "a.jpg", "image_labels": []}], labels)
+    assert text in _read_error(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b'{"labels": [],\n "samples": [}', "line 2, column 14"),
+        (b"", "not JSON"),
+        (b'{"labels": ["\xff"]}', "not UTF-8 text"),
+        (b"[]", "found a list"),
+        (b'{"labels": ["a"]}', "'samples' must be a list, found nothing"),
+        (b'{"labels": {"a": 1}, "samples": []}', "'labels' must be a list, found an object"),
+        (b'{"labels": ["a"], "samples": []}', "empty"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_malformed_file(tmp_path, content, text):
+    path = write_annotations(tmp_path, [])
+    path.write_bytes(content)
+    message = _read_error(tmp_path)
+    assert str(path) in message
+    assert text in message
+
+
+def test_missing_root_says_what_belongs_where(tmp_path):
+    message = _read_error(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere" / "Corel-5k" / "train.json") in message
+    assert "config.data.root" in message
+    assert "images/" in message
+
+
+def test_unknown_names(tmp_path):
+    with pytest.raises(InputError, match="known: corel5k, espgame, iaprtc12, vg500"):
+        read_annotations(tmp_path, "corel", "train")
+    with pytest.raises(InputError, match="known: train, test"):
+        read_annotations(tmp_path, "corel5k", "dev")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "num_images", "num_labels", "num_unlabelled"),
+    [
+        ("corel5k", "train", 4_500, 260, 7),
+        ("corel5k", "test", 499, 260, 0),
+        ("espgame", "train", 18_689, 268, 2),
+        ("espgame", "test", 2_081, 268, 0),
+        ("iaprtc12", "train", 17_665, 291, 0),
+        ("iaprtc12", "test", 1_962, 291, 0),
+        ("vg500", "test", 10_000, 500, 0),
+    ],
+)
+def test_counts_of_the_real_annotations(dataset, split, num_images, num_labels, num_unlabelled):
+    if not (SHARED_DATASETS / FOLDERS[dataset] / f"{split}.json").is_file():
+        pytest.skip("the real annotations are not on this machine")
+    annotations = read_annotations(SHARED_DATASETS, dataset, split)
+    assert len(annotations) == num_images
+    assert annotations.targets.shape == (num_images, num_labels)
+    assert np.sum(annotations.targets.sum(axis=1) == 0) == num_unlabelled
+
+
+@pytest.fixture(params=["", "ssgrl", "data/VG"])
+def ssgrl(tmp_path, request):
+    """SSGRL's files in one of the places they may lie in, and photos in both of Visual Genome's folders."""
+    folder = tmp_path / "VG-500" / request.param
+    for name in ("VG_100K/1.jpg", "VG_100K_2/2.jpg"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"photo")
+    (folder / "train_list_500.txt").write_text("2.jpg\n1.jpg\n")
+    (folder / "vg_category_500_labels_index.json").write_text(json.dumps({"1.jpg": [0], "2.jpg": [2, 1]}))
+    (folder / "vg500_vocabulary.txt").write_text("window\nteddy bear\nman\n")
+    return folder
+
+
+def test_ssgrl_layout(tmp_path, ssgrl):
+    annotations = read_annotations(tmp_path, "vg500", "train")
+    assert annotations.labels == ("window", "teddy bear", "man")
+    assert annotations.image_names == ("2.jpg", "1.jpg")
+    assert annotations.image_paths == (ssgrl / "VG_100K_2/2.jpg", ssgrl / "VG_100K/1.jpg")
+    np.testing.assert_array_equal(annotations.targets, [[0, 1, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize("numbers", [[3], [-1], ["0"], [True], 0, None])
+def test_ssgrl_bad_index(tmp_path, ssgrl, numbers):
+    (ssgrl / "vg_category_500_labels_index.json").write_text(json.dumps({"2.jpg": numbers}))
+    with pytest.raises(InputError, match=r"line 1: .* has .* for '2.jpg'; indices 0..2 fit\n.*line 2: .*does not hold"):
+        read_annotations(tmp_path, "vg500", "train")
+
+
+def test_ssgrl_needs_its_companions(tmp_path, ssgrl):
+    (ssgrl / "vg500_vocabulary.txt").unlink()
+    with pytest.raises(InputError, match=r"vg500_vocabulary\.txt beside it"):
+        read_annotations(tmp_path, "vg500", "train")
+
+
+def test_without_any_list_both_layouts_are_named(tmp_path, ssgrl):
+    shutil.rmtree(ssgrl)
+    with pytest.raises(InputError, match=r"train\.json, or SSGRL's train_list_500\.txt"):
+        read_annotations(tmp_path, "vg500", "train")

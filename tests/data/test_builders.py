@@ -1,0 +1,46 @@
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+from photos import LABELS, make_dataset
+
+from aia_jax.data import builders, scenes
+from aia_jax.data.annotations import read_annotations
+from aia_jax.errors import InputError
+
+
+@pytest.mark.parametrize("name", builders.PHOTO_BUILDERS)
+def test_records_hold_the_files_bytes_in_order(tmp_path, name, capsys):
+    photos = make_dataset(tmp_path)
+    annotations = read_annotations(tmp_path, "corel5k", "train")
+    builder = builders.PHOTO_BUILDERS[name]({"train": annotations}, data_dir=tmp_path / "records")
+    builders.prepare(builder)
+    records = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
+    assert [record["image_name"].decode() for record in records] == list(annotations.image_names)
+    assert [list(record["labels"]) for record in records] == [[0], [1], [2], [0], []]
+    assert [record["image"] for record in records] == [(photos / f"{i}.jpeg").read_bytes() for i in range(5)]
+    assert builder.info.features["labels"].feature.names == LABELS
+    assert capsys.readouterr().out == ""
+
+
+def test_scenes_hold_five_captions(tmp_path):
+    builder = builders.Scenes(3, {"test": range(40, 44)}, 16, data_dir=tmp_path)
+    builders.prepare(builder)
+    records = list(builder.as_data_source("test", decoders={"image": tfds.decode.SkipDecoding()}))
+    assert [record["image_name"].decode() for record in records] == [f"scene_{i:06d}.png" for i in range(40, 44)]
+    for index, record in zip(range(40, 44), records, strict=True):
+        scene = scenes.draw(3, index, 16)
+        assert tuple(caption.decode() for caption in record["captions"]) == scene.captions
+        assert tuple(scenes.LABELS[label] for label in record["labels"]) == scene.labels
+
+
+def test_vanished_photo_is_named(tmp_path):
+    photos = make_dataset(tmp_path)
+    builder = builders.Corel5k({"train": read_annotations(tmp_path, "corel5k", "train")}, data_dir=tmp_path / "records")
+    (photos / "3.jpeg").unlink()
+    with pytest.raises(InputError, match=r"3\.jpeg cannot be read: No such file"):
+        builders.prepare(builder)
+
+
+def test_tensorflow_is_not_needed():
+    assert "tensorflow" not in sys.modules

@@ -1,0 +1,172 @@
+import errno
+import fcntl
+import multiprocessing
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from aia_jax.data import cache
+from aia_jax.errors import InputError
+
+
+def _write(directory: Path) -> None:
+    (directory / "data").mkdir()
+    (directory / "data" / "rows").write_text("12345")
+
+
+def _prepare(parent: Path, fingerprint: str = "aaa", write=_write, num_bytes: int = 10) -> Path:
+    return cache.prepared(parent, "train-8px", fingerprint, num_bytes, write)
+
+
+def _directories(parent: Path) -> list[str]:
+    return sorted(path.name for path in parent.iterdir() if path.is_dir())
+
+
+def test_written_once_and_reused(tmp_path):
+    path = _prepare(tmp_path / "cache")
+    assert (path / "data" / "rows").read_text() == "12345"
+    assert _prepare(tmp_path / "cache", write=pytest.fail) == path
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "no manifest", "bad manifest"])
+def test_damaged_copy_is_written_again(tmp_path, damage):
+    rows = _prepare(tmp_path) / "data" / "rows"
+    if damage == "truncate":
+        rows.write_text("123")
+    elif damage == "remove":
+        rows.unlink()
+    else:
+        manifest = tmp_path / "train-8px-aaa" / "whole.json"
+        manifest.unlink() if damage == "no manifest" else manifest.write_text("{")
+    _prepare(tmp_path)
+    assert rows.read_text() == "12345"
+
+
+def test_other_fingerprints_of_the_kind_are_removed(tmp_path):
+    cache.prepared(tmp_path, "train-80px", "aaa", 10, _write)
+    cache.prepared(tmp_path, "test-8px", "aaa", 10, _write)
+    _prepare(tmp_path, "aaa")
+    _prepare(tmp_path, "bbb")
+    assert _directories(tmp_path) == ["test-8px-aaa", "train-80px-aaa", "train-8px-bbb"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError, ValueError])
+def test_interrupted_writing_leaves_nothing(tmp_path, error):
+    def write(directory: Path) -> None:
+        _write(directory)
+        raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        _prepare(tmp_path, write=write)
+    assert _directories(tmp_path) == []
+
+
+def _die_while_writing(parent: Path) -> None:
+    def write(directory: Path) -> None:
+        _write(directory)
+        os._exit(1)
+
+    _prepare(parent, write=write)
+
+
+def test_killed_writer_is_cleaned_up_after(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=_die_while_writing, args=(tmp_path,))
+    process.start()
+    process.join()
+    (left,) = _directories(tmp_path)
+    assert left.startswith(".train-8px-aaa~")
+    _prepare(tmp_path)
+    assert _directories(tmp_path) == ["train-8px-aaa"]
+
+
+def test_only_abandoned_directories_are_removed(tmp_path):
+    names = {
+        "parent": f".train-8px-ccc~{socket.gethostname()}~{os.getppid()}~1",
+        "fresh": ".train-8px-ccc~another-host~1~1",
+        "old": ".train-8px-ccc~another-host~1~2",
+    }
+    for name in names.values():
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / names["old"], (time.time() - 2 * 24 * 3600,) * 2)
+    _prepare(tmp_path)
+    assert _directories(tmp_path) == sorted([names["parent"], names["fresh"], "train-8px-aaa"])
+
+
+def _prepare_slowly(parent: Path, writers: Path) -> None:
+    def write(directory: Path) -> None:
+        (writers / str(os.getpid())).touch()
+        time.sleep(1)
+        _write(directory)
+
+    assert (_prepare(parent, write=write) / "data" / "rows").read_text() == "12345"
+
+
+def _run_two(parent: Path, writers: Path, target) -> list[int]:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=target, args=(parent, writers)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def test_two_processes_write_once(tmp_path):
+    (writers := tmp_path / "writers").mkdir()
+    assert _run_two(tmp_path / "cache", writers, _prepare_slowly) == [0, 0]
+    assert len(list(writers.iterdir())) == 1
+    assert _directories(tmp_path / "cache") == ["train-8px-aaa"]
+
+
+def _prepare_without_locks(parent: Path, writers: Path) -> None:
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def write(directory: Path) -> None:
+        (writers / str(os.getpid())).touch()
+        while len(list(writers.iterdir())) < 2:
+            time.sleep(0.01)
+        _write(directory)
+
+    fcntl.flock = flock
+    assert (_prepare(parent, write=write) / "data" / "rows").read_text() == "12345"
+
+
+def test_two_processes_without_locks_do_each_other_no_harm(tmp_path):
+    (writers := tmp_path / "writers").mkdir()
+    assert _run_two(tmp_path / "cache", writers, _prepare_without_locks) == [0, 0]
+    assert _directories(tmp_path / "cache") == ["train-8px-aaa"]
+
+
+def test_full_disk_names_the_place_and_the_room_needed(tmp_path):
+    def write(directory: Path) -> None:
+        _write(directory)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match=r"full: about 5,000\.0 MB are needed there; config") as caught:
+        _prepare(tmp_path, write=write, num_bytes=5_000_000_000)
+    assert str(tmp_path) in str(caught.value)
+    assert _directories(tmp_path) == []
+
+
+def test_too_little_room_is_told_before_writing(tmp_path):
+    with pytest.raises(InputError, match="full"):
+        _prepare(tmp_path, write=pytest.fail, num_bytes=2 * shutil.disk_usage(tmp_path).total)
+
+
+def test_cache_that_is_a_file(tmp_path):
+    (tmp_path / "cache").touch()
+    with pytest.raises(InputError, match=r"cache cannot be written.*\$AIA_JAX_CACHE"):
+        _prepare(tmp_path / "cache")
+
+
+def test_cache_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIA_JAX_CACHE", str(tmp_path / "env"))
+    assert cache.cache_root("") == tmp_path / "env"
+    assert cache.cache_root(str(tmp_path / "config")) == tmp_path / "config"
+    monkeypatch.delenv("AIA_JAX_CACHE")
+    assert cache.cache_root("") == Path.home() / ".cache" / "aia_jax"

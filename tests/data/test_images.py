@@ -1,0 +1,95 @@
+import io
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aia_jax.data.images import decode_image
+from aia_jax.errors import InputError
+
+
+def _encode(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _noise(*shape: int, dtype=np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def _palette(**options) -> bytes:
+    return _encode(Image.fromarray(_noise(20, 30, 3)).quantize(16), "PNG", **options)
+
+
+MODES = {
+    "jpeg": _encode(Image.fromarray(_noise(20, 30, 3)), "JPEG"),
+    "large jpeg": _encode(Image.fromarray(_noise(400, 300, 3)), "JPEG"),
+    "grey jpeg": _encode(Image.fromarray(_noise(20, 30)), "JPEG"),
+    "cmyk jpeg": _encode(Image.fromarray(_noise(20, 30, 4), "CMYK"), "JPEG"),
+    "rgba": _encode(Image.fromarray(_noise(20, 30, 4)), "PNG"),
+    "grey and alpha": _encode(Image.fromarray(_noise(20, 30, 2)), "PNG"),
+    "bilevel": _encode(Image.fromarray(_noise(20, 30)).convert("1"), "PNG"),
+    "palette": _palette(),
+    "palette, one transparent": _palette(transparency=3),
+    "palette, all transparencies": _palette(transparency=bytes(range(16))),
+    "gif": _encode(Image.fromarray(_noise(20, 30)), "GIF"),
+    "1 pixel": _encode(Image.fromarray(_noise(1, 1, 3)), "PNG"),
+}
+
+
+@pytest.mark.parametrize("data", MODES.values(), ids=MODES.keys())
+@pytest.mark.parametrize("size", [16, 33])
+def test_every_mode_is_pillows_rgb_bilinear_bit_for_bit(data, size):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's advice on palettes with transparency
+        expected = Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    pixels = decode_image(data, size)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bit_grey_is_scaled_not_clipped(kind):
+    values = _noise(8, 8, dtype=np.uint16)
+    pixels = decode_image(_encode(Image.fromarray(values), kind), 8)
+    np.testing.assert_array_equal(pixels, np.repeat((values >> 8)[..., None], 3, axis=2))
+
+
+def _png_of_size(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size that its data does not have."""
+    data = bytearray(_encode(Image.new("L", (1, 1)), "PNG"))
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "empty"),
+        (b"<html>404</html>", "not an image"),
+        (MODES["jpeg"][:10], "(?i)truncated|known format"),
+        (MODES["rgba"][:200], "truncated"),
+        (MODES["rgba"][:60] + bytes(40) + MODES["rgba"][100:], "broken"),
+        (_png_of_size(60_000, 60_000), "decompression bomb"),
+    ],
+)
+def test_what_is_no_image(data, text):
+    with pytest.raises(InputError, match=text):
+        decode_image(data, 8)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "large jpeg", "cmyk jpeg"])
+def test_a_jpeg_cut_anywhere_is_refused_or_lost_no_pixel(name):
+    whole = MODES[name]
+    expected = decode_image(whole, 32)
+    refused = 0
+    for length in [*range(0, len(whole), max(1, len(whole) // 40)), *range(len(whole) - 40, len(whole))]:
+        try:
+            np.testing.assert_array_equal(decode_image(whole[:length], 32), expected, f"cut at {length}")
+        except InputError:
+            refused += 1
+    assert refused > 60
