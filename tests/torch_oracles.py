@@ -1,0 +1,262 @@
+"""The PyTorch side of the parity tests: timm's TResNet, a head on torch's own attention, and copying of weights.
+
+Importing this module skips the importing test file where torch or timm are absent.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx, traverse_util
+
+from aia_jax.models.tresnet import Variant
+
+torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch and timm: pip install '.[test]'")
+
+
+def _import_timm():
+    """Imports timm, with stubs in place of torchvision's compiled operators where torchvision came without them."""
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        pass  # timm says so itself, and is skipped
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _import_timm.library = library  # the operators live as long as this object
+    return pytest.importorskip("timm", reason="parity with PyTorch needs timm: pip install '.[test]'")
+
+
+timm = _import_timm()
+timm_tresnet = importlib.import_module("timm.models.tresnet")
+functional = torch.nn.functional
+
+
+class TorchDecoderLayer(torch.nn.Module):
+    """Decoder layer of the paper on `torch.nn.MultiheadAttention`; parameter names follow torch's own decoder layer."""
+
+    def __init__(self, hidden_size, num_heads, feedforward_size, dropout, activation, norm_first, self_attention):
+        super().__init__()
+        self.norm_first = norm_first
+        self.activation = {"relu": functional.relu, "gelu": functional.gelu}[activation]
+        if self_attention:
+            self.self_attn = torch.nn.MultiheadAttention(hidden_size, num_heads, dropout, batch_first=True)
+            self.norm1 = torch.nn.LayerNorm(hidden_size)
+        self.multihead_attn = torch.nn.MultiheadAttention(hidden_size, num_heads, dropout, batch_first=True)
+        self.norm2 = torch.nn.LayerNorm(hidden_size)
+        self.linear1 = torch.nn.Linear(hidden_size, feedforward_size)
+        self.linear2 = torch.nn.Linear(feedforward_size, hidden_size)
+        self.norm3 = torch.nn.LayerNorm(hidden_size)
+        self.drop = torch.nn.Dropout(dropout)
+        self.has_self_attention = self_attention
+
+    def forward(self, x, positions, position):
+        first, last = (lambda norm, y: norm(y), lambda norm, y: y)
+        if not self.norm_first:
+            first, last = last, first
+        if self.has_self_attention:
+            y = first(self.norm1, x)
+            x = last(self.norm1, x + self.drop(self.self_attn(y + position, y + position, y)[0]))
+        y = first(self.norm2, x)
+        pooled, attention = self.multihead_attn(y + position, positions, positions)
+        x = last(self.norm2, x + self.drop(pooled))
+        hidden = self.drop(self.activation(self.linear1(first(self.norm3, x))))
+        return last(self.norm3, x + self.drop(self.linear2(hidden))), attention
+
+
+class TorchAttentionPooling(torch.nn.Module):
+    """The attention-pooling head in torch: features `[B, F, h, w]` to logits `[B, C]` and maps `[B, C, h*w]`."""
+
+    def __init__(
+        self,
+        num_labels,
+        num_features,
+        *,
+        hidden_size=1024,
+        num_heads=8,
+        num_layers=1,
+        feedforward_size=2048,
+        dropout=0.1,
+        activation="relu",
+        norm_first=True,
+        self_attention=False,
+        keep_query_position=True,
+    ):
+        super().__init__()
+        self.keep_query_position = keep_query_position
+        self.linear_projection = torch.nn.Conv2d(num_features, hidden_size, 1)
+        self.query_emb = torch.nn.Embedding(num_labels, hidden_size)
+        self.query_emb.requires_grad_(self_attention)
+        layer = (hidden_size, num_heads, feedforward_size, dropout, activation, norm_first, self_attention)
+        self.layers = torch.nn.ModuleList(TorchDecoderLayer(*layer) for _ in range(num_layers))
+        self.norm = torch.nn.LayerNorm(hidden_size)
+        self.w = torch.nn.Parameter(torch.randn(1, num_labels, hidden_size) / hidden_size**0.5)
+        self.b = torch.nn.Parameter(torch.zeros(1, num_labels))
+
+    def forward(self, features):
+        positions = functional.relu(self.linear_projection(features)).flatten(2).transpose(1, 2)
+        queries = self.query_emb.weight.expand(len(features), -1, -1)
+        zeros = torch.zeros_like(queries)
+        x, position = (zeros, queries) if self.keep_query_position else (queries, zeros)
+        for layer in self.layers:
+            x, attention = layer(x, positions, position)
+        return (self.w * self.norm(x)).sum(-1) + self.b, attention
+
+
+class TorchAnnotator(torch.nn.Module):
+    """timm's TResNet body and the head above: images `[B, 3, H, W]` to logits and maps `[B, C, h*w]`.
+
+    Args:
+        tresnet: a model of timm; its classifier is left out.
+        num_labels: labels to score.
+        head_options: those of `TorchAttentionPooling`.
+    """
+
+    def __init__(self, tresnet, num_labels, **head_options):
+        super().__init__()
+        self.body = tresnet.body
+        self.head = TorchAttentionPooling(num_labels, tresnet.num_features, **head_options)
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+
+def build_timm_body(variant: str):
+    """timm's body of a variant of `aia_jax.models.tresnet.VARIANTS`."""
+    return getattr(timm_tresnet, f"tresnet_{variant}")(num_classes=0).body
+
+
+def build_small_tresnet(*, v2: bool = False) -> tuple[torch.nn.Module, Variant]:
+    """A small model of timm's TResNet class, and the row of our table that describes it."""
+    blocks = (1, 1, 2, 1)
+    tresnet = timm_tresnet.TResNet(layers=list(blocks), width_factor=0.25, v2=v2, num_classes=0)
+    return tresnet, Variant(blocks=blocks, width=16, basic_stages=0 if v2 else 2)
+
+
+def randomize(module: torch.nn.Module, seed: int) -> None:
+    """Draws weights, biases and BN statistics at random, so that activations neither vanish nor explode."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(tensor, mean, std):
+        tensor.data.normal_(mean, std, generator=generator)
+
+    for part in module.modules():
+        if isinstance(part, torch.nn.Conv2d | torch.nn.Linear):
+            normal(part.weight, 0, (2 / part.weight[0].numel()) ** 0.5)
+            if part.bias is not None:
+                normal(part.bias, 0, 0.2)
+        elif isinstance(part, torch.nn.BatchNorm2d):
+            part.weight.data.uniform_(0.4, 1.0, generator=generator)
+            normal(part.bias, 0, 0.2)
+            normal(part.running_mean, 0, 0.3)
+            part.running_var.data.uniform_(0.6, 1.6, generator=generator)
+        elif isinstance(part, torch.nn.LayerNorm):
+            normal(part.weight, 1, 0.2)
+            normal(part.bias, 0, 0.2)
+        elif isinstance(part, torch.nn.MultiheadAttention):
+            normal(part.in_proj_weight, 0, part.embed_dim**-0.5)
+            normal(part.in_proj_bias, 0, 0.2)
+
+
+def copy_tresnet(body: torch.nn.Module, model: nnx.Module) -> None:
+    """Copies weights and BN statistics of timm's body into our `TResNet`."""
+    _copy(model, _tresnet_entries(body.state_dict()))
+
+
+def copy_attention_pooling(head: TorchAttentionPooling, model: nnx.Module) -> None:
+    """Copies the weights of the torch head into our `AttentionPooling`."""
+    _copy(model, _head_entries(head.state_dict()))
+
+
+def copy_annotator(torch_model: TorchAnnotator, nnx_model: nnx.Module) -> None:
+    """Copies weights and BN statistics of a `TorchAnnotator` into our `Annotator` with the attention head."""
+    _copy(nnx_model.backbone, _tresnet_entries(torch_model.body.state_dict()))
+    _copy(nnx_model.head, _head_entries(torch_model.head.state_dict()))
+
+
+def annotator_values(torch_model: TorchAnnotator, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
+    """Weights and BN statistics, or the gradients of the trained weights, under the paths of our `Annotator`."""
+    body, head = _values(torch_model.body, gradients), _values(torch_model.head, gradients)
+    flat = {("backbone", *path): value for path, value in _tresnet_entries(body)}
+    return flat | {("head", *path): value for path, value in _head_entries(head)}
+
+
+def head_values(head: TorchAttentionPooling, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
+    """Weights of the torch head, or their gradients, under the paths of our `AttentionPooling`."""
+    return dict(_head_entries(_values(head, gradients)))
+
+
+def flat_state(model: nnx.Module, *filters) -> dict[tuple, jax.Array]:
+    """Values of a module under their paths; `filters` select variable types."""
+    return traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, *filters)))
+
+
+def relative_error(ours, theirs) -> float:
+    """Largest deviation over the largest magnitude."""
+    ours = np.asarray(ours, np.float64)
+    theirs = np.asarray(theirs.detach() if isinstance(theirs, torch.Tensor) else theirs, np.float64)
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def _values(module: torch.nn.Module, gradients: bool) -> dict[str, torch.Tensor]:
+    if gradients:
+        return {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
+    return module.state_dict()
+
+
+def _copy(model: nnx.Module, entries: Iterable[tuple[tuple, np.ndarray]]) -> None:
+    entries, state = dict(entries), flat_state(model)
+    assert entries.keys() == state.keys(), sorted(map(str, entries.keys() ^ state.keys()))
+    for path, value in entries.items():
+        assert value.shape == state[path].shape, (path, value.shape, state[path].shape)
+    values = traverse_util.unflatten_dict({path: jnp.asarray(value) for path, value in entries.items()})
+    pure_state = nnx.state(model)
+    nnx.replace_by_pure_dict(pure_state, values)
+    nnx.update(model, pure_state)
+
+
+def _tresnet_entries(state: dict[str, torch.Tensor]) -> Iterable[tuple[tuple, np.ndarray]]:
+    leaves = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+    for name, tensor in state.items():
+        *path, leaf = name.split(".")
+        if leaf == "num_batches_tracked":
+            continue
+        value = tensor.detach().numpy().copy()
+        if path[0].startswith("layer"):
+            # layer3.0.downsample.1.bn: in torch the pooling before the convolution counts as a part.
+            path = ["stages", int(path[0].removeprefix("layer")) - 1, int(path[1]), *path[2:]]
+            path = [part for part in path if part not in ("0", "1")]
+        if value.ndim == 4:
+            in_se = "se" in path
+            value, leaf = (value[:, :, 0, 0].T, "kernel") if in_se else (value.transpose(2, 3, 1, 0), "kernel")
+        elif "se" not in path:
+            leaf = leaves[leaf]
+        yield (*path, leaf), value
+
+
+def _head_entries(state: dict[str, torch.Tensor]) -> Iterable[tuple[tuple, np.ndarray]]:
+    whole = {"w": ("weight",), "b": ("bias",), "query_emb.weight": ("query_embedding",)}
+    modules = {"self_attn": "self_attention", "multihead_attn": "cross_attention", "out_proj": "out"}
+    for name, tensor in state.items():
+        value = tensor.detach().numpy().copy()
+        *path, leaf = name.split(".")
+        path = [int(part) if part.isdigit() else modules.get(part, part) for part in path]
+        if name in whole:
+            yield whole[name], value[0] if name in ("w", "b") else value
+        elif leaf in ("in_proj_weight", "in_proj_bias"):
+            for part, rows in zip(("query", "key", "value"), np.split(value, 3), strict=True):
+                yield (*path, part, "kernel" if rows.ndim == 2 else "bias"), rows.T
+        elif path[0] == "linear_projection":
+            yield ("projection", "kernel" if value.ndim == 4 else "bias"), value.reshape(len(value), -1).squeeze().T
+        elif "norm" in str(path[-1]):
+            yield (*path, "scale" if leaf == "weight" else "bias"), value
+        else:
+            yield (*path, "kernel" if leaf == "weight" else "bias"), value.T
