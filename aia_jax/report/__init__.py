@@ -1,0 +1,1 @@
+"""Pictures that people look at. Nothing but the commands imports this room."""

@@ -1,0 +1,56 @@
+"""A whole small annotator in training mode against timm's body and the torch head: logits, loss and all gradients."""
+
+import jax
+import numpy as np
+from flax import nnx, traverse_util
+from torch_oracles import (
+    TorchAnnotator,
+    annotator_values,
+    build_small_tresnet,
+    copy_annotator,
+    randomize,
+    relative_error,
+    torch,
+)
+
+from aia_jax.losses import annotation_loss
+from aia_jax.models.annotator import Annotator
+from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.tresnet import TResNet
+
+NUM_LABELS = 5
+HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}
+
+
+def test_training_gradients_equal_torchs():
+    torch.manual_seed(0)
+    tresnet, variant = build_small_tresnet()
+    theirs = TorchAnnotator(tresnet, NUM_LABELS, **HEAD).train()
+    randomize(theirs, seed=0)
+    backbone = TResNet(variant, rngs=nnx.Rngs(0))
+    ours = Annotator(backbone, AttentionPooling(NUM_LABELS, backbone.num_features, **HEAD, rngs=nnx.Rngs(0)))
+    copy_annotator(theirs, ours)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, 96, 96, 3)).astype(np.float32)
+    targets = rng.integers(0, 2, (4, NUM_LABELS)).astype(np.float32)
+    graphdef, *state = nnx.split(ours, nnx.Param, ...)
+    params, rest = map(nnx.to_pure_dict, state)
+
+    def loss(params):
+        logits, _ = nnx.merge(graphdef, params, rest)(images, train=True)
+        return annotation_loss("bce")(logits, targets).mean(), logits
+
+    with jax.default_matmul_precision("highest"):
+        (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    expected_logits, _ = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    expected = torch.nn.functional.multilabel_soft_margin_loss(expected_logits, torch.from_numpy(targets))
+    expected.backward()
+
+    assert relative_error(logits, expected_logits) <= 1e-5
+    assert relative_error(value, expected) <= 1e-6
+    ours_by_path, theirs_by_path = traverse_util.flatten_dict(grads), annotator_values(theirs, gradients=True)
+    assert ours_by_path.keys() == theirs_by_path.keys()
+    largest = max(np.abs(value).max() for value in theirs_by_path.values())
+    for path, value in theirs_by_path.items():
+        atol = 1e-4 * np.abs(value).max() + 1e-6 * largest
+        np.testing.assert_allclose(ours_by_path[path], value, rtol=0, atol=atol, err_msg=str(path))

@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from aia_jax.errors import InputError
+from aia_jax.models.layers import BatchNorm
+from aia_jax.models.tresnet import TResNet
+
+
+@pytest.fixture(scope="module")
+def tiny() -> TResNet:
+    return TResNet("tiny", rngs=nnx.Rngs(0))
+
+
+def _outputs(model: TResNet, *shape: int):
+    """Shapes of what the model returns for images of a shape."""
+    graphdef, state = nnx.split(model)
+    return jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x, train=False), state, jnp.zeros(shape))
+
+
+def test_tiny_has_three_stages_and_stride_16(tiny):
+    features, out = _outputs(tiny, 2, 96, 96, 3)
+    assert (tiny.stride, tiny.num_features) == (16, 512)
+    assert features.shape == (2, 6, 6, 512)
+    shapes = {name: value.shape[1:] for name, value in out.items()}
+    assert shapes == {"stem": (24, 24, 32), "stage1": (24, 24, 32), "stage2": (12, 12, 64), "stage3": (6, 6, 512)}
+    assert sum(value.size for value in jax.tree.leaves(nnx.state(tiny, nnx.Param))) == 672_416
+
+
+def test_odd_feature_sizes_round_up(tiny):
+    features, _ = _outputs(tiny, 1, 100, 36, 3)
+    assert features.shape == (1, 7, 3, 512)
+
+
+def test_the_last_scale_of_every_block_starts_at_zero(tiny):
+    scales = {
+        path[:-1]: float(abs(module.scale[...]).max())
+        for path, module in nnx.iter_modules(tiny)
+        if isinstance(module, BatchNorm)
+    }
+    at_zero = {path for path, scale in scales.items() if scale == 0}
+    last = {0: "conv2", 1: "conv2", 2: "conv3"}
+    expected = {("stages", i, j, last[i]) for i, stage in enumerate(tiny.stages) for j in range(len(stage))}
+    assert at_zero == expected
+
+
+def test_convolutions_start_kaiming_normal_over_fan_out(tiny):
+    kernel = tiny.stages[2][0].conv2.conv.kernel[...]
+    assert kernel.shape == (3, 3, 128, 128)
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 128)), rtol=0.02)
+
+
+def test_bfloat16_features_stay_near_float32_ones():
+    images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
+
+    def apply(dtype):
+        model = TResNet("tiny", dtype=dtype, rngs=nnx.Rngs(0))
+        graphdef, state = nnx.split(model)
+        assert {value.dtype for value in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
+        return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, train=True)[0])(state, images)
+
+    full, half = apply(jnp.float32), apply(jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16
+    assert np.linalg.norm(half.astype(jnp.float32) - full) < 0.02 * np.linalg.norm(full)
+
+
+@pytest.mark.parametrize(("shape", "match"), [((1, 97, 96, 3), "height 97"), ((1, 96, 8, 3), "width 8")])
+def test_unusable_image_sizes_are_named(tiny, shape, match):
+    with pytest.raises(InputError, match=f"image {match}: TResNet takes multiples of 4 from 12 on"):
+        tiny(jnp.zeros(shape), train=False)
+
+
+def test_the_smallest_image_works(tiny):
+    assert _outputs(tiny, 1, 12, 12, 3)[0].shape == (1, 1, 1, 512)
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="'s'; known: m, l, xl, v2_l, tiny"):
+        TResNet("s", rngs=nnx.Rngs(0))

@@ -1,0 +1,140 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aia_jax.errors import InputError
+from aia_jax.losses import PRESETS, annotation_loss, multi_label_loss
+
+# At logit 0, p = 1/2; with the margin of 1.1, q = sigmoid(-1.1) = 0.24974 < 0.25.
+AT_ZERO = {
+    "bce": (math.log(2), math.log(2)),
+    "focal": (math.log(2) / 8, math.log(2) / 8),
+    "asymmetric": (math.log(2), -(0.45**4) * math.log(0.55)),
+    "proposed": (0.58589124, -(0.45**4) * math.log(0.55)),
+}
+LOGITS = np.concatenate([np.linspace(-60, 60, 241), np.random.default_rng(0).normal(0, 4, 200)]).astype(np.float32)
+
+
+def _at(loss, logit: float, target: int) -> float:
+    return float(loss(jnp.asarray([[logit]]), jnp.asarray([[target]]))[0, 0])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_values_at_logit_zero(name):
+    positive, negative = AT_ZERO[name]
+    loss = annotation_loss(name)
+    np.testing.assert_allclose([_at(loss, 0, 1), _at(loss, 0, 0)], [positive, negative], rtol=1e-6)
+
+
+def test_a_positive_beyond_the_threshold_is_not_modulated():
+    loss = annotation_loss("proposed")
+    np.testing.assert_allclose(_at(loss, 1.1, 1), math.log(2), rtol=1e-6)
+    below, above = _at(loss, 0.0013, 1), _at(loss, 0.0015, 1)  # q reaches 0.25 at 1.1 - log 3 = 0.00139
+    np.testing.assert_allclose([below, above], [0.75**3 * math.log(4), math.log(4)], rtol=1e-3)
+
+
+def test_a_negative_within_the_margin_costs_nothing():
+    assert _at(annotation_loss("asymmetric"), -2.95, 0) == 0  # p = 0.0497
+    assert _at(annotation_loss("asymmetric"), -2.9, 0) > 0
+
+
+def test_logarithms_stop_at_eps():
+    np.testing.assert_allclose(_at(annotation_loss("focal"), -100.0, 1), -math.log(1e-8), rtol=1e-6)
+    np.testing.assert_allclose(_at(annotation_loss("focal"), 100.0, 0), -math.log(1e-8), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "options",
+    [(name, {}) for name in PRESETS]
+    + [("focal", {"gamma_neg": 0.5, "gamma_pos": 0.0}), ("asymmetric", {"gamma_neg": 0.5})],
+)
+def test_values_and_gradients_are_finite_for_any_finite_logit(options, dtype):
+    name, overrides = options
+    extremes = [0.0, 1e-30, 20, 60, 1e4, float(jnp.finfo(dtype).max)]
+    logits = jnp.asarray([[sign * value for value in extremes for sign in (1, -1)]], dtype)
+    for target in (0, 1):
+        targets = jnp.full(logits.shape, target)
+        value, pullback = jax.vjp(lambda x, y=targets: annotation_loss(name, **overrides)(x, y), logits)
+        (gradient,) = pullback(jnp.ones_like(value))
+        assert value.dtype == jnp.float32
+        assert (value >= 0).all()
+        assert jnp.isfinite(value).all()
+        assert gradient.dtype == dtype
+        assert jnp.isfinite(gradient).all()
+
+
+def test_targets_of_any_type_and_unreduced_shape():
+    logits = jnp.zeros((2, 3))
+    for dtype in (jnp.uint8, jnp.bool_, jnp.float32):
+        loss = annotation_loss("proposed")(logits, jnp.asarray([[0, 1, 0], [1, 0, 0]], dtype))
+        np.testing.assert_allclose(loss[:, :2], [[0.02451505, 0.58589124], [0.58589124, 0.02451505]], rtol=1e-6)
+
+
+def test_overrides_replace_parameters_of_the_preset():
+    np.testing.assert_allclose(
+        _at(annotation_loss("proposed", gamma_neg=2), 0, 0), -(0.45**2) * math.log(0.55), rtol=1e-6
+    )
+    assert PRESETS["proposed"]["gamma_neg"] == 4
+
+
+def test_unknown_names_and_parameters_are_refused():
+    with pytest.raises(InputError, match="'hinge'; known: bce, focal, asymmetric, proposed"):
+        annotation_loss("hinge")
+    with pytest.raises(InputError, match="'focal' has no parameter gamma; it has: gamma_neg"):
+        annotation_loss("focal", gamma=2)
+    with pytest.raises(InputError, match="'bce' has no parameter gamma_neg; it has: none"):
+        annotation_loss("bce", gamma_neg=2)
+
+
+def _torch_loss(torch, x, y, *, gamma_neg, gamma_pos, pos_margin, neg_margin, threshold, eps=1e-8):
+    """The formula of the paper, written out with probabilities."""
+    pm = (torch.sigmoid(x) - neg_margin).clamp(min=0)
+    negative = -(pm**gamma_neg) * (1 - pm).clamp(min=eps).log()
+    q = torch.sigmoid(x - pos_margin)
+    factor = (1 - q) ** gamma_pos
+    if pos_margin > 0:
+        factor = torch.where(q >= threshold, torch.ones_like(q), factor)
+    return y * -factor * q.clamp(min=eps).log() + (1 - y) * negative
+
+
+@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize("name", PRESETS)
+def test_values_and_gradients_equal_torchs(name, target):
+    """Against float64, where 1 - sigmoid(x) still has digits left; see the next test for float32."""
+    torch = pytest.importorskip("torch", reason="the oracle is torch")
+    x = torch.from_numpy(LOGITS.astype(np.float64))[None].requires_grad_()
+    y = torch.full_like(x, target)
+    if name == "bce":
+        theirs = torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+    else:
+        theirs = _torch_loss(torch, x, y, **PRESETS[name])
+    theirs.sum().backward()
+    ours, pullback = jax.vjp(lambda x: annotation_loss(name)(x, jnp.full(x.shape, target)), jnp.asarray(LOGITS)[None])
+    (gradient,) = pullback(jnp.ones_like(ours))
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(gradient, x.grad.numpy(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "bce"])
+def test_mean_and_gradient_equal_torchs_in_float32(name):
+    torch = pytest.importorskip("torch", reason="the oracle is torch")
+    rng = np.random.default_rng(1)
+    logits = rng.normal(-2, 2, (16, 30)).astype(np.float32)
+    targets = (rng.random((16, 30)) < 0.1).astype(np.float32)
+    x = torch.from_numpy(logits).requires_grad_()
+    theirs = _torch_loss(torch, x, torch.from_numpy(targets), **PRESETS[name]).mean()
+    theirs.backward()
+    ours, gradient = jax.value_and_grad(lambda x: annotation_loss(name)(x, targets).mean())(jnp.asarray(logits))
+    np.testing.assert_allclose(ours, theirs.item(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-6 * abs(x.grad.numpy()).max())
+
+
+def test_sub_gradient_at_a_clamp_is_torchs():
+    """At p = neg_margin exactly torch lets the gradient through; at x = 0 both sides are exact in floating point."""
+    options = {"gamma_neg": 0, "gamma_pos": 0, "pos_margin": 0, "neg_margin": 0.5, "threshold": 0}
+    gradient = jax.grad(lambda x: multi_label_loss(x, jnp.zeros((1, 1)), **options).sum())(jnp.zeros((1, 1)))
+    np.testing.assert_allclose(gradient, [[0.25]], rtol=1e-6)
