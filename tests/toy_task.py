@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from aia_jax.models.layers import BatchNorm, dropout
 from flax import nnx
 from ml_collections import ConfigDict
+
+from aia_jax.models.layers import BatchNorm, dropout
 
 ROWS, FEATURES = 50, 6
 

@@ -39,35 +39,15 @@ def _polar(radii: Sequence[float], start: float = -np.pi / 2) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii)[:, None]
 
 
-def _heart() -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([x, -y - 2.5], axis=1) / 16
-
-
-def _crescent() -> np.ndarray:
-    outer = np.linspace(0.7, 2 * np.pi - 0.7, 40)
-    horn = np.array([np.cos(0.7), np.sin(0.7)])
-    middle, inner_radius = 0.48, np.hypot(horn[0] - 0.48, horn[1])
-    start = np.arctan2(horn[1], horn[0] - middle)
-    inner = np.linspace(2 * np.pi - start, start, 30)
-    arc = np.stack([middle + inner_radius * np.cos(inner), inner_radius * np.sin(inner)], axis=1)
-    return np.concatenate([np.stack([np.cos(outer), np.sin(outer)], axis=1), arc])
-
-
 # Outlines `[N, 2]` within about the unit circle; a second outline is a hole.
 _CROSS = np.array([(1, 3), (1, 1), (3, 1), (3, -1), (1, -1), (1, -3)]) / 3.1
 _HOURGLASS = np.array([(-0.72, -0.8), (0.72, -0.8), (0.14, 0), (0.72, 0.8), (-0.72, 0.8), (-0.14, 0)])
 _OUTLINES = {
     "circle": [_polar([0.88] * 48)],
     "star": [_polar([1.0, 0.42] * 5)],
-    "square": [_polar([0.98] * 4, start=np.pi / 4)],
     "hourglass": [_HOURGLASS],
     "ring": [_polar([0.95] * 48), _polar([0.52] * 48)],
     "cross": [np.concatenate([_CROSS, -_CROSS])],
-    "heart": [_heart()],
-    "crescent": [_crescent()],
 }
 
 

@@ -16,16 +16,7 @@ from aia_jax.data.scene_painting import Object, paint
 
 # How often each word is drawn, in per cent of the objects (backgrounds: of the pictures). The tails are long on
 # purpose; the rarest words are easy ones to see, so that a few dozen examples teach them.
-SHAPES = {
-    "circle": 24.0,
-    "star": 19.0,
-    "square": 16.0,
-    "hourglass": 13.0,
-    "ring": 10.0,
-    "cross": 8.0,
-    "heart": 6.0,
-    "crescent": 4.0,
-}
+SHAPES = {"circle": 28.0, "ring": 24.0, "star": 20.0, "hourglass": 16.0, "cross": 12.0}
 COLORS = {
     "red": 30.0,
     "blue": 22.0,
@@ -36,7 +27,7 @@ COLORS = {
     "orange": 4.3,
     "pink": 1.3,
 }
-TEXTURES = {"solid": 45.0, "striped": 25.0, "dotted": 17.0, "checkered": 13.0}
+TEXTURES = {"solid": 34.0, "striped": 28.0, "dotted": 20.0, "checkered": 18.0}
 BACKGROUNDS = {"grass": 32.0, "sand": 24.0, "sea": 18.0, "brick": 13.0, "night": 8.0, "marble": 5.0}
 
 LABELS: tuple[str, ...] = (*SHAPES, *COLORS, *(name for name in TEXTURES if name != "solid"), *BACKGROUNDS)
@@ -51,11 +42,11 @@ _RGB = {
     "orange": (248, 128, 16),
     "pink": (252, 132, 196),
 }
-_COUNTS = {1: 52.0, 2: 36.0, 3: 12.0}
+_COUNTS = {1: 45.0, 2: 40.0, 3: 15.0}
 _DIAMETERS = (0.36, 0.52)
 # A texture on a smaller or thinner object could not be recognised at 96 pixels.
-_TEXTURED_FROM = {"circle": 0.34, "square": 0.34, "hourglass": 0.42, "heart": 0.36, "star": 0.46, "cross": 0.40}
-_SMALL, _LARGE = 0.38, 0.45
+_TEXTURED_FROM = {"circle": 0.0, "hourglass": 0.38, "star": 0.44, "cross": 0.40}
+_SMALL, _LARGE = 0.40, 0.47
 
 Word = TypeVar("Word")
 

@@ -38,7 +38,7 @@ VARIANTS = {
     "l": Variant(blocks=(4, 5, 18, 3), width=76),
     "xl": Variant(blocks=(4, 5, 24, 3), width=83),
     "v2_l": Variant(blocks=(3, 4, 23, 3), width=64, basic_stages=0),
-    "tiny": Variant(blocks=(1, 1, 2), width=32),
+    "tiny": Variant(blocks=(1, 1, 2), width=24),
 }
 
 

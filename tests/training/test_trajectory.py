@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-from toy_task import toy_config
 from torch_oracles import (
     TorchAnnotator,
     annotator_values,
@@ -17,6 +16,7 @@ from torch_oracles import (
     relative_error,
     torch,
 )
+from toy_task import toy_config
 
 from aia_jax.losses import PRESETS, annotation_loss
 from aia_jax.models.annotator import Annotator

@@ -1,0 +1,86 @@
+"""Flags in, an exit code out: the frame around every command with a config."""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
+
+EXIT_INPUT, EXIT_NON_FINITE = 2, 3
+
+
+def define_flags(description: str) -> flags.FlagValues:
+    """The flags that all commands share: `--config` (with `--config.field=value`) and `--workdir`."""
+    sys.modules["__main__"].__doc__ = description
+    config_flags.DEFINE_config_file("config", help_string="Config file, for example configs/demo.py.")
+    flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, records, pictures.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    for name in ("config", "workdir"):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # --help shows it
+    return flags.FLAGS
+
+
+def run(command: Callable[[ConfigDict, Path], None]) -> None:
+    """Parses the flags, runs `command(config, workdir)` and exits.
+
+    Exit codes: 0 done, 1 bad flags, 2 bad input, 3 non-finite loss, 128 + signal when interrupted.
+    """
+
+    def main(argv: Sequence[str]) -> int:
+        if len(argv) > 1:
+            return _fail(f"unexpected argument {argv[1]!r}; every argument is a flag, see --help", EXIT_INPUT)
+        try:
+            if flags.FLAGS.config.get("distributed", False):
+                jax.distributed.initialize()
+            command(flags.FLAGS.config, Path(flags.FLAGS.workdir))
+        except InputError as error:
+            return _fail(str(error), EXIT_INPUT)
+        except NonFiniteLossError as error:
+            return _fail(str(error), EXIT_NON_FINITE)
+        except Interrupted as interruption:
+            print(interruption, file=sys.stderr)
+            return 128 + interruption.signum
+        except KeyboardInterrupt:
+            return _fail("interrupted", 130)
+        return 0
+
+    app.run(main, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """absl's parser, with a config's own mistakes told without a traceback."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        sys.exit(_fail(_unknown_fields(argv) or str(error), EXIT_INPUT))
+    except (OSError, InputError, TypeError, ValueError) as error:
+        sys.exit(_fail(str(error), EXIT_INPUT))
+
+
+def _unknown_fields(argv: Sequence[str]) -> str:
+    known = _fields(flags.FLAGS["config"].value, "--config.")
+    given = [argument.split("=")[0] for argument in argv if argument.startswith("--config.")]
+    lines = []
+    for name in given:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5))
+            lines.append(f"the config has no field {name}" + (f"; nearest: {near}" if near else ""))
+    return "\n".join(lines)
+
+
+def _fields(config: ConfigDict, prefix: str) -> list[str]:
+    names = []
+    for name, value in config.items():
+        names += _fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
+    return names
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

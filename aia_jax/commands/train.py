@@ -1,0 +1,32 @@
+"""Trains what a config describes, then evaluates it: the whole way in one call."""
+
+from pathlib import Path
+
+import jax
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from aia_jax.commands.evaluate import evaluate
+from aia_jax.tasks import make_task
+from aia_jax.training.loop import Trainer
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains, or continues, the run in `workdir`, then evaluates its best checkpoint on the test split.
+
+    Raises:
+        InputError, NonFiniteLossError, Interrupted: see `aia_jax.errors`.
+    """
+    task = make_task(config)
+    trainer = Trainer(config, task, workdir)
+    if jax.process_index() == 0:
+        parameters = parameter_overview.count_parameters(trainer.abstract_state.params)
+        devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        print(
+            f"{config.data.name}: {len(task.split('train'))} training images, {len(task.labels)} labels; "
+            f"{config.model.backbone} + {config.model.head}, {parameters:,} trained parameters; "
+            f"{trainer.total_steps} steps of {config.batch_size} on {devices}",
+            flush=True,
+        )
+    trainer.fit()
+    evaluate(config, workdir, workdir / "evaluation", split="test", task=task)

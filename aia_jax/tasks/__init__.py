@@ -1,0 +1,17 @@
+"""What differs between the systems: batch -> model -> loss -> evaluation."""
+
+from ml_collections import ConfigDict
+
+from aia_jax.errors import InputError
+from aia_jax.tasks.annotation import AnnotationTask
+
+
+def make_task(config: ConfigDict) -> AnnotationTask:
+    """The task that `config.task` names.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    if config.task == "annotation":
+        return AnnotationTask(config)
+    raise InputError(f"config.task={config.task!r} is unknown; known: annotation")

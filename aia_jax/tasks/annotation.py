@@ -1,0 +1,157 @@
+"""Automatic image annotation, systems A and B: images in, a score for every label out."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from aia_jax.data import pipeline, transforms
+from aia_jax.data.datasets import CHANNEL_STATS, Split, load_split, split_validation
+from aia_jax.errors import InputError
+from aia_jax.losses import annotation_loss
+from aia_jax.metrics import annotation_metrics
+from aia_jax.models.annotator import Annotator, build_annotator
+
+SPLITS = ("train", "validation", "test")
+
+
+class AnnotationTask:
+    """Trains and evaluates an `Annotator`; the face that `training.loop.Task` describes.
+
+    Splits are prepared when first asked for. `validation` is a part of the training split, which `train` then lacks,
+    when `config.eval.split` is "validation"; otherwise there is none and `train` is whole.
+
+    Args:
+        config: see `configs/common.py`.
+
+    Raises:
+        InputError: unknown dataset, loss, split or placement.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        data = config.data
+        for field, value, known in (
+            ("data.name", data.name, CHANNEL_STATS),
+            ("data.placement", data.placement, ("host", "device")),
+            ("eval.split", config.eval.split, ("validation", "test")),
+        ):
+            if value not in known:
+                raise InputError(f"config.{field}={value!r} is unknown; known: {', '.join(known)}")
+        self._mean, self._std = CHANNEL_STATS[data.name]
+        self._loss = annotation_loss(config.loss.name, **config.loss.overrides)
+
+    def split(self, name: str) -> Split:
+        """The images and targets of `name`: "train", "validation" or "test"."""
+        if name not in SPLITS:
+            raise InputError(f"split {name!r} is unknown; known: {', '.join(SPLITS)}")
+        if name == "test":
+            return self._test
+        if self.config.eval.split == "validation":
+            train, validation = self._parts
+            return train if name == "train" else validation
+        if name == "validation":
+            raise InputError("this config has no validation part: config.eval.split is 'test'")
+        return self._whole_train
+
+    @functools.cached_property
+    def _whole_train(self) -> Split:
+        return load_split(self.config.data, "train", self.config.data.image_size)
+
+    @functools.cached_property
+    def _parts(self) -> tuple[Split, Split]:
+        return split_validation(self._whole_train, self.config.data.validation_fraction, self.config.seed)
+
+    @functools.cached_property
+    def _test(self) -> Split:
+        return load_split(self.config.data, "test", self.config.data.image_size)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The vocabulary, in the order of logits, scores and targets; the training split's, once that is loaded.
+
+        Raises:
+            InputError: if the loaded splits differ in it.
+        """
+        loaded = [self.__dict__[name] for name in ("_whole_train", "_test") if name in self.__dict__]
+        labels = (loaded or [self._whole_train])[0].labels
+        if any(split.labels != labels for split in loaded):
+            raise InputError(
+                f"train and test split of {self.config.data.name} list different labels, or in another order; "
+                "give both files the same `labels`"
+            )
+        return labels
+
+    def build_model(self, rngs: nnx.Rngs) -> Annotator:
+        """A freshly initialised annotator for this vocabulary."""
+        return build_annotator(self.config.model, len(self.labels), rngs=rngs)
+
+    def epoch_end(self, epoch: int) -> int:
+        """The step after which `epoch` (1-based) is complete."""
+        return pipeline.epoch_end(epoch, len(self.split("train")), self.config.batch_size)
+
+    def resident_arrays(self) -> dict[str, np.ndarray]:
+        """Training images and targets, if the config places them in device memory."""
+        return dict(self.split("train").arrays) if self.config.data.placement == "device" else {}
+
+    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's rows of the training stream from `start_step` on."""
+        train = self.split("train")
+        return pipeline.train_batches(
+            {} if self.config.data.placement == "device" else train.arrays,
+            len(train),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+        """This process's rows of `split`, in order."""
+        part = self.split(split)
+        return pipeline.eval_batches(
+            {"image": part.arrays["image"]},
+            len(part),
+            batch_size=self.config.eval.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
+        """Mean loss over batch and labels of a flipped (and mixed) batch.
+
+        Args:
+            batch: `image` uint8 `[B, S, S, 3]`, `target` uint8 `[B, C]`.
+        """
+        flip_key, dropout_key = jax.random.split(key)
+        images = self.normalize(transforms.random_flips(batch["image"], flip_key))
+        targets = batch["target"].astype(jnp.float32)
+        if self.config.mixup:
+            images, targets = transforms.mixup(images, targets)
+        logits, _ = model(images, train=True, key=dropout_key)
+        return self._loss(logits, targets).mean(), {}
+
+    def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """`scores` float32 `[B, C]`."""
+        logits, _ = model(self.normalize(batch["image"]), train=False)
+        return {"scores": jax.nn.sigmoid(logits)}
+
+    def explain(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """`scores` `[B, C]` and, if the head attends, `attention` `[B, C, h, w]`."""
+        logits, out = model(self.normalize(batch["image"]), train=False)
+        maps = {"attention": out["attention"]} if "attention" in out else {}
+        return {"scores": jax.nn.sigmoid(logits), **maps}
+
+    def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The metrics of `metrics.annotation_metrics` at `config.eval.threshold`."""
+        return annotation_metrics(outputs["scores"], self.split(split).targets, self.config.eval.threshold)
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """uint8 images to what the backbone takes, by the dataset's channel statistics."""
+        return transforms.normalize(images, self._mean, self._std)

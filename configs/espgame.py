@@ -1,0 +1,14 @@
+"""System A on ESP-Game (18,689 / 2,081 images, 268 labels).
+
+    python train.py --config configs/espgame.py --workdir runs/espgame --config.data.root=datasets
+
+Needs `<root>/ESP-Game/{train,test}.json` and `images/`, and one GPU for the full size.
+Published, from ImageNet-21k-P weights: P 0.442, R 0.500, F1 0.470, N+ 262.
+"""
+
+from configs.common import published_run
+
+
+def get_config():
+    """The published hyper-parameters."""
+    return published_run("espgame")

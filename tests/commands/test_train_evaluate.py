@@ -1,0 +1,145 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from aia_jax.commands.evaluate import evaluate
+from aia_jax.commands.train import train
+from aia_jax.errors import InputError
+from aia_jax.metrics import annotation_metrics
+from configs import corel5k, demo, espgame, iaprtc12, vg500
+
+
+def small_demo(**overrides):
+    """The demo, cut down to a few seconds."""
+    config = demo.get_config()
+    config.update_from_flattened_dict(
+        {
+            "epochs": 2,
+            "batch_size": 16,
+            "data.image_size": 32,
+            "data.num_train": 80,
+            "data.num_test": 21,
+            "data.num_workers": 0,
+            "data.validation_fraction": 0.2,
+            "model.hidden_size": 16,
+            "model.num_heads": 2,
+            "model.feedforward_size": 16,
+            "eval.batch_size": 16,
+            **overrides,
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, cache_dir):
+    path = tmp_path_factory.mktemp("run")
+    train(small_demo(), path)
+    return path
+
+
+def test_training_ends_with_numbers_and_pictures(workdir):
+    output = workdir / "evaluation"
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert {"precision", "recall", "f1", "n_plus", "map", "overall_precision", "overall_recall", "overall_f1"} < set(
+        metrics
+    )
+    assert metrics["num_images"] == 21
+    assert metrics["weights"] in ("raw", "ema")
+    scores = np.load(output / "scores.npz")
+    labels = len(scores["labels"])
+    assert scores["scores"].shape == (21, labels)
+    assert scores["scores"].dtype == np.float32
+    assert scores["targets"].dtype == np.uint8
+    assert list(scores["image_names"]) == sorted(scores["image_names"])
+    again = annotation_metrics(scores["scores"], scores["targets"], metrics["threshold"])
+    assert {name: metrics[name] for name in again} == pytest.approx(again)
+    for name in ("predictions.png", "attention.png"):
+        with Image.open(output / name) as picture:
+            picture.load()
+            assert min(picture.size) > 200
+
+
+def test_evaluating_again_gives_the_same(workdir, tmp_path, capsys):
+    first = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    assert evaluate(small_demo(), workdir, tmp_path) == pytest.approx(first)
+    shown = capsys.readouterr().out
+    assert "best epoch" in shown
+    assert "last epoch" in shown
+
+
+def test_evaluating_the_training_split(workdir, tmp_path):
+    assert evaluate(small_demo(), workdir, tmp_path, split="train")["num_images"] == 64
+
+
+def test_placement_in_device_memory_changes_nothing(workdir, tmp_path):
+    train(small_demo(**{"data.placement": "device"}), tmp_path)
+    lines = [(path / "metrics.jsonl").read_text().splitlines() for path in (workdir, tmp_path)]
+    host, device = ([json.loads(line) for line in side] for side in lines)
+    assert [line.get("f1") for line in host] == [line.get("f1") for line in device]
+    np.testing.assert_array_equal(
+        np.load(workdir / "evaluation" / "scores.npz")["scores"],
+        np.load(tmp_path / "evaluation" / "scores.npz")["scores"],
+    )
+
+
+def test_other_options_train(tmp_path):
+    config = small_demo(**{"mixup": True, "model.head": "gap", "loss.name": "asymmetric", "optimizer.clip_norm": 1.0})
+    train(config, tmp_path)
+    assert (tmp_path / "evaluation" / "metrics.json").exists()
+    assert not (tmp_path / "evaluation" / "attention.png").exists()
+
+
+def test_a_published_row_is_shown_beside(workdir, tmp_path, capsys):
+    config = small_demo()
+    config.published = "attention_pooling/corel5k"
+    evaluate(config, workdir, tmp_path)
+    shown = capsys.readouterr().out
+    assert "0.5200" in shown
+    assert "difference" in shown
+
+
+def test_a_workdir_without_checkpoints_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoints; train first"):
+        evaluate(small_demo(), tmp_path, tmp_path / "out")
+
+
+def test_a_checkpoint_of_another_model_is_refused(workdir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    with pytest.raises(InputError, match="does not fit this config"):
+        evaluate(small_demo(**{"model.hidden_size": 32}), copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data.name": "corel"}, "config.data.name='corel' is unknown; known: corel5k"),
+        ({"data.placement": "gpu"}, "config.data.placement='gpu'"),
+        ({"eval.split": "train"}, "config.eval.split='train'"),
+        ({"model.backbone": "tresnet_s"}, "tresnet_tiny"),
+        ({"loss.name": "hinge"}, "proposed"),
+        ({"data.image_size": 30}, "multiple of 4"),
+        ({"batch_size": 12}, r"batch_size=12 does not divide over 8 devices"),
+        ({"task": "detection"}, "config.task='detection' is unknown"),
+    ],
+)
+def test_bad_fields_are_refused(tmp_path, overrides, message):
+    assert jax.device_count() == 8
+    with pytest.raises(InputError, match=message):
+        train(small_demo(**overrides), tmp_path)
+
+
+def test_published_configs_hold_the_published_values():
+    for module, name in ((corel5k, "corel5k"), (espgame, "espgame"), (iaprtc12, "iaprtc12")):
+        config = module.get_config()
+        assert (config.data.name, config.data.image_size, config.batch_size) == (name, 448, 32)
+        assert (config.epochs, config.ema_decay, config.model.backbone) == (40, 0.99, "tresnet_m")
+    config = vg500.get_config()
+    assert (config.data.image_size, config.batch_size, config.ema_decay) == (576, 128, 0.999)
+    assert (config.model.backbone, config.loss.overrides.gamma_neg) == ("tresnet_v2_l", 2.0)
