@@ -1,6 +1,7 @@
 """Flags in, an exit code out: the frame around every command with a config."""
 
 import difflib
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,9 +36,14 @@ def run(command: Callable[[ConfigDict, Path], None]) -> None:
         if len(argv) > 1:
             return _fail(f"unexpected argument {argv[1]!r}; every argument is a flag, see --help", EXIT_INPUT)
         try:
-            if flags.FLAGS.config.get("distributed", False):
+            config = flags.FLAGS.config
+            several_hosts = config.get("distributed", False)
+        except OSError as error:
+            return _fail(str(error), EXIT_INPUT)
+        try:
+            if several_hosts:
                 jax.distributed.initialize()
-            command(flags.FLAGS.config, Path(flags.FLAGS.workdir))
+            command(config, Path(flags.FLAGS.workdir))
         except InputError as error:
             return _fail(str(error), EXIT_INPUT)
         except NonFiniteLossError as error:
@@ -64,7 +70,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _unknown_fields(argv: Sequence[str]) -> str:
-    known = _fields(flags.FLAGS["config"].value, "--config.")
+    known = _fields(_plain_config(argv), "--config.")
     given = [argument.split("=")[0] for argument in argv if argument.startswith("--config.")]
     lines = []
     for name in given:
@@ -72,6 +78,14 @@ def _unknown_fields(argv: Sequence[str]) -> str:
             near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5))
             lines.append(f"the config has no field {name}" + (f"; nearest: {near}" if near else ""))
     return "\n".join(lines)
+
+
+def _plain_config(argv: Sequence[str]) -> ConfigDict:
+    """The config that `argv` names, without its overrides."""
+    following = dict(zip(argv, argv[1:], strict=False))
+    named = next((arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")), following.get("--config"))
+    path, *argument = named.split(":", 1)
+    return runpy.run_path(path)["get_config"](*argument)
 
 
 def _fields(config: ConfigDict, prefix: str) -> list[str]:

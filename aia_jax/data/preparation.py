@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from aia_jax.data import builders, scenes
+from aia_jax.data import builders, scene_painting, scenes
 from aia_jax.data.annotations import Annotations, list_problems
 from aia_jax.data.cache import prepared
 from aia_jax.data.images import decode_image
@@ -81,7 +81,7 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
 
 def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
     """Drawn scenes, at the size they are wanted."""
-    code = Path(scenes.__file__).read_text()
+    code = "".join(Path(module.__file__).read_text() for module in (scenes, scene_painting))
     return Source(
         dataset="scenes",
         split=split,

@@ -16,16 +16,16 @@ from aia_jax.data.scene_painting import Object, paint
 
 # How often each word is drawn, in per cent of the objects (backgrounds: of the pictures). The tails are long on
 # purpose; the rarest words are easy ones to see, so that a few dozen examples teach them.
-SHAPES = {"circle": 28.0, "ring": 24.0, "star": 20.0, "hourglass": 16.0, "cross": 12.0}
+SHAPES = {"circle": 32.0, "ring": 26.0, "star": 20.0, "hourglass": 14.0, "cross": 8.0}
 COLORS = {
-    "red": 30.0,
+    "red": 28.9,
     "blue": 22.0,
     "yellow": 16.0,
     "green": 12.0,
     "white": 8.5,
     "purple": 6.0,
     "orange": 4.3,
-    "pink": 1.3,
+    "pink": 2.4,
 }
 TEXTURES = {"solid": 34.0, "striped": 28.0, "dotted": 20.0, "checkered": 18.0}
 BACKGROUNDS = {"grass": 32.0, "sand": 24.0, "sea": 18.0, "brick": 13.0, "night": 8.0, "marble": 5.0}

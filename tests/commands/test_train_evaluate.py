@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_model_is_refused(workdir, tmp_path):
         ({"eval.split": "train"}, "config.eval.split='train'"),
         ({"model.backbone": "tresnet_s"}, "tresnet_tiny"),
         ({"loss.name": "hinge"}, "proposed"),
-        ({"data.image_size": 30}, "multiple of 4"),
+        ({"data.image_size": 30}, "multiples of 4"),
         ({"batch_size": 12}, r"batch_size=12 does not divide over 8 devices"),
         ({"task": "detection"}, "config.task='detection' is unknown"),
     ],

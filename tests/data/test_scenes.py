@@ -70,7 +70,7 @@ def test_labels_are_of_the_vocabulary_and_in_its_order(scenes):
         assert len(set(scene.labels) & set(BACKGROUNDS)) == 1
         assert set(scene.labels) & set(SHAPES)
         assert set(scene.labels) & set(COLORS)
-    assert len(set(LABELS)) == len(LABELS) == 25
+    assert len(set(LABELS)) == len(LABELS) == 22
 
 
 def test_frequencies_have_a_long_tail_and_every_label_occurs(scenes):

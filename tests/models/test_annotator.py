@@ -45,7 +45,7 @@ def test_attention_annotator_returns_logits_maps_and_features():
     logits, out = _outputs(_config(dtype="bfloat16"), jnp.ones((2, 32, 32, 3)))
     assert (logits.shape, logits.dtype) == ((2, 9), jnp.float32)
     assert out["attention"].shape == (2, 9, 2, 2)
-    assert out["features"].shape == (2, 2, 2, 512)
+    assert out["features"].shape == (2, 2, 2, 384)
     assert out["stage1"].dtype == jnp.bfloat16
 
 

@@ -22,16 +22,16 @@ def _outputs(model: TResNet, *shape: int):
 
 def test_tiny_has_three_stages_and_stride_16(tiny):
     features, out = _outputs(tiny, 2, 96, 96, 3)
-    assert (tiny.stride, tiny.num_features) == (16, 512)
-    assert features.shape == (2, 6, 6, 512)
+    assert (tiny.stride, tiny.num_features) == (16, 384)
+    assert features.shape == (2, 6, 6, 384)
     shapes = {name: value.shape[1:] for name, value in out.items()}
-    assert shapes == {"stem": (24, 24, 32), "stage1": (24, 24, 32), "stage2": (12, 12, 64), "stage3": (6, 6, 512)}
-    assert sum(value.size for value in jax.tree.leaves(nnx.state(tiny, nnx.Param))) == 672_416
+    assert shapes == {"stem": (24, 24, 24), "stage1": (24, 24, 24), "stage2": (12, 12, 48), "stage3": (6, 6, 384)}
+    assert sum(value.size for value in jax.tree.leaves(nnx.state(tiny, nnx.Param))) == 390_328
 
 
 def test_odd_feature_sizes_round_up(tiny):
     features, _ = _outputs(tiny, 1, 100, 36, 3)
-    assert features.shape == (1, 7, 3, 512)
+    assert features.shape == (1, 7, 3, 384)
 
 
 def test_the_last_scale_of_every_block_starts_at_zero(tiny):
@@ -48,8 +48,8 @@ def test_the_last_scale_of_every_block_starts_at_zero(tiny):
 
 def test_convolutions_start_kaiming_normal_over_fan_out(tiny):
     kernel = tiny.stages[2][0].conv2.conv.kernel[...]
-    assert kernel.shape == (3, 3, 128, 128)
-    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 128)), rtol=0.02)
+    assert kernel.shape == (3, 3, 96, 96)
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 96)), rtol=0.02)
 
 
 def test_bfloat16_features_stay_near_float32_ones():
@@ -73,7 +73,7 @@ def test_unusable_image_sizes_are_named(tiny, shape, match):
 
 
 def test_the_smallest_image_works(tiny):
-    assert _outputs(tiny, 1, 12, 12, 3)[0].shape == (1, 1, 1, 512)
+    assert _outputs(tiny, 1, 12, 12, 3)[0].shape == (1, 1, 1, 384)
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones():
