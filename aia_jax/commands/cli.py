@@ -1,6 +1,7 @@
 """Flags in, an exit code out: the frame around every command with a config."""
 
 import difflib
+import itertools
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -82,7 +83,7 @@ def _unknown_fields(argv: Sequence[str]) -> str:
 
 def _plain_config(argv: Sequence[str]) -> ConfigDict:
     """The config that `argv` names, without its overrides."""
-    following = dict(zip(argv, argv[1:], strict=False))
+    following = dict(itertools.pairwise(argv))
     named = next((arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")), following.get("--config"))
     path, *argument = named.split(":", 1)
     return runpy.run_path(path)["get_config"](*argument)
