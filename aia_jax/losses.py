@@ -116,11 +116,11 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _at_least(x: Array, low: float) -> Array:
-    """max(x, low) with torch's sub-gradient: it flows at equality."""
-    return jnp.where(x >= low, x, low)
+    """max(x, low) with torch's sub-gradient: it flows at equality. NaN stays NaN."""
+    return jnp.where(x < low, low, x)
 
 
 def _power(base: Array, exponent: float) -> Array:
     """base ** exponent for base >= 0, with gradient 0 instead of NaN at base 0."""
-    positive = base > 0
+    positive = ~(base <= 0)  # NaN stays NaN
     return jnp.where(positive, jnp.where(positive, base, 1.0) ** exponent, 0.0**exponent)

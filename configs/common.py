@@ -1,6 +1,6 @@
 """The fields of every annotation config, with the published runs' values."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def annotation_config(dataset: str) -> ConfigDict:
@@ -47,7 +47,8 @@ def annotation_config(dataset: str) -> ConfigDict:
 
     config.loss = loss = ConfigDict()
     loss.name = "proposed"  # bce, focal, asymmetric or proposed
-    loss.overrides = ConfigDict()  # of the preset's gammas, margins and threshold
+    for parameter in ("gamma_neg", "gamma_pos", "pos_margin", "neg_margin", "threshold"):
+        loss[parameter] = config_dict.placeholder(float)  # None: the preset's
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.max_learning_rate = 1e-4

@@ -17,5 +17,5 @@ def get_config():
     config.model.backbone = "tresnet_v2_l"
     config.batch_size = 128
     config.ema_decay = 0.999
-    config.loss.overrides.gamma_neg = 2.0
+    config.loss.gamma_neg = 2.0  # of the proposed loss; another --config.loss.name wants --config.loss.gamma_neg=None
     return config

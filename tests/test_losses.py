@@ -138,3 +138,9 @@ def test_sub_gradient_at_a_clamp_is_torchs():
     options = {"gamma_neg": 0, "gamma_pos": 0, "pos_margin": 0, "neg_margin": 0.5, "threshold": 0}
     gradient = jax.grad(lambda x: multi_label_loss(x, jnp.zeros((1, 1)), **options).sum())(jnp.zeros((1, 1)))
     np.testing.assert_allclose(gradient, [[0.25]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_nan_is_not_hidden(name, target):
+    assert np.isnan(annotation_loss(name)(jnp.full((1, 1), jnp.nan), jnp.full((1, 1), target))).all()

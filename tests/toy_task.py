@@ -98,6 +98,9 @@ class ToyTask:
     def predict(self, model: ToyModel, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {"logits": model(batch["rows"], train=False)}
 
+    def describe(self) -> dict:
+        return {"features": FEATURES}
+
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         assert outputs["logits"].shape == (ROWS,)
         return {"accuracy": float(((outputs["logits"] > 0) == (self.targets > 0)).mean())}

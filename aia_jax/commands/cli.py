@@ -43,10 +43,12 @@ def run(command: Callable[[ConfigDict, Path], None]) -> None:
             return _fail(str(error), EXIT_INPUT)
         try:
             if several_hosts:
-                jax.distributed.initialize()
+                _join_hosts()
             command(config, Path(flags.FLAGS.workdir))
         except InputError as error:
             return _fail(str(error), EXIT_INPUT)
+        except OSError as error:
+            return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_INPUT)
         except NonFiniteLossError as error:
             return _fail(str(error), EXIT_NON_FINITE)
         except Interrupted as interruption:
@@ -57,6 +59,15 @@ def run(command: Callable[[ConfigDict, Path], None]) -> None:
         return 0
 
     app.run(main, flags_parser=_parse)
+
+
+def _join_hosts() -> None:
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"config.distributed: no cluster was recognised ({error}); start it under SLURM, Kubernetes or on a TPU pod"
+        ) from error
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from aia_jax.tasks import AnnotationTask, make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.loop import predict_split
-from aia_jax.training.record import write_bytes, write_json
+from aia_jax.training.record import check_same_config, write_bytes, write_json
 from aia_jax.training.state import Arrays, abstract_weights, make_predict_step, pick_weights
 
 _COLUMNS = {"precision": "P", "recall": "R", "f1": "F1", "n_plus": "N+", "map": "mAP"}
@@ -42,6 +42,7 @@ def evaluate(
     sharding.check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{workdir} holds no checkpoints; train first, or name the folder given to train.py")
+    check_same_config(workdir, config)
     task.split(split)
     graphdef, shapes = abstract_weights(task.build_model, mesh)
     predict_step = make_predict_step(graphdef, task.predict, mesh)
@@ -50,6 +51,7 @@ def evaluate(
         best, last = _best_and_last(checkpointer, workdir)
         for step in dict.fromkeys((last, best)):
             info = checkpointer.info(step)
+            _check_labels(workdir, info["labels"], task)
             weights = pick_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])
             scores = predict_split(predict_step, weights, task.eval_batches(split), mesh)["scores"]
             measured = task.evaluate(split, {"scores": scores})
@@ -67,6 +69,14 @@ def _best_and_last(checkpointer: Checkpointer, workdir: Path) -> tuple[int, int]
     if not metrics:
         raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
     return max(metrics, key=lambda step: (metrics[step], -step)), max(metrics)
+
+
+def _check_labels(workdir: Path, trained: list[str], task: AnnotationTask) -> None:
+    if tuple(trained) != task.labels:
+        raise InputError(
+            f"{workdir} was trained on other labels, or on another order of them, than the data list "
+            f"({len(trained)} there, {len(task.labels)} here); evaluate it on data with its own `labels`"
+        )
 
 
 def _write_numbers(output: Path, task: AnnotationTask, split: str, metrics: dict[str, Any], scores: np.ndarray) -> None:
@@ -123,11 +133,11 @@ def _table(config: ConfigDict, rows: list[dict[str, Any]]) -> str:
     lines = [
         f"{config.data.name}, {best['split']} split: {best['num_images']} images, {best['num_labels']} labels, "
         f"score > {best['threshold']}",
-        " " * 34 + "".join(f"{name:>9}" for name in _COLUMNS.values()),
+        " " * 40 + "".join(f"{name:>9}" for name in _COLUMNS.values()),
         _line(f"best epoch ({best['epoch']}, {best['weights']})", best),
         _line(f"last epoch ({last['epoch']}, {last['weights']})", last),
     ]
-    if config.published:
+    if config.published and best["split"] == "test":
         published = RESULTS[config.published]
         difference = {name: best[name] - value for name, value in published.items()}
         lines += [_line(f"published ({config.published})", published), _line("difference", difference, sign="+")]
@@ -141,4 +151,4 @@ def _line(name: str, row: dict[str, Any], sign: str = "") -> str:
     for metric in _COLUMNS:
         spec = f"{sign}9{'.0f' if metric == 'n_plus' else '.2f' if metric == 'map' else '.4f'}"
         cells.append(f"{row[metric]:{spec}}" if metric in row else " " * 9)
-    return f"{name:<34}" + "".join(cells)
+    return f"{name:<40}" + "".join(cells)

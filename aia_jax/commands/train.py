@@ -18,6 +18,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
         InputError, NonFiniteLossError, Interrupted: see `aia_jax.errors`.
     """
     task = make_task(config)
+    for split in ("train", config.eval.split, "test"):
+        task.split(split)  # all data are read and checked before the first step
     trainer = Trainer(config, task, workdir)
     if jax.process_index() == 0:
         parameters = parameter_overview.count_parameters(trainer.abstract_state.params)

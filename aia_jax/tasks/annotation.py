@@ -16,6 +16,7 @@ from aia_jax.errors import InputError
 from aia_jax.losses import annotation_loss
 from aia_jax.metrics import annotation_metrics
 from aia_jax.models.annotator import Annotator, build_annotator
+from aia_jax.published import RESULTS
 
 SPLITS = ("train", "validation", "test")
 
@@ -30,7 +31,7 @@ class AnnotationTask:
         config: see `configs/common.py`.
 
     Raises:
-        InputError: unknown dataset, loss, split or placement.
+        InputError: unknown dataset, loss, split or placement, or an image size that is no multiple of 4.
     """
 
     def __init__(self, config: ConfigDict):
@@ -43,8 +44,13 @@ class AnnotationTask:
         ):
             if value not in known:
                 raise InputError(f"config.{field}={value!r} is unknown; known: {', '.join(known)}")
+        if data.image_size < 4 or data.image_size % 4:
+            raise InputError(f"config.data.image_size={data.image_size} is no multiple of 4, which TResNet needs")
         self._mean, self._std = CHANNEL_STATS[data.name]
-        self._loss = annotation_loss(config.loss.name, **config.loss.overrides)
+        if config.published and config.published not in RESULTS:
+            raise InputError(f"config.published={config.published!r} is unknown; known: {', '.join(RESULTS)}")
+        given = {name: value for name, value in config.loss.items() if name != "name" and value is not None}
+        self._loss = annotation_loss(config.loss.name, **given)
 
     def split(self, name: str) -> Split:
         """The images and targets of `name`: "train", "validation" or "test"."""
@@ -86,6 +92,10 @@ class AnnotationTask:
                 "give both files the same `labels`"
             )
         return labels
+
+    def describe(self) -> dict[str, Any]:
+        """The vocabulary, in the order of the logits."""
+        return {"labels": list(self.labels)}
 
     def build_model(self, rngs: nnx.Rngs) -> Annotator:
         """A freshly initialised annotator for this vocabulary."""

@@ -1,11 +1,14 @@
 """The run's records: JSON lines and TensorBoard events."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
+
+from aia_jax.training.record import write_bytes
 
 
 class MetricWriter:
@@ -22,7 +25,7 @@ class MetricWriter:
             return
         path = Path(workdir) / "metrics.jsonl"
         kept = _lines_up_to(path, resume_step)
-        path.write_text("".join(kept))
+        write_bytes(path, "".join(kept).encode())
         self._lines = path.open("a")
         self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resume_step + 1, flush_secs=30)
 
@@ -52,5 +55,9 @@ class MetricWriter:
 def _lines_up_to(path: Path, step: int) -> list[str]:
     if not path.exists():
         return []
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [line for line in lines if json.loads(line)["step"] <= step]
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a killed run left half-written
+            if json.loads(line)["step"] <= step:
+                kept.append(line.rstrip("\n") + "\n")
+    return kept

@@ -59,6 +59,9 @@ class Task(Protocol):
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of `split` in order, once each; padding rows have `mask` False."""
 
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint must say of its data to be used rightly, JSON-able."""
+
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """Metrics of `predict`'s outputs over a whole split."""
 
@@ -74,7 +77,7 @@ def predict_split(
         chunks.append({name: rows[mask] for name, rows in outputs.items()})
 
     gather_mask = jax.jit(lambda mask: mask, out_shardings=sharding.replicated(mesh))
-    for batch in batches:
+    for batch in tqdm(batches, desc="predict", unit="batch", leave=False, dynamic_ncols=True, disable=None):
         on_devices = sharding.put_batch(batch, mesh)
         mask = gather_mask(on_devices.pop("mask"))
         in_flight.append((predict_step(weights, on_devices), mask))
@@ -186,7 +189,8 @@ class Trainer:
             f"epoch {epoch}/{self.config.epochs}  loss {log.epoch_loss():.5f}  {split} {metric}: "
             + "  ".join(f"{name} {values[metric]:.4f}" for name, values in evaluations.items())
         )
-        return {"epoch": epoch, "metric": evaluations[better][metric], "weights": better, "evaluations": evaluations}
+        chosen = {"metric": evaluations[better][metric], "weights": better}
+        return {"epoch": epoch, **chosen, "evaluations": evaluations, **self.task.describe()}
 
 
 class StepLog:
@@ -254,7 +258,7 @@ class StepLog:
             good = f"the checkpoint of step {saved[-1]} stands" if saved else "no checkpoint had been written yet"
             raise NonFiniteLossError(
                 f"loss is {values['loss']} at step {step}; {good}. "
-                "Lower config.optimizer.max_learning_rate or set config.optimizer.clip_norm"
+                "Lower config.optimizer.max_learning_rate or set config.optimizer.clip_norm, in another workdir"
             )
         self._bar.update(self._config.batch_size)
         self._interval.append(values)

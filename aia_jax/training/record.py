@@ -15,7 +15,10 @@ from aia_jax import __version__
 from aia_jax.errors import InputError
 
 # Fields that do not change what a run computes: another machine may continue it with other values.
-_FREE_FIELDS = ("data.root", "data.cache_dir", "data.num_workers", "data.placement", "log_every", "checkpoint.keep")
+_FREE_FIELDS = (
+    *("data.root", "data.cache_dir", "data.num_workers", "data.placement", "log_every", "checkpoint.keep"),
+    *("eval.batch_size", "eval.threshold", "published", "distributed"),
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -59,9 +62,9 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
 
 def check_same_config(workdir: Path, config: ConfigDict) -> None:
     """Raises InputError, listing the differing fields, if `workdir` holds a run of another config."""
-    path = workdir / "config.json"
-    if not path.exists():
-        return
+    path, checkpoints = workdir / "config.json", workdir / "checkpoints"
+    if not path.exists() or not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+        return  # nothing was saved yet: a first attempt that failed binds nobody
     try:
         written = _flatten(json.loads(path.read_text()))
     except json.JSONDecodeError as error:

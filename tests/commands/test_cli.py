@@ -1,8 +1,11 @@
 """The two programs as a user starts them."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,20 @@ def test_mistakes_are_told_without_a_traceback(tmp_path, name, arguments, code, 
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_workdir_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "run").write_text("")
+    result = program(
+        "train.py",
+        f"--config={REPOSITORY}/configs/demo.py",
+        f"--workdir={tmp_path}/run",
+        "--config.data.num_train=100",
+        "--config.data.num_test=20",
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert f"{tmp_path}/run" in result.stderr
+
+
 def test_a_missing_config_is_named(tmp_path):
     result = program("train.py", f"--config={tmp_path}/none.py", f"--workdir={tmp_path}/run")
     assert result.returncode == 2
@@ -53,3 +70,37 @@ def test_help_helps(name):
     result = program(name, "--help")
     assert "configs/demo.py" in result.stdout
     assert "--workdir" in result.stdout
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_continues(tmp_path):
+    small = {
+        "epochs": 3,
+        "batch_size": 8,
+        "log_every": 1,
+        "data.image_size": 32,
+        "data.num_train": 400,
+        "data.num_test": 20,
+        "data.cache_dir": tmp_path / "cache",
+        "model.hidden_size": 16,
+        "model.num_heads": 2,
+        "model.feedforward_size": 16,
+    }
+    command = [sys.executable, str(REPOSITORY / "train.py"), f"--config={REPOSITORY}/configs/demo.py"]
+    command += [f"--workdir={tmp_path}/run", *(f"--config.{name}={value}" for name, value in small.items())]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    records = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (records.exists() and records.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "saved; the same command continues there" in errors
+    assert "Traceback" not in errors
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "continuing" in again.stdout
+    steps = [line["step"] for line in map(json.loads, records.read_text().splitlines()) if line["kind"] == "train"]
+    assert steps == list(range(1, 3 * 360 // 8 + 1))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -10,6 +11,8 @@ from aia_jax.commands.evaluate import evaluate
 from aia_jax.commands.train import train
 from aia_jax.errors import InputError
 from aia_jax.metrics import annotation_metrics
+from aia_jax.tasks import make_task
+from aia_jax.training.loop import Trainer
 from configs import corel5k, demo, espgame, iaprtc12, vg500
 
 
@@ -19,6 +22,7 @@ def small_demo(**overrides):
     config.update_from_flattened_dict(
         {
             "epochs": 2,
+            "log_every": 1,
             "batch_size": 16,
             "data.image_size": 32,
             "data.num_train": 80,
@@ -62,6 +66,19 @@ def test_training_ends_with_numbers_and_pictures(workdir):
         with Image.open(output / name) as picture:
             picture.load()
             assert min(picture.size) > 200
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_fewer_devices_give_the_same_losses(workdir, tmp_path, devices):
+    config = small_demo()
+    Trainer(config, make_task(config), tmp_path, devices=jax.devices()[:devices]).fit()
+    assert len(losses(workdir)) == 8
+    np.testing.assert_allclose(losses(tmp_path), losses(workdir), rtol=1e-5)
 
 
 def test_evaluating_again_gives_the_same(workdir, tmp_path, capsys):
@@ -111,9 +128,34 @@ def test_a_workdir_without_checkpoints_is_refused(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(workdir, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
-    with pytest.raises(InputError, match="does not fit this config"):
+    with pytest.raises(InputError, match="config.model.hidden_size: 16 there, 32 given"):
         evaluate(small_demo(**{"model.hidden_size": 32}), copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_checkpoint_is_refused(workdir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    (copy / "config.json").unlink()
+    with pytest.raises(InputError, match="does not fit this config"):
+        evaluate(small_demo(**{"model.hidden_size": 32}), copy, tmp_path / "out")
+
+
+def test_data_with_other_labels_are_refused(workdir, tmp_path):
+    task = make_task(small_demo())
+    test = task.split("test")
+    task._test = dataclasses.replace(test, labels=test.labels[::-1])
+    with pytest.raises(InputError, match="trained on other labels, or on another order of them"):
+        evaluate(small_demo(), workdir, tmp_path / "out", task=task)
+
+
+def test_splits_with_other_labels_are_refused_before_training():
+    task = make_task(small_demo())
+    task.split("train")
+    test = task.split("test")
+    task._test = dataclasses.replace(test, labels=test.labels[::-1])
+    with pytest.raises(InputError, match="list different labels"):
+        _ = task.labels
 
 
 @pytest.mark.parametrize(
@@ -124,8 +166,9 @@ def test_a_checkpoint_of_another_model_is_refused(workdir, tmp_path):
         ({"eval.split": "train"}, "config.eval.split='train'"),
         ({"model.backbone": "tresnet_s"}, "tresnet_tiny"),
         ({"loss.name": "hinge"}, "proposed"),
-        ({"data.image_size": 30}, "multiples of 4"),
+        ({"data.image_size": 30}, "config.data.image_size=30 is no multiple of 4"),
         ({"batch_size": 12}, r"batch_size=12 does not divide over 8 devices"),
+        ({"published": "attention_pooling/corel"}, "known: attention_pooling/corel5k"),
         ({"task": "detection"}, "config.task='detection' is unknown"),
     ],
 )
@@ -142,4 +185,4 @@ def test_published_configs_hold_the_published_values():
         assert (config.epochs, config.ema_decay, config.model.backbone) == (40, 0.99, "tresnet_m")
     config = vg500.get_config()
     assert (config.data.image_size, config.batch_size, config.ema_decay) == (576, 128, 0.999)
-    assert (config.model.backbone, config.loss.overrides.gamma_neg) == ("tresnet_v2_l", 2.0)
+    assert (config.model.backbone, config.loss.gamma_neg) == ("tresnet_v2_l", 2.0)

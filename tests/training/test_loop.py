@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -9,6 +10,7 @@ from toy_task import ROWS, ToyTask, toy_config
 
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.logging import MetricWriter
 from aia_jax.training.loop import Trainer
 
 
@@ -137,6 +139,23 @@ def test_a_workdir_of_another_config_is_refused(whole):
     with pytest.raises(InputError, match=r"config.optimizer.max_learning_rate: 0.01 there, 0.5 given") as caught:
         run(config, workdir)
     assert "data.root" not in str(caught.value)
+
+
+def test_a_failed_first_attempt_does_not_bind_the_workdir(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="no checkpoint had been written yet"):
+        run(toy_config(), tmp_path, poison_step=2)
+    config = toy_config(**{"optimizer.max_learning_rate": 1e-3})
+    last, _, _ = final_items(run(config, tmp_path), tmp_path)
+    assert last == 12
+
+
+def test_a_half_written_record_does_not_hinder_resuming(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "copy")
+    records_file = tmp_path / "copy" / "metrics.jsonl"
+    records_file.write_text(records_file.read_text() + '{"step": 12, "ki')
+    with MetricWriter(tmp_path / "copy", resume_step=6):
+        pass
+    assert max(line["step"] for line in records(tmp_path / "copy")) == 6
 
 
 @pytest.mark.parametrize(
