@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -29,10 +30,15 @@ class Checkpointer:
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
                 enable_async_checkpointing=True,
             ),
+            item_handlers={
+                "weights": ocp.StandardCheckpointHandler(),
+                "progress": ocp.StandardCheckpointHandler(),
+                "info": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def save(self, step: int, items: dict[str, Any], info: dict[str, Any]) -> None:
-        """Starts writing the named trees of arrays; returns before they are on disk."""
+        """Starts writing the trees `weights` and `progress`; returns before they are on disk."""
         metrics = {"metric": info["metric"], "step": step} if "metric" in info else None
         trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(
@@ -49,11 +55,12 @@ class Checkpointer:
         return restored["info"]
 
     def restore(self, step: int, abstract_items: dict[str, Any]) -> dict[str, Any]:
-        """Those named trees of the checkpoint of `step`, in the given shapes, dtypes and shardings.
+        """The named trees, `weights` among them, of the checkpoint of `step`, in the given shapes and shardings.
 
         Raises:
             InputError: if the checkpoint does not hold them.
         """
+        self._check_weights(step, abstract_items["weights"])
         trees = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_items.items()}
         try:
             return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)))
@@ -62,6 +69,30 @@ class Checkpointer:
                 f"checkpoint {self._directory / str(step)} does not fit this config, or is damaged; "
                 f"give the config it was trained with, or another workdir\n  {error}"
             ) from error
+
+    def _check_weights(self, step: int, abstract_weights: Any) -> None:
+        """Raises InputError, naming the arrays, if the checkpoint holds others than the model; reads no array."""
+        stored = self._manager.item_metadata(step)["weights"]
+        there = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(stored.tree)}
+        paths = jax.tree_util.tree_flatten_with_path(abstract_weights)[0]
+        here = {".".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in paths}
+        lines = [
+            f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} in the model"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        ]
+        if lines:
+            more = [f"  ... and {len(lines) - 10} more"] if len(lines) > 10 else []
+            raise InputError(
+                "\n".join(
+                    [
+                        f"checkpoint {self._directory / str(step)} does not fit this config; "
+                        "give the config it was trained with, or another workdir",
+                        *lines[:10],
+                        *more,
+                    ]
+                )
+            )
 
     def wait(self) -> None:
         """Returns when every save is on disk."""
