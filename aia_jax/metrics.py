@@ -25,18 +25,24 @@ class LabelCounts:
     true: np.ndarray
 
     @classmethod
-    def from_scores(cls, scores: np.ndarray, targets: np.ndarray, threshold: float = 0.5) -> "LabelCounts":
-        """Counts with `score > threshold` as prediction.
+    def from_scores(cls, scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5) -> "LabelCounts":
+        """Counts with `score > threshold` as prediction, compared in the scores' own floating dtype.
 
         Args:
             scores: `[N, C]`.
             targets: `[N, C]`, 0 or 1.
-            threshold: one for all labels.
+            threshold: one for all labels, or `[C]`.
 
         Raises:
-            InputError: shapes that differ, or a NaN among the scores.
+            InputError: shapes that differ, a NaN among the scores, or thresholds of another number than C.
         """
-        scores, targets = _checked(scores, targets)
+        scores, targets = check_scores(scores, targets)
+        threshold = np.asarray(threshold, scores.dtype)
+        if threshold.ndim and threshold.shape != scores.shape[1:]:
+            raise InputError(
+                f"thresholds {threshold.shape} must be one number, or one for each of the scores' labels "
+                f"{scores.shape[1:]}"
+            )
         predicted = scores > threshold
         return cls((predicted & targets).sum(axis=0), predicted.sum(axis=0), targets.sum(axis=0))
 
@@ -73,7 +79,7 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Raises:
         InputError: shapes that differ, or a NaN among the scores.
     """
-    scores, targets = _checked(scores, targets)
+    scores, targets = check_scores(scores, targets)
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(targets, order, axis=0)
     ranks = np.arange(1, len(hits) + 1)[:, None]
@@ -81,40 +87,48 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.sum(precision * hits, axis=0) / (hits.sum(axis=0) + _PRECISION_EPSILON)
 
 
-def annotation_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float = 0.5) -> dict[str, float | int]:
+def annotation_metrics(
+    scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5
+) -> dict[str, float | int | str]:
     """All metrics of the papers' tables.
 
     Args:
         scores: `[N, C]`.
         targets: `[N, C]`, 0 or 1.
-        threshold: a label is predicted where its score is above it.
+        threshold: a label is predicted where its score is above it; one for all labels, or `[C]`.
 
     Returns:
         `precision, recall, f1, n_plus, overall_precision, overall_recall, overall_f1` (see `LabelCounts`), `map` in
-        per cent, `num_images, num_labels, threshold`.
+        per cent, `num_images, num_labels, threshold`, the last "per label" where there are several.
 
     Raises:
-        InputError: shapes that differ, or a NaN among the scores.
+        InputError: see `LabelCounts.from_scores`.
     """
     return {
         **LabelCounts.from_scores(scores, targets, threshold).compute(),
         "map": 100 * float(np.mean(average_precision(scores, targets))),
         "num_images": len(scores),
         "num_labels": np.shape(scores)[1],
-        "threshold": threshold,
+        "threshold": "per label" if np.ndim(threshold) else float(threshold),
     }
 
 
-def _f1(precision: float, recall: float) -> float:
-    return 2 * precision * recall / (precision + recall + _COUNT_EPSILON)
+def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores as they are, or as float64 if not floating, and targets as bool, both `[N, C]`.
 
-
-def _checked(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores as float64 and targets as bool, both `[N, C]`."""
-    scores, targets = np.asarray(scores, np.float64), np.asarray(targets)
+    Raises:
+        InputError: shapes that differ, or a NaN among the scores.
+    """
+    scores, targets = np.asarray(scores), np.asarray(targets)
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise InputError(f"scores {scores.shape} and targets {targets.shape} must both be [images, labels]")
     bad = np.flatnonzero(np.isnan(scores).any(axis=1))
     if bad.size:
         raise InputError(f"scores of {bad.size} images hold NaN, the first in row {bad[0]}")
-    return scores, targets.astype(bool)
+    return scores, targets.astype(bool, copy=False)
+
+
+def _f1(precision: float, recall: float) -> float:
+    return 2 * precision * recall / (precision + recall + _COUNT_EPSILON)

@@ -85,6 +85,37 @@ def test_a_threshold_per_call_is_strict():
     assert LabelCounts.from_scores(SCORES, TARGETS, threshold=0.8).predicted.sum() == 1
 
 
+def test_a_threshold_per_label():
+    """Label 0 above 0.7: images 0 and 1; label 1 above 0.4: images 2 and 3; label 2 above 0.2: images 0 and 3."""
+    counts = LabelCounts.from_scores(SCORES, TARGETS, np.asarray([0.7, 0.4, 0.2]))
+    np.testing.assert_array_equal(counts.tp, [1, 2, 0])
+    np.testing.assert_array_equal(counts.predicted, [2, 2, 2])
+    metrics = annotation_metrics(SCORES, TARGETS, np.asarray([0.7, 0.4, 0.2]))
+    assert metrics["threshold"] == "per label"
+    assert metrics["n_plus"] == 2
+    assert metrics["precision"] == pytest.approx((1 / 2 + 1) / 3, rel=3e-7)
+
+
+def test_one_threshold_is_the_same_as_one_for_each():
+    every = annotation_metrics(SCORES, TARGETS, np.full(3, 0.4))
+    assert every | {"threshold": 0.4} == annotation_metrics(SCORES, TARGETS, 0.4)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.35, 0.7])
+def test_scores_are_compared_in_their_own_dtype(threshold):
+    """A float32 score equal to the float32 threshold is not above it, though 0.05 in float32 is above 0.05."""
+    scores, targets = np.full((1, 2), threshold, np.float32), np.ones((1, 2))
+    for given in (threshold, np.full(2, threshold)):
+        np.testing.assert_array_equal(LabelCounts.from_scores(scores, targets, given).predicted, [0, 0])
+        above = np.nextafter(scores, np.float32(1))
+        np.testing.assert_array_equal(LabelCounts.from_scores(above, targets, given).predicted, [1, 1])
+
+
+def test_thresholds_of_another_number_of_labels_are_refused():
+    with pytest.raises(InputError, match=r"thresholds \(2,\) must be one number, or one for each .* \(3,\)"):
+        annotation_metrics(SCORES, TARGETS, np.zeros(2))
+
+
 def test_unusable_scores_are_refused():
     with pytest.raises(InputError, match=r"scores \(4, 3\) and targets \(4, 2\)"):
         annotation_metrics(SCORES, TARGETS[:, :2])

@@ -1,0 +1,8 @@
+"""`python -m aia_jax <command>`."""
+
+import sys
+
+from aia_jax.commands.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""MCC thresholds: this project's search beside scikit-learn, called for every label and candidate as in the reference.
+
+python -m aia_jax.benchmarks.thresholds --output benchmarks/results/mcc-thresholds-cpu.json
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aia_jax import __version__
+from aia_jax.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact
+from aia_jax.training.record import write_json
+
+_WINDOWS = 7
+_LABELS_PER_IMAGE = 5
+
+
+def random_scores(num_images: int, num_labels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float32 and targets uint8, both `[N, C]`: about 5 labels an image, which score higher than the others."""
+    rng = np.random.default_rng(seed)
+    targets = rng.random((num_images, num_labels), np.float32) < _LABELS_PER_IMAGE / num_labels
+    logits = rng.standard_normal((num_images, num_labels), np.float32) - 3 + 3 * targets.astype(np.float32)
+    return 1 / (1 + np.exp(-logits)), targets.astype(np.uint8)
+
+
+def fit_with_sklearn(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The thresholds of `fit_mcc` by two loops around scikit-learn; arguments and result as there."""
+    from sklearn.metrics import matthews_corrcoef
+
+    best = np.empty(scores.shape[1])
+    cuts = np.asarray(CANDIDATES, scores.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A single label was found", category=UserWarning)
+        for label in range(scores.shape[1]):
+            mcc = [matthews_corrcoef(targets[:, label], scores[:, label] >= cut) for cut in cuts]
+            best[label] = CANDIDATES[int(np.argmax(mcc))]
+    return best
+
+
+def benchmark(num_images: int, num_labels: int) -> dict[str, Any]:
+    """Times the three searches on one random problem.
+
+    Raises:
+        RuntimeError: `fit_mcc` chose another threshold than scikit-learn's loop.
+    """
+    scores, targets = random_scores(num_images, num_labels)
+    grid, ours = _measure(fit_mcc, scores, targets, _WINDOWS)
+    _, exact = _measure(fit_mcc_exact, scores, targets, _WINDOWS)
+    expected, loop = _measure(fit_with_sklearn, scores, targets, 1)
+    if not np.array_equal(grid, expected):
+        raise RuntimeError(f"thresholds of {np.count_nonzero(grid != expected)} labels differ from scikit-learn's")
+    packages = {name: importlib.metadata.version(name) for name in ("numpy", "scikit-learn")}
+    return {
+        "machine": {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
+        "packages": {"aia_jax": __version__, **packages, "python": platform.python_version()},
+        "num_images": num_images,
+        "num_labels": num_labels,
+        "num_candidates": len(CANDIDATES),
+        "dtype": str(scores.dtype),
+        "thresholds_equal": True,
+        "seconds": {"fit_mcc": ours, "fit_mcc_exact": exact, "sklearn_loop": loop},
+        "speedup_of_fit_mcc": loop["median"] / ours["median"],
+    }
+
+
+def main() -> None:
+    """Prints a table and, with `--output`, writes the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--images", type=_positive, default=18689, help="images to score (ESP-Game's training split)")
+    parser.add_argument("--labels", type=_positive, default=268, help="labels (ESP-Game's)")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    arguments = parser.parse_args()
+    try:
+        measured = benchmark(arguments.images, arguments.labels)
+    except ImportError as error:
+        sys.exit(f'error: {error}; install it with pip install "aia_jax[test]"')
+    print(f"{arguments.images} images x {arguments.labels} labels, {len(CANDIDATES)} candidates, equal thresholds")
+    for name, seconds in measured["seconds"].items():
+        print(f"{name:<16}{seconds['median']:>10.4f} s   median of {seconds['windows']}")
+    print(f"fit_mcc is {measured['speedup_of_fit_mcc']:.0f} times as fast as the loop")
+    if arguments.output:
+        write_json(arguments.output, measured)
+
+
+def _measure(
+    fit: Callable[[np.ndarray, np.ndarray], np.ndarray], scores: np.ndarray, targets: np.ndarray, windows: int
+) -> tuple[np.ndarray, dict[str, float | int]]:
+    fit(scores[:, :1], targets[:, :1])  # imports are not timed
+    times = []
+    for _ in range(windows):
+        start = time.perf_counter()
+        thresholds = fit(scores, targets)
+        times.append(time.perf_counter() - start)
+    spread = {"median": statistics.median(times), "min": min(times), "max": max(times), "windows": windows}
+    return thresholds, spread
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""`aia <command>`, which is also `python -m aia_jax <command>`."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from aia_jax.commands import results
+from aia_jax.commands.cli import EXIT_INPUT
+from aia_jax.errors import InputError
+
+_COMMANDS = {"results": results}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_INPUT, f"error: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; `argv` is the command line without the program's name.
+
+    Returns:
+        The exit code: 0 done, 2 bad flags or input, 130 interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
+        near = difflib.get_close_matches(argv[0], _COMMANDS, n=1, cutoff=0.5)
+        hint = f"nearest: {near[0]}" if near else f"known: {', '.join(_COMMANDS)}"
+        return _fail(f"unknown command {argv[0]!r}; {hint}", EXIT_INPUT)
+    arguments = parser.parse_args(argv)
+    try:
+        _COMMANDS[arguments.command].run(arguments)
+        sys.stdout.flush()
+    except InputError as error:
+        return _fail(str(error), EXIT_INPUT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has had enough
+    except OSError as error:
+        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_INPUT)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="aia", description="Automatic image annotation in JAX.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, command in _COMMANDS.items():
+        described = command.__doc__.strip()
+        command.add_arguments(commands.add_parser(name, help=described, description=described, allow_abbrev=False))
+    return parser
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

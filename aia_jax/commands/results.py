@@ -1,0 +1,173 @@
+"""Every published row and, below it, what was measured for it."""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aia_jax.errors import InputError
+from aia_jax.published import RESULTS, difference
+from aia_jax.report.table import COLUMNS, Row, metric_table
+from aia_jax.training.record import write_json
+
+DEFAULT_FOLDERS = (Path("runs"), Path("benchmarks/results"))
+
+_TITLE = "P, R, F1 as fractions; mAP in per cent"
+_LARGEST = sys.float_info.max
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of a results file.
+
+    Attributes:
+        name: which weights, epoch and thresholds.
+        published: the row of `published.RESULTS` that it stands beside, or "".
+        model: what was trained, at which image size.
+        metrics: by the keys of `report.table.COLUMNS`.
+        num_images: images it was measured on, if known.
+        file: where it was read.
+    """
+
+    name: str
+    published: str
+    model: str
+    metrics: dict[str, float]
+    num_images: int | None
+    file: Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `aia results`."""
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help="search these for results files, which eval.py writes; the default is runs and benchmarks/results",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same as JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the table and, with `--json`, writes it.
+
+    Raises:
+        InputError: a folder that does not exist, or one where a file is to be written.
+    """
+    for folder in arguments.folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder; name folders that hold results, such as runs")
+    if arguments.json and arguments.json.is_dir():
+        raise InputError(f"--json {arguments.json} is a folder; name a file")
+    folders = arguments.folders or [folder for folder in DEFAULT_FOLDERS if folder.is_dir()]
+    rows, problems = read_measured(folders)
+    for problem in problems:
+        print(f"skipped: {problem}", file=sys.stderr)
+    print(format_results(rows))
+    print(f"\n{len(rows)} measured rows found in {', '.join(map(str, folders)) or 'no folder'}")
+    if arguments.json:
+        write_json(arguments.json, results_document(rows))
+        print(f"written to {arguments.json}")
+
+
+def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
+    """All rows of the results files below `folders`, and what is wrong with those that cannot be used.
+
+    A results file is a JSON object with a list `rows` of objects `{"name", "published", "model", "precision", ...}`;
+    other JSON files are passed over.
+    """
+    rows: list[Measured] = []
+    problems: list[str] = []
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob("*.json"))}
+    for path in paths.values():
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+            continue
+        except (ValueError, RecursionError) as error:
+            problems.append(f"{path} is not JSON: {error}")
+            continue
+        if not isinstance(document, dict) or "rows" not in document:
+            continue
+        if not isinstance(document["rows"], list):
+            problems.append(f"{path}: rows must be a list")
+            continue
+        for index, row in enumerate(document["rows"]):
+            try:
+                rows.append(_read_row(row, path))
+            except InputError as error:
+                problems.append(f"{path}: rows[{index}]: {error}")
+    return rows, problems
+
+
+def format_results(rows: Sequence[Measured]) -> str:
+    """The table: a paragraph for every system and dataset, then the rows that no published one belongs to."""
+    lines: list[Row | str] = []
+    heading = None
+    for name, published in RESULTS.items():
+        if (group := name.removesuffix("+mcc")) != heading:
+            heading = group
+            lines += ["", group.replace("/", ", ")]
+        lines.append(Row("  published" + ", MCC thresholds" * (name != group), published))
+        found = [row for row in rows if row.published == name]
+        lines += [line for row in found for line in _measured_lines(row)] or ["    not measured"]
+    others = [row for row in rows if not row.published]
+    if others:
+        lines += ["", "no published row", *(line for row in others for line in _measured_lines(row))]
+    return metric_table(lines, title=_TITLE)
+
+
+def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
+    """The table as JSON: `results`, an object for every published row, and `no_published_row`, a list of rows."""
+    return {
+        "results": [
+            {
+                "name": name,
+                "published": published,
+                "measured": [_row_document(row) for row in rows if row.published == name],
+            }
+            for name, published in RESULTS.items()
+        ],
+        "no_published_row": [_row_document(row) for row in rows if not row.published],
+    }
+
+
+def _measured_lines(row: Measured) -> list[Row | str]:
+    lines: list[Row | str] = [Row(f"    {row.name}", row.metrics)]
+    if row.published:
+        lines.append(Row("      difference", difference(row.metrics, row.published), signed=True))
+    images = "" if row.num_images is None else f"{row.num_images} images"
+    return [*lines, "      " + "; ".join(part for part in (row.model, images, str(row.file)) if part)]
+
+
+def _row_document(row: Measured) -> dict[str, Any]:
+    document = {"name": row.name, "model": row.model, "file": str(row.file), "num_images": row.num_images}
+    document["metrics"] = row.metrics
+    if row.published:
+        document["difference"] = difference(row.metrics, row.published)
+    return document
+
+
+def _read_row(row: Any, path: Path) -> Measured:
+    if not isinstance(row, dict):
+        raise InputError("must be an object")
+    texts = {field: row.get(field, "") for field in ("name", "published", "model")}
+    for field, text in texts.items():
+        if not isinstance(text, str) or not (text.isprintable() and (text or field != "name")):
+            raise InputError(f"{field} must be one line of text, found {json.dumps(text)}")
+    if texts["published"] and texts["published"] not in RESULTS:
+        near = difflib.get_close_matches(texts["published"], RESULTS, n=3)
+        nearest = f"; nearest: {', '.join(near)}" if near else ""
+        raise InputError(f"published {texts['published']!r} is no published row{nearest}")
+    numbers = {field: row[field] for field in (*COLUMNS, "num_images") if row.get(field) is not None}
+    for field, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
+            raise InputError(f"{field} must be a finite number, found {json.dumps(number)}")
+    num_images = numbers.pop("num_images", None)
+    return Measured(**texts, metrics=numbers, num_images=num_images, file=path)

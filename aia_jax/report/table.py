@@ -1,0 +1,52 @@
+"""Rows of metrics as plain text, in the columns of the papers' tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+COLUMNS = {"precision": "P", "recall": "R", "f1": "F1", "n_plus": "N+", "map": "mAP"}
+
+_FORMATS = {"n_plus": ".0f", "map": ".2f"}
+_CELL = 9
+_NARROWEST, _WIDEST = 40, 72
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of numbers.
+
+    Attributes:
+        name: what stands before the numbers.
+        metrics: values by the keys of `COLUMNS`; what is absent or None stays blank, other keys are not shown.
+        signed: whether positive values carry a plus, as differences do.
+    """
+
+    name: str
+    metrics: Mapping[str, float | None]
+    signed: bool = False
+
+
+def metric_table(rows: Sequence[Row | str], title: str = "") -> str:
+    """The column heads beside `title`, then `rows`; a string among them is a line of its own, taken literally.
+
+    The column of names is as wide as the longest of them, between 40 and 72 characters; a name longer than that gets a
+    line of its own, above its numbers.
+    """
+    names = [title, *(row.name for row in rows if isinstance(row, Row))]
+    width = max([_NARROWEST, *(len(name) for name in names if len(name) <= _WIDEST)])
+    lines = _beside(title, "".join(f"{head:>{_CELL}}" for head in COLUMNS.values()), width)
+    for row in rows:
+        lines += [row] if isinstance(row, str) else _beside(row.name, _cells(row), width)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _beside(name: str, cells: str, width: int) -> list[str]:
+    return [f"{name:<{width}}{cells}"] if len(name) <= width else [name, " " * width + cells]
+
+
+def _cells(row: Row) -> str:
+    cells = []
+    for metric in COLUMNS:
+        value = row.metrics.get(metric)
+        spec = f"{'+' * row.signed}{_CELL}{_FORMATS.get(metric, '.4f')}"
+        cells.append(" " * _CELL if value is None else f"{value:{spec}}")
+    return "".join(cells)

@@ -1,0 +1,184 @@
+"""Per-label thresholds with the highest Matthews correlation coefficient (MCC) on scored images.
+
+Source: Salar & Ahmadi, The Visual Computer 2023, whose grid `fit_mcc` searches; MCC as scikit-learn computes it.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aia_jax.data.annotations import list_problems
+from aia_jax.errors import InputError
+from aia_jax.metrics import check_scores
+
+CANDIDATES = tuple(step / 20 for step in range(1, 15))
+
+_UNDECIDED = 0.5
+_BLOCK = 1 << 16  # scores looked at together; their temporaries stay in the cache
+
+
+def fit_mcc(scores: np.ndarray, targets: np.ndarray, candidates: Sequence[float] = CANDIDATES) -> np.ndarray:
+    """Per label the candidate whose prediction, `score >= candidate`, has the highest MCC; the first of equals.
+
+    An undefined MCC counts 0. Scores and candidates are compared in the scores' own floating dtype.
+
+    Args:
+        scores: `[N, C]`.
+        targets: `[N, C]`, 0 or 1.
+        candidates: K rising thresholds.
+
+    Returns:
+        float64 `[C]`, the same choice as scikit-learn's `matthews_corrcoef` for every label and candidate gives.
+
+    Raises:
+        InputError: no images, shapes that differ, a NaN among the scores, or candidates that do not rise.
+    """
+    scores, targets = _check_images(scores, targets)
+    values = np.asarray(candidates, np.float64)
+    if values.ndim != 1 or not values.size or not np.all(np.diff(values) > 0):
+        raise InputError(f"candidates must be a list of rising thresholds, not {candidates!r}")
+    counts = _count_by_bin(scores, targets, values.astype(scores.dtype))
+    from_bin_up = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    predicted, true = from_bin_up[:, 1:], from_bin_up[:, :1, 1]
+    mcc = _matthews(predicted[:, :, 1], predicted.sum(axis=2), true, len(scores))
+    return values[mcc.argmax(axis=1)]
+
+
+def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Per label the threshold with the highest MCC of all that its scores allow; the lowest of equals.
+
+    It lies midway between two neighbouring distinct scores, so that `>` and `>=` predict the same. Where their
+    floating dtype has no number between the two, it is the lower one, which is right for `score > threshold`.
+
+    Args:
+        scores: `[N, C]`.
+        targets: `[N, C]`, 0 or 1.
+
+    Returns:
+        float64 `[C]`; 0.5 for a label that no threshold gives an MCC above 0.
+
+    Raises:
+        InputError: no images, shapes that differ, or a NaN among the scores.
+    """
+    scores, targets = _check_images(scores, targets)
+    thresholds = np.empty(scores.shape[1])
+    for labels in _blocks(*scores.T.shape):
+        thresholds[labels] = _fit_sorted(scores[:, labels].T, targets[:, labels].T)
+    return thresholds
+
+
+def as_dict(labels: Sequence[str], thresholds: np.ndarray) -> dict[str, float]:
+    """`{label: threshold}`: written as JSON, it is what `load_thresholds` reads.
+
+    Args:
+        labels: C names.
+        thresholds: `[C]`.
+
+    Raises:
+        ValueError: lengths that differ.
+    """
+    return dict(zip(labels, map(float, thresholds), strict=True))
+
+
+def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
+    """Reads a JSON object `{label: threshold}`.
+
+    Args:
+        labels: the C names that it must hold, in any order, and no others.
+
+    Returns:
+        float64 `[C]` in the order of `labels`.
+
+    Raises:
+        InputError: the file is absent or malformed, or its labels are others; all problems are listed together.
+    """
+    document = _read_object(Path(path))
+    problems = [f"no threshold for the label {label!r}" for label in labels if label not in document]
+    for label, value in document.items():
+        if label not in labels:
+            near = difflib.get_close_matches(label, labels, n=3)
+            problems.append(f"unknown label {label!r}" + (f"; nearest: {', '.join(near)}" if near else ""))
+        elif not _is_threshold(value):
+            problems.append(f"label {label!r}: a threshold must be a number from 0 to 1, found {json.dumps(value)}")
+    if problems:
+        raise InputError(f"{path} does not fit the {len(labels)} labels of the data:{list_problems(problems)}")
+    return np.asarray([document[label] for label in labels], np.float64)
+
+
+def _check_images(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores, targets = check_scores(scores, targets)
+    if not len(scores):
+        raise InputError("thresholds cannot be fitted to no images")
+    return scores, targets
+
+
+def _blocks(length: int, width: int) -> Iterator[slice]:
+    """Slices of `length` rows whose `width` columns make about `_BLOCK` scores."""
+    rows = max(1, _BLOCK // max(1, width))
+    return (slice(start, start + rows) for start in range(0, length, rows))
+
+
+def _count_by_bin(scores: np.ndarray, targets: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """int64 `[C, K + 1, 2]`: images by the number of the K `cuts` that the score reaches, and by target."""
+    num_images, num_labels = scores.shape
+    shape = (num_labels, len(cuts) + 1, 2)
+    counts = np.zeros(np.prod(shape), np.int64)
+    first_cell = np.arange(num_labels) * (2 * shape[1])
+    for rows in _blocks(num_images, num_labels):
+        cells = np.searchsorted(cuts, scores[rows], side="right")
+        cells *= 2
+        cells += targets[rows]
+        cells += first_cell
+        counts += np.bincount(cells.ravel(), minlength=counts.size)
+    return counts.reshape(shape)
+
+
+def _fit_sorted(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """`fit_mcc_exact` of `[C, N]`: the cut at i predicts the images from the i-th lowest score up."""
+    num_images = scores.shape[1]
+    order = np.argsort(scores, axis=1)
+    scores, targets = np.take_along_axis(scores, order, axis=1), np.take_along_axis(targets, order, axis=1)
+    true = targets.sum(axis=1, keepdims=True)
+    tp = true - targets.cumsum(axis=1) + targets
+    mcc = _matthews(tp, np.arange(num_images, 0, -1), true, num_images)
+    mcc[:, 1:][scores[:, 1:] == scores[:, :-1]] = 0  # no threshold parts equal scores
+    best = mcc.argmax(axis=1)
+    labels = np.arange(len(scores))
+    lower, upper = scores[labels, np.maximum(best - 1, 0)], scores[labels, best]
+    middle = (lower.astype(np.float64) + upper) / 2
+    thresholds = np.where(middle.astype(scores.dtype) < upper, middle, lower)
+    return np.where(mcc[labels, best] > 0, thresholds, _UNDECIDED)
+
+
+def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_images: int) -> np.ndarray:
+    """MCC from counts that broadcast, 0 where undefined; scikit-learn's formula, to its last bit.
+
+    Everything before the product of the variances is a whole number below 2^53, so no order of the sums matters.
+    """
+    tp, predicted, true, total = (np.asarray(count, np.float64) for count in (tp, predicted, true, num_images))
+    correct = total - true - predicted + 2 * tp
+    covariance = correct * total - (true * predicted + (total - true) * (total - predicted))
+    variance_predicted = total**2 - (predicted**2 + (total - predicted) ** 2)
+    variance_true = total**2 - (true**2 + (total - true) ** 2)
+    variances = variance_predicted * variance_true
+    return np.divide(covariance, np.sqrt(variances), out=np.zeros_like(covariance), where=variances > 0)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; name a file of thresholds, {{label: threshold}}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected an object {{label: threshold}}, found a {type(document).__name__}")
+    return document
+
+
+def _is_threshold(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

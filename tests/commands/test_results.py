@@ -1,0 +1,196 @@
+"""`aia results`: what is printed, what is written, what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aia_jax.commands.main import main
+from aia_jax.published import RESULTS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BEST = {
+    "name": "best epoch (14, ema)",
+    "published": "improved_loss/corel5k+mcc",
+    "model": "tresnet_m + linear at 448 px",
+    "precision": 0.5,
+    "recall": 0.25,
+    "f1": 0.3333,
+    "n_plus": 180,
+    "map": 45.125,
+    "num_images": 499,
+}
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """An empty current directory, and a way to put results files below its `runs`."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, document) -> None:
+        path = tmp_path / "runs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+
+    return write
+
+
+def test_a_measured_row_stands_below_its_published_one(runs, capsys):
+    runs("corel/evaluation/metrics.json", {"rows": [BEST], "other": 1})
+    assert main(["results"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.split("\n")
+    start = lines.index("improved_loss, corel5k")
+    assert lines[start : start + 7] == [
+        "improved_loss, corel5k",
+        "  published                                0.4660   0.5540   0.5060      189",
+        "    not measured",
+        "  published, MCC thresholds                0.4840   0.5630   0.5200      191",
+        "    best epoch (14, ema)                   0.5000   0.2500   0.3333      180    45.12",
+        "      difference                          +0.0160  -0.3130  -0.1867      -11",
+        "      tresnet_m + linear at 448 px; 499 images; runs/corel/evaluation/metrics.json",
+    ]
+    assert out.count("not measured") == len(RESULTS) - 1
+    assert "1 measured rows found in runs" in out
+    assert err == ""
+
+
+def test_without_results_every_row_is_not_measured(runs, capsys):
+    assert main(["results"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("  published ") + out.count("  published,") == out.count("not measured") == len(RESULTS)
+    assert "0 measured rows found in no folder" in out
+
+
+def test_rows_without_a_published_one_come_last(runs, capsys):
+    runs("demo/metrics.json", {"rows": [{"name": "last epoch", "published": "", "f1": 0.5}]})
+    assert main(["results"]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    start = lines.index("no published row")
+    assert lines[start + 1].split() == ["last", "epoch", "0.5000"]
+    assert lines[start + 2] == "      runs/demo/metrics.json"
+
+
+def test_both_default_folders_and_given_ones_are_searched_once(runs, capsys):
+    runs("a.json", {"rows": [BEST]})
+    runs("../benchmarks/results/b.json", {"rows": [BEST]})
+    runs("../elsewhere/c.json", {"rows": [BEST]})
+    main(["results"])
+    assert "2 measured rows found in runs, benchmarks/results" in capsys.readouterr().out
+    main(["results", "elsewhere", "runs", "."])
+    assert "3 measured rows found" in capsys.readouterr().out
+
+
+def test_other_json_files_are_passed_over(runs, capsys):
+    for name, document in (("old", {"f1": 0.5}), ("list", [BEST]), ("number", 3), ("null", None)):
+        runs(f"{name}.json", document)
+    runs("log.jsonl", "{")
+    assert main(["results"]) == 0
+    out, err = capsys.readouterr()
+    assert "0 measured rows found in runs" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "runs/bad.json is not JSON"),
+        ({"rows": 3}, "runs/bad.json: rows must be a list"),
+        ({"rows": [3]}, "runs/bad.json: rows[0]: must be an object"),
+        ({"rows": [BEST | {"published": "improved_loss/corel"}]}, "nearest: improved_loss/corel5k"),
+        ({"rows": [BEST | {"name": ""}]}, 'rows[0]: name must be one line of text, found ""'),
+        ({"rows": [BEST | {"model": "a\nb"}]}, 'rows[0]: model must be one line of text, found "a\\nb"'),
+        ({"rows": [BEST | {"f1": "high"}]}, 'rows[0]: f1 must be a finite number, found "high"'),
+        ({"rows": [BEST | {"f1": float("nan")}]}, "rows[0]: f1 must be a finite number, found NaN"),
+        ({"rows": [BEST | {"map": True}]}, "rows[0]: map must be a finite number, found true"),
+    ],
+)
+def test_unusable_rows_are_named_and_the_others_shown(runs, capsys, document, message):
+    runs("bad.json", document)
+    runs("good.json", {"rows": [BEST]})
+    assert main(["results"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 measured rows found" in out
+    assert message in err
+
+
+def test_json_holds_the_same(runs, capsys):
+    runs("a.json", {"rows": [BEST, {"name": "x", "published": "", "f1": 0.5}]})
+    assert main(["results", "--json", "out/table.json"]) == 0
+    document = json.loads(Path("out/table.json").read_text())
+    assert [row["name"] for row in document["results"]] == list(RESULTS)
+    row = next(row for row in document["results"] if row["name"] == "improved_loss/corel5k+mcc")
+    assert row["published"] == {"precision": 0.484, "recall": 0.563, "f1": 0.52, "n_plus": 191}
+    assert row["measured"] == [
+        {
+            "name": "best epoch (14, ema)",
+            "model": "tresnet_m + linear at 448 px",
+            "file": "runs/a.json",
+            "num_images": 499,
+            "metrics": {"precision": 0.5, "recall": 0.25, "f1": 0.3333, "n_plus": 180, "map": 45.125},
+            "difference": {"precision": 0.5 - 0.484, "recall": 0.25 - 0.563, "f1": 0.3333 - 0.52, "n_plus": -11},
+        }
+    ]
+    assert [row["measured"] for row in document["results"] if row["name"] != "improved_loss/corel5k+mcc"] == [[]] * 9
+    assert document["no_published_row"] == [
+        {"name": "x", "model": "", "file": "runs/a.json", "num_images": None, "metrics": {"f1": 0.5}}
+    ]
+
+
+def test_an_absent_folder_is_refused(runs, capsys):
+    assert main(["results", "none"]) == 2
+    assert capsys.readouterr().err == "error: none is no folder; name folders that hold results, such as runs\n"
+
+
+def test_a_json_file_that_cannot_be_written_is_named(runs, capsys):
+    Path("folder").mkdir()
+    assert main(["results", "--json", "folder"]) == 2
+    assert capsys.readouterr().err == "error: --json folder is a folder; name a file\n"
+    Path("file").touch()
+    assert main(["results", "--json", "file/table.json"]) == 2
+    assert capsys.readouterr().err.startswith("error: file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reslts"], "error: unknown command 'reslts'; nearest: results\n"),
+        (["zzz"], "error: unknown command 'zzz'; known: results\n"),
+    ],
+)
+def test_an_unknown_command_is_refused(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(("arguments", "message"), [([], "required: command"), (["results", "--jso=x"], "--jso=x")])
+def test_bad_flags_are_refused(capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_help_and_the_module_as_a_program(tmp_path):
+    def program(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "aia_jax", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+
+    assert "results" in program("--help").stdout
+    shown = program("results", str(tmp_path))
+    assert shown.returncode == 0
+    assert shown.stdout.count("not measured") == len(RESULTS)
+    refused = program("result")
+    assert refused.returncode == 2
+    assert "nearest: results" in refused.stderr
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback():
+    command = f"{sys.executable} -m aia_jax results | head -n 1"
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+    assert shown.stdout.count("\n") == 1
+    assert shown.stderr == ""

@@ -1,0 +1,245 @@
+import itertools
+import json
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from aia_jax import thresholds
+from aia_jax.benchmarks import thresholds as benchmark
+from aia_jax.errors import InputError
+from aia_jax.metrics import LabelCounts
+from aia_jax.thresholds import CANDIDATES, as_dict, fit_mcc, fit_mcc_exact, load_thresholds
+
+sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
+
+
+def sklearn_mcc(target: np.ndarray, predicted: np.ndarray) -> float:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A single label was found", category=UserWarning)
+        return sklearn_metrics.matthews_corrcoef(target, predicted)
+
+
+def columns(scores: np.ndarray, targets: np.ndarray) -> zip:
+    return zip(scores.T, targets.T, strict=True)
+
+
+def fit_by_loop(scores: np.ndarray, targets: np.ndarray, candidates=CANDIDATES) -> np.ndarray:
+    """As the reference does it: every label, every candidate, in the dtype of the scores."""
+    cuts = np.asarray(candidates, scores.dtype)
+    table = [[sklearn_mcc(target, score >= cut) for cut in cuts] for score, target in columns(scores, targets)]
+    return np.asarray(candidates)[np.argmax(table, axis=1)]
+
+
+def best_by_brute_force(score: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """Threshold and MCC of one label: the best midpoint between neighbouring distinct scores, the lowest of equals."""
+    distinct = np.unique(score)
+    best = (0.5, 0.0)
+    for lower, upper in itertools.pairwise(distinct):
+        if (mcc := sklearn_mcc(target, score >= upper)) > best[1]:
+            best = ((float(lower) + float(upper)) / 2, mcc)
+    return best
+
+
+def sparse_problem(num_images=300, num_labels=12, dtype=np.float32, seed=0):
+    """Labels of falling frequency; the last two never and always present, the two before with constant scores."""
+    rng = np.random.default_rng(seed)
+    targets = rng.random((num_images, num_labels)) < np.linspace(0.5, 0.01, num_labels)
+    scores = np.clip(rng.normal(0.2 + 0.3 * targets, 0.15), 0, 1).astype(dtype)
+    targets[:, -2], targets[:, -1] = False, True
+    scores[:, -4], scores[:, -3] = 0.01, 0.35
+    return scores, targets.astype(np.uint8)
+
+
+def test_the_candidates_are_the_papers():
+    expected = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
+    assert expected == CANDIDATES
+
+
+def test_a_case_by_hand():
+    """Label 0 is parted by 0.35 .. 0.5 and takes the first; label 1 is the wrong way round: best is MCC 0, at 0.05."""
+    scores = np.asarray([[0.9, 0.1], [0.5, 0.2], [0.3, 0.8], [0.1, 0.9]])
+    targets = np.asarray([[1, 1], [1, 1], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(fit_mcc(scores, targets), [0.35, 0.05])
+    np.testing.assert_array_equal(fit_mcc_exact(scores, targets), [0.4, 0.5])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("seed", range(3))
+def test_grid_chooses_as_sklearn_does(dtype, seed):
+    scores, targets = sparse_problem(dtype=dtype, seed=seed)
+    np.testing.assert_array_equal(fit_mcc(scores, targets), fit_by_loop(scores, targets))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scores_on_the_grid_are_predicted(dtype):
+    """Every score equals a candidate: each comparison is a tie."""
+    rng = np.random.default_rng(1)
+    scores = rng.choice(np.asarray(CANDIDATES, dtype), (80, 20))
+    targets = rng.random(scores.shape) < scores
+    np.testing.assert_array_equal(fit_mcc(scores, targets), fit_by_loop(scores, targets))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_a_score_equal_to_a_candidate_is_predicted_by_it(dtype, candidate):
+    scores = np.asarray([[candidate], [0.01]], dtype)
+    assert fit_mcc(scores, [[1], [0]], (candidate,)) == candidate
+    assert fit_mcc(scores, [[1], [0]], (candidate, candidate + 0.01)) == candidate
+
+
+def test_a_label_nobody_can_part_takes_the_first_candidate():
+    scores, targets = sparse_problem()
+    np.testing.assert_array_equal(fit_mcc(scores, targets)[-4:], 0.05)
+    np.testing.assert_array_equal(fit_mcc_exact(scores, targets)[-4:], 0.5)
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 3])
+def test_few_images(num_images):
+    scores, targets = sparse_problem(num_images, 40, seed=2)
+    np.testing.assert_array_equal(fit_mcc(scores, targets), fit_by_loop(scores, targets))
+    expected = [best_by_brute_force(*label)[0] for label in columns(scores, targets)]
+    np.testing.assert_array_equal(fit_mcc_exact(scores, targets), expected)
+
+
+def problems(dtype, values):
+    shapes = st.tuples(st.integers(1, 9), st.integers(1, 3))
+    return shapes.flatmap(
+        lambda shape: st.tuples(
+            arrays.arrays(dtype, shape, elements=values), arrays.arrays(np.uint8, shape, elements=BITS)
+        )
+    )
+
+
+BITS = st.integers(0, 1)
+COARSE = st.sampled_from([0.0, 0.05, 0.1, 0.15, 0.3, 0.7, 1.0]).map(np.float32).map(float)
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems(np.float32, COARSE) | problems(np.float64, st.floats(0, 1)))
+def test_any_small_problem(problem):
+    scores, targets = problem
+    np.testing.assert_array_equal(fit_mcc(scores, targets), fit_by_loop(scores, targets))
+    found = fit_mcc_exact(scores, targets)
+    for score, target, threshold in zip(scores.T, targets.T, found, strict=True):
+        best = best_by_brute_force(score, target)[1]
+        assert max(sklearn_mcc(target, score > score.dtype.type(threshold)), 0) == best
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exact_equals_brute_force_over_all_midpoints(dtype):
+    scores, targets = sparse_problem(120, dtype=dtype, seed=3)
+    scores[:, :4] = np.round(scores[:, :4], 1)
+    expected = [best_by_brute_force(*label)[0] for label in columns(scores, targets)]
+    found = fit_mcc_exact(scores, targets)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(scores > found.astype(dtype), scores >= found.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lower", [0.3, 0.5, 0.7])
+def test_exact_parts_neighbouring_floats(dtype, lower):
+    """No number lies between the two scores; `score > threshold` must part them all the same."""
+    scores = np.asarray([[lower], [0], [0]], dtype)
+    scores[1] = np.nextafter(scores[0], dtype(1))
+    scores[2] = scores[1]
+    targets = np.asarray([[0], [1], [1]])
+    counts = LabelCounts.from_scores(scores, targets, fit_mcc_exact(scores, targets))
+    assert (counts.tp, counts.predicted) == ([2], [2])
+
+
+@pytest.mark.parametrize("fit", [fit_mcc, fit_mcc_exact])
+def test_blocks_give_the_same_as_one_pass(monkeypatch, fit):
+    scores, targets = sparse_problem(100, 9)
+    whole = fit(scores, targets)
+    for block in (1, 7, 250, 899):
+        monkeypatch.setattr(thresholds, "_BLOCK", block)
+        np.testing.assert_array_equal(fit(scores, targets), whole)
+
+
+def test_mcc_has_sklearns_bits():
+    rng = np.random.default_rng(4)
+    for num_images in (7, 499, 20_011):
+        target, predicted = (rng.random((2, num_images)) < [[0.3], [0.2]]).astype(int)
+        counts = (target & predicted).sum(), predicted.sum(), target.sum()
+        assert thresholds._matthews(*counts, num_images) == sklearn_mcc(target, predicted)
+
+
+@pytest.mark.parametrize("fit", [fit_mcc, fit_mcc_exact])
+def test_other_layouts_and_dtypes(fit):
+    scores, targets = sparse_problem(60)
+    expected = fit(scores, targets)
+    np.testing.assert_array_equal(fit(np.asfortranarray(scores), targets.astype(bool)), expected)
+    np.testing.assert_array_equal(fit(scores[::-1], targets[::-1].astype(np.float32)), expected)
+    assert expected.dtype == np.float64
+    assert fit(scores[:, :0], targets[:, :0]).shape == (0,)
+    np.testing.assert_array_equal(fit([[1], [0]], [[1], [0]]), [0.05 if fit is fit_mcc else 0.5])
+
+
+@pytest.mark.parametrize("fit", [fit_mcc, fit_mcc_exact])
+def test_unusable_scores_are_refused(fit):
+    with pytest.raises(InputError, match=r"scores \(4, 3\) and targets \(4, 2\)"):
+        fit(np.zeros((4, 3)), np.zeros((4, 2)))
+    with pytest.raises(InputError, match="scores of 1 images hold NaN, the first in row 2"):
+        fit(np.asarray([[0.0], [0.1], [np.nan]]), np.zeros((3, 1)))
+    with pytest.raises(InputError, match="no images"):
+        fit(np.zeros((0, 3)), np.zeros((0, 3)))
+
+
+@pytest.mark.parametrize("candidates", [[], [0.5, 0.5], [0.6, 0.4], 0.5, [np.nan, 0.5]])
+def test_candidates_that_do_not_rise_are_refused(candidates):
+    with pytest.raises(InputError, match="rising"):
+        fit_mcc(np.zeros((2, 1)), np.zeros((2, 1)), candidates)
+
+
+def test_thresholds_survive_a_file(tmp_path):
+    path = tmp_path / "thresholds.json"
+    path.write_text(json.dumps(as_dict(["sun", "über"], np.asarray([0.1, 1 / 3]))))
+    np.testing.assert_array_equal(load_thresholds(path, ["über", "sun"]), [1 / 3, 0.1])
+    with pytest.raises(ValueError, match="zip"):
+        as_dict(["sun"], np.asarray([0.1, 0.2]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[0.5, 0.5]", "expected an object .* found a list"),
+        (b'{"sun": 0.5}', "no threshold for the label 'city'"),
+        (b'{"sun": 0.5, "city": 0.5, "ctiy": 0.5}', "unknown label 'ctiy'; nearest: city"),
+        (b'{"sun": "high", "city": 0.5}', "label 'sun': a threshold must be a number from 0 to 1, found \"high\""),
+        (b'{"sun": NaN, "city": 0.5}', "label 'sun': .* found NaN"),
+        (b'{"sun": 1.01, "city": 0.5}', r"label 'sun': .* found 1\.01"),
+        (b'{"sun": -0.1, "city": 0.5}', r"label 'sun': .* found -0\.1"),
+        (b'{"sun": true, "city": 0.5}', "label 'sun': .* found true"),
+        (b'{"sun": null, "city": 0.5}', "label 'sun': .* found null"),
+    ],
+)
+def test_unusable_threshold_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "thresholds.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_thresholds(path, ["sun", "city"])
+    assert str(path) in str(caught.value)
+
+
+def test_an_absent_threshold_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.json: No such file"):
+        load_thresholds(tmp_path / "none.json", ["sun"])
+    with pytest.raises(InputError, match=f"{tmp_path}: "):
+        load_thresholds(tmp_path, ["sun"])
+
+
+def test_the_benchmark_agrees_and_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "numbers.json"
+    monkeypatch.setattr("sys.argv", ["thresholds", "--images", "40", "--labels", "6", "--output", str(path)])
+    benchmark.main()
+    document = json.loads(path.read_text())
+    assert document["thresholds_equal"] is True
+    assert (document["num_images"], document["num_labels"], document["dtype"]) == (40, 6, "float32")
+    assert document["seconds"].keys() == {"fit_mcc", "fit_mcc_exact", "sklearn_loop"}
+    assert "40 images x 6 labels, 14 candidates, equal thresholds" in capsys.readouterr().out
