@@ -19,6 +19,8 @@ def annotation_config(dataset: str) -> ConfigDict:
     config.log_every = 20  # steps
     config.distributed = False  # several hosts: SLURM, Kubernetes and TPU pods are recognised
     config.published = ""  # row of aia_jax/published.py shown beside the measured ones
+    config.init_from = ""  # workdir or PyTorch file whose whole model training starts from
+    config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" whose backbone training starts from
 
     config.data = data = ConfigDict()
     data.name = dataset
@@ -27,11 +29,14 @@ def annotation_config(dataset: str) -> ConfigDict:
     data.cache_dir = ""  # prepared copies; "": $AIA_JAX_CACHE, else ~/.cache/aia_jax
     data.placement = "host"  # or "device": the training split lives in device memory
     data.num_workers = 2  # processes that decode at preparation; 0: none
+    data.flips = "both"  # random flips in training: both, horizontal or none
     data.skip_corrupt = False  # go on without unreadable images
     data.validation_fraction = 0.1  # of the training split, where eval.split is "validation"
 
     config.model = model = ConfigDict()
     model.backbone = "tresnet_m"
+    model.native_padding = True  # EfficientNet-Lite pads as at its own resolution, whatever the image size
+    model.freeze_backbone = False  # train the head alone, on feature maps that are computed once
     model.dtype = "bfloat16"  # of the computation; statistics, softmax and loss are float32
     model.param_dtype = "float32"
     model.head = "attention"
@@ -44,6 +49,8 @@ def annotation_config(dataset: str) -> ConfigDict:
     model.norm_first = True
     model.self_attention = False
     model.keep_query_position = True
+
+    data.feature_dtype = "float16"  # of the kept feature maps, with model.freeze_backbone; or "float32"
 
     config.loss = loss = ConfigDict()
     loss.name = "proposed"  # bce, focal, asymmetric or proposed

@@ -1,4 +1,4 @@
-"""The PyTorch side of the parity tests: timm's TResNet, a head on torch's own attention, and copying of weights.
+"""The PyTorch side of the parity tests: timm's TResNet, `convert.torch_models`, and copying of weights.
 
 Importing this module skips the importing test file where torch or timm are absent.
 """
@@ -36,96 +36,13 @@ def _import_timm():
 
 timm = _import_timm()
 timm_tresnet = importlib.import_module("timm.models.tresnet")
-functional = torch.nn.functional
+torch_models = importlib.import_module("aia_jax.convert.torch_models")
+TorchAttentionPooling = torch_models.TorchAttentionPooling
 
 
-class TorchDecoderLayer(torch.nn.Module):
-    """Decoder layer of the paper on `torch.nn.MultiheadAttention`; parameter names follow torch's own decoder layer."""
-
-    def __init__(self, hidden_size, num_heads, feedforward_size, dropout, activation, norm_first, self_attention):
-        super().__init__()
-        self.norm_first = norm_first
-        self.activation = {"relu": functional.relu, "gelu": functional.gelu}[activation]
-        if self_attention:
-            self.self_attn = torch.nn.MultiheadAttention(hidden_size, num_heads, dropout, batch_first=True)
-            self.norm1 = torch.nn.LayerNorm(hidden_size)
-        self.multihead_attn = torch.nn.MultiheadAttention(hidden_size, num_heads, dropout, batch_first=True)
-        self.norm2 = torch.nn.LayerNorm(hidden_size)
-        self.linear1 = torch.nn.Linear(hidden_size, feedforward_size)
-        self.linear2 = torch.nn.Linear(feedforward_size, hidden_size)
-        self.norm3 = torch.nn.LayerNorm(hidden_size)
-        self.drop = torch.nn.Dropout(dropout)
-        self.has_self_attention = self_attention
-
-    def forward(self, x, positions, position):
-        first, last = (lambda norm, y: norm(y), lambda norm, y: y)
-        if not self.norm_first:
-            first, last = last, first
-        if self.has_self_attention:
-            y = first(self.norm1, x)
-            x = last(self.norm1, x + self.drop(self.self_attn(y + position, y + position, y)[0]))
-        y = first(self.norm2, x)
-        pooled, attention = self.multihead_attn(y + position, positions, positions)
-        x = last(self.norm2, x + self.drop(pooled))
-        hidden = self.drop(self.activation(self.linear1(first(self.norm3, x))))
-        return last(self.norm3, x + self.drop(self.linear2(hidden))), attention
-
-
-class TorchAttentionPooling(torch.nn.Module):
-    """The attention-pooling head in torch: features `[B, F, h, w]` to logits `[B, C]` and maps `[B, C, h*w]`."""
-
-    def __init__(
-        self,
-        num_labels,
-        num_features,
-        *,
-        hidden_size=1024,
-        num_heads=8,
-        num_layers=1,
-        feedforward_size=2048,
-        dropout=0.1,
-        activation="relu",
-        norm_first=True,
-        self_attention=False,
-        keep_query_position=True,
-    ):
-        super().__init__()
-        self.keep_query_position = keep_query_position
-        self.linear_projection = torch.nn.Conv2d(num_features, hidden_size, 1)
-        self.query_emb = torch.nn.Embedding(num_labels, hidden_size)
-        self.query_emb.requires_grad_(self_attention)
-        layer = (hidden_size, num_heads, feedforward_size, dropout, activation, norm_first, self_attention)
-        self.layers = torch.nn.ModuleList(TorchDecoderLayer(*layer) for _ in range(num_layers))
-        self.norm = torch.nn.LayerNorm(hidden_size)
-        self.w = torch.nn.Parameter(torch.randn(1, num_labels, hidden_size) / hidden_size**0.5)
-        self.b = torch.nn.Parameter(torch.zeros(1, num_labels))
-
-    def forward(self, features):
-        positions = functional.relu(self.linear_projection(features)).flatten(2).transpose(1, 2)
-        queries = self.query_emb.weight.expand(len(features), -1, -1)
-        zeros = torch.zeros_like(queries)
-        x, position = (zeros, queries) if self.keep_query_position else (queries, zeros)
-        for layer in self.layers:
-            x, attention = layer(x, positions, position)
-        return (self.w * self.norm(x)).sum(-1) + self.b, attention
-
-
-class TorchAnnotator(torch.nn.Module):
-    """timm's TResNet body and the head above: images `[B, 3, H, W]` to logits and maps `[B, C, h*w]`.
-
-    Args:
-        tresnet: a model of timm; its classifier is left out.
-        num_labels: labels to score.
-        head_options: those of `TorchAttentionPooling`.
-    """
-
-    def __init__(self, tresnet, num_labels, **head_options):
-        super().__init__()
-        self.body = tresnet.body
-        self.head = TorchAttentionPooling(num_labels, tresnet.num_features, **head_options)
-
-    def forward(self, images):
-        return self.head(self.body(images))
+def build_torch_annotator(tresnet: torch.nn.Module, num_labels: int, **head_options) -> torch.nn.Module:
+    """System A in torch on the body of one of timm's TResNets; see `TorchAttentionPooling` for the options."""
+    return torch_models.TorchAnnotator(tresnet.body, num_labels, tresnet.num_features, **head_options)
 
 
 def build_timm_body(variant: str):
@@ -170,25 +87,25 @@ def copy_tresnet(body: torch.nn.Module, model: nnx.Module) -> None:
     _copy(model, _tresnet_entries(body.state_dict()))
 
 
-def copy_attention_pooling(head: TorchAttentionPooling, model: nnx.Module) -> None:
+def copy_attention_pooling(head: torch.nn.Module, model: nnx.Module) -> None:
     """Copies the weights of the torch head into our `AttentionPooling`."""
     _copy(model, _head_entries(head.state_dict()))
 
 
-def copy_annotator(torch_model: TorchAnnotator, nnx_model: nnx.Module) -> None:
-    """Copies weights and BN statistics of a `TorchAnnotator` into our `Annotator` with the attention head."""
+def copy_annotator(torch_model: torch.nn.Module, nnx_model: nnx.Module) -> None:
+    """Copies weights and BN statistics of system A in torch into our `Annotator` with the attention head."""
     _copy(nnx_model.backbone, _tresnet_entries(torch_model.body.state_dict()))
     _copy(nnx_model.head, _head_entries(torch_model.head.state_dict()))
 
 
-def annotator_values(torch_model: TorchAnnotator, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
+def annotator_values(torch_model: torch.nn.Module, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
     """Weights and BN statistics, or the gradients of the trained weights, under the paths of our `Annotator`."""
     body, head = _values(torch_model.body, gradients), _values(torch_model.head, gradients)
     flat = {("backbone", *path): value for path, value in _tresnet_entries(body)}
     return flat | {("head", *path): value for path, value in _head_entries(head)}
 
 
-def head_values(head: TorchAttentionPooling, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
+def head_values(head: torch.nn.Module, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
     """Weights of the torch head, or their gradients, under the paths of our `AttentionPooling`."""
     return dict(_head_entries(_values(head, gradients)))
 
@@ -247,7 +164,7 @@ def _head_entries(state: dict[str, torch.Tensor]) -> Iterable[tuple[tuple, np.nd
     modules = {"self_attn": "self_attention", "multihead_attn": "cross_attention", "out_proj": "out"}
     for name, tensor in state.items():
         value = tensor.detach().numpy().copy()
-        *path, leaf = name.split(".")
+        *path, leaf = name.removeprefix("transformer.decoder.").split(".")
         path = [int(part) if part.isdigit() else modules.get(part, part) for part in path]
         if name in whole:
             yield whole[name], value[0] if name in ("w", "b") else value

@@ -76,6 +76,9 @@ class ToyTask:
     def resident_arrays(self) -> dict[str, np.ndarray]:
         return {"target": self.targets}
 
+    def prepare(self, weights: dict) -> None:
+        pass
+
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         step = start_step
         while True:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data import preparation
+from aia_jax.data import preparation, scenes
 from aia_jax.data.annotations import SPLITS, read_annotations
 from aia_jax.data.cache import cache_root
+from aia_jax.data.rows import MappedRows
 from aia_jax.errors import InputError
 
 # Mean and standard deviation of the channels (red, green, blue) on the scale 0..1; of the photos as the reference has
@@ -23,40 +23,6 @@ CHANNEL_STATS = {
 }
 
 _FIRST_TEST_SCENE = 10_000_000
-
-
-class MappedRows:
-    """Rows of a `.npy` file that are read only when indexed, by whatever NumPy takes for the first axis.
-
-    Pickles as its path, so that worker processes map the same file.
-
-    Args:
-        path: of an array `[M, ...]`.
-        rows: which of them, in which order; all if None.
-    """
-
-    def __init__(self, path: str | Path, rows: np.ndarray | None = None):
-        self._path = Path(path)
-        self._rows = rows
-        self._array = np.asarray(np.load(self._path, mmap_mode="r"))
-        self.shape = (len(self._array) if rows is None else len(rows), *self._array.shape[1:])
-        self.dtype = self._array.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        return self._array[index if self._rows is None else self._rows[index]]
-
-    def __array__(self, dtype: np.typing.DTypeLike = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self[:], dtype, copy=copy)
-
-    def __reduce__(self) -> tuple:
-        return MappedRows, (self._path, self._rows)
-
-    def take(self, rows: np.ndarray) -> "MappedRows":
-        """These rows of the rows, unread."""
-        return MappedRows(self._path, rows if self._rows is None else self._rows[rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +102,23 @@ def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, S
     shuffled = np.random.default_rng(seed).permutation(len(split))
     validation, train = np.sort(shuffled[:num_validation]), np.sort(shuffled[num_validation:])
     return split.take(train), split.take(validation, "validation")
+
+
+def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
+    """The labels of a data set, of the training split if that is there; no image is looked at.
+
+    Raises:
+        InputError: unknown name, absent or malformed annotations.
+    """
+    if config_data.name == "scenes":
+        return scenes.LABELS
+    try:
+        return read_annotations(config_data.root, config_data.name, "train").labels
+    except InputError as absent:
+        try:
+            return read_annotations(config_data.root, config_data.name, "test").labels
+        except InputError:
+            raise absent from None
 
 
 def _source(config_data: ConfigDict, split: str, image_size: int) -> preparation.Source:

@@ -28,6 +28,7 @@ from aia_jax.data.annotations import Annotations, list_problems
 from aia_jax.data.cache import prepared
 from aia_jax.data.images import decode_image
 from aia_jax.data.pipeline import read_ahead
+from aia_jax.data.rows import RowWriter
 from aia_jax.errors import InputError
 
 _VERSION = 1  # of the code below: raise it when the same sources would give another copy
@@ -111,7 +112,7 @@ def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, 
         records = _prepare_records(source, parent)
         names, targets, problems = [], [], list(source.problems)
         description = f"{source.dataset} {source.split}: resizing to {size} px"
-        with _ImageFile(directory / "images.npy", size) as images:
+        with RowWriter(directory / "images.npy", (size, size, 3), np.uint8) as images:
             for record in tqdm(
                 _resized(records, size, num_workers), description, len(records), unit="img", mininterval=0.5
             ):
@@ -184,38 +185,6 @@ class _Decode:
         except InputError as error:
             problem = str(error)
         return {"image": image, "name": record["image_name"].decode(), "labels": record["labels"], "problem": problem}
-
-
-class _ImageFile:
-    """An `images.npy` uint8 `[N, S, S, 3]` that grows row by row.
-
-    Written with `write`, not through a memory map: a full disk is an error there, and kills the process here.
-    """
-
-    def __init__(self, path: Path, size: int):
-        self._file = path.open("wb")
-        self._shape = (size, size, 3)
-        self._num_rows = 0
-        self._write_header()
-
-    def append(self, image: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(image).data)
-        self._num_rows += 1
-
-    def __enter__(self) -> "_ImageFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._write_header()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def _write_header(self) -> None:
-        """NumPy pads a header so that the first axis can grow in place: the length is that of the empty array."""
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self._num_rows, *self._shape)}
-        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 def _examine(path: Path) -> tuple[int, int] | str:

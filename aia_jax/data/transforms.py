@@ -6,15 +6,17 @@ import jax.numpy as jnp
 from aia_jax.errors import InputError
 
 
-def random_flips(images: jax.Array, key: jax.Array) -> jax.Array:
+def random_flips(images: jax.Array, key: jax.Array, flips: str = "both") -> jax.Array:
     """Each image flipped up-down with probability 1/2, and left-right with probability 1/2.
 
     Args:
         images: `[B, H, W, C]`, any dtype.
+        flips: "both", "horizontal" for left-right alone, or "none".
     """
     up_down, left_right = jax.random.bernoulli(key, 0.5, (2, images.shape[0], 1, 1, 1))
-    images = jnp.where(up_down, images[:, ::-1], images)
-    return jnp.where(left_right, images[:, :, ::-1], images)
+    if flips == "both":
+        images = jnp.where(up_down, images[:, ::-1], images)
+    return images if flips == "none" else jnp.where(left_right, images[:, :, ::-1], images)
 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

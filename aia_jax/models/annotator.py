@@ -1,5 +1,9 @@
 """Annotators: a backbone and a head that scores every label of the vocabulary."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -8,11 +12,34 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from aia_jax.errors import InputError
+from aia_jax.models import efficientnet_lite, tresnet
 from aia_jax.models.attention_pooling import AttentionPooling
-from aia_jax.models.layers import dropout, dropout_key, uniform
-from aia_jax.models.tresnet import VARIANTS, TResNet
+from aia_jax.models.efficientnet_lite import EfficientNetLite
+from aia_jax.models.layers import Frozen, dropout, dropout_key, uniform
+from aia_jax.models.tresnet import TResNet
 
-BACKBONES = {f"tresnet_{variant}": variant for variant in VARIANTS}
+
+class Backbone(NamedTuple):
+    """What the name of a backbone stands for.
+
+    Attributes:
+        build: given `dtype`, `param_dtype` and `rngs`.
+        family: "tresnet" or "efficientnet_lite".
+        channel_stats: mean and standard deviation that its images are normalised by; None: those of the data.
+        multiple: of which the sides of its images must be.
+    """
+
+    build: Callable[..., TResNet | EfficientNetLite]
+    family: str
+    channel_stats: tuple[tuple[float, ...], tuple[float, ...]] | None
+    multiple: int
+
+
+_HALF = (0.5, 0.5, 0.5)
+BACKBONES = {f"tresnet_{name}": Backbone(partial(TResNet, name), "tresnet", None, 4) for name in tresnet.VARIANTS} | {
+    f"efficientnet_lite{name}": Backbone(partial(EfficientNetLite, name), "efficientnet_lite", (_HALF, _HALF), 1)
+    for name in efficientnet_lite.VARIANTS
+}
 HEADS = ("attention", "gap")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -59,11 +86,20 @@ class ClassifierHead(nnx.Module):
 
 
 class Annotator(nnx.Module):
-    """A backbone and a head on its features."""
+    """A backbone and a head on its features; a frozen backbone is saved with the rest and never trained."""
 
-    def __init__(self, backbone: TResNet, head: AttentionPooling | ClassifierHead):
+    def __init__(
+        self,
+        backbone: TResNet | EfficientNetLite,
+        head: AttentionPooling | ClassifierHead,
+        *,
+        freeze_backbone: bool = False,
+    ):
         self.backbone = backbone
         self.head = head
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            _freeze(backbone)
 
     def __call__(self, images: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
         """Scores every label of every image.
@@ -75,9 +111,9 @@ class Annotator(nnx.Module):
 
         Returns:
             Logits float32 `[B, C]` and the intermediates: the backbone's, 'features' `[B, h, w, F]`, and with the
-            attention head 'attention' float32 `[B, C, h, w]`.
+            attention head 'projection' `[B, h, w, D]` and 'attention' float32 `[B, C, h, w]`.
         """
-        features, stages = self.backbone(images, train=train)
+        features, stages = self.backbone(images, train=train and not self.freeze_backbone)
         logits, maps = self.head(features, train=train, key=key)
         return logits, {**stages, "features": features, **maps}
 
@@ -86,21 +122,21 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
     """Builds the annotator that the `model` part of a config describes.
 
     Args:
-        config: `backbone`, `head` ('attention' or 'gap'), `dropout`, `dtype`, `param_dtype`; for the attention head
-            also `hidden_size, num_heads, num_layers, feedforward_size, activation, norm_first, self_attention,
-            keep_query_position` (see `AttentionPooling`).
+        config: as of `build_backbone`, and `freeze_backbone`, `head` ("attention" or "gap"), `dropout`; for the
+            attention head also `hidden_size, num_heads, num_layers, feedforward_size, activation, norm_first,
+            self_attention, keep_query_position` (see `AttentionPooling`).
         num_labels: labels to score.
         rngs: where the initial weights come from (stream `params`).
 
     Raises:
         InputError: a name that is not known.
     """
-    variant = BACKBONES[_known(config, "backbone", BACKBONES)]
     head = _known(config, "head", HEADS)
-    options = {name: DTYPES[_known(config, name, DTYPES)] for name in ("dtype", "param_dtype")} | {"rngs": rngs}
-    backbone = TResNet(variant, **options)
+    options = _dtypes(config) | {"rngs": rngs}
+    backbone = build_backbone(config, rngs=rngs)
     if head == "gap":
-        return Annotator(backbone, ClassifierHead(num_labels, backbone.num_features, dropout=config.dropout, **options))
+        classifier = ClassifierHead(num_labels, backbone.num_features, dropout=config.dropout, **options)
+        return Annotator(backbone, classifier, freeze_backbone=config.freeze_backbone)
     pooling = AttentionPooling(
         num_labels,
         backbone.num_features,
@@ -115,7 +151,41 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
         keep_query_position=config.keep_query_position,
         **options,
     )
-    return Annotator(backbone, pooling)
+    return Annotator(backbone, pooling, freeze_backbone=config.freeze_backbone)
+
+
+def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | EfficientNetLite:
+    """Builds the backbone alone: `backbone`, `native_padding` (of EfficientNet-Lite), `dtype`, `param_dtype`.
+
+    Raises:
+        InputError: a name that is not known.
+    """
+    entry = backbone_named(config.backbone)
+    padding = {"native_padding": config.native_padding} if entry.family == "efficientnet_lite" else {}
+    return entry.build(**padding, **_dtypes(config), rngs=rngs)
+
+
+def backbone_named(name: str) -> Backbone:
+    """The entry of `BACKBONES`.
+
+    Raises:
+        InputError: a name that is not known.
+    """
+    if name not in BACKBONES:
+        raise InputError(f"config.model.backbone: unknown {name!r}; known: {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def _freeze(module: nnx.Module) -> None:
+    """Makes every weight and statistic of `module` a constant."""
+    for _, part in nnx.iter_modules(module):
+        for name, value in vars(part).items():
+            if isinstance(value, nnx.Variable):
+                setattr(part, name, Frozen(value[...]))
+
+
+def _dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
+    return {name: DTYPES[_known(config, name, DTYPES)] for name in ("dtype", "param_dtype")}
 
 
 def _known(config: ConfigDict, field: str, names: tuple[str, ...] | dict) -> str:

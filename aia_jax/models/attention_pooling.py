@@ -223,8 +223,9 @@ class AttentionPooling(nnx.Module):
             key: for dropout; needed if `train` and the rate is above 0.
 
         Returns:
-            Logits float32 `[B, C]` and `{'attention': float32 [B, C, h, w]}`: the last layer's maps, averaged over its
-            heads; each sums to 1 over h and w (in training up to dropout).
+            Logits float32 `[B, C]` and the intermediates: 'projection' `[B, h, w, D]`, what is attended to, and
+            'attention' float32 `[B, C, h, w]`, the last layer's maps, averaged over its heads; each sums to 1 over h
+            and w (in training up to dropout).
         """
         batch, height, width, _ = features.shape
         key = dropout_key(key, self.dropout, train)
@@ -238,4 +239,7 @@ class AttentionPooling(nnx.Module):
         for layer, layer_key in zip(self.layers, split_key(key, len(self.layers)), strict=True):
             x, attention = layer(x, positions, position, key=layer_key)
         logits = (self.norm(x).astype(jnp.float32) * self.weight[...]).sum(axis=-1) + self.bias[...]
-        return logits, {"attention": attention.reshape(batch, -1, height, width)}
+        return logits, {
+            "projection": positions.reshape(batch, height, width, -1),
+            "attention": attention.reshape(batch, -1, height, width),
+        }

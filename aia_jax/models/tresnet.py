@@ -1,6 +1,8 @@
 """TResNet (Ridnik et al., arXiv 2003.13630), as timm builds it and as the annotators were trained."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -170,14 +172,21 @@ class TResNet(nnx.Module):
             InputError: H or W is no multiple of 4, or too small for the number of stages.
         """
         self._check_size(images.shape)
-        x = space_to_depth(images.astype(self.dtype), 4)
-        x = jax.nn.leaky_relu(self.conv1(x, train=train), self.stem_slope)
-        out = {"stem": x}
-        for number, stage in enumerate(self.stages, start=1):
-            for block in stage:
-                x = block(x, train=train)
-            out[f"stage{number}"] = x
+        x, out = images, {}
+        for name, part in self.parts(train=train):
+            out[name] = x = part(x)
         return x, out
+
+    def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:
+        """The network in pieces, each to be called with what the one before it gave; the first with images."""
+
+        def stem(images: Array) -> Array:
+            x = space_to_depth(images.astype(self.dtype), 4)
+            return jax.nn.leaky_relu(self.conv1(x, train=train), self.stem_slope)
+
+        yield "stem", stem
+        for number, stage in enumerate(self.stages, start=1):
+            yield f"stage{number}", partial(_through, stage, train)
 
     def _check_size(self, shape: tuple[int, ...]) -> None:
         # The last stage that halves the resolution reflects at the border, so at least two positions must reach it.
@@ -185,6 +194,12 @@ class TResNet(nnx.Module):
         for name, side in zip(("height", "width"), shape[1:3], strict=True):
             if side % 4 or side < smallest:
                 raise InputError(f"image {name} {side}: TResNet takes multiples of 4 from {smallest} on")
+
+
+def _through(blocks: nnx.List, train: bool, x: Array) -> Array:
+    for block in blocks:
+        x = block(x, train=train)
+    return x
 
 
 def _stage(variant: Variant, index: int, features: int, options: dict) -> tuple[nnx.List, int]:

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.errors import InputError
 from aia_jax.tasks.annotation import AnnotationTask
+from aia_jax.tasks.frozen import FrozenBackboneTask
 
 
 def make_task(config: ConfigDict) -> AnnotationTask:
@@ -13,5 +14,5 @@ def make_task(config: ConfigDict) -> AnnotationTask:
         InputError: for an unknown name.
     """
     if config.task == "annotation":
-        return AnnotationTask(config)
+        return (FrozenBackboneTask if config.model.freeze_backbone else AnnotationTask)(config)
     raise InputError(f"config.task={config.task!r} is unknown; known: annotation")

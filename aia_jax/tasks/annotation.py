@@ -11,11 +11,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.data import pipeline, transforms
-from aia_jax.data.datasets import CHANNEL_STATS, Split, load_split, split_validation
+from aia_jax.data.datasets import CHANNEL_STATS, Split, load_split, read_vocabulary, split_validation
+from aia_jax.data.features import FLIPS
 from aia_jax.errors import InputError
 from aia_jax.losses import annotation_loss
 from aia_jax.metrics import annotation_metrics
-from aia_jax.models.annotator import Annotator, build_annotator
+from aia_jax.models.annotator import Annotator, backbone_named, build_annotator
 from aia_jax.published import RESULTS
 
 SPLITS = ("train", "validation", "test")
@@ -40,13 +41,20 @@ class AnnotationTask:
         for field, value, known in (
             ("data.name", data.name, CHANNEL_STATS),
             ("data.placement", data.placement, ("host", "device")),
+            ("data.flips", data.flips, FLIPS),
             ("eval.split", config.eval.split, ("validation", "test")),
         ):
             if value not in known:
                 raise InputError(f"config.{field}={value!r} is unknown; known: {', '.join(known)}")
-        if data.image_size < 4 or data.image_size % 4:
-            raise InputError(f"config.data.image_size={data.image_size} is no multiple of 4, which TResNet needs")
-        self._mean, self._std = CHANNEL_STATS[data.name]
+        backbone = backbone_named(config.model.backbone)
+        if data.image_size < 4 or data.image_size % backbone.multiple:
+            raise InputError(
+                f"config.data.image_size={data.image_size} is no multiple of {backbone.multiple}, which "
+                f"{config.model.backbone} needs"
+                if backbone.multiple > 1
+                else f"config.data.image_size={data.image_size} is too small"
+            )
+        self._mean, self._std = backbone.channel_stats or CHANNEL_STATS[data.name]
         if config.published and config.published not in RESULTS:
             raise InputError(f"config.published={config.published!r} is unknown; known: {', '.join(RESULTS)}")
         given = {name: value for name, value in config.loss.items() if name != "name" and value is not None}
@@ -79,19 +87,23 @@ class AnnotationTask:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The vocabulary, in the order of logits, scores and targets; the training split's, once that is loaded.
+        """The vocabulary, in the order of logits, scores and targets.
 
         Raises:
             InputError: if the loaded splits differ in it.
         """
-        loaded = [self.__dict__[name] for name in ("_whole_train", "_test") if name in self.__dict__]
-        labels = (loaded or [self._whole_train])[0].labels
-        if any(split.labels != labels for split in loaded):
+        loaded = [self.__dict__[name].labels for name in ("_whole_train", "_test") if name in self.__dict__]
+        labels = loaded[0] if loaded else self._vocabulary
+        if any(others != labels for others in loaded):
             raise InputError(
                 f"train and test split of {self.config.data.name} list different labels, or in another order; "
                 "give both files the same `labels`"
             )
         return labels
+
+    @functools.cached_property
+    def _vocabulary(self) -> tuple[str, ...]:
+        return read_vocabulary(self.config.data)
 
     def describe(self) -> dict[str, Any]:
         """The vocabulary, in the order of the logits."""
@@ -106,15 +118,25 @@ class AnnotationTask:
         return pipeline.epoch_end(epoch, len(self.split("train")), self.config.batch_size)
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
-        """Training images and targets, if the config places them in device memory."""
-        return dict(self.split("train").arrays) if self.config.data.placement == "device" else {}
+        """The training arrays, if the config places them in device memory."""
+        return self.train_arrays() if self.config.data.placement == "device" else {}
+
+    def prepare(self, weights: dict[str, Any]) -> None:
+        """Nothing: images are the same for all weights."""
+
+    def train_arrays(self) -> dict[str, Any]:
+        """The row-aligned arrays that a training batch is gathered from."""
+        return self.split("train").arrays
+
+    def eval_arrays(self, split: str) -> dict[str, Any]:
+        """The row-aligned arrays that `predict` takes batches of."""
+        return {"image": self.split(split).images}
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of the training stream from `start_step` on."""
-        train = self.split("train")
         return pipeline.train_batches(
-            {} if self.config.data.placement == "device" else train.arrays,
-            len(train),
+            {} if self.config.data.placement == "device" else self.train_arrays(),
+            len(self.split("train")),
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
@@ -124,10 +146,9 @@ class AnnotationTask:
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of `split`, in order."""
-        part = self.split(split)
         return pipeline.eval_batches(
-            {"image": part.arrays["image"]},
-            len(part),
+            self.eval_arrays(split),
+            len(self.split(split)),
             batch_size=self.config.eval.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -140,12 +161,16 @@ class AnnotationTask:
             batch: `image` uint8 `[B, S, S, 3]`, `target` uint8 `[B, C]`.
         """
         flip_key, dropout_key = jax.random.split(key)
-        images = self.normalize(transforms.random_flips(batch["image"], flip_key))
+        images = self.normalize(transforms.random_flips(batch["image"], flip_key, self.config.data.flips))
         targets = batch["target"].astype(jnp.float32)
         if self.config.mixup:
             images, targets = transforms.mixup(images, targets)
         logits, _ = model(images, train=True, key=dropout_key)
-        return self._loss(logits, targets).mean(), {}
+        return self.mean_loss(logits, targets), {}
+
+    def mean_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        """The configured loss, averaged over batch and labels."""
+        return self._loss(logits, targets).mean()
 
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """`scores` float32 `[B, C]`."""
@@ -158,9 +183,12 @@ class AnnotationTask:
         maps = {"attention": out["attention"]} if "attention" in out else {}
         return {"scores": jax.nn.sigmoid(logits), **maps}
 
-    def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The metrics of `metrics.annotation_metrics` at `config.eval.threshold`."""
-        return annotation_metrics(outputs["scores"], self.split(split).targets, self.config.eval.threshold)
+    def evaluate(
+        self, split: str, outputs: dict[str, np.ndarray], thresholds: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """The metrics of `metrics.annotation_metrics` at `thresholds` `[C]`, or else at `config.eval.threshold`."""
+        threshold = self.config.eval.threshold if thresholds is None else thresholds
+        return annotation_metrics(outputs["scores"], self.split(split).targets, threshold)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 images to what the backbone takes, by the dataset's channel statistics."""

@@ -54,6 +54,17 @@ class Checkpointer:
         restored = self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))
         return restored["info"]
 
+    def holds_progress(self, step: int) -> bool:
+        """Whether the checkpoint of `step` came from training, and not from a conversion."""
+        return self._manager.item_metadata(step).get("progress") is not None
+
+    def restore_weights(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
+        """The tree `weights` of the checkpoint of `step`, whatever model it is of."""
+        stored = self._manager.item_metadata(step)["weights"].tree
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored)
+        restored = self._manager.restore(step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(shapes)))
+        return restored["weights"]
+
     def restore(self, step: int, abstract_items: dict[str, Any]) -> dict[str, Any]:
         """The named trees, `weights` among them, of the checkpoint of `step`, in the given shapes and shardings.
 

@@ -62,6 +62,9 @@ class Task(Protocol):
     def describe(self) -> dict[str, Any]:
         """What a checkpoint must say of its data to be used rightly, JSON-able."""
 
+    def prepare(self, weights: Arrays) -> None:
+        """Told the model's inference weights before batches are asked for; what is frozen in them stays so."""
+
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """Metrics of `predict`'s outputs over a whole split."""
 
@@ -96,13 +99,23 @@ class Trainer:
         task: what to train.
         workdir: `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json` and `environment.json` go there.
         devices: where to train; all devices of all hosts if None.
+        initialize: given the weights `{"params", "stats", "constants"}` as drawn, those that a new run starts from.
 
     Raises:
         InputError: for a batch size that does not fit the devices, or a workdir of another config.
     """
 
-    def __init__(self, config: ConfigDict, task: Task, workdir: str | Path, *, devices: list[jax.Device] | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        task: Task,
+        workdir: str | Path,
+        *,
+        devices: list[jax.Device] | None = None,
+        initialize: Callable[[Arrays], Arrays] | None = None,
+    ):
         self.config, self.task, self.workdir = config, task, Path(workdir)
+        self._initialize = initialize
         self.mesh = sharding.data_mesh(devices)
         sharding.check_batch_size("batch_size", config.batch_size, self.mesh)
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
@@ -135,16 +148,25 @@ class Trainer:
 
     def _start(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
         steps = checkpointer.steps()
-        if not steps:
-            return jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))(), 0
-        items = checkpointer.restore(steps[-1], self.abstract_state.items())
-        print(f"continuing {self.workdir} at step {steps[-1]} of {self.total_steps}", flush=True)
-        return TrainState.from_items(items), checkpointer.info(steps[-1])["epoch"]
+        if steps and checkpointer.holds_progress(steps[-1]):
+            items = checkpointer.restore(steps[-1], self.abstract_state.items())
+            print(f"continuing {self.workdir} at step {steps[-1]} of {self.total_steps}", flush=True)
+            return TrainState.from_items(items), checkpointer.info(steps[-1])["epoch"]
+        state = jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))()
+        if steps:
+            print(f"starting from the converted weights in {self.workdir}", flush=True)
+            converted = checkpointer.restore(steps[-1], {"weights": self.abstract_state.items()["weights"]})
+            return TrainState.from_items({**state.items(), **converted}), 0
+        if self._initialize:
+            weights = sharding.put_replicated(self._initialize(state.weights("raw")), self.mesh)
+            state = state.starting_from(weights)
+        return state, 0
 
     def _epochs(
         self, state: TrainState, done: int, checkpointer: Checkpointer, writer: MetricWriter, stop: StopRequest
     ) -> None:
         step = int(state.step)
+        self.task.prepare(state.weights("raw"))
         resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
         batches = self.task.train_batches(step)
         with StepLog(self.config, writer, step, self.total_steps, checkpointer.steps) as log:

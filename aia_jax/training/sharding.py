@@ -1,5 +1,7 @@
 """Devices: one mesh, the batch split over its `data` axis, everything else on every device."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -38,6 +40,6 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
-def put_replicated(arrays: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Whole arrays onto every device."""
-    return {name: jax.device_put(np.asarray(rows), replicated(mesh)) for name, rows in arrays.items()}
+def put_replicated(arrays: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Whole arrays, of a tree, onto every device."""
+    return jax.tree.map(lambda rows: jax.device_put(np.asarray(rows), replicated(mesh)), arrays)

@@ -47,6 +47,11 @@ class TrainState(struct.PyTreeNode):
             "progress": {"step": self.step, "opt_state": self.opt_state},
         }
 
+    def starting_from(self, weights: Arrays) -> "TrainState":
+        """This state with other weights, `{"params", "stats", "constants"}`; the averages start from them too."""
+        ema = jax.tree.map(jnp.copy, {"params": weights["params"], "stats": weights["stats"]})
+        return self.replace(**weights, ema=ema)
+
     @classmethod
     def from_items(cls, items: dict[str, Arrays]) -> "TrainState":
         """The inverse of `items`."""
@@ -57,6 +62,21 @@ class TrainState(struct.PyTreeNode):
 def pick_weights(weights: Arrays, name: str) -> Arrays:
     """Of a checkpoint's weights those called `name`, "raw" or "ema", as `{"params", "stats", "constants"}`."""
     return {**weights[name], "constants": weights["constants"]}
+
+
+def flat_arrays(weights: Arrays) -> dict[str, Any]:
+    """Leaves of inference weights by their path in the model, such as "head.bias", whichever collection they are in."""
+    paths = jax.tree_util.tree_flatten_with_path(weights)[0]
+    return {_model_path(path): leaf for path, leaf in paths}
+
+
+def replace_arrays(weights: Arrays, arrays: dict[str, Any]) -> Arrays:
+    """Inference weights with the leaves of some paths replaced; see `flat_arrays`."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: arrays.get(_model_path(path), leaf), weights)
+
+
+def _model_path(path: tuple[jax.tree_util.DictKey, ...]) -> str:
+    return ".".join(str(part.key) for part in path[1:])  # without the collection
 
 
 def abstract_weights(build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tuple[nnx.GraphDef, Arrays]:

@@ -9,7 +9,8 @@ from photos import LABELS, data_config, make_dataset, make_photo, write_annotati
 from PIL import Image
 
 from aia_jax.data import datasets, scenes
-from aia_jax.data.datasets import MappedRows, load_split, split_validation
+from aia_jax.data.datasets import load_split, split_validation
+from aia_jax.data.rows import MappedRows
 from aia_jax.errors import InputError
 
 

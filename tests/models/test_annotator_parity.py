@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 from torch_oracles import (
-    TorchAnnotator,
     annotator_values,
     build_small_tresnet,
+    build_torch_annotator,
     copy_annotator,
     randomize,
     relative_error,
@@ -25,7 +25,7 @@ HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.
 def test_training_gradients_equal_torchs():
     torch.manual_seed(0)
     tresnet, variant = build_small_tresnet()
-    theirs = TorchAnnotator(tresnet, NUM_LABELS, **HEAD).train()
+    theirs = build_torch_annotator(tresnet, NUM_LABELS, **HEAD).train()
     randomize(theirs, seed=0)
     backbone = TResNet(variant, rngs=nnx.Rngs(0))
     ours = Annotator(backbone, AttentionPooling(NUM_LABELS, backbone.num_features, **HEAD, rngs=nnx.Rngs(0)))

@@ -48,9 +48,9 @@ def test_logits_and_attention_maps_equal_torchs(pair, features):
     theirs, ours = pair
     logits, out = ours(features, train=False)
     with torch.no_grad():
-        expected_logits, expected_maps = theirs.eval()(_nchw(features))
+        expected_logits, expected = theirs.eval()(_nchw(features))
     assert relative_error(logits, expected_logits) <= TOLERANCE
-    assert relative_error(out["attention"], expected_maps.reshape(3, NUM_LABELS, 4, 5)) <= TOLERANCE
+    assert relative_error(out["attention"], expected["attention"].reshape(3, NUM_LABELS, 4, 5)) <= TOLERANCE
 
 
 def test_gradients_equal_torchs(pair, features):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx, traverse_util
 from torch_oracles import (
-    TorchAnnotator,
     annotator_values,
     build_small_tresnet,
+    build_torch_annotator,
     copy_annotator,
     randomize,
     relative_error,
@@ -88,7 +88,7 @@ def our_run(model, images, targets):
 def runs():
     torch.manual_seed(0)
     tresnet, variant = build_small_tresnet()
-    theirs = TorchAnnotator(tresnet, LABELS, **HEAD).train()
+    theirs = build_torch_annotator(tresnet, LABELS, **HEAD).train()
     randomize(theirs, seed=1)
     backbone = TResNet(variant, rngs=nnx.Rngs(0))
     ours = Annotator(backbone, AttentionPooling(LABELS, backbone.num_features, **HEAD, rngs=nnx.Rngs(0)))

@@ -1,0 +1,207 @@
+"""The systems in PyTorch, on timm's backbones and torch's own attention: what conversions are verified against.
+
+Parameter names are those of the authors' files, in timm's names of today. Importing this needs torch and timm.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from ml_collections import ConfigDict
+from timm.models.tresnet import checkpoint_filter_fn
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aia_jax.convert.naming import Foreign, wrap
+from aia_jax.errors import InputError
+
+ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
+
+
+class TorchDecoderLayer(nn.Module):
+    """Decoder layer of system A on `torch.nn.MultiheadAttention`."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        feedforward_size: int,
+        dropout: float,
+        activation: str,
+        norm_first: bool,
+        self_attention: bool,
+    ):
+        super().__init__()
+        self.norm_first = norm_first
+        self.activation = ACTIVATIONS[activation]
+        self.self_attn = None
+        if self_attention:
+            self.self_attn = nn.MultiheadAttention(hidden_size, num_heads, dropout, batch_first=True)
+            self.norm1 = nn.LayerNorm(hidden_size)
+        self.multihead_attn = nn.MultiheadAttention(hidden_size, num_heads, dropout, batch_first=True)
+        self.norm2 = nn.LayerNorm(hidden_size)
+        self.linear1 = nn.Linear(hidden_size, feedforward_size)
+        self.linear2 = nn.Linear(feedforward_size, hidden_size)
+        self.norm3 = nn.LayerNorm(hidden_size)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries `[B, C, D]`, image features `[B, P, D]`, the queries' positions: to queries, maps `[B, C, P]`."""
+        before, after = (lambda norm, y: norm(y), lambda norm, y: y)
+        if not self.norm_first:
+            before, after = after, before
+        if self.self_attn is not None:
+            y = before(self.norm1, x)
+            x = after(self.norm1, x + self.drop(self.self_attn(y + position, y + position, y)[0]))
+        y = before(self.norm2, x)
+        pooled, attention = self.multihead_attn(y + position, positions, positions)
+        x = after(self.norm2, x + self.drop(pooled))
+        hidden = self.drop(self.activation(self.linear1(before(self.norm3, x))))
+        return after(self.norm3, x + self.drop(self.linear2(hidden))), attention
+
+
+class TorchAttentionPooling(nn.Module):
+    """The head of system A: features `[B, F, h, w]` to logits `[B, C]` and intermediates.
+
+    The intermediates are "projection" `[B, h*w, D]` and "attention" `[B, C, h*w]`. Options as of
+    `aia_jax.models.attention_pooling.AttentionPooling`.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        num_features: int,
+        *,
+        hidden_size: int = 1024,
+        num_heads: int = 8,
+        num_layers: int = 1,
+        feedforward_size: int = 2048,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        norm_first: bool = True,
+        self_attention: bool = False,
+        keep_query_position: bool = True,
+    ):
+        super().__init__()
+        self.keep_query_position = keep_query_position
+        self.linear_projection = nn.Conv2d(num_features, hidden_size, 1)
+        self.query_emb = nn.Embedding(num_labels, hidden_size)
+        self.query_emb.requires_grad_(self_attention)
+        layer = (hidden_size, num_heads, feedforward_size, dropout, activation, norm_first, self_attention)
+        layers = nn.ModuleList(TorchDecoderLayer(*layer) for _ in range(num_layers))
+        decoder = nn.ModuleDict({"layers": layers, "norm": nn.LayerNorm(hidden_size)})
+        self.transformer = nn.ModuleDict({"decoder": decoder})
+        self.w = nn.Parameter(torch.randn(1, num_labels, hidden_size) / hidden_size**0.5)
+        self.b = nn.Parameter(torch.zeros(1, num_labels))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the class."""
+        positions = functional.relu(self.linear_projection(features)).flatten(2).transpose(1, 2)
+        queries = self.query_emb.weight.expand(len(features), -1, -1)
+        zeros = torch.zeros_like(queries)
+        x, position = (zeros, queries) if self.keep_query_position else (queries, zeros)
+        decoder = self.transformer["decoder"]
+        for layer in decoder["layers"]:
+            x, attention = layer(x, positions, position)
+        logits = (self.w * decoder["norm"](x)).sum(-1) + self.b
+        return logits, {"projection": positions, "attention": attention}
+
+
+class TorchAnnotator(nn.Module):
+    """System A: images `[B, 3, H, W]` to logits `[B, C]` and the head's intermediates.
+
+    Args:
+        body: a network that gives features `[B, F, h, w]`.
+        num_labels, num_features: labels to score, F.
+        head_options: those of `TorchAttentionPooling`.
+    """
+
+    def __init__(self, body: nn.Module, num_labels: int, num_features: int, **head_options):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"features": nn.Sequential(body)})
+        self.head = TorchAttentionPooling(num_labels, num_features, **head_options)
+
+    @property
+    def body(self) -> nn.Module:
+        """The backbone."""
+        return self.backbone["features"][0]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the class."""
+        return self.head(self.body(images))
+
+
+class TorchClassifier(nn.Module):
+    """System B: images `[B, 3, H, W]` to logits `[B, C]` by global mean, dropout and a linear layer."""
+
+    def __init__(self, body: nn.Module, num_labels: int, num_features: int, *, dropout: float = 0.3):
+        super().__init__()
+        fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_labels))
+        self.net = nn.ModuleDict({"body": body, "head": nn.ModuleDict({"fc": fc})})
+
+    @property
+    def body(self) -> nn.Module:
+        """The backbone."""
+        return self.net["body"]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the class; there are no intermediates."""
+        return self.net["head"]["fc"](self.body(images).mean((2, 3))), {}
+
+
+def build_body(backbone: str) -> tuple[nn.Module, int]:
+    """timm's network for a backbone of `aia_jax.models.annotator.BACKBONES`, and its number of features.
+
+    Raises:
+        InputError: timm has no such network.
+    """
+    name = backbone if backbone.startswith("tresnet") else f"tf_{backbone}"
+    if not timm.is_model(name):
+        raise InputError(f"timm has no {name} to verify {backbone} against")
+    network = timm.create_model(name, num_classes=0, global_pool="")
+    return (network.body if backbone.startswith("tresnet") else network), network.num_features
+
+
+def load_torch(config: ConfigDict, foreign: Foreign, state: dict[str, np.ndarray]) -> nn.Module:
+    """The model that a recognised file holds, in evaluation mode, loaded with `strict=True`.
+
+    TResNet's names are brought up to date by timm's own filter, not by this project's.
+
+    Args:
+        config: whose `model` the file is for.
+        foreign, state: the file recognised, and as it was read.
+    """
+    body, num_features = build_body(config.model.backbone)
+    if foreign.system == "backbone":
+        model = body
+    elif foreign.system == "classifier":
+        model = TorchClassifier(body, len(foreign.head["bias"]), num_features)
+    else:
+        options = ("hidden_size", "num_heads", "num_layers", "feedforward_size", "activation", "norm_first")
+        options += ("self_attention", "keep_query_position")
+        chosen = {name: config.model[name] for name in options}
+        model = TorchAnnotator(body, foreign.head["w"].shape[1], num_features, **chosen)
+    loaded = _backbone(foreign, state)
+    if foreign.system != "backbone":
+        parts = (("backbone", loaded), ("head", foreign.head))
+        loaded = {
+            wrap(foreign.system, foreign.family, area, name): v for area, part in parts for name, v in part.items()
+        }
+    tensors = {name: torch.as_tensor(value) for name, value in loaded.items()}
+    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    model.load_state_dict(counters | tensors, strict=True)
+    return model.eval()
+
+
+def _backbone(foreign: Foreign, state: dict[str, np.ndarray]) -> dict[str, Any]:
+    if foreign.family != "tresnet":
+        return foreign.backbone
+    prefix = wrap(foreign.system, foreign.family, "backbone", "")
+    body = {
+        f"body.{name.removeprefix(prefix)}": torch.as_tensor(value)
+        for name, value in state.items()
+        if name.startswith(prefix) and not re.search(r"(^|\.)filt$", name)
+    }
+    return {name.removeprefix("body."): value for name, value in checkpoint_filter_fn(body, None).items()}

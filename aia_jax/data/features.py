@@ -1,0 +1,95 @@
+"""Feature maps of a split under a frozen backbone, computed once and kept beside the images they are of."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from aia_jax.data.cache import prepared
+from aia_jax.data.rows import MappedRows, RowWriter
+from aia_jax.errors import InputError
+
+# The flipped forms of an image that random flips can give, for each value of `config.data.flips`.
+FLIPS = {"none": ("",), "horizontal": ("", "h"), "both": ("", "h", "v", "hv")}
+
+_VERSION = 1  # of the code below: raise it when the same images and weights would give other maps
+
+
+def weights_digest(arrays: dict[str, np.ndarray]) -> str:
+    """Twelve hexadecimal digits that tell these weights from any others."""
+    digest = hashlib.sha256()
+    for path in sorted(arrays):
+        value = np.ascontiguousarray(arrays[path])
+        digest.update(f"{path} {value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()[:12]
+
+
+def prepare_features(
+    images: MappedRows,
+    compute: Callable[[np.ndarray], np.ndarray],
+    *,
+    backbone: str,
+    settings: str,
+    flip: str,
+    dtype: str,
+    batch_size: int,
+) -> MappedRows:
+    """The feature maps of `images`, row by row; made on first use, for all images of their file.
+
+    They lie beside the folder of the images and go when that is made anew.
+
+    Args:
+        images: uint8 `[N, S, S, 3]` of a prepared copy.
+        compute: uint8 `[batch_size, S, S, 3]` to features `[batch_size, h, w, C]`.
+        backbone: its name, for the folder's.
+        settings: whatever else the features depend on, weights included.
+        flip: which flips are applied to the images first: "", "h", "v" or "hv".
+        dtype: of the file: "float16" or "float32".
+
+    Raises:
+        InputError: no room in the cache, or features that `dtype` cannot hold.
+    """
+    copy = images.path.parent
+    name = copy.name.rpartition("-")[0]
+    kind = f"{name}-{backbone}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}{flip and '-'}{flip}-{dtype}"
+    fingerprint = hashlib.sha256(f"{_VERSION} {copy.name} {settings}".encode()).hexdigest()[:12]
+    whole = MappedRows(images.path)
+    shape = jax.eval_shape(compute, jax.ShapeDtypeStruct((batch_size, *whole.shape[1:]), np.uint8)).shape[1:]
+    num_bytes = len(whole) * int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+    def write(directory: Path) -> None:
+        description = f"{copy.name.partition('-')[0]} features{flip and ', flipped '}{flip}"
+        bar = tqdm(total=len(whole), desc=description, unit="img", mininterval=0.5)
+        with bar, RowWriter(directory / "features.npy", shape, dtype) as rows:
+            for start in range(0, len(whole), batch_size):
+                batch = whole[start : start + batch_size]
+                for row in _checked(_padded(compute, _flipped(batch, flip), batch_size), dtype):
+                    rows.append(row)
+                bar.update(len(batch))
+
+    return MappedRows(prepared(copy.parent, kind, fingerprint, num_bytes, write) / "features.npy", images.rows)
+
+
+def _flipped(images: np.ndarray, flip: str) -> np.ndarray:
+    if "h" in flip:
+        images = images[:, :, ::-1]
+    return images[:, ::-1] if "v" in flip else images
+
+
+def _padded(compute: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int) -> np.ndarray:
+    """The last batch is filled up, so that `compute` is compiled for one shape."""
+    padding = [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)]
+    return np.asarray(compute(np.pad(images, padding)), np.float32)[: len(images)]
+
+
+def _checked(features: np.ndarray, dtype: str) -> np.ndarray:
+    largest = np.abs(features).max(initial=0)
+    if not largest <= np.finfo(dtype).max:
+        raise InputError(
+            f"features of up to {largest:g} do not fit into {dtype}; set config.data.feature_dtype=float32"
+        )
+    return features.astype(dtype)

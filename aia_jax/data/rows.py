@@ -1,0 +1,78 @@
+"""Arrays on disk that are written row by row and read only where they are indexed."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+class MappedRows:
+    """Rows of a `.npy` file that are read only when indexed, by whatever NumPy takes for the first axis.
+
+    Pickles as its path, so that worker processes map the same file.
+
+    Args:
+        path: of an array `[M, ...]`.
+        rows: which of them, in which order; all if None.
+    """
+
+    def __init__(self, path: str | Path, rows: np.ndarray | None = None):
+        self.path = Path(path)
+        self.rows = rows
+        self._array = np.asarray(np.load(self.path, mmap_mode="r"))
+        self.shape = (len(self._array) if rows is None else len(rows), *self._array.shape[1:])
+        self.dtype = self._array.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        return self._array[index if self.rows is None else self.rows[index]]
+
+    def __array__(self, dtype: np.typing.DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self[:], dtype, copy=copy)
+
+    def __reduce__(self) -> tuple:
+        return MappedRows, (self.path, self.rows)
+
+    def take(self, rows: np.ndarray) -> "MappedRows":
+        """These rows of the rows, unread."""
+        return MappedRows(self.path, rows if self.rows is None else self.rows[rows])
+
+
+class RowWriter:
+    """An array `[N, ...]` in a `.npy` file that grows row by row.
+
+    Written with `write`, not through a memory map: a full disk is an error there, and kills the process here.
+
+    Args:
+        path: of the file, written anew.
+        shape, dtype: of a row.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike):
+        self._file = path.open("wb")
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._num_rows = 0
+        self._write_header()
+
+    def append(self, row: np.ndarray) -> None:
+        """Writes a row of the shape and type announced."""
+        self._file.write(np.ascontiguousarray(row, self._dtype).data)
+        self._num_rows += 1
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _write_header(self) -> None:
+        """NumPy pads a header so that the first axis can grow in place: the length is that of the empty array."""
+        descr = np.lib.format.dtype_to_descr(self._dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (self._num_rows, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)

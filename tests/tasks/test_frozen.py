@@ -1,0 +1,171 @@
+"""Head-only training: kept features are those of the whole annotator, and the head trains on them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from aia_jax.commands.evaluate import evaluate
+from aia_jax.commands.train import train
+from aia_jax.errors import InputError
+from aia_jax.tasks import make_task
+from aia_jax.training.state import merge_model, split_model
+from configs import demo
+
+
+def frozen_demo(**overrides):
+    """The demo cut down, its backbone frozen."""
+    config = demo.get_config()
+    config.update_from_flattened_dict(
+        {
+            "epochs": 2,
+            "batch_size": 16,
+            "data.image_size": 32,
+            "data.num_train": 64,
+            "data.num_test": 21,
+            "data.validation_fraction": 0.25,
+            "data.flips": "horizontal",
+            "model.freeze_backbone": True,
+            "model.hidden_size": 16,
+            "model.num_heads": 2,
+            "model.feedforward_size": 16,
+            "eval.batch_size": 16,
+            **overrides,
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory, cache_dir):
+    """A run whose backbone is what others freeze."""
+    path = tmp_path_factory.mktemp("whole")
+    train(frozen_demo(**{"model.freeze_backbone": False}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, converted):
+    path = tmp_path_factory.mktemp("frozen")
+    train(frozen_demo(init_backbone=str(converted)), path)
+    return path
+
+
+def prepared_task(**overrides):
+    task = make_task(frozen_demo(**overrides))
+    graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
+    task.prepare(weights)
+    return task, merge_model(graphdef, weights)
+
+
+def test_scores_equal_those_of_the_whole_annotator():
+    task, model = prepared_task(**{"data.feature_dtype": "float32"})
+    batch = next(task.eval_batches("test"))
+    assert set(batch) == {"features", "index", "mask"}
+    scores = task.predict(model, batch)["scores"]
+    images = np.asarray(task.split("test").images[batch["index"]])
+    expected = task.explain(model, {"image": images})["scores"]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flips", "names"),
+    [
+        ("none", ["features"]),
+        ("horizontal", ["features", "features_h"]),
+        ("both", ["features", "features_h", "features_hv", "features_v"]),
+    ],
+)
+def test_flipped_forms_are_the_features_of_flipped_images(flips, names):
+    task, model = prepared_task(**{"data.flips": flips, "data.feature_dtype": "float32"})
+    arrays = task.train_arrays()
+    assert sorted(name for name in arrays if name != "target") == names
+    rows = np.array([3, 7])
+    images = np.asarray(task.split("train").images[rows])
+    for name in names:
+        form = name.partition("_")[2]
+        flipped = images[:, :, ::-1] if "h" in form else images
+        flipped = flipped[:, ::-1] if "v" in form else flipped
+        expected, _ = model.backbone(task.normalize(flipped), train=False)
+        np.testing.assert_allclose(arrays[name][rows], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_form_of_an_image_is_drawn():
+    task, model = prepared_task()
+    seen = []
+    head = model.head
+
+    def record(features, **_):
+        seen.append(np.asarray(features)[:, 0, 0, 0])
+        return head(features, train=False)
+
+    model.head = record
+    batch = {"features": np.zeros((64, 2, 2, 3)), "features_h": np.ones((64, 2, 2, 3)), "target": np.zeros((64, 22))}
+    with pytest.raises(TypeError):  # shapes that the head refuses: only what it was given counts here
+        task.loss(model, {name: jax.numpy.asarray(value) for name, value in batch.items()}, jax.random.key(0))
+    assert 16 < seen[0].sum() < 48
+
+
+def test_only_the_head_changes(workdir, converted):
+    from aia_jax.commands.weights import run_arrays
+
+    before, _ = run_arrays(converted)
+    after, _ = run_arrays(workdir)
+    assert before.keys() == after.keys()
+    for name, value in after.items():
+        if name.startswith("backbone."):
+            np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert not np.array_equal(after["head.weight"], before["head.weight"])
+
+
+def test_a_run_is_evaluated_and_its_pictures_drawn(workdir, tmp_path, converted):
+    config = frozen_demo(init_backbone=str(converted))
+    evaluate(config, workdir, tmp_path, thresholds="mcc")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "metrics.json",
+        "scores.npz",
+        "predictions.png",
+        "attention.png",
+    }
+    assert len(json.loads((workdir / "thresholds.json").read_text())) == 22
+
+
+def test_features_are_computed_once(workdir, tmp_path, converted, monkeypatch):
+    config = frozen_demo(init_backbone=str(converted))
+    task = make_task(config)
+
+    def fail(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("aia_jax.data.features._padded", fail)
+    evaluate(config, workdir, tmp_path, task=task)
+
+
+def test_device_placement_gives_the_same(workdir, tmp_path, converted):
+    train(frozen_demo(**{"init_backbone": str(converted), "data.placement": "device"}), tmp_path)
+    scores = [np.load(path / "evaluation" / "scores.npz")["scores"] for path in (workdir, tmp_path)]
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({}, r"config\.model\.freeze_backbone needs a backbone: give config\.init_backbone"),
+        ({"mixup": True}, r"config\.mixup mixes images"),
+        ({"data.feature_dtype": "int8"}, r"config\.data\.feature_dtype='int8' is unknown; known: float16, float32"),
+        ({"data.flips": "vertical"}, r"config\.data\.flips='vertical' is unknown; known: none, horizontal, both"),
+        ({"init_from": "a", "init_backbone": "b"}, "give one of them"),
+    ],
+)
+def test_bad_fields_are_refused(tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        train(frozen_demo(**overrides), tmp_path)
+
+
+def test_features_that_half_precision_cannot_hold_are_refused():
+    from aia_jax.data.features import _checked
+
+    with pytest.raises(InputError, match="features of up to 70000 do not fit into float16"):
+        _checked(np.full((1, 2), 7e4, np.float32), "float16")
