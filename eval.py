@@ -10,16 +10,37 @@ if __name__ == "__main__":
 
         python eval.py --config configs/demo.py --workdir runs/demo
         python eval.py --config configs/demo.py --workdir runs/demo --split train --output /tmp/demo-train
-        """
+        python eval.py --config configs/corel5k.py --weights Annotator_Corel-5k.pth --output /tmp/corel5k
+        python eval.py --config configs/improved_loss.py:corel5k --workdir runs/b --thresholds mcc
+        """,
+        workdir="Folder of the run to evaluate.",
+        weights="Instead of --workdir: a PyTorch file, or a folder that convert_weights.py or train.py wrote.",
+        output="Folder for the results; the default is <workdir>/evaluation, with a folder as --weights likewise.",
+        thresholds="Per-label thresholds beside config.eval.threshold: mcc (fitted on the training split over the "
+        "published grid), exact (over all its scores), or a thresholds.json.",
     )
-    flags.DEFINE_string("output", None, "Folder for the results; the default is <workdir>/evaluation.")
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split to score, never augmented.")
     from pathlib import Path
 
     from aia_jax.commands.evaluate import evaluate
+    from aia_jax.errors import InputError
 
-    def command(config, workdir):
-        output = flags.FLAGS.output or workdir / "evaluation"
-        evaluate(config, workdir, Path(output), split=flags.FLAGS.split)
+    def command(config):
+        workdir, weights, output, split, thresholds = (
+            flags.FLAGS[name].value for name in ("workdir", "weights", "output", "split", "thresholds")
+        )
+        if bool(workdir) == bool(weights):
+            raise InputError("give --workdir, the folder of a run, or --weights, a file or folder")
+        folder = workdir or (weights if Path(weights).is_dir() else None)
+        if not output and not folder:
+            raise InputError("--weights FILE needs --output, a folder for the results")
+        evaluate(
+            config,
+            workdir and Path(workdir),
+            Path(output) if output else Path(folder) / "evaluation",
+            weights=weights or "",
+            split=split,
+            thresholds=thresholds or "",
+        )
 
     cli.run(command)

@@ -1,5 +1,7 @@
 """Train from a config: `python train.py --config configs/demo.py --workdir runs/demo`."""
 
+from absl import flags
+
 from aia_jax.commands import cli
 
 if __name__ == "__main__":
@@ -10,8 +12,13 @@ if __name__ == "__main__":
         python train.py --config configs/corel5k.py --workdir runs/corel5k --config.data.root=datasets
 
         Every field of the config can be set: --config.batch_size=64 --config.loss.name=focal
-        """
+        Start from ImageNet weights: --config.init_backbone=FILE, from a whole model: --config.init_from=FILE|WORKDIR
+        """,
+        workdir="Folder of the run: checkpoints, records, pictures.",
     )
+    flags.mark_flag_as_required("workdir")
+    from pathlib import Path
+
     from aia_jax.commands.train import train
 
-    cli.run(train)
+    cli.run(lambda config: train(config, Path(flags.FLAGS.workdir)))

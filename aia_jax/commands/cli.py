@@ -5,7 +5,6 @@ import itertools
 import runpy
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -16,19 +15,25 @@ from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 EXIT_INPUT, EXIT_NON_FINITE = 2, 3
 
 
-def define_flags(description: str) -> flags.FlagValues:
-    """The flags that all commands share: `--config` (with `--config.field=value`) and `--workdir`."""
+def define_flags(description: str, **strings: str) -> flags.FlagValues:
+    """The flag that all commands share, `--config` (with `--config.field=value`), and flags of one's own.
+
+    Args:
+        description: what --help says.
+        strings: name to help of string flags, None if not given.
+    """
     sys.modules["__main__"].__doc__ = description
     config_flags.DEFINE_config_file("config", help_string="Config file, for example configs/demo.py.")
-    flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, records, pictures.")
-    flags.mark_flags_as_required(["config", "workdir"])
-    for name in ("config", "workdir"):
+    for name, text in strings.items():
+        flags.DEFINE_string(name, None, text)
+    flags.mark_flag_as_required("config")
+    for name in ("config", *strings):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # --help shows it
     return flags.FLAGS
 
 
-def run(command: Callable[[ConfigDict, Path], None]) -> None:
-    """Parses the flags, runs `command(config, workdir)` and exits.
+def run(command: Callable[[ConfigDict], int | None]) -> None:
+    """Parses the flags, runs `command(config)`, which may return an exit code, and exits.
 
     Exit codes: 0 done, 1 bad flags, 2 bad input, 3 non-finite loss, 128 + signal when interrupted.
     """
@@ -44,7 +49,7 @@ def run(command: Callable[[ConfigDict, Path], None]) -> None:
         try:
             if several_hosts:
                 _join_hosts()
-            command(config, Path(flags.FLAGS.workdir))
+            return command(config) or 0
         except InputError as error:
             return _fail(str(error), EXIT_INPUT)
         except OSError as error:
@@ -56,7 +61,6 @@ def run(command: Callable[[ConfigDict, Path], None]) -> None:
             return 128 + interruption.signum
         except KeyboardInterrupt:
             return _fail("interrupted", 130)
-        return 0
 
     app.run(main, flags_parser=_parse)
 

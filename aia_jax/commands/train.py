@@ -7,6 +7,8 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from aia_jax.commands.evaluate import evaluate
+from aia_jax.commands.weights import initializer
+from aia_jax.errors import InputError
 from aia_jax.tasks import make_task
 from aia_jax.training.loop import Trainer
 
@@ -18,9 +20,12 @@ def train(config: ConfigDict, workdir: Path) -> None:
         InputError, NonFiniteLossError, Interrupted: see `aia_jax.errors`.
     """
     task = make_task(config)
+    initialize = None if _has_checkpoints(workdir) else initializer(config, task.build_model)
+    if config.model.freeze_backbone and not initialize and not _has_checkpoints(workdir):
+        raise InputError("config.model.freeze_backbone needs a backbone: give config.init_backbone or config.init_from")
     for split in ("train", config.eval.split, "test"):
         task.split(split)  # all data are read and checked before the first step
-    trainer = Trainer(config, task, workdir)
+    trainer = Trainer(config, task, workdir, initialize=initialize)
     if jax.process_index() == 0:
         parameters = parameter_overview.count_parameters(trainer.abstract_state.params)
         devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
@@ -32,3 +37,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
         )
     trainer.fit()
     evaluate(config, workdir, workdir / "evaluation", split="test", task=task)
+
+
+def _has_checkpoints(workdir: Path) -> bool:
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(folder.iterdir())

@@ -1,0 +1,94 @@
+"""Corel-5k with heads on frozen EfficientNet-Lite2 features: every loss, plain and with MCC thresholds, over seeds.
+
+    python -m aia_jax.benchmarks.corel5k_lite --root datasets --output benchmarks/results/corel5k-lite2-cpu.json
+
+Run it where `configs/` lies. Started again with the same folder of runs it goes on where it was.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from aia_jax.commands.evaluate import evaluate
+from aia_jax.commands.train import train
+from aia_jax.report.table import COLUMNS, Row, metric_table
+from aia_jax.training.record import package_versions, write_json
+
+_RUNS = (("gap", "bce"), ("gap", "focal"), ("gap", "asymmetric"), ("gap", "proposed"), ("attention", "proposed"))
+
+
+def run_once(head: str, loss: str, seed: int, root: str, workdir: Path) -> list[dict[str, Any]]:
+    """Trains and evaluates; the rows of `metrics.json`, with the seconds that training and evaluation took."""
+    config = importlib.import_module("configs.corel5k_lite").get_config(head)
+    config.loss.name, config.seed, config.data.root = loss, seed, root
+    config.checkpoint.keep = 1
+    timing = workdir / "seconds.json"
+    start = time.perf_counter()
+    train(config, workdir)
+    if not timing.exists():
+        write_json(timing, time.perf_counter() - start)
+    evaluate(config, workdir, workdir / "evaluation", thresholds="mcc")
+    seconds = json.loads(timing.read_text())
+    rows = json.loads((workdir / "evaluation" / "metrics.json").read_text())["rows"]
+    return [{**row, "head": head, "loss": loss, "seed": seed, "seconds": seconds} for row in rows]
+
+
+def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and spread over the seeds of each head, loss, epoch (last or best) and kind of threshold."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        thresholds = "MCC" if "MCC" in row["name"] else "0.5"
+        last_epoch = max(r["epoch"] for r in rows if _same_run(r, row))
+        if row["epoch"] == last_epoch:
+            groups.setdefault((row["head"], row["loss"], "last", thresholds), []).append(row)
+        if row["name"].startswith("best"):
+            groups.setdefault((row["head"], row["loss"], "best", thresholds), []).append(row)
+    return [
+        {
+            **dict(zip(("head", "loss", "epoch", "thresholds"), key, strict=True)),
+            "seeds": len(group),
+            "mean": {name: statistics.mean(row[name] for row in group) for name in COLUMNS},
+            "min": {name: min(row[name] for row in group) for name in COLUMNS},
+            "max": {name: max(row[name] for row in group) for name in COLUMNS},
+        }
+        for key, group in groups.items()
+    ]
+
+
+def main() -> None:
+    """Runs what is missing, prints the table and writes the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--root", default="datasets", help="folder that holds Corel-5k/")
+    parser.add_argument("--runs", type=Path, default=Path("runs/corel5k-lite"), help="folder for the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    arguments = parser.parse_args()
+    rows = []
+    for head, loss in _RUNS:
+        for seed in arguments.seeds:
+            workdir = arguments.runs / f"{head}-{loss}-{seed}"
+            rows += run_once(head, loss, seed, arguments.root, workdir)
+    summary = summarize(rows)
+    lines = [
+        Row(f"{group['head']}, {group['loss']}, {group['epoch']} epoch, threshold {group['thresholds']}", group["mean"])
+        for group in summary
+    ]
+    print(metric_table(lines, f"mean over seeds {', '.join(map(str, arguments.seeds))}"))
+    if arguments.output:
+        machine = {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
+        versions = {**package_versions(), "python": platform.python_version()}
+        write_json(arguments.output, {"machine": machine, "packages": versions, "summary": summary, "rows": rows})
+
+
+def _same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in ("head", "loss", "seed"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""PyTorch files to checkpoints of this project, and back."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from aia_jax.commands.weights import check_model, model_shapes, read_foreign, run_arrays
+from aia_jax.convert import tables
+from aia_jax.convert.files import write_state_dict
+from aia_jax.convert.naming import Foreign
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import backbone_named
+from aia_jax.tasks import make_task
+from aia_jax.training import sharding
+from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.record import write_record
+from aia_jax.training.state import Arrays, abstract_weights, pick_weights, replace_arrays
+
+
+def convert(config: ConfigDict, source: Path, output: Path) -> None:
+    """Writes the model in the PyTorch file `source` as the checkpoint of step 0 in the workdir `output`.
+
+    `train.py` continues from there, and `config.init_from`, `config.init_backbone` and `eval.py --weights` take it. A
+    file of an ImageNet model gives a backbone, its classifier is dropped.
+
+    Raises:
+        InputError: the file cannot be used or is of another model, or `output` holds checkpoints already.
+    """
+    if (output / "checkpoints").is_dir() and any((output / "checkpoints").iterdir()):
+        raise InputError(f"{output} holds checkpoints already; give another --output")
+    foreign = read_foreign(source)
+    task = make_task(config)
+    backbone_only = foreign.system == "backbone"
+    shapes = model_shapes(task.build_model, backbone_only=backbone_only)
+    check_model(foreign, config, shapes, str(source))
+    arrays = tables.from_torch(foreign, shapes, str(source))
+    weights = replace_arrays(_abstract(task, backbone_only), arrays)
+    trees = sharding.put_replicated(weights, sharding.data_mesh())
+    raw = {name: trees[name] for name in ("params", "stats")}
+    info = {
+        "epoch": 0,
+        "weights": "raw",
+        "part": "backbone" if backbone_only else "model",
+        "source": {"file": source.name, "sha256": _sha256(source), "names": foreign.generation},
+        **task.describe(),
+    }
+    with Checkpointer(output) as checkpointer:
+        checkpointer.save(0, {"weights": {"raw": raw, "ema": raw, "constants": trees["constants"]}}, info)
+    write_record(output, config)
+    if jax.process_index() == 0:
+        print(_summary(foreign, source, output, len(arrays), backbone_only), flush=True)
+
+
+def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_only: bool) -> None:
+    """Writes the best epoch of the workdir `source` as a PyTorch or safetensors file in timm's names (>= 0.9).
+
+    Args:
+        backbone_only: write timm's own model without classifier (`num_classes=0`), not the system's.
+
+    Raises:
+        InputError: no checkpoint, or one of another model than the config's.
+    """
+    arrays, info = run_arrays(source)
+    shapes = model_shapes(make_task(config).build_model, backbone_only=info.get("part") == "backbone")
+    if {path: tuple(value.shape) for path, value in arrays.items()} != shapes:
+        raise InputError(f"{source} holds weights of another model than this config describes")
+    if backbone_only:
+        arrays = {path: value for path, value in arrays.items() if path.startswith("backbone.")}
+    system = tables.system_of(arrays)
+    state = tables.to_torch(jax.device_get(arrays), system=system, family=backbone_named(config.model.backbone).family)
+    write_state_dict(output, state)
+    print(f"{output}: {len(state)} arrays in timm's names, a state dict of a {system}", flush=True)
+
+
+def _abstract(task: Any, backbone_only: bool) -> Arrays:
+    weights = pick_weights(abstract_weights(task.build_model, sharding.data_mesh())[1], "raw")
+    if not backbone_only:
+        return weights
+    return {name: {"backbone": tree["backbone"]} if "backbone" in tree else {} for name, tree in weights.items()}
+
+
+def _summary(foreign: Foreign, source: Path, output: Path, num_arrays: int, backbone_only: bool) -> str:
+    lines = [f"{source} holds {foreign.describe()}; {num_arrays} arrays written to {output}"]
+    if backbone_only:
+        dropped = ", ".join(f"{foreign.origin['head', name]} {list(a.shape)}" for name, a in foreign.head.items())
+        lines += [f"its classifier was dropped: {dropped}"] if dropped else []
+        lines += [f"train from it with --config.init_backbone={output}"]
+    return "\n".join(lines)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

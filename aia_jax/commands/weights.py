@@ -1,0 +1,154 @@
+"""Weights from wherever a user has them: a run, a converted checkpoint, a PyTorch file, a package."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from aia_jax.convert import tables
+from aia_jax.convert.files import read_state_dict
+from aia_jax.convert.naming import Foreign, recognise
+from aia_jax.convert.pretrained import PACKAGES, pretrained_file
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import backbone_named
+from aia_jax.training import sharding
+from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.state import Arrays, abstract_weights, flat_arrays, pick_weights, replace_arrays
+
+_SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # of config.model.head
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> dict[str, tuple[int, ...]]:
+    """Path to shape of every array of the model that `build` makes, or of its backbone."""
+    _, abstract = abstract_weights(build, sharding.data_mesh())
+    shapes = {path: leaf.shape for path, leaf in flat_arrays(pick_weights(abstract, "raw")).items()}
+    return {path: shape for path, shape in shapes.items() if not backbone_only or path.startswith("backbone.")}
+
+
+def initializer(config: ConfigDict, build: Callable[..., Any]) -> Callable[[Arrays], Arrays] | None:
+    """What puts the weights of `config.init_from` or `config.init_backbone` in place of drawn ones; None: neither.
+
+    They are read now, so that a file that does not fit is told before anything is computed.
+
+    Raises:
+        InputError: both are given, or what they name cannot be used.
+    """
+    if config.init_from and config.init_backbone:
+        raise InputError("config.init_from brings a whole model, config.init_backbone a backbone: give one of them")
+    if not config.init_from and not config.init_backbone:
+        return None
+    shapes = model_shapes(build, backbone_only=not config.init_from)
+    arrays = read_arrays(config.init_from or config.init_backbone, config, shapes)
+    return lambda weights: replace_arrays(weights, arrays)
+
+
+def read_arrays(source: str | Path, config: ConfigDict, shapes: Shapes) -> dict[str, np.ndarray]:
+    """The arrays of `shapes` out of a workdir (its best epoch), a PyTorch file, or the package of a backbone's weights.
+
+    Args:
+        source: a folder, a file or a name such as "efficientnet_lite2".
+        config: whose `model` the arrays are for.
+        shapes: see `model_shapes`; without paths of the head, the head of the source is dropped and named.
+
+    Raises:
+        InputError: there is no such source, or it is not of this model.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _from_run(path, shapes)
+    foreign = read_foreign(source)
+    check_model(foreign, config, shapes, str(source))
+    if not _has_head(shapes) and foreign.head:
+        dropped = ", ".join(f"{foreign.origin['head', name]} {list(a.shape)}" for name, a in foreign.head.items())
+        print(f"{source}: the backbone is taken, the rest dropped: {dropped}", flush=True)
+    return tables.from_torch(foreign, shapes, str(source))
+
+
+def read_foreign(source: str | Path) -> Foreign:
+    """Reads and recognises a PyTorch file, or a package's.
+
+    Raises:
+        InputError: it cannot be read, or holds nothing known here.
+    """
+    return recognise(read_state_dict(pretrained_file(source) if source in PACKAGES else source), str(source))
+
+
+def check_model(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str) -> None:
+    """Raises InputError if a recognised file is of another family, system or number of labels than the config."""
+    model = config.model
+    if foreign.family != backbone_named(model.backbone).family:
+        raise InputError(f"{where} holds {foreign.describe()}, but config.model.backbone is {model.backbone}")
+    if not _has_head(shapes):
+        return
+    if foreign.system == "backbone":
+        raise InputError(f"{where} holds {foreign.describe()} alone; give it as config.init_backbone")
+    if foreign.system != _SYSTEMS[model.head]:
+        raise InputError(f"{where} holds {foreign.describe()}, but config.model.head is {model.head!r}")
+    given = _num_labels({f"head.{name}": value.shape for name, value in foreign.head.items()})
+    expected = _num_labels(shapes)
+    if given is not None and given != expected:
+        raise InputError(
+            f"{where} scores {given} labels, but the data of this config list {expected}; "
+            "give the config of the data set it was trained on (config.data.name, config.data.root)"
+        )
+
+
+def best_step(checkpointer: Checkpointer) -> int | None:
+    """The step of the best evaluated epoch, or of the newest checkpoint if none was evaluated; None: there is none."""
+    steps = checkpointer.steps()
+    metrics = {step: info["metric"] for step in steps if "metric" in (info := checkpointer.info(step))}
+    return max(metrics, key=lambda step: (metrics[step], -step)) if metrics else max(steps, default=None)
+
+
+def open_run(workdir: Path) -> Checkpointer:
+    """The checkpoints of a folder that holds some.
+
+    Raises:
+        InputError: it holds none.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise InputError(f"{workdir} holds no checkpoints; train first, or name the folder given to train.py")
+    return Checkpointer(workdir)
+
+
+def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All arrays of the best epoch (or the converted weights) in a workdir by path, and what was written about them.
+
+    Raises:
+        InputError: no checkpoint is there that says which of its weights to take.
+    """
+    with open_run(workdir) as checkpointer:
+        step = best_step(checkpointer)
+        info = {} if step is None else checkpointer.info(step)
+        if "weights" not in info:
+            raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
+        stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
+    return flat_arrays(pick_weights(stored, info["weights"])), info
+
+
+def _from_run(workdir: Path, shapes: Shapes) -> dict[str, Any]:
+    arrays, info = run_arrays(workdir)
+    if info.get("part") == "backbone" and _has_head(shapes):
+        raise InputError(f"{workdir} holds a backbone alone; give it as config.init_backbone")
+    there = {path: tuple(value.shape) for path, value in arrays.items() if _has_head(shapes) or path in shapes}
+    differing = [
+        f"  {path}: {there.get(path, 'absent')} there, {shapes.get(path, 'absent')} in the model"
+        for path in sorted(there.keys() | shapes.keys())
+        if there.get(path) != shapes.get(path)
+    ]
+    if differing:
+        raise InputError("\n".join([f"the weights in {workdir} do not fit this config:", *differing]))
+    return {path: arrays[path] for path in shapes}
+
+
+def _has_head(shapes: Shapes) -> bool:
+    return any(path.startswith("head.") for path in shapes)
+
+
+def _num_labels(shapes: Shapes) -> int | None:
+    """Of our arrays or of theirs: the length of the bias that every label has."""
+    biases = ("head.linear.bias", "head.bias", "head.b")
+    return next((shapes[path][-1] for path in biases if shapes.get(path)), None)

@@ -1,0 +1,188 @@
+"""Our arrays and timm's, name by name: (pattern of our path, their name, layout) for every family and head.
+
+`from_torch` and `to_torch` read the same table, so that a way back exists for whatever comes in.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from aia_jax.convert.naming import Foreign, wrap
+from aia_jax.errors import InputError
+
+
+class Layout(NamedTuple):
+    """Axes of a kernel: how theirs become ours, and back."""
+
+    to_jax: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))  # OIHW, HWIO
+LINEAR = Layout(lambda x: x.T, lambda x: x.T)
+POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # a 1x1 convolution there
+ROW = Layout(lambda x: x[0], lambda x: x[None])
+SAME = Layout(lambda x: x, lambda x: x)
+
+# Our modules, TResNet's stages counted from 1; (pattern, their module, layout of `kernel`).
+_BACKBONES = {
+    "tresnet": (
+        (r"conv1\.(conv|bn)", r"conv1.\1", CONV),
+        (r"(layer\d+\.\d+\.conv\d)\.(conv|bn)", r"\1.\2", CONV),
+        (r"(layer1\.\d+\.downsample)\.(conv|bn)", r"\1.0.\2", CONV),
+        (r"(layer\d+\.\d+\.downsample)\.(conv|bn)", r"\1.1.\2", CONV),  # behind an average pool
+        (r"(layer\d+\.\d+\.se\.fc\d)", r"\1", POINTWISE),
+    ),
+    "efficientnet_lite": (
+        (r"stem\.conv", "conv_stem", CONV),
+        (r"stem\.bn", "bn1", SAME),
+        (r"stages\.0\.(\d+)\.depthwise\.conv", r"blocks.0.\1.conv_dw", CONV),
+        (r"stages\.0\.(\d+)\.depthwise\.bn", r"blocks.0.\1.bn1", SAME),
+        (r"stages\.0\.(\d+)\.project\.conv", r"blocks.0.\1.conv_pw", CONV),
+        (r"stages\.0\.(\d+)\.project\.bn", r"blocks.0.\1.bn2", SAME),
+        (r"stages\.(\d+\.\d+)\.expand\.conv", r"blocks.\1.conv_pw", CONV),
+        (r"stages\.(\d+\.\d+)\.expand\.bn", r"blocks.\1.bn1", SAME),
+        (r"stages\.(\d+\.\d+)\.depthwise\.conv", r"blocks.\1.conv_dw", CONV),
+        (r"stages\.(\d+\.\d+)\.depthwise\.bn", r"blocks.\1.bn2", SAME),
+        (r"stages\.(\d+\.\d+)\.project\.conv", r"blocks.\1.conv_pwl", CONV),
+        (r"stages\.(\d+\.\d+)\.project\.bn", r"blocks.\1.bn3", SAME),
+        (r"head\.conv", "conv_head", CONV),
+        (r"head\.bn", "bn2", SAME),
+    ),
+}
+_DECODER = r"transformer.decoder.layers.\1"
+_HEADS = {
+    "annotator": (
+        ("projection", "linear_projection", POINTWISE),
+        (r"layers\.(\d+)\.self_attention\.out", rf"{_DECODER}.self_attn.out_proj", LINEAR),
+        (r"layers\.(\d+)\.cross_attention\.out", rf"{_DECODER}.multihead_attn.out_proj", LINEAR),
+        (r"layers\.(\d+)\.(linear\d|norm\d)", rf"{_DECODER}.\2", LINEAR),
+        ("norm", "transformer.decoder.norm", SAME),
+    ),
+    "classifier": (("linear", "", LINEAR),),
+}
+_PACKED = {"self": "self_attn", "cross": "multihead_attn"}
+_PARAMETERS = {"query_embedding": ("query_emb.weight", SAME), "weight": ("w", ROW), "bias": ("b", ROW)}
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+class Entry(NamedTuple):
+    """Where one of our arrays lies in a state dict.
+
+    Attributes:
+        name: theirs, without the wrapping.
+        layout: of its axes.
+        part: which third of a packed in-projection, if it is one.
+    """
+
+    name: str
+    layout: Layout
+    part: int | None = None
+
+
+def entry(path: str, *, system: str, family: str) -> Entry:
+    """The place of our array `path`, such as "backbone.stages.0.1.conv1.bn.scale"."""
+    area, _, inner = path.partition(".")
+    if area == "head" and inner in _PARAMETERS:
+        return Entry(*_PARAMETERS[inner])
+    if area == "backbone" and family == "tresnet":
+        inner = re.sub(r"^stages\.(\d+)", lambda match: f"layer{int(match[1]) + 1}", inner)
+    module, _, leaf = inner.rpartition(".")
+    packed = re.fullmatch(r"layers\.(\d+)\.(self|cross)_attention\.(query|key|value)", module)
+    if packed:
+        name = f"transformer.decoder.layers.{packed[1]}.{_PACKED[packed[2]]}.in_proj_{_LEAVES.get(leaf, leaf)}"
+        layout = LINEAR if leaf == "kernel" else SAME
+        return Entry(name, layout, ("query", "key", "value").index(packed[3]))
+    for pattern, target, layout in _BACKBONES[family] if area == "backbone" else _HEADS[system]:
+        match = re.fullmatch(pattern, module)
+        if match:
+            name = f"{match.expand(target)}.{_LEAVES.get(leaf, leaf)}".lstrip(".")
+            return Entry(name, layout if leaf == "kernel" else SAME)
+    raise ValueError(f"no rule for {path}")
+
+
+def system_of(paths: Iterable[str]) -> str:
+    """The system that a model with our arrays `paths` is."""
+    marks = {"head.query_embedding": "annotator", "head.linear.bias": "classifier"}
+    return next((system for path, system in marks.items() if path in paths), "backbone")
+
+
+def from_torch(foreign: Foreign, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
+    """A recognised state dict as our arrays, strictly: every array of `shapes` filled, every array of it used.
+
+    Args:
+        foreign: see `naming.recognise`; arrays outside the areas ("backbone", "head") of `shapes` are not looked at.
+        shapes: our paths, such as "head.bias", to their shapes.
+        where: the file, for messages.
+
+    Returns:
+        Path to array.
+
+    Raises:
+        InputError: arrays missing, left over, or of another shape; all of them are listed.
+    """
+    areas = {path.partition(".")[0] for path in shapes}
+    offered = {(area, name): value for area in sorted(areas) for name, value in getattr(foreign, area).items()}
+    unused, filled, missing, misshapen = set(offered), {}, {}, {}
+    for path, shape in shapes.items():
+        place = entry(path, system=foreign.system, family=foreign.family)
+        area = path.partition(".")[0]
+        found = offered.get((area, place.name))
+        if found is None:
+            missing[area, place.name] = shape
+            continue
+        unused.discard((area, place.name))
+        expected = _their_shape(place, shape)
+        if found.shape != expected:
+            misshapen[area, place.name] = f"{list(found.shape)} in the file, {list(expected)} in the model"
+            continue
+        value = found if place.part is None else np.split(found, 3)[place.part]
+        filled[path] = np.ascontiguousarray(place.layout.to_jax(value))
+    if missing or misshapen or unused:
+        raise InputError(_report(foreign, where, missing, misshapen, unused))
+    return filled
+
+
+def to_torch(arrays: Mapping[str, np.ndarray], *, system: str, family: str) -> dict[str, np.ndarray]:
+    """Our arrays under timm's names and the system's wrapping; `num_batches_tracked` is 0 wherever torch has one.
+
+    Args:
+        arrays: path to array, of the backbone, the head or both.
+        system: "annotator", "classifier" or "backbone".
+        family: "tresnet" or "efficientnet_lite".
+    """
+    state, packed = {}, {}
+    for path, value in arrays.items():
+        place = entry(path, system=system, family=family)
+        name = wrap(system, family, path.partition(".")[0], place.name)
+        theirs = place.layout.to_torch(np.asarray(value))
+        if place.part is None:
+            state[name] = np.ascontiguousarray(theirs)
+        else:
+            packed.setdefault(name, {})[place.part] = theirs
+    state |= {name: np.concatenate([parts[part] for part in range(3)]) for name, parts in packed.items()}
+    counted = [name for name in state if name.endswith("running_var")]
+    return state | {name.replace("running_var", "num_batches_tracked"): np.zeros((), np.int64) for name in counted}
+
+
+def _their_shape(place: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
+    theirs = place.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+    return theirs if place.part is None else (3 * theirs[0], *theirs[1:])
+
+
+def _report(foreign: Foreign, where: str, missing: dict, misshapen: dict, unused: Iterable[tuple[str, str]]) -> str:
+    def in_file(area: str, name: str) -> str:
+        return foreign.origin.get((area, name)) or wrap(foreign.system, foreign.family, area, name)
+
+    left_over = sorted(in_file(*key) for key in unused)
+    lines = [f"{where} does not fit this config; it holds {foreign.describe()}"]
+    for key, shape in missing.items():
+        name = in_file(*key)
+        near = difflib.get_close_matches(name, left_over, n=1, cutoff=0.8)
+        lines.append(f"  missing: {name} (ours {list(shape)})" + (f"; nearest: {near[0]}" if near else ""))
+    lines += [f"  other shape: {in_file(*key)}: {shapes}" for key, shapes in misshapen.items()]
+    lines += [f"  left over: {name}" for name in left_over]
+    return "\n".join(lines)

@@ -1,0 +1,44 @@
+"""Convert a PyTorch file: `python convert_weights.py --config C --input FILE --output DIR`."""
+
+from absl import flags
+
+from aia_jax.commands import cli
+
+if __name__ == "__main__":
+    cli.define_flags(
+        """PyTorch weights to a checkpoint of this project, and back.
+
+        python convert_weights.py --config configs/corel5k.py --input Annotator_Corel-5k.pth --output runs/authors
+        ... --verify    also runs images through PyTorch and compares every stage
+        python convert_weights.py --config configs/corel5k.py --input runs/corel5k --output mine.pth --reverse
+
+        What a file is (system A or B, or an ImageNet model; timm <= 0.6, MIIL or timm >= 0.9) is told by its names.
+        """,
+        input="PyTorch or safetensors file; with --reverse the folder of a run.",
+        output="Folder to write the checkpoint to; with --reverse the file, .pth or .safetensors.",
+        images="With --verify: folder of images to compare on; the default are drawn scenes.",
+        split="With --verify: also score this split (train, validation or test) in both frameworks.",
+    )
+    flags.mark_flags_as_required(["input", "output"])
+    flags.DEFINE_bool("reverse", False, "Write a PyTorch state dict in the names of timm >= 0.9.")
+    flags.DEFINE_bool("backbone_only", False, "With --reverse: the backbone as timm's model with num_classes=0.")
+    flags.DEFINE_bool("verify", False, "Compare every stage with PyTorch; exit code 1 past --tolerance.")
+    flags.DEFINE_float("tolerance", 1e-5, "With --verify: largest error, relative to a stage's largest value.")
+    from pathlib import Path
+
+    from aia_jax.commands.convert import convert, convert_back
+
+    def command(config):
+        given = flags.FLAGS
+        source, output = Path(given.input), Path(given.output)
+        if given.reverse:
+            convert_back(config, source, output, backbone_only=given.backbone_only)
+            return 0
+        convert(config, source, output)
+        if not given.verify:
+            return 0
+        from aia_jax.commands.verify import verify
+
+        return 0 if verify(config, source, images=given.images, split=given.split, tolerance=given.tolerance) else 1
+
+    cli.run(command)

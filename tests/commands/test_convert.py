@@ -1,0 +1,314 @@
+"""convert_weights, config.init_from, config.init_backbone, eval --weights: from a PyTorch file to numbers and back."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from foreign_files import arrays_of, randomized, wrapped
+from torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
+
+from aia_jax.commands import weights as weights_module
+from aia_jax.commands.convert import convert, convert_back
+from aia_jax.commands.evaluate import evaluate
+from aia_jax.commands.train import train
+from aia_jax.commands.verify import verify
+from aia_jax.convert.files import read_state_dict, write_state_dict
+from aia_jax.convert.pretrained import PACKAGES, pretrained_file
+from aia_jax.errors import InputError
+from aia_jax.models import annotator
+from aia_jax.models.tresnet import TResNet
+from aia_jax.tasks import make_task
+from aia_jax.training.loop import Trainer
+from configs import corel5k, demo, improved_loss
+
+LABELS = 22
+
+
+@pytest.fixture(autouse=True)
+def small_backbone(monkeypatch):
+    """A backbone `tresnet_small` that timm can build too."""
+    _, variant = build_small_tresnet()
+    entry = annotator.Backbone(partial(TResNet, variant), "tresnet", None, 4)
+    monkeypatch.setitem(annotator.BACKBONES, "tresnet_small", entry)
+
+    def build_body(name):
+        assert name == "tresnet_small"
+        tresnet, _ = build_small_tresnet()
+        return tresnet.body, tresnet.num_features
+
+    monkeypatch.setattr(torch_models, "build_body", build_body)
+
+
+def small_config(**overrides):
+    config = demo.get_config()
+    config.update_from_flattened_dict(
+        {
+            "epochs": 2,
+            "batch_size": 8,
+            "data.image_size": 32,
+            "data.num_train": 48,
+            "data.num_test": 21,
+            "data.validation_fraction": 0.25,
+            "model.backbone": "tresnet_small",
+            "model.hidden_size": 16,
+            "model.num_heads": 2,
+            "model.feedforward_size": 16,
+            "eval.batch_size": 16,
+            **overrides,
+        }
+    )
+    return config
+
+
+def torch_model(system: str, num_labels: int = LABELS):
+    torch.manual_seed(0)
+    tresnet, _ = build_small_tresnet()
+    if system == "annotator":
+        return build_torch_annotator(tresnet, num_labels, hidden_size=16, num_heads=2, feedforward_size=16)
+    if system == "classifier":
+        return torch_models.TorchClassifier(tresnet.body, num_labels, tresnet.num_features)
+    tresnet.reset_classifier(7)
+    return tresnet
+
+
+@pytest.fixture
+def make_file(tmp_path):
+    def make(system="annotator", generation="timm <= 0.6", num_labels=LABELS, name="Annotator_scenes.pth"):
+        model = torch_model(system, num_labels)
+        prefix = {"annotator": "backbone.features.0.", "classifier": "net.body.", "backbone": "body."}[system]
+        scales = {name.removeprefix(prefix): scale for name, scale in randomized(model).items()}
+        torch.save(wrapped(model, generation, scales), tmp_path / name)
+        return tmp_path / name, model.eval()
+
+    return make
+
+
+def torch_scores(model, task):
+    images = np.asarray(task.normalize(np.asarray(task.split("test").images)))
+    with torch.inference_mode():
+        return torch.sigmoid(model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))[0]).numpy()
+
+
+@pytest.mark.parametrize(("system", "head"), [("annotator", "attention"), ("classifier", "gap")])
+def test_a_file_and_its_conversion_score_alike(make_file, tmp_path, system, head):
+    file, model = make_file(system)
+    config = small_config(**{"model.head": head})
+    expected = torch_scores(model, make_task(config))
+    convert(config, file, tmp_path / "run")
+    evaluate(config, None, tmp_path / "a", weights=str(file))
+    evaluate(config, tmp_path / "run", tmp_path / "b")
+    for name in "ab":
+        scores = np.load(tmp_path / name / "scores.npz")["scores"]
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_training_continues_from_a_converted_workdir(make_file, tmp_path, capsys):
+    file, _ = make_file()
+    config = small_config()
+    convert(config, file, tmp_path / "run")
+    train(config, tmp_path / "run")
+    assert "starting from the converted weights" in capsys.readouterr().out
+    train(small_config(init_from=str(file)), tmp_path / "direct")
+    scores = [np.load(tmp_path / name / "evaluation" / "scores.npz")["scores"] for name in ("run", "direct")]
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_backbone_is_taken_and_its_classifier_dropped_by_name(make_file, tmp_path, capsys, as_folder):
+    file, model = make_file("backbone", "MIIL", name="tresnet_21k.pth")
+    source = file
+    if as_folder:
+        source = tmp_path / "backbone"
+        convert(small_config(), file, source)
+        with pytest.raises(InputError, match="holds a backbone alone; give it as config"):
+            evaluate(small_config(), None, tmp_path / "out", weights=str(source))
+    config = small_config(init_backbone=str(source))
+    task = make_task(config)
+    initialize = weights_module.initializer(config, task.build_model)
+    assert "head.fc.weight [7, 512], head.fc.bias [7]" in capsys.readouterr().out
+    trainer = Trainer(config, task, tmp_path / "run", initialize=initialize)
+    state, _ = trainer._start(_Empty())
+    kernel = model.state_dict()["body.layer4.0.conv3.conv.weight"].numpy().transpose(2, 3, 1, 0)
+    for params in (state.params, state.ema["params"]):
+        np.testing.assert_array_equal(params["backbone"]["stages"][3][0]["conv3"]["conv"]["kernel"], kernel)
+
+
+class _Empty:
+    """A run without checkpoints."""
+
+    def steps(self):
+        return []
+
+
+def test_a_trained_run_goes_back_to_torch(tmp_path):
+    config = small_config()
+    train(config, tmp_path / "run")
+    convert_back(config, tmp_path / "run", tmp_path / "mine.pth", backbone_only=False)
+    model = torch_model("annotator")
+    model.load_state_dict(torch.load(tmp_path / "mine.pth", weights_only=True), strict=True)
+    scores = np.load(tmp_path / "run" / "evaluation" / "scores.npz")["scores"]
+    np.testing.assert_allclose(torch_scores(model.eval(), make_task(config)), scores, rtol=1e-4, atol=1e-6)
+    convert_back(config, tmp_path / "run", tmp_path / "body.safetensors", backbone_only=True)
+    tresnet, _ = build_small_tresnet()
+    state = {name: torch.from_numpy(value) for name, value in read_state_dict(tmp_path / "body.safetensors").items()}
+    tresnet.load_state_dict(state, strict=True)
+
+
+def test_what_goes_there_and_back_is_bit_identical(make_file, tmp_path):
+    file, model = make_file(generation="timm >= 0.9")
+    convert(small_config(), file, tmp_path / "run")
+    convert_back(small_config(), tmp_path / "run", tmp_path / "back.pth", backbone_only=False)
+    back = read_state_dict(tmp_path / "back.pth")
+    assert back.keys() == model.state_dict().keys()
+    for name, value in arrays_of(model.state_dict()).items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+
+def test_verification_passes_and_compares_metrics(make_file, capsys):
+    file, _ = make_file()
+    assert verify(small_config(), file, split="test")
+    shown = capsys.readouterr().out
+    for stage in ("stem", "stage1", "stage4", "projection", "attention", "logits", "passed"):
+        assert stage in shown
+    difference = next(line for line in shown.splitlines() if line.startswith("difference"))
+    assert [float(number) for number in difference.split()[1:]] == pytest.approx([0, 0, 0, 0, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize("system", ["classifier", "backbone"])
+def test_other_systems_verify_too(make_file, system, capsys):
+    file, _ = make_file(system, "MIIL")
+    assert verify(small_config(**{"model.head": "gap"}), file)
+    assert ("logits" in capsys.readouterr().out) == (system == "classifier")
+
+
+def test_verification_fails_past_the_tolerance(make_file, monkeypatch, capsys):
+    file, _ = make_file()
+    assert not verify(small_config(), file, tolerance=0.0)
+    load = torch_models.load_torch
+
+    def disturbed(*args):
+        model = load(*args)
+        model.body.layer3[0].conv1.conv.weight.data.mul_(1.001)
+        return model
+
+    monkeypatch.setattr(torch_models, "load_torch", disturbed)
+    assert not verify(small_config(), file)
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_verification_takes_a_folder_of_images(make_file, tmp_path):
+    from PIL import Image
+
+    file, _ = make_file()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with pytest.raises(InputError, match="photos holds no image"):
+        verify(small_config(), file, images=str(folder))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)).save(folder / "a.png")
+    assert verify(small_config(), file, images=str(folder))
+    (folder / "b.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"b\.jpg: not an image"):
+        verify(small_config(), file, images=str(folder))
+
+
+def test_thresholds_are_fitted_saved_and_applied(make_file, tmp_path, capsys):
+    file, _ = make_file("classifier")
+    config = small_config(**{"model.head": "gap"})
+    convert(config, file, tmp_path / "run")
+    for kind in ("mcc", "exact"):
+        evaluate(config, tmp_path / "run", tmp_path / kind, thresholds=kind)
+        rows = json.loads((tmp_path / kind / "metrics.json").read_text())["rows"]
+        assert [row["threshold"] for row in rows] == [0.5, "per label"]
+    saved = tmp_path / "run" / "thresholds.json"
+    assert len(json.loads(saved.read_text())) == LABELS
+    evaluate(config, None, tmp_path / "file", weights=str(file), thresholds=str(saved))
+    again = json.loads((tmp_path / "file" / "metrics.json").read_text())["rows"]
+    assert again[1]["f1"] == pytest.approx(rows[1]["f1"])
+    assert "thresholds.json" in capsys.readouterr().out
+    saved.write_text('{"red": 0.5}')
+    with pytest.raises(InputError, match=r"thresholds\.json"):
+        evaluate(config, None, tmp_path / "bad", weights=str(file), thresholds=str(saved))
+
+
+@pytest.mark.parametrize(
+    ("system", "overrides", "num_labels", "message"),
+    [
+        ("annotator", {}, 30, "scores 30 labels, but the data of this config list 22"),
+        ("classifier", {"model.head": "gap"}, 21, "scores 21 labels, but the data of this config list 22"),
+        ("classifier", {}, 22, r"holds a classifier .* but config\.model\.head is 'attention'"),
+        ("annotator", {"model.head": "gap"}, 22, r"holds a whole annotator .* but config\.model\.head is 'gap'"),
+        ("annotator", {"model.backbone": "efficientnet_lite0"}, 22, r"config\.model\.backbone is efficientnet_lite0"),
+        ("annotator", {"model.hidden_size": 32}, 22, r"other shape: head\.w: \[1, 22, 16\] in the file, \[1, 22, 32\]"),
+        ("annotator", {"model.backbone": "tresnet_m"}, 22, "missing: backbone.features.0.layer1.1.conv1.conv.weight"),
+    ],
+)
+def test_files_of_another_model_are_refused(make_file, tmp_path, system, overrides, num_labels, message):
+    file, _ = make_file(system, num_labels=num_labels)
+    config = small_config(**overrides)
+    for use in (
+        lambda: convert(config, file, tmp_path / "run"),
+        lambda: evaluate(config, None, tmp_path / "out", weights=str(file)),
+        lambda: train(small_config(**overrides, init_from=str(file)), tmp_path / "train"),
+    ):
+        with pytest.raises(InputError, match=message):
+            use()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_with_checkpoints_is_not_overwritten(make_file, tmp_path):
+    file, _ = make_file()
+    convert(small_config(), file, tmp_path / "run")
+    with pytest.raises(InputError, match="run holds checkpoints already; give another --output"):
+        convert(small_config(), file, tmp_path / "run")
+
+
+def test_a_converted_checkpoint_of_another_model_is_refused(make_file, tmp_path):
+    file, _ = make_file()
+    convert(small_config(), file, tmp_path / "run")
+    with pytest.raises(InputError, match=r"head\.weight: \(22, 16\) there, \(22, 32\) in the model"):
+        evaluate(small_config(**{"model.hidden_size": 32}), None, tmp_path / "out", weights=str(tmp_path / "run"))
+    with pytest.raises(InputError, match="holds weights of another model"):
+        convert_back(
+            small_config(**{"model.hidden_size": 32}), tmp_path / "run", tmp_path / "a.pth", backbone_only=False
+        )
+
+
+def test_absent_sources_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.pth is no file"):
+        evaluate(small_config(), None, tmp_path / "out", weights=str(tmp_path / "nothing.pth"))
+    with pytest.raises(InputError, match="holds no checkpoints"):
+        evaluate(small_config(), None, tmp_path / "out", weights=str(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_packages_are_found_by_name_or_named(monkeypatch):
+    with pytest.raises(InputError, match="known: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2"):
+        pretrained_file("resnet50")
+    monkeypatch.setitem(PACKAGES, "efficientnet_lite2", "no-such-package-anywhere")
+    with pytest.raises(InputError, match=r"pip install 'aia_jax\[pretrained\]', or no-such-package-anywhere alone"):
+        pretrained_file("efficientnet_lite2")
+
+
+def test_a_file_needs_no_torch_as_safetensors(make_file, tmp_path, monkeypatch):
+    file, _ = make_file()
+    write_state_dict(tmp_path / "a.safetensors", read_state_dict(file))
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    convert(small_config(), tmp_path / "a.safetensors", tmp_path / "run")
+
+
+def test_configs_of_system_b_hold_the_published_values():
+    for dataset in ("corel5k", "espgame", "iaprtc12"):
+        config = improved_loss.get_config(dataset)
+        assert (config.data.name, config.model.head, config.model.dropout, config.seed) == (dataset, "gap", 0.3, 1)
+        assert config.published == f"improved_loss/{dataset}"
+    with pytest.raises(ValueError, match="known: corel5k, espgame, iaprtc12"):
+        improved_loss.get_config("vg500")
+
+
+def test_the_vocabulary_is_enough_to_convert(make_file, tmp_path, corel5k_root):
+    config = corel5k.get_config()
+    config.data.root = str(corel5k_root)
+    file, _ = make_file()
+    with pytest.raises(InputError, match="scores 22 labels, but the data of this config list 260"):
+        convert(config, file, tmp_path / "run")

@@ -1,0 +1,157 @@
+"""Recognition, strictness and the way back, on small networks of timm's TResNet class."""
+
+import numpy as np
+import pytest
+from flax import nnx
+from foreign_files import GENERATIONS, arrays_of, randomized, wrapped
+from torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
+
+from aia_jax.convert import naming, tables
+from aia_jax.convert.files import read_state_dict, write_state_dict
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import Annotator, ClassifierHead
+from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.tresnet import TResNet
+from aia_jax.training.state import flat_arrays, split_model
+
+LABELS = 5
+HEAD = {"hidden_size": 16, "num_heads": 2, "feedforward_size": 24, "dropout": 0.0}
+
+
+def build_pair(system: str, *, v2: bool = False, head_options: dict | None = None):
+    """The torch model with random weights, its signed scales, and shapes of our arrays."""
+    torch.manual_seed(0)
+    options = {**HEAD, **(head_options or {})}
+    tresnet, variant = build_small_tresnet(v2=v2)
+    rngs = nnx.Rngs(0)
+    backbone = TResNet(variant, rngs=rngs)
+    if system == "annotator":
+        theirs = build_torch_annotator(tresnet, LABELS, **options)
+        head = AttentionPooling(LABELS, backbone.num_features, **options, rngs=rngs)
+    else:
+        theirs = torch_models.TorchClassifier(tresnet.body, LABELS, tresnet.num_features)
+        head = ClassifierHead(LABELS, backbone.num_features, rngs=rngs)
+    if system == "backbone":
+        theirs = tresnet
+        theirs.reset_classifier(11)
+    scales = randomized(theirs.body if system == "backbone" else theirs)
+    body_name = {"annotator": "backbone.features.0.", "classifier": "net.body.", "backbone": ""}[system]
+    scales = {name.removeprefix(body_name): scale for name, scale in scales.items()}
+    shapes = {path: leaf.shape for path, leaf in flat_arrays(split_model(Annotator(backbone, head))[1]).items()}
+    if system == "backbone":
+        shapes = {path: shape for path, shape in shapes.items() if path.startswith("backbone.")}
+    return theirs, scales, shapes
+
+
+def convert(path, shapes):
+    foreign = naming.recognise(read_state_dict(path), path.name)
+    return foreign, tables.from_torch(foreign, shapes, path.name)
+
+
+@pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
+@pytest.mark.parametrize("system", ["annotator", "classifier", "backbone"])
+def test_generations_give_the_same_arrays(tmp_path, system, v2):
+    theirs, scales, shapes = build_pair(system, v2=v2)
+    converted = {}
+    for generation in GENERATIONS:
+        path = tmp_path / f"{generation.replace(' ', '')}.pth"
+        torch.save(wrapped(theirs, generation, scales), path)
+        foreign, converted[generation] = convert(path, shapes)
+        assert foreign.system == system
+        assert foreign.generation == ("timm >= 0.9" if generation == "timm >= 0.9" else "InPlace-ABN")
+    reference = converted.pop("timm >= 0.9")
+    assert reference.keys() == shapes.keys()
+    for arrays in converted.values():
+        for name, value in reference.items():
+            np.testing.assert_array_equal(arrays[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("system", ["annotator", "classifier", "backbone"])
+def test_there_and_back_is_bit_identical(tmp_path, system, suffix):
+    options = {"self_attention": True, "num_layers": 2} if system == "annotator" else None
+    theirs, scales, shapes = build_pair(system, head_options=options)
+    path = tmp_path / f"a{suffix}"
+    state = arrays_of(wrapped(theirs, "timm >= 0.9", scales))
+    write_state_dict(path, state)
+    _, arrays = convert(path, shapes)
+    back = tables.to_torch(arrays, system=system, family="tresnet")
+    kept = {name: value for name, value in state.items() if not name.startswith("head.fc.")}
+    assert back.keys() == kept.keys()
+    for name, value in kept.items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+    if system == "backbone":
+        theirs.reset_classifier(0)
+    theirs.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in back.items()}, strict=True)
+
+
+def annotator_file(tmp_path, change):
+    theirs, scales, shapes = build_pair("annotator")
+    content = wrapped(theirs, "timm <= 0.6", scales)
+    change(content)
+    torch.save(content, tmp_path / "a.pth")
+    return tmp_path / "a.pth", shapes
+
+
+def test_every_problem_is_listed_with_the_nearest_names(tmp_path):
+    def change(content):
+        content["backbone.features.0.layer1.0.conv1.0.wieght"] = content.pop(
+            "backbone.features.0.layer1.0.conv1.0.weight"
+        )
+        content["head.extra"] = torch.ones(3)
+        content["head.w"] = content["head.w"][:, :3]
+        content.pop("head.linear_projection.bias")
+
+    path, shapes = annotator_file(tmp_path, change)
+    with pytest.raises(InputError) as caught:
+        convert(path, shapes)
+    message = str(caught.value)
+    assert message.startswith("a.pth does not fit this config; it holds a whole annotator (TResNet of 1 1 2 1 blocks")
+    assert (
+        "missing: backbone.features.0.layer1.0.conv1.conv.weight (ours [3, 3, 16, 16]); "
+        "nearest: backbone.features.0.layer1.0.conv1.0.wieght" in message
+    )
+    assert "missing: head.linear_projection.bias (ours [16])" in message
+    assert "other shape: head.w: [1, 3, 16] in the file, [1, 5, 16] in the model" in message
+    assert "left over: head.extra" in message
+    assert message.count("\n") == 5
+
+
+@pytest.mark.parametrize(
+    "missing", ["backbone.features.0.layer4.0.se.fc1.weight", "head.transformer.decoder.norm.bias"]
+)
+def test_a_missing_array_is_named(tmp_path, missing):
+    if "layer4" in missing:  # stage 4 has no squeeze-and-excitation: an array of it is left over
+        path, shapes = annotator_file(tmp_path, lambda content: content.update({missing: torch.ones(2)}))
+        match = f"left over: {missing}"
+    else:
+        path, shapes = annotator_file(tmp_path, lambda content: content.pop(missing))
+        match = f"missing: {missing}"
+    with pytest.raises(InputError, match=match):
+        convert(path, shapes)
+
+
+def test_a_file_of_nothing_known_is_refused(tmp_path):
+    torch.save({"layers.0.weight": torch.ones(2), "fc.bias": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"a\.pth holds no model that is known here: .* layers\.0\.weight, fc\.bias"):
+        naming.recognise(read_state_dict(tmp_path / "a.pth"), "a.pth")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_efficientnet_lite_names_of_timm_and_back(number):
+    from aia_jax.models.efficientnet_lite import EfficientNetLite
+
+    model = nnx.eval_shape(lambda: EfficientNetLite(str(number), rngs=nnx.Rngs(0)))
+    shapes = {f"backbone.{path}": leaf.shape for path, leaf in flat_arrays(split_model(model)[1]).items()}
+    network = torch_models.timm.create_model(f"tf_efficientnet_lite{number}", num_classes=3)
+    state = arrays_of(network.state_dict())
+    foreign = naming.recognise(state, "timm")
+    assert (foreign.system, foreign.family, sorted(foreign.head)) == (
+        "backbone",
+        "efficientnet_lite",
+        ["bias", "weight"],
+    )
+    back = tables.to_torch(tables.from_torch(foreign, shapes, "timm"), system="backbone", family="efficientnet_lite")
+    assert back.keys() == {name for name in state if not name.startswith("classifier.")}
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, state[name], err_msg=name)

@@ -1,0 +1,77 @@
+"""State dicts as other generations of code wrote them, made from timm's models of today."""
+
+import re
+
+import numpy as np
+from torch_oracles import randomize, torch
+
+GENERATIONS = ("timm >= 0.9", "timm <= 0.6", "MIIL")
+
+
+def give_signed_scales(body: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """Draws InPlace-ABN scales of both signs, sets |scale| + 1e-5 in `body`, and returns them by module name."""
+    generator = torch.Generator().manual_seed(seed)
+    scales = {}
+    for name, module in body.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            sign = torch.where(torch.rand(module.weight.shape, generator=generator) < 0.5, -1.0, 1.0)
+            scales[name] = sign * (0.4 + 0.6 * torch.rand(module.weight.shape, generator=generator))
+            module.weight.data = scales[name].abs() + 1e-5
+    return scales
+
+
+def body_state(body: torch.nn.Module, generation: str, scales: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict of timm's TResNet body in the names of a generation, `filt` buffers of MIIL's included."""
+    state = {name: value.clone() for name, value in body.state_dict().items()}
+    if generation == "timm >= 0.9":
+        return state
+    renamed = {}
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        module, leaf = name.rsplit(".", 1)
+        if module in scales and leaf == "weight":
+            value = scales[module]
+        index = {"conv": "0", "bn": "1"}
+        parts = module.split(".")
+        if parts[-1] in index:
+            inner = ".0" if _is_blurred(parts, state) else ""
+            module = f"{'.'.join(parts[:-1])}{inner}.{index[parts[-1]]}"
+        renamed[f"{module}.{leaf}"] = value
+    if generation == "MIIL":
+        renamed["layer2.0.conv1.1.filt"] = torch.ones(8, 1, 3, 3) / 16
+    return renamed
+
+
+def _is_blurred(parts: list[str], state: dict) -> bool:
+    """Whether this convolution stands in a stride-2 block and is followed by a blur pool."""
+    match = re.fullmatch(r"layer([2-4])\.0\.conv(\d)", ".".join(parts[:-1]))
+    if not match:
+        return False
+    is_bottleneck = f"layer{match[1]}.0.conv3.conv.weight" in state
+    return match[2] == ("2" if is_bottleneck else "1")
+
+
+def wrapped(model: torch.nn.Module, generation: str, scales: dict[str, torch.Tensor]) -> dict:
+    """A file's content: system A, system B or a bare timm network as a generation of code saved it."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    prefix = next(
+        prefix for prefix in ("backbone.features.0.", "net.body.", "body.") if f"{prefix}conv1.conv.weight" in state
+    )
+    body = model.body if prefix != "net.body." else model.net["body"]
+    content = {f"{prefix}{name}": value for name, value in body_state(body, generation, scales).items()}
+    content |= {name: value for name, value in state.items() if not name.startswith(prefix)}
+    if generation == "MIIL":
+        return {"state_dict": {f"module.{name}": value for name, value in content.items()}, "epoch": 3}
+    return {"model": content} if generation == "timm <= 0.6" and prefix == "body." else content
+
+
+def randomized(model: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights and statistics in place; returns the signed scales."""
+    randomize(model, seed=seed)
+    return give_signed_scales(model, seed)
+
+
+def arrays_of(content: dict) -> dict[str, np.ndarray]:
+    """As NumPy arrays."""
+    return {name: value.numpy() for name, value in content.items()}
