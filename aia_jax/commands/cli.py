@@ -40,29 +40,37 @@ def run(command: Callable[[ConfigDict], int | None]) -> None:
 
     def main(argv: Sequence[str]) -> int:
         if len(argv) > 1:
-            return _fail(f"unexpected argument {argv[1]!r}; every argument is a flag, see --help", EXIT_INPUT)
+            return fail(f"unexpected argument {argv[1]!r}; every argument is a flag, see --help")
+        return guarded(start)
+
+    def start() -> int | None:
         try:
             config = flags.FLAGS.config
             several_hosts = config.get("distributed", False)
         except OSError as error:
-            return _fail(str(error), EXIT_INPUT)
-        try:
-            if several_hosts:
-                _join_hosts()
-            return command(config) or 0
-        except InputError as error:
-            return _fail(str(error), EXIT_INPUT)
-        except OSError as error:
-            return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_INPUT)
-        except NonFiniteLossError as error:
-            return _fail(str(error), EXIT_NON_FINITE)
-        except Interrupted as interruption:
-            print(interruption, file=sys.stderr)
-            return 128 + interruption.signum
-        except KeyboardInterrupt:
-            return _fail("interrupted", 130)
+            raise InputError(str(error)) from error
+        if several_hosts:
+            _join_hosts()
+        return command(config)
 
     app.run(main, flags_parser=_parse)
+
+
+def guarded(command: Callable[[], int | None]) -> int:
+    """Calls `command` and tells what goes wrong in one line; the exit code, see `run`."""
+    try:
+        return command() or 0
+    except InputError as error:
+        return fail(str(error))
+    except OSError as error:
+        return fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except NonFiniteLossError as error:
+        return fail(str(error), EXIT_NON_FINITE)
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        return 128 + interruption.signum
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
 
 
 def _join_hosts() -> None:
@@ -80,9 +88,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
-        sys.exit(_fail(_unknown_fields(argv) or str(error), EXIT_INPUT))
+        sys.exit(fail(_unknown_fields(argv) or str(error)))
     except (OSError, InputError, TypeError, ValueError) as error:
-        sys.exit(_fail(str(error), EXIT_INPUT))
+        sys.exit(fail(str(error)))
 
 
 def _unknown_fields(argv: Sequence[str]) -> str:
@@ -111,6 +119,7 @@ def _fields(config: ConfigDict, prefix: str) -> list[str]:
     return names
 
 
-def _fail(message: str, code: int) -> int:
+def fail(message: str, code: int = EXIT_INPUT) -> int:
+    """Prints an error; returns the exit code."""
     print(f"error: {message}", file=sys.stderr)
     return code

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from aia_jax.commands import results
-from aia_jax.commands.cli import EXIT_INPUT
-from aia_jax.errors import InputError
+from aia_jax.commands.cli import EXIT_INPUT, fail, guarded
 
 _COMMANDS = {"results": results}
 
@@ -30,20 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
         near = difflib.get_close_matches(argv[0], _COMMANDS, n=1, cutoff=0.5)
         hint = f"nearest: {near[0]}" if near else f"known: {', '.join(_COMMANDS)}"
-        return _fail(f"unknown command {argv[0]!r}; {hint}", EXIT_INPUT)
+        return fail(f"unknown command {argv[0]!r}; {hint}")
     arguments = parser.parse_args(argv)
+    return guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
     try:
         _COMMANDS[arguments.command].run(arguments)
         sys.stdout.flush()
-    except InputError as error:
-        return _fail(str(error), EXIT_INPUT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has had enough
-    except OSError as error:
-        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_INPUT)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,8 +49,3 @@ def _parser() -> argparse.ArgumentParser:
         described = command.__doc__.strip()
         command.add_arguments(commands.add_parser(name, help=described, description=described, allow_abbrev=False))
     return parser
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code

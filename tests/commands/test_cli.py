@@ -65,11 +65,58 @@ def test_a_missing_config_is_named(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("name", ["train.py", "eval.py"])
-def test_help_helps(name):
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("train.py", ["configs/demo.py", "--workdir", "--config.init_backbone"]),
+        ("eval.py", ["configs/demo.py", "--workdir", "--weights", "--thresholds"]),
+        ("convert_weights.py", ["configs/corel5k.py", "--input", "--output", "--verify", "--reverse"]),
+    ],
+)
+def test_help_helps(name, shown):
     result = program(name, "--help")
-    assert "configs/demo.py" in result.stdout
-    assert "--workdir" in result.stdout
+    for text in shown:
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --workdir, the folder of a run, or --weights"),
+        (["--workdir=a", "--weights=b"], "give --workdir, the folder of a run, or --weights"),
+        (["--weights=a.pth"], "--weights FILE needs --output"),
+        (["--weights=a.pth", "--output=b"], "a.pth is no file"),
+    ],
+)
+def test_what_to_evaluate_is_asked_for(arguments, message):
+    result = program("eval.py", f"--config={REPOSITORY}/configs/demo.py", *arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+
+
+def test_a_malicious_file_is_refused_by_the_command(tmp_path):
+    torch = pytest.importorskip("torch", reason="writing a .pth file needs torch: pip install '.[test]'")
+    torch.save({"state_dict": _Payload(f"touch {tmp_path}/marker")}, tmp_path / "evil.pth")
+    result = program(
+        "convert_weights.py",
+        f"--config={REPOSITORY}/configs/demo.py",
+        f"--input={tmp_path}/evil.pth",
+        f"--output={tmp_path}/run",
+    )
+    assert result.returncode == 2, result.stderr
+    assert "nothing in it was executed" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"evil.pth"}
+
+
+class _Payload:
+    """Runs a command where it is unpickled carelessly."""
+
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
 
 
 @pytest.mark.slow

@@ -283,6 +283,7 @@ def test_convolutions_start_kaiming_normal_over_the_fan_out_of_a_group():
     assert all((norm.scale[...] == 1).all() for norm in norms)
 
 
+@pytest.mark.slow
 def test_bfloat16_features_stay_near_float32_ones():
     state = nnx.state(EfficientNetLite("0", rngs=nnx.Rngs(0)))
 
