@@ -1,6 +1,7 @@
 """System A on VG-500 (82,904 / 10,000 images, 500 labels): TResNet-L v2 at 576 px.
 
-    python train.py --config configs/vg500.py --workdir runs/vg500 --config.data.root=datasets
+    python train.py --config configs/vg500.py --workdir runs/vg500 --config.data.root=datasets \
+        --config.init_backbone=tresnet_l_v2_miil_21k.pth
 
 Needs `<root>/VG-500/` in the authors' layout or with SSGRL's lists, 93 GB for the prepared copy, and GPUs or TPUs.
 Where the training split (83 GB) fits into device memory: `--config.data.placement=device`.
