@@ -85,8 +85,7 @@ def _abstract(task: Any, backbone_only: bool) -> Arrays:
 def _summary(foreign: Foreign, source: Path, output: Path, num_arrays: int, backbone_only: bool) -> str:
     lines = [f"{source} holds {foreign.describe()}; {num_arrays} arrays written to {output}"]
     if backbone_only:
-        dropped = ", ".join(f"{foreign.origin['head', name]} {list(a.shape)}" for name, a in foreign.head.items())
-        lines += [f"its classifier was dropped: {dropped}"] if dropped else []
+        lines += [f"its classifier was dropped: {foreign.list_head()}"] if foreign.head else []
         lines += [f"train from it with --config.init_backbone={output}"]
     return "\n".join(lines)
 

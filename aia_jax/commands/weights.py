@@ -62,8 +62,7 @@ def read_arrays(source: str | Path, config: ConfigDict, shapes: Shapes) -> dict[
     foreign = read_foreign(source)
     check_model(foreign, config, shapes, str(source))
     if not _has_head(shapes) and foreign.head:
-        dropped = ", ".join(f"{foreign.origin['head', name]} {list(a.shape)}" for name, a in foreign.head.items())
-        print(f"{source}: the backbone is taken, the rest dropped: {dropped}", flush=True)
+        print(f"{source}: the backbone is taken, the rest dropped: {foreign.list_head()}", flush=True)
     return tables.from_torch(foreign, shapes, str(source))
 
 

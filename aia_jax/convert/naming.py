@@ -78,6 +78,10 @@ class Foreign:
         family = {"tresnet": "TResNet", "efficientnet_lite": "EfficientNet-Lite"}[self.family]
         return f"{what} ({family} of {counts} blocks, {self.generation} names)"
 
+    def list_head(self) -> str:
+        """The head's arrays as the file names them, with their shapes; "" if there is none."""
+        return ", ".join(f"{self.origin['head', name]} {list(value.shape)}" for name, value in self.head.items())
+
 
 def wrap(system: str, family: str, area: str, name: str) -> str:
     """The whole name of an array in a file of `system`, given its area ("backbone" or "head") and timm's name there."""
