@@ -26,19 +26,28 @@ if __name__ == "__main__":
     flags.DEFINE_float("tolerance", 1e-5, "With --verify: largest error, relative to a stage's largest value.")
     from pathlib import Path
 
-    from aia_jax.commands.convert import convert, convert_back
+    from aia_jax.commands.convert import check_output, convert, convert_back
+    from aia_jax.errors import InputError
 
     def command(config):
         given = flags.FLAGS
         source, output = Path(given.input), Path(given.output)
+        if given.reverse and (given.verify or given.images or given.split):
+            raise InputError("--reverse goes without --verify, --images and --split")
         if given.reverse:
             convert_back(config, source, output, backbone_only=given.backbone_only)
             return 0
-        convert(config, source, output)
-        if not given.verify:
-            return 0
-        from aia_jax.commands.verify import verify
+        if given.backbone_only:
+            raise InputError("--backbone_only goes with --reverse; a file of a backbone is recognised as one")
+        if not given.verify and (given.images or given.split):
+            raise InputError("--images and --split go with --verify")
+        check_output(output)
+        passed = True
+        if given.verify:
+            from aia_jax.commands.verify import verify
 
-        return 0 if verify(config, source, images=given.images, split=given.split, tolerance=given.tolerance) else 1
+            passed = verify(config, source, images=given.images, split=given.split, tolerance=given.tolerance)
+        convert(config, source, output)
+        return 0 if passed else 1
 
     cli.run(command)

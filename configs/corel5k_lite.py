@@ -33,7 +33,7 @@ def get_config(head="gap"):
         config.model.dropout = 0.3
         config.optimizer.max_learning_rate = 3e-3
     else:
-        config.epochs = 24
+        config.epochs = 10
         config.model.hidden_size = 256
         config.model.feedforward_size = 512
         config.optimizer.max_learning_rate = 5e-4

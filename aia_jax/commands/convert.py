@@ -15,7 +15,7 @@ from aia_jax.errors import InputError
 from aia_jax.models.annotator import backbone_named
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
-from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.checkpoint import Checkpointer, saved_steps
 from aia_jax.training.record import write_record
 from aia_jax.training.state import Arrays, abstract_weights, pick_weights, replace_arrays
 
@@ -29,8 +29,7 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
     Raises:
         InputError: the file cannot be used or is of another model, or `output` holds checkpoints already.
     """
-    if (output / "checkpoints").is_dir() and any((output / "checkpoints").iterdir()):
-        raise InputError(f"{output} holds checkpoints already; give another --output")
+    check_output(output)
     foreign = read_foreign(source)
     task = make_task(config)
     backbone_only = foreign.system == "backbone"
@@ -54,6 +53,12 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
         print(_summary(foreign, source, output, len(arrays), backbone_only), flush=True)
 
 
+def check_output(output: Path) -> None:
+    """Raises InputError if a workdir to be written holds checkpoints."""
+    if saved_steps(output):
+        raise InputError(f"{output} holds checkpoints already; give another --output")
+
+
 def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_only: bool) -> None:
     """Writes the best epoch of the workdir `source` as a PyTorch or safetensors file in timm's names (>= 0.9).
 
@@ -63,6 +68,8 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
     Raises:
         InputError: no checkpoint, or one of another model than the config's.
     """
+    if output.is_dir():
+        raise InputError(f"{output} is a folder; with --reverse --output names a file, .pth or .safetensors")
     arrays, info = run_arrays(source)
     shapes = model_shapes(make_task(config).build_model, backbone_only=info.get("part") == "backbone")
     if {path: tuple(value.shape) for path, value in arrays.items()} != shapes:
@@ -72,7 +79,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
     system = tables.system_of(arrays)
     state = tables.to_torch(jax.device_get(arrays), system=system, family=backbone_named(config.model.backbone).family)
     write_state_dict(output, state)
-    print(f"{output}: {len(state)} arrays in timm's names, a state dict of a {system}", flush=True)
+    print(f"{output}: {len(state)} arrays in timm's names; it holds: {system}", flush=True)
 
 
 def _abstract(task: Any, backbone_only: bool) -> Arrays:

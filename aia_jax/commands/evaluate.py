@@ -12,7 +12,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax import thresholds as label_thresholds
-from aia_jax.commands.weights import best_step, model_shapes, open_run, read_arrays
+from aia_jax.commands.weights import (
+    best_step,
+    check_labels,
+    check_whole,
+    model_shapes,
+    open_run,
+    read_arrays,
+)
 from aia_jax.errors import InputError
 from aia_jax.published import RESULTS, difference
 from aia_jax.report.attention import draw_attention
@@ -67,7 +74,7 @@ def evaluate(
     """Scores `split` with the best checkpoint of `workdir` (the last epoch's row is printed beside) or with `weights`.
 
     Writes into `output`: `metrics.json`, `scores.npz`, `predictions.png` and, if the head attends, `attention.png`;
-    and fitted thresholds as `thresholds.json` into the workdir, or into `output` if the weights are from elsewhere.
+    and fitted thresholds as `thresholds.json` into the workdir, or into an `output` that lies elsewhere.
 
     Args:
         weights: a workdir, a converted checkpoint or a PyTorch file, instead of `workdir`.
@@ -83,7 +90,11 @@ def evaluate(
     task = task or make_task(config)
     mesh = sharding.data_mesh()
     sharding.check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
-    given = None if thresholds in ("", *_FITTED) else label_thresholds.load_thresholds(thresholds, task.labels)
+    given = None
+    if thresholds not in ("", *_FITTED):
+        if not Path(thresholds).exists():
+            raise InputError(f"thresholds {thresholds!r}: no such file; known: {', '.join(_FITTED)}, or a file's path")
+        given = label_thresholds.load_thresholds(thresholds, task.labels)
     candidates = _elsewhere(config, weights, task, split) if weights else _run(config, workdir, task, split)
     graphdef, _ = abstract_weights(task.build_model, mesh)
     predict_step = make_predict_step(graphdef, task.predict, mesh)
@@ -95,10 +106,10 @@ def evaluate(
     results = [_score(candidate, task, split, score, thresholds, given) for candidate in candidates]
     best = results[-1]
     if jax.process_index() == 0:
-        if thresholds in _FITTED:
-            fitted = label_thresholds.as_dict(task.labels, best.thresholds)
-            write_json((workdir if not weights else output) / "thresholds.json", fitted)
         _write_numbers(config, output, task, split, results, thresholds)
+        if thresholds in _FITTED:
+            folder = workdir if workdir and output.is_relative_to(workdir) else output
+            write_json(folder / "thresholds.json", label_thresholds.as_dict(task.labels, best.thresholds))
         _draw(output, task, split, graphdef, best)
         print(_table(config, results, split, thresholds), flush=True)
         print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", flush=True)
@@ -108,7 +119,7 @@ def evaluate(
 def _run(config: ConfigDict, workdir: Path, task: AnnotationTask, split: str) -> Iterator[Candidate]:
     """The last evaluated epoch of a run, if it is not the best, and the best; of a converted one its weights."""
     with open_run(workdir) as checkpointer:
-        check_same_config(workdir, config)
+        check_same_config(workdir, config, free=("init_from", "init_backbone"))
         best = best_step(checkpointer)
         info = {} if best is None else checkpointer.info(best)
         if "weights" not in info:
@@ -118,7 +129,8 @@ def _run(config: ConfigDict, workdir: Path, task: AnnotationTask, split: str) ->
         _, shapes = abstract_weights(task.build_model, sharding.data_mesh())
         for step in dict.fromkeys((max(evaluated), best)):
             info = checkpointer.info(step)
-            _check_labels(workdir, info["labels"], task)
+            check_whole(workdir, info)
+            check_labels(workdir, info["labels"], task.labels)
             arrays = pick_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])
             which = "best" if step == best else "last"
             name = f"{which} epoch ({info['epoch']}, {info['weights']})" if info["epoch"] else "converted"
@@ -126,8 +138,8 @@ def _run(config: ConfigDict, workdir: Path, task: AnnotationTask, split: str) ->
 
 
 def _elsewhere(config: ConfigDict, source: str, task: AnnotationTask, split: str) -> Iterator[Candidate]:
-    arrays = read_arrays(source, config, model_shapes(task.build_model))
     task.split(split)
+    arrays = read_arrays(source, config, model_shapes(task.build_model), task.labels)
     _, shapes = abstract_weights(task.build_model, sharding.data_mesh())
     weights = replace_arrays(pick_weights(shapes, "raw"), arrays)
     yield Candidate(Path(source).name, sharding.put_replicated(weights, sharding.data_mesh()), {"weights": source})
@@ -146,16 +158,9 @@ def _score(
     if not thresholds:
         return result
     if thresholds in _FITTED:
-        given = _FITTED[thresholds](score(candidate, "train")["scores"], task.split("train").targets)
+        fitted_on = outputs if split == "train" else score(candidate, "train")
+        given = _FITTED[thresholds](fitted_on["scores"], task.split("train").targets)
     return dataclasses.replace(result, thresholds=given, by_label=task.evaluate(split, outputs, given))
-
-
-def _check_labels(workdir: Path, trained: list[str], task: AnnotationTask) -> None:
-    if tuple(trained) != task.labels:
-        raise InputError(
-            f"{workdir} was trained on other labels, or on another order of them, than the data list "
-            f"({len(trained)} there, {len(task.labels)} here); evaluate it on data with its own `labels`"
-        )
 
 
 def _write_numbers(

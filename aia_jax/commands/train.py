@@ -10,6 +10,7 @@ from aia_jax.commands.evaluate import evaluate
 from aia_jax.commands.weights import initializer
 from aia_jax.errors import InputError
 from aia_jax.tasks import make_task
+from aia_jax.training.checkpoint import saved_steps
 from aia_jax.training.loop import Trainer
 
 
@@ -20,8 +21,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
         InputError, NonFiniteLossError, Interrupted: see `aia_jax.errors`.
     """
     task = make_task(config)
-    initialize = None if _has_checkpoints(workdir) else initializer(config, task.build_model)
-    if config.model.freeze_backbone and not initialize and not _has_checkpoints(workdir):
+    resumed = bool(saved_steps(workdir))
+    initialize = None if resumed else initializer(config, task)
+    if config.model.freeze_backbone and not initialize and not resumed:
         raise InputError("config.model.freeze_backbone needs a backbone: give config.init_backbone or config.init_from")
     for split in ("train", config.eval.split, "test"):
         task.split(split)  # all data are read and checked before the first step
@@ -37,8 +39,3 @@ def train(config: ConfigDict, workdir: Path) -> None:
         )
     trainer.fit()
     evaluate(config, workdir, workdir / "evaluation", split="test", task=task)
-
-
-def _has_checkpoints(workdir: Path) -> bool:
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and any(folder.iterdir())

@@ -73,7 +73,7 @@ def verify(
     whole = foreign.system != "backbone"
     here, there = _stages(ours, inputs, whole), _torch_stages(theirs, inputs, whole, config.model.backbone)
     print(_table(here, there, len(pixels)), flush=True)
-    worst = max(_errors(here[name], there[name])[1] for name in here)
+    worst = float(np.max([_errors(here[name], there[name])[1] for name in here]))  # NaN if one is
     print(
         f"largest relative error {worst:.1e}, tolerance {tolerance:.1e}: {'passed' if worst <= tolerance else 'FAILED'}"
     )

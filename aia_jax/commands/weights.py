@@ -1,5 +1,6 @@
 """Weights from wherever a user has them: a run, a converted checkpoint, a PyTorch file, a package."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from aia_jax.convert.naming import Foreign, recognise
 from aia_jax.convert.pretrained import PACKAGES, pretrained_file
 from aia_jax.errors import InputError
 from aia_jax.models.annotator import backbone_named
+from aia_jax.tasks import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.state import Arrays, abstract_weights, flat_arrays, pick_weights, replace_arrays
 
+_TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
 _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # of config.model.head
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -28,7 +31,7 @@ def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> d
     return {path: shape for path, shape in shapes.items() if not backbone_only or path.startswith("backbone.")}
 
 
-def initializer(config: ConfigDict, build: Callable[..., Any]) -> Callable[[Arrays], Arrays] | None:
+def initializer(config: ConfigDict, task: AnnotationTask) -> Callable[[Arrays], Arrays] | None:
     """What puts the weights of `config.init_from` or `config.init_backbone` in place of drawn ones; None: neither.
 
     They are read now, so that a file that does not fit is told before anything is computed.
@@ -40,25 +43,28 @@ def initializer(config: ConfigDict, build: Callable[..., Any]) -> Callable[[Arra
         raise InputError("config.init_from brings a whole model, config.init_backbone a backbone: give one of them")
     if not config.init_from and not config.init_backbone:
         return None
-    shapes = model_shapes(build, backbone_only=not config.init_from)
-    arrays = read_arrays(config.init_from or config.init_backbone, config, shapes)
+    shapes = model_shapes(task.build_model, backbone_only=not config.init_from)
+    arrays = read_arrays(config.init_from or config.init_backbone, config, shapes, task.labels)
     return lambda weights: replace_arrays(weights, arrays)
 
 
-def read_arrays(source: str | Path, config: ConfigDict, shapes: Shapes) -> dict[str, np.ndarray]:
+def read_arrays(
+    source: str | Path, config: ConfigDict, shapes: Shapes, labels: tuple[str, ...]
+) -> dict[str, np.ndarray]:
     """The arrays of `shapes` out of a workdir (its best epoch), a PyTorch file, or the package of a backbone's weights.
 
     Args:
         source: a folder, a file or a name such as "efficientnet_lite2".
         config: whose `model` the arrays are for.
         shapes: see `model_shapes`; without paths of the head, the head of the source is dropped and named.
+        labels: of the data, in their order.
 
     Raises:
-        InputError: there is no such source, or it is not of this model.
+        InputError: there is no such source, or it is not of this model or of these labels.
     """
     path = Path(source)
     if path.is_dir():
-        return _from_run(path, shapes)
+        return _from_run(path, config, shapes, labels)
     foreign = read_foreign(source)
     check_model(foreign, config, shapes, str(source))
     if not _has_head(shapes) and foreign.head:
@@ -128,10 +134,27 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return flat_arrays(pick_weights(stored, info["weights"])), info
 
 
-def _from_run(workdir: Path, shapes: Shapes) -> dict[str, Any]:
-    arrays, info = run_arrays(workdir)
-    if info.get("part") == "backbone" and _has_head(shapes):
+def check_labels(workdir: Path, trained: list[str], labels: tuple[str, ...]) -> None:
+    """Raises InputError unless a run was trained on these labels in this order."""
+    if tuple(trained) != labels:
+        raise InputError(
+            f"{workdir} was trained on other labels, or on another order of them, than the data list "
+            f"({len(trained)} there, {len(labels)} here); evaluate it on data with its own `labels`"
+        )
+
+
+def check_whole(workdir: Path, info: dict[str, Any]) -> None:
+    """Raises InputError if a checkpoint holds a backbone alone."""
+    if info.get("part") == "backbone":
         raise InputError(f"{workdir} holds a backbone alone; give it as config.init_backbone")
+
+
+def _from_run(workdir: Path, config: ConfigDict, shapes: Shapes, labels: tuple[str, ...]) -> dict[str, Any]:
+    arrays, info = run_arrays(workdir)
+    if _has_head(shapes):
+        check_whole(workdir, info)
+        check_labels(workdir, info["labels"], labels)
+    _check_options(workdir, config, _has_head(shapes))
     there = {path: tuple(value.shape) for path, value in arrays.items() if _has_head(shapes) or path in shapes}
     differing = [
         f"  {path}: {there.get(path, 'absent')} there, {shapes.get(path, 'absent')} in the model"
@@ -141,6 +164,23 @@ def _from_run(workdir: Path, shapes: Shapes) -> dict[str, Any]:
     if differing:
         raise InputError("\n".join([f"the weights in {workdir} do not fit this config:", *differing]))
     return {path: arrays[path] for path in shapes}
+
+
+def _check_options(workdir: Path, config: ConfigDict, whole: bool) -> None:
+    """Raises InputError if the run's model differs in what leaves no trace in the arrays' shapes."""
+    path = workdir / "config.json"
+    try:
+        written = json.loads(path.read_text())["model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}, which says what model {workdir} holds, cannot be read: {error}") from error
+    fields = ("backbone", *(_TRACELESS if whole and config.model.head == "attention" else ()))
+    differing = [
+        f"  config.model.{field}: {written.get(field)} there, {config.model[field]} given"
+        for field in fields
+        if written.get(field) != config.model[field]
+    ]
+    if differing:
+        raise InputError("\n".join([f"{workdir} holds another model than this config:", *differing]))
 
 
 def _has_head(shapes: Shapes) -> bool:

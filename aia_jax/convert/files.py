@@ -14,6 +14,7 @@ import numpy as np
 from aia_jax.errors import InputError
 
 _WRAPPERS = ("state_dict", "model")
+_DEEPEST = 4  # wrappers within wrappers
 _FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 
 
@@ -32,7 +33,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} is no file; give a .pth, .pt, .bin or .safetensors file")
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+    read = _read_safetensors if _is_safetensors(path) else _read_torch
     state = _without_prefix(_unwrap(read(path), path), "module.")
     broken = [name for name, value in state.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
     if broken:
@@ -61,12 +62,17 @@ def write_state_dict(path: str | Path, state: dict[str, np.ndarray]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # behind the length of its JSON
+
+
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     safetensors = _needed("safetensors")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: _as_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged, truncated or no safetensors file: {error}") from None
 
 
@@ -89,11 +95,16 @@ def _read_torch(path: Path) -> Any:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, np.ndarray]:
-    while isinstance(content, dict):
-        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)), None)
-        if inner is None:
+    for _ in range(_DEEPEST):
+        wrapper = next(
+            (name for name in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)), None
+        )
+        if wrapper is None:
             break
-        content = inner
+        beside = [name for name, value in content.items() if hasattr(value, "detach")]
+        if beside:
+            raise InputError(f"{path} holds arrays beside its {wrapper!r}: {', '.join(map(str, beside[:5]))}")
+        content = content[wrapper]
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} holds no state dict but {type(content).__name__}; save model.state_dict()")
     state, others = {}, []
@@ -110,10 +121,12 @@ def _unwrap(content: Any, path: Path) -> dict[str, np.ndarray]:
 def _as_array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach()
+        if value.untyped_storage().nbytes() < value.nelement() * value.element_size():
+            raise ValueError("more elements than are stored")
         value = (value.float() if value.is_floating_point() else value).numpy()
     elif not isinstance(value, np.ndarray):
         raise TypeError(type(value).__name__)
-    return value.astype(np.float32) if value.dtype.kind not in "biu" else value
+    return value.astype(np.float32) if value.dtype.kind in "fV" else value
 
 
 def _without_prefix(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

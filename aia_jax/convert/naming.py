@@ -29,6 +29,7 @@ _FAMILIES = (
     ("efficientnet_lite", "efficientnet_lite_pytorch", "_conv_stem.weight"),
 )
 _UNTRAINED = re.compile(r"(.*\.)?(num_batches_tracked|filt)")
+_SAME_IN_ALL = re.compile(r".*\.se\.fc\d\.\w+")
 _INPLACE_ABN = (
     (r"(conv\d)\.0\.0\.", r"\1.conv."),  # of a blur-pooled convolution
     (r"(conv\d)\.0\.1\.", r"\1.bn."),
@@ -60,6 +61,8 @@ class Foreign:
         generation: of the names it came with.
         backbone, head: arrays under timm's names without the wrapping; of the head of an ImageNet model its classifier.
         origin: ("backbone" or "head", such a name) to the name in the file.
+        others: names in the file that belong to neither.
+        prefix: what the backbone's names in the file begin with.
     """
 
     system: str
@@ -68,6 +71,8 @@ class Foreign:
     backbone: dict[str, np.ndarray]
     head: dict[str, np.ndarray]
     origin: dict[tuple[str, str], str]
+    others: tuple[str, ...]
+    prefix: str
 
     def describe(self) -> str:
         """Such as "a whole annotator (TResNet of 3 4 11 3 blocks, InPlace-ABN names)"."""
@@ -117,25 +122,33 @@ def _rename(
     state: Mapping[str, np.ndarray], system: tuple[str, str, str], family: tuple[str, str], where: str
 ) -> Foreign:
     (kind, backbone_prefix, head_prefix), (architecture, generation) = system, family
-    parts = {"backbone": {}, "head": {}}
-    origin = {}
+    parts: dict[str, dict[str, np.ndarray]] = {"backbone": {}, "head": {}}
+    origin: dict[tuple[str, str], str] = {}
+    others = []
     names = [name for name in state if not _UNTRAINED.fullmatch(name)]
     translate = _translator(generation, [name.removeprefix(backbone_prefix) for name in names], where)
     for name in names:
-        is_head = name.startswith(head_prefix)
-        area = "head" if is_head else "backbone"
-        inner = name.removeprefix(head_prefix) if is_head else translate(name.removeprefix(backbone_prefix))
-        if not is_head and not name.startswith(backbone_prefix):
-            inner = name  # belongs to neither: will be listed as left over
+        area = "head" if name.startswith(head_prefix) else "backbone"
+        prefix = head_prefix if area == "head" else backbone_prefix
+        inner = name.removeprefix(prefix)
+        inner = inner if area == "head" else translate(inner)
+        if not name.startswith(prefix) or inner is None:
+            others.append(name)
+            continue
+        if (area, inner) in origin:
+            raise InputError(f"{where}: {origin[area, inner]} and {name} are both names of one array")
         value = state[name]
-        if generation == "InPlace-ABN" and not is_head and inner.endswith(".bn.weight"):
+        if generation == "InPlace-ABN" and area == "backbone" and inner.endswith(".bn.weight"):
             value = np.abs(value) + np.float32(1e-5)
         parts[area][inner] = value
         origin[area, inner] = name
-    return Foreign(kind, architecture, generation, parts["backbone"], parts["head"], origin)
+    return Foreign(
+        kind, architecture, generation, parts["backbone"], parts["head"], origin, tuple(others), backbone_prefix
+    )
 
 
-def _translator(generation: str, names: Iterable[str], where: str) -> Callable[[str], str]:
+def _translator(generation: str, names: Iterable[str], where: str) -> Callable[[str], str | None]:
+    """What gives timm's name of today for one of a generation, None for a name that is not of it."""
     if generation == "InPlace-ABN":
         return _from_inplace_abn
     if generation == "efficientnet_lite_pytorch":
@@ -147,12 +160,12 @@ def _translator(generation: str, names: Iterable[str], where: str) -> Callable[[
     return lambda name: name
 
 
-def _from_inplace_abn(name: str) -> str:
+def _from_inplace_abn(name: str) -> str | None:
     for pattern, replacement in _INPLACE_ABN:
         name, found = re.subn(pattern, replacement, name)
         if found:
             return name
-    return name
+    return name if _SAME_IN_ALL.fullmatch(name) else None
 
 
 def _from_lite_pytorch(name: str, places: list[tuple[int, int]]) -> str:

@@ -122,27 +122,27 @@ def from_torch(foreign: Foreign, shapes: Mapping[str, tuple[int, ...]], where: s
         Path to array.
 
     Raises:
-        InputError: arrays missing, left over, or of another shape; all of them are listed.
+        InputError: arrays missing, left over, of another shape or type, or variances below 0; all of them are listed.
     """
     areas = {path.partition(".")[0] for path in shapes}
     offered = {(area, name): value for area in sorted(areas) for name, value in getattr(foreign, area).items()}
-    unused, filled, missing, misshapen = set(offered), {}, {}, {}
+    unused, filled, missing, unfit = set(offered), {}, {}, {}
     for path, shape in shapes.items():
         place = entry(path, system=foreign.system, family=foreign.family)
         area = path.partition(".")[0]
         found = offered.get((area, place.name))
         if found is None:
-            missing[area, place.name] = shape
+            missing[area, place.name] = _their_shape(place, shape)
             continue
         unused.discard((area, place.name))
-        expected = _their_shape(place, shape)
-        if found.shape != expected:
-            misshapen[area, place.name] = f"{list(found.shape)} in the file, {list(expected)} in the model"
+        problem = _problem(found, _their_shape(place, shape), place.name)
+        if problem:
+            unfit[area, place.name] = problem
             continue
         value = found if place.part is None else np.split(found, 3)[place.part]
         filled[path] = np.ascontiguousarray(place.layout.to_jax(value))
-    if missing or misshapen or unused:
-        raise InputError(_report(foreign, where, missing, misshapen, unused))
+    if missing or unfit or unused or foreign.others:
+        raise InputError(_report(foreign, where, missing, unfit, unused))
     return filled
 
 
@@ -163,7 +163,8 @@ def to_torch(arrays: Mapping[str, np.ndarray], *, system: str, family: str) -> d
             state[name] = np.ascontiguousarray(theirs)
         else:
             packed.setdefault(name, {})[place.part] = theirs
-    state |= {name: np.concatenate([parts[part] for part in range(3)]) for name, parts in packed.items()}
+    for name, parts in packed.items():
+        state[name] = np.ascontiguousarray(np.concatenate([parts[part] for part in range(3)]))
     counted = [name for name in state if name.endswith("running_var")]
     return state | {name.replace("running_var", "num_batches_tracked"): np.zeros((), np.int64) for name in counted}
 
@@ -173,16 +174,26 @@ def _their_shape(place: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
     return theirs if place.part is None else (3 * theirs[0], *theirs[1:])
 
 
-def _report(foreign: Foreign, where: str, missing: dict, misshapen: dict, unused: Iterable[tuple[str, str]]) -> str:
+def _problem(found: np.ndarray, shape: tuple[int, ...], name: str) -> str:
+    if found.shape != shape:
+        return f"other shape: {list(found.shape)} in the file, {list(shape)} in the model"
+    if found.dtype.kind != "f":
+        return f"other type: {found.dtype} in the file, floating in the model"
+    if name.endswith("running_var") and (found < 0).any():
+        return "variances below 0"
+    return ""
+
+
+def _report(foreign: Foreign, where: str, missing: dict, unfit: dict, unused: Iterable[tuple[str, str]]) -> str:
     def in_file(area: str, name: str) -> str:
         return foreign.origin.get((area, name)) or wrap(foreign.system, foreign.family, area, name)
 
-    left_over = sorted(in_file(*key) for key in unused)
+    left_over = sorted([*(in_file(*key) for key in unused), *foreign.others])
     lines = [f"{where} does not fit this config; it holds {foreign.describe()}"]
     for key, shape in missing.items():
         name = in_file(*key)
         near = difflib.get_close_matches(name, left_over, n=1, cutoff=0.8)
-        lines.append(f"  missing: {name} (ours {list(shape)})" + (f"; nearest: {near[0]}" if near else ""))
-    lines += [f"  other shape: {in_file(*key)}: {shapes}" for key, shapes in misshapen.items()]
+        lines.append(f"  missing: {name} {list(shape)}" + (f"; nearest: {near[0]}" if near else ""))
+    lines += [f"  {in_file(*key)}: {problem}" for key, problem in unfit.items()]
     lines += [f"  left over: {name}" for name in left_over]
     return "\n".join(lines)

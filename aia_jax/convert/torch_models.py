@@ -198,7 +198,7 @@ def load_torch(config: ConfigDict, foreign: Foreign, state: dict[str, np.ndarray
 def _backbone(foreign: Foreign, state: dict[str, np.ndarray]) -> dict[str, Any]:
     if foreign.family != "tresnet":
         return foreign.backbone
-    prefix = wrap(foreign.system, foreign.family, "backbone", "")
+    prefix = foreign.prefix
     body = {
         f"body.{name.removeprefix(prefix)}": torch.as_tensor(value)
         for name, value in state.items()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -114,7 +115,8 @@ class Annotator(nnx.Module):
             attention head 'projection' `[B, h, w, D]` and 'attention' float32 `[B, C, h, w]`.
         """
         features, stages = self.backbone(images, train=train and not self.freeze_backbone)
-        logits, maps = self.head(features, train=train, key=key)
+        with jax.named_scope("head"):
+            logits, maps = self.head(features, train=train, key=key)
         return logits, {**stages, "features": features, **maps}
 
 

@@ -275,7 +275,8 @@ class EfficientNetLite(nnx.Module):
                 raise InputError(f"image {name} {side}: EfficientNet-Lite takes images from {self.stride} pixels on")
         x, out = images, {}
         for name, part in self.parts(train=train):
-            out[name] = x = part(x)
+            with jax.named_scope(name):
+                out[name] = x = part(x)
         return out.pop("features"), out
 
     def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:

@@ -174,7 +174,8 @@ class TResNet(nnx.Module):
         self._check_size(images.shape)
         x, out = images, {}
         for name, part in self.parts(train=train):
-            out[name] = x = part(x)
+            with jax.named_scope(name):
+                out[name] = x = part(x)
         return x, out
 
     def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:

@@ -170,7 +170,8 @@ class AnnotationTask:
 
     def mean_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
         """The configured loss, averaged over batch and labels."""
-        return self._loss(logits, targets).mean()
+        with jax.named_scope("loss"):
+            return self._loss(logits, targets).mean()
 
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """`scores` float32 `[B, C]`."""

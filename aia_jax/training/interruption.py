@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM ask the loop to finish its step, save and stop."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def note(signum: int, _frame) -> None:
         request.signum = signum
         restore()
+        os.write(2, b"\nstopping after this step or evaluation; once more to stop at once\n")  # safe in a handler
 
     for signum in previous:
         signal.signal(signum, note)

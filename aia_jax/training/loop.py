@@ -143,8 +143,13 @@ class Trainer:
                 print(f"{self.workdir} holds all {epochs_done} epochs of this run; nothing to train", flush=True)
                 return
             write_record(self.workdir, self.config)
+            # Whatever is computed on first use is computed here, where a signal still stops at once.
+            self.task.prepare(state.weights("raw"))
+            resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
+            batches = self.task.train_batches(int(state.step))
+            self.task.eval_batches(self.config.eval.split)
             with MetricWriter(self.workdir, int(state.step)) as writer, stop_on_signals() as stop:
-                self._epochs(state, epochs_done, checkpointer, writer, stop)
+                self._epochs(state, epochs_done, batches, resident, checkpointer, writer, stop)
 
     def _start(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
         steps = checkpointer.steps()
@@ -154,6 +159,8 @@ class Trainer:
             return TrainState.from_items(items), checkpointer.info(steps[-1])["epoch"]
         state = jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))()
         if steps:
+            if checkpointer.info(steps[-1]).get("part") == "backbone":
+                raise InputError(f"{self.workdir} holds a backbone alone; give it as config.init_backbone")
             print(f"starting from the converted weights in {self.workdir}", flush=True)
             converted = checkpointer.restore(steps[-1], {"weights": self.abstract_state.items()["weights"]})
             return TrainState.from_items({**state.items(), **converted}), 0
@@ -163,12 +170,16 @@ class Trainer:
         return state, 0
 
     def _epochs(
-        self, state: TrainState, done: int, checkpointer: Checkpointer, writer: MetricWriter, stop: StopRequest
+        self,
+        state: TrainState,
+        done: int,
+        batches: Iterator[Arrays],
+        resident: Arrays,
+        checkpointer: Checkpointer,
+        writer: MetricWriter,
+        stop: StopRequest,
     ) -> None:
         step = int(state.step)
-        self.task.prepare(state.weights("raw"))
-        resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
-        batches = self.task.train_batches(step)
         with StepLog(self.config, writer, step, self.total_steps, checkpointer.steps) as log:
             for epoch in range(done + 1, self.config.epochs + 1):
                 last = self.task.epoch_end(epoch)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from aia_jax import __version__
 from aia_jax.errors import InputError
+from aia_jax.training.checkpoint import saved_steps
 
 # Fields that do not change what a run computes: another machine may continue it with other values.
 _FREE_FIELDS = (
@@ -63,10 +64,10 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
     write_json(workdir / "environment.json", environment)
 
 
-def check_same_config(workdir: Path, config: ConfigDict) -> None:
-    """Raises InputError, listing the differing fields, if `workdir` holds a run of another config."""
-    path, checkpoints = workdir / "config.json", workdir / "checkpoints"
-    if not path.exists() or not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...] = ()) -> None:
+    """Raises InputError, listing the fields that differ (but the `free` ones), if `workdir` holds another run."""
+    path = workdir / "config.json"
+    if not path.exists() or not saved_steps(workdir):
         return  # nothing was saved yet: a first attempt that failed binds nobody
     try:
         written = _flatten(json.loads(path.read_text()))
@@ -76,7 +77,7 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
     differing = [
         f"  config.{field}: {written.get(field, 'absent')} there, {given.get(field, 'absent')} given"
         for field in sorted(written.keys() | given.keys())
-        if field not in _FREE_FIELDS and written.get(field) != given.get(field)
+        if field not in (*_FREE_FIELDS, *free) and written.get(field) != given.get(field)
     ]
     if differing:
         lines = "\n".join(differing)

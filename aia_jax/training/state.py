@@ -152,13 +152,15 @@ def make_train_step(
             return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
 
         (loss, (stats, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = jax.tree.map(
-            lambda average, new: ema_decay * average + (1 - ema_decay) * new,
-            state.ema,
-            {"params": params, "stats": stats},
-        )
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("ema"):
+            ema = jax.tree.map(
+                lambda average, new: ema_decay * average + (1 - ema_decay) * new,
+                state.ema,
+                {"params": params, "stats": stats},
+            )
         state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema)
         return state, {"loss": loss, **metrics, **hyperparameters(opt_state)}
 

@@ -94,6 +94,36 @@ def test_what_to_evaluate_is_asked_for(arguments, message):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "message"),
+    [
+        ("improved_loss", "vg500", "configs/improved_loss.py:vg500 is unknown; known: corel5k, espgame, iaprtc12"),
+        ("corel5k_lite", "mlp", "configs/corel5k_lite.py:mlp is unknown; known: gap, attention"),
+        ("demo", "large", "configs/demo.py takes no argument, 'large' was given"),
+    ],
+)
+def test_unknown_config_arguments_are_told(tmp_path, name, argument, message):
+    result = program("train.py", f"--config={REPOSITORY}/configs/{name}.py:{argument}", f"--workdir={tmp_path}/run")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backbone_only"], "--backbone_only goes with --reverse"),
+        (["--reverse", "--verify"], "--reverse goes without --verify"),
+        (["--split=test"], "--images and --split go with --verify"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(tmp_path, arguments, message):
+    config = f"--config={REPOSITORY}/configs/demo.py"
+    result = program("convert_weights.py", config, "--input=a.pth", f"--output={tmp_path}/run", *arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+
+
 def test_a_malicious_file_is_refused_by_the_command(tmp_path):
     torch = pytest.importorskip("torch", reason="writing a .pth file needs torch: pip install '.[test]'")
     torch.save({"state_dict": _Payload(f"touch {tmp_path}/marker")}, tmp_path / "evil.pth")

@@ -125,7 +125,7 @@ def test_a_backbone_is_taken_and_its_classifier_dropped_by_name(make_file, tmp_p
             evaluate(small_config(), None, tmp_path / "out", weights=str(source))
     config = small_config(init_backbone=str(source))
     task = make_task(config)
-    initialize = weights_module.initializer(config, task.build_model)
+    initialize = weights_module.initializer(config, task)
     assert "head.fc.weight [7, 512], head.fc.bias [7]" in capsys.readouterr().out
     trainer = Trainer(config, task, tmp_path / "run", initialize=initialize)
     state, _ = trainer._start(_Empty())
@@ -208,6 +208,21 @@ def test_verification_fails_past_the_tolerance(make_file, monkeypatch, capsys):
     assert not verify(small_config(), file)
     assert "FAILED" in capsys.readouterr().out
 
+    def broken(*args):
+        model = load(*args)
+        model.body.layer4[0].conv2.bn.running_var.fill_(float("nan"))
+        return model
+
+    monkeypatch.setattr(torch_models, "load_torch", broken)
+    assert not verify(small_config(), file)
+
+
+def test_a_bare_body_is_verified(tmp_path):
+    model = torch_model("backbone")
+    randomized(model)
+    torch.save(model.body.state_dict(), tmp_path / "body.pth")
+    assert verify(small_config(), tmp_path / "body.pth")
+
 
 def test_verification_takes_a_folder_of_images(make_file, tmp_path):
     from PIL import Image
@@ -228,11 +243,12 @@ def test_thresholds_are_fitted_saved_and_applied(make_file, tmp_path, capsys):
     file, _ = make_file("classifier")
     config = small_config(**{"model.head": "gap"})
     convert(config, file, tmp_path / "run")
-    for kind in ("mcc", "exact"):
-        evaluate(config, tmp_path / "run", tmp_path / kind, thresholds=kind)
-        rows = json.loads((tmp_path / kind / "metrics.json").read_text())["rows"]
+    for kind, output in (("mcc", tmp_path / "elsewhere"), ("exact", tmp_path / "run" / "evaluation")):
+        evaluate(config, tmp_path / "run", output, thresholds=kind)
+        rows = json.loads((output / "metrics.json").read_text())["rows"]
         assert [row["threshold"] for row in rows] == [0.5, "per label"]
     saved = tmp_path / "run" / "thresholds.json"
+    assert (tmp_path / "elsewhere" / "thresholds.json").exists()
     assert len(json.loads(saved.read_text())) == LABELS
     evaluate(config, None, tmp_path / "file", weights=str(file), thresholds=str(saved))
     again = json.loads((tmp_path / "file" / "metrics.json").read_text())["rows"]
@@ -251,7 +267,7 @@ def test_thresholds_are_fitted_saved_and_applied(make_file, tmp_path, capsys):
         ("classifier", {}, 22, r"holds a classifier .* but config\.model\.head is 'attention'"),
         ("annotator", {"model.head": "gap"}, 22, r"holds a whole annotator .* but config\.model\.head is 'gap'"),
         ("annotator", {"model.backbone": "efficientnet_lite0"}, 22, r"config\.model\.backbone is efficientnet_lite0"),
-        ("annotator", {"model.hidden_size": 32}, 22, r"other shape: head\.w: \[1, 22, 16\] in the file, \[1, 22, 32\]"),
+        ("annotator", {"model.hidden_size": 32}, 22, r"head\.w: other shape: \[1, 22, 16\] in the file, \[1, 22, 32\]"),
         ("annotator", {"model.backbone": "tresnet_m"}, 22, "missing: backbone.features.0.layer1.1.conv1.conv.weight"),
     ],
 )
@@ -284,6 +300,36 @@ def test_a_converted_checkpoint_of_another_model_is_refused(make_file, tmp_path)
         convert_back(
             small_config(**{"model.hidden_size": 32}), tmp_path / "run", tmp_path / "a.pth", backbone_only=False
         )
+
+
+def test_what_leaves_no_trace_in_shapes_is_compared_too(make_file, tmp_path):
+    file, _ = make_file()
+    convert(small_config(), file, tmp_path / "run")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"config\.model\.num_heads: 2 there, 4 given"):
+        evaluate(small_config(**{"model.num_heads": 4}), None, out, weights=str(tmp_path / "run"))
+    with pytest.raises(InputError, match=r"config\.model\.backbone: tresnet_small there, tresnet_tiny given"):
+        train(small_config(**{"model.backbone": "tresnet_tiny", "init_backbone": str(tmp_path / "run")}), out)
+    task = make_task(small_config())
+    task._vocabulary = task.labels[::-1]
+    with pytest.raises(InputError, match="trained on other labels, or on another order of them"):
+        weights_module.initializer(small_config(init_from=str(tmp_path / "run")), task)
+
+
+def test_a_run_is_evaluated_wherever_its_first_weights_lie(make_file, tmp_path):
+    file, _ = make_file()
+    train(small_config(init_from=str(file)), tmp_path / "run")
+    evaluate(small_config(), tmp_path / "run", tmp_path / "out")
+
+
+def test_what_a_kill_left_half_written_is_no_checkpoint(make_file, tmp_path):
+    file, _ = make_file()
+    config = small_config(init_from=str(file))
+    train(config, tmp_path / "whole")
+    (tmp_path / "killed" / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir(parents=True)
+    train(config, tmp_path / "killed")
+    scores = [np.load(tmp_path / name / "evaluation" / "scores.npz")["scores"] for name in ("whole", "killed")]
+    np.testing.assert_array_equal(*scores)
 
 
 def test_absent_sources_are_named(tmp_path):

@@ -106,6 +106,29 @@ def test_other_content_is_refused(tmp_path, content, message):
         read_state_dict(tmp_path / "a.pth")
 
 
+def test_a_safetensors_file_of_another_name_is_read(tmp_path):
+    write_state_dict(tmp_path / "a.safetensors", ARRAYS)
+    (tmp_path / "a.safetensors").rename(tmp_path / "a.bin")
+    assert read_state_dict(tmp_path / "a.bin").keys() == ARRAYS.keys()
+
+
+def test_odd_content_neither_hangs_nor_fills_the_memory(tmp_path):
+    circle = {"model": {}, "epoch": 1}
+    circle["model"] = circle
+    torch.save(circle, tmp_path / "circle.pth")
+    with pytest.raises(InputError, match=r"circle\.pth holds what is no array"):
+        read_state_dict(tmp_path / "circle.pth")
+    torch.save({"head.b": torch.zeros(1).expand(10**13)}, tmp_path / "bomb.pth")
+    with pytest.raises(InputError, match=r"bomb\.pth holds what is no array: head\.b"):
+        read_state_dict(tmp_path / "bomb.pth")
+
+
+def test_arrays_beside_the_wrapped_ones_are_not_lost(tmp_path):
+    torch.save({"model": {"a": torch.ones(1)}, "head.w": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="holds arrays beside its 'model': head"):
+        read_state_dict(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("name", ["text.pth", "text.safetensors"])
 def test_text_is_refused(tmp_path, name):
     (tmp_path / name).write_text("hello world, this is no weights file")

@@ -108,11 +108,11 @@ def test_every_problem_is_listed_with_the_nearest_names(tmp_path):
     message = str(caught.value)
     assert message.startswith("a.pth does not fit this config; it holds a whole annotator (TResNet of 1 1 2 1 blocks")
     assert (
-        "missing: backbone.features.0.layer1.0.conv1.conv.weight (ours [3, 3, 16, 16]); "
+        "missing: backbone.features.0.layer1.0.conv1.conv.weight [16, 16, 3, 3]; "
         "nearest: backbone.features.0.layer1.0.conv1.0.wieght" in message
     )
-    assert "missing: head.linear_projection.bias (ours [16])" in message
-    assert "other shape: head.w: [1, 3, 16] in the file, [1, 5, 16] in the model" in message
+    assert "missing: head.linear_projection.bias [16]" in message
+    assert "head.w: other shape: [1, 3, 16] in the file, [1, 5, 16] in the model" in message
     assert "left over: head.extra" in message
     assert message.count("\n") == 5
 
@@ -128,6 +128,32 @@ def test_a_missing_array_is_named(tmp_path, missing):
         path, shapes = annotator_file(tmp_path, lambda content: content.pop(missing))
         match = f"missing: {missing}"
     with pytest.raises(InputError, match=match):
+        convert(path, shapes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update({"conv1.conv.weight": torch.ones(2)}), "left over: conv1.conv.weight"),
+        (
+            lambda c: c.update({"backbone.features.0.layer2.0.conv1.0.weight": torch.ones(2)}),
+            r"layer2\.0\.conv1\.0\.0\.weight and .*layer2\.0\.conv1\.0\.weight are both names of one array",
+        ),
+        (
+            lambda c: c.update(
+                {"backbone.features.0.layer1.0.conv2.bn.weight": c.pop("backbone.features.0.layer1.0.conv2.1.weight")}
+            ),
+            "left over: backbone.features.0.layer1.0.conv2.bn.weight",
+        ),
+        (lambda c: c.update({"head.b": c["head.b"].to(torch.int8)}), "head.b: other type: int8 in the file"),
+        (lambda c: c.update({"head.b": c["head.b"].to(torch.complex64)}), "head.b: other type: complex64 in the file"),
+        (lambda c: c["backbone.features.0.conv1.1.running_var"].fill_(-1), "conv1.1.running_var: variances below 0"),
+    ],
+    ids=["stray", "twice", "mixed", "int8", "complex", "variance"],
+)
+def test_arrays_that_would_be_lost_or_misread_are_refused(tmp_path, change, message):
+    path, shapes = annotator_file(tmp_path, change)
+    with pytest.raises(InputError, match=message):
         convert(path, shapes)
 
 

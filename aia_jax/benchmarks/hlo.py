@@ -1,0 +1,127 @@
+"""What a compiled program moves, read off its text: every operand and result of every instruction of its entry."""
+
+import math
+import re
+from dataclasses import dataclass
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
+_BYTES |= {"f8e4m3fn": 1, "f8e5m2": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8}
+_ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z\-]*)\((.*)")
+# These move nothing: they name, group or wait for what others wrote.
+_FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "replica-id"}
+_CONVOLUTIONS = {"BackwardFilter": "backward filter", "BackwardInput": "backward input"}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An instruction of a program's entry that runs on the device.
+
+    Attributes:
+        kind: such as "fusion kLoop", "convolution forward", "matmul" or "all-reduce".
+        bytes: of its operands and its result.
+        flops: of a convolution or a matmul outside fusions, two for each multiply-add; else 0.
+        scope: the path of names under which JAX traced it.
+    """
+
+    name: str
+    kind: str
+    bytes: int
+    flops: int
+    scope: str
+
+    @property
+    def is_collective(self) -> bool:
+        """Whether devices exchange data in it."""
+        return self.kind in COLLECTIVES
+
+
+def entry_kernels(text: str) -> list[Kernel]:
+    """The kernels of the entry computation of an optimised program.
+
+    Args:
+        text: `compiled.as_text()`.
+
+    Raises:
+        ValueError: the text has no entry computation, or an instruction that cannot be read.
+    """
+    start = text.find("\nENTRY ")
+    if start < 0:
+        raise ValueError("no entry computation in the program's text")
+    body = text[start + 1 :].split("\n}", 1)[0].splitlines()[1:]
+    shapes: dict[str, str] = {}
+    kernels = []
+    for line in body:
+        match = _INSTRUCTION.match(line)
+        if not match:
+            if line.strip():
+                raise ValueError(f"cannot read the instruction {line.strip()[:200]!r}")
+            continue
+        name, shape, operation, rest = match.groups()
+        shapes[name] = shape
+        if operation in _FREE or operation.endswith("-done"):
+            continue
+        operands = [shapes[operand] for operand in re.findall(r"%([\w.\-]+)", _arguments(rest)) if operand in shapes]
+        moved = array_bytes(shape) + sum(map(array_bytes, operands))
+        scope = re.search(r'op_name="([^"]*)"', line)
+        kernels.append(
+            Kernel(name, _kind(operation, line), moved, _flops(line, shape, operands), scope[1] if scope else "")
+        )
+    return kernels
+
+
+def array_bytes(shape: str) -> int:
+    """Bytes of the arrays in the text of a shape, such as "(bf16[8,4]{1,0}, u8[0]{0})"."""
+    return sum(_BYTES[dtype] * math.prod(_sizes(dims)) for dtype, dims in _ARRAY.findall(shape) if dtype in _BYTES)
+
+
+def _sizes(dims: str) -> list[int]:
+    return [int(size) for size in dims.split(",") if size]
+
+
+def _arguments(rest: str) -> str:
+    """What stands between the parentheses of an instruction, of which `rest` lacks the opening one."""
+    depth = 1
+    for position, character in enumerate(rest):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if not depth:
+            return rest[:position]
+    return rest
+
+
+def _kind(operation: str, line: str) -> str:
+    if operation == "fusion":
+        return "fusion " + re.search(r"kind=(\w+)", line)[1]
+    if operation != "custom-call":
+        return operation.removesuffix("-start")
+    target = re.search(r'custom_call_target="([^"]+)"', line)[1]
+    if "conv" in target:
+        return "convolution " + next((word for part, word in _CONVOLUTIONS.items() if part in target), "forward")
+    return "matmul" if "matmul" in target or "gemm" in target else target
+
+
+def _flops(line: str, shape: str, operands: list[str]) -> int:
+    if "dim_labels=" in line and len(operands) >= 2:
+        return _convolution_flops(line, shape, operands)
+    contracted = re.search(r'lhs_contracting_dim(?:ension)?s"?[=:]\s*[\[{]"?([\d",]*)"?[\]}]', line)
+    if contracted and operands:
+        left = _sizes(_ARRAY.findall(operands[0])[0][1])
+        depth = math.prod(left[int(axis)] for axis in re.findall(r"\d+", contracted[1]))
+        return 2 * depth * math.prod(_sizes(_ARRAY.findall(shape)[0][1]))
+    return 0
+
+
+def _convolution_flops(line: str, shape: str, operands: list[str]) -> int:
+    """Two for every pairing of a weight with an output position, whichever of the three arrays is the result."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line).groups()
+    arrays = [_sizes(_ARRAY.findall(text)[0][1]) for text in (operands[0], operands[1], shape)]
+    if "BackwardFilter" in line:
+        kernel, output = arrays[2], arrays[1]
+    elif "BackwardInput" in line:
+        kernel, output = arrays[1], arrays[0]
+    else:
+        kernel, output = arrays[1], arrays[2]
+    features = labels[2].index("f")
+    positions = math.prod(size for axis, size in enumerate(output) if axis != features)
+    return 2 * positions * math.prod(kernel)

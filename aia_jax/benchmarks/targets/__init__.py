@@ -1,0 +1,77 @@
+"""Devices that a step can be compiled for without having them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.experimental import topologies
+
+from aia_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A described device.
+
+    Attributes:
+        platform: "cuda" or "tpu".
+        device: what one of them is.
+        bandwidth: bytes a second between memory and chip.
+        flops: bfloat16 operations a second.
+        source: where these two come from.
+    """
+
+    platform: str
+    device: str
+    bandwidth: float
+    flops: float
+    source: str
+
+
+TARGETS = {
+    "h200": Target("cuda", "NVIDIA H200 141 GB", 4.3e12, 790e12, "measured elsewhere, a large copy and a large matmul"),
+    "v5e": Target("tpu", "TPU v5e", 819e9, 197e12, "the maker's data sheet"),
+}
+# XLA cannot tile every Triton matmul without autotuning, for which it needs the device itself; cuBLAS moves the same.
+_CUDA_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+_TPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+
+
+def described_devices(name: str, count: int) -> list[Any]:
+    """Devices to lower and compile for, none of which is there.
+
+    Args:
+        name: a key of `TARGETS`.
+        count: how many; of GPUs up to 8 in one host, beyond that whole hosts of 8; of TPUs 4.
+
+    Raises:
+        InputError: unknown name, a count that cannot be described, or the compiler is not installed.
+    """
+    if name not in TARGETS:
+        raise InputError(f"--target={name} is unknown; known: {', '.join(TARGETS)}")
+    is_gpu = TARGETS[name].platform == "cuda"
+    if (is_gpu and (count < 1 or (count > 8 and count % 8))) or (not is_gpu and count not in (1, 4)):
+        known = "1 to 8, or a multiple of 8" if is_gpu else "1 or 4"
+        raise InputError(f"--devices={count} cannot be described for {name}: {known}")
+    try:
+        if is_gpu:
+            description = Path(__file__).with_name(f"{name}.txtpb").read_text()
+            topology = f"1x{-(-count // 8)}x{min(count, 8)}"
+            described = topologies.get_topology_desc(platform="cuda", target_config=description, topology=topology)
+        else:
+            os.environ.update(_TPU_ENVIRONMENT)
+            described = topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu")
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"no compiler for {name} ({first}): pip install 'aia_jax[aot]'") from error
+    return list(described.devices)[:count]
+
+
+def compiler_options(name: str) -> dict[str, Any]:
+    """What `lowered.compile` needs to be told for a target."""
+    return dict(_CUDA_OPTIONS) if TARGETS[name].platform == "cuda" else {}

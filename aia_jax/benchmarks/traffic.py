@@ -1,0 +1,170 @@
+"""What one step moves, counted in the program compiled for a device that need not be there.
+
+    python -m aia_jax.benchmarks.traffic --config configs/corel5k.py --target h200 --config.batch_size=128
+
+Bytes are those of every kernel's operands and results. No autotuning happens without the device, so the algorithms of
+convolutions and matmuls are not the final ones; fusion, layouts, traffic and memory are.
+"""
+
+import functools
+import re
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from ml_collections import ConfigDict
+
+from aia_jax.benchmarks.hlo import Kernel, entry_kernels
+from aia_jax.benchmarks.targets import TARGETS, compiler_options, described_devices
+from aia_jax.commands import cli
+from aia_jax.models.annotator import build_annotator
+from aia_jax.tasks.annotation import AnnotationTask
+from aia_jax.training import sharding
+from aia_jax.training.optimizer import make_optimizer
+from aia_jax.training.record import package_versions, write_json
+from aia_jax.training.state import (
+    abstract_weights,
+    initial_state,
+    make_predict_step,
+    make_train_step,
+    on_mesh,
+    pick_weights,
+)
+
+NUM_LABELS = {"corel5k": 260, "espgame": 268, "iaprtc12": 291, "vg500": 500, "scenes": 22}
+_STAGES = re.compile(r"\b(stem|stage\d|features|head|loss|optimizer|ema)\b")
+_TOTAL_STEPS = 10_000  # of the schedule; the program does not depend on it
+
+
+def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any], *, inference: bool) -> Any:
+    """The project's own training or prediction step of an annotation config, compiled for `devices`."""
+    mesh = sharding.data_mesh(devices)
+    sharding.check_batch_size("batch_size", config.batch_size, mesh)
+    task = AnnotationTask(config)
+    build = functools.partial(_build, config)
+    graphdef, weights = abstract_weights(build, mesh)
+    size, rows = config.data.image_size, sharding.over_data(mesh)
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8, sharding=rows)
+
+    if inference:
+        step = make_predict_step(graphdef, task.predict, mesh)
+        lowered = step.lower(pick_weights(weights, "raw"), {"image": array(size, size, 3)})
+    else:
+        optimizer = make_optimizer(config.optimizer, _TOTAL_STEPS)
+        create = functools.partial(initial_state, build, optimizer, config.seed)
+        state = on_mesh(jax.eval_shape(create), mesh)
+        step = make_train_step(graphdef, task.loss, optimizer, ema_decay=config.ema_decay, seed=config.seed, mesh=mesh)
+        batch = {"image": array(size, size, 3), "target": array(NUM_LABELS[config.data.name])}
+        lowered = step.lower(state, batch, {})
+    return lowered.compile(compiler_options=options)
+
+
+def summarize(kernels: list[Kernel], bandwidth: float, flops: float, images: int) -> dict[str, Any]:
+    """Traffic by kind of kernel and by stage, and the modelled time, of one device's program.
+
+    Args:
+        bandwidth, flops: of the device, bytes and operations a second.
+        images: that one device works on.
+    """
+    kinds, stages = defaultdict(_empty), defaultdict(_empty)
+    for kernel in kernels:
+        found = _STAGES.findall(kernel.scope)
+        for group in (kinds[kernel.kind], stages[found[-1] if found else "other"]):
+            group["kernels"] += 1
+            group["gb_per_image"] += kernel.bytes / images / 1e9
+            group["gflop_per_image"] += kernel.flops / images / 1e9
+    collectives = [kernel for kernel in kernels if kernel.is_collective]
+    seconds = sum(max(kernel.bytes / bandwidth, kernel.flops / flops) for kernel in kernels)
+    return {
+        "gb_per_image": sum(kernel.bytes for kernel in kernels) / images / 1e9,
+        "gflop_per_image": sum(kernel.flops for kernel in kernels) / images / 1e9,
+        "kernels": len(kernels),
+        "collectives": len(collectives),
+        "collective_mb": sum(kernel.bytes for kernel in collectives) / 1e6,
+        "modelled_ms": 1e3 * seconds,
+        "modelled_images_per_second": images / seconds,
+        "by_kind": dict(sorted(kinds.items(), key=lambda item: -item[1]["gb_per_image"])),
+        "by_stage": dict(sorted(stages.items())),
+    }
+
+
+def report(config: ConfigDict, target: str, num_devices: int, *, inference: bool) -> tuple[dict[str, Any], str]:
+    """The numbers of a config's step on a target, and the program's text.
+
+    Raises:
+        InputError: unknown target, no compiler for it, or a config that does not fit.
+    """
+    devices, described = described_devices(target, num_devices), TARGETS[target]
+    start = time.perf_counter()
+    compiled = compile_step(config, devices, compiler_options(target), inference=inference)
+    seconds = time.perf_counter() - start
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    images = config.batch_size // num_devices
+    return {
+        "target": {"name": target, "device": described.device, "bandwidth": described.bandwidth},
+        "step": "inference" if inference else "training",
+        "model": f"{config.model.backbone} + {config.model.head}",
+        "image_size": config.data.image_size,
+        "batch_size": config.batch_size,
+        "devices": num_devices,
+        "dtype": config.model.dtype,
+        "temporary_gb": memory.temp_size_in_bytes / 1e9,
+        "arguments_gb": memory.argument_size_in_bytes / 1e9,
+        "compile_seconds": seconds,
+        "packages": package_versions(),
+        **summarize(entry_kernels(text), described.bandwidth, described.flops, images),
+    }, text
+
+
+def table(measured: dict[str, Any]) -> str:
+    """The report as text."""
+    lines = [
+        f"{measured['model']} at {measured['image_size']} px, {measured['step']} step, "
+        f"batch {measured['batch_size']} on {measured['devices']} x {measured['target']['device']}",
+        f"{measured['gb_per_image']:.3f} GB and {measured['gflop_per_image']:.1f} GFLOP an image, "
+        f"{measured['kernels']} kernels, {measured['temporary_gb']:.1f} GB of temporaries, "
+        f"{measured['collectives']} collectives of {measured['collective_mb']:.1f} MB",
+        f"modelled: {measured['modelled_ms']:.1f} ms, {measured['modelled_images_per_second']:.0f} img/s a device",
+    ]
+    for title, groups in (("kind", measured["by_kind"]), ("stage", measured["by_stage"])):
+        lines.append(f"\n{title:<28}{'kernels':>9}{'GB/img':>10}{'GFLOP/img':>12}")
+        for name, group in groups.items():
+            numbers = f"{group['kernels']:>9}{group['gb_per_image']:>10.4f}{group['gflop_per_image']:>12.2f}"
+            lines.append(f"{name:<28}{numbers}")
+    return "\n".join(lines)
+
+
+def _build(config: ConfigDict, rngs: Any) -> Any:
+    return build_annotator(config.model, NUM_LABELS[config.data.name], rngs=rngs)
+
+
+def _empty() -> dict[str, float]:
+    return {"kernels": 0, "gb_per_image": 0.0, "gflop_per_image": 0.0}
+
+
+def _main(config: ConfigDict) -> None:
+    given = flags.FLAGS
+    measured, text = report(config, given.target, given.devices, inference=given.inference)
+    print(table(measured))
+    if given.output:
+        write_json(Path(given.output), measured)
+    if given.hlo:
+        Path(given.hlo).write_text(text)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    cli.define_flags(
+        sys.modules["__main__"].__doc__, hlo="Write the optimised program here.", output="Write the numbers here, JSON."
+    )
+    flags.DEFINE_enum("target", "h200", list(TARGETS), "Device to compile for.")
+    flags.DEFINE_integer("devices", 1, "How many of them.", lower_bound=1)
+    flags.DEFINE_bool("inference", False, "The prediction step instead of the training step.")
+    cli.run(_main)
