@@ -128,8 +128,9 @@ def test_a_run_is_evaluated_and_its_pictures_drawn(workdir, tmp_path, converted)
         "scores.npz",
         "predictions.png",
         "attention.png",
+        "thresholds.json",
     }
-    assert len(json.loads((workdir / "thresholds.json").read_text())) == 22
+    assert len(json.loads((tmp_path / "thresholds.json").read_text())) == 22
 
 
 def test_features_are_computed_once(workdir, tmp_path, converted, monkeypatch):
