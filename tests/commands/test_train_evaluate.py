@@ -83,7 +83,11 @@ def test_fewer_devices_give_the_same_losses(workdir, tmp_path, devices):
 
 def test_evaluating_again_gives_the_same(workdir, tmp_path, capsys):
     first = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    rows = first.pop("rows")
     assert evaluate(small_demo(), workdir, tmp_path) == pytest.approx(first)
+    assert rows[0]["name"].startswith("best epoch")
+    assert rows[0]["f1"] == first["f1"]
+    assert rows[-1]["epoch"] == 2
     shown = capsys.readouterr().out
     assert "best epoch" in shown
     assert "last epoch" in shown

@@ -14,6 +14,8 @@ def _config(**changes) -> ConfigDict:
     config = ConfigDict(
         {
             "backbone": "tresnet_tiny",
+            "native_padding": True,
+            "freeze_backbone": False,
             "head": "attention",
             "hidden_size": 32,
             "num_heads": 4,
