@@ -22,7 +22,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from aia_jax.errors import InputError
-from aia_jax.models.layers import BatchNorm
+from aia_jax.models.layers import BatchNorm, run_blocks
 
 STEM_FEATURES = 32
 HEAD_FEATURES = 1280
@@ -283,14 +283,8 @@ class EfficientNetLite(nnx.Module):
         """The network in pieces, each to be called with what the one before it gave; the first with images."""
         yield "stem", lambda images: jax.nn.relu6(self.stem(images, train=train))
         for number, stage in enumerate(self.stages, start=1):
-            yield f"stage{number}", partial(_through, stage, train)
+            yield f"stage{number}", partial(run_blocks, stage, train)
         yield "features", lambda x: jax.nn.relu6(self.head(x, train=train))
-
-
-def _through(blocks: nnx.List, train: bool, x: Array) -> Array:
-    for block in blocks:
-        x = block(x, train=train)
-    return x
 
 
 def _halved(nominal: int | None, stride: int) -> int | None:

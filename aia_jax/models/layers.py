@@ -171,6 +171,13 @@ def split_key(key: Array | None, num: int) -> list[Array | None]:
     return [None] * num if key is None else list(jax.random.split(key, num))
 
 
+def run_blocks(blocks: nnx.List, train: bool, x: Array) -> Array:
+    """`x` through the blocks of a stage, one after the other."""
+    for block in blocks:
+        x = block(x, train=train)
+    return x
+
+
 def space_to_depth(x: Array, block: int) -> Array:
     """`[B, H, W, C] -> [B, H/n, W/n, n*n*C]` by n x n blocks; new channel = (row, column, channel)."""
     batch, height, width, channels = x.shape

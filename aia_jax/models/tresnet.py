@@ -12,7 +12,15 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from aia_jax.errors import InputError
-from aia_jax.models.layers import ConvNorm, average_pool, blur_pool, kaiming_normal, space_to_depth, torch_linear
+from aia_jax.models.layers import (
+    ConvNorm,
+    average_pool,
+    blur_pool,
+    kaiming_normal,
+    run_blocks,
+    space_to_depth,
+    torch_linear,
+)
 
 
 @dataclass(frozen=True)
@@ -187,7 +195,7 @@ class TResNet(nnx.Module):
 
         yield "stem", stem
         for number, stage in enumerate(self.stages, start=1):
-            yield f"stage{number}", partial(_through, stage, train)
+            yield f"stage{number}", partial(run_blocks, stage, train)
 
     def _check_size(self, shape: tuple[int, ...]) -> None:
         # The last stage that halves the resolution reflects at the border, so at least two positions must reach it.
@@ -195,12 +203,6 @@ class TResNet(nnx.Module):
         for name, side in zip(("height", "width"), shape[1:3], strict=True):
             if side % 4 or side < smallest:
                 raise InputError(f"image {name} {side}: TResNet takes multiples of 4 from {smallest} on")
-
-
-def _through(blocks: nnx.List, train: bool, x: Array) -> Array:
-    for block in blocks:
-        x = block(x, train=train)
-    return x
 
 
 def _stage(variant: Variant, index: int, features: int, options: dict) -> tuple[nnx.List, int]:
