@@ -153,7 +153,7 @@ def _tresnet_entries(state: dict[str, torch.Tensor]) -> Iterable[tuple[tuple, np
             path = [part for part in path if part not in ("0", "1")]
         if value.ndim == 4:
             in_se = "se" in path
-            value, leaf = (value[:, :, 0, 0].T, "kernel") if in_se else (value.transpose(2, 3, 1, 0), "kernel")
+            value, leaf = (value[:, :, 0, 0].T, "kernel") if in_se else (value.transpose(0, 2, 3, 1), "kernel")
         elif "se" not in path:
             leaf = leaves[leaf]
         yield (*path, leaf), value

@@ -21,7 +21,8 @@ class Layout(NamedTuple):
     to_torch: Callable[[np.ndarray], np.ndarray]
 
 
-CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))  # OIHW, HWIO
+CONV = Layout(lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2))  # OIHW, OHWI
+HWIO = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 LINEAR = Layout(lambda x: x.T, lambda x: x.T)
 POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # a 1x1 convolution there
 ROW = Layout(lambda x: x[0], lambda x: x[None])
@@ -37,19 +38,19 @@ _BACKBONES = {
         (r"(layer\d+\.\d+\.se\.fc\d)", r"\1", POINTWISE),
     ),
     "efficientnet_lite": (
-        (r"stem\.conv", "conv_stem", CONV),
+        (r"stem\.conv", "conv_stem", HWIO),
         (r"stem\.bn", "bn1", SAME),
-        (r"stages\.0\.(\d+)\.depthwise\.conv", r"blocks.0.\1.conv_dw", CONV),
+        (r"stages\.0\.(\d+)\.depthwise\.conv", r"blocks.0.\1.conv_dw", HWIO),
         (r"stages\.0\.(\d+)\.depthwise\.bn", r"blocks.0.\1.bn1", SAME),
-        (r"stages\.0\.(\d+)\.project\.conv", r"blocks.0.\1.conv_pw", CONV),
+        (r"stages\.0\.(\d+)\.project\.conv", r"blocks.0.\1.conv_pw", HWIO),
         (r"stages\.0\.(\d+)\.project\.bn", r"blocks.0.\1.bn2", SAME),
-        (r"stages\.(\d+\.\d+)\.expand\.conv", r"blocks.\1.conv_pw", CONV),
+        (r"stages\.(\d+\.\d+)\.expand\.conv", r"blocks.\1.conv_pw", HWIO),
         (r"stages\.(\d+\.\d+)\.expand\.bn", r"blocks.\1.bn1", SAME),
-        (r"stages\.(\d+\.\d+)\.depthwise\.conv", r"blocks.\1.conv_dw", CONV),
+        (r"stages\.(\d+\.\d+)\.depthwise\.conv", r"blocks.\1.conv_dw", HWIO),
         (r"stages\.(\d+\.\d+)\.depthwise\.bn", r"blocks.\1.bn2", SAME),
-        (r"stages\.(\d+\.\d+)\.project\.conv", r"blocks.\1.conv_pwl", CONV),
+        (r"stages\.(\d+\.\d+)\.project\.conv", r"blocks.\1.conv_pwl", HWIO),
         (r"stages\.(\d+\.\d+)\.project\.bn", r"blocks.\1.bn3", SAME),
-        (r"head\.conv", "conv_head", CONV),
+        (r"head\.conv", "conv_head", HWIO),
         (r"head\.bn", "bn2", SAME),
     ),
 }

@@ -157,14 +157,23 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
 
 
 def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | EfficientNetLite:
-    """Builds the backbone alone: `backbone`, `native_padding` (of EfficientNet-Lite), `dtype`, `param_dtype`.
+    """Builds the backbone alone.
+
+    Args:
+        config: `backbone`, `remat`, `dtype`, `param_dtype`; `input_statistics` of TResNet, which counts in bfloat16
+            only; `native_padding` of EfficientNet-Lite.
+        rngs: where the initial weights come from (stream `params`).
 
     Raises:
         InputError: a name that is not known.
     """
     entry = backbone_named(config.backbone)
-    padding = {"native_padding": config.native_padding} if entry.family == "efficientnet_lite" else {}
-    return entry.build(**padding, **_dtypes(config), rngs=rngs)
+    if entry.family == "tresnet":
+        # Float32 runs are held against PyTorch's, and compute what it does in its order.
+        own = {"input_statistics": config.input_statistics and config.dtype == "bfloat16"}
+    else:
+        own = {"native_padding": config.native_padding}
+    return entry.build(**own, remat=config.remat, **_dtypes(config), rngs=rngs)
 
 
 def backbone_named(name: str) -> Backbone:

@@ -11,9 +11,9 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from aia_jax.errors import InputError
-from aia_jax.models.layers import Frozen, dropout, dropout_key, layer_norm, split_key, torch_linear, uniform
+from aia_jax.models.layers import Frozen, dropout, dropout_key, layer_norm, relu, split_key, torch_linear, uniform
 
-ACTIVATIONS = {"relu": jax.nn.relu, "gelu": partial(jax.nn.gelu, approximate=False)}
+ACTIVATIONS = {"relu": relu, "gelu": partial(jax.nn.gelu, approximate=False)}
 
 
 class MultiHeadAttention(nnx.Module):
@@ -57,11 +57,8 @@ class MultiHeadAttention(nnx.Module):
         k = self._split_heads(self.key(keys))
         v = self._split_heads(self.value(values))
         q = q / math.sqrt(q.shape[-1])
-        if q.shape[0] == 1:
-            scores = jnp.einsum("chd,bphd->bhcp", q[0], k, preferred_element_type=jnp.float32)
-        else:
-            scores = jnp.einsum("bchd,bphd->bhcp", q, k, preferred_element_type=jnp.float32)
-        weights = dropout(jax.nn.softmax(scores), self.dropout, key)
+        scores = jnp.einsum("chd,bphd->bhcp", q[0], k) if q.shape[0] == 1 else jnp.einsum("bchd,bphd->bhcp", q, k)
+        weights = dropout(jax.nn.softmax(scores.astype(jnp.float32)), self.dropout, key)
         pooled = jnp.einsum("bhcp,bphd->bchd", weights.astype(self.dtype), v)
         return self.out(pooled.reshape(*pooled.shape[:2], -1)), weights.mean(axis=1)
 
@@ -229,7 +226,7 @@ class AttentionPooling(nnx.Module):
         """
         batch, height, width, _ = features.shape
         key = dropout_key(key, self.dropout, train)
-        positions = jax.nn.relu(self.projection(features.reshape(batch, height * width, -1)))
+        positions = relu(self.projection(features.reshape(batch, height * width, -1)))
         embedding = self.query_embedding[...].astype(self.dtype)[None]
         x, position = (jnp.zeros_like(embedding), embedding) if self.keep_query_position else (embedding, None)
         if self.self_attention and key is not None:

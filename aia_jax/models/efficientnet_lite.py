@@ -22,7 +22,8 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from aia_jax.errors import InputError
-from aia_jax.models.layers import BatchNorm, run_blocks
+from aia_jax.models.batch_norm import BatchNorm
+from aia_jax.models.layers import run_blocks
 
 STEM_FEATURES = 32
 HEAD_FEATURES = 1280
@@ -104,9 +105,14 @@ class Conv(nnx.Module):
         shape = (kernel_size, kernel_size, 1 if depthwise else in_features, out_features)
         self.kernel = nnx.Param(initializers.normal((2 / fan_out) ** 0.5)(rngs.params(), shape, param_dtype))
 
-    def __call__(self, x: Array) -> Array:
-        """`[B, H, W, in_features] -> [B, H / stride, W / stride, out_features]`, rounded up if padded for itself."""
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+    def __call__(self, x: Array, kernel: Array | None = None) -> Array:
+        """`[B, H, W, in_features] -> [B, H / stride, W / stride, out_features]`, rounded up if padded for itself.
+
+        Args:
+            kernel: in place of its own.
+        """
+        kernel = (self.kernel[...] if kernel is None else kernel).astype(self.dtype)
+        x = x.astype(self.dtype)
         if self.depthwise:
             return depthwise_conv(x, kernel, self.stride, self.nominal)
         if kernel.shape[:2] == (1, 1) and self.stride == 1:
@@ -127,10 +133,15 @@ def depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = N
     Returns:
         `[B, h, w, C]`; without `nominal` `[B, ceil(H / stride), ceil(W / stride), C]`.
     """
-    # XLA's grouped convolution is the slowest way on a CPU, and the right one elsewhere.
-    if jax.default_backend() == "cpu":
+
+    def shifted(x: Array, kernel: Array) -> Array:
         return shifted_depthwise_conv(x, kernel, stride, nominal)
-    return _same_conv(x, kernel, stride, nominal, groups=x.shape[-1])
+
+    def grouped(x: Array, kernel: Array) -> Array:
+        return _same_conv(x, kernel, stride, nominal, groups=x.shape[-1])
+
+    # XLA's grouped convolution is the slowest way on a CPU, and the right one elsewhere.
+    return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
 
 
 def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
@@ -180,7 +191,13 @@ class ConvNorm(nnx.Module):
         self.bn = BatchNorm(out_features, momentum=0.01, epsilon=1e-3, **options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
+        if not train:
+            return self._folded(x)
         return self.bn(self.conv(x), train=train)
+
+    def _folded(self, x: Array) -> Array:
+        kernel, bias = self.bn.folded_into(self.conv.kernel[...])
+        return self.conv(x, kernel) + bias.astype(self.conv.dtype)
 
 
 class MBConv(nnx.Module):
@@ -228,6 +245,7 @@ class EfficientNetLite(nnx.Module):
         variant: str | Variant,
         *,
         native_padding: bool = True,
+        remat: bool = False,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -237,6 +255,7 @@ class EfficientNetLite(nnx.Module):
         Args:
             native_padding: pad images of any size as those of the variant's resolution are, as
                 efficientnet_lite_pytorch does; otherwise as their own size asks for, as TensorFlow and timm do.
+            remat: see `run_blocks`.
 
         Raises:
             InputError: no such variant.
@@ -246,6 +265,7 @@ class EfficientNetLite(nnx.Module):
                 raise InputError(f"unknown EfficientNet-Lite variant {variant!r}; known: {', '.join(VARIANTS)}")
             variant = VARIANTS[variant]
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.remat = remat
         nominal = variant.resolution if native_padding else None
         self.stem = ConvNorm(3, STEM_FEATURES, 3, stride=2, nominal=nominal, **options)
         self.stages = nnx.List([])
@@ -283,7 +303,7 @@ class EfficientNetLite(nnx.Module):
         """The network in pieces, each to be called with what the one before it gave; the first with images."""
         yield "stem", lambda images: jax.nn.relu6(self.stem(images, train=train))
         for number, stage in enumerate(self.stages, start=1):
-            yield f"stage{number}", partial(run_blocks, stage, train)
+            yield f"stage{number}", partial(run_blocks, stage, train, self.remat)
         yield "features", lambda x: jax.nn.relu6(self.head(x, train=train))
 
 

@@ -23,97 +23,24 @@ class Frozen(nnx.Variable):
     """A value that belongs to the model, is saved with it and is never trained."""
 
 
-class BatchNorm(nnx.Module):
-    """Batch normalisation with torch's conventions; statistics are float32 whatever the compute dtype.
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+    """max(x, 0); its gradient reads the output, so that the input need not be kept."""
+    return jnp.maximum(x, 0)
 
-    In training the statistics are those of the whole batch (of all devices, where `jax.jit` shards it), and the
-    running ones move by `momentum` towards them; the running variance is the unbiased one.
 
-    Attributes:
-        scale, bias: `[C]`, trained.
-        mean, var: `[C]`, the running statistics.
+# Not `y > 0`, which XLA takes for the same question about the input.
+relu.defvjp(lambda x: (y := relu(x), y), lambda y, dy: (jnp.where(y == 0, 0, dy),))
+
+
+def excite(weights: tuple[Array, Array, Array], means: Array) -> Array:
+    """Squeeze-and-excitation's gates `[B, C]` from means `[B, C]`, but for the last bias and the sigmoid.
+
+    Args:
+        weights: kernel `[C, R]` and bias `[R]` of the first layer, kernel `[R, C]` of the second.
     """
-
-    def __init__(
-        self,
-        num_features: int,
-        *,
-        momentum: float = 0.1,
-        epsilon: float = 1e-5,
-        scale_init: initializers.Initializer = initializers.ones,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        self.momentum = momentum
-        self.epsilon = epsilon
-        self.dtype = dtype
-        self.scale = nnx.Param(scale_init(rngs.params(), (num_features,), param_dtype))
-        self.bias = nnx.Param(jnp.zeros((num_features,), param_dtype))
-        self.mean = nnx.BatchStat(jnp.zeros((num_features,), jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones((num_features,), jnp.float32))
-
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Normalises `x` `[B, H, W, C]` over B, H and W; the result has the compute dtype."""
-        x = x.astype(jnp.float32)
-        if train:
-            mean, var = moments(x)
-            self._update(mean, var, count=x.size // x.shape[-1])
-        else:
-            mean, var = self.mean[...], self.var[...]
-        y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
-        return y.astype(self.dtype)
-
-    def _update(self, mean: Array, var: Array, count: int) -> None:
-        unbiased = var * (count / max(count - 1, 1))
-        self.mean[...] += self.momentum * (jax.lax.stop_gradient(mean) - self.mean[...])
-        self.var[...] += self.momentum * (jax.lax.stop_gradient(unbiased) - self.var[...])
-
-
-def moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance `[C]` of float32 `x` `[B, H, W, C]`, right for a mean far larger than the deviation.
-
-    One pass over `x`: each image is centred on one of its own pixels, which keeps E[x^2] - E[x]^2 from cancelling,
-    and the images' moments are then pooled.
-    """
-    _, height, width, _ = x.shape
-    centre = jax.lax.stop_gradient(x[:, height // 2, width // 2])
-    centred = x - centre[:, None, None]
-    offset = centred.mean(axis=(1, 2))
-    image_var = jnp.square(centred).mean(axis=(1, 2)) - jnp.square(offset)
-    image_mean = centre + offset
-    mean = image_mean.mean(axis=0)
-    return mean, (image_var + jnp.square(image_mean - mean)).mean(axis=0)
-
-
-class ConvNorm(nnx.Module):
-    """Convolution of stride 1 without bias, padded to keep the size, then batch norm."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int,
-        *,
-        scale_init: initializers.Initializer = initializers.ones,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.conv = nnx.Conv(
-            in_features,
-            out_features,
-            (kernel_size, kernel_size),
-            padding=kernel_size // 2,
-            use_bias=False,
-            kernel_init=kaiming_normal,
-            **options,
-        )
-        self.bn = BatchNorm(out_features, scale_init=scale_init, **options)
-
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        return self.bn(self.conv(x), train=train)
+    kernel1, bias1, kernel2 = weights
+    return relu(means @ kernel1 + bias1) @ kernel2
 
 
 def torch_linear(
@@ -171,10 +98,18 @@ def split_key(key: Array | None, num: int) -> list[Array | None]:
     return [None] * num if key is None else list(jax.random.split(key, num))
 
 
-def run_blocks(blocks: nnx.List, train: bool, x: Array) -> Array:
-    """`x` through the blocks of a stage, one after the other."""
+def run_blocks(blocks: nnx.List, train: bool, remat: bool, x: Array) -> Array:
+    """`x` through the blocks of a stage, one after the other.
+
+    Args:
+        remat: of each block keep what goes in, and compute the rest again in the backward pass.
+    """
+
+    def run(block: nnx.Module, x: Array) -> Array:
+        return block(x, train=train)
+
     for block in blocks:
-        x = block(x, train=train)
+        x = nnx.remat(run)(block, x) if remat and train else run(block, x)
     return x
 
 
@@ -199,14 +134,21 @@ def _blur_axis(x: Array, axis: int) -> Array:
     size = x.shape[axis]
     if size < 2:
         raise ValueError(f"blur pooling reflects at the border and needs at least 2 positions, got {size}")
-
-    def odd(start: int, stop: int) -> Array:
-        return jax.lax.slice_in_dim(x, start, stop, stride=2, axis=axis)
-
     even = jax.lax.slice_in_dim(x, 0, size, stride=2, axis=axis)
-    left = jnp.concatenate([odd(1, 2), odd(1, size - 1)], axis) if size > 2 else odd(1, 2)
-    right = odd(1, size) if size % 2 == 0 else jnp.concatenate([odd(1, size), odd(size - 2, size - 1)], axis)
+    odd = jax.lax.slice_in_dim(x, 1, size, stride=2, axis=axis)
+    last = size % 2  # 1: the last even position has no neighbour after it
+    # Padding and selecting fuse into one loop over the result; concatenations would be written to memory.
+    before, after = _padded(odd, axis, 1, last - 1), _padded(odd, axis, 0, last)
+    position = jax.lax.broadcasted_iota(jnp.int32, even.shape, axis)
+    left = jnp.where(position == 0, after, before)
+    right = jnp.where(position == size // 2, before, after) if last else after
     return 0.5 * even + 0.25 * (left + right)
+
+
+def _padded(x: Array, axis: int, low: int, high: int) -> Array:
+    """`x` with `low` and `high` zeros along `axis`; a negative number takes as many elements away."""
+    edges = [(low, high, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
 def average_pool(x: Array) -> Array:

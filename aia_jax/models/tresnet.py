@@ -12,15 +12,8 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from aia_jax.errors import InputError
-from aia_jax.models.layers import (
-    ConvNorm,
-    average_pool,
-    blur_pool,
-    kaiming_normal,
-    run_blocks,
-    space_to_depth,
-    torch_linear,
-)
+from aia_jax.models.conv_norm import ConvNorm, SqueezeExcite
+from aia_jax.models.layers import average_pool, kaiming_normal, relu, run_blocks, space_to_depth, torch_linear
 
 
 @dataclass(frozen=True)
@@ -52,43 +45,33 @@ VARIANTS = {
 }
 
 
-class SqueezeExcite(nnx.Module):
-    """Scales each channel by a gate computed from the channels' global means (Hu et al., arXiv 1709.01507)."""
-
-    def __init__(
-        self, num_features: int, num_reduced: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
-    ):
-        options = {"kernel_init": kaiming_normal, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.fc1 = torch_linear(num_features, num_reduced, **options)
-        self.fc2 = torch_linear(num_reduced, num_features, **options)
-
-    def __call__(self, x: Array) -> Array:
-        means = x.mean(axis=(1, 2), dtype=jnp.float32)
-        gate = jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(means))))
-        return x * gate[:, None, None]
-
-
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions, then squeeze-and-excitation, around a shortcut."""
 
     expansion = 1
 
-    def __init__(self, in_features: int, planes: int, *, stride: int, slope: float, use_se: bool, **options):
+    def __init__(
+        self,
+        in_features: int,
+        planes: int,
+        *,
+        stride: int,
+        slope: float,
+        use_se: bool,
+        input_statistics: bool,
+        **options,
+    ):
         self.stride = stride
         self.slope = slope
         self.conv1 = ConvNorm(in_features, planes, 3, **options)
         self.conv2 = ConvNorm(planes, planes, 3, scale_init=initializers.zeros, **options)
-        self.se = SqueezeExcite(planes, max(planes // 4, 64), **options) if use_se else None
-        self.downsample = _downsample(in_features, planes, stride, options)
+        self.se = _squeeze_excite(planes, max(planes // 4, 64), options) if use_se else None
+        self.downsample = _downsample(in_features, planes, stride, input_statistics, options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        y = jax.nn.leaky_relu(self.conv1(x, train=train), self.slope)
-        if self.stride == 2:
-            y = blur_pool(y)
-        y = self.conv2(y, train=train)
-        if self.se is not None:
-            y = self.se(y)
-        return jax.nn.relu(y + _shortcut(self, x, train))
+        y = self.conv1.activated(x, self.slope, train=train, blur=self.stride == 2)
+        y = self.conv2(y, train=train) if self.se is None else self.conv2.gated(y, self.se, train=train)
+        return relu(y + _shortcut(self, x, train))
 
 
 class Bottleneck(nnx.Module):
@@ -96,31 +79,47 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, in_features: int, planes: int, *, stride: int, slope: float, use_se: bool, **options):
+    def __init__(
+        self,
+        in_features: int,
+        planes: int,
+        *,
+        stride: int,
+        slope: float,
+        use_se: bool,
+        input_statistics: bool,
+        **options,
+    ):
         out_features = planes * self.expansion
         self.stride = stride
         self.slope = slope
         self.conv1 = ConvNorm(in_features, planes, 1, **options)
         self.conv2 = ConvNorm(planes, planes, 3, **options)
-        self.conv3 = ConvNorm(planes, out_features, 1, scale_init=initializers.zeros, **options)
-        self.se = SqueezeExcite(planes, max(out_features // 8, 64), **options) if use_se else None
-        self.downsample = _downsample(in_features, out_features, stride, options)
+        self.conv3 = ConvNorm(
+            planes, out_features, 1, scale_init=initializers.zeros, input_statistics=input_statistics, **options
+        )
+        self.se = _squeeze_excite(planes, max(out_features // 8, 64), options) if use_se else None
+        self.downsample = _downsample(in_features, out_features, stride, input_statistics, options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        y = jax.nn.leaky_relu(self.conv1(x, train=train), self.slope)
-        y = jax.nn.leaky_relu(self.conv2(y, train=train), self.slope)
-        if self.stride == 2:
-            y = blur_pool(y)
-        if self.se is not None:
-            y = self.se(y)
+        y = self.conv1.activated(x, self.slope, train=train)
+        y = self.conv2.activated(y, self.slope, train=train, blur=self.stride == 2, se=self.se)
         y = self.conv3(y, train=train)
-        return jax.nn.relu(y + _shortcut(self, x, train))
+        return relu(y + _shortcut(self, x, train))
 
 
-def _downsample(in_features: int, out_features: int, stride: int, options: dict) -> ConvNorm | None:
+def _squeeze_excite(num_features: int, num_reduced: int, options: dict) -> SqueezeExcite:
+    options = {**options, "dtype": jnp.float32, "kernel_init": kaiming_normal}
+    fc1 = torch_linear(num_features, num_reduced, **options)
+    return SqueezeExcite(fc1, torch_linear(num_reduced, num_features, **options))
+
+
+def _downsample(
+    in_features: int, out_features: int, stride: int, input_statistics: bool, options: dict
+) -> ConvNorm | None:
     if stride == 1 and in_features == out_features:
         return None
-    return ConvNorm(in_features, out_features, 1, **options)
+    return ConvNorm(in_features, out_features, 1, input_statistics=input_statistics, **options)
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Array, train: bool) -> Array:
@@ -141,11 +140,18 @@ class TResNet(nnx.Module):
         self,
         variant: str | Variant,
         *,
+        input_statistics: bool = False,
+        remat: bool = False,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Builds a variant of `VARIANTS`, named or given as a table row.
+
+        Args:
+            input_statistics: in training, the batch statistics after the 1x1 convolutions that widen are computed from
+                those convolutions' inputs; see `ConvNorm`.
+            remat: see `run_blocks`.
 
         Raises:
             InputError: no such variant.
@@ -156,13 +162,14 @@ class TResNet(nnx.Module):
             variant = VARIANTS[variant]
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.dtype = dtype
+        self.remat = remat
         self.stem_slope = variant.stem_slope
         self.stride = 4 * 2 ** (len(variant.blocks) - 1)
         self.conv1 = ConvNorm(48, variant.width, 3, **options)
         self.stages = nnx.List([])
         features = variant.width
         for index in range(len(variant.blocks)):
-            stage, features = _stage(variant, index, features, options)
+            stage, features = _stage(variant, index, features, {**options, "input_statistics": input_statistics})
             self.stages.append(stage)
         self.num_features = features
 
@@ -191,11 +198,11 @@ class TResNet(nnx.Module):
 
         def stem(images: Array) -> Array:
             x = space_to_depth(images.astype(self.dtype), 4)
-            return jax.nn.leaky_relu(self.conv1(x, train=train), self.stem_slope)
+            return self.conv1.activated(x, self.stem_slope, train=train)
 
         yield "stem", stem
         for number, stage in enumerate(self.stages, start=1):
-            yield f"stage{number}", partial(run_blocks, stage, train)
+            yield f"stage{number}", partial(run_blocks, stage, train, self.remat)
 
     def _check_size(self, shape: tuple[int, ...]) -> None:
         # The last stage that halves the resolution reflects at the border, so at least two positions must reach it.

@@ -15,6 +15,8 @@ def _config(**changes) -> ConfigDict:
         {
             "backbone": "tresnet_tiny",
             "native_padding": True,
+            "input_statistics": True,
+            "remat": False,
             "freeze_backbone": False,
             "head": "attention",
             "hidden_size": 32,

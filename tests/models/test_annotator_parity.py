@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx, traverse_util
 from torch_oracles import (
     annotator_values,
@@ -22,12 +23,13 @@ NUM_LABELS = 5
 HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}
 
 
-def test_training_gradients_equal_torchs():
+@pytest.mark.parametrize("options", [{}, {"input_statistics": True, "remat": True}])
+def test_training_gradients_equal_torchs(options):
     torch.manual_seed(0)
     tresnet, variant = build_small_tresnet()
     theirs = build_torch_annotator(tresnet, NUM_LABELS, **HEAD).train()
     randomize(theirs, seed=0)
-    backbone = TResNet(variant, rngs=nnx.Rngs(0))
+    backbone = TResNet(variant, **options, rngs=nnx.Rngs(0))
     ours = Annotator(backbone, AttentionPooling(NUM_LABELS, backbone.num_features, **HEAD, rngs=nnx.Rngs(0)))
     copy_annotator(theirs, ours)
     rng = np.random.default_rng(0)

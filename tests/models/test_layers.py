@@ -5,7 +5,8 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aia_jax.models.layers import BatchNorm, average_pool, blur_pool, dropout, space_to_depth
+from aia_jax.models.batch_norm import BatchNorm
+from aia_jax.models.layers import average_pool, blur_pool, dropout, space_to_depth
 
 
 def _normal(shape: tuple[int, ...], mean: float = 0, std: float = 1) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from aia_jax.errors import InputError
-from aia_jax.models.layers import BatchNorm
+from aia_jax.models.batch_norm import BatchNorm
 from aia_jax.models.tresnet import TResNet
 
 
@@ -48,7 +48,7 @@ def test_the_last_scale_of_every_block_starts_at_zero(tiny):
 
 def test_convolutions_start_kaiming_normal_over_fan_out(tiny):
     kernel = tiny.stages[2][0].conv2.conv.kernel[...]
-    assert kernel.shape == (3, 3, 96, 96)
+    assert kernel.shape == (96, 3, 3, 96)
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 96)), rtol=0.02)
 
 
@@ -79,3 +79,17 @@ def test_the_smallest_image_works(tiny):
 def test_an_unknown_variant_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="'s'; known: m, l, xl, v2_l, tiny"):
         TResNet("s", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("options", [{}, {"input_statistics": True, "remat": True}])
+def test_weights_in_bfloat16_have_gradients_in_bfloat16(options):
+    model = TResNet("tiny", **options, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(params):
+        features, _ = nnx.merge(graphdef, params, nnx.clone(rest))(jnp.ones((2, 48, 48, 3)), train=True)
+        return jnp.square(features.astype(jnp.float32)).sum()
+
+    for grad in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
+        assert grad.dtype == jnp.bfloat16
+        assert np.isfinite(np.asarray(grad, np.float32)).all()

@@ -28,8 +28,8 @@ def pair(request):
     return request.param, body, _copied(body, request.param)
 
 
-def _copied(body: torch.nn.Module, variant: str | Variant) -> TResNet:
-    model = nnx.eval_shape(lambda: TResNet(variant, rngs=nnx.Rngs(0)))
+def _copied(body: torch.nn.Module, variant: str | Variant, **options) -> TResNet:
+    model = nnx.eval_shape(lambda: TResNet(variant, **options, rngs=nnx.Rngs(0)))
     copy_tresnet(body, model)
     return model
 
@@ -75,13 +75,14 @@ def test_body_has_the_published_number_of_parameters(pair):
     assert model.stride == 32
 
 
+@pytest.mark.parametrize("input_statistics", [False, True])
 @pytest.mark.parametrize("v2", [False, True])
-def test_training_mode_equals_timms(v2):
+def test_training_mode_equals_timms(v2, input_statistics):
     """Output and updated running statistics. Small: batch statistics amplify float32 rounding with every layer."""
     tresnet, variant = build_small_tresnet(v2=v2)
     body = tresnet.body.train()
     randomize(body, seed=1)
-    model = _copied(body, variant)
+    model = _copied(body, variant, input_statistics=input_statistics)
     images = _images(100, batch=4)
     ours, stats = _apply(model, images, train=True)
     assert relative_error(ours, _theirs(body, images)) <= TOLERANCE

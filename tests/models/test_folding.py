@@ -1,0 +1,122 @@
+"""In evaluation batch norm is folded into the convolutions: the same outputs, gradients and statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from aia_jax.models import conv_norm, efficientnet_lite
+from aia_jax.models.annotator import BACKBONES
+
+CONV_NORMS = (conv_norm.ConvNorm, efficientnet_lite.ConvNorm)
+
+
+@pytest.fixture
+def unfold(monkeypatch):
+    """Call it to have convolution and norm one after the other from then on."""
+
+    def apply() -> None:
+        for module in CONV_NORMS:
+            monkeypatch.setattr(module, "_folded", lambda self, x: self.bn(self.conv(x), train=False))
+
+    return apply
+
+
+def _drawn(shape, path: tuple, rng: np.random.Generator) -> np.ndarray:
+    """Weights and statistics that neither let activations vanish nor explode."""
+    if path[-1] == "kernel":
+        return rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)
+    if path[-1] == "scale":
+        return rng.uniform(0.4, 1.0, shape)
+    if path[-1] == "var":
+        return rng.uniform(0.6, 1.6, shape)
+    return rng.normal(0, 0.2, shape)
+
+
+def _split(build, **options) -> tuple[nnx.GraphDef, dict]:
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0), **options)))
+    rng = np.random.default_rng(0)
+    drawn = [(path, leaf.shape) for path, leaf in nnx.to_flat_state(state)]
+    flat = {path: jnp.asarray(_drawn(shape, path, rng), jnp.float32) for path, shape in drawn}
+    nnx.replace_by_pure_dict(state, nnx.traversals.unflatten_mapping(flat))
+    return graphdef, state
+
+
+def _features(graphdef: nnx.GraphDef, state: nnx.State, images: np.ndarray) -> np.ndarray:
+    @jax.jit
+    def apply(state, images):
+        return nnx.merge(graphdef, state)(images, train=False)[0]
+
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(apply(state, images), np.float32)
+
+
+def _images(size: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["tresnet_m", "tresnet_v2_l", "efficientnet_lite0"])
+def test_features_stay_the_same_at_full_depth(name, unfold):
+    graphdef, state = _split(BACKBONES[name].build)
+    folded = _features(graphdef, state, _images(48))
+    unfold()
+    plain = _features(graphdef, state, _images(48))
+    assert 0.05 < plain.std() < 50
+    error = np.abs(folded - plain).max() / np.abs(plain).max()
+    print(f"{name}: relative error {error:.1e}")
+    assert error <= 1e-5
+
+
+def test_bfloat16_loses_little_more_than_without_folding(unfold):
+    """On a CPU XLA may keep float32 between convolution and norm, which no GPU does; hence the margin."""
+    graphdef, state = _split(BACKBONES["tresnet_tiny"].build)
+    half, _ = _split(BACKBONES["tresnet_tiny"].build, dtype=jnp.bfloat16)
+    exact = _features(graphdef, state, _images(48))
+    folded = np.linalg.norm(_features(half, state, _images(48)) - exact)
+    unfold()
+    plain = np.linalg.norm(_features(half, state, _images(48)) - exact)
+    print(f"{folded / np.linalg.norm(exact):.4f} folded, {plain / np.linalg.norm(exact):.4f} unfolded")
+    assert folded <= 1.4 * plain
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        (CONV_NORMS[0], {"in_features": 3, "out_features": 4, "kernel_size": 3}),
+        (CONV_NORMS[1], {"in_features": 3, "out_features": 4, "kernel_size": 3, "stride": 2}),
+        (CONV_NORMS[1], {"in_features": 4, "out_features": 4, "kernel_size": 5, "depthwise": True}),
+    ],
+)
+def test_gradients_stay_the_same_and_statistics_untouched(module, arguments, unfold):
+    graphdef, state = _split(lambda **options: module(**arguments, **options))
+    x = jnp.asarray(_images(9)) if arguments["in_features"] == 3 else jnp.ones((2, 9, 9, 4))
+
+    def run() -> tuple:
+        def objective(state, x):
+            layer = nnx.merge(graphdef, state)
+            y = layer(x, train=False)
+            return jnp.square(y).sum(), nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))
+
+        return jax.grad(objective, argnums=(0, 1), has_aux=True)(state, x)
+
+    (grads, stats), _ = run(), unfold()
+    expected, _ = run()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), grads, expected)
+    kept = nnx.to_pure_dict(nnx.filter_state(state, nnx.BatchStat))
+    jax.tree.map(np.testing.assert_array_equal, stats, kept)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_of_the_norm_a_bias_is_left(dtype):
+    graphdef, state = _split(lambda **options: conv_norm.ConvNorm(3, 4, 3, dtype=dtype, **options))
+    jaxpr = jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x, train=False))(state, _images(8))
+    (call,) = _on_maps(jaxpr.jaxpr)
+    assert str(call.primitive) == "custom_vjp_call"
+    inside = [str(each.primitive) for each in _on_maps(call.params["call_jaxpr"].jaxpr)]
+    assert inside == ["conv_general_dilated", "add"]
+
+
+def _on_maps(jaxpr) -> list:
+    """The equations whose result has the shape of the feature maps."""
+    return [each for each in jaxpr.eqns if each.outvars[0].aval.shape == (2, 8, 8, 4)]
