@@ -12,6 +12,9 @@ if __name__ == "__main__":
         python eval.py --config configs/demo.py --workdir runs/demo --split train --output /tmp/demo-train
         python eval.py --config configs/corel5k.py --weights Annotator_Corel-5k.pth --output /tmp/corel5k
         python eval.py --config configs/improved_loss.py:corel5k --workdir runs/b --thresholds mcc
+        python eval.py --config configs/demo.py --workdir runs/demo --config.model.dtype=bfloat16
+
+        config.model.dtype, that of the computation, may differ from the one in training; the weights are the same.
         """,
         workdir="Folder of the run to evaluate.",
         weights="Instead of --workdir: a PyTorch file, or a folder that convert_weights.py or train.py wrote.",
@@ -19,6 +22,7 @@ if __name__ == "__main__":
         thresholds="Per-label thresholds beside config.eval.threshold: mcc (fitted on the training split over the "
         "published grid), exact (over all its scores), or a thresholds.json.",
     )
+    cli.define_device_flags()
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split to score, never augmented.")
     from pathlib import Path
 

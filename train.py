@@ -12,10 +12,12 @@ if __name__ == "__main__":
         python train.py --config configs/corel5k.py --workdir runs/corel5k --config.data.root=datasets
 
         Every field of the config can be set: --config.batch_size=64 --config.loss.name=focal
+        Several hosts: the same command on each, with --distributed=auto (or an address); several GPUs: --xla_preset.
         Start from ImageNet weights: --config.init_backbone=FILE, from a whole model: --config.init_from=FILE|WORKDIR
         """,
         workdir="Folder of the run: checkpoints, records, pictures.",
     )
+    cli.define_device_flags()
     flags.mark_flag_as_required("workdir")
     from pathlib import Path
 

@@ -13,14 +13,17 @@ def annotation_config(dataset: str) -> ConfigDict:
     config.task = "annotation"
     config.seed = 20
     config.epochs = 40
-    config.batch_size = 32  # of all devices together
+    config.batch_size = 32  # of all devices of all hosts together
+    config.accumulate_steps = 1  # microbatches a step, where memory is short; batch norm sees one at a time
     config.ema_decay = 0.99
     config.mixup = False
     config.log_every = 20  # steps
-    config.distributed = False  # several hosts: SLURM, Kubernetes and TPU pods are recognised
     config.published = ""  # row of aia_jax/published.py shown beside the measured ones
     config.init_from = ""  # workdir or PyTorch file whose whole model training starts from
     config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" whose backbone training starts from
+
+    config.mesh = ConfigDict()
+    config.mesh.fsdp = 1  # devices that share one copy of weights, averages and optimiser state; divides their number
 
     config.data = data = ConfigDict()
     data.name = dataset
@@ -36,6 +39,8 @@ def annotation_config(dataset: str) -> ConfigDict:
     config.model = model = ConfigDict()
     model.backbone = "tresnet_m"
     model.native_padding = True  # EfficientNet-Lite pads as at its own resolution, whatever the image size
+    model.input_statistics = True  # TResNet, bfloat16: statistics of widening convolutions from their inputs
+    model.remat = False  # compute each block of the backbone again in the backward pass: less memory, more traffic
     model.freeze_backbone = False  # train the head alone, on feature maps that are computed once
     model.dtype = "bfloat16"  # of the computation; statistics, softmax and loss are float32
     model.param_dtype = "float32"
@@ -58,6 +63,7 @@ def annotation_config(dataset: str) -> ConfigDict:
         loss[parameter] = config_dict.placeholder(float)  # None: the preset's
 
     config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "adam"  # or "lamb", for very large batches
     optimizer.max_learning_rate = 1e-4
     optimizer.pct_start = 0.2
     optimizer.initial_div = 25.0
@@ -66,6 +72,7 @@ def annotation_config(dataset: str) -> ConfigDict:
     optimizer.beta1_max = 0.95
     optimizer.beta2 = 0.999
     optimizer.eps = 1e-8
+    optimizer.weight_decay = 0.0  # of LAMB; biases and batch norm do not decay
     optimizer.clip_norm = 0.0  # global norm; 0: gradients are not clipped
 
     config.eval = ConfigDict()

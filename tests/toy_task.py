@@ -1,5 +1,6 @@
 """A task small enough to train in a second: two-layer network with batch norm and dropout on drawn numbers."""
 
+import os
 from collections.abc import Iterator
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.models.layers import BatchNorm, dropout
+from aia_jax.models.batch_norm import BatchNorm
+from aia_jax.models.layers import dropout
 
 ROWS, FEATURES = 50, 6
 
@@ -20,10 +22,16 @@ def toy_config(**overrides) -> ConfigDict:
             "seed": 3,
             "epochs": 4,
             "batch_size": 16,
+            "accumulate_steps": 1,
+            "mesh": {"fsdp": 1},
+            "width": 8,
+            "dropout": 0.2,
             "ema_decay": 0.9,
             "log_every": 2,
             "data": {"root": "a"},
             "optimizer": {
+                "name": "adam",
+                "weight_decay": 0.0,
                 "max_learning_rate": 1e-2,
                 "pct_start": 0.3,
                 "initial_div": 25.0,
@@ -42,19 +50,25 @@ def toy_config(**overrides) -> ConfigDict:
     return config
 
 
+def own_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This process's rows."""
+    return {name: np.array_split(rows, jax.process_count())[jax.process_index()] for name, rows in batch.items()}
+
+
 class ToyModel(nnx.Module):
     """`[B, FEATURES]` to one logit."""
 
-    def __init__(self, rngs: nnx.Rngs):
-        self.first = nnx.Linear(FEATURES, 8, rngs=rngs)
-        self.norm = BatchNorm(8, rngs=rngs)
-        self.second = nnx.Linear(8, 1, rngs=rngs)
+    def __init__(self, width: int, dropout: float, rngs: nnx.Rngs):
+        self.first = nnx.Linear(FEATURES, width, rngs=rngs)
+        self.norm = BatchNorm(width, rngs=rngs)
+        self.second = nnx.Linear(width, 1, rngs=rngs)
+        self.dropout = dropout
 
     def __call__(self, rows: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         pixels = self.first(rows)[:, None, None]
         hidden = jax.nn.relu(self.norm(pixels, train=train))[:, 0, 0]
         if train:
-            hidden = dropout(hidden, 0.2, key)
+            hidden = dropout(hidden, self.dropout, key)
         return self.second(hidden)[:, 0]
 
 
@@ -68,7 +82,7 @@ class ToyTask:
         self.targets = (self.rows.sum(1) > 0).astype(np.float32)
 
     def build_model(self, rngs: nnx.Rngs) -> ToyModel:
-        return ToyModel(rngs)
+        return ToyModel(self.config.width, self.config.dropout, rngs)
 
     def epoch_end(self, epoch: int) -> int:
         return epoch * ROWS // self.config.batch_size
@@ -85,13 +99,14 @@ class ToyTask:
             step += 1
             index = np.random.default_rng(step).choice(ROWS, self.config.batch_size, replace=False).astype(np.int32)
             rows = self.rows[index]
-            yield {"index": index, "rows": np.full_like(rows, np.nan) if step == self.poison_step else rows}
+            rows = np.full_like(rows, np.nan) if step == self.poison_step else rows
+            yield own_part({"index": index, "rows": rows})
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
         size = self.config.eval.batch_size
         for start in range(0, ROWS, size):
             index = np.arange(start, start + size)
-            yield {"rows": self.rows[index % ROWS], "mask": index < ROWS}
+            yield own_part({"rows": self.rows[index % ROWS], "mask": index < ROWS})
 
     def loss(self, model: ToyModel, batch: dict[str, jax.Array], key: jax.Array):
         logits = model(batch["rows"], train=True, key=key)
@@ -107,3 +122,17 @@ class ToyTask:
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         assert outputs["logits"].shape == (ROWS,)
         return {"accuracy": float(((outputs["logits"] > 0) == (self.targets > 0)).mean())}
+
+
+class StopAt(ToyTask):
+    """Sends this process a signal while it draws the batch after `stop_step` steps."""
+
+    def __init__(self, config: ConfigDict, stop_step: int, signum: int):
+        super().__init__(config)
+        self.stop_step, self.signum = stop_step, signum
+
+    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        for step, batch in enumerate(super().train_batches(start_step), start_step + 1):
+            if step == self.stop_step:
+                os.kill(os.getpid(), self.signum)
+            yield batch

@@ -8,10 +8,11 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from aia_jax.commands.hosts import define_host_flags, join_hosts
+from aia_jax.commands.xla_flags import apply_preset, define_xla_flags
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 
 EXIT_INPUT, EXIT_NON_FINITE = 2, 3
@@ -34,6 +35,12 @@ def define_flags(description: str, **strings: str) -> flags.FlagValues:
     return flags.FLAGS
 
 
+def define_device_flags() -> None:
+    """The flags of commands that may run on many devices: --distributed with its like, and --xla_preset."""
+    define_host_flags()
+    define_xla_flags()
+
+
 def run(command: Callable[[ConfigDict], int | None]) -> None:
     """Parses the flags, runs `command(config)`, which may return an exit code, and exits.
 
@@ -48,11 +55,9 @@ def run(command: Callable[[ConfigDict], int | None]) -> None:
     def start() -> int | None:
         try:
             config = flags.FLAGS.config
-            several_hosts = config.get("distributed", False)
         except OSError as error:
             raise InputError(str(error)) from error
-        if several_hosts:
-            _join_hosts()
+        _set_up_devices()
         return command(config)
 
     app.run(main, flags_parser=_parse)
@@ -75,13 +80,12 @@ def guarded(command: Callable[[], int | None]) -> int:
         return fail("interrupted", 130)
 
 
-def _join_hosts() -> None:
-    try:
-        jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"config.distributed: no cluster was recognised ({error}); start it under SLURM, Kubernetes or on a TPU pod"
-        ) from error
+def _set_up_devices() -> None:
+    given = flags.FLAGS
+    if "xla_preset" in given:
+        apply_preset(given.xla_preset)
+    if "distributed" in given:
+        join_hosts(given.distributed, given.num_processes, given.process_id)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         task.split(split)  # all data are read and checked before the first step
     trainer = Trainer(config, task, workdir, initialize=initialize)
     if jax.process_index() == 0:
-        parameters = parameter_overview.count_parameters(trainer.abstract_state.params)
+        parameters = parameter_overview.count_parameters(trainer.abstract_state.weights("raw")["params"])
         devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
         print(
             f"{config.data.name}: {len(task.split('train'))} training images, {len(task.labels)} labels; "

@@ -10,16 +10,16 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.interruption import StopRequest, stop_on_signals
+from aia_jax.training.interruption import AgreedStop, stop_on_signals
 from aia_jax.training.logging import MetricWriter
 from aia_jax.training.optimizer import make_optimizer
+from aia_jax.training.prediction import predict_split
 from aia_jax.training.record import check_same_config, write_record
 from aia_jax.training.state import (
     Arrays,
@@ -69,28 +69,6 @@ class Task(Protocol):
         """Metrics of `predict`'s outputs over a whole split."""
 
 
-def predict_split(
-    predict_step: Callable[[Arrays, Arrays], Arrays], weights: Arrays, batches: Iterator[Arrays], mesh: Mesh
-) -> dict[str, np.ndarray]:
-    """Outputs of all rows of a split, in their order, without padding, on every process."""
-    chunks, in_flight = [], deque()
-
-    def retire() -> None:
-        outputs, mask = jax.device_get(in_flight.popleft())
-        chunks.append({name: rows[mask] for name, rows in outputs.items()})
-
-    gather_mask = jax.jit(lambda mask: mask, out_shardings=sharding.replicated(mesh))
-    for batch in tqdm(batches, desc="predict", unit="batch", leave=False, dynamic_ncols=True, disable=None):
-        on_devices = sharding.put_batch(batch, mesh)
-        mask = gather_mask(on_devices.pop("mask"))
-        in_flight.append((predict_step(weights, on_devices), mask))
-        if len(in_flight) > _IN_FLIGHT:
-            retire()
-    while in_flight:
-        retire()
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
 class Trainer:
     """One run of one task in one workdir; `fit` starts it or continues it.
 
@@ -102,7 +80,7 @@ class Trainer:
         initialize: given the weights `{"params", "stats", "constants"}` as drawn, those that a new run starts from.
 
     Raises:
-        InputError: for a batch size that does not fit the devices, or a workdir of another config.
+        InputError: for a batch size or `mesh.fsdp` that does not fit the devices, or a workdir of another config.
     """
 
     def __init__(
@@ -116,8 +94,8 @@ class Trainer:
     ):
         self.config, self.task, self.workdir = config, task, Path(workdir)
         self._initialize = initialize
-        self.mesh = sharding.data_mesh(devices)
-        sharding.check_batch_size("batch_size", config.batch_size, self.mesh)
+        self.mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
+        sharding.check_batch_size("batch_size", config.batch_size, self.mesh, config.accumulate_steps)
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         check_same_config(self.workdir, config)
         self.total_steps = task.epoch_end(config.epochs)
@@ -125,10 +103,23 @@ class Trainer:
         self._create = functools.partial(initial_state, task.build_model, optimizer, config.seed)
         self.abstract_state = on_mesh(jax.eval_shape(self._create), self.mesh)
         self.graphdef, _ = abstract_weights(task.build_model, self.mesh)
+        self._placed = sharding.shardings(self.abstract_state)
+        self._weights_placed = sharding.shardings(self.abstract_state.weights("raw"))
         self.train_step = make_train_step(
-            self.graphdef, task.loss, optimizer, ema_decay=config.ema_decay, seed=config.seed, mesh=self.mesh
+            self.graphdef,
+            task.loss,
+            optimizer,
+            ema_decay=config.ema_decay,
+            seed=config.seed,
+            mesh=self.mesh,
+            accumulate_steps=config.accumulate_steps,
+            state_sharding=self._placed,
         )
-        self.predict_step = make_predict_step(self.graphdef, task.predict, self.mesh)
+        self.predict_step = make_predict_step(self.graphdef, task.predict, self.mesh, self._weights_placed)
+
+    def new_state(self) -> TrainState:
+        """The state before the first step, as drawn, on the mesh."""
+        return jax.jit(self._create, out_shardings=self._placed)()
 
     def fit(self) -> None:
         """Trains to the last epoch, from the newest checkpoint in the workdir if there is one.
@@ -140,33 +131,34 @@ class Trainer:
         with Checkpointer(self.workdir, keep=self.config.checkpoint.keep) as checkpointer:
             state, epochs_done = self._start(checkpointer)
             if epochs_done >= self.config.epochs:
-                print(f"{self.workdir} holds all {epochs_done} epochs of this run; nothing to train", flush=True)
+                _say(f"{self.workdir} holds all {epochs_done} epochs of this run; nothing to train")
                 return
             write_record(self.workdir, self.config)
             # Whatever is computed on first use is computed here, where a signal still stops at once.
-            self.task.prepare(state.weights("raw"))
+            self.task.prepare(sharding.gathered(state.weights("raw"), self.mesh))
             resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
             batches = self.task.train_batches(int(state.step))
             self.task.eval_batches(self.config.eval.split)
-            with MetricWriter(self.workdir, int(state.step)) as writer, stop_on_signals() as stop:
+            with MetricWriter(self.workdir, int(state.step)) as writer, stop_on_signals() as request:
+                stop = AgreedStop(request, self.mesh)
                 self._epochs(state, epochs_done, batches, resident, checkpointer, writer, stop)
 
     def _start(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
         steps = checkpointer.steps()
         if steps and checkpointer.holds_progress(steps[-1]):
             items = checkpointer.restore(steps[-1], self.abstract_state.items())
-            print(f"continuing {self.workdir} at step {steps[-1]} of {self.total_steps}", flush=True)
+            _say(f"continuing {self.workdir} at step {steps[-1]} of {self.total_steps}")
             return TrainState.from_items(items), checkpointer.info(steps[-1])["epoch"]
-        state = jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))()
+        state = self.new_state()
         if steps:
             if checkpointer.info(steps[-1]).get("part") == "backbone":
                 raise InputError(f"{self.workdir} holds a backbone alone; give it as config.init_backbone")
-            print(f"starting from the converted weights in {self.workdir}", flush=True)
+            _say(f"starting from the converted weights in {self.workdir}")
             converted = checkpointer.restore(steps[-1], {"weights": self.abstract_state.items()["weights"]})
             return TrainState.from_items({**state.items(), **converted}), 0
         if self._initialize:
-            weights = sharding.put_replicated(self._initialize(state.weights("raw")), self.mesh)
-            state = state.starting_from(weights)
+            given = self._initialize(state.weights("raw"))
+            state = state.starting_from(jax.tree.map(sharding.put_whole, given, self._weights_placed))
         return state, 0
 
     def _epochs(
@@ -177,7 +169,7 @@ class Trainer:
         resident: Arrays,
         checkpointer: Checkpointer,
         writer: MetricWriter,
-        stop: StopRequest,
+        stop: AgreedStop,
     ) -> None:
         step = int(state.step)
         with StepLog(self.config, writer, step, self.total_steps, checkpointer.steps) as log:
@@ -190,28 +182,28 @@ class Trainer:
                     state, metrics = self.train_step(state, batch, resident)
                     step += 1
                     log.dispatched(step, metrics)
-                    if stop and step < last:
+                    if step < last and (signum := stop.signum(step)):
                         log.drain()
                         checkpointer.save(step, state.items(), {"epoch": epoch - 1})
-                        self._interrupted(stop, step, checkpointer)
+                        self._interrupted(signum, step, checkpointer)
                 log.drain()
                 info = self._evaluate(state, epoch, writer, log)
                 checkpointer.save(step, state.items(), info)
-                if stop and epoch < self.config.epochs:
-                    self._interrupted(stop, step, checkpointer)
+                if epoch < self.config.epochs and (signum := stop.signum_now()):
+                    self._interrupted(signum, step, checkpointer)
 
-    def _interrupted(self, stop: StopRequest, step: int, checkpointer: Checkpointer) -> None:
+    def _interrupted(self, signum: int, step: int, checkpointer: Checkpointer) -> None:
         checkpointer.wait()
         raise Interrupted(
-            stop.signum, f"stopped at step {step} of {self.total_steps}, saved; the same command continues there"
+            signum, f"stopped at step {step} of {self.total_steps}, saved; the same command continues there"
         )
 
     def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, log: "StepLog") -> dict[str, Any]:
         split, metric = self.config.eval.split, self.config.eval.metric
-        evaluations = {}
-        for name in ("raw", "ema"):
-            batches = self.task.eval_batches(split)
-            outputs = predict_split(self.predict_step, state.weights(name), batches, self.mesh)
+        names, evaluations = ("raw", "ema"), {}
+        weights = [state.weights(name) for name in names]
+        predicted = predict_split(self.predict_step, weights, self.task.eval_batches(split), self.mesh)
+        for name, outputs in zip(names, predicted, strict=True):
             evaluations[name] = self.task.evaluate(split, outputs)
             if metric not in evaluations[name]:
                 known = ", ".join(evaluations[name])
@@ -224,6 +216,11 @@ class Trainer:
         )
         chosen = {"metric": evaluations[better][metric], "weights": better}
         return {"epoch": epoch, **chosen, "evaluations": evaluations, **self.task.describe()}
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, flush=True)
 
 
 class StepLog:

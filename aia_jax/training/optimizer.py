@@ -1,6 +1,7 @@
-"""Adam under the one-cycle schedule, as torch's `Adam` and `OneCycleLR` compute it."""
+"""Adam under the one-cycle schedule, as torch's `Adam` and `OneCycleLR` compute it; LAMB for large batches."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,18 +51,53 @@ def make_optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransf
     """Adam with the learning rate and beta1 cycled in opposite directions (paper A, section 4; `OneCycleLR` defaults).
 
     Args:
-        config: `max_learning_rate`, `pct_start`, `initial_div`, `final_div`, `beta1_base`, `beta1_max`, `beta2`, `eps`
-            and `clip_norm` (0: gradients are not clipped).
+        config: `name` ("adam", or "lamb" under the same schedule), `max_learning_rate`, `pct_start`, `initial_div`,
+            `final_div`, `beta1_base`, `beta1_max`, `beta2`, `eps`, `weight_decay` (of LAMB) and `clip_norm` (0:
+            gradients are not clipped).
         total_steps: optimiser steps of the whole run.
+
+    Raises:
+        InputError: an unknown name, or weight decay with Adam.
     """
+    if config.name not in ("adam", "lamb"):
+        raise InputError(f"config.optimizer.name={config.name!r} is unknown; known: adam, lamb")
+    if config.name == "adam" and config.weight_decay:
+        raise InputError(
+            f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or name to lamb"
+        )
     peak = config.max_learning_rate
     start = peak / config.initial_div
     learning_rate = one_cycle(total_steps, config.pct_start, start, peak, start / config.final_div)
     beta1 = one_cycle(total_steps, config.pct_start, config.beta1_max, config.beta1_base, config.beta1_max)
-    adam = optax.inject_hyperparams(optax.adam)(learning_rate, b1=beta1, b2=config.beta2, eps=config.eps)
+    if config.name == "lamb":
+        inner = optax.inject_hyperparams(_lamb, hyperparam_dtype=jnp.float32)(
+            learning_rate, b1=beta1, b2=config.beta2, eps=config.eps, weight_decay=config.weight_decay
+        )
+    else:
+        adam = optax.inject_hyperparams(optax.adam, hyperparam_dtype=jnp.float32)
+        inner = adam(learning_rate, b1=beta1, b2=config.beta2, eps=config.eps)
     if config.clip_norm > 0:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-    return adam
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
+    return inner
+
+
+def _lamb(
+    learning_rate: jax.Array, b1: jax.Array, b2: jax.Array, eps: jax.Array, weight_decay: jax.Array
+) -> optax.GradientTransformation:
+    """Adam's update, made as long as the weights it changes (You et al., arXiv 1904.00962, algorithm 2).
+
+    Biases and batch norm's scales (vectors and scalars) take Adam's update as it is, and do not decay.
+    """
+    return optax.chain(
+        optax.scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, _matrices),
+        optax.masked(optax.scale_by_trust_ratio(), _matrices),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _matrices(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def hyperparameters(opt_state: optax.OptState) -> dict[str, jax.Array]:

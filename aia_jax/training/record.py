@@ -18,7 +18,7 @@ from aia_jax.training.checkpoint import saved_steps
 # Fields that do not change what a run computes: another machine may continue it with other values.
 _FREE_FIELDS = (
     *("data.root", "data.cache_dir", "data.num_workers", "data.placement", "log_every", "checkpoint.keep"),
-    *("eval.batch_size", "eval.threshold", "published", "distributed"),
+    *("eval.batch_size", "eval.threshold", "published", "mesh.fsdp", "model.remat"),
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
@@ -60,6 +60,7 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
         "platform": platform.platform(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
         "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
     write_json(workdir / "environment.json", environment)
 

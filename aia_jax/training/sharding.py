@@ -1,4 +1,8 @@
-"""Devices: one mesh, the batch split over its `data` axis, everything else on every device."""
+"""Devices: one mesh `data` x `fsdp`, the batch split over both axes, large arrays of the state over `fsdp`.
+
+`fsdp` consecutive devices share one copy of the state, so that the group lies within a host where it can. Batch
+statistics are sums over the whole batch, whatever the mesh: `jit` sees global arrays.
+"""
 
 from typing import Any
 
@@ -8,11 +12,33 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.errors import InputError
 
+# Elements. Smaller arrays lie on every device: to gather 64 KB costs more time than the memory is worth.
+MIN_SHARDED_SIZE = 2**14
 
-def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices (of all hosts) with the single axis `data`."""
+
+def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
+    """A mesh of all devices (of all hosts) with the axes `data` and `fsdp`.
+
+    The devices of a process follow each other, so each process owns a contiguous part of a batch's rows, in the order
+    of the processes: what `data.pipeline` yields.
+
+    Args:
+        devices: some of them, or described ones; all if None.
+        fsdp: how many devices share one copy of the state.
+
+    Raises:
+        InputError: `fsdp` does not divide the number of devices.
+    """
     devices = devices or jax.devices()
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    if fsdp < 1 or len(devices) % fsdp:
+        divisors = [str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+        raise InputError(
+            f"config.mesh.fsdp={fsdp} does not divide the {len(devices)} devices; possible: {', '.join(divisors)}"
+        )
+    near = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices).devices
+    ordered = np.empty(len(devices), object)
+    ordered[:] = sorted(near, key=lambda device: device.process_index)
+    return Mesh(ordered.reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -21,16 +47,38 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_data(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The first axis is split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def check_batch_size(field: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError unless the global `batch_size` (config field `field`) divides evenly over the devices."""
-    if batch_size < 1 or batch_size % mesh.size:
+def of_state(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Where an array of the state lies: split over `fsdp` along its largest axis that `fsdp` divides.
+
+    Vectors, arrays of fewer than `MIN_SHARDED_SIZE` elements, and those without such an axis lie on every device.
+    """
+    fsdp = mesh.shape["fsdp"]
+    axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
+    if fsdp == 1 or not axes or len(shape) < 2 or np.prod(shape) < MIN_SHARDED_SIZE:
+        return replicated(mesh)
+    longest = max(axes, key=lambda axis: (shape[axis], axis))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
+
+
+def shardings(tree: Any) -> Any:
+    """The sharding of each leaf."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
+    """Raises InputError unless the global `batch_size` (config field `field`) divides over devices and microbatches."""
+    if microbatches < 1:
+        raise InputError(f"config.accumulate_steps={microbatches} must be 1 or more")
+    unit = mesh.size * microbatches
+    if batch_size < 1 or batch_size % unit:
+        accumulated = f" x {microbatches} microbatches (config.accumulate_steps)" if microbatches > 1 else ""
         raise InputError(
-            f"config.{field}={batch_size} does not divide over {mesh.size} devices; "
-            f"use a multiple of {mesh.size}, for example {max(1, round(batch_size / mesh.size)) * mesh.size}"
+            f"config.{field}={batch_size} does not divide over {mesh.size} devices{accumulated}; "
+            f"use a multiple of {unit}, for example {max(1, round(batch_size / unit)) * unit}"
         )
 
 
@@ -40,6 +88,21 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
-def put_replicated(arrays: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """Whole arrays, of a tree, onto every device."""
-    return jax.tree.map(lambda rows: jax.device_put(np.asarray(rows), replicated(mesh)), arrays)
+def put_replicated(arrays: Any, mesh: Mesh) -> Any:
+    """Whole arrays, of a tree, onto every device; every process gives the same."""
+    return jax.tree.map(lambda rows: put_whole(rows, replicated(mesh)), arrays)
+
+
+def put_whole(array: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has whole, or that lies on the devices already, to where it belongs."""
+    if isinstance(array, jax.Array):
+        return jax.device_put(array, sharding)
+    rows = np.asarray(array)
+    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+
+
+def gathered(arrays: Any, mesh: Mesh) -> Any:
+    """The same arrays, of a tree, whole on every device; all processes must call it."""
+    if mesh.shape["fsdp"] == 1:
+        return arrays
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(arrays)

@@ -9,31 +9,43 @@ import optax
 from flax import nnx, struct
 from jax.sharding import Mesh
 
+from aia_jax.training.gradients import Arrays, LossFn, make_gradients, whole_weights
 from aia_jax.training.optimizer import hyperparameters
-from aia_jax.training.sharding import over_data, replicated
-
-Arrays = dict[str, Any]
-LossFn = Callable[[nnx.Module, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+from aia_jax.training.packing import Packed, pack, unpack
+from aia_jax.training.sharding import of_state, over_data, replicated
 
 
 class TrainState(struct.PyTreeNode):
-    """The state of a run; every field but `step` is a nested dict of arrays.
+    """The state of a run.
 
     Attributes:
         step: int32 scalar, optimiser steps done.
-        params: trained weights.
-        stats: batch-norm running statistics.
+        params: trained weights, packed; so are the optimiser's moments of them.
+        stats: batch-norm running statistics, packed.
         constants: arrays that are never trained (a frozen label embedding).
         opt_state: optimiser state.
         ema: `{"params", "stats"}`, exponential moving averages of both.
     """
 
     step: jax.Array
-    params: Arrays
-    stats: Arrays
+    params: Packed
+    stats: Packed
     constants: Arrays
     opt_state: optax.OptState
-    ema: Arrays
+    ema: dict[str, Packed]
+
+    @classmethod
+    def create(cls, weights: Arrays, optimizer: optax.GradientTransformation) -> "TrainState":
+        """The state before the first step, from `{"params", "stats", "constants"}`."""
+        params, stats = pack(weights["params"]), pack(weights["stats"])
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            stats=stats,
+            constants=weights["constants"],
+            opt_state=optimizer.init(params),
+            ema=jax.tree.map(jnp.copy, {"params": params, "stats": stats}),
+        )
 
     def weights(self, name: str) -> Arrays:
         """The inference weights `name`: "raw" or "ema", as `{"params", "stats", "constants"}`."""
@@ -41,22 +53,24 @@ class TrainState(struct.PyTreeNode):
 
     def items(self) -> dict[str, Arrays]:
         """What a checkpoint holds: all weights, apart from what only training needs."""
-        raw = {"params": self.params, "stats": self.stats}
+        raw = {"params": unpack(self.params), "stats": unpack(self.stats)}
+        ema = {name: unpack(packed) for name, packed in self.ema.items()}
         return {
-            "weights": {"raw": raw, "ema": self.ema, "constants": self.constants},
+            "weights": {"raw": raw, "ema": ema, "constants": self.constants},
             "progress": {"step": self.step, "opt_state": self.opt_state},
         }
 
     def starting_from(self, weights: Arrays) -> "TrainState":
         """This state with other weights, `{"params", "stats", "constants"}`; the averages start from them too."""
-        ema = jax.tree.map(jnp.copy, {"params": weights["params"], "stats": weights["stats"]})
-        return self.replace(**weights, ema=ema)
+        packed = {name: pack(weights[name]) for name in ("params", "stats")}
+        return self.replace(**packed, constants=weights["constants"], ema=jax.tree.map(jnp.copy, packed))
 
     @classmethod
     def from_items(cls, items: dict[str, Arrays]) -> "TrainState":
         """The inverse of `items`."""
         weights = items["weights"]
-        return cls(**items["progress"], **weights["raw"], ema=weights["ema"], constants=weights["constants"])
+        raw, ema = ({name: pack(tree) for name, tree in weights[kind].items()} for kind in ("raw", "ema"))
+        return cls(**items["progress"], **raw, ema=ema, constants=weights["constants"])
 
 
 def pick_weights(weights: Arrays, name: str) -> Arrays:
@@ -88,9 +102,8 @@ def abstract_weights(build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tup
 
 
 def on_mesh(shapes: Any, mesh: Mesh) -> Any:
-    """The same shapes and dtypes, replicated over `mesh`."""
-    whole = replicated(mesh)
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
+    """The same shapes and dtypes, placed on `mesh`: replicated, or split over `fsdp` where that is more than 1."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=of_state(a.shape, mesh)), shapes)
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays]:
@@ -108,16 +121,7 @@ def initial_state(
     build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
     """The state before the first step; to be called under jit, which puts it where its shardings say."""
-    weights = split_model(build(nnx.Rngs(jax.random.key(seed))))[1]
-    params, stats = weights["params"], weights["stats"]
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        stats=stats,
-        constants=weights["constants"],
-        opt_state=optimizer.init(params),
-        ema=jax.tree.map(jnp.copy, {"params": params, "stats": stats}),
-    )
+    return TrainState.create(split_model(build(nnx.Rngs(jax.random.key(seed))))[1], optimizer)
 
 
 def gather(batch: dict[str, jax.Array], resident: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -133,6 +137,8 @@ def make_train_step(
     ema_decay: float,
     seed: int,
     mesh: Mesh,
+    accumulate_steps: int = 1,
+    state_sharding: Any = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step `(state, batch, resident) -> (state, metrics)`; `state` is donated.
 
@@ -140,18 +146,15 @@ def make_train_step(
         loss_fn: `(model, batch, key) -> (scalar loss, metrics)`; the model is in place to be called in training mode.
         ema_decay: `ema = decay * ema + (1 - decay) * new`, for weights and batch-norm statistics.
         seed: the step's random key is `fold_in(key(seed), step)`, so a resumed run draws the same.
+        accumulate_steps: microbatches that the batch is taken in, see `make_gradients`.
+        state_sharding: of the state, or of each of its leaves; on every device if None.
     """
+    gradients = make_gradients(graphdef, loss_fn, mesh, accumulate_steps)
 
     def step(state: TrainState, batch: dict[str, jax.Array], resident: dict[str, jax.Array]):
         batch = gather(batch, resident)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-        def objective(params: Arrays):
-            model = nnx.merge(graphdef, params, state.stats, state.constants)
-            loss, metrics = loss_fn(model, batch, key)
-            return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
-
-        (loss, (stats, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        loss, stats, metrics, grads = gradients(state.params, state.stats, state.constants, batch, key)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -165,16 +168,24 @@ def make_train_step(
         return state, {"loss": loss, **metrics, **hyperparameters(opt_state)}
 
     whole, rows = replicated(mesh), over_data(mesh)
-    return jax.jit(step, in_shardings=(whole, rows, whole), out_shardings=whole, donate_argnums=0)
+    placed = state_sharding or whole
+    return jax.jit(step, in_shardings=(placed, rows, whole), out_shardings=(placed, whole), donate_argnums=0)
 
 
 def make_predict_step(
-    graphdef: nnx.GraphDef, predict_fn: Callable[[nnx.Module, dict[str, jax.Array]], Arrays], mesh: Mesh
+    graphdef: nnx.GraphDef,
+    predict_fn: Callable[[nnx.Module, dict[str, jax.Array]], Arrays],
+    mesh: Mesh,
+    weights_sharding: Any = None,
 ) -> Callable[[Arrays, dict[str, jax.Array]], Arrays]:
-    """The jitted `(weights, batch) -> outputs`; every device holds all rows of the outputs."""
+    """The jitted `(weights, batch) -> outputs`; every device holds all rows of the outputs.
+
+    Args:
+        weights_sharding: of the weights, or of each of their leaves; on every device if None.
+    """
 
     def step(weights: Arrays, batch: dict[str, jax.Array]) -> Arrays:
-        return predict_fn(merge_model(graphdef, weights), batch)
+        return predict_fn(merge_model(graphdef, whole_weights(weights, mesh)), batch)
 
     whole = replicated(mesh)
-    return jax.jit(step, in_shardings=(whole, over_data(mesh)), out_shardings=whole)
+    return jax.jit(step, in_shardings=(weights_sharding or whole, over_data(mesh)), out_shardings=whole)

@@ -1,12 +1,11 @@
 import json
-import os
 import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
-from toy_task import ROWS, ToyTask, toy_config
+from toy_task import ROWS, StopAt, ToyTask, toy_config
 
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 from aia_jax.training.checkpoint import Checkpointer
@@ -72,20 +71,6 @@ def test_a_finished_run_is_left_alone(whole, capsys):
     assert losses(workdir) == before
 
 
-class StopAt(ToyTask):
-    """Sends this process a signal while it draws the batch after `stop_step` steps."""
-
-    def __init__(self, config, stop_step: int, signum: int):
-        super().__init__(config)
-        self.stop_step, self.signum = stop_step, signum
-
-    def train_batches(self, start_step):
-        for step, batch in enumerate(super().train_batches(start_step), start_step + 1):
-            if step == self.stop_step:
-                os.kill(os.getpid(), self.signum)
-            yield batch
-
-
 @pytest.mark.parametrize(("signum", "stop_step"), [(signal.SIGTERM, 5), (signal.SIGINT, 6)])
 def test_an_interrupted_run_continues_to_the_same_bits(whole, tmp_path, signum, stop_step):
     workdir, trainer = whole
@@ -109,6 +94,13 @@ def test_any_number_of_devices_gives_the_same_losses(whole, tmp_path, devices):
     run(toy_config(log_every=1), tmp_path, devices=jax.devices()[:devices])
     expected, actual = losses(workdir), losses(tmp_path)
     np.testing.assert_allclose([actual[step] for step in expected], list(expected.values()), rtol=1e-5)
+
+
+def test_it_learns_in_microbatches(whole, tmp_path):
+    run(toy_config(log_every=1, accumulate_steps=4), tmp_path)
+    in_microbatches, at_once = list(losses(tmp_path).values()), list(losses(whole[0]).values())
+    assert np.mean(in_microbatches[-3:]) < np.mean(in_microbatches[:3])
+    assert in_microbatches[0] != at_once[0]  # batch norm saw four rows at a time
 
 
 def test_a_non_finite_loss_stops_and_names_the_step(tmp_path):
@@ -162,6 +154,8 @@ def test_a_half_written_record_does_not_hinder_resuming(whole, tmp_path):
     ("overrides", "message"),
     [
         ({"batch_size": 15}, r"config.batch_size=15 does not divide over 2 devices; use a multiple of 2"),
+        ({"batch_size": 18, "accumulate_steps": 2}, r"does not divide over 2 devices x 2 microbatches"),
+        ({"mesh.fsdp": 3}, r"config.mesh.fsdp=3 does not divide the 2 devices; possible: 1, 2"),
         ({"eval.batch_size": 7}, r"config.eval.batch_size=7 does not divide"),
         ({"eval.metric": "f2"}, r"config.eval.metric='f2' is not a metric of this task; known: accuracy"),
     ],

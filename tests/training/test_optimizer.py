@@ -59,3 +59,64 @@ def test_adam_follows_torch(clip_norm):
         adam.step()
         schedule.step()
     np.testing.assert_allclose(params["w"], weights.detach().numpy(), rtol=1e-5)
+
+
+def lamb_config(**overrides):
+    return toy_config(**{"optimizer.name": "lamb", **{f"optimizer.{name}": value for name, value in overrides.items()}})
+
+
+def test_lamb_follows_its_paper():
+    config, total = lamb_config(weight_decay=0.1, eps=1e-6).optimizer, 10
+    optimizer = make_optimizer(config, total)
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
+    params = jax.tree.map(jnp.float32, params)
+    state, mine = optimizer.init(params), jax.tree.map(np.array, params)
+    mean, square = (jax.tree.map(np.zeros_like, mine) for _ in range(2))
+    for step in range(total):
+        gradients = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
+        updates, state = optimizer.update(jax.tree.map(jnp.float32, gradients), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        used = hyperparameters(state)
+        rate, beta1 = float(used["learning_rate"]), float(used["beta1"])
+        np.testing.assert_allclose(rate, one_cycle(total, 0.3, 4e-4, 1e-2, 4e-8)(step), rtol=1e-5)
+        for name, gradient in gradients.items():
+            mean[name] = beta1 * mean[name] + (1 - beta1) * gradient
+            square[name] = 0.999 * square[name] + 0.001 * gradient**2
+            corrected = mean[name] / (1 - beta1 ** (step + 1)), square[name] / (1 - 0.999 ** (step + 1))
+            update = corrected[0] / (np.sqrt(corrected[1]) + 1e-6)
+            if name == "kernel":
+                update += 0.1 * mine[name]
+                update *= np.linalg.norm(mine[name]) / np.linalg.norm(update)
+            mine[name] = mine[name] - rate * update
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), params, mine)
+
+
+def test_lamb_starts_from_zero_weights():
+    optimizer = make_optimizer(lamb_config().optimizer, 10)
+    params = {"kernel": jnp.zeros((2, 2))}
+    updates, _ = optimizer.update({"kernel": jnp.ones((2, 2))}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -4e-4, rtol=1e-4)  # the length of Adam's
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optimizer.name": "sgd"}, r"config.optimizer.name='sgd' is unknown; known: adam, lamb"),
+        ({"optimizer.weight_decay": 0.1}, r"config.optimizer.weight_decay=0.1: adam has none"),
+    ],
+)
+def test_unknown_optimizers_are_refused(overrides, message):
+    with pytest.raises(InputError, match=message):
+        make_optimizer(toy_config(**overrides).optimizer, 10)
+
+
+@pytest.mark.parametrize("name", ["adam", "lamb"])
+def test_weights_in_bfloat16_leave_the_hyperparameters_exact(name):
+    optimizer = make_optimizer(toy_config(**{"optimizer.name": name}).optimizer, 10)
+    params = {"kernel": jnp.ones((2, 2), jnp.bfloat16)}
+    state = optimizer.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update({"kernel": jnp.ones((2, 2), jnp.bfloat16)}, state, params)
+        assert np.isfinite(np.asarray(updates["kernel"], np.float32)).all()
+    assert hyperparameters(state)["beta1"].dtype == jnp.float32

@@ -3,7 +3,6 @@
 import copy
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
@@ -62,15 +61,7 @@ def our_run(model, images, targets):
     optimizer = make_optimizer(toy_config(**{"optimizer.max_learning_rate": PEAK}).optimizer, STEPS + 1)
     mesh = data_mesh(jax.devices()[:1])
     graphdef, weights = split_model(model)
-    params, stats = weights["params"], weights["stats"]
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        stats=stats,
-        constants=weights["constants"],
-        opt_state=optimizer.init(params),
-        ema=jax.tree.map(jnp.copy, {"params": params, "stats": stats}),
-    )
+    state = TrainState.create(weights, optimizer)
     loss = annotation_loss("proposed")
 
     def loss_fn(model, batch, _key):

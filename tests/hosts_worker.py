@@ -1,0 +1,57 @@
+"""One of two processes: `python hosts_worker.py FOLDER PORT PROCESS_ID` trains in folders of FOLDER, as they say.
+
+Writes what happened as `<FOLDER>/<PROCESS_ID>.json`.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import jax
+from toy_task import StopAt, ToyTask, toy_config
+
+from aia_jax.commands.hosts import join_hosts
+from aia_jax.errors import Interrupted
+from aia_jax.training.loop import Trainer
+
+RUNS = {"plain": 1, "fsdp8": 8, "from_one": 2}  # to fsdp; the last continues what one device began
+
+
+def wide_config(**overrides):
+    """Two epochs of three steps, and wide enough for a weight that is split over devices."""
+    return toy_config(epochs=2, log_every=1, width=4096, **{"optimizer.max_learning_rate": 1e-3, **overrides})
+
+
+class LongEpochs(StopAt):
+    """Epochs of 30 steps."""
+
+    def epoch_end(self, epoch: int) -> int:
+        return 30 * epoch
+
+
+def stopped_at(task: ToyTask, workdir: Path) -> list[int]:
+    """The last step and the signal of a run that is stopped."""
+    trainer = Trainer(task.config, task, workdir)
+    try:
+        trainer.fit()
+    except Interrupted as interruption:
+        return [int(str(interruption).split()[3]), interruption.signum]
+    return []
+
+
+def main(folder: Path, port: str, process: int) -> None:
+    join_hosts(f"127.0.0.1:{port}", 2, process, timeout_s=60)
+    seen = {"devices": jax.device_count(), "local": jax.local_device_count()}
+    for name, fsdp in RUNS.items():
+        config = wide_config(**{"mesh.fsdp": fsdp})
+        Trainer(config, ToyTask(config), folder / name).fit()
+    # Only process 1 is asked to stop.
+    config, when = wide_config(), 2 if process else 10**6
+    seen["in_epoch"] = stopped_at(LongEpochs(config, when, signal.SIGTERM), folder / "in_epoch")
+    seen["at_end"] = stopped_at(StopAt(config, when, signal.SIGINT), folder / "at_end")
+    (folder / f"{process}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,49 @@
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import vg500
+
+
+def test_the_published_recipe_is_the_default():
+    config = vg500.get_config()
+    assert config.to_dict() == vg500.get_config("published").to_dict()
+    assert (config.batch_size, config.ema_decay, config.optimizer.max_learning_rate) == (128, 0.999, 1e-4)
+    assert (config.optimizer.name, config.accumulate_steps, config.mesh.fsdp) == ("adam", 1, 1)
+
+
+@pytest.fixture
+def overridden(monkeypatch):
+    """Gives a config with `--config.field=value` arguments as a command gets it."""
+
+    def override(config, *arguments: str):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])  # ml_collections looks there
+        values = flags.FlagValues()
+        holder = config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        values(sys.argv)
+        return holder.value
+
+    return override
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (1024, 1e-4 * 8**0.5, 0.992)),
+        (["--config.batch_size=4096"], (4096, 1e-4 * 32**0.5, 0.968)),
+        (["--config.batch_size=128"], (128, 1e-4, 0.999)),
+        (["--config.optimizer.max_learning_rate=0.01"], (1024, 0.01, 0.992)),
+        (["--config.optimizer.max_learning_rate=0.01", "--config.batch_size=2048"], (2048, 0.01, 0.984)),
+    ],
+)
+def test_the_large_recipe_follows_the_batch_size(overridden, overrides, expected):
+    config = overridden(vg500.get_config("large"), *overrides)
+    assert (config.batch_size, config.optimizer.max_learning_rate, config.ema_decay) == pytest.approx(expected)
+    assert isinstance(config.to_dict()["optimizer"]["max_learning_rate"], float)
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(ValueError, match=r"configs/vg500.py:huge is unknown; known: published, large"):
+        vg500.get_config("huge")

@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from toy_task import ToyTask, toy_config
+
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import build_annotator
+from aia_jax.training import sharding
+from aia_jax.training.loop import Trainer
+from aia_jax.training.state import abstract_weights
+from configs import corel5k
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 8])
+def test_the_mesh_keeps_the_order_of_the_devices(fsdp):
+    mesh = sharding.data_mesh(fsdp=fsdp)
+    assert mesh.shape == {"data": 8 // fsdp, "fsdp": fsdp}
+    assert list(mesh.devices.flat) == jax.devices()
+
+
+class Device:
+    """A device of a process, as far as a mesh looks at it."""
+
+    def __init__(self, process_index: int, number: int):
+        self.process_index, self.id, self.platform = process_index, number, "cpu"
+        self.device_kind, self.client = "cpu", None
+
+
+def test_the_devices_of_a_process_follow_each_other():
+    devices = [Device(number % 2, number) for number in range(8)]
+    mesh = sharding.data_mesh(devices, fsdp=2)
+    assert [device.id for device in mesh.devices.flat] == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+@pytest.mark.parametrize("fsdp", [0, 3, 16, -1])
+def test_fsdp_that_does_not_divide_the_devices_is_refused(fsdp):
+    with pytest.raises(
+        InputError, match=rf"config.mesh.fsdp={fsdp} does not divide the 8 devices; possible: 1, 2, 4, 8"
+    ):
+        sharding.data_mesh(fsdp=fsdp)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((3, 3, 64, 128), PartitionSpec(None, None, None, "fsdp")),
+        ((3, 3, 128, 64), PartitionSpec(None, None, "fsdp")),
+        ((1024, 1024), PartitionSpec(None, "fsdp")),
+        ((500, 1021), PartitionSpec("fsdp")),
+        ((16384,), PartitionSpec()),  # a vector
+        ((16380,), PartitionSpec()),  # small
+        ((1021, 1021), PartitionSpec()),  # indivisible
+        ((), PartitionSpec()),
+    ],
+)
+def test_large_arrays_are_split_along_their_longest_divisible_axis(shape, spec):
+    assert sharding.of_state(shape, sharding.data_mesh(fsdp=4)).spec == spec
+    assert sharding.of_state(shape, sharding.data_mesh()).spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "microbatches", "message"),
+    [
+        (12, 1, r"config.batch_size=12 does not divide over 8 devices; use a multiple of 8, for example 16"),
+        (24, 2, r"over 8 devices x 2 microbatches \(config.accumulate_steps\); use a multiple of 16"),
+        (16, 0, r"config.accumulate_steps=0 must be 1 or more"),
+    ],
+)
+def test_batch_sizes_that_do_not_divide_are_refused(batch_size, microbatches, message):
+    with pytest.raises(InputError, match=message):
+        sharding.check_batch_size("batch_size", batch_size, sharding.data_mesh(fsdp=2), microbatches)
+    sharding.check_batch_size("batch_size", 32, sharding.data_mesh(fsdp=2), 4)
+
+
+def bytes_on(device: jax.Device, tree) -> int:
+    shards = [shard for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards]
+    return sum(shard.data.nbytes for shard in shards if shard.device == device)
+
+
+def test_the_state_a_device_holds_shrinks(tmp_path):
+    held, names = {}, ("params", "opt_state", "ema")
+    for fsdp in (1, 2, 8):
+        config = toy_config(width=2**14, **{"mesh.fsdp": fsdp, "batch_size": 8, "eval.batch_size": 8})
+        trainer = Trainer(config, ToyTask(config), tmp_path)
+        state, batch = trainer.new_state(), next(trainer.task.train_batches(0))
+        resident = sharding.put_replicated(trainer.task.resident_arrays(), trainer.mesh)
+        state, _ = trainer.train_step(state, sharding.put_batch(batch, trainer.mesh), resident)
+        kept = {name: [a for a in jax.tree.leaves(getattr(state, name)) if a.ndim > 1] for name in names}
+        held[fsdp] = {name: bytes_on(jax.devices()[5], arrays) for name, arrays in kept.items()}
+        assert trainer.train_step._cache_size() == 1
+    for fsdp in (2, 8):
+        for name, whole in held[1].items():
+            assert whole / fsdp <= held[fsdp][name] <= whole / fsdp + 64, name
+
+
+def test_of_the_flagship_a_device_holds_a_share_of_all_but_its_small_arrays():
+    config = corel5k.get_config()
+    _, shapes = abstract_weights(lambda rngs: build_annotator(config.model, 260, rngs=rngs), sharding.data_mesh(fsdp=8))
+    params = jax.tree.leaves(shapes["raw"]["params"])
+    whole = sum(leaf.size for leaf in params)
+    held = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in params)
+    assert whole / 8 < held < 1.05 * whole / 8
+
+
+def test_arrays_are_put_and_gathered():
+    mesh = sharding.data_mesh(fsdp=4)
+    array = np.arange(2**15, dtype=np.float32).reshape(128, 256)
+    placed = sharding.put_whole(array, sharding.of_state(array.shape, mesh))
+    assert placed.addressable_shards[0].data.shape == (128, 64)
+    whole = sharding.gathered({"a": placed, "b": jnp.ones(3)}, mesh)
+    assert whole["a"].sharding.is_fully_replicated
+    np.testing.assert_array_equal(whole["a"], array)
+    again = sharding.put_whole(whole["a"], placed.sharding)
+    assert again.sharding == placed.sharding
+
+
+def test_a_model_starts_the_same_however_it_is_split(tmp_path):
+    config = toy_config(width=4096)
+    drawn = []
+    for fsdp in (1, 8):
+        config.mesh.fsdp = fsdp
+        trainer = Trainer(config, ToyTask(config), tmp_path)
+        drawn.append(jax.device_get(trainer.new_state().params))
+    jax.tree.map(np.testing.assert_array_equal, *drawn)
