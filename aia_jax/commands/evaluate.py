@@ -27,7 +27,7 @@ from aia_jax.report.predictions import draw_predictions
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks import AnnotationTask, make_task
 from aia_jax.training import sharding
-from aia_jax.training.loop import predict_split
+from aia_jax.training.prediction import predict_split
 from aia_jax.training.record import check_same_config, write_bytes, write_json
 from aia_jax.training.state import Arrays, abstract_weights, make_predict_step, pick_weights, replace_arrays
 
@@ -101,7 +101,7 @@ def evaluate(
 
     def score(candidate: Candidate, name: str) -> dict[str, np.ndarray]:
         task.prepare(candidate.weights)
-        return predict_split(predict_step, candidate.weights, task.eval_batches(name), mesh)
+        return predict_split(predict_step, [candidate.weights], task.eval_batches(name), mesh)[0]
 
     results = [_score(candidate, task, split, score, thresholds, given) for candidate in candidates]
     best = results[-1]
@@ -119,7 +119,7 @@ def evaluate(
 def _run(config: ConfigDict, workdir: Path, task: AnnotationTask, split: str) -> Iterator[Candidate]:
     """The last evaluated epoch of a run, if it is not the best, and the best; of a converted one its weights."""
     with open_run(workdir) as checkpointer:
-        check_same_config(workdir, config, free=("init_from", "init_backbone"))
+        check_same_config(workdir, config, free=("init_from", "init_backbone", "model.dtype"))
         best = best_step(checkpointer)
         info = {} if best is None else checkpointer.info(best)
         if "weights" not in info:
@@ -181,7 +181,7 @@ def _write_numbers(
     rows = []
     for result in results[::-1]:
         for name, metrics, published in _rows(config, result, split, thresholds):
-            facts = {"model": model, "split": split, **result.candidate.facts}
+            facts = {"model": model, "dtype": config.model.dtype, "split": split, **result.candidate.facts}
             rows.append({"name": name, "published": published, **facts, **metrics})
     write_json(output / "metrics.json", {**best.plain, **best.candidate.facts, "split": split, "rows": rows})
 

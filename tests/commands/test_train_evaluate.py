@@ -97,6 +97,18 @@ def test_evaluating_the_training_split(workdir, tmp_path):
     assert evaluate(small_demo(), workdir, tmp_path, split="train")["num_images"] == 64
 
 
+def test_a_run_is_evaluated_in_bfloat16_on_request(workdir, tmp_path):
+    config = small_demo(**{"model.dtype": "bfloat16"})
+    half = evaluate(config, workdir, tmp_path)
+    full = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert (rows[0]["dtype"], full["rows"][0]["dtype"]) == ("bfloat16", "float32")
+    scores, exact = (np.load(folder / "scores.npz")["scores"] for folder in (tmp_path, workdir / "evaluation"))
+    assert 0 < np.abs(scores - exact).max() < 0.02
+    assert half["map"] == pytest.approx(full["map"], abs=3)  # per cent, over 21 images
+    assert half["overall_f1"] == pytest.approx(full["overall_f1"], abs=0.03)
+
+
 def test_placement_in_device_memory_changes_nothing(workdir, tmp_path):
     train(small_demo(**{"data.placement": "device"}), tmp_path)
     lines = [(path / "metrics.jsonl").read_text().splitlines() for path in (workdir, tmp_path)]
