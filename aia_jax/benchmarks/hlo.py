@@ -2,15 +2,22 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
 _BYTES |= {"f8e4m3fn": 1, "f8e5m2": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8}
-_ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^{}]*\})?")
+# Where TPU programs, whose layouts have tiles T(...), put arrays: 1 is the chip's own memory, 2 for marks of transfers.
+_NOT_MAIN_MEMORY = re.compile(r":(T\(.*S\(1\)|S\(2\))")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z\-]*)\((.*)")
 # These move nothing: they name, group or wait for what others wrote.
 _FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "replica-id"}
+_FREE_CALLS = ('custom_call_target="ConcatBitcast"',)
 _CONVOLUTIONS = {"BackwardFilter": "backward filter", "BackwardInput": "backward input"}
+# The results of these begin with what they were given.
+_NAMING_OPERANDS = {"all-gather-start", "reduce-scatter-start", "all-to-all-start", "collective-permute-start"}
+_NAMING_OPERANDS |= {"copy-start", "slice-start"}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -23,6 +30,7 @@ class Kernel:
         bytes: of its operands and its result.
         flops: of a convolution or a matmul outside fusions, two for each multiply-add; else 0.
         scope: the path of names under which JAX traced it.
+        sent, received: of a collective, bytes that a device gives to it and gets from it; else 0.
     """
 
     name: str
@@ -30,6 +38,8 @@ class Kernel:
     bytes: int
     flops: int
     scope: str
+    sent: int = 0
+    received: int = 0
 
     @property
     def is_collective(self) -> bool:
@@ -38,7 +48,7 @@ class Kernel:
 
 
 def entry_kernels(text: str) -> list[Kernel]:
-    """The kernels of the entry computation of an optimised program.
+    """The kernels of the entry computation of an optimised program; those of a loop as often as it runs.
 
     Args:
         text: `compiled.as_text()`.
@@ -46,13 +56,17 @@ def entry_kernels(text: str) -> list[Kernel]:
     Raises:
         ValueError: the text has no entry computation, or an instruction that cannot be read.
     """
-    start = text.find("\nENTRY ")
-    if start < 0:
+    entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
+    if not entry:
         raise ValueError("no entry computation in the program's text")
-    body = text[start + 1 :].split("\n}", 1)[0].splitlines()[1:]
+    return _kernels(text, entry.start())
+
+
+def _kernels(text: str, start: int) -> list[Kernel]:
+    """Of the computation whose text begins at `start`."""
     shapes: dict[str, str] = {}
     kernels = []
-    for line in body:
+    for line in text[start:].split("\n}", 1)[0].splitlines()[1:]:
         match = _INSTRUCTION.match(line)
         if not match:
             if line.strip():
@@ -60,20 +74,45 @@ def entry_kernels(text: str) -> list[Kernel]:
             continue
         name, shape, operation, rest = match.groups()
         shapes[name] = shape
-        if operation in _FREE or operation.endswith("-done"):
+        if operation in _FREE or operation.endswith("-done") or any(call in line for call in _FREE_CALLS):
+            continue
+        if operation == "while":
+            kernels += _kernels_of_loop(text, line)
             continue
         operands = [shapes[operand] for operand in re.findall(r"%([\w.\-]+)", _arguments(rest)) if operand in shapes]
-        moved = array_bytes(shape) + sum(map(array_bytes, operands))
+        written, read = array_bytes(shape), sum(map(array_bytes, operands))
+        if operation in _NAMING_OPERANDS:
+            written -= read
+        if operation == "slice-start":  # reads no more than it writes, and writes to the chip's own memory
+            written, read = 0, _bytes(shape) - sum(map(_bytes, operands))
+        kind = _kind(operation, line)
         scope = re.search(r'op_name="([^"]*)"', line)
-        kernels.append(
-            Kernel(name, _kind(operation, line), moved, _flops(line, shape, operands), scope[1] if scope else "")
-        )
+        exchanged = (read, written) if kind in COLLECTIVES else (0, 0)
+        flops = _flops(line, shape, operands)
+        kernels.append(Kernel(name, kind, read + written, flops, scope[1] if scope else "", *exchanged))
     return kernels
 
 
+def _kernels_of_loop(text: str, line: str) -> list[Kernel]:
+    body = re.search(r"body=%?([\w.\-]+)", line)[1]
+    times = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    if not times:
+        raise ValueError(f"how often does the loop {line.strip()[:60]!r} run?")
+    start = re.search(rf"^%?{re.escape(body)} ", text, re.MULTILINE).start()
+    return int(times[1]) * _kernels(text, start)
+
+
 def array_bytes(shape: str) -> int:
-    """Bytes of the arrays in the text of a shape, such as "(bf16[8,4]{1,0}, u8[0]{0})"."""
-    return sum(_BYTES[dtype] * math.prod(_sizes(dims)) for dtype, dims in _ARRAY.findall(shape) if dtype in _BYTES)
+    """Bytes in main memory of the arrays in the text of a shape, such as "(bf16[8,4]{1,0}, u8[0]{0})"."""
+    return _bytes(shape, lambda layout: not _NOT_MAIN_MEMORY.search(layout))
+
+
+def _bytes(shape: str, counts: Callable[[str], bool] = lambda layout: "S(2)" not in layout) -> int:
+    """Of the arrays whose layout `counts`."""
+    arrays = _ARRAY.findall(shape)
+    return sum(
+        _BYTES[dtype] * math.prod(_sizes(dims)) for dtype, dims, layout in arrays if dtype in _BYTES and counts(layout)
+    )
 
 
 def _sizes(dims: str) -> list[int]:
@@ -93,6 +132,8 @@ def _arguments(rest: str) -> str:
 def _kind(operation: str, line: str) -> str:
     if operation == "fusion":
         return "fusion " + re.search(r"kind=(\w+)", line)[1]
+    if operation in ("copy-start", "slice-start"):
+        return "transfer"
     if operation != "custom-call":
         return operation.removesuffix("-start")
     target = re.search(r'custom_call_target="([^"]+)"', line)[1]

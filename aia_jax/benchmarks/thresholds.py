@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from aia_jax import __version__
+from aia_jax.benchmarks.timing import write_document
 from aia_jax.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact
-from aia_jax.training.record import write_json
 
 _WINDOWS = 7
 _LABELS_PER_IMAGE = 5
@@ -76,8 +76,8 @@ def benchmark(num_images: int, num_labels: int) -> dict[str, Any]:
 def main() -> None:
     """Prints a table and, with `--output`, writes the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--images", type=_positive, default=18689, help="images to score (ESP-Game's training split)")
-    parser.add_argument("--labels", type=_positive, default=268, help="labels (ESP-Game's)")
+    parser.add_argument("--images", type=positive, default=18689, help="images to score (ESP-Game's training split)")
+    parser.add_argument("--labels", type=positive, default=268, help="labels (ESP-Game's)")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
     try:
@@ -89,7 +89,15 @@ def main() -> None:
         print(f"{name:<16}{seconds['median']:>10.4f} s   median of {seconds['windows']}")
     print(f"fit_mcc is {measured['speedup_of_fit_mcc']:.0f} times as fast as the loop")
     if arguments.output:
-        write_json(arguments.output, measured)
+        write_document(arguments.output, measured)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
 
 
 def _measure(
@@ -103,13 +111,6 @@ def _measure(
         times.append(time.perf_counter() - start)
     spread = {"median": statistics.median(times), "min": min(times), "max": max(times), "windows": windows}
     return thresholds, spread
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
 
 
 if __name__ == "__main__":

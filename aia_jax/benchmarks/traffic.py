@@ -4,6 +4,9 @@
 
 Bytes are those of every kernel's operands and results. No autotuning happens without the device, so the algorithms of
 convolutions and matmuls are not the final ones; fusion, layouts, traffic and memory are.
+
+For TPUs the compiler counts bytes and operations itself ("gb_per_image", "gflop_per_image"), padding and the chip's own
+memory included; those by kind and by stage are read off the program as for GPUs, in main memory and without padding.
 """
 
 import functools
@@ -17,10 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import flags
+from flax import nnx
 from ml_collections import ConfigDict
 
+from aia_jax.benchmarks.collectives import exchanged
 from aia_jax.benchmarks.hlo import Kernel, entry_kernels
-from aia_jax.benchmarks.targets import TARGETS, compiler_options, described_devices
+from aia_jax.benchmarks.step import labels_of
+from aia_jax.benchmarks.targets import TARGETS, Target, compiler_options, described_devices
 from aia_jax.commands import cli
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
@@ -36,15 +42,15 @@ from aia_jax.training.state import (
     pick_weights,
 )
 
-NUM_LABELS = {"corel5k": 260, "espgame": 268, "iaprtc12": 291, "vg500": 500, "scenes": 22}
 _STAGES = re.compile(r"\b(stem|stage\d|features|head|loss|optimizer|ema)\b")
 _TOTAL_STEPS = 10_000  # of the schedule; the program does not depend on it
 
 
 def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any], *, inference: bool) -> Any:
     """The project's own training or prediction step of an annotation config, compiled for `devices`."""
-    mesh = sharding.data_mesh(devices)
-    sharding.check_batch_size("batch_size", config.batch_size, mesh)
+    mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
+    microbatches = 1 if inference else config.accumulate_steps
+    sharding.check_batch_size("batch_size", config.batch_size, mesh, microbatches)
     task = AnnotationTask(config)
     build = functools.partial(_build, config)
     graphdef, weights = abstract_weights(build, mesh)
@@ -54,14 +60,24 @@ def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any]
         return jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8, sharding=rows)
 
     if inference:
-        step = make_predict_step(graphdef, task.predict, mesh)
-        lowered = step.lower(pick_weights(weights, "raw"), {"image": array(size, size, 3)})
+        raw = pick_weights(weights, "raw")
+        step = make_predict_step(graphdef, task.predict, mesh, sharding.shardings(raw))
+        lowered = step.lower(raw, {"image": array(size, size, 3)})
     else:
         optimizer = make_optimizer(config.optimizer, _TOTAL_STEPS)
         create = functools.partial(initial_state, build, optimizer, config.seed)
         state = on_mesh(jax.eval_shape(create), mesh)
-        step = make_train_step(graphdef, task.loss, optimizer, ema_decay=config.ema_decay, seed=config.seed, mesh=mesh)
-        batch = {"image": array(size, size, 3), "target": array(NUM_LABELS[config.data.name])}
+        step = make_train_step(
+            graphdef,
+            task.loss,
+            optimizer,
+            ema_decay=config.ema_decay,
+            seed=config.seed,
+            mesh=mesh,
+            accumulate_steps=microbatches,
+            state_sharding=sharding.shardings(state),
+        )
+        batch = {"image": array(size, size, 3), "target": array(labels_of(config))}
         lowered = step.lower(state, batch, {})
     return lowered.compile(compiler_options=options)
 
@@ -85,13 +101,22 @@ def summarize(kernels: list[Kernel], bandwidth: float, flops: float, images: int
     return {
         "gb_per_image": sum(kernel.bytes for kernel in kernels) / images / 1e9,
         "gflop_per_image": sum(kernel.flops for kernel in kernels) / images / 1e9,
-        "kernels": len(kernels),
+        "kernels": sum(kernel.kind != "transfer" for kernel in kernels),
         "collectives": len(collectives),
-        "collective_mb": sum(kernel.bytes for kernel in collectives) / 1e6,
+        "sent_mb": sum(kernel.sent for kernel in collectives) / 1e6,
+        "received_mb": sum(kernel.received for kernel in collectives) / 1e6,
         "modelled_ms": 1e3 * seconds,
         "modelled_images_per_second": images / seconds,
         "by_kind": dict(sorted(kinds.items(), key=lambda item: -item[1]["gb_per_image"])),
         "by_stage": dict(sorted(stages.items())),
+        "by_collective": {
+            kind: {
+                "kernels": sum(kernel.kind == kind for kernel in collectives),
+                "sent_mb": sum(kernel.sent for kernel in collectives if kernel.kind == kind) / 1e6,
+                "received_mb": sum(kernel.received for kernel in collectives if kernel.kind == kind) / 1e6,
+            }
+            for kind in sorted({kernel.kind for kernel in collectives})
+        },
     }
 
 
@@ -107,6 +132,10 @@ def report(config: ConfigDict, target: str, num_devices: int, *, inference: bool
     seconds = time.perf_counter() - start
     memory, text = compiled.memory_analysis(), compiled.as_text()
     images = config.batch_size // num_devices
+    summary = summarize(entry_kernels(text), described.bandwidth, described.flops, images)
+    counted = not inference and num_devices > 1 and config.accumulate_steps == 1
+    if described.platform == "tpu":
+        summary |= _by_the_compiler(compiled, described, images, summary["gb_per_image"])
     return {
         "target": {"name": target, "device": described.device, "bandwidth": described.bandwidth},
         "step": "inference" if inference else "training",
@@ -114,12 +143,15 @@ def report(config: ConfigDict, target: str, num_devices: int, *, inference: bool
         "image_size": config.data.image_size,
         "batch_size": config.batch_size,
         "devices": num_devices,
+        "fsdp": config.mesh.fsdp,
+        "accumulate_steps": 1 if inference else config.accumulate_steps,
         "dtype": config.model.dtype,
         "temporary_gb": memory.temp_size_in_bytes / 1e9,
         "arguments_gb": memory.argument_size_in_bytes / 1e9,
         "compile_seconds": seconds,
         "packages": package_versions(),
-        **summarize(entry_kernels(text), described.bandwidth, described.flops, images),
+        **summary,
+        "exchanged_on_paper_mb": _on_paper(config) if counted else {},
     }, text
 
 
@@ -130,7 +162,12 @@ def table(measured: dict[str, Any]) -> str:
         f"batch {measured['batch_size']} on {measured['devices']} x {measured['target']['device']}",
         f"{measured['gb_per_image']:.3f} GB and {measured['gflop_per_image']:.1f} GFLOP an image, "
         f"{measured['kernels']} kernels, {measured['temporary_gb']:.1f} GB of temporaries, "
-        f"{measured['collectives']} collectives of {measured['collective_mb']:.1f} MB",
+        f"{measured['collectives']} collectives",
+        *(
+            [f"{measured['main_memory_gb_per_image']:.3f} GB an image in main memory"]
+            if "main_memory_gb_per_image" in measured
+            else []
+        ),
         f"modelled: {measured['modelled_ms']:.1f} ms, {measured['modelled_images_per_second']:.0f} img/s a device",
     ]
     for title, groups in (("kind", measured["by_kind"]), ("stage", measured["by_stage"])):
@@ -138,11 +175,41 @@ def table(measured: dict[str, Any]) -> str:
         for name, group in groups.items():
             numbers = f"{group['kernels']:>9}{group['gb_per_image']:>10.4f}{group['gflop_per_image']:>12.2f}"
             lines.append(f"{name:<28}{numbers}")
+    if measured["collectives"]:
+        lines.append(f"\n{'collective':<28}{'kernels':>9}{'MB sent':>10}{'received':>12}")
+    for name, group in measured["by_collective"].items():
+        lines.append(f"{name:<28}{group['kernels']:>9}{group['sent_mb']:>10.3f}{group['received_mb']:>12.3f}")
+    if measured["exchanged_on_paper_mb"]:
+        lines.append("on paper, MB: " + ", ".join(f"{k} {v:.3f}" for k, v in measured["exchanged_on_paper_mb"].items()))
     return "\n".join(lines)
 
 
 def _build(config: ConfigDict, rngs: Any) -> Any:
-    return build_annotator(config.model, NUM_LABELS[config.data.name], rngs=rngs)
+    return build_annotator(config.model, labels_of(config), rngs=rngs)
+
+
+def _by_the_compiler(compiled: Any, described: Target, images: int, main_memory: float) -> dict[str, Any]:
+    """Totals as the compiler of TPUs counts them, beside the bytes in main memory alone, and the time for these."""
+    counted = compiled.cost_analysis()
+    seconds = images * max(main_memory * 1e9 / described.bandwidth, counted["flops"] / images / described.flops)
+    return {
+        "gb_per_image": counted["bytes accessed"] / images / 1e9,
+        "main_memory_gb_per_image": main_memory,
+        "gflop_per_image": counted["flops"] / images / 1e9,
+        "modelled_ms": 1e3 * seconds,
+        "modelled_images_per_second": images / seconds,
+    }
+
+
+def _on_paper(config: ConfigDict) -> dict[str, float]:
+    """What the devices must exchange at least, if no weights are split over them; nothing for models not counted."""
+    try:
+        counted = exchanged(nnx.eval_shape(lambda: _build(config, nnx.Rngs(0))))
+    except ValueError:
+        return {}
+    parts = {"gradients": counted.gradients, "norms forward": counted.norms_forward}
+    parts |= {"norms backward": counted.norms_backward, "all": counted.bytes}
+    return {name: number / 1e6 for name, number in parts.items()}
 
 
 def _empty() -> dict[str, float]:

@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data import preparation, scenes
+from aia_jax.data import scenes
 from aia_jax.data.annotations import SPLITS, read_annotations
 from aia_jax.data.cache import cache_root
 from aia_jax.data.rows import MappedRows
 from aia_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from aia_jax.data.preparation import Source
 
 # Mean and standard deviation of the channels (red, green, blue) on the scale 0..1; of the photos as the reference has
 # them, of the scenes as measured on 2,000 of seed 0 at 96 px.
@@ -69,6 +73,8 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
     Raises:
         InputError: unknown name or split, absent or malformed annotations, unreadable images, no room in the cache.
     """
+    from aia_jax.data import preparation  # Grain and TFDS, which a machine that only times steps may lack
+
     if config_data.name not in CHANNEL_STATS:
         raise InputError(f"config.data.name={config_data.name!r} is unknown; known: {', '.join(CHANNEL_STATS)}")
     if split not in SPLITS:
@@ -121,7 +127,9 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
             raise absent from None
 
 
-def _source(config_data: ConfigDict, split: str, image_size: int) -> preparation.Source:
+def _source(config_data: ConfigDict, split: str, image_size: int) -> "Source":
+    from aia_jax.data import preparation
+
     if config_data.name != "scenes":
         annotations = read_annotations(config_data.root, config_data.name, split)
         return preparation.photo_source(config_data.root, config_data.name, split, annotations)

@@ -5,13 +5,15 @@ Works on any row-aligned arrays; without arrays only the indices are yielded, fo
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 from absl import flags
 
 from aia_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import grain  # and where it is used: a machine that only times steps may lack it
 
 
 def train_batches(
@@ -42,6 +44,8 @@ def train_batches(
     Raises:
         InputError: B is not divisible by `process_count`, or larger than N.
     """
+    import grain
+
     part = _part(batch_size, process_index, process_count)
     if batch_size > num_rows:
         raise InputError(f"config.batch_size={batch_size} is larger than the training data of {num_rows} images")
@@ -71,6 +75,8 @@ def eval_batches(
     Raises:
         InputError: B is not divisible by `process_count`, or there are no rows.
     """
+    import grain
+
     part = _part(batch_size, process_index, process_count)
     if num_rows < 1:
         raise InputError("there are no images to evaluate")
@@ -85,8 +91,8 @@ def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
 
 
 def read_ahead(
-    dataset: grain.MapDataset, *, num_threads: int = 4, buffer_size: int = 4, num_workers: int = 0
-) -> grain.IterDataset:
+    dataset: "grain.MapDataset", *, num_threads: int = 4, buffer_size: int = 4, num_workers: int = 0
+) -> "grain.IterDataset":
     """The elements in order, computed ahead of their use.
 
     Args:
@@ -94,6 +100,8 @@ def read_ahead(
         num_threads, buffer_size: of this process, or of each worker.
         num_workers: processes that compute; 0: threads of this one.
     """
+    import grain
+
     elements = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer_size))
     if not num_workers:
         return elements

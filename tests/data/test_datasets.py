@@ -8,7 +8,7 @@ import pytest
 from photos import LABELS, data_config, make_dataset, make_photo, write_annotations
 from PIL import Image
 
-from aia_jax.data import datasets, scenes
+from aia_jax.data import datasets, preparation, scenes
 from aia_jax.data.datasets import load_split, split_validation
 from aia_jax.data.rows import MappedRows
 from aia_jax.errors import InputError
@@ -44,7 +44,7 @@ def test_images_are_the_resized_photos_in_the_order_of_the_file(config, photos, 
 
 def test_prepared_once(config, tmp_path, monkeypatch):
     first = load_split(config, "train", 16)
-    monkeypatch.setattr(datasets.preparation, "decode_image", pytest.fail)
+    monkeypatch.setattr(preparation, "decode_image", pytest.fail)
     second = load_split(config, "train", 16)
     np.testing.assert_array_equal(second.images, first.images)
 

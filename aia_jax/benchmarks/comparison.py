@@ -1,0 +1,209 @@
+"""One step, this project's and PyTorch's, timed in the same call on the same device and set beside its rooflines."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from aia_jax.benchmarks.roofline import bounds, count_work, measure_device
+from aia_jax.benchmarks.step import check_config, first_device, labels_of, measure_ours
+from aia_jax.benchmarks.timing import isolated, machine, versions, write_document
+from aia_jax.commands import cli
+from aia_jax.errors import InputError
+
+SMALL = "A CPU: small shapes and float32; --full_size takes the config as it is."
+
+_OPTIONS = ("windows", "seconds", "full_size", "torch_compile")
+_SMALL_SIZE, _SMALL_BATCH = 224, 8
+_VARIANTS = [(False, False), (True, False), (False, True), (True, True)]  # channels_last, compiled
+
+
+def compare(
+    config: ConfigDict,
+    *,
+    inference: bool,
+    windows: int = 5,
+    seconds: float = 1.0,
+    full_size: bool = False,
+    torch_compile: bool = False,
+    profile: str | None = None,
+) -> dict[str, Any]:
+    """Times rooflines, this project's step and PyTorch's, each in a process of its own.
+
+    Args:
+        config: of annotation; on a CPU it is made small (224 px, batch 8, float32) unless `full_size`.
+        inference: the prediction step instead of the training step.
+        windows, seconds: see `timing.time_windows`.
+        torch_compile: compile PyTorch's step on a CPU too.
+        profile: folder for a trace of this project's step.
+
+    Returns:
+        What the JSON file holds.
+
+    Raises:
+        InputError: the config does not fit.
+    """
+    check_config(config)
+    started_on = machine()
+    roofline = isolated(measure_device, windows, seconds)
+    if "failed" in roofline:
+        raise InputError(f"JAX's device cannot be used: {roofline['failed']}")
+    platform = roofline["device"]["platform"]
+    config = shrunk(config) if platform == "cpu" and not full_size else config
+    timing = (inference, windows, seconds)
+    rows = [{"name": "aia_jax", **isolated(measure_ours, config, *timing, profile)}]
+    for variant in _VARIANTS:
+        if platform != "cpu" or torch_compile or not variant[1]:
+            rows.append(peer_row(_name(*variant), _measure_peer, config, variant, platform, *timing))
+    work = count_work(config, labels_of(config), inference=inference)
+    bound = bounds(work, roofline)
+    ours = rows[0].get("images_per_second", {}).get("median")
+    best, ratio = best_peer(rows)
+    return {
+        "step": "inference" if inference else "training",
+        "machine": started_on,
+        "device": roofline.pop("device"),
+        "versions": versions(),
+        "model": f"{config.model.backbone} + {config.model.head}",
+        "image_size": config.data.image_size,
+        "batch_size": config.batch_size,
+        "num_labels": labels_of(config),
+        "dtype": config.model.dtype,
+        "small_because_cpu": platform == "cpu" and not full_size,
+        "roofline": {
+            **roofline,
+            "gflop_per_image": work.flops / 1e9,
+            "gb_per_image": work.bytes / 1e9,
+            "images_per_second": bound,
+        },
+        "results": rows,
+        "best_peer": best,
+        "ratio_to_best_peer": ratio,
+        "ratio_to_roofline": {name: ours / rate for name, rate in bound.items()} if ours else {},
+    }
+
+
+def peer_row(name: str, measure: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """The result of a variant of the peer under its name; where it fails, with the reason, and nothing is raised."""
+    try:
+        return {"name": name, **isolated(measure, *args)}
+    except InputError as error:
+        return {"name": name, "failed": str(error)}
+
+
+def best_peer(rows: list[dict[str, Any]]) -> tuple[str | None, float | None]:
+    """The fastest peer of those that did not fail, and how many times as fast "aia_jax" is; None: there is none."""
+    rates = {row["name"]: row["images_per_second"]["median"] for row in rows if "failed" not in row}
+    ours = rates.pop("aia_jax", None)
+    best = max(rates, key=rates.get, default=None)
+    return best, ours / rates[best] if ours and best else None
+
+
+def usable_device() -> dict[str, Any]:
+    """`first_device` of a process of its own.
+
+    Raises:
+        InputError: JAX finds none that it can use.
+    """
+    device = isolated(first_device)
+    if "failed" in device:
+        raise InputError(f"JAX's device cannot be used: {device['failed']}")
+    return device
+
+
+def shrunk(config: ConfigDict) -> ConfigDict:
+    """The config at no more than 224 px and batch 8, in float32."""
+    config = config.copy_and_resolve_references()
+    config.data.image_size = min(config.data.image_size, _SMALL_SIZE)
+    config.batch_size = min(config.batch_size, _SMALL_BATCH)
+    config.model.dtype = "float32"
+    return config
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document as text."""
+    size, device = document["image_size"], document["device"]
+    lines = [
+        f"{document['model']} at {size} px, {document['step']} step, batch {document['batch_size']}, "
+        f"{document['dtype']}, on {device['kind']} ({device['platform']})"
+    ]
+    if document["small_because_cpu"]:
+        lines.append(SMALL)
+    lines.append(f"\n{'':<30}{'img/s':>10}{'min':>10}{'max':>10}{'ms/step':>10}{'compile s':>11}{'peak GB':>9}")
+    for row in document["results"]:
+        lines.append(_line(row))
+    roofline, bound = document["roofline"], document["roofline"]["images_per_second"]
+    tflops, gbs = roofline["matmul_flops_per_second"] / 1e12, roofline["copy_bytes_per_second"] / 1e9
+    lines += [
+        f"{'roofline, compute':<30}{bound['compute']:>10.1f}   {roofline['gflop_per_image']:.1f} GFLOP an image at "
+        f"{tflops:.2f} TFLOP/s ({roofline['matmul_dtype']} product)",
+        f"{'roofline, memory':<30}{bound['memory']:>10.1f}   {roofline['gb_per_image']:.3f} GB an image at "
+        f"{gbs:.1f} GB/s",
+        f"{'roofline, both in series':<30}{bound['in_series']:>10.1f}",
+    ]
+    if document["ratio_to_best_peer"]:
+        lines.append(f"\n{document['ratio_to_best_peer']:.2f} x the best of PyTorch ({document['best_peer']})")
+    for name, share in document["ratio_to_roofline"].items():
+        lines.append(f"{share:.2f} x the roofline {name.replace('_', ' ')}")
+    return "\n".join(lines)
+
+
+def command(description: str, *, inference: bool) -> None:
+    """The command line of `train` and `infer`."""
+    define_flags(description, profile="Write a trace of a few of our steps here.")
+    cli.run(functools.partial(_run, inference))
+
+
+def define_flags(description: str, **strings: str) -> None:
+    """`--config`, `--output`, those that `given_options` reads, and string flags of one's own (name to help)."""
+    cli.define_flags(description, output="Write the numbers here, JSON.", **strings)
+    flags.DEFINE_integer("windows", 5, "Windows to time.", lower_bound=1)
+    flags.DEFINE_float("seconds", 1.0, "Length of a window, about.", lower_bound=0.0)
+    flags.DEFINE_bool("full_size", False, "The config as it is on a CPU too.")
+    flags.DEFINE_bool("torch_compile", False, "Run PyTorch compiled on a CPU too.")
+    for name in _OPTIONS:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def given_options() -> dict[str, Any]:
+    """What was given for `windows`, `seconds`, `full_size` and `torch_compile`."""
+    return {name: flags.FLAGS[name].value for name in _OPTIONS}
+
+
+def finish(document: dict[str, Any], text: str) -> int:
+    """Prints the text, writes the document where `--output` says; the exit code, 1 if this project's side failed."""
+    print(text)
+    if flags.FLAGS.output:
+        write_document(flags.FLAGS.output, document)
+    failed = [row["failed"] for row in document["results"] if row["name"] == "aia_jax" and "failed" in row]
+    return cli.fail(f"this project's side failed: {failed[0]}", 1) if failed else 0
+
+
+def _run(inference: bool, config: ConfigDict) -> int:
+    document = compare(config, inference=inference, profile=flags.FLAGS.profile, **given_options())
+    return finish(document, table(document))
+
+
+def _name(channels_last: bool, compiled: bool) -> str:
+    return "torch " + ("channels_last" if channels_last else "NCHW") + (" compiled" if compiled else "")
+
+
+def _measure_peer(config: ConfigDict, variant: tuple[bool, bool], *timing: Any) -> dict[str, Any]:
+    """In a process of its own, since this one must do without torch."""
+    from aia_jax.benchmarks import torch_peer
+
+    return torch_peer.measure_peer(config, torch_peer.Variant(*variant), *timing)
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"{row['name']:<30}    failed: {row['failed']}"
+    rate, step = row["images_per_second"], row["seconds_per_step"]["median"]
+    compiled, peak = row["compile_seconds"], row["peak_gb"]
+    return (
+        f"{row['name']:<30}{rate['median']:>10.1f}{rate['min']:>10.1f}{rate['max']:>10.1f}{1e3 * step:>10.1f}"
+        f"{'' if compiled is None else f'{compiled:.1f}':>11}{'' if peak is None else f'{peak:.2f}':>9}"
+    )

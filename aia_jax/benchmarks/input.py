@@ -1,0 +1,217 @@
+"""How fast images reach a step: from device memory, from the memory-mapped copy, from JPEGs never seen before.
+
+    python -m aia_jax.benchmarks.input --config configs/corel5k.py --config.batch_size=128 --step_rate 1800
+
+The photos are made here, 500 x 375 pixels, in a temporary folder. The first way needs jax alone, the others need Grain
+and TFDS.
+"""
+
+import itertools
+import json
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from aia_jax.benchmarks.comparison import SMALL, define_flags, finish, given_options, shrunk, usable_device
+from aia_jax.benchmarks.timing import isolated, machine, per_second, time_windows, versions
+from aia_jax.commands import cli
+from aia_jax.data import scenes
+from aia_jax.data.annotations import FOLDERS
+from aia_jax.data.rows import MappedRows, RowWriter
+from aia_jax.errors import InputError
+from aia_jax.training import sharding
+from aia_jax.training.state import gather
+
+PHOTO_SIZE = (375, 500)  # height and width
+_DATASET = "corel5k"
+_DISTINCT_PHOTOS = 16
+_IN_FLIGHT = 2  # batches on their way to the device
+_WORKERS = (0, 1, 2)
+
+
+def compare(
+    config: ConfigDict,
+    *,
+    num_images: int = 1024,
+    step_rate: float = 1800.0,
+    windows: int = 5,
+    seconds: float = 1.0,
+    full_size: bool = False,
+) -> dict[str, Any]:
+    """Times the ways, each in a process of its own.
+
+    Args:
+        config: whose `data.image_size` and `batch_size` count; on a CPU at most 224 px and 8 unless `full_size`.
+        num_images: of the split.
+        step_rate: images a second that a step takes, to be fed.
+        windows, seconds: see `timing.time_windows`; preparing the whole split once is the least of a window.
+
+    Raises:
+        InputError: fewer images than a batch has.
+    """
+    started_on = machine()
+    device = usable_device()
+    small = device["platform"] == "cpu" and not full_size
+    config = shrunk(config) if small else config
+    size, batch_size = config.data.image_size, config.batch_size
+    if num_images < batch_size:
+        raise InputError(f"--images={num_images} is less than config.batch_size={batch_size}")
+    shape = (num_images, size, batch_size)
+    rows = [
+        {"name": "device-resident", **isolated(measure_resident, *shape, windows, seconds)},
+        {"name": "memory-mapped", **isolated(measure_mapped, *shape, windows, seconds)},
+    ]
+    for workers in _WORKERS:
+        measured = isolated(measure_preparation, num_images, size, workers, windows)
+        rows.append({"name": f"JPEGs, {workers} worker processes", **measured})
+    for row in rows:
+        if "failed" not in row:
+            row["share_of_step_rate"] = row["images_per_second"]["median"] / step_rate
+    return {
+        "machine": started_on,
+        "device": device,
+        "versions": versions(),
+        "num_images": num_images,
+        "image_size": size,
+        "batch_size": batch_size,
+        "dtype": "uint8",
+        "photo_size": list(PHOTO_SIZE),
+        "small_because_cpu": small,
+        "step_rate": step_rate,
+        "results": rows,
+    }
+
+
+def measure_resident(num_images: int, size: int, batch_size: int, windows: int, seconds: float) -> dict[str, Any]:
+    """Rows of a split in device memory, gathered there by index."""
+    rows = {"image": jnp.asarray(_pixels(num_images, size))}
+    order = np.random.default_rng(0).integers(0, num_images, (8, batch_size), np.int32)
+    batches = itertools.cycle([{"index": jnp.asarray(index)} for index in order])
+    take = jax.jit(gather)
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            result = take(next(batches), rows)
+        jax.block_until_ready(result)
+
+    return _row(run, batch_size, windows, seconds)
+
+
+def measure_mapped(num_images: int, size: int, batch_size: int, windows: int, seconds: float) -> dict[str, Any]:
+    """Rows of a memory-mapped file, as the training loop takes them, onto the device, two batches on their way."""
+    from aia_jax.data.pipeline import train_batches
+
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        with RowWriter(path, (size, size, 3), np.uint8) as writer:
+            for row in _pixels(num_images, size):
+                writer.append(row)
+        batches = train_batches({"image": MappedRows(path)}, num_images, batch_size=batch_size, seed=0)
+
+        def run(calls: int) -> None:
+            on_their_way: deque[Any] = deque()
+            for _ in range(calls):
+                on_their_way.append(sharding.put_batch(next(batches), mesh))
+                if len(on_their_way) > _IN_FLIGHT:
+                    jax.block_until_ready(on_their_way.popleft())
+            jax.block_until_ready(list(on_their_way))
+
+        return _row(run, batch_size, windows, seconds)
+
+
+def measure_preparation(num_images: int, size: int, num_workers: int, windows: int) -> dict[str, Any]:
+    """Photos never seen before to the memory-mapped copy: records, decoding, resizing, writing; all once a call.
+
+    `start_seconds` is what a single photo takes: most of it goes into starting the workers.
+    """
+    from aia_jax.data.datasets import load_split
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def prepare(root: Path, calls: int) -> None:
+            fields = {"name": _DATASET, "root": str(root), "skip_corrupt": False, "num_workers": num_workers}
+            for _ in range(calls):
+                with tempfile.TemporaryDirectory(dir=folder) as cache:
+                    load_split(ConfigDict({**fields, "cache_dir": cache}), "train", size)
+
+        one, all_of_them = Path(folder) / "one", Path(folder) / "all"
+        write_photos(one, 1)
+        write_photos(all_of_them, num_images)
+        start = time_windows(partial(prepare, one), windows=1, seconds=0.0)["median"]
+        return _row(partial(prepare, all_of_them), num_images, windows, seconds=0.0) | {"start_seconds": start}
+
+
+def write_photos(root: Path, num_images: int) -> None:
+    """A Corel-5k folder of drawn, grainy scenes with one label each."""
+    from PIL import Image
+
+    folder = root / FOLDERS[_DATASET]
+    (folder / "images").mkdir(parents=True)
+    height, width = PHOTO_SIZE
+    distinct = []
+    for seed in range(min(num_images, _DISTINCT_PHOTOS)):
+        grain = np.random.default_rng(seed).normal(0, 6, (height, width, 1))
+        pixels = np.clip(scenes.draw(0, seed, width).image[:height] + grain, 0, 255).astype(np.uint8)
+        path = folder / f"{seed}.jpeg"
+        Image.fromarray(pixels).save(path, quality=90)
+        distinct.append(path.read_bytes())
+        path.unlink()
+    names = [f"{index}.jpeg" for index in range(num_images)]
+    for index, name in enumerate(names):
+        (folder / "images" / name).write_bytes(distinct[index % len(distinct)])
+    samples = [{"image_name": name, "image_labels": ["scene"]} for name in names]
+    (folder / "train.json").write_text(json.dumps({"labels": ["scene"], "samples": samples}))
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document as text."""
+    size, device = document["image_size"], document["device"]
+    lines = [
+        f"{document['num_images']} images at {size} px in batches of {document['batch_size']}, to {device['kind']}"
+    ]
+    if document["small_because_cpu"]:
+        lines.append(SMALL)
+    lines.append(f"\n{'':<28}{'img/s':>10}{'min':>10}{'max':>10}   of a step at {document['step_rate']:.0f} img/s")
+    for row in document["results"]:
+        if "failed" in row:
+            lines.append(f"{row['name']:<28}    failed: {row['failed']}")
+            continue
+        rate, share = row["images_per_second"], row["share_of_step_rate"]
+        feeds = "feeds it whole" if share >= 1 else f"feeds {share:.0%} of it"
+        start = f" ({row['start_seconds']:.1f} s of it to start)" if "start_seconds" in row else ""
+        rates = f"{rate['median']:>10.0f}{rate['min']:>10.0f}{rate['max']:>10.0f}"
+        lines.append(f"{row['name']:<28}{rates}   {feeds}{start}")
+    return "\n".join(lines)
+
+
+def _row(run: Callable[[int], None], count: int, windows: int, seconds: float) -> dict[str, Any]:
+    timed = time_windows(run, windows=windows, seconds=seconds)
+    return {"images_per_second": per_second(count, timed), "seconds_per_call": timed}
+
+
+def _pixels(num_images: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (num_images, size, size, 3), np.uint8)
+
+
+def _main(config: ConfigDict) -> int:
+    given = flags.FLAGS
+    options = {name: value for name, value in given_options().items() if name != "torch_compile"}
+    document = compare(config, num_images=given.images, step_rate=given.step_rate, **options)
+    return finish(document, table(document))
+
+
+if __name__ == "__main__":
+    define_flags(__doc__)
+    flags.DEFINE_integer("images", 1024, "Images of the split.", lower_bound=1)
+    flags.DEFINE_float("step_rate", 1800.0, "Images a second that a step takes.", lower_bound=0.001)
+    cli.run(_main)

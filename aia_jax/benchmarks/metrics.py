@@ -1,0 +1,120 @@
+"""Metrics of a scored split: this project's beside scikit-learn, called for every label as in the reference.
+
+python -m aia_jax.benchmarks.metrics --output benchmarks/results/metrics-cpu.json
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aia_jax.benchmarks.thresholds import positive, random_scores
+from aia_jax.benchmarks.timing import machine, time_windows, versions, write_document
+from aia_jax.commands import cli
+from aia_jax.metrics import annotation_metrics
+
+_TOLERANCE = 1e-4  # ours keep the images' order among equal scores, and add an epsilon to every count
+_THRESHOLD = 0.5
+
+
+def metrics_with_sklearn(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Precision, recall and mAP (per cent) of `annotation_metrics` by a loop over labels around scikit-learn."""
+    from sklearn.metrics import average_precision_score, precision_score, recall_score
+
+    rows = []
+    for label in range(scores.shape[1]):
+        true, predicted = targets[:, label], scores[:, label] > _THRESHOLD
+        row = [function(true, predicted, zero_division=0) for function in (precision_score, recall_score)]
+        rows.append([*row, average_precision_score(true, scores[:, label]) if true.any() else 0.0])
+    precision, recall, mean_average = np.mean(rows, axis=0)
+    return {"precision": float(precision), "recall": float(recall), "map": 100 * float(mean_average)}
+
+
+def compare(num_images: int, num_labels: int, *, windows: int = 5, seconds: float = 0.2) -> dict[str, Any]:
+    """Times both on one random problem; see `timing.time_windows`.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    started_on = machine()
+    scores, targets = random_scores(num_images, num_labels)
+    ours = annotation_metrics(scores, targets, _THRESHOLD)
+    rows = [{"name": "aia_jax", **_measure(annotation_metrics, scores, targets, windows, seconds)}]
+    try:
+        theirs = metrics_with_sklearn(scores, targets)
+    except ImportError as error:
+        rows.append({"name": "sklearn loop", "failed": f'{error}; pip install "aia_jax[test]"'})
+    else:
+        apart = {name: abs(ours[name] - value) for name, value in theirs.items()}
+        if max(apart.values()) > _TOLERANCE:
+            raise RuntimeError(f"the metrics differ from scikit-learn's by {apart}")
+        rows.append({"name": "sklearn loop", **_measure(metrics_with_sklearn, scores, targets, windows, seconds)})
+    return {
+        "machine": started_on,
+        "versions": versions(),
+        "num_images": num_images,
+        "num_labels": num_labels,
+        "dtype": str(scores.dtype),
+        "results": rows,
+        "ratio_to_peer": _ratio(rows),
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document as text."""
+    lines = [f"precision, recall, F1, N+ and mAP of {document['num_images']} images x {document['num_labels']} labels"]
+    for row in document["results"]:
+        seconds = row.get("seconds")
+        text = (
+            f"failed: {row['failed']}"
+            if seconds is None
+            else "".join(f"{seconds[name]:>10.4f} s {name}" for name in ("median", "min", "max"))
+        )
+        lines.append(f"{row['name']:<14}{text}")
+    if document["ratio_to_peer"]:
+        lines.append(f"{document['ratio_to_peer']:.0f} times as fast as the loop")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints a table and, with `--output`, writes the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--images", type=positive, default=18689, help="images to score (ESP-Game's training split)")
+    parser.add_argument("--labels", type=positive, default=268, help="labels (ESP-Game's)")
+    parser.add_argument("--windows", type=positive, default=5, help="windows to time")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    arguments = parser.parse_args()
+    sys.exit(cli.guarded(lambda: _run(arguments)))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    document = compare(arguments.images, arguments.labels, windows=arguments.windows)
+    print(table(document))
+    if arguments.output:
+        write_document(arguments.output, document)
+
+
+def _measure(
+    function: Callable[[np.ndarray, np.ndarray], Any],
+    scores: np.ndarray,
+    targets: np.ndarray,
+    windows: int,
+    seconds: float,
+) -> dict[str, Any]:
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            function(scores, targets)
+
+    return {"seconds": time_windows(run, windows=windows, seconds=seconds)}
+
+
+def _ratio(rows: list[dict[str, Any]]) -> float | None:
+    ours, theirs = rows
+    return None if "failed" in theirs else theirs["seconds"]["median"] / ours["seconds"]["median"]
+
+
+if __name__ == "__main__":
+    main()

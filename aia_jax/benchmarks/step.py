@@ -1,0 +1,145 @@
+"""This project's own steps of an annotation config on the first device, on random images that lie there."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from aia_jax.benchmarks.timing import per_second, time_windows
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import build_annotator
+from aia_jax.tasks.annotation import AnnotationTask
+from aia_jax.training import sharding
+from aia_jax.training.optimizer import make_optimizer
+from aia_jax.training.state import abstract_weights, initial_state, make_predict_step, make_train_step, split_model
+
+_NUM_LABELS = {"corel5k": 260, "espgame": 268, "iaprtc12": 291, "vg500": 500, "scenes": 22}
+TOTAL_STEPS = 1_000_000  # of the schedule; more than a benchmark ever does
+_PROFILED_STEPS = 3
+
+
+def labels_of(config: ConfigDict) -> int:
+    """Labels of the config's dataset, which need not be there.
+
+    Raises:
+        InputError: another dataset than those of the configs.
+    """
+    if config.data.name not in _NUM_LABELS:
+        raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {', '.join(_NUM_LABELS)}")
+    return _NUM_LABELS[config.data.name]
+
+
+def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    """`image` uint8 `[B, S, S, 3]`, and `target` uint8 `[B, C]` with about 2 % ones."""
+    rng, size = np.random.default_rng(config.seed), config.data.image_size
+    images = rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8)
+    targets = rng.random((config.batch_size, labels_of(config))) < 0.02
+    return {"image": images, "target": targets.astype(np.uint8)}
+
+
+def head_options(config: ConfigDict) -> dict[str, Any]:
+    """The keywords of both attention-pooling heads, here and in PyTorch."""
+    names = ("hidden_size", "num_heads", "num_layers", "feedforward_size", "dropout", "activation", "norm_first")
+    return {name: config.model[name] for name in (*names, "self_attention", "keep_query_position")}
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises InputError for what the benchmarks of whole steps leave out, and for an unknown dataset."""
+    labels_of(config)
+    if config.model.freeze_backbone:
+        raise InputError("config.model.freeze_backbone: the benchmarks time steps of the whole model")
+    if config.accumulate_steps > 1 or config.mesh.fsdp > 1 or config.optimizer.name != "adam":
+        raise InputError("the benchmarks time one whole batch on one device with Adam: accumulate_steps=1, mesh.fsdp=1")
+    if config.mixup:
+        raise InputError("config.mixup: the PyTorch side of the benchmarks has no mixup")
+
+
+def measure_ours(
+    config: ConfigDict, inference: bool, windows: int, seconds: float, profile: str | None = None
+) -> dict[str, Any]:
+    """Times the training or prediction step.
+
+    Args:
+        windows, seconds: see `timing.time_windows`.
+        profile: folder for a trace of a few steps more.
+
+    Returns:
+        `images_per_second`, `seconds_per_step`, `compile_seconds`, `temporary_gb` of the program, `peak_gb` of the
+        process, where the device tells.
+
+    Raises:
+        InputError: the config does not fit.
+    """
+    check_config(config)
+    device = jax.devices()[0]
+    make = _prediction if inference else _training
+    step, arguments = make(config, sharding.data_mesh([device]))
+    start = time.perf_counter()
+    compiled = step.lower(*arguments).compile()
+    compile_seconds = time.perf_counter() - start
+    run = _runner(compiled, arguments, carries_state=not inference)
+    timed = time_windows(run, windows=windows, seconds=seconds)
+    if profile:
+        with jax.profiler.trace(profile):
+            run(_PROFILED_STEPS)
+    return {
+        "images_per_second": per_second(config.batch_size, timed),
+        "seconds_per_step": timed,
+        "compile_seconds": compile_seconds,
+        "temporary_gb": compiled.memory_analysis().temp_size_in_bytes / 1e9,
+        "peak_gb": peak_gb(device),
+    }
+
+
+def first_device() -> dict[str, Any]:
+    """`platform` and `kind` of the device that everything runs on."""
+    device = jax.devices()[0]
+    return {"platform": device.platform, "kind": device.device_kind}
+
+
+def peak_gb(device: jax.Device) -> float | None:
+    """The most device memory that this process held at once; None where the device does not tell."""
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    return None if peak is None else peak / 1e9
+
+
+def _training(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Any, tuple]:
+    task, build = AnnotationTask(config), _builder(config)
+    optimizer = make_optimizer(config.optimizer, TOTAL_STEPS)
+    graphdef, _ = abstract_weights(build, mesh)
+    create = functools.partial(initial_state, build, optimizer, config.seed)
+    state = jax.jit(create, out_shardings=sharding.replicated(mesh))()
+    step = make_train_step(graphdef, task.loss, optimizer, ema_decay=config.ema_decay, seed=config.seed, mesh=mesh)
+    return step, (state, sharding.put_batch(random_batch(config), mesh), {})
+
+
+def _prediction(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Any, tuple]:
+    task, build = AnnotationTask(config), _builder(config)
+    graphdef, _ = abstract_weights(build, mesh)
+    create = jax.jit(lambda: split_model(build(nnx.Rngs(config.seed)))[1], out_shardings=sharding.replicated(mesh))
+    batch = {"image": random_batch(config)["image"]}
+    return make_predict_step(graphdef, task.predict, mesh), (create(), sharding.put_batch(batch, mesh))
+
+
+def _builder(config: ConfigDict) -> Callable[[Any], Any]:
+    return lambda rngs: build_annotator(config.model, labels_of(config), rngs=rngs)
+
+
+def _runner(compiled: Any, arguments: tuple, *, carries_state: bool) -> Callable[[int], None]:
+    """What makes so many steps; a training step takes the state that the one before gave."""
+    first, *rest = arguments
+
+    def run(calls: int) -> None:
+        nonlocal first
+        for _ in range(calls):
+            result = compiled(first, *rest)
+            if carries_state:
+                first = result[0]
+        jax.block_until_ready(result)
+
+    return run

@@ -1,0 +1,107 @@
+"""How the benchmarks measure: windows of several calls after a warm-up, and what is written beside the numbers."""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from aia_jax import __version__
+from aia_jax.errors import InputError
+
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "numpy", "torch", "timm", "triton", "scikit-learn", "grain", "pillow"),
+    *("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
+)
+_MOST_CALLS = 10_000  # in a window
+
+
+def time_windows(run: Callable[[int], object], *, windows: int, seconds: float) -> dict[str, float | int]:
+    """Seconds that one call takes, over several windows of calls.
+
+    Args:
+        run: makes so many calls in a row and returns when the device has done them.
+        windows: how many to time.
+        seconds: a window holds as many calls as make it about this long.
+
+    Returns:
+        `median`, `min` and `max` seconds of a call, `windows` and `calls_per_window`.
+    """
+    run(2)
+    start = time.perf_counter()
+    run(1)
+    once = max(time.perf_counter() - start, 1e-9)
+    calls = min(max(1, math.ceil(seconds / once)), _MOST_CALLS)
+    times = []
+    for _ in range(windows):
+        start = time.perf_counter()
+        run(calls)
+        times.append((time.perf_counter() - start) / calls)
+    spread = {"median": statistics.median(times), "min": min(times), "max": max(times)}
+    return {**spread, "windows": windows, "calls_per_window": calls}
+
+
+def per_second(count: int, seconds: dict[str, float | int]) -> dict[str, float]:
+    """The rate of what one call does `count` of; its `min` belongs to the slowest window."""
+    slowest, fastest = seconds["max"], seconds["min"]
+    return {"median": count / seconds["median"], "min": count / slowest, "max": count / fastest}
+
+
+def isolated(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """`function(*args)` in a new process, which leaves no memory behind on the device.
+
+    Returns:
+        Its result, or `{"failed": reason}` where it raised or its process died.
+
+    Raises:
+        InputError: `function` did.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_attempt, function, *args).result()
+        except BrokenProcessPool:
+            return {"failed": "its process died, of too little memory perhaps"}
+
+
+def machine() -> dict[str, Any]:
+    """The machine, and how busy it was when asked: runnable processes, mean of the last minute."""
+    return {
+        "platform": platform.machine(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of those packages the numbers depend on that are installed, and of Python."""
+    found = {"aia_jax": __version__}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found | {"python": platform.python_version()}
+
+
+def write_document(path: str | Path, document: dict[str, Any]) -> None:
+    """Writes the numbers as indented JSON."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def _attempt(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    try:
+        return function(*args)
+    except InputError:
+        raise
+    except Exception as error:  # Whatever a variant dies of is its result; many of torch's errors cannot be pickled.
+        lines = str(error).strip().splitlines() or [""]
+        return {"failed": f"{type(error).__name__}: {lines[0][:300]}"}

@@ -1,0 +1,227 @@
+"""The benchmarks' documents and tables on tiny shapes; nothing timed is judged."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aia_jax.benchmarks import comparison, head, input, metrics, roofline, timing
+from aia_jax.benchmarks.step import check_config, measure_ours
+from aia_jax.errors import InputError
+from configs import corel5k, demo
+
+ROOT = Path(__file__).resolve().parents[2]
+ABSENT = ("grain", "orbax", "tensorflow_datasets", "array_record", "clu", "tensorboardX", "matplotlib", "sklearn")
+
+
+@pytest.fixture
+def config():
+    config = demo.get_config()
+    config.batch_size, config.data.image_size = 2, 32
+    config.model.dropout = 0.1
+    return config
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Processes cost seconds each; one test below has them."""
+
+    def attempt(function, *args):
+        return timing._attempt(function, *args)
+
+    for module in (comparison, head, input):
+        monkeypatch.setattr(module, "isolated", attempt)
+
+
+def test_windows_hold_as_many_calls_as_asked_for(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def run(calls):
+        clock[0] += 0.25 * calls
+
+    assert timing.time_windows(run, windows=6, seconds=1.0) == {
+        **{"median": 0.25, "min": 0.25, "max": 0.25},
+        **{"windows": 6, "calls_per_window": 4},
+    }
+    rates = timing.per_second(10, {"median": 0.25, "min": 0.125, "max": 0.5})
+    assert rates == {"median": 40, "min": 20, "max": 80}
+
+
+def _fail(error):
+    raise error
+
+
+def test_failures_in_a_process_are_results_but_for_bad_input():
+    assert timing.isolated(_fail, MemoryError("80 GB\nat x.cc:7")) == {"failed": "MemoryError: 80 GB"}
+    assert "its process died" in timing.isolated(os._exit, 9)["failed"]
+    with pytest.raises(InputError, match="no such label"):
+        timing.isolated(_fail, InputError("no such label"))
+
+
+def test_work_of_the_flagship():
+    """22.9 G multiplications of the backbone at 448 px, and the head's, whose query is shared by the batch."""
+    config = corel5k.get_config()
+    config.batch_size = 128
+    work = roofline.count_work(config, 260, inference=True)
+    assert work.flops / 2e9 == pytest.approx(25.2, rel=0.01)
+    training = roofline.count_work(config, 260, inference=False)
+    assert training.flops == 3 * work.flops
+    assert training.bytes > 6 * work.bytes
+    bound = roofline.bounds(work, {"matmul_flops_per_second": work.flops, "copy_bytes_per_second": work.bytes / 3})
+    assert bound == pytest.approx({"compute": 1, "memory": 1 / 3, "in_series": 1 / 4})
+
+
+@pytest.mark.slow
+def test_inference_beside_a_failed_peer(config, in_this_process):
+    document = comparison.compare(config, inference=True, seconds=0.0)
+    ours, *peers = document["results"]
+    assert ours["seconds_per_step"]["windows"] == 5
+    assert {"images_per_second", "compile_seconds", "temporary_gb", "peak_gb"} < ours.keys()
+    assert [row["name"] for row in peers] == ["torch NCHW", "torch channels_last"]
+    assert all(row["failed"] for row in peers)
+    assert document["ratio_to_best_peer"] is None
+    assert document["ratio_to_roofline"].keys() == {"compute", "memory", "in_series"}
+    assert (document["batch_size"], document["dtype"], document["small_because_cpu"]) == (2, "float32", True)
+    assert {"jax", "python"} < document["versions"].keys()
+    text = comparison.table(json.loads(json.dumps(document)))
+    assert "A CPU: small shapes" in text
+    assert "failed: " in text
+
+
+def test_the_best_peer_is_the_fastest_that_ran():
+    def row(name, rate):
+        return {"name": name, "images_per_second": {"median": rate}}
+
+    assert comparison.best_peer([row("aia_jax", 6.0), row("a", 2.0), row("b", 4.0)]) == ("b", 1.5)
+    assert comparison.best_peer([{"name": "aia_jax", "failed": "x"}, row("b", 4.0)]) == ("b", None)
+
+
+@pytest.mark.slow
+def test_a_profile_of_some_steps(config, tmp_path):
+    measure_ours(config, True, 1, 0.0, str(tmp_path / "trace"))
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+def test_cpu_shapes_are_small_but_never_larger_than_asked_for():
+    config = corel5k.get_config()
+    small = comparison.shrunk(config)
+    assert (small.data.image_size, small.batch_size, small.model.dtype) == (224, 8, "float32")
+    assert (config.data.image_size, config.model.dtype) == (448, "bfloat16")
+    config.data.image_size = 96
+    assert comparison.shrunk(config).data.image_size == 96
+
+
+def test_the_head_alone(config, in_this_process):
+    pytest.importorskip("torch_oracles")  # which knows how to import timm
+    document = head.compare(config, seconds=0.0)
+    assert document["features"][:3] == [2, 2, 2]
+    assert [row["name"] for row in document["results"]] == ["aia_jax", "torch"] * 2
+    assert all(row["seconds_per_call"]["windows"] == 5 for row in document["results"])
+    assert all(ratio > 0 for ratio in document["ratio_to_best_peer"].values())
+    assert "forward + backward" in head.table(document)
+    config.model.head = "gap"
+    with pytest.raises(InputError, match="times the head 'attention'"):
+        head.compare(config)
+
+
+def test_ways_of_images_to_the_device(config, in_this_process, monkeypatch):
+    monkeypatch.setattr(input, "_WORKERS", (0,))
+    document = input.compare(config, num_images=6, step_rate=100.0, windows=5, seconds=0.0)
+    assert [row["name"] for row in document["results"]] == [
+        *("device-resident", "memory-mapped", "JPEGs, 0 worker processes")
+    ]
+    for row in document["results"]:
+        assert row["share_of_step_rate"] == pytest.approx(row["images_per_second"]["median"] / 100)
+    assert "of a step at 100 img/s" in input.table(document)
+    with pytest.raises(InputError, match="--images=1 is less"):
+        input.compare(config, num_images=1)
+
+
+def test_photos_are_of_the_size_of_the_papers(tmp_path):
+    from PIL import Image
+
+    input.write_photos(tmp_path, 2)
+    photo = tmp_path / "Corel-5k" / "images" / "1.jpeg"
+    with Image.open(photo) as opened:
+        assert opened.size == (500, 375)
+    assert 30_000 < photo.stat().st_size < 200_000
+
+
+def test_metrics_beside_scikit_learn():
+    pytest.importorskip("sklearn")
+    document = metrics.compare(200, 5, seconds=0.0)
+    assert [row["name"] for row in document["results"]] == ["aia_jax", "sklearn loop"]
+    assert document["results"][1]["seconds"]["windows"] == 5
+    assert "times as fast as the loop" in metrics.table(document)
+
+
+def test_metrics_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    document = metrics.compare(20, 3, seconds=0.0)
+    assert "aia_jax[test]" in document["results"][1]["failed"]
+    assert document["ratio_to_peer"] is None
+    assert "failed: " in metrics.table(document)
+
+
+@pytest.mark.slow
+def test_the_process_that_starts_the_others_takes_no_device():
+    """JAX would keep most of a GPU's memory from the processes that are measured."""
+    program = """
+from jax._src import xla_bridge
+from aia_jax.benchmarks import comparison, head
+from configs import corel5k
+config = corel5k.get_config()
+head.features_shape(config)
+comparison.count_work(config, 260, inference=False)
+assert not xla_bridge.backends_are_initialized()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "backbone"), [("train", "tresnet_tiny"), ("infer", "tresnet_m")])
+def test_a_bare_machine_is_enough(tmp_path, what, backbone):
+    """Only jax, flax, optax, ml_collections, torch and timm: whatever else this project uses cannot be imported."""
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n")
+    overrides = {"batch_size": 2, "data.image_size": 32, "model.backbone": backbone}
+    command = [sys.executable, "-m", f"aia_jax.benchmarks.{what}", "--config", "configs/demo.py", "--seconds", "0"]
+    command += [f"--config.{name}={value}" for name, value in overrides.items()]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": ""}
+    output = tmp_path / "results" / "out.json"
+    done = subprocess.run(
+        [*command, "--output", str(output)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(output.read_text())
+    ours, *peers = document["results"]
+    assert ours["seconds_per_step"]["windows"] == 5
+    assert np.isfinite(document["ratio_to_roofline"]["memory"])
+    if backbone == "tresnet_tiny":
+        assert [row["failed"] for row in peers] == ["timm has no tresnet_tiny to verify tresnet_tiny against"] * 2
+    elif any("failed" in row for row in peers):
+        pytest.skip(f"PyTorch's side could not run: {peers[0]['failed']}")
+    else:
+        assert document["ratio_to_best_peer"] > 0
+    assert document["model"] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("accumulate_steps", 2, "time one whole batch on one device with Adam"),
+        ("mesh.fsdp", 2, "time one whole batch on one device with Adam"),
+        ("optimizer.name", "lamb", "time one whole batch on one device with Adam"),
+        ("data.name", "photos", "config.data.name='photos' is unknown; known: corel5k, espgame"),
+    ],
+)
+def test_what_the_benchmarks_leave_out_is_refused(field, value, message):
+    config = demo.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=message):
+        check_config(config)

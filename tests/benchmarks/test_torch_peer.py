@@ -1,0 +1,144 @@
+"""The PyTorch side of the benchmarks computes what this project's step does: loss, Adam's update, averages, scores."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx, traverse_util
+from torch_oracles import (
+    annotator_values,
+    build_small_tresnet,
+    build_torch_annotator,
+    copy_annotator,
+    randomize,
+    relative_error,
+    torch,
+)
+
+from aia_jax import losses
+from aia_jax.benchmarks import torch_peer
+from aia_jax.benchmarks.step import TOTAL_STEPS, check_config, random_batch
+from aia_jax.benchmarks.torch_peer import InferencePeer, TrainingPeer, Variant
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import Annotator
+from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.tresnet import TResNet
+from aia_jax.tasks.annotation import AnnotationTask
+from aia_jax.training.optimizer import make_optimizer
+from aia_jax.training.sharding import data_mesh
+from aia_jax.training.state import TrainState, make_predict_step, make_train_step, split_model
+from configs import corel5k
+
+LABELS, CPU = 260, torch.device("cpu")
+HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}
+
+
+@pytest.fixture
+def config():
+    config = corel5k.get_config()
+    config.batch_size, config.data.image_size, config.data.flips = 4, 64, "none"
+    config.model.dtype, config.ema_decay = "float32", 0.9
+    config.optimizer.max_learning_rate, config.optimizer.initial_div = 1e-2, 1.0
+    config.optimizer.eps = 1e-3  # the update then depends on a gradient's size, not on the sign of rounding noise
+    return config
+
+
+@pytest.fixture
+def models():
+    torch.manual_seed(0)
+    tresnet, variant = build_small_tresnet()
+    theirs = build_torch_annotator(tresnet, LABELS, **HEAD)
+    randomize(theirs, seed=1)
+    backbone = TResNet(variant, rngs=nnx.Rngs(0))
+    ours = Annotator(backbone, AttentionPooling(LABELS, backbone.num_features, **HEAD, rngs=nnx.Rngs(0)))
+    copy_annotator(theirs, ours)
+    return ours, theirs
+
+
+def tensors(config, *, channels_last=False):
+    batch = random_batch(config)
+    images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2)
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    return batch, images.contiguous(memory_format=form), torch.from_numpy(batch["target"])
+
+
+@pytest.mark.parametrize("name", losses.PRESETS)
+def test_losses_are_this_projects(name):
+    rng = np.random.default_rng(0)
+    logits = (5 * rng.standard_normal((8, 9))).astype(np.float32)
+    targets = (rng.random((8, 9)) < 0.3).astype(np.float32)
+    theirs = torch_peer.annotation_loss(torch.from_numpy(logits), torch.from_numpy(targets), **losses.PRESETS[name])
+    np.testing.assert_allclose(theirs, losses.annotation_loss(name)(logits, targets), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_step_is_this_projects(config, models, channels_last):
+    ours, theirs = models
+    batch, images, targets = tensors(config, channels_last=channels_last)
+    optimizer = make_optimizer(config.optimizer, TOTAL_STEPS)
+    graphdef, weights = split_model(ours)
+    state = TrainState.create(weights, optimizer)
+    options = {"ema_decay": config.ema_decay, "seed": 0, "mesh": data_mesh(jax.devices()[:1])}
+    step = make_train_step(graphdef, AnnotationTask(config).loss, optimizer, **options)
+    with jax.default_matmul_precision("highest"):
+        state, metrics = step(state, batch, {})
+    peer = TrainingPeer(theirs, config, Variant(channels_last, False), CPU)
+    assert float(peer.step(images, targets)) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    expected = annotator_values(peer.model)
+    averages = peer.model.state_dict() | peer.averages
+    peer.model.load_state_dict(averages)
+    for raw, values in ((True, expected), (False, annotator_values(peer.model))):
+        for kind, arrays in state.weights("raw" if raw else "ema").items():
+            for path, value in traverse_util.flatten_dict(arrays).items():
+                assert relative_error(value, values[path]) <= 1e-4, (raw, kind, path)
+
+
+def test_scores_are_this_projects(config, models):
+    ours, theirs = models
+    batch, images, _ = tensors(config)
+    graphdef, weights = split_model(ours)
+    step = make_predict_step(graphdef, AnnotationTask(config).predict, data_mesh(jax.devices()[:1]))
+    with jax.default_matmul_precision("highest"):
+        expected = step(weights, {"image": batch["image"]})["scores"]
+    scores = InferencePeer(theirs, config, Variant(False, False), CPU).step(images)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_flips_turn_whole_images(config):
+    _, images, _ = tensors(config)
+    torch.manual_seed(0)
+    flipped = torch_peer._random_flips(images, "both")
+    forms = [images, images.flip(2), images.flip(3), images.flip((2, 3))]
+    chosen = [[torch.equal(row, form[index]) for form in forms] for index, row in enumerate(flipped)]
+    assert all(any(row) for row in chosen)
+    assert sum(row[0] for row in chosen) < len(chosen)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_measured_peer_tells_its_rates(config, models, monkeypatch, inference):
+    monkeypatch.setattr(torch_peer, "build_model", lambda _: models[1])
+    config.batch_size, config.data.image_size, config.data.flips = 2, 32, "both"
+    row = torch_peer.measure_peer(config, Variant(True, False), "cpu", inference, 5, 0.0)
+    assert row["seconds_per_step"]["windows"] == 5
+    assert row["images_per_second"]["min"] <= row["images_per_second"]["median"] <= row["images_per_second"]["max"]
+    assert row["compile_seconds"] is None
+    assert row["peak_gb"] is None
+
+
+def test_heads_of_both_systems_are_built(config):
+    config.model.head, config.model.backbone = "gap", "efficientnet_lite0"
+    assert torch_peer.build_model(config).eval()(torch.zeros(1, 3, 32, 32))[0].shape == (1, LABELS)
+
+
+def test_what_the_peer_lacks_is_refused(config):
+    with pytest.raises(InputError, match="no device to compare with JAX's tpu"):
+        torch_peer.torch_device("tpu")
+    config.model.backbone = "tresnet_tiny"
+    with pytest.raises(InputError, match="timm has no tresnet_tiny"):
+        torch_peer.build_model(config)
+    config.mixup = True
+    with pytest.raises(InputError, match="no mixup"):
+        check_config(config)
+    config.model.freeze_backbone = True
+    with pytest.raises(InputError, match="freeze_backbone"):
+        check_config(config)
