@@ -3,6 +3,7 @@
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -10,9 +11,10 @@ from ml_collections import ConfigDict
 
 from aia_jax.benchmarks.roofline import bounds, count_work, measure_device
 from aia_jax.benchmarks.step import check_config, first_device, labels_of, measure_ours
-from aia_jax.benchmarks.timing import isolated, machine, versions, write_document
+from aia_jax.benchmarks.timing import isolated, machine, versions
 from aia_jax.commands import cli
 from aia_jax.errors import InputError
+from aia_jax.training.record import write_json
 
 SMALL = "A CPU: small shapes and float32; --full_size takes the config as it is."
 
@@ -177,7 +179,7 @@ def finish(document: dict[str, Any], text: str) -> int:
     """Prints the text, writes the document where `--output` says; the exit code, 1 if this project's side failed."""
     print(text)
     if flags.FLAGS.output:
-        write_document(flags.FLAGS.output, document)
+        write_json(Path(flags.FLAGS.output), document)
     failed = [row["failed"] for row in document["results"] if row["name"] == "aia_jax" and "failed" in row]
     return cli.fail(f"this project's side failed: {failed[0]}", 1) if failed else 0
 

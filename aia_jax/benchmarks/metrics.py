@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from aia_jax.benchmarks.thresholds import positive, random_scores
-from aia_jax.benchmarks.timing import machine, time_windows, versions, write_document
+from aia_jax.benchmarks.timing import machine, time_windows, versions
 from aia_jax.commands import cli
 from aia_jax.metrics import annotation_metrics
+from aia_jax.training.record import write_json
 
 _TOLERANCE = 1e-4  # ours keep the images' order among equal scores, and add an epsilon to every count
 _THRESHOLD = 0.5
@@ -94,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> None:
     document = compare(arguments.images, arguments.labels, windows=arguments.windows)
     print(table(document))
     if arguments.output:
-        write_document(arguments.output, document)
+        write_json(arguments.output, document)
 
 
 def _measure(

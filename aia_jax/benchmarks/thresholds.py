@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from aia_jax import __version__
-from aia_jax.benchmarks.timing import write_document
 from aia_jax.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact
+from aia_jax.training.record import write_json
 
 _WINDOWS = 7
 _LABELS_PER_IMAGE = 5
@@ -89,7 +89,7 @@ def main() -> None:
         print(f"{name:<16}{seconds['median']:>10.4f} s   median of {seconds['windows']}")
     print(f"fit_mcc is {measured['speedup_of_fit_mcc']:.0f} times as fast as the loop")
     if arguments.output:
-        write_document(arguments.output, measured)
+        write_json(arguments.output, measured)
 
 
 def positive(text: str) -> int:

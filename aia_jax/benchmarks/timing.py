@@ -1,8 +1,5 @@
 """How the benchmarks measure: windows of several calls after a warm-up, and what is written beside the numbers."""
 
-import contextlib
-import importlib.metadata
-import json
 import math
 import multiprocessing
 import os
@@ -12,14 +9,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 from aia_jax import __version__
 from aia_jax.errors import InputError
+from aia_jax.training.record import package_versions
 
-_PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "numpy", "torch", "timm", "triton", "scikit-learn", "grain", "pillow"),
+_PEERS = (
+    *("torch", "timm", "triton", "scikit-learn", "pillow"),
     *("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
 )
 _MOST_CALLS = 10_000  # in a window
@@ -84,17 +81,7 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of those packages the numbers depend on that are installed, and of Python."""
-    found = {"aia_jax": __version__}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found | {"python": platform.python_version()}
-
-
-def write_document(path: str | Path, document: dict[str, Any]) -> None:
-    """Writes the numbers as indented JSON."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return {"aia_jax": __version__, **package_versions(*_PEERS), "python": platform.python_version()}
 
 
 def _attempt(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from aia_jax.errors import InputError
 from aia_jax.models.annotator import backbone_named
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
-from aia_jax.training.checkpoint import Checkpointer, saved_steps
-from aia_jax.training.record import write_record
+from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.record import saved_steps, write_record
 from aia_jax.training.state import Arrays, abstract_weights, pick_weights, replace_arrays
 
 

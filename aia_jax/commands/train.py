@@ -10,8 +10,8 @@ from aia_jax.commands.evaluate import evaluate
 from aia_jax.commands.weights import initializer
 from aia_jax.errors import InputError
 from aia_jax.tasks import make_task
-from aia_jax.training.checkpoint import saved_steps
 from aia_jax.training.loop import Trainer
+from aia_jax.training.record import saved_steps
 
 
 def train(config: ConfigDict, workdir: Path) -> None:

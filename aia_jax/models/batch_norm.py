@@ -61,7 +61,7 @@ class BatchNorm(nnx.Module):
             y, mean, var = norm_act(x, *self._weights(), slope, self.epsilon, blur)
             self.update(mean, var, x.size // x.shape[-1])
         else:
-            y = _act(x, *self.affine(self.mean[...], self.var[...]), slope, blur)
+            y = _act(x, *self.affine(), slope, blur)
         return y.astype(self.dtype)
 
     def gated(self, x: Array, gate_weights: tuple[Array, ...], slope: float) -> Array:
@@ -70,8 +70,10 @@ class BatchNorm(nnx.Module):
         self.update(mean, var, x.size // x.shape[-1])
         return y.astype(self.dtype)
 
-    def affine(self, mean: Array, var: Array) -> tuple[Array, Array]:
-        """Scale and offset `[C]` float32 that normalise with these statistics."""
+    def affine(self, mean: Array | None = None, var: Array | None = None) -> tuple[Array, Array]:
+        """Scale and offset `[C]` float32 that normalise with these statistics; without any, with the running ones."""
+        if mean is None or var is None:
+            mean, var = self.mean[...], self.var[...]
         weight, bias = self._weights()
         scale = jax.lax.rsqrt(var + self.epsilon) * weight
         return scale, bias - mean * scale
@@ -82,7 +84,7 @@ class BatchNorm(nnx.Module):
         Returns:
             Its kernel `[..., C]` and its bias `[C]`, both float32.
         """
-        scale, offset = self.affine(self.mean[...], self.var[...])
+        scale, offset = self.affine()
         return kernel.astype(jnp.float32) * scale, offset
 
     def _weights(self) -> tuple[Array, Array]:

@@ -75,11 +75,12 @@ class Conv(nnx.Module):
         if scale is not None:
             kernel = kernel.astype(jnp.float32) * scale[:, None, None, None]
         if bias is None:
-            return _convolve(x, kernel)
+            return convolve(x, kernel)
         return _convolve_and_add(x, kernel, bias)
 
 
-def _convolve(x: Array, kernel: Array) -> Array:
+def convolve(x: Array, kernel: Array) -> Array:
+    """`x` `[B, H, W, I]` by `kernel` `[O, kh, kw, I]`, stride 1, padded to keep the size: `[B, H, W, O]`."""
     padding = [(size // 2, size // 2) for size in kernel.shape[1:3]]
     layout = ("NHWC", "OHWI", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=layout)
@@ -88,7 +89,7 @@ def _convolve(x: Array, kernel: Array) -> Array:
 @jax.custom_vjp
 def _convolve_and_add(x: Array, kernel: Array, bias: Array) -> Array:
     """Convolution and bias; the gradients of a 1x1 kernel and of the bias are not rounded to the dtype of `x`."""
-    return _convolve(x, kernel) + bias.astype(x.dtype)
+    return convolve(x, kernel) + bias.astype(x.dtype)
 
 
 def _convolve_and_add_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -98,7 +99,7 @@ def _convolve_and_add_forward(x: Array, kernel: Array, bias: Array) -> tuple[Arr
 def _convolve_and_add_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array, Array]:
     x, kernel = residuals
     rows = (0, 1, 2)
-    dx, dkernel = jax.vjp(_convolve, x, kernel)[1](dy)
+    dx, dkernel = jax.vjp(convolve, x, kernel)[1](dy)
     if kernel.shape[1:3] == (1, 1):
         product = jax.lax.dot_general(dy, x, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
         dkernel = product[:, None, None].astype(kernel.dtype)
@@ -170,7 +171,7 @@ class ConvNorm(nnx.Module):
         return y.astype(x.dtype)
 
     def _folded(self, x: Array) -> Array:
-        scale, offset = self.bn.affine(self.bn.mean[...], self.bn.var[...])
+        scale, offset = self.bn.affine()
         return self.conv(x, scale=scale, bias=offset)
 
 

@@ -10,12 +10,6 @@ from orbax.checkpoint import checkpoint_managers as policies
 from aia_jax.errors import InputError
 
 
-def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the whole checkpoints in a workdir, rising; those that a kill left half-written do not count."""
-    folder = Path(workdir) / "checkpoints"
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
-
-
 class Checkpointer:
     """The checkpoints of one run, in `<workdir>/checkpoints/<step>`.
 

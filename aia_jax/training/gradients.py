@@ -9,9 +9,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.training import sharding
-from aia_jax.training.packing import Packed, pack, unpack
+from aia_jax.training.packing import Arrays, Packed, pack, unpack
 
-Arrays = dict[str, Any]
 LossFn = Callable[[nnx.Module, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Gradients = Callable[..., tuple[jax.Array, Packed, dict[str, jax.Array], Packed]]
 

@@ -1,4 +1,4 @@
-"""What a workdir says of its run: the resolved config, the package versions and the devices."""
+"""What a workdir says of its run: the saved steps, the resolved config, the package versions and the devices."""
 
 import contextlib
 import importlib.metadata
@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from aia_jax import __version__
 from aia_jax.errors import InputError
-from aia_jax.training.checkpoint import saved_steps
 
 # Fields that do not change what a run computes: another machine may continue it with other values.
 _FREE_FIELDS = (
@@ -21,6 +20,12 @@ _FREE_FIELDS = (
     *("eval.batch_size", "eval.threshold", "published", "mesh.fsdp", "model.remat"),
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the whole checkpoints in a workdir, rising; those that a kill left half-written do not count."""
+    folder = Path(workdir) / "checkpoints"
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -39,10 +44,10 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of those packages the numbers depend on that are installed."""
+def package_versions(*others: str) -> dict[str, str]:
+    """Versions of those packages the numbers depend on that are installed, and of `others`."""
     found = {}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *others):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

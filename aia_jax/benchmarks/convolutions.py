@@ -1,0 +1,149 @@
+"""Single convolutions and their gradients, XLA's beside PyTorch's, on the device at hand: what a step is built of.
+
+    python -m aia_jax.benchmarks.convolutions --output benchmarks/results/convolutions-cpu.json
+
+Float32, channels last in both, batch 8.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from aia_jax.benchmarks.comparison import peer_row, usable_device
+from aia_jax.benchmarks.thresholds import positive
+from aia_jax.benchmarks.timing import isolated, machine, time_windows, versions
+from aia_jax.commands import cli
+from aia_jax.models.conv_norm import convolve
+from aia_jax.training.record import write_json
+
+SHAPES = ((56, 64, 64, 3), (28, 128, 128, 3), (14, 256, 256, 3), (14, 1024, 256, 1))  # side, inputs, outputs, kernel
+PASSES = ("forward", "gradient of its input", "gradient of its kernel")
+_BATCH = 8
+
+Shape = tuple[int, int, int, int]
+
+
+def compare(shapes: tuple[Shape, ...] = SHAPES, *, windows: int = 7, seconds: float = 0.2) -> dict[str, Any]:
+    """Times every pass of every convolution in both, each framework in a process of its own.
+
+    Args:
+        shapes: side of the image, input and output channels, side of the kernel.
+        windows, seconds: see `timing.time_windows`.
+
+    Raises:
+        InputError: JAX's device cannot be used.
+    """
+    started_on, device = machine(), usable_device()
+    return {
+        "machine": started_on,
+        "device": device,
+        "versions": versions(),
+        "batch_size": _BATCH,
+        "dtype": "float32",
+        "shapes": [list(shape) for shape in shapes],
+        "results": [
+            {"name": "aia_jax", **isolated(measure_ours, shapes, windows, seconds)},
+            peer_row("torch", measure_torch, shapes, device["platform"], windows, seconds),
+        ],
+    }
+
+
+def measure_ours(shapes: tuple[Shape, ...], windows: int, seconds: float) -> dict[str, Any]:
+    """`seconds`: for each shape those of each of `PASSES`."""
+
+    def calls(shape: Shape) -> list[Callable[[], object]]:
+        x, kernel, dy = map(jax.numpy.asarray, _arrays(shape))
+        forward = jax.jit(convolve)
+        to_input = jax.jit(lambda x, kernel, dy: jax.vjp(lambda x: convolve(x, kernel), x)[1](dy))
+        to_kernel = jax.jit(lambda x, kernel, dy: jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](dy))
+        return [lambda: forward(x, kernel), lambda: to_input(x, kernel, dy), lambda: to_kernel(x, kernel, dy)]
+
+    def runner(call: Callable[[], object]) -> Callable[[int], None]:
+        def run(count: int) -> None:
+            for _ in range(count):
+                jax.block_until_ready(call())
+
+        return run
+
+    return _timed(shapes, lambda shape: map(runner, calls(shape)), windows, seconds)
+
+
+def measure_torch(shapes: tuple[Shape, ...], platform: str, windows: int, seconds: float) -> dict[str, Any]:
+    """The same in PyTorch."""
+    import torch
+
+    from aia_jax.benchmarks import torch_peer
+
+    device = torch_peer.torch_device(platform)
+
+    def runners(shape: Shape) -> list[Callable[[int], None]]:
+        x, kernel, dy = (
+            torch.from_numpy(rows.transpose(0, 3, 1, 2)).to(device, memory_format=torch.channels_last)
+            for rows in _arrays(shape)
+        )
+        padding = shape[3] // 2
+
+        def gradient(of_input: bool) -> object:
+            settings = (None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, [of_input, not of_input, False])
+            return torch.ops.aten.convolution_backward(dy, x, kernel, *settings)
+
+        passes = (
+            lambda: torch.nn.functional.conv2d(x, kernel, padding=padding),
+            lambda: gradient(True),
+            lambda: gradient(False),
+        )
+        return [torch_peer.runner(call, device) for call in passes]
+
+    return _timed(shapes, runners, windows, seconds)
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document as text."""
+    ours, theirs = document["results"]
+    lines = [f"milliseconds, aia_jax / torch, on {document['device']['kind']}, batch {document['batch_size']}, float32"]
+    lines.append(f"\n{'':<34}" + "".join(f"{name:>26}" for name in PASSES))
+    for index, (side, inputs, outputs, size) in enumerate(document["shapes"]):
+        cells = [
+            "failed" if "failed" in row else [f"{1e3 * timed['median']:.1f}" for timed in row["seconds"][index]]
+            for row in (ours, theirs)
+        ]
+        pairs = [f"{' / '.join(c if c == 'failed' else c[k] for c in cells):>26}" for k in range(len(PASSES))]
+        lines.append(f"{f'{size}x{size}, {inputs} to {outputs}, {side} x {side}':<34}" + "".join(pairs))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints a table and, with `--output`, writes the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--windows", type=positive, default=7, help="windows to time")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    arguments = parser.parse_args()
+    sys.exit(cli.guarded(lambda: _run(arguments)))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    document = compare(windows=arguments.windows)
+    print(table(document))
+    if arguments.output:
+        write_json(arguments.output, document)
+
+
+def _timed(shapes: tuple[Shape, ...], runners: Callable[[Shape], Any], windows: int, seconds: float) -> dict[str, Any]:
+    return {"seconds": [[time_windows(run, windows=windows, seconds=seconds) for run in runners(s)] for s in shapes]}
+
+
+def _arrays(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images `[B, S, S, I]`, a kernel `[O, k, k, I]` and the result's cotangent `[B, S, S, O]`."""
+    side, inputs, outputs, size = shape
+    rng = np.random.default_rng(0)
+    images, cotangent = (rng.standard_normal((_BATCH, side, side, width), np.float32) for width in (inputs, outputs))
+    return images, rng.standard_normal((outputs, size, size, inputs), np.float32), cotangent
+
+
+if __name__ == "__main__":
+    main()
