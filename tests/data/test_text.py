@@ -1,0 +1,268 @@
+"""Words, vocabularies, ids and tf-idf of captions; nltk and scikit-learn are the oracles."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+from conftest import SHARED_DATASETS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from aia_jax.data import text
+from aia_jax.data.text import (
+    Vocabulary,
+    encode_captions,
+    image_means,
+    read_captions,
+    tf_idf,
+    tokenize,
+    word_counts,
+)
+from aia_jax.errors import InputError
+
+CAPTIONS = (
+    "A dog runs on the beach .",
+    "The dog is running",
+    "A brown dog, wet and happy, runs.",
+    "a DOG",
+    "Running dog on sand",
+    "Two men surf a wave .",
+    "Surfers ride the wave",
+    "a man rides a big wave",
+    "Men surf",
+    "A surfer on a wave .",
+)
+WORDS = {"<pad>": 0, "<start>": 1, "<end>": 2, "<unk>": 3, "a": 4, "dog": 5, ".": 6}
+
+
+@pytest.fixture
+def vocabulary() -> Vocabulary:
+    return Vocabulary(WORDS)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content: bytes | dict, name: str = "file"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("Two dogs play .", ["two", "dogs", "play", "."]),
+        ("A man in a T-shirt, smiling.", ["a", "man", "in", "a", "t-shirt", ",", "smiling", "."]),
+        ("A wave. The man's board", ["a", "wave", ".", "the", "man", "'s", "board"]),
+        (
+            "On Ave. B. with Mrs. X, the U.S. flag",
+            ["on", "ave.", "b.", "with", "mrs.", "x", ",", "the", "u.s.", "flag"],
+        ),
+        ('A sign says "stop"', ["a", "sign", "says", "``", "stop", "''"]),
+        ("They cannot; they're 10,000", ["they", "can", "not", ";", "they", "'re", "10,000"]),
+        ("Café -- $5", ["café", "--", "$", "5"]),
+        (" a\u2028b\r", ["a", "b"]),
+        ("", []),
+    ],
+)
+def test_words_and_marks(caption, words):
+    assert tokenize(caption) == words
+
+
+PIECES = st.sampled_from(
+    ["a", "to", "dog", "cannot", "gonna", "wanna", "more", "'n", "s", "t-shirt", "-", "--", ",", ".", "..", " ", "  "]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(PIECES, max_size=8).map("".join))
+def test_plain_captions_have_the_words_that_nltk_finds(caption):
+    from nltk.tokenize import word_tokenize
+
+    sentences = text._INNER_STOP.sub(" .", caption.strip())
+    assert tokenize(caption) == word_tokenize(sentences, preserve_line=True)
+
+
+def test_nothing_is_downloaded(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert tokenize("The dog's ball. It (red)") == ["the", "dog", "'s", "ball", ".", "it", "(", "red", ")"]
+
+
+def test_counts_are_in_the_order_of_first_appearance():
+    assert list(word_counts(["b a .", "a c"]).items()) == [("b", 1), ("a", 2), (".", 1), ("c", 1)]
+
+
+def test_a_vocabulary_is_built_in_the_order_of_first_appearance():
+    captions = ["the dog .", "a dog .", "A DOG ran ."]
+    assert Vocabulary.build(captions, 2) == Vocabulary(
+        {"<pad>": 0, "<start>": 1, "<end>": 2, "<unk>": 3, "dog": 4, ".": 5, "a": 6}
+    )
+    assert len(Vocabulary.build(captions, 1)) == 9
+    with pytest.raises(InputError, match="no word occurs 4 times; give more captions or a lower min_count"):
+        Vocabulary.build(captions)
+
+
+def test_a_vocabulary_is_saved_as_scan_does(tmp_path, vocabulary):
+    path = tmp_path / "new" / "vocab.json"
+    vocabulary.save(path)
+    document = json.loads(path.read_text())
+    assert document["word2idx"] == WORDS
+    assert document["idx2word"] == {
+        **{"0": "<pad>", "1": "<start>", "2": "<end>", "3": "<unk>"},
+        **{"4": "a", "5": "dog", "6": "."},
+    }
+    assert document["idx"] == 7
+    loaded = Vocabulary.load(path)
+    assert loaded == vocabulary
+    assert len(loaded) == 7
+    assert "dog" in loaded
+    assert "cat" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (b"{", "file is not JSON: Expecting property name"),
+        (b"[" * 100_000, "file is nested too deeply; expected SCAN's"),
+        (b"\xff{}", "file is not UTF-8 text: invalid start byte at byte 0"),
+        ([], "file has no object word2idx; expected SCAN's {word2idx, idx2word, idx}; `aia vocab` writes one"),
+        ({"word2idx": ["a"]}, "file has no object word2idx"),
+        ({"word2idx": {"a": 0, "<start>": 1, "<pad>": 2}}, "file lacks <end>, <unk>; expected SCAN's"),
+        (
+            {"word2idx": {"<unk>": 0, "<start>": 1, "<end>": 2, "<pad>": 3}},
+            "file: <pad> must be 0, which pads captions, found 3",
+        ),
+        ({"word2idx": WORDS | {"a": 7}}, "file: 'a' has id 7; ids are 0 to 6"),
+        ({"word2idx": WORDS | {"a": -1}}, "file: 'a' has id -1; ids are 0 to 6"),
+        ({"word2idx": WORDS | {"a": "4"}}, "file: 'a' has id '4'; ids are 0 to 6"),
+        ({"word2idx": WORDS | {"<start>": True}}, "file: '<start>' has id True; ids are 0 to 6"),
+        ({"word2idx": WORDS | {"a": 5}}, "file: 'a' and 'dog' both have id 5; every id stands once"),
+    ],
+)
+def test_an_unusable_vocabulary_is_refused(write, document, message):
+    path = write(document if isinstance(document, bytes) else json.dumps(document).encode())
+    with pytest.raises(InputError) as caught:
+        Vocabulary.load(path)
+    assert f"{path.parent}/{message}" in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [Vocabulary.load, read_captions])
+def test_an_absent_file_is_named(tmp_path, read):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "none")
+    assert str(caught.value) == f"{tmp_path}/none cannot be read: No such file or directory"
+
+
+def test_captions_are_lines(write):
+    path = write("\ufeffa dog \r\nan\u2028old\rcat\x0b!\n caf\u00e9\n".encode())
+    assert read_captions(path) == ("a dog", "an\u2028old\rcat\x0b!", "café")
+    assert read_captions(write(b"a dog")) == ("a dog",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "file is empty; it must hold one caption a line"),
+        (b"\n", "file is empty; it must hold one caption a line"),
+        (b"a\n \r\nb\n", "file: line 2 is empty; every line must hold a caption"),
+        (b"a\n\nb\n\n\n", "file: line 2 is empty, as are 2 others; every line must hold a caption"),
+        (b"a\n\xe9t\xe9\n", "file is not UTF-8 text: invalid continuation byte at byte 2; convert it"),
+    ],
+)
+def test_unusable_captions_are_refused(write, content, message):
+    path = write(content)
+    with pytest.raises(InputError) as caught:
+        read_captions(path)
+    assert str(caught.value) == f"{path.parent}/{message}"
+
+
+def test_captions_become_padded_ids(vocabulary):
+    assert vocabulary.encode("A big dog .") == [1, 4, 3, 5, 6, 2]
+    ids, lengths = encode_captions(["A big dog .", "dog", "a dog"], vocabulary)
+    np.testing.assert_array_equal(ids, [[1, 4, 3, 5, 6, 2], [1, 5, 2, 0, 0, 0], [1, 4, 5, 2, 0, 0]])
+    np.testing.assert_array_equal(lengths, [6, 3, 4])
+    assert (ids.dtype, lengths.dtype) == (np.int32, np.int32)
+    assert encode_captions([], vocabulary)[0].shape == (0, 0)
+
+
+def test_captions_of_another_vocabulary_are_refused(vocabulary):
+    encode_captions(["a dog eats food"], vocabulary)
+    with pytest.raises(InputError) as caught:
+        encode_captions(["ein hund .", "ein ball"], vocabulary, name="train_caps.txt")
+    assert str(caught.value) == (
+        "4 of 5 words of train_caps.txt are not in the vocabulary (7 words), such as 'ein', 'hund', 'ball';"
+        " give the vocabulary of these captions, `aia vocab` makes one"
+    )
+
+
+def test_tf_idf_by_hand():
+    rows = tf_idf(["dog dog", "dog cat", "a ."])
+    cat, dog = 1 + np.log(4 / 2), 1 + np.log(4 / 3)
+    length = np.hypot(cat, dog)
+    np.testing.assert_allclose(rows.toarray(), [[0, 1], [cat / length, dog / length], [0, 0]], rtol=1e-15)
+    with pytest.raises(InputError, match="no caption has a word of two letters or more"):
+        tf_idf(["a .", "b"])
+
+
+def test_tf_idf_as_scikit_learn_gives_it():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rows = tf_idf(CAPTIONS)
+    assert isinstance(rows, sparse.csr_matrix)
+    assert rows.dtype == np.float64
+    np.testing.assert_array_equal(rows.toarray(), TfidfVectorizer().fit_transform(CAPTIONS).toarray())
+    np.testing.assert_allclose(np.linalg.norm(rows.toarray(), axis=1), 1, rtol=1e-15)
+
+
+def test_the_product_of_means_is_the_mean_of_the_cosines():
+    rows = tf_idf(CAPTIONS)
+    means = image_means(rows, 5)
+    assert isinstance(means, sparse.csr_matrix)
+    assert means.shape == (2, rows.shape[1])
+    cosines = (rows @ rows.T).toarray().reshape(2, 5, 2, 5)
+    np.testing.assert_allclose((means @ means.T).toarray(), cosines.mean(axis=(1, 3)), rtol=1e-14)
+    np.testing.assert_array_equal(image_means(rows, 1).toarray(), rows.toarray())
+    with pytest.raises(InputError, match="10 captions are not 4 for every image"):
+        image_means(rows, 4)
+
+
+@pytest.mark.parametrize(
+    ("captions", "vocabulary", "num_captions", "num_words", "num_tokens", "num_unknown"),
+    [
+        ("f30k_precomp/dev_caps.txt", "f30k", 5_070, 8_481, 69_230, 569),
+        ("f30k_precomp/test_caps.txt", "f30k", 5_000, 8_481, 67_710, 657),
+        ("flickr8k/test_caps.txt", "f30k", 5_000, 8_481, 59_179, 476),
+        ("flickr8k/test_caps.txt", "coco", 5_000, 11_353, 59_179, 575),
+    ],
+)
+def test_real_captions_in_published_vocabularies(
+    captions, vocabulary, num_captions, num_words, num_tokens, num_unknown
+):
+    if not (SHARED_DATASETS / captions).is_file() or not (SHARED_DATASETS / "vocab").is_dir():
+        pytest.skip("the real captions are not on this machine")
+    words = Vocabulary.load(SHARED_DATASETS / "vocab" / f"{vocabulary}_precomp_vocab.json")
+    lines = read_captions(SHARED_DATASETS / captions)
+    ids, lengths = encode_captions(lines, words)
+    assert (len(words), len(lines)) == (num_words, num_captions)
+    assert lengths.sum() - 2 * len(lines) == num_tokens
+    assert np.sum(ids == words.ids["<unk>"]) == num_unknown
+    assert [row[:length].tolist() for row, length in zip(ids[:9], lengths[:9], strict=True)] == [
+        words.encode(line) for line in lines[:9]
+    ]
+
+
+def test_real_captions_have_the_words_that_nltk_finds():
+    from nltk.tokenize import word_tokenize
+
+    path = SHARED_DATASETS / "f30k_precomp" / "dev_caps.txt"
+    if not path.is_file():
+        pytest.skip("the real captions are not on this machine")
+    for caption in read_captions(path):
+        assert tokenize(caption) == word_tokenize(caption.lower(), preserve_line=True)
