@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aia_jax.commands import results
+from aia_jax.commands import results, vocab
 from aia_jax.commands.cli import EXIT_INPUT, fail, guarded
 
-_COMMANDS = {"results": results}
+_COMMANDS = {"results": results, "vocab": vocab}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,0 +1,44 @@
+"""A vocabulary from captions, in SCAN's JSON."""
+
+import argparse
+from pathlib import Path
+
+from aia_jax.data.text import Vocabulary, read_captions, word_counts
+from aia_jax.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `aia vocab`."""
+    parser.add_argument("captions", nargs="+", type=Path, metavar="CAPTIONS", help="text files, one caption a line")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="write the vocabulary here")
+    parser.add_argument(
+        "--min_count", type=int, default=4, metavar="N", help="leave out words that occur less often; the default is 4"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite the output")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Builds the vocabulary, writes it and prints what it covers.
+
+    Raises:
+        InputError: captions that cannot be read, no word that occurs so often, or an output that must not be written.
+    """
+    output = arguments.output
+    if output.is_dir():
+        raise InputError(f"--output {output} is a folder; name a file")
+    if output.resolve() in [path.resolve() for path in arguments.captions]:
+        raise InputError(f"--output {output} is one of the files of captions; name another")
+    if output.exists() and not arguments.force:
+        raise InputError(f"--output {output} exists; name another file, or give --force to overwrite it")
+    if arguments.min_count < 1:
+        raise InputError(f"--min_count must be at least 1, found {arguments.min_count}")
+    captions = [caption for path in arguments.captions for caption in read_captions(path)]
+    vocabulary = Vocabulary.build(captions, arguments.min_count)
+    counts = word_counts(captions)
+    covered = sum(count for word, count in counts.items() if word in vocabulary)
+    vocabulary.save(output)
+    print(
+        f"{len(vocabulary):,} words, the special ones included, cover {covered / counts.total():.2%}"
+        f" of {counts.total():,} tokens in {len(captions):,} captions"
+    )
+    print(f"written to {output}")

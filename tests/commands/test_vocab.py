@@ -1,0 +1,67 @@
+"""`aia vocab`: what is written and printed, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aia_jax.commands.main import main
+from aia_jax.data.text import Vocabulary
+
+
+@pytest.fixture(autouse=True)
+def captions(tmp_path, monkeypatch):
+    """Two files of captions in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("train.txt").write_text("The dog .\nA dog runs .\n")
+    Path("dev.txt").write_text("the dog ran .\n")
+
+
+def test_words_of_all_files_are_counted_together(capsys):
+    assert main(["vocab", "train.txt", "dev.txt", "--output", "out/vocab.json", "--min_count", "2"]) == 0
+    words = ["<pad>", "<start>", "<end>", "<unk>", "the", "dog", "."]
+    assert json.loads(Path("out/vocab.json").read_text())["word2idx"] == {word: i for i, word in enumerate(words)}
+    assert capsys.readouterr().out == (
+        "7 words, the special ones included, cover 72.73% of 11 tokens in 3 captions\nwritten to out/vocab.json\n"
+    )
+
+
+def test_a_vocabulary_is_overwritten_on_request_alone(capsys):
+    Path("vocab.json").write_text("mine")
+    command = ["vocab", "train.txt", "--output", "vocab.json", "--min_count=1"]
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        "error: --output vocab.json exists; name another file, or give --force to overwrite it\n"
+    )
+    assert Path("vocab.json").read_text() == "mine"
+    assert main([*command, "--force"]) == 0
+    assert len(Vocabulary.load("vocab.json")) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.txt"], "no word occurs 4 times; give more captions or a lower min_count"),
+        (["train.txt", "--min_count=0"], "--min_count must be at least 1, found 0"),
+        (["none.txt"], "none.txt cannot be read: No such file or directory"),
+        (["train.txt", "--output=.", "--force"], "--output . is a folder; name a file"),
+        (
+            ["dev.txt", "--output=./dev.txt", "--force"],
+            "--output dev.txt is one of the files of captions; name another",
+        ),
+        (["train.txt", "--output=dev.txt/vocab.json", "--min_count=1"], "dev.txt"),
+    ],
+)
+def test_bad_input_is_refused(capsys, arguments, message):
+    assert main(["vocab", "--output", "vocab.json", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert sorted(path.name for path in Path().iterdir()) == ["dev.txt", "train.txt"]
+
+
+def test_the_output_must_be_named(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["vocab", "train.txt"])
+    assert caught.value.code == 2
+    assert "--output" in capsys.readouterr().err
