@@ -6,21 +6,26 @@ from aia_jax.commands import cli
 
 if __name__ == "__main__":
     cli.define_flags(
-        """Score a split with a run's best checkpoint: metrics.json, scores.npz, predictions.png, attention.png.
+        """Score a split with a run's best checkpoint: metrics.json, scores or rankings, and pictures.
 
         python eval.py --config configs/demo.py --workdir runs/demo
         python eval.py --config configs/demo.py --workdir runs/demo --split train --output /tmp/demo-train
         python eval.py --config configs/corel5k.py --weights Annotator_Corel-5k.pth --output /tmp/corel5k
         python eval.py --config configs/improved_loss.py:corel5k --workdir runs/b --thresholds mcc
         python eval.py --config configs/demo.py --workdir runs/demo --config.model.dtype=bfloat16
+        python eval.py --config configs/sgraf.py:f30k --weights runs/sgr --weights runs/saf --output runs/sgraf
 
         config.model.dtype, that of the computation, may differ from the one in training; the weights are the same.
         """,
         workdir="Folder of the run to evaluate.",
-        weights="Instead of --workdir: a PyTorch file, or a folder that convert_weights.py or train.py wrote.",
         output="Folder for the results; the default is <workdir>/evaluation, with a folder as --weights likewise.",
         thresholds="Per-label thresholds beside config.eval.threshold: mcc (fitted on the training split over the "
         "published grid), exact (over all its scores), or a thresholds.json.",
+    )
+    cli.define_strings(
+        "weights",
+        "Instead of --workdir: a PyTorch file, or a folder that convert_weights.py or train.py wrote. Given again and "
+        "again, of retrieval: the ensemble is scored too.",
     )
     cli.define_device_flags()
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split to score, never augmented.")
@@ -35,14 +40,14 @@ if __name__ == "__main__":
         )
         if bool(workdir) == bool(weights):
             raise InputError("give --workdir, the folder of a run, or --weights, a file or folder")
-        folder = workdir or (weights if Path(weights).is_dir() else None)
+        folder = workdir or (weights[0] if len(weights) == 1 and Path(weights[0]).is_dir() else None)
         if not output and not folder:
-            raise InputError("--weights FILE needs --output, a folder for the results")
+            raise InputError("--weights FILE, or several, needs --output, a folder for the results")
         evaluate(
             config,
             workdir and Path(workdir),
             Path(output) if output else Path(folder) / "evaluation",
-            weights=weights or "",
+            weights=weights or (),
             split=split,
             thresholds=thresholds or "",
         )

@@ -64,6 +64,7 @@ def annotation_config(dataset: str) -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adam"  # or "lamb", for very large batches
+    optimizer.schedule = "one_cycle"
     optimizer.max_learning_rate = 1e-4
     optimizer.pct_start = 0.2
     optimizer.initial_div = 25.0

@@ -1,7 +1,7 @@
 """A task small enough to train in a second: two-layer network with batch norm and dropout on drawn numbers."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.models.batch_norm import BatchNorm
 from aia_jax.models.layers import dropout
+from aia_jax.training.prediction import Predictor
 
 ROWS, FEATURES = 50, 6
 
@@ -31,6 +32,7 @@ def toy_config(**overrides) -> ConfigDict:
             "data": {"root": "a"},
             "optimizer": {
                 "name": "adam",
+                "schedule": "one_cycle",
                 "weight_decay": 0.0,
                 "max_learning_rate": 1e-2,
                 "pct_start": 0.3,
@@ -90,7 +92,7 @@ class ToyTask:
     def resident_arrays(self) -> dict[str, np.ndarray]:
         return {"target": self.targets}
 
-    def prepare(self, weights: dict) -> None:
+    def prepare(self, weights: dict, splits: Sequence[str]) -> None:
         pass
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -112,6 +114,9 @@ class ToyTask:
         logits = model(batch["rows"], train=True, key=key)
         losses = jnp.logaddexp(0, logits) - batch["target"] * logits
         return losses.mean(), {}
+
+    def predict_split(self, predictor: Predictor, weights: Sequence[dict], split: str) -> list[dict[str, np.ndarray]]:
+        return predictor(self.predict, weights, self.eval_batches(split))
 
     def predict(self, model: ToyModel, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {"logits": model(batch["rows"], train=False)}

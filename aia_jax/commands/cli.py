@@ -35,6 +35,12 @@ def define_flags(description: str, **strings: str) -> flags.FlagValues:
     return flags.FLAGS
 
 
+def define_strings(name: str, text: str) -> None:
+    """A string flag that may be given several times; None if it is not."""
+    flags.DEFINE_multi_string(name, None, text)
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
 def define_device_flags() -> None:
     """The flags of commands that may run on many devices: --distributed with its like, and --xla_preset."""
     define_host_flags()

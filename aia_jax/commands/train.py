@@ -23,7 +23,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     task = make_task(config)
     resumed = bool(saved_steps(workdir))
     initialize = None if resumed else initializer(config, task)
-    if config.model.freeze_backbone and not initialize and not resumed:
+    if config.model.get("freeze_backbone") and not initialize and not resumed:
         raise InputError("config.model.freeze_backbone needs a backbone: give config.init_backbone or config.init_from")
     for split in ("train", config.eval.split, "test"):
         task.split(split)  # all data are read and checked before the first step
@@ -32,8 +32,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         parameters = parameter_overview.count_parameters(trainer.abstract_state.weights("raw")["params"])
         devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
         print(
-            f"{config.data.name}: {len(task.split('train'))} training images, {len(task.labels)} labels; "
-            f"{config.model.backbone} + {config.model.head}, {parameters:,} trained parameters; "
+            f"{task.summary()}, {parameters:,} trained parameters; "
             f"{trainer.total_steps} steps of {config.batch_size} on {devices}",
             flush=True,
         )

@@ -14,9 +14,9 @@ from aia_jax.convert.naming import Foreign, recognise
 from aia_jax.convert.pretrained import PACKAGES, pretrained_file
 from aia_jax.errors import InputError
 from aia_jax.models.annotator import backbone_named
-from aia_jax.tasks import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.loop import Task
 from aia_jax.training.state import Arrays, abstract_weights, flat_arrays, pick_weights, replace_arrays
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
@@ -31,7 +31,7 @@ def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> d
     return {path: shape for path, shape in shapes.items() if not backbone_only or path.startswith("backbone.")}
 
 
-def initializer(config: ConfigDict, task: AnnotationTask) -> Callable[[Arrays], Arrays] | None:
+def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | None:
     """What puts the weights of `config.init_from` or `config.init_backbone` in place of drawn ones; None: neither.
 
     They are read now, so that a file that does not fit is told before anything is computed.
@@ -44,12 +44,13 @@ def initializer(config: ConfigDict, task: AnnotationTask) -> Callable[[Arrays], 
     if not config.init_from and not config.init_backbone:
         return None
     shapes = model_shapes(task.build_model, backbone_only=not config.init_from)
-    arrays = read_arrays(config.init_from or config.init_backbone, config, shapes, task.labels)
+    described = task.describe() if config.init_from else {}
+    arrays = read_arrays(config.init_from or config.init_backbone, config, shapes, described)
     return lambda weights: replace_arrays(weights, arrays)
 
 
 def read_arrays(
-    source: str | Path, config: ConfigDict, shapes: Shapes, labels: tuple[str, ...]
+    source: str | Path, config: ConfigDict, shapes: Shapes, described: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """The arrays of `shapes` out of a workdir (its best epoch), a PyTorch file, or the package of a backbone's weights.
 
@@ -57,17 +58,17 @@ def read_arrays(
         source: a folder, a file or a name such as "efficientnet_lite2".
         config: whose `model` the arrays are for.
         shapes: see `model_shapes`; without paths of the head, the head of the source is dropped and named.
-        labels: of the data, in their order.
+        described: of the data, by the task.
 
     Raises:
         InputError: there is no such source, or it is not of this model or of these labels.
     """
     path = Path(source)
     if path.is_dir():
-        return _from_run(path, config, shapes, labels)
+        return _from_run(path, config, shapes, described)
     foreign = read_foreign(source)
     check_model(foreign, config, shapes, str(source))
-    if not _has_head(shapes) and foreign.head:
+    if not _is_whole(shapes) and foreign.head:
         print(f"{source}: the backbone is taken, the rest dropped: {foreign.list_head()}", flush=True)
     return tables.from_torch(foreign, shapes, str(source))
 
@@ -86,7 +87,7 @@ def check_model(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str
     model = config.model
     if foreign.family != backbone_named(model.backbone).family:
         raise InputError(f"{where} holds {foreign.describe()}, but config.model.backbone is {model.backbone}")
-    if not _has_head(shapes):
+    if not _is_whole(shapes):
         return
     if foreign.system == "backbone":
         raise InputError(f"{where} holds {foreign.describe()} alone; give it as config.init_backbone")
@@ -134,13 +135,31 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return flat_arrays(pick_weights(stored, info["weights"])), info
 
 
-def check_labels(workdir: Path, trained: list[str], labels: tuple[str, ...]) -> None:
-    """Raises InputError unless a run was trained on these labels in this order."""
-    if tuple(trained) != labels:
+def check_described(workdir: Path, info: dict[str, Any], described: dict[str, Any]) -> None:
+    """Raises InputError unless a run was trained on what `described`, a task's `describe()`, says of the data."""
+    if info.get("labels") != described.get("labels"):
+        there, here = (len(facts.get("labels", ())) for facts in (info, described))
         raise InputError(
             f"{workdir} was trained on other labels, or on another order of them, than the data list "
-            f"({len(trained)} there, {len(labels)} here); evaluate it on data with its own `labels`"
+            f"({there} there, {here} here); evaluate it on data with its own `labels`"
         )
+    if info.get("vocabulary") != described.get("vocabulary"):
+        there, here = ((facts.get("vocabulary") or {}).get("words", 0) for facts in (info, described))
+        raise InputError(
+            f"{workdir} was trained with another vocabulary ({there} words there, {here} here); "
+            "name its file with config.data.vocabulary"
+        )
+
+
+def config_of(source: str, config: ConfigDict) -> ConfigDict:
+    """`config` with the `model.reasoning` of the weights in `source`, a workdir or a PyTorch file."""
+    path = Path(source)
+    own = config.copy_and_resolve_references()
+    if path.is_dir():
+        own.model.reasoning = _written_model(path).get("reasoning", "")
+    else:
+        own.model.reasoning = read_foreign(source).reasoning
+    return own
 
 
 def check_whole(workdir: Path, info: dict[str, Any]) -> None:
@@ -149,13 +168,13 @@ def check_whole(workdir: Path, info: dict[str, Any]) -> None:
         raise InputError(f"{workdir} holds a backbone alone; give it as config.init_backbone")
 
 
-def _from_run(workdir: Path, config: ConfigDict, shapes: Shapes, labels: tuple[str, ...]) -> dict[str, Any]:
+def _from_run(workdir: Path, config: ConfigDict, shapes: Shapes, described: dict[str, Any]) -> dict[str, Any]:
     arrays, info = run_arrays(workdir)
-    if _has_head(shapes):
+    if _is_whole(shapes):
         check_whole(workdir, info)
-        check_labels(workdir, info["labels"], labels)
-    _check_options(workdir, config, _has_head(shapes))
-    there = {path: tuple(value.shape) for path, value in arrays.items() if _has_head(shapes) or path in shapes}
+        check_described(workdir, info, described)
+    _check_options(workdir, config, _is_whole(shapes))
+    there = {path: tuple(value.shape) for path, value in arrays.items() if _is_whole(shapes) or path in shapes}
     differing = [
         f"  {path}: {there.get(path, 'absent')} there, {shapes.get(path, 'absent')} in the model"
         for path in sorted(there.keys() | shapes.keys())
@@ -168,12 +187,8 @@ def _from_run(workdir: Path, config: ConfigDict, shapes: Shapes, labels: tuple[s
 
 def _check_options(workdir: Path, config: ConfigDict, whole: bool) -> None:
     """Raises InputError if the run's model differs in what leaves no trace in the arrays' shapes."""
-    path = workdir / "config.json"
-    try:
-        written = json.loads(path.read_text())["model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}, which says what model {workdir} holds, cannot be read: {error}") from error
-    fields = ("backbone", *(_TRACELESS if whole and config.model.head == "attention" else ()))
+    written = _written_model(workdir)
+    fields = ("backbone", *(_TRACELESS if whole and config.model.get("head") == "attention" else ()))
     differing = [
         f"  config.model.{field}: {written.get(field)} there, {config.model[field]} given"
         for field in fields
@@ -183,8 +198,16 @@ def _check_options(workdir: Path, config: ConfigDict, whole: bool) -> None:
         raise InputError("\n".join([f"{workdir} holds another model than this config:", *differing]))
 
 
-def _has_head(shapes: Shapes) -> bool:
-    return any(path.startswith("head.") for path in shapes)
+def _written_model(workdir: Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    try:
+        return dict(json.loads(path.read_text())["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}, which says what model {workdir} holds, cannot be read: {error}") from error
+
+
+def _is_whole(shapes: Shapes) -> bool:
+    return any(not path.startswith("backbone.") for path in shapes)
 
 
 def _num_labels(shapes: Shapes) -> int | None:

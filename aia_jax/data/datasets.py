@@ -26,7 +26,7 @@ CHANNEL_STATS = {
     "scenes": ((0.4533, 0.4700, 0.3761), (0.2589, 0.2179, 0.2147)),
 }
 
-_FIRST_TEST_SCENE = 10_000_000
+FIRST_TEST_SCENE = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +133,8 @@ def _source(config_data: ConfigDict, split: str, image_size: int) -> "Source":
     if config_data.name != "scenes":
         annotations = read_annotations(config_data.root, config_data.name, split)
         return preparation.photo_source(config_data.root, config_data.name, split, annotations)
-    field, first = {"train": ("num_train", 0), "test": ("num_test", _FIRST_TEST_SCENE)}[split]
+    field, first = {"train": ("num_train", 0), "test": ("num_test", FIRST_TEST_SCENE)}[split]
     count = config_data[field]
-    if not 0 < count <= _FIRST_TEST_SCENE:
-        raise InputError(f"config.data.{field}={count} must lie in 1..{_FIRST_TEST_SCENE}")
+    if not 0 < count <= FIRST_TEST_SCENE:
+        raise InputError(f"config.data.{field}={count} must lie in 1..{FIRST_TEST_SCENE}")
     return preparation.scenes_source(split, config_data.seed, range(first, first + count), image_size)

@@ -1,10 +1,11 @@
 """Batches of rows, by Grain: the order is a function of the seed and the global step alone.
 
-Works on any row-aligned arrays; without arrays only the indices are yielded, for data that lies on the device.
+Works on any row-aligned arrays; without arrays only the indices are yielded, for data that lies on the device. Where
+batches are more than rows of arrays, a function makes them.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     import grain  # and where it is used: a machine that only times steps may lack it
 
 
+# Given the columns of a whole batch, `index` [B] and in evaluation `mask` [B], and which part of its rows this process
+# takes, the columns of that part. Picklable, if there are workers.
+MakeBatch = Callable[[dict[str, np.ndarray], slice], dict[str, np.ndarray]]
+
+
 def train_batches(
-    arrays: Mapping[str, Any],
+    arrays: Mapping[str, Any] | MakeBatch,
     num_rows: int,
     *,
     batch_size: int,
@@ -33,7 +39,7 @@ def train_batches(
     exactly once an epoch. Of each batch the processes take contiguous slices in turn.
 
     Args:
-        arrays: `[N, ...]` each, indexable by an integer array.
+        arrays: `[N, ...]` each, indexable by an integer array; or what makes a batch of its indices.
         num_rows: N.
         batch_size: B, of all processes together.
         num_workers: processes that gather; 0: threads of this one. The arrays are pickled into them.
@@ -55,7 +61,7 @@ def train_batches(
 
 
 def eval_batches(
-    arrays: Mapping[str, Any],
+    arrays: Mapping[str, Any] | MakeBatch,
     num_rows: int,
     *,
     batch_size: int,
@@ -135,11 +141,13 @@ class _InOrder:
 class _Gather:
     """A batch's indices to this process's rows."""
 
-    arrays: Mapping[str, Any]
+    arrays: Mapping[str, Any] | MakeBatch
     part: slice
 
     def __call__(self, batch: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         columns = batch if isinstance(batch, dict) else {"index": batch}
+        if callable(self.arrays):
+            return self.arrays(columns, self.part)
         columns = {name: column[self.part] for name, column in columns.items()}
         index = columns["index"].astype(np.int32)
         return columns | {"index": index} | {name: array[index] for name, array in self.arrays.items()}

@@ -134,7 +134,7 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
         InputError: a name that is not known.
     """
     head = _known(config, "head", HEADS)
-    options = _dtypes(config) | {"rngs": rngs}
+    options = dtypes(config) | {"rngs": rngs}
     backbone = build_backbone(config, rngs=rngs)
     if head == "gap":
         classifier = ClassifierHead(num_labels, backbone.num_features, dropout=config.dropout, **options)
@@ -173,7 +173,7 @@ def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | Efficient
         own = {"input_statistics": config.input_statistics and config.dtype == "bfloat16"}
     else:
         own = {"native_padding": config.native_padding}
-    return entry.build(**own, remat=config.remat, **_dtypes(config), rngs=rngs)
+    return entry.build(**own, remat=config.remat, **dtypes(config), rngs=rngs)
 
 
 def backbone_named(name: str) -> Backbone:
@@ -195,7 +195,12 @@ def _freeze(module: nnx.Module) -> None:
                 setattr(part, name, Frozen(value[...]))
 
 
-def _dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
+def dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
+    """`dtype` and `param_dtype` of a config's `model` part.
+
+    Raises:
+        InputError: a name that is not known.
+    """
     return {name: DTYPES[_known(config, name, DTYPES)] for name in ("dtype", "param_dtype")}
 
 

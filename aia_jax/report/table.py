@@ -4,8 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 COLUMNS = {"precision": "P", "recall": "R", "f1": "F1", "n_plus": "N+", "map": "mAP"}
+RETRIEVAL_COLUMNS = {
+    "i2t_r1": "i2t R@1",
+    "i2t_r5": "R@5",
+    "i2t_r10": "R@10",
+    "t2i_r1": "t2i R@1",
+    "t2i_r5": "R@5",
+    "t2i_r10": "R@10",
+    "rsum": "sum",
+}
 
-_FORMATS = {"n_plus": ".0f", "map": ".2f"}
+_FORMATS = {"n_plus": ".0f", "map": ".2f", **dict.fromkeys(RETRIEVAL_COLUMNS, ".1f")}
 _CELL = 9
 _NARROWEST, _WIDEST = 40, 72
 
@@ -16,7 +25,7 @@ class Row:
 
     Attributes:
         name: what stands before the numbers.
-        metrics: values by the keys of `COLUMNS`; what is absent or None stays blank, other keys are not shown.
+        metrics: values by the keys of the columns; what is absent or None stays blank, other keys are not shown.
         signed: whether positive values carry a plus, as differences do.
     """
 
@@ -25,7 +34,7 @@ class Row:
     signed: bool = False
 
 
-def metric_table(rows: Sequence[Row | str], title: str = "") -> str:
+def metric_table(rows: Sequence[Row | str], title: str = "", columns: Mapping[str, str] = COLUMNS) -> str:
     """The column heads beside `title`, then `rows`; a string among them is a line of its own, taken literally.
 
     The column of names is as wide as the longest of them, between 40 and 72 characters; a name longer than that gets a
@@ -33,9 +42,9 @@ def metric_table(rows: Sequence[Row | str], title: str = "") -> str:
     """
     names = [title, *(row.name for row in rows if isinstance(row, Row))]
     width = max([_NARROWEST, *(len(name) for name in names if len(name) <= _WIDEST)])
-    lines = _beside(title, "".join(f"{head:>{_CELL}}" for head in COLUMNS.values()), width)
+    lines = _beside(title, "".join(f"{head:>{_CELL}}" for head in columns.values()), width)
     for row in rows:
-        lines += [row] if isinstance(row, str) else _beside(row.name, _cells(row), width)
+        lines += [row] if isinstance(row, str) else _beside(row.name, _cells(row, columns), width)
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -43,9 +52,9 @@ def _beside(name: str, cells: str, width: int) -> list[str]:
     return [f"{name:<{width}}{cells}"] if len(name) <= width else [name, " " * width + cells]
 
 
-def _cells(row: Row) -> str:
+def _cells(row: Row, columns: Mapping[str, str]) -> str:
     cells = []
-    for metric in COLUMNS:
+    for metric in columns:
         value = row.metrics.get(metric)
         spec = f"{'+' * row.signed}{_CELL}{_FORMATS.get(metric, '.4f')}"
         cells.append(" " * _CELL if value is None else f"{value:{spec}}")

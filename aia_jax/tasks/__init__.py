@@ -5,9 +5,10 @@ from ml_collections import ConfigDict
 from aia_jax.errors import InputError
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.tasks.frozen import FrozenBackboneTask
+from aia_jax.tasks.retrieval import RetrievalTask
 
 
-def make_task(config: ConfigDict) -> AnnotationTask:
+def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask:
     """The task that `config.task` names.
 
     Raises:
@@ -15,4 +16,6 @@ def make_task(config: ConfigDict) -> AnnotationTask:
     """
     if config.task == "annotation":
         return (FrozenBackboneTask if config.model.freeze_backbone else AnnotationTask)(config)
-    raise InputError(f"config.task={config.task!r} is unknown; known: annotation")
+    if config.task == "retrieval":
+        return RetrievalTask(config)
+    raise InputError(f"config.task={config.task!r} is unknown; known: annotation, retrieval")

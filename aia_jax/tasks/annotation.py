@@ -1,7 +1,7 @@
 """Automatic image annotation, systems A and B: images in, a score for every label out."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -109,6 +109,11 @@ class AnnotationTask:
         """The vocabulary, in the order of the logits."""
         return {"labels": list(self.labels)}
 
+    def summary(self) -> str:
+        """The data and the model in a line."""
+        name, model, images = self.config.data.name, self.config.model, len(self.split("train"))
+        return f"{name}: {images} training images, {len(self.labels)} labels; {model.backbone} + {model.head}"
+
     def build_model(self, rngs: nnx.Rngs) -> Annotator:
         """A freshly initialised annotator for this vocabulary."""
         return build_annotator(self.config.model, len(self.labels), rngs=rngs)
@@ -121,7 +126,7 @@ class AnnotationTask:
         """The training arrays, if the config places them in device memory."""
         return self.train_arrays() if self.config.data.placement == "device" else {}
 
-    def prepare(self, weights: dict[str, Any]) -> None:
+    def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
         """Nothing: images are the same for all weights."""
 
     def train_arrays(self) -> dict[str, Any]:
@@ -172,6 +177,12 @@ class AnnotationTask:
         """The configured loss, averaged over batch and labels."""
         with jax.named_scope("loss"):
             return self._loss(logits, targets).mean()
+
+    def predict_split(
+        self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
+    ) -> list[dict[str, np.ndarray]]:
+        """The `scores` `[N, C]` of a split under each of `weights`."""
+        return predictor(self.predict, weights, self.eval_batches(split))
 
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """`scores` float32 `[B, C]`."""

@@ -1,5 +1,6 @@
 """Head-only training: the backbone's feature maps, flips included, are computed once and kept like images are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -47,12 +48,14 @@ class FrozenBackboneTask(AnnotationTask):
         self._weights: dict[str, Any] = {}
         self._digest = ""
 
-    def prepare(self, weights: dict[str, Any]) -> None:
-        """Takes the backbone that features are computed with from the constants of `weights`."""
+    def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
+        """Computes the features of `splits` with the backbone in the constants of `weights`, unless they are kept."""
         backbone = jax.device_get(weights["constants"]["backbone"])
         leaves = jax.tree_util.tree_flatten_with_path(backbone)[0]
         self._weights = jax.device_put(backbone)
         self._digest = weights_digest({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+        for split in splits:
+            self.eval_arrays(split)
 
     def train_arrays(self) -> dict[str, Any]:
         """Features of every flipped form, and targets."""

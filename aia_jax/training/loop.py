@@ -3,7 +3,7 @@
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,14 +19,13 @@ from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.interruption import AgreedStop, stop_on_signals
 from aia_jax.training.logging import MetricWriter
 from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.prediction import predict_split
+from aia_jax.training.prediction import Predictor
 from aia_jax.training.record import check_same_config, write_record
 from aia_jax.training.state import (
     Arrays,
     TrainState,
     abstract_weights,
     initial_state,
-    make_predict_step,
     make_train_step,
     on_mesh,
 )
@@ -44,8 +43,8 @@ class Task(Protocol):
     def loss(self, model: nnx.Module, batch: Arrays, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean loss of a batch in training mode, and further scalars to log."""
 
-    def predict(self, model: nnx.Module, batch: Arrays) -> Arrays:
-        """Row-wise outputs of a batch in inference mode."""
+    def predict_split(self, predictor: Predictor, weights: Sequence[Arrays], split: str) -> list[dict[str, np.ndarray]]:
+        """Outputs for the whole of `split` under each of `weights`, by calls of `predictor`."""
 
     def epoch_end(self, epoch: int) -> int:
         """The step after which `epoch` (1-based) is complete."""
@@ -56,17 +55,17 @@ class Task(Protocol):
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of every global batch from `start_step` on, without end."""
 
-    def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of `split` in order, once each; padding rows have `mask` False."""
-
     def describe(self) -> dict[str, Any]:
         """What a checkpoint must say of its data to be used rightly, JSON-able."""
 
-    def prepare(self, weights: Arrays) -> None:
-        """Told the model's inference weights before batches are asked for; what is frozen in them stays so."""
+    def prepare(self, weights: Arrays, splits: Sequence[str]) -> None:
+        """Told the model's inference weights before batches of `splits` are asked for: the time to compute and check.
+
+        What is frozen in the weights stays so.
+        """
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Metrics of `predict`'s outputs over a whole split."""
+        """Metrics of the outputs for a whole split."""
 
 
 class Trainer:
@@ -99,7 +98,7 @@ class Trainer:
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         check_same_config(self.workdir, config)
         self.total_steps = task.epoch_end(config.epochs)
-        optimizer = make_optimizer(config.optimizer, self.total_steps)
+        optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)
         self._create = functools.partial(initial_state, task.build_model, optimizer, config.seed)
         self.abstract_state = on_mesh(jax.eval_shape(self._create), self.mesh)
         self.graphdef, _ = abstract_weights(task.build_model, self.mesh)
@@ -115,7 +114,7 @@ class Trainer:
             accumulate_steps=config.accumulate_steps,
             state_sharding=self._placed,
         )
-        self.predict_step = make_predict_step(self.graphdef, task.predict, self.mesh, self._weights_placed)
+        self.predictor = Predictor(self.graphdef, self.mesh, self._weights_placed)
 
     def new_state(self) -> TrainState:
         """The state before the first step, as drawn, on the mesh."""
@@ -135,10 +134,10 @@ class Trainer:
                 return
             write_record(self.workdir, self.config)
             # Whatever is computed on first use is computed here, where a signal still stops at once.
-            self.task.prepare(sharding.gathered(state.weights("raw"), self.mesh))
+            splits = ("train", self.config.eval.split)
+            self.task.prepare(sharding.gathered(state.weights("raw"), self.mesh), splits)
             resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
             batches = self.task.train_batches(int(state.step))
-            self.task.eval_batches(self.config.eval.split)
             with MetricWriter(self.workdir, int(state.step)) as writer, stop_on_signals() as request:
                 stop = AgreedStop(request, self.mesh)
                 self._epochs(state, epochs_done, batches, resident, checkpointer, writer, stop)
@@ -200,16 +199,15 @@ class Trainer:
 
     def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, log: "StepLog") -> dict[str, Any]:
         split, metric = self.config.eval.split, self.config.eval.metric
-        names, evaluations = ("raw", "ema"), {}
-        weights = [state.weights(name) for name in names]
-        predicted = predict_split(self.predict_step, weights, self.task.eval_batches(split), self.mesh)
+        names, evaluations = ("raw", "ema") if self.config.ema_decay else ("raw",), {}
+        predicted = self.task.predict_split(self.predictor, [state.weights(name) for name in names], split)
         for name, outputs in zip(names, predicted, strict=True):
             evaluations[name] = self.task.evaluate(split, outputs)
             if metric not in evaluations[name]:
                 known = ", ".join(evaluations[name])
                 raise InputError(f"config.eval.metric={metric!r} is not a metric of this task; known: {known}")
             writer.write(int(state.step), f"{split}_{name}", {"epoch": epoch, **evaluations[name]})
-        better = max(("raw", "ema"), key=lambda name: evaluations[name][metric])
+        better = max(names, key=lambda name: evaluations[name][metric])
         log.print(
             f"epoch {epoch}/{self.config.epochs}  loss {log.epoch_loss():.5f}  {split} {metric}: "
             + "  ".join(f"{name} {values[metric]:.4f}" for name, values in evaluations.items())

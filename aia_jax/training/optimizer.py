@@ -1,5 +1,6 @@
-"""Adam under the one-cycle schedule, as torch's `Adam` and `OneCycleLR` compute it; LAMB for large batches."""
+"""Adam under the one-cycle or a step schedule, as torch computes them; LAMB for large batches."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,28 +48,57 @@ def one_cycle(total_steps: int, pct_start: float, start: float, peak: float, end
     return value
 
 
-def make_optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
-    """Adam with the learning rate and beta1 cycled in opposite directions (paper A, section 4; `OneCycleLR` defaults).
+def step_decay(
+    total_steps: int, start: float, factor: float, decay_epochs: int, epoch_end: Callable[[int], int]
+) -> Schedule:
+    """`start`, times `factor` after every `decay_epochs` epochs.
 
     Args:
-        config: `name` ("adam", or "lamb" under the same schedule), `max_learning_rate`, `pct_start`, `initial_div`,
-            `final_div`, `beta1_base`, `beta1_max`, `beta2`, `eps`, `weight_decay` (of LAMB) and `clip_norm` (0:
-            gradients are not clipped).
         total_steps: optimiser steps of the whole run.
+        epoch_end: the step after which an epoch (1-based) is complete.
 
     Raises:
-        InputError: an unknown name, or weight decay with Adam.
+        InputError: `decay_epochs` below 1.
     """
-    if config.name not in ("adam", "lamb"):
-        raise InputError(f"config.optimizer.name={config.name!r} is unknown; known: adam, lamb")
+    if decay_epochs < 1:
+        raise InputError(f"config.optimizer.decay_epochs={decay_epochs} must be at least 1")
+    ends = itertools.takewhile(
+        lambda end: end < total_steps, map(epoch_end, itertools.count(decay_epochs, decay_epochs))
+    )
+    return optax.piecewise_constant_schedule(start, dict.fromkeys(ends, factor))
+
+
+def make_optimizer(
+    config: ConfigDict, total_steps: int, epoch_end: Callable[[int], int] | None = None
+) -> optax.GradientTransformation:
+    """Adam or LAMB, with the learning rate (and beta1) on a schedule.
+
+    Args:
+        config: `name` ("adam" or "lamb"), `max_learning_rate`, `beta2`, `eps`, `weight_decay` (of LAMB), `clip_norm`
+            (0: gradients are not clipped) and `schedule`. Under "one_cycle" learning rate and beta1 go in opposite
+            directions (paper A, section 4; `OneCycleLR`): `pct_start`, `initial_div`, `final_div`, `beta1_base`,
+            `beta1_max`. Under "step": `decay_epochs`, `decay_factor`, `beta1`.
+        total_steps: optimiser steps of the whole run.
+        epoch_end: see `step_decay`, which alone needs it.
+
+    Raises:
+        InputError: an unknown name or schedule, or weight decay with Adam.
+    """
+    for field, known in (("name", ("adam", "lamb")), ("schedule", ("one_cycle", "step"))):
+        if config[field] not in known:
+            raise InputError(f"config.optimizer.{field}={config[field]!r} is unknown; known: {', '.join(known)}")
     if config.name == "adam" and config.weight_decay:
         raise InputError(
             f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or name to lamb"
         )
     peak = config.max_learning_rate
-    start = peak / config.initial_div
-    learning_rate = one_cycle(total_steps, config.pct_start, start, peak, start / config.final_div)
-    beta1 = one_cycle(total_steps, config.pct_start, config.beta1_max, config.beta1_base, config.beta1_max)
+    if config.schedule == "step":
+        learning_rate = step_decay(total_steps, peak, config.decay_factor, config.decay_epochs, epoch_end)
+        beta1 = config.beta1
+    else:
+        start = peak / config.initial_div
+        learning_rate = one_cycle(total_steps, config.pct_start, start, peak, start / config.final_div)
+        beta1 = one_cycle(total_steps, config.pct_start, config.beta1_max, config.beta1_base, config.beta1_max)
     if config.name == "lamb":
         inner = optax.inject_hyperparams(_lamb, hyperparam_dtype=jnp.float32)(
             learning_rate, b1=beta1, b2=config.beta2, eps=config.eps, weight_decay=config.weight_decay

@@ -174,18 +174,24 @@ def make_train_step(
 
 def make_predict_step(
     graphdef: nnx.GraphDef,
-    predict_fn: Callable[[nnx.Module, dict[str, jax.Array]], Arrays],
+    predict_fn: Callable[..., Arrays],
     mesh: Mesh,
     weights_sharding: Any = None,
-) -> Callable[[Arrays, dict[str, jax.Array]], Arrays]:
+    *,
+    shared: bool = False,
+) -> Callable[..., Arrays]:
     """The jitted `(weights, batch) -> outputs`; every device holds all rows of the outputs.
 
     Args:
+        predict_fn: `(model, batch) -> outputs`, row-wise.
         weights_sharding: of the weights, or of each of their leaves; on every device if None.
+        shared: whether the step and `predict_fn` take a third argument, arrays that all rows need whole.
     """
 
-    def step(weights: Arrays, batch: dict[str, jax.Array]) -> Arrays:
-        return predict_fn(merge_model(graphdef, whole_weights(weights, mesh)), batch)
+    def step(weights: Arrays, batch: dict[str, jax.Array], *shared: Arrays) -> Arrays:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return predict_fn(merge_model(graphdef, whole_weights(weights, mesh)), batch, *shared)
 
     whole = replicated(mesh)
-    return jax.jit(step, in_shardings=(weights_sharding or whole, over_data(mesh)), out_shardings=whole)
+    placed = (weights_sharding or whole, over_data(mesh), *[whole] * shared)
+    return jax.jit(step, in_shardings=placed, out_shardings=whole)

@@ -56,7 +56,7 @@ def workdir(tmp_path_factory, converted):
 def prepared_task(**overrides):
     task = make_task(frozen_demo(**overrides))
     graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
-    task.prepare(weights)
+    task.prepare(weights, ())
     return task, merge_model(graphdef, weights)
 
 

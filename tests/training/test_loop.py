@@ -60,7 +60,8 @@ def test_it_learns_and_records(whole):
 def test_the_steps_compile_once(whole):
     _, trainer = whole
     assert trainer.train_step._cache_size() == 1
-    assert trainer.predict_step._cache_size() == 1
+    (predict_step,) = trainer.predictor._steps.values()
+    assert predict_step._cache_size() == 1
 
 
 def test_a_finished_run_is_left_alone(whole, capsys):

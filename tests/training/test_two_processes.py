@@ -17,7 +17,6 @@ from toy_task import StopAt, ToyTask
 from aia_jax.errors import Interrupted
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.loop import Trainer
-from aia_jax.training.prediction import predict_split
 from aia_jax.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +34,7 @@ def last_logits(workdir: Path, trainer: Trainer) -> np.ndarray:
         items = checkpointer.restore(checkpointer.steps()[-1], trainer.abstract_state.items())
     weights = TrainState.from_items(items).weights("ema")
     assert jax.tree.leaves(weights)[0].sharding.num_devices == 1
-    return predict_split(trainer.predict_step, [weights], trainer.task.eval_batches("test"), trainer.mesh)[0]["logits"]
+    return trainer.task.predict_split(trainer.predictor, [weights], "test")[0]["logits"]
 
 
 def free_port() -> int:

@@ -1,0 +1,33 @@
+"""Retrieval on embedded data: captions of drawn scenes against grid features of a backbone trained with them.
+
+python train.py --config configs/demo_retrieval.py --workdir runs/demo_retrieval
+"""
+
+from configs.sgraf import retrieval_config
+
+
+def get_config():
+    """Scenes at 96 px: 6 x 6 cells of a three-stage TResNet, and SAF at small widths."""
+    config = retrieval_config("scenes", "saf")
+    config.epochs = 8
+    config.batch_size = 50
+    config.log_every = 20
+    config.data.image_size = 96
+    config.data.num_workers = 0
+    config.data.cache_dir = ""
+    config.data.skip_corrupt = False
+    config.data.num_train = 2200
+    config.data.num_test = 500
+    config.data.seed = 7
+    config.data.validation_fraction = 0.1
+    config.data.flips = "both"
+    config.model.backbone = "tresnet_tiny"
+    config.model.remat = False
+    config.model.input_statistics = False
+    config.model.embed_size = 128
+    config.model.word_size = 64
+    config.model.similarity_size = 64
+    config.optimizer.max_learning_rate = 1e-3
+    config.optimizer.decay_epochs = 6
+    config.eval.batch_size = 50
+    return config
