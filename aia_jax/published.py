@@ -3,8 +3,8 @@
 `attention_pooling`: Salar & Ahmadi, The Visual Computer 2024, doi 10.1007/s00371-024-03618-6.
 `improved_loss`: Salar & Ahmadi, The Visual Computer 2023; `+mcc` is the same model with a threshold per label.
 Both keep the weights of the epoch with the best per-class F1 on the test split.
-`vsl`: Zhang et al., ICME 2023, arXiv 2304.10254, in per cent; "sgraf" is the mean of both models' similarities, `coco_1k`
-the mean over five folds of 1,000 test images.
+`vsl`: Zhang et al., ICME 2023, arXiv 2304.10254, in per cent; "sgraf" is the mean of both models' similarities,
+`coco_1k` the mean over five folds of 1,000 test images.
 """
 
 from collections.abc import Mapping

@@ -7,6 +7,7 @@ import itertools
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -69,6 +70,43 @@ def run(command: Callable[[ConfigDict], int | None]) -> None:
     app.run(main, flags_parser=_parse)
 
 
+def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config that `--config PATH` and arguments such as `--config.batch_size=8` stand for.
+
+    Args:
+        path: a config file, with `:argument` if it takes one. What it imports is looked for in the current directory
+            too, and where the folder of the file lies.
+
+    Raises:
+        InputError: no such file, an unknown argument or field, a value of another type.
+    """
+    file = path.split(":", 1)[0]
+    if not Path(file).is_file():
+        raise InputError(f"--config {file}: no such file")
+    for root in (Path.cwd(), Path(file).absolute().parent.parent):
+        if str(root) not in sys.path:
+            sys.path.append(str(root))
+    argv = ["aia", f"--config={path}", *overrides]
+    _check_config(argv)
+    try:
+        config = _plain_config(argv)
+    except (ImportError, SyntaxError, TypeError) as error:
+        raise InputError(f"--config {file}: {error}") from error
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=list(overrides))
+        strays = values(["aia", *overrides])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(f"unknown flag --{error.flagname}, see --help") from error
+    except (AttributeError, KeyError) as error:
+        raise InputError(_unknown_fields(argv) or str(error)) from error
+    except flags.Error as error:
+        raise InputError(str(error)) from error
+    if strays:
+        raise InputError(f"unexpected argument {strays[0]!r}; every argument is a flag, see --help")
+    return config
+
+
 def guarded(command: Callable[[], int | None]) -> int:
     """Calls `command` and tells what goes wrong in one line; the exit code, see `run`."""
     try:
@@ -97,8 +135,8 @@ def _set_up_devices() -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     """absl's parser, with a config's own mistakes told without a traceback."""
     logging.set_verbosity(logging.WARNING)
-    _check_config(argv)
     try:
+        _check_config(argv)
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
         sys.exit(fail(_unknown_fields(argv) or str(error)))
@@ -107,18 +145,18 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _check_config(argv: Sequence[str]) -> None:
-    """Exits with a line on a config's argument, as in configs/improved_loss.py:corel5k, that it does not know."""
+    """Raises InputError on a config's argument, as in configs/improved_loss.py:corel5k, that it does not know."""
     if not _named_config(argv):
         return
     path, *argument = _named_config(argv).split(":", 1)
     with contextlib.suppress(OSError, SyntaxError, ImportError):  # these absl's parser tells
         get_config = runpy.run_path(path).get("get_config")
         if argument and not (callable(get_config) and inspect.signature(get_config).parameters):
-            sys.exit(fail(f"{path} takes no argument, {argument[0]!r} was given"))
+            raise InputError(f"{path} takes no argument, {argument[0]!r} was given")
         try:
             get_config(*argument)
         except ValueError as error:
-            sys.exit(fail(str(error)))
+            raise InputError(str(error)) from error
 
 
 def _unknown_fields(argv: Sequence[str]) -> str:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aia_jax.commands import results, vocab
-from aia_jax.commands.cli import EXIT_INPUT, fail, guarded
+from aia_jax.commands import features, results, vocab
+from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
 
-_COMMANDS = {"results": results, "vocab": vocab}
+_COMMANDS = {"features": features, "results": results, "vocab": vocab}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,12 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(argv[0], _COMMANDS, n=1, cutoff=0.5)
         hint = f"nearest: {near[0]}" if near else f"known: {', '.join(_COMMANDS)}"
         return fail(f"unknown command {argv[0]!r}; {hint}")
-    arguments = parser.parse_args(argv)
-    return guarded(lambda: _run(arguments))
+    arguments, others = parser.parse_known_args(argv)
+    if others and not hasattr(arguments, "config"):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    return guarded(lambda: _run(arguments, others))
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     try:
+        if hasattr(arguments, "config"):
+            arguments.config = read_config(arguments.config, overrides)
         _COMMANDS[arguments.command].run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -44,15 +44,43 @@ def prepared(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: C
     path = parent / f"{kind}-{fingerprint}"
     if _is_whole(path):
         return path
-    with _speaking_errors(parent, num_bytes):
+    with speaking_errors(parent, num_bytes, "config.data.cache_dir or $AIA_JAX_CACHE names another place"):
         parent.mkdir(parents=True, exist_ok=True)
         with _lock(parent / f"{kind}.lock"):
             if not _is_whole(path):
                 _sweep(parent, kind, path)
-                if shutil.disk_usage(parent).free < num_bytes:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                check_room(parent, num_bytes)
                 _write_and_rename(path, write)
     return path
+
+
+@contextlib.contextmanager
+def speaking_errors(directory: Path, num_bytes: int, advice: str) -> Iterator[None]:
+    """Tells a user why `directory` cannot be written.
+
+    Args:
+        num_bytes: about how much is written, for the message about a full disk.
+        advice: how to write elsewhere.
+
+    Raises:
+        InputError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"the disk of {directory} is full: about {num_bytes / 1e6:,.1f} MB are needed there; {advice}"
+            ) from error
+        raise InputError(f"{directory} cannot be written: {error.strerror}; {advice}") from error
+
+
+def check_room(directory: Path, num_bytes: int) -> None:
+    """Raises the OSError of a full disk if fewer than `num_bytes` are free."""
+    if shutil.disk_usage(directory).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
@@ -122,18 +150,3 @@ def _lock(path: Path) -> Iterator[None]:
         except OSError:
             pass
         yield
-
-
-@contextlib.contextmanager
-def _speaking_errors(directory: Path, num_bytes: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        advice = "config.data.cache_dir or $AIA_JAX_CACHE names another place"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"the disk of {directory} is full: about {num_bytes / 1e6:,.1f} MB are needed there; {advice}"
-            ) from error
-        raise InputError(f"{directory} cannot be written: {error.strerror}; {advice}") from error

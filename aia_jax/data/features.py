@@ -67,29 +67,35 @@ def prepare_features(
         with bar, RowWriter(directory / "features.npy", shape, dtype) as rows:
             for start in range(0, len(whole), batch_size):
                 batch = whole[start : start + batch_size]
-                for row in _checked(_padded(compute, _flipped(batch, flip), batch_size), dtype):
+                features = np.asarray(compute(padded(_flipped(batch, flip), batch_size)), np.float32)[: len(batch)]
+                for row in checked(features, dtype, "config.data.feature_dtype=float32"):
                     rows.append(row)
                 bar.update(len(batch))
 
     return MappedRows(prepared(copy.parent, kind, fingerprint, num_bytes, write) / "features.npy", images.rows)
 
 
+def padded(images: np.ndarray, batch_size: int) -> np.ndarray:
+    """`[b, ...]` filled up with zeros to `[batch_size, ...]`, so that a last batch needs no program of its own."""
+    return np.pad(images, [(0, batch_size - len(images))] + [(0, 0)] * (images.ndim - 1))
+
+
+def checked(features: np.ndarray, dtype: str, remedy: str) -> np.ndarray:
+    """The features as `dtype`.
+
+    Args:
+        remedy: the setting that makes room for larger ones, for the message.
+
+    Raises:
+        InputError: some are too large for it, or not finite.
+    """
+    largest = np.abs(features).max(initial=0)
+    if not largest <= np.finfo(dtype).max:
+        raise InputError(f"features of up to {largest:g} do not fit into {dtype}; set {remedy}")
+    return features.astype(dtype)
+
+
 def _flipped(images: np.ndarray, flip: str) -> np.ndarray:
     if "h" in flip:
         images = images[:, :, ::-1]
     return images[:, ::-1] if "v" in flip else images
-
-
-def _padded(compute: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int) -> np.ndarray:
-    """The last batch is filled up, so that `compute` is compiled for one shape."""
-    padding = [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)]
-    return np.asarray(compute(np.pad(images, padding)), np.float32)[: len(images)]
-
-
-def _checked(features: np.ndarray, dtype: str) -> np.ndarray:
-    largest = np.abs(features).max(initial=0)
-    if not largest <= np.finfo(dtype).max:
-        raise InputError(
-            f"features of up to {largest:g} do not fit into {dtype}; set config.data.feature_dtype=float32"
-        )
-    return features.astype(dtype)

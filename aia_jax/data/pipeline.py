@@ -5,6 +5,7 @@ batches are more than rows of arrays, a function makes them.
 """
 
 import dataclasses
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,8 @@ def read_ahead(
         return elements
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks for its absl flags, which only a command parses.
-    return elements.mp_prefetch(grain.multiprocessing.MultiprocessingOptions(num_workers, per_worker_buffer_size=2))
+    options = grain.multiprocessing.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
+    return elements.mp_prefetch(options, worker_init_fn=_leave_interruptions)
 
 
 def _part(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -121,6 +123,11 @@ def _part(batch_size: int, process_index: int, process_count: int) -> slice:
         raise InputError(f"batch_size={batch_size} must be a positive multiple of the {process_count} process(es)")
     size = batch_size // process_count
     return slice(process_index * size, (process_index + 1) * size)
+
+
+def _leave_interruptions(*_: int) -> None:
+    """In a worker: Ctrl-C, which a terminal sends to all processes, is for the one that ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # Callable classes, because worker processes need to pickle them.

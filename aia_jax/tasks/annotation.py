@@ -31,6 +31,9 @@ class AnnotationTask:
     Args:
         config: see `configs/common.py`.
 
+    Attributes:
+        channel_stats: mean and standard deviation that images are normalised by, on the scale 0..1.
+
     Raises:
         InputError: unknown dataset, loss, split or placement, or an image size that is no multiple of 4.
     """
@@ -54,7 +57,7 @@ class AnnotationTask:
                 if backbone.multiple > 1
                 else f"config.data.image_size={data.image_size} is too small"
             )
-        self._mean, self._std = backbone.channel_stats or CHANNEL_STATS[data.name]
+        self.channel_stats = backbone.channel_stats or CHANNEL_STATS[data.name]
         if config.published and config.published not in RESULTS:
             raise InputError(f"config.published={config.published!r} is unknown; known: {', '.join(RESULTS)}")
         given = {name: value for name, value in config.loss.items() if name != "name" and value is not None}
@@ -189,6 +192,11 @@ class AnnotationTask:
         logits, _ = model(self.normalize(batch["image"]), train=False)
         return {"scores": jax.nn.sigmoid(logits)}
 
+    def extract(self, backbone: nnx.Module, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """`features` float32 `[B, h, w, F]`, the last map of a backbone alone."""
+        features, _ = backbone(self.normalize(batch["image"]), train=False)
+        return {"features": features.astype(jnp.float32)}
+
     def explain(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """`scores` `[B, C]` and, if the head attends, `attention` `[B, C, h, w]`."""
         logits, out = model(self.normalize(batch["image"]), train=False)
@@ -204,4 +212,4 @@ class AnnotationTask:
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 images to what the backbone takes, by the dataset's channel statistics."""
-        return transforms.normalize(images, self._mean, self._std)
+        return transforms.normalize(images, *self.channel_stats)

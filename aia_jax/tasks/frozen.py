@@ -40,11 +40,10 @@ class FrozenBackboneTask(AnnotationTask):
             )
         graphdef, _ = nnx.split(nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))))
 
-        def extract(weights: dict[str, Any], images: jax.Array) -> jax.Array:
-            features, _ = nnx.merge(graphdef, weights)(self.normalize(images), train=False)
-            return features.astype(jnp.float32)
+        def compute(weights: dict[str, Any], images: jax.Array) -> jax.Array:
+            return self.extract(nnx.merge(graphdef, weights), {"image": images})["features"]
 
-        self._extract = jax.jit(extract)
+        self._compute = jax.jit(compute)
         self._weights: dict[str, Any] = {}
         self._digest = ""
 
@@ -89,7 +88,7 @@ class FrozenBackboneTask(AnnotationTask):
     def _features(self, split: str, flip: str) -> MappedRows:
         return prepare_features(
             self.split(split).images,
-            lambda images: self._extract(self._weights, images),
+            lambda images: self._compute(self._weights, images),
             backbone=self.config.model.backbone,
             settings=f"{self._digest} {self.config.model.dtype} {self.config.model.native_padding}",
             flip=flip,

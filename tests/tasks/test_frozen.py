@@ -140,7 +140,7 @@ def test_features_are_computed_once(workdir, tmp_path, converted, monkeypatch):
     def fail(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("aia_jax.data.features._padded", fail)
+    monkeypatch.setattr("aia_jax.data.features.padded", fail)
     evaluate(config, workdir, tmp_path, task=task)
 
 
@@ -166,7 +166,7 @@ def test_bad_fields_are_refused(tmp_path, overrides, message):
 
 
 def test_features_that_half_precision_cannot_hold_are_refused():
-    from aia_jax.data.features import _checked
+    from aia_jax.data.features import checked
 
     with pytest.raises(InputError, match="features of up to 70000 do not fit into float16"):
-        _checked(np.full((1, 2), 7e4, np.float32), "float16")
+        checked(np.full((1, 2), 7e4, np.float32), "float16", "config.data.feature_dtype=float32")

@@ -1,0 +1,106 @@
+"""A user's own photos: which there are, in which order, and their pixels, decoded ahead of use."""
+
+import contextlib
+import dataclasses
+import gc
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from aia_jax.data.annotations import list_problems, read_text
+from aia_jax.data.images import decode_image
+from aia_jax.data.pipeline import read_ahead
+from aia_jax.errors import InputError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A decoded photo.
+
+    Attributes:
+        image: uint8 `[S, S, 3]`; zeros if it cannot be used.
+        problem: why it cannot be used; "": it can.
+    """
+
+    image: np.ndarray
+    problem: str
+
+
+def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
+    """Names of photos relative to `folder`.
+
+    Args:
+        listed: text file of one name a line, which gives the order and may repeat names, as SCAN's
+            `{split}_images.txt`; None: all files below `folder` whose names end as photos' do, sorted, without hidden
+            ones.
+
+    Raises:
+        InputError: no such folder, no photos, or a list that names files which are not there.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; name a folder of photos")
+    return _listed(folder, listed) if listed else _found(folder)
+
+
+def read_photos(paths: Sequence[Path], size: int, *, num_workers: int) -> Iterator[Photo]:
+    """The photos in order, each resized to `size` x `size` pixels as data preparation does; close it at the end.
+
+    Args:
+        num_workers: processes that decode; 0: threads of this one.
+    """
+    import grain
+
+    dataset = grain.MapDataset.source([str(path) for path in paths]).map(_Decode(size))
+    ahead = read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
+    try:
+        with contextlib.closing(iter(ahead)) as photos:
+            for image, problem in photos:
+                yield Photo(image, problem)
+    finally:
+        gc.collect()  # Grain leaves shared memory in a circle of references; found at exit, it brings a warning.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """Picklable, as worker processes need it."""
+
+    size: int
+
+    def __call__(self, path: str) -> tuple[np.ndarray, str]:
+        try:
+            return decode_image(Path(path).read_bytes(), self.size), ""
+        except InputError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = error.strerror or str(error)
+        return np.zeros((self.size, self.size, 3), np.uint8), problem
+
+
+def _found(folder: Path) -> tuple[str, ...]:
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    shown = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    names = sorted(path.as_posix() for path in shown if (folder / path).is_file())
+    if not names:
+        raise InputError(f"{folder} holds no photos; files that end in {', '.join(SUFFIXES)} are looked for")
+    return tuple(names)
+
+
+def _listed(folder: Path, listed: Path) -> tuple[str, ...]:
+    names = [line.strip() for line in read_text(listed).rstrip().splitlines()]
+    if not names:
+        raise InputError(f"{listed} is empty; it needs the name of a photo on every line")
+    with ThreadPoolExecutor(16) as pool:  # A network file system answers many at once.
+        present = pool.map(lambda name: (folder / name).is_file(), names)
+    problems = [
+        f"{listed}:{number}: {f'no file {name} in {folder}' if name else 'the line is empty'}"
+        for number, (name, there) in enumerate(zip(names, present, strict=True), start=1)
+        if not there
+    ]
+    if problems:
+        raise InputError(f"{listed} names {len(problems):,} file(s) that are not there:{list_problems(problems)}")
+    return tuple(names)

@@ -1,0 +1,342 @@
+"""`aia features`: the rows are the backbone's maps in the order asked for, and nothing else is ever left behind."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from aia_jax.commands.main import main
+from aia_jax.convert import tables
+from aia_jax.convert.files import write_state_dict
+from aia_jax.data import scenes
+from aia_jax.data.images import decode_image
+from aia_jax.data.rows import RowWriter
+from aia_jax.models.annotator import build_backbone
+from aia_jax.tasks import make_task
+from aia_jax.training.state import flat_arrays, merge_model, split_model
+from configs import demo
+
+pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SIZE = 64
+NUM_PHOTOS = 11
+OVERRIDES = [f"--config.data.image_size={SIZE}", "--config.model.dtype=float32", "--config.data.num_workers=0"]
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = demo.get_config()
+    config.data.image_size, config.model.dtype = SIZE, "float32"
+    return config
+
+
+@pytest.fixture(scope="module")
+def backbone(config):
+    """The structure of a backbone, and weights of which no two are alike."""
+
+    def build():
+        return build_backbone(config.model, rngs=nnx.Rngs(3))
+
+    graphdef, _ = split_model(nnx.eval_shape(build))
+    drawn = jax.device_get(jax.jit(lambda: split_model(build())[1])())
+    rng = np.random.default_rng(0)
+    return graphdef, jax.tree.map(lambda array: array * rng.uniform(0.8, 1.2, array.shape).astype(array.dtype), drawn)
+
+
+@pytest.fixture(scope="module")
+def weights(backbone, tmp_path_factory):
+    """That backbone as a file."""
+    arrays = {f"backbone.{path}": array for path, array in flat_arrays(backbone[1]).items()}
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    write_state_dict(path, tables.to_torch(arrays, system="backbone", family="tresnet"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Photos of other sizes than the network takes, in two folders, and files that are none."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "b").mkdir()
+    (folder / ".trash").mkdir()
+    for index in range(NUM_PHOTOS):
+        name = f"b/{index:02d}.PNG" if index % 2 else f"{index:02d}.png"
+        Image.fromarray(scenes.draw(0, index, 80).image).crop((0, 0, 80, 70)).save(folder / name)
+    (folder / "notes.txt").write_text("no photo")
+    (folder / ".trash" / "x.png").write_text("hidden")
+    (folder / "._00.png").write_text("hidden")
+    return folder
+
+
+@pytest.fixture
+def features(weights, photos, tmp_path):
+    """Runs the command; a flag replaces the one of the same name."""
+
+    def run(*flags: str, config: str = f"{REPOSITORY}/configs/demo.py") -> int:
+        given = {
+            "--weights": str(weights),
+            "--images": str(photos),
+            "--output": str(tmp_path / "out" / "x_ims.npy"),
+            "--batch_size": "8",
+        }
+        extra = []
+        for flag in flags:
+            name, equals, value = flag.partition("=")
+            if equals and not name.startswith("--config"):
+                given[name] = value
+            else:
+                extra.append(flag)
+        return main(["features", "--config", config, *(f"{k}={v}" for k, v in given.items()), *OVERRIDES, *extra])
+
+    return run
+
+
+def expected(config, backbone, paths):
+    """The maps, by the model itself."""
+    graphdef, arrays = backbone
+    images = np.stack([decode_image(path.read_bytes(), SIZE) for path in paths])
+    normalized = make_task(config).normalize(images)
+    maps = jax.jit(lambda weights, x: merge_model(graphdef, weights)(x, train=False)[0])(arrays, normalized)
+    return np.asarray(maps).reshape(len(images), -1, maps.shape[-1])
+
+
+def sorted_names(photos):
+    return sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.[pP][nN][gG]") if "/." not in str(p))
+
+
+def test_rows_are_the_maps_of_the_backbone(features, config, backbone, photos, tmp_path, capsys):
+    assert features() == 0
+    out = capsys.readouterr().out
+    rows = np.load(tmp_path / "out" / "x_ims.npy")
+    names = sorted_names(photos)
+    assert len(names) == NUM_PHOTOS
+    assert names[0] == "00.png"
+    assert names[-1] == "b/09.PNG"
+    wanted = expected(config, backbone, [photos / name for name in names])
+    assert (rows.shape, rows.dtype) == (wanted.shape, np.float32)
+    np.testing.assert_allclose(rows, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+    assert np.abs(rows).max(axis=(1, 2)).min() > 0
+    facts = json.loads((tmp_path / "out" / "x_ims.json").read_text())
+    assert facts["images"] == names
+    assert facts["grid"] == [4, 4]
+    assert (facts["backbone"], facts["image_size"], facts["dtype"]) == ("tresnet_tiny", SIZE, "float32")
+    assert len(facts["weights"]["digest"]) == 12
+    assert "not the region features of the bottom-up-attention detector" in facts["statement"]
+    assert facts["statement"] in out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x_ims.json", "x_ims.npy"]
+
+
+def test_a_list_gives_the_order_and_may_repeat(features, config, backbone, photos, tmp_path):
+    names = ["b/03.PNG", "00.png", "b/03.PNG", "b/01.PNG"]
+    (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8")
+    assert features(f"--list={tmp_path}/list.txt", "--dtype=float16") == 0
+    rows = np.load(tmp_path / "out" / "x_ims.npy")
+    assert rows.dtype == np.float16
+    wanted = expected(config, backbone, [photos / name for name in names])
+    np.testing.assert_allclose(rows, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+    np.testing.assert_array_equal(rows[0], rows[2])
+    assert json.loads((tmp_path / "out" / "x_ims.json").read_text())["images"] == names
+
+
+def test_batches_and_workers_change_nothing(features, tmp_path):
+    assert features() == 0
+    assert features(f"--output={tmp_path}/y.npy", "--batch_size=3", "--config.data.num_workers=1") == 0
+    one, other = (np.load(path) for path in (tmp_path / "out" / "x_ims.npy", tmp_path / "y.npy"))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * np.abs(one).max())
+
+
+def test_an_output_is_replaced_only_by_force(features, tmp_path, capsys):
+    assert features() == 0
+    output = tmp_path / "out" / "x_ims.npy"
+    before = output.stat().st_mtime_ns
+    assert features() == 2
+    assert f"{output} is there already; --force replaces it" in capsys.readouterr().err
+    assert output.stat().st_mtime_ns == before
+    assert features("--force", "--dtype=float16") == 0
+    assert np.load(output).dtype == np.float16
+    assert json.loads(output.with_suffix(".json").read_text())["dtype"] == "float16"
+    output.unlink()
+    assert features() == 2
+    assert "x_ims.json is there already" in capsys.readouterr().err
+
+
+def test_all_unusable_photos_are_told_at_once_and_nothing_is_left(features, photos, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(20):
+        (folder / f"{index:02d}.png").symlink_to(photos / "00.png")
+    whole = (photos / "00.png").read_bytes()
+    for index, content in {0: b"", 9: b"no image", 19: whole[: len(whole) // 2]}.items():
+        (folder / f"{index:02d}.png").unlink()
+        (folder / f"{index:02d}.png").write_bytes(content)
+    assert features(f"--images={folder}") == 2
+    error = capsys.readouterr().err
+    assert "3 of 20 photos cannot be used; nothing was written" in error
+    assert "\n  00.png: the file is empty\n  09.png: not an image of a known format\n  19.png: " in error
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_failed_force_keeps_what_was_there(features, photos, tmp_path, capsys):
+    assert features() == 0
+    before = (tmp_path / "out" / "x_ims.npy").read_bytes()
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "a.jpg").write_text("no image")
+    assert features("--force", f"--images={bad}") == 2
+    assert (tmp_path / "out" / "x_ims.npy").read_bytes() == before
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("00.png\nb/zz.png\n", "list.txt:2: no file b/zz.png in "),
+        ("00.png\n\nb/01.PNG\n", "list.txt:2: the line is empty"),
+        ("b\n", "list.txt:1: no file b in "),
+        ("\n", "list.txt is empty; it needs the name of a photo on every line"),
+        (b"\xff\xfe0", "list.txt is not UTF-8 text"),
+        (None, "list.txt cannot be read: No such file or directory"),
+    ],
+)
+def test_bad_lists_are_told_with_their_lines(features, tmp_path, capsys, content, message):
+    if content is not None:
+        (tmp_path / "list.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert features(f"--list={tmp_path}/list.txt") == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--images={}/none"], "none is not there; name a folder of photos"),
+        (["--images={}/file"], "file is no folder; name a folder of photos"),
+        (["--images={}/empty"], "empty holds no photos; files that end in .bmp, "),
+        (["--output={}/x"], "x must end in .npy"),
+        (["--output={}/file/x.npy"], "file is no folder"),
+        (["--output={}/file/deep/x.npy"], "cannot be written: Not a directory; --output names another place"),
+        (["--output={}/folder.npy"], "folder.npy is a folder; --output names a file"),
+        (["--weights={}/none.pth"], "none.pth"),
+        (["--weights={}/empty"], "holds no checkpoints"),
+        (["--config.model.backbone=tresnet_m"], "tiny.safetensors"),
+        (["--config.model.backbone=efficientnet_lite0"], "but config.model.backbone is efficientnet_lite0"),
+        (["--config.data.image_size=33"], "config.data.image_size=33 is no multiple of 4"),
+        (
+            ["--config.data.image_sise=33"],
+            "the config has no field --config.data.image_sise; nearest: --config.data.im",
+        ),
+        (["--config.data.image_size=big"], "big"),
+        (["--config.data.image_size", "big"], "big"),
+        (["--batchsize=3"], "--batchsize"),
+        (["--sise"], "unknown flag --sise, see --help"),
+        (["leftover"], "unexpected argument 'leftover'"),
+    ],
+)
+def test_mistakes_are_told(features, tmp_path, capsys, flags, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.npy").mkdir()
+    (tmp_path / "file").write_text("")
+    assert features(*(flag.format(tmp_path) for flag in flags)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("configs/none.py", "configs/none.py: no such file"),
+        ("configs/corel5k_lite.py:mlp", "corel5k_lite.py:mlp is unknown; known: gap, attention"),
+        ("configs/demo.py:large", "demo.py takes no argument, 'large' was given"),
+    ],
+)
+def test_unknown_configs_and_arguments_are_told(features, capsys, name, message):
+    assert features(config=f"{REPOSITORY}/{name}") == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "message"), [(["--batch_size=0"], "at least 1"), (["--dtype=int8"], "int8")])
+def test_bad_values_of_flags_are_told(features, capsys, flags, message):
+    with pytest.raises(SystemExit) as stopped:
+        features(*flags)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_config_elsewhere_finds_what_lies_beside_it(features, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.py").write_text("from configs.demo import get_config as whole\nget_config = whole\n")
+    assert features(config=f"{tmp_path}/mine/own.py") == 0
+
+
+@pytest.mark.parametrize("full_from", ["start", "row"])
+def test_a_full_disk_is_told_and_nothing_left(features, tmp_path, capsys, monkeypatch, full_from):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if full_from == "start":
+        monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=10))
+    else:
+        monkeypatch.setattr(RowWriter, "append", fail)
+    assert features() == 2
+    error = capsys.readouterr().err
+    assert f"the disk of {tmp_path}/out is full: about 0.3 MB are needed there; --output names another place" in error
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing(features, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RowWriter, "append", interrupt)
+    assert features() == 130
+    assert capsys.readouterr().err.endswith("error: interrupted\n")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_workers_too_and_leaves_nothing(weights, tmp_path, signum):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(scenes.draw(0, 0, 640).image).save(folder / "0.png")
+    for index in range(1, 4000):
+        (folder / f"{index}.png").symlink_to(folder / "0.png")
+    command = [sys.executable, "-m", "aia_jax", "features", f"--config={REPOSITORY}/configs/demo.py", *OVERRIDES]
+    command += ["--config.data.num_workers=2", f"--weights={weights}", f"--images={folder}"]
+    command += [f"--output={tmp_path}/out/x.npy", "--batch_size=8"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "XLA_FLAGS": ""},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 90
+    while not any(path.stat().st_size > 1000 for path in tmp_path.glob("out/.x.npy.*/x.npy")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if signum == signal.SIGINT:
+        os.killpg(process.pid, signum)  # as a terminal does
+    else:
+        process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, errors
+    assert errors.rstrip().endswith("error: interrupted") == (signum == signal.SIGINT)
+    assert "leaked" not in errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "out").iterdir()) == []
