@@ -22,10 +22,12 @@ def get_config(argument: str = "f30k") -> ConfigDict:
         raise ValueError(f"configs/sgraf.py:{argument}: give coco, f30k or flickr8k, and ,sgr or ,saf behind it")
     config = retrieval_config(f"{name}_precomp", reasoning or "saf")
     if name == "flickr8k":
-        config.epochs, config.optimizer.decay_epochs = 8, 5
+        config.epochs, config.optimizer.decay_epochs = 4, 3
         config.batch_size = 64
         config.optimizer.max_learning_rate = 5e-4
         config.model.num_features = 1280
+        config.data.lengths = (24, 40)
+        config.model.block, config.eval.block = 192, 1000
         config.model.embed_size, config.model.similarity_size = 256, 64
         return config
     config.published = f"vsl/{name}"
@@ -63,7 +65,7 @@ def retrieval_config(dataset: str, reasoning: str) -> ConfigDict:
     data.root = "data"  # holds the folder and vocab/
     data.vocabulary = ""  # file; "": <root>/vocab/<name>_vocab.json
     data.photos = ""  # folder of the photos that retrieval.png shows; their names lie beside the features
-    data.lengths = (12, 16, 20, 24, 32, 48, 64)  # that captions are padded to: one program each
+    data.lengths = (16, 24, 32, 48, 64)  # that captions are padded to: one program each
     data.flips = "none"  # of images, where a backbone is trained with the rest
 
     config.model = model = ConfigDict()

@@ -110,7 +110,7 @@ class Extractor:
             raise InputError(f"config.task={config.get('task')!r}: features are those of an annotation config")
         task = AnnotationTask(config)
         shapes = model_shapes(lambda rngs: build_annotator(config.model, 1, rngs=rngs), backbone_only=True)
-        arrays = read_arrays(weights, config, shapes, ())
+        arrays = read_arrays(weights, config, shapes, {})
         self._mesh = sharding.data_mesh()
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
         graphdef, abstract = abstract_weights(lambda rngs: build_backbone(config.model, rngs=rngs), self._mesh)

@@ -219,9 +219,7 @@ def _features(path: Path, num_captions: int) -> MappedRows:
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} is no .npy file, or truncated: {error}") from None
     if len(rows.shape) != 3 or rows.dtype.kind != "f":
-        raise InputError(
-            f"{path} must be a floating array [images, regions, features], found {rows.dtype} {rows.shape}"
-        )
+        raise InputError(f"{path} must be a float array [images, regions, features], found {rows.dtype} {rows.shape}")
     num_images = num_captions // CAPTIONS_PER_IMAGE
     if len(rows) not in (num_images, num_captions):
         raise InputError(

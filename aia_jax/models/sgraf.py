@@ -98,7 +98,7 @@ class GraphReasoning(nnx.Module):
         self.value = nnx.List(linear() for _ in range(_GRAPH_STEPS))
 
     def __call__(self, alignments: Array, mask: Array) -> Array:
-        """`alignments` `[c, i, L + 1, S]`, the global one first, of which `mask` `[c, L + 1]` counts, to `[c, i, S]`.
+        """`alignments` `[i, c, L + 1, S]`, the global one first, of which `mask` `[c, L + 1]` counts, to `[i, c, S]`.
 
         Query and key are one product: (x Wq + bq)(y Wk + bk)^T is (x Wq + bq) Wk^T y^T and a term that is the same for
         all y, which softmax does not see. The last step is taken for the global alignment alone.
@@ -108,9 +108,9 @@ class GraphReasoning(nnx.Module):
             asking = nodes[:, :, :1] if step == _GRAPH_STEPS - 1 else nodes
             back = key.kernel[...].T
             asked = asking @ (query.kernel[...] @ back).astype(self.dtype) + (query.bias[...] @ back).astype(self.dtype)
-            edges = jnp.einsum("cixs,ciys->cixy", asked, nodes, preferred_element_type=jnp.float32)
-            edges = jax.nn.softmax(jnp.where(mask[:, None, None], edges, -jnp.inf)).astype(self.dtype)
-            nodes = jax.nn.relu(value(jnp.einsum("cixy,ciys->cixs", edges, nodes)))
+            edges = jnp.einsum("icxs,icys->icxy", asked, nodes, preferred_element_type=jnp.float32)
+            edges = jax.nn.softmax(jnp.where(mask[:, None], edges, -jnp.inf)).astype(self.dtype)
+            nodes = jax.nn.relu(value(jnp.einsum("icxy,icys->icxs", edges, nodes)))
         return nodes[:, :, 0]
 
 
@@ -126,27 +126,27 @@ class AttentionFiltration(nnx.Module):
         self.norm = BatchNorm(1, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
-        """`alignments` `[c, i, L + 1, S]`, of which `mask` `[c, L + 1]` counts.
+        """`alignments` `[i, c, L + 1, S]`, of which `mask` `[c, L + 1]` counts.
 
         Returns:
-            `[c, i, S]` of length 1, and in training each caption's mean and unbiased variance, float32 `[c, 2]`.
+            `[i, c, S]` of length 1, and in training each caption's mean and unbiased variance, float32 `[c, 2]`.
         """
         weights = self.linear(alignments)[..., 0].astype(jnp.float32)
-        mask = mask[:, None].astype(jnp.float32)
+        mask = mask.astype(jnp.float32)
         if train:
-            count = weights.shape[1] * mask.sum(axis=(1, 2))
-            mean = (weights * mask).sum(axis=(1, 2)) / count
-            var = (jnp.square(weights - mean[:, None, None]) * mask).sum(axis=(1, 2)) / count
+            count = len(weights) * mask.sum(axis=1)
+            mean = (weights * mask).sum(axis=(0, 2)) / count
+            var = (jnp.square(weights - mean[:, None]) * mask).sum(axis=(0, 2)) / count
             scale, offset = self.norm.affine(mean, var)
-            weights = weights * scale[:, None, None] + offset[:, None, None]
+            weights = weights * scale[:, None] + offset[:, None]
             statistics = jnp.stack([mean, var * count / jnp.maximum(count - 1, 1)], axis=-1)
         else:
             scale, offset = self.norm.affine()
             weights = weights * scale + offset
-            statistics = jnp.zeros((len(alignments), 2), jnp.float32)
+            statistics = jnp.zeros((alignments.shape[1], 2), jnp.float32)
         weights = jax.nn.sigmoid(weights) * mask
         weights = weights / (weights.sum(axis=-1, keepdims=True) + _EPSILON)
-        pooled = jnp.einsum("cil,cils->cis", weights.astype(alignments.dtype), alignments)
+        pooled = jnp.einsum("icl,icls->ics", weights.astype(alignments.dtype), alignments)
         return l2norm(pooled.astype(jnp.float32)), statistics
 
     def update(self, statistics: Array) -> None:
@@ -243,10 +243,13 @@ class SGRAF(nnx.Module):
         words, wholes = captions
         num_blocks = _num_blocks(len(words), len(images[0]), block)
         regions, image_wholes = _everywhere(images)
+        regions = regions.astype(self.dtype)
+        products = jnp.einsum("ird,iqd->irq", regions, regions, preferred_element_type=jnp.float32)
         widths = _widths(words.shape[1])
 
         def of_width(width: int, words: Array, wholes: Array, lengths: Array) -> tuple[Array, Array]:
-            return self._of_block(regions, image_wholes, words[:, :width], wholes, lengths, train=train)
+            images = regions, products, image_wholes
+            return self._of_block(images, words[:, :width], wholes, lengths, train=train)
 
         def of_block(block: tuple[Array, ...]) -> tuple[Array, Array]:
             enough = jnp.searchsorted(jnp.array(widths), block[-1].max())
@@ -259,27 +262,32 @@ class SGRAF(nnx.Module):
         return _join_rows(scores)
 
     def _of_block(
-        self, regions: Array, image_wholes: Array, words: Array, wholes: Array, lengths: Array, *, train: bool
+        self, images: tuple[Array, Array, Array], words: Array, wholes: Array, lengths: Array, *, train: bool
     ) -> tuple[Array, Array]:
         mask = jnp.arange(words.shape[1]) < lengths[:, None]
-        alignments = self._alignments(regions, image_wholes, words, wholes, mask)
+        alignments = self._alignments(*images, words, wholes, mask)
         mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         if isinstance(self.reasoning, AttentionFiltration):
             pooled, statistics = self.reasoning(alignments, mask, train)
         else:
             pooled, statistics = self.reasoning(alignments, mask), jnp.zeros((len(words), 2), jnp.float32)
-        return jax.nn.sigmoid(self.score(pooled)[..., 0].astype(jnp.float32)), statistics
+        return jax.nn.sigmoid(self.score(pooled)[..., 0].astype(jnp.float32)).T, statistics
 
-    def _alignments(self, regions: Array, image_wholes: Array, words: Array, wholes: Array, mask: Array) -> Array:
-        """`[c, i, L + 1, S]`: how the whole caption fits the whole image, then each word what it attends to."""
-        regions, words = regions.astype(self.dtype), words.astype(self.dtype)
-        affinity = jnp.einsum("cld,ird->cilr", words, regions, preferred_element_type=jnp.float32)
-        affinity = jax.nn.leaky_relu(affinity, 0.1) * mask[:, None, :, None]
-        attention = jax.nn.softmax(_SHARPNESS * l2norm(affinity, axis=2)).astype(self.dtype)
-        context = jnp.einsum("cilr,ird->cild", attention, regions, preferred_element_type=jnp.float32)
-        apart = jnp.square(l2norm(context) - words[:, None])
+    def _alignments(
+        self, regions: Array, products: Array, image_wholes: Array, words: Array, wholes: Array, mask: Array
+    ) -> Array:
+        """`[i, c, L + 1, S]`: how the whole caption fits the whole image, then each word what it attends to."""
+        words = words.astype(self.dtype)
+        affinity = jnp.einsum("ird,cld->iclr", regions, words, preferred_element_type=jnp.float32)
+        affinity = jax.nn.leaky_relu(affinity, 0.1) * mask[..., None]
+        attention = jax.nn.softmax(_SHARPNESS * l2norm(affinity, axis=2))
+        # The length of what a word attends to, from the regions' products: far fewer numbers than its vector.
+        square = (jnp.einsum("iclr,irq->iclq", attention, products) * attention).sum(axis=-1, keepdims=True)
+        attention = (attention / (jnp.sqrt(square) + _EPSILON)).astype(self.dtype)
+        context = jnp.einsum("iclr,ird->icld", attention, regions)
+        apart = jnp.square(context - words)
         local = l2norm(self.local(apart.astype(self.dtype)).astype(jnp.float32))
-        apart = jnp.square(image_wholes - wholes[:, None])
+        apart = jnp.square(image_wholes[:, None] - wholes)
         whole = l2norm(self.whole(apart.astype(self.dtype)).astype(jnp.float32))
         return jnp.concatenate([whole[:, :, None], local], axis=2).astype(self.dtype)
 
@@ -329,11 +337,8 @@ def _devices(captions: int) -> int:
 
 
 def _widths(longest: int) -> list[int]:
-    """The numbers of words that programs are made for, up to `longest`; each at most a quarter wider than needed."""
-    widths = [8]
-    while widths[-1] < longest:
-        widths.append(min(max(widths[-1] + 2, widths[-1] * 5 // 4), longest))
-    return [width for width in widths if width < longest] + [longest]
+    """The numbers of words that programs are made for: few, since each takes its time to compile."""
+    return sorted({-(-longest // 2), -(-3 * longest // 4), longest})
 
 
 def _everywhere(arrays: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -96,7 +96,7 @@ def test_a_file_and_its_conversion_score_alike(make_file, tmp_path, system, head
     config = small_config(**{"model.head": head})
     expected = torch_scores(model, make_task(config))
     convert(config, file, tmp_path / "run")
-    evaluate(config, None, tmp_path / "a", weights=str(file))
+    evaluate(config, None, tmp_path / "a", weights=(str(file),))
     evaluate(config, tmp_path / "run", tmp_path / "b")
     for name in "ab":
         scores = np.load(tmp_path / name / "scores.npz")["scores"]
@@ -127,7 +127,7 @@ def test_a_backbone_is_taken_and_its_classifier_dropped_by_name(make_file, tmp_p
         source = tmp_path / "backbone"
         convert(small_config(), file, source)
         with pytest.raises(InputError, match="holds a backbone alone; give it as config"):
-            evaluate(small_config(), None, tmp_path / "out", weights=str(source))
+            evaluate(small_config(), None, tmp_path / "out", weights=(str(source),))
     config = small_config(init_backbone=str(source))
     task = make_task(config)
     initialize = weights_module.initializer(config, task)
@@ -255,13 +255,13 @@ def test_thresholds_are_fitted_saved_and_applied(make_file, tmp_path, capsys):
     saved = tmp_path / "run" / "thresholds.json"
     assert (tmp_path / "elsewhere" / "thresholds.json").exists()
     assert len(json.loads(saved.read_text())) == LABELS
-    evaluate(config, None, tmp_path / "file", weights=str(file), thresholds=str(saved))
+    evaluate(config, None, tmp_path / "file", weights=(str(file),), thresholds=str(saved))
     again = json.loads((tmp_path / "file" / "metrics.json").read_text())["rows"]
     assert again[1]["f1"] == pytest.approx(rows[1]["f1"])
     assert "thresholds.json" in capsys.readouterr().out
     saved.write_text('{"red": 0.5}')
     with pytest.raises(InputError, match=r"thresholds\.json"):
-        evaluate(config, None, tmp_path / "bad", weights=str(file), thresholds=str(saved))
+        evaluate(config, None, tmp_path / "bad", weights=(str(file),), thresholds=str(saved))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_files_of_another_model_are_refused(make_file, tmp_path, system, overrid
     config = small_config(**overrides)
     for use in (
         lambda: convert(config, file, tmp_path / "run"),
-        lambda: evaluate(config, None, tmp_path / "out", weights=str(file)),
+        lambda: evaluate(config, None, tmp_path / "out", weights=(str(file),)),
         lambda: train(small_config(**overrides, init_from=str(file)), tmp_path / "train"),
     ):
         with pytest.raises(InputError, match=message):
@@ -300,7 +300,7 @@ def test_a_converted_checkpoint_of_another_model_is_refused(make_file, tmp_path)
     file, _ = make_file()
     convert(small_config(), file, tmp_path / "run")
     with pytest.raises(InputError, match=r"head\.weight: \(22, 16\) there, \(22, 32\) in the model"):
-        evaluate(small_config(**{"model.hidden_size": 32}), None, tmp_path / "out", weights=str(tmp_path / "run"))
+        evaluate(small_config(**{"model.hidden_size": 32}), None, tmp_path / "out", weights=(str(tmp_path / "run"),))
     with pytest.raises(InputError, match="holds weights of another model"):
         convert_back(
             small_config(**{"model.hidden_size": 32}), tmp_path / "run", tmp_path / "a.pth", backbone_only=False
@@ -312,7 +312,7 @@ def test_what_leaves_no_trace_in_shapes_is_compared_too(make_file, tmp_path):
     convert(small_config(), file, tmp_path / "run")
     out = tmp_path / "out"
     with pytest.raises(InputError, match=r"config\.model\.num_heads: 2 there, 4 given"):
-        evaluate(small_config(**{"model.num_heads": 4}), None, out, weights=str(tmp_path / "run"))
+        evaluate(small_config(**{"model.num_heads": 4}), None, out, weights=(str(tmp_path / "run"),))
     with pytest.raises(InputError, match=r"config\.model\.backbone: tresnet_small there, tresnet_tiny given"):
         train(small_config(**{"model.backbone": "tresnet_tiny", "init_backbone": str(tmp_path / "run")}), out)
     task = make_task(small_config())
@@ -323,9 +323,9 @@ def test_what_leaves_no_trace_in_shapes_is_compared_too(make_file, tmp_path):
 
 def test_absent_sources_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.pth is no file"):
-        evaluate(small_config(), None, tmp_path / "out", weights=str(tmp_path / "nothing.pth"))
+        evaluate(small_config(), None, tmp_path / "out", weights=(str(tmp_path / "nothing.pth"),))
     with pytest.raises(InputError, match="holds no checkpoints"):
-        evaluate(small_config(), None, tmp_path / "out", weights=str(tmp_path))
+        evaluate(small_config(), None, tmp_path / "out", weights=(str(tmp_path),))
     assert not (tmp_path / "out").exists()
 
 

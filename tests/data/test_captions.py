@@ -1,0 +1,146 @@
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from aia_jax.data.captions import PairBatches, by_length, load_captions, load_vocabulary, meanings, photo_names
+from aia_jax.data.text import Vocabulary
+from aia_jax.errors import InputError
+
+IMAGES = 6
+TEXTS = [f"a {colour} dog {'runs ' * (k % 4)}here" for colour in ("red", "blue", "big") for k in range(10)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data set of six images in SCAN's layout, and its config."""
+    folder = tmp_path / "tiny_precomp"
+    folder.mkdir()
+    features = np.arange(IMAGES * 4 * 3, dtype=np.float32).reshape(IMAGES, 4, 3)
+    for stem in ("train", "dev", "test"):
+        (folder / f"{stem}_caps.txt").write_text("\n".join(TEXTS) + "\n")
+        np.save(folder / f"{stem}_ims.npy", features)
+    config = ConfigDict({"name": "tiny_precomp", "root": str(tmp_path), "vocabulary": str(tmp_path / "vocab.json")})
+    Vocabulary.build(TEXTS, min_count=1).save(tmp_path / "vocab.json")
+    return config
+
+
+def load(data, split="train"):
+    return load_captions(data, split, load_vocabulary(data))
+
+
+def test_a_split_has_five_captions_an_image(data):
+    split = load(data)
+    assert (len(split), split.num_images, split.rows_per_image) == (30, IMAGES, 1)
+    assert split.captions == tuple(TEXTS)
+    assert split.tokens.shape == (30, split.lengths.max())
+    np.testing.assert_array_equal((split.tokens > 0).sum(1), split.lengths)
+    np.testing.assert_array_equal(split.images[:], np.load(split.rows.path))
+
+
+def test_features_may_be_repeated_for_each_caption(data, tmp_path):
+    path = tmp_path / "tiny_precomp" / "train_ims.npy"
+    once = np.load(path)
+    np.save(path, np.repeat(once, 5, axis=0))
+    split = load(data)
+    assert split.rows_per_image == 5
+    np.testing.assert_array_equal(split.images[:], once)
+    batch = PairBatches(split, (8, 16))({"index": np.arange(30)}, slice(None))
+    np.testing.assert_array_equal(batch["image"], once[batch["index"] // 5])
+
+
+def test_testall_is_taken_where_there_is_one(data, tmp_path):
+    folder = tmp_path / "tiny_precomp"
+    (folder / "testall_caps.txt").write_text("\n".join(TEXTS[:10]) + "\n")
+    np.save(folder / "testall_ims.npy", np.zeros((2, 4, 3), np.float32))
+    assert load(data, "test").num_images == 2
+
+
+def test_a_batch_has_its_longest_captions_first_and_one_of_a_few_widths(data):
+    split = load(data)
+    index = np.array([0, 3, 12, 25, 7])
+    batch = PairBatches(split, (4, 10, 16))({"index": index}, slice(None))
+    order = index[np.argsort(-split.lengths[index], kind="stable")]
+    np.testing.assert_array_equal(batch["index"], order)
+    np.testing.assert_array_equal(batch["length"], split.lengths[order])
+    assert batch["tokens"].shape == (5, 10)
+    np.testing.assert_array_equal(batch["image"], split.images[order // 5])
+    wider = PairBatches(split, (2,))({"index": index}, slice(None))
+    assert wider["tokens"].shape == (5, 16)
+
+
+def test_a_process_gets_its_part_of_the_whole_batch(data):
+    split = load(data)
+    make = PairBatches(split, (4, 8), meaning=meanings(split, ("image", "caption")))
+    columns = {"index": np.array([9, 1, 28, 14])}
+    whole, parts = make(columns, slice(None)), [make(columns, part) for part in (slice(0, 2), slice(2, 4))]
+    for name, rows in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
+
+
+def test_meaning_is_the_mean_of_the_cosines_between_images_captions(data):
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+
+    split = load(data)
+    rows = TfidfTransformer().fit_transform(CountVectorizer().fit_transform(TEXTS)).toarray()
+    made = PairBatches(split, (8,), meaning=meanings(split, ("image", "caption")))
+    batch = made({"index": np.arange(0, 30, 5)}, slice(None))
+    of = batch["index"]
+    cosines = rows @ rows.T
+    np.testing.assert_allclose(batch["caption_similarity"], cosines[np.ix_(of, of)], atol=1e-6)
+    expected = cosines.reshape(IMAGES, 5, IMAGES, 5).mean(axis=(1, 3))[np.ix_(of // 5, of // 5)]
+    np.testing.assert_allclose(batch["image_similarity"], expected, atol=1e-6)
+
+
+def test_places_stand_for_captions_by_length_in_evaluation(data):
+    split = load(data)
+    make = PairBatches(split, (8,), order=by_length(split), images=False)
+    columns = {"index": np.array([0, 1, 29, 0]), "mask": np.array([True, True, True, False])}
+    batch = make(columns, slice(None))
+    assert "image" not in batch
+    assert batch["length"].tolist() == [split.lengths.max()] + [split.lengths.min()] * 3
+    assert sorted(batch["mask"].tolist()) == [False, True, True, True]
+
+
+def test_photos_are_named_beside_the_features(data, tmp_path):
+    split = load(data)
+    with pytest.raises(InputError, match="which names the photos of the features, cannot be read"):
+        photo_names(split)
+    names = [f"{k}.jpg" for k in range(IMAGES)]
+    (tmp_path / "tiny_precomp" / "train_ims.json").write_text(json.dumps({"images": names}))
+    assert photo_names(split) == names
+    assert photo_names(split.take(np.array([4, 1]), "part")) == ["4.jpg", "1.jpg"]
+
+
+def captions(folder, text):
+    (folder / "train_caps.txt").write_text(text)
+
+
+def features(folder, array):
+    np.save(folder / "train_ims.npy", array)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: captions(folder, "a red dog here\n" * 7), "holds 7 captions, no multiple of 5"),
+        (lambda folder: captions(folder, "a red dog here\n" * 4 + "\n"), r"train_caps.txt.*5"),
+        (lambda folder: captions(folder, "wholly other words\n" * 30), r"train_caps.txt.*vocab.json"),
+        (lambda folder: (folder / "train_caps.txt").unlink(), "train_caps.txt"),
+        (
+            lambda folder: features(folder, np.zeros((7, 4, 3), np.float32)),
+            "features of 7 images, but there are 30 cap",
+        ),
+        (lambda folder: features(folder, np.zeros((6, 12), np.float32)), r"must be a float array \[images, regions, f"),
+        (lambda folder: features(folder, np.zeros((6, 4, 3), np.int32)), "must be a float array"),
+        (lambda folder: (folder / "train_ims.npy").write_bytes(b"\x93NUMPY"), "is no .npy file, or truncated"),
+        (lambda folder: (folder / "train_ims.npy").unlink(), "does not exist; aia features makes it of photos"),
+        (lambda folder: (folder.parent / "vocab.json").write_text("{}"), "vocab.json"),
+        (lambda folder: (folder.parent / "vocab.json").unlink(), "build it with: aia vocab"),
+    ],
+)
+def test_what_does_not_fit_is_told(data, tmp_path, damage, message):
+    damage(tmp_path / "tiny_precomp")
+    with pytest.raises(InputError, match=message):
+        load(data)

@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from aia_jax.errors import InputError
+from aia_jax.models.sgraf import SGRAF, AttentionFiltration, l2norm
+from aia_jax.training import sharding
+from aia_jax.training.state import merge_model, split_model
+
+IMAGES, CAPTIONS, REGIONS, FEATURES, WORDS = 5, 8, 6, 7, 30
+LENGTHS = np.array([13, 11, 9, 9, 7, 4, 3, 3], np.int32)
+
+
+def small_model(reasoning):
+    sizes = {"num_regions": REGIONS, "embed_size": 12, "word_size": 10, "similarity_size": 8}
+    return SGRAF(WORDS, FEATURES, **sizes, reasoning=reasoning, rngs=nnx.Rngs(0))
+
+
+def pairs(seed=0):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, WORDS, (CAPTIONS, LENGTHS.max())).astype(np.int32)
+    tokens[np.arange(tokens.shape[1]) >= LENGTHS[:, None]] = 0
+    return rng.normal(size=(IMAGES, REGIONS, FEATURES)).astype(np.float32), tokens
+
+
+def similarity(model, features, tokens, lengths, *, train=False, block=1000, **options):
+    images = model.encode_images(features, train=train, key=jax.random.key(1))
+    captions = model.encode_captions(tokens, lengths, train=train, key=jax.random.key(2))
+    return np.asarray(model.similarity(images, captions, lengths, train=train, block=block, **options))
+
+
+@pytest.mark.parametrize("reasoning", ["sgr", "saf"])
+def test_a_score_depends_on_its_own_image_and_caption_alone(reasoning):
+    model, (features, tokens) = small_model(reasoning), pairs()
+    scores = similarity(model, features, tokens, LENGTHS)
+    assert scores.shape == (CAPTIONS, IMAGES)
+    assert ((scores > 0) & (scores < 1)).all()
+    for caption, length in enumerate(LENGTHS):
+        alone = similarity(model, features[2:3], tokens[caption : caption + 1, :length], LENGTHS[caption : caption + 1])
+        np.testing.assert_allclose(alone[0, 0], scores[caption, 2], atol=1e-6)
+    longer = np.pad(tokens, [(0, 0), (0, 9)])
+    np.testing.assert_allclose(similarity(model, features, longer, LENGTHS), scores, atol=1e-6)
+    garbage = np.where(longer == 0, 3, longer)
+    np.testing.assert_allclose(similarity(model, features, garbage, LENGTHS), scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("reasoning", ["sgr", "saf"])
+@pytest.mark.parametrize("train", [False, True])
+def test_blocks_give_what_the_whole_gives(reasoning, train):
+    features, tokens = pairs()
+    whole, running = None, None
+    for block in (1000, 2 * IMAGES, 1):
+        model = small_model(reasoning)
+        scores = similarity(model, features, tokens, LENGTHS, train=train, block=block)
+        statistics = split_model(model)[1]["stats"]
+        whole, running = (scores, statistics) if whole is None else (whole, running)
+        np.testing.assert_allclose(scores, whole, atol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), statistics, running)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("reasoning", ["sgr", "saf"])
+def test_gradients_are_finite_and_the_same_in_blocks_and_recomputed(reasoning, remat):
+    features, tokens = pairs()
+    graphdef, weights = split_model(small_model(reasoning))
+
+    def loss(params, block, **options):
+        model = merge_model(graphdef, {**weights, "params": params})
+        images = model.encode_images(features, train=True, key=jax.random.key(1))
+        captions = model.encode_captions(tokens, LENGTHS, train=True, key=jax.random.key(2))
+        return jnp.square(model.similarity(images, captions, LENGTHS, train=True, block=block, **options)).sum()
+
+    plain = jax.grad(loss)(weights["params"], 1000)
+    blocks = jax.grad(loss)(weights["params"], IMAGES, remat=remat)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), blocks, plain)
+
+
+@pytest.mark.parametrize("reasoning", ["sgr", "saf"])
+def test_captions_split_over_devices_score_the_same(reasoning):
+    model, (features, tokens) = small_model(reasoning), pairs()
+    expected = similarity(model, features, tokens, LENGTHS, block=IMAGES)
+    graphdef, weights = split_model(model)
+    mesh = sharding.data_mesh(jax.devices()[:4])
+
+    def score(features, tokens, lengths):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            model = merge_model(graphdef, weights)
+            captions = model.encode_captions(tokens, lengths, train=False)
+            images = model.encode_images(features, train=False)
+            return model.similarity(images, captions, lengths, train=False, block=IMAGES)
+
+    rows, whole = sharding.over_data(mesh), sharding.replicated(mesh)
+    step = jax.jit(score, in_shardings=(whole, rows, rows), out_shardings=whole)
+    np.testing.assert_allclose(step(features, tokens, LENGTHS), expected, atol=1e-6)
+
+
+def test_running_statistics_move_caption_by_caption():
+    filtration = AttentionFiltration(4, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    statistics = np.array([[1.0, 2.0], [-3.0, 0.5], [10.0, 4.0]], np.float32)
+    mean, var = 0.0, 1.0
+    for row in statistics:
+        mean, var = 0.9 * mean + 0.1 * row[0], 0.9 * var + 0.1 * row[1]
+    filtration.update(jnp.asarray(statistics))
+    np.testing.assert_allclose([filtration.norm.mean[0], filtration.norm.var[0]], [mean, var], rtol=1e-6)
+
+
+def test_dropout_differs_by_key_and_needs_one():
+    model, (_, tokens) = small_model("saf"), pairs()
+    one, other = (model.encode_captions(tokens, LENGTHS, train=True, key=jax.random.key(seed))[0] for seed in (0, 1))
+    assert np.abs(one - other).max() > 0.01
+    with pytest.raises(ValueError, match="needs a key"):
+        model.encode_captions(tokens, LENGTHS, train=True)
+
+
+def test_l2norm_of_zeros_has_no_gradient():
+    value, grad = jax.value_and_grad(lambda x: l2norm(x).sum())(jnp.zeros(3))
+    assert value == 0
+    np.testing.assert_array_equal(grad, 0)
+
+
+def test_an_unknown_reasoning_is_refused():
+    with pytest.raises(InputError, match="unknown 'sfa'; known: sgr, saf"):
+        small_model("sfa")
