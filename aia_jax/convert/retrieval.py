@@ -105,7 +105,7 @@ def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, wher
     differing = [
         f"  opt.{name}={options[name]!r}; here it is always {value!r}"
         for name, value in _FIXED_OF[reasoning].items()
-        if options.get(name, value) != value
+        if not (isinstance(given := options.get(name, value), int) and given == value)
     ]
     if differing:
         raise InputError(
