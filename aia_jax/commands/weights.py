@@ -60,6 +60,8 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
         raise InputError("config.init_from brings a whole model, config.init_backbone a backbone: give one of them")
     if not config.init_from and not config.init_backbone:
         return None
+    if not config.init_from and not config.model.backbone:
+        raise InputError("config.init_backbone: config.model.backbone is '', so that there is none to start from it")
     shapes = model_shapes(task.build_model, backbone_only=not config.init_from)
     described = task.describe() if config.init_from else {}
     arrays = read_arrays(config.init_from or config.init_backbone, config, shapes, described)

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from sgraf_files import (
@@ -91,8 +90,7 @@ def test_training_can_start_from_a_file(root, make_file):
     file, model = make_file("saf")
     config = small_config(root, "saf", init_from=str(file))
     task = make_task(config)
-    model_shapes = jax.eval_shape(lambda: {"params": {"sgraf": {"score": {"bias": np.zeros(1, np.float32)}}}})
-    weights = initializer(config, task)(model_shapes)
+    weights = initializer(config, task)({"params": {"sgraf": {"score": {"bias": 0}}}})
     np.testing.assert_array_equal(weights["params"]["sgraf"]["score"]["bias"], arrays_of(model)["2.sim_eval_w.bias"])
 
 
@@ -199,8 +197,12 @@ def test_a_retriever_with_its_backbone_has_no_form_there(make_file, tmp_path, mo
     assert "body.conv1.conv.weight" in read_state_dict(tmp_path / "a.safetensors")
 
 
-def test_a_retriever_of_given_features_has_no_backbone_to_write(root, make_file, tmp_path):
+def test_a_retriever_of_given_features_has_no_backbone(root, make_file, tmp_path):
     file, _ = make_file("saf")
     convert(small_config(root, "saf"), file, tmp_path / "run")
     with pytest.raises(InputError, match="holds no backbone; leave out --backbone_only"):
         convert_back(small_config(root, "saf"), tmp_path / "run", tmp_path / "a.pth", backbone_only=True)
+    for source in (file, tmp_path / "run"):
+        config = small_config(root, "saf", init_backbone=str(source))
+        with pytest.raises(InputError, match=r"config\.model\.backbone is '', so that there is none"):
+            initializer(config, make_task(config))
