@@ -9,18 +9,19 @@ if __name__ == "__main__":
         """PyTorch weights to a checkpoint of this project, and back.
 
         python convert_weights.py --config configs/corel5k.py --input Annotator_Corel-5k.pth --output runs/authors
-        ... --verify    also runs images through PyTorch and compares every stage
+        ... --verify    also runs images, for SGRAF features and captions, through PyTorch and compares every stage
         python convert_weights.py --config configs/corel5k.py --input runs/corel5k --output mine.pth --reverse
 
-        What a file is (system A or B, or an ImageNet model; timm <= 0.6, MIIL or timm >= 0.9) is told by its names.
+        What a file is (system A or B, SGRAF, or an ImageNet model; timm <= 0.6, MIIL or timm >= 0.9) is told by its
+        names, and of SGRAF by the options in it.
         """,
         input="PyTorch or safetensors file; with --reverse the folder of a run.",
         output="Folder to write the checkpoint to; with --reverse the file, .pth or .safetensors.",
-        images="With --verify: folder of images to compare on; the default are drawn scenes.",
-        split="With --verify: also score this split (train, validation or test) in both frameworks.",
+        images="With --verify, of annotation: folder of images to compare on; the default are drawn scenes.",
+        split="With --verify, of annotation: also score this split (train, validation or test) in both frameworks.",
     )
     flags.mark_flags_as_required(["input", "output"])
-    flags.DEFINE_bool("reverse", False, "Write a PyTorch state dict in the names of timm >= 0.9.")
+    flags.DEFINE_bool("reverse", False, "Write a PyTorch file: timm's names (>= 0.9), or SGRAF's checkpoint.")
     flags.DEFINE_bool("backbone_only", False, "With --reverse: the backbone as timm's model with num_classes=0.")
     flags.DEFINE_bool("verify", False, "Compare every stage with PyTorch; exit code 1 past --tolerance.")
     flags.DEFINE_float("tolerance", 1e-5, "With --verify: largest error, relative to a stage's largest value.")

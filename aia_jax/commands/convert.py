@@ -1,6 +1,7 @@
 """PyTorch files to checkpoints of this project, and back."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from aia_jax.commands.weights import check_model, model_shapes, read_foreign, run_arrays
-from aia_jax.convert import tables
+from aia_jax.convert import retrieval, tables
 from aia_jax.convert.files import write_state_dict
 from aia_jax.convert.naming import Foreign
 from aia_jax.errors import InputError
@@ -62,11 +63,13 @@ def check_output(output: Path) -> None:
 def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_only: bool) -> None:
     """Writes the best epoch of the workdir `source` as a PyTorch or safetensors file in timm's names (>= 0.9).
 
+    Of retrieval a PyTorch file is the checkpoint that SGRAF's programs load, options included.
+
     Args:
         backbone_only: write timm's own model without classifier (`num_classes=0`), not the system's.
 
     Raises:
-        InputError: no checkpoint, or one of another model than the config's.
+        InputError: no checkpoint, one of another model than the config's, or one that has no form there.
     """
     if output.is_dir():
         raise InputError(f"{output} is a folder; with --reverse --output names a file, .pth or .safetensors")
@@ -76,10 +79,27 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
         raise InputError(f"{source} holds weights of another model than this config describes")
     if backbone_only:
         arrays = {path: value for path, value in arrays.items() if path.startswith("backbone.")}
+        if not arrays:
+            raise InputError(f"{source} holds no backbone; leave out --backbone_only")
     system = tables.system_of(arrays)
-    state = tables.to_torch(jax.device_get(arrays), system=system, family=backbone_named(config.model.backbone).family)
-    write_state_dict(output, state)
-    print(f"{output}: {len(state)} arrays in timm's names; it holds: {system}", flush=True)
+    if system == "retrieval":
+        if config.model.backbone:
+            raise InputError(
+                f"{source} was trained with its backbone, for which SGRAF's files have no place; "
+                "--backbone_only writes the backbone"
+            )
+        family, names = "sgraf", "SGRAF's names"
+    else:
+        family, names = backbone_named(config.model.backbone).family, "timm's names"
+    state = tables.to_torch(jax.device_get(arrays), system=system, family=family)
+    write_state_dict(output, state, beside=_beside(config, info, arrays) if system == "retrieval" else None)
+    print(f"{output}: {len(state)} arrays in {names}; it holds: {system}", flush=True)
+
+
+def _beside(config: ConfigDict, info: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What SGRAF's checkpoints hold beside the weights."""
+    options = retrieval.options_of(config, len(arrays["sgraf.text.embedding"]))
+    return {"epoch": info.get("epoch", 0), "best_rsum": float(info.get("metric", 0)), "opt": options, "Eiters": 0}
 
 
 def _abstract(task: Any, backbone_only: bool) -> Arrays:

@@ -3,9 +3,9 @@
 import importlib
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,9 +13,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from aia_jax.commands.weights import check_model, model_shapes
+from aia_jax.commands.stages import Stage, Stages, passes, timed
+from aia_jax.commands.verify_retrieval import verify_retrieval
+from aia_jax.commands.weights import check_model, model_shapes, our_model
 from aia_jax.convert import tables
-from aia_jax.convert.files import read_state_dict
+from aia_jax.convert.files import read_weights
 from aia_jax.convert.naming import recognise
 from aia_jax.data import scenes
 from aia_jax.data.images import decode_image
@@ -23,17 +25,9 @@ from aia_jax.errors import InputError
 from aia_jax.models.annotator import backbone_named
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks import AnnotationTask
-from aia_jax.training.state import merge_model, replace_arrays, split_model
 
 _IMAGES = 4
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
-
-class Stage(NamedTuple):
-    """What a stage gave, `[B, ...]` with channels last, and the seconds it took (None: it is part of another's)."""
-
-    value: np.ndarray
-    seconds: float | None
 
 
 def verify(
@@ -46,8 +40,8 @@ def verify(
     Args:
         config: of the model in the file.
         source: a PyTorch or safetensors file.
-        images: folder of images; None: drawn scenes.
-        split: "train", "validation" or "test", to be scored by both.
+        images: folder of images; None: drawn scenes, or for retrieval drawn features and captions.
+        split: "train", "validation" or "test", to be scored by both; of annotation.
         tolerance: largest relative error.
 
     Returns:
@@ -56,34 +50,34 @@ def verify(
     Raises:
         InputError: torch or timm is missing, the file does not fit, or the folder holds no image.
     """
+    if config.task == "retrieval":
+        if images or split:
+            raise InputError("--images and --split are of annotation; retrieval is compared on drawn features")
+        return verify_retrieval(config, source, tolerance=tolerance)
     torch_models = _torch_models()
     config = config.copy_and_resolve_references()
     config.model.dtype = "float32"
     config.model.freeze_backbone = False
     config.model.native_padding = False  # as timm pads
     task = AnnotationTask(config)
-    state = read_state_dict(source)
-    foreign = recognise(state, str(source))
+    state, options = read_weights(source)
+    foreign = recognise(state, str(source), options)
     shapes = model_shapes(task.build_model, backbone_only=foreign.system == "backbone")
     check_model(foreign, config, shapes, str(source))
-    ours = _our_model(task, tables.from_torch(foreign, shapes, str(source)))
+    ours = our_model(task, tables.from_torch(foreign, shapes, str(source)))
     theirs = torch_models.load_torch(config, foreign, state)
     pixels = _pixels(images, config.data.image_size)
     inputs = np.asarray(task.normalize(pixels))
     whole = foreign.system != "backbone"
     here, there = _stages(ours, inputs, whole), _torch_stages(theirs, inputs, whole, config.model.backbone)
-    print(_table(here, there, len(pixels)), flush=True)
-    worst = float(np.max([_errors(here[name], there[name])[1] for name in here]))  # NaN if one is
-    print(
-        f"largest relative error {worst:.1e}, tolerance {tolerance:.1e}: {'passed' if worst <= tolerance else 'FAILED'}"
-    )
+    passed = passes(here, there, f"{len(pixels)} images", tolerance)
     if split:
         if not whole:
             raise InputError(
                 f"{source} holds a backbone alone, which scores no labels: no metrics of {split} to compare"
             )
         print(_metrics(task, split, ours, theirs), flush=True)
-    return worst <= tolerance
+    return passed
 
 
 def _torch_models() -> types.ModuleType:
@@ -91,11 +85,6 @@ def _torch_models() -> types.ModuleType:
         return importlib.import_module("aia_jax.convert.torch_models")
     except (ImportError, RuntimeError) as error:
         raise InputError(f"verifying needs torch and timm ({error}): pip install 'aia_jax[verify]'") from None
-
-
-def _our_model(task: AnnotationTask, arrays: dict[str, np.ndarray]) -> nnx.Module:
-    graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
-    return merge_model(graphdef, replace_arrays(weights, {path: jax.numpy.asarray(a) for path, a in arrays.items()}))
 
 
 def _pixels(folder: str | None, size: int) -> np.ndarray:
@@ -117,26 +106,20 @@ def _decoded(path: Path, size: int) -> np.ndarray:
         raise InputError(f"{path}: {error}") from None
 
 
-def _stages(model: nnx.Module, images: np.ndarray, whole: bool) -> dict[str, Stage]:
+def _stages(model: nnx.Module, images: np.ndarray, whole: bool) -> Stages:
     """Each part of our model compiled by itself, timed on its second call."""
     stages, x = {}, images
     for name, part in model.backbone.parts(train=False):
-        x, seconds = _timed(jax.jit(part), x)
+        x, seconds = timed(jax.jit(part), x)
         stages[name] = Stage(np.asarray(x), seconds)
     if whole:
-        (logits, out), seconds = _timed(jax.jit(lambda features: model.head(features, train=False)), x)
+        (logits, out), seconds = timed(jax.jit(lambda features: model.head(features, train=False)), x)
         stages |= {name: Stage(np.asarray(value), None) for name, value in out.items()}
         stages["logits"] = Stage(np.asarray(logits), seconds)
     return stages
 
 
-def _timed(call: Callable[[Any], Any], x: Any) -> tuple[Any, float]:
-    jax.block_until_ready(call(x))
-    start = time.perf_counter()
-    return jax.block_until_ready(call(x)), time.perf_counter() - start
-
-
-def _torch_stages(model: Any, images: np.ndarray, whole: bool, backbone: str) -> dict[str, Stage]:
+def _torch_stages(model: Any, images: np.ndarray, whole: bool, backbone: str) -> Stages:
     """The same stages of the PyTorch model, channels last, by hooks on its second call."""
     import torch
 
@@ -182,26 +165,6 @@ def _torch_parts(body: Any, backbone: str) -> Iterator[tuple[str, Any]]:
     for number, blocks in enumerate(body.blocks, start=1):
         yield f"stage{number}", blocks
     yield "features", body.bn2
-
-
-def _errors(here: Stage, there: Stage) -> tuple[float, float]:
-    """Largest absolute deviation, and over the largest magnitude."""
-    if here.value.shape != there.value.shape:
-        return float("inf"), float("inf")
-    deviation = float(np.abs(here.value - there.value).max())
-    return deviation, deviation / max(float(np.abs(there.value).max()), np.finfo(np.float32).tiny)
-
-
-def _table(here: dict[str, Stage], there: dict[str, Stage], num_images: int) -> str:
-    lines = [f"{'stage':<12}{'shape':>22}{'max abs':>12}{'max rel':>12}{'PyTorch ms':>12}{'JAX ms':>10}"]
-    for name, stage in here.items():
-        absolute, relative = _errors(stage, there[name])
-        times = ["" if side.seconds is None else f"{1e3 * side.seconds:.1f}" for side in (there[name], stage)]
-        shape = " x ".join(map(str, stage.value.shape))
-        lines.append(f"{name:<12}{shape:>22}{absolute:>12.2e}{relative:>12.2e}{times[0]:>12}{times[1]:>10}")
-    sums = [1e3 * sum(stage.seconds or 0 for stage in side.values()) for side in (there, here)]
-    lines.append(f"{f'{num_images} images':<12}{'':>46}{sums[0]:>12.1f}{sums[1]:>10.1f}")
-    return "\n".join(lines)
 
 
 def _metrics(task: AnnotationTask, split: str, ours: nnx.Module, theirs: Any) -> str:

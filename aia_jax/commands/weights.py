@@ -5,19 +5,30 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.convert import tables
-from aia_jax.convert.files import read_state_dict
+from aia_jax.convert.files import read_weights
 from aia_jax.convert.naming import Foreign, recognise
 from aia_jax.convert.pretrained import PACKAGES, pretrained_file
+from aia_jax.convert.retrieval import check_sizes
 from aia_jax.errors import InputError
 from aia_jax.models.annotator import backbone_named
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.loop import Task
-from aia_jax.training.state import Arrays, abstract_weights, flat_arrays, pick_weights, replace_arrays
+from aia_jax.training.state import (
+    Arrays,
+    abstract_weights,
+    flat_arrays,
+    merge_model,
+    pick_weights,
+    replace_arrays,
+    split_model,
+)
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
 _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # of config.model.head
@@ -29,6 +40,12 @@ def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> d
     _, abstract = abstract_weights(build, sharding.data_mesh())
     shapes = {path: leaf.shape for path, leaf in flat_arrays(pick_weights(abstract, "raw")).items()}
     return {path: shape for path, shape in shapes.items() if not backbone_only or path.startswith("backbone.")}
+
+
+def our_model(task: Task, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
+    """The task's model with `arrays`, path to array."""
+    graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
+    return merge_model(graphdef, replace_arrays(weights, {path: jnp.asarray(array) for path, array in arrays.items()}))
 
 
 def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | None:
@@ -43,6 +60,8 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
         raise InputError("config.init_from brings a whole model, config.init_backbone a backbone: give one of them")
     if not config.init_from and not config.init_backbone:
         return None
+    if not config.init_from and not config.model.backbone:
+        raise InputError("config.init_backbone: config.model.backbone is '', so that there is none to start from it")
     shapes = model_shapes(task.build_model, backbone_only=not config.init_from)
     described = task.describe() if config.init_from else {}
     arrays = read_arrays(config.init_from or config.init_backbone, config, shapes, described)
@@ -79,20 +98,35 @@ def read_foreign(source: str | Path) -> Foreign:
     Raises:
         InputError: it cannot be read, or holds nothing known here.
     """
-    return recognise(read_state_dict(pretrained_file(source) if source in PACKAGES else source), str(source))
+    state, options = read_weights(pretrained_file(source) if source in PACKAGES else source)
+    return recognise(state, str(source), options)
 
 
 def check_model(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str) -> None:
-    """Raises InputError if a recognised file is of another family, system or number of labels than the config."""
-    model = config.model
-    if foreign.family != backbone_named(model.backbone).family:
-        raise InputError(f"{where} holds {foreign.describe()}, but config.model.backbone is {model.backbone}")
-    if not _is_whole(shapes):
+    """Raises InputError if a recognised file is of another system, family, size or number of labels than the config."""
+    model, whole, held = config.model, _is_whole(shapes), f"{where} holds {foreign.describe()}"
+    if whole and foreign.system == "backbone" and model.backbone:
+        raise InputError(f"{held} alone; give it as config.init_backbone")
+    if (whole or foreign.system == "retrieval") and (foreign.system == "retrieval") != (config.task == "retrieval"):
+        raise InputError(f"{held}, but config.task is {config.task!r}")
+    if foreign.system == "retrieval":
+        if model.backbone:
+            raise InputError(
+                f"{held} on given features, but this config's images go through config.model.backbone={model.backbone}"
+            )
+        check_sizes(foreign.sgraf, foreign.reasoning, model, shapes["sgraf.text.embedding"][0], where)
         return
-    if foreign.system == "backbone":
-        raise InputError(f"{where} holds {foreign.describe()} alone; give it as config.init_backbone")
-    if foreign.system != _SYSTEMS[model.head]:
-        raise InputError(f"{where} holds {foreign.describe()}, but config.model.head is {model.head!r}")
+    if not model.backbone:
+        raise InputError(f"{held}, but config.model.backbone is '': features are given")
+    if foreign.family != backbone_named(model.backbone).family:
+        raise InputError(f"{held}, but config.model.backbone is {model.backbone}")
+    if whole:
+        _check_head(foreign, config, shapes, where)
+
+
+def _check_head(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str) -> None:
+    if foreign.system != _SYSTEMS[config.model.head]:
+        raise InputError(f"{where} holds {foreign.describe()}, but config.model.head is {config.model.head!r}")
     given = _num_labels({f"head.{name}": value.shape for name, value in foreign.head.items()})
     expected = _num_labels(shapes)
     if given is not None and given != expected:
@@ -152,13 +186,20 @@ def check_described(workdir: Path, info: dict[str, Any], described: dict[str, An
 
 
 def config_of(source: str, config: ConfigDict) -> ConfigDict:
-    """`config` with the `model.reasoning` of the weights in `source`, a workdir or a PyTorch file."""
+    """`config` with the `model.reasoning` of the weights in `source`, a workdir or a PyTorch file.
+
+    Raises:
+        InputError: the file cannot be read, or is not of retrieval.
+    """
     path = Path(source)
     own = config.copy_and_resolve_references()
     if path.is_dir():
         own.model.reasoning = _written_model(path).get("reasoning", "")
-    else:
-        own.model.reasoning = read_foreign(source).reasoning
+        return own
+    foreign = read_foreign(source)
+    if foreign.system != "retrieval":
+        raise InputError(f"{source} holds {foreign.describe()}, but config.task is {config.task!r}")
+    own.model.reasoning = foreign.reasoning
     return own
 
 

@@ -1,10 +1,12 @@
 """Weights files of others, read without executing anything in them, and written for others."""
 
+import argparse
 import importlib
 import pickle
 import re
 import types
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,24 @@ from aia_jax.errors import InputError
 
 _WRAPPERS = ("state_dict", "model")
 _DEEPEST = 4  # wrappers within wrappers
+_ENCODERS = 3  # of SGRAF, each with a state dict of its own
 _FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a `.safetensors` file or of one that `torch.save` wrote, unpickled with `weights_only=True`.
+    """The arrays of `read_weights`."""
+    return read_weights(path)[0]
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """What a `.safetensors` file holds, or one that `torch.save` wrote, unpickled with `weights_only=True`.
 
     A dict inside `{"state_dict": ...}` or `{"model": ...}` is unwrapped, and `module.` taken off where every name
-    starts with it.
+    starts with it. Three state dicts become one, of names that begin with `0.`, `1.` and `2.`.
 
     Returns:
-        Name to array; floating ones are float32.
+        Name to array; floating ones are float32. The options that lie beside the arrays as `opt`, an
+        `argparse.Namespace`; None: there are none.
 
     Raises:
         InputError: absent, damaged, truncated, holding anything but arrays or NaN among them, or torch is missing.
@@ -34,15 +43,24 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError(f"{path} is no file; give a .pth, .pt, .bin or .safetensors file")
     read = _read_safetensors if _is_safetensors(path) else _read_torch
-    state = _without_prefix(_unwrap(read(path), path), "module.")
+    content, options = _unwrap(read(path), path)
+    state = _without_prefix(_arrays(content, path), "module.")
     broken = [name for name, value in state.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
     if broken:
         raise InputError(f"{path} holds NaN or infinity in {len(broken)} array(s), first in {broken[0]}")
-    return state
+    return state, options
 
 
-def write_state_dict(path: str | Path, state: dict[str, np.ndarray]) -> None:
+def write_state_dict(
+    path: str | Path, state: dict[str, np.ndarray], *, beside: Mapping[str, Any] | None = None
+) -> None:
     """Writes a `.safetensors` file, or else one for `torch.load`; the whole file or none.
+
+    Args:
+        path: to write.
+        state: name to array.
+        beside: for `torch.load`, the other entries of SGRAF's checkpoints, options as a dict `opt`; the arrays, of
+            names that begin with `0.`, `1.` and `2.`, are then a list of state dicts, `model`.
 
     Raises:
         InputError: torch or safetensors is missing.
@@ -56,7 +74,10 @@ def write_state_dict(path: str | Path, state: dict[str, np.ndarray]) -> None:
             _needed("safetensors.numpy").save_file(arrays, temporary)
         else:
             torch = _needed("torch")
-            torch.save({name: torch.from_numpy(np.array(value)) for name, value in state.items()}, temporary)
+            content: dict[str, Any] = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+            if beside is not None:
+                content = {**beside, "model": _split(content), "opt": argparse.Namespace(**beside["opt"])}
+            torch.save(content, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -79,7 +100,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _read_torch(path: Path) -> Any:
     torch = _needed("torch")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # of pickle protocols and old storages
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -94,19 +115,50 @@ def _read_torch(path: Path) -> Any:
         raise InputError(f"{path} is damaged, truncated or no file of torch.save: {_first_line(error)}") from None
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, np.ndarray]:
+def _unwrap(content: Any, path: Path) -> tuple[dict[Any, Any], dict[str, Any] | None]:
+    """A dict of what should be arrays, and the options that lay beside it."""
+    options = None
     for _ in range(_DEEPEST):
         wrapper = next(
-            (name for name in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)), None
+            (
+                name
+                for name in _WRAPPERS
+                if isinstance(content, dict) and (isinstance(content.get(name), dict) or _encoders(content.get(name)))
+            ),
+            None,
         )
         if wrapper is None:
             break
         beside = [name for name, value in content.items() if hasattr(value, "detach")]
         if beside:
             raise InputError(f"{path} holds arrays beside its {wrapper!r}: {', '.join(map(str, beside[:5]))}")
+        if isinstance(content.get("opt"), argparse.Namespace):
+            options = vars(content["opt"])
         content = content[wrapper]
+    if encoders := _encoders(content):
+        parts = [_without_prefix({str(name): value for name, value in part.items()}, "module.") for part in encoders]
+        content = {f"{number}.{name}": value for number, part in enumerate(parts) for name, value in part.items()}
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} holds no state dict but {type(content).__name__}; save model.state_dict()")
+    return content, options
+
+
+def _encoders(content: Any) -> list[dict[Any, Any]] | None:
+    """The three state dicts that `content` is, if it is that."""
+    parts = list(content.values()) if isinstance(content, dict) else content
+    fits = isinstance(parts, list | tuple) and len(parts) == _ENCODERS and all(isinstance(part, dict) for part in parts)
+    return list(parts) if fits else None
+
+
+def _split(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{} for _ in range(_ENCODERS)]
+    for name, value in state.items():
+        number, _, inner = name.partition(".")
+        parts[int(number)][inner] = value
+    return parts
+
+
+def _arrays(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
     state, others = {}, []
     for name, value in content.items():
         try:
@@ -129,8 +181,8 @@ def _as_array(value: Any) -> np.ndarray:
     return value.astype(np.float32) if value.dtype.kind in "fV" else value
 
 
-def _without_prefix(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    if not all(name.startswith(prefix) for name in state):
+def _without_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    if not state or not all(name.startswith(prefix) for name in state):
         return state
     return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()}, prefix)
 

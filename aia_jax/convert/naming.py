@@ -7,10 +7,12 @@ All are brought to timm's present names here.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from aia_jax.convert import retrieval
 from aia_jax.errors import InputError
 
 # (system, what its backbone's names begin with, what its head's names begin with)
@@ -56,13 +58,16 @@ class Foreign:
     """A recognised state dict.
 
     Attributes:
-        system: "annotator" (A), "classifier" (B), or "backbone": an ImageNet model, classifier included.
-        family: "tresnet" or "efficientnet_lite".
+        system: "annotator" (A), "classifier" (B), "retrieval" (SGRAF), or "backbone": an ImageNet model, classifier
+            included.
+        family: "tresnet", "efficientnet_lite" or "sgraf".
         generation: of the names it came with.
         backbone, head: arrays under timm's names without the wrapping; of the head of an ImageNet model its classifier.
-        origin: ("backbone" or "head", such a name) to the name in the file.
-        others: names in the file that belong to neither.
+        origin: ("backbone", "head" or "sgraf", such a name) to the name in the file.
+        others: names in the file that belong to none of them.
         prefix: what the backbone's names in the file begin with.
+        sgraf: arrays of SGRAF's three encoders, under their names in the file.
+        reasoning: of SGRAF "sgr" or "saf", else "".
     """
 
     system: str
@@ -73,9 +78,13 @@ class Foreign:
     origin: dict[tuple[str, str], str]
     others: tuple[str, ...]
     prefix: str
+    sgraf: dict[str, np.ndarray] = field(default_factory=dict)
+    reasoning: str = ""
 
     def describe(self) -> str:
         """Such as "a whole annotator (TResNet of 3 4 11 3 blocks, InPlace-ABN names)"."""
+        if self.system == "retrieval":
+            return f"an image-text retriever (SGRAF's {self.reasoning.upper()})"
         what = {"annotator": "a whole annotator", "classifier": "a classifier", "backbone": "a backbone"}[self.system]
         blocks = {match[0] for name in self.backbone if (match := re.match(r"(layer|blocks\.)(\d+)\.(\d+)", name))}
         stages = [re.match(r"(layer\d+|blocks\.\d+)", block)[0] for block in blocks]
@@ -89,23 +98,27 @@ class Foreign:
 
 
 def wrap(system: str, family: str, area: str, name: str) -> str:
-    """The whole name of an array in a file of `system`, given its area ("backbone" or "head") and timm's name there."""
+    """The whole name of an array in a file of `system`, given its area and its name there."""
+    if area == "sgraf":
+        return name
     _, backbone, head = next(row for row in _WRAPPINGS if row[0] == system)
     if system == "backbone" and family == "efficientnet_lite":
         backbone, head = "", "classifier."
     return (head if area == "head" else backbone) + name
 
 
-def recognise(state: Mapping[str, np.ndarray], where: str) -> Foreign:
+def recognise(state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None = None) -> Foreign:
     """Tells what `state` is and renames it.
 
     Args:
-        state: as of `files.read_state_dict`.
+        state, options: as of `files.read_weights`.
         where: the file, for messages.
 
     Raises:
-        InputError: the names are of no system that is known.
+        InputError: the names are of no system that is known, or the options of a model that this project does not have.
     """
+    if retrieval.is_retrieval(state):
+        return _retriever(state, where, options)
     fitting = [(row, family) for row in _WRAPPINGS for family in _FAMILIES if row[1] + family[2] in state]
     if fitting:
         # Without a wrapping the classifier's name tells; a file may also lack it.
@@ -113,9 +126,16 @@ def recognise(state: Mapping[str, np.ndarray], where: str) -> Foreign:
         return _rename(state, row, family[:2], where)
     known = ", ".join(repr(prefix + mark) for _, prefix, _ in _WRAPPINGS[:3] for *_, mark in _FAMILIES[:2])
     raise InputError(
-        f"{where} holds no model that is known here: none of {known} or of EfficientNet-Lite's names is among its "
-        f"{len(state)} arrays, the first of which are {', '.join(list(state)[:3])}"
+        f"{where} holds no model that is known here: none of {known}, of EfficientNet-Lite's names or of SGRAF's is "
+        f"among its {len(state)} arrays, the first of which are {', '.join(list(state)[:3])}"
     )
+
+
+def _retriever(state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None) -> Foreign:
+    arrays = {name: value for name, value in state.items() if not _UNTRAINED.fullmatch(name)}
+    origin = {("sgraf", name): name for name in arrays}
+    reasoning = retrieval.reasoning_of(arrays, options, where)
+    return Foreign("retrieval", "sgraf", "SGRAF", {}, {}, origin, (), "", sgraf=arrays, reasoning=reasoning)
 
 
 def _rename(

@@ -1,32 +1,19 @@
-"""Our arrays and timm's, name by name: (pattern of our path, their name, layout) for every family and head.
+"""Our arrays and theirs, name by name: (pattern of our path, their name, layout) for every family and head.
 
 `from_torch` and `to_torch` read the same table, so that a way back exists for whatever comes in.
 """
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from aia_jax.convert import retrieval
+from aia_jax.convert.layouts import CONV, HWIO, LEAVES, LINEAR, POINTWISE, ROW, SAME, Layout
 from aia_jax.convert.naming import Foreign, wrap
 from aia_jax.errors import InputError
-
-
-class Layout(NamedTuple):
-    """Axes of a kernel: how theirs become ours, and back."""
-
-    to_jax: Callable[[np.ndarray], np.ndarray]
-    to_torch: Callable[[np.ndarray], np.ndarray]
-
-
-CONV = Layout(lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2))  # OIHW, OHWI
-HWIO = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-LINEAR = Layout(lambda x: x.T, lambda x: x.T)
-POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # a 1x1 convolution there
-ROW = Layout(lambda x: x[0], lambda x: x[None])
-SAME = Layout(lambda x: x, lambda x: x)
 
 # Our modules, TResNet's stages counted from 1; (pattern, their module, layout of `kernel`).
 _BACKBONES = {
@@ -67,7 +54,6 @@ _HEADS = {
 }
 _PACKED = {"self": "self_attn", "cross": "multihead_attn"}
 _PARAMETERS = {"query_embedding": ("query_emb.weight", SAME), "weight": ("w", ROW), "bias": ("b", ROW)}
-_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 class Entry(NamedTuple):
@@ -87,6 +73,8 @@ class Entry(NamedTuple):
 def entry(path: str, *, system: str, family: str) -> Entry:
     """The place of our array `path`, such as "backbone.stages.0.1.conv1.bn.scale"."""
     area, _, inner = path.partition(".")
+    if area == "sgraf":
+        return Entry(*retrieval.place(inner))
     if area == "head" and inner in _PARAMETERS:
         return Entry(*_PARAMETERS[inner])
     if area == "backbone" and family == "tresnet":
@@ -94,20 +82,24 @@ def entry(path: str, *, system: str, family: str) -> Entry:
     module, _, leaf = inner.rpartition(".")
     packed = re.fullmatch(r"layers\.(\d+)\.(self|cross)_attention\.(query|key|value)", module)
     if packed:
-        name = f"transformer.decoder.layers.{packed[1]}.{_PACKED[packed[2]]}.in_proj_{_LEAVES.get(leaf, leaf)}"
+        name = f"transformer.decoder.layers.{packed[1]}.{_PACKED[packed[2]]}.in_proj_{LEAVES.get(leaf, leaf)}"
         layout = LINEAR if leaf == "kernel" else SAME
         return Entry(name, layout, ("query", "key", "value").index(packed[3]))
     for pattern, target, layout in _BACKBONES[family] if area == "backbone" else _HEADS[system]:
         match = re.fullmatch(pattern, module)
         if match:
-            name = f"{match.expand(target)}.{_LEAVES.get(leaf, leaf)}".lstrip(".")
+            name = f"{match.expand(target)}.{LEAVES.get(leaf, leaf)}".lstrip(".")
             return Entry(name, layout if leaf == "kernel" else SAME)
     raise ValueError(f"no rule for {path}")
 
 
 def system_of(paths: Iterable[str]) -> str:
     """The system that a model with our arrays `paths` is."""
-    marks = {"head.query_embedding": "annotator", "head.linear.bias": "classifier"}
+    marks = {
+        "head.query_embedding": "annotator",
+        "head.linear.bias": "classifier",
+        "sgraf.score.bias": "retrieval",
+    }
     return next((system for path, system in marks.items() if path in paths), "backbone")
 
 
@@ -115,7 +107,8 @@ def from_torch(foreign: Foreign, shapes: Mapping[str, tuple[int, ...]], where: s
     """A recognised state dict as our arrays, strictly: every array of `shapes` filled, every array of it used.
 
     Args:
-        foreign: see `naming.recognise`; arrays outside the areas ("backbone", "head") of `shapes` are not looked at.
+        foreign: see `naming.recognise`; arrays outside the areas ("backbone", "head", "sgraf") of `shapes` are not
+            looked at.
         shapes: our paths, such as "head.bias", to their shapes.
         where: the file, for messages.
 
@@ -148,12 +141,12 @@ def from_torch(foreign: Foreign, shapes: Mapping[str, tuple[int, ...]], where: s
 
 
 def to_torch(arrays: Mapping[str, np.ndarray], *, system: str, family: str) -> dict[str, np.ndarray]:
-    """Our arrays under timm's names and the system's wrapping; `num_batches_tracked` is 0 wherever torch has one.
+    """Our arrays under their names and the system's wrapping; `num_batches_tracked` is 0 wherever torch has one.
 
     Args:
-        arrays: path to array, of the backbone, the head or both.
-        system: "annotator", "classifier" or "backbone".
-        family: "tresnet" or "efficientnet_lite".
+        arrays: path to array, of the backbone, the head or both, or of SGRAF.
+        system: "annotator", "classifier", "backbone" or "retrieval".
+        family: "tresnet", "efficientnet_lite" or "sgraf".
     """
     state, packed = {}, {}
     for path, value in arrays.items():

@@ -1,4 +1,5 @@
 import argparse
+import collections
 import os
 import pickle
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from torch_oracles import torch
 
-from aia_jax.convert.files import read_state_dict, write_state_dict
+from aia_jax.convert.files import read_state_dict, read_weights, write_state_dict
 from aia_jax.errors import InputError
 
 ARRAYS = {"conv1.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(7)}
@@ -75,9 +76,15 @@ def test_code_in_a_file_is_refused_and_never_run(tmp_path, malicious, save):
 
 
 def test_a_refused_class_is_named(tmp_path):
-    torch.save({"model": {"a": torch.ones(1)}, "opt": argparse.Namespace(x=1)}, tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"it asks to load argparse\.Namespace"):
+    torch.save({"model": {"a": torch.ones(1)}, "opt": collections.UserDict(x=1)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"it asks to load collections\.UserDict"):
         read_state_dict(tmp_path / "a.pth")
+
+
+def test_options_may_lie_beside_the_arrays(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "opt": argparse.Namespace(x=1)}, tmp_path / "a.pth")
+    state, options = read_weights(tmp_path / "a.pth")
+    assert (list(state), options) == (["a"], {"x": 1})
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -1,0 +1,208 @@
+"""convert_weights and eval on SGRAF's files: from a checkpoint of the authors to recalls, and back."""
+
+import json
+
+import numpy as np
+import pytest
+from sgraf_files import (
+    arrays_of,
+    checkpoint_of,
+    random_sgraf,
+    small_config,
+    torch_scores,
+    write_test_split,
+    write_vocabulary,
+)
+from torch_oracles import torch
+
+from aia_jax.commands import convert as convert_module
+from aia_jax.commands.convert import convert, convert_back
+from aia_jax.commands.evaluate import evaluate
+from aia_jax.commands.verify import verify
+from aia_jax.commands.weights import initializer, model_shapes
+from aia_jax.convert import torch_sgraf
+from aia_jax.convert.files import read_state_dict, read_weights
+from aia_jax.errors import InputError
+from aia_jax.retrieval_metrics import caption_ranks, image_ranks, retrieval_metrics
+from aia_jax.tasks import make_task
+from configs import demo, demo_retrieval
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with a vocabulary and no other data."""
+    write_vocabulary(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def make_file(tmp_path):
+    def make(reasoning, name=None, **options):
+        model = random_sgraf(reasoning, seed=len(reasoning + str(options)) + (reasoning == "saf"))
+        path = tmp_path / (name or f"{reasoning}.pth.tar")
+        torch.save(checkpoint_of(model, reasoning, **options), path)
+        return path, model
+
+    return make
+
+
+@pytest.mark.parametrize("reasoning", ["sgr", "saf"])
+def test_the_vocabulary_is_enough_to_convert_there_and_back(root, make_file, tmp_path, reasoning, capsys):
+    file, model = make_file(reasoning)
+    config = small_config(root, reasoning)
+    convert(config, file, tmp_path / "run")
+    assert f"an image-text retriever (SGRAF's {reasoning.upper()}); " in capsys.readouterr().out
+    for name in ("back.pth.tar", "back.safetensors"):
+        convert_back(config, tmp_path / "run", tmp_path / name, backbone_only=False)
+        back = read_state_dict(tmp_path / name)
+        assert back.keys() == model.state_dict().keys()
+        for key, value in arrays_of(model).items():
+            np.testing.assert_array_equal(back[key], value, err_msg=key)
+    _, options = read_weights(tmp_path / "back.pth.tar")
+    expected = vars(checkpoint_of(model, reasoning)["opt"])
+    assert {name: options[name] for name in expected} == expected
+
+
+@pytest.mark.slow
+def test_an_ensemble_of_files_scores_as_in_torch(root, make_file, tmp_path):
+    files = {reasoning: make_file(reasoning) for reasoning in ("sgr", "saf")}
+    batch = write_test_split(root, 6)
+    with torch.inference_mode():
+        scores = {reasoning: torch_scores(model, *batch).numpy() for reasoning, (_, model) in files.items()}
+    config = small_config(root, "saf")
+    sources = [str(file) for file, _ in files.values()]
+    evaluate(config, None, tmp_path / "both", weights=sources)
+    convert(small_config(root, "sgr"), files["sgr"][0], tmp_path / "run")
+    evaluate(config, None, tmp_path / "mixed", weights=[str(tmp_path / "run"), sources[1]])
+    evaluate(config, None, tmp_path / "one", weights=sources[1:])
+    mean = (scores["sgr"] + scores["saf"]) / 2
+    for folder, expected in (("both", mean), ("mixed", mean), ("one", scores["saf"])):
+        kept = np.load(tmp_path / folder / "rankings.npz")
+        np.testing.assert_array_equal(kept["rank_of_images"], caption_ranks(expected) + 1)
+        np.testing.assert_array_equal(kept["rank_of_captions"], image_ranks(expected) + 1)
+        metrics = json.loads((tmp_path / folder / "metrics.json").read_text())
+        assert metrics["rsum"] == pytest.approx(retrieval_metrics(expected)["rsum"])
+    rows = json.loads((tmp_path / "both" / "metrics.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["sgr.pth.tar + saf.pth.tar", "saf.pth.tar", "sgr.pth.tar"]
+
+
+def test_training_can_start_from_a_file(root, make_file):
+    file, model = make_file("saf")
+    config = small_config(root, "saf", init_from=str(file))
+    task = make_task(config)
+    weights = initializer(config, task)({"params": {"sgraf": {"score": {"bias": 0}}}})
+    np.testing.assert_array_equal(weights["params"]["sgraf"]["score"]["bias"], arrays_of(model)["2.sim_eval_w.bias"])
+
+
+@pytest.mark.parametrize("reasoning", ["sgr", "saf"])
+def test_verification_compares_every_stage(root, make_file, monkeypatch, capsys, reasoning):
+    file, _ = make_file(reasoning)
+    config = small_config(root, reasoning)
+    assert verify(config, file)
+    shown = capsys.readouterr().out
+    for stage in ("regions", "whole image", "words", "whole caption", "similarity", "passed"):
+        assert stage in shown
+    load = torch_sgraf.load_torch
+
+    def disturbed(*args):
+        model = load(*args)
+        model[2].sim_tranloc_w.weight.data.mul_(1.01)
+        return model
+
+    monkeypatch.setattr(torch_sgraf, "load_torch", disturbed)
+    assert not verify(config, file)
+    assert "FAILED" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--images and --split are of annotation"):
+        verify(config, file, split="test")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.embed_size": 32}, r"config\.model\.embed_size: 24 in the file, 32 given"),
+        (
+            {"model.similarity_size": 16, "model.word_size": 49, "model.reasoning": "sgr"},
+            r"(?s)word_size: 10 in the file, 49 given.*similarity_size: 12 .*, 16 given.*reasoning: saf .*, sgr given",
+        ),
+    ],
+)
+def test_files_of_another_model_are_refused(root, make_file, tmp_path, overrides, message):
+    file, _ = make_file("saf")
+    write_test_split(root, 6)
+    config = small_config(root, "saf", **overrides)
+    for use in (
+        lambda: convert(config, file, tmp_path / "run"),
+        lambda: verify(config, file),
+        lambda: evaluate(config, None, tmp_path / "out", weights=[str(file)]),
+    ):
+        with pytest.raises(InputError, match=message):
+            use()
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_vocabulary_is_refused(root, tmp_path):
+    model = random_sgraf("saf", num_words=21)
+    torch.save([encoder.state_dict() for encoder in model], tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"config\.data\.vocabulary: 21 words in the file, 13 in the vocabulary given"):
+        convert(small_config(root, "saf"), tmp_path / "a.pth", tmp_path / "run")
+
+
+def test_files_of_another_system_are_refused(root, make_file, tmp_path):
+    from foreign_files import randomized, wrapped
+    from torch_oracles import build_small_tresnet, build_torch_annotator
+
+    tresnet, _ = build_small_tresnet()
+    annotator = build_torch_annotator(tresnet, 22, hidden_size=16, num_heads=2, feedforward_size=16)
+    torch.save(wrapped(annotator, "timm >= 0.9", randomized(annotator)), tmp_path / "annotator.pth")
+    torch.save(tresnet.body.state_dict(), tmp_path / "body.pth")
+    write_test_split(root, 6)
+    config, saf = small_config(root, "saf"), str(make_file("saf")[0])
+    held = r"annotator\.pth holds a whole annotator .*, but config\.task is 'retrieval'"
+    with pytest.raises(InputError, match=held):
+        convert(config, tmp_path / "annotator.pth", tmp_path / "run")
+    for sources in ([str(tmp_path / "annotator.pth")], [saf, str(tmp_path / "annotator.pth")]):
+        with pytest.raises(InputError, match=held):
+            evaluate(config, None, tmp_path / "out", weights=sources)
+    with pytest.raises(InputError, match=r"body\.pth holds a backbone .*, but config\.model\.backbone is ''"):
+        convert(config, tmp_path / "body.pth", tmp_path / "run")
+    annotation = demo.get_config()
+    for use in (
+        lambda: convert(annotation, saf, tmp_path / "run"),
+        lambda: verify(annotation, saf),
+        lambda: initializer(demo_config(init_backbone=saf), make_task(annotation)),
+    ):
+        with pytest.raises(InputError, match=r"SGRAF's SAF\), but config\.task is 'annotation'"):
+            use()
+
+
+def demo_config(**overrides):
+    config = demo.get_config()
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def test_a_retriever_with_its_backbone_has_no_form_there(make_file, tmp_path, monkeypatch):
+    config = demo_retrieval.get_config()
+    config.data.num_train = 20
+    file, _ = make_file("saf")
+    for use in (lambda: convert(config, file, tmp_path / "run"), lambda: verify(config, file)):
+        with pytest.raises(InputError, match=r"on given features, but .* config\.model\.backbone=tresnet_tiny"):
+            use()
+    shapes = model_shapes(make_task(config).build_model)
+    arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
+    monkeypatch.setattr(convert_module, "run_arrays", lambda workdir: (arrays, {}))
+    with pytest.raises(InputError, match=r"trained with its backbone, .*; --backbone_only writes the backbone"):
+        convert_back(config, tmp_path / "run", tmp_path / "a.pth", backbone_only=False)
+    convert_back(config, tmp_path / "run", tmp_path / "a.safetensors", backbone_only=True)
+    assert "body.conv1.conv.weight" in read_state_dict(tmp_path / "a.safetensors")
+
+
+def test_a_retriever_of_given_features_has_no_backbone(root, make_file, tmp_path):
+    file, _ = make_file("saf")
+    convert(small_config(root, "saf"), file, tmp_path / "run")
+    with pytest.raises(InputError, match="holds no backbone; leave out --backbone_only"):
+        convert_back(small_config(root, "saf"), tmp_path / "run", tmp_path / "a.pth", backbone_only=True)
+    for source in (file, tmp_path / "run"):
+        config = small_config(root, "saf", init_backbone=str(source))
+        with pytest.raises(InputError, match=r"config\.model\.backbone is '', so that there is none"):
+            initializer(config, make_task(config))
