@@ -4,19 +4,24 @@ import argparse
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aia_jax.errors import InputError
-from aia_jax.published import RESULTS, difference
-from aia_jax.report.table import COLUMNS, Row, metric_table
+from aia_jax.published import RESULTS, RETRIEVAL_RESULTS, difference
+from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS, Row, metric_table
 from aia_jax.training.record import write_json
 
 DEFAULT_FOLDERS = (Path("runs"), Path("benchmarks/results"))
 
-_TITLE = "P, R, F1 as fractions; mAP in per cent"
+# Of each task: title, published rows, columns.
+_TABLES = (
+    ("annotation: P, R, F1 as fractions; mAP in per cent", RESULTS, COLUMNS),
+    ("retrieval: recalls in per cent", RETRIEVAL_RESULTS, RETRIEVAL_COLUMNS),
+)
+_PUBLISHED = {**RESULTS, **RETRIEVAL_RESULTS}
 _LARGEST = sys.float_info.max
 
 
@@ -26,9 +31,9 @@ class Measured:
 
     Attributes:
         name: which weights, epoch and thresholds.
-        published: the row of `published.RESULTS` that it stands beside, or "".
+        published: the row of `aia_jax.published` that it stands beside, or "".
         model: what was trained, at which image size.
-        metrics: by the keys of `report.table.COLUMNS`.
+        metrics: by the keys of `report.table`'s columns.
         num_images: images it was measured on, if known.
         file: where it was read.
     """
@@ -107,20 +112,26 @@ def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
 
 
 def format_results(rows: Sequence[Measured]) -> str:
-    """The table: a paragraph for every system and dataset, then the rows that no published one belongs to."""
+    """A table for every task: a paragraph for every system and dataset, then rows that no published one belongs to."""
+    return "\n\n".join(_format_table(rows, *table) for table in _TABLES)
+
+
+def _format_table(
+    rows: Sequence[Measured], title: str, results: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]
+) -> str:
     lines: list[Row | str] = []
     heading = None
-    for name, published in RESULTS.items():
+    for name, published in results.items():
         if (group := name.removesuffix("+mcc")) != heading:
             heading = group
             lines += ["", group.replace("/", ", ")]
         lines.append(Row("  published" + ", MCC thresholds" * (name != group), published))
         found = [row for row in rows if row.published == name]
         lines += [line for row in found for line in _measured_lines(row)] or ["    not measured"]
-    others = [row for row in rows if not row.published]
+    others = [row for row in rows if not row.published and row.metrics.keys() <= columns.keys()]
     if others:
         lines += ["", "no published row", *(line for row in others for line in _measured_lines(row))]
-    return metric_table(lines, title=_TITLE)
+    return metric_table(lines, title, columns)
 
 
 def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
@@ -132,7 +143,7 @@ def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]
                 "published": published,
                 "measured": [_row_document(row) for row in rows if row.published == name],
             }
-            for name, published in RESULTS.items()
+            for name, published in _PUBLISHED.items()
         ],
         "no_published_row": [_row_document(row) for row in rows if not row.published],
     }
@@ -161,11 +172,13 @@ def _read_row(row: Any, path: Path) -> Measured:
     for field, text in texts.items():
         if not isinstance(text, str) or not (text.isprintable() and (text or field != "name")):
             raise InputError(f"{field} must be one line of text, found {json.dumps(text)}")
-    if texts["published"] and texts["published"] not in RESULTS:
-        near = difflib.get_close_matches(texts["published"], RESULTS, n=3)
+    if texts["published"] and texts["published"] not in _PUBLISHED:
+        near = difflib.get_close_matches(texts["published"], _PUBLISHED, n=3)
         nearest = f"; nearest: {', '.join(near)}" if near else ""
         raise InputError(f"published {texts['published']!r} is no published row{nearest}")
-    numbers = {field: row[field] for field in (*COLUMNS, "num_images") if row.get(field) is not None}
+    numbers = {
+        field: row[field] for field in (*COLUMNS, *RETRIEVAL_COLUMNS, "num_images") if row.get(field) is not None
+    }
     for field, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
             raise InputError(f"{field} must be a finite number, found {json.dumps(number)}")

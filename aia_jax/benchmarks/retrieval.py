@@ -1,0 +1,291 @@
+"""Scoring all pairs of images and captions, and a training step, beside a loop over captions in PyTorch.
+
+    python -m aia_jax.benchmarks.retrieval --config configs/sgraf.py:coco --output retrieval.json
+
+The loop is the published way. Random embeddings, and captions as long as COCO's are; sizes are the config's. `score`
+starts from encoded images and captions, as a search does; `train` is the whole step: encoders, scores, both losses,
+gradients, clipping, Adam. On a CPU 100 images meet 100 captions, elsewhere 5,000 meet 25,000, of which PyTorch scores
+the first 500: its rate does not depend on their number. Needs jax, flax, optax, ml_collections, and torch for the peer.
+Runs on the first device.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+from flax import nnx
+from ml_collections import ConfigDict
+
+from aia_jax.benchmarks.comparison import best_peer, define_flags, finish, given_options, peer_row, usable_device
+from aia_jax.benchmarks.step import peak_gb
+from aia_jax.benchmarks.timing import isolated, machine, per_second, time_windows, versions
+from aia_jax.commands import cli
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import DTYPES
+from aia_jax.models.sgraf import SGRAF
+from aia_jax.ranking_losses import rank_disagreement, triplet
+from aia_jax.training.state import merge_model, split_model
+
+_PASSES = ("score", "train")
+_PEER_CAPTIONS = 500
+_NUM_WORDS = 10_000
+
+
+def compare(
+    config: ConfigDict,
+    *,
+    num_images: int | None = None,
+    num_captions: int | None = None,
+    windows: int = 5,
+    seconds: float = 1.0,
+    full_size: bool = False,
+    torch_compile: bool = False,
+) -> dict[str, Any]:
+    """Times both sides, each in a process of its own.
+
+    Args:
+        config: of retrieval on given features.
+        num_images, num_captions: to score; None: by the device, see above.
+        windows, seconds: see `timing.time_windows`.
+        full_size: on a CPU too as many pairs as elsewhere, and the config's batch.
+        torch_compile: nothing; the loop over captions of all lengths does not compile to one program.
+
+    Raises:
+        InputError: the config is of another task.
+    """
+    if config.task != "retrieval" or config.model.backbone:
+        raise InputError("this benchmark times retrieval on given features: configs/sgraf.py")
+    started_on, device = machine(), usable_device()
+    small = device["platform"] == "cpu" and not full_size
+    pairs = (num_images or (100 if small else 5_000), num_captions or (100 if small else 25_000))
+    batch = min(config.batch_size, 32) if small else config.batch_size
+    rows = []
+    for name, count in zip(_PASSES, (pairs, (batch, batch)), strict=True):
+        rows.append({"name": "aia_jax", "pass": name, **isolated(measure_ours, config, name, count, windows, seconds)})
+        theirs = (count[0], min(count[1], _PEER_CAPTIONS))
+        peer = peer_row("torch, by caption", measure_torch, config, name, theirs, windows, seconds, device["platform"])
+        rows.append({"pass": name, **peer})
+    return {
+        "machine": started_on,
+        "device": device,
+        "versions": versions(),
+        "model": {name: config.model[name] for name in (*_SIZES, "num_features", "reasoning", "dtype")},
+        "results": rows,
+        "ratio_to_peer": {name: best_peer([row for row in rows if row["pass"] == name])[1] for name in _PASSES},
+    }
+
+
+def measure_ours(config: ConfigDict, name: str, pairs: tuple[int, int], windows: int, seconds: float) -> dict[str, Any]:
+    """Times this project's pass `name` over images x captions; scoring takes captions as evaluation does, by length."""
+    model = SGRAF(
+        _NUM_WORDS,
+        config.model.num_features,
+        **_sizes(config),
+        dtype=DTYPES[config.model.dtype],
+        rngs=nnx.Rngs(0),
+    )
+    graphdef, weights = split_model(model)
+    make = _scoring if name == "score" else _training
+    start = time.perf_counter()
+    run = make(config, graphdef, weights, pairs)
+    run(1)
+    row = _row(run, pairs, windows, seconds)
+    first = time.perf_counter() - start
+    return row | {"first_seconds": first, "peak_gb": peak_gb(jax.devices()[0])}
+
+
+def _scoring(config: ConfigDict, graphdef: nnx.GraphDef, weights: Any, pairs: tuple[int, int]) -> Callable[[int], None]:
+    regions, image_wholes, words, wholes, lengths = (jnp.asarray(array) for array in _embeddings(config, pairs))
+
+    def score(weights: Any, images: Any, captions: Any, lengths: jax.Array) -> jax.Array:
+        model = merge_model(graphdef, weights)
+        return model.similarity(images, captions, lengths, train=False, block=config.eval.block)
+
+    step, size = jax.jit(score), config.eval.batch_size
+    batches = []
+    for start in range(0, pairs[1], size):
+        rows = slice(start, start + size)
+        width = next(width for width in (*config.data.lengths, words.shape[1]) if width >= int(lengths[rows].max()))
+        batches.append(((words[rows, :width], wholes[rows]), lengths[rows]))
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            scores = [step(weights, (regions, image_wholes), captions, lengths) for captions, lengths in batches]
+        jax.block_until_ready(scores)
+
+    return run
+
+
+def _training(
+    config: ConfigDict, graphdef: nnx.GraphDef, weights: Any, pairs: tuple[int, int]
+) -> Callable[[int], None]:
+    features, tokens, lengths, meaning = _batch(config, pairs[0])
+    width = next((width for width in config.data.lengths if width >= lengths.max()), tokens.shape[1])
+    tokens = np.pad(tokens, [(0, 0), (0, width)])[:, :width]
+    optimizer = optax.chain(optax.clip_by_global_norm(2.0), optax.adam(3e-4))
+
+    def loss(params: Any, key: jax.Array) -> jax.Array:
+        model = merge_model(graphdef, {**weights, "params": params})
+        image_key, caption_key = jax.random.split(key)
+        images = model.encode_images(features, train=True, key=image_key)
+        captions = model.encode_captions(tokens, lengths, train=True, key=caption_key)
+        options = {"block": config.model.block, "remat": config.model.recompute}
+        scores = model.similarity(images, captions, lengths, train=True, **options).T
+        return triplet(scores, margin=0.2, hardest=True) + rank_disagreement(scores, meaning)
+
+    @jax.jit
+    def step(params: Any, state: optax.OptState, key: jax.Array) -> tuple[Any, optax.OptState]:
+        updates, state = optimizer.update(jax.grad(loss)(params, key), state)
+        return optax.apply_updates(params, updates), state
+
+    carried = [weights["params"], optimizer.init(weights["params"])]
+
+    def run(calls: int) -> None:
+        for call in range(calls):
+            carried[:] = step(*carried, jax.random.key(call))
+        jax.block_until_ready(carried)
+
+    return run
+
+
+def measure_torch(
+    config: ConfigDict, name: str, pairs: tuple[int, int], windows: int, seconds: float, platform: str
+) -> dict[str, Any]:
+    """Times the loop over captions in PyTorch, without padding, float32."""
+    import torch
+
+    from aia_jax.benchmarks import torch_peer
+    from aia_jax.convert.torch_sgraf import TorchSGRAF
+
+    device = torch_peer.torch_device(platform)
+    model = TorchSGRAF(_NUM_WORDS, config.model.num_features, **_sizes(config)).to(device)
+    if name == "score":
+        regions, image_wholes, words, wholes, lengths = (
+            torch.from_numpy(array).to(device) for array in _embeddings(config, pairs)
+        )
+        model.eval()
+
+        @torch.inference_mode()
+        def call() -> None:
+            model.similarity((regions, image_wholes), (words, wholes), lengths)
+
+    else:
+        features, tokens, lengths, meaning = (torch.from_numpy(a).to(device) for a in _batch(config, pairs[0]))
+        optimizer = torch.optim.Adam(model.parameters(), 3e-4)
+
+        def call() -> None:
+            optimizer.zero_grad()
+            captions = model.encode_captions(tokens, lengths.cpu())
+            scores = model.similarity(model.encode_images(features), captions, lengths).T
+            _torch_loss(scores, meaning).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+            optimizer.step()
+
+    run = torch_peer.runner(call, device)
+    peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+    return _row(run, pairs, windows, seconds) | {"peak_gb": peak}
+
+
+def _torch_loss(scores: Any, meaning: Any) -> Any:
+    import torch
+
+    positive = scores.diagonal()
+    off = 1 - torch.eye(len(scores), device=scores.device)
+    captions = (0.2 + scores - positive[:, None]).relu() * off
+    images = (0.2 + scores - positive[None]).relu() * off
+
+    def ranks(matrix: torch.Tensor) -> torch.Tensor:
+        argument = (matrix.unsqueeze(-1) - matrix.unsqueeze(0)) / 0.001
+        return (off.unsqueeze(1) * argument.clamp(-50, 50).sigmoid()).sum(0) + 1
+
+    by_score, by_meaning = ranks(scores), ranks(meaning)
+    agreement = torch.minimum(by_score, by_meaning) / torch.maximum(by_score, by_meaning)
+    return captions.max(1)[0].sum() + images.max(0)[0].sum() + 10 * (1 - agreement.mean())
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document as text."""
+    model, device = document["model"], document["device"]
+    lines = [
+        f"{model['reasoning'].upper()}, {model['embed_size']} / {model['similarity_size']}, {model['dtype']}, "
+        f"on {device['kind']}",
+        f"\n{'':<28}{'images x captions':>20}{'pairs/s':>12}{'min':>12}{'max':>12}{'seconds':>10}{'peak GB':>9}",
+    ]
+    for row in document["results"]:
+        title = f"{row['pass']:<8}{row['name']:<20}"
+        if "failed" in row:
+            lines.append(f"{title}    failed: {row['failed']}")
+            continue
+        rate, peak = row["pairs_per_second"], row["peak_gb"]
+        lines.append(
+            f"{title}{' x '.join(map(str, row['pairs'])):>20}{rate['median']:>12.0f}{rate['min']:>12.0f}"
+            f"{rate['max']:>12.0f}{row['seconds_per_call']['median']:>10.3f}{'' if peak is None else f'{peak:.2f}':>9}"
+        )
+    ratios = document["ratio_to_peer"].items()
+    return "\n".join([*lines, *(f"{name}: {ratio:.2f} x PyTorch" for name, ratio in ratios if ratio is not None)])
+
+
+_SIZES = ("num_regions", "embed_size", "word_size", "similarity_size")
+
+
+def _sizes(config: ConfigDict) -> dict[str, Any]:
+    return {name: config.model[name] for name in (*_SIZES, "reasoning")}
+
+
+def _row(run: Callable[[int], None], pairs: tuple[int, int], windows: int, seconds: float) -> dict[str, Any]:
+    timed = time_windows(run, windows=windows, seconds=seconds)
+    rates = per_second(pairs[0] * pairs[1], timed)
+    # What `best_peer` compares by.
+    return {"pairs": list(pairs), "pairs_per_second": rates, "images_per_second": rates, "seconds_per_call": timed}
+
+
+def _lengths(count: int) -> np.ndarray:
+    """int32 `[count]`, rising: about as COCO's captions, `<start>` and `<end>` included."""
+    drawn = np.random.default_rng(1).gamma(9.0, 0.55, count) + 7.5
+    return np.sort(drawn.round().clip(8, 40)).astype(np.int32)
+
+
+def _embeddings(config: ConfigDict, pairs: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Vectors of length 1: regions, images, words (0 beyond the lengths), captions; and the lengths, rising."""
+    rng, (num_images, num_captions), size = np.random.default_rng(0), pairs, config.model.embed_size
+    lengths = _lengths(num_captions)
+    shapes = (
+        *((num_images, config.model.num_regions, size), (num_images, size)),
+        *((num_captions, int(lengths[-1]), size), (num_captions, size)),
+    )
+    regions, image_wholes, words, wholes = (_unit(rng.standard_normal(shape, np.float32)) for shape in shapes)
+    words *= (np.arange(words.shape[1]) < lengths[:, None])[..., None]
+    return regions, image_wholes, words, wholes, lengths
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _batch(config: ConfigDict, count: int) -> tuple[np.ndarray, ...]:
+    """Features, tokens, lengths (falling) and likeness in meaning of a training batch."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((count, config.model.num_regions, config.model.num_features), np.float32)
+    lengths = _lengths(count)[::-1].copy()
+    tokens = rng.integers(1, _NUM_WORDS, (count, int(lengths[0]))).astype(np.int32)
+    tokens[np.arange(tokens.shape[1]) >= lengths[:, None]] = 0
+    meaning = rng.random((count, count), np.float32)
+    return features, tokens, lengths, (meaning + meaning.T) / 2
+
+
+def _main(config: ConfigDict) -> int:
+    sizes = {name: flags.FLAGS[name].value for name in ("num_images", "num_captions")}
+    document = compare(config, **sizes, **given_options())
+    return finish(document, table(document))
+
+
+if __name__ == "__main__":
+    define_flags(__doc__)
+    for name in ("images", "captions"):
+        flags.DEFINE_integer(f"num_{name}", None, f"How many {name} are scored.", lower_bound=1)
+    cli.run(_main)
