@@ -18,7 +18,7 @@ DEFAULT_FOLDERS = (Path("runs"), Path("benchmarks/results"))
 
 # Of each task: title, published rows, columns.
 _TABLES = (
-    ("annotation: P, R, F1 as fractions; mAP in per cent", RESULTS, COLUMNS),
+    ("P, R, F1 as fractions; mAP in per cent", RESULTS, COLUMNS),
     ("retrieval: recalls in per cent", RETRIEVAL_RESULTS, RETRIEVAL_COLUMNS),
 )
 _PUBLISHED = {**RESULTS, **RETRIEVAL_RESULTS}
@@ -128,7 +128,7 @@ def _format_table(
         lines.append(Row("  published" + ", MCC thresholds" * (name != group), published))
         found = [row for row in rows if row.published == name]
         lines += [line for row in found for line in _measured_lines(row)] or ["    not measured"]
-    others = [row for row in rows if not row.published and row.metrics.keys() <= columns.keys()]
+    others = [row for row in rows if not row.published and _columns_of(row) is columns]
     if others:
         lines += ["", "no published row", *(line for row in others for line in _measured_lines(row))]
     return metric_table(lines, title, columns)
@@ -147,6 +147,10 @@ def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]
         ],
         "no_published_row": [_row_document(row) for row in rows if not row.published],
     }
+
+
+def _columns_of(row: Measured) -> Mapping[str, str]:
+    return RETRIEVAL_COLUMNS if row.metrics.keys() & RETRIEVAL_COLUMNS.keys() else COLUMNS
 
 
 def _measured_lines(row: Measured) -> list[Row | str]:

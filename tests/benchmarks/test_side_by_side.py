@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aia_jax.benchmarks import comparison, convolutions, head, input, metrics, roofline, timing
+from aia_jax.benchmarks import comparison, convolutions, head, input, metrics, retrieval, roofline, timing
 from aia_jax.benchmarks.step import check_config, measure_ours
 from aia_jax.errors import InputError
-from configs import corel5k, demo
+from configs import corel5k, demo, sgraf
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ("grain", "orbax", "tensorflow_datasets", "array_record", "clu", "tensorboardX", "matplotlib", "sklearn")
@@ -33,7 +33,7 @@ def in_this_process(monkeypatch):
     def attempt(function, *args):
         return timing._attempt(function, *args)
 
-    for module in (comparison, head, input):
+    for module in (comparison, head, input, retrieval):
         monkeypatch.setattr(module, "isolated", attempt)
 
 
@@ -127,6 +127,24 @@ def test_the_head_alone(config, in_this_process):
     config.model.head = "gap"
     with pytest.raises(InputError, match="times the head 'attention'"):
         head.compare(config)
+
+
+def test_retrieval_beside_a_loop_over_captions(in_this_process):
+    pytest.importorskip("torch")
+    config = sgraf.get_config("flickr8k")
+    config.batch_size, config.eval.batch_size = 4, 8
+    sizes = {"num_features": 5, "num_regions": 3, "embed_size": 8, "word_size": 4, "similarity_size": 4}
+    config.model.update(sizes)
+    document = retrieval.compare(config, num_images=6, num_captions=9, windows=5, seconds=0.0)
+    assert [(row["pass"], row["name"]) for row in document["results"]] == [
+        *(("score", "aia_jax"), ("score", "torch, by caption")),
+        *(("train", "aia_jax"), ("train", "torch, by caption")),
+    ]
+    assert [row["pairs"] for row in document["results"]] == [[6, 9]] * 2 + [[4, 4]] * 2
+    assert all(ratio > 0 for ratio in document["ratio_to_peer"].values())
+    assert "6 x 9" in retrieval.table(json.loads(json.dumps(document)))
+    with pytest.raises(InputError, match="times retrieval on given features"):
+        retrieval.compare(demo.get_config())
 
 
 def test_ways_of_images_to_the_device(config, in_this_process, monkeypatch):

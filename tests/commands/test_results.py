@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from aia_jax.commands.main import main
-from aia_jax.published import RESULTS
+from aia_jax.published import RESULTS, RETRIEVAL_RESULTS
 
+NUM_PUBLISHED = len(RESULTS) + len(RETRIEVAL_RESULTS)
 REPOSITORY = Path(__file__).resolve().parents[2]
 BEST = {
     "name": "best epoch (14, ema)",
@@ -52,15 +53,30 @@ def test_a_measured_row_stands_below_its_published_one(runs, capsys):
         "      difference                          +0.0160  -0.3130  -0.1867      -11",
         "      tresnet_m + linear at 448 px; 499 images; runs/corel/evaluation/metrics.json",
     ]
-    assert out.count("not measured") == len(RESULTS) - 1
+    assert out.count("not measured") == NUM_PUBLISHED - 1
     assert "1 measured rows found in runs" in out
     assert err == ""
+
+
+def test_recalls_have_a_table_of_their_own(runs, capsys):
+    row = {"name": "best epoch (3, raw)", "published": "vsl/f30k/saf", "model": "SAF", "i2t_r1": 70.0, "rsum": 480.0}
+    other = {"name": "on my photos", "t2i_r10": 12.5}
+    runs("f30k/evaluation/metrics.json", {"rows": [row, other]})
+    assert main(["results"]) == 0
+    annotation, retrieval = capsys.readouterr().out.split("retrieval: recalls in per cent")
+    assert "on my photos" not in annotation
+    lines = retrieval.split("\n")
+    start = lines.index("vsl, f30k, saf")
+    assert lines[start + 1].split()[1:] == ["75.9", "93.9", "97.5", "57.9", "82.7", "88.9", "496.8"]
+    assert lines[start + 2].split()[-2:] == ["70.0", "480.0"]
+    assert lines[start + 3].split() == ["difference", "-5.9", "-16.8"]
+    assert lines[-5].split() == ["on", "my", "photos", "12.5"]
 
 
 def test_without_results_every_row_is_not_measured(runs, capsys):
     assert main(["results"]) == 0
     out = capsys.readouterr().out
-    assert out.count("  published ") + out.count("  published,") == out.count("not measured") == len(RESULTS)
+    assert out.count("  published ") + out.count("  published,") == out.count("not measured") == NUM_PUBLISHED
     assert "0 measured rows found in no folder" in out
 
 
@@ -120,7 +136,7 @@ def test_json_holds_the_same(runs, capsys):
     runs("a.json", {"rows": [BEST, {"name": "x", "published": "", "f1": 0.5}]})
     assert main(["results", "--json", "out/table.json"]) == 0
     document = json.loads(Path("out/table.json").read_text())
-    assert [row["name"] for row in document["results"]] == list(RESULTS)
+    assert [row["name"] for row in document["results"]] == [*RESULTS, *RETRIEVAL_RESULTS]
     row = next(row for row in document["results"] if row["name"] == "improved_loss/corel5k+mcc")
     assert row["published"] == {"precision": 0.484, "recall": 0.563, "f1": 0.52, "n_plus": 191}
     assert row["measured"] == [
@@ -133,7 +149,9 @@ def test_json_holds_the_same(runs, capsys):
             "difference": {"precision": 0.5 - 0.484, "recall": 0.25 - 0.563, "f1": 0.3333 - 0.52, "n_plus": -11},
         }
     ]
-    assert [row["measured"] for row in document["results"] if row["name"] != "improved_loss/corel5k+mcc"] == [[]] * 9
+    assert [row["measured"] for row in document["results"] if row["name"] != "improved_loss/corel5k+mcc"] == [[]] * (
+        NUM_PUBLISHED - 1
+    )
     assert document["no_published_row"] == [
         {"name": "x", "model": "", "file": "runs/a.json", "num_images": None, "metrics": {"f1": 0.5}}
     ]
@@ -183,7 +201,7 @@ def test_help_and_the_module_as_a_program(tmp_path):
     assert "results" in program("--help").stdout
     shown = program("results", str(tmp_path))
     assert shown.returncode == 0
-    assert shown.stdout.count("not measured") == len(RESULTS)
+    assert shown.stdout.count("not measured") == NUM_PUBLISHED
     refused = program("result")
     assert refused.returncode == 2
     assert "nearest: results" in refused.stderr

@@ -5,7 +5,7 @@ import pytest
 from toy_task import toy_config
 
 from aia_jax.errors import InputError
-from aia_jax.training.optimizer import hyperparameters, make_optimizer, one_cycle
+from aia_jax.training.optimizer import hyperparameters, make_optimizer, one_cycle, step_decay
 
 
 @pytest.mark.parametrize(("total", "pct"), [(20, 0.2), (141, 0.2), (37, 0.35)])
@@ -34,6 +34,19 @@ def test_one_cycle_at_its_corners():
 def test_too_short_a_run_is_refused():
     with pytest.raises(InputError, match="train for more epochs"):
         one_cycle(4, 0.2, 1.0, 2.0, 0.5)
+
+
+def test_step_decay_falls_after_every_few_epochs():
+    """0.1 ** (epoch // 2) over five epochs of 10 / 3 steps, as the published code has it."""
+    value = step_decay(16, 2.0, 0.1, 2, lambda epoch: epoch * 10 // 3)
+    np.testing.assert_allclose([value(step) for step in range(16)], [2.0] * 6 + [0.2] * 7 + [0.02] * 3, rtol=1e-6)
+
+
+def test_a_schedule_that_cannot_be_is_refused():
+    with pytest.raises(InputError, match="decay_epochs=0 must be at least 1"):
+        step_decay(10, 1.0, 0.1, 0, lambda epoch: epoch)
+    with pytest.raises(InputError, match="schedule='cosine' is unknown; known: one_cycle, step"):
+        make_optimizer(toy_config(**{"optimizer.schedule": "cosine"}).optimizer, 10)
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
