@@ -7,6 +7,7 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+EPSILON = 1e-8  # of `l2norm`
 kaiming_normal = initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -63,6 +64,22 @@ def torch_linear(
         param_dtype=param_dtype,
         rngs=rngs,
     )
+
+
+def xavier_linear(
+    in_features: int, out_features: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """Linear layer with Xavier's uniform initialisation, the bias 0."""
+    xavier = initializers.xavier_uniform()
+    return nnx.Linear(in_features, out_features, kernel_init=xavier, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def l2norm(x: Array, axis: int = -1) -> Array:
+    """`x` over its length along `axis` plus 1e-8; where that length is 0 its own gradient is 0, not NaN."""
+    square = jnp.square(x).sum(axis=axis, keepdims=True)
+    positive = square > 0
+    length = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+    return x / (length + EPSILON)
 
 
 def layer_norm(num_features: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:

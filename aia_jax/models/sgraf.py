@@ -12,19 +12,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from aia_jax.errors import InputError
 from aia_jax.models.batch_norm import BatchNorm
 from aia_jax.models.gru import BidirectionalGRU
-from aia_jax.models.layers import dropout, dropout_key, split_key, uniform
+from aia_jax.models.layers import EPSILON, dropout, dropout_key, l2norm, split_key, uniform, xavier_linear
+from aia_jax.models.reasoning import REASONINGS, AttentionFiltration
 
-REASONINGS = ("sgr", "saf")
 _DROPOUT = 0.4
-_EPSILON = 1e-8
 _SHARPNESS = 9.0  # of the attention over regions
-_GRAPH_STEPS = 3
 
 
 class GlobalAttention(nnx.Module):
@@ -37,9 +34,9 @@ class GlobalAttention(nnx.Module):
 
     def __init__(self, size: int, num_regions: int | None, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.local = _linear(size, size, **options)
-        self.mean = _linear(size, size, **options)
-        self.common = _linear(size, 1, **options)
+        self.local = xavier_linear(size, size, **options)
+        self.mean = xavier_linear(size, size, **options)
+        self.common = xavier_linear(size, 1, **options)
         self.local_norm = BatchNorm(num_regions, param_dtype=param_dtype, rngs=rngs) if num_regions else None
         self.mean_norm = BatchNorm(size, param_dtype=param_dtype, rngs=rngs) if num_regions else None
 
@@ -87,79 +84,6 @@ class TextEncoder(nnx.Module):
         return jnp.where(word_mask(tokens, lengths)[..., None], states, 0)
 
 
-class GraphReasoning(nnx.Module):
-    """SGR: alignments reason over a graph of themselves; the global one is read out (SGRAF, section 3.3)."""
-
-    def __init__(self, size: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        self.dtype = dtype
-        linear = partial(_linear, size, size, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.query = nnx.List(linear() for _ in range(_GRAPH_STEPS))
-        self.key = nnx.List(linear() for _ in range(_GRAPH_STEPS))
-        self.value = nnx.List(linear() for _ in range(_GRAPH_STEPS))
-
-    def __call__(self, alignments: Array, mask: Array) -> Array:
-        """`alignments` `[i, c, L + 1, S]`, the global one first, of which `mask` `[c, L + 1]` counts, to `[i, c, S]`.
-
-        Query and key are one product: (x Wq + bq)(y Wk + bk)^T is (x Wq + bq) Wk^T y^T and a term that is the same for
-        all y, which softmax does not see. The last step is taken for the global alignment alone.
-        """
-        nodes = alignments
-        for step, (query, key, value) in enumerate(zip(self.query, self.key, self.value, strict=True)):
-            asking = nodes[:, :, :1] if step == _GRAPH_STEPS - 1 else nodes
-            back = key.kernel[...].T
-            asked = asking @ (query.kernel[...] @ back).astype(self.dtype) + (query.bias[...] @ back).astype(self.dtype)
-            edges = jnp.einsum("icxs,icys->icxy", asked, nodes, preferred_element_type=jnp.float32)
-            edges = jax.nn.softmax(jnp.where(mask[:, None], edges, -jnp.inf)).astype(self.dtype)
-            nodes = jax.nn.relu(value(jnp.einsum("icxy,icys->icxs", edges, nodes)))
-        return nodes[:, :, 0]
-
-
-class AttentionFiltration(nnx.Module):
-    """SAF: alignments are weighed by how much they tell (SGRAF, section 3.4).
-
-    The batch norm of the weights takes its statistics from one caption against all images at a time, and moves its
-    running ones caption by caption, in the order of the batch, as the published loop does.
-    """
-
-    def __init__(self, size: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        self.linear = _linear(size, 1, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.norm = BatchNorm(1, param_dtype=param_dtype, rngs=rngs)
-
-    def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
-        """`alignments` `[i, c, L + 1, S]`, of which `mask` `[c, L + 1]` counts.
-
-        Returns:
-            `[i, c, S]` of length 1, and in training each caption's mean and unbiased variance, float32 `[c, 2]`.
-        """
-        weights = self.linear(alignments)[..., 0].astype(jnp.float32)
-        mask = mask.astype(jnp.float32)
-        if train:
-            count = len(weights) * mask.sum(axis=1)
-            mean = (weights * mask).sum(axis=(0, 2)) / count
-            var = (jnp.square(weights - mean[:, None]) * mask).sum(axis=(0, 2)) / count
-            scale, offset = self.norm.affine(mean, var)
-            weights = weights * scale[:, None] + offset[:, None]
-            statistics = jnp.stack([mean, var * count / jnp.maximum(count - 1, 1)], axis=-1)
-        else:
-            scale, offset = self.norm.affine()
-            weights = weights * scale + offset
-            statistics = jnp.zeros((alignments.shape[1], 2), jnp.float32)
-        weights = jax.nn.sigmoid(weights) * mask
-        weights = weights / (weights.sum(axis=-1, keepdims=True) + _EPSILON)
-        pooled = jnp.einsum("icl,icls->ics", weights.astype(alignments.dtype), alignments)
-        return l2norm(pooled.astype(jnp.float32)), statistics
-
-    def update(self, statistics: Array) -> None:
-        """Moves the running statistics towards those of captions `[C, 2]`, one after the other."""
-        statistics = jax.lax.stop_gradient(statistics)
-        momentum = self.norm.momentum
-        remaining = (1 - momentum) ** jnp.arange(len(statistics) - 1, -1, -1)
-        mean, var = momentum * (remaining @ statistics)
-        kept = (1 - momentum) ** len(statistics)
-        self.norm.mean[...] = kept * self.norm.mean[...] + mean
-        self.norm.var[...] = kept * self.norm.var[...] + var
-
-
 class SGRAF(nnx.Module):
     """Similarity of images and captions.
 
@@ -191,15 +115,14 @@ class SGRAF(nnx.Module):
             raise InputError(f"config.model.reasoning: unknown {reasoning!r}; known: {', '.join(REASONINGS)}")
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.dtype = dtype
-        self.image = _linear(num_features, embed_size, **options)
+        self.image = xavier_linear(num_features, embed_size, **options)
         self.text = TextEncoder(num_words, word_size, embed_size, **options)
         self.image_attention = GlobalAttention(embed_size, num_regions, **options)
         self.text_attention = GlobalAttention(embed_size, None, **options)
-        self.local = _linear(embed_size, similarity_size, **options)
-        self.whole = _linear(embed_size, similarity_size, **options)
-        head = GraphReasoning if reasoning == "sgr" else AttentionFiltration
-        self.reasoning = head(similarity_size, **options)
-        self.score = _linear(similarity_size, 1, **options)
+        self.local = xavier_linear(embed_size, similarity_size, **options)
+        self.whole = xavier_linear(embed_size, similarity_size, **options)
+        self.reasoning = REASONINGS[reasoning](similarity_size, **options)
+        self.score = xavier_linear(similarity_size, 1, **options)
 
     def encode_images(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, Array]:
         """Regions `[B, R, F]` to vectors of length 1: `[B, R, D]` of each, `[B, D]` of all, float32."""
@@ -283,7 +206,7 @@ class SGRAF(nnx.Module):
         attention = jax.nn.softmax(_SHARPNESS * l2norm(affinity, axis=2))
         # The length of what a word attends to, from the regions' products: far fewer numbers than its vector.
         square = (jnp.einsum("iclr,irq->iclq", attention, products) * attention).sum(axis=-1, keepdims=True)
-        attention = (attention / (jnp.sqrt(square) + _EPSILON)).astype(self.dtype)
+        attention = (attention / (jnp.sqrt(jnp.maximum(square, EPSILON**2)) + EPSILON)).astype(self.dtype)
         context = jnp.einsum("iclr,ird->icld", attention, regions)
         apart = jnp.square(context - words)
         local = l2norm(self.local(apart.astype(self.dtype)).astype(jnp.float32))
@@ -292,22 +215,9 @@ class SGRAF(nnx.Module):
         return jnp.concatenate([whole[:, :, None], local], axis=2).astype(self.dtype)
 
 
-def l2norm(x: Array, axis: int = -1) -> Array:
-    """`x` over its length along `axis` plus 1e-8; gradient 0 where the length is 0."""
-    square = jnp.square(x).sum(axis=axis, keepdims=True)
-    positive = square > 0
-    length = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
-    return x / (length + _EPSILON)
-
-
 def word_mask(tokens: Array, lengths: Array) -> Array:
     """bool `[C, L]`: which of the padded `tokens` `[C, L]` are words."""
     return jnp.arange(tokens.shape[1]) < lengths[:, None]
-
-
-def _linear(in_features: int, out_features: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-    xavier = initializers.xavier_uniform()
-    return nnx.Linear(in_features, out_features, kernel_init=xavier, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
 def _num_blocks(captions: int, images: int, block: int) -> int:

@@ -103,9 +103,11 @@ def test_losses_are_logged_by_name_and_the_rate_falls(workdir):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_any_number_of_devices_gives_the_same_losses(root, workdir, tmp_path, devices):
     config = small_config(root)
+    config.epochs = 1
     Trainer(config, make_task(config), tmp_path, devices=jax.devices()[:devices]).fit()
-    losses = [[line["loss"] for line in records(path, "train")] for path in (tmp_path, workdir)]
-    np.testing.assert_allclose(*losses, rtol=1e-3)
+    # Later ones drift apart: ranks at a temperature of 0.001 make much of the last bits.
+    losses = [[line["loss"] for line in records(path, "train")][:6] for path in (tmp_path, workdir)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_an_ensemble_is_the_mean_of_similarities(root, workdir, tmp_path, capsys):
@@ -170,7 +172,7 @@ def test_captions_and_a_backbone_train_together_on_scenes(tmp_path, cache_dir):
     config.update_from_flattened_dict(
         {
             "epochs": 1,
-            "batch_size": 10,
+            "batch_size": 8,
             "data.image_size": 32,
             "data.num_train": 20,
             "data.num_test": 6,
@@ -179,7 +181,7 @@ def test_captions_and_a_backbone_train_together_on_scenes(tmp_path, cache_dir):
             "model.embed_size": 8,
             "model.similarity_size": 8,
             "optimizer.decay_epochs": 1,
-            "eval.batch_size": 10,
+            "eval.batch_size": 8,
         }
     )
     train(config, tmp_path)
