@@ -9,18 +9,19 @@ from configs.sgraf import retrieval_config
 def get_config():
     """Scenes at 96 px: 6 x 6 cells of a three-stage TResNet, and SAF at small widths."""
     config = retrieval_config("scenes", "saf")
-    config.epochs = 8
+    config.epochs = 3
     config.batch_size = 50
     config.log_every = 20
     config.data.image_size = 96
     config.data.num_workers = 0
     config.data.cache_dir = ""
     config.data.skip_corrupt = False
-    config.data.num_train = 2200
+    config.data.num_train = 1900
     config.data.num_test = 500
     config.data.seed = 7
     config.data.validation_fraction = 0.1
     config.data.flips = "both"
+    config.data.lengths = (24,)
     config.model.backbone = "tresnet_tiny"
     config.model.remat = False
     config.model.input_statistics = False
@@ -28,6 +29,7 @@ def get_config():
     config.model.word_size = 64
     config.model.similarity_size = 64
     config.optimizer.max_learning_rate = 1e-3
-    config.optimizer.decay_epochs = 6
+    config.optimizer.decay_epochs = 2
+    config.model.block, config.eval.block = 500, 2000
     config.eval.batch_size = 50
     return config
