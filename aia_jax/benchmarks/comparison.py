@@ -14,7 +14,7 @@ from aia_jax.benchmarks.step import check_config, first_device, labels_of, measu
 from aia_jax.benchmarks.timing import isolated, machine, versions
 from aia_jax.commands import cli
 from aia_jax.errors import InputError
-from aia_jax.training.record import write_json
+from aia_jax.files import write_json
 
 SMALL = "A CPU: small shapes and float32; --full_size takes the config as it is."
 

@@ -18,8 +18,8 @@ from aia_jax.benchmarks.comparison import peer_row, usable_device
 from aia_jax.benchmarks.thresholds import positive
 from aia_jax.benchmarks.timing import isolated, machine, time_windows, versions
 from aia_jax.commands import cli
+from aia_jax.files import write_json
 from aia_jax.models.conv_norm import convolve
-from aia_jax.training.record import write_json
 
 SHAPES = ((56, 64, 64, 3), (28, 128, 128, 3), (14, 256, 256, 3), (14, 1024, 256, 1))  # side, inputs, outputs, kernel
 PASSES = ("forward", "gradient of its input", "gradient of its kernel")

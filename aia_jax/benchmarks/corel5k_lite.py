@@ -17,8 +17,9 @@ from typing import Any
 
 from aia_jax.commands.evaluate import evaluate
 from aia_jax.commands.train import train
+from aia_jax.files import write_json
 from aia_jax.report.table import COLUMNS, Row, metric_table
-from aia_jax.training.record import package_versions, write_json
+from aia_jax.training.record import package_versions
 
 _MODEL = "efficientnet_lite2, frozen, at 288 px"
 _RUNS = (("gap", "bce"), ("gap", "focal"), ("gap", "asymmetric"), ("gap", "proposed"), ("attention", "proposed"))

@@ -14,8 +14,8 @@ import numpy as np
 from aia_jax.benchmarks.thresholds import positive, random_scores
 from aia_jax.benchmarks.timing import machine, time_windows, versions
 from aia_jax.commands import cli
+from aia_jax.files import write_json
 from aia_jax.metrics import annotation_metrics
-from aia_jax.training.record import write_json
 
 _TOLERANCE = 1e-4  # ours keep the images' order among equal scores, and add an epsilon to every count
 _THRESHOLD = 0.5

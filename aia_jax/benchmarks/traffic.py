@@ -28,11 +28,12 @@ from aia_jax.benchmarks.hlo import Kernel, entry_kernels
 from aia_jax.benchmarks.step import labels_of
 from aia_jax.benchmarks.targets import TARGETS, Target, compiler_options, described_devices
 from aia_jax.commands import cli
+from aia_jax.files import write_json
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.record import package_versions, write_json
+from aia_jax.training.record import package_versions
 from aia_jax.training.state import (
     abstract_weights,
     initial_state,

@@ -12,13 +12,13 @@ import numpy as np
 from aia_jax import thresholds as label_thresholds
 from aia_jax.commands.candidates import Candidate, Outputs
 from aia_jax.errors import InputError
+from aia_jax.files import write_bytes, write_json
 from aia_jax.published import RESULTS, difference
 from aia_jax.report.attention import draw_attention
 from aia_jax.report.predictions import draw_predictions
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
-from aia_jax.training.record import write_bytes, write_json
 from aia_jax.training.state import abstract_weights, make_predict_step
 
 _PICTURES = 16

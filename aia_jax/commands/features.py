@@ -18,10 +18,10 @@ from aia_jax.data.features import weights_digest
 from aia_jax.data.grid_features import write_grid_features
 from aia_jax.data.photos import photo_names, read_photos
 from aia_jax.errors import InputError
+from aia_jax.files import write_json
 from aia_jax.models.annotator import build_annotator, build_backbone
 from aia_jax.tasks import AnnotationTask
 from aia_jax.training import sharding
-from aia_jax.training.record import write_json
 from aia_jax.training.state import abstract_weights, make_predict_step, pick_weights, replace_arrays
 
 DTYPES = ("float32", "float16")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from aia_jax.errors import InputError
+from aia_jax.files import write_json
 from aia_jax.published import RESULTS, RETRIEVAL_RESULTS, difference
 from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS, Row, metric_table
-from aia_jax.training.record import write_json
 
 DEFAULT_FOLDERS = (Path("runs"), Path("benchmarks/results"))
 

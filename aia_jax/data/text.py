@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from aia_jax.errors import InputError
-from aia_jax.training.record import write_json
+from aia_jax.files import write_json
 
 PAD, START, END, UNKNOWN = SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
-from aia_jax.training.record import write_bytes
+from aia_jax.files import write_bytes
 
 
 class MetricWriter:

@@ -13,11 +13,13 @@ from ml_collections import ConfigDict
 
 from aia_jax import __version__
 from aia_jax.errors import InputError
+from aia_jax.files import write_json
 
 # Fields that do not change what a run computes: another machine may continue it with other values.
 _FREE_FIELDS = (
     *("data.root", "data.cache_dir", "data.num_workers", "data.placement", "log_every", "checkpoint.keep"),
     *("eval.batch_size", "eval.threshold", "published", "mesh.fsdp", "model.remat"),
+    *("data.photos", "eval.block", "model.block", "model.recompute"),
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
@@ -26,22 +28,6 @@ def saved_steps(workdir: Path) -> list[int]:
     """Steps of the whole checkpoints in a workdir, rising; those that a kill left half-written do not count."""
     folder = Path(workdir) / "checkpoints"
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, the whole file or none."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def package_versions(*others: str) -> dict[str, str]:
