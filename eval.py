@@ -42,7 +42,7 @@ if __name__ == "__main__":
             raise InputError("give --workdir, the folder of a run, or --weights, a file or folder")
         folder = workdir or (weights[0] if len(weights) == 1 and Path(weights[0]).is_dir() else None)
         if not output and not folder:
-            raise InputError("--weights FILE, or several, needs --output, a folder for the results")
+            raise InputError("--weights FILE needs --output, a folder for the results")
         evaluate(
             config,
             workdir and Path(workdir),
