@@ -326,9 +326,6 @@ def test_a_signal_ends_the_workers_too_and_leaves_nothing(weights, tmp_path, sig
         cwd=REPOSITORY,
         env={**os.environ, "XLA_FLAGS": ""},
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        ),  # a job in the background ignores it
     )
     deadline = time.monotonic() + 90
     while not any(path.stat().st_size > 1000 for path in tmp_path.glob("out/.x.npy.*/x.npy")):
