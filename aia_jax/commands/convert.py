@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from aia_jax.commands.weights import check_model, model_shapes, read_foreign, run_arrays
+from aia_jax.commands.weights import check_model, model_shapes, read_foreign
 from aia_jax.convert import retrieval, tables
 from aia_jax.convert.files import write_state_dict
 from aia_jax.convert.naming import Foreign
@@ -18,6 +18,7 @@ from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.record import saved_steps, write_record
+from aia_jax.training.runs import run_arrays
 from aia_jax.training.state import Arrays, abstract_weights, pick_weights, replace_arrays
 
 

@@ -13,12 +13,9 @@ from aia_jax.commands.annotation_outcome import AnnotationOutcome
 from aia_jax.commands.candidates import Candidate
 from aia_jax.commands.retrieval_outcome import RetrievalOutcome
 from aia_jax.commands.weights import (
-    best_step,
     check_described,
-    check_whole,
     config_of,
     model_shapes,
-    open_run,
     read_arrays,
 )
 from aia_jax.errors import InputError
@@ -27,6 +24,7 @@ from aia_jax.training import sharding
 from aia_jax.training.loop import Task
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.record import check_same_config
+from aia_jax.training.runs import best_step, check_whole, open_run
 from aia_jax.training.state import abstract_weights, pick_weights, replace_arrays
 
 _OUTCOMES = {"annotation": AnnotationOutcome, "retrieval": RetrievalOutcome}

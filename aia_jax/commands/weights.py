@@ -1,6 +1,5 @@
 """Weights from wherever a user has them: a run, a converted checkpoint, a PyTorch file, a package."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from aia_jax.convert.retrieval import check_sizes
 from aia_jax.errors import InputError
 from aia_jax.models.annotator import backbone_named
 from aia_jax.training import sharding
-from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.loop import Task
+from aia_jax.training.runs import check_whole, run_arrays, written_config
 from aia_jax.training.state import (
     Arrays,
     abstract_weights,
@@ -136,39 +135,6 @@ def _check_head(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str
         )
 
 
-def best_step(checkpointer: Checkpointer) -> int | None:
-    """The step of the best evaluated epoch, or of the newest checkpoint if none was evaluated; None: there is none."""
-    steps = checkpointer.steps()
-    metrics = {step: info["metric"] for step in steps if "metric" in (info := checkpointer.info(step))}
-    return max(metrics, key=lambda step: (metrics[step], -step)) if metrics else max(steps, default=None)
-
-
-def open_run(workdir: Path) -> Checkpointer:
-    """The checkpoints of a folder that holds some.
-
-    Raises:
-        InputError: it holds none.
-    """
-    if not (workdir / "checkpoints").is_dir():
-        raise InputError(f"{workdir} holds no checkpoints; train first, or name the folder given to train.py")
-    return Checkpointer(workdir)
-
-
-def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All arrays of the best epoch (or the converted weights) in a workdir by path, and what was written about them.
-
-    Raises:
-        InputError: no checkpoint is there that says which of its weights to take.
-    """
-    with open_run(workdir) as checkpointer:
-        step = best_step(checkpointer)
-        info = {} if step is None else checkpointer.info(step)
-        if "weights" not in info:
-            raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
-        stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
-    return flat_arrays(pick_weights(stored, info["weights"])), info
-
-
 def check_described(workdir: Path, info: dict[str, Any], described: dict[str, Any]) -> None:
     """Raises InputError unless a run was trained on what `described`, a task's `describe()`, says of the data."""
     if info.get("labels") != described.get("labels"):
@@ -194,19 +160,13 @@ def config_of(source: str, config: ConfigDict) -> ConfigDict:
     path = Path(source)
     own = config.copy_and_resolve_references()
     if path.is_dir():
-        own.model.reasoning = _written_model(path).get("reasoning", "")
+        own.model.reasoning = written_config(path)["model"].get("reasoning", "")
         return own
     foreign = read_foreign(source)
     if foreign.system != "retrieval":
         raise InputError(f"{source} holds {foreign.describe()}, but config.task is {config.task!r}")
     own.model.reasoning = foreign.reasoning
     return own
-
-
-def check_whole(workdir: Path, info: dict[str, Any]) -> None:
-    """Raises InputError if a checkpoint holds a backbone alone."""
-    if info.get("part") == "backbone":
-        raise InputError(f"{workdir} holds a backbone alone; give it as config.init_backbone")
 
 
 def _from_run(workdir: Path, config: ConfigDict, shapes: Shapes, described: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +188,7 @@ def _from_run(workdir: Path, config: ConfigDict, shapes: Shapes, described: dict
 
 def _check_options(workdir: Path, config: ConfigDict, whole: bool) -> None:
     """Raises InputError if the run's model differs in what leaves no trace in the arrays' shapes."""
-    written = _written_model(workdir)
+    written = written_config(workdir)["model"]
     fields = ("backbone", *(_TRACELESS if whole and config.model.get("head") == "attention" else ()))
     differing = [
         f"  config.model.{field}: {written.get(field)} there, {config.model[field]} given"
@@ -237,14 +197,6 @@ def _check_options(workdir: Path, config: ConfigDict, whole: bool) -> None:
     ]
     if differing:
         raise InputError("\n".join([f"{workdir} holds another model than this config:", *differing]))
-
-
-def _written_model(workdir: Path) -> dict[str, Any]:
-    path = workdir / "config.json"
-    try:
-        return dict(json.loads(path.read_text())["model"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}, which says what model {workdir} holds, cannot be read: {error}") from error
 
 
 def _is_whole(shapes: Shapes) -> bool:

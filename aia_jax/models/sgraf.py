@@ -5,7 +5,6 @@ padded and masked: no score depends on the padding or on the other captions of t
 dropout, and the batch statistics, which are each caption's own).
 """
 
-import math
 from functools import partial
 
 import jax
@@ -16,6 +15,7 @@ from jax.typing import DTypeLike
 
 from aia_jax.errors import InputError
 from aia_jax.models.batch_norm import BatchNorm
+from aia_jax.models.blocks import everywhere, join_rows, num_blocks, split_rows
 from aia_jax.models.gru import BidirectionalGRU
 from aia_jax.models.layers import EPSILON, dropout, dropout_key, l2norm, split_key, uniform, xavier_linear
 from aia_jax.models.reasoning import REASONINGS, AttentionFiltration
@@ -164,8 +164,8 @@ class SGRAF(nnx.Module):
             float32 `[C, I]`, in 0..1.
         """
         words, wholes = captions
-        num_blocks = _num_blocks(len(words), len(images[0]), block)
-        regions, image_wholes = _everywhere(images)
+        count = num_blocks(len(words), len(images[0]), block)
+        regions, image_wholes = everywhere(images)
         regions = regions.astype(self.dtype)
         products = jnp.einsum("ird,iqd->irq", regions, regions, preferred_element_type=jnp.float32)
         widths = _widths(words.shape[1])
@@ -178,11 +178,11 @@ class SGRAF(nnx.Module):
             enough = jnp.searchsorted(jnp.array(widths), block[-1].max())
             return jax.lax.switch(enough, [partial(of_width, width) for width in widths], *block)
 
-        blocks = [_split_rows(rows, num_blocks) for rows in (words, wholes, lengths)]
+        blocks = [split_rows(rows, count) for rows in (words, wholes, lengths)]
         scores, statistics = jax.lax.map(jax.checkpoint(of_block) if remat else of_block, tuple(blocks))
         if train and isinstance(self.reasoning, AttentionFiltration):
-            self.reasoning.update(_join_rows(statistics))
-        return _join_rows(scores)
+            self.reasoning.update(join_rows(statistics))
+        return join_rows(scores)
 
     def _of_block(
         self, images: tuple[Array, Array, Array], words: Array, wholes: Array, lengths: Array, *, train: bool
@@ -220,39 +220,6 @@ def word_mask(tokens: Array, lengths: Array) -> Array:
     return jnp.arange(tokens.shape[1]) < lengths[:, None]
 
 
-def _num_blocks(captions: int, images: int, block: int) -> int:
-    """The fewest blocks of equally many captions, on each device, of at most `block` pairs (or one caption) each."""
-    own = captions // _devices(captions)
-    largest = max(block // images, 1)
-    return next(count for count in range(math.ceil(own / largest), own + 1) if own % count == 0)
-
-
-def _split_rows(rows: Array, num_blocks: int) -> Array:
-    """`[C, ...]` to `[blocks, C / blocks, ...]`: of each device's rows the next few, which stay there."""
-    parts = rows.reshape(_devices(len(rows)), num_blocks, -1, *rows.shape[1:])
-    return parts.swapaxes(0, 1).reshape(num_blocks, -1, *rows.shape[1:])
-
-
-def _join_rows(blocks: Array) -> Array:
-    """The inverse of `_split_rows`."""
-    devices = _devices(blocks.shape[0] * blocks.shape[1])
-    parts = blocks.reshape(len(blocks), devices, -1, *blocks.shape[2:])
-    return parts.swapaxes(0, 1).reshape(-1, *blocks.shape[2:])
-
-
-def _devices(captions: int) -> int:
-    """Over how many devices the captions are split."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty or captions % mesh.size else mesh.size
-
-
 def _widths(longest: int) -> list[int]:
     """The numbers of words that programs are made for: few, since each takes its time to compile."""
     return sorted({-(-longest // 2), -(-3 * longest // 4), longest})
-
-
-def _everywhere(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The arrays whole on every device, where a mesh is set."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return arrays
-    return jax.lax.with_sharding_constraint(arrays, jax.sharding.PartitionSpec())

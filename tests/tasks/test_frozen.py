@@ -109,7 +109,7 @@ def test_every_form_of_an_image_is_drawn():
 
 
 def test_only_the_head_changes(workdir, converted):
-    from aia_jax.commands.weights import run_arrays
+    from aia_jax.training.runs import run_arrays
 
     before, _ = run_arrays(converted)
     after, _ = run_arrays(workdir)

@@ -1,0 +1,64 @@
+"""What earlier runs left in their folders: weights, facts about them, configs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from aia_jax.errors import InputError
+from aia_jax.training import sharding
+from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.state import flat_arrays, pick_weights
+
+
+def best_step(checkpointer: Checkpointer) -> int | None:
+    """The step of the best evaluated epoch, or of the newest checkpoint if none was evaluated; None: there is none."""
+    steps = checkpointer.steps()
+    metrics = {step: info["metric"] for step in steps if "metric" in (info := checkpointer.info(step))}
+    return max(metrics, key=lambda step: (metrics[step], -step)) if metrics else max(steps, default=None)
+
+
+def open_run(workdir: Path) -> Checkpointer:
+    """The checkpoints of a folder that holds some.
+
+    Raises:
+        InputError: it holds none.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise InputError(f"{workdir} holds no checkpoints; train first, or name the folder given to train.py")
+    return Checkpointer(workdir)
+
+
+def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All arrays of the best epoch (or the converted weights) in a workdir by path, and what was written about them.
+
+    Raises:
+        InputError: no checkpoint is there that says which of its weights to take.
+    """
+    with open_run(workdir) as checkpointer:
+        step = best_step(checkpointer)
+        info = {} if step is None else checkpointer.info(step)
+        if "weights" not in info:
+            raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
+        stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
+    return flat_arrays(pick_weights(stored, info["weights"])), info
+
+
+def check_whole(workdir: Path, info: dict[str, Any]) -> None:
+    """Raises InputError if a checkpoint holds a backbone alone."""
+    if info.get("part") == "backbone":
+        raise InputError(f"{workdir} holds a backbone alone; give it as config.init_backbone")
+
+
+def written_config(workdir: Path) -> dict[str, Any]:
+    """The config that a run was trained with, as written beside it.
+
+    Raises:
+        InputError: it is absent, or not such a config.
+    """
+    path = workdir / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        dict(config["model"])
+        return config
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}, which says what model {workdir} holds, cannot be read: {error}") from error
