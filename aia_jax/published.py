@@ -5,6 +5,8 @@
 Both keep the weights of the epoch with the best per-class F1 on the test split.
 `vsl`: Zhang et al., ICME 2023, arXiv 2304.10254, in per cent; "sgraf" is the mean of both models' similarities,
 `coco_1k` the mean over five folds of 1,000 test images.
+`SEARCH_AREAS`: areas under the ROC curves of Chen et al., CVPR 2017, arXiv 1704.00763, on Clickture's dev split, as
+measured in its figure to about 0.005; the tables of that paper could not be read.
 """
 
 from collections.abc import Mapping
@@ -43,6 +45,9 @@ _RETRIEVAL_ROWS = {
 RETRIEVAL_RESULTS: dict[str, dict[str, float]] = {
     name: {**dict(zip(_RECALLS, row, strict=True)), "rsum": round(sum(row), 1)} for name, row in _RETRIEVAL_ROWS.items()
 }
+
+
+SEARCH_AREAS = {"AMC": 0.673, "DSSM-image": 0.646, "RCCA": 0.637, "MB": 0.627, "DSSM-keyword": 0.551}
 
 
 def difference(metrics: Mapping[str, float], name: str) -> dict[str, float]:

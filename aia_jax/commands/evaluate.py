@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from aia_jax.commands.annotation_outcome import AnnotationOutcome
 from aia_jax.commands.candidates import Candidate
 from aia_jax.commands.retrieval_outcome import RetrievalOutcome
+from aia_jax.commands.search_outcome import SearchOutcome
 from aia_jax.commands.weights import (
     check_described,
     config_of,
@@ -27,7 +28,7 @@ from aia_jax.training.record import check_same_config
 from aia_jax.training.runs import best_step, check_whole, open_run
 from aia_jax.training.state import abstract_weights, pick_weights, replace_arrays
 
-_OUTCOMES = {"annotation": AnnotationOutcome, "retrieval": RetrievalOutcome}
+_OUTCOMES = {"annotation": AnnotationOutcome, "retrieval": RetrievalOutcome, "search": SearchOutcome}
 
 
 def evaluate(

@@ -16,8 +16,10 @@ from flax import nnx
 from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
+from ml_collections import ConfigDict
 
 from aia_jax.errors import InputError
+from aia_jax.models.annotator import dtypes
 from aia_jax.models.blocks import everywhere, join_rows, num_blocks, split_rows
 from aia_jax.models.layers import l2norm, relu, xavier_linear
 
@@ -189,6 +191,31 @@ class AMC(nnx.Module):
         visual = jax.nn.sigmoid(of_cells - of_keywords) if self.modality_attention else jnp.full_like(of_cells, 0.5)
         visual = jnp.where(counts[:, None] > 0, visual, 1)
         return jnp.stack([visual, 1 - visual], axis=-1)
+
+
+def build_amc(model: ConfigDict, num_words: int, num_keywords: int, num_features: int, *, rngs: nnx.Rngs) -> AMC:
+    """The model that the `model` part of a config describes.
+
+    Raises:
+        InputError: a name that is not known, or a size below 1.
+    """
+    for field in ("word_size", "embed_size", "kernel_size"):
+        if model[field] < 1:
+            raise InputError(f"config.model.{field}={model[field]} must be at least 1")
+    return AMC(
+        num_words,
+        num_keywords,
+        num_features,
+        word_size=model.word_size,
+        embed_size=model.embed_size,
+        kernel_size=model.kernel_size,
+        modalities=model.modalities,
+        visual_attention=model.visual_attention,
+        keyword_attention=model.keyword_attention,
+        modality_attention=model.modality_attention,
+        **dtypes(model),
+        rngs=rngs,
+    )
 
 
 def _shifted_sum(taps: Array, size: int) -> Array:

@@ -13,8 +13,18 @@ RETRIEVAL_COLUMNS = {
     "t2i_r10": "R@10",
     "rsum": "sum",
 }
+SEARCH_COLUMNS = {
+    "ndcg_5": "NDCG@5",
+    "ndcg_10": "@10",
+    "ndcg_25": "@25",
+    "mrr": "MRR",
+    "r1": "R@1",
+    "r10": "R@10",
+    "median_rank": "med.",
+    "auc": "AUC",
+}
 
-_FORMATS = {"n_plus": ".0f", "map": ".2f", **dict.fromkeys(RETRIEVAL_COLUMNS, ".1f")}
+_FORMATS = {"median_rank": ".1f", "n_plus": ".0f", "map": ".2f", **dict.fromkeys(RETRIEVAL_COLUMNS, ".1f")}
 _CELL = 9
 _NARROWEST, _WIDEST = 40, 72
 

@@ -6,9 +6,10 @@ from aia_jax.errors import InputError
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.tasks.frozen import FrozenBackboneTask
 from aia_jax.tasks.retrieval import RetrievalTask
+from aia_jax.tasks.search import SearchTask
 
 
-def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask:
+def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask | SearchTask:
     """The task that `config.task` names.
 
     Raises:
@@ -18,4 +19,6 @@ def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask:
         return (FrozenBackboneTask if config.model.freeze_backbone else AnnotationTask)(config)
     if config.task == "retrieval":
         return RetrievalTask(config)
-    raise InputError(f"config.task={config.task!r} is unknown; known: annotation, retrieval")
+    if config.task == "search":
+        return SearchTask(config)
+    raise InputError(f"config.task={config.task!r} is unknown; known: annotation, retrieval, search")

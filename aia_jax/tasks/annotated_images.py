@@ -1,0 +1,76 @@
+"""Images with labels as image search takes them: label words are queries, an annotator makes maps and keywords."""
+
+import functools
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from aia_jax.data.datasets import Split, load_split, split_validation
+from aia_jax.data.queries import label_queries
+from aia_jax.data.search import SearchImages, padded_keywords
+from aia_jax.errors import InputError
+from aia_jax.tasks.trained_annotator import TrainedAnnotator
+
+KEYWORDS = ("annotator", "labels")
+
+
+class AnnotatedImages:
+    """The splits of an annotated data set.
+
+    `validation` is a part of the training split, which `train` then lacks, when `config.eval.split` is "validation".
+
+    Args:
+        config: of image search.
+
+    Raises:
+        InputError: no annotator is named, or one that cannot be used.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self._config, self._data = config, config.data
+        if not self._data.annotator:
+            raise InputError(
+                "config.data.annotator: name the folder of an annotation run, whose backbone makes the maps of images; "
+                "train.py --config configs/demo.py makes one for the scenes"
+            )
+        if self._data.keywords not in KEYWORDS:
+            raise InputError(f"config.data.keywords={self._data.keywords!r} is unknown; known: {', '.join(KEYWORDS)}")
+
+    @functools.cached_property
+    def annotator(self) -> TrainedAnnotator:
+        """What makes maps and keywords."""
+        return TrainedAnnotator(self._data.annotator, self._config.eval.batch_size)
+
+    @functools.cached_property
+    def keyword_names(self) -> tuple[str, ...]:
+        """The keywords, by id."""
+        return self.annotator.labels if self._data.keywords == "annotator" else self._whole_train.labels
+
+    def load(self, name: str) -> SearchImages:
+        """The images of "train", "validation" or "test", and all queries that are right for one of them.
+
+        Raises:
+            InputError: there is no such part, or its images cannot be used.
+        """
+        images, data = self._images(name), self._data
+        maps = self.annotator.maps_of(images.images, data.feature_dtype)
+        if data.keywords == "annotator":
+            chosen = self.annotator.keywords_of(maps, data.keyword_threshold)
+        else:
+            chosen = [np.flatnonzero(row).astype(np.int32) for row in images.targets]
+        queries = label_queries(images.targets, images.labels, data.query_words)
+        return SearchImages(maps, *padded_keywords(chosen, data.max_keywords), queries, images.images)
+
+    def _images(self, name: str) -> Split:
+        if name == "test":
+            return load_split(self._data, "test", self.annotator.image_size)
+        if self._config.eval.split == "validation":
+            parts = split_validation(self._whole_train, self._data.validation_fraction, self._data.split_seed)
+            return parts[("train", "validation").index(name)]
+        if name == "validation":
+            raise InputError("this config has no validation part: config.eval.split is 'test'")
+        return self._whole_train
+
+    @functools.cached_property
+    def _whole_train(self) -> Split:
+        return load_split(self._data, "train", self.annotator.image_size)

@@ -1,0 +1,208 @@
+"""Image search, system D: a query in, a score for every image out."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+from scipy import sparse
+
+from aia_jax.data import pipeline
+from aia_jax.data.datasets import CHANNEL_STATS
+from aia_jax.data.queries import encode_queries, held_out, is_known
+from aia_jax.data.search import ClickBatches, SearchImages, SearchSplit
+from aia_jax.data.text import Vocabulary
+from aia_jax.errors import InputError
+from aia_jax.models.amc import AMC, build_amc
+from aia_jax.search_metrics import search_metrics
+from aia_jax.tasks.annotated_images import AnnotatedImages
+
+SPLITS = ("train", "validation", "test")
+NEW = "new_"  # metrics over the queries that training did not see
+
+
+class SearchTask:
+    """Trains and evaluates an `AMC`; the face that `training.loop.Task` describes.
+
+    Args:
+        config: see `configs/amc.py`.
+
+    Raises:
+        InputError: fields that are unknown or do not fit each other.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        if config.eval.split not in ("validation", "test"):
+            raise InputError(f"config.eval.split={config.eval.split!r} is unknown; known: validation, test")
+        if config.data.name not in CHANNEL_STATS:
+            raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {', '.join(CHANNEL_STATS)}")
+        for field in ("query_words", "max_keywords"):
+            if config.data[field] < 1:
+                raise InputError(f"config.data.{field}={config.data[field]} must be at least 1")
+        if config.accumulate_steps > 1:
+            raise InputError("config.accumulate_steps: wrong images are drawn from a query's whole batch; use 1")
+        self.source = AnnotatedImages(config)
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The words of the queries that training sees."""
+        queries = self._images("train").queries
+        trained = np.flatnonzero(~held_out(queries.texts, self.config.data.held_out))
+        return Vocabulary.build(queries.take(trained).texts, min_count=1)
+
+    def split(self, name: str) -> SearchSplit:
+        """The images and queries of "train", "validation" or "test"; of the last two all queries in known words.
+
+        Raises:
+            InputError: another name, or data that are absent or do not fit the config.
+        """
+        if name not in SPLITS:
+            raise InputError(f"split {name!r} is unknown; known: {', '.join(SPLITS)}")
+        if name not in self._splits:
+            self._splits[name] = self._load(name)
+        return self._splits[name]
+
+    def _load(self, name: str) -> SearchSplit:
+        images = self._images(name)
+        known = [row for row, text in enumerate(images.queries.texts) if is_known(text, self.vocabulary)]
+        queries = images.queries.take(known)
+        trained = np.isin(queries.texts, self._images("train").queries.texts)
+        trained &= ~held_out(queries.texts, self.config.data.held_out)
+        return SearchSplit(images, queries, *encode_queries(queries.texts, self.vocabulary), trained)
+
+    def _images(self, name: str) -> SearchImages:
+        if name not in self._loaded:
+            self._loaded[name] = self.source.load(name)
+        return self._loaded[name]
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, SearchSplit]:
+        return {}
+
+    @functools.cached_property
+    def _loaded(self) -> dict[str, SearchImages]:
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """The keywords, and the words of queries, by id."""
+        words = sorted(self.vocabulary.ids, key=self.vocabulary.ids.get)
+        digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
+        return {
+            "labels": list(self.source.keyword_names),
+            "vocabulary": {"words": len(words), "sha256": digest},
+            "words": words,
+        }
+
+    def summary(self) -> str:
+        """The data and the model in a line."""
+        train = self.split("train")
+        return (
+            f"{self.config.data.name}: {len(train.images)} training images, {int(train.trained.sum())} queries, "
+            f"{len(self._pairs)} pairs, {train.images.counts.mean():.1f} keywords an image; "
+            f"{describe_model(self.config.model)}"
+        )
+
+    def build_model(self, rngs: nnx.Rngs) -> AMC:
+        """A freshly initialised model for these words and keywords."""
+        num_features = self.split("train").images.maps.shape[-1]
+        return build_amc(
+            self.config.model, len(self.vocabulary), len(self.source.keyword_names), num_features, rngs=rngs
+        )
+
+    @functools.cached_property
+    def _pairs(self) -> ClickBatches:
+        return ClickBatches(self.split("train"), self.config.data.negatives, self.config.seed)
+
+    def epoch_end(self, epoch: int) -> int:
+        """The step after which every pair of a query and a right image was seen `epoch` times."""
+        return pipeline.epoch_end(epoch, len(self._pairs), self.config.batch_size)
+
+    def resident_arrays(self) -> dict[str, np.ndarray]:
+        """None: batches are more than rows of arrays."""
+        return {}
+
+    def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
+        """Computes maps and keywords of the splits, unless they are kept."""
+        for name in splits:
+            self.split(name)
+
+    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's pairs of every batch."""
+        return pipeline.train_batches(
+            self._pairs,
+            len(self._pairs),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start_step=start_step,
+            **_processes(),
+        )
+
+    def loss(self, model: AMC, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
+        """Mean over queries of the hinge losses, summed over the wrong images drawn for each.
+
+        Args:
+            batch: `maps` `[B, h, w, F]`, `keywords` `[B, K]`, `counts` `[B]`, `tokens` `[B, L]`, `lengths` `[B]`,
+                `negative` bool `[B, B]`, image by query.
+        """
+        images = model.encode_images(batch["maps"], batch["keywords"], batch["counts"])
+        queries = model.encode_queries(batch["tokens"], batch["lengths"])
+        options = {"block": self.config.model.block, "remat": self.config.model.recompute}
+        scores = model.similarity(images, queries, **options)
+        with jax.named_scope("loss"):
+            violation = jnp.maximum(self.config.loss.margin - jnp.diagonal(scores) + scores, 0)
+            return jnp.where(batch["negative"], violation, 0).sum() / len(scores), {}
+
+    def predict_split(
+        self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
+    ) -> list[dict[str, np.ndarray]]:
+        """`scores` float32 `[Q, N]` of a split under each of `weights`: queries are encoded once, images stream by."""
+        part = self.split(split)
+        encoded = predictor(self.encode, weights, self._in_order(part.columns, len(part.queries)))
+        scored = predictor(self.score, weights, self._in_order(part.images.columns, len(part.images)), shared=encoded)
+        return [{"scores": np.ascontiguousarray(outputs["scores"].T)} for outputs in scored]
+
+    def encode(self, model: AMC, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Queries to what `AMC.encode_queries` gives."""
+        return model.encode_queries(batch["tokens"], batch["lengths"])
+
+    def score(self, model: AMC, batch: dict[str, jax.Array], queries: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Images for all encoded queries: `scores` `[B, Q]`."""
+        images = model.encode_images(batch["maps"], batch["keywords"], batch["counts"])
+        return {"scores": model.similarity(images, queries, block=self.config.eval.block)}
+
+    def attend(self, model: AMC, batch: dict[str, jax.Array], queries: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """As `score`, with all that `AMC.attend` gives."""
+        return model.attend(model.encode_images(batch["maps"], batch["keywords"], batch["counts"]), queries)
+
+    def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The metrics of `search_metrics`, and with `new_` before their names those of queries unseen in training."""
+        part, scores = self.split(split), outputs["scores"]
+        metrics = search_metrics(scores, part.queries.relevant)
+        new = np.flatnonzero(~part.trained)
+        if len(new):
+            unseen: sparse.csr_matrix = part.queries.relevant[new]
+            metrics |= {f"{NEW}{name}": value for name, value in search_metrics(scores[new], unseen).items()}
+        return metrics
+
+    def _in_order(self, columns: dict[str, Any], num_rows: int) -> Iterator[dict[str, np.ndarray]]:
+        return pipeline.eval_batches(columns, num_rows, batch_size=self.config.eval.batch_size, **_processes())
+
+
+def describe_model(model: ConfigDict) -> str:
+    """The model and what it goes without, in words."""
+    name = "AMC" if model.modalities == "both" else f"AMC, {model.modalities} alone"
+    switches = [("VAN", model.visual_attention, "visual"), ("LAN", model.keyword_attention, "keywords")]
+    switches = [(part, on) for part, on, of in switches if model.modalities in ("both", of)]
+    switches += [("MTN", model.modality_attention)] if model.modalities == "both" else []
+    missing = [part for part, on in switches if not on]
+    return name + (f" without {', '.join(missing)}" if missing else "")
+
+
+def _processes() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -1,0 +1,102 @@
+"""An annotator that was trained before, as other systems use it: maps of its backbone, and its labels as keywords."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from aia_jax.data.features import padded, prepare_features, weights_digest
+from aia_jax.data.rows import MappedRows
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import DTYPES, Annotator, build_annotator
+from aia_jax.tasks.annotation import AnnotationTask
+from aia_jax.training import sharding
+from aia_jax.training.runs import check_whole, run_arrays, written_config
+from aia_jax.training.state import abstract_weights, make_predict_step, pick_weights, replace_arrays
+
+
+class TrainedAnnotator:
+    """The best epoch of an annotation run.
+
+    Args:
+        workdir: of the run.
+        batch_size: images, or maps, computed at once; rounded up to a multiple of the devices.
+
+    Attributes:
+        labels: its vocabulary.
+        image_size: S, in pixels.
+        digest: tells its weights and settings from others.
+
+    Raises:
+        InputError: no such run, or one of another system.
+    """
+
+    def __init__(self, workdir: str | Path, batch_size: int):
+        workdir = Path(workdir)
+        self.config = config = ConfigDict(written_config(workdir))
+        if config.get("task") != "annotation":
+            raise InputError(f"{workdir} holds a run of config.task={config.get('task')!r}; name one of annotation")
+        arrays, info = run_arrays(workdir)
+        check_whole(workdir, info)
+        self.labels = tuple(info["labels"])
+        self.image_size = config.data.image_size
+        self._task = AnnotationTask(config)
+        self._mesh = sharding.data_mesh()
+        self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
+        graphdef, shapes = abstract_weights(
+            lambda rngs: build_annotator(config.model, len(self.labels), rngs=rngs), self._mesh
+        )
+        self._weights = sharding.put_replicated(replace_arrays(pick_weights(shapes, "raw"), arrays), self._mesh)
+        self._maps = make_predict_step(graphdef, self._extract, self._mesh)
+        self._scores = make_predict_step(graphdef, self._score, self._mesh)
+        model = config.model
+        self._settings = f"{weights_digest(arrays)} {model.dtype} {model.native_padding}"
+        self.digest = f"{model.backbone} {self.image_size} px {self._settings}"
+
+    def maps(self, images: np.ndarray) -> np.ndarray:
+        """uint8 `[b, S, S, 3]`, at most `batch_size` of them, to the backbone's maps float32 `[b, h, w, F]`."""
+        return self._run(self._maps, "image", images)
+
+    def scores(self, maps: np.ndarray) -> np.ndarray:
+        """Maps `[b, h, w, F]`, at most `batch_size` of them, to a score of every label float32 `[b, C]`."""
+        return self._run(self._scores, "maps", maps)
+
+    def maps_of(self, images: MappedRows, dtype: str) -> MappedRows:
+        """The maps `[N, h, w, F]` of the images of a prepared copy, computed on first use and kept beside it."""
+
+        def compute(rows: np.ndarray) -> jax.Array:
+            return self._maps(self._weights, {"image": rows})["maps"]
+
+        return prepare_features(
+            images,
+            compute,
+            backbone=self.config.model.backbone,
+            settings=self._settings,
+            flip="",
+            dtype=dtype,
+            batch_size=self.batch_size,
+        )
+
+    def keywords_of(self, maps: MappedRows | np.ndarray, threshold: float) -> list[np.ndarray]:
+        """For each of `maps` the labels that score at least `threshold`, the highest first."""
+        found = []
+        for start in range(0, len(maps), self.batch_size):
+            for scores in self.scores(np.asarray(maps[start : start + self.batch_size], np.float32)):
+                order = np.argsort(-scores, kind="stable")
+                found.append(order[scores[order] >= threshold].astype(np.int32))
+        return found
+
+    def _extract(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"maps": self._task.extract(model.backbone, batch)["features"]}
+
+    def _score(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits, _ = model.head(batch["maps"].astype(DTYPES[self.config.model.dtype]), train=False)
+        return {"scores": jax.nn.sigmoid(logits.astype(jnp.float32))}
+
+    def _run(self, step: Any, name: str, rows: np.ndarray) -> np.ndarray:
+        batch = sharding.put_batch({name: padded(rows, self.batch_size)}, self._mesh)
+        (found,) = step(self._weights, batch).values()
+        return np.asarray(found)[: len(rows)]

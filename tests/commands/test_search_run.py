@@ -1,0 +1,142 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from untrained import annotator_config, write_run
+
+from aia_jax.commands.evaluate import evaluate
+from aia_jax.commands.train import train
+from aia_jax.errors import InputError
+from aia_jax.tasks import make_task
+from aia_jax.training.loop import Trainer
+from configs import demo_search
+
+
+@pytest.fixture(scope="module")
+def annotator(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("annotator") / "run", annotator_config())
+
+
+def small_config(annotator, **overrides):
+    config = demo_search.get_config()
+    config.update_from_flattened_dict(
+        {
+            "epochs": 1,
+            "batch_size": 64,
+            "log_every": 1,
+            "data.annotator": str(annotator),
+            "data.num_train": 40,
+            "data.num_test": 16,
+            "data.query_words": 2,
+            "model.embed_size": 16,
+            "model.word_size": 8,
+            "eval.batch_size": 16,
+            **overrides,
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(annotator, tmp_path_factory):
+    path = tmp_path_factory.mktemp("search")
+    train(small_config(annotator), path)
+    return path
+
+
+def records(workdir, kind):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_training_ends_with_metrics_and_pictures(workdir, annotator):
+    folder = workdir / "evaluation"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["num_images"] == 16
+    assert 0 < metrics["ndcg_10"] <= 1
+    assert metrics["rows"][0]["model"] == "AMC"
+    assert metrics["new_num_queries"] < metrics["num_queries"]
+    rankings = np.load(folder / "rankings.npz")
+    task = make_task(small_config(annotator))
+    relevant = task.split("test").queries.relevant.toarray()
+    assert rankings["images_of_queries"].shape == (len(rankings["queries"]), 16)
+    first_right = np.take_along_axis(relevant, rankings["images_of_queries"], axis=1)[:, 0]
+    assert np.mean(first_right) == pytest.approx(metrics["r1"])
+    assert {"roc.png", "search.png"} <= {path.name for path in folder.iterdir()}
+
+
+def test_the_loss_falls(workdir):
+    losses = [line["loss"] for line in records(workdir, "train")]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_any_number_of_devices_gives_the_same_losses(annotator, workdir, tmp_path, devices):
+    config = small_config(annotator)
+    Trainer(config, make_task(config), tmp_path, devices=jax.devices()[:devices]).fit()
+    losses = [[line["loss"] for line in records(path, "train")][:5] for path in (tmp_path, workdir)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_ablations_are_scored_by_the_same_commands(annotator, tmp_path, capsys):
+    config = small_config(annotator, **{"model.modalities": "keywords", "model.keyword_attention": False})
+    train(config, tmp_path)
+    assert "AMC, keywords alone without LAN" in capsys.readouterr().out
+    metrics = evaluate(config, tmp_path, tmp_path / "again", split="test")
+    written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert metrics["auc"] == pytest.approx(written["auc"])
+
+
+def test_keywords_may_be_the_true_labels(annotator):
+    task = make_task(small_config(annotator, **{"data.keywords": "labels"}))
+    part, targets = task.split("train").images, task.source._images("train").targets
+    for row in range(len(part)):
+        assert part.keywords[row, : part.counts[row]].tolist() == np.flatnonzero(targets[row]).tolist()
+
+
+def test_queries_are_sets_of_labels_and_some_are_held_out(annotator):
+    task = make_task(small_config(annotator))
+    train_split, test_split = task.split("train"), task.split("test")
+    targets, labels = task.source._images("test").targets, task.source._images("test").labels
+    for row, text in enumerate(test_split.queries.texts):
+        carried = targets[:, [labels.index(word) for word in text.split()]].all(axis=1)
+        np.testing.assert_array_equal(test_split.queries.relevant[row].toarray()[0] > 0, carried)
+    held = {text for text, seen in zip(train_split.queries.texts, train_split.trained, strict=True) if not seen}
+    assert 0.1 < len(held) / len(train_split.queries) < 0.3
+    assert not any(
+        seen for text, seen in zip(test_split.queries.texts, test_split.trained, strict=True) if text in held
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data.annotator": ""}, "config.data.annotator: name the folder of an annotation run"),
+        ({"data.annotator": "nowhere"}, "nowhere.*cannot be read"),
+        ({"data.keywords": "tags"}, "config.data.keywords='tags' is unknown; known: annotator, labels"),
+        ({"data.name": "flickr"}, "config.data.name='flickr' is unknown"),
+        ({"data.query_words": 0}, "config.data.query_words=0 must be at least 1"),
+        ({"data.negatives": -1}, "config.data.negatives=-1 must be"),
+        ({"eval.split": "train"}, "config.eval.split='train' is unknown"),
+        ({"model.modalities": "text"}, "config.model.modalities: unknown 'text'"),
+        ({"model.embed_size": 0}, "config.model.embed_size=0 must be at least 1"),
+        ({"accumulate_steps": 2}, "config.accumulate_steps: wrong images are drawn"),
+    ],
+)
+def test_fields_that_do_not_fit_are_told(annotator, tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        train(small_config(annotator, **overrides), tmp_path)
+
+
+def test_a_run_of_another_system_is_no_annotator(annotator, workdir, tmp_path):
+    with pytest.raises(InputError, match="holds a run of .*'search'; name one of annotation"):
+        train(small_config(annotator, **{"data.annotator": str(workdir)}), tmp_path)
+
+
+def test_thresholds_and_ensembles_are_refused(annotator, workdir, tmp_path):
+    config = small_config(annotator)
+    with pytest.raises(InputError, match="image search ranks and has none"):
+        evaluate(config, workdir, tmp_path, thresholds="mcc")
+    with pytest.raises(InputError, match="image search has none of; give one"):
+        evaluate(config, None, tmp_path, weights=(str(workdir), str(workdir)))
