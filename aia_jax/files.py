@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and which there are."""
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +21,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, the whole file or none."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def shown_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    """All files below `folder` whose names end so, in whatever case, relative to it and sorted, without hidden ones."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    shown = (path for path in paths if not any(part.startswith(".") for part in path.parts))
+    return sorted(path.as_posix() for path in shown if (folder / path).is_file())

@@ -5,9 +5,11 @@ import difflib
 import inspect
 import itertools
 import runpy
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -122,6 +124,20 @@ def guarded(command: Callable[[], int | None]) -> int:
         return 128 + interruption.signum
     except KeyboardInterrupt:
         return fail("interrupted", 130)
+
+
+@contextlib.contextmanager
+def unwinding_on_sigterm() -> Iterator[None]:
+    """SIGTERM leaves as little behind as Ctrl-C does."""
+
+    def leave(signum: int, _frame: Any) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _set_up_devices() -> None:

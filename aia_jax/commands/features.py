@@ -2,16 +2,15 @@
 
 import argparse
 import contextlib
-import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from aia_jax.commands.cli import unwinding_on_sigterm
 from aia_jax.commands.weights import model_shapes, read_arrays
 from aia_jax.data.cache import check_room, speaking_errors
 from aia_jax.data.features import weights_digest
@@ -64,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     extractor = Extractor(config, arguments.weights, arguments.batch_size or config.eval.batch_size)
     facts = {**extractor.facts, "dtype": arguments.dtype, "num_images": len(names), "images": names}
     num_bytes = len(names) * int(np.prod(extractor.grid)) * np.dtype(arguments.dtype).itemsize
-    with _unwinding_on_sigterm(), speaking_errors(output.parent, num_bytes, "--output names another place"):
+    with unwinding_on_sigterm(), speaking_errors(output.parent, num_bytes, "--output names another place"):
         output.parent.mkdir(parents=True, exist_ok=True)
         check_room(output.parent, num_bytes)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
@@ -144,20 +143,6 @@ def _facts(task: AnnotationTask, weights: str, digest: str, grid: tuple[int, int
         "grid": [height, width],
         "num_features": channels,
     }
-
-
-@contextlib.contextmanager
-def _unwinding_on_sigterm() -> Iterator[None]:
-    """SIGTERM leaves as little behind as Ctrl-C does."""
-
-    def leave(signum: int, _frame: Any) -> NoReturn:
-        raise SystemExit(128 + signum)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _check_output(output: Path, force: bool) -> None:

@@ -14,6 +14,7 @@ from aia_jax.data.annotations import list_problems, read_text
 from aia_jax.data.images import decode_image
 from aia_jax.data.pipeline import read_ahead
 from aia_jax.errors import InputError
+from aia_jax.files import shown_files
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -82,9 +83,7 @@ class _Decode:
 
 
 def _found(folder: Path) -> tuple[str, ...]:
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    shown = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
-    names = sorted(path.as_posix() for path in shown if (folder / path).is_file())
+    names = shown_files(folder, SUFFIXES)
     if not names:
         raise InputError(f"{folder} holds no photos; files that end in {', '.join(SUFFIXES)} are looked for")
     return tuple(names)

@@ -57,9 +57,13 @@ class RowWriter:
         self._write_header()
 
     def append(self, row: np.ndarray) -> None:
-        """Writes a row of the shape and type announced."""
-        self._file.write(np.ascontiguousarray(row, self._dtype).data)
-        self._num_rows += 1
+        """Writes a row of the shape announced."""
+        self.extend(np.asarray(row)[None])
+
+    def extend(self, rows: np.ndarray) -> None:
+        """Writes several rows, `[M, ...]`, of the shape announced."""
+        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        self._num_rows += len(rows)
 
     def __enter__(self) -> "RowWriter":
         return self

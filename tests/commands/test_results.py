@@ -175,7 +175,7 @@ def test_a_json_file_that_cannot_be_written_is_named(runs, capsys):
     ("arguments", "message"),
     [
         (["reslts"], "error: unknown command 'reslts'; nearest: results\n"),
-        (["zzz"], "error: unknown command 'zzz'; known: features, results, vocab\n"),
+        (["zzz"], "error: unknown command 'zzz'; known: features, keywords, results, vocab\n"),
     ],
 )
 def test_an_unknown_command_is_refused(capsys, arguments, message):

@@ -1,0 +1,133 @@
+"""Where the keyword files of images lie, and which id each image has: Clickture, COCO, or any folder."""
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from aia_jax.data.annotations import list_problems, read_text
+from aia_jax.data.keyword_records import LARGEST_ID
+from aia_jax.errors import InputError
+from aia_jax.files import shown_files
+
+COCO_SPLITS = ("train", "test")  # of these there are keywords
+
+_COCO_FIELDS = ("images", "split", "filename", "imgid")
+_COCO = '{"images": [{"split": "train", "filename": "a.jpg", "imgid": 0}, ...]}'
+
+
+@dataclasses.dataclass(frozen=True)
+class KeywordSplit:
+    """The images of a split.
+
+    Attributes:
+        name: of the split.
+        folder: where the keyword files lie.
+        names: of N images: of their keyword files, below `folder` and without .json.
+        ids: int32 `[N]`, each once.
+        num_ids: more than the largest id, of splits that share their ids the largest of all.
+    """
+
+    name: str
+    folder: Path
+    names: tuple[str, ...]
+    ids: np.ndarray
+    num_ids: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def paths(self) -> Iterator[Path]:
+        """The N keyword files."""
+        return (self.folder / f"{name}.json" for name in self.names)
+
+
+def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
+    """The images of a list such as clickture-dev.lst, whose lines name files; the last part of a line is the id.
+
+    Raises:
+        InputError: no such list, it is empty, a line ends with no number, or an id stands there twice.
+    """
+    lines = [line.strip().strip("/") for line in read_text(listed).rstrip().split("\n")]
+    if lines == [""]:
+        raise InputError(f"{listed} is empty; it needs a file on every line, whose last part is the image's id")
+    ids = (line.rpartition("/")[2] for line in lines)
+    numbers = (int(text) if re.fullmatch("[0-9]{1,18}", text) else text for text in ids)
+    checked = _checked_ids(numbers, lambda index: f"{listed}:{index + 1}")
+    return KeywordSplit(name, folder, tuple(lines), checked, int(checked.max()) + 1)
+
+
+def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
+    """COCO's training and test images; the ids are `imgid`, and count together.
+
+    Args:
+        dataset: dataset.json, `{"images": [{"split", "filename", "imgid"}, ...]}`.
+        folder: holds keyword_train and keyword_test with a file for each image, named as the photo.
+
+    Raises:
+        InputError: no such JSON, a field that is absent or of another type, an id that stands there twice, or a split
+            without images.
+    """
+    images = _coco_images(dataset)
+    ids = _checked_ids((image["imgid"] for image in images), lambda index: f"{dataset}: images[{index}].imgid")
+    splits = []
+    for name in COCO_SPLITS:
+        rows = [row for row, image in enumerate(images) if image["split"] == name]
+        if not rows:
+            raise InputError(f"{dataset} has no image of split {name!r}; keywords of {' and '.join(COCO_SPLITS)} count")
+        names = tuple(PurePosixPath(images[row]["filename"]).stem for row in rows)
+        if len(set(names)) < len(names):
+            twice = Counter(names).most_common(1)[0][0]
+            raise InputError(f"{dataset}: two images of split {name!r} are called {twice}; each needs its keyword file")
+        splits.append(KeywordSplit(name, folder / f"keyword_{name}", names, ids[rows], int(ids.max()) + 1))
+    return tuple(splits)
+
+
+def folder_split(folder: Path, name: str) -> KeywordSplit:
+    """All .json files below a folder, by name, without hidden ones; the ids are their order.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = tuple(file.removesuffix(".json") for file in shown_files(folder, [".json"]) if file.endswith(".json"))
+    if not names:
+        raise InputError(f"{folder} holds no keywords; files that end in .json are looked for")
+    return KeywordSplit(name, folder, names, np.arange(len(names), dtype=np.int32), len(names))
+
+
+def _coco_images(dataset: Path) -> list[dict[str, Any]]:
+    text = read_text(dataset)
+    try:
+        # The captions, most of the file, are dropped on the way.
+        document = json.loads(text, object_hook=lambda found: {key: found[key] for key in _COCO_FIELDS if key in found})
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{dataset} is not JSON: {error}; expected {_COCO}") from None
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list) or not images:
+        raise InputError(f"{dataset} has no images; expected {_COCO}")
+    for number, image in enumerate(images):
+        for field in _COCO_FIELDS[1:]:
+            if not isinstance(image, dict) or field not in image:
+                raise InputError(f"{dataset}: images[{number}] has no {field}; expected {_COCO}")
+        if not isinstance(image["filename"], str):
+            raise InputError(f"{dataset}: images[{number}].filename must be a string, found {image['filename']!r:.40}")
+    return images
+
+
+def _checked_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndarray:
+    """int32 `[N]`; all that are wrong are listed together, `where` saying where the one of an index stands."""
+    first_use: dict[int, int] = {}
+    problems = []
+    for index, number in enumerate(numbers):
+        if type(number) is not int or not 0 <= number <= LARGEST_ID:
+            problems.append(f"{where(index)}: {number!r:.40} is no id, a number from 0 to {LARGEST_ID:,}")
+        elif (first := first_use.setdefault(number, index)) != index:
+            problems.append(f"{where(index)}: id {number} stands at {where(first)} already")
+    if problems:
+        raise InputError(f"{len(problems):,} image(s) have no id of their own:{list_problems(problems)}")
+    return np.fromiter(first_use, np.int32, len(first_use))

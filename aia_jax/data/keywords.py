@@ -1,0 +1,129 @@
+"""Keywords of images, as an auto-tagger wrote them: their words and the vocabulary.
+
+Files and words are that of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT), whose programs are Python 2.
+"""
+
+import functools
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from aia_jax.data.annotations import read_text
+from aia_jax.errors import InputError
+from aia_jax.files import write_json
+
+_TAGGING = '{"tagging": {"keywords": ["a word or more", ...]}}'
+
+
+def read_keywords(path: str | Path) -> list[str]:
+    """The strings of an auto-tagger's JSON, `{"tagging": {"keywords": [...]}}`.
+
+    Raises:
+        InputError: the file is absent or no such JSON.
+    """
+    document = _read_json(path, _TAGGING)
+    tagging = document.get("tagging") if isinstance(document, dict) else None
+    if not isinstance(tagging, dict) or "keywords" not in tagging:
+        raise InputError(f"{path} has no tagging.keywords; expected {_TAGGING}")
+    return _strings(path, "tagging.keywords", tagging["keywords"])
+
+
+def analyze(keywords: Iterable[str]) -> list[str]:
+    """The words of keywords: lower case, two letters or more, without English stop words; repeats are kept.
+
+    They are scikit-learn's, CountVectorizer(stop_words="english") on the keywords joined by spaces.
+    """
+    return _analyzer()(" ".join(keywords))
+
+
+class KeywordVocabulary:
+    """Words and their ids, which are their places.
+
+    Args:
+        words: V words, each once.
+        name: what messages call it, its file for example.
+
+    Raises:
+        InputError: a word stands twice.
+    """
+
+    def __init__(self, words: Iterable[str], name: str = "the vocabulary of keywords"):
+        self.words = tuple(words)
+        self.name = name
+        self._ids = {word: number for number, word in enumerate(self.words)}
+        if len(self._ids) < len(self.words):
+            twice = next(word for number, word in enumerate(self.words) if self._ids[word] != number)
+            raise InputError(f"{name}: {twice!r} stands there twice; every word has one id")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @classmethod
+    def fit(cls, documents: Iterable[list[str]], min_count: int = 6) -> "KeywordVocabulary":
+        """The words of at least `min_count` documents, sorted, as CountVectorizer(min_df=min_count) numbers them.
+
+        Memory grows with the distinct words, not with the documents.
+
+        Args:
+            documents: the words of each image, see `analyze`.
+
+        Raises:
+            InputError: no word is in so many documents.
+        """
+        counts = Counter(itertools.chain.from_iterable(map(set, documents)))
+        words = sorted(word for word, count in counts.items() if count >= min_count)
+        if not words:
+            raise InputError(f"no word is in the keywords of {min_count} images; give more images or a lower min_count")
+        return cls(words)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "KeywordVocabulary":
+        """Reads what `save` wrote, `{"words": [...]}`.
+
+        Raises:
+            InputError: the file is absent or no such JSON, or a word stands there twice.
+        """
+        expected = '{"words": [...]}, which `aia keywords` writes'
+        document = _read_json(path, expected)
+        if not isinstance(document, dict) or not document.get("words"):
+            raise InputError(f"{path} has no words; expected {expected}")
+        return cls(_strings(path, "words", document["words"]), str(path))
+
+    def save(self, path: str | Path) -> None:
+        """Writes `{"words": [...]}`, the whole file or none."""
+        write_json(Path(path), {"words": self.words})
+
+    def encode(self, words: Iterable[str]) -> np.ndarray:
+        """int32 `[K]`, ids of the words in their order, repeats kept; without those that the vocabulary lacks."""
+        ids = (self._ids.get(word) for word in words)
+        return np.array([number for number in ids if number is not None], np.int32)
+
+
+@functools.cache
+def _analyzer() -> Callable[[str], list[str]]:
+    from sklearn.feature_extraction.text import CountVectorizer  # takes a second to import
+
+    return CountVectorizer(stop_words="english").build_analyzer()
+
+
+def _read_json(path: str | Path, expected: str) -> object:
+    text = read_text(Path(path))
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}; expected {expected}") from None
+    except RecursionError:
+        raise InputError(f"{path} is nested too deeply; expected {expected}") from None
+
+
+def _strings(path: str | Path, field: str, value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise InputError(f"{path}: {field} must be a list of strings, found {value!r:.40}")
+    for index, item in enumerate(value):
+        if not isinstance(item, str):
+            raise InputError(f"{path}: {field}[{index}] must be a string, found {item!r:.40}")
+    return value

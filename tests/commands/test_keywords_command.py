@@ -1,0 +1,296 @@
+"""`aia keywords`: the arrays are those of scikit-learn's words, and nothing else is ever left behind."""
+
+import errno
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SHARED_DATASETS
+from sklearn.feature_extraction.text import CountVectorizer
+
+from aia_jax.commands.main import main
+from aia_jax.data.keyword_records import KeywordRecords
+from aia_jax.data.keywords import KeywordVocabulary
+from aia_jax.data.rows import RowWriter
+
+WORDS = ["Dog", "dog", "the sea", "old man", "T-shirt", "x", "and", "CAFÉ", "go-kart", "3d", "sky", "hot dog"]
+
+
+def write_keywords(path: Path, keywords: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"tagging": {"keywords": keywords}}))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Tagging files of five photos in the current directory, in two folders."""
+    monkeypatch.chdir(tmp_path)
+    for name, keywords in {
+        "k/1": ["Dog", "old dog", "sky"],
+        "k/0": ["dog", "the sea"],
+        "k/b/2.png": [],
+        "k/b/10.png": ["Sky", "x"],
+        "k/.trash/9": ["dog"],
+    }.items():
+        write_keywords(Path(f"{name}.json"), keywords)
+    Path("k/notes.txt").write_text("no keywords")
+    Path("list.lst").write_text("0\n1\nb/2.png\n")
+    return tmp_path
+
+
+FOLDER = ["keywords", "--layout=folder", "--keywords=k", "--output=out", "--min_count=2"]
+
+
+def left() -> list[str]:
+    return sorted(path.name for path in Path("out").iterdir()) if Path("out").exists() else []
+
+
+def test_a_folder(here, capsys):
+    assert main(FOLDER) == 0
+    assert capsys.readouterr().out == (
+        "all: 4 images, 1.25 keywords an image, 1 images without any\n2 words in the vocabulary; written to out\n"
+    )
+    files = ["keyword_names_all.json", "keyword_ranges_all.npy", "keyword_record_all.npy", "keyword_vocabulary.json"]
+    assert left() == files
+    assert KeywordVocabulary.load("out/keyword_vocabulary.json").words == ("dog", "sky")
+    assert json.loads(Path("out/keyword_names_all.json").read_text()) == {"0": 0, "1": 1, "b/10.png": 2, "b/2.png": 3}
+    assert np.load("out/keyword_record_all.npy").tolist() == [[0, 0], [1, 0], [1, 0], [1, 1], [2, 1]]
+    assert np.load("out/keyword_ranges_all.npy").tolist() == [[0, 0], [1, 3], [4, 4], [-1, -1]]
+
+
+@pytest.mark.parametrize("num_images", [2000])
+def test_real_clickture_ids_as_the_published_program_encodes_them(tmp_path, capsys, num_images):
+    listed = SHARED_DATASETS / "clickture" / "clickture-dev.lst"
+    if not listed.is_file():
+        pytest.skip("the real list of Clickture is not on this machine")
+    lines = listed.read_text().split("\n")[:num_images]
+    (tmp_path / "dev.lst").write_text("\n".join(lines) + "\n")
+    draw = random.Random(0)
+    texts = []
+    for line in lines:
+        keywords = (
+            [*draw.choices(WORDS, k=draw.randrange(8)), f"rare{draw.randrange(400)}"] if draw.random() < 0.9 else []
+        )
+        write_keywords(tmp_path / "dev" / f"{line}.json", keywords)
+        texts.append(" ".join(keywords))
+    flags = [f"--keywords={tmp_path}/dev", f"--list={tmp_path}/dev.lst", f"--output={tmp_path}/out"]
+    assert main(["keywords", "--layout=clickture", *flags]) == 0
+    vectorizer = CountVectorizer(min_df=6, stop_words="english").fit(texts)
+    ids, analyzer = vectorizer.vocabulary_, vectorizer.build_analyzer()
+    wanted = [
+        [int(line), ids[word]]
+        for line, text in zip(lines, texts, strict=True)
+        for word in analyzer(text)
+        if word in ids
+    ]
+    assert 10 < len(ids) < 410
+    assert KeywordVocabulary.load(tmp_path / "out/keyword_vocabulary.json").words == tuple(sorted(ids, key=ids.get))
+    np.testing.assert_array_equal(np.load(tmp_path / "out/keyword_record_dev.npy"), wanted)
+    assert f"dev: {num_images:,} images, {len(wanted) / num_images:.2f} keywords" in capsys.readouterr().out
+    paths = (tmp_path / f"out/keyword_{what}_dev.npy" for what in ("record", "ranges"))
+    records = KeywordRecords.load(*paths, num_words=len(ids))
+    for line, text in zip(lines, texts, strict=True):
+        assert records.words_of(int(line)).tolist() == [ids[word] for word in analyzer(text) if word in ids]
+
+
+def test_a_second_clickture_list_takes_the_words_of_the_first(here, capsys):
+    Path("dev.lst").write_text("b/7\n3\n\n")
+    Path("lite.lst").write_text("/4\n")
+    for name, keywords in {"b/7": ["dog"], "3": ["dog", "sea"], "4": ["sea", "cat", "dog"]}.items():
+        write_keywords(Path(f"files/{name}.json"), keywords)
+    command = ["keywords", "--layout=clickture", "--keywords=files", "--output=out"]
+    dev = [*command, "--list=dev.lst", "--min_count=1"]
+    lite = [*command, "--list=lite.lst", "--split=train", "--vocabulary=out/keyword_vocabulary.json"]
+    assert main(dev) == 0
+    assert main(lite) == 0
+    assert json.loads(Path("out/keyword_names_dev.json").read_text()) == {"b/7": 7, "3": 3}
+    assert np.load("out/keyword_record_dev.npy").tolist() == [[7, 0], [3, 0], [3, 1]]
+    assert len(np.load("out/keyword_ranges_dev.npy")) == 8
+    assert np.load("out/keyword_record_train.npy").tolist() == [[4, 1], [4, 0]]
+    capsys.readouterr()
+    assert main([*dev, "--force"]) == 2
+    assert (
+        "out/keyword_record_train.npy needs out/keyword_vocabulary.json as it is: use it with"
+        in capsys.readouterr().err
+    )
+    KeywordVocabulary(["sea"]).save("other.json")
+    assert main([*lite[:-1], "--vocabulary=other.json", "--force"]) == 2
+    assert "keyword_vocabulary.json has other words than --vocabulary other.json; name" in capsys.readouterr().err
+    KeywordVocabulary(["bird"]).save("other.json")
+    assert main([*lite[:-1], "--vocabulary=other.json", "--output=new"]) == 2
+    assert "no keyword of train is in other.json; is it that of these images?" in capsys.readouterr().err
+    assert main([*lite, "--output=new"]) == 0
+    assert KeywordVocabulary.load("new/keyword_vocabulary.json").words == ("dog", "sea")
+
+
+def coco(*images: tuple[str, str, object]) -> None:
+    entries = [{"split": split, "filename": name, "imgid": number} for split, name, number in images]
+    Path("dataset.json").write_text(
+        json.dumps({"images": [{**entry, "sentences": [{"raw": "a dog"}]} for entry in entries]})
+    )
+
+
+COCO = ["keywords", "--layout=coco", "--keywords=k", "--list=dataset.json", "--output=out", "--min_count=2"]
+
+
+def test_coco(here, capsys):
+    coco(
+        ("test", "c.x.jpg", 1),
+        ("val", "v.jpg", 6),
+        ("train", "a.jpg", 3),
+        ("train", "b.jpg", 0),
+        ("restval", "r.jpg", 4),
+    )
+    write_keywords(Path("k/keyword_train/a.json"), ["dog", "cat"])
+    write_keywords(Path("k/keyword_train/b.json"), [])
+    write_keywords(Path("k/keyword_test/c.x.json"), ["Cat", "dog", "sea"])
+    assert main(COCO) == 0
+    assert capsys.readouterr().out == (
+        "train: 2 images, 1.00 keywords an image, 1 images without any\n"
+        "test: 1 images, 2.00 keywords an image, 0 images without any\n"
+        "2 words in the vocabulary; written to out\n"
+    )
+    assert np.load("out/keyword_record_train.npy").tolist() == [[3, 1], [3, 0]]
+    assert np.load("out/keyword_record_test.npy").tolist() == [[1, 0], [1, 1]]
+    for split, ranges in {"train": {3: [0, 1]}, "test": {1: [0, 1]}}.items():
+        wanted = [ranges.get(number, [-1, -1]) for number in range(7)]
+        assert np.load(f"out/keyword_ranges_{split}.npy").tolist() == wanted
+    assert json.loads(Path("out/keyword_names_train.json").read_text()) == {"a": 3, "b": 0}
+
+
+def test_outputs_are_replaced_only_by_force(here, capsys):
+    assert main(FOLDER) == 0
+    before = Path("out/keyword_record_all.npy").read_bytes()
+    write_keywords(Path("k/z.json"), ["sky"])
+    assert main(FOLDER) == 2
+    assert capsys.readouterr().err.endswith(
+        "error: out/keyword_record_all.npy is there already; --force replaces it, --output names another place\n"
+    )
+    Path("k/bad.json").write_text("{}")
+    assert main([*FOLDER, "--force"]) == 2
+    assert Path("out/keyword_record_all.npy").read_bytes() == before
+    Path("k/bad.json").unlink()
+    assert main([*FOLDER, "--force"]) == 0
+    assert len(np.load("out/keyword_record_all.npy")) == 6
+    assert len(left()) == 4
+
+
+def test_all_files_that_cannot_be_used_are_told_together(here, capsys):
+    Path("many.lst").write_text("\n".join(f"x/{number}" for number in range(30)))
+    write_keywords(Path("k/x/3.json"), ["dog"])
+    Path("k/x/4.json").write_text("no JSON")
+    assert main(["keywords", "--layout=clickture", "--keywords=k", "--list=many.lst", "--output=out"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "error: 29 of 30 keyword files cannot be used; nothing was written. An image without keywords has an" in error
+    )
+    assert "empty list, such as:\n  k/x/0.json cannot be read: No such file or directory\n  k/x/1.json" in error
+    assert "  k/x/4.json is not JSON: Expecting value" in error
+    assert error.count("\n  ") == 20
+    assert left() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "list.lst is empty; it needs a file on every line, whose last part is the image's id"),
+        ("1\n\n2\n", "list.lst:2: '' is no id, a number from 0 to 134,217,727"),
+        ("1\nb/dog\nx/-3\n", "2 image(s) have no id of their own:\n  list.lst:2: 'dog' is no id"),
+        ("1\n2\nb/01\n", "list.lst:3: id 1 stands at list.lst:1 already"),
+        ("3385593926\n", "list.lst:1: 3385593926 is no id"),
+        ("9" * 5000, "list.lst:1: '99999"),
+        (None, "list.lst cannot be read: No such file or directory"),
+    ],
+)
+def test_bad_lists_are_told_with_their_lines(here, capsys, content, message):
+    Path("list.lst").unlink() if content is None else Path("list.lst").write_text(content)
+    assert main(["keywords", "--layout=clickture", "--keywords=k", "--list=list.lst", "--output=out"]) == 2
+    assert message in capsys.readouterr().err
+    assert left() == []
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "dataset.json is not JSON: Expecting property name"),
+        ("[" * 100_000, "dataset.json is not JSON: "),
+        ("[]", 'dataset.json has no images; expected {"images": [{"split": "train"'),
+        ('{"images": []}', "dataset.json has no images"),
+        ('{"images": [3]}', "dataset.json: images[0] has no split"),
+        ('{"images": [{"split": "test", "filename": "a"}]}', "dataset.json: images[0] has no imgid"),
+        ('{"images": [{"split": "test", "filename": 1, "imgid": 0}]}', "images[0].filename must be a string, found 1"),
+        ((("train", "a", "0"),), "dataset.json: images[0].imgid: '0' is no id"),
+        (
+            (("train", "a", 0), ("test", "b", 0)),
+            "images[1].imgid: id 0 stands at dataset.json: images[0].imgid already",
+        ),
+        ((("train", "a", 0), ("val", "b", 1)), "has no image of split 'test'; keywords of train and test count"),
+        ((("train", "a.jpg", 0), ("train", "a.png", 1)), "two images of split 'train' are called a; each needs its"),
+        ((("train", "a", 0), ("test", "b", 1)), "2 of 2 keyword files cannot be used"),
+    ],
+)
+def test_bad_datasets_are_told(here, capsys, document, message):
+    Path("dataset.json").write_text(document) if isinstance(document, str) else coco(*document)
+    assert main(COCO) == 2
+    assert message in capsys.readouterr().err
+    assert left() == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--keywords=none"], "--keywords none is not there"),
+        (["--keywords=list.lst"], "--keywords list.lst is no folder"),
+        (["--keywords=empty"], "empty holds no keywords; files that end in .json are looked for"),
+        (["--output=list.lst"], "--output list.lst is a file; name a folder"),
+        (["--output=list.lst/deep"], "cannot be written: Not a directory; --output names another place"),
+        (["--output=k/out"], "--output k/out lies in --keywords k, whose .json files are keywords; name another"),
+        (["--list=list.lst"], "--layout folder takes no --list"),
+        (["--layout=clickture"], "--layout clickture needs --list, the file that says which images there are"),
+        (["--layout=coco", "--list=x", "--split=x"], "--layout coco takes no --split, it has train and test"),
+        (["--split=a/b"], "--split a/b is part of file names; it must hold no slash"),
+        (["--min_count=0"], "--min_count must be at least 1, found 0"),
+        (["--min_count=4"], "no word is in the keywords of 4 images; give more images or a lower min_count"),
+        (["--output=blocked"], "blocked/keyword_ranges_all.npy is a folder; name another --output"),
+    ],
+)
+def test_mistakes_are_told(here, capsys, flags, message):
+    Path("empty").mkdir()
+    Path("blocked/keyword_ranges_all.npy").mkdir(parents=True)
+    assert main([*FOLDER, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "error: " in error
+    assert left() == []
+
+
+@pytest.mark.parametrize("flags", [["--layout=flickr"], ["--vocabulary=list.lst"], ["--min_count=many"]])
+def test_bad_flags_are_told(here, capsys, flags):
+    with pytest.raises(SystemExit) as stopped:
+        main([*FOLDER, *flags])
+    assert stopped.value.code == 2
+    assert flags[0].partition("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            2,
+            "the disk of out is full: about 0.0 MB are needed there;",
+        ),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+)
+def test_a_failure_leaves_nothing(here, capsys, monkeypatch, failure, code, message):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(RowWriter, "extend", fail)
+    assert main(FOLDER) == code
+    assert message in capsys.readouterr().err
+    assert left() == []

@@ -1,0 +1,277 @@
+"""Words of keywords, their vocabulary and records; scikit-learn and the published programs' loops are the oracles."""
+
+import itertools
+import json
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import CountVectorizer
+
+from aia_jax.data import keyword_records
+from aia_jax.data.keyword_records import KeywordRecords, write_keyword_records
+from aia_jax.data.keywords import KeywordVocabulary, analyze, read_keywords
+from aia_jax.errors import InputError
+
+RECORD = [[4, 2], [4, 0], [4, 2], [1, 1], [2, 3], [2, 0]]
+RANGES = [[-1, -1], [3, 3], [4, 5], [-1, -1], [0, 2], [-1, -1]]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="file"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(rows, name="record.npy", dtype=np.int32):
+        np.save(tmp_path / name, np.array(rows, dtype).reshape(-1, 2))
+        return tmp_path / name
+
+    return save
+
+
+def published_ranges(record: np.ndarray) -> np.ndarray:
+    """Row by row, as both published programs go through the record."""
+    ranges = np.full((record[:, 0].max() + 1, 2), -1)
+    current, start = 0, 0
+    for row, image in enumerate(record[:, 0]):
+        if image != current:
+            ranges[current] = start, row - 1
+            start, current = row, image
+    ranges[current] = start, len(record) - 1
+    return ranges
+
+
+def test_keywords_are_read(write):
+    assert read_keywords(write({"tagging": {"keywords": ["Old man", "café"], "scores": []}, "id": 3})) == [
+        "Old man",
+        "café",
+    ]
+    assert read_keywords(write({"tagging": {"keywords": []}})) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "file is not JSON: Expecting value"),
+        (b"\xff{}", "file is not UTF-8 text: invalid start byte at byte 0"),
+        (b"[" * 100_000, "file is nested too deeply; expected {"),
+        (b"9" * 5000, "file is not JSON: Exceeds the limit"),
+        ([], 'file has no tagging.keywords; expected {"tagging": {"keywords": ["a word or more", ...]}}'),
+        ({"keywords": []}, "file has no tagging.keywords"),
+        ({"tagging": []}, "file has no tagging.keywords"),
+        ({"tagging": {}}, "file has no tagging.keywords"),
+        ({"tagging": {"keywords": "dog"}}, "file: tagging.keywords must be a list of strings, found 'dog'"),
+        ({"tagging": {"keywords": ["dog", 3]}}, "file: tagging.keywords[1] must be a string, found 3"),
+    ],
+)
+def test_unusable_keywords_are_refused(write, content, message):
+    path = write(content)
+    with pytest.raises(InputError) as caught:
+        read_keywords(path)
+    assert f"{path.parent}/{message}" in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_keywords, KeywordVocabulary.load])
+def test_an_absent_file_is_named(tmp_path, read):
+    with pytest.raises(InputError, match="none cannot be read: No such file or directory"):
+        read(tmp_path / "none")
+
+
+def test_words_of_keywords():
+    assert analyze(["Old Man", "the sea", "x", "T-Shirt", "man", "go-kart", "2 CDs", "", "café"]) == [
+        *["old", "man", "sea", "shirt", "man", "kart", "cds", "café"]
+    ]
+    assert analyze(["the", "a", "x"]) == analyze([]) == []
+
+
+PIECES = st.sampled_from(
+    ["dog", "Dog", "CAT", "the", "a", "x", "t-shirt", "old man", "café", "_", "__", "3D", "", "\n"]
+)
+IMAGES = st.lists(st.lists(PIECES | st.text(max_size=4), max_size=6), min_size=1, max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(images=IMAGES, others=IMAGES, min_count=st.integers(1, 4))
+def test_words_and_ids_are_those_of_scikit_learn(images, others, min_count):
+    vectorizer = CountVectorizer(min_df=min_count, stop_words="english")
+    documents = [analyze(image) for image in images]
+    try:
+        vectorizer.fit([" ".join(image) for image in images])
+    except ValueError:  # no word is left
+        with pytest.raises(InputError, match=f"no word is in the keywords of {min_count} images"):
+            KeywordVocabulary.fit(documents, min_count)
+        return
+    vocabulary = KeywordVocabulary.fit(documents, min_count)
+    ids = vectorizer.vocabulary_
+    assert {word: number for number, word in enumerate(vocabulary.words)} == ids
+    analyzer = vectorizer.build_analyzer()
+    for image in others:
+        encoded = vocabulary.encode(analyze(image))
+        assert encoded.dtype == np.int32
+        assert encoded.tolist() == [ids[word] for word in analyzer(" ".join(image)) if word in ids]
+
+
+def test_a_vocabulary_is_saved(tmp_path, write):
+    vocabulary = KeywordVocabulary(["café", "dog"])
+    vocabulary.save(tmp_path / "new" / "words.json")
+    loaded = KeywordVocabulary.load(tmp_path / "new" / "words.json")
+    assert loaded.words == ("café", "dog")
+    assert len(loaded) == 2
+    assert loaded.name == str(tmp_path / "new" / "words.json")
+    assert loaded.encode(["dog", "x", "café", "dog"]).tolist() == [1, 0, 1]
+    for content, message in [
+        (b"{", "is not JSON"),
+        ([], "has no words; expected {"),
+        ({"words": []}, "has no words"),
+        ({"words": {"a": 1}}, "words must be a list of strings"),
+        ({"words": ["a", 1]}, r"words\[1\] must be a string, found 1"),
+        ({"words": ["a", "b", "a"]}, "'a' stands there twice; every word has one id"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            KeywordVocabulary.load(write(content))
+
+
+def test_memory_grows_with_the_words_not_the_images(tmp_path):
+    def peak(num_images: int) -> int:
+        def documents():
+            return ([f"word{(7 * image + place) % 300}" for place in range(20)] for image in range(num_images))
+
+        tracemalloc.start()
+        vocabulary = KeywordVocabulary.fit(documents())
+        images = zip(itertools.count(), map(vocabulary.encode, documents()))
+        write_keyword_records(tmp_path / "record.npy", tmp_path / "ranges.npy", images, 20_000)
+        try:
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(2000)
+    few, many = peak(2000), peak(20_000)
+    assert many < 1.1 * few
+    assert len(KeywordRecords.load(tmp_path / "record.npy", tmp_path / "ranges.npy").record) == 400_000
+
+
+def test_records_are_written_and_read(tmp_path):
+    paths = tmp_path / "record.npy", tmp_path / "ranges.npy"
+    images = [(4, [2, 0, 2]), (0, []), (1, [1]), (2, [3, 0]), (5, [])]
+    ranges = write_keyword_records(*paths, ((image, np.array(words, np.int32)) for image, words in images), 6)
+    assert ranges.tolist() == RANGES
+    assert (np.load(paths[0]).tolist(), np.load(paths[0]).dtype) == (RECORD, np.int32)
+    assert np.load(paths[1]).tolist() == RANGES
+    records = pickle.loads(pickle.dumps(KeywordRecords.load(*paths, num_ids=6, num_words=4)))
+    for image, words in images:
+        assert records.words_of(image).tolist() == words
+        assert records.words_of(image).dtype == np.int32
+    ids, counts = records.padded(np.array([2, 0, 4, 4]), 2)
+    assert (ids.dtype, counts.dtype) == (np.int32, np.int32)
+    assert ids.tolist() == [[3, 0], [0, 0], [2, 0], [2, 0]]
+    assert counts.tolist() == [2, 0, 2, 2]
+    assert records.padded(np.array([4]), 4)[0].tolist() == [[2, 0, 2, 0]]
+    assert [array.shape for array in records.padded(np.zeros(0, int), 3)] == [(0, 3), (0,)]
+    for index in (-1, 6):
+        with pytest.raises(InputError, match=f"image {index} is not among the 6 ids of .*record.npy"):
+            records.words_of(index)
+        with pytest.raises(InputError, match=f"image {index} is not among"):
+            records.padded(np.array([1, index]), 2)
+
+
+def test_a_record_without_a_row_is_read(tmp_path):
+    paths = tmp_path / "record.npy", tmp_path / "ranges.npy"
+    write_keyword_records(*paths, [(0, np.zeros(0, np.int32))], 2)
+    for some in (paths, paths[:1]):
+        records = KeywordRecords.load(*some, num_ids=2)
+        assert records.words_of(1).size == 0
+        assert records.padded(np.array([0, 1]), 3)[1].tolist() == [0, 0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    words=st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=1),
+    chunk=st.integers(1, 4),
+)
+def test_published_files_are_read(tmp_path_factory, words, chunk):
+    folder = tmp_path_factory.mktemp("published")
+    record = np.array([[image, word] for image, own in words.items() for word in own])
+    np.save(folder / "record.npy", record)
+    np.save(folder / "img_keyword_ind.npy", published_ranges(record))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keyword_records, "_CHUNK", chunk)
+        both = KeywordRecords.load(folder / "record.npy", folder / "img_keyword_ind.npy", num_ids=12)
+    assert {image: both.words_of(image).tolist() for image in range(12)} == {i: words.get(i, []) for i in range(12)}
+    if len(record) > len(words):
+        alone = KeywordRecords.load(folder / "record.npy")
+        np.testing.assert_array_equal(alone.ranges, both.ranges[: len(alone.ranges)])
+
+
+def test_ranges_alone_give_no_words(save):
+    record, ranges = save(RECORD), save(RANGES, "img_keyword_ind.npy")
+    assert KeywordRecords.load(record).ranges.tolist() == RANGES[:5]
+    full = save([[2, 3], [0, 1], [4, 9]], "full.npy")
+    quirk = save([[0, -1], [0, 1], [2, 9]], "quirk.npy")
+    for path in (ranges, full, quirk):
+        with pytest.raises(InputError, match=rf"{path} holds ranges, the first and last row of each image, but"):
+            KeywordRecords.load(path)
+        with pytest.raises(InputError, match=rf"{path} holds ranges"):
+            KeywordRecords.load(path, record)
+    with pytest.raises(
+        InputError, match=r"record.npy holds no ranges.*; without this file they are found in the record"
+    ):
+        KeywordRecords.load(record, save(RECORD, "other_record.npy"))
+
+
+def test_a_record_that_could_be_ranges_is_read_with_its_ranges(save):
+    record = save([[0, 0], [1, 1]])
+    with pytest.raises(InputError, match=r"holds ranges.*If it is the record, give its ranges too"):
+        KeywordRecords.load(record)
+    assert KeywordRecords.load(record, save([[0, 0], [1, 1]], "ranges.npy")).words_of(1).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("record", "ranges", "bounds", "message"),
+    [
+        ([*RECORD, [4, 1]], None, {}, "rows of image 4 begin at 0 and again at 6; an image's rows must follow each"),
+        (RECORD, None, {"num_ids": 4}, "record.npy: row 0 is of image 4; ids are 0 to 3"),
+        (RECORD, RANGES[:4], {}, "ranges.npy holds no ranges, or not all: they begin at row 0"),
+        ([[2**30, 1], [2**30, 2]], None, {}, "row 0 is of image 1073741824; ids are 0 to 134217727"),
+        (RECORD, RANGES, {"num_ids": 5}, "ranges.npy has ranges of 6 ids; there are 5"),
+        (RECORD, RANGES, {"num_words": 3}, "record.npy: row 4 is [2, 3]; it must be [image, word], both ids from 0, w"),
+        ([*RECORD, [-1, 1]], None, {}, "row 6 is [-1, 1]; it must be [image, word], both ids from 0, words upwards"),
+        ([*RECORD, [5, 1]], RANGES, {}, "image 5 has rows [-1, -1] in it, first and last, but [6, 6] in the record"),
+        (RECORD[:5], RANGES, {}, "ranges.npy does not fit the record: image 2 has rows [4, 5] in it"),
+        (RECORD, [[-1, -1], [3, 3], [4, 6], [-1, -1], [0, 2]], {}, "does not fit the record: image 2 has rows [4, 6]"),
+        (RECORD, [[-1, -1], [3, 3], [5, 4], [-1, -1], [0, 2]], {}, "ranges.npy holds no ranges"),
+    ],
+)
+def test_records_that_do_not_fit_are_refused(save, record, ranges, bounds, message):
+    paths = [save(record), *([save(ranges, "ranges.npy")] if ranges else [])]
+    with pytest.raises(InputError) as caught:
+        KeywordRecords.load(*paths, **bounds)
+    assert message in str(caught.value)
+
+
+def test_files_that_are_no_records_are_refused(save, tmp_path):
+    good, bad = save(RECORD), tmp_path / "bad.npy"
+    cut = good.read_bytes()
+
+    def refused(match):
+        for paths in ([bad], [bad, good], [good, bad]):
+            with pytest.raises(InputError, match=rf"{bad} {match}"):
+                KeywordRecords.load(*paths)
+
+    refused("does not exist; `aia keywords` writes record and ranges")
+    for content in (b"", b"no array", cut[:-3], cut[:50]):
+        bad.write_bytes(content)
+        refused("is no .npy file, or truncated: ")
+    for array in (np.zeros((3, 2)), np.zeros((3, 3), int), np.zeros(4, int), np.zeros((2, 2), bool)):
+        np.save(bad, array)
+        refused(r"must hold integers \[rows, 2\], found ")
