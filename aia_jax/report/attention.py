@@ -4,14 +4,12 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
-from PIL import Image
 
 from aia_jax.report.figures import FALSE_ALARM, HIT, QUIET, Page, check_images, check_lengths, measure, shorten
+from aia_jax.report.heat import draw_scale, overlay, upsample
 
 _MARGIN, _GAP, _HEADER = 0.3, 0.16, 0.78
 _CAPTION = 0.36
-_BAR = (1.5, 0.11)
 
 
 def draw_attention(
@@ -50,7 +48,7 @@ def draw_attention(
             page.picture(image, left, top, width, height)
             page.write("the photo", left, below, color=QUIET)
             continue
-        page.picture(_overlay(image, _upsample(maps[k - 1], image.shape[:2])), left, top, width, height)
+        page.picture(overlay(image, upsample(maps[k - 1], image.shape[:2])), left, top, width, height)
         _write_caption(page, labels[k - 1], scores[k - 1], hits[k - 1], left, below, width)
     if not len(maps):
         page.write("nothing predicted:", _MARGIN + width + _GAP, _HEADER + 0.1, size=10)
@@ -59,14 +57,9 @@ def draw_attention(
 
 
 def _write_header(page: Page, title: str) -> None:
-    """Title, marks, and the colour scale, drawn as the maps are, over the grey of a middling photo."""
     page.write_title(title, _MARGIN, 0.2)
     page.legend((HIT, FALSE_ALARM), _MARGIN, 0.49)
-    left = _MARGIN + 1.75
-    scale = np.broadcast_to(np.linspace(0, 1, 128, dtype=np.float32), (2, 128))
-    page.write("0", left, 0.49, color=QUIET)
-    page.picture(_overlay(np.full((2, 128, 3), 128, np.uint8), scale), left + 0.14, 0.485, *_BAR)
-    page.write("the map's peak", left + 0.14 + _BAR[0] + 0.08, 0.49, color=QUIET)
+    draw_scale(page, _MARGIN + 1.75, 0.49)
 
 
 def _write_caption(page: Page, label: str, score: float, hit: bool, left: float, top: float, width: float) -> None:
@@ -75,18 +68,3 @@ def _write_caption(page: Page, label: str, score: float, hit: bool, left: float,
     room = width - measure(number) - 0.1
     page.write(shorten(f"{mark.sign} {label}", room), left, top, color=mark.color)
     page.write(number, left + width, top, color=QUIET, ha="right")
-
-
-def _upsample(attention: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The map `[h, w]` at the photo's size `(H, W)`, smooth, in 0..1 with its peak at 1; a map of zeros stays so."""
-    height, width = shape
-    smooth = Image.fromarray(attention).resize((width, height), Image.Resampling.BICUBIC)
-    heat = np.maximum(np.asarray(smooth), 0)
-    return heat / max(float(heat.max()), np.finfo(np.float32).tiny)
-
-
-def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Float `[H, W, 3]` in 0..1: the photo in pale grey, covered by the heat's colours the more the hotter."""
-    grey = 0.25 + 0.7 * (image @ np.array([0.299, 0.587, 0.114]) / 255)
-    cover = (0.85 * heat**0.8)[..., None]
-    return np.clip((1 - cover) * grey[..., None] + cover * colormaps["inferno"](heat)[..., :3], 0, 1)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 DPI = 110
@@ -47,6 +48,12 @@ class Page:
         axes.imshow(image, aspect="auto", interpolation="bicubic")
         axes.spines[:].set(color="#9a9a9a", linewidth=0.6)
         return axes
+
+    def fill(self, left: float, top: float, width: float, height: float, color: str) -> None:
+        """Fills a box with one colour, behind all that is written."""
+        corner = (left / self.width, 1 - (top + height) / self.height)
+        size = (width / self.width, height / self.height)
+        self.figure.add_artist(Rectangle(corner, *size, facecolor=color, linewidth=0, zorder=-1))
 
     def write(self, text: str, left: float, top: float, *, size: float = 8.5, color: str = INK, **style) -> Text:
         """Writes one line, literally: `$`, `_` and `%` mean nothing special. `top` is where its capitals begin."""

@@ -80,23 +80,6 @@ def test_nothing_predicted_is_said_in_words(tmp_path, photo, monkeypatch):
     assert "nothing predicted:" not in written
 
 
-def test_a_map_is_smooth_and_scaled_to_its_peak():
-    heat = attention._upsample(np.array([[0, 0, 0], [0, 0.02, 0], [0, 0, 0]], np.float32), (60, 30))
-    assert heat.shape == (60, 30)
-    assert heat.min() == 0
-    assert heat.max() == 1
-    assert np.unravel_index(heat.argmax(), heat.shape) in {(29, 14), (29, 15), (30, 14), (30, 15)}
-    assert np.abs(np.diff(heat, axis=0)).max() < 0.1
-    np.testing.assert_array_equal(attention._upsample(np.zeros((3, 3), np.float32), (5, 5)), 0)
-
-
-def test_heat_shows_only_where_the_map_is_hot():
-    photo = np.full((1, 2, 3), 128, np.uint8)
-    cold, hot = attention._overlay(photo, np.array([[0.0, 1.0]], np.float32))[0]
-    assert np.ptp(cold) == pytest.approx(0, abs=1e-9)
-    assert np.ptp(hot) > 0.25
-
-
 def test_odd_labels_oblong_photos_and_maps_are_drawn(tmp_path):
     photo = np.full((20, 50, 3), 90, np.uint8)
     labels = ["$x_1$", "日本", r"100% \frac", "x" * 200, "two\nlines"]
