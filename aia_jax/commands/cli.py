@@ -1,5 +1,6 @@
 """Flags in, an exit code out: the frame around every command with a config."""
 
+import argparse
 import contextlib
 import difflib
 import inspect
@@ -124,6 +125,14 @@ def guarded(command: Callable[[], int | None]) -> int:
         return 128 + interruption.signum
     except KeyboardInterrupt:
         return fail("interrupted", 130)
+
+
+def positive(text: str) -> int:
+    """A flag's number, at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
 
 
 @contextlib.contextmanager

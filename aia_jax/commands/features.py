@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.commands.cli import unwinding_on_sigterm
+from aia_jax.commands.cli import positive, unwinding_on_sigterm
 from aia_jax.commands.weights import model_shapes, read_arrays
 from aia_jax.data.cache import check_room, speaking_errors
 from aia_jax.data.features import weights_digest
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.txt",
         help="names of photos in FOLDER, one a line, in the order of the captions; the default is by name",
     )
-    parser.add_argument("--batch_size", type=_positive, metavar="N", help="the default is config.eval.batch_size")
+    parser.add_argument("--batch_size", type=positive, metavar="N", help="the default is config.eval.batch_size")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the file")
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
 
@@ -155,10 +155,3 @@ def _check_output(output: Path, force: bool) -> None:
             raise InputError(f"{path} is a folder; --output names a file")
         if path.exists() and not force:
             raise InputError(f"{path} is there already; --force replaces it, --output names another")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aia_jax.commands import features, keywords, results, vocab
+from aia_jax.commands import features, keywords, results, search, vocab
 from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
 
-_COMMANDS = {"features": features, "keywords": keywords, "results": results, "vocab": vocab}
+_COMMANDS = {"features": features, "keywords": keywords, "results": results, "search": search, "vocab": vocab}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,9 +1,10 @@
 """One image file's bytes to one uint8 array of the size the network takes."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from aia_jax.errors import InputError
 
@@ -25,19 +26,27 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
     Raises:
         InputError: empty, not an image, corrupt, truncated, or too large to be decoded safely.
     """
+    return np.asarray(_decoded(data, lambda image: image.resize((size, size), Image.Resampling.BILINEAR)))
+
+
+def thumbnail(data: bytes, side: int) -> np.ndarray:
+    """As `decode_image`, but of the photo's own shape: uint8 `[H, W, 3]`, neither longer than `side`."""
+    return np.asarray(_decoded(data, lambda image: ImageOps.contain(image, (side, side))))
+
+
+def _decoded(data: bytes, shrink: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if not data:
         raise InputError("the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            pixels = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
+            return shrink(_to_rgb(image))
     except Image.UnidentifiedImageError:
         raise InputError("not an image of a known format") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything for bytes that are no valid image.
         raise InputError(f"{error or type(error).__name__}") from None
-    return np.asarray(pixels)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

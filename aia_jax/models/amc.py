@@ -149,8 +149,12 @@ class AMC(nnx.Module):
             padding) and `weights` `[I, Q, 2]`, of the map and of the keywords.
         """
         seen, where = self._see(images["cells"], queries["kernel"])
-        read, which = self._read(images["keywords"], images["counts"], queries["asked"])
-        weights = self._weigh(seen, read, images["counts"], l2norm(queries["compared"]))
+        which = self.keyword_shares(queries["asked"], images["keywords"], images["counts"])
+        embedded = self.keywords[...].astype(self.dtype)[images["keywords"]]
+        read = jnp.einsum("iqk,ikd->iqd", which.astype(self.dtype), embedded, preferred_element_type=self.wide)
+        compared = l2norm(queries["compared"])
+        cosines = (jnp.einsum("iqd,qd->iq", l2norm(part), compared) for part in (seen, read))
+        weights = self.weigh(*cosines, images["counts"])
         found = weights[..., :1] * seen + weights[..., 1:] * read
         score = jnp.einsum("iqd,qd->iq", l2norm(found), l2norm(queries["matched"]))
         return {"score": score, "visual_attention": where, "keyword_attention": which, "weights": weights}
@@ -166,28 +170,29 @@ class AMC(nnx.Module):
         seen = jnp.einsum("iqhw,ihwd->iqd", where.astype(self.dtype), cells, preferred_element_type=self.wide)
         return seen, where
 
-    def _read(self, keywords: Array, counts: Array, asked: Array) -> tuple[Array, Array]:
-        """LAN: the sum of keywords `[I, Q, d]` under the softmax of the query's bilinear form, and that `[I, Q, K]`."""
+    def keyword_shares(self, asked: Array, keywords: Array, counts: Array) -> Array:
+        """LAN: `[I, Q, K]`, the softmax of the query's bilinear form over each image's keywords; 0 in the padding.
+
+        Args:
+            asked: `[Q, d]`.
+            keywords: int `[I, K]`.
+            counts: `[I]`.
+        """
         mask = (jnp.arange(keywords.shape[1]) < counts[:, None])[:, None]
-        table = self.keywords[...].astype(self.dtype)
+        logits = jnp.zeros((len(keywords), len(asked), keywords.shape[1]), self.wide)
         if self.keyword_attention:
             # Of each query with each word once, not with each image's words.
-            asked = jnp.einsum("qd,vd->vq", asked.astype(self.dtype), table, preferred_element_type=self.wide)
-            logits = asked[keywords].swapaxes(1, 2)
-        else:
-            logits = jnp.zeros((len(keywords), len(asked), keywords.shape[1]), self.wide)
+            table = self.keywords[...].astype(self.dtype)
+            products = jnp.einsum("qd,vd->vq", asked.astype(self.dtype), table, preferred_element_type=self.wide)
+            logits = products[keywords].swapaxes(1, 2)
         # Finite, so that the gradient of a row without keywords is not NaN.
-        which = jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, -1e9)), 0)
-        embedded = table[keywords]
-        read = jnp.einsum("iqk,ikd->iqd", which.astype(self.dtype), embedded, preferred_element_type=self.wide)
-        return read, which
+        return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, -1e9)), 0)
 
-    def _weigh(self, seen: Array, read: Array, counts: Array, compared: Array) -> Array:
-        """MTN: `[I, Q, 2]`; the keywords of an image without any weigh 0."""
+    def weigh(self, of_cells: Array, of_keywords: Array, counts: Array) -> Array:
+        """MTN: `[I, Q, 2]` of both modalities' cosines `[I, Q]`; the keywords of an image without any weigh 0."""
         if self.modalities != "both":
             chosen = jnp.eye(2, dtype=self.wide)[MODALITIES.index(self.modalities) - 1]
-            return jnp.broadcast_to(chosen, (*seen.shape[:2], 2))
-        of_cells, of_keywords = (jnp.einsum("iqd,qd->iq", l2norm(part), compared) for part in (seen, read))
+            return jnp.broadcast_to(chosen, (*of_cells.shape, 2))
         visual = jax.nn.sigmoid(of_cells - of_keywords) if self.modality_attention else jnp.full_like(of_cells, 0.5)
         visual = jnp.where(counts[:, None] > 0, visual, 1)
         return jnp.stack([visual, 1 - visual], axis=-1)

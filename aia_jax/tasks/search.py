@@ -97,6 +97,7 @@ class SearchTask:
             "labels": list(self.source.keyword_names),
             "vocabulary": {"words": len(words), "sha256": digest},
             "words": words,
+            "annotator": self.source.annotator.digest,
         }
 
     def summary(self) -> str:

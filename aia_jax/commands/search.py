@@ -1,0 +1,143 @@
+"""Search a folder of your own photos in words."""
+
+import argparse
+import hashlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from aia_jax.commands.cli import positive, unwinding_on_sigterm
+from aia_jax.data.cache import cache_root, speaking_errors
+from aia_jax.data.images import thumbnail
+from aia_jax.data.photo_index import PhotoIndex, Update
+from aia_jax.data.photos import read_photos
+from aia_jax.errors import InputError
+from aia_jax.report.search import SearchHit
+from aia_jax.report.search_page import write_search_page
+from aia_jax.tasks.photo_search import Found, PhotoSearch
+
+_KEYWORDS_SHOWN = 4
+_THUMBNAIL = 320
+_LISTED = 5  # photos that cannot be used
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `aia search`."""
+    parser.add_argument(
+        "queries", nargs="*", metavar="QUERY", help='such as "red boat"; without any they are asked for'
+    )
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of a search run (configs/amc.py)")
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, searched recursively")
+    parser.add_argument("--annotator", default="", metavar="DIR", help="its run; the default is the search run's own")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="where the index lies; the default is in the cache")
+    parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; the default is 10")
+    parser.add_argument(
+        "--shortlist",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="photos that the whole model scores, chosen by it without visual attention; 0: all; the default is 1000",
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the photos found (one query)")
+    parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos computed at once")
+    parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that decode photos")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Brings the index of the folder up to date, then prints what each query finds.
+
+    Raises:
+        InputError: run, photos, index or query that cannot be used.
+    """
+    if arguments.html and len(arguments.queries) != 1:
+        raise InputError("--html shows one query; give exactly one")
+    if arguments.shortlist < 0:
+        raise InputError(f"--shortlist must be at least 1, or 0 for all photos, not {arguments.shortlist}")
+    _keep_programs()
+    search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
+    for query in arguments.queries:
+        search.encode(query)  # told before any photo is read
+    path = arguments.index or _index_place(arguments.images, search.digest)
+    index = PhotoIndex(path, arguments.images, search.digest)
+    advice = "--index names another place"
+    with unwinding_on_sigterm(), speaking_errors(path, 0, advice):
+        read = partial(read_photos, size=search.annotator.image_size, num_workers=arguments.num_workers)
+        update = index.update(read, search.compute, search.annotator.batch_size)
+    _tell(update, index, path)
+    names, parts = index.names, index.parts()
+    for query in arguments.queries or _asked(search):
+        start = time.perf_counter()
+        found = search.search(query, parts, count=arguments.top, shortlist=arguments.shortlist)
+        _print(query, found, names, time.perf_counter() - start)
+        if arguments.html:
+            write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)), title=query)
+            print(f"written to {arguments.html}")
+
+
+def _keep_programs() -> None:
+    """What XLA compiles is kept, so that a second call need not wait for it."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_root("") / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _index_place(folder: Path, digest: str) -> Path:
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    return cache_root("") / "indexes" / f"{folder.resolve().name}-{place}"
+
+
+def _tell(update: Update, index: PhotoIndex, path: Path) -> None:
+    if update.rebuilt:
+        print(f"the index in {path} was made anew: {update.rebuilt}", flush=True)
+    print(
+        f"{len(index.names):,} photos indexed: {update.new:,} new, {update.changed:,} changed, {update.gone:,} gone",
+        flush=True,
+    )
+    if update.problems:
+        listed = [f"\n  {name}: {problem}" for name, problem in list(update.problems.items())[:_LISTED]]
+        more = f"\n  and {len(update.problems) - _LISTED:,} more" if len(update.problems) > _LISTED else ""
+        print(f"{len(update.problems):,} cannot be used and are left out:{''.join(listed)}{more}", file=sys.stderr)
+
+
+def _asked(search: PhotoSearch) -> Iterator[str]:
+    """Queries from a terminal or a pipe, one a line; one of unknown words is told and the next asked for."""
+    prompt = "query (empty: the end): " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            query = input(prompt).strip()
+        except EOFError:
+            return
+        if not query:
+            return
+        try:
+            search.encode(query)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        yield query
+
+
+def _print(query: str, found: Found, names: Sequence[str], seconds: float) -> None:
+    print(f"\n“{query}”  ({len(names):,} photos in {seconds:.2f} s)\n      score  map / keywords  file")
+    for place, row in enumerate(found.rows):
+        visual, keyword = found.weights[place]
+        words = "  ".join(f"{word} {share:.2f}" for word, share in found.keywords[place][:_KEYWORDS_SHOWN])
+        split = f"{visual:.2f} / {keyword:.2f}"
+        print(f"{place + 1:4}  {found.scores[place]:5.3f}  {split:>14}  {names[row]}  {words and f'[{words}]'}")
+
+
+def _hits(found: Found, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
+    for place, row in enumerate(found.rows):
+        image = thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL)
+        yield SearchHit(
+            image=image,
+            name=names[row],
+            score=float(found.scores[place]),
+            right=None,
+            attention=found.attention[place],
+            weights=tuple(map(float, found.weights[place])),
+            keywords=found.keywords[place],
+        )
