@@ -130,7 +130,7 @@ def test_fields_that_do_not_fit_are_told(annotator, tmp_path, overrides, message
 
 
 def test_a_run_of_another_system_is_no_annotator(annotator, workdir, tmp_path):
-    with pytest.raises(InputError, match="holds a run of .*'search'; name one of annotation"):
+    with pytest.raises(InputError, match=r"holds a run of .*'search'; name one of annotation"):
         train(small_config(annotator, **{"data.annotator": str(workdir)}), tmp_path)
 
 

@@ -1,0 +1,113 @@
+"""Image search with and without its parts, over seeds: what each modality and each attention is worth.
+
+    python -m aia_jax.benchmarks.search --config configs/demo_search.py --output benchmarks/results/search-scenes-cpu.json
+
+`--config.field=value` overrides; a config's annotator must have been trained. Started again with the same folder of
+runs it goes on where it was.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from aia_jax.commands.cli import guarded, read_config
+from aia_jax.commands.train import train
+from aia_jax.files import write_json
+from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
+from aia_jax.tasks.search import describe_model
+from aia_jax.training.record import package_versions
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "amc": {},
+    "visual": {"model.modalities": "visual"},
+    "keywords": {"model.modalities": "keywords"},
+    "no_van": {"model.visual_attention": False},
+    "no_lan": {"model.keyword_attention": False},
+    "no_mtn": {"model.modality_attention": False},
+}
+
+
+def run_once(config: ConfigDict, variant: str, seed: int, workdir: Path) -> list[dict[str, Any]]:
+    """Trains and evaluates; the best epoch's rows, of all queries and of those not trained on."""
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({**VARIANTS[variant], "seed": seed, "checkpoint.keep": 1})
+    timing = workdir / "seconds.json"
+    start = time.perf_counter()
+    train(config, workdir)
+    if not timing.exists():
+        write_json(timing, time.perf_counter() - start)
+    facts = {"variant": variant, "seed": seed, "seconds": json.loads(timing.read_text())}
+    rows = json.loads((workdir / "evaluation" / "metrics.json").read_text())["rows"]
+    best = [row for row in rows if row["name"].startswith("best")]
+    return [
+        {**row, **facts, "queries": kind} for row, kind in zip(best, ("all", "not trained on"), strict=len(best) == 2)
+    ]
+
+
+def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean, least and greatest over the seeds of each variant and kind of queries."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["queries"], row["model"]), []).append(row)
+    return [
+        {
+            "queries": queries,
+            "model": model,
+            "seeds": len(group),
+            **{
+                name: {metric: of(row[metric] for row in group) for metric in SEARCH_COLUMNS}
+                for name, of in (("mean", statistics.mean), ("min", min), ("max", max))
+            },
+        }
+        for (queries, model), group in groups.items()
+    ]
+
+
+def measure(arguments: argparse.Namespace, config: ConfigDict) -> None:
+    """Runs what is missing, prints the table and writes the numbers as JSON."""
+    rows = []
+    for variant in arguments.variants:
+        for seed in arguments.seeds:
+            rows += run_once(config, variant, seed, arguments.runs / config.data.name / f"{variant}-{seed}")
+    summary = sorted(summarize(rows), key=lambda group: group["queries"])
+    lines = [
+        Row(f"{group['model']}, {group['queries']}, {kind} of {group['seeds']}", group[kind])
+        for group in summary
+        for kind in ("mean", "min", "max")
+    ]
+    print(metric_table(lines, f"{config.data.name}, test split", columns=SEARCH_COLUMNS))
+    if arguments.output:
+        machine = {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
+        versions = {**package_versions(), "python": platform.python_version()}
+        document = {
+            "machine": machine,
+            "packages": versions,
+            "config": json.loads(config.to_json()),
+            "model": describe_model(config.model),
+            "summary": summary,
+            "runs": rows,
+        }
+        write_json(arguments.output, document)
+
+
+def main() -> int:
+    """The command; an exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="of image search")
+    parser.add_argument("--runs", type=Path, default=Path("runs/search"), help="folder for the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    arguments, overrides = parser.parse_known_args()
+    return guarded(lambda: measure(arguments, read_config(arguments.config, overrides)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
