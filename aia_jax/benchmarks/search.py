@@ -1,6 +1,6 @@
 """Image search with and without its parts, over seeds: what each modality and each attention is worth.
 
-    python -m aia_jax.benchmarks.search --config configs/demo_search.py --output benchmarks/results/search-scenes-cpu.json
+    python -m aia_jax.benchmarks.search --config configs/demo_search.py --output search-scenes-cpu.json
 
 `--config.field=value` overrides; a config's annotator must have been trained. Started again with the same folder of
 runs it goes on where it was.

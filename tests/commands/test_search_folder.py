@@ -1,0 +1,151 @@
+"""`aia search` on a folder of drawn photos, with weights as drawn."""
+
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from untrained import annotator_config, write_run
+
+from aia_jax.commands import search as command
+from aia_jax.commands.main import main
+from aia_jax.data import scenes
+from aia_jax.tasks import make_task
+from aia_jax.tasks.photo_search import PhotoSearch
+from configs import demo_search
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of an annotator and of a search run on it."""
+    root = tmp_path_factory.mktemp("runs")
+    write_run(root / "annotator", annotator_config(**{"data.num_test": 4}))
+    config = demo_search.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.annotator": str(root / "annotator"),
+            "data.num_train": 40,
+            "data.num_test": 4,
+            "model.embed_size": 8,
+            "model.word_size": 4,
+            "eval.batch_size": 8,
+        }
+    )
+    write_run(root / "search", config)
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(scenes.draw(3, number, 48).image).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _programs_stay_where_they_are(monkeypatch):
+    monkeypatch.setattr(command, "_keep_programs", lambda: None)
+
+
+def search(runs, photos, *arguments):
+    flags = ["--workdir", str(runs / "search"), "--images", str(photos), "--index", str(photos.parent / "index")]
+    return main(["search", *flags, "--batch_size", "8", *arguments])
+
+
+def listed(text):
+    """The files of a printed ranking."""
+    return [line.split()[5] for line in text.splitlines() if line.strip()[:1].isdigit() and ".png" in line]
+
+
+def test_ranked_photos_are_printed_and_the_index_is_kept(runs, photos, capsys):
+    assert search(runs, photos, "red circle", "--top", "5") == 0
+    first = capsys.readouterr().out
+    assert "12 photos indexed: 12 new, 0 changed, 0 gone" in first
+    assert len(listed(first)) == 5
+    (photos / "03.png").unlink()
+    assert search(runs, photos, "red circle", "blue ring", "--top", "20") == 0
+    second = capsys.readouterr().out
+    assert "11 photos indexed: 0 new, 0 changed, 1 gone" in second
+    assert len(listed(second)) == 22
+
+
+def test_scores_are_those_of_the_model(runs, photos):
+    found = PhotoSearch(runs / "search", batch_size=8)
+    images = np.stack([scenes.draw(3, number, 32).image for number in range(12)])
+    rows = [found.compute(images[start : start + 8]) for start in (0, 8)]
+    parts = [(part, np.arange(len(part["counts"]))) for part in rows]
+    best = found.search("red circle", parts, count=12, shortlist=0)
+    task = make_task(found.config)
+    maps = np.concatenate([found.annotator.maps(images[start : start + 8]) for start in (0, 8)])
+    keywords, counts = (np.concatenate([part[name] for part in rows]) for name in ("keywords", "counts"))
+    model = found._model
+    expected = task.attend(
+        model, {"maps": maps.astype(np.float16), "keywords": keywords, "counts": counts}, found.encode("red circle")
+    )
+    expected = jax.device_get(expected)
+    np.testing.assert_allclose(best.scores, np.sort(expected["score"][:, 0])[::-1], rtol=2e-3)
+    np.testing.assert_allclose(best.weights, expected["weights"][best.rows, 0], rtol=2e-3)
+    np.testing.assert_allclose(best.attention, expected["visual_attention"][best.rows, 0], rtol=2e-2)
+    # A shortlist that leaves the last one out finds the same.
+    rough = found.rough_scores(found.encode("red circle"), parts)
+    assert np.argmin(rough) not in found.search("red circle", parts, count=12, shortlist=11).rows
+
+
+def test_a_page_is_written(runs, photos, tmp_path, capsys):
+    assert search(runs, photos, "red circle", "--html", str(tmp_path / "found.html")) == 0
+    page = (tmp_path / "found.html").read_text()
+    assert page.count("<img") >= 10
+    assert "red circle" in page
+
+
+def test_queries_come_from_a_pipe(runs, photos, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("red circle\nunheard\nblue ring\n"))
+    assert search(runs, photos, "--top", "2") == 0
+    printed = capsys.readouterr()
+    assert len(listed(printed.out)) == 4
+    assert "no word of 'unheard' is known" in printed.err
+
+
+def test_photos_that_cannot_be_used_are_left_out(runs, photos, capsys):
+    (photos / "torn.jpg").write_bytes(b"\xff\xd8")
+    assert search(runs, photos, "red circle") == 0
+    printed = capsys.readouterr()
+    assert "12 photos indexed" in printed.out
+    assert "1 cannot be used and are left out:\n  torn.jpg: " in printed.err
+
+
+def test_an_index_of_another_model_is_made_anew(runs, photos, capsys):
+    search(runs, photos, "red circle")
+    path = photos.parent / "index" / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "another"}))
+    capsys.readouterr()
+    assert search(runs, photos, "red circle") == 0
+    assert "was made anew: it was made by another model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["unheard words"], "no word of 'unheard words' is known to"),
+        (["red", "blue", "--html", "x.html"], "--html shows one query; give exactly one"),
+        (["red", "--shortlist", "-1"], "--shortlist must be at least 1, or 0 for all photos"),
+        (["red", "--annotator", "nowhere"], "nowhere"),
+        (["red", "--images", "nowhere"], "nowhere is not there; name a folder of photos"),
+    ],
+)
+def test_what_cannot_be_done_is_told(runs, photos, arguments, message, capsys):
+    assert search(runs, photos, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_only_a_search_run_with_its_own_annotator_will_do(runs, photos, tmp_path, capsys):
+    flags = ["--images", str(photos), "--index", str(tmp_path / "index"), "red"]
+    assert main(["search", "--workdir", str(runs / "annotator"), *flags]) == 2
+    assert "name one of image search" in capsys.readouterr().err
+    write_run(tmp_path / "other", annotator_config(**{"data.num_test": 4, "seed": 5}))
+    assert main(["search", "--workdir", str(runs / "search"), "--annotator", str(tmp_path / "other"), *flags]) == 2
+    assert "is another annotator than" in capsys.readouterr().err

@@ -1,0 +1,130 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aia_jax.data import photo_index
+from aia_jax.data.photo_index import PhotoIndex
+from aia_jax.data.photos import read_photos
+from aia_jax.errors import InputError
+
+
+def paint(path, red):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (red, 0, 0)).save(path)
+
+
+class Model:
+    """A model whose row of a photo is its red; counts what it was asked."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, images):
+        self.seen += len(images)
+        return {"red": images[:, 0, 0, 0].astype(np.int64)}
+
+
+def update(path, folder, model=None, name="a model"):
+    model = model or Model()
+    index = PhotoIndex(path, folder, name)
+    found = index.update(lambda paths: read_photos(paths, 4, num_workers=0), model, 3)
+    return index, found, model.seen
+
+
+def reds(index):
+    rows = [arrays["red"][rows] for arrays, rows in index.parts()]
+    return dict(zip(index.names, np.concatenate(rows).tolist() if rows else [], strict=True))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(7):
+        paint(tmp_path / "photos" / "sub" / f"{number}.png", number)
+    return tmp_path / "photos"
+
+
+def test_a_second_update_computes_what_is_new_or_changed_alone(tmp_path, folder):
+    index, found, seen = update(tmp_path / "index", folder)
+    assert (found.new, found.changed, found.gone, found.rebuilt, seen) == (7, 0, 0, "", 7)
+    assert reds(index) == {f"sub/{number}.png": number for number in range(7)}
+    assert update(tmp_path / "index", folder)[2] == 0
+    paint(folder / "new.png", 100)
+    paint(folder / "sub" / "3.png", 33)
+    os.utime(folder / "sub" / "3.png", ns=(1, 1))
+    (folder / "sub" / "5.png").unlink()
+    index, found, seen = update(tmp_path / "index", folder)
+    assert (found.new, found.changed, found.gone, seen) == (1, 1, 1, 2)
+    expected = {f"sub/{number}.png": number for number in (0, 1, 2, 4, 6)} | {"new.png": 100, "sub/3.png": 33}
+    assert reds(index) == expected
+
+
+def test_another_model_makes_it_anew_and_says_so(tmp_path, folder):
+    update(tmp_path / "index", folder)
+    index, found, seen = update(tmp_path / "index", folder, name="another")
+    assert (found.rebuilt, seen) == ("it was made by another model", 7)
+    assert len(reds(index)) == 7
+    assert len(list((tmp_path / "index").glob("*rows-*"))) == 1
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"version": 1}'])
+def test_a_damaged_index_is_made_anew(tmp_path, folder, content):
+    update(tmp_path / "index", folder)
+    (tmp_path / "index" / "index.json").write_text(content)
+    index, found, seen = update(tmp_path / "index", folder)
+    assert found.rebuilt.startswith("it cannot be read")
+    assert (seen, len(reds(index))) == (7, 7)
+
+
+def test_lost_rows_are_made_anew(tmp_path, folder):
+    index, _, _ = update(tmp_path / "index", folder)
+    (next((tmp_path / "index").glob("rows-*")) / "red.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"is damaged: .*; delete .* it is made anew"):
+        index.parts()
+    for path in (tmp_path / "index").glob("rows-*"):
+        path.rename(tmp_path / "elsewhere")
+    assert update(tmp_path / "index", folder)[1].rebuilt == "parts of it are missing"
+
+
+def test_photos_that_cannot_be_used_are_told_once_and_again(tmp_path, folder):
+    (folder / "torn.jpg").write_bytes(b"\xff\xd8")
+    (folder / "empty.png").write_bytes(b"")
+    for computed in (7, 0):
+        index, found, seen = update(tmp_path / "index", folder)
+        assert list(found.problems) == ["empty.png", "torn.jpg"]
+        assert found.problems["empty.png"] == "the file is empty"
+        assert (len(index.names), seen) == (7, computed)
+
+
+def test_an_interrupted_update_keeps_what_was_whole(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(photo_index, "_PHOTOS", 3)
+
+    class Interrupted(Model):
+        def __call__(self, images):
+            if self.seen >= 3:
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        update(tmp_path / "index", folder, Interrupted())
+    index, found, seen = update(tmp_path / "index", folder)
+    assert (found.new, seen) == (4, 4)
+    assert reds(index) == {f"sub/{number}.png": number for number in range(7)}
+
+
+def test_many_small_parts_are_joined(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(photo_index, "_PHOTOS", 4)
+    for number in range(7, 40):
+        paint(folder / "sub" / f"{number}.png", number)
+        index, _, _ = update(tmp_path / "index", folder)
+    assert reds(index) == {f"sub/{number}.png": number for number in range(40)}
+    assert len(list((tmp_path / "index").glob("*rows-*"))) < 16
+
+
+def test_no_folder_and_no_photos_are_told(tmp_path):
+    with pytest.raises(InputError, match="is not there; name a folder of photos"):
+        update(tmp_path / "index", tmp_path / "photos")
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(InputError, match="holds no photos"):
+        update(tmp_path / "index", tmp_path / "photos")
