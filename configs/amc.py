@@ -5,6 +5,7 @@ python train.py --config configs/corel5k_lite.py:gap --config.data.image_size=19
 python train.py --config configs/amc.py:corel5k --workdir runs/amc --config.data.root=datasets \\
     --config.data.annotator=runs/lite
 
+clickture, coco: files in the layout of aia_jax/data/clicks.py; not run here, the data could not be had.
 corel5k: label words are queries; maps and keywords are those of a trained annotator, which sees the same split.
 The authors published neither a model nor its sizes: fields marked "ours" are our choice.
 """
@@ -13,13 +14,21 @@ from ml_collections import ConfigDict
 
 
 def get_config(dataset: str = "corel5k") -> ConfigDict:
-    """The run of "corel5k"."""
-    if dataset != "corel5k":
-        raise ValueError(f"configs/amc.py:{dataset} is unknown; known: corel5k")
+    """The run of "corel5k", "clickture" or "coco"."""
+    if dataset not in ("corel5k", "clickture", "coco"):
+        raise ValueError(f"configs/amc.py:{dataset} is unknown; known: corel5k, clickture, coco")
     config = search_config(dataset)
-    config.epochs = 3
-    config.model.embed_size = 256
-    config.model.word_size = 128
+    if dataset == "corel5k":
+        config.epochs = 2
+        config.model.embed_size = 256
+        config.model.word_size = 128
+        return config
+    config.data.held_out = 0.0  # the test's queries are others than training's
+    config.data.max_keywords = 20
+    config.model.dtype = "bfloat16"
+    config.batch_size = 256
+    if dataset == "coco":
+        config.eval.split = "test"  # there are no keywords of other images
     return config
 
 
@@ -27,7 +36,7 @@ def search_config(dataset: str) -> ConfigDict:
     """The fields of every search config.
 
     Args:
-        dataset: an annotated data set, whose label words are the queries.
+        dataset: an annotated data set, whose label words are the queries; or "clickture" or "coco".
     """
     config = ConfigDict()
     config.task = "search"

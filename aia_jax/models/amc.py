@@ -109,13 +109,16 @@ class AMC(nnx.Module):
         """What of an image does not depend on queries.
 
         Args:
-            maps: `[I, h, w, F]`; each is brought to a mean square of 1.
+            maps: `[I, h, w, F]`, or `[I, h w, F]` of a square grid; each is brought to a mean square of 1.
             keywords: int `[I, K]`, padded.
             counts: `[I]`, how many of them there are; 0 is fine.
 
         Returns:
             `cells` `[I, h, w, d]` in the model's dtype, `keywords` and `counts` as given.
         """
+        if maps.ndim == 3:
+            side = math.isqrt(maps.shape[1])
+            maps = maps.reshape(len(maps), side, side, -1)
         maps = maps.astype(self.wide)
         scale = jax.lax.rsqrt(jnp.square(maps).mean(axis=(1, 2, 3), keepdims=True) + 1e-12)
         return {"cells": self.visual((maps * scale).astype(self.dtype)), "keywords": keywords, "counts": counts}

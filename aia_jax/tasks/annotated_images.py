@@ -41,6 +41,11 @@ class AnnotatedImages:
         """What makes maps and keywords."""
         return TrainedAnnotator(self._data.annotator, self._config.eval.batch_size)
 
+    @property
+    def digest(self) -> str:
+        """Tells the annotator from others."""
+        return self.annotator.digest
+
     @functools.cached_property
     def keyword_names(self) -> tuple[str, ...]:
         """The keywords, by id."""

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from scipy import sparse
 
 from aia_jax.data import pipeline
+from aia_jax.data.clicks import LAYOUTS, ClickedImages
 from aia_jax.data.datasets import CHANNEL_STATS
 from aia_jax.data.queries import encode_queries, held_out, is_known
 from aia_jax.data.search import ClickBatches, SearchImages, SearchSplit
@@ -40,14 +41,15 @@ class SearchTask:
         self.config = config
         if config.eval.split not in ("validation", "test"):
             raise InputError(f"config.eval.split={config.eval.split!r} is unknown; known: validation, test")
-        if config.data.name not in CHANNEL_STATS:
-            raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {', '.join(CHANNEL_STATS)}")
+        if config.data.name not in (*CHANNEL_STATS, *LAYOUTS):
+            known = ", ".join((*CHANNEL_STATS, *LAYOUTS))
+            raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {known}")
         for field in ("query_words", "max_keywords"):
             if config.data[field] < 1:
                 raise InputError(f"config.data.{field}={config.data[field]} must be at least 1")
         if config.accumulate_steps > 1:
             raise InputError("config.accumulate_steps: wrong images are drawn from a query's whole batch; use 1")
-        self.source = AnnotatedImages(config)
+        self.source = (ClickedImages if config.data.name in LAYOUTS else AnnotatedImages)(config)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -72,8 +74,10 @@ class SearchTask:
         images = self._images(name)
         known = [row for row, text in enumerate(images.queries.texts) if is_known(text, self.vocabulary)]
         queries = images.queries.take(known)
-        trained = np.isin(queries.texts, self._images("train").queries.texts)
-        trained &= ~held_out(queries.texts, self.config.data.held_out)
+        there = set(self._images("train").queries.texts)
+        trained = np.array([text in there for text in queries.texts]) & ~held_out(
+            queries.texts, self.config.data.held_out
+        )
         return SearchSplit(images, queries, *encode_queries(queries.texts, self.vocabulary), trained)
 
     def _images(self, name: str) -> SearchImages:
@@ -97,7 +101,7 @@ class SearchTask:
             "labels": list(self.source.keyword_names),
             "vocabulary": {"words": len(words), "sha256": digest},
             "words": words,
-            "annotator": self.source.annotator.digest,
+            "annotator": self.source.digest,
         }
 
     def summary(self) -> str:

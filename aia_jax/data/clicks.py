@@ -1,0 +1,125 @@
+"""Images with queries that found them, in files: Clickture's click log, or COCO's captions taken for queries.
+
+<root>/<name>/{split}_maps.npy                        [N, h, w, F], or [N, h w, F] as `aia features` writes them
+<root>/<name>/keyword_{record,ranges}_{split}.npy     as `aia keywords --split {split}` writes them, with
+<root>/<name>/keyword_names_{split}.json              {file: id} in the order of the maps, and
+<root>/<name>/keyword_vocabulary.json
+<root>/clickture/{split}_clicks.tsv                   lines of an image's id, a query, and how often it was clicked
+<root>/coco/dataset.json                              {"images": [{"imgid": 0, "sentences": [{"raw": "..."}]}]}
+"""
+
+import functools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import sparse
+
+from aia_jax.data.annotations import read_text
+from aia_jax.data.keyword_records import KeywordRecords
+from aia_jax.data.keywords import KeywordVocabulary
+from aia_jax.data.queries import Queries
+from aia_jax.data.rows import MappedRows
+from aia_jax.data.search import SearchImages
+from aia_jax.errors import InputError
+
+LAYOUTS = ("clickture", "coco")
+
+
+class ClickedImages:
+    """The splits of a folder in that layout.
+
+    Args:
+        config: of image search.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self._data = config.data
+        self._folder = Path(config.data.root) / config.data.name
+
+    @property
+    def digest(self) -> str:
+        """Tells nothing: what made the maps is not known."""
+        return ""
+
+    @functools.cached_property
+    def keyword_names(self) -> tuple[str, ...]:
+        """The keywords, by id."""
+        return KeywordVocabulary.load(self._folder / "keyword_vocabulary.json").words
+
+    def load(self, name: str) -> SearchImages:
+        """The images of "train", "validation" or "test", and the queries that found one of them.
+
+        Raises:
+            InputError: files that are absent, malformed or do not fit each other.
+        """
+        maps = _maps(self._folder / f"{name}_maps.npy")
+        record, ranges = (self._folder / f"keyword_{kind}_{name}.npy" for kind in ("record", "ranges"))
+        records = KeywordRecords.load(record, ranges, num_words=len(self.keyword_names))
+        ids = _ids(self._folder / f"keyword_names_{name}.json")
+        if len(ids) != len(maps):
+            raise InputError(f"{maps.path} holds maps of {len(maps):,} images, but {len(ids):,} have keywords")
+        pairs = self._captions() if self._data.name == "coco" else _clicks(self._folder / f"{name}_clicks.tsv")
+        queries = _queries(pairs, {int(image): row for row, image in enumerate(ids)})
+        if not len(queries):
+            raise InputError(f"no query in {self._folder} is of an image of the split {name!r}")
+        return SearchImages(maps, *records.padded(ids, self._data.max_keywords), queries)
+
+    def _captions(self) -> Iterator[tuple[int, str]]:
+        path = self._folder / "dataset.json"
+        try:
+            for image in json.loads(read_text(path))["images"]:
+                for sentence in image["sentences"]:
+                    yield int(image["imgid"]), str(sentence["raw"])
+        except (ValueError, KeyError, TypeError) as error:
+            expected = '{"images": [{"imgid": 0, "sentences": [{"raw": "a dog"}]}]}'
+            raise InputError(f"{path} is not as expected, {expected}: {error!r}") from None
+
+
+def _maps(path: Path) -> MappedRows:
+    try:
+        maps = MappedRows(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}, the maps of the images, does not exist; aia features makes it of photos") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is no .npy file, or truncated: {error}") from None
+    cells = maps.shape[1] if len(maps.shape) == 3 else 1
+    if len(maps.shape) not in (3, 4) or maps.dtype.kind != "f" or math.isqrt(cells) ** 2 != cells:
+        raise InputError(
+            f"{path} must be a float array [images, h, w, features], or [images, cells, features] of a square grid; "
+            f"found {maps.dtype} {maps.shape}"
+        )
+    return maps
+
+
+def _ids(path: Path) -> np.ndarray:
+    try:
+        return np.array(list(json.loads(read_text(path)).values()), np.int64)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} is not {{file: id}}, as aia keywords writes it: {error}") from None
+
+
+def _clicks(path: Path) -> Iterator[tuple[int, str]]:
+    lines = read_text(path).rstrip("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        image, *rest = line.split("\t")
+        if not (image.isascii() and image.isdigit()) or len(rest) not in (1, 2) or not rest[0].strip():
+            raise InputError(f"{path}:{number}: expected id, query and clicks with tabs between, found {line[:80]!r}")
+        yield int(image), rest[0].strip()
+
+
+def _queries(pairs: Iterable[tuple[int, str]], rows: dict[int, int]) -> Queries:
+    """The queries of images that are in `rows`, id to row, each text once."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for image, text in pairs:
+        if image in rows:
+            found[text].add(rows[image])
+    chosen = [sorted(images) for images in found.values()]
+    starts = np.cumsum([0, *map(len, chosen)])
+    columns = np.concatenate([np.array(images, np.int64) for images in chosen]) if chosen else np.zeros(0, np.int64)
+    relevant = sparse.csr_matrix((np.ones(starts[-1], np.int8), columns, starts), (len(chosen), len(rows)))
+    return Queries(tuple(found), relevant)
