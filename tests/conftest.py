@@ -1,10 +1,11 @@
-"""Eight virtual CPU devices for every test, and a cache of prepared data that ends with the session."""
+"""Eight virtual CPU devices for every test, and caches of prepared data and compiled programs, one a session."""
 
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ def corel5k_root() -> Path:
     if not (SHARED_DATASETS / "Corel-5k" / "images").is_dir():
         pytest.skip("the real Corel-5k is not on this machine")
     return SHARED_DATASETS
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets tests, their subprocesses and the workers of pytest-xdist share what XLA has compiled."""
+    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="aia_jax_programs_")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        config.add_cleanup(folder.cleanup)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -64,11 +64,13 @@ class PhotoSearch:
         self.config = config = ConfigDict(written_config(workdir))
         if config.get("task") != "search":
             raise InputError(f"{workdir} holds a run of config.task={config.get('task')!r}; name one of image search")
+        if not config.data.annotator and not annotator:
+            raise InputError(f"{workdir} was trained on maps from files; --annotator names what makes such of photos")
         arrays, info = run_arrays(workdir)
         self._keyword_names = tuple(info["labels"])
         self.vocabulary = Vocabulary({word: number for number, word in enumerate(info["words"])}, str(workdir))
         self.annotator = TrainedAnnotator(annotator or config.data.annotator, batch_size)
-        if self.annotator.digest != info["annotator"]:
+        if info["annotator"] and self.annotator.digest != info["annotator"]:
             raise InputError(
                 f"{annotator or config.data.annotator} is another annotator than {workdir} was trained with; "
                 "name that one's folder with --annotator, or train the search anew"

@@ -76,7 +76,7 @@ def test_captions_of_coco_are_queries(clickture, tmp_path):
     root.mkdir()
     (root / "dataset.json").write_text(json.dumps({"images": images}))
     write_tagging(root / "keyword_train", {"a": ["park"], "b": ["dog"]})
-    write_tagging(root / "keyword_test", {"c": []})
+    write_tagging(root / "keyword_test", {"c": ["dog"]})
     flags = ["--layout", "coco", "--keywords", str(root), "--list", str(root / "dataset.json"), "--min_count", "1"]
     assert main(["keywords", *flags, "--output", str(root)]) == 0
     np.save(root / "train_maps.npy", np.ones((2, 3, 3, 2), np.float32))
