@@ -10,7 +10,7 @@ from configs.amc import search_config
 def get_config():
     """The scenes of `configs/demo.py` at small widths."""
     config = search_config("scenes")
-    config.epochs = 1
+    config.epochs = 2
     config.data.annotator = "runs/demo"
     config.data.num_workers = 0
     config.data.num_train = 2900

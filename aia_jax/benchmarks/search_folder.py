@@ -1,0 +1,95 @@
+"""How long `aia search` searches: shortlist and whole model over an index of many photos, memory-mapped.
+
+    python -m aia_jax.benchmarks.search_folder --workdir runs/amc --images 100000 --output FILE.json
+
+The index is of drawn noise, in the shape that the run's photos have; it needs room for it on the disk (36 cells of 256
+channels: 1.8 GB for 100,000).
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aia_jax.benchmarks.timing import machine, time_windows, versions
+from aia_jax.commands.cli import guarded, positive
+from aia_jax.data.cache import check_room, speaking_errors
+from aia_jax.data.text import SPECIAL_WORDS
+from aia_jax.files import write_json
+from aia_jax.tasks.photo_search import PhotoSearch
+
+_PART = 512
+_COUNT = 10
+
+
+def synthetic_parts(folder: Path, search: PhotoSearch, num_photos: int) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """Writes an index's parts of noise and maps them: the rows of some noise images, in another order in each part."""
+    rng, size = np.random.default_rng(0), search.annotator.image_size
+    images = rng.integers(0, 256, (search.annotator.batch_size, size, size, 3), np.uint8)
+    rows = search.compute(images)
+    parts = []
+    for start in range(0, num_photos, _PART):
+        own = rng.integers(0, len(images), min(_PART, num_photos - start))
+        part = folder / f"rows-{start:09}"
+        part.mkdir()
+        for name, values in rows.items():
+            np.save(part / f"{name}.npy", values[own])
+        parts.append(({path.stem: np.load(path, mmap_mode="r") for path in part.glob("*.npy")}, np.arange(len(own))))
+    return parts
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Times searches and prints and writes the seconds."""
+    search = PhotoSearch(arguments.workdir, arguments.annotator)
+    query = next(word for word in search.vocabulary.ids if word not in SPECIAL_WORDS)
+    one = sum(values.nbytes for values in search.compute(_blank(search)).values())
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+        num_bytes = one * arguments.images
+        with speaking_errors(Path(folder), num_bytes, "--scratch names another place"):
+            check_room(Path(folder), num_bytes)
+            parts = synthetic_parts(Path(folder), search, arguments.images)
+        start = time.perf_counter()
+        search.search(query, parts, count=_COUNT, shortlist=arguments.shortlist)
+        first = time.perf_counter() - start
+        encoded = search.encode(query)
+        calls = {
+            "shortlist alone": lambda: search.rough_scores(encoded, parts),
+            "search": lambda: search.search(query, parts, count=_COUNT, shortlist=arguments.shortlist),
+        }
+        seconds = {
+            name: time_windows(lambda calls, call=call: [call() for _ in range(calls)], windows=5, seconds=0)
+            for name, call in calls.items()
+        }
+    shape = " x ".join(map(str, parts[0][0]["cells"].shape[1:]))
+    print(f"{arguments.images:,} photos of {shape} cells, {num_bytes / 1e9:.2f} GB; shortlist {arguments.shortlist:,}")
+    print(f"first search, programs compiled: {first:.2f} s")
+    for name, timed in seconds.items():
+        print(f"{name:<18}{timed['median']:8.3f} s  ({timed['min']:.3f} to {timed['max']:.3f})")
+    if arguments.output:
+        facts = {"photos": arguments.images, "cells": shape, "bytes": num_bytes, "shortlist": arguments.shortlist}
+        document = {"machine": machine(), "packages": versions(), **facts, "first_search": first, "seconds": seconds}
+        write_json(arguments.output, document)
+
+
+def _blank(search: PhotoSearch) -> np.ndarray:
+    return np.zeros((1, search.annotator.image_size, search.annotator.image_size, 3), np.uint8)
+
+
+def main() -> int:
+    """The command; an exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of a search run")
+    parser.add_argument("--annotator", default="", help="its run; the default is the search run's own")
+    parser.add_argument("--images", type=positive, default=100_000, help="photos of the index")
+    parser.add_argument("--shortlist", type=positive, default=1000, help="photos that the whole model scores")
+    parser.add_argument("--scratch", help="folder for the index; the default is the system's for temporary files")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    arguments = parser.parse_args()
+    return guarded(lambda: measure(arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
