@@ -77,6 +77,7 @@ def search_config(dataset: str) -> ConfigDict:
     model.keyword_attention = True  # LAN
     model.modality_attention = True  # MTN
     model.word_size = 300  # ours
+    model.word_vectors = ""  # text file of vectors of that size that the queries' words start from, as GloVe's; ours
     model.embed_size = 512  # ours
     model.kernel_size = 3  # ours
     model.block = 4096  # pairs in training that are in memory at once, on each device

@@ -18,6 +18,7 @@ from aia_jax.data.datasets import CHANNEL_STATS
 from aia_jax.data.queries import encode_queries, held_out, is_known
 from aia_jax.data.search import ClickBatches, SearchImages, SearchSplit
 from aia_jax.data.text import Vocabulary
+from aia_jax.data.word_vectors import read_vectors
 from aia_jax.errors import InputError
 from aia_jax.models.amc import AMC, build_amc
 from aia_jax.search_metrics import search_metrics
@@ -116,9 +117,18 @@ class SearchTask:
     def build_model(self, rngs: nnx.Rngs) -> AMC:
         """A freshly initialised model for these words and keywords."""
         num_features = self.split("train").images.maps.shape[-1]
-        return build_amc(
-            self.config.model, len(self.vocabulary), len(self.source.keyword_names), num_features, rngs=rngs
-        )
+        sizes = len(self.vocabulary), len(self.source.keyword_names), num_features
+        model = build_amc(self.config.model, *sizes, rngs=rngs)
+        if self._vectors is not None:
+            ids, vectors = self._vectors
+            model.words[...] = model.words[...].at[ids].set(vectors)
+        return model
+
+    @functools.cached_property
+    def _vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Words, and the vectors that they start from."""
+        path = self.config.model.word_vectors
+        return read_vectors(path, self.vocabulary, self.config.model.word_size) if path else None
 
     @functools.cached_property
     def _pairs(self) -> ClickBatches:

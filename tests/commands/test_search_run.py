@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from untrained import annotator_config, write_run
 
 from aia_jax.commands.evaluate import evaluate
@@ -31,6 +32,7 @@ def small_config(annotator, **overrides):
             "data.query_words": 2,
             "model.embed_size": 16,
             "model.word_size": 8,
+            "optimizer.max_learning_rate": 1e-2,
             "eval.batch_size": 16,
             **overrides,
         }
@@ -93,6 +95,17 @@ def test_keywords_may_be_the_true_labels(annotator):
     part, targets = task.split("train").images, task.source._images("train").targets
     for row in range(len(part)):
         assert part.keywords[row, : part.counts[row]].tolist() == np.flatnonzero(targets[row]).tolist()
+
+
+def test_words_may_start_from_vectors(annotator, tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_text("red 1 0 0 0 0 0 0 0\nblue 0 2 0 0 0 0 0 0\n")
+    task = make_task(small_config(annotator, **{"model.word_vectors": str(path)}))
+    words = np.asarray(task.build_model(nnx.Rngs(0)).words[...])
+    red, blue = (words[task.vocabulary.ids[word]] for word in ("red", "blue"))
+    np.testing.assert_allclose(2 * red[0], blue[1], rtol=1e-6)
+    assert np.count_nonzero(red) == np.count_nonzero(blue) == 1
+    assert np.count_nonzero(words) > 0.9 * (words.size - 14)  # the others are drawn
 
 
 def test_queries_are_sets_of_labels_and_some_are_held_out(annotator):
