@@ -70,7 +70,7 @@ class AMC(nnx.Module):
         self.visual_attention, self.keyword_attention = visual_attention, keyword_attention
         self.modality_attention = modality_attention
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        # Values of about 1 everywhere, and attention that starts out nearly even.
+        # Values of about 1 everywhere.
         normal = initializers.normal(1.0)
         self.words = nnx.Param(normal(rngs.params(), (num_words, word_size), param_dtype))
         self.keywords = nnx.Param(normal(rngs.params(), (max(num_keywords, 1), embed_size), param_dtype))
@@ -78,10 +78,9 @@ class AMC(nnx.Module):
         self.matched = xavier_linear(word_size, embed_size, **options)  # q_m
         self.compared = xavier_linear(word_size, embed_size, **options)  # q'
         taps = kernel_size**2 * embed_size
-        small = initializers.normal(1 / math.sqrt(taps * word_size))
-        self.kernel = nnx.Linear(word_size, taps, kernel_init=small, **options)  # s_q
+        self.kernel = xavier_linear(word_size, taps, **options)  # s_q
         self.asking = nnx.Linear(word_size, embed_size, use_bias=False, **options)  # q W_ql
-        bilinear = initializers.normal(1 / embed_size)
+        bilinear = initializers.normal(1 / math.sqrt(embed_size))
         self.bilinear = nnx.Param(bilinear(rngs.params(), (embed_size, embed_size), param_dtype))
 
     def encode_queries(self, tokens: Array, lengths: Array) -> Encoded:
@@ -96,11 +95,14 @@ class AMC(nnx.Module):
         """
         mask = (jnp.arange(tokens.shape[1]) < lengths[:, None]).astype(self.wide)
         query = jnp.einsum("ql,qld->qd", mask / lengths[:, None], self.words[...][tokens])
-        asked = self.asking(query) @ self.bilinear[...].astype(self.dtype)
+        # Both softmaxes take sums of many products: over the root of their number these start out at about 1, and a
+        # step of the optimiser does not throw all attention on one place.
+        kernel = relu(self.kernel(query)) / math.sqrt(self.kernel.out_features)
+        asked = self.asking(query) @ self.bilinear[...].astype(self.dtype) / math.sqrt(len(self.bilinear[...]))
         encoded = {
             "matched": relu(self.matched(query)),
             "compared": relu(self.compared(query)),
-            "kernel": relu(self.kernel(query)).reshape(len(query), self.kernel_size**2, -1),
+            "kernel": kernel.reshape(len(query), self.kernel_size**2, -1),
             "asked": asked,
         }
         return {name: value.astype(self.wide) for name, value in encoded.items()}

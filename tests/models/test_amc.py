@@ -65,7 +65,7 @@ def by_loops(model, inputs, image, query, size):
     words = [model.words[...][token] for token in inputs.tokens[query, : inputs.lengths[query]]]
     q = np.mean(words, axis=0)
     q_m, q_prime = rectified(model.matched, q), rectified(model.compared, q)
-    kernel = rectified(model.kernel, q).reshape(size, size, SIZE)
+    kernel = rectified(model.kernel, q).reshape(size, size, SIZE) / np.sqrt(size * size * SIZE)
     height, width, _ = inputs.maps[image].shape
     scale = np.sqrt(np.mean(inputs.maps[image] ** 2))
     v = np.zeros((height, width, SIZE))
@@ -85,7 +85,9 @@ def by_loops(model, inputs, image, query, size):
     which, k_q, present = np.zeros(inputs.keywords.shape[1]), np.zeros(SIZE), inputs.counts[image] > 0
     if present:
         own = [np.asarray(model.keywords[...][word]) for word in inputs.keywords[image, : inputs.counts[image]]]
-        which[: len(own)] = softmax(np.array([linear(model.asking, q) @ model.bilinear[...] @ e for e in own]))
+        which[: len(own)] = softmax(
+            np.array([linear(model.asking, q) @ model.bilinear[...] / np.sqrt(SIZE) @ e for e in own])
+        )
         k_q = sum(p * e for p, e in zip(which, own, strict=False))
     weights = softmax(np.array([cosine(q_prime, v_q), cosine(q_prime, k_q)])) if present else np.array([1.0, 0.0])
     return cosine(q_m, weights[0] * v_q + weights[1] * k_q), where, which, weights
