@@ -1,6 +1,7 @@
 """AMC against the formulas of the paper's figures, written as loops over one query and one image."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +41,13 @@ def inputs():
 
 
 def attend(model, inputs):
-    images = model.encode_images(*map(jnp.asarray, (inputs.maps, inputs.keywords, inputs.counts)))
-    return model.attend(images, model.encode_queries(jnp.asarray(inputs.tokens), jnp.asarray(inputs.lengths)))
+    return _attend(*nnx.split(model), *map(jnp.asarray, dataclasses.astuple(inputs)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _attend(graphdef, state, maps, keywords, counts, tokens, lengths):
+    model = nnx.merge(graphdef, state)
+    return model.attend(model.encode_images(maps, keywords, counts), model.encode_queries(tokens, lengths))
 
 
 def softmax(x):
