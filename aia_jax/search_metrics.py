@@ -12,6 +12,7 @@ from aia_jax.errors import InputError
 
 GAINS_AT = (5, 10, 15, 20, 25)
 RECALLS = (1, 5, 10)
+BETTER_HIGHER = (*(f"ndcg_{count}" for count in GAINS_AT), "mrr", *(f"r{count}" for count in RECALLS), "auc")
 _CURVE_POINTS = 512
 
 
@@ -37,12 +38,9 @@ def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str,
         raise InputError(f"scores of {int(np.isnan(scores).any(axis=1).sum())} queries hold NaN")
     if (np.diff(relevant.indptr) == 0).any():
         raise InputError(f"{int((np.diff(relevant.indptr) == 0).sum())} queries have no right image")
-    firsts, gains = [], []
-    for ranks, grades in _ranked(scores, relevant):
-        firsts.append(ranks.min())
-        gains.append([_ndcg(ranks, grades, count) for count in GAINS_AT])
-    firsts = np.array(firsts)
-    gains = np.mean(gains, axis=0)
+    firsts = first_ranks(scores, relevant)
+    ranked = _ranked(scores, relevant)
+    gains = np.mean([[_ndcg(ranks, grades, count) for count in GAINS_AT] for ranks, grades in ranked], axis=0)
     return {
         **{f"ndcg_{count}": float(gain) for count, gain in zip(GAINS_AT, gains, strict=True)},
         "mrr": float(np.mean(1 / firsts)),
@@ -52,6 +50,11 @@ def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str,
         "num_queries": len(scores),
         "num_images": scores.shape[1],
     }
+
+
+def first_ranks(scores: np.ndarray, relevant: sparse.csr_matrix) -> np.ndarray:
+    """The rank, from 1, of each query's first right image, int64 `[Q]`."""
+    return np.array([ranks.min() for ranks, _ in _ranked(scores, sparse.csr_matrix(relevant))], np.int64)
 
 
 def area_under_roc(scores: np.ndarray, relevant: sparse.csr_matrix) -> float:

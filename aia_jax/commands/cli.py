@@ -135,6 +135,14 @@ def positive(text: str) -> int:
     return number
 
 
+def not_negative(text: str) -> int:
+    """A flag's number, at least 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {number}")
+    return number
+
+
 @contextlib.contextmanager
 def unwinding_on_sigterm() -> Iterator[None]:
     """SIGTERM leaves as little behind as Ctrl-C does."""

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import jax
 
-from aia_jax.commands.cli import positive, unwinding_on_sigterm
+from aia_jax.commands.cli import not_negative, positive, unwinding_on_sigterm
 from aia_jax.data.cache import cache_root, speaking_errors
 from aia_jax.data.images import thumbnail
 from aia_jax.data.photo_index import PhotoIndex, Update
 from aia_jax.data.photos import read_photos
+from aia_jax.data.queries import unknown_words
 from aia_jax.errors import InputError
 from aia_jax.report.search import SearchHit
 from aia_jax.report.search_page import write_search_page
@@ -37,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; the default is 10")
     parser.add_argument(
         "--shortlist",
-        type=int,
+        type=not_negative,
         default=1000,
         metavar="N",
         help="photos that the whole model scores, chosen by it without visual attention; 0: all; the default is 1000",
     )
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the photos found (one query)")
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos computed at once")
-    parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that decode photos")
+    parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -55,22 +56,24 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")
-    if arguments.shortlist < 0:
-        raise InputError(f"--shortlist must be at least 1, or 0 for all photos, not {arguments.shortlist}")
     _keep_programs()
     search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
         search.encode(query)  # told before any photo is read
+    if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
+        raise InputError(f"--html {arguments.html} names no file in a folder that is there")
     path = arguments.index or _index_place(arguments.images, search.digest)
     index = PhotoIndex(path, arguments.images, search.digest)
     advice = "--index names another place"
-    with unwinding_on_sigterm(), speaking_errors(path, 0, advice):
+    with unwinding_on_sigterm(), speaking_errors(path, None, advice):
         read = partial(read_photos, size=search.annotator.image_size, num_workers=arguments.num_workers)
         update = index.update(read, search.compute, search.annotator.batch_size)
     _tell(update, index, path)
     names, parts = index.names, index.parts()
     for query in arguments.queries or _asked(search):
         start = time.perf_counter()
+        if unknown := unknown_words(query, search.vocabulary):
+            print(f"not known: {', '.join(unknown)}", file=sys.stderr)
         found = search.search(query, parts, count=arguments.top, shortlist=arguments.shortlist)
         _print(query, found, names, time.perf_counter() - start)
         if arguments.html:
@@ -85,7 +88,7 @@ def _keep_programs() -> None:
 
 
 def _index_place(folder: Path, digest: str) -> Path:
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    place = hashlib.sha256(f"{folder.resolve()} {digest}".encode(errors="surrogateescape")).hexdigest()[:12]
     return cache_root("") / "indexes" / f"{folder.resolve().name}-{place}"
 
 
@@ -97,21 +100,23 @@ def _tell(update: Update, index: PhotoIndex, path: Path) -> None:
         flush=True,
     )
     if update.problems:
-        listed = [f"\n  {name}: {problem}" for name, problem in list(update.problems.items())[:_LISTED]]
+        listed = [f"\n  {_shown(name)}: {problem}" for name, problem in list(update.problems.items())[:_LISTED]]
         more = f"\n  and {len(update.problems) - _LISTED:,} more" if len(update.problems) > _LISTED else ""
         print(f"{len(update.problems):,} cannot be used and are left out:{''.join(listed)}{more}", file=sys.stderr)
 
 
 def _asked(search: PhotoSearch) -> Iterator[str]:
     """Queries from a terminal or a pipe, one a line; one of unknown words is told and the next asked for."""
-    prompt = "query (empty: the end): " if sys.stdin.isatty() else ""
+    terminal = sys.stdin.isatty()
     while True:
         try:
-            query = input(prompt).strip()
+            query = input("query (empty: the end): " if terminal else "").strip()
         except EOFError:
             return
-        if not query:
+        if not query and terminal:
             return
+        if not query:
+            continue
         try:
             search.encode(query)
         except InputError as error:
@@ -126,12 +131,21 @@ def _print(query: str, found: Found, names: Sequence[str], seconds: float) -> No
         visual, keyword = found.weights[place]
         words = "  ".join(f"{word} {share:.2f}" for word, share in found.keywords[place][:_KEYWORDS_SHOWN])
         split = f"{visual:.2f} / {keyword:.2f}"
-        print(f"{place + 1:4}  {found.scores[place]:5.3f}  {split:>14}  {names[row]}  {words and f'[{words}]'}")
+        print(f"{place + 1:4}  {found.scores[place]:5.3f}  {split:>14}  {_shown(names[row])}  {words and f'[{words}]'}")
+
+
+def _shown(name: str) -> str:
+    """A file's name without what would confuse a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
 def _hits(found: Found, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
     for place, row in enumerate(found.rows):
-        image = thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL)
+        try:
+            image = thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL)
+        except (OSError, InputError) as error:
+            print(f"{_shown(names[row])} is left out of the page: {error}", file=sys.stderr)
+            continue
         yield SearchHit(
             image=image,
             name=names[row],

@@ -15,7 +15,7 @@ from aia_jax.files import write_bytes, write_json
 from aia_jax.published import SEARCH_AREAS
 from aia_jax.report.search import SearchHit, draw_roc, draw_search
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
-from aia_jax.search_metrics import area_under_roc, roc_curve
+from aia_jax.search_metrics import area_under_roc, first_ranks, roc_curve
 from aia_jax.tasks.search import NEW, SearchTask, describe_model
 from aia_jax.training import sharding
 from aia_jax.training.state import abstract_weights, merge_model
@@ -73,7 +73,12 @@ class SearchOutcome:
         queries = self._task.split(self._split).queries
         first = np.stack([np.argsort(-row, kind="stable")[:_KEPT] for row in best.scores]).astype(np.int32)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, queries=np.array(queries.texts), images_of_queries=first)
+        np.savez_compressed(
+            buffer,
+            queries=np.array(queries.texts),
+            images_of_queries=first,
+            rank_of_right=first_ranks(best.scores, queries.relevant),
+        )
         write_bytes(output / "rankings.npz", buffer.getvalue())
         self._draw_roc(output, best)
         self._draw_search(output, best)

@@ -22,11 +22,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
     """
     task = make_task(config)
     resumed = bool(saved_steps(workdir))
-    initialize = None if resumed else initializer(config, task)
-    if config.model.get("freeze_backbone") and not initialize and not resumed:
+    if config.model.get("freeze_backbone") and not (config.init_backbone or config.init_from or resumed):
         raise InputError("config.model.freeze_backbone needs a backbone: give config.init_backbone or config.init_from")
     for split in ("train", config.eval.split, "test"):
         task.split(split)  # all data are read and checked before the first step
+    initialize = None if resumed else initializer(config, task)
     trainer = Trainer(config, task, workdir, initialize=initialize)
     if jax.process_index() == 0:
         parameters = parameter_overview.count_parameters(trainer.abstract_state.weights("raw")["params"])

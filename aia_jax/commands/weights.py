@@ -143,6 +143,10 @@ def check_described(workdir: Path, info: dict[str, Any], described: dict[str, An
             f"{workdir} was trained on other labels, or on another order of them, than the data list "
             f"({there} there, {here} here); evaluate it on data with its own `labels`"
         )
+    if info.get("annotator") != described.get("annotator"):
+        raise InputError(
+            f"{workdir} was trained on maps and keywords of another annotator; config.data.annotator names that one"
+        )
     if info.get("vocabulary") != described.get("vocabulary"):
         there, here = ((facts.get("vocabulary") or {}).get("words", 0) for facts in (info, described))
         raise InputError(

@@ -46,7 +46,7 @@ def prepared(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: C
         return path
     with speaking_errors(parent, num_bytes, "config.data.cache_dir or $AIA_JAX_CACHE names another place"):
         parent.mkdir(parents=True, exist_ok=True)
-        with _lock(parent / f"{kind}.lock"):
+        with lock(parent / f"{kind}.lock"):
             if not _is_whole(path):
                 _sweep(parent, kind, path)
                 check_room(parent, num_bytes)
@@ -55,11 +55,11 @@ def prepared(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: C
 
 
 @contextlib.contextmanager
-def speaking_errors(directory: Path, num_bytes: int, advice: str) -> Iterator[None]:
+def speaking_errors(directory: Path, num_bytes: int | None, advice: str) -> Iterator[None]:
     """Tells a user why `directory` cannot be written.
 
     Args:
-        num_bytes: about how much is written, for the message about a full disk.
+        num_bytes: about how much is written, for the message about a full disk; None: not known.
         advice: how to write elsewhere.
 
     Raises:
@@ -71,9 +71,8 @@ def speaking_errors(directory: Path, num_bytes: int, advice: str) -> Iterator[No
         if error.errno is None:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"the disk of {directory} is full: about {num_bytes / 1e6:,.1f} MB are needed there; {advice}"
-            ) from error
+            needed = "" if num_bytes is None else f": about {num_bytes / 1e6:,.1f} MB are needed there"
+            raise InputError(f"the disk of {directory} is full{needed}; {advice}") from error
         raise InputError(f"{directory} cannot be written: {error.strerror}; {advice}") from error
 
 
@@ -139,7 +138,7 @@ def _is_abandoned(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """Holds `path` exclusively; on file systems without locks it holds nothing."""
     with path.open("a") as file:
         try:

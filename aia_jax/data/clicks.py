@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy import sparse
 
 from aia_jax.data.annotations import read_text
 from aia_jax.data.keyword_records import KeywordRecords
 from aia_jax.data.keywords import KeywordVocabulary
-from aia_jax.data.queries import Queries
+from aia_jax.data.queries import Queries, queries_of
 from aia_jax.data.rows import MappedRows
 from aia_jax.data.search import SearchImages
 from aia_jax.errors import InputError
@@ -40,6 +39,8 @@ class ClickedImages:
     def __init__(self, config: ConfigDict):
         self._data = config.data
         self._folder = Path(config.data.root) / config.data.name
+
+    caveat = ""
 
     @property
     def digest(self) -> str:
@@ -118,8 +119,4 @@ def _queries(pairs: Iterable[tuple[int, str]], rows: dict[int, int]) -> Queries:
     for image, text in pairs:
         if image in rows:
             found[text].add(rows[image])
-    chosen = [sorted(images) for images in found.values()]
-    starts = np.cumsum([0, *map(len, chosen)])
-    columns = np.concatenate([np.array(images, np.int64) for images in chosen]) if chosen else np.zeros(0, np.int64)
-    relevant = sparse.csr_matrix((np.ones(starts[-1], np.int8), columns, starts), (len(chosen), len(rows)))
-    return Queries(tuple(found), relevant)
+    return queries_of(found, len(rows))

@@ -1,15 +1,17 @@
 """An index of a folder's photos on disk: what a model computed of each, brought up to date where files have changed.
 
-    <index>/index.json               which model, and of every photo its size, time of change and row
-    <index>/rows-<number>/<name>.npy   arrays of some photos, row by row
+    <index>/index.json                     what this folder is, and which model made it
+    <index>/rows-<number>/photos.json      which photo each row is of: [name, bytes, time of change], or null
+    <index>/rows-<number>/<array>.npy      some hundred photos' arrays, row by row
 
-An update that is interrupted keeps the rows that were written whole.
+Rows are written whole or not at all: an update that is interrupted keeps those it has written.
 """
 
 import contextlib
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,14 +21,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from aia_jax.data.cache import lock
 from aia_jax.data.photos import Photo, photo_names
 from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.files import write_bytes
 
-_VERSION = 1  # of the layout
-_PHOTOS = 512  # whose rows are written together
+_FORMAT = "aia_jax photo index, version 1"
+_PART = re.compile(r"\.?rows-[0-9a-f]{12}")
+_PHOTOS = 256  # whose rows are written together
 _MOST_SMALL = 8  # parts of which less than half is left, or ever was
+
 Rows = dict[str, np.ndarray]
+State = tuple[int, int]  # bytes, and nanoseconds of the last change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,141 +52,194 @@ class Update:
     rebuilt: str
 
 
+@dataclasses.dataclass
+class _Part:
+    """Rows of some photos: `photos` has a name and state for each of them, or None where it is out of date."""
+
+    path: Path
+    photos: list[tuple[str, State] | None]
+    arrays: Rows
+
+    @property
+    def live(self) -> list[int]:
+        return [row for row, photo in enumerate(self.photos) if photo]
+
+
 class PhotoIndex:
     """The index of the photos in `folder`.
 
     Args:
-        path: where it lies, or is to be.
+        path: where it lies, or is to be: an index, or a place where nothing is.
         folder: of the photos, searched recursively.
         model: tells what computes the rows from other models; an index made by another is made anew.
     """
 
     def __init__(self, path: Path, folder: Path, model: str):
         self._path, self._folder, self._model = path, folder, model
-        self._photos: dict[str, list[Any]] = {}  # name to [bytes, nanoseconds, part or "", row or problem]
+        self._parts: list[_Part] = []
 
     def update(
         self, read: Callable[[Sequence[Path]], Iterator[Photo]], compute: Callable[[np.ndarray], Rows], batch_size: int
     ) -> Update:
         """Computes the rows of photos that are new or have changed, and forgets those that are gone.
 
+        Photos that cannot be used are tried again each time. Other processes wait meanwhile.
+
         Args:
             read: paths to decoded photos, in order.
             compute: uint8 `[b, S, S, 3]`, b at most `batch_size`, to named arrays `[b, ...]`.
 
         Raises:
-            InputError: no such folder, or no photos in it.
+            InputError: no such folder, no photos in it, or something else lies where the index is to be.
         """
         names = photo_names(self._folder)
-        rebuilt = self._load()
-        states = {name: _state(self._folder / name) for name in names}
-        known = self._photos.keys()
-        fresh = [name for name in names if name not in known or self._photos[name][:2] != states[name]]
-        gone = known - states.keys()
-        new = sum(name not in known for name in fresh)
-        for name in (*gone, *fresh):
-            self._photos.pop(name, None)
-        if fresh or gone or rebuilt:
-            self._compute(fresh, states, read, compute, batch_size)
-            self._save()
+        states = {name: state for name in names if (state := _state(self._folder / name))}
+        self._claim()
+        with lock(self._path / "index.lock"):
+            rebuilt = self._load()
+            known = dict(photo for part in self._parts for photo in part.photos if photo)
+            gone = known.keys() - states.keys()
+            fresh = [name for name, state in states.items() if known.get(name) != state]
+            self._forget(gone.union(fresh))
+            problems = self._compute(fresh, states, read, compute, batch_size)
+            self._join_small()
             self._sweep()
-        problems = {name: entry[3] for name, entry in sorted(self._photos.items()) if not entry[2]}
-        return Update(new, len(fresh) - new, len(gone), problems, rebuilt)
+        changed = sum(name in known for name in fresh if name not in problems)
+        return Update(len(fresh) - len(problems) - changed, changed, len(gone), problems, rebuilt)
 
     @property
     def names(self) -> list[str]:
         """The usable photos, in the order of the rows that `parts` give."""
-        return [name for _, names, _ in self._parts() for name in names]
+        return [part.photos[row][0] for part in self._parts for row in part.live]
 
     def parts(self) -> list[tuple[Rows, np.ndarray]]:
         """Memory-mapped arrays, and which of their rows belong to `names`, part by part."""
-        return [(self._mapped(part), rows) for part, _, rows in self._parts()]
+        return [(part.arrays, np.array(part.live)) for part in self._parts if part.live]
 
-    def _parts(self) -> list[tuple[str, list[str], np.ndarray]]:
-        entries = sorted((entry[2], entry[3], name) for name, entry in self._photos.items() if entry[2])
-        groups = itertools.groupby(entries, key=lambda entry: entry[0])
-        return [
-            (part, [name for _, _, name in own], np.array([row for _, row, _ in own]))
-            for part, own in ((part, list(group)) for part, group in groups)
-        ]
+    def _claim(self) -> None:
+        """Makes the folder of the index; refuses one that holds anything else."""
+        if self._path.is_dir() and any(self._path.iterdir()) and not self._is_index():
+            raise InputError(f"{self._path} holds other things than an index; --index names an empty or a new folder")
+        self._path.mkdir(parents=True, exist_ok=True)
 
-    def _mapped(self, part: str) -> Rows:
+    def _is_index(self) -> bool:
+        """An index, or one that was hardly begun."""
+        others = {path.name for path in self._path.iterdir()} - {"index.lock"}
+        return not others or self._about().get("format") == _FORMAT
+
+    def _about(self) -> dict[str, Any]:
         try:
-            return {path.stem: np.load(path, mmap_mode="r") for path in sorted((self._path / part).glob("*.npy"))}
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{self._path / part} is damaged: {error}; delete {self._path}, it is made anew") from None
+            about = json.loads((self._path / "index.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return about if isinstance(about, dict) else {}
 
     def _load(self) -> str:
-        """Reads what is there; returns why it cannot be used, if so."""
-        try:
-            content = json.loads((self._path / "index.json").read_text())
-            if content["version"] == _VERSION and content["model"] == self._model:
-                parts = {entry[2] for entry in content["photos"].values()} - {""}
-                if all((self._path / part).is_dir() for part in parts):
-                    self._photos = content["photos"]
-                    return ""
-                return "parts of it are missing"
-            return "it was made by another model"
-        except FileNotFoundError:
-            return ""
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"it cannot be read ({error})"
+        """Maps what is there; returns why it cannot be used, if so."""
+        about, reason = self._about(), ""
+        if about and about.get("model") != self._model:
+            reason = "it was made by another model"
+        elif about:
+            try:
+                self._parts = [_read_part(path) for path in sorted(self._path.glob("rows-*")) if _is_part(path)]
+            except (OSError, ValueError, EOFError, TypeError, KeyError, IndexError) as error:
+                self._parts, reason = [], f"it is damaged ({error})"
+        if reason or not about:
+            for path in self._path.iterdir():
+                if _is_part(path):
+                    shutil.rmtree(path)
+            write_bytes(self._path / "index.json", json.dumps({"format": _FORMAT, "model": self._model}).encode())
+        return reason
+
+    def _forget(self, names: set[str]) -> None:
+        for part in self._parts:
+            kept = [photo if photo and photo[0] not in names else None for photo in part.photos]
+            if kept != part.photos:
+                part.photos = kept
+                _write_photos(part.path, kept)
 
     def _compute(
         self,
         names: list[str],
-        states: dict[str, list[int]],
+        states: dict[str, State],
         read: Callable[[Sequence[Path]], Iterator[Photo]],
         compute: Callable[[np.ndarray], Rows],
         batch_size: int,
-    ) -> None:
+    ) -> dict[str, str]:
+        """Writes the rows of these photos; returns why some cannot be used."""
+        problems: dict[str, str] = {}
         bar = tqdm(total=len(names), desc="index", unit="img", dynamic_ncols=True, disable=not names or None)
         with bar, contextlib.closing(read([self._folder / name for name in names])) as photos:
             for chosen in _batches(zip(names, photos, strict=True), _PHOTOS):
+                problems |= {name: photo.problem for name, photo in chosen if photo.problem}
                 good = [(name, photo.image) for name, photo in chosen if not photo.problem]
-                part = self._write(_rows([image for _, image in good], compute, batch_size)) if good else ""
-                for row, (name, _) in enumerate(good):
-                    self._photos[name] = [*states[name], part, row]
-                for name, photo in chosen:
-                    if photo.problem:
-                        self._photos[name] = [*states[name], "", photo.problem]
-                self._save()
+                if good:
+                    rows = _rows([image for _, image in good], compute, batch_size)
+                    self._write([(name, states[name]) for name, _ in good], rows)
                 bar.update(len(chosen))
+        return problems
 
-    def _write(self, rows: Rows) -> str:
-        part = f"rows-{uuid.uuid4().hex[:12]}"
-        self._path.mkdir(parents=True, exist_ok=True)
-        temporary = self._path / f".{part}"
+    def _write(self, photos: list[tuple[str, State]], rows: Rows) -> None:
+        path = self._path / f"rows-{uuid.uuid4().hex[:12]}"
+        temporary = path.with_name(f".{path.name}")
         temporary.mkdir()
         try:
             for name, values in rows.items():
                 np.save(temporary / f"{name}.npy", values)
-            temporary.rename(self._path / part)
+            _write_photos(temporary, photos)
+            temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return part
+        self._parts.append(_read_part(path))
 
-    def _save(self) -> None:
-        write_json(self._path / "index.json", {"version": _VERSION, "model": self._model, "photos": dict(self._photos)})
+    def _join_small(self) -> None:
+        """Joins parts of which little is left, where there are many."""
+        small = [part for part in self._parts if len(part.live) <= _PHOTOS // 2]
+        if len(small) <= _MOST_SMALL:
+            return
+        for start in range(0, len(small), _MOST_SMALL):
+            chosen = [part for part in small[start : start + _MOST_SMALL] if part.live]
+            if chosen:
+                names = chosen[0].arrays
+                rows = {name: np.concatenate([part.arrays[name][part.live] for part in chosen]) for name in names}
+                self._write([part.photos[row] for part in chosen for row in part.live], rows)
+            for part in small[start : start + _MOST_SMALL]:
+                self._parts.remove(part)
+                shutil.rmtree(part.path)
 
     def _sweep(self) -> None:
-        """Joins parts of which little is left, where there are many, and removes what nothing refers to."""
-        small = [part for part in self._parts() if len(part[1]) <= _PHOTOS // 2]
-        if len(small) > _MOST_SMALL:
-            for start in range(0, len(small), _MOST_SMALL):
-                self._join(small[start : start + _MOST_SMALL])
-            self._save()
-        used = {entry[2] for entry in self._photos.values()}
-        for path in self._path.glob("*rows-*"):
-            if path.name not in used:
+        """Removes what an interrupted update left."""
+        used = {part.path for part in self._parts}
+        for path in self._path.iterdir():
+            if _is_part(path) and path not in used:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _join(self, parts: list[tuple[str, list[str], np.ndarray]]) -> None:
-        mapped = [(self._mapped(part), rows) for part, _, rows in parts]
-        joined = {name: np.concatenate([arrays[name][rows] for arrays, rows in mapped]) for name in mapped[0][0]}
-        part = self._write(joined)
-        for row, name in enumerate(name for _, names, _ in parts for name in names):
-            self._photos[name][2:] = [part, row]
+
+def _read_part(path: Path) -> _Part:
+    """Raises what NumPy and JSON do, or ValueError, if it is not whole."""
+    photos = [photo and (photo[0], (photo[1], photo[2])) for photo in json.loads((path / "photos.json").read_text())]
+    arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(path.glob("*.npy"))}
+    if not arrays or any(len(array) != len(photos) for array in arrays.values()):
+        raise ValueError(f"{path.name} is not whole")
+    return _Part(path, photos, arrays)
+
+
+def _write_photos(path: Path, photos: Sequence[tuple[str, State] | None]) -> None:
+    rows = [photo and [photo[0], *photo[1]] for photo in photos]
+    write_bytes(path / "photos.json", json.dumps(rows).encode())  # ASCII: names need not be UTF-8
+
+
+def _is_part(path: Path) -> bool:
+    return _PART.fullmatch(path.name) is not None and path.is_dir()
+
+
+def _state(path: Path) -> State | None:
+    """None: the photo has gone since it was listed."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _batches(elements: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -192,8 +251,3 @@ def _batches(elements: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def _rows(images: list[np.ndarray], compute: Callable[[np.ndarray], Rows], batch_size: int) -> Rows:
     batches = [compute(np.stack(batch)) for batch in _batches(images, batch_size)]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def _state(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]

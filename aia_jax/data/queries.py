@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy import sparse
 
-from aia_jax.data.text import SPECIAL_WORDS, Vocabulary
+from aia_jax.data.text import SPECIAL_WORDS, Vocabulary, tokenize
 from aia_jax.errors import InputError
 
 
@@ -54,13 +54,19 @@ def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -
                 images[chosen].append(image)
     if not images:
         raise InputError("no image carries a label, so that there is nothing to search for")
-    queries = sorted(images, key=lambda chosen: (len(chosen), chosen))
-    rows = [images[chosen] for chosen in queries]
+    found: dict[str, set[int]] = defaultdict(set)
+    for chosen in sorted(images, key=lambda chosen: (len(chosen), chosen)):
+        found[" ".join(labels[label] for label in chosen)].update(images[chosen])
+    return queries_of(found, len(targets))
+
+
+def queries_of(found: Mapping[str, Iterable[int]], num_images: int) -> Queries:
+    """Queries on so many images, each with the rows of those that are right for it."""
+    rows = [sorted(images) for images in found.values()]
     starts = np.cumsum([0, *map(len, rows)])
-    relevant = sparse.csr_matrix(
-        (np.ones(starts[-1], np.int8), np.concatenate(rows), starts), (len(rows), len(targets))
-    )
-    return Queries(tuple(" ".join(labels[label] for label in chosen) for chosen in queries), relevant)
+    columns = np.fromiter(itertools.chain.from_iterable(rows), np.int64, starts[-1])
+    relevant = sparse.csr_matrix((np.ones(starts[-1], np.int8), columns, starts), (len(rows), num_images))
+    return Queries(tuple(found), relevant)
 
 
 def held_out(texts: Sequence[str], fraction: float) -> np.ndarray:
@@ -89,6 +95,11 @@ def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.nda
 def is_known(text: str, vocabulary: Vocabulary) -> bool:
     """Whether a word of a query is in the vocabulary."""
     return bool(_known(text, vocabulary))
+
+
+def unknown_words(text: str, vocabulary: Vocabulary) -> list[str]:
+    """The words of a query that are not in the vocabulary, marks aside."""
+    return [word for word in tokenize(text) if word not in vocabulary and any(map(str.isalnum, word))]
 
 
 def _known(text: str, vocabulary: Vocabulary) -> list[int]:

@@ -67,13 +67,16 @@ class ClickBatches:
     Args:
         split: where they are from.
         negatives: t, wrong images of each query, or as many as the batch has; 0: all of them.
-        seed: of the draw, which depends on it and on the batch's rows alone.
+        keyword_noise: share of an image's keywords that is left out, and of another image's that is added. An annotator
+            knows the images that it was trained on too well: training would trust its keywords more than they deserve.
+        seed: of the draws, which depend on it and on the batch's rows alone.
     """
 
-    def __init__(self, split: SearchSplit, negatives: int, seed: int):
+    def __init__(self, split: SearchSplit, negatives: int, seed: int, keyword_noise: tuple[float, float] = (0.0, 0.0)):
         if negatives < 0:
             raise InputError(f"config.data.negatives={negatives} must be at least 1, or 0 for all of a batch")
         self._split, self._negatives, self._seed = split, negatives, seed
+        self._left_out, self._added = keyword_noise
         chosen = np.flatnonzero(split.trained)
         queries, self._images = split.queries.relevant[chosen].nonzero()
         self._queries = chosen[queries]
@@ -85,16 +88,30 @@ class ClickBatches:
         """`index`, the columns of images and of queries `[b, ...]`, and `negative` bool `[b, B]`, image by query."""
         index = columns["index"]
         images, queries = self._images[index], self._queries[index]
+        rng = np.random.default_rng([self._seed, *index.tolist()])
         own = {name: rows[images[part]] for name, rows in self._split.images.columns.items()}
+        if self._left_out or self._added:
+            own |= self._noisy(rng, images, part)
         own |= {name: rows[queries[part]] for name, rows in self._split.columns.items()}
-        negative = self._draw(index, self._split.queries.relevant[queries][:, images].toarray() == 0)
+        negative = self._draw(rng, self._split.queries.relevant[queries][:, images].toarray() == 0)
         return {"index": index[part].astype(np.int32), **own, "negative": negative.T[part]}
 
-    def _draw(self, index: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    def _noisy(self, rng: np.random.Generator, images: np.ndarray, part: slice) -> dict[str, np.ndarray]:
+        """The images' keywords, some left out, and then some of the image's before them in the batch."""
+        keywords, counts = self._split.images.keywords[images], self._split.images.counts[images]
+        drawn = rng.random((2, *keywords.shape))
+        there = np.arange(keywords.shape[1]) < counts[:, None]
+        own, others = there & (drawn[0] >= self._left_out), np.roll(there & (drawn[1] < self._added), 1, axis=0)
+        chosen = np.concatenate([own, others], axis=1)[part]
+        both = np.concatenate([keywords, np.roll(keywords, 1, axis=0)], axis=1)[part]
+        order = np.argsort(~chosen, axis=1, kind="stable")[:, : keywords.shape[1]]
+        front = np.take_along_axis(np.where(chosen, both, 0), order, axis=1)
+        return {"keywords": front, "counts": np.minimum(chosen.sum(axis=1), keywords.shape[1]).astype(np.int32)}
+
+    def _draw(self, rng: np.random.Generator, wrong: np.ndarray) -> np.ndarray:
         """Of the `wrong` `[B, B]` images of each query at most t."""
         if not self._negatives or self._negatives >= len(wrong):
             return wrong
-        rng = np.random.default_rng([self._seed, *index.tolist()])
         keys = np.where(wrong, rng.random(wrong.shape), np.inf)
         last = np.partition(keys, self._negatives - 1, axis=1)[:, self._negatives - 1 : self._negatives]
         return wrong & (keys <= last)

@@ -41,6 +41,25 @@ class AnnotatedImages:
         """What makes maps and keywords."""
         return TrainedAnnotator(self._data.annotator, self._config.eval.batch_size)
 
+    @functools.cached_property
+    def caveat(self) -> str:
+        """What a reader of the numbers must know of the annotator's training; "": nothing.
+
+        Raises:
+            InputError: its validation images are others than those here, so that it was trained on ours.
+        """
+        there, data = self.annotator.config, self._data
+        if there.data.name != data.name or self._config.eval.split == "test":
+            return ""
+        if there.eval.split == "test":
+            return "the annotator was trained on the validation images too"
+        own = {"data.split_seed": data.split_seed, "data.validation_fraction": data.validation_fraction}
+        others = {"data.split_seed": there.seed, "data.validation_fraction": there.data.validation_fraction}
+        if own != others:
+            wanted = ", ".join(f"config.{name}={value}" for name, value in others.items())
+            raise InputError(f"{data.annotator} was trained on other parts of {data.name}: set {wanted}")
+        return ""
+
     @property
     def digest(self) -> str:
         """Tells the annotator from others."""
@@ -57,7 +76,7 @@ class AnnotatedImages:
         Raises:
             InputError: there is no such part, or its images cannot be used.
         """
-        images, data = self._images(name), self._data
+        images, data, _ = self._images(name), self._data, self.caveat
         maps = self.annotator.maps_of(images.images, data.feature_dtype)
         if data.keywords == "annotator":
             chosen = self.annotator.keywords_of(maps, data.keyword_threshold)

@@ -8,13 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.data.features import FLIPS, prepare_features, weights_digest
+from aia_jax.data.features import FEATURE_DTYPES, FLIPS, prepare_features, weights_digest
 from aia_jax.data.rows import MappedRows
 from aia_jax.errors import InputError
 from aia_jax.models.annotator import DTYPES, Annotator, build_backbone
 from aia_jax.tasks.annotation import AnnotationTask
-
-_FEATURE_DTYPES = ("float16", "float32")
 
 
 class FrozenBackboneTask(AnnotationTask):
@@ -33,10 +31,10 @@ class FrozenBackboneTask(AnnotationTask):
         super().__init__(config)
         if config.mixup:
             raise InputError("config.mixup mixes images; with config.model.freeze_backbone there are only features")
-        if config.data.feature_dtype not in _FEATURE_DTYPES:
+        if config.data.feature_dtype not in FEATURE_DTYPES:
             raise InputError(
                 f"config.data.feature_dtype={config.data.feature_dtype!r} is unknown; "
-                f"known: {', '.join(_FEATURE_DTYPES)}"
+                f"known: {', '.join(FEATURE_DTYPES)}"
             )
         graphdef, _ = nnx.split(nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))))
 

@@ -21,7 +21,7 @@ from aia_jax.training import sharding
 from aia_jax.training.runs import run_arrays, written_config
 from aia_jax.training.state import abstract_weights, make_predict_step, merge_model, pick_weights, replace_arrays
 
-_ROUGH = 8192  # photos whose rough scores are computed at once
+_ROUGH, _WHOLE = 8192, 1024  # photos that are scored at once for the shortlist, and by the whole model
 Part = tuple[dict[str, np.ndarray], np.ndarray]
 
 
@@ -67,15 +67,23 @@ class PhotoSearch:
         if not config.data.annotator and not annotator:
             raise InputError(f"{workdir} was trained on maps from files; --annotator names what makes such of photos")
         arrays, info = run_arrays(workdir)
+        if missing := [name for name in ("labels", "words", "annotator") if name not in info]:
+            raise InputError(f"the checkpoint in {workdir} lacks {', '.join(missing)}; train the search anew")
         self._keyword_names = tuple(info["labels"])
         self.vocabulary = Vocabulary({word: number for number, word in enumerate(info["words"])}, str(workdir))
-        self.annotator = TrainedAnnotator(annotator or config.data.annotator, batch_size)
+        self.annotator = self._annotator(annotator, workdir, batch_size)
         if info["annotator"] and self.annotator.digest != info["annotator"]:
             raise InputError(
                 f"{annotator or config.data.annotator} is another annotator than {workdir} was trained with; "
                 "name that one's folder with --annotator, or train the search anew"
             )
-        sizes = len(self.vocabulary), len(self._keyword_names), len(arrays["visual.kernel"])
+        num_features = len(arrays["visual.kernel"])
+        if self.annotator.num_features != num_features:
+            raise InputError(
+                f"{workdir} takes maps of {num_features} channels, the annotator's have others; name its own"
+            )
+        self._keyword_ids = self._shared_keywords(workdir)
+        sizes = len(self.vocabulary), len(self._keyword_names), num_features
         mesh = sharding.data_mesh()
         graphdef, shapes = abstract_weights(lambda rngs: build_amc(config.model, *sizes, rngs=rngs), mesh)
         self._weights = sharding.put_replicated(replace_arrays(pick_weights(shapes, "raw"), arrays), mesh)
@@ -88,6 +96,21 @@ class PhotoSearch:
         self._mesh = mesh
         self.digest = f"{weights_digest(arrays)} {self.annotator.digest}"
 
+    def _annotator(self, given: str, workdir: Path, batch_size: int) -> TrainedAnnotator:
+        try:
+            return TrainedAnnotator(given or self.config.data.annotator, batch_size)
+        except InputError as error:
+            advice = "" if given else f"; {workdir} was trained with it, --annotator names where it lies now"
+            raise InputError(f"{error}{advice}") from None
+
+    def _shared_keywords(self, workdir: Path) -> np.ndarray:
+        """For each of the annotator's labels the keyword of that name, int32; -1: there is none."""
+        ids = {name: number for number, name in enumerate(self._keyword_names)}
+        shared = np.array([ids.get(label, -1) for label in self.annotator.labels], np.int32)
+        if (shared < 0).all():
+            raise InputError(f"none of the annotator's {len(shared)} labels is a keyword of {workdir}")
+        return shared
+
     def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """What is kept of photos uint8 `[b, S, S, 3]`, at most a batch of them.
 
@@ -97,6 +120,7 @@ class PhotoSearch:
         data, number = self.config.data, len(images)
         maps = self.annotator.maps(images).astype(data.feature_dtype)
         chosen = self.annotator.keywords_of(maps, data.keyword_threshold)
+        chosen = [(ids := self._keyword_ids[own])[ids >= 0] for own in chosen]
         keywords, counts = padded_keywords(chosen, data.max_keywords)
         batch = filled({"maps": maps, "keywords": keywords, "counts": counts}, self.annotator.batch_size)
         found = self._prepare(self._weights, sharding.put_batch(batch, self._mesh))
@@ -119,12 +143,12 @@ class PhotoSearch:
             parts: of an index, see `PhotoIndex.parts`.
             count: of photos wanted.
             shortlist: how many of the photos, by the scores of a model without visual attention, are scored by the
-                whole one; 0: all.
+                whole one, at least `count`; 0: all.
 
         Raises:
             InputError: no word of the query is known, or the index is empty.
         """
-        encoded = self.encode(query)
+        encoded, shortlist = self.encode(query), shortlist and max(shortlist, count)
         total = sum(len(rows) for _, rows in parts)
         if not total:
             raise InputError("the index holds no usable photo")
@@ -132,7 +156,7 @@ class PhotoSearch:
         if 0 < shortlist < total:
             scores = self.rough_scores(encoded, parts)
             chosen = np.sort(np.argpartition(-scores, shortlist - 1)[:shortlist])
-        found = self._score(encoded, parts, chosen, shortlist or 1024)
+        found = self._score(encoded, parts, chosen)
         best = np.argsort(-found["score"], kind="stable")[:count]
         best_found = {name: values[best] for name, values in found.items()}
         return Found(
@@ -155,15 +179,13 @@ class PhotoSearch:
             scores.append(np.asarray(self._rough(self._weights, images, query))[:number, 0])
         return np.concatenate(scores)
 
-    def _score(
-        self, query: Encoded, parts: Sequence[Part], chosen: np.ndarray, batch_size: int
-    ) -> dict[str, np.ndarray]:
+    def _score(self, query: Encoded, parts: Sequence[Part], chosen: np.ndarray) -> dict[str, np.ndarray]:
         """What the whole model gives for the photos `chosen`, rising, with their keywords."""
         found = []
-        for start in range(0, len(chosen), batch_size):
-            images = _gather(parts, chosen[start : start + batch_size])
+        for start in range(0, len(chosen), _WHOLE):
+            images = _gather(parts, chosen[start : start + _WHOLE])
             number = len(images["counts"])
-            batch = filled(images, min(batch_size, -(-len(chosen) // 8) * 8))
+            batch = filled(images, min(_WHOLE, -(-len(chosen) // 8) * 8))
             batch["cells"] = batch["cells"].astype(self._model.dtype)
             outputs = jax.device_get(self._attend(self._weights, batch, query))
             own = {name: values[:number, 0] for name, values in outputs.items()}

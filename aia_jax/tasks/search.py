@@ -15,13 +15,14 @@ from scipy import sparse
 from aia_jax.data import pipeline
 from aia_jax.data.clicks import LAYOUTS, ClickedImages
 from aia_jax.data.datasets import CHANNEL_STATS
+from aia_jax.data.features import FEATURE_DTYPES
 from aia_jax.data.queries import encode_queries, held_out, is_known
 from aia_jax.data.search import ClickBatches, SearchImages, SearchSplit
 from aia_jax.data.text import Vocabulary
 from aia_jax.data.word_vectors import read_vectors
 from aia_jax.errors import InputError
 from aia_jax.models.amc import AMC, build_amc
-from aia_jax.search_metrics import search_metrics
+from aia_jax.search_metrics import BETTER_HIGHER, search_metrics
 from aia_jax.tasks.annotated_images import AnnotatedImages
 
 SPLITS = ("train", "validation", "test")
@@ -45,9 +46,28 @@ class SearchTask:
         if config.data.name not in (*CHANNEL_STATS, *LAYOUTS):
             known = ", ".join((*CHANNEL_STATS, *LAYOUTS))
             raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {known}")
-        for field in ("query_words", "max_keywords"):
-            if config.data[field] < 1:
-                raise InputError(f"config.data.{field}={config.data[field]} must be at least 1")
+        for field, value, least in (
+            ("data.query_words", config.data.query_words, 1),
+            ("data.max_keywords", config.data.max_keywords, 1),
+            ("model.block", config.model.block, 1),
+            ("eval.block", config.eval.block, 1),
+            ("batch_size", config.batch_size, 2),
+        ):
+            if value < least:
+                raise InputError(f"config.{field}={value} must be at least {least}")
+        for field in ("held_out", "keyword_threshold", "keywords_left_out", "keywords_added"):
+            if not 0 <= config.data[field] <= 1:
+                raise InputError(f"config.data.{field}={config.data[field]} must lie in 0..1")
+        if config.loss.margin <= 0:
+            raise InputError(f"config.loss.margin={config.loss.margin} must be above 0")
+        if config.data.feature_dtype not in FEATURE_DTYPES:
+            known = ", ".join(FEATURE_DTYPES)
+            raise InputError(f"config.data.feature_dtype={config.data.feature_dtype!r} is unknown; known: {known}")
+        if config.eval.metric.removeprefix(NEW) not in BETTER_HIGHER:
+            known = ", ".join(BETTER_HIGHER)
+            raise InputError(
+                f"config.eval.metric={config.eval.metric!r} cannot choose an epoch; known: {known}, also after {NEW}"
+            )
         if config.accumulate_steps > 1:
             raise InputError("config.accumulate_steps: wrong images are drawn from a query's whole batch; use 1")
         self.source = (ClickedImages if config.data.name in LAYOUTS else AnnotatedImages)(config)
@@ -60,7 +80,7 @@ class SearchTask:
         return Vocabulary.build(queries.take(trained).texts, min_count=1)
 
     def split(self, name: str) -> SearchSplit:
-        """The images and queries of "train", "validation" or "test"; of the last two all queries in known words.
+        """The images and queries of "train", "validation" or "test"; of the last two all queries with a known word.
 
         Raises:
             InputError: another name, or data that are absent or do not fit the config.
@@ -111,7 +131,7 @@ class SearchTask:
         return (
             f"{self.config.data.name}: {len(train.images)} training images, {int(train.trained.sum())} queries, "
             f"{len(self._pairs)} pairs, {train.images.counts.mean():.1f} keywords an image; "
-            f"{describe_model(self.config.model)}"
+            f"{describe_model(self.config.model)}{self.source.caveat and '; '}{self.source.caveat}"
         )
 
     def build_model(self, rngs: nnx.Rngs) -> AMC:
@@ -132,7 +152,10 @@ class SearchTask:
 
     @functools.cached_property
     def _pairs(self) -> ClickBatches:
-        return ClickBatches(self.split("train"), self.config.data.negatives, self.config.seed)
+        data = self.config.data
+        return ClickBatches(
+            self.split("train"), data.negatives, self.config.seed, (data.keywords_left_out, data.keywords_added)
+        )
 
     def epoch_end(self, epoch: int) -> int:
         """The step after which every pair of a query and a right image was seen `epoch` times."""

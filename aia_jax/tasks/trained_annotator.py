@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.data.features import padded, prepare_features, weights_digest
 from aia_jax.data.rows import MappedRows
 from aia_jax.errors import InputError
-from aia_jax.models.annotator import DTYPES, Annotator, build_annotator
+from aia_jax.models.annotator import DTYPES, Annotator, build_annotator, build_backbone
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.runs import check_whole, run_arrays, written_config
@@ -28,6 +29,7 @@ class TrainedAnnotator:
     Attributes:
         labels: its vocabulary.
         image_size: S, in pixels.
+        num_features: F, channels of its maps.
         digest: tells its weights and settings from others.
 
     Raises:
@@ -41,6 +43,8 @@ class TrainedAnnotator:
             raise InputError(f"{workdir} holds a run of config.task={config.get('task')!r}; name one of annotation")
         arrays, info = run_arrays(workdir)
         check_whole(workdir, info)
+        if "labels" not in info:
+            raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
         self.labels = tuple(info["labels"])
         self.image_size = config.data.image_size
         self._task = AnnotationTask(config)
@@ -50,6 +54,7 @@ class TrainedAnnotator:
             lambda rngs: build_annotator(config.model, len(self.labels), rngs=rngs), self._mesh
         )
         self._weights = sharding.put_replicated(replace_arrays(pick_weights(shapes, "raw"), arrays), self._mesh)
+        self.num_features = nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))).num_features
         self._maps = make_predict_step(graphdef, self._extract, self._mesh)
         self._scores = make_predict_step(graphdef, self._score, self._mesh)
         model = config.model

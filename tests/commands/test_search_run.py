@@ -65,6 +65,7 @@ def test_training_ends_with_metrics_and_pictures(workdir, annotator):
     assert rankings["images_of_queries"].shape == (len(rankings["queries"]), 16)
     first_right = np.take_along_axis(relevant, rankings["images_of_queries"], axis=1)[:, 0]
     assert np.mean(first_right) == pytest.approx(metrics["r1"])
+    assert np.median(rankings["rank_of_right"]) == metrics["median_rank"]
     assert {"roc.png", "search.png"} <= {path.name for path in folder.iterdir()}
 
 
@@ -134,12 +135,29 @@ def test_queries_are_sets_of_labels_and_some_are_held_out(annotator):
         ({"eval.split": "train"}, "config.eval.split='train' is unknown"),
         ({"model.modalities": "text"}, "config.model.modalities: unknown 'text'"),
         ({"model.embed_size": 0}, "config.model.embed_size=0 must be at least 1"),
+        ({"batch_size": 1}, "config.batch_size=1 must be at least 2"),
+        ({"data.held_out": 2.0}, "config.data.held_out=2.0 must lie in 0..1"),
+        ({"data.feature_dtype": "int8"}, "config.data.feature_dtype='int8' is unknown; known: float16, float32"),
+        ({"loss.margin": -1.0}, "config.loss.margin=-1.0 must be above 0"),
+        ({"eval.metric": "median_rank"}, "config.eval.metric='median_rank' cannot choose an epoch; known: ndcg_5"),
+        ({"data.split_seed": 5}, r"was trained on other parts of scenes: set config.data.split_seed=1, "),
         ({"accumulate_steps": 2}, "config.accumulate_steps: wrong images are drawn"),
     ],
 )
 def test_fields_that_do_not_fit_are_told(annotator, tmp_path, overrides, message):
     with pytest.raises(InputError, match=message):
         train(small_config(annotator, **overrides), tmp_path)
+
+
+def test_a_run_may_start_from_another(annotator, workdir, tmp_path, capsys):
+    train(small_config(annotator, init_from=str(workdir), **{"optimizer.max_learning_rate": 1e-5}), tmp_path)
+    assert records(tmp_path, "train")[0]["loss"] < 0.9 * records(workdir, "train")[0]["loss"]
+
+
+def test_weights_of_another_annotator_are_refused(annotator, workdir, tmp_path):
+    other = write_run(tmp_path / "other", annotator_config(**{"model.hidden_size": 32}))
+    with pytest.raises(InputError, match="on maps and keywords of another annotator"):
+        evaluate(small_config(other), None, tmp_path / "out", weights=(str(workdir),))
 
 
 def test_a_run_of_another_system_is_no_annotator(annotator, workdir, tmp_path):

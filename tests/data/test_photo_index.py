@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -68,23 +69,45 @@ def test_another_model_makes_it_anew_and_says_so(tmp_path, folder):
     assert len(list((tmp_path / "index").glob("*rows-*"))) == 1
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"version": 1}'])
-def test_a_damaged_index_is_made_anew(tmp_path, folder, content):
+@pytest.mark.parametrize("content", ["{", "[]", '["a"]', "[1]", "[null]", '[["a"]]', None])
+@pytest.mark.parametrize("file", ["photos.json", "red.npy"])
+def test_a_damaged_index_is_made_anew(tmp_path, folder, content, file):
     update(tmp_path / "index", folder)
-    (tmp_path / "index" / "index.json").write_text(content)
+    path = next((tmp_path / "index").glob("rows-*")) / file
+    path.unlink() if content is None else path.write_text(content)
     index, found, seen = update(tmp_path / "index", folder)
-    assert found.rebuilt.startswith("it cannot be read")
+    assert found.rebuilt.startswith("it is damaged (")
     assert (seen, len(reds(index))) == (7, 7)
 
 
-def test_lost_rows_are_made_anew(tmp_path, folder):
+def test_other_things_are_left_alone(tmp_path, folder):
+    mine = tmp_path / "mine"
+    for name in ("arrows-pics", "rows-2019"):
+        (mine / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="mine holds other things than an index; --index names an empty or a new"):
+        update(mine, folder)
+    (mine / "index.json").write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="holds other things than an index"):
+        update(mine, folder)
+    update(tmp_path / "index", folder)
+    (tmp_path / "index" / "rows-2019").mkdir()
+    update(tmp_path / "index", folder, name="another")
+    assert (tmp_path / "index" / "rows-2019").is_dir()
+
+
+def test_names_need_not_be_utf8(tmp_path, folder):
+    paint(folder / "x.png", 50)
+    os.rename(os.fsencode(folder / "x.png"), os.fsencode(folder) + b"/bad\xff.png")
     index, _, _ = update(tmp_path / "index", folder)
-    (next((tmp_path / "index").glob("rows-*")) / "red.npy").write_bytes(b"")
-    with pytest.raises(InputError, match=r"is damaged: .*; delete .* it is made anew"):
-        index.parts()
-    for path in (tmp_path / "index").glob("rows-*"):
-        path.rename(tmp_path / "elsewhere")
-    assert update(tmp_path / "index", folder)[1].rebuilt == "parts of it are missing"
+    assert reds(index)[os.fsdecode(b"bad\xff.png")] == 50
+    assert update(tmp_path / "index", folder)[2] == 0
+
+
+def test_two_at_once_leave_one_whole_index(tmp_path, folder):
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: update(tmp_path / "index", folder), range(2)))
+    assert sorted(seen for _, _, seen in found) == [0, 7]
+    assert all(len(reds(index)) == 7 for index, _, _ in found)
 
 
 def test_photos_that_cannot_be_used_are_told_once_and_again(tmp_path, folder):

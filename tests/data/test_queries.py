@@ -21,6 +21,12 @@ def test_queries_are_the_sets_of_labels_that_occur():
         label_queries(TARGETS * 0, LABELS, 2)
 
 
+def test_queries_of_the_same_words_are_one():
+    found = label_queries(np.array([[1, 1, 0], [0, 0, 1]]), ("fire", "truck", "fire truck"), 2)
+    assert found.texts == ("fire", "truck", "fire truck")
+    assert found.relevant.toarray().tolist() == [[1, 0], [1, 0], [1, 1]]
+
+
 def test_a_share_of_the_queries_of_several_words_is_held_out():
     texts = [f"word{k}" for k in range(500)] + [f"red word{k}" for k in range(2000)]
     chosen = held_out(texts, 0.2)
@@ -88,8 +94,23 @@ def test_only_wrong_images_are_negative(split, negatives):
     assert batch["negative"].sum(axis=0).tolist() == expected.tolist()
 
 
+def test_keywords_are_left_out_and_others_join(split):
+    index = np.tile(np.arange(30), 20)
+    whole = ClickBatches(split, 0, seed=3)({"index": index}, slice(None))
+    part = ClickBatches(split, 0, seed=3, keyword_noise=(0.4, 0.0))({"index": index}, slice(None))
+    assert part["counts"].sum() / whole["counts"].sum() == pytest.approx(0.6, abs=0.06)
+    for row in range(len(index)):
+        kept, given = part["keywords"][row], whole["keywords"][row]
+        assert set(kept[: part["counts"][row]]) <= set(given[: whole["counts"][row]])
+        assert (np.diff(kept[: part["counts"][row]]) > 0).all()  # as given, in order
+        assert not kept[part["counts"][row] :].any()
+    alone = ClickBatches(split, 0, seed=3, keyword_noise=(1.0, 1.0))({"index": index}, slice(None))
+    np.testing.assert_array_equal(alone["keywords"], np.roll(whole["keywords"], 1, axis=0))
+    np.testing.assert_array_equal(alone["counts"], np.roll(whole["counts"], 1, axis=0))
+
+
 def test_processes_share_a_batch(split):
-    batches = ClickBatches(split, 2, seed=3)
+    batches = ClickBatches(split, 2, seed=3, keyword_noise=(0.4, 0.3))
     columns = {"index": np.array([0, 5, 11, 14, 20, 25, 30, 32])}
     whole = batches(columns, slice(None))
     parts = [batches(columns, slice(start, start + 4)) for start in (0, 4)]
