@@ -1,7 +1,7 @@
 """System D: AMC, image search by attention to regions and keywords (Chen et al., CVPR 2017, arXiv 1704.00763).
 
-python train.py --config configs/corel5k_lite.py:gap --config.data.image_size=192 --workdir runs/lite \\
-    --config.data.root=datasets
+python train.py --config configs/corel5k_lite.py:gap --config.data.image_size=192 --config.eval.split=validation \\
+    --config.data.root=datasets --workdir runs/lite
 python train.py --config configs/amc.py:corel5k --workdir runs/amc --config.data.root=datasets \\
     --config.data.annotator=runs/lite
 

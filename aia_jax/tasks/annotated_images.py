@@ -39,26 +39,16 @@ class AnnotatedImages:
     @functools.cached_property
     def annotator(self) -> TrainedAnnotator:
         """What makes maps and keywords."""
-        return TrainedAnnotator(self._data.annotator, self._config.eval.batch_size)
+        found = TrainedAnnotator(self._data.annotator, self._config.eval.batch_size)
+        self._check_parts(found.config)
+        return found
 
-    @functools.cached_property
+    @property
     def caveat(self) -> str:
-        """What a reader of the numbers must know of the annotator's training; "": nothing.
-
-        Raises:
-            InputError: its validation images are others than those here, so that it was trained on ours.
-        """
-        there, data = self.annotator.config, self._data
-        if there.data.name != data.name or self._config.eval.split == "test":
-            return ""
-        if there.eval.split == "test":
-            return "the annotator was trained on the validation images too"
-        own = {"data.split_seed": data.split_seed, "data.validation_fraction": data.validation_fraction}
-        others = {"data.split_seed": there.seed, "data.validation_fraction": there.data.validation_fraction}
-        if own != others:
-            wanted = ", ".join(f"config.{name}={value}" for name, value in others.items())
-            raise InputError(f"{data.annotator} was trained on other parts of {data.name}: set {wanted}")
-        return ""
+        """What a reader of the numbers must know of the annotator's training; "": nothing."""
+        there = self.annotator.config
+        shared = there.data.name == self._data.name and self._config.eval.split == "validation"
+        return "the annotator was trained on the validation images too" if shared and there.eval.split == "test" else ""
 
     @property
     def digest(self) -> str:
@@ -76,7 +66,7 @@ class AnnotatedImages:
         Raises:
             InputError: there is no such part, or its images cannot be used.
         """
-        images, data, _ = self._images(name), self._data, self.caveat
+        images, data = self._images(name), self._data
         maps = self.annotator.maps_of(images.images, data.feature_dtype)
         if data.keywords == "annotator":
             chosen = self.annotator.keywords_of(maps, data.keyword_threshold)
@@ -84,6 +74,17 @@ class AnnotatedImages:
             chosen = [np.flatnonzero(row).astype(np.int32) for row in images.targets]
         queries = label_queries(images.targets, images.labels, data.query_words)
         return SearchImages(maps, *padded_keywords(chosen, data.max_keywords), queries, images.images)
+
+    def _check_parts(self, there: ConfigDict) -> None:
+        """Raises InputError if the annotator's validation images are others than ours, some of which it was trained on then."""
+        data = self._data
+        if there.data.name != data.name or {there.eval.split, self._config.eval.split} != {"validation"}:
+            return
+        own = {"split_seed": data.split_seed, "validation_fraction": data.validation_fraction}
+        theirs = {"split_seed": there.seed, "validation_fraction": there.data.validation_fraction}
+        if own != theirs:
+            wanted = ", ".join(f"config.data.{name}={value}" for name, value in theirs.items())
+            raise InputError(f"{data.annotator} was trained on other parts of {data.name}: set {wanted}")
 
     def _images(self, name: str) -> Split:
         if name == "test":
