@@ -76,7 +76,7 @@ class AnnotatedImages:
         return SearchImages(maps, *padded_keywords(chosen, data.max_keywords), queries, images.images)
 
     def _check_parts(self, there: ConfigDict) -> None:
-        """Raises InputError if the annotator's validation images are others than ours, some of which it was trained on then."""
+        """Raises InputError if the annotator was trained on some of our validation images, its own being others."""
         data = self._data
         if there.data.name != data.name or {there.eval.split, self._config.eval.split} != {"validation"}:
             return
