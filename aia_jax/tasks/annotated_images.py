@@ -39,7 +39,7 @@ class AnnotatedImages:
     @functools.cached_property
     def annotator(self) -> TrainedAnnotator:
         """What makes maps and keywords."""
-        return TrainedAnnotator(self._data.annotator, self._config.eval.batch_size)
+        return TrainedAnnotator.of_run(self._data.annotator, self._config.eval.batch_size)
 
     @property
     def digest(self) -> str:

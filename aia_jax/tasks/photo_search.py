@@ -69,7 +69,7 @@ class PhotoSearch:
         arrays, info = run_arrays(workdir)
         self._keyword_names = tuple(info["labels"])
         self.vocabulary = Vocabulary({word: number for number, word in enumerate(info["words"])}, str(workdir))
-        self.annotator = TrainedAnnotator(annotator or config.data.annotator, batch_size)
+        self.annotator = TrainedAnnotator.of_run(annotator or config.data.annotator, batch_size)
         if info["annotator"] and self.annotator.digest != info["annotator"]:
             raise InputError(
                 f"{annotator or config.data.annotator} is another annotator than {workdir} was trained with; "
