@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from aia_jax.commands.hosts import define_host_flags, join_hosts
 from aia_jax.commands.xla_flags import apply_preset, define_xla_flags
+from aia_jax.data.cache import cache_root
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 
 EXIT_INPUT, EXIT_NON_FINITE = 2, 3
@@ -155,6 +157,12 @@ def unwinding_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def keep_programs() -> None:
+    """What XLA compiles is kept, so that a second call need not wait for it."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_root("") / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _set_up_devices() -> None:

@@ -7,10 +7,17 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aia_jax.commands import features, keywords, results, search, vocab
+from aia_jax.commands import annotate, features, keywords, results, search, vocab
 from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
 
-_COMMANDS = {"features": features, "keywords": keywords, "results": results, "search": search, "vocab": vocab}
+_COMMANDS = {
+    "annotate": annotate,
+    "features": features,
+    "keywords": keywords,
+    "results": results,
+    "search": search,
+    "vocab": vocab,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"nearest: {near[0]}" if near else f"known: {', '.join(_COMMANDS)}"
         return fail(f"unknown command {argv[0]!r}; {hint}")
     arguments, others = parser.parse_known_args(argv)
-    if others and not hasattr(arguments, "config"):
+    if others and not getattr(arguments, "config", None):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     return guarded(lambda: _run(arguments, others))
 
 
 def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     try:
-        if hasattr(arguments, "config"):
+        if getattr(arguments, "config", None):
             arguments.config = read_config(arguments.config, overrides)
         _COMMANDS[arguments.command].run(arguments)
         sys.stdout.flush()

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import jax
-
-from aia_jax.commands.cli import not_negative, positive, unwinding_on_sigterm
+from aia_jax.commands.cli import keep_programs, not_negative, positive, unwinding_on_sigterm
 from aia_jax.data.cache import cache_root, speaking_errors
 from aia_jax.data.images import thumbnail
 from aia_jax.data.photo_index import PhotoIndex, Update
@@ -56,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")
-    _keep_programs()
+    keep_programs()
     search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
         search.encode(query)  # told before any photo is read
@@ -79,12 +77,6 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.html:
             write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)), title=query)
             print(f"written to {arguments.html}")
-
-
-def _keep_programs() -> None:
-    """What XLA compiles is kept, so that a second call need not wait for it."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_root("") / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _index_place(folder: Path, digest: str) -> Path:

@@ -9,6 +9,7 @@ VG-500 may also lie there as SSGRL (github HCPLab-SYSU/SSGRL) lays it out. Photo
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -24,6 +25,7 @@ _SSGRL_FOLDERS = ("", "ssgrl", "data/VG")
 _SSGRL_INDEX = "vg_category_500_labels_index.json"
 _SSGRL_VOCABULARY = "vg500_vocabulary.txt"
 _MAX_LISTED = 20
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 cannot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,24 @@ def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
         f"{path.absolute()} does not exist. config.data.root={str(root)!r} must be the folder that holds"
         f" {FOLDERS[dataset]}/ with {split}.json{alternative}, and the photos in images/"
     )
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The names of labels in a file: one a line, or JSON, a list or with a field `labels` such as `<split>.json`.
+
+    Raises:
+        InputError: it cannot be read, holds none, or a name stands there twice.
+    """
+    text = read_text(path)
+    labels = [line.strip() for line in text.splitlines() if line.strip()]
+    if text.lstrip().startswith(("{", "[")):
+        document = _read_json(path)
+        labels = document.get("labels") if isinstance(document, dict) else document
+    if not isinstance(labels, list) or not labels:
+        raise InputError(f'{path} holds no labels; expected one a line, or {{"labels": [...]}}')
+    if problems := _label_problems(labels):
+        raise InputError(f"{path} cannot be used, {len(problems):,} problem(s):{list_problems(problems)}")
+    return tuple(labels)
 
 
 def list_problems(problems: Sequence[str]) -> str:
@@ -169,7 +189,7 @@ def _label_problems(labels: list) -> list[str]:
     problems = []
     first_use: dict[str, int] = {}
     for index, label in enumerate(labels):
-        if not isinstance(label, str) or label.strip().splitlines() != [label]:
+        if not isinstance(label, str) or label.strip().splitlines() != [label] or _LONE_SURROGATE.search(label):
             problems.append(f"labels[{index}]: must be a name of one line without blanks around it, found {label!r}")
         elif first_use.setdefault(label, index) != index:
             problems.append(f"labels[{index}]: {label!r} stands at labels[{first_use[label]}] already")

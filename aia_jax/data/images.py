@@ -1,24 +1,39 @@
 """One image file's bytes to one uint8 array of the size the network takes."""
 
+import contextlib
+import functools
 import io
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from aia_jax.errors import InputError
 
+_UPRIGHT = {  # by the value of EXIF's field Orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
-def decode_image(data: bytes, size: int) -> np.ndarray:
+
+def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray:
     """Decodes to RGB and resizes with Pillow's (antialiasing) bilinear filter, ignoring the aspect ratio.
 
     Colours are those of `PIL.Image.convert("RGB")`, as in the reference: alpha and palette transparency are dropped,
     CMYK is converted, grey is repeated, of an animation the first frame counts. 16-bit grey is scaled to 8 bits, which
-    Pillow would clip. EXIF rotation is not applied.
+    Pillow would clip. HEIC and HEIF need the package pillow_heif.
 
     Args:
         data: the bytes of the file, whole.
         size: side S of the result in pixels.
+        upright: whether a photo is turned as its EXIF orientation says. The published data sets were prepared
+            without; photos from a camera need it.
 
     Returns:
         uint8 `[S, S, 3]`.
@@ -26,27 +41,53 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
     Raises:
         InputError: empty, not an image, corrupt, truncated, or too large to be decoded safely.
     """
-    return np.asarray(_decoded(data, lambda image: image.resize((size, size), Image.Resampling.BILINEAR)))
+    return _decoded(data, lambda image: resize_image(image, size, upright=upright))
+
+
+def resize_image(image: Image.Image, size: int, *, upright: bool = False) -> np.ndarray:
+    """An open image as `decode_image` would give it: uint8 `[S, S, 3]`."""
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image)) if upright else None
+    square = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(square if turn is None else square.transpose(turn))  # a small square is turned faster
 
 
 def thumbnail(data: bytes, side: int) -> np.ndarray:
     """As `decode_image`, but of the photo's own shape: uint8 `[H, W, 3]`, neither longer than `side`."""
-    return np.asarray(_decoded(data, lambda image: ImageOps.contain(image, (side, side))))
+    return _decoded(data, lambda image: np.asarray(ImageOps.contain(_to_rgb(image), (side, side))))
 
 
-def _decoded(data: bytes, shrink: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _decoded(data: bytes, shrink: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     if not data:
         raise InputError("the file is empty")
+    _register_heif()
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            return shrink(_to_rgb(image))
+            return shrink(image)
     except Image.UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+            raise InputError("HEIC and HEIF need one more package: pip install pillow_heif") from None
         raise InputError("not an image of a known format") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything for bytes that are no valid image.
         raise InputError(f"{error or type(error).__name__}") from None
+
+
+@functools.cache
+def _register_heif() -> None:
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # of damaged metadata, which say nothing about the pixels
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -16,7 +16,22 @@ from aia_jax.data.pipeline import read_ahead
 from aia_jax.errors import InputError
 from aia_jax.files import shown_files
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".jfif",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +63,16 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
     return _listed(folder, listed) if listed else _found(folder)
 
 
-def read_photos(paths: Sequence[Path], size: int, *, num_workers: int) -> Iterator[Photo]:
+def read_photos(paths: Sequence[str | Path], size: int, *, num_workers: int, upright: bool = False) -> Iterator[Photo]:
     """The photos in order, each resized to `size` x `size` pixels as data preparation does; close it at the end.
 
     Args:
         num_workers: processes that decode; 0: threads of this one.
+        upright: see `decode_image`.
     """
     import grain
 
-    dataset = grain.MapDataset.source([str(path) for path in paths]).map(_Decode(size))
+    dataset = grain.MapDataset.source([str(path) for path in paths]).map(_Decode(size, upright))
     ahead = read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
     try:
         with contextlib.closing(iter(ahead)) as photos:
@@ -71,10 +87,11 @@ class _Decode:
     """Picklable, as worker processes need it."""
 
     size: int
+    upright: bool
 
     def __call__(self, path: str) -> tuple[np.ndarray, str]:
         try:
-            return decode_image(Path(path).read_bytes(), self.size), ""
+            return decode_image(Path(path).read_bytes(), self.size, upright=self.upright), ""
         except InputError as error:
             problem = str(error)
         except OSError as error:

@@ -98,7 +98,7 @@ class PhotoSearch:
 
     def _annotator(self, given: str, workdir: Path, batch_size: int) -> TrainedAnnotator:
         try:
-            return TrainedAnnotator(given or self.config.data.annotator, batch_size)
+            return TrainedAnnotator.of_run(given or self.config.data.annotator, batch_size)
         except InputError as error:
             advice = "" if given else f"; {workdir} was trained with it, --annotator names where it lies now"
             raise InputError(f"{error}{advice}") from None

@@ -1,5 +1,6 @@
-"""An annotator that was trained before, as other systems use it: maps of its backbone, and its labels as keywords."""
+"""An annotator that was trained before: scores of images, maps of its backbone, its labels as keywords."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from aia_jax.training.state import abstract_weights, make_predict_step, pick_wei
 
 
 class TrainedAnnotator:
-    """The best epoch of an annotation run.
+    """An annotator's weights on the devices.
 
     Args:
-        workdir: of the run.
+        config: of annotation.
+        labels: its vocabulary, C names.
+        arrays: path to array of the whole model.
         batch_size: images, or maps, computed at once; rounded up to a multiple of the devices.
 
     Attributes:
@@ -33,19 +36,12 @@ class TrainedAnnotator:
         digest: tells its weights and settings from others.
 
     Raises:
-        InputError: no such run, or one of another system.
+        InputError: a config that cannot be used.
     """
 
-    def __init__(self, workdir: str | Path, batch_size: int):
-        workdir = Path(workdir)
-        self.config = config = ConfigDict(written_config(workdir))
-        if config.get("task") != "annotation":
-            raise InputError(f"{workdir} holds a run of config.task={config.get('task')!r}; name one of annotation")
-        arrays, info = run_arrays(workdir)
-        check_whole(workdir, info)
-        if "labels" not in info:
-            raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
-        self.labels = tuple(info["labels"])
+    def __init__(self, config: ConfigDict, labels: Sequence[str], arrays: dict[str, Any], batch_size: int):
+        self.config = config
+        self.labels = tuple(labels)
         self.image_size = config.data.image_size
         self._task = AnnotationTask(config)
         self._mesh = sharding.data_mesh()
@@ -57,9 +53,43 @@ class TrainedAnnotator:
         self.num_features = nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))).num_features
         self._maps = make_predict_step(graphdef, self._extract, self._mesh)
         self._scores = make_predict_step(graphdef, self._score, self._mesh)
+        self._predict = make_predict_step(graphdef, self._task.predict, self._mesh)
+        self._explain = make_predict_step(graphdef, self._task.explain, self._mesh)
         model = config.model
         self._settings = f"{weights_digest(arrays)} {model.dtype} {model.native_padding}"
         self.digest = f"{model.backbone} {self.image_size} px {self._settings}"
+
+    @classmethod
+    def of_run(cls, workdir: str | Path, batch_size: int) -> "TrainedAnnotator":
+        """The best epoch of an annotation run.
+
+        Raises:
+            InputError: no such run, or one of another system.
+        """
+        workdir = Path(workdir)
+        config = ConfigDict(written_config(workdir))
+        if config.get("task") != "annotation":
+            raise InputError(f"{workdir} holds a run of config.task={config.get('task')!r}; name one of annotation")
+        arrays, info = run_arrays(workdir)
+        check_whole(workdir, info)
+        if "labels" not in info:
+            raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
+        return cls(config, info["labels"], arrays, batch_size)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that scores depend on beside the images."""
+        return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self._task.channel_stats}
+
+    def predict(self, images: np.ndarray, *, explain: bool = False) -> dict[str, jax.Array]:
+        """Dispatches uint8 `[b, S, S, 3]`, b at most `batch_size`; the caller does not wait for the devices.
+
+        Returns:
+            `scores` float32 `[batch_size, C]` and, if asked to `explain` and the head attends, `attention`
+            `[batch_size, C, h, w]`; rows from b on are padding.
+        """
+        step = self._explain if explain else self._predict
+        return step(self._weights, sharding.put_batch({"image": padded(images, self.batch_size)}, self._mesh))
 
     def maps(self, images: np.ndarray) -> np.ndarray:
         """uint8 `[b, S, S, 3]`, at most `batch_size` of them, to the backbone's maps float32 `[b, h, w, F]`."""

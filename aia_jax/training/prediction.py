@@ -2,8 +2,8 @@
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from aia_jax.training.state import Arrays, make_predict_step
 # Batches dispatched ahead of the one whose outputs are read: while one is computed the next are on their way, and the
 # memory for them stays bounded.
 _IN_FLIGHT = 4
+Tag = TypeVar("Tag")
 
 
 class Predictor:
@@ -47,6 +48,22 @@ class Predictor:
         return predict_split(self._steps[predict_fn], weights, batches, self._mesh, shared)
 
 
+def fetched(dispatched: Iterable[tuple[Tag, Arrays]]) -> Iterator[tuple[Tag, Arrays]]:
+    """Outputs on the host, in order, while the next batches are computed.
+
+    Args:
+        dispatched: anything about a batch, and its outputs on the devices.
+    """
+    in_flight: deque[tuple[Tag, Arrays]] = deque()
+    for one in dispatched:
+        in_flight.append(one)
+        if len(in_flight) > _IN_FLIGHT:
+            tag, outputs = in_flight.popleft()
+            yield tag, jax.device_get(outputs)
+    for tag, outputs in in_flight:
+        yield tag, jax.device_get(outputs)
+
+
 def predict_split(
     predict_step: Callable[..., Arrays],
     weights: Sequence[Arrays],
@@ -66,7 +83,6 @@ def predict_split(
         The outputs under each of `weights`: `{name: [N, ...]}`.
     """
     chunks: list[list[dict[str, np.ndarray]]] = [[] for _ in weights]
-    in_flight: deque[tuple[list[Arrays], jax.Array]] = deque()
     given = [(of_one,) for of_one in weights]
     if shared is not None:
         placed = [sharding.put_replicated(of_one, mesh) for of_one in shared]
@@ -75,21 +91,17 @@ def predict_split(
         desc="predict", unit="img", leave=False, dynamic_ncols=True, disable=None if jax.process_index() == 0 else True
     )
 
-    def retire() -> None:
-        outputs, mask = jax.device_get(in_flight.popleft())
-        for of_one, kept in zip(outputs, chunks, strict=True):
-            kept.append({name: rows[mask] for name, rows in of_one.items()})
-        bar.update(int(mask.sum()))
-
-    with bar:
+    def dispatched() -> Iterator[tuple[None, Any]]:
         for batch in batches:
             on_devices = sharding.put_batch(batch, mesh)
             mask = _replicate(mesh)(on_devices.pop("mask"))
-            in_flight.append(([predict_step(first, on_devices, *rest) for first, *rest in given], mask))
-            if len(in_flight) > _IN_FLIGHT:
-                retire()
-        while in_flight:
-            retire()
+            yield None, ([predict_step(first, on_devices, *rest) for first, *rest in given], mask)
+
+    with bar:
+        for _, (outputs, mask) in fetched(dispatched()):
+            for of_one, kept in zip(outputs, chunks, strict=True):
+                kept.append({name: rows[mask] for name, rows in of_one.items()})
+            bar.update(int(mask.sum()))
     return [{name: np.concatenate([chunk[name] for chunk in kept]) for name in kept[0]} for kept in chunks]
 
 

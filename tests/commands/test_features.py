@@ -221,7 +221,7 @@ def test_bad_lists_are_told_with_their_lines(features, tmp_path, capsys, content
     [
         (["--images={}/none"], "none is not there; name a folder of photos"),
         (["--images={}/file"], "file is no folder; name a folder of photos"),
-        (["--images={}/empty"], "empty holds no photos; files that end in .bmp, "),
+        (["--images={}/empty"], "empty holds no photos; files that end in .avif, .bmp, "),
         (["--output={}/x"], "x must end in .npy"),
         (["--output={}/file/x.npy"], "file is no folder"),
         (["--output={}/file/deep/x.npy"], "cannot be written: Not a directory; --output names another place"),

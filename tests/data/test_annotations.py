@@ -6,7 +6,7 @@ import pytest
 from conftest import SHARED_DATASETS
 from photos import LABELS, write_annotations
 
-from aia_jax.data.annotations import FOLDERS, read_annotations
+from aia_jax.data.annotations import FOLDERS, read_annotations, read_labels
 from aia_jax.errors import InputError
 
 
@@ -188,3 +188,31 @@ def test_without_any_list_both_layouts_are_named(tmp_path, ssgrl):
     shutil.rmtree(ssgrl)
     with pytest.raises(InputError, match=r"train\.json, or SSGRL's train_list_500\.txt"):
         read_annotations(tmp_path, "vg500", "train")
+
+
+@pytest.mark.parametrize(
+    "text", ["sky\n\n <b>water</b> \n", '["sky", "<b>water</b>"]', '\ufeff{"labels": ["sky", "<b>water</b>"]}']
+)
+def test_labels_are_read_from_lines_and_from_json(tmp_path, text):
+    path = tmp_path / "labels"
+    path.write_text(text, encoding="utf-8")
+    assert read_labels(path) == ("sky", "<b>water</b>")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no labels; expected one a line, or"),
+        ('{"names": []}', "holds no labels"),
+        ('{"labels": "sky"}', "holds no labels"),
+        ("{", "is not JSON"),
+        ("sky\nsky", r"labels\[1\]: 'sky' stands at labels\[0\] already"),
+        ('["sky", 3]', r"labels\[1\]: must be a name of one line"),
+        (r'["\ud800"]', r"labels\[0\]: must be a name of one line"),
+    ],
+)
+def test_files_without_usable_labels_are_told(tmp_path, text, message):
+    path = tmp_path / "labels"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"(?s)/labels .*{message}"):
+        read_labels(path)

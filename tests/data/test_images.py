@@ -1,11 +1,14 @@
 import io
+import sys
+import types
 import warnings
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
+from aia_jax.data import images
 from aia_jax.data.images import decode_image
 from aia_jax.errors import InputError
 
@@ -93,3 +96,55 @@ def test_a_jpeg_cut_anywhere_is_refused_or_lost_no_pixel(name):
         except InputError:
             refused += 1
     assert refused > 60
+
+
+def _turned(orientation: int, kind: str) -> bytes:
+    """A photo whose stored pixels have to be turned as `orientation` says."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return _encode(Image.fromarray(np.kron(_noise(2, 3, 3), np.ones((8, 8, 1), np.uint8))), kind, exif=exif)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_upright_only_if_asked(kind, orientation):
+    data = _turned(orientation, kind)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB").resize((12, 12), Image.Resampling.BILINEAR)
+        stored = image.convert("RGB").resize((12, 12), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(decode_image(data, 12, upright=True).astype(int), np.asarray(expected, int), atol=2)
+    np.testing.assert_array_equal(decode_image(data, 12), np.asarray(stored))
+    assert kind == "TIFF" or orientation == 1 or not np.array_equal(expected, stored)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0" + b"\xff" * 40, b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0"])
+def test_damaged_metadata_leave_the_photo_as_it_is(exif):
+    data = _encode(Image.fromarray(_noise(20, 30, 3)), "JPEG", exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.testing.assert_array_equal(decode_image(data, 12, upright=True), decode_image(data, 12))
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+
+
+def test_heic_without_its_package_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    images._register_heif.cache_clear()
+    with pytest.raises(InputError, match="HEIC and HEIF need one more package: pip install pillow_heif"):
+        decode_image(HEIC, 8)
+    images._register_heif.cache_clear()
+
+
+def test_heic_is_read_where_its_package_is(monkeypatch):
+    def register_heif_opener():
+        Image.register_open(
+            "HEIF", lambda file, name=None: Image.new("RGB", (4, 4), (9, 8, 7)), lambda start: b"heic" in start
+        )
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register_heif_opener))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    images._register_heif.cache_clear()
+    assert decode_image(HEIC, 8).tolist() == [[[9, 8, 7]] * 8] * 8
+    images._register_heif.cache_clear()

@@ -1,0 +1,155 @@
+"""Labels with scores for every photo of a folder."""
+
+import argparse
+import contextlib
+import itertools
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from aia_jax.commands.annotator import load_annotator
+from aia_jax.commands.cli import keep_programs, positive, unwinding_on_sigterm
+from aia_jax.data.annotation_output import PROBLEMS, AnnotationOutput
+from aia_jax.data.cache import speaking_errors
+from aia_jax.data.photos import photo_names
+from aia_jax.errors import InputError, Interrupted
+from aia_jax.tasks.photo_annotator import PhotoAnnotator
+from aia_jax.training.interruption import stop_on_signals
+
+_BYTES_PER_PHOTO = 5000  # about: a block of the disk for the keywords, and a line
+_LISTED = 5  # photos that cannot be read
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `aia annotate`."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="folder of an annotation run, whose best epoch counts"
+    )
+    model.add_argument("--weights", metavar="FILE", help="PyTorch or safetensors file; needs --config")
+    parser.add_argument("--config", metavar="CONFIG", help="of --weights; --config.field=value overrides")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="of --weights: its labels, one a line or JSON with `labels`; the default are those of the config's data",
+    )
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, searched recursively")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl; what a call was interrupted in is "
+        "continued, photos that have labels there are not read again",
+    )
+    limits = parser.add_mutually_exclusive_group()
+    limits.add_argument("--threshold", type=float, metavar="T", help="labels that score above it count")
+    limits.add_argument(
+        "--thresholds",
+        type=Path,
+        metavar="FILE.json",
+        help="one for each label; the default is thresholds.json of the workdir, else config.eval.threshold (0.5)",
+    )
+    parser.add_argument("--top", type=positive, metavar="N", help="at most N labels a photo, the highest")
+    parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos computed at once")
+    parser.add_argument(
+        "--num_workers", type=int, default=0, metavar="N", help="processes that decode photos; 0: threads"
+    )
+    parser.add_argument("--force", action="store_true", help="drop annotations that are in --output and start anew")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Annotates the photos that have no labels yet, derives table and keywords, and prints a summary.
+
+    Raises:
+        InputError: model, photos, thresholds or output that cannot be used, or none of the photos can be read.
+        Interrupted: by Ctrl-C or SIGTERM; what was annotated stays.
+    """
+    _check(arguments)
+    names = photo_names(arguments.images)
+    keep_programs()
+    annotator = load_annotator(
+        arguments.workdir or arguments.weights,
+        arguments.config,
+        labels=arguments.labels,
+        threshold=arguments.thresholds if arguments.threshold is None else arguments.threshold,
+        top=arguments.top,
+        batch_size=arguments.batch_size,
+    )
+    settings = {"images": str(arguments.images.resolve()), **annotator.settings}
+    output: Path = arguments.output
+    advice = f"--output names another place; once there is room {_continuing(arguments)} continues"
+    with (
+        unwinding_on_sigterm(),
+        speaking_errors(output, _BYTES_PER_PHOTO * len(names), advice),
+        AnnotationOutput(output, settings, force=arguments.force) as written,
+    ):
+        fresh = [name for name in names if name not in written.done]
+        start = time.perf_counter()
+        if fresh:
+            _annotate(annotator, arguments, fresh, written)
+        seconds = time.perf_counter() - start
+        _derive(written)
+        now = f", {len(fresh) / seconds:,.1f} img/s" if fresh else ""
+        print(f"{len(fresh):,} of {len(names):,} photos read now{now}; written to {_shown(str(output))}")
+
+
+def _annotate(
+    annotator: PhotoAnnotator, arguments: argparse.Namespace, names: Sequence[str], written: AnnotationOutput
+) -> None:
+    remaining, done = iter(names), len(written.done)
+    paths = [os.path.join(arguments.images, name) for name in names]
+    bar = tqdm(desc="annotate", total=done + len(names), initial=done, unit="img", dynamic_ncols=True, mininterval=0.5)
+    annotated = annotator.annotate(paths, arguments.num_workers)
+    with stop_on_signals() as request, bar, contextlib.closing(annotated) as batches:
+        for batch in batches:
+            found = list(zip(itertools.islice(remaining, len(batch)), batch, strict=True))
+            written.add(
+                [(name, labels) for name, labels in found if not isinstance(labels, str)],
+                [(name, problem) for name, problem in found if isinstance(problem, str)],
+            )
+            bar.update(len(batch))
+            if request.signum:
+                raise Interrupted(request.signum, f"stopped after {bar.n:,} photos; {_continuing(arguments)} continues")
+
+
+def _derive(written: AnnotationOutput) -> None:
+    """Writes what is derived, and tells about all photos."""
+    num_photos = num_labels = num_empty = 0
+    for _, labels in tqdm(written.derive(), desc="write", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5):
+        num_photos += 1
+        num_labels += len(labels)
+        num_empty += not labels
+    problems = written.problems()
+    listed = [f"{_shown(name)}: {problem}" for name, problem in itertools.islice(problems, _LISTED)]
+    more = sum(1 for _ in problems)
+    told = "".join(f"\n  {line}" for line in listed) + (f"\n  and {more:,} more" if more else "")
+    if not num_photos:
+        raise InputError(f"none of the {len(listed) + more:,} photos can be read:{told}")
+    if listed:
+        print(f"{len(listed) + more:,} photos with problems, see {PROBLEMS}:{told}", file=sys.stderr)
+    print(f"{num_photos:,} photos annotated, {num_labels / num_photos:.2f} labels a photo, {num_empty:,} without any")
+
+
+def _shown(name: str) -> str:
+    """A file name as a terminal may print it."""
+    return name if name.isprintable() else repr(name)
+
+
+def _continuing(arguments: argparse.Namespace) -> str:
+    return "the same command without --force" if arguments.force else "the same command"
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for flag in ("config", "labels"):
+        if arguments.workdir and getattr(arguments, flag):
+            raise InputError(f"--{flag} belongs to --weights; a workdir has its own")
+    if arguments.weights and not arguments.config:
+        raise InputError("--weights needs --config, which says what model the file holds")
+    if arguments.num_workers < 0:
+        raise InputError(f"--num_workers must be 0, for threads, or more, not {arguments.num_workers}")

@@ -1,0 +1,397 @@
+"""`aia annotate`: scores are those of evaluation, whoever is interrupted, whatever the files are called."""
+
+import csv
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from untrained import annotator_config, write_run
+
+from aia_jax.commands import annotate as command
+from aia_jax.commands.convert import convert_back
+from aia_jax.commands.main import main
+from aia_jax.data import annotation_output, scenes
+from aia_jax.data.keywords import read_keywords
+from aia_jax.tasks import make_task
+from aia_jax.tasks.photo_annotator import PhotoAnnotator
+from aia_jax.training import sharding
+from aia_jax.training.prediction import Predictor
+from aia_jax.training.runs import run_arrays
+from aia_jax.training.state import abstract_weights, pick_weights, replace_arrays
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NUM_PHOTOS = 20
+
+
+@pytest.fixture(scope="module")
+def config():
+    return annotator_config(**{"data.num_test": NUM_PHOTOS})
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "annotator", config)
+
+
+@pytest.fixture(scope="module")
+def expected(config, workdir):
+    """Scores of the test split, as evaluation predicts them."""
+    task = make_task(config)
+    graphdef, shapes = abstract_weights(task.build_model, sharding.data_mesh())
+    weights = replace_arrays(pick_weights(shapes, "raw"), run_arrays(workdir)[0])
+    return task.predict_split(Predictor(graphdef, sharding.data_mesh()), [weights], "test")[0]["scores"]
+
+
+@pytest.fixture
+def photos(config, tmp_path):
+    """The test split as files."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for number, pixels in enumerate(make_task(config).split("test").images[:]):
+        Image.fromarray(pixels).save(folder / "sub" / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _programs_stay_where_they_are(monkeypatch):
+    monkeypatch.setattr(command, "keep_programs", lambda: None)
+
+
+@pytest.fixture
+def annotate(workdir, photos, tmp_path):
+    def run(*flags, model=("--workdir", str(workdir))):
+        given = ["--images", str(photos), "--output", str(tmp_path / "out"), "--batch_size", "8"]
+        return main(["annotate", *model, *given, *flags])
+
+    return run
+
+
+def written(folder):
+    """Photo to {label: score}, in the order of the file."""
+    lines = (folder / "annotations.jsonl").read_text().splitlines()
+    found = {photo["image"]: photo["labels"] for photo in map(json.loads, lines)}
+    assert len(found) == len(lines)
+    return {image: {label["label"]: label["score"] for label in labels} for image, labels in found.items()}
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_scores_are_those_of_evaluation(annotate, photos, tmp_path, expected, capsys):
+    assert annotate("--threshold", "0") == 0
+    found = written(tmp_path / "out")
+    assert list(found) == [f"sub/{number:02}.png" for number in range(NUM_PHOTOS)]
+    scores = np.array([[labels[label] for label in scenes.LABELS] for labels in found.values()], np.float32)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+    assert np.ptp(expected, axis=0).max() > 1e-4
+    for labels in found.values():
+        assert list(labels.values()) == sorted(labels.values(), reverse=True)
+    printed = capsys.readouterr().out
+    assert "20 photos annotated, 22.00 labels a photo, 0 without any\n20 of 20 photos read now, " in printed
+
+
+def test_threshold_and_top_choose_labels_and_all_files_say_the_same(annotate, tmp_path, expected, capsys):
+    threshold = float(np.median(expected.max(axis=1)))
+    assert annotate("--threshold", str(threshold), "--top", "3") == 0
+    found = written(tmp_path / "out")
+    counts = np.minimum((expected > np.float32(threshold)).sum(axis=1), 3)
+    assert [len(labels) for labels in found.values()] == counts.tolist()
+    assert 0 < np.count_nonzero(counts) < NUM_PHOTOS
+    assert f"{np.count_nonzero(counts == 0)} without any" in capsys.readouterr().out
+    with (tmp_path / "out" / "annotations.csv").open(newline="") as file:
+        rows = [(image, label, float(score)) for image, label, score in list(csv.reader(file))[1:]]
+    assert rows == [(image, *label) for image, labels in found.items() for label in labels.items()]
+    for image, labels in found.items():
+        assert read_keywords(tmp_path / "out" / "keywords" / f"{image}.json") == list(labels)
+    assert (tmp_path / "out" / "problems.jsonl").read_bytes() == b""
+
+
+def test_keywords_are_what_aia_keywords_reads(annotate, tmp_path):
+    assert annotate("--threshold", "0") == 0
+    folder = ["--keywords", str(tmp_path / "out" / "keywords"), "--output", str(tmp_path / "records")]
+    assert main(["keywords", "--layout", "folder", *folder]) == 0
+    names = json.loads((tmp_path / "records" / "keyword_names_all.json").read_text())
+    assert list(names) == [f"sub/{number:02}.png" for number in range(NUM_PHOTOS)]
+
+
+def test_workers_and_batches_change_nothing(annotate, tmp_path):
+    assert annotate("--threshold", "0") == 0
+    one = written(tmp_path / "out")
+    assert annotate("--threshold", "0", "--num_workers", "1", "--batch_size", "16", "--force") == 0
+    other = written(tmp_path / "out")
+    assert list(other) == list(one)
+    for image, labels in one.items():
+        assert other[image] == pytest.approx(labels, abs=1e-6)
+
+
+@pytest.mark.parametrize("failure", [MemoryError, KeyboardInterrupt, "SIGINT", "SIGTERM"])
+def test_what_was_interrupted_is_continued(annotate, tmp_path, monkeypatch, capsys, failure):
+    assert annotate("--threshold", "0.4") == 0
+    whole = files(tmp_path / "out")
+    add, calls = annotation_output.AnnotationOutput.add, []
+
+    def stop(self, *found):
+        add(self, *found)
+        calls.append(found)
+        if len(calls) == 2:
+            if isinstance(failure, str):
+                os.kill(os.getpid(), getattr(signal, failure))
+            else:
+                self._annotations.write(b'{"image": "torn')
+                raise failure
+
+    with monkeypatch.context() as patched:
+        patched.setattr(annotation_output.AnnotationOutput, "add", stop)
+        if failure is MemoryError:
+            with pytest.raises(MemoryError):
+                annotate("--threshold", "0.4", "--force")
+        else:
+            assert annotate("--threshold", "0.4", "--force") == (143 if failure == "SIGTERM" else 130)
+    assert not (tmp_path / "out" / "annotations.csv").exists()
+    if isinstance(failure, str):
+        assert "stopped after 16 photos; the same command without --force continues" in capsys.readouterr().err
+    assert annotate("--threshold", "0.4") == 0
+    assert "4 of 20 photos read now" in capsys.readouterr().out
+    assert files(tmp_path / "out") == whole
+
+
+def test_new_photos_are_added_and_nothing_is_read_twice(annotate, photos, tmp_path, monkeypatch, capsys):
+    assert annotate() == 0
+    before = written(tmp_path / "out")
+    Image.new("RGB", (20, 10), "red").save(photos / "a.webp")
+    assert annotate() == 0
+    assert "21 photos annotated" in (out := capsys.readouterr().out)
+    assert "1 of 21 photos read now" in out
+    assert list(written(tmp_path / "out")) == [*before, "a.webp"]
+    monkeypatch.setattr(PhotoAnnotator, "annotate", pytest.fail)
+    assert annotate() == 0
+    assert "0 of 21 photos read now; written to" in capsys.readouterr().out
+
+
+def test_photos_that_cannot_be_read_are_told_and_tried_again(annotate, photos, tmp_path, capsys):
+    contents = {
+        "empty.jpg": b"",
+        "torn.png": (photos / "sub" / "00.png").read_bytes()[:60],
+        "no\nimage.gif": b"<html>",
+        "x.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    }
+    for name, content in contents.items():
+        (photos / name).write_bytes(content)
+    assert annotate() == 0
+    printed = capsys.readouterr()
+    assert "20 photos annotated" in printed.out
+    assert "4 photos with problems, see problems.jsonl:\n  empty.jpg: the file is empty\n" in printed.err
+    assert "\n  'no\\nimage.gif': not an image of a known format\n" in printed.err
+    problems = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()]
+    assert {problem["image"] for problem in problems} == set(contents)
+    (photos / "empty.jpg").write_bytes((photos / "sub" / "00.png").read_bytes())
+    assert annotate() == 0
+    assert "21 photos annotated" in capsys.readouterr().out
+    assert len((tmp_path / "out" / "problems.jsonl").read_text().splitlines()) == 3
+
+
+def test_only_unreadable_photos_are_an_error(annotate, tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    for number in range(20):
+        (tmp_path / "bad" / f"{number:02}.jpg").write_bytes(b"")
+    assert annotate("--images", str(tmp_path / "bad")) == 2
+    error = capsys.readouterr().err
+    assert "error: none of the 20 photos can be read:\n  00.jpg: the file is empty\n" in error
+    assert "\n  and 15 more" in error
+
+
+def test_hostile_names_come_through(annotate, photos, tmp_path):
+    names = ['"q", x.png', "line\nbreak.png", "سیب 🍎.png", os.fsdecode(b"\xff\xfe.png"), "<img src=x>.png", "=1+1.png"]
+    for name in names:
+        (photos / name).write_bytes((photos / "sub" / "00.png").read_bytes())
+    assert annotate("--threshold", "0", "--num_workers", "1") == 0
+    found = written(tmp_path / "out")
+    assert set(names) < set(found)
+    for name in names:
+        assert found[name] == pytest.approx(found["sub/00.png"], abs=1e-6)
+        assert (tmp_path / "out" / "keywords" / f"{name}.json").is_file()
+    with (tmp_path / "out" / "annotations.csv").open(newline="", errors="surrogateescape") as file:
+        assert {os.path.normpath(row[0]) for row in csv.reader(file, strict=True)} == {"image", *found}
+
+
+def test_photos_are_turned_upright(annotate, photos, tmp_path):
+    pixels = np.asarray(Image.open(photos / "sub" / "03.png"))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(np.rot90(pixels)).save(photos / "turned.png", exif=exif)
+    assert annotate("--threshold", "0") == 0
+    found = written(tmp_path / "out")
+    assert found["turned.png"] == pytest.approx(found["sub/03.png"], abs=1e-6)
+
+
+def test_thresholds_of_labels_count(annotate, workdir, tmp_path, expected, capsys):
+    limits = np.median(expected, axis=0)
+    path = tmp_path / "limits.json"
+    path.write_text(json.dumps(dict(zip(scenes.LABELS, limits.astype(float), strict=True))))
+    assert annotate("--thresholds", str(path)) == 0
+    given = written(tmp_path / "out")
+    assert 0.3 < sum(map(len, given.values())) / expected.size < 0.7
+    (workdir / "thresholds.json").write_bytes(path.read_bytes())
+    try:
+        assert annotate() == 0
+        assert "0 of 20 photos read now" in capsys.readouterr().out  # they are the same
+        assert annotate("--threshold", "0.5") == 2
+        assert "settings.json tells of annotations whose thresholds differ from these" in capsys.readouterr().err
+        (workdir / "thresholds.json").write_text('{"sky": 0.5}')
+        assert annotate() == 2
+        assert "thresholds.json does not fit the 22 labels of the data:\n  no threshold for" in capsys.readouterr().err
+    finally:
+        (workdir / "thresholds.json").unlink()
+
+
+def test_another_model_is_never_mixed_in(annotate, config, tmp_path, capsys):
+    assert annotate("--threshold", "0") == 0
+    before = files(tmp_path / "out")
+    other = write_run(tmp_path / "other", annotator_config(**{"data.num_test": NUM_PHOTOS, "seed": 5}))
+    assert annotate("--threshold", "0", model=("--workdir", str(other))) == 2
+    assert "whose model differ from these; results are never mixed: --force starts anew" in capsys.readouterr().err
+    assert files(tmp_path / "out") == before
+    assert annotate("--threshold", "0", "--force", model=("--workdir", str(other))) == 0
+    assert written(tmp_path / "out") != before
+
+
+def test_a_file_of_weights_with_labels_of_its_own(annotate, config, workdir, tmp_path, capsys):
+    pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
+    assert annotate("--threshold", "0") == 0
+    of_run = list(written(tmp_path / "out").values())
+    file = tmp_path / "annotator.safetensors"
+    convert_back(config, workdir, file, backbone_only=False)
+    fields = {"data.image_size": 32, "model.hidden_size": 16, "model.feedforward_size": 16}
+    model = ["--weights", str(file), "--config", f"{REPOSITORY}/configs/demo.py"]
+    model += [f"--config.{field}={value}" for field, value in fields.items()]
+    assert annotate("--threshold", "0", "--output", str(tmp_path / "same"), model=model) == 0
+    for labels, wanted in zip(written(tmp_path / "same").values(), of_run, strict=True):
+        assert labels == pytest.approx(wanted, abs=1e-6)
+    names = ["<script>alert(1)</script>", "=cmd", *scenes.LABELS[2:]]
+    (tmp_path / "labels.txt").write_text("\n".join(names) + "\n")
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": names}))
+    for suffix in ("txt", "json"):
+        output, given = tmp_path / suffix, str(tmp_path / f"labels.{suffix}")
+        assert annotate("--threshold", "0", "--output", str(output), "--labels", given, model=model) == 0
+        assert set(written(output)["sub/00.png"]) == set(names)
+    (tmp_path / "labels.txt").write_text("sky\n")
+    assert annotate("--labels", str(tmp_path / "labels.txt"), model=model) == 2
+    assert "scores 22 labels, but" in capsys.readouterr().err
+    corel = ["--weights", str(file), "--config", f"{REPOSITORY}/configs/corel5k.py", "--config.data.root=nowhere"]
+    assert annotate(model=corel) == 2
+    assert "without the data, --labels names a file of the labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--images", "nowhere"], "nowhere is not there; name a folder of photos"),
+        (["--images", f"{REPOSITORY}/configs"], "configs holds no photos; files that end in .avif"),
+        (["--output", f"{REPOSITORY}/setup.cfg"], "setup.cfg is a file; name a folder"),
+        (["--output", "/proc/none"], "/proc/none cannot be written"),
+        (["--threshold", "1.5"], "the threshold must lie in 0..1, not 1.5"),
+        (["--threshold", "nan"], "the threshold must lie in 0..1, not nan"),
+        (["--thresholds", "none.json"], "none.json: No such file or directory"),
+        (["--num_workers", "-1"], "--num_workers must be 0, for threads, or more, not -1"),
+        (["--config", "configs/demo.py"], "--config belongs to --weights; a workdir has its own"),
+        (["--labels", "labels.txt"], "--labels belongs to --weights; a workdir has its own"),
+    ],
+)
+def test_bad_input_is_told(annotate, flags, message, capsys):
+    assert annotate(*flags) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "message"),
+    [
+        ([], [], "one of the arguments --workdir --weights is required"),
+        (["--workdir", "a", "--weights", "b"], [], "not allowed with argument"),
+        (["--workdir", "a"], ["--threshold", "0.5", "--thresholds", "b"], "not allowed with argument"),
+        (["--workdir", "a"], ["--top", "0"], "must be at least 1, not 0"),
+        (["--workdir", "a"], ["--config.model.dtype=float32"], "unrecognized arguments"),
+    ],
+)
+def test_flags_that_do_not_go_together(annotate, model, flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        annotate(*flags, model=model)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_models_that_cannot_be_used_are_told(annotate, workdir, tmp_path, capsys):
+    assert annotate(model=["--workdir", str(tmp_path)]) == 2
+    assert "config.json, which says what model" in capsys.readouterr().err
+    assert annotate(model=["--workdir", str(workdir / "config.json")]) == 2
+    assert "is no folder of a run; a file of weights needs its config too" in capsys.readouterr().err
+    assert annotate(model=["--weights", "x.pth"]) == 2
+    assert "--weights needs --config" in capsys.readouterr().err
+    assert annotate(model=["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/demo.py"]) == 2
+    assert "x.pth" in capsys.readouterr().err
+    assert annotate(model=["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/demo_search.py"]) == 2
+    assert "config.task='search': labels are those of an annotation config" in capsys.readouterr().err
+    search = tmp_path / "search"
+    search.mkdir()
+    (search / "config.json").write_text(json.dumps({"task": "search", "model": {}}))
+    assert annotate(model=["--workdir", str(search)]) == 2
+    assert "holds a run of config.task='search'; name one of annotation" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_and_the_rest_follows(annotate, tmp_path, monkeypatch, capsys):
+    add, calls = annotation_output.AnnotationOutput.add, []
+
+    def fill(self, *found):
+        calls.append(found)
+        if len(calls) == 2:
+            self._annotations.write(b'{"image": "torn')
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add(self, *found)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(annotation_output.AnnotationOutput, "add", fill)
+        assert annotate() == 2
+    assert f"the disk of {tmp_path}/out is full: about 0.1 MB are needed there; --output" in capsys.readouterr().err
+    assert annotate() == 0
+    assert "12 of 20 photos read now" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_is_stopped_is_continued(annotate, workdir, photos, tmp_path, signum, capsys):
+    Image.fromarray(scenes.draw(0, 0, 640).image).save(photos / "0.png")
+    for index in range(1, 400):
+        (photos / f"{index}.png").symlink_to(photos / "0.png")
+    # A job in the background ignores Ctrl-C, and hands that down.
+    workers = 0 if signum == signal.SIGKILL else 1  # which a killed parent cannot end
+    flags = ["--workdir", workdir, "--images", photos, "--output", tmp_path / "out", f"--num_workers={workers}"]
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT", sys.executable, "-m", "aia_jax", "annotate", *flags, "--batch_size=8"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    output = tmp_path / "out" / "annotations.jsonl"
+    while not output.exists() or not output.stat().st_size:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signum) if signum == signal.SIGINT else process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), errors
+    assert "Traceback" not in errors
+    done = len(output.read_bytes().splitlines())
+    assert 0 < done < 400
+    assert annotate() == 0
+    assert f" of {400 + NUM_PHOTOS} photos read now" in capsys.readouterr().out
+    assert len(written(tmp_path / "out")) == 400 + NUM_PHOTOS

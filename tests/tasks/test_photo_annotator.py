@@ -1,0 +1,146 @@
+"""`aia_jax.load`: an annotator to call on photos."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from untrained import annotator_config, write_run
+
+import aia_jax
+from aia_jax.data import scenes
+from aia_jax.errors import InputError
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "annotator", annotator_config())
+
+
+@pytest.fixture(scope="module")
+def annotator(workdir):
+    return aia_jax.load(workdir, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.stack([scenes.draw(5, number, SIZE).image for number in range(11)])
+
+
+def test_paths_images_and_arrays_are_the_same(annotator, pixels, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(len(pixels))]
+    images = [Image.fromarray(image) for image in pixels]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    found = annotator(pixels)
+    assert found.scores.shape == (11, 22)
+    assert found.scores.dtype == found.attention.dtype == np.float32
+    assert found.attention.shape[:2] == (11, 22)
+    np.testing.assert_allclose(found.attention.sum(axis=(2, 3)), 1, rtol=1e-5)
+    assert len(found.labels) == 11
+    for given in (paths, images, list(pixels), [*map(str, paths[:4]), *images[4:8], *pixels[8:]]):
+        np.testing.assert_array_equal(annotator(given).scores, found.scores)
+    for one in (paths[3], str(paths[3]), images[3], pixels[3]):
+        alone = annotator(one)
+        np.testing.assert_allclose(alone.scores, found.scores[3:4], rtol=0, atol=1e-6)
+        assert len(alone.labels) == 1
+
+
+def test_labels_are_those_above_the_threshold(workdir, pixels):
+    scores = aia_jax.load(workdir, batch_size=8)(pixels).scores
+    threshold = np.float32(np.median(scores))
+    annotator = aia_jax.load(workdir, threshold=float(threshold), top=5, batch_size=8)
+    for labels, row in zip(annotator(pixels).labels, scores, strict=True):
+        order = [column for column in np.argsort(-row, kind="stable") if row[column] > threshold][:5]
+        assert [label for label, _ in labels] == [annotator.labels[column] for column in order]
+        assert [np.float32(score) for _, score in labels] == row[order].tolist()
+
+
+def test_thresholds_of_the_run_count(workdir, pixels, tmp_path):
+    limits = dict.fromkeys(scenes.LABELS, 1.0) | {scenes.LABELS[3]: 0.0}
+    for path in (workdir / "thresholds.json", tmp_path / "given.json"):
+        path.write_text(json.dumps(limits))
+    try:
+        found = aia_jax.load(workdir, batch_size=8)(pixels)
+    finally:
+        (workdir / "thresholds.json").unlink()
+    assert [[label for label, _ in labels] for labels in found.labels] == [[scenes.LABELS[3]]] * 11
+    assert aia_jax.load(workdir, threshold=tmp_path / "given.json", batch_size=8)(pixels).labels == found.labels
+
+
+def test_a_head_that_does_not_attend(tmp_path, pixels):
+    workdir = write_run(tmp_path / "run", annotator_config(**{"model.head": "gap"}))
+    found = aia_jax.load(workdir, batch_size=8)(pixels)
+    assert found.attention is None
+    assert found.scores.shape == (11, 22)
+
+
+def test_no_images_give_nothing(annotator):
+    found = annotator([])
+    assert found.labels == ()
+    assert found.scores.shape == (0, 22)
+    assert found.attention.shape[:2] == (0, 22)
+
+
+def test_orientation_is_honoured(annotator, pixels, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.fromarray(pixels[0, ::-1, ::-1]).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        for given in (tmp_path / "turned.png", image):
+            np.testing.assert_array_equal(annotator(given).scores, annotator(pixels[0]).scores)
+
+
+def test_grey_and_large_images_are_taken(annotator, pixels):
+    grey = pixels[0, ..., 0]
+    np.testing.assert_array_equal(annotator(grey).scores, annotator(np.repeat(grey[..., None], 3, axis=2)).scores)
+    large = np.kron(pixels[0], np.ones((4, 4, 1), np.uint8))
+    np.testing.assert_allclose(annotator(large).scores, annotator(pixels[0]).scores, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ("nowhere.jpg", "nowhere.jpg: No such file or directory"),
+        ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3))], r"images\[1\]: an array must be uint8 \[H, W, 3\]"),
+        (np.zeros((4, 4, 4), np.uint8), r"images\[0\]: .* found uint8 \[4, 4, 4\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"images\[0\]: .* found uint8 \[0, 4, 3\]"),
+        ([__file__], r"test_photo_annotator.py: not an image of a known format"),
+        ([None], r"images\[0\]: must be a path, a PIL image or an array, found NoneType"),
+    ],
+)
+def test_bad_images_are_named(annotator, images, message):
+    with pytest.raises(InputError, match=message):
+        annotator(images)
+
+
+def test_diverged_weights_are_told(annotator, pixels, monkeypatch):
+    monkeypatch.setattr(annotator._annotator, "predict", lambda rows, explain: {"scores": np.full((8, 22), np.nan)})
+    with pytest.raises(InputError, match="the model gives scores that are not finite"):
+        annotator(pixels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 2}, r"the threshold must lie in 0\.\.1, not 2"),
+        ({"labels": "labels.txt"}, "labels are for weights of a file"),
+        ({"config": "none.py"}, "none.py: no such file"),
+    ],
+)
+def test_bad_options_are_told(workdir, options, message):
+    with pytest.raises(InputError, match=message):
+        aia_jax.load(workdir, **options)
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, aia_jax; aia_jax.load; print(sorted({'jax', 'numpy', 'PIL', 'flax'} & set(sys.modules)))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(aia_jax.__file__).parents[1]
+    )
+    assert ran.stdout == "[]\n"
