@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aia_jax.version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 
     from aia_jax.tasks.photo_annotator import PhotoAnnotator
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 
 def load(

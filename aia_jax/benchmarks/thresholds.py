@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax import __version__
 from aia_jax.files import write_json
 from aia_jax.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact
+from aia_jax.version import __version__
 
 _WINDOWS = 7
 _LABELS_PER_IMAGE = 5

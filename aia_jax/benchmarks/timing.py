@@ -11,9 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from aia_jax import __version__
 from aia_jax.errors import InputError
 from aia_jax.training.record import package_versions
+from aia_jax.version import __version__
 
 _PEERS = (
     *("torch", "timm", "triton", "scikit-learn", "pillow"),
