@@ -48,9 +48,10 @@ RETRIEVAL_RESULTS: dict[str, dict[str, float]] = {
 
 
 SEARCH_AREAS = {"AMC": 0.673, "DSSM-image": 0.646, "RCCA": 0.637, "MB": 0.627, "DSSM-keyword": 0.551}
+SEARCH_RESULTS = {f"clickture/{name.lower()}": {"auc": area} for name, area in SEARCH_AREAS.items()}
 
 
 def difference(metrics: Mapping[str, float], name: str) -> dict[str, float]:
     """Measured minus published, for the metrics that both `metrics` and the published row `name` have."""
-    row = RESULTS.get(name) or RETRIEVAL_RESULTS[name]
+    row = {**RESULTS, **RETRIEVAL_RESULTS, **SEARCH_RESULTS}[name]
     return {metric: metrics[metric] - value for metric, value in row.items() if metrics.get(metric) is not None}

@@ -86,6 +86,11 @@ def measure(arguments: argparse.Namespace, config: ConfigDict) -> None:
     if arguments.output:
         machine = {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
         versions = {**package_versions(), "python": platform.python_version()}
+        measured = [
+            {"name": line.name, "published": "", "model": config.data.name, **line.metrics}
+            for line in lines
+            if ", mean of " in line.name
+        ]
         document = {
             "machine": machine,
             "packages": versions,
@@ -93,6 +98,7 @@ def measure(arguments: argparse.Namespace, config: ConfigDict) -> None:
             "model": describe_model(config.model),
             "summary": summary,
             "runs": rows,
+            "rows": measured,
         }
         write_json(arguments.output, document)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from aia_jax.errors import InputError
 from aia_jax.files import write_json
-from aia_jax.published import RESULTS, RETRIEVAL_RESULTS, difference
-from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS, Row, metric_table
+from aia_jax.published import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS, difference
+from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS, SEARCH_COLUMNS, Row, metric_table
 
 DEFAULT_FOLDERS = (Path("runs"), Path("benchmarks/results"))
 
@@ -20,8 +20,9 @@ DEFAULT_FOLDERS = (Path("runs"), Path("benchmarks/results"))
 _TABLES = (
     ("P, R, F1 as fractions; mAP in per cent", RESULTS, COLUMNS),
     ("retrieval: recalls in per cent", RETRIEVAL_RESULTS, RETRIEVAL_COLUMNS),
+    ("search: as fractions, and the median rank", SEARCH_RESULTS, SEARCH_COLUMNS),
 )
-_PUBLISHED = {**RESULTS, **RETRIEVAL_RESULTS}
+_PUBLISHED = {**RESULTS, **RETRIEVAL_RESULTS, **SEARCH_RESULTS}
 _LARGEST = sys.float_info.max
 
 
@@ -150,7 +151,8 @@ def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]
 
 
 def _columns_of(row: Measured) -> Mapping[str, str]:
-    return RETRIEVAL_COLUMNS if row.metrics.keys() & RETRIEVAL_COLUMNS.keys() else COLUMNS
+    shared = (columns for _, _, columns in _TABLES[1:] if row.metrics.keys() & columns.keys())
+    return next(shared, COLUMNS)
 
 
 def _measured_lines(row: Measured) -> list[Row | str]:
@@ -181,7 +183,9 @@ def _read_row(row: Any, path: Path) -> Measured:
         nearest = f"; nearest: {', '.join(near)}" if near else ""
         raise InputError(f"published {texts['published']!r} is no published row{nearest}")
     numbers = {
-        field: row[field] for field in (*COLUMNS, *RETRIEVAL_COLUMNS, "num_images") if row.get(field) is not None
+        field: row[field]
+        for field in (*COLUMNS, *RETRIEVAL_COLUMNS, *SEARCH_COLUMNS, "num_images")
+        if row.get(field) is not None
     }
     for field, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from aia_jax.commands.main import main
-from aia_jax.published import RESULTS, RETRIEVAL_RESULTS
+from aia_jax.published import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS
 
-NUM_PUBLISHED = len(RESULTS) + len(RETRIEVAL_RESULTS)
+NUM_PUBLISHED = len(RESULTS) + len(RETRIEVAL_RESULTS) + len(SEARCH_RESULTS)
 REPOSITORY = Path(__file__).resolve().parents[2]
 BEST = {
     "name": "best epoch (14, ema)",
@@ -61,16 +61,19 @@ def test_a_measured_row_stands_below_its_published_one(runs, capsys):
 def test_recalls_have_a_table_of_their_own(runs, capsys):
     row = {"name": "best epoch (3, raw)", "published": "vsl/f30k/saf", "model": "SAF", "i2t_r1": 70.0, "rsum": 480.0}
     other = {"name": "on my photos", "t2i_r10": 12.5}
-    runs("f30k/evaluation/metrics.json", {"rows": [row, other]})
+    search = {"name": "red boats", "ndcg_10": 0.25, "auc": 0.75}
+    runs("f30k/evaluation/metrics.json", {"rows": [row, other, search]})
     assert main(["results"]) == 0
-    annotation, retrieval = capsys.readouterr().out.split("retrieval: recalls in per cent")
-    assert "on my photos" not in annotation
+    annotation, rest = capsys.readouterr().out.split("retrieval: recalls in per cent")
+    retrieval, search = rest.split("search: as fractions")
+    assert "on my photos" not in annotation + search
+    assert search.split("red boats")[1].split()[:2] == ["0.2500", "0.7500"]
     lines = retrieval.split("\n")
     start = lines.index("vsl, f30k, saf")
     assert lines[start + 1].split()[1:] == ["75.9", "93.9", "97.5", "57.9", "82.7", "88.9", "496.8"]
     assert lines[start + 2].split()[-2:] == ["70.0", "480.0"]
     assert lines[start + 3].split() == ["difference", "-5.9", "-16.8"]
-    assert lines[-5].split() == ["on", "my", "photos", "12.5"]
+    assert lines[lines.index("no published row") + 1].split() == ["on", "my", "photos", "12.5"]
 
 
 def test_without_results_every_row_is_not_measured(runs, capsys):
@@ -136,7 +139,7 @@ def test_json_holds_the_same(runs, capsys):
     runs("a.json", {"rows": [BEST, {"name": "x", "published": "", "f1": 0.5}]})
     assert main(["results", "--json", "out/table.json"]) == 0
     document = json.loads(Path("out/table.json").read_text())
-    assert [row["name"] for row in document["results"]] == [*RESULTS, *RETRIEVAL_RESULTS]
+    assert [row["name"] for row in document["results"]] == [*RESULTS, *RETRIEVAL_RESULTS, *SEARCH_RESULTS]
     row = next(row for row in document["results"] if row["name"] == "improved_loss/corel5k+mcc")
     assert row["published"] == {"precision": 0.484, "recall": 0.563, "f1": 0.52, "n_plus": 191}
     assert row["measured"] == [
@@ -175,7 +178,7 @@ def test_a_json_file_that_cannot_be_written_is_named(runs, capsys):
     ("arguments", "message"),
     [
         (["reslts"], "error: unknown command 'reslts'; nearest: results\n"),
-        (["zzz"], "error: unknown command 'zzz'; known: features, keywords, results, vocab\n"),
+        (["zzz"], "error: unknown command 'zzz'; known: annotate, features, keywords, results, search, vocab\n"),
     ],
 )
 def test_an_unknown_command_is_refused(capsys, arguments, message):
