@@ -2,22 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aia_jax.errors import InputError
 from aia_jax.training import sharding
-from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.state import flat_arrays, pick_weights
 
+if TYPE_CHECKING:
+    from aia_jax.training.checkpoint import Checkpointer  # and where it is used: a bare machine may lack Orbax
 
-def best_step(checkpointer: Checkpointer) -> int | None:
+
+def best_step(checkpointer: "Checkpointer") -> int | None:
     """The step of the best evaluated epoch, or of the newest checkpoint if none was evaluated; None: there is none."""
     steps = checkpointer.steps()
     metrics = {step: info["metric"] for step in steps if "metric" in (info := checkpointer.info(step))}
     return max(metrics, key=lambda step: (metrics[step], -step)) if metrics else max(steps, default=None)
 
 
-def open_run(workdir: Path) -> Checkpointer:
+def open_run(workdir: Path) -> "Checkpointer":
     """The checkpoints of a folder that holds some.
 
     Raises:
@@ -25,6 +27,8 @@ def open_run(workdir: Path) -> Checkpointer:
     """
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{workdir} holds no checkpoints; train first, or name the folder given to train.py")
+    from aia_jax.training.checkpoint import Checkpointer
+
     return Checkpointer(workdir)
 
 
