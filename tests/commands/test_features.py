@@ -338,6 +338,6 @@ def test_a_signal_ends_the_workers_too_and_leaves_nothing(weights, tmp_path, sig
         process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, errors
-    assert errors.rstrip().endswith("error: interrupted") == (signum == signal.SIGINT)
+    assert ("error: interrupted" in errors) == (signum == signal.SIGINT)
     assert "Traceback" not in errors
     assert list((tmp_path / "out").iterdir()) == []
