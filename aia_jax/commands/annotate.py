@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aia_jax.commands.annotator import load_annotator
-from aia_jax.commands.cli import keep_programs, positive, unwinding_on_sigterm
+from aia_jax.commands.cli import keep_programs, positive, printable, unwinding_on_sigterm
 from aia_jax.data.annotation_output import PROBLEMS, AnnotationOutput
 from aia_jax.data.cache import speaking_errors
 from aia_jax.data.photos import photo_names
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
         seconds = time.perf_counter() - start
         _derive(written)
         now = f", {len(fresh) / seconds:,.1f} img/s" if fresh else ""
-        print(f"{len(fresh):,} of {len(names):,} photos read now{now}; written to {_shown(str(output))}")
+        print(f"{len(fresh):,} of {len(names):,} photos read now{now}; written to {printable(str(output))}")
 
 
 def _annotate(
@@ -126,7 +126,7 @@ def _derive(written: AnnotationOutput) -> None:
         num_labels += len(labels)
         num_empty += not labels
     problems = written.problems()
-    listed = [f"{_shown(name)}: {problem}" for name, problem in itertools.islice(problems, _LISTED)]
+    listed = [f"{printable(name)}: {problem}" for name, problem in itertools.islice(problems, _LISTED)]
     more = sum(1 for _ in problems)
     told = "".join(f"\n  {line}" for line in listed) + (f"\n  and {more:,} more" if more else "")
     if not num_photos:
@@ -134,11 +134,6 @@ def _derive(written: AnnotationOutput) -> None:
     if listed:
         print(f"{len(listed) + more:,} photos with problems, see {PROBLEMS}:{told}", file=sys.stderr)
     print(f"{num_photos:,} photos annotated, {num_labels / num_photos:.2f} labels a photo, {num_empty:,} without any")
-
-
-def _shown(name: str) -> str:
-    """A file name as a terminal may print it."""
-    return name if name.isprintable() else repr(name)
 
 
 def _continuing(arguments: argparse.Namespace) -> str:

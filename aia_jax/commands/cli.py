@@ -159,6 +159,11 @@ def unwinding_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def printable(name: str) -> str:
+    """A file's name without what would confuse a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
 def keep_programs() -> None:
     """What XLA compiles is kept, so that a second call need not wait for it."""
     jax.config.update("jax_compilation_cache_dir", str(cache_root("") / "programs"))

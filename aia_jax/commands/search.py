@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from aia_jax.commands.cli import keep_programs, not_negative, positive, unwinding_on_sigterm
+from aia_jax.commands.cli import keep_programs, not_negative, positive, printable, unwinding_on_sigterm
 from aia_jax.data.cache import cache_root, speaking_errors
 from aia_jax.data.images import thumbnail
 from aia_jax.data.photo_index import PhotoIndex, Update
@@ -54,17 +54,18 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")
+    if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
+        raise InputError(f"--html {arguments.html} names no file in a folder that is there")
     keep_programs()
     search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
         search.encode(query)  # told before any photo is read
-    if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
-        raise InputError(f"--html {arguments.html} names no file in a folder that is there")
     path = arguments.index or _index_place(arguments.images, search.digest)
     index = PhotoIndex(path, arguments.images, search.digest)
     advice = "--index names another place"
     with unwinding_on_sigterm(), speaking_errors(path, None, advice):
-        read = partial(read_photos, size=search.annotator.image_size, num_workers=arguments.num_workers)
+        size = search.annotator.image_size
+        read = partial(read_photos, size=size, num_workers=arguments.num_workers, upright=True)
         update = index.update(read, search.compute, search.annotator.batch_size)
     _tell(update, index, path)
     names, parts = index.names, index.parts()
@@ -92,7 +93,7 @@ def _tell(update: Update, index: PhotoIndex, path: Path) -> None:
         flush=True,
     )
     if update.problems:
-        listed = [f"\n  {_shown(name)}: {problem}" for name, problem in list(update.problems.items())[:_LISTED]]
+        listed = [f"\n  {printable(name)}: {problem}" for name, problem in list(update.problems.items())[:_LISTED]]
         more = f"\n  and {len(update.problems) - _LISTED:,} more" if len(update.problems) > _LISTED else ""
         print(f"{len(update.problems):,} cannot be used and are left out:{''.join(listed)}{more}", file=sys.stderr)
 
@@ -123,12 +124,9 @@ def _print(query: str, found: Found, names: Sequence[str], seconds: float) -> No
         visual, keyword = found.weights[place]
         words = "  ".join(f"{word} {share:.2f}" for word, share in found.keywords[place][:_KEYWORDS_SHOWN])
         split = f"{visual:.2f} / {keyword:.2f}"
-        print(f"{place + 1:4}  {found.scores[place]:5.3f}  {split:>14}  {_shown(names[row])}  {words and f'[{words}]'}")
-
-
-def _shown(name: str) -> str:
-    """A file's name without what would confuse a terminal."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+        print(
+            f"{place + 1:4}  {found.scores[place]:5.3f}  {split:>14}  {printable(names[row])}  {words and f'[{words}]'}"
+        )
 
 
 def _hits(found: Found, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
@@ -136,7 +134,7 @@ def _hits(found: Found, names: Sequence[str], folder: Path) -> Iterator[SearchHi
         try:
             image = thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL)
         except (OSError, InputError) as error:
-            print(f"{_shown(names[row])} is left out of the page: {error}", file=sys.stderr)
+            print(f"{printable(names[row])} is left out of the page: {error}", file=sys.stderr)
             continue
         yield SearchHit(
             image=image,

@@ -53,8 +53,13 @@ def resize_image(image: Image.Image, size: int, *, upright: bool = False) -> np.
 
 
 def thumbnail(data: bytes, side: int) -> np.ndarray:
-    """As `decode_image`, but of the photo's own shape: uint8 `[H, W, 3]`, neither longer than `side`."""
-    return _decoded(data, lambda image: np.asarray(ImageOps.contain(_to_rgb(image), (side, side))))
+    """As `decode_image`, upright, but of the photo's own shape: uint8 `[H, W, 3]`, neither longer than `side`."""
+
+    def shrink(image: Image.Image) -> np.ndarray:
+        turn, small = _UPRIGHT.get(_orientation(image)), ImageOps.contain(_to_rgb(image), (side, side))
+        return np.asarray(small if turn is None else small.transpose(turn))
+
+    return _decoded(data, shrink)
 
 
 def _decoded(data: bytes, shrink: Callable[[Image.Image], np.ndarray]) -> np.ndarray:

@@ -5,6 +5,7 @@ read as they are.
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections import Counter
@@ -60,6 +61,16 @@ class Vocabulary:
 
     def __contains__(self, word: str) -> bool:
         return word in self.ids
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words, by id."""
+        return tuple(sorted(self.ids, key=self.ids.get))
+
+    @property
+    def facts(self) -> dict[str, int | str]:
+        """What tells it from others: how many `words`, and their `sha256`."""
+        return {"words": len(self), "sha256": hashlib.sha256("\n".join(self.words).encode()).hexdigest()}
 
     @classmethod
     def load(cls, path: str | Path) -> "Vocabulary":

@@ -18,6 +18,7 @@ from aia_jax.losses import annotation_loss
 from aia_jax.metrics import annotation_metrics
 from aia_jax.models.annotator import Annotator, backbone_named, build_annotator
 from aia_jax.published import RESULTS
+from aia_jax.training.sharding import processes
 
 SPLITS = ("train", "validation", "test")
 
@@ -148,8 +149,7 @@ class AnnotationTask:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            **processes(),
         )
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
@@ -158,8 +158,7 @@ class AnnotationTask:
             self.eval_arrays(split),
             len(self.split(split)),
             batch_size=self.config.eval.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            **processes(),
         )
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:

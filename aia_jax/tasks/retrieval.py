@@ -1,7 +1,6 @@
 """Image-text retrieval, system C: images and captions in, a score for every pair out."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from aia_jax.models.annotator import backbone_named
 from aia_jax.models.retriever import Retriever, build_retriever
 from aia_jax.ranking_losses import rank_disagreement, triplet
 from aia_jax.retrieval_metrics import retrieval_metrics
+from aia_jax.training.sharding import processes
 
 _PHOTO_SIZE = 256
 SPLITS = ("train", "validation", "test")
@@ -96,8 +96,7 @@ class RetrievalTask:
 
     def describe(self) -> dict[str, Any]:
         """What tells the vocabulary from others."""
-        words = "\n".join(sorted(self.vocabulary.ids, key=self.vocabulary.ids.get))
-        return {"vocabulary": {"words": len(self.vocabulary), "sha256": hashlib.sha256(words.encode()).hexdigest()}}
+        return {"vocabulary": self.vocabulary.facts}
 
     def summary(self) -> str:
         """The data and the model in a line."""
@@ -136,7 +135,7 @@ class RetrievalTask:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
-            **_processes(),
+            **processes(),
         )
 
     def loss(self, model: Retriever, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
@@ -169,10 +168,10 @@ class RetrievalTask:
         Images are encoded once; captions in batches of alike length, each scored against all images.
         """
         part, size = self.split(split), self.config.eval.batch_size
-        images = pipeline.eval_batches({"image": part.images}, part.num_images, batch_size=size, **_processes())
+        images = pipeline.eval_batches({"image": part.images}, part.num_images, batch_size=size, **processes())
         encoded = predictor(self.encode, weights, images)
         make = PairBatches(part, self.config.data.lengths, order=by_length(part), images=False)
-        captions = pipeline.eval_batches(make, len(part), batch_size=size, **_processes())
+        captions = pipeline.eval_batches(make, len(part), batch_size=size, **processes())
         scored = predictor(self.score, weights, captions, shared=encoded)
         return [{"similarity": _in_order(outputs)} for outputs in scored]
 
@@ -208,10 +207,6 @@ class RetrievalTask:
     def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 images to what the backbone takes."""
         return transforms.normalize(images, self._mean, self._std)
-
-
-def _processes() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 def _read_photo(path: Path) -> np.ndarray:

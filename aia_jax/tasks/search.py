@@ -1,7 +1,6 @@
 """Image search, system D: a query in, a score for every image out."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from aia_jax.errors import InputError
 from aia_jax.models.amc import AMC, build_amc
 from aia_jax.search_metrics import BETTER_HIGHER, search_metrics
 from aia_jax.tasks.annotated_images import AnnotatedImages
+from aia_jax.training.sharding import processes
 
 SPLITS = ("train", "validation", "test")
 NEW = "new_"  # metrics over the queries that training did not see
@@ -116,12 +116,10 @@ class SearchTask:
 
     def describe(self) -> dict[str, Any]:
         """The keywords, and the words of queries, by id."""
-        words = sorted(self.vocabulary.ids, key=self.vocabulary.ids.get)
-        digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
         return {
             "labels": list(self.source.keyword_names),
-            "vocabulary": {"words": len(words), "sha256": digest},
-            "words": words,
+            "vocabulary": self.vocabulary.facts,
+            "words": list(self.vocabulary.words),
             "annotator": self.source.digest,
         }
 
@@ -178,7 +176,7 @@ class SearchTask:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
-            **_processes(),
+            **processes(),
         )
 
     def loss(self, model: AMC, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
@@ -229,7 +227,7 @@ class SearchTask:
         return metrics
 
     def _in_order(self, columns: dict[str, Any], num_rows: int) -> Iterator[dict[str, np.ndarray]]:
-        return pipeline.eval_batches(columns, num_rows, batch_size=self.config.eval.batch_size, **_processes())
+        return pipeline.eval_batches(columns, num_rows, batch_size=self.config.eval.batch_size, **processes())
 
 
 def describe_model(model: ConfigDict) -> str:
@@ -240,7 +238,3 @@ def describe_model(model: ConfigDict) -> str:
     switches += [("MTN", model.modality_attention)] if model.modalities == "both" else []
     missing = [part for part, on in switches if not on]
     return name + (f" without {', '.join(missing)}" if missing else "")
-
-
-def _processes() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -93,6 +93,11 @@ def put_replicated(arrays: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda rows: put_whole(rows, replicated(mesh)), arrays)
 
 
+def processes() -> dict[str, int]:
+    """Which of how many processes this is, as `data.pipeline` takes it."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
 def put_whole(array: Any, sharding: NamedSharding) -> jax.Array:
     """An array that every process has whole, or that lies on the devices already, to where it belongs."""
     if isinstance(array, jax.Array):
