@@ -160,8 +160,8 @@ def unwinding_on_sigterm() -> Iterator[None]:
 
 
 def printable(name: str) -> str:
-    """A file's name without what would confuse a terminal."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+    """A file's name as a terminal may print it."""
+    return name if name.isprintable() else repr(name)
 
 
 def keep_programs() -> None:

@@ -12,8 +12,9 @@ import functools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -41,6 +42,7 @@ class ClickedImages:
         self._folder = Path(config.data.root) / config.data.name
 
     caveat = ""
+    keyword_quality: Mapping[str, tuple[float, float]] = MappingProxyType({})  # not known
 
     @property
     def digest(self) -> str:

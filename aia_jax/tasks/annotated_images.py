@@ -22,12 +22,16 @@ class AnnotatedImages:
     Args:
         config: of image search.
 
+    Attributes:
+        keyword_quality: of each split that was loaded, precision and recall of its predicted keywords.
+
     Raises:
         InputError: no annotator is named, or one that cannot be used.
     """
 
     def __init__(self, config: ConfigDict):
         self._config, self._data = config, config.data
+        self.keyword_quality: dict[str, tuple[float, float]] = {}
         if not self._data.annotator:
             raise InputError(
                 "config.data.annotator: name the folder of an annotation run, whose backbone makes the maps of images; "
@@ -69,7 +73,9 @@ class AnnotatedImages:
         images, data = self._images(name), self._data
         maps = self.annotator.maps_of(images.images, data.feature_dtype)
         if data.keywords == "annotator":
-            chosen = self.annotator.keywords_of(maps, data.keyword_threshold)
+            found = self.annotator.keywords_of(maps, data.keyword_threshold)
+            chosen = [own[: data.max_keywords] for own in found]
+            self.keyword_quality[name] = _quality(chosen, self.annotator.labels, images)
         else:
             chosen = [np.flatnonzero(row).astype(np.int32) for row in images.targets]
         queries = label_queries(images.targets, images.labels, data.query_words)
@@ -99,3 +105,11 @@ class AnnotatedImages:
     @functools.cached_property
     def _whole_train(self) -> Split:
         return load_split(self._data, "train", self.annotator.image_size)
+
+
+def _quality(chosen: list[np.ndarray], names: tuple[str, ...], images: Split) -> tuple[float, float]:
+    """Precision and recall of keywords, ids of `names`, among the images' labels."""
+    carried = [{images.labels[label] for label in np.flatnonzero(row)} for row in images.targets]
+    pairs = zip(carried, chosen, strict=True)
+    right = sum(len(labels.intersection(names[word] for word in own)) for labels, own in pairs)
+    return right / max(sum(map(len, chosen)), 1), right / max(sum(map(len, carried)), 1)

@@ -125,11 +125,14 @@ class SearchTask:
 
     def summary(self) -> str:
         """The data and the model in a line."""
-        train = self.split("train")
+        train, quality = self.split("train"), self.source.keyword_quality
+        parts = ", ".join(f"{name} {precision:.2f} and {recall:.2f}" for name, (precision, recall) in quality.items())
+        quality = f" (precision and recall: {parts})" if parts else ""
+        caveat = f"; {self.source.caveat}" if self.source.caveat else ""
         return (
             f"{self.config.data.name}: {len(train.images)} training images, {int(train.trained.sum())} queries, "
-            f"{len(self._pairs)} pairs, {train.images.counts.mean():.1f} keywords an image; "
-            f"{describe_model(self.config.model)}{self.source.caveat and '; '}{self.source.caveat}"
+            f"{len(self._pairs)} pairs, {train.images.counts.mean():.1f} keywords an image{quality}; "
+            f"{describe_model(self.config.model)}{caveat}"
         )
 
     def build_model(self, rngs: nnx.Rngs) -> AMC:

@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from untrained import annotator_config, write_run
 
 from aia_jax.commands import search as command
@@ -95,6 +95,20 @@ def test_scores_are_those_of_the_model(runs, photos):
     few = found.search("red circle", parts, count=3, shortlist=5)
     assert set(few.rows) <= set(np.argsort(-rough)[:5])
     assert found.search("red circle", parts, count=12, shortlist=3).rows.tolist() == best.rows.tolist()
+
+
+def test_photos_are_turned_upright(runs, photos, capsys):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    upright = Image.fromarray(scenes.draw(3, 50, 48).image)
+    upright.save(photos / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(photos / "turned.png", exif=exif)
+    assert search(runs, photos, "red circle", "--top", "20") == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = [float(line.split()[1]) for line in lines if "upright.png" in line or "turned.png" in line]
+    others = [float(line.split()[1]) for line in lines if "05.png" in line]
+    assert scores[0] == pytest.approx(scores[1], abs=2e-3)
+    assert abs(scores[0] - others[0]) > 5e-3
 
 
 def test_a_page_is_written(runs, photos, tmp_path, capsys):
