@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from aia_jax.models.batch_norm import BatchNorm
 from aia_jax.models.gated_norm import GateOptions, norm_act_gate
 from aia_jax.models.layers import blur_pool, excite
-from aia_jax.models.moments import sums
+from aia_jax.models.moments import image_moments, pool_moments, sums
 
 _kaiming_normal = initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=0)
 
@@ -163,7 +163,17 @@ class ConvNorm(nnx.Module):
         """Convolution, norm and squeeze-and-excitation."""
         if not train:
             return se(self._folded(x))
-        return self._gated(x, se, 1.0)
+        if self.bn.dtype != jnp.float32:
+            return self._gated(x, se, 1.0)
+        # Float32 runs are held against PyTorch's: the derivatives are autodiff's.
+        y = self.conv(x)
+        means, variances = image_moments(y)
+        mean, var = pool_moments(means, variances)
+        self.bn.update(mean, var, y.size // y.shape[-1])
+        scale, offset = self.bn.affine(mean, var)
+        gate = se.gate(means * scale + offset)  # of the normalised means; the normalised array itself is not needed
+        y = y * (scale * gate)[:, None, None] + (offset * gate)[:, None, None]
+        return y.astype(x.dtype)
 
     def _gated(self, x: Array, se: SqueezeExcite, slope: float) -> Array:
         y = self.conv(x)
