@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aia_jax.commands import annotate, features, keywords, results, search, vocab
+from aia_jax.commands import annotate, features, keywords, prepare, results, search, vocab
 from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
 
 _COMMANDS = {
     "annotate": annotate,
     "features": features,
     "keywords": keywords,
+    "prepare": prepare,
     "results": results,
     "search": search,
     "vocab": vocab,
