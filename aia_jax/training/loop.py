@@ -1,8 +1,6 @@
 """The training loop of every system: epochs of one jitted step, evaluation of raw and EMA weights, checkpoints."""
 
 import functools
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
+from aia_jax.errors import InputError, Interrupted
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.interruption import AgreedStop, stop_on_signals
@@ -29,9 +26,7 @@ from aia_jax.training.state import (
     make_train_step,
     on_mesh,
 )
-
-# Steps dispatched ahead of the one whose loss is read: the device never waits for the host, memory stays bounded.
-_IN_FLIGHT = 4
+from aia_jax.training.step_log import StepLog
 
 
 class Task(Protocol):
@@ -197,7 +192,7 @@ class Trainer:
             signum, f"stopped at step {step} of {self.total_steps}, saved; the same command continues there"
         )
 
-    def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, log: "StepLog") -> dict[str, Any]:
+    def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, log: StepLog) -> dict[str, Any]:
         split, metric = self.config.eval.split, self.config.eval.metric
         names, evaluations = ("raw", "ema") if self.config.ema_decay else ("raw",), {}
         predicted = self.task.predict_split(self.predictor, [state.weights(name) for name in names], split)
@@ -219,96 +214,3 @@ class Trainer:
 def _say(line: str) -> None:
     if jax.process_index() == 0:
         print(line, flush=True)
-
-
-class StepLog:
-    """Progress bar, records and the guard against a non-finite loss, each a few steps behind the dispatch."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        writer: MetricWriter,
-        step: int,
-        total_steps: int,
-        saved_steps: Callable[[], list[int]],
-    ):
-        self._config, self._writer, self._saved_steps = config, writer, saved_steps
-        self._in_flight: deque[tuple[int, Arrays]] = deque()
-        self._interval: list[dict[str, float]] = []
-        self._epoch_losses: list[float] = []
-        self._bar = tqdm(
-            total=total_steps * config.batch_size,
-            initial=step * config.batch_size,
-            unit="img",
-            dynamic_ncols=True,
-            disable=None if jax.process_index() == 0 else True,
-            desc="train",
-        )
-        self._mark = self._interval_start = time.perf_counter()
-        self._waited = 0.0
-
-    def waiting(self) -> None:
-        """The host starts to wait for input."""
-        self._mark = time.perf_counter()
-
-    def working(self) -> None:
-        """The input is there."""
-        self._waited += time.perf_counter() - self._mark
-
-    def dispatched(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """A step was given to the devices; reads the metrics of one that finished."""
-        self._in_flight.append((step, metrics))
-        if len(self._in_flight) > _IN_FLIGHT:
-            self._retire()
-
-    def drain(self) -> None:
-        """Waits for all dispatched steps."""
-        while self._in_flight:
-            self._retire()
-
-    def epoch_loss(self) -> float:
-        """Mean loss since the last call."""
-        mean = float(np.mean(self._epoch_losses)) if self._epoch_losses else float("nan")
-        self._epoch_losses = []
-        return mean
-
-    def print(self, line: str) -> None:
-        """A line above the progress bar."""
-        if jax.process_index() == 0:
-            self._bar.write(line)
-        self._interval_start, self._waited, self._interval = time.perf_counter(), 0.0, []
-
-    def _retire(self) -> None:
-        step, metrics = self._in_flight.popleft()
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not np.isfinite(values["loss"]):
-            saved = self._saved_steps()
-            good = f"the checkpoint of step {saved[-1]} stands" if saved else "no checkpoint had been written yet"
-            raise NonFiniteLossError(
-                f"loss is {values['loss']} at step {step}; {good}. "
-                "Lower config.optimizer.max_learning_rate or set config.optimizer.clip_norm, in another workdir"
-            )
-        self._bar.update(self._config.batch_size)
-        self._interval.append(values)
-        self._epoch_losses.append(values["loss"])
-        if step % self._config.log_every == 0:
-            self._report(step)
-
-    def _report(self, step: int) -> None:
-        elapsed = time.perf_counter() - self._interval_start
-        mean_loss = float(np.mean([values["loss"] for values in self._interval]))
-        record = {
-            **self._interval[-1],
-            "loss": mean_loss,
-            "images_per_second": len(self._interval) * self._config.batch_size / elapsed,
-            "input_wait": self._waited / elapsed,
-        }
-        self._writer.write(step, "train", record)
-        self._bar.set_postfix(loss=f"{mean_loss:.5f}", wait=f"{record['input_wait']:.0%}", refresh=False)
-        self._interval_start, self._waited, self._interval = time.perf_counter(), 0.0, []
-
-    def __enter__(self) -> "StepLog":
-        return self
-
-    def __exit__(self, *_exc) -> None:
-        self._bar.close()
