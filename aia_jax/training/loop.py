@@ -1,5 +1,6 @@
 """The training loop of every system: epochs of one jitted step, evaluation of raw and EMA weights, checkpoints."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.errors import InputError, Interrupted
+from aia_jax.files import held
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.interruption import AgreedStop, stop_on_signals
@@ -18,6 +20,7 @@ from aia_jax.training.logging import MetricWriter
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.record import check_same_config, write_record
+from aia_jax.training.recovery import recover
 from aia_jax.training.state import (
     Arrays,
     TrainState,
@@ -121,8 +124,11 @@ class Trainer:
         Raises:
             NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stands.
             Interrupted: a signal asked to stop; the state was saved first.
+            InputError: another process trains there, the disk is full or read-only, or all checkpoints are damaged.
         """
-        with Checkpointer(self.workdir, keep=self.config.checkpoint.keep) as checkpointer:
+        with contextlib.ExitStack() as opened:
+            self._take(opened)
+            checkpointer = opened.enter_context(Checkpointer(self.workdir, keep=self.config.checkpoint.keep))
             state, epochs_done = self._start(checkpointer)
             if epochs_done >= self.config.epochs:
                 _say(f"{self.workdir} holds all {epochs_done} epochs of this run; nothing to train")
@@ -136,6 +142,19 @@ class Trainer:
             with MetricWriter(self.workdir, int(state.step)) as writer, stop_on_signals() as request:
                 stop = AgreedStop(request, self.mesh)
                 self._epochs(state, epochs_done, batches, resident, checkpointer, writer, stop)
+
+    def _take(self, opened: contextlib.ExitStack) -> None:
+        """Holds the workdir until `opened` is closed, and readies what an earlier run left there."""
+        if jax.process_index() == 0:
+            refusal = f"another process trains in {self.workdir}; stop it, wait for it, or give another workdir"
+            try:
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                opened.enter_context(held(self.workdir / ".lock", refusal))
+            except OSError as error:
+                reason = f"{self.workdir} cannot be written: {error.strerror}"
+                raise InputError(f"{reason}; make it writable, or give another workdir") from error
+        for line in recover(self.workdir):
+            _say(line)
 
     def _start(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
         steps = checkpointer.steps()

@@ -5,33 +5,12 @@ import signal
 import jax
 import numpy as np
 import pytest
-from toy_task import ROWS, StopAt, ToyTask, toy_config
+from toy_task import ROWS, StopAt, ToyTask, final_items, losses, records, run, toy_config
 
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.logging import MetricWriter
 from aia_jax.training.loop import Trainer
-
-
-def run(config, workdir, **kwargs) -> Trainer:
-    devices = kwargs.pop("devices", jax.devices()[:2])
-    trainer = Trainer(config, ToyTask(config, **kwargs), workdir, devices=devices)
-    trainer.fit()
-    return trainer
-
-
-def final_items(trainer: Trainer, workdir):
-    with Checkpointer(workdir) as checkpointer:
-        last = checkpointer.steps()[-1]
-        return last, checkpointer.restore(last, trainer.abstract_state.items()), checkpointer.info(last)
-
-
-def records(workdir) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(workdir) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in records(workdir) if line["kind"] == "train"}
 
 
 @pytest.fixture(scope="module")
