@@ -33,6 +33,8 @@ def toy_config(**overrides) -> ConfigDict:
             "dropout": 0.2,
             "ema_decay": 0.9,
             "log_every": 2,
+            "on_nonfinite": "stop",
+            "max_skipped_steps": 2,
             "data": {"root": "a"},
             "optimizer": {
                 "name": "adam",
@@ -98,6 +100,9 @@ class ToyTask:
 
     def prepare(self, weights: dict, splits: Sequence[str]) -> None:
         pass
+
+    def row_names(self, index: np.ndarray) -> list[str]:
+        return [f"row {number}" for number in index]
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         step = start_step

@@ -30,7 +30,7 @@ class MetricWriter:
             return
         self._path = Path(workdir) / "metrics.jsonl"
         with self._speaking_errors():
-            write_bytes(self._path, "".join(_lines_up_to(self._path, resume_step)).encode())
+            write_bytes(self._path, "".join(lines_up_to(self._path, resume_step)).encode())
             self._lines = self._path.open("a")
             self._events = _Events(Path(workdir) / "tensorboard", resume_step + 1)
 
@@ -91,7 +91,8 @@ class _Events:
         self._file.write_event(Event(wall_time=time.time(), **fields))
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
+def lines_up_to(path: Path, step: int) -> list[str]:
+    """The lines of a file of records whose `step` is not later; none if it is not there."""
     if not path.exists():
         return []
     kept = []

@@ -17,6 +17,7 @@ from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.interruption import AgreedStop, stop_on_signals
 from aia_jax.training.logging import MetricWriter
+from aia_jax.training.nonfinite import NonFiniteSteps, check_policy
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.record import check_same_config, write_record
@@ -52,6 +53,9 @@ class Task(Protocol):
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of every global batch from `start_step` on, without end."""
+
+    def row_names(self, index: np.ndarray) -> list[str]:
+        """What a user calls the training data's rows `index`, such as image names."""
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint must say of its data to be used rightly, JSON-able."""
@@ -94,6 +98,7 @@ class Trainer:
         self.mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
         sharding.check_batch_size("batch_size", config.batch_size, self.mesh, config.accumulate_steps)
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        check_policy(config)
         check_same_config(self.workdir, config)
         self.total_steps = task.epoch_end(config.epochs)
         optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)
@@ -111,6 +116,7 @@ class Trainer:
             mesh=self.mesh,
             accumulate_steps=config.accumulate_steps,
             state_sharding=self._placed,
+            skip_nonfinite=config.on_nonfinite == "skip",
         )
         self.predictor = Predictor(self.graphdef, self.mesh, self._weights_placed)
 
@@ -122,7 +128,7 @@ class Trainer:
         """Trains to the last epoch, from the newest checkpoint in the workdir if there is one.
 
         Raises:
-            NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stands.
+            NonFiniteLossError: loss, gradients or weights became NaN or infinite; the last good checkpoint stands.
             Interrupted: a signal asked to stop; the state was saved first.
             InputError: another process trains there, the disk is full or read-only, or all checkpoints are damaged.
         """
@@ -185,21 +191,25 @@ class Trainer:
         stop: AgreedStop,
     ) -> None:
         step = int(state.step)
-        with StepLog(self.config, writer, step, self.total_steps, checkpointer.steps) as log:
+        nonfinite = NonFiniteSteps(self.config, self.workdir, self.task.row_names, step, checkpointer.steps)
+        with StepLog(self.config, writer, step, self.total_steps, nonfinite) as log:
             for epoch in range(done + 1, self.config.epochs + 1):
                 last = self.task.epoch_end(epoch)
                 while step < last:
                     log.waiting()
-                    batch = sharding.put_batch(next(batches), self.mesh)
+                    rows = next(batches)
+                    batch = sharding.put_batch(rows, self.mesh)
                     log.working()
                     state, metrics = self.train_step(state, batch, resident)
                     step += 1
-                    log.dispatched(step, metrics)
+                    log.dispatched(step, metrics, rows["index"])
                     if step < last and (signum := stop.signum(step)):
                         log.drain()
+                        nonfinite.check_state(step, state)
                         checkpointer.save(step, state.items(), {"epoch": epoch - 1})
                         self._interrupted(signum, step, checkpointer)
                 log.drain()
+                nonfinite.check_state(step, state)
                 info = self._evaluate(state, epoch, writer, log)
                 checkpointer.save(step, state.items(), info)
                 if epoch < self.config.epochs and (signum := stop.signum_now()):

@@ -2,15 +2,14 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from aia_jax.errors import NonFiniteLossError
 from aia_jax.training.logging import MetricWriter
+from aia_jax.training.nonfinite import NonFiniteSteps
 from aia_jax.training.state import Arrays
 
 # Steps dispatched ahead of the one whose loss is read: the device never waits for the host, memory stays bounded.
@@ -26,10 +25,10 @@ class StepLog:
         writer: MetricWriter,
         step: int,
         total_steps: int,
-        saved_steps: Callable[[], list[int]],
+        nonfinite: NonFiniteSteps,
     ):
-        self._config, self._writer, self._saved_steps = config, writer, saved_steps
-        self._in_flight: deque[tuple[int, Arrays]] = deque()
+        self._config, self._writer, self._nonfinite = config, writer, nonfinite
+        self._in_flight: deque[tuple[int, Arrays, np.ndarray]] = deque()
         self._interval: list[dict[str, float]] = []
         self._epoch_losses: list[float] = []
         self._bar = tqdm(
@@ -51,9 +50,9 @@ class StepLog:
         """The input is there."""
         self._waited += time.perf_counter() - self._mark
 
-    def dispatched(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """A step was given to the devices; reads the metrics of one that finished."""
-        self._in_flight.append((step, metrics))
+    def dispatched(self, step: int, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
+        """A step on the rows `index` was given to the devices; reads the metrics of one that finished."""
+        self._in_flight.append((step, metrics, index))
         if len(self._in_flight) > _IN_FLIGHT:
             self._retire()
 
@@ -70,24 +69,25 @@ class StepLog:
 
     def print(self, line: str) -> None:
         """A line above the progress bar."""
-        if jax.process_index() == 0:
-            self._bar.write(line)
+        self._tell(line)
         self._interval_start, self._waited, self._interval = time.perf_counter(), 0.0, []
 
+    def _tell(self, line: str) -> None:
+        if jax.process_index() == 0:
+            self._bar.write(line)
+
     def _retire(self) -> None:
-        step, metrics = self._in_flight.popleft()
+        step, metrics, index = self._in_flight.popleft()
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not np.isfinite(values["loss"]):
-            saved = self._saved_steps()
-            good = f"the checkpoint of step {saved[-1]} stands" if saved else "no checkpoint had been written yet"
-            raise NonFiniteLossError(
-                f"loss is {values['loss']} at step {step}; {good}. "
-                "Lower config.optimizer.max_learning_rate or set config.optimizer.clip_norm, in another workdir"
-            )
+        finite = values.pop("finite")
         self._bar.update(self._config.batch_size)
-        self._interval.append(values)
-        self._epoch_losses.append(values["loss"])
-        if step % self._config.log_every == 0:
+        if finite:
+            self._interval.append(values)
+            self._epoch_losses.append(values["loss"])
+        else:
+            self._nonfinite.met(step, values["loss"], index)
+            self._tell(f"step {step} was skipped: loss {values['loss']}, or its gradients; see nonfinite.jsonl")
+        if step % self._config.log_every == 0 and self._interval:
             self._report(step)
 
     def _report(self, step: int) -> None:

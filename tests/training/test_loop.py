@@ -83,14 +83,6 @@ def test_it_learns_in_microbatches(whole, tmp_path):
     assert in_microbatches[0] != at_once[0]  # batch norm saw four rows at a time
 
 
-def test_a_non_finite_loss_stops_and_names_the_step(tmp_path):
-    config = toy_config()
-    with pytest.raises(NonFiniteLossError, match=r"nan at step 8; the checkpoint of step 6 stands"):
-        run(config, tmp_path, poison_step=8)
-    with Checkpointer(tmp_path) as checkpointer:
-        assert checkpointer.steps() == [3, 6]
-
-
 def test_the_best_checkpoint_outlives_the_newest(tmp_path):
     config = toy_config(**{"checkpoint.keep": 1})
 
