@@ -1,4 +1,4 @@
-"""Peak host memory of preparing, training and evaluating at two sizes, ten times apart, and its growth over 2,000 steps.
+"""Peak host memory of preparing, training and evaluating at two sizes, ten times apart, and over 2,000 steps.
 
     python tests/soak/memory.py --output memory.json
 
