@@ -76,6 +76,18 @@ def test_any_number_of_devices_gives_the_same_losses(whole, tmp_path, devices):
     np.testing.assert_allclose([actual[step] for step in expected], list(expected.values()), rtol=1e-5)
 
 
+def test_a_run_goes_on_with_fewer_devices(whole, tmp_path):
+    config = toy_config(log_every=1)
+    for devices, stop_step in ((8, 4), (4, 8)):
+        task = StopAt(config, stop_step, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            Trainer(config, task, tmp_path, devices=jax.devices()[:devices]).fit()
+    run(config, tmp_path, devices=jax.devices()[:1])
+    expected, actual = losses(whole[0]), losses(tmp_path)
+    assert list(actual) == list(expected)
+    np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-5)
+
+
 def test_it_learns_in_microbatches(whole, tmp_path):
     run(toy_config(log_every=1, accumulate_steps=4), tmp_path)
     in_microbatches, at_once = list(losses(tmp_path).values()), list(losses(whole[0]).values())
