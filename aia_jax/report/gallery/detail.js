@@ -18,11 +18,12 @@ function stretchRows(values, rows, width) {
   const out = new Float32Array(rows * longer);
   for (let x = 0; x < longer; x += 1) {
     const center = (x + 0.5) / FINER - 0.5;
-    const first = Math.floor(center) - 1;
-    for (let cell = first; cell < first + 4; cell += 1) {
-      const weight = cubic(center - cell);
-      const inside = Math.min(Math.max(cell, 0), width - 1);
-      for (let y = 0; y < rows; y += 1) out[y * longer + x] += weight * values[y * width + inside];
+    const [first, last] = [Math.max(Math.floor(center) - 1, 0), Math.min(Math.floor(center) + 2, width - 1)];
+    let total = 0;
+    for (let cell = first; cell <= last; cell += 1) total += cubic(center - cell);
+    for (let cell = first; cell <= last; cell += 1) {
+      const weight = cubic(center - cell) / total;
+      for (let y = 0; y < rows; y += 1) out[y * longer + x] += weight * values[y * width + cell];
     }
   }
   return out;
