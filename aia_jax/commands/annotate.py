@@ -22,7 +22,7 @@ from aia_jax.tasks.photo_annotator import PhotoAnnotator
 from aia_jax.training.interruption import stop_on_signals
 
 _BYTES_PER_PHOTO = 5000  # about: a block of the disk for the keywords, and a line
-_BYTES_PER_PICTURE = 75_000  # about: of a camera's photo, twice in base64, beside its maps
+_BYTES_PER_PICTURE = 100_000  # about: of a camera's photo in base64, kept, in the page and while that is written
 _PICTURE_SIDE = 448  # pixels: enough for a laptop's screen, while the page of 5,000 photos stays near 100 MB
 _LISTED = 5  # photos that cannot be read
 PAGE = "gallery.html"
