@@ -143,6 +143,7 @@ def test_photos_are_found_by_name_label_and_score(page):
     driver.find_element("id", "sort").send_keys("highest")
     assert texts(driver, ".card .name") == ["39.jpg", "38.jpg", "37.jpg", "36.jpg"]
     assert texts(driver, ".card:last-child .chip") == ["sea0.90", "sky0.90"]
+    wait_for(lambda: "sort=high" in driver.current_url)
     driver.refresh()  # the address keeps it all
     assert texts(driver, ".card .name") == ["39.jpg", "38.jpg", "37.jpg", "36.jpg"]
     driver.find_element("id", "query").send_keys("nowhere")
@@ -177,7 +178,7 @@ def test_all_goes_by_keyboard(page):
     assert texts(driver, "#detail-name") == ["1998.jpg"]
     press(driver, "\ue014", "\ue014")
     assert texts(driver, "#detail-name") == ["1999.jpg"]  # the last
-    assert "photo=1999" in driver.current_url
+    wait_for(lambda: "photo=1999" in driver.current_url)
     press(driver, "\ue00c")  # Escape
     wait_for(lambda: "photo" not in driver.current_url)
     assert driver.switch_to.active_element.get_attribute("title") == "1999.jpg"

@@ -41,7 +41,10 @@ function drawMap(canvas, map, [height, width]) {
   const values = transposed(stretchRows(wide, width * FINER, height), width * FINER, height * FINER);
   [canvas.width, canvas.height] = [width * FINER, height * FINER];
   const image = new ImageData(canvas.width, canvas.height);
-  const peak = Math.max(values.reduce((most, value) => Math.max(most, value), 0), 1e-9);
+  const peak = Math.max(
+    values.reduce((most, value) => Math.max(most, value), 0),
+    1e-9,
+  );
   values.forEach((value, cell) => {
     const heat = Math.max(value, 0) / peak;
     const color = Math.round(255 * heat);
@@ -120,7 +123,11 @@ class Detail {
     const rows = photo.labels.map((label, place) => {
       const content = labelRow(label, photo.scores[place], photo.outcomes[place]);
       if (!this.mapOf(label)) return make("li", {}, make("div", { class: "row" }, ...content));
-      const button = make("button", { type: "button", class: "row", "aria-pressed": false, "data-label": label }, ...content);
+      const button = make(
+        "button",
+        { type: "button", class: "row", "aria-pressed": false, "data-label": label },
+        ...content,
+      );
       button.addEventListener("click", () => this.look(this.label === label ? null : label));
       button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && this.draw(label));
       button.addEventListener("pointerleave", () => this.draw(this.label));
@@ -154,7 +161,10 @@ class Detail {
     const [photo, stage, frame] = [byId("photo"), byId("stage"), byId("frame")];
     if (!photo.naturalWidth || !stage.clientWidth) return;
     const room = [stage.clientWidth / photo.naturalWidth, stage.clientHeight / photo.naturalHeight];
-    const scale = Math.min(...room, Math.max(LARGEST, LARGEST_SIDE / Math.max(photo.naturalWidth, photo.naturalHeight)));
+    const scale = Math.min(
+      ...room,
+      Math.max(LARGEST, LARGEST_SIDE / Math.max(photo.naturalWidth, photo.naturalHeight)),
+    );
     frame.style.width = `${photo.naturalWidth * scale}px`;
     frame.style.height = `${photo.naturalHeight * scale}px`;
     frame.classList.add("there");
@@ -182,9 +192,13 @@ class Detail {
 
   listenToSwipes() {
     let start = null;
-    byId("stage").addEventListener("touchstart", (event) => {
-      start = event.touches.length === 1 ? event.touches[0] : null;
-    }, { passive: true });
+    byId("stage").addEventListener(
+      "touchstart",
+      (event) => {
+        start = event.touches.length === 1 ? event.touches[0] : null;
+      },
+      { passive: true },
+    );
     byId("stage").addEventListener("touchend", (event) => {
       if (!start) return;
       const [x, y] = [event.changedTouches[0].clientX - start.clientX, event.changedTouches[0].clientY - start.clientY];

@@ -20,7 +20,15 @@ function readAddress() {
   for (const label of [...state.chosen.keys()]) if (label >= labelNames.length) state.chosen.delete(label);
 }
 
+let addressing;
+
+/** Soon writes the state into the address; browsers refuse to do so at every move of a slider. */
 function writeAddress() {
+  clearTimeout(addressing);
+  addressing = setTimeout(writeAddressNow, 120);
+}
+
+function writeAddressNow() {
   const written = new URLSearchParams();
   const labels = [...state.chosen].map(([label, outcome]) => (outcome ? `${label}:${outcome}` : label)).join(",");
   const fields = { part: state.part, q: state.query, labels, min: state.minimum, show: state.outcome };
@@ -37,7 +45,10 @@ function fillSelect(select, options) {
 
 /** Wires the tools; `changed` is called when the filter did. */
 function setUpTools(changed) {
-  fillSelect(byId("sort"), Object.entries(SORTS).map(([name, [text]]) => [name, text]));
+  fillSelect(
+    byId("sort"),
+    Object.entries(SORTS).map(([name, [text]]) => [name, text]),
+  );
   if (facts.evaluation) {
     fillSelect(byId("outcome"), [...Object.entries(SHOWN), ["right", "all right"]]);
     document.querySelector(".with-outcome").hidden = false;

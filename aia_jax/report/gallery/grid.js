@@ -144,7 +144,13 @@ function makeCard(index, place, total, minimum) {
   }
   if (!chips.children.length) chips.append(make("span", { class: "quiet", text: "no labels" }));
   const name = make("span", { class: "name" }, make("bdi", { text: photo.shown }));
-  const button = make("button", { type: "button", title: photo.shown }, make("span", { class: "picture" }), name, chips);
+  const button = make(
+    "button",
+    { type: "button", title: photo.shown },
+    make("span", { class: "picture" }),
+    name,
+    chips,
+  );
   const place1 = { "aria-posinset": place + 1, "aria-setsize": total };
   return make("div", { class: "card", role: "listitem", ...place1 }, button);
 }

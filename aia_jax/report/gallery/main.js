@@ -64,12 +64,23 @@ function showPart(name) {
 }
 
 function setUpTabs() {
-  const there = { photos: true, labels: facts.evaluation, confusions: facts.evaluation, problems: facts.problems?.length };
+  const there = {
+    photos: true,
+    labels: facts.evaluation,
+    confusions: facts.evaluation,
+    problems: facts.problems?.length,
+  };
   const names = Object.keys(PARTS).filter((part) => there[part]);
   if (names.length < 2) return;
   for (const part of names) {
     const text = part === "problems" ? `${PARTS[part]} (${counted.format(facts.problems.length)})` : PARTS[part];
-    const tab = make("button", { type: "button", role: "tab", id: `tab-${part}`, "aria-controls": `part-${part}`, text });
+    const tab = make("button", {
+      type: "button",
+      role: "tab",
+      id: `tab-${part}`,
+      "aria-controls": `part-${part}`,
+      text,
+    });
     tab.addEventListener("click", () => {
       showPart(part);
       writeAddress();

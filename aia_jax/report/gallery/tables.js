@@ -7,7 +7,9 @@
 function makeTable(columns, rows, { caption, sorted }) {
   const body = make("tbody");
   const lines = rows.map((row) => {
-    const cells = columns.map(({ cell, value }) => make("td", isText(value, row) ? {} : { class: "number" }, cell(row)));
+    const cells = columns.map(({ cell, value }) =>
+      make("td", isText(value, row) ? {} : { class: "number" }, cell(row)),
+    );
     return { row, line: make("tr", {}, ...cells) };
   });
   let order = [sorted, isText(columns[sorted].value, rows[0]) ? 1 : -1];

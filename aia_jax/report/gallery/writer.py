@@ -21,7 +21,18 @@ from matplotlib import colormaps
 
 from aia_jax.report.page_parts import base_style, content_hash, inert_json
 
-_SCRIPTS = ("text.js", "photos.js", "grid.js", "filters.js", "detail.js", "tables.js", "evaluation.js", "main.js")
+_SCRIPTS = (
+    "text.js",
+    "photos.js",
+    "grid.js",
+    "filters.js",
+    "detail.js",
+    "tables.js",
+    "curves.js",
+    "confusions.js",
+    "evaluation.js",
+    "main.js",
+)
 _INDEX, _BLOCKS = "<!-- index -->", "<!-- blocks -->"
 _SCALE = 10_000  # of scores in the index
 OUTCOMES = ("hit", "miss", "false")
