@@ -258,7 +258,7 @@ def judged():
 def test_the_worst_photos_come_first_and_errors_are_marked(page):
     driver = page(judged(), evaluation=EVALUATION)
     assert texts(driver, ".card .name")[:5] == ["6.jpg", "3.jpg", "5.jpg", "7.jpg", "0.jpg"]
-    assert texts(driver, ".card:nth-child(2) .chip") == ["✓sea0.90", f"○{EVIL[0]}", f"✗{EVIL[2]}0.70"]
+    assert texts(driver, ".card:nth-child(2) .chip") == [f"○{EVIL[0]}", f"✗{EVIL[2]}0.70", "✓sea0.90"]
     driver.find_element("id", "outcome").send_keys("all right")
     assert texts(driver, "#count") == ["6 of 10 photos"]
 

@@ -139,9 +139,9 @@ class Grid {
 function makeCard(index, place, total, minimum) {
   const photo = photos[index];
   const chips = make("span", { class: "chips" });
-  for (const [at, label] of photo.labels.entries()) {
-    if (isShown(photo, at, minimum)) chips.append(makeChip(label, photo.scores[at], photo.outcomes[at]));
-  }
+  const places = [...photo.labels.keys()].filter((at) => isShown(photo, at, minimum));
+  places.sort((a, b) => (photo.outcomes[a] === "hit") - (photo.outcomes[b] === "hit")); // room ends: errors come first
+  for (const at of places) chips.append(makeChip(photo.labels[at], photo.scores[at], photo.outcomes[at]));
   if (!chips.children.length) chips.append(make("span", { class: "quiet", text: "no labels" }));
   const name = make("span", { class: "name" }, make("bdi", { text: photo.shown }));
   const button = make(
