@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,6 +126,21 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
             return read_annotations(config_data.root, config_data.name, "test").labels
         except InputError:
             raise absent from None
+
+
+def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
+    """Where the photos of a split lie, by their names; none of scenes, which are drawn.
+
+    Args:
+        split: "train", "test", or "validation", which is part of "train".
+
+    Raises:
+        InputError: absent or malformed annotations.
+    """
+    if config_data.name == "scenes":
+        return {}
+    annotations = read_annotations(config_data.root, config_data.name, "test" if split == "test" else "train")
+    return dict(zip(annotations.image_names, annotations.image_paths, strict=True))
 
 
 def _source(config_data: ConfigDict, split: str, image_size: int) -> "Source":

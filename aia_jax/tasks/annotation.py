@@ -206,6 +206,16 @@ class AnnotationTask:
         maps = {"attention": out["attention"]} if "attention" in out else {}
         return {"scores": jax.nn.sigmoid(logits), **maps}
 
+    def illustrate(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """As `explain`, but the maps as a page shows them: uint8 `heat` `[B, C, h, w]`, 255 at each map's peak."""
+        out = self.explain(model, batch)
+        if "attention" not in out:
+            return out
+        attention = jnp.maximum(out["attention"].astype(jnp.float32), 0)
+        peak = attention.max(axis=(-2, -1), keepdims=True)
+        heat = jnp.round(255 * attention / jnp.maximum(peak, jnp.finfo(jnp.float32).tiny))
+        return {"scores": out["scores"], "heat": heat.astype(jnp.uint8)}
+
     def evaluate(
         self, split: str, outputs: dict[str, np.ndarray], thresholds: np.ndarray | None = None
     ) -> dict[str, Any]:

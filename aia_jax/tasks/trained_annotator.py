@@ -55,6 +55,7 @@ class TrainedAnnotator:
         self._scores = make_predict_step(graphdef, self._score, self._mesh)
         self._predict = make_predict_step(graphdef, self._task.predict, self._mesh)
         self._explain = make_predict_step(graphdef, self._task.explain, self._mesh)
+        self._illustrate = make_predict_step(graphdef, self._task.illustrate, self._mesh)
         model = config.model
         self._settings = f"{weights_digest(arrays)} {model.dtype} {model.native_padding}"
         self.digest = f"{model.backbone} {self.image_size} px {self._settings}"
@@ -88,8 +89,11 @@ class TrainedAnnotator:
             `scores` float32 `[batch_size, C]` and, if asked to `explain` and the head attends, `attention`
             `[batch_size, C, h, w]`; rows from b on are padding.
         """
-        step = self._explain if explain else self._predict
-        return step(self._weights, sharding.put_batch({"image": padded(images, self.batch_size)}, self._mesh))
+        return self._dispatch(self._explain if explain else self._predict, images)
+
+    def illustrate(self, images: np.ndarray) -> dict[str, jax.Array]:
+        """As `predict`, with `heat` uint8 `[batch_size, C, h, w]` if the head attends; see `AnnotationTask`."""
+        return self._dispatch(self._illustrate, images)
 
     def maps(self, images: np.ndarray) -> np.ndarray:
         """uint8 `[b, S, S, 3]`, at most `batch_size` of them, to the backbone's maps float32 `[b, h, w, F]`."""
@@ -123,6 +127,9 @@ class TrainedAnnotator:
                 order = np.argsort(-scores, kind="stable")
                 found.append(order[scores[order] >= threshold].astype(np.int32))
         return found
+
+    def _dispatch(self, step: Any, images: np.ndarray) -> dict[str, jax.Array]:
+        return step(self._weights, sharding.put_batch({"image": padded(images, self.batch_size)}, self._mesh))
 
     def _extract(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {"maps": self._task.extract(model.backbone, batch)["features"]}

@@ -91,6 +91,21 @@ class _Events:
         self._file.write_event(Event(wall_time=time.time(), **fields))
 
 
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The records `{"step", "kind", ...}` of a run, steps rising; [] if there are none.
+
+    Of records of one step and kind, which a run that was continued may have written again, the last counts; a line that
+    was left half-written does not.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    found = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            found[int(record["step"]), str(record["kind"])] = record
+    return [found[key] for key in sorted(found)]
+
+
 def lines_up_to(path: Path, step: int) -> list[str]:
     """The lines of a file of records whose `step` is not later; none if it is not there."""
     if not path.exists():
