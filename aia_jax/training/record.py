@@ -20,6 +20,7 @@ _FREE_FIELDS = (
     *("data.root", "data.cache_dir", "data.num_workers", "data.placement", "log_every", "checkpoint.keep"),
     *("eval.batch_size", "eval.threshold", "published", "mesh.fsdp", "model.remat"),
     *("data.photos", "eval.block", "model.block", "model.recompute"),
+    "init_labels",  # counts at the start alone
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
