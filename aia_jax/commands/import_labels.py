@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--like", type=Path, metavar="DIR", help="take the vocabulary and channel statistics of this earlier output"
     )
-    parser.add_argument("--skip_bad", action="store_true", help="go on without rows and photos that cannot be used")
+    parser.add_argument("--skip_bad", action="store_true", help="leave out rows, photos and labels with problems")
     parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos")
     parser.add_argument("--force", action="store_true", help="replace what an earlier call wrote to --output")
 
@@ -167,13 +167,13 @@ def _tell(problems: list[str], num_photos: int, *, skip: bool) -> None:
     listed = list_problems(problems)
     if problems and not skip:
         raise InputError(
-            f"{len(problems):,} row(s) or photo(s) cannot be used; nothing was written (--skip_bad goes on without "
-            f"them):{listed}"
+            f"{len(problems):,} problem(s) with labels or photos; nothing was written (--skip_bad leaves out what they "
+            f"are about):{listed}"
         )
     if not num_photos:
         raise InputError(f"no photo can be used{':' if problems else ''}{listed}")
     if problems:
-        print(f"{len(problems):,} row(s) or photo(s) left out:{listed}", file=sys.stderr)
+        print(f"{len(problems):,} problem(s); what they are about is left out:{listed}", file=sys.stderr)
 
 
 def _vocabulary(photos: Sequence[LabelledPhoto], min_images: int) -> tuple[str, ...]:

@@ -140,6 +140,8 @@ def read_channel_stats(root: str | Path) -> ChannelStats:
         InputError: the file is absent or malformed.
     """
     path = Path(root) / CUSTOM_STATS
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; config.data.root must be the folder that aia import-labels wrote")
     document = read_json(path)
     stats = []
     for field, least in (("mean", 0.0), ("std", 1e-6)):

@@ -104,7 +104,7 @@ def read_folders(folder: Path) -> LabelList:
     if not num_labels - {""}:
         raise InputError(f"{folder} holds no folders of photos; expected one for each label, such as sky/a.jpg")
     rows = [
-        LabelRow(str(folder / name), name, (label,) * bool(label), split)
+        LabelRow(repr(name), name, (label,) * bool(label), split)
         for name, places in photos.items()
         for label, split in dict.fromkeys(places)
     ]

@@ -43,14 +43,14 @@ def gather(
         folder: of the photos.
         vocabulary: the labels that may be used; None: any.
         problems: gets a line for each row and photo that is left out: a name that is none, leads out of the folder or
-            is of no file, a label that may not be called so, a row that says nothing new, splits that contradict.
+            is of no file, a label that may not be called so, a row that says nothing new, splits that contradict; and
+            for each label that is left out, as the vocabulary lacks it.
     """
     found: dict[str, LabelledPhoto] = {}
     contradictory = set()
     for row in rows:
-        problem = _name_problem(row, folder) or _label_problem(row, vocabulary)
-        name = "" if problem else _find(row.photo, folder)
-        if not problem and not name:
+        problem, name = _name_problem(row, folder) or _label_problem(row), ""
+        if not problem and not (name := _find(row.photo, folder)):
             problem = f"{row.where}: no photo {row.photo!r} in {folder}"
         known = found.get(name)
         if known and known.split != row.split:
@@ -61,7 +61,9 @@ def gather(
         if problem:
             problems.append(problem)
             continue
-        labels = tuple(sorted({*row.labels, *(known.labels if known else ())}))
+        unknown = [label for label in row.labels if vocabulary is not None and label not in vocabulary]
+        problems += [_unknown(row.where, label, vocabulary) for label in unknown]
+        labels = tuple(sorted({*row.labels, *(known.labels if known else ())}.difference(unknown)))
         found[name] = LabelledPhoto(known.where if known else row.where, name, labels, row.split)
     return [photo for name, photo in found.items() if name not in contradictory]
 
@@ -83,11 +85,11 @@ def measure(
     with tqdm(photos, "reading photos", unit="img", mininterval=0.5, dynamic_ncols=True) as bar:
         for photo, read in zip(bar, read_photos(paths, _SIZE, num_workers=num_workers, upright=True), strict=True):
             if read.problem:
-                problems.append(f"{photo.where}: {photo.name}: {read.problem}")
+                problems.append(f"{photo.where}: {photo.name!r}: {read.problem}")
                 continue
-            pixels = read.image.reshape(-1, 3) / 255
+            channels = np.ascontiguousarray(read.image.reshape(-1, 3).T) / 255
             good.append(photo)
-            moments.append((pixels.mean(axis=0), np.square(pixels).mean(axis=0)))
+            moments.append((channels.mean(axis=1), np.square(channels).mean(axis=1)))
     return good, np.array(moments).reshape(-1, 2, 3)
 
 
@@ -109,15 +111,17 @@ def _name_problem(row: LabelRow, folder: Path) -> str:
     return ""
 
 
-def _label_problem(row: LabelRow, vocabulary: Collection[str] | None) -> str:
-    for label in row.labels:
-        if not is_label(label):
-            return f"{row.where}: a label must be a name of one line without blanks around it, found {label!r:.60}"
-        if vocabulary is not None and label not in vocabulary:
-            near = difflib.get_close_matches(label, vocabulary, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return f"{row.where}: {label!r} is not in the vocabulary of {len(vocabulary)} labels{hint}"
-    return ""
+def _label_problem(row: LabelRow) -> str:
+    unfit = [label for label in row.labels if not is_label(label)]
+    if not unfit:
+        return ""
+    return f"{row.where}: a label must be a name of one line without blanks around it, found {unfit[0]!r:.60}"
+
+
+def _unknown(where: str, label: str, vocabulary: Collection[str]) -> str:
+    near = difflib.get_close_matches(label, vocabulary, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{where}: {label!r} is not in the vocabulary of {len(vocabulary)} labels{hint}"
 
 
 def _find(name: str, folder: Path) -> str:
