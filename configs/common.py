@@ -18,6 +18,8 @@ def annotation_config(dataset: str) -> ConfigDict:
     config.ema_decay = 0.99
     config.mixup = False
     config.log_every = 20  # steps
+    config.on_nonfinite = "stop"  # a NaN or infinite loss or gradient ends the run; or "skip": that step is left out
+    config.max_skipped_steps = 10  # of a run; one more ends it
     config.published = ""  # row of aia_jax/published.py shown beside the measured ones
     config.init_from = ""  # workdir or PyTorch file whose whole model training starts from
     config.init_labels = "strict"  # of init_from: the data's; or by_name: others, or a file that lists a file's labels

@@ -95,6 +95,7 @@ def _run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[
         for step in dict.fromkeys((max(evaluated), best)):
             info = checkpointer.info(step)
             check_whole(workdir, info)
+            checkpointer.check_undamaged(step)
             check_described(workdir, info, task.describe())
             arrays = pick_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])
             which = "best" if step == best else "last"

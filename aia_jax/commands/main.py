@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aia_jax.commands import annotate, features, import_labels, keywords, results, search, vocab
+from aia_jax.commands import annotate, features, import_labels, keywords, prepare, results, search, vocab
 from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
 
 _COMMANDS = {
@@ -15,6 +15,7 @@ _COMMANDS = {
     "features": features,
     "import-labels": import_labels,
     "keywords": keywords,
+    "prepare": prepare,
     "results": results,
     "search": search,
     "vocab": vocab,

@@ -82,7 +82,8 @@ def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
     alternative = f", or SSGRL's {split}_list_500.txt and {_SSGRL_INDEX}" if dataset == "vg500" else ""
     raise InputError(
         f"{path.absolute()} does not exist. config.data.root={str(root)!r} must be the folder that holds"
-        f" {FOLDERS[dataset]}/ with {split}.json{alternative}, and the photos in images/"
+        f" {FOLDERS[dataset]}/ with {split}.json{alternative}, and the photos in images/;"
+        f" `aia prepare {dataset}` brings them"
     )
 
 

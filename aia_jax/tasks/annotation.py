@@ -155,6 +155,10 @@ class AnnotationTask:
         """The row-aligned arrays that `predict` takes batches of."""
         return {"image": self.split(split).images}
 
+    def row_names(self, index: np.ndarray) -> list[str]:
+        """The names of training images."""
+        return [self.split("train").image_names[row] for row in index]
+
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of the training stream from `start_step` on."""
         return pipeline.train_batches(

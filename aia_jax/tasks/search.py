@@ -171,6 +171,10 @@ class SearchTask:
         for name in splits:
             self.split(name)
 
+    def row_names(self, index: np.ndarray) -> list[str]:
+        """Training pairs, each as the query's text and the image's number, from 0."""
+        return self._pairs.names(index)
+
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's pairs of every batch."""
         return pipeline.train_batches(
