@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -20,6 +21,8 @@ from aia_jax.data import scenes
 from aia_jax.data.annotations import read_annotations
 from aia_jax.data.datasets import read_channel_stats
 from aia_jax.errors import InputError
+from aia_jax.models import annotator
+from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks import make_task
 from aia_jax.training.loop import Trainer
 from aia_jax.training.runs import run_arrays
@@ -44,11 +47,21 @@ def import_scenes(folder, first, output, *flags):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, cache_dir):
+def small_backbone():
+    """A backbone `tresnet_block` that compiles in a moment."""
+    variant = Variant(blocks=(1,), width=8, basic_stages=1)
+    with pytest.MonkeyPatch.context() as patch:
+        entry = annotator.Backbone(partial(TResNet, variant), "tresnet", None, 4)
+        patch.setitem(annotator.BACKBONES, "tresnet_block", entry)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, cache_dir, small_backbone):
     """Holds the imported data `mine`, the run `source` on the scenes, and the run `run` that started from it."""
     folder = tmp_path_factory.mktemp("custom")
     import_scenes(folder / "photos", 0, folder / "mine")
-    source = annotator_config(**{"eval.batch_size": 16})
+    source = annotator_config(**{"eval.batch_size": 16, "model.backbone": "tresnet_block"})
     write_run(folder / "source", source, random_weights(make_task(source), 0))
     train(config_of(folder), folder / "run")
     return folder

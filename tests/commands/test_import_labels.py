@@ -1,6 +1,7 @@
 """`aia import-labels`: what it writes is what the annotation tasks and the authors' programs read."""
 
 import csv
+import gc
 import json
 import os
 import shlex
@@ -16,6 +17,14 @@ from aia_jax.data.datasets import read_channel_stats
 from aia_jax.data.images import decode_image
 
 NUM_PHOTOS = 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections():
+    """What reads photos collects garbage after it, which takes long with everything that other tests left."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
