@@ -19,7 +19,12 @@ _LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "cate
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 _UNNAMED = re.compile(r"(unnamed:_\d+)?")  # of pandas, the numbers of its rows
 _DELIMITERS = (",", ";", "\t", "|")
+_LISTS = "lists"
+_SAID = {"": "one a cell", " ": "parted by blanks", _LISTS: "lists"}  # of separators
 _YES, _NO = ("1", "1.0", "true", "yes", "x"), ("0", "0.0", "-1", "false", "no", "")
+
+Row = tuple[int, list[str], str]  # line, cells, split
+Labels = tuple[tuple[str, ...], str]  # of a row, and what is wrong with it
 
 
 class _Table(NamedTuple):
@@ -68,14 +73,7 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
             _indicated(path, rows, table, columns),
         )
     else:
-        cells = [cells[columns.labels].strip() for _, cells, _ in rows]
-        if separator:
-            separator = "" if separator == "none" else separator
-        else:
-            repeated = len({row[1][columns.photo] for row in rows}) < len(rows)
-            separator = _separator(cells, table.header[columns.labels], repeated)
-        how = f"labels in column {table.header[columns.labels]!r}, {_SAID.get(separator, f'parted by {separator!r}')}"
-        labels = [_parted(f"{path.name}:{row[0]}", cell, separator) for row, cell in zip(rows, cells, strict=True)]
+        how, labels = _listed(path, rows, table, columns, separator)
     found = []
     for (line, cells, split), (names, problem) in zip(rows, labels, strict=True):
         if problem:
@@ -90,19 +88,15 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
     return LabelList(tuple(found), understood, tuple(problems))
 
 
-_LISTS = "lists"
-_SAID = {"": "one a cell", " ": "parted by blanks", _LISTS: "lists"}
-
-
 def _parse(path: Path, problems: list[str]) -> _Table:
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:
         raise InputError(f"{path} is empty; expected a header such as image,labels and a row for each photo")
-    delimiter = max(_DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     header, rows, line = [], [], 1
     try:
+        delimiter = max(_DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 if not header:
@@ -149,8 +143,8 @@ def _find_columns(path: Path, header: list[str], photo_column: str, label_column
     return _Columns(photo, labels, split, indicators, unused)
 
 
-def _rows(path: Path, table: _Table, columns: _Columns, problems: list[str]) -> Iterator[tuple[int, list[str], str]]:
-    """(line, cells, split) of the rows whose split is known."""
+def _rows(path: Path, table: _Table, columns: _Columns, problems: list[str]) -> Iterator[Row]:
+    """The rows whose split is known."""
     for line, cells in table.rows:
         split = "" if columns.split is None else cells[columns.split].strip()
         if columns.split is not None and split.lower() not in SPLIT_NAMES:
@@ -159,10 +153,7 @@ def _rows(path: Path, table: _Table, columns: _Columns, problems: list[str]) -> 
             yield line, cells, SPLIT_NAMES.get(split.lower(), "")
 
 
-Labels = tuple[tuple[str, ...], str]  # of a row, and what is wrong with it
-
-
-def _indicated(path: Path, rows: list[tuple[int, list[str], str]], table: _Table, columns: _Columns) -> list[Labels]:
+def _indicated(path: Path, rows: list[Row], table: _Table, columns: _Columns) -> list[Labels]:
     found: list[Labels] = []
     for line, cells, _ in rows:
         values = {table.header[column]: cells[column].strip().lower() for column in columns.indicators}
@@ -176,6 +167,17 @@ def _indicated(path: Path, rows: list[tuple[int, list[str], str]], table: _Table
             )
         found.append((labels, problem))
     return found
+
+
+def _listed(path: Path, rows: list[Row], table: _Table, columns: _Columns, given: str) -> tuple[str, list[Labels]]:
+    """How the labels' cells were read, and what they hold."""
+    column, cells = table.header[columns.labels], [cells[columns.labels].strip() for _, cells, _ in rows]
+    repeated = len({cells[columns.photo] for _, cells, _ in rows}) < len(rows)
+    separator = ("" if given == "none" else given) if given else _separator(cells, column, repeated)
+    how = f"labels in column {column!r}, {_SAID.get(separator, f'parted by {separator!r}')}"
+    return how, [
+        _parted(f"{path.name}:{line}", cell, separator) for (line, _, _), cell in zip(rows, cells, strict=True)
+    ]
 
 
 def _separator(cells: list[str], column: str, repeated: bool) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
@@ -48,9 +49,10 @@ def gather(
     """
     found: dict[str, LabelledPhoto] = {}
     contradictory = set()
+    find = functools.cache(functools.partial(_find, folder=folder))
     for row in rows:
         problem, name = _name_problem(row, folder) or _label_problem(row), ""
-        if not problem and not (name := _find(row.photo, folder)):
+        if not problem and not (name := find(row.photo)):
             problem = f"{row.where}: no photo {row.photo!r} in {folder}"
         known = found.get(name)
         if known and known.split != row.split:

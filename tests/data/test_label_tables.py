@@ -127,3 +127,5 @@ def test_absent_columns_encodings_and_cells(read):
         read("image,labels\na.jpg,sky\n", "utf-16")
     with pytest.raises(InputError, match=r"labels\.csv:3 is no row of a table: field larger than field limit"):
         read(f"image,labels\na.jpg,sky\nb.jpg,{'x' * 200_000}\n")
+    with pytest.raises(InputError, match=r"labels\.csv:1 is no row of a table"):
+        read("x" * 200_000)
