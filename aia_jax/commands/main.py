@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aia_jax.commands import annotate, features, keywords, prepare, results, search, vocab
+from aia_jax.commands import annotate, features, import_labels, keywords, prepare, results, search, vocab
 from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
 
 _COMMANDS = {
     "annotate": annotate,
     "features": features,
+    "import-labels": import_labels,
     "keywords": keywords,
     "prepare": prepare,
     "results": results,

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from aia_jax.data.datasets import ChannelStats
 from aia_jax.data.features import padded, prepare_features, weights_digest
 from aia_jax.data.rows import MappedRows
 from aia_jax.errors import InputError
@@ -28,6 +29,7 @@ class TrainedAnnotator:
         labels: its vocabulary, C names.
         arrays: path to array of the whole model.
         batch_size: images, or maps, computed at once; rounded up to a multiple of the devices.
+        stats: see `AnnotationTask`.
 
     Attributes:
         labels: its vocabulary.
@@ -39,11 +41,18 @@ class TrainedAnnotator:
         InputError: a config that cannot be used.
     """
 
-    def __init__(self, config: ConfigDict, labels: Sequence[str], arrays: dict[str, Any], batch_size: int):
+    def __init__(
+        self,
+        config: ConfigDict,
+        labels: Sequence[str],
+        arrays: dict[str, Any],
+        batch_size: int,
+        stats: ChannelStats | None = None,
+    ):
         self.config = config
         self.labels = tuple(labels)
         self.image_size = config.data.image_size
-        self._task = AnnotationTask(config)
+        self._task = AnnotationTask(config, stats)
         self._mesh = sharding.data_mesh()
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
         graphdef, shapes = abstract_weights(
@@ -75,7 +84,7 @@ class TrainedAnnotator:
         check_whole(workdir, info)
         if "labels" not in info:
             raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
-        return cls(config, info["labels"], arrays, batch_size)
+        return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -100,6 +100,11 @@ class Trainer:
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
         check_policy(config)
         check_same_config(self.workdir, config)
+        if task.epoch_end(1) < 1:
+            raise InputError(
+                f"config.batch_size={config.batch_size} is larger than the training data; give one that is a multiple "
+                f"of {self.mesh.size} and fits"
+            )
         self.total_steps = task.epoch_end(config.epochs)
         optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)
         self._create = functools.partial(initial_state, task.build_model, optimizer, config.seed)

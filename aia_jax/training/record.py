@@ -21,6 +21,7 @@ _FREE_FIELDS = (
     *("on_nonfinite", "max_skipped_steps"),
     *("eval.batch_size", "eval.threshold", "published", "mesh.fsdp", "model.remat"),
     *("data.photos", "eval.block", "model.block", "model.recompute"),
+    "init_labels",  # counts at the start alone
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
