@@ -1,6 +1,7 @@
 """Runs whose weights are as drawn, for what only needs some weights."""
 
 import jax
+import numpy as np
 from flax import nnx
 
 from aia_jax.tasks import make_task
@@ -11,10 +12,14 @@ from aia_jax.training.state import split_model
 from configs import demo
 
 
-def write_run(workdir, config):
-    """Writes a run of `config` that looks like one whose first epoch was the best."""
+def write_run(workdir, config, weights=None):
+    """Writes a run of `config` that looks like one whose first epoch was the best.
+
+    Args:
+        weights: in place of those that training would start from.
+    """
     task = make_task(config)
-    weights = split_model(task.build_model(nnx.Rngs(config.seed)))[1]
+    weights = weights or split_model(task.build_model(nnx.Rngs(config.seed)))[1]
     trees = sharding.put_replicated(jax.device_get(weights), sharding.data_mesh())
     raw = {name: trees[name] for name in ("params", "stats")}
     info = {"epoch": 1, "weights": "raw", "metric": 0.0, **task.describe()}
@@ -22,6 +27,20 @@ def write_run(workdir, config):
         checkpointer.save(0, {"weights": {"raw": raw, "ema": raw, "constants": trees["constants"]}}, info)
     write_record(workdir, config)
     return workdir
+
+
+def draw_weights(config):
+    """Weights that no network starts from: batch norm has scales and statistics of its own everywhere."""
+    rng = np.random.default_rng(0)
+    ranges = {"scale": (0.4, 0.9), "mean": (-0.2, 0.2), "var": (0.5, 1.5)}
+
+    def draw(path, leaf):
+        name, deviation = path[-1].key, (leaf.size / max(leaf.shape[0], leaf.shape[-1])) ** -0.5
+        drawn = rng.uniform(*ranges[name], leaf.shape) if name in ranges else rng.normal(0, deviation, leaf.shape)
+        return drawn.astype(leaf.dtype)
+
+    shapes = split_model(nnx.eval_shape(lambda: make_task(config).build_model(nnx.Rngs(0))))[1]
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def annotator_config(**overrides):

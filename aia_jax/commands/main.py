@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aia_jax.commands import annotate, features, keywords, prepare, results, search, vocab
+from aia_jax.commands import annotate, export, features, keywords, prepare, results, search, vocab
 from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
 
 _COMMANDS = {
     "annotate": annotate,
+    "export": export,
     "features": features,
     "keywords": keywords,
     "prepare": prepare,
