@@ -58,6 +58,7 @@ def build_twin(
         family: of its backbone.
         resolution: of EfficientNet-Lite: what images are padded as at, see `pad_as_at`; None: as their size asks for.
     """
+    arrays = {path: np.asarray(value, np.float32) for path, value in arrays.items()}
     state = tables.to_torch(arrays, system=tables.system_of(arrays), family=family)
     twin = load_torch(config, recognise(state, "the model"), state)
     if resolution:
