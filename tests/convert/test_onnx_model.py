@@ -9,6 +9,7 @@ import torch_oracles
 from flax import nnx
 from untrained import annotator_config, draw_weights
 
+from aia_jax.commands.verify import _torch_parts
 from aia_jax.models import annotator
 from aia_jax.models.efficientnet_lite import VARIANTS, Conv, EfficientNetLite, _same_padding
 from aia_jax.models.tresnet import TResNet, Variant
@@ -36,6 +37,7 @@ def test_the_twin_of_a_shorter_tresnet_scores_as_the_model_does(monkeypatch):
     for name, found in zip(("scores", "attention"), theirs, strict=True):
         np.testing.assert_allclose(found, ours[name], rtol=0, atol=1e-5)
         assert np.ptp(ours[name], axis=0).max() > 1e-3
+    assert [name for name, _ in _torch_parts(twin.body, "tresnet_short")] == ["stem", "stage1", "stage2"]
 
 
 def test_efficientnet_lite_is_padded_as_at_its_resolution():
