@@ -37,6 +37,20 @@ def write_run(workdir, config, weights=None):
     return workdir
 
 
+def draw_weights(config):
+    """Weights that no network starts from: batch norm has scales and statistics of its own everywhere."""
+    rng = np.random.default_rng(0)
+    ranges = {"scale": (0.4, 0.9), "mean": (-0.2, 0.2), "var": (0.5, 1.5)}
+
+    def draw(path, leaf):
+        name, deviation = path[-1].key, (leaf.size / max(leaf.shape[0], leaf.shape[-1])) ** -0.5
+        drawn = rng.uniform(*ranges[name], leaf.shape) if name in ranges else rng.normal(0, deviation, leaf.shape)
+        return drawn.astype(leaf.dtype)
+
+    shapes = split_model(nnx.eval_shape(lambda: make_task(config).build_model(nnx.Rngs(0))))[1]
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def annotator_config(**overrides):
     """A very small annotator of the scenes."""
     config = demo.get_config()

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aia_jax.commands.annotation_gallery import write_gallery
-from aia_jax.commands.annotator import load_annotator
+from aia_jax.commands.annotator import add_model_arguments, check_model_arguments, load_annotator
 from aia_jax.commands.cli import keep_programs, positive, printable, unwinding_on_sigterm
 from aia_jax.data.annotation_output import PROBLEMS, AnnotationOutput
 from aia_jax.data.cache import speaking_errors
@@ -30,18 +30,7 @@ PAGE = "gallery.html"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `aia annotate`."""
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="folder of an annotation run, whose best epoch counts"
-    )
-    model.add_argument("--weights", metavar="FILE", help="PyTorch or safetensors file; needs --config")
-    parser.add_argument("--config", metavar="CONFIG", help="of --weights; --config.field=value overrides")
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="of --weights: its labels, one a line or JSON with `labels`; the default are those of the config's data",
-    )
+    add_model_arguments(parser)
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, searched recursively")
     parser.add_argument(
         "--output",
@@ -50,14 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl; what a call was interrupted in is "
         "continued, photos that have labels there are not read again",
-    )
-    limits = parser.add_mutually_exclusive_group()
-    limits.add_argument("--threshold", type=float, metavar="T", help="labels that score above it count")
-    limits.add_argument(
-        "--thresholds",
-        type=Path,
-        metavar="FILE.json",
-        help="one for each label; the default is thresholds.json of the workdir, else config.eval.threshold (0.5)",
     )
     parser.add_argument("--top", type=positive, metavar="N", help="at most N labels a photo, the highest")
     parser.add_argument(
@@ -157,10 +138,6 @@ def _continuing(arguments: argparse.Namespace) -> str:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for flag in ("config", "labels"):
-        if arguments.workdir and getattr(arguments, flag):
-            raise InputError(f"--{flag} belongs to --weights; a workdir has its own")
-    if arguments.weights and not arguments.config:
-        raise InputError("--weights needs --config, which says what model the file holds")
+    check_model_arguments(arguments)
     if arguments.num_workers < 0:
         raise InputError(f"--num_workers must be 0, for threads, or more, not {arguments.num_workers}")
