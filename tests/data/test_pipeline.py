@@ -112,6 +112,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are told by Linux's /proc")
 def test_workers_end_when_their_process_is_killed(tmp_path):
     (tmp_path / "endless.py").write_text(_ENDLESS)
     command = [sys.executable, tmp_path / "endless.py"]
