@@ -1,5 +1,7 @@
 """Evaluate a run: `python eval.py --config configs/demo.py --workdir runs/demo`."""
 
+import sys
+
 from absl import flags
 
 from aia_jax.commands import cli
@@ -9,6 +11,7 @@ if __name__ == "__main__":
         """Score a split with a run's best checkpoint: metrics.json, scores or rankings, and pictures.
 
         python eval.py --config configs/demo.py --workdir runs/demo
+        python eval.py --config configs/demo.py --workdir runs/demo --html
         python eval.py --config configs/demo.py --workdir runs/demo --split train --output /tmp/demo-train
         python eval.py --config configs/corel5k.py --weights Annotator_Corel-5k.pth --output /tmp/corel5k
         python eval.py --config configs/improved_loss.py:corel5k --workdir runs/b --thresholds mcc
@@ -28,6 +31,13 @@ if __name__ == "__main__":
         "again, of retrieval: the ensemble is scored too.",
     )
     cli.define_device_flags()
+    flags.DEFINE_bool(
+        "html",
+        False,
+        "Of annotation: report.html too, one page of all photos, the worst first, with true and predicted labels and "
+        "what each looks at, the labels' numbers and precision-recall curves, and which are confused.",
+    )
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["html"])
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split to score, never augmented.")
     from pathlib import Path
 
@@ -35,8 +45,8 @@ if __name__ == "__main__":
     from aia_jax.errors import InputError
 
     def command(config):
-        workdir, weights, output, split, thresholds = (
-            flags.FLAGS[name].value for name in ("workdir", "weights", "output", "split", "thresholds")
+        workdir, weights, output, split, thresholds, html = (
+            flags.FLAGS[name].value for name in ("workdir", "weights", "output", "split", "thresholds", "html")
         )
         if bool(workdir) == bool(weights):
             raise InputError("give --workdir, the folder of a run, or --weights, a file or folder")
@@ -50,6 +60,7 @@ if __name__ == "__main__":
             weights=weights or (),
             split=split,
             thresholds=thresholds or "",
+            html=html,
         )
 
     cli.run(command)

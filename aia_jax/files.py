@@ -1,10 +1,14 @@
 """Files that are written whole or not at all, and which there are."""
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from aia_jax.errors import InputError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -24,6 +28,26 @@ def write_json(path: Path, value: Any) -> None:
     Bytes of file names that are no UTF-8 become escapes, which JSON's readers turn back.
     """
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+
+
+@contextlib.contextmanager
+def held(path: Path, refusal: str) -> Iterator[None]:
+    """Holds `path`, made if it is not there, while no other process does; the system lets go of it after a kill.
+
+    On file systems without locks it holds nothing.
+
+    Raises:
+        InputError: another process holds it; the message is `refusal`.
+        OSError: it cannot be written.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(refusal) from None
+        except OSError:
+            pass
+        yield
 
 
 def shown_files(folder: Path, suffixes: Sequence[str]) -> list[str]:

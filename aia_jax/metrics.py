@@ -49,10 +49,16 @@ class LabelCounts:
     def __add__(self, other: "LabelCounts") -> "LabelCounts":
         return LabelCounts(self.tp + other.tp, self.predicted + other.predicted, self.true + other.true)
 
+    def per_label(self) -> dict[str, np.ndarray]:
+        """float64 `[C]` each: `precision, recall, f1` of every label."""
+        precision = self.tp / (self.predicted + _COUNT_EPSILON)
+        recall = self.tp / (self.true + _COUNT_EPSILON)
+        return {"precision": precision, "recall": recall, "f1": _f1(precision, recall)}
+
     def compute(self) -> dict[str, float | int]:
         """Precision and recall as means over all labels, their F1, N+ (labels with a hit), and the pooled three."""
-        precision = float(np.mean(self.tp / (self.predicted + _COUNT_EPSILON)))
-        recall = float(np.mean(self.tp / (self.true + _COUNT_EPSILON)))
+        of_labels = self.per_label()
+        precision, recall = float(np.mean(of_labels["precision"])), float(np.mean(of_labels["recall"]))
         overall_precision = float(self.tp.sum() / (self.predicted.sum() + _COUNT_EPSILON))
         overall_recall = float(self.tp.sum() / (self.true.sum() + _COUNT_EPSILON))
         return {
@@ -130,5 +136,5 @@ def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
     return scores, targets.astype(bool, copy=False)
 
 
-def _f1(precision: float, recall: float) -> float:
+def _f1(precision: float | np.ndarray, recall: float | np.ndarray) -> float | np.ndarray:
     return 2 * precision * recall / (precision + recall + _COUNT_EPSILON)

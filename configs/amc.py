@@ -49,6 +49,8 @@ def search_config(dataset: str) -> ConfigDict:
     config.accumulate_steps = 1
     config.ema_decay = 0.0  # no average of the weights
     config.log_every = 50  # steps
+    config.on_nonfinite = "stop"  # a NaN or infinite loss or gradient ends the run; or "skip": that step is left out
+    config.max_skipped_steps = 10  # of a run; one more ends it
     config.published = ""
     config.init_from = ""  # workdir whose whole model training starts from
     config.init_backbone = ""  # none here: maps are given

@@ -7,7 +7,7 @@ def annotation_config(dataset: str) -> ConfigDict:
     """System A on TResNet-M at 448 px, as published for Corel-5k, ESP-Game and IAPR TC-12 (paper A, section 4).
 
     Args:
-        dataset: "corel5k", "espgame", "iaprtc12", "vg500" or "scenes".
+        dataset: "corel5k", "espgame", "iaprtc12", "vg500", "custom" or "scenes".
     """
     config = ConfigDict()
     config.task = "annotation"
@@ -18,8 +18,11 @@ def annotation_config(dataset: str) -> ConfigDict:
     config.ema_decay = 0.99
     config.mixup = False
     config.log_every = 20  # steps
+    config.on_nonfinite = "stop"  # a NaN or infinite loss or gradient ends the run; or "skip": that step is left out
+    config.max_skipped_steps = 10  # of a run; one more ends it
     config.published = ""  # row of aia_jax/published.py shown beside the measured ones
     config.init_from = ""  # workdir or PyTorch file whose whole model training starts from
+    config.init_labels = "strict"  # of init_from: the data's; or by_name: others, or a file that lists a file's labels
     config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" whose backbone training starts from
 
     config.mesh = ConfigDict()
@@ -27,7 +30,9 @@ def annotation_config(dataset: str) -> ConfigDict:
 
     config.data = data = ConfigDict()
     data.name = dataset
-    data.root = "datasets"  # holds Corel-5k/, ESP-Game/, IAPR-TC-12/, VG-500/
+    data.root = (
+        "datasets"  # holds Corel-5k/, ESP-Game/, IAPR-TC-12/, VG-500/; of custom data: what aia import-labels wrote
+    )
     data.image_size = 448
     data.cache_dir = ""  # prepared copies; "": $AIA_JAX_CACHE, else ~/.cache/aia_jax
     data.placement = "host"  # or "device": the training split lives in device memory

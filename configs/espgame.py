@@ -3,7 +3,8 @@
     python train.py --config configs/espgame.py --workdir runs/espgame --config.data.root=datasets \
         --config.init_backbone=tresnet_m_miil_in21k.pth
 
-Needs `<root>/ESP-Game/{train,test}.json` and `images/`, and one GPU for the full size.
+Needs `<root>/ESP-Game/{train,test}.json` and `images/`, which `aia prepare espgame --root datasets` brings, and one GPU
+for the full size.
 Published, from ImageNet-21k-P weights: P 0.442, R 0.500, F1 0.470, N+ 262.
 """
 

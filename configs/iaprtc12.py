@@ -3,7 +3,8 @@
     python train.py --config configs/iaprtc12.py --workdir runs/iaprtc12 --config.data.root=datasets \
         --config.init_backbone=tresnet_m_miil_in21k.pth
 
-Needs `<root>/IAPR-TC-12/{train,test}.json` and `images/`, and one GPU for the full size.
+Needs `<root>/IAPR-TC-12/{train,test}.json` and `images/`, which `aia prepare iaprtc12 --root datasets` brings, and one
+GPU for the full size.
 Published, from ImageNet-21k-P weights: P 0.515, R 0.584, F1 0.547, N+ 287.
 """
 

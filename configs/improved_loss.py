@@ -5,7 +5,8 @@
     python eval.py --config configs/improved_loss.py:corel5k --workdir runs/b-corel5k --config.data.root=datasets \
         --config.init_backbone=tresnet_m.pth --thresholds mcc
 
-Needs `<root>/<dataset>/{train,test}.json` and `images/`, TResNet-M's ImageNet-1k weights, and one GPU for full size.
+Needs `<root>/<dataset>/{train,test}.json` and `images/` (`aia prepare corel5k` brings them), TResNet-M's ImageNet-1k
+weights, and one GPU for full size.
 Other losses: --config.loss.name=bce|focal|asymmetric. Published, threshold 0.5 and MCC thresholds:
 
     corel5k   P 0.466 R 0.554 F1 0.506 N+ 189     P 0.484 R 0.563 F1 0.520 N+ 191

@@ -3,7 +3,8 @@
     python train.py --config configs/vg500.py --workdir runs/vg500 --config.data.root=datasets \
         --config.init_backbone=tresnet_l_v2_miil_21k.pth
 
-Needs `<root>/VG-500/` in the authors' layout or with SSGRL's lists, 93 GB for the prepared copy, and GPUs or TPUs.
+Needs `<root>/VG-500/` in the authors' layout or with SSGRL's lists (`aia prepare vg500 --root datasets` brings it,
+about 30 GB on the way), 93 GB for the prepared copy, and GPUs or TPUs.
 Where the training split (83 GB) fits into device memory: `--config.data.placement=device`.
 Published, from ImageNet-21k-P weights: P 0.409, R 0.502, F1 0.451, N+ 477, mAP 42.515.
 

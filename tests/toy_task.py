@@ -1,7 +1,9 @@
 """A task small enough to train in a second: two-layer network with batch norm and dropout on drawn numbers."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ from ml_collections import ConfigDict
 
 from aia_jax.models.batch_norm import BatchNorm
 from aia_jax.models.layers import dropout
+from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.loop import Trainer
 from aia_jax.training.prediction import Predictor
 
 ROWS, FEATURES = 50, 6
@@ -29,6 +33,8 @@ def toy_config(**overrides) -> ConfigDict:
             "dropout": 0.2,
             "ema_decay": 0.9,
             "log_every": 2,
+            "on_nonfinite": "stop",
+            "max_skipped_steps": 2,
             "data": {"root": "a"},
             "optimizer": {
                 "name": "adam",
@@ -95,6 +101,9 @@ class ToyTask:
     def prepare(self, weights: dict, splits: Sequence[str]) -> None:
         pass
 
+    def row_names(self, index: np.ndarray) -> list[str]:
+        return [f"row {number}" for number in index]
+
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         step = start_step
         while True:
@@ -141,3 +150,28 @@ class StopAt(ToyTask):
             if step == self.stop_step:
                 os.kill(os.getpid(), self.signum)
             yield batch
+
+
+def run(config: ConfigDict, workdir: Path, **kwargs) -> Trainer:
+    """Trains the toy task, on two devices unless others are given."""
+    devices = kwargs.pop("devices", jax.devices()[:2])
+    trainer = Trainer(config, ToyTask(config, **kwargs), workdir, devices=devices)
+    trainer.fit()
+    return trainer
+
+
+def final_items(trainer: Trainer, workdir: Path) -> tuple[int, dict, dict]:
+    """The step, the arrays and the facts of the newest checkpoint."""
+    with Checkpointer(workdir) as checkpointer:
+        last = checkpointer.steps()[-1]
+        return last, checkpointer.restore(last, trainer.abstract_state.items()), checkpointer.info(last)
+
+
+def records(workdir: Path) -> list[dict]:
+    """The lines of `metrics.jsonl`."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """The recorded loss by step."""
+    return {line["step"]: line["loss"] for line in records(workdir) if line["kind"] == "train"}

@@ -1,20 +1,33 @@
 """Runs whose weights are as drawn, for what only needs some weights."""
 
 import jax
+import numpy as np
 from flax import nnx
 
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.record import write_record
-from aia_jax.training.state import split_model
+from aia_jax.training.state import abstract_weights, pick_weights, split_model
 from configs import demo
 
 
-def write_run(workdir, config):
-    """Writes a run of `config` that looks like one whose first epoch was the best."""
+def random_weights(task, seed):
+    """Some weights for the task's model, without compiling what draws the usual ones."""
+    shapes = pick_weights(abstract_weights(task.build_model, sharding.data_mesh())[1], "raw")
+    generator = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        drawn = np.ones(leaf.shape) if path[-1].key == "var" else 0.1 * generator.normal(size=leaf.shape)
+        return drawn.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def write_run(workdir, config, weights=None):
+    """Writes a run of `config` that looks like one whose first epoch was the best; weights are as drawn, or given."""
     task = make_task(config)
-    weights = split_model(task.build_model(nnx.Rngs(config.seed)))[1]
+    weights = weights or split_model(task.build_model(nnx.Rngs(config.seed)))[1]
     trees = sharding.put_replicated(jax.device_get(weights), sharding.data_mesh())
     raw = {name: trees[name] for name in ("params", "stats")}
     info = {"epoch": 1, "weights": "raw", "metric": 0.0, **task.describe()}
@@ -22,6 +35,20 @@ def write_run(workdir, config):
         checkpointer.save(0, {"weights": {"raw": raw, "ema": raw, "constants": trees["constants"]}}, info)
     write_record(workdir, config)
     return workdir
+
+
+def draw_weights(config):
+    """Weights that no network starts from: batch norm has scales and statistics of its own everywhere."""
+    rng = np.random.default_rng(0)
+    ranges = {"scale": (0.4, 0.9), "mean": (-0.2, 0.2), "var": (0.5, 1.5)}
+
+    def draw(path, leaf):
+        name, deviation = path[-1].key, (leaf.size / max(leaf.shape[0], leaf.shape[-1])) ** -0.5
+        drawn = rng.uniform(*ranges[name], leaf.shape) if name in ranges else rng.normal(0, deviation, leaf.shape)
+        return drawn.astype(leaf.dtype)
+
+    shapes = split_model(nnx.eval_shape(lambda: make_task(config).build_model(nnx.Rngs(0))))[1]
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def annotator_config(**overrides):

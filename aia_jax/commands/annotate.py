@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aia_jax.commands.annotator import load_annotator
+from aia_jax.commands.annotation_gallery import write_gallery
+from aia_jax.commands.annotator import add_model_arguments, check_model_arguments, load_annotator
 from aia_jax.commands.cli import keep_programs, positive, printable, unwinding_on_sigterm
 from aia_jax.data.annotation_output import PROBLEMS, AnnotationOutput
 from aia_jax.data.cache import speaking_errors
@@ -21,23 +22,15 @@ from aia_jax.tasks.photo_annotator import PhotoAnnotator
 from aia_jax.training.interruption import stop_on_signals
 
 _BYTES_PER_PHOTO = 5000  # about: a block of the disk for the keywords, and a line
+_BYTES_PER_PICTURE = 100_000  # about: of a camera's photo in base64, kept, in the page and while that is written
+_PICTURE_SIDE = 448  # pixels; 5,000 natural photos of 448 x 448 make a page of 168 MB, which opens at once
 _LISTED = 5  # photos that cannot be read
+PAGE = "gallery.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `aia annotate`."""
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="folder of an annotation run, whose best epoch counts"
-    )
-    model.add_argument("--weights", metavar="FILE", help="PyTorch or safetensors file; needs --config")
-    parser.add_argument("--config", metavar="CONFIG", help="of --weights; --config.field=value overrides")
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="of --weights: its labels, one a line or JSON with `labels`; the default are those of the config's data",
-    )
+    add_model_arguments(parser)
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, searched recursively")
     parser.add_argument(
         "--output",
@@ -47,15 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl; what a call was interrupted in is "
         "continued, photos that have labels there are not read again",
     )
-    limits = parser.add_mutually_exclusive_group()
-    limits.add_argument("--threshold", type=float, metavar="T", help="labels that score above it count")
-    limits.add_argument(
-        "--thresholds",
-        type=Path,
-        metavar="FILE.json",
-        help="one for each label; the default is thresholds.json of the workdir, else config.eval.threshold (0.5)",
-    )
     parser.add_argument("--top", type=positive, metavar="N", help="at most N labels a photo, the highest")
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help=f"write {PAGE} into --output too: all photos with their labels and where each label looks, to search and "
+        "filter, in one file; it may also be asked for once the labels are there",
+    )
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos computed at once")
     parser.add_argument(
         "--num_workers", type=int, default=0, metavar="N", help="processes that decode photos; 0: threads"
@@ -84,34 +75,40 @@ def run(arguments: argparse.Namespace) -> None:
     settings = {"images": str(arguments.images.resolve()), **annotator.settings}
     output: Path = arguments.output
     advice = f"--output names another place; once there is room {_continuing(arguments)} continues"
+    bytes_per_photo = _BYTES_PER_PHOTO + _BYTES_PER_PICTURE * arguments.html
     with (
         unwinding_on_sigterm(),
-        speaking_errors(output, _BYTES_PER_PHOTO * len(names), advice),
-        AnnotationOutput(output, settings, force=arguments.force) as written,
+        speaking_errors(output, bytes_per_photo * len(names), advice),
+        AnnotationOutput(output, settings, force=arguments.force, pictures=arguments.html) as written,
     ):
-        fresh = [name for name in names if name not in written.done]
+        fresh = [name for name in names if not written.has(name)]
         start = time.perf_counter()
         if fresh:
-            _annotate(annotator, arguments, fresh, written)
+            _annotate(annotator, arguments, fresh, written, len(names) - len(fresh))
         seconds = time.perf_counter() - start
         _derive(written)
+        if arguments.html:
+            write_gallery(output / PAGE, arguments.images, annotator.labels, written)
         now = f", {len(fresh) / seconds:,.1f} img/s" if fresh else ""
         print(f"{len(fresh):,} of {len(names):,} photos read now{now}; written to {printable(str(output))}")
 
 
 def _annotate(
-    annotator: PhotoAnnotator, arguments: argparse.Namespace, names: Sequence[str], written: AnnotationOutput
+    annotator: PhotoAnnotator, arguments: argparse.Namespace, names: Sequence[str], written: AnnotationOutput, done: int
 ) -> None:
-    remaining, done = iter(names), len(written.done)
+    remaining = iter(names)
     paths = [os.path.join(arguments.images, name) for name in names]
     bar = tqdm(desc="annotate", total=done + len(names), initial=done, unit="img", dynamic_ncols=True, mininterval=0.5)
-    annotated = annotator.annotate(paths, arguments.num_workers)
+    side = _PICTURE_SIDE if arguments.html else 0
+    annotated = annotator.annotate(paths, arguments.num_workers, picture_side=side)
     with stop_on_signals() as request, bar, contextlib.closing(annotated) as batches:
         for batch in batches:
             found = list(zip(itertools.islice(remaining, len(batch)), batch, strict=True))
+            read = [(name, photo) for name, photo in found if not isinstance(photo, str)]
             written.add(
-                [(name, labels) for name, labels in found if not isinstance(labels, str)],
+                [(name, photo.labels) for name, photo in read if name not in written.done],
                 [(name, problem) for name, problem in found if isinstance(problem, str)],
+                [(name, photo.picture) for name, photo in read if photo.picture],
             )
             bar.update(len(batch))
             if request.signum:
@@ -141,10 +138,6 @@ def _continuing(arguments: argparse.Namespace) -> str:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for flag in ("config", "labels"):
-        if arguments.workdir and getattr(arguments, flag):
-            raise InputError(f"--{flag} belongs to --weights; a workdir has its own")
-    if arguments.weights and not arguments.config:
-        raise InputError("--weights needs --config, which says what model the file holds")
+    check_model_arguments(arguments)
     if arguments.num_workers < 0:
         raise InputError(f"--num_workers must be 0, for threads, or more, not {arguments.num_workers}")

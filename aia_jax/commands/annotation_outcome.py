@@ -1,4 +1,5 @@
-"""What evaluating an annotator leaves: rows at one threshold and at thresholds of the labels, scores, two pictures."""
+"""What evaluating an annotator leaves: rows at one threshold and at thresholds of the labels, scores, two pictures, the
+numbers of every label, and a page."""
 
 import dataclasses
 import io
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from aia_jax import thresholds as label_thresholds
+from aia_jax.commands.annotation_report import Judged, write_label_table, write_report
 from aia_jax.commands.candidates import Candidate, Outputs
 from aia_jax.errors import InputError
 from aia_jax.files import write_bytes, write_json
@@ -37,8 +39,9 @@ class Scored:
 
 
 class AnnotationOutcome:
-    """Scores candidates and writes `metrics.json`, `scores.npz`, `predictions.png` and, of heads that attend,
-    `attention.png`; fitted thresholds as `thresholds.json` into the workdir, or into an output that lies elsewhere.
+    """Scores candidates and writes `metrics.json`, `per_label.csv`, `scores.npz`, `predictions.png`, of heads that
+    attend `attention.png`, and `report.html`; fitted thresholds as `thresholds.json` into the workdir, or into an
+    output that lies elsewhere.
 
     Args:
         task: whose config says what to compare with.
@@ -46,15 +49,17 @@ class AnnotationOutcome:
         thresholds: "" for `config.eval.threshold` alone; "mcc" or "exact" to fit one for each label on the training
             split; or a file of them.
         num_sources: of weights; one.
+        html: whether `report.html` is written, a page of all photos.
 
     Raises:
         InputError: unknown thresholds, those of other labels, or several sources.
     """
 
-    def __init__(self, task: AnnotationTask, split: str, *, thresholds: str, num_sources: int):
+    def __init__(self, task: AnnotationTask, split: str, *, thresholds: str, num_sources: int, html: bool):
         if num_sources > 1:
             raise InputError("several --weights make an ensemble, which annotators have none of; give one")
         self._task, self._config, self._split, self._kind = task, task.config, split, thresholds
+        self._html = html
         self._given = None
         if thresholds not in ("", *_FITTED):
             if not Path(thresholds).exists():
@@ -84,6 +89,17 @@ class AnnotationOutcome:
             fitted = label_thresholds.as_dict(self._task.labels, results[-1].thresholds)
             write_json(folder / "thresholds.json", fitted)
         self._draw(output, results[-1])
+        self._judge(output, results[-1])
+
+    def _judge(self, output: Path, best: Scored) -> None:
+        fitted = best.thresholds is not None
+        threshold = best.thresholds if fitted else self._config.eval.threshold
+        part = self._task.split(self._split)
+        judged = Judged(part, best.scores, threshold, best.by_label if fitted else best.plain)
+        write_label_table(output / "per_label.csv", judged)
+        if self._html:
+            title = f"{self._config.data.name}, {self._split} split: {best.candidate.name}"
+            write_report(output / "report.html", judged, self._task, best.candidate.weights, title=title)
 
     def _write_numbers(self, output: Path, results: list[Scored]) -> None:
         part, best, config = self._task.split(self._split), results[-1], self._config

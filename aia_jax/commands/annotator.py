@@ -1,5 +1,6 @@
 """An annotator of one's own photos from whatever a user has: a run, a converted checkpoint, a PyTorch file."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,23 +28,94 @@ def load_annotator(
     batch_size: int = 32,
 ) -> PhotoAnnotator:
     """See `aia_jax.load`."""
-    if config is None:
-        if labels:
-            raise InputError("labels are for weights of a file, with its config; a run has its own")
-        if not Path(source).is_dir():
-            raise InputError(f"{source} is no folder of a run; a file of weights needs its config too")
-        annotator = TrainedAnnotator.of_run(source, batch_size)
-    else:
-        annotator = _from_weights(source, config, labels, batch_size)
-    return PhotoAnnotator(annotator, _thresholds(threshold, Path(source), annotator), top)
+    annotator = load_trained(source, config, labels=labels, batch_size=batch_size)
+    return PhotoAnnotator(annotator, read_thresholds(threshold, source, annotator), top)
+
+
+def load_trained(
+    source: str | Path,
+    config: ConfigDict | str | Path | None = None,
+    *,
+    labels: str | Path | None = None,
+    batch_size: int = 32,
+    dtype: str | None = None,
+) -> TrainedAnnotator:
+    """The scores behind `load_annotator`.
+
+    Args:
+        source, config, labels, batch_size: see `aia_jax.load`.
+        dtype: of the computation, in place of the config's `model.dtype`.
+    """
+    if config is not None:
+        return _from_weights(source, config, labels, batch_size, dtype)
+    if labels:
+        raise InputError("labels are for weights of a file, with its config; a run has its own")
+    if not Path(source).is_dir():
+        raise InputError(f"{source} is no folder of a run; a file of weights needs its config too")
+    return TrainedAnnotator.of_run(source, batch_size, dtype)
+
+
+def read_thresholds(
+    given: float | str | Path | None, source: str | Path, annotator: TrainedAnnotator
+) -> float | np.ndarray:
+    """One threshold for all labels, or `[C]`; see `threshold` of `aia_jax.load`."""
+    own = Path(source) / "thresholds.json"
+    if given is None and own.is_file():
+        given = own
+    if given is None:
+        return annotator.config.eval.threshold
+    if isinstance(given, str | Path):
+        return load_thresholds(given, annotator.labels)
+    if not 0 <= given <= 1:
+        raise InputError(f"the threshold must lie in 0..1, not {given}")
+    return given
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that name an annotator and its thresholds."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="folder of an annotation run, whose best epoch counts"
+    )
+    model.add_argument("--weights", metavar="FILE", help="PyTorch or safetensors file; needs --config")
+    parser.add_argument("--config", metavar="CONFIG", help="of --weights; --config.field=value overrides")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="of --weights: its labels, one a line or JSON with `labels`; the default are those of the config's data",
+    )
+    limits = parser.add_mutually_exclusive_group()
+    limits.add_argument("--threshold", type=float, metavar="T", help="labels that score above it count")
+    limits.add_argument(
+        "--thresholds",
+        type=Path,
+        metavar="FILE.json",
+        help="one for each label; the default is thresholds.json of the workdir, else config.eval.threshold (0.5)",
+    )
+
+
+def check_model_arguments(arguments: argparse.Namespace) -> None:
+    """Raises InputError on flags of `add_model_arguments` that do not go together."""
+    for flag in ("config", "labels"):
+        if arguments.workdir and getattr(arguments, flag):
+            raise InputError(f"--{flag} belongs to --weights; a workdir has its own")
+    if arguments.weights and not arguments.config:
+        raise InputError("--weights needs --config, which says what model the file holds")
 
 
 def _from_weights(
-    source: str | Path, config: ConfigDict | str | Path, labels: str | Path | None, batch_size: int
+    source: str | Path,
+    config: ConfigDict | str | Path,
+    labels: str | Path | None,
+    batch_size: int,
+    dtype: str | None,
 ) -> TrainedAnnotator:
-    config = config if isinstance(config, ConfigDict) else read_config(str(config))
+    config = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else read_config(str(config))
     if config.get("task") != "annotation":
         raise InputError(f"config.task={config.get('task')!r}: labels are those of an annotation config")
+    if dtype:
+        config.model.dtype = dtype
     names = read_labels(Path(labels)) if labels else _vocabulary(config)
     shapes = model_shapes(lambda rngs: build_annotator(config.model, len(names), rngs=rngs))
     arrays = read_arrays(source, config, shapes, {"labels": list(names)})
@@ -55,16 +127,3 @@ def _vocabulary(config: ConfigDict) -> Sequence[str]:
         return read_vocabulary(config.data)
     except InputError as error:
         raise InputError(f"{error}; without the data, --labels names a file of the labels") from None
-
-
-def _thresholds(given: float | str | Path | None, source: Path, annotator: TrainedAnnotator) -> float | np.ndarray:
-    own = source / "thresholds.json"
-    if given is None and own.is_file():
-        given = own
-    if given is None:
-        return annotator.config.eval.threshold
-    if isinstance(given, str | Path):
-        return load_thresholds(given, annotator.labels)
-    if not 0 <= given <= 1:
-        raise InputError(f"the threshold must lie in 0..1, not {given}")
-    return given

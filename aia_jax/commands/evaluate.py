@@ -20,8 +20,10 @@ from aia_jax.commands.weights import (
     read_arrays,
 )
 from aia_jax.errors import InputError
+from aia_jax.report.curves import draw_curves
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
+from aia_jax.training.logging import read_metrics
 from aia_jax.training.loop import Task
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.record import check_same_config
@@ -39,16 +41,18 @@ def evaluate(
     weights: Sequence[str] = (),
     split: str = "test",
     thresholds: str = "",
+    html: bool = False,
     task: Task | None = None,
 ) -> dict[str, Any]:
     """Scores `split` with the best checkpoint of `workdir` (the last epoch's row is printed beside) or with `weights`.
 
-    Writes into `output` `metrics.json`, and what the system's outcome adds: scores and pictures.
+    Writes into `output` `metrics.json`, what the system's outcome adds, scores and pictures, and of a run that was
+    trained here `curves.png`.
 
     Args:
         weights: workdirs, converted checkpoints or PyTorch files, instead of `workdir`; of several, where the system
             allows it, the ensemble is scored too.
-        thresholds: of annotation, see `AnnotationOutcome`.
+        thresholds, html: of annotation, see `AnnotationOutcome`.
 
     Returns:
         The best checkpoint's metrics (the ensemble's, if there is one), as written.
@@ -58,7 +62,7 @@ def evaluate(
     """
     task = task or make_task(config)
     sharding.check_batch_size("eval.batch_size", config.eval.batch_size, sharding.data_mesh())
-    outcome = _OUTCOMES[config.task](task, split, thresholds=thresholds, num_sources=len(weights) or 1)
+    outcome = _OUTCOMES[config.task](task, split, thresholds=thresholds, num_sources=len(weights) or 1, html=html)
     candidates = _elsewhere(config, weights, task, split) if weights else _run(config, workdir, task, split)
     predictor_of = functools.cache(_predictor)
 
@@ -71,9 +75,21 @@ def evaluate(
     best = results[-1]
     if jax.process_index() == 0:
         outcome.write(output, workdir, results)
+        if workdir:
+            _draw_training(output, workdir, config, best)
         print(outcome.table(results), flush=True)
         print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", flush=True)
     return {**best.plain, **best.candidate.facts, "split": split}
+
+
+def _draw_training(output: Path, workdir: Path, config: ConfigDict, best: Any) -> None:
+    records = read_metrics(workdir)
+    if records:
+        facts, split = best.candidate.facts, config.eval.split
+        title = f"{config.data.name}: training, and {config.eval.metric} on the {split} split"
+        draw_curves(
+            output / "curves.png", records, config.eval.metric, best=(facts["epoch"], facts["weights"]), title=title
+        )
 
 
 def _predictor(task: Task) -> Predictor:
@@ -95,6 +111,7 @@ def _run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[
         for step in dict.fromkeys((max(evaluated), best)):
             info = checkpointer.info(step)
             check_whole(workdir, info)
+            checkpointer.check_undamaged(step)
             check_described(workdir, info, task.describe())
             arrays = pick_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])
             which = "best" if step == best else "last"

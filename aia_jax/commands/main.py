@@ -7,13 +7,16 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from aia_jax.commands import annotate, features, keywords, results, search, vocab
+from aia_jax.commands import annotate, export, features, import_labels, keywords, prepare, results, search, vocab
 from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
 
 _COMMANDS = {
     "annotate": annotate,
+    "export": export,
     "features": features,
+    "import-labels": import_labels,
     "keywords": keywords,
+    "prepare": prepare,
     "results": results,
     "search": search,
     "vocab": vocab,

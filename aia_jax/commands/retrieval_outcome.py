@@ -40,14 +40,17 @@ class RetrievalOutcome:
         split: to score.
         thresholds: none.
         num_sources: of weights.
+        html: none.
 
     Raises:
-        InputError: thresholds were asked for.
+        InputError: thresholds or a page were asked for.
     """
 
-    def __init__(self, task: RetrievalTask, split: str, *, thresholds: str, num_sources: int):
+    def __init__(self, task: RetrievalTask, split: str, *, thresholds: str, num_sources: int, html: bool):
         if thresholds:
             raise InputError("--thresholds are of annotation; retrieval ranks and has none")
+        if html:
+            raise InputError("--html is of annotation; retrieval has no page of labels")
         self._task, self._config, self._split = task, task.config, split
 
     def score(self, candidate: Candidate, outputs: Outputs) -> Scored:

@@ -44,14 +44,17 @@ class SearchOutcome:
         split: to score.
         thresholds: none.
         num_sources: of weights; one.
+        html: none.
 
     Raises:
-        InputError: thresholds were asked for, or several sources.
+        InputError: thresholds or a page were asked for, or several sources.
     """
 
-    def __init__(self, task: SearchTask, split: str, *, thresholds: str, num_sources: int):
+    def __init__(self, task: SearchTask, split: str, *, thresholds: str, num_sources: int, html: bool):
         if thresholds:
             raise InputError("--thresholds are of annotation; image search ranks and has none")
+        if html:
+            raise InputError("--html is of annotation; image search has no page of labels")
         if num_sources > 1:
             raise InputError("several --weights make an ensemble, which image search has none of; give one")
         self._task, self._config, self._split = task, task.config, split

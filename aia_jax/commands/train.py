@@ -6,10 +6,14 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from aia_jax.commands.cli import printable
 from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.weights import initializer
+from aia_jax.commands.initialization import initializer
+from aia_jax.data.annotations import CUSTOM
 from aia_jax.errors import InputError
+from aia_jax.report.label_balance import balance_summary
 from aia_jax.tasks import make_task
+from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training.loop import Trainer
 from aia_jax.training.record import saved_steps
 
@@ -26,6 +30,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
         raise InputError("config.model.freeze_backbone needs a backbone: give config.init_backbone or config.init_from")
     for split in ("train", config.eval.split, "test"):
         task.split(split)  # all data are read and checked before the first step
+    if config.task == "annotation" and config.data.name == CUSTOM and jax.process_index() == 0:
+        print(_balance(task), flush=True)
     initialize = None if resumed else initializer(config, task)
     trainer = Trainer(config, task, workdir, initialize=initialize)
     if jax.process_index() == 0:
@@ -38,3 +44,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
         )
     trainer.fit()
     evaluate(config, workdir, workdir / "evaluation", split="test", task=task)
+
+
+def _balance(task: AnnotationTask) -> str:
+    chosen_on = task.config.eval.split
+    targets = [task.split(split).targets for split in ("train", chosen_on)]
+    return balance_summary([printable(label) for label in task.labels], *targets, chosen_on)

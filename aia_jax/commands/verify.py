@@ -158,8 +158,9 @@ def _torch_stages(model: Any, images: np.ndarray, whole: bool, backbone: str) ->
 def _torch_parts(body: Any, backbone: str) -> Iterator[tuple[str, Any]]:
     if backbone_named(backbone).family == "tresnet":
         yield "stem", body.conv1
-        for number in range(1, 5):
-            yield f"stage{number}", getattr(body, f"layer{number}")
+        for name, blocks in body.named_children():
+            if name.startswith("layer"):
+                yield name.replace("layer", "stage"), blocks
         return
     yield "stem", body.bn1
     for number, blocks in enumerate(body.blocks, start=1):

@@ -20,7 +20,6 @@ from aia_jax.training import sharding
 from aia_jax.training.loop import Task
 from aia_jax.training.runs import check_whole, run_arrays, written_config
 from aia_jax.training.state import (
-    Arrays,
     abstract_weights,
     flat_arrays,
     merge_model,
@@ -45,26 +44,6 @@ def our_model(task: Task, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
     """The task's model with `arrays`, path to array."""
     graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
     return merge_model(graphdef, replace_arrays(weights, {path: jnp.asarray(array) for path, array in arrays.items()}))
-
-
-def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | None:
-    """What puts the weights of `config.init_from` or `config.init_backbone` in place of drawn ones; None: neither.
-
-    They are read now, so that a file that does not fit is told before anything is computed.
-
-    Raises:
-        InputError: both are given, or what they name cannot be used.
-    """
-    if config.init_from and config.init_backbone:
-        raise InputError("config.init_from brings a whole model, config.init_backbone a backbone: give one of them")
-    if not config.init_from and not config.init_backbone:
-        return None
-    if not config.init_from and not config.model.backbone:
-        raise InputError("config.init_backbone: config.model.backbone is '', so that there is none to start from it")
-    shapes = model_shapes(task.build_model, backbone_only=not config.init_from)
-    described = task.describe() if config.init_from else {}
-    arrays = read_arrays(config.init_from or config.init_backbone, config, shapes, described)
-    return lambda weights: replace_arrays(weights, arrays)
 
 
 def read_arrays(
@@ -126,13 +105,19 @@ def check_model(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str
 def _check_head(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str) -> None:
     if foreign.system != _SYSTEMS[config.model.head]:
         raise InputError(f"{where} holds {foreign.describe()}, but config.model.head is {config.model.head!r}")
-    given = _num_labels({f"head.{name}": value.shape for name, value in foreign.head.items()})
+    given = foreign_labels(foreign)
     expected = _num_labels(shapes)
     if given is not None and given != expected:
         raise InputError(
             f"{where} scores {given} labels, but the data of this config list {expected}; "
-            "give the config of the data set it was trained on (config.data.name, config.data.root)"
+            "give the config of the data set it was trained on (config.data.name, config.data.root); to train, "
+            "config.init_labels=by_name takes over what it knows"
         )
+
+
+def foreign_labels(foreign: Foreign) -> int | None:
+    """How many labels a recognised file scores; None: it has no head."""
+    return _num_labels({f"head.{name}": value.shape for name, value in foreign.head.items()})
 
 
 def check_described(workdir: Path, info: dict[str, Any], described: dict[str, Any]) -> None:
@@ -142,6 +127,12 @@ def check_described(workdir: Path, info: dict[str, Any], described: dict[str, An
         raise InputError(
             f"{workdir} was trained on other labels, or on another order of them, than the data list "
             f"({there} there, {here} here); evaluate it on data with its own `labels`"
+        )
+    there, here = info.get("channel_stats"), described.get("channel_stats")
+    if there and here and there != here:
+        raise InputError(
+            f"{workdir} was trained on photos of other channel statistics ({there} there, {here} here), by which "
+            "photos are normalised; aia import-labels --like takes over those of earlier data"
         )
     if info.get("annotator") != described.get("annotator"):
         raise InputError(

@@ -1,4 +1,4 @@
-"""XLA flags for several GPUs, in one place; nothing is set that --xla_preset did not ask for.
+"""XLA flags for GPUs, in one place; nothing is set that --xla_preset did not ask for.
 
 One GPU is best served by XLA's defaults, TPUs and CPUs too. Across GPUs the gradients' all-reduce should run beside the
 backward pass: the scheduler must move it there, and it must come in pieces large enough for the links and small enough
@@ -18,7 +18,9 @@ PRESETS: dict[str, dict[str, str]] = {
         "xla_gpu_all_reduce_combine_threshold_bytes": str(32 << 20),  # gradients of TResNet-M: 97 MB, so four pieces
         "xla_gpu_all_gather_combine_threshold_bytes": str(32 << 20),  # weights, with config.mesh.fsdp
         "xla_gpu_reduce_scatter_combine_threshold_bytes": str(32 << 20),  # gradients, with config.mesh.fsdp
-    }
+    },
+    # No atomics, and no kernels chosen by how long they took today: the same bits again, slower.
+    "deterministic": {"xla_gpu_deterministic_ops": "true"},
 }
 
 

@@ -4,13 +4,15 @@ Parameter names are those of the authors' files, in timm's names of today. Impor
 """
 
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import timm
 import torch
 from ml_collections import ConfigDict
-from timm.models.tresnet import checkpoint_filter_fn
+from timm.layers import Conv2dSame
+from timm.models.tresnet import TResNet, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -99,7 +101,7 @@ class TorchAttentionPooling(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See the class."""
         positions = functional.relu(self.linear_projection(features)).flatten(2).transpose(1, 2)
-        queries = self.query_emb.weight.expand(len(features), -1, -1)
+        queries = self.query_emb.weight.expand(features.shape[0], -1, -1)  # of len() torch.export makes a constant
         zeros = torch.zeros_like(queries)
         x, position = (zeros, queries) if self.keep_query_position else (queries, zeros)
         decoder = self.transformer["decoder"]
@@ -164,16 +166,46 @@ def build_body(backbone: str) -> tuple[nn.Module, int]:
     return (network.body if backbone.startswith("tresnet") else network), network.num_features
 
 
+class NativelyPaddedConv(nn.Module):
+    """timm's `Conv2dSame` of stride 2 with the padding that it has at one size of its input.
+
+    Args:
+        conv: whose weight it takes over, under the same name.
+        side: of that input.
+    """
+
+    def __init__(self, conv: Conv2dSame, side: int):
+        super().__init__()
+        self.weight, self.groups = conv.weight, conv.groups
+        zeros = (-(-side // 2) - 1) * 2 + conv.kernel_size[0] - side
+        self.padding = (zeros // 2, zeros - zeros // 2) * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, I, H, W]` to `[B, O, h, w]`."""
+        return functional.conv2d(functional.pad(x, self.padding), self.weight, stride=2, groups=self.groups)
+
+
+def pad_as_at(body: nn.Module, resolution: int) -> None:
+    """Makes timm's EfficientNet-Lite pad all images as those of one size: `config.model.native_padding`."""
+    side = resolution
+    for name, module in list(body.named_modules()):
+        if isinstance(module, Conv2dSame):
+            body.set_submodule(name, NativelyPaddedConv(module, side))
+            side = -(-side // 2)
+
+
 def load_torch(config: ConfigDict, foreign: Foreign, state: dict[str, np.ndarray]) -> nn.Module:
     """The model that a recognised file holds, in evaluation mode, loaded with `strict=True`.
 
-    TResNet's names are brought up to date by timm's own filter, not by this project's.
+    TResNet's names are brought up to date by timm's own filter, not by this project's. EfficientNet-Lite pads as timm
+    does, see `pad_as_at`.
 
     Args:
         config: whose `model` the file is for.
         foreign, state: the file recognised, and as it was read.
     """
-    body, num_features = build_body(config.model.backbone)
+    is_short = foreign.family == "tresnet" and not any(name.startswith("layer4.") for name in foreign.backbone)
+    body, num_features = _short_tresnet(foreign.backbone) if is_short else build_body(config.model.backbone)
     if foreign.system == "backbone":
         model = body
     elif foreign.system == "classifier":
@@ -193,6 +225,17 @@ def load_torch(config: ConfigDict, foreign: Foreign, state: dict[str, np.ndarray
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     model.load_state_dict(counters | tensors, strict=True)
     return model.eval()
+
+
+def _short_tresnet(arrays: dict[str, np.ndarray]) -> tuple[nn.Module, int]:
+    """timm's TResNet without its last stages, as `tresnet_tiny` is, and its number of features."""
+    blocks = {match.groups() for name in arrays if (match := re.match(r"layer(\d)\.(\d+)\.", name))}
+    counts = [number for _, number in sorted(Counter(stage for stage, _ in blocks).items())]
+    width = len(arrays["conv1.conv.weight"])
+    network = TResNet([*counts, *[1] * (4 - len(counts))], width_factor=width / 64, num_classes=0)
+    for stage in range(len(counts) + 1, 5):
+        delattr(network.body, f"layer{stage}")
+    return network.body, network.feature_info[len(counts)]["num_chs"]
 
 
 def _backbone(foreign: Foreign, state: dict[str, np.ndarray]) -> dict[str, Any]:

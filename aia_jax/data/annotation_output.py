@@ -5,6 +5,7 @@
     problems.jsonl                 {"image": ..., "problem": ...}, photos that could not be read in the last call
     annotations.csv                image,label,score, a label a row; derived
     keywords/<image>.json          {"tagging": {"keywords": [...]}}; derived
+    pictures.jsonl                 see `data.pictures`, where pictures were asked for
 
 The JSON is ASCII, so that separators of lines within names, and their bytes that are no UTF-8 (as Python's
 surrogateescape has them), pass every reader. The CSV is RFC 4180 in UTF-8, such bytes as they are. Names that a
@@ -25,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from aia_jax.data.pictures import PICTURES, Picture, PictureStore
 from aia_jax.errors import InputError
 from aia_jax.files import write_bytes, write_json
 
@@ -47,9 +49,11 @@ class AnnotationOutput:
         folder: made if it is absent.
         settings: what the labels depend on, as JSON has it.
         force: whether labels that are there are dropped.
+        pictures: whether pictures of the photos are kept too.
 
     Attributes:
         done: names of the photos that have labels already.
+        pictures: those that are there already; None if they are not kept.
 
     Raises:
         InputError: labels of other settings are there, files that are not ours or are damaged, or another process
@@ -57,7 +61,7 @@ class AnnotationOutput:
         OSError: it cannot be written.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], *, force: bool = False):
+    def __init__(self, folder: Path, settings: dict[str, Any], *, force: bool = False, pictures: bool = False):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--output {folder} is a file; name a folder")
         settings = json.loads(json.dumps(settings))  # as they will be read back
@@ -74,6 +78,7 @@ class AnnotationOutput:
             self._annotations = opened.enter_context((folder / ANNOTATIONS).open("a+b"))
             self._problems = opened.enter_context((folder / PROBLEMS).open("wb"))
             self.done = _recover(self._annotations, folder / ANNOTATIONS)
+            self.pictures = opened.enter_context(PictureStore(folder)) if pictures else None
             self._open = opened.pop_all()
 
     def __enter__(self) -> "AnnotationOutput":
@@ -84,10 +89,20 @@ class AnnotationOutput:
     ) -> None:
         self._open.__exit__(kind, error, traceback)
 
+    def has(self, name: str) -> bool:
+        """Whether all is there that is kept of a photo."""
+        return name in self.done and (self.pictures is None or name in self.pictures)
+
     def add(
-        self, photos: Iterable[tuple[str, Sequence[tuple[str, float]]]], problems: Iterable[tuple[str, str]]
+        self,
+        photos: Iterable[tuple[str, Sequence[tuple[str, float]]]],
+        problems: Iterable[tuple[str, str]],
+        pictures: Iterable[tuple[str, Picture]] = (),
     ) -> None:
-        """Appends labels of photos, and why others cannot be used; a crash of this process afterwards loses none."""
+        """Appends labels of photos, why others cannot be used, and pictures; a crash of this process afterwards loses
+        none."""
+        for name, picture in pictures:
+            self.pictures.add(name, picture)
         for name, labels in photos:
             self._annotations.write(_line({"image": name, "labels": [_label(*label) for label in labels]}))
         for name, problem in problems:
@@ -154,7 +169,7 @@ def _lock(folder: Path, opened: contextlib.ExitStack) -> None:
 def _check_ours(folder: Path) -> None:
     if (folder / SETTINGS).exists():
         return
-    for name in (ANNOTATIONS, PROBLEMS, TABLE, KEYWORDS):
+    for name in (ANNOTATIONS, PROBLEMS, TABLE, KEYWORDS, PICTURES):
         if (folder / name).exists():
             raise InputError(
                 f"{folder / name} is there, without the {SETTINGS} that says what made it; name another --output"
@@ -162,7 +177,7 @@ def _check_ours(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    for name in (ANNOTATIONS, PROBLEMS, TABLE):
+    for name in (ANNOTATIONS, PROBLEMS, TABLE, PICTURES):
         (folder / name).unlink(missing_ok=True)
     if (folder / KEYWORDS).exists():
         shutil.rmtree(folder / KEYWORDS)

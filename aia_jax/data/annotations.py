@@ -3,7 +3,8 @@
     <root>/<Folder>/train.json  test.json  images/...
     {"labels": [name, ...], "samples": [{"image_name": "1000.jpeg", "image_labels": ["city", "sun"]}, ...]}
 
-VG-500 may also lie there as SSGRL (github HCPLab-SYSU/SSGRL) lays it out. Photos are located here, not opened.
+VG-500 may also lie there as SSGRL (github HCPLab-SYSU/SSGRL) lays it out. Of a user's own data, "custom", the root is
+the folder itself. Photos are located here, not opened.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ import numpy as np
 
 from aia_jax.errors import InputError
 
-FOLDERS = {"corel5k": "Corel-5k", "espgame": "ESP-Game", "iaprtc12": "IAPR-TC-12", "vg500": "VG-500"}
+CUSTOM = "custom"
+FOLDERS = {"corel5k": "Corel-5k", "espgame": "ESP-Game", "iaprtc12": "IAPR-TC-12", "vg500": "VG-500", CUSTOM: ""}
 SPLITS = ("train", "test")
 
 _SSGRL_FOLDERS = ("", "ssgrl", "data/VG")
@@ -72,10 +74,16 @@ def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
         return _read_authors(path, _photo_folders(folder))
     if dataset == "vg500" and (lists := _find_ssgrl(folder, f"{split}_list_500.txt")):
         return _read_ssgrl(folder, lists)
+    if dataset == CUSTOM:
+        raise InputError(
+            f"{path.absolute()} does not exist. config.data.root={str(root)!r} must be the folder that aia"
+            " import-labels wrote, with train.json, test.json and images/"
+        )
     alternative = f", or SSGRL's {split}_list_500.txt and {_SSGRL_INDEX}" if dataset == "vg500" else ""
     raise InputError(
         f"{path.absolute()} does not exist. config.data.root={str(root)!r} must be the folder that holds"
-        f" {FOLDERS[dataset]}/ with {split}.json{alternative}, and the photos in images/"
+        f" {FOLDERS[dataset]}/ with {split}.json{alternative}, and the photos in images/;"
+        f" `aia prepare {dataset}` brings them"
     )
 
 
@@ -88,13 +96,25 @@ def read_labels(path: Path) -> tuple[str, ...]:
     text = read_text(path)
     labels = [line.strip() for line in text.splitlines() if line.strip()]
     if text.lstrip().startswith(("{", "[")):
-        document = _read_json(path)
+        document = read_json(path)
         labels = document.get("labels") if isinstance(document, dict) else document
     if not isinstance(labels, list) or not labels:
         raise InputError(f'{path} holds no labels; expected one a line, or {{"labels": [...]}}')
     if problems := _label_problems(labels):
         raise InputError(f"{path} cannot be used, {len(problems):,} problem(s):{list_problems(problems)}")
     return tuple(labels)
+
+
+def is_label(value: Any) -> bool:
+    """Whether a label may be called so: one line, without blanks around it, that UTF-8 can hold."""
+    return isinstance(value, str) and value.strip().splitlines() == [value] and not _LONE_SURROGATE.search(value)
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a photo's name leads out of the folder that it should be relative to."""
+    # Windows rules see drives and both slashes, so they also catch whatever leaves the folder elsewhere.
+    relative = PureWindowsPath(name)
+    return bool(relative.anchor) or ".." in relative.parts
 
 
 def list_problems(problems: Sequence[str]) -> str:
@@ -119,8 +139,22 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise InputError(f"{path} is not an annotation file: it is nested too deeply") from None
+
+
 def _read_authors(path: Path, photo_folders: Sequence[Path]) -> Annotations:
-    document = _read_json(path)
+    document = read_json(path)
     if not isinstance(document, dict):
         raise InputError(f'{path}: expected an object {{"labels": [...], "samples": [...]}}, found {_type(document)}')
     for field in ("labels", "samples"):
@@ -145,7 +179,7 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
         if path is None:
             raise InputError(f"{lists} needs {name} beside it, which is absent")
     labels = _read_lines(found[_SSGRL_VOCABULARY])
-    index = _read_json(found[_SSGRL_INDEX])
+    index = read_json(found[_SSGRL_INDEX])
     if not isinstance(index, dict):
         raise InputError(f"{found[_SSGRL_INDEX]}: expected {{file name: [label index, ...]}}, found {_type(index)}")
     problems: list[str] = []
@@ -189,7 +223,7 @@ def _label_problems(labels: list) -> list[str]:
     problems = []
     first_use: dict[str, int] = {}
     for index, label in enumerate(labels):
-        if not isinstance(label, str) or label.strip().splitlines() != [label] or _LONE_SURROGATE.search(label):
+        if not is_label(label):
             problems.append(f"labels[{index}]: must be a name of one line without blanks around it, found {label!r}")
         elif first_use.setdefault(label, index) != index:
             problems.append(f"labels[{index}]: {label!r} stands at labels[{first_use[label]}] already")
@@ -199,11 +233,9 @@ def _label_problems(labels: list) -> list[str]:
 def _name_problems(where: str, name: Any, first_use: dict[str, str]) -> list[str]:
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         return [f"{where}.image_name: must be a file name, found {name!r}"]
-    # Windows rules see drives and both slashes, so they also catch whatever leaves the folder elsewhere.
-    relative = PureWindowsPath(name)
-    if relative.anchor or ".." in relative.parts:
+    if leaves_folder(name):
         return [f"{where}.image_name: {name!r} leaves the folder of the photos; it must be relative to it"]
-    first = first_use.setdefault(relative.as_posix(), where)
+    first = first_use.setdefault(PureWindowsPath(name).as_posix(), where)
     return [] if first == where else [f"{where}.image_name: {name!r} is the name of {first} already"]
 
 
@@ -238,15 +270,6 @@ def _find_ssgrl(folder: Path, name: str) -> Path | None:
 
 def _read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except RecursionError:
-        raise InputError(f"{path} is not an annotation file: it is nested too deeply") from None
 
 
 def _type(value: Any) -> str:

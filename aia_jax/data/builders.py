@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from aia_jax.data import scenes
-from aia_jax.data.annotations import Annotations
+from aia_jax.data.annotations import CUSTOM, Annotations
 from aia_jax.errors import InputError
 
 
@@ -88,6 +88,10 @@ class VG500(_AnnotatedPhotos):
     CITATION = "Chen et al., Learning semantic-specific graph representation, ICCV 2019"
 
 
+class Custom(_AnnotatedPhotos):
+    """A user's own photos, as `aia import-labels` lays them out."""
+
+
 class Scenes(tfds.core.GeneratorBasedBuilder):
     """Pictures of coloured shapes drawn from a seed, with labels and five captions each; see `scenes.py`.
 
@@ -127,7 +131,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
             )
 
 
-PHOTO_BUILDERS = {"corel5k": Corel5k, "espgame": ESPGame, "iaprtc12": IAPRTC12, "vg500": VG500}
+PHOTO_BUILDERS = {"corel5k": Corel5k, "espgame": ESPGame, "iaprtc12": IAPRTC12, "vg500": VG500, CUSTOM: Custom}
 
 
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data import scenes
-from aia_jax.data.annotations import SPLITS, read_annotations
+from aia_jax.data.annotations import CUSTOM, FOLDERS, SPLITS, read_annotations, read_json
 from aia_jax.data.cache import cache_root
 from aia_jax.data.rows import MappedRows
+from aia_jax.data.stratification import stratified_split
 from aia_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ CHANNEL_STATS = {
     "vg500": ((0.4697, 0.4518, 0.4163), (0.2727, 0.2684, 0.2855)),
     "scenes": ((0.4533, 0.4700, 0.3761), (0.2589, 0.2179, 0.2147)),
 }
+CUSTOM_STATS = "channel_stats.json"  # those of a user's own photos, beside the annotations
+DATASETS = (*FOLDERS, "scenes")
+ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
 
 FIRST_TEST_SCENE = 10_000_000
 
@@ -75,8 +80,8 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
     """
     from aia_jax.data import preparation  # Grain and TFDS, which a machine that only times steps may lack
 
-    if config_data.name not in CHANNEL_STATS:
-        raise InputError(f"config.data.name={config_data.name!r} is unknown; known: {', '.join(CHANNEL_STATS)}")
+    if config_data.name not in DATASETS:
+        raise InputError(f"config.data.name={config_data.name!r} is unknown; known: {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise InputError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
     if image_size < 1:
@@ -93,8 +98,11 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
     return Split(split, MappedRows(copy / "images.npy"), targets, tuple(facts["image_names"]), tuple(facts["labels"]))
 
 
-def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+def split_validation(split: Split, fraction: float, seed: int, *, stratified: bool) -> tuple[Split, Split]:
     """Parts a split at random, by the seed alone, into `(train, validation)`; both keep the order of the rows.
+
+    Args:
+        stratified: whether labels are parted alike, so that training lacks none; a user's own data may be few.
 
     Raises:
         InputError: one of the parts would be empty.
@@ -105,9 +113,44 @@ def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, S
             f"config.data.validation_fraction={fraction} leaves {num_validation} of {len(split)} images for validation;"
             " both parts need at least one"
         )
+    if stratified:
+        chosen = stratified_split(split.targets, fraction, seed, in_both=False)
+        return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen), "validation")
     shuffled = np.random.default_rng(seed).permutation(len(split))
     validation, train = np.sort(shuffled[:num_validation]), np.sort(shuffled[num_validation:])
     return split.take(train), split.take(validation, "validation")
+
+
+def channel_stats(config_data: ConfigDict) -> ChannelStats:
+    """Mean and standard deviation of the channels (red, green, blue) of a data set, on the scale 0..1.
+
+    Args:
+        config_data: `name`, one of `DATASETS`; of "custom" data `root` too.
+
+    Raises:
+        InputError: of "custom" data they cannot be read.
+    """
+    return read_channel_stats(config_data.root) if config_data.name == CUSTOM else CHANNEL_STATS[config_data.name]
+
+
+def read_channel_stats(root: str | Path) -> ChannelStats:
+    """The channel statistics beside a user's own annotations.
+
+    Raises:
+        InputError: the file is absent or malformed.
+    """
+    path = Path(root) / CUSTOM_STATS
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; config.data.root must be the folder that aia import-labels wrote")
+    document = read_json(path)
+    stats = []
+    for field, least in (("mean", 0.0), ("std", 1e-6)):
+        values = document.get(field) if isinstance(document, dict) else None
+        numbers = values if isinstance(values, list) and len(values) == 3 else [None]
+        if not all(isinstance(number, float | int) and least <= number <= 1 for number in numbers):
+            raise InputError(f"{path}: field {field!r} must be three numbers on the scale 0..1, found {values!r:.60}")
+        stats.append(tuple(map(float, numbers)))
+    return stats[0], stats[1]
 
 
 def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
@@ -125,6 +168,21 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
             return read_annotations(config_data.root, config_data.name, "test").labels
         except InputError:
             raise absent from None
+
+
+def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
+    """Where the photos of a split lie, by their names; none of scenes, which are drawn.
+
+    Args:
+        split: "train", "test", or "validation", which is part of "train".
+
+    Raises:
+        InputError: absent or malformed annotations.
+    """
+    if config_data.name == "scenes":
+        return {}
+    annotations = read_annotations(config_data.root, config_data.name, "test" if split == "test" else "train")
+    return dict(zip(annotations.image_names, annotations.image_paths, strict=True))
 
 
 def _source(config_data: ConfigDict, split: str, image_size: int) -> "Source":

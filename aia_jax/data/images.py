@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -20,6 +21,8 @@ _UPRIGHT = {  # by the value of EXIF's field Orientation
     8: Image.Transpose.ROTATE_90,
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_WEBP_QUALITY = 70
+Shrunk = TypeVar("Shrunk")
 
 
 def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray:
@@ -62,7 +65,39 @@ def thumbnail(data: bytes, side: int) -> np.ndarray:
     return _decoded(data, shrink)
 
 
-def _decoded(data: bytes, shrink: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, bytes]:
+    """The image as `decode_image` gives it, upright, and as a picture for a page, decoded once.
+
+    Returns:
+        uint8 `[S, S, 3]`, and a WebP of the photo's own shape, neither side longer than `side`, without metadata.
+    """
+
+    def shrink(image: Image.Image) -> tuple[np.ndarray, bytes]:
+        turn = _UPRIGHT.get(_orientation(image))
+        return resize_image(image, size, upright=True), _small_webp(image, side, turn)
+
+    return _decoded(data, shrink)
+
+
+def picture_of(data: bytes, side: int) -> bytes:
+    """The picture of `decode_with_picture` alone, not turned, as in the published data sets."""
+    return _decoded(data, lambda image: _small_webp(image, side, None))
+
+
+def encode_webp(image: np.ndarray) -> bytes:
+    """uint8 `[H, W, 3]` as a WebP file, about a third smaller than a JPEG that looks the same."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "WEBP", quality=_WEBP_QUALITY)
+    return file.getvalue()
+
+
+def _small_webp(image: Image.Image, side: int, turn: Image.Transpose | None) -> bytes:
+    small = _to_rgb(image)
+    small.thumbnail((side, side))  # which enlarges nothing
+    return encode_webp(np.asarray(small if turn is None else small.transpose(turn)))
+
+
+def _decoded(data: bytes, shrink: Callable[[Image.Image], Shrunk]) -> Shrunk:
     if not data:
         raise InputError("the file is empty")
     _register_heif()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from aia_jax.data.annotations import list_problems, read_text
-from aia_jax.data.images import decode_image
+from aia_jax.data.images import decode_image, decode_with_picture
 from aia_jax.data.pipeline import read_ahead
 from aia_jax.errors import InputError
 from aia_jax.files import shown_files
@@ -41,10 +41,12 @@ class Photo:
     Attributes:
         image: uint8 `[S, S, 3]`; zeros if it cannot be used.
         problem: why it cannot be used; "": it can.
+        picture: the photo as a WebP, if it was asked for.
     """
 
     image: np.ndarray
     problem: str
+    picture: bytes = b""
 
 
 def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
@@ -63,21 +65,24 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
     return _listed(folder, listed) if listed else _found(folder)
 
 
-def read_photos(paths: Sequence[str | Path], size: int, *, num_workers: int, upright: bool = False) -> Iterator[Photo]:
+def read_photos(
+    paths: Sequence[str | Path], size: int, *, num_workers: int, upright: bool = False, picture_side: int = 0
+) -> Iterator[Photo]:
     """The photos in order, each resized to `size` x `size` pixels as data preparation does; close it at the end.
 
     Args:
         num_workers: processes that decode; 0: threads of this one.
         upright: see `decode_image`.
+        picture_side: of upright photos, pixels of the longer side of pictures to make beside; 0: none.
     """
     import grain
 
-    dataset = grain.MapDataset.source([str(path) for path in paths]).map(_Decode(size, upright))
+    dataset = grain.MapDataset.source([str(path) for path in paths]).map(_Decode(size, upright, picture_side))
     ahead = read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
     try:
         with contextlib.closing(iter(ahead)) as photos:
-            for image, problem in photos:
-                yield Photo(image, problem)
+            for image, problem, picture in photos:
+                yield Photo(image, problem, picture)
     finally:
         gc.collect()  # Grain leaves shared memory in a circle of references; found at exit, it brings a warning.
 
@@ -88,15 +93,20 @@ class _Decode:
 
     size: int
     upright: bool
+    picture_side: int
 
-    def __call__(self, path: str) -> tuple[np.ndarray, str]:
+    def __call__(self, path: str) -> tuple[np.ndarray, str, bytes]:
         try:
-            return decode_image(Path(path).read_bytes(), self.size, upright=self.upright), ""
+            data = Path(path).read_bytes()
+            if self.picture_side:
+                square, picture = decode_with_picture(data, self.size, self.picture_side)
+                return square, "", picture
+            return decode_image(data, self.size, upright=self.upright), "", b""
         except InputError as error:
             problem = str(error)
         except OSError as error:
             problem = error.strerror or str(error)
-        return np.zeros((self.size, self.size, 3), np.uint8), problem
+        return np.zeros((self.size, self.size, 3), np.uint8), problem, b""
 
 
 def _found(folder: Path) -> tuple[str, ...]:

@@ -5,7 +5,10 @@ batches are more than rows of arrays, a function makes them.
 """
 
 import dataclasses
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +118,7 @@ def read_ahead(
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks for its absl flags, which only a command parses.
     options = grain.multiprocessing.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
-    return elements.mp_prefetch(options, worker_init_fn=_leave_interruptions)
+    return elements.mp_prefetch(options, worker_init_fn=_begin_worker)
 
 
 def _part(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -125,9 +128,17 @@ def _part(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * size, (process_index + 1) * size)
 
 
-def _leave_interruptions(*_: int) -> None:
-    """In a worker: Ctrl-C, which a terminal sends to all processes, is for the one that ends the workers."""
+def _begin_worker(*_: int) -> None:
+    """In a worker: Ctrl-C, which a terminal sends to all processes, is for the one that ends the workers; and if that
+    one is killed, so that it cannot, they end by themselves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 # Callable classes, because worker processes need to pickle them.

@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from aia_jax.data import builders, scene_painting, scenes
-from aia_jax.data.annotations import Annotations, list_problems
+from aia_jax.data.annotations import CUSTOM, Annotations, list_problems
 from aia_jax.data.cache import prepared
 from aia_jax.data.images import decode_image
 from aia_jax.data.pipeline import read_ahead
@@ -47,6 +47,7 @@ class Source:
         num_bytes: of them together, roughly.
         problems: one line for every photo that cannot be read.
         make_builder: TFDS builder of this split of the readable images, given its `data_dir`.
+        upright: see `images.decode_image`.
     """
 
     dataset: str
@@ -58,6 +59,7 @@ class Source:
     num_bytes: int
     problems: tuple[str, ...]
     make_builder: Callable[[Path], tfds.core.GeneratorBasedBuilder]
+    upright: bool = False
 
 
 def photo_source(root: str | Path, dataset: str, split: str, annotations: Annotations) -> Source:
@@ -77,6 +79,7 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
         num_bytes=sum(files[row][0] for row in readable),
         problems=tuple(file for file in files if isinstance(file, str)),
         make_builder=lambda folder: builders.PHOTO_BUILDERS[dataset]({split: present}, data_dir=folder),
+        upright=dataset == CUSTOM,  # photos from cameras; the published ones were prepared without
     )
 
 
@@ -114,7 +117,11 @@ def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, 
         description = f"{source.dataset} {source.split}: resizing to {size} px"
         with RowWriter(directory / "images.npy", (size, size, 3), np.uint8) as images:
             for record in tqdm(
-                _resized(records, size, num_workers), description, len(records), unit="img", mininterval=0.5
+                _resized(records, size, num_workers, source.upright),
+                description,
+                len(records),
+                unit="img",
+                mininterval=0.5,
             ):
                 if record["problem"]:
                     problems.append(f"{record['name']}: {record['problem']}")
@@ -162,11 +169,11 @@ def _prepare_records(source: Source, parent: Path) -> Any:
     return builder.as_data_source(source.split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
-def _resized(records: Any, size: int, num_workers: int) -> Iterator[dict[str, Any]]:
+def _resized(records: Any, size: int, num_workers: int, upright: bool) -> Iterator[dict[str, Any]]:
     """Decoded records in order: `image` uint8 `[S, S, 3]`, `name`, `labels`, `problem` ("": none)."""
     if not len(records):
         return
-    dataset = grain.MapDataset.source(records).map(_Decode(size))
+    dataset = grain.MapDataset.source(records).map(_Decode(size, upright))
     ahead = read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
     with contextlib.closing(iter(ahead)) as elements:
         yield from elements
@@ -177,11 +184,12 @@ class _Decode:
     """Picklable, as worker processes need it."""
 
     size: int
+    upright: bool
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         image, problem = np.zeros((self.size, self.size, 3), np.uint8), ""
         try:
-            image = decode_image(record["image"], self.size)
+            image = decode_image(record["image"], self.size, upright=self.upright)
         except InputError as error:
             problem = str(error)
         return {"image": image, "name": record["image_name"].decode(), "labels": record["labels"], "problem": problem}

@@ -96,6 +96,11 @@ class ClickBatches:
         negative = self._draw(rng, self._split.queries.relevant[queries][:, images].toarray() == 0)
         return {"index": index[part].astype(np.int32), **own, "negative": negative.T[part]}
 
+    def names(self, index: np.ndarray) -> list[str]:
+        """Pairs as texts, such as "red boat: image 12"."""
+        texts = self._split.queries.texts
+        return [f"{texts[self._queries[pair]]}: image {self._images[pair]}" for pair in index]
+
     def _noisy(self, rng: np.random.Generator, images: np.ndarray, part: slice) -> dict[str, np.ndarray]:
         """The images' keywords, some left out, and then some of the image's before them in the batch."""
         keywords, counts = self._split.images.keywords[images], self._split.images.counts[images]

@@ -12,25 +12,18 @@ import numpy as np
 from PIL import Image
 
 from aia_jax.files import write_bytes
-from aia_jax.report.figures import FALSE_ALARM, HIT
+from aia_jax.report.page_parts import base_style
 from aia_jax.report.search import KEYWORDS, VISUAL, SearchHit
 
 _WIDTH, _HEIGHT = 320, 640  # pixels of a thumbnail, at most
 _MOST_KEYWORDS = 12
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-_MARKS = f":root {{ --hit: {HIT.color}; --false: {FALSE_ALARM.color}; --visual: {VISUAL}; --keywords: {KEYWORDS}; }}"
+_MODALITIES = f":root {{ --visual: {VISUAL}; --keywords: {KEYWORDS}; }}"
 # The dark scheme's colours are lighter ones of the same hues.
 _STYLE = """
-:root { color-scheme: light dark; --ground: #fff; --card: #f6f6f4; --ink: #1a1a1a; --quiet: #5f5f5f; --line: #dcdcd8;
-  --chip: 27 120 55; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #161616; --card: #222; --ink: #ececec; --quiet: #a8a8a8; --line: #3a3a3a;
-    --hit: #6cb8ee; --false: #ff9468; --visual: #c9a5d8; --keywords: #8fcf95; --chip: 143 207 149; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 90rem; padding: 1.25rem; background: var(--ground); color: var(--ink);
-  font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { :root { --visual: #c9a5d8; --keywords: #8fcf95; } }
+body { max-width: 90rem; padding: 1.25rem; }
 h1 { margin: 0 0 .75rem; font-size: 1.6rem; line-height: 1.25; unicode-bidi: plaintext; }
 .title, .none { margin: 0; color: var(--quiet); }
 #all, [for="all"] { cursor: pointer; }
@@ -48,7 +41,6 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 .text { padding: .7rem .85rem .85rem; }
 .facts { display: flex; justify-content: space-between; gap: .75rem; margin: 0; }
 .name { margin: 0; color: var(--quiet); font-size: .875rem; unicode-bidi: plaintext; }
-.hit { color: var(--hit); } .false { color: var(--false); }
 .split { display: flex; height: .45rem; margin: .6rem 0 .15rem; border-radius: .25rem; overflow: hidden; }
 .split .visual { background: var(--visual); } .split .keywords { flex: 1; background: var(--keywords); }
 .numbers { display: flex; justify-content: space-between; margin: 0 0 .55rem; font-size: .8125rem; }
@@ -78,7 +70,7 @@ def write_search_page(path: str | os.PathLike, query: str, hits: Sequence[Search
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{heading}</title>
-<style>{_MARKS}{_STYLE}</style>
+<style>{base_style()}{_MODALITIES}{_STYLE}</style>
 </head>
 <body>
 <header>{_paragraph("title", title)}<h1>{_text(query)}</h1></header>

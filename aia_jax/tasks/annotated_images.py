@@ -5,6 +5,7 @@ import functools
 import numpy as np
 from ml_collections import ConfigDict
 
+from aia_jax.data.annotations import CUSTOM
 from aia_jax.data.datasets import Split, load_split, split_validation
 from aia_jax.data.queries import label_queries
 from aia_jax.data.search import SearchImages, padded_keywords
@@ -96,7 +97,10 @@ class AnnotatedImages:
         if name == "test":
             return load_split(self._data, "test", self.annotator.image_size)
         if self._config.eval.split == "validation":
-            parts = split_validation(self._whole_train, self._data.validation_fraction, self._data.split_seed)
+            data = self._data
+            parts = split_validation(
+                self._whole_train, data.validation_fraction, data.split_seed, stratified=data.name == CUSTOM
+            )
             return parts[("train", "validation").index(name)]
         if name == "validation":
             raise InputError("this config has no validation part: config.eval.split is 'test'")

@@ -11,7 +11,16 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.data import pipeline, transforms
-from aia_jax.data.datasets import CHANNEL_STATS, Split, load_split, read_vocabulary, split_validation
+from aia_jax.data.annotations import CUSTOM
+from aia_jax.data.datasets import (
+    DATASETS,
+    ChannelStats,
+    Split,
+    channel_stats,
+    load_split,
+    read_vocabulary,
+    split_validation,
+)
 from aia_jax.data.features import FLIPS
 from aia_jax.errors import InputError
 from aia_jax.losses import annotation_loss
@@ -31,6 +40,7 @@ class AnnotationTask:
 
     Args:
         config: see `configs/common.py`.
+        stats: mean and standard deviation of the channels of the photos that weights were trained on; None: the data's.
 
     Attributes:
         channel_stats: mean and standard deviation that images are normalised by, on the scale 0..1.
@@ -39,11 +49,11 @@ class AnnotationTask:
         InputError: unknown dataset, loss, split or placement, or an image size that is no multiple of 4.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, stats: ChannelStats | None = None):
         self.config = config
         data = config.data
         for field, value, known in (
-            ("data.name", data.name, CHANNEL_STATS),
+            ("data.name", data.name, DATASETS),
             ("data.placement", data.placement, ("host", "device")),
             ("data.flips", data.flips, FLIPS),
             ("eval.split", config.eval.split, ("validation", "test")),
@@ -58,7 +68,7 @@ class AnnotationTask:
                 if backbone.multiple > 1
                 else f"config.data.image_size={data.image_size} is too small"
             )
-        self.channel_stats = backbone.channel_stats or CHANNEL_STATS[data.name]
+        self.channel_stats = backbone.channel_stats or stats or channel_stats(data)
         if config.published and config.published not in RESULTS:
             raise InputError(f"config.published={config.published!r} is unknown; known: {', '.join(RESULTS)}")
         given = {name: value for name, value in config.loss.items() if name != "name" and value is not None}
@@ -83,7 +93,10 @@ class AnnotationTask:
 
     @functools.cached_property
     def _parts(self) -> tuple[Split, Split]:
-        return split_validation(self._whole_train, self.config.data.validation_fraction, self.config.seed)
+        data = self.config.data
+        return split_validation(
+            self._whole_train, data.validation_fraction, self.config.seed, stratified=data.name == CUSTOM
+        )
 
     @functools.cached_property
     def _test(self) -> Split:
@@ -110,8 +123,9 @@ class AnnotationTask:
         return read_vocabulary(self.config.data)
 
     def describe(self) -> dict[str, Any]:
-        """The vocabulary, in the order of the logits."""
-        return {"labels": list(self.labels)}
+        """The vocabulary, in the order of the logits; of custom data also the channel statistics."""
+        own = {"channel_stats": [list(values) for values in self.channel_stats]}
+        return {"labels": list(self.labels), **(own if self.config.data.name == CUSTOM else {})}
 
     def summary(self) -> str:
         """The data and the model in a line."""
@@ -140,6 +154,10 @@ class AnnotationTask:
     def eval_arrays(self, split: str) -> dict[str, Any]:
         """The row-aligned arrays that `predict` takes batches of."""
         return {"image": self.split(split).images}
+
+    def row_names(self, index: np.ndarray) -> list[str]:
+        """The names of training images."""
+        return [self.split("train").image_names[row] for row in index]
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of the training stream from `start_step` on."""
@@ -201,6 +219,16 @@ class AnnotationTask:
         logits, out = model(self.normalize(batch["image"]), train=False)
         maps = {"attention": out["attention"]} if "attention" in out else {}
         return {"scores": jax.nn.sigmoid(logits), **maps}
+
+    def illustrate(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """As `explain`, but the maps as a page shows them: uint8 `heat` `[B, C, h, w]`, 255 at each map's peak."""
+        out = self.explain(model, batch)
+        if "attention" not in out:
+            return out
+        attention = jnp.maximum(out["attention"].astype(jnp.float32), 0)
+        peak = attention.max(axis=(-2, -1), keepdims=True)
+        heat = jnp.round(255 * attention / jnp.maximum(peak, jnp.finfo(jnp.float32).tiny))
+        return {"scores": out["scores"], "heat": heat.astype(jnp.uint8)}
 
     def evaluate(
         self, split: str, outputs: dict[str, np.ndarray], thresholds: np.ndarray | None = None

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,11 +15,13 @@ from PIL import Image
 
 from aia_jax.data.images import decode_image, resize_image
 from aia_jax.data.photos import Photo, read_photos
+from aia_jax.data.pictures import Picture
 from aia_jax.errors import InputError
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.prediction import fetched
 
 Labels = tuple[tuple[str, float], ...]  # label and score, the highest first
+_MOST_MAPS = 24  # of a picture
 OneImage = str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -38,6 +40,13 @@ class Annotation:
     attention: np.ndarray | None
 
 
+class AnnotatedPhoto(NamedTuple):
+    """A file's labels, and its picture with their maps if that was asked for."""
+
+    labels: Labels
+    picture: Picture | None
+
+
 class PhotoAnnotator:
     """Chooses labels by their scores.
 
@@ -54,6 +63,7 @@ class PhotoAnnotator:
     def __init__(self, annotator: TrainedAnnotator, threshold: float | np.ndarray, top: int | None = None):
         self._annotator, self._top = annotator, top
         self.labels = annotator.labels
+        self._places = {name: place for place, name in enumerate(self.labels)}
         self.batch_size = annotator.batch_size
         self._thresholds = np.broadcast_to(np.asarray(threshold, np.float32), len(self.labels))
 
@@ -83,23 +93,31 @@ class PhotoAnnotator:
         whole = {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
         return Annotation(self._choose(whole["scores"]), whole["scores"], whole.get("attention"))
 
-    def annotate(self, paths: Sequence[str | Path], num_workers: int) -> Iterator[list[Labels | str]]:
+    def annotate(
+        self, paths: Sequence[str | Path], num_workers: int, *, picture_side: int = 0
+    ) -> Iterator[list[AnnotatedPhoto | str]]:
         """Annotates files in order, a batch at a time; memory holds a few batches. Close it at the end.
 
         Args:
             num_workers: processes that decode; 0: threads of this one.
+            picture_side: pixels of the longer side of the photos' pictures; 0: no pictures.
 
         Returns:
-            Iterator over batches: of each file its labels, or why it cannot be read.
+            Iterator over batches: of each file its labels and picture, or why it cannot be read.
 
         Raises:
             InputError: the model gives scores that are not finite.
         """
         size = self._annotator.image_size
-        with contextlib.closing(read_photos(paths, size, num_workers=num_workers, upright=True)) as photos:
-            for problems, outputs in fetched(self._predicted(photos)):
-                labels = self._choose(outputs["scores"][: len(problems)])
-                yield [problem or chosen for problem, chosen in zip(problems, labels, strict=True)]
+        reading = read_photos(paths, size, num_workers=num_workers, upright=True, picture_side=picture_side)
+        with contextlib.closing(reading) as photos:
+            for facts, outputs in fetched(self._predicted(photos, illustrated=bool(picture_side))):
+                labels = self._choose(outputs["scores"][: len(facts)])
+                heat = outputs.get("heat", itertools.repeat(None))
+                yield [
+                    problem or AnnotatedPhoto(chosen, self._picture(webp, chosen, maps))
+                    for (problem, webp), chosen, maps in zip(facts, labels, heat, strict=False)
+                ]
 
     def _explained(self, images: list[OneImage]) -> Iterator[tuple[int, dict[str, jax.Array]]]:
         size, batch_size = self._annotator.image_size, self.batch_size
@@ -110,12 +128,21 @@ class PhotoAnnotator:
                 rows = np.asarray(decoded, np.uint8).reshape(-1, size, size, 3)
                 yield len(rows), self._annotator.predict(rows, explain=True)
 
-    def _predicted(self, photos: Iterator[Photo]) -> Iterator[tuple[list[str], dict[str, jax.Array]]]:
+    def _predicted(
+        self, photos: Iterator[Photo], *, illustrated: bool
+    ) -> Iterator[tuple[list[tuple[str, bytes]], dict[str, jax.Array]]]:
+        predict = self._annotator.illustrate if illustrated else self._annotator.predict
         while batch := list(itertools.islice(photos, self.batch_size)):
-            yield (
-                [photo.problem for photo in batch],
-                self._annotator.predict(np.stack([photo.image for photo in batch])),
-            )
+            facts = [(photo.problem, photo.picture) for photo in batch]
+            yield facts, predict(np.stack([photo.image for photo in batch]))
+
+    def _picture(self, webp: bytes, labels: Labels, maps: np.ndarray | None) -> Picture | None:
+        if not webp:
+            return None
+        if maps is None:
+            return Picture(webp)
+        names = tuple(name for name, _ in labels[:_MOST_MAPS])
+        return Picture(webp, names, maps[[self._places[name] for name in names]])
 
     def _choose(self, scores: np.ndarray) -> tuple[Labels, ...]:
         if not np.isfinite(scores).all():

@@ -124,6 +124,10 @@ class RetrievalTask:
         for name in splits:
             self.split(name)
 
+    def row_names(self, index: np.ndarray) -> list[str]:
+        """Training captions, each with its number, from 0."""
+        return [f"{row}: {self.split('train').captions[row]}" for row in index]
+
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's captions of every batch, each with its image."""
         split, loss = self.split("train"), self.config.loss

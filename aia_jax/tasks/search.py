@@ -13,7 +13,7 @@ from scipy import sparse
 
 from aia_jax.data import pipeline
 from aia_jax.data.clicks import LAYOUTS, ClickedImages
-from aia_jax.data.datasets import CHANNEL_STATS
+from aia_jax.data.datasets import DATASETS
 from aia_jax.data.features import FEATURE_DTYPES
 from aia_jax.data.queries import encode_queries, held_out, is_known
 from aia_jax.data.search import ClickBatches, SearchImages, SearchSplit
@@ -43,8 +43,8 @@ class SearchTask:
         self.config = config
         if config.eval.split not in ("validation", "test"):
             raise InputError(f"config.eval.split={config.eval.split!r} is unknown; known: validation, test")
-        if config.data.name not in (*CHANNEL_STATS, *LAYOUTS):
-            known = ", ".join((*CHANNEL_STATS, *LAYOUTS))
+        if config.data.name not in (*DATASETS, *LAYOUTS):
+            known = ", ".join((*DATASETS, *LAYOUTS))
             raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {known}")
         for field, value, least in (
             ("data.query_words", config.data.query_words, 1),
@@ -170,6 +170,10 @@ class SearchTask:
         """Computes maps and keywords of the splits, unless they are kept."""
         for name in splits:
             self.split(name)
+
+    def row_names(self, index: np.ndarray) -> list[str]:
+        """Training pairs, each as the query's text and the image's number, from 0."""
+        return self._pairs.names(index)
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's pairs of every batch."""

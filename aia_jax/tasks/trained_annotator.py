@@ -1,6 +1,6 @@
 """An annotator that was trained before: scores of images, maps of its backbone, its labels as keywords."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from aia_jax.data.datasets import ChannelStats
 from aia_jax.data.features import padded, prepare_features, weights_digest
 from aia_jax.data.rows import MappedRows
 from aia_jax.errors import InputError
@@ -17,7 +18,14 @@ from aia_jax.models.annotator import DTYPES, Annotator, build_annotator, build_b
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.runs import check_whole, run_arrays, written_config
-from aia_jax.training.state import abstract_weights, make_predict_step, pick_weights, replace_arrays
+from aia_jax.training.state import (
+    abstract_weights,
+    flat_arrays,
+    make_predict_step,
+    merge_model,
+    pick_weights,
+    replace_arrays,
+)
 
 
 class TrainedAnnotator:
@@ -28,10 +36,12 @@ class TrainedAnnotator:
         labels: its vocabulary, C names.
         arrays: path to array of the whole model.
         batch_size: images, or maps, computed at once; rounded up to a multiple of the devices.
+        stats: see `AnnotationTask`.
 
     Attributes:
         labels: its vocabulary.
         image_size: S, in pixels.
+        channel_stats: see `AnnotationTask`.
         num_features: F, channels of its maps.
         digest: tells its weights and settings from others.
 
@@ -39,29 +49,42 @@ class TrainedAnnotator:
         InputError: a config that cannot be used.
     """
 
-    def __init__(self, config: ConfigDict, labels: Sequence[str], arrays: dict[str, Any], batch_size: int):
+    def __init__(
+        self,
+        config: ConfigDict,
+        labels: Sequence[str],
+        arrays: dict[str, Any],
+        batch_size: int,
+        stats: ChannelStats | None = None,
+    ):
         self.config = config
         self.labels = tuple(labels)
         self.image_size = config.data.image_size
-        self._task = AnnotationTask(config)
+        self._task = AnnotationTask(config, stats)
+        self.channel_stats = self._task.channel_stats
         self._mesh = sharding.data_mesh()
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
         graphdef, shapes = abstract_weights(
             lambda rngs: build_annotator(config.model, len(self.labels), rngs=rngs), self._mesh
         )
+        self._graphdef = graphdef
         self._weights = sharding.put_replicated(replace_arrays(pick_weights(shapes, "raw"), arrays), self._mesh)
         self.num_features = nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))).num_features
         self._maps = make_predict_step(graphdef, self._extract, self._mesh)
         self._scores = make_predict_step(graphdef, self._score, self._mesh)
         self._predict = make_predict_step(graphdef, self._task.predict, self._mesh)
         self._explain = make_predict_step(graphdef, self._task.explain, self._mesh)
+        self._illustrate = make_predict_step(graphdef, self._task.illustrate, self._mesh)
         model = config.model
         self._settings = f"{weights_digest(arrays)} {model.dtype} {model.native_padding}"
         self.digest = f"{model.backbone} {self.image_size} px {self._settings}"
 
     @classmethod
-    def of_run(cls, workdir: str | Path, batch_size: int) -> "TrainedAnnotator":
+    def of_run(cls, workdir: str | Path, batch_size: int, dtype: str | None = None) -> "TrainedAnnotator":
         """The best epoch of an annotation run.
+
+        Args:
+            dtype: of the computation, in place of the run's `config.model.dtype`.
 
         Raises:
             InputError: no such run, or one of another system.
@@ -70,16 +93,28 @@ class TrainedAnnotator:
         config = ConfigDict(written_config(workdir))
         if config.get("task") != "annotation":
             raise InputError(f"{workdir} holds a run of config.task={config.get('task')!r}; name one of annotation")
+        if dtype:
+            config.model.dtype = dtype
         arrays, info = run_arrays(workdir)
         check_whole(workdir, info)
         if "labels" not in info:
             raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
-        return cls(config, info["labels"], arrays, batch_size)
+        return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"))
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that scores depend on beside the images."""
-        return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self._task.channel_stats}
+        return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self.channel_stats}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Path to array of the whole model, copied to the host."""
+        return {path: np.array(leaf) for path, leaf in flat_arrays(self._weights).items()}
+
+    def function(self, *, explain: bool) -> Callable[[jax.Array], dict[str, jax.Array]]:
+        """What `predict` computes of images `[b, S, S, 3]`, to be traced: the weights are constants in it."""
+        weights = jax.device_get(self._weights)
+        predict = self._task.explain if explain else self._task.predict
+        return lambda images: predict(merge_model(self._graphdef, weights), {"image": images})
 
     def predict(self, images: np.ndarray, *, explain: bool = False) -> dict[str, jax.Array]:
         """Dispatches uint8 `[b, S, S, 3]`, b at most `batch_size`; the caller does not wait for the devices.
@@ -88,8 +123,11 @@ class TrainedAnnotator:
             `scores` float32 `[batch_size, C]` and, if asked to `explain` and the head attends, `attention`
             `[batch_size, C, h, w]`; rows from b on are padding.
         """
-        step = self._explain if explain else self._predict
-        return step(self._weights, sharding.put_batch({"image": padded(images, self.batch_size)}, self._mesh))
+        return self._dispatch(self._explain if explain else self._predict, images)
+
+    def illustrate(self, images: np.ndarray) -> dict[str, jax.Array]:
+        """As `predict`, with `heat` uint8 `[batch_size, C, h, w]` if the head attends; see `AnnotationTask`."""
+        return self._dispatch(self._illustrate, images)
 
     def maps(self, images: np.ndarray) -> np.ndarray:
         """uint8 `[b, S, S, 3]`, at most `batch_size` of them, to the backbone's maps float32 `[b, h, w, F]`."""
@@ -123,6 +161,9 @@ class TrainedAnnotator:
                 order = np.argsort(-scores, kind="stable")
                 found.append(order[scores[order] >= threshold].astype(np.int32))
         return found
+
+    def _dispatch(self, step: Any, images: np.ndarray) -> dict[str, jax.Array]:
+        return step(self._weights, sharding.put_batch({"image": padded(images, self.batch_size)}, self._mesh))
 
     def _extract(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {"maps": self._task.extract(model.backbone, batch)["features"]}

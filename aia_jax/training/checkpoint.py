@@ -1,5 +1,11 @@
 """Checkpoints through Orbax: asynchronous, the last k and the best one kept. The only module that knows Orbax."""
 
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +14,27 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from aia_jax.errors import InputError
+from aia_jax.training.recovery import UNFINISHED, damage, write_digests
 
 
 class Checkpointer:
     """The checkpoints of one run, in `<workdir>/checkpoints/<step>`.
 
     `info` is a JSON-able dict; `info["metric"]`, where present, is the number by which the best one is kept (larger is
-    better, the first of equals).
+    better, the first of equals). Each checkpoint holds digests of its files, see `recovery.py`.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2):
         self._directory = Path(workdir).resolve() / "checkpoints"
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: (metrics["metric"], -metrics["step"]),
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
+        self._metrics: dict[int, float] = {}
+        self._saving = 0
+        logging.getLogger("absl").addFilter(_is_told_once)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+                preservation_policy=_NewestAndBest(keep, self._metrics),
                 enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
             item_handlers={
                 "weights": ocp.StandardCheckpointHandler(),
@@ -36,14 +42,30 @@ class Checkpointer:
                 "info": ocp.JsonCheckpointHandler(),
             },
         )
+        for step in self.steps():
+            with contextlib.suppress(ValueError, OSError):  # of a damaged one, which whoever restores it is told of
+                self._note_metric(step, self.info(step))
 
     def save(self, step: int, items: dict[str, Any], info: dict[str, Any]) -> None:
-        """Starts writing the trees `weights` and `progress`; returns before they are on disk."""
-        metrics = {"metric": info["metric"], "step": step} if "metric" in info else None
+        """Starts writing the trees `weights` and `progress`; returns before they are on disk.
+
+        Raises:
+            InputError: the disk is full, or cannot be written. So do `wait` and `close`, of the save before.
+        """
         trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(
-            step, args=ocp.args.Composite(info=ocp.args.JsonSave(info), **trees), metrics=metrics, force=True
-        )
+        with self._speaking_errors():
+            self._manager.wait_until_finished()
+            self._saving = step
+            self._note_metric(step, info)
+            self._manager.save(step, args=ocp.args.Composite(info=ocp.args.JsonSave(info), **trees), force=True)
+
+    def check_undamaged(self, step: int) -> None:
+        """Raises InputError if a file of the checkpoint of `step` is not as it was written; reads all of them."""
+        if problem := damage(self._directory / str(step)):
+            raise InputError(
+                f"checkpoint {self._directory / str(step)} is damaged: {problem}; train.py with the same config and "
+                "workdir goes on from the one before"
+            )
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, rising."""
@@ -107,14 +129,72 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Returns when every save is on disk."""
-        self._manager.wait_until_finished()
+        with self._speaking_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for running saves and lets go of the directory."""
-        self._manager.close()
+        with self._speaking_errors():
+            self._manager.close()
 
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *_exc) -> None:
-        self.close()
+    def __exit__(self, exception: type[BaseException] | None, *_rest: Any) -> None:
+        with contextlib.suppress(*[InputError] if exception else []):  # what came first is what a user should read
+            self.close()
+
+    def _note_metric(self, step: int, info: dict[str, Any]) -> None:
+        if "metric" in info:
+            self._metrics[step] = info["metric"]
+
+    def _seal(self) -> None:
+        """Called when all files of a checkpoint are there, before it counts as one."""
+        for folder in self._directory.glob(f"{self._saving}{UNFINISHED}*"):
+            write_digests(folder)
+
+    @contextlib.contextmanager
+    def _speaking_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # TensorStore's and Orbax's are of many types
+            reason = _reason(error)
+            if not reason:
+                raise
+            for folder in self._directory.glob(f"{self._saving}{UNFINISHED}*"):
+                shutil.rmtree(folder, ignore_errors=True)
+            stands = f"that of step {self.steps()[-1]} stands" if self.steps() else "there is none before it"
+            raise InputError(
+                f"{self._directory}: {reason}, the checkpoint of step {self._saving} could not be written; {stands}. "
+                "Make room there and give the same command again"
+            ) from error
+
+
+class _NewestAndBest:
+    """What stays on disk; metrics are our own, for Orbax forgets them when a run is resumed."""
+
+    def __init__(self, keep: int, metrics: dict[int, float]):
+        self._keep, self._metrics = keep, metrics
+
+    def should_preserve(
+        self, checkpoints: Sequence[policies.PolicyCheckpointInfo], *, context: policies.PreservationContext
+    ) -> list[bool]:
+        steps = sorted(checkpoint.step for checkpoint in checkpoints)
+        measured = [step for step in steps if step in self._metrics]
+        best = max(measured, key=lambda step: (self._metrics[step], -step), default=None)
+        kept = {*steps[-self._keep :], best}
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def _reason(error: Exception) -> str:
+    """Why a save failed, if it is the disk's fault."""
+    number = error.errno if isinstance(error, OSError) else None
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        if number == code or os.strerror(code) in str(error):
+            return os.strerror(code)
+    return ""
+
+
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """Orbax logs, with tracebacks, what its threads fail with before it raises it."""
+    return not (record.exc_info and "orbax" in record.pathname)

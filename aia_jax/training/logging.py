@@ -2,12 +2,17 @@
 
 import contextlib
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
+from aia_jax.errors import InputError
 from aia_jax.files import write_bytes
 
 
@@ -23,27 +28,41 @@ class MetricWriter:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        path = Path(workdir) / "metrics.jsonl"
-        kept = _lines_up_to(path, resume_step)
-        write_bytes(path, "".join(kept).encode())
-        self._lines = path.open("a")
-        self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resume_step + 1, flush_secs=30)
+        self._path = Path(workdir) / "metrics.jsonl"
+        with self._speaking_errors():
+            write_bytes(self._path, "".join(lines_up_to(self._path, resume_step)).encode())
+            self._lines = self._path.open("a")
+            self._events = _Events(Path(workdir) / "tensorboard", resume_step + 1)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """One line `{"step", "kind", **values}`; the numbers among `values` go to TensorBoard as `kind/name`."""
+        """One line `{"step", "kind", **values}`; the numbers among `values` go to TensorBoard as `kind/name`.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         if not self._active:
             return
-        self._lines.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+        with self._speaking_errors():
+            self._lines.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+            self._lines.flush()
+            self._events.write(step, {f"{kind}/{name}": v for name, v in values.items() if isinstance(v, int | float)})
 
     def close(self) -> None:
         """Flushes and closes both."""
         if self._active:
-            self._lines.close()
-            self._events.close()
+            with contextlib.suppress(OSError):  # every line was flushed, or its error told
+                self._lines.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
+
+    @contextlib.contextmanager
+    def _speaking_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{self._path} cannot be written: {error.strerror}; make that possible and give the same command again"
+            ) from error
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -52,7 +71,43 @@ class MetricWriter:
         self.close()
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
+class _Events:
+    """A TensorBoard file, written at once: the threads of tensorboardX's SummaryWriter hang when the disk is full."""
+
+    def __init__(self, folder: Path, first_step: int):
+        folder.mkdir(exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"))
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))  # hides what came later before
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            self._write(step=step, summary=scalar(name, value))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        self._file.write_event(Event(wall_time=time.time(), **fields))
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The records `{"step", "kind", ...}` of a run, steps rising; [] if there are none.
+
+    Of records of one step and kind, which a run that was continued may have written again, the last counts; a line that
+    was left half-written does not.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    found = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            found[int(record["step"]), str(record["kind"])] = record
+    return [found[key] for key in sorted(found)]
+
+
+def lines_up_to(path: Path, step: int) -> list[str]:
+    """The lines of a file of records whose `step` is not later; none if it is not there."""
     if not path.exists():
         return []
     kept = []

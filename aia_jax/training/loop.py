@@ -1,8 +1,7 @@
 """The training loop of every system: epochs of one jitted step, evaluation of raw and EMA weights, checkpoints."""
 
+import contextlib
 import functools
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,17 +10,19 @@ import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
+from aia_jax.errors import InputError, Interrupted
+from aia_jax.files import held
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.interruption import AgreedStop, stop_on_signals
 from aia_jax.training.logging import MetricWriter
+from aia_jax.training.nonfinite import NonFiniteSteps, check_policy
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.packing import on_mesh
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.record import check_same_config, write_record
+from aia_jax.training.recovery import recover
 from aia_jax.training.state import (
     Arrays,
     TrainState,
@@ -29,9 +30,7 @@ from aia_jax.training.state import (
     initial_state,
     make_train_step,
 )
-
-# Steps dispatched ahead of the one whose loss is read: the device never waits for the host, memory stays bounded.
-_IN_FLIGHT = 4
+from aia_jax.training.step_log import StepLog
 
 
 class Task(Protocol):
@@ -54,6 +53,9 @@ class Task(Protocol):
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of every global batch from `start_step` on, without end."""
+
+    def row_names(self, index: np.ndarray) -> list[str]:
+        """What a user calls the training data's rows `index`, such as image names."""
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint must say of its data to be used rightly, JSON-able."""
@@ -96,7 +98,13 @@ class Trainer:
         self.mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
         sharding.check_batch_size("batch_size", config.batch_size, self.mesh, config.accumulate_steps)
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        check_policy(config)
         check_same_config(self.workdir, config)
+        if task.epoch_end(1) < 1:
+            raise InputError(
+                f"config.batch_size={config.batch_size} is larger than the training data; give one that is a multiple "
+                f"of {self.mesh.size} and fits"
+            )
         self.total_steps = task.epoch_end(config.epochs)
         optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)
         self._create = functools.partial(initial_state, task.build_model, optimizer, config.seed)
@@ -113,6 +121,7 @@ class Trainer:
             mesh=self.mesh,
             accumulate_steps=config.accumulate_steps,
             state_sharding=self._placed,
+            skip_nonfinite=config.on_nonfinite == "skip",
         )
         self.predictor = Predictor(self.graphdef, self.mesh, self._weights_placed)
 
@@ -124,10 +133,13 @@ class Trainer:
         """Trains to the last epoch, from the newest checkpoint in the workdir if there is one.
 
         Raises:
-            NonFiniteLossError: the loss became NaN or infinite; the last good checkpoint stands.
+            NonFiniteLossError: loss, gradients or weights became NaN or infinite; the last good checkpoint stands.
             Interrupted: a signal asked to stop; the state was saved first.
+            InputError: another process trains there, the disk is full or read-only, or all checkpoints are damaged.
         """
-        with Checkpointer(self.workdir, keep=self.config.checkpoint.keep) as checkpointer:
+        with contextlib.ExitStack() as opened:
+            self._take(opened)
+            checkpointer = opened.enter_context(Checkpointer(self.workdir, keep=self.config.checkpoint.keep))
             state, epochs_done = self._start(checkpointer)
             if epochs_done >= self.config.epochs:
                 _say(f"{self.workdir} holds all {epochs_done} epochs of this run; nothing to train")
@@ -141,6 +153,19 @@ class Trainer:
             with MetricWriter(self.workdir, int(state.step)) as writer, stop_on_signals() as request:
                 stop = AgreedStop(request, self.mesh)
                 self._epochs(state, epochs_done, batches, resident, checkpointer, writer, stop)
+
+    def _take(self, opened: contextlib.ExitStack) -> None:
+        """Holds the workdir until `opened` is closed, and readies what an earlier run left there."""
+        if jax.process_index() == 0:
+            refusal = f"another process trains in {self.workdir}; stop it, wait for it, or give another workdir"
+            try:
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                opened.enter_context(held(self.workdir / ".lock", refusal))
+            except OSError as error:
+                reason = f"{self.workdir} cannot be written: {error.strerror}"
+                raise InputError(f"{reason}; make it writable, or give another workdir") from error
+        for line in recover(self.workdir):
+            _say(line)
 
     def _start(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
         steps = checkpointer.steps()
@@ -171,21 +196,25 @@ class Trainer:
         stop: AgreedStop,
     ) -> None:
         step = int(state.step)
-        with StepLog(self.config, writer, step, self.total_steps, checkpointer.steps) as log:
+        nonfinite = NonFiniteSteps(self.config, self.workdir, self.task.row_names, step, checkpointer.steps)
+        with StepLog(self.config, writer, step, self.total_steps, nonfinite) as log:
             for epoch in range(done + 1, self.config.epochs + 1):
                 last = self.task.epoch_end(epoch)
                 while step < last:
                     log.waiting()
-                    batch = sharding.put_batch(next(batches), self.mesh)
+                    rows = next(batches)
+                    batch = sharding.put_batch(rows, self.mesh)
                     log.working()
                     state, metrics = self.train_step(state, batch, resident)
                     step += 1
-                    log.dispatched(step, metrics)
+                    log.dispatched(step, metrics, rows["index"])
                     if step < last and (signum := stop.signum(step)):
                         log.drain()
+                        nonfinite.check_state(step, state)
                         checkpointer.save(step, state.items(), {"epoch": epoch - 1})
                         self._interrupted(signum, step, checkpointer)
                 log.drain()
+                nonfinite.check_state(step, state)
                 info = self._evaluate(state, epoch, writer, log)
                 checkpointer.save(step, state.items(), info)
                 if epoch < self.config.epochs and (signum := stop.signum_now()):
@@ -197,7 +226,7 @@ class Trainer:
             signum, f"stopped at step {step} of {self.total_steps}, saved; the same command continues there"
         )
 
-    def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, log: "StepLog") -> dict[str, Any]:
+    def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, log: StepLog) -> dict[str, Any]:
         split, metric = self.config.eval.split, self.config.eval.metric
         names, evaluations = ("raw", "ema") if self.config.ema_decay else ("raw",), {}
         predicted = self.task.predict_split(self.predictor, [state.weights(name) for name in names], split)
@@ -219,96 +248,3 @@ class Trainer:
 def _say(line: str) -> None:
     if jax.process_index() == 0:
         print(line, flush=True)
-
-
-class StepLog:
-    """Progress bar, records and the guard against a non-finite loss, each a few steps behind the dispatch."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        writer: MetricWriter,
-        step: int,
-        total_steps: int,
-        saved_steps: Callable[[], list[int]],
-    ):
-        self._config, self._writer, self._saved_steps = config, writer, saved_steps
-        self._in_flight: deque[tuple[int, Arrays]] = deque()
-        self._interval: list[dict[str, float]] = []
-        self._epoch_losses: list[float] = []
-        self._bar = tqdm(
-            total=total_steps * config.batch_size,
-            initial=step * config.batch_size,
-            unit="img",
-            dynamic_ncols=True,
-            disable=None if jax.process_index() == 0 else True,
-            desc="train",
-        )
-        self._mark = self._interval_start = time.perf_counter()
-        self._waited = 0.0
-
-    def waiting(self) -> None:
-        """The host starts to wait for input."""
-        self._mark = time.perf_counter()
-
-    def working(self) -> None:
-        """The input is there."""
-        self._waited += time.perf_counter() - self._mark
-
-    def dispatched(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """A step was given to the devices; reads the metrics of one that finished."""
-        self._in_flight.append((step, metrics))
-        if len(self._in_flight) > _IN_FLIGHT:
-            self._retire()
-
-    def drain(self) -> None:
-        """Waits for all dispatched steps."""
-        while self._in_flight:
-            self._retire()
-
-    def epoch_loss(self) -> float:
-        """Mean loss since the last call."""
-        mean = float(np.mean(self._epoch_losses)) if self._epoch_losses else float("nan")
-        self._epoch_losses = []
-        return mean
-
-    def print(self, line: str) -> None:
-        """A line above the progress bar."""
-        if jax.process_index() == 0:
-            self._bar.write(line)
-        self._interval_start, self._waited, self._interval = time.perf_counter(), 0.0, []
-
-    def _retire(self) -> None:
-        step, metrics = self._in_flight.popleft()
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not np.isfinite(values["loss"]):
-            saved = self._saved_steps()
-            good = f"the checkpoint of step {saved[-1]} stands" if saved else "no checkpoint had been written yet"
-            raise NonFiniteLossError(
-                f"loss is {values['loss']} at step {step}; {good}. "
-                "Lower config.optimizer.max_learning_rate or set config.optimizer.clip_norm, in another workdir"
-            )
-        self._bar.update(self._config.batch_size)
-        self._interval.append(values)
-        self._epoch_losses.append(values["loss"])
-        if step % self._config.log_every == 0:
-            self._report(step)
-
-    def _report(self, step: int) -> None:
-        elapsed = time.perf_counter() - self._interval_start
-        mean_loss = float(np.mean([values["loss"] for values in self._interval]))
-        record = {
-            **self._interval[-1],
-            "loss": mean_loss,
-            "images_per_second": len(self._interval) * self._config.batch_size / elapsed,
-            "input_wait": self._waited / elapsed,
-        }
-        self._writer.write(step, "train", record)
-        self._bar.set_postfix(loss=f"{mean_loss:.5f}", wait=f"{record['input_wait']:.0%}", refresh=False)
-        self._interval_start, self._waited, self._interval = time.perf_counter(), 0.0, []
-
-    def __enter__(self) -> "StepLog":
-        return self
-
-    def __exit__(self, *_exc) -> None:
-        self._bar.close()

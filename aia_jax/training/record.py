@@ -18,8 +18,10 @@ from aia_jax.version import __version__
 # Fields that do not change what a run computes: another machine may continue it with other values.
 _FREE_FIELDS = (
     *("data.root", "data.cache_dir", "data.num_workers", "data.placement", "log_every", "checkpoint.keep"),
+    *("on_nonfinite", "max_skipped_steps"),
     *("eval.batch_size", "eval.threshold", "published", "mesh.fsdp", "model.remat"),
     *("data.photos", "eval.block", "model.block", "model.recompute"),
+    "init_labels",  # counts at the start alone
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 

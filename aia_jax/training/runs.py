@@ -43,6 +43,7 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         info = {} if step is None else checkpointer.info(step)
         if "weights" not in info:
             raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
+        checkpointer.check_undamaged(step)
         stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
     return flat_arrays(pick_weights(stored, info["weights"])), info
 

@@ -1,5 +1,6 @@
 """What a run carries from step to step, and the step itself: a pure function over dicts of arrays."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +126,11 @@ def gather(batch: dict[str, jax.Array], resident: dict[str, jax.Array]) -> dict[
     return {**batch, **{name: rows[batch["index"]] for name, rows in resident.items()}}
 
 
+def all_finite(*trees: Any) -> jax.Array:
+    """Whether no number in the trees is NaN or infinite, a bool scalar."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]).all()
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     loss_fn: LossFn,
@@ -135,6 +141,7 @@ def make_train_step(
     mesh: Mesh,
     accumulate_steps: int = 1,
     state_sharding: Any = None,
+    skip_nonfinite: bool = False,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step `(state, batch, resident) -> (state, metrics)`; `state` is donated.
 
@@ -144,6 +151,12 @@ def make_train_step(
         seed: the step's random key is `fold_in(key(seed), step)`, so a resumed run draws the same.
         accumulate_steps: microbatches that the batch is taken in, see `make_gradients`.
         state_sharding: of the state, or of each of its leaves; on every device if None.
+        skip_nonfinite: whether a step that is not finite leaves all but `state.step` as it was, schedules included.
+
+    Returns:
+        The step; its metrics are `loss`, those of `loss_fn`, `learning_rate`, `beta1`, and `finite`: whether loss and
+        gradients are. Of the gradients all are looked at with `skip_nonfinite`; otherwise those of biases and norms,
+        which every layer has: a NaN on its way back passes them, and they take no time.
     """
     gradients = make_gradients(graphdef, loss_fn, mesh, accumulate_steps)
 
@@ -151,6 +164,7 @@ def make_train_step(
         batch = gather(batch, resident)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, stats, metrics, grads = gradients(state.params, state.stats, state.constants, batch, key)
+        finite = all_finite(loss, grads if skip_nonfinite else grads.vectors)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -160,8 +174,11 @@ def make_train_step(
                 state.ema,
                 {"params": params, "stats": stats},
             )
-        state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state, ema=ema)
-        return state, {"loss": loss, **metrics, **hyperparameters(opt_state)}
+        new = state.replace(params=params, stats=stats, opt_state=opt_state, ema=ema)
+        if skip_nonfinite:
+            new = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+        metrics = {"loss": loss, **metrics, **hyperparameters(opt_state), "finite": finite}
+        return new.replace(step=state.step + 1), metrics
 
     whole, rows = replicated(mesh), over_data(mesh)
     placed = state_sharding or whole

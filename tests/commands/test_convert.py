@@ -8,9 +8,9 @@ import pytest
 from foreign_files import arrays_of, randomized, wrapped
 from torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
 
-from aia_jax.commands import weights as weights_module
 from aia_jax.commands.convert import convert, convert_back
 from aia_jax.commands.evaluate import evaluate
+from aia_jax.commands.initialization import initializer
 from aia_jax.commands.train import train
 from aia_jax.commands.verify import verify
 from aia_jax.convert.files import read_state_dict, write_state_dict
@@ -130,7 +130,7 @@ def test_a_backbone_is_taken_and_its_classifier_dropped_by_name(make_file, tmp_p
             evaluate(small_config(), None, tmp_path / "out", weights=(str(source),))
     config = small_config(init_backbone=str(source))
     task = make_task(config)
-    initialize = weights_module.initializer(config, task)
+    initialize = initializer(config, task)
     assert "head.fc.weight [7, 512], head.fc.bias [7]" in capsys.readouterr().out
     trainer = Trainer(config, task, tmp_path / "run", initialize=initialize)
     state, _ = trainer._start(_Empty())
@@ -318,7 +318,7 @@ def test_what_leaves_no_trace_in_shapes_is_compared_too(make_file, tmp_path):
     task = make_task(small_config())
     task._vocabulary = task.labels[::-1]
     with pytest.raises(InputError, match="trained on other labels, or on another order of them"):
-        weights_module.initializer(small_config(init_from=str(tmp_path / "run")), task)
+        initializer(small_config(init_from=str(tmp_path / "run")), task)
 
 
 def test_absent_sources_are_named(tmp_path):

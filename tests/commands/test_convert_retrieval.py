@@ -18,8 +18,9 @@ from torch_oracles import torch
 from aia_jax.commands import convert as convert_module
 from aia_jax.commands.convert import convert, convert_back
 from aia_jax.commands.evaluate import evaluate
+from aia_jax.commands.initialization import initializer
 from aia_jax.commands.verify import verify
-from aia_jax.commands.weights import initializer, model_shapes
+from aia_jax.commands.weights import model_shapes
 from aia_jax.convert import torch_sgraf
 from aia_jax.convert.files import read_state_dict, read_weights
 from aia_jax.errors import InputError

@@ -62,7 +62,7 @@ def test_training_ends_with_numbers_and_pictures(workdir):
     assert list(scores["image_names"]) == sorted(scores["image_names"])
     again = annotation_metrics(scores["scores"], scores["targets"], metrics["threshold"])
     assert {name: metrics[name] for name in again} == pytest.approx(again)
-    for name in ("predictions.png", "attention.png"):
+    for name in ("predictions.png", "attention.png", "curves.png"):
         with Image.open(output / name) as picture:
             picture.load()
             assert min(picture.size) > 200

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from photos import LABELS, data_config, make_dataset, make_photo, write_annotations
-from PIL import Image
+from PIL import ExifTags, Image
 
 from aia_jax.data import datasets, preparation, scenes
 from aia_jax.data.datasets import load_split, split_validation
@@ -182,20 +182,21 @@ def test_mapped_rows_pickle_as_their_path(tmp_path):
     assert len(rows) == 10
 
 
-def test_validation_part_is_disjoint_and_fixed_by_the_seed(config):
+@pytest.mark.parametrize("stratified", [False, True])
+def test_validation_part_is_disjoint_and_fixed_by_the_seed(config, stratified):
     split = load_split(config, "train", 16)
-    train, validation = split_validation(split, 0.4, seed=1)
+    train, validation = split_validation(split, 0.4, seed=1, stratified=stratified)
     assert (train.name, validation.name, len(train), len(validation)) == ("train", "validation", 3, 2)
     assert sorted(train.image_names + validation.image_names) == sorted(split.image_names)
-    again = split_validation(split, 0.4, seed=1)
+    again = split_validation(split, 0.4, seed=1, stratified=stratified)
     assert (train.image_names, validation.image_names) == tuple(part.image_names for part in again)
-    assert len({split_validation(split, 0.4, seed)[1].image_names for seed in range(8)}) > 1
+    assert len({split_validation(split, 0.4, seed, stratified=stratified)[1].image_names for seed in range(8)}) > 1
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.95, 1.0, 1.5, -0.5])
 def test_neither_part_may_be_empty(config, fraction):
     with pytest.raises(InputError, match=r"config\.data\.validation_fraction"):
-        split_validation(load_split(config, "train", 16), fraction, seed=1)
+        split_validation(load_split(config, "train", 16), fraction, seed=1, stratified=False)
 
 
 def test_scenes(tmp_path):
@@ -212,6 +213,22 @@ def test_scenes(tmp_path):
     config.num_train = 0
     with pytest.raises(InputError, match=r"config\.data\.num_train=0"):
         load_split(config, "train", 24)
+
+
+def test_a_users_own_photos_are_turned_upright(tmp_path):
+    for name, folder in (("corel5k", "Corel-5k"), ("custom", "")):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        (tmp_path / name / folder / "images").mkdir(parents=True)
+        photo = Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3))
+        photo.save(tmp_path / name / folder / "images" / "a.png", exif=exif)
+        document = {"labels": ["sky"], "samples": [{"image_name": "a.png", "image_labels": []}]}
+        (tmp_path / name / folder / "train.json").write_text(json.dumps(document))
+    as_it_is, upright = (
+        load_split(data_config(tmp_path / name, tmp_path / "cache", name=name), "train", 10).images[0]
+        for name in ("corel5k", "custom")
+    )
+    np.testing.assert_array_equal(upright, np.rot90(as_it_is, -1))
 
 
 def test_channel_statistics_of_scenes():

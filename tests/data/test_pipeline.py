@@ -1,4 +1,9 @@
 import itertools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,3 +97,33 @@ def test_bad_batch_sizes():
 
 def test_epoch_end():
     assert [epoch_end(epoch, 10, 4) for epoch in range(5)] == [0, 2, 5, 7, 10]
+
+
+_ENDLESS = """
+import numpy as np
+from aia_jax.data.pipeline import train_batches
+
+if __name__ == "__main__":
+    batches = train_batches({"a": np.arange(40)}, 40, batch_size=4, seed=0, num_workers=1)
+    next(batches)
+    print("ready", flush=True)
+    while True:
+        next(batches)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are told by Linux's /proc")
+def test_workers_end_when_their_process_is_killed(tmp_path):
+    (tmp_path / "endless.py").write_text(_ENDLESS)
+    command = [sys.executable, tmp_path / "endless.py"]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout.readline() == "ready\n"
+        lists = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/children")]
+        process.kill()
+    children = " ".join(lists).split()
+    assert children
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

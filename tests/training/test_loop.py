@@ -5,33 +5,12 @@ import signal
 import jax
 import numpy as np
 import pytest
-from toy_task import ROWS, StopAt, ToyTask, toy_config
+from toy_task import ROWS, StopAt, ToyTask, final_items, losses, records, run, toy_config
 
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.logging import MetricWriter
 from aia_jax.training.loop import Trainer
-
-
-def run(config, workdir, **kwargs) -> Trainer:
-    devices = kwargs.pop("devices", jax.devices()[:2])
-    trainer = Trainer(config, ToyTask(config, **kwargs), workdir, devices=devices)
-    trainer.fit()
-    return trainer
-
-
-def final_items(trainer: Trainer, workdir):
-    with Checkpointer(workdir) as checkpointer:
-        last = checkpointer.steps()[-1]
-        return last, checkpointer.restore(last, trainer.abstract_state.items()), checkpointer.info(last)
-
-
-def records(workdir) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(workdir) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in records(workdir) if line["kind"] == "train"}
 
 
 @pytest.fixture(scope="module")
@@ -97,19 +76,23 @@ def test_any_number_of_devices_gives_the_same_losses(whole, tmp_path, devices):
     np.testing.assert_allclose([actual[step] for step in expected], list(expected.values()), rtol=1e-5)
 
 
+def test_a_run_goes_on_with_fewer_devices(whole, tmp_path):
+    config = toy_config(log_every=1)
+    for devices, stop_step in ((8, 4), (4, 8)):
+        task = StopAt(config, stop_step, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            Trainer(config, task, tmp_path, devices=jax.devices()[:devices]).fit()
+    run(config, tmp_path, devices=jax.devices()[:1])
+    expected, actual = losses(whole[0]), losses(tmp_path)
+    assert list(actual) == list(expected)
+    np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-5)
+
+
 def test_it_learns_in_microbatches(whole, tmp_path):
     run(toy_config(log_every=1, accumulate_steps=4), tmp_path)
     in_microbatches, at_once = list(losses(tmp_path).values()), list(losses(whole[0]).values())
     assert np.mean(in_microbatches[-3:]) < np.mean(in_microbatches[:3])
     assert in_microbatches[0] != at_once[0]  # batch norm saw four rows at a time
-
-
-def test_a_non_finite_loss_stops_and_names_the_step(tmp_path):
-    config = toy_config()
-    with pytest.raises(NonFiniteLossError, match=r"nan at step 8; the checkpoint of step 6 stands"):
-        run(config, tmp_path, poison_step=8)
-    with Checkpointer(tmp_path) as checkpointer:
-        assert checkpointer.steps() == [3, 6]
 
 
 def test_the_best_checkpoint_outlives_the_newest(tmp_path):

@@ -1,0 +1,144 @@
+"""A trained annotator as the contents of files, each tried beside the model before anybody gets it."""
+
+import hashlib
+import importlib
+import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from aia_jax.convert.stablehlo import here, load_stablehlo, to_stablehlo
+from aia_jax.data import scenes
+from aia_jax.data.features import weights_digest
+from aia_jax.errors import InputError
+from aia_jax.models.annotator import backbone_named
+from aia_jax.models.efficientnet_lite import VARIANTS
+from aia_jax.tasks.trained_annotator import TrainedAnnotator
+from aia_jax.training.record import package_versions
+from aia_jax.version import __version__
+
+NUM_IMAGES = 4  # that a file of any batch size is tried on
+# Between two computations of the same scores; in bfloat16 the compiler's order of rounding counts.
+_TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
+
+
+class Exporter:
+    """Makes the files of a model.
+
+    Args:
+        annotator: of a batch size of at least `batch`, or `NUM_IMAGES`.
+        batch: images that a call takes; None: any number.
+        explain: whether the files give attention maps too.
+
+    Attributes:
+        num_bytes: about the size of each file.
+
+    Raises:
+        InputError: a head that does not attend is asked to `explain`.
+    """
+
+    def __init__(self, annotator: TrainedAnnotator, *, batch: int | None, explain: bool):
+        head = annotator.config.model.head
+        if explain and head != "attention":
+            raise InputError(f"--attention: the head of this model, config.model.head={head!r}, does not attend")
+        self._annotator, self._batch, self._explain = annotator, batch, explain
+        self._arrays = annotator.arrays()
+        self.num_bytes = sum(array.nbytes for array in self._arrays.values())
+
+    def describe(self, thresholds: np.ndarray) -> dict[str, Any]:
+        """What model.json says of the model; `thresholds` `[C]`."""
+        annotator, size, model = self._annotator, self._annotator.image_size, self._annotator.config.model
+        mean, std = annotator.channel_stats
+        batch = self._batch or "any"
+        shapes = jax.eval_shape(
+            annotator.function(explain=self._explain), jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+        )
+        return {
+            "labels": annotator.labels,
+            "thresholds": thresholds.tolist(),
+            "rule": "a label counts where its score is above its threshold",
+            "image_size": size,
+            "preparation": [
+                "decode; of several frames the first",
+                "to RGB as PIL.Image.convert does: alpha is dropped, grey repeated; 16-bit grey divided by 256 before",
+                f"to {size} x {size} pixels, whatever the aspect ratio, as PIL.Image.resize with BILINEAR does, which "
+                "antialiases",
+                "then upright as EXIF's Orientation says",
+                "uint8 by rows, columns, (red, green, blue)",
+            ],
+            "normalization": {"formula": "(x / 255 - mean) / std", "mean": mean, "std": std, "where": "in the files"},
+            "inputs": [{"name": "image", "dtype": "uint8", "shape": [batch, size, size, 3]}],
+            "outputs": [
+                {"name": name, "dtype": str(shapes[name].dtype), "shape": [batch, *shapes[name].shape[1:]]}
+                for name in _order(shapes)
+            ],
+            "model": {"backbone": model.backbone, "head": model.head, "dtype": model.dtype},
+            "weights_digest": weights_digest(self._arrays),
+            "versions": {"aia_jax": __version__, **package_versions("torch", "timm", "onnxscript", "onnxruntime")},
+        }
+
+    def stablehlo(self, platforms: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
+        """A file of `jax.export`, and what is told of it; `max_difference` is None if no platform of it is here."""
+        function = self._annotator.function(explain=self._explain)
+        content = to_stablehlo(function, self._annotator.image_size, batch=self._batch, platforms=platforms)
+        differences = self._differences(load_stablehlo(content)) if here() in platforms else None
+        return content, {**_facts(content), "platforms": platforms, "max_difference": differences}
+
+    def onnx(self) -> tuple[bytes, dict[str, Any]]:
+        """An ONNX file, and what is told of it.
+
+        Raises:
+            InputError: a package is absent.
+        """
+        onnx_model, annotator, model = import_onnx(), self._annotator, self._annotator.config.model
+        family = backbone_named(model.backbone).family
+        pads_natively = family == "efficientnet_lite" and model.native_padding
+        resolution = VARIANTS[model.backbone.removeprefix(family)].resolution if pads_natively else None
+        twin = onnx_model.build_twin(annotator.config, self._arrays, family=family, resolution=resolution)
+        content = onnx_model.to_onnx(
+            twin, annotator.channel_stats, annotator.image_size, batch=self._batch, explain=self._explain
+        )
+        # ONNX's float32 is exact, JAX's on GPUs and TPUs is not; a CPU would only compile the same again.
+        with jax.default_matmul_precision(None if here() == "cpu" else "highest"):
+            differences = self._differences(onnx_model.load_onnx(content))
+        return content, {**_facts(content), "max_difference": differences}
+
+    def _differences(self, call: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, float]:
+        """Each output's largest difference between the model and a file of it, which `call` runs, on drawn images."""
+        count = self._batch or NUM_IMAGES
+        drawn = [scenes.draw(0, index, self._annotator.image_size).image for index in range(min(count, NUM_IMAGES))]
+        images = np.stack([drawn[index % NUM_IMAGES] for index in range(count)])
+        live = jax.device_get(self._annotator.predict(images, explain=self._explain))
+        found = call(images)
+        differences = {name: float(np.abs(live[name][:count] - found[name]).max()) for name in _order(live)}
+        tolerance = _TOLERANCES[self._annotator.config.model.dtype]
+        wrong = [f"{name} by {value:.2g}" for name, value in differences.items() if not value <= tolerance]
+        if wrong:
+            raise InputError(
+                f"nothing was written: the file differs from the model in {' and '.join(wrong)}, more than "
+                f"{tolerance:g}; the weights are damaged or diverged, or the converter does not know a part of it"
+            )
+        return differences
+
+
+def import_onnx() -> types.ModuleType:
+    """`convert.onnx_model`, with what it needs.
+
+    Raises:
+        InputError: a package is absent.
+    """
+    try:
+        return importlib.import_module("aia_jax.convert.onnx_model")
+    except (ImportError, RuntimeError) as error:
+        packages = "torch, timm, onnxscript and onnxruntime"
+        raise InputError(f"ONNX needs {packages} ({error}): pip install 'aia_jax[onnx]'") from None
+
+
+def _facts(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _order(outputs: Iterable[str]) -> list[str]:
+    return sorted(outputs, reverse=True)  # scores, then attention

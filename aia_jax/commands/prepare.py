@@ -1,0 +1,109 @@
+"""One of the four public data sets: looks at what is there, downloads what can be, and counts."""
+
+import argparse
+import signal
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from aia_jax.commands.cli import positive, unwinding_on_sigterm
+from aia_jax.data.acquisition import DOWNLOADS, bring_annotations, bring_photos, what_belongs_where
+from aia_jax.data.annotations import FOLDERS, SPLITS
+from aia_jax.data.cache import lock, speaking_errors
+from aia_jax.data.datasets import load_split
+from aia_jax.data.inspection import Inspection, inspect_dataset
+from aia_jax.data.public_datasets import PUBLIC_DATASETS, PublicDataset
+from aia_jax.errors import InputError, Interrupted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `aia prepare`."""
+    folders = ", ".join(f"{FOLDERS[name]}/" for name in PUBLIC_DATASETS)
+    parser.add_argument(
+        "dataset",
+        choices=PUBLIC_DATASETS,
+        help="the photos of corel5k, espgame and iaprtc12 come from Kaggle through the package kagglehub, those of "
+        "vg500 from Visual Genome (15 GB, and as much again unpacked)",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("datasets"),
+        metavar="FOLDER",
+        help=f"holds {folders}, as --config.data.root; the default is datasets",
+    )
+    parser.add_argument("--check", action="store_true", help="only look and count: no download, nothing is written")
+    parser.add_argument(
+        "--image_size",
+        type=positive,
+        metavar="S",
+        help="then make the copy of S x S pixels that training would make at its first start; --root must be written "
+        "as its --config.data.root",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Brings what is missing and tells what is there.
+
+    Raises:
+        InputError: the data set is not complete, with what belongs where; or the photos cannot be resized.
+        Interrupted: by Ctrl-C; what came stays.
+    """
+    dataset, root = PUBLIC_DATASETS[arguments.dataset], arguments.root
+    if arguments.check and arguments.image_size:
+        raise InputError("--check writes nothing, and --image_size a copy; give one of them")
+    with unwinding_on_sigterm():
+        found = inspect_dataset(root, dataset)
+        print(found.report(), flush=True)
+        if not arguments.check and not found.is_complete:
+            found = _bring(root, dataset, found)
+            print(found.report(), flush=True)
+        _require_complete(dataset, found)
+        print(f"complete, as published; --config.data.root={root}{_superfluous(found)}")
+        if arguments.image_size:
+            _resize(dataset, root, arguments.image_size)
+
+
+def _bring(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
+    """What is there after all that could be had was brought."""
+    downloads = found.folder / DOWNLOADS
+    try:
+        with speaking_errors(downloads, None, "--root names another place"):
+            downloads.mkdir(parents=True, exist_ok=True)
+            with lock(downloads / "prepare.lock"):
+                if len(found.annotations) < len(SPLITS):
+                    bring_annotations(root, dataset)
+                    found = inspect_dataset(root, dataset)
+                    print(found.report(), flush=True)
+                if found.missing or found.unreadable:
+                    bring_photos(dataset, found)
+    except InputError as error:
+        raise InputError(f"{error}{_by_hand(dataset, found)}") from None
+    except KeyboardInterrupt:
+        message = f"interrupted; what came is kept in {found.folder}, and the same command continues"
+        raise Interrupted(signal.SIGINT, message) from None
+    return inspect_dataset(root, dataset)
+
+
+def _require_complete(dataset: PublicDataset, found: Inspection) -> None:
+    if not found.is_complete:
+        raise InputError(f"{found.folder} is not complete, or not as published; see above{_by_hand(dataset, found)}")
+
+
+def _by_hand(dataset: PublicDataset, found: Inspection) -> str:
+    tree = what_belongs_where(dataset, found)
+    command = f"`aia prepare {dataset.name} --root {found.folder.parent}`"
+    return f"\n{command} downloads what is missing; or put there by hand\n{tree}" if tree else ""
+
+
+def _superfluous(found: Inspection) -> str:
+    """What may go now."""
+    downloads = found.folder / DOWNLOADS
+    num_bytes = sum(path.stat().st_size for path in downloads.glob("*.zip"))
+    return f"\n{downloads} ({num_bytes / 1e9:,.1f} GB) is no longer needed and may be removed" if num_bytes else ""
+
+
+def _resize(dataset: PublicDataset, root: Path, size: int) -> None:
+    fields = {"name": dataset.name, "root": str(root), "cache_dir": "", "skip_corrupt": False, "num_workers": 0}
+    for split in SPLITS:
+        print(f"{split}: {len(load_split(ConfigDict(fields), split, size)):,} images of {size} x {size} pixels")

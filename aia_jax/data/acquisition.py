@@ -1,0 +1,148 @@
+"""Brings what is missing of a public data set into the authors' layout, from where it is public.
+
+    <root>/<Folder>/train.json  test.json  images/...     what is read afterwards
+    <root>/<Folder>/ssgrl/  vg500_vocabulary.txt          what VG-500's are made from
+    <root>/<Folder>/downloads/                            archives, and what has come of them
+
+What is there stays: only files that are missing, and photos that cannot be opened, are written.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from aia_jax.data.annotations import FOLDERS, SPLITS, Annotations, read_annotations
+from aia_jax.data.archives import unpack_photos
+from aia_jax.data.cache import check_room, speaking_errors
+from aia_jax.data.download import check_unchanged, download
+from aia_jax.data.inspection import Inspection, shown_names
+from aia_jax.data.kaggle import download_from_kaggle
+from aia_jax.data.public_datasets import PublicDataset
+from aia_jax.errors import InputError
+from aia_jax.files import write_bytes
+
+DOWNLOADS = "downloads"
+
+
+def bring_annotations(root: Path, dataset: PublicDataset) -> None:
+    """Downloads `train.json` and `test.json`, or makes them from SSGRL's files, where they are not there.
+
+    Raises:
+        InputError: they cannot be had, or files that are there cannot be used.
+    """
+    folder = root / FOLDERS[dataset.name]
+    absent = [split for split in SPLITS if not (folder / f"{split}.json").exists()]
+    try:
+        made = {split: read_annotations(root, dataset.name, split) for split in absent}  # of SSGRL's files
+    except InputError:
+        for file in dataset.annotations:
+            if not (folder / file.path).exists():
+                download(file, folder)
+        made = {split: read_annotations(root, dataset.name, split) for split in absent}
+    for split, annotations in made.items():
+        if not (folder / f"{split}.json").exists():
+            write_bytes(folder / f"{split}.json", _authors_json(annotations))
+
+
+def bring_photos(dataset: PublicDataset, found: Inspection) -> None:
+    """Puts the photos that `found` misses, or could not open, where they belong; those that are had nowhere stay so.
+
+    Raises:
+        InputError: they cannot be downloaded, an archive cannot be used, or there is no room.
+    """
+    targets = {path.name: path for path in (*found.missing, *found.unreadable)}
+    if dataset.kaggle:
+        _bring_from_kaggle(dataset.kaggle, found.folder / DOWNLOADS / "kaggle", targets)
+    else:
+        _bring_from_archives(dataset, found.folder, targets)
+
+
+def what_belongs_where(dataset: PublicDataset, found: Inspection) -> str:
+    """The files that are missing, as a tree, with their counts and sizes, and where each can be had by hand.
+
+    "": none is missing.
+    """
+    no_annotations = len(found.annotations) < len(SPLITS)
+    photos = (*found.missing, *found.unreadable)
+    lines = []
+    if no_annotations:
+        absent = (file for file in dataset.annotations if not (found.folder / file.path).exists())
+        lines += [_row(file.path, file.url) for file in absent]
+    if no_annotations or photos:
+        total = sum(dataset.num_images.values())
+        told = f"{total:,} photos" if no_annotations else f"{len(photos):,} photos: {shown_names(photos)}"
+        source = f"; https://www.kaggle.com/datasets/{dataset.kaggle} has them in its images/" if dataset.kaggle else ""
+        lines.append(_row("images/", told + source))
+        lines += [
+            _row(file.path, f"{file.num_bytes:,} bytes, {file.url}; or unpacked in this folder")
+            for file in dataset.archives
+        ]
+    return "\n".join([f"  {found.folder}/", *lines]) if lines else ""
+
+
+def _authors_json(annotations: Annotations) -> bytes:
+    samples = [
+        {"image_name": name, "image_labels": [annotations.labels[column] for column in row.nonzero()[0]]}
+        for name, row in zip(annotations.image_names, annotations.targets, strict=True)
+    ]
+    return json.dumps({"samples": samples, "labels": annotations.labels}).encode()
+
+
+def _bring_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) -> None:
+    with speaking_errors(cache, None, "--root names another place"):
+        source = download_from_kaggle(handle, cache)
+        is_ours = source.resolve().is_relative_to(cache.resolve())
+        for name, path in _find(source, targets).items():
+            targets[name].parent.mkdir(parents=True, exist_ok=True)
+            if is_ours:
+                shutil.move(path, targets[name])
+            else:  # Kaggle's own notebooks have the files at a place that cannot be written
+                targets[name].unlink(missing_ok=True)
+                targets[name].symlink_to(path.resolve())
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _find(source: Path, targets: Mapping[str, Path]) -> dict[str, Path]:
+    """Regular files below `source` by name, of the folder that holds the most of them where several do."""
+    folders = []
+    for directory, _, files in os.walk(source):
+        here = {name: Path(directory, name) for name in files if name in targets}
+        folders.append({name: path for name, path in here.items() if not path.is_symlink()})
+    found: dict[str, Path] = {}
+    for folder in sorted(folders, key=len):
+        found |= folder
+    return found
+
+
+def _bring_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[str, Path]) -> None:
+    num_bytes = _bytes_to_come(dataset, folder, len(targets))
+    with speaking_errors(folder, num_bytes, "--root names another place"):
+        check_room(folder, num_bytes)
+        remaining = dict(targets)
+        for file in dataset.archives:
+            archive = folder / file.path
+            if not remaining:
+                break
+            if archive.exists():
+                check_unchanged(archive)
+            else:
+                download(file, folder)
+            written = unpack_photos(archive, remaining)
+            remaining = {name: path for name, path in remaining.items() if name not in written}
+
+
+def _bytes_to_come(dataset: PublicDataset, folder: Path, num_photos: int) -> int:
+    """About: of the archives that are not here yet, and of the photos, whose archives hardly compress them."""
+    num_bytes = sum(file.num_bytes for file in dataset.archives) * num_photos // sum(dataset.num_images.values())
+    for file in dataset.archives:
+        archive = folder / file.path
+        if not archive.exists():
+            part = archive.with_name(f"{archive.name}.part")
+            num_bytes += max(file.num_bytes - (part.stat().st_size if part.exists() else 0), 0)
+    return num_bytes
+
+
+def _row(path: str, text: str) -> str:
+    return f"    {path:40} {text}"

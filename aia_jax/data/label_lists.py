@@ -1,0 +1,171 @@
+"""Labels of photos as users have them: COCO's JSON and a folder for each label; tables are read in `label_tables`."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aia_jax.data.annotations import read_json
+from aia_jax.data.photos import SUFFIXES
+from aia_jax.errors import InputError
+from aia_jax.files import shown_files
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_COCO = (
+    '{"images": [{"id": 1, "file_name": "a.jpg"}, ...], "annotations": [{"image_id": 1, "category_id": 1}, ...], '
+    '"categories": [{"id": 1, "name": "sky"}, ...]}'
+)
+_COCO_FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRow:
+    """What a place says of a photo.
+
+    Attributes:
+        where: the place, such as "labels.csv:12".
+        photo: its name, as it stands there.
+        labels: none, one or several.
+        split: a value of `SPLIT_NAMES`; "": nothing is said of it.
+    """
+
+    where: str
+    photo: str
+    labels: tuple[str, ...]
+    split: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelList:
+    """What a file or folder of labels holds.
+
+    Attributes:
+        rows: what it says, in its order; several of them may be of one photo.
+        understood: how it was read, in a line.
+        problems: of rows that are not among `rows`, a line each.
+    """
+
+    rows: tuple[LabelRow, ...]
+    understood: str
+    problems: tuple[str, ...] = ()
+
+
+def read_coco(path: Path) -> LabelList:
+    """Instances in COCO's layout: a photo has the names of its annotations' categories as labels, each once.
+
+    Raises:
+        InputError: no JSON of this layout.
+    """
+    document = read_json(path)
+    for field in _COCO_FIELDS:
+        if not isinstance(document, dict) or not isinstance(document.get(field), list):
+            raise InputError(f"{path} has no list {field!r}; expected COCO's {_COCO}")
+    problems: list[str] = []
+    names = _by_id(path, document, "categories", "name", problems)
+    files = _by_id(path, document, "images", "file_name", problems)
+    labels: dict[Any, dict[str, None]] = {}
+    for where, (image, category) in _fields(path, document, "annotations", problems):
+        for field, number, known in (("image_id", image, files), ("category_id", category, names)):
+            if number not in known:
+                problems.append(f"{where}.{field}: {number!r:.40} is the id of none")
+        if image in files and category in names:
+            labels.setdefault(image, {})[names[category][1]] = None
+    rows = tuple(LabelRow(where, file, tuple(labels.get(image, ()))) for image, (where, file) in files.items())
+    understood = f"{path}: COCO's layout, {len(document['annotations']):,} annotations of {len(names):,} categories"
+    return LabelList(rows, understood, tuple(problems))
+
+
+def read_folders(folder: Path) -> LabelList:
+    """A folder for each label, the photos anywhere below it; photos beside these folders have no label.
+
+    Several labels have what is one file by a link, and files of one name and one content. Where all folders are called
+    as splits are, such as train and test, the labels' folders lie below those.
+
+    Raises:
+        InputError: no folder with photos is there.
+    """
+    tops = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
+    photos: dict[str, list[tuple[str, str]]] = {}  # name of a photo to (label, split) of each of its places
+    first_names = _FirstNames(folder)
+    num_labels = set()
+    for name in _photos_below(folder, tops):
+        parts = Path(name).parts[:-1]
+        split = SPLIT_NAMES[parts[0].lower()] if splits and parts else ""
+        label = next(iter(parts[1:] if splits else parts), "")
+        num_labels.add(label)
+        photos.setdefault(first_names.of(name), []).append((label, split))
+    if not num_labels - {""}:
+        raise InputError(f"{folder} holds no folders of photos; expected one for each label, such as sky/a.jpg")
+    rows = [
+        LabelRow(repr(name), name, (label,) * bool(label), split)
+        for name, places in photos.items()
+        for label, split in dict.fromkeys(places)
+    ]
+    below = f" below the splits {', '.join(tops)}" if splits else ""
+    return LabelList(tuple(rows), f"{folder}: {len(num_labels - {''}):,} folders as labels{below}")
+
+
+class _FirstNames:
+    """Tells which files are one photo: those that are linked, and those of one name and one content."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._by_file: dict[tuple[int, int], str] = {}
+        self._alike: dict[tuple[str, int], list[str]] = {}  # by last name and size
+
+    def of(self, name: str) -> str:
+        """The name under which this photo came first."""
+        path = self._folder / name
+        status = path.stat()
+        file = status.st_dev, status.st_ino
+        if file not in self._by_file:
+            alike = self._alike.setdefault((path.name, status.st_size), [])
+            same = (other for other in alike if self._digest(other) == self._digest(name))
+            self._by_file[file] = next(same, name)
+            alike.append(name)
+        return self._by_file[file]
+
+    def _digest(self, name: str) -> bytes:
+        with (self._folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+
+def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
+    """Also below folders that are links, which are not followed further down."""
+    beside = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    yield from (name for name in beside if os.path.splitext(name)[1].lower() in SUFFIXES)
+    for top in tops:
+        yield from (os.path.join(top, name) for name in shown_files(folder / top, SUFFIXES))
+
+
+def _by_id(path: Path, document: dict, field: str, name: str, problems: list[str]) -> dict[Any, tuple[str, str]]:
+    """Id to place and name of the entries of a list; what is wrong with them goes to `problems`."""
+    found: dict[Any, tuple[str, str]] = {}
+    for where, (number, text) in _fields(path, document, field, problems):
+        if not isinstance(text, str):
+            problems.append(f"{where}.{name}: must be a string, found {text!r:.40}")
+        elif found.setdefault(number, (where, text))[0] != where:
+            problems.append(f"{where}.id: {number!r:.40} is the id of {found[number][0]} already")
+    return found
+
+
+def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The place and the two fields of each entry of a list; ids are numbers or strings."""
+    wanted = _COCO_FIELDS[field]
+    for index, entry in enumerate(document[field]):
+        where = f"{path.name}: {field}[{index}]"
+        lacking = [name for name in wanted if not isinstance(entry, dict) or name not in entry]
+        ids = [name for name in wanted if name.endswith("id")]
+        if lacking:
+            problems.append(f"{where} has no {' and no '.join(lacking)}")
+        elif unfit := [name for name in ids if not isinstance(entry[name], int | str)]:
+            problems.append(f"{where}.{unfit[0]}: must be a number or a string, found {entry[unfit[0]]!r:.40}")
+        else:
+            yield where, (entry[wanted[0]], entry[wanted[1]])

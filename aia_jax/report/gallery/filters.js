@@ -1,0 +1,161 @@
+// What is looked for: the tools above the gallery, the list of labels, and the address that keeps both.
+
+const DEFAULTS = { part: "photos", query: "", minimum: 0, outcome: "", sort: Object.keys(SORTS)[0], photo: null };
+const SHOWN = { "": "all photos", wrong: "with errors", miss: "with missed labels", false: "with false alarms" };
+
+/** The filter, `chosen` being labels with the outcome they must have, "" for any. */
+const state = { ...DEFAULTS, chosen: new Map() };
+
+function readAddress() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const number = (name) => (/^\d+$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
+  state.part = ["labels", "confusions", "problems"].includes(given.get("part")) ? given.get("part") : DEFAULTS.part;
+  state.query = given.get("q") ?? "";
+  state.minimum = Math.min(Math.max(Number(given.get("min")) || 0, 0), 1);
+  state.outcome = given.get("show") in SHOWN || given.get("show") === "right" ? given.get("show") : "";
+  state.sort = Object.hasOwn(SORTS, given.get("sort") ?? "") ? given.get("sort") : DEFAULTS.sort;
+  state.photo = number("photo") < photos.length ? number("photo") : null;
+  const chosen = (given.get("labels") ?? "").split(",").map((text) => /^(\d+)(?::(hit|miss|false))?$/.exec(text));
+  state.chosen = new Map(chosen.filter(Boolean).map(([, label, outcome]) => [Number(label), outcome ?? ""]));
+  for (const label of [...state.chosen.keys()]) if (label >= labelNames.length) state.chosen.delete(label);
+}
+
+let addressing;
+
+/** Soon writes the state into the address; browsers refuse to do so at every move of a slider. */
+function writeAddress() {
+  clearTimeout(addressing);
+  addressing = setTimeout(writeAddressNow, 120);
+}
+
+function writeAddressNow() {
+  const written = new URLSearchParams();
+  const labels = [...state.chosen].map(([label, outcome]) => (outcome ? `${label}:${outcome}` : label)).join(",");
+  const fields = { part: state.part, q: state.query, labels, min: state.minimum, show: state.outcome };
+  const standing = { part: DEFAULTS.part, q: "", labels: "", min: 0, show: "", sort: DEFAULTS.sort, photo: null };
+  for (const [name, value] of Object.entries({ ...fields, sort: state.sort, photo: state.photo })) {
+    if (value !== standing[name]) written.set(name, value);
+  }
+  history.replaceState(null, "", `#${written}`);
+}
+
+function fillSelect(select, options) {
+  for (const [value, text] of options) select.append(make("option", { value, text }));
+}
+
+/** Wires the tools; `changed` is called when the filter did. */
+function setUpTools(changed) {
+  fillSelect(
+    byId("sort"),
+    Object.entries(SORTS).map(([name, [text]]) => [name, text]),
+  );
+  if (facts.evaluation) {
+    fillSelect(byId("outcome"), [...Object.entries(SHOWN), ["right", "all right"]]);
+    document.querySelector(".with-outcome").hidden = false;
+  }
+  byId("tools").addEventListener("submit", (event) => event.preventDefault());
+  const fields = { query: "query", minimum: "minimum", outcome: "outcome", sort: "sort" };
+  for (const [id, field] of Object.entries(fields)) {
+    byId(id).addEventListener("input", (event) => {
+      state[field] = id === "minimum" ? Number(event.target.value) : event.target.value;
+      changed();
+    });
+  }
+  const toggle = byId("labels-toggle");
+  toggle.addEventListener("click", () => {
+    const open = byId("labels").classList.toggle("open");
+    toggle.setAttribute("aria-expanded", open);
+  });
+  byId("find-label").addEventListener("input", () => showFoundLabels());
+  byId("label-list").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) toggleLabel(Number(button.dataset.label), changed);
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || byId("detail").open) return;
+    if (event.target.matches("input[type=search], select")) return;
+    event.preventDefault();
+    byId(state.part === "photos" ? "query" : "find-row")?.focus();
+  });
+}
+
+function toggleLabel(label, changed) {
+  if (!state.chosen.delete(label)) state.chosen.set(label, "");
+  changed();
+}
+
+const labelRows = new Map();
+
+/** The labels of all photos, the most frequent first. */
+function fillLabelList() {
+  const order = [...labelTotals.keys()].filter((label) => labelTotals[label]);
+  order.sort((a, b) => labelTotals[b] - labelTotals[a] || collator.compare(labelNames[a], labelNames[b]));
+  for (const label of order) {
+    const number = make("span", { class: "number" });
+    const name = make("bdi", { text: labelNames[label] });
+    const button = make("button", { type: "button", "data-label": label, "aria-pressed": false }, name, number);
+    labelRows.set(label, { row: make("li", {}, button), button, number });
+  }
+  byId("label-list").append(...[...labelRows.values()].map(({ row }) => row));
+  byId("labels").classList.toggle("empty", !order.length);
+}
+
+function showFoundLabels() {
+  const wanted = folded(byId("find-label").value);
+  for (const [label, { row }] of labelRows) row.hidden = !folded(labelNames[label]).includes(wanted);
+}
+
+/** Brings tools, list and chips in line with the state, `found` being the photos that match. */
+function showFilter(found, changed) {
+  byId("query").value = state.query;
+  byId("minimum").value = state.minimum;
+  byId("minimum-shown").textContent = decimal(state.minimum);
+  byId("outcome").value = state.outcome;
+  byId("sort").value = state.sort;
+  const all = count(photos.length, "photo");
+  byId("count").textContent = found.length === photos.length ? all : `${counted.format(found.length)} of ${all}`;
+  byId("none").hidden = found.length > 0;
+  byId("none").textContent = photos.length ? "Nothing matches." : "No photo could be read.";
+  const numbers = labelTotals.map(() => 0);
+  for (const index of found) {
+    const photo = photos[index];
+    photo.labels.forEach((label, place) => (numbers[label] += isShown(photo, place, state.minimum)));
+  }
+  for (const [label, { button, number }] of labelRows) {
+    button.setAttribute("aria-pressed", state.chosen.has(label));
+    button.classList.toggle("rare", !numbers[label]);
+    number.textContent = counted.format(numbers[label]);
+  }
+  showChosen(changed);
+}
+
+function showChosen(changed) {
+  const list = byId("chosen");
+  list.replaceChildren();
+  for (const [label, outcome] of state.chosen) {
+    const chip = make("li", { class: "chosen" }, make("bdi", { text: labelNames[label] }));
+    if (facts.evaluation) {
+      const choice = make("select", { "aria-label": `${labelNames[label]}: how it turned out` });
+      fillSelect(choice, [["", "any"], ...Object.entries(OUTCOME_NAMES)]);
+      choice.value = outcome;
+      choice.addEventListener("change", () => {
+        state.chosen.set(label, choice.value);
+        changed();
+      });
+      chip.append(choice);
+    }
+    const drop = make("button", { type: "button", text: "✕", "aria-label": `Drop ${labelNames[label]}` });
+    drop.addEventListener("click", () => toggleLabel(label, changed));
+    chip.append(drop);
+    list.append(chip);
+  }
+  if (state.chosen.size || state.query || state.minimum || state.outcome) {
+    const clear = make("button", { type: "button", class: "clear", text: "Clear all" });
+    clear.addEventListener("click", () => {
+      Object.assign(state, { query: "", minimum: 0, outcome: "", chosen: new Map() });
+      changed();
+      byId("query").focus();
+    });
+    list.append(make("li", {}, clear));
+  }
+}

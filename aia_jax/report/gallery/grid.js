@@ -1,0 +1,171 @@
+// The gallery: only the cards in sight, and some around them, are in the document.
+
+const GAP = 12;
+const NARROWEST = 150; // pixels of a card
+const [TEXT, TEXT_EVALUATED] = [6.1, 8]; // rem, of name and chips
+const AROUND = 2; // rows kept above and below what is in sight
+
+class Grid {
+  /** @param open called with a photo's number. */
+  constructor(root, open) {
+    this.root = root;
+    this.open = open;
+    this.shown = [];
+    this.minimum = 0;
+    this.cards = new Map(); // place among the shown to card
+    this.current = 0; // the place that Tab leads to
+    addEventListener("scroll", () => this.schedule(), { passive: true });
+    new ResizeObserver(() => this.measure()).observe(root);
+    root.addEventListener("click", (event) => this.clicked(event));
+    root.addEventListener("keydown", (event) => this.pressed(event));
+    root.addEventListener("focusin", (event) => this.focused(event));
+  }
+
+  /** Shows these photos, with their labels of at least the score `minimum`. */
+  show(numbers, minimum) {
+    [this.shown, this.minimum, this.current] = [numbers, minimum, 0];
+    this.clear();
+    this.measure();
+  }
+
+  clear() {
+    for (const place of [...this.cards.keys()]) this.remove(place);
+  }
+
+  remove(place) {
+    const card = this.cards.get(place);
+    forget(card);
+    card.remove();
+    this.cards.delete(place);
+  }
+
+  measure() {
+    const width = this.root.clientWidth;
+    if (!width) return; // another part of the page is in front
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const wanted = width < 600 ? NARROWEST : 13.5 * rem;
+    this.columns = Math.max(Math.floor((width + GAP) / (wanted + GAP)), 1);
+    this.width = (width - GAP * (this.columns - 1)) / this.columns;
+    this.height = Math.round(this.width * 0.75 + (facts.evaluation ? TEXT_EVALUATED : TEXT) * rem);
+    const rows = Math.ceil(this.shown.length / this.columns);
+    this.root.style.height = `${Math.max(rows * (this.height + GAP) - GAP, 0)}px`;
+    for (const [place, card] of this.cards) this.put(card, place);
+    this.draw();
+  }
+
+  schedule() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = undefined;
+      this.draw();
+    });
+  }
+
+  draw() {
+    if (!this.columns || !this.root.clientWidth) return;
+    const top = -this.root.getBoundingClientRect().top;
+    const row = (pixels) => Math.floor(pixels / (this.height + GAP));
+    const first = Math.max(row(top) - AROUND, 0) * this.columns;
+    const last = Math.min((row(top + innerHeight) + AROUND + 1) * this.columns, this.shown.length);
+    for (const [place, card] of [...this.cards]) {
+      if ((place < first || place >= last) && !card.contains(document.activeElement)) this.remove(place);
+    }
+    for (let place = first; place < last; place += 1) if (!this.cards.has(place)) this.add(place);
+  }
+
+  add(place) {
+    const card = makeCard(this.shown[place], place, this.shown.length, this.minimum);
+    card.firstChild.tabIndex = place === this.current ? 0 : -1;
+    this.put(card, place);
+    this.cards.set(place, card);
+    const after = [...this.cards.keys()].filter((other) => other > place).sort((a, b) => a - b)[0];
+    this.root.insertBefore(card, this.cards.get(after) ?? null); // the order that is read aloud
+    withBlock(card, this.shown[place], (block) => showPicture(card, block));
+  }
+
+  put(card, place) {
+    const left = (place % this.columns) * (this.width + GAP);
+    const top = Math.floor(place / this.columns) * (this.height + GAP);
+    card.style.transform = `translate(${left}px, ${top}px)`;
+    card.style.width = `${this.width}px`;
+    card.style.height = `${this.height}px`;
+  }
+
+  /** Scrolls to a place and gives it the focus. */
+  focus(place) {
+    const top = Math.floor(place / this.columns) * (this.height + GAP) + this.root.getBoundingClientRect().top;
+    const hidden = document.querySelector(".top").offsetHeight + GAP;
+    if (top < hidden) scrollBy(0, top - hidden);
+    else if (top + this.height > innerHeight) scrollBy(0, top + this.height + GAP - innerHeight);
+    this.draw();
+    this.cards.get(place)?.firstChild.focus({ preventScroll: true });
+  }
+
+  /** Gives the focus to a photo, if it is shown. */
+  focusPhoto(photo) {
+    const place = this.shown.indexOf(photo);
+    if (place >= 0) this.focus(place);
+  }
+
+  placeOf(target) {
+    const card = target.closest(".card");
+    return card ? Number(card.getAttribute("aria-posinset")) - 1 : -1;
+  }
+
+  clicked(event) {
+    const place = this.placeOf(event.target);
+    if (place >= 0) this.open(this.shown[place]);
+  }
+
+  focused(event) {
+    const place = this.placeOf(event.target);
+    if (place < 0) return;
+    this.cards.get(this.current)?.firstChild.setAttribute("tabindex", -1);
+    this.current = place;
+    this.cards.get(place).firstChild.tabIndex = 0;
+  }
+
+  pressed(event) {
+    const place = this.placeOf(event.target);
+    const last = this.shown.length - 1;
+    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.columns, ArrowUp: -this.columns };
+    const ends = { Home: 0, End: last };
+    const wanted = event.key in steps ? place + steps[event.key] : ends[event.key];
+    if (place < 0 || wanted === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    this.focus(wanted < 0 || wanted > last ? place : wanted);
+  }
+}
+
+function makeCard(index, place, total, minimum) {
+  const photo = photos[index];
+  const chips = make("span", { class: "chips" });
+  const places = [...photo.labels.keys()].filter((at) => isShown(photo, at, minimum));
+  places.sort((a, b) => (photo.outcomes[a] === "hit") - (photo.outcomes[b] === "hit")); // room ends: errors come first
+  for (const at of places) chips.append(makeChip(photo.labels[at], photo.scores[at], photo.outcomes[at]));
+  if (!chips.children.length) chips.append(make("span", { class: "quiet", text: "no labels" }));
+  const name = make("span", { class: "name" }, make("bdi", { text: photo.shown }));
+  const button = make(
+    "button",
+    { type: "button", title: photo.shown },
+    make("span", { class: "picture" }),
+    name,
+    chips,
+  );
+  const place1 = { "aria-posinset": place + 1, "aria-setsize": total };
+  return make("div", { class: "card", role: "listitem", ...place1 }, button);
+}
+
+function makeChip(label, score, outcome) {
+  const chip = make("span", { class: `chip ${outcome ?? ""}` });
+  if (outcome) chip.append(make("span", { class: "mark", text: MARKS[outcome], "aria-label": OUTCOME_NAMES[outcome] }));
+  else chip.style.setProperty("--weight", score);
+  chip.append(make("bdi", { text: labelNames[label] }));
+  if (outcome !== "miss") chip.append(make("small", { text: decimal(score) }));
+  return chip;
+}
+
+function showPicture(card, block) {
+  const place = card.querySelector(".picture");
+  if (!block) place.append(make("span", { class: "quiet", text: "no picture" }));
+  else place.append(make("img", { alt: "", decoding: "async", src: pictureUrl(block) }));
+}

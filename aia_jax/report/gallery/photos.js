@@ -1,0 +1,102 @@
+// The photos: their labels, which of them match and in which order, and their pictures, decoded where they are looked at.
+
+const facts = JSON.parse(byId("facts").textContent);
+const labelNames = facts.labels.map(visible);
+const photos = JSON.parse(byId("index").textContent).map(([name, labels, scores, outcomes]) => ({
+  shown: visible(name),
+  searched: folded([name, visible(name), ...labels.map((label) => facts.labels[label])].join("\n")),
+  labels,
+  scores: scores.map((score) => score / facts.scale),
+  outcomes: (outcomes ?? []).map((outcome) => OUTCOMES[outcome]),
+}));
+
+/** Photos of which each label is shown, all in all. */
+const labelTotals = facts.labels.map(() => 0);
+for (const photo of photos) for (const label of photo.labels) labelTotals[label] += 1;
+
+/** A photo's `{photo, shape, maps}`; null: it has no picture; undefined: the page has not been read that far. */
+function readBlock(number) {
+  const block = byId(`b${number}`);
+  if (!block || (!block.nextElementSibling && document.readyState === "loading")) return undefined;
+  return JSON.parse(block.textContent);
+}
+
+const waiting = new Map();
+
+/** Calls `use(block)` when the photo's block is there, unless `forget(key)` was called before. */
+function withBlock(key, number, use) {
+  waiting.delete(key);
+  const block = readBlock(number);
+  if (block !== undefined) use(block);
+  else if (waiting.set(key, () => withBlock(key, number, use)).size === 1) setTimeout(askAgain, 50);
+}
+
+const forget = (key) => waiting.delete(key);
+
+function askAgain() {
+  const asking = [...waiting.values()];
+  waiting.clear();
+  for (const ask of asking) ask();
+}
+
+const pictureUrl = (block) => `data:image/webp;base64,${block.photo}`;
+
+/** Whether a label of a photo counts under the least score; a missed one has no score that could. */
+const isShown = (photo, place, minimum) => photo.outcomes[place] === "miss" || photo.scores[place] >= minimum;
+
+function matches(photo, filter, terms) {
+  if (!terms.every((term) => photo.searched.includes(term))) return false;
+  for (const [label, outcome] of filter.chosen) {
+    const place = photo.labels.indexOf(label);
+    if (place < 0 || !isShown(photo, place, filter.minimum)) return false;
+    if (outcome && photo.outcomes[place] !== outcome) return false;
+  }
+  if (filter.minimum && !filter.chosen.size && !photo.scores.some((_, place) => isShown(photo, place, filter.minimum)))
+    return false;
+  const wrong = photo.outcomes.filter((outcome) => outcome !== "hit");
+  if (filter.outcome === "right") return !wrong.length;
+  if (filter.outcome === "wrong") return wrong.length > 0;
+  return !filter.outcome || wrong.includes(filter.outcome);
+}
+
+const collator = new Intl.Collator(undefined, { numeric: true });
+const number = (photo, outcome) => photo.outcomes.filter((other) => other === outcome).length;
+
+/** F1 of one photo's labels; 1 where nothing is true and nothing predicted. */
+function photoF1(photo) {
+  return photo.outcomes.length ? (2 * number(photo, "hit")) / (number(photo, "hit") + photo.outcomes.length) : 1;
+}
+
+/** The least score of the chosen labels, or else the highest of all. */
+function scoreOf(photo, filter) {
+  if (!filter.chosen.size) return Math.max(0, ...photo.scores);
+  return Math.min(...[...filter.chosen.keys()].map((label) => photo.scores[photo.labels.indexOf(label)]));
+}
+
+const wrongs = (photo) => number(photo, "miss") + number(photo, "false");
+
+/** By name: what a person reads, and a number for every photo, the least first. */
+const SORTS = facts.evaluation
+  ? {
+      worst: ["worst first", (photo) => photoF1(photo) - wrongs(photo) / 1e4],
+      misses: ["most missed", (photo) => -number(photo, "miss")],
+      alarms: ["most false alarms", (photo) => -number(photo, "false")],
+      best: ["best first", (photo) => -photoF1(photo) - number(photo, "hit") / 1e4],
+      name: ["name"],
+    }
+  : {
+      name: ["name"],
+      high: ["highest score", (photo, filter) => -scoreOf(photo, filter)],
+      low: ["lowest score", scoreOf],
+      most: ["most labels", (photo) => -photo.labels.length],
+    };
+
+/** Numbers of the photos that match, in order. */
+function select(filter) {
+  const terms = folded(filter.query).split(/\s+/u).filter(Boolean);
+  const found = [...photos.keys()].filter((index) => matches(photos[index], filter, terms));
+  const [, key] = SORTS[filter.sort];
+  if (!key) return found.sort((a, b) => collator.compare(photos[a].shown, photos[b].shown));
+  const keys = new Map(found.map((index) => [index, key(photos[index], filter)]));
+  return found.sort((a, b) => keys.get(a) - keys.get(b) || a - b);
+}

@@ -1,0 +1,45 @@
+// Elements and text. What users named reaches the page through `textContent` and attributes only, never as HTML.
+
+const SVG = "http://www.w3.org/2000/svg";
+const MARKS = { hit: "✓", miss: "○", false: "✗" };
+const OUTCOMES = ["hit", "miss", "false"]; // in the order of the index
+const OUTCOME_NAMES = { hit: "hit", miss: "missed", false: "false alarm" };
+
+const byId = (id) => document.getElementById(id);
+
+/** An element with attributes; `text` is its content. */
+function make(tag, { text, ...attributes } = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text !== undefined) element.textContent = text;
+  element.append(...children);
+  return element;
+}
+
+function makeSvg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+const ESCAPES = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
+
+/** Text in one line: control characters, those that turn the direction of writing, and halves of characters escaped. */
+function visible(text) {
+  return text.replace(
+    /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu,
+    (character) => ESCAPES[character] ?? `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+/** As words are compared in searches. */
+const folded = (text) => text.normalize("NFC").toLowerCase();
+
+const counted = new Intl.NumberFormat("en-US");
+const count = (number, noun) => `${counted.format(number)} ${noun}${number === 1 ? "" : "s"}`;
+const decimal = (number, digits = 2) => number.toFixed(digits);
+
+function bytesOf(base64) {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+}

@@ -1,0 +1,115 @@
+"""`eval.py --html`: the page and the table of labels say what was measured."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from gallery_page import read_page
+from untrained import annotator_config, write_run
+
+from aia_jax.commands.annotation_report import judged_labels
+from aia_jax.commands.evaluate import evaluate
+from aia_jax.errors import InputError
+from aia_jax.report.gallery.writer import OUTCOMES
+from aia_jax.tasks import make_task
+from configs import demo_retrieval, demo_search
+
+THRESHOLD = 0.5
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """The output of a run without training, and its config."""
+    config = annotator_config(**{"eval.threshold": THRESHOLD, "eval.batch_size": 8, "data.num_test": 12})
+    workdir = write_run(tmp_path_factory.mktemp("runs") / "annotator", config)
+    evaluate(config, workdir, workdir / "evaluation", html=True)
+    return workdir / "evaluation", config
+
+
+def table(path):
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = [row.pop("label") for row in rows]
+    return labels, {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+def test_the_table_of_labels_has_the_reported_means(evaluated):
+    output, config = evaluated
+    metrics = json.loads((output / "metrics.json").read_text())
+    labels, columns = table(output / "per_label.csv")
+    assert labels == list(make_task(config).labels)
+    assert np.mean(columns["precision"]) == metrics["precision"]
+    assert np.mean(columns["recall"]) == metrics["recall"]
+    assert 100 * np.mean(columns["ap"]) == metrics["map"]
+    assert np.count_nonzero(columns["tp"]) == metrics["n_plus"] > 0
+    assert set(columns["threshold"]) == {THRESHOLD}
+
+
+def test_the_page_shows_true_and_predicted_labels(evaluated):
+    output, _ = evaluated
+    facts, photos = read_page(output / "report.html")
+    scores = np.load(output / "scores.npz")
+    assert list(photos) == scores["image_names"].tolist()
+    assert facts["title"] == "scenes, test split: best epoch (1, raw)"
+    for row, photo in enumerate(photos.values()):
+        predicted, true = scores["scores"][row] > THRESHOLD, scores["targets"][row] > 0
+        outcomes = {facts["labels"][label]: 0 for label in np.flatnonzero(predicted & true)}
+        outcomes |= {facts["labels"][label]: 1 for label in np.flatnonzero(true & ~predicted)}
+        outcomes |= {facts["labels"][label]: 2 for label in np.flatnonzero(predicted & ~true)}
+        assert photo["outcomes"] == outcomes
+        assert photo["maps"].keys() == outcomes.keys()
+        assert photo["picture"].shape == (32, 32, 3)
+    assert {outcome for photo in photos.values() for outcome in photo["outcomes"].values()} == {0, 1, 2}
+
+
+def test_the_page_holds_the_numbers_of_labels(evaluated):
+    output, _ = evaluated
+    facts, _ = read_page(output / "report.html")
+    metrics = json.loads((output / "metrics.json").read_text())
+    evaluation = facts["evaluation"]
+    assert {name: metrics[name] for name in evaluation["metrics"]} == evaluation["metrics"]
+    _, columns = table(output / "per_label.csv")
+    for name, column in columns.items():
+        assert [row[name] for row in evaluation["per_label"]] == column.tolist()
+    assert [len(curve) for curve in evaluation["curves"]["labels"]] == columns["support"].tolist()
+    missed = columns["support"] - columns["tp"]
+    assert evaluation["confusions"]["missed"] == missed.tolist()
+    matrix = evaluation["confusions"]["matrix"]
+    for i, j, number in evaluation["confusions"]["pairs"]:
+        assert 0 < number <= missed[i]
+        if i in matrix["missed"] and j in matrix["false"]:
+            assert matrix["counts"][matrix["missed"].index(i)][matrix["false"].index(j)] == number
+
+
+def test_thresholds_of_labels_judge_the_page(evaluated, tmp_path):
+    output, config = evaluated
+    evaluate(config, output.parent, tmp_path, thresholds="exact", html=True)
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    thresholds = json.loads((tmp_path / "thresholds.json").read_text())
+    labels, columns = table(tmp_path / "per_label.csv")
+    assert dict(zip(labels, columns["threshold"], strict=True)) == thresholds
+    (by_label,) = [row for row in rows if row["threshold"] == "per label"]
+    assert np.mean(columns["recall"]) == by_label["recall"]
+    facts, _ = read_page(tmp_path / "report.html")
+    assert facts["evaluation"]["metrics"]["recall"] == by_label["recall"]
+    assert "above the label's threshold" in facts["subtitle"]
+
+
+def test_hits_come_first_then_misses_then_false_alarms():
+    found = judged_labels(np.array([0.9, 0.1, 0.6, 0.95, 0.2], np.float32), np.array([1, 1, 0, 1, 0]), 0.5)
+    assert [(label, outcome) for label, _, outcome in found] == [(3, "hit"), (0, "hit"), (1, "miss"), (2, "false")]
+    assert OUTCOMES == ("hit", "miss", "false")
+
+
+def test_a_run_that_was_not_trained_here_has_no_curves(evaluated):
+    output, _ = evaluated
+    assert not (output / "curves.png").exists()
+
+
+@pytest.mark.parametrize("system", [demo_retrieval, demo_search])
+def test_other_systems_have_no_such_page(system, tmp_path):
+    config = system.get_config()
+    config.eval.batch_size = 8
+    with pytest.raises(InputError, match="--html is of annotation"):
+        evaluate(config, tmp_path, tmp_path / "out", html=True)

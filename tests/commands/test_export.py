@@ -1,0 +1,264 @@
+"""`aia export`: files that give the model's scores, and need nothing of this project."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch_oracles  # noqa: F401, timm where torchvision is not whole
+from jax import export
+from PIL import ExifTags, Image
+from untrained import annotator_config, draw_weights, write_run
+
+import aia_jax
+from aia_jax.commands import export as command
+from aia_jax.commands import exporter
+from aia_jax.commands.convert import convert_back
+from aia_jax.commands.main import main
+from aia_jax.convert.stablehlo import load_stablehlo
+from aia_jax.data import scenes
+from aia_jax.tasks.trained_annotator import TrainedAnnotator
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SIZE = 32
+NAMES = ["model.json", "model.onnx", "model.stablehlo"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_stay_where_they_are():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "keep_programs", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def config():
+    return annotator_config(**{"data.image_size": SIZE})
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "annotator", config, draw_weights(config))
+
+
+@pytest.fixture(scope="module")
+def live(workdir):
+    return aia_jax.load(workdir, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.stack([scenes.draw(3, number, SIZE).image for number in range(5)])
+
+
+@pytest.fixture(scope="module")
+def limits(live, images, tmp_path_factory):
+    """Thresholds of which some scores are above."""
+    path = tmp_path_factory.mktemp("limits") / "thresholds.json"
+    medians = np.median(live(images).scores, axis=0)
+    path.write_text(json.dumps(dict(zip(live.labels, medians.tolist(), strict=True))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(workdir, limits, tmp_path_factory):
+    pytest.importorskip("onnxruntime", reason="ONNX needs more packages: pip install '.[test]'")
+    pytest.importorskip("onnxscript")
+    output = tmp_path_factory.mktemp("out") / "exported"
+    flags = ["--format", "both", "--attention", "--thresholds", str(limits)]
+    assert main(["export", "--workdir", str(workdir), "--output", str(output), *flags]) == 0
+    return output
+
+
+@pytest.fixture
+def run(workdir, tmp_path):
+    def run(*flags, model=("--workdir", str(workdir))):
+        return main(["export", *model, "--output", str(tmp_path / "out"), *flags])
+
+    return run
+
+
+def load_onnx(path):
+    from aia_jax.convert import onnx_model
+
+    return onnx_model.load_onnx(path.read_bytes())
+
+
+@pytest.mark.parametrize(("file", "count"), [("model.stablehlo", 1), ("model.onnx", 1), ("model.onnx", 3)])
+def test_scores_and_attention_are_the_models(exported, live, images, file, count):
+    load = load_onnx if file == "model.onnx" else lambda path: load_stablehlo(path.read_bytes())
+    expected = live(images[:count])
+    found = load(exported / file)(images[:count])
+    assert set(found) == {"scores", "attention"}
+    np.testing.assert_allclose(found["scores"], expected.scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found["attention"], expected.attention, rtol=0, atol=1e-5)
+    assert np.ptp(expected.scores) > 0.01
+
+
+def test_facts_tell_the_model(exported, live, limits, workdir):
+    facts = json.loads((exported / "model.json").read_text())
+    assert facts["labels"] == list(live.labels)
+    assert dict(zip(facts["labels"], facts["thresholds"], strict=True)) == json.loads(limits.read_text())
+    assert facts["inputs"] == [{"name": "image", "dtype": "uint8", "shape": ["any", SIZE, SIZE, 3]}]
+    shapes = {"scores": ["any", 22], "attention": ["any", 22, 2, 2]}
+    assert facts["outputs"] == [{"name": n, "dtype": "float32", "shape": shape} for n, shape in shapes.items()]
+    assert facts["normalization"]["mean"] == list(TrainedAnnotator.of_run(workdir, 8).channel_stats[0])
+    assert sorted([*facts["files"], "model.json"]) == sorted(path.name for path in exported.iterdir()) == NAMES
+    for name, told in facts["files"].items():
+        assert told["bytes"] == (exported / name).stat().st_size
+        assert 0 <= max(told["max_difference"].values()) < 1e-5
+    file = export.deserialize(bytearray((exported / "model.stablehlo").read_bytes()))
+    assert (file.platforms, file.nr_devices) == (("cpu", "cuda", "tpu"), 1)
+
+
+def test_paths_of_this_machine_stay_here(exported):
+    for name in NAMES:
+        content = (exported / name).read_bytes()
+        assert b".py" not in content
+        assert str(REPOSITORY).encode() not in content
+
+
+@pytest.mark.parametrize("page", ["docs/export.md", "aia export --help"])
+def test_the_example_runs_as_written_without_this_project(exported, live, limits, workdir, tmp_path, page, capsys):
+    if page.endswith("--help"):
+        with pytest.raises(SystemExit):
+            main(["export", "--help"])
+        assert command.EXAMPLE in capsys.readouterr().out
+        return
+    assert command.EXAMPLE in (REPOSITORY / page).read_text()
+    shutil.copytree(exported, tmp_path / "exported")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels = np.kron(scenes.draw(4, 1, 40).image[:, :30], np.ones((3, 3, 1), np.uint8))
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(scenes.draw(4, 2, 50).image[..., 0]).save(tmp_path / "grey.png")
+    names = ["turned.jpg", "grey.png"]
+    blocked = "import sys; sys.modules.update(aia_jax=None, flax=None, torch=None)\n"
+    command_line = [sys.executable, "-c", blocked + command.EXAMPLE, *names]
+    ran = subprocess.run(command_line, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = aia_jax.load(workdir, threshold=limits, batch_size=8)([tmp_path / name for name in names])
+    in_order = [sorted((label for label, _ in labels), key=live.labels.index) for labels in found.labels]
+    assert ran.stdout == "".join(f"{name} {labels}\n" for name, labels in zip(names, in_order, strict=True))
+    assert all(0 < len(labels) < 22 for labels in in_order)
+
+
+def test_a_fixed_batch_in_bfloat16_for_one_platform(run, tmp_path, capsys):
+    assert run("--batch", "3", "--dtype", "bfloat16", "--platforms", "cpu") == 0
+    file = export.deserialize(bytearray((tmp_path / "out" / "model.stablehlo").read_bytes()))
+    assert (file.in_avals[0].shape, file.platforms) == ((3, SIZE, SIZE, 3), ("cpu",))
+    facts = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert (facts["model"]["dtype"], facts["outputs"][0]["shape"]) == ("bfloat16", [3, 22])
+    assert facts["files"]["model.stablehlo"]["max_difference"]["scores"] < 1e-2
+    assert " s; largest difference from the model: scores " in capsys.readouterr().out
+
+
+def test_a_platform_that_is_not_here_is_told(run, tmp_path, capsys):
+    assert run("--platforms", "tpu,cuda") == 0
+    assert " s, not tried: this machine has none of tpu, cuda" in capsys.readouterr().out
+    told = json.loads((tmp_path / "out" / "model.json").read_text())["files"]["model.stablehlo"]
+    assert (told["platforms"], told["max_difference"]) == (["tpu", "cuda"], None)
+
+
+def test_a_file_that_does_not_give_the_models_scores_is_refused(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(TrainedAnnotator, "predict", lambda self, images, explain: {"scores": np.zeros((8, 22))})
+    for number in (0.3, float("nan")):
+        found = {"scores": np.full((4, 22), number)}
+        monkeypatch.setattr(exporter, "load_stablehlo", lambda content, found=found: lambda images: found)
+        assert run() == 2
+        told = f"nothing was written: the file differs from the model in scores by {number}, more than 0.0001; the"
+        assert told in capsys.readouterr().err
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_model_that_is_there_is_replaced_if_told_so(run, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in NAMES:
+        (output / name).write_bytes(b"old")
+    assert run("--platforms", "tpu") == 2
+    assert f"{output} holds model.stablehlo, model.onnx, model.json already; --force repl" in capsys.readouterr().err
+    assert run("--platforms", "tpu", "--force") == 0
+    assert sorted(path.name for path in output.iterdir()) == ["model.json", "model.stablehlo"]
+    assert json.loads((output / "model.json").read_text())["labels"] == list(scenes.LABELS)
+
+
+def test_a_file_of_weights_is_exported_as_the_run_is(run, workdir, config, tmp_path, exported):
+    file = tmp_path / "model.safetensors"
+    convert_back(config, workdir, file, backbone_only=False)
+    model = ["--weights", str(file), "--config", f"{REPOSITORY}/configs/demo.py"]
+    model += [f"--config.model.{name}=16" for name in ("hidden_size", "feedforward_size")]
+    assert run("--threshold", "0.25", "--platforms", "tpu", f"--config.data.image_size={SIZE}", model=model) == 0
+    facts, others = (json.loads((folder / "model.json").read_text()) for folder in (tmp_path / "out", exported))
+    assert facts["thresholds"] == [0.25] * 22
+    for name in ("weights_digest", "labels", "model", "normalization", "preparation"):
+        assert facts[name] == others[name]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--format", "onnx", "--dtype", "bfloat16"], "ONNX is written in float32; leave out --dtype bfloat16, or"),
+        (["--output", f"{REPOSITORY}/setup.cfg"], "setup.cfg is a file; name a folder"),
+        (["--output", "/proc/none"], "/proc/none cannot be written"),
+        (["--threshold", "1.5"], "the threshold must lie in 0..1, not 1.5"),
+        (["--labels", "labels.txt"], "--labels belongs to --weights; a workdir has its own"),
+    ],
+)
+def test_bad_input_is_told(run, flags, message, capsys):
+    assert run(*flags) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--platforms", "cpu,gpu"], "unknown platform 'gpu'; known: cpu, cuda, rocm, tpu"),
+        (["--batch", "0"], "must be at least 1, not 0"),
+        (["--batch", "some"], "argument --batch: invalid"),
+        (["--format", "tflite"], "invalid choice: 'tflite'"),
+    ],
+)
+def test_bad_flags_are_told(run, flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(*flags)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_models_that_are_not_exported_are_told(run, workdir, tmp_path, capsys):
+    search = tmp_path / "search"
+    search.mkdir()
+    (search / "config.json").write_text(json.dumps({"task": "search", "model": {}}))
+    assert run(model=["--workdir", str(search)]) == 2
+    assert f"{search} is of config.task='search'; only annotators are exported" in capsys.readouterr().err
+    assert run(model=["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"]) == 2
+    assert "--config is of config.task='retrieval'; only annotators are exported" in capsys.readouterr().err
+    young = tmp_path / "young"
+    (young / "checkpoints").mkdir(parents=True)
+    shutil.copy(workdir / "config.json", young)
+    assert run(model=["--workdir", str(young)]) == 2
+    assert "holds no evaluated epoch yet; let train.py finish one" in capsys.readouterr().err
+    assert run(model=["--workdir", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is no folder of a run" in capsys.readouterr().err
+    config = annotator_config(**{"model.head": "gap"})
+    gap = write_run(tmp_path / "gap", config, draw_weights(config))
+    assert run("--attention", model=["--workdir", str(gap)]) == 2
+    assert "--attention: the head of this model, config.model.head='gap', does not attend" in capsys.readouterr().err
+
+
+def test_onnx_without_its_packages_names_them(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "aia_jax.convert.onnx_model", raising=False)
+    assert run("--format", "both") == 2
+    assert "pip install 'aia_jax[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_told_before_anything_is_computed(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
+    monkeypatch.setattr(exporter.Exporter, "stablehlo", None)
+    assert run() == 2
+    assert f"the disk of {tmp_path}/out is full: about 1." in capsys.readouterr().err

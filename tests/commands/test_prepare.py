@@ -1,0 +1,389 @@
+"""`aia prepare` on small data sets of the same form as the public ones, from a server on this machine."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from conftest import SHARED_DATASETS
+from data.photos import LABELS, data_config, make_photo
+from file_server import Served, serving, write_zip
+
+from aia_jax.commands.main import main
+from aia_jax.data import archives
+from aia_jax.data import download as downloads
+from aia_jax.data.annotations import FOLDERS, read_annotations
+from aia_jax.data.datasets import load_split
+from aia_jax.data.download import git_blob_id
+from aia_jax.data.public_datasets import PUBLIC_DATASETS
+
+NUMBERS = {"train": range(1, 7), "test": range(7, 10)}
+
+
+def annotations(split: str) -> bytes:
+    samples = [{"image_name": f"{n}.jpg", "image_labels": [LABELS[n % 3], LABELS[(n + 1) % 3]]} for n in NUMBERS[split]]
+    return json.dumps({"samples": samples, "labels": LABELS}).encode()
+
+
+SSGRL = {
+    "ssgrl/train_list_500.txt": "".join(f"{n}.jpg\n" for n in NUMBERS["train"]).encode(),
+    "ssgrl/test_list_500.txt": "".join(f"{n}.jpg\n" for n in NUMBERS["test"]).encode(),
+    "ssgrl/vg_category_500_labels_index.json": json.dumps(
+        {f"{n}.jpg": [n % 3, (n + 1) % 3] for n in range(1, 10)}
+    ).encode(),
+    "vg500_vocabulary.txt": "\n".join(LABELS).encode(),
+}
+ANNOTATIONS = {"corel5k": {f"{split}.json": annotations(split) for split in NUMBERS}, "vg500": SSGRL}
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("photos")
+    return {f"{n}.jpg": make_photo(folder / f"{n}.jpg", n).read_bytes() for n in range(1, 10)}
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch, photos):
+    """Small public data sets of the same names, on a server; the current directory is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(downloads, "PAUSE", 0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as running:
+        for name, contents in ANNOTATIONS.items():
+            files = []
+            for file in PUBLIC_DATASETS[name].annotations:
+                running.files[file.path] = Served(contents[file.path], content_type="text/plain")
+                Path("blob").write_bytes(contents[file.path])
+                files.append(dataclasses.replace(file, url=running.url(file.path), git_blob=git_blob_id(Path("blob"))))
+            Path("blob").unlink()
+            archives = []
+            for part, file in enumerate(PUBLIC_DATASETS[name].archives):
+                members = {f"VG_100K/{n}.jpg": photos[f"{n}.jpg"] for n in range(1, 10) if n % 2 == part}
+                path = write_zip(Path("made.zip"), {"VG_100K/": b"", "VG_100K/99.jpg": b"?", **members})
+                running.files[file.path] = Served(path.read_bytes())
+                archives.append(dataclasses.replace(file, url=running.url(file.path), num_bytes=path.stat().st_size))
+                path.unlink()
+            small = dataclasses.replace(
+                PUBLIC_DATASETS[name],
+                num_images={split: len(numbers) for split, numbers in NUMBERS.items()},
+                num_labels=3,
+                labels_per_image=2.0,
+                annotations=tuple(files),
+                archives=tuple(archives),
+            )
+            monkeypatch.setitem(PUBLIC_DATASETS, name, small)
+        yield running
+
+
+@pytest.fixture
+def kaggle(monkeypatch, photos):
+    """A module with kagglehub's function, which unpacks into the cache as the real one in tests/data/test_kaggle.py."""
+    fake = types.ModuleType("kagglehub")
+    fake.files = {f"Corel-5k/images/{name}": content for name, content in photos.items()} | {
+        "Corel-5k/images/99.jpg": b"?", "Corel-5k/train.json": b"other", "thumbnails/1.jpg": b"?",
+    }  # fmt: skip
+    fake.calls = []
+
+    def dataset_download(handle, path=None, *, force_download=False, output_dir=None):
+        fake.calls.append(handle)
+        folder = fake.folder or Path(os.environ["KAGGLEHUB_CACHE"], "datasets", handle, "versions", "1")
+        for name, content in fake.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        return str(folder)
+
+    fake.folder, fake.dataset_download = None, dataset_download
+    monkeypatch.setitem(sys.modules, "kagglehub", fake)
+    return fake
+
+
+def images(folder: str) -> set[str]:
+    return {path.name for path in Path("datasets", folder, "images").iterdir()}
+
+
+def failing(capsys, *argv: str, code: int = 2) -> str:
+    assert main(["prepare", *argv]) == code
+    return capsys.readouterr().err
+
+
+def test_corel5k(server, kaggle, capsys):
+    assert main(["prepare", "corel5k"]) == 0
+    out = capsys.readouterr().out
+    assert "train       6 images, 3 labels, 2.00 an image" in out
+    assert "photos      9 of 9" in out
+    assert out.endswith("complete, as published; --config.data.root=datasets\n")
+    assert kaggle.calls == ["parhamsalar/corel5k"]
+    assert images("Corel-5k") == {f"{n}.jpg" for n in range(1, 10)}
+    assert Path("datasets/Corel-5k/train.json").read_bytes() == annotations("train")
+    assert [path.name for path in Path("datasets/Corel-5k/downloads").iterdir()] == ["prepare.lock"]
+    assert main(["prepare", "corel5k"]) == 0
+    assert len(kaggle.calls) == 1  # nothing is downloaded twice
+    assert len(server.ranges) == 2
+
+
+def test_corel5k_through_the_real_kagglehub(server, photos, monkeypatch):
+    kaggle_env = pytest.importorskip("kagglesdk.kaggle_env", reason="kagglehub is not installed")
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, server.url("").rstrip("/"))
+    files = {f"Corel-5k/images/{name}": content for name, content in photos.items()}
+    server.files["kaggle.zip"] = Served(write_zip(Path("made.zip"), files).read_bytes())
+    assert main(["prepare", "corel5k"]) == 0
+    assert images("Corel-5k") == set(photos)
+
+
+def test_only_missing_and_unreadable_photos_are_replaced(server, kaggle, photos, capsys):
+    folder = Path("datasets/Corel-5k/images")
+    folder.mkdir(parents=True)
+    other = make_photo(folder / "3.jpg", 77).read_bytes()
+    (folder / "4.jpg").write_bytes(b"<html>")
+    (folder / "5.jpg").write_bytes(b"")
+    Path("datasets/Corel-5k/test.json").write_bytes(annotations("test"))
+    assert main(["prepare", "corel5k"]) == 0
+    assert (folder / "3.jpg").read_bytes() == other
+    assert (folder / "4.jpg").read_bytes() == photos["4.jpg"]
+    out = capsys.readouterr().out
+    assert "2 photos cannot be opened:\n    datasets/Corel-5k/images/4.jpg: not an image of a known format" in out
+    assert "images/5.jpg: the file is empty" in out
+
+
+def test_a_photo_that_kaggle_lacks_is_told(server, kaggle, capsys):
+    del kaggle.files["Corel-5k/images/8.jpg"]
+    assert "images/                                  1 photos: 8.jpg; https://www.kaggle.com" in failing(
+        capsys, "corel5k"
+    )
+
+
+def test_where_kaggle_has_the_files_at_hand_they_are_linked(server, kaggle, tmp_path):
+    kaggle.folder = tmp_path / "kaggle" / "input"
+    assert main(["prepare", "corel5k"]) == 0
+    assert Path("datasets/Corel-5k/images/1.jpg").resolve() == kaggle.folder / "Corel-5k/images/1.jpg"
+
+
+def test_without_kagglehub(server, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    message = failing(capsys, "corel5k")
+    assert "pip install kagglehub" in message
+    assert (
+        "  datasets/Corel-5k/\n    images/                                  9 photos: 1.jpg, 2.jpg, 3.jpg, ...; https"
+        in message
+    )
+    assert Path("datasets/Corel-5k/train.json").is_file()  # which needs no Kaggle
+
+
+def test_vg500(server, photos, capsys):
+    assert main(["prepare", "vg500"]) == 0
+    assert "downloads (0.0 GB) is no longer needed" in capsys.readouterr().out
+    assert images("VG-500") == set(photos)
+    for split in NUMBERS:
+        made = json.loads(Path(f"datasets/VG-500/{split}.json").read_text())
+        published = json.loads(annotations(split))
+        assert made["labels"] == published["labels"]
+        assert [(s["image_name"], set(s["image_labels"])) for s in made["samples"]] == [
+            (s["image_name"], set(s["image_labels"])) for s in published["samples"]
+        ]
+    shutil.rmtree("datasets/VG-500/ssgrl")
+    shutil.rmtree("datasets/VG-500/downloads")
+    asked = len(server.ranges)
+    assert main(["prepare", "vg500", "--check"]) == 0
+    assert main(["prepare", "vg500"]) == 0
+    assert len(server.ranges) == asked
+
+
+def test_ssgrls_files_of_a_user_are_used(server):
+    for name, content in SSGRL.items():
+        path = Path("datasets/VG-500/data/VG", Path(name).name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        server.files[name].statuses = [404] * 9
+    assert main(["prepare", "vg500"]) == 0
+    assert read_annotations("datasets", "vg500", "train").image_names == tuple(f"{n}.jpg" for n in range(1, 7))
+
+
+def test_visual_genome_as_it_is_distributed_stays_as_it_is(server, photos):
+    for name, content in photos.items():
+        path = Path("datasets/VG-500", "VG_100K_2" if int(name[0]) % 2 else "VG_100K", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    assert main(["prepare", "vg500"]) == 0
+    assert not Path("datasets/VG-500/images").exists()
+    assert len(server.ranges) == len(SSGRL)
+
+
+def test_an_archive_of_a_user_is_used(server):
+    archive = Path("datasets/VG-500/downloads/images.zip")
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(server.files.pop("downloads/images.zip").content)
+    assert main(["prepare", "vg500"]) == 0
+
+
+def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, capsys):
+    write, written = archives.write_bytes, []
+
+    def interrupted(path, content):
+        if len(written) == 6:  # in the second archive
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write(path, content)
+
+    with monkeypatch.context() as context:
+        context.setattr(archives, "write_bytes", interrupted)
+        message = failing(capsys, "vg500", code=130)
+    assert "what came is kept in datasets/VG-500, and the same command continues" in message
+    assert images("VG-500") == set(written)
+    asked, again = len(server.ranges), []
+    monkeypatch.setattr(archives, "write_bytes", lambda path, content: again.append(path.name) or write(path, content))
+    assert main(["prepare", "vg500"]) == 0
+    assert len(server.ranges) == asked  # both archives are there
+    assert set(again) == set(photos) - set(written)
+
+
+def test_an_archive_that_changed_since_its_download_is_not_unpacked(server, capsys):
+    assert main(["prepare", "vg500"]) == 0
+    Path("datasets/VG-500/images/2.jpg").unlink()
+    archive = Path("datasets/VG-500/downloads/images.zip")
+    archive.write_bytes(archive.read_bytes() + b"?")
+    assert "downloads/images.zip has changed since it was downloaded" in failing(capsys, "vg500")
+
+
+def test_no_network(server, capsys):
+    server.server_close()
+    message = failing(capsys, "vg500", "--root=elsewhere")
+    assert "/ssgrl/train_list_500.txt cannot be downloaded: no " in message
+    assert "`aia prepare vg500 --root elsewhere` downloads what is missing; or put there by hand\n" in message
+    tree = [line.split()[0] for line in message.splitlines()[-8:]]
+    assert tree == ["elsewhere/VG-500/", *SSGRL, "images/", "downloads/images.zip", "downloads/images2.zip"]
+    assert "9 photos" in message
+
+
+def test_check_writes_nothing(server, kaggle, capsys, tmp_path):
+    message = failing(capsys, "corel5k", "--check")
+    assert "train.json                               http://127.0.0.1" in message
+    assert not list(tmp_path.iterdir())
+    assert not server.ranges
+
+
+def spoil(split: str, change) -> None:
+    path = Path(f"datasets/Corel-5k/{split}.json")
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda d: d["samples"].pop(), "test: 2 images; published are 3"),
+        (lambda d: d["labels"].append("sea"), "test: 4 labels; published are 3"),
+        (lambda d: d["labels"].reverse(), "train and test have different labels, or in another order"),
+        (lambda d: d["samples"][0].update(image_name="1.jpg"), "1 images are in train and in test: 1.jpg"),
+        (lambda d: d["samples"][0].update(image_labels=[]), "1.78 labels an image; published are 2.0"),
+        (lambda d: d["samples"][0].update(image_labels=["fog"]), "'fog' is not in the vocabulary"),
+        (lambda d: d.pop("samples"), "'samples' must be a list, found nothing"),
+    ],
+)
+def test_annotations_that_are_not_as_published(server, kaggle, capsys, change, text):
+    assert main(["prepare", "corel5k"]) == 0
+    spoil("test", change)
+    capsys.readouterr()
+    before = Path("datasets/Corel-5k/test.json").read_bytes()
+    for argv in (["prepare", "corel5k", "--check"], ["prepare", "corel5k"]):
+        assert main(argv) == 2
+        captured = capsys.readouterr()
+        assert text in captured.out
+        assert "datasets/Corel-5k is not complete, or not as published; see above" in captured.err
+    assert Path("datasets/Corel-5k/test.json").read_bytes() == before  # a user's file
+
+
+def test_the_resized_copy_is_the_one_that_training_takes(server, kaggle, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AIA_JAX_CACHE", str(tmp_path / "cache"))
+    assert main(["prepare", "corel5k", "--image_size=16"]) == 0
+    assert "test: 3 images of 16 x 16 pixels" in capsys.readouterr().out
+    copies = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("images.npy")}
+    assert len(copies) == 2
+    load_split(data_config(Path("datasets"), tmp_path / "cache"), "train", 16)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("images.npy")} == copies
+
+
+def test_a_truncated_photo_shows_when_it_is_resized(server, kaggle, photos, capsys):
+    kaggle.files["Corel-5k/images/1.jpg"] = photos["1.jpg"][:-100]
+    assert "1.jpg: " in failing(capsys, "corel5k", "--image_size=16")
+
+
+def test_a_disk_without_room_for_archives_and_photos(server, capsys, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4000))
+    message = failing(capsys, "vg500")
+    assert "the disk of datasets/VG-500 is full: about 0.0 MB are needed there; --root names another place" in message
+    assert len(server.ranges) == len(SSGRL)
+
+
+def test_a_root_that_cannot_be_written(server, capsys, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    message = failing(capsys, "vg500")
+    assert "downloads cannot be written: Read-only file system; --root names another place" in message
+
+
+def test_a_root_that_is_a_file(server, capsys):
+    Path("file").write_text("")
+    assert "cannot be written: Not a directory" in failing(capsys, "corel5k", "--root=file")
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["mnist"], "invalid choice: 'mnist'"),
+        (["corel5k", "--check", "--image_size=16"], "give one of them"),
+        (["corel5k", "--image_size=0"], "must be at least 1"),
+    ],
+)
+def test_bad_flags(argv, text, capsys):
+    try:
+        assert main(["prepare", *argv]) == 2
+    except SystemExit as error:
+        assert error.code == 2  # noqa: PT017
+    assert text in capsys.readouterr().err
+
+
+def test_the_real_corel5k(corel5k_root, capsys):
+    assert main(["prepare", "corel5k", "--root", str(corel5k_root), "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "train   4,500 images, 260 labels, 3.38 an image" in out
+    assert "test      499 images, 260 labels, 3.52 an image" in out
+    assert "photos  4,999 of 4,999" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("espgame", "20,770 photos are missing: 15001.jpg"),
+        ("iaprtc12", "19,627 photos are missing: 25.jpg"),
+        ("vg500", "10,000 photos are missing: 2328403.jpg"),
+    ],
+)
+def test_the_real_annotations_without_photos(name, text, capsys):
+    if not (SHARED_DATASETS / FOLDERS[name] / "test.json").is_file():
+        pytest.skip(f"the annotations of {FOLDERS[name]} are not on this machine")
+    assert main(["prepare", name, "--root", str(SHARED_DATASETS), "--check"]) == 2
+    captured = capsys.readouterr()
+    assert text in captured.out
+    assert "published are" not in captured.out
+    assert "put there by hand" in captured.err
+
+
+def test_the_ids_in_git_are_those_of_the_real_files():
+    checked = 0
+    for name, dataset in PUBLIC_DATASETS.items():
+        for file in dataset.annotations:
+            path = SHARED_DATASETS / FOLDERS[name] / file.path
+            if path.is_file():
+                assert git_blob_id(path) == file.git_blob, path
+                checked += 1
+    if not checked:
+        pytest.skip("the annotations are not on this machine")

@@ -1,0 +1,67 @@
+"""The PyTorch twins that ONNX files are written from, of models that timm does not have as they are."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+import torch_oracles
+from flax import nnx
+from untrained import annotator_config, draw_weights
+
+from aia_jax.commands.verify import _torch_parts
+from aia_jax.models import annotator
+from aia_jax.models.efficientnet_lite import VARIANTS, Conv, EfficientNetLite, _same_padding
+from aia_jax.models.tresnet import TResNet, Variant
+from aia_jax.tasks import make_task
+from aia_jax.training.state import flat_arrays, merge_model, split_model
+
+pytest.importorskip("onnxruntime", reason="ONNX needs more packages: pip install '.[test]'")
+onnx_model = pytest.importorskip("aia_jax.convert.onnx_model")
+torch, torch_models = torch_oracles.torch, torch_oracles.torch_models
+
+
+def test_the_twin_of_a_shorter_tresnet_scores_as_the_model_does(monkeypatch):
+    """With an odd side and the options that the published head does not use."""
+    short = partial(TResNet, Variant(blocks=(1, 1), width=16))
+    monkeypatch.setitem(annotator.BACKBONES, "tresnet_short", annotator.Backbone(short, "tresnet", None, 4))
+    options = {"activation": "gelu", "norm_first": False, "self_attention": True, "backbone": "tresnet_short"}
+    config = annotator_config(**{"data.image_size": 36} | {f"model.{name}": value for name, value in options.items()})
+    task, weights = make_task(config), draw_weights(config)
+    graphdef, _ = split_model(nnx.eval_shape(lambda: task.build_model(nnx.Rngs(0))))
+    images = np.random.default_rng(1).integers(0, 256, (2, 36, 36, 3), np.uint8)
+    ours = jax.jit(lambda weights: task.explain(merge_model(graphdef, weights), {"image": images}))(weights)
+    twin = onnx_model.build_twin(config, flat_arrays(weights), family="tresnet")
+    with torch.no_grad():
+        theirs = onnx_model.OnnxAnnotator(twin, task.channel_stats, explain=True)(torch.as_tensor(images))
+    for name, found in zip(("scores", "attention"), theirs, strict=True):
+        np.testing.assert_allclose(found, ours[name], rtol=0, atol=1e-5)
+        assert np.ptp(ours[name], axis=0).max() > 1e-3
+    assert [name for name, _ in _torch_parts(twin.body, "tresnet_short")] == ["stem", "stage1", "stage2"]
+
+
+def test_efficientnet_lite_is_padded_as_at_its_resolution():
+    model = nnx.eval_shape(lambda: EfficientNetLite("2", rngs=nnx.Rngs(0)))
+    expected = {
+        ".".join(map(str, path)): _same_padding(conv.nominal, conv.kernel.shape[0], 2)[1]
+        for path, conv in nnx.iter_modules(model)
+        if isinstance(conv, Conv) and conv.stride == 2
+    }
+    body, _ = torch_models.build_body("efficientnet_lite2")
+    torch_models.pad_as_at(body, VARIANTS["2"].resolution)
+    found = {name: m for name, m in body.named_modules() if isinstance(m, torch_models.NativelyPaddedConv)}
+    names = {name.replace("conv_stem", "stem.conv").replace("blocks", "stages"): m for name, m in found.items()}
+    paddings = {name.replace("conv_dw", "depthwise.conv"): conv.padding for name, conv in names.items()}
+    assert paddings == {name: padding * 2 for name, padding in expected.items()}
+    assert len(set(paddings.values())) > 1
+
+
+def test_a_natively_padded_convolution_equals_ours():
+    side, size = 260, 5
+    conv = Conv(4, 4, size, stride=2, nominal=side, rngs=nnx.Rngs(0))
+    theirs = torch_models.Conv2dSame(4, 4, size, stride=2, bias=False)
+    theirs.weight.data = torch.as_tensor(np.array(conv.kernel[...])).permute(3, 2, 0, 1)
+    images = np.random.default_rng(0).normal(size=(2, 18, 18, 4)).astype(np.float32)
+    with torch.no_grad():
+        found = torch_models.NativelyPaddedConv(theirs, side)(torch.as_tensor(images).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1), conv(images), rtol=0, atol=1e-5)

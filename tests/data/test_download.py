@@ -1,0 +1,242 @@
+"""Downloads from a server that breaks off, forgets, changes its files and lies."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import shutil
+
+import pytest
+from file_server import Served, serving
+
+from aia_jax.data import download as downloads
+from aia_jax.data.download import check_unchanged, download, git_blob_id
+from aia_jax.data.public_datasets import RemoteFile
+from aia_jax.errors import InputError
+
+CONTENT = random.Random(0).randbytes(300_000)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(downloads, "PAUSE", 0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as running:
+        yield running
+
+
+def remote(server, **fields) -> RemoteFile:
+    return RemoteFile("downloads/images.zip", server.url("images.zip"), **fields)
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in (folder / "downloads").iterdir())
+
+
+def error_of(file, folder) -> str:
+    with pytest.raises(InputError) as caught:
+        download(file, folder)
+    return str(caught.value)
+
+
+def test_a_file_and_what_it_was(server, tmp_path):
+    server.files["images.zip"] = Served(CONTENT)
+    path = download(remote(server), tmp_path)
+    assert path == tmp_path / "downloads" / "images.zip"
+    assert path.read_bytes() == CONTENT
+    assert names(tmp_path) == ["images.zip", "images.zip.json"]
+    facts = json.loads((tmp_path / "downloads" / "images.zip.json").read_text())
+    assert facts == {
+        "url": server.url("images.zip"),
+        "validator": '"1"',
+        "num_bytes": len(CONTENT),
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+    }
+    check_unchanged(path)
+
+
+@pytest.mark.parametrize("changed", [CONTENT[:-1], CONTENT[:-1] + b"?"])
+def test_a_file_that_changed_since_is_noticed(server, tmp_path, changed):
+    server.files["images.zip"] = Served(CONTENT)
+    path = download(remote(server), tmp_path)
+    path.write_bytes(changed)
+    with pytest.raises(InputError, match=r"has changed since .* images\.zip\.json; remove both"):
+        check_unchanged(path)
+    path.with_name("images.zip.json").unlink()
+    check_unchanged(path)  # as one that a user brought
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"etag": "", "last_modified": "Mon, 01 Jan 2024 00:00:00 GMT"}, {"has_length": False}]
+)
+def test_a_broken_connection_is_continued(server, tmp_path, headers):
+    served = Served(CONTENT, breaks=[100_000, 50_000], **headers)
+    server.files["images.zip"] = served
+    if not served.has_length:  # then the end of the connection is the end of the file
+        served.breaks = []
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == (["", "bytes=100000-", "bytes=150000-"] if served.has_length else [""])
+
+
+def test_an_interrupted_download_is_continued(server, tmp_path, monkeypatch):
+    server.files["images.zip"] = Served(CONTENT)
+    read = downloads._read
+    chunks = iter([1, 0])
+
+    def interrupted(response):
+        if not next(chunks):
+            raise KeyboardInterrupt
+        return read(response)
+
+    with monkeypatch.context() as context:
+        context.setattr(downloads, "_read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            download(remote(server), tmp_path)
+    assert names(tmp_path) == ["images.zip.part", "images.zip.part.json"]
+    come = (tmp_path / "downloads" / "images.zip.part").stat().st_size
+    assert 0 < come < len(CONTENT)
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == ["", f"bytes={come}-"]
+    assert names(tmp_path) == ["images.zip", "images.zip.json"]
+
+
+def test_a_whole_part_is_not_downloaded_again(server, tmp_path, monkeypatch):
+    server.files["images.zip"] = Served(CONTENT)
+    with monkeypatch.context() as context:
+        context.setattr(downloads, "sha256", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            download(remote(server), tmp_path)
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [""]
+
+
+def test_a_server_that_ignores_ranges_starts_again(server, tmp_path):
+    server.files["images.zip"] = Served(CONTENT, breaks=[100_000], has_ranges=False)
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == ["", "bytes=100000-"]
+
+
+def test_without_etag_and_date_nothing_is_continued(server, tmp_path):
+    server.files["images.zip"] = Served(CONTENT, etag="", breaks=[100_000])
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == ["", ""]
+
+
+def test_a_weak_etag_is_no_ground_to_continue(server, tmp_path):
+    server.files["images.zip"] = Served(CONTENT, etag='W/"1"', breaks=[100_000])
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == ["", ""]
+
+
+@pytest.mark.parametrize("has_if_range", [True, False])
+@pytest.mark.parametrize("size", [300_000, 100_000, 40_000])
+def test_a_file_that_changes_between_attempts_is_never_mixed(server, tmp_path, monkeypatch, has_if_range, size):
+    server.files["images.zip"] = Served(CONTENT, breaks=[100_000])
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    assert "100,000 bytes are kept" in error_of(remote(server), tmp_path)
+    monkeypatch.setattr(downloads, "ATTEMPTS", 5)
+    other = random.Random(1).randbytes(size)
+    server.files["images.zip"] = Served(other, etag='"2"', has_if_range=has_if_range)
+    assert download(remote(server), tmp_path).read_bytes() == other
+
+
+def test_the_part_of_another_url_is_not_used(server, tmp_path, monkeypatch):
+    server.files["other.zip"] = Served(CONTENT[::-1], breaks=[100_000])
+    server.files["images.zip"] = Served(CONTENT)
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    error_of(RemoteFile("downloads/images.zip", server.url("other.zip")), tmp_path)
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_refusal_is_told_at_once(server, tmp_path, status):
+    server.files["images.zip"] = Served(CONTENT, statuses=[status])
+    assert f"/images.zip cannot be downloaded: the server answers {status}" in error_of(remote(server), tmp_path)
+    assert len(server.ranges) == 1
+
+
+def test_a_busy_server_is_asked_again(server, tmp_path, capsys):
+    server.files["images.zip"] = Served(CONTENT, statuses=[500, 503, 429])
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+    assert "the server answers 503 Service Unavailable; trying again in 0 s" in capsys.readouterr().err
+
+
+def test_in_the_end_it_gives_up(server, tmp_path):
+    server.files["images.zip"] = Served(CONTENT, statuses=[500] * 99)
+    assert "the server answers 500" in error_of(remote(server), tmp_path)
+    assert len(server.ranges) == downloads.ATTEMPTS
+
+
+def test_a_server_that_always_breaks_at_the_same_place(server, tmp_path):
+    server.files["images.zip"] = Served(CONTENT, has_ranges=False, breaks=[100_000] * 99)
+    assert "the connection broke after 100,000 of 300,000 bytes" in error_of(remote(server), tmp_path)
+    assert len(server.ranges) == downloads.ATTEMPTS
+
+
+def test_many_breaks_are_no_reason_to_give_up_while_it_gets_on(server, tmp_path):
+    server.files["images.zip"] = Served(CONTENT, breaks=[10_000] * 20)
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+    assert len(server.ranges) == 21
+
+
+def test_nobody_there(server, tmp_path):
+    file = remote(server)
+    server.server_close()
+    message = error_of(file, tmp_path)
+    assert "no connection: " in message
+    assert "the same command tries again" in message
+
+
+def test_a_login_page_is_not_the_file(server, tmp_path):
+    server.files["images.zip"] = Served(b"<html>log in</html>", content_type="text/html; charset=utf-8")
+    assert "gives a web page and not the file" in error_of(remote(server), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_the_id_in_git(server, tmp_path):
+    content = b"2328403.jpg\n"
+    git_blob = "37e52b1d0a1c5a4a1e4d0e0bfcbd4bd0a4f4f7a1"
+    file = tmp_path / "list.txt"
+    file.write_bytes(content)
+    real = git_blob_id(file)
+    assert real == hashlib.sha1(b"blob 12\0" + content).hexdigest()
+    server.files["images.zip"] = Served(content, content_type="text/plain")
+    assert f"its id in git is not {git_blob}" in error_of(remote(server, git_blob=git_blob), tmp_path)
+    assert names(tmp_path) == ["images.zip.part.json"]
+    assert download(remote(server, git_blob=real), tmp_path).read_bytes() == content
+    assert names(tmp_path) == ["images.zip"]  # a published checksum needs no record
+
+
+def test_another_size_than_known_is_told(server, tmp_path, capsys):
+    server.files["images.zip"] = Served(CONTENT)
+    download(remote(server, num_bytes=200_000), tmp_path)
+    assert "/images.zip has 300,000 bytes; it had 200,000 when this command was written" in capsys.readouterr().err
+
+
+def test_a_disk_without_room_is_told_before(server, tmp_path, monkeypatch):
+    server.files["images.zip"] = Served(CONTENT)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=len(CONTENT) - 1))
+    message = error_of(remote(server, num_bytes=len(CONTENT)), tmp_path)
+    assert (
+        f"the disk of {tmp_path / 'downloads'} is full: about 0.3 MB are needed there; --root names another" in message
+    )
+
+
+def test_a_disk_that_fills_up_keeps_what_came(server, tmp_path, monkeypatch):
+    server.files["images.zip"] = Served(CONTENT, breaks=[100_000])
+    read, chunks = downloads._read, []
+
+    def full(response):
+        chunks.append(read(response))
+        if len(chunks) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return chunks[-1]
+
+    with monkeypatch.context() as context:
+        context.setattr(downloads, "_read", full)
+        assert "is full" in error_of(remote(server), tmp_path)
+    assert (tmp_path / "downloads" / "images.zip.part").read_bytes() == chunks[0]
+    server.files["images.zip"].breaks = []
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT

@@ -1,0 +1,86 @@
+"""Kaggle's own package, where it is installed, against a server on this machine; and its absence."""
+
+import os
+import sys
+
+import pytest
+from file_server import Served, serving, write_zip
+
+from aia_jax.data.kaggle import download_from_kaggle
+from aia_jax.errors import InputError
+
+FILES = {"Corel-5k/images/1.jpeg": bytes(3_000_000), "Corel-5k/train.json": b"{}"}
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    kaggle_env = pytest.importorskip("kagglesdk.kaggle_env", reason="kagglehub is not installed")
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLEHUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as running:
+        monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, running.url("").rstrip("/"))
+        running.files["kaggle.zip"] = Served(write_zip(tmp_path / "made.zip", FILES).read_bytes())
+        yield running
+
+
+def error_of(tmp_path) -> str:
+    with pytest.raises(InputError) as caught:
+        download_from_kaggle("parhamsalar/corel5k", tmp_path / "cache")
+    return str(caught.value)
+
+
+def test_a_data_set(server, tmp_path):
+    folder = download_from_kaggle("parhamsalar/corel5k", tmp_path / "cache")
+    assert folder.is_relative_to(tmp_path / "cache")
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(FILES)
+    assert "KAGGLEHUB_CACHE" not in os.environ
+
+
+def test_a_broken_connection_is_continued(server, tmp_path):
+    server.files["kaggle.zip"].breaks = [2_500_000]
+    message = error_of(tmp_path)
+    assert "https://www.kaggle.com/datasets/parhamsalar/corel5k cannot be downloaded: " in message
+    assert "the same command continues" in message
+    assert (download_from_kaggle("parhamsalar/corel5k", tmp_path / "cache") / "Corel-5k" / "train.json").is_file()
+    assert server.ranges[-1] in ("bytes=1048576-", "bytes=2097152-")  # kagglehub's chunks
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (401, "to you (401): make a token at https://www.kaggle.com/settings/api"),
+        (403, "~/.kaggle/access_token or the environment variable KAGGLE_API_TOKEN"),
+        (404, "has no data set https://www.kaggle.com/datasets/parhamsalar/corel5k"),
+        (500, "500"),
+    ],
+)
+def test_refusals(server, tmp_path, status, text):
+    server.files["kaggle.zip"].statuses = [status]
+    assert text in error_of(tmp_path)
+
+
+def test_something_else_than_an_archive(server, tmp_path):
+    server.files["kaggle.zip"] = Served(b"<html>log in</html>", content_type="text/html")
+    message = error_of(tmp_path)
+    assert "kagglehub says: Unsupported archive type" in message
+    assert f"Remove {tmp_path / 'cache'} if that stays so" in message
+
+
+def test_nobody_there(server, tmp_path):
+    server.shutdown()
+    server.server_close()
+    assert "cannot be downloaded: " in error_of(tmp_path)
+
+
+def test_a_bad_token_file(server, tmp_path, monkeypatch):
+    (tmp_path / "kaggle.json").write_text("{")
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    assert "Invalid Kaggle credentials file" in error_of(tmp_path)
+
+
+def test_without_the_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    message = error_of(tmp_path)
+    assert "pip install kagglehub" in message
+    assert "https://www.kaggle.com/settings/api" in message

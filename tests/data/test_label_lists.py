@@ -1,0 +1,115 @@
+import json
+import os
+import shutil
+
+import pytest
+from photos import make_photo
+
+from aia_jax.data.label_lists import read_coco, read_folders
+from aia_jax.errors import InputError
+
+
+def coco():
+    return {
+        "images": [{"id": 7, "file_name": "train/a.jpg"}, {"id": 9, "file_name": "b.jpg"}, {"id": 8, "file_name": "c"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 2, "bbox": [0, 0, 1, 1]},
+            {"image_id": 7, "category_id": 2},
+            {"image_id": 7, "category_id": 5},
+            {"image_id": 9, "category_id": 5},
+        ],
+        "categories": [{"id": 5, "name": "sea"}, {"id": 2, "name": "sky"}],
+    }
+
+
+def test_instances_of_coco(tmp_path):
+    (tmp_path / "instances.json").write_text(json.dumps(coco()))
+    found = read_coco(tmp_path / "instances.json")
+    assert [(row.photo, row.labels) for row in found.rows] == [
+        ("train/a.jpg", ("sky", "sea")),
+        ("b.jpg", ("sea",)),
+        ("c", ()),
+    ]
+    assert found.rows[1].where == "instances.json: images[1]"
+    assert found.understood.endswith("COCO's layout, 4 annotations of 2 categories")
+    assert found.problems == ()
+
+
+def test_all_problems_of_coco_are_told(tmp_path):
+    document = coco()
+    document["images"] += [{"id": 7, "file_name": "d.jpg"}, {"file_name": "e.jpg"}, {"id": 3, "file_name": None}]
+    document["annotations"] += [{"image_id": 4, "category_id": 5}, {"image_id": 7, "category_id": [1]}, 3]
+    document["categories"] += [{"id": 6}]
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert set(read_coco(tmp_path / "a.json").problems) == {
+        "a.json: images[3].id: 7 is the id of a.json: images[0] already",
+        "a.json: images[4] has no id",
+        "a.json: images[5].file_name: must be a string, found None",
+        "a.json: annotations[4].image_id: 4 is the id of none",
+        "a.json: annotations[5].category_id: must be a number or a string, found [1]",
+        "a.json: annotations[6] has no image_id and no category_id",
+        "a.json: categories[2] has no name",
+    }
+
+
+@pytest.mark.parametrize("content", ["[]", '{"images": []}', '{"labels": [], "samples": []}', "{", '"'])
+def test_other_json_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a\.json (has no list 'images'|has no list 'annotations'|is not JSON)"):
+        read_coco(tmp_path / "a.json")
+
+
+def said(found):
+    return sorted((row.photo, *row.labels) for row in found.rows)
+
+
+def test_a_folder_for_each_label(tmp_path):
+    make_photo(tmp_path / "sky" / "a.jpg", 1)
+    make_photo(tmp_path / "sky" / "2024" / "b.JPG", 2)
+    make_photo(tmp_path / "sea" / "c d.jpg", 3)
+    make_photo(tmp_path / "without.jpg", 4)
+    make_photo(tmp_path / ".trash" / "e.jpg", 5)
+    (tmp_path / "sea" / "notes.txt").write_text("")
+    found = read_folders(tmp_path)
+    assert said(found) == [("sea/c d.jpg", "sea"), ("sky/2024/b.JPG", "sky"), ("sky/a.jpg", "sky"), ("without.jpg",)]
+    assert found.understood == f"{tmp_path}: 2 folders as labels"
+
+
+def test_one_photo_in_several_folders(tmp_path):
+    first = make_photo(tmp_path / "photos" / "sea" / "a.jpg", 1)
+    for label in ("sky", "sun", "tree", "wood"):
+        (tmp_path / "photos" / label).mkdir()
+    shutil.copy(first, tmp_path / "photos" / "sky" / "a.jpg")  # same name, same content
+    os.link(first, tmp_path / "photos" / "sun" / "hard.jpg")
+    (tmp_path / "photos" / "tree" / "soft.jpg").symlink_to(first)
+    make_photo(tmp_path / "photos" / "wood" / "a.jpg", 2)  # another photo of that name
+    shutil.copy(first, tmp_path / "photos" / "wood" / "b.jpg")  # same content, another name
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "photos" / "sky")
+    assert said(read_folders(tmp_path / "photos")) == [
+        ("linked/a.jpg", "linked"),
+        ("linked/a.jpg", "sea"),
+        ("linked/a.jpg", "sky"),
+        ("linked/a.jpg", "sun"),
+        ("linked/a.jpg", "tree"),
+        ("wood/a.jpg", "wood"),
+        ("wood/b.jpg", "wood"),
+    ]
+
+
+def test_folders_of_splits(tmp_path):
+    make_photo(tmp_path / "train" / "sky" / "a.jpg", 1)
+    make_photo(tmp_path / "Test" / "sky" / "b.jpg", 2)
+    make_photo(tmp_path / "Test" / "c.jpg", 3)
+    found = read_folders(tmp_path)
+    assert [(row.photo, row.labels, row.split) for row in found.rows] == [
+        ("Test/c.jpg", (), "test"),
+        ("Test/sky/b.jpg", ("sky",), "test"),
+        ("train/sky/a.jpg", ("sky",), "train"),
+    ]
+    assert found.understood.endswith("1 folders as labels below the splits Test, train")
+
+
+def test_a_folder_without_labels(tmp_path):
+    make_photo(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"holds no folders of photos; expected one for each label"):
+        read_folders(tmp_path)

@@ -1,0 +1,131 @@
+import pytest
+
+from aia_jax.data.label_tables import read_table
+from aia_jax.errors import InputError
+
+
+@pytest.fixture
+def read(tmp_path):
+    def write_and_read(text, encoding="utf-8", **options):
+        path = tmp_path / "labels.csv"
+        path.write_bytes(text.encode(encoding))
+        return read_table(path, **options)
+
+    return write_and_read
+
+
+def said(found):
+    return [(row.photo, *row.labels) for row in found.rows]
+
+
+BOTH = [("a.jpg", "sky", "sea"), ("b.jpg", "sea")]
+
+
+@pytest.mark.parametrize(
+    ("text", "how"),
+    [
+        ("image,labels\na.jpg,sky;sea\nb.jpg,sea\n", "parted by ';'"),
+        ("image,labels\na.jpg,sky|sea\nb.jpg,sea\n", "parted by '|'"),
+        ("image;labels\na.jpg;sky|sea\nb.jpg;sea\n", "parted by '|'"),
+        ('image,labels\na.jpg,"sky, sea"\nb.jpg,sea\n', "parted by ','"),
+        ("image_name,tags\na.jpg,sky sea\nb.jpg,sea\n", "parted by blanks"),
+        ("File Name\tKeywords\r\na.jpg\tsky;sea;\r\nb.jpg\tsea\r\n", "parted by ';'"),
+        ("image,labels\na.jpg,\"['sky', 'sea']\"\nb.jpg,['sea']\n", "lists"),
+        ('image,labels\na.jpg,"[""sky"", ""sea""]"\nb.jpg,"[""sea""]"\n', "lists"),
+        ('"image", "labels"\n"a.jpg", "sky;sea"\n\n"b.jpg", "sea"\n,\n', "parted by ';'"),
+    ],
+)
+def test_lists_of_labels_in_a_cell(read, text, how):
+    found = read(text)
+    assert said(found) == BOTH
+    assert how in found.understood
+    assert found.problems == ()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(read):
+    assert said(read("image,labels\na.jpg,sky;sea\nb.jpg,sea\n", "utf-8-sig")) == BOTH
+
+
+@pytest.mark.parametrize("header", ["image,label", "photo,Class", "image,labels"])
+def test_a_row_for_each_label(read, header):
+    found = read(f"{header}\na.jpg,polar bear\na.jpg,sea\nb.jpg,sea\n")
+    assert said(found) == [("a.jpg", "polar bear"), ("a.jpg", "sea"), ("b.jpg", "sea")]
+    assert "one a cell" in found.understood
+    assert [row.where for row in found.rows] == ["labels.csv:2", "labels.csv:3", "labels.csv:4"]
+
+
+def test_columns_of_zero_and_one(read):
+    found = read(",image,sky,polar bear,split\n0,a.jpg,1,0,train\n1,b.jpg,0.0,TRUE,test\n2,c.jpg,-1,,val\n")
+    assert said(found) == [("a.jpg", "sky"), ("b.jpg", "polar bear"), ("c.jpg",)]
+    assert [row.split for row in found.rows] == ["train", "test", "validation"]
+    assert "2 columns of 0 and 1 as labels, splits in column 'split'" in found.understood
+
+
+def test_named_columns_and_separator(read):
+    text = "Foto,Was,label\na.jpg,sky/sea,1\nb.jpg,sea,2\n"
+    found = read(text, photo_column="Foto", label_column="Was", separator="/")
+    assert said(found) == BOTH
+    assert found.understood.endswith("labels in column 'Was', parted by '/'; not used: 'label'")
+    whole = read("image,labels\na.jpg,red; not green\n", separator="none")
+    assert said(whole) == [("a.jpg", "red; not green")]
+
+
+def test_names_of_all_kinds(read):
+    text = 'image,labels\n"sub/a ""b"", c.jpg",sky\n"line\nbreak.jpg",sky\nسیب 🍎.jpg,"ابر;sea"\nnext.jpg,\n'
+    found = read(text)
+    assert said(found) == [
+        ('sub/a "b", c.jpg', "sky"),
+        ("line\nbreak.jpg", "sky"),
+        ("سیب 🍎.jpg", "ابر", "sea"),
+        ("next.jpg",),
+    ]
+    assert [row.where for row in found.rows] == [f"labels.csv:{line}" for line in (2, 3, 5, 6)]
+
+
+def test_bad_rows_are_all_told_with_their_lines(read):
+    found = read("image,labels,split\na.jpg,sky,train\nb.jpg,sky;;sea,train\nc.jpg,sky,dev2\nd.jpg,sky\ne.jpg,sky,\n")
+    assert said(found) == [("a.jpg", "sky")]
+    expected = [
+        "labels.csv:5: 2 cells, but the header has 3; a cell that holds ',' must stand in quotes",
+        "labels.csv:4: split 'dev2' is unknown; known: train, training, val, valid, validation, dev, test, testing",
+        "labels.csv:6: split '' is unknown; known: train, training, val, valid, validation, dev, test, testing",
+        "labels.csv:3: an empty label in 'sky;;sea'",
+    ]
+    assert list(found.problems) == expected
+
+
+def test_cells_that_are_neither_zero_nor_one(read):
+    found = read("image,sky,width\na.jpg,1,640\nb.jpg,0,1\n")
+    assert said(found) == [("b.jpg", "width")]
+    assert "labels.csv:2: column 'width' holds '640'; each column beside photos and splits" in found.problems[0]
+
+
+def test_lists_that_are_none(read):
+    found = read("image,labels\na.jpg,[sky]\nb.jpg,['sea']\n" + "c.jpg," + "[" * 500 + "]\n")
+    assert said(found) == [("b.jpg", "sea")]
+    assert [problem.split(": ")[0] for problem in found.problems] == ["labels.csv:2", "labels.csv:4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"labels\.csv is empty; expected a header such as image,labels"),
+        ("a.jpg,sky\nb.jpg,sea\n", r"none of the columns \(a\.jpg, sky\) is called as photos' are .*--photo_column"),
+        ("image\na.jpg\n", r"no column is called as labels' are .*--label_column names one"),
+        ("image,labels,labels\na.jpg,b,c\n", "two columns are called 'labels'"),
+    ],
+)
+def test_what_is_no_table_of_labels(read, text, message):
+    with pytest.raises(InputError, match=message):
+        read(text)
+
+
+def test_absent_columns_encodings_and_cells(read):
+    with pytest.raises(InputError, match=r"has no column 'x', which --label_column names; its columns: image, labels"):
+        read("image,labels\na.jpg,sky\n", label_column="x")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read("image,labels\na.jpg,sky\n", "utf-16")
+    with pytest.raises(InputError, match=r"labels\.csv:3 is no row of a table: field larger than field limit"):
+        read(f"image,labels\na.jpg,sky\nb.jpg,{'x' * 200_000}\n")
+    with pytest.raises(InputError, match=r"labels\.csv:1 is no row of a table"):
+        read("x" * 200_000)

@@ -1,0 +1,136 @@
+"""An HTTP server of a few files in memory, that can behave as badly as real ones do; and zip files for it."""
+
+import dataclasses
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+@dataclasses.dataclass
+class Served:
+    """A file, and how it is given away.
+
+    Attributes:
+        etag, last_modified: headers; "": none.
+        has_ranges: whether the header Range is honoured.
+        has_if_range: whether If-Range is.
+        statuses: answered to the first requests instead.
+        breaks: after how many bytes of the body the connection breaks, of the first answers with a body.
+        has_length: whether the size is told.
+    """
+
+    content: bytes
+    etag: str = '"1"'
+    last_modified: str = ""
+    content_type: str = "application/zip"
+    has_ranges: bool = True
+    has_if_range: bool = True
+    statuses: list[int] = dataclasses.field(default_factory=list)
+    breaks: list[int] = dataclasses.field(default_factory=list)
+    has_length: bool = True
+
+
+class FileServer(ThreadingHTTPServer):
+    """`files` by path; `ranges` are the headers Range of all requests so far, "" for those without."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, Served] = {}
+        self.ranges: list[str] = []
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+    def handle_error(self, request, client_address):
+        """Clients that hang up are what is tested."""
+
+
+@contextmanager
+def serving() -> Iterator[FileServer]:
+    """A running server on a free port."""
+    with FileServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def write_zip(path: Path, members: dict[str | zipfile.ZipInfo, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """A zip file; returns its path."""
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for member, content in members.items():
+            file.writestr(member, content)
+    return path
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FileServer
+
+    def log_message(self, format, *args):
+        pass
+
+    def do_POST(self):
+        """Kaggle's two calls: which version there is, and where it can be downloaded."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        kaggle = self.server.files["kaggle.zip"]
+        if kaggle.statuses:
+            return self._empty(kaggle.statuses.pop(0))
+        if self.path.endswith("/GetDataset"):
+            body = json.dumps({"currentVersionNumber": 1}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            return self.wfile.write(body)
+        self.send_response(302)
+        self.send_header("Location", self.server.url("kaggle.zip"))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self):
+        asked = self.headers.get("Range", "")
+        self.server.ranges.append(asked)
+        served = self.server.files.get(self.path.lstrip("/"))
+        if served is None:
+            return self._empty(404)
+        if served.statuses:
+            return self._empty(served.statuses.pop(0))
+        same = self.headers.get("If-Range") in (None, served.etag, served.last_modified)
+        start = 0
+        if asked and served.has_ranges and (same or not served.has_if_range):
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(served.content):
+                return self._empty(416, {"Content-Range": f"bytes */{len(served.content)}"})
+        self._give(served, start, 206 if start else 200)
+
+    def _give(self, served: Served, start: int, status: int) -> None:
+        body = served.content[start:]
+        self.send_response(status)
+        self.send_header("Content-Type", served.content_type)
+        for name, value in (("ETag", served.etag), ("Last-Modified", served.last_modified)):
+            if value:
+                self.send_header(name, value)
+        if served.has_ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        if served.has_length:
+            self.send_header("Content-Length", str(len(body)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(served.content) - 1}/{len(served.content)}")
+        self.end_headers()
+        self.wfile.write(body[: served.breaks.pop(0)] if served.breaks else body)
+
+    def _empty(self, status: int, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()

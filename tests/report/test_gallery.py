@@ -1,0 +1,312 @@
+"""The page of photos in a real browser: found, filtered, opened, looked into; and nothing that users named is run."""
+
+import base64
+import io
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+from browser import browser, emulate
+from PIL import Image
+
+from aia_jax.data.images import encode_webp
+from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
+from aia_jax.report.heat import upsample
+from aia_jax.report.page_parts import content_hash
+
+EVIL = [
+    "<script>alert(1)</script>",
+    '</script><script>window.ran = "label"</script>',
+    "<!--<script>",
+    "<img src=x onerror=alert(1)>",
+]
+LABELS = [*EVIL, "sea", "sky", "sand"]
+NAMES = [
+    "\"q\", 'x' & <b>.jpg",
+    "line\nbreak\ttab.jpg",
+    "سیب 🍎 日本.jpg",
+    "\udcff\udcfe.jpg",
+    "gpj.\u202ethgir.jpg",
+    '<img src=x onerror="window.ran=1">.jpg',
+    "</script><script>window.ran=2</script>.jpg",
+    "a  photo of spaces.jpg",
+]
+SHOWN = {
+    NAMES[1]: "line\\nbreak\\ttab.jpg",
+    NAMES[3]: "\\udcff\\udcfe.jpg",
+    NAMES[4]: "gpj.\\u202ethgir.jpg",
+}
+WEBP = encode_webp(np.full((30, 40, 3), (10, 120, 200), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    with browser() as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(chrome, tmp_path):
+    """Writes a page and opens it; at the end it must not have complained."""
+
+    def opened(photos, address="", **facts):
+        path = write(tmp_path / "page.html", photos, **facts)
+        emulate(chrome)
+        chrome.get("about:blank")
+        chrome.get(f"{path.as_uri()}{address}")
+        return chrome
+
+    yield opened
+    assert not chrome.execute_script("return window.ran")
+    assert [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def write(path, photos, **facts):
+    with GalleryWriter(path, title="photos", labels=facts.pop("labels", LABELS), **facts) as writer:
+        for name, labels, maps in photos:
+            writer.add(name, [PageLabel(*label) for label in labels], PagePicture(WEBP, maps))
+    return path
+
+
+def texts(driver, selector):
+    return driver.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", selector
+    )
+
+
+def click(driver, selector):
+    driver.find_element("css selector", selector).click()
+
+
+def press(driver, *keys):
+    for key in keys:
+        driver.switch_to.active_element.send_keys(key)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def plain(count=40):
+    """Photo i has the label sea with the score i / count, every fourth also sky."""
+    heat = np.zeros((3, 5), np.uint8)
+    heat[0, 4] = 255
+    for number in range(count):
+        labels = [(4, number / count)] + [(5, 0.9)] * (number % 4 == 0)
+        yield f"{number}.jpg", sorted(labels, key=lambda label: -label[1]), {4: heat, 5: heat[::-1].copy()}
+
+
+def test_what_users_named_comes_through_and_is_never_run(page, tmp_path):
+    photos = [(name, [(label, 0.9 - label / 10) for label in range(4)], {}) for name in NAMES]
+    problems = [(name, "<b>torn</b>") for name in NAMES]
+    driver = page(photos, problems=problems, subtitle="<script>alert(2)</script>")
+    assert sorted(texts(driver, ".card .name")) == sorted(SHOWN.get(name, name) for name in NAMES)
+    assert texts(driver, ".card .chip bdi")[:4] == EVIL
+    assert sorted(texts(driver, "#label-list bdi")) == sorted(EVIL)
+    click(driver, "#tab-problems")
+    assert texts(driver, ".problems li > bdi") == [SHOWN.get(name, name) for name in NAMES]
+    click(driver, "#tab-photos")
+    driver.find_element("id", "query").send_keys('onerror="window')
+    assert texts(driver, ".card .name") == [NAMES[5]]
+    click(driver, ".card button")
+    assert texts(driver, "#detail-name") == [NAMES[5]]
+    assert texts(driver, "#detail-labels bdi") == EVIL
+    assert driver.execute_script("return document.querySelectorAll('script:not([type])').length") == 1
+    data = re.findall(
+        r'<script type="application/json" id="index">(.*?)</script>', (tmp_path / "page.html").read_text(), re.S
+    )
+    assert [entry[0] for entry in json.loads(data[0])] == NAMES
+
+
+def test_photos_are_found_by_name_label_and_score(page):
+    driver = page(plain())
+    assert texts(driver, "#count") == ["40 photos"]
+    assert texts(driver, ".card .name")[:3] == ["0.jpg", "1.jpg", "2.jpg"]
+    press(driver, "/")
+    press(driver, "SKY")
+    assert texts(driver, "#count") == ["10 of 40 photos"]
+    press(driver, " 12.j")
+    assert texts(driver, ".card .name") == ["12.jpg"]
+    click(driver, ".clear")
+    click(driver, '#label-list [data-label="4"]')
+    driver.execute_script(
+        "const tool = document.querySelector('#minimum');"
+        "tool.value = 0.9; tool.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    assert texts(driver, "#count") == ["4 of 40 photos"]
+    assert texts(driver, "#label-list .number") == ["4", "1"]
+    driver.find_element("id", "sort").send_keys("highest")
+    assert texts(driver, ".card .name") == ["39.jpg", "38.jpg", "37.jpg", "36.jpg"]
+    assert texts(driver, ".card:last-child .chip") == ["sea0.90", "sky0.90"]
+    wait_for(lambda: "sort=high" in driver.current_url)
+    driver.refresh()  # the address keeps it all
+    assert texts(driver, ".card .name") == ["39.jpg", "38.jpg", "37.jpg", "36.jpg"]
+    driver.find_element("id", "query").send_keys("nowhere")
+    assert driver.find_element("id", "none").text == "Nothing matches."
+
+
+def test_a_photo_shows_where_each_label_looks(page):
+    driver = page(plain(), "#q=12.jpg+sky")
+    click(driver, ".card button")
+    wait_for(lambda: driver.execute_script("return document.querySelector('#photo').naturalWidth") == 40)
+    assert texts(driver, "#detail-labels bdi") == ["sky", "sea"]
+    opacity = "return Number(document.querySelector('#heat').style.opacity)"
+    assert driver.execute_script(opacity) == 0
+    click(driver, '#detail-labels [data-label="4"]')
+    assert driver.execute_script(opacity) == 1
+    drawn = base64.b64decode(driver.execute_script("return document.querySelector('#map').toDataURL()").split(",")[1])
+    alpha = np.asarray(Image.open(io.BytesIO(drawn)))[..., 3] / 255
+    heat = np.zeros((3, 5), np.float32)
+    heat[0, 4] = 1
+    np.testing.assert_allclose(alpha, 0.85 * upsample(heat, alpha.shape) ** 0.8, atol=0.02)
+    press(driver, "\ue013")  # up
+    assert driver.find_element("css selector", "[aria-pressed=true][data-label]").text.startswith("sky")
+    click(driver, '#detail-labels [data-label="5"]')
+    assert driver.execute_script(opacity) == 0
+
+
+def test_all_goes_by_keyboard(page):
+    driver = page(plain(2000))
+    assert len(texts(driver, ".card")) < 100
+    driver.execute_script("document.querySelector('.card button').focus()")
+    press(driver, "\ue014", "\ue010", "\ue012", "\ue007")  # right, End, left, Enter
+    assert texts(driver, "#detail-name") == ["1998.jpg"]
+    press(driver, "\ue014", "\ue014")
+    assert texts(driver, "#detail-name") == ["1999.jpg"]  # the last
+    wait_for(lambda: "photo=1999" in driver.current_url)
+    press(driver, "\ue00c")  # Escape
+    wait_for(lambda: "photo" not in driver.current_url)
+    assert driver.switch_to.active_element.get_attribute("title") == "1999.jpg"
+    assert len(texts(driver, ".card")) < 100
+
+
+def test_without_attention_there_is_nothing_to_switch(page):
+    driver = page(((name, labels, {}) for name, labels, _ in plain()), "#photo=4")
+    wait_for(lambda: driver.execute_script("return document.querySelector('#photo').naturalWidth") == 40)
+    assert texts(driver, "#detail-labels bdi") == ["sky", "sea"]
+    assert not driver.find_elements("css selector", "#detail-labels button")
+    assert not driver.find_element("id", "opacity").is_displayed()
+
+
+def test_photos_without_pictures_and_no_photos_at_all(page, monkeypatch):
+    driver = page([])
+    assert driver.find_element("id", "none").text == "No photo could be read."
+    monkeypatch.setattr("test_gallery.PagePicture", lambda *_: None)
+    driver = page([("gone.jpg", [], {})])
+    wait_for(lambda: texts(driver, ".card .picture") == ["no picture"])
+    assert texts(driver, ".card .chips") == ["no labels"]
+    click(driver, ".card button")
+    assert driver.find_element("id", "photo").get_attribute("alt") == "no picture"
+
+
+@pytest.mark.parametrize("part", ["photos", "labels", "confusions", "problems"])
+def test_it_fits_a_phone_and_the_dark(page, part):
+    driver = page(judged(), f"#part={part}", evaluation=EVALUATION, problems=[("x" * 200, "torn")])
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    for width in (1280, 360):
+        emulate(driver, width=width, height=740, dark=True)
+        wait_for(lambda: driver.execute_script(wide) == 0)
+        assert texts(driver, f"#part-{part}")[0].strip()
+    color = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", color))) < 50
+
+
+EVALUATION = {
+    "metrics": {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "n_plus": 2, "num_labels": 3, "map": 61.5},
+    "per_label": [
+        {
+            "support": s,
+            "predicted": p,
+            "tp": t,
+            "precision": t / p,
+            "recall": t / s,
+            "f1": f,
+            "ap": ap,
+            "threshold": 0.5,
+        }
+        for s, p, t, f, ap in ((9, 10, 3, 0.3, 0.7), (30, 5, 5, 0.9, 0.2), (12, 10, 9, 0.1, 0.5))
+    ],
+    "curves": {
+        "micro": [[0.5, 1.0], [1.0, 0.5]],
+        "micro_ap": 0.75,
+        "labels": [[[1.0, 0.5]], [], [[0.5, 0.9], [1, 0.2]]],
+    },
+    "confusions": {
+        "pairs": [[0, 2, 3], [1, 2, 1]],
+        "missed": [6, 25, 3],
+        "matrix": {"missed": [0, 1], "false": [2], "counts": [[3], [1]]},
+    },
+}
+
+
+def judged():
+    """Of ten photos three miss <script> and have </script> instead; one is wrong altogether."""
+    for number in range(10):
+        labels = [(4, 0.9, "hit"), (5, 0.8, "hit")]
+        if number in (3, 5, 7):
+            labels = [(4, 0.9, "hit"), (0, 0.2, "miss"), (2, 0.7, "false")]
+        if number == 6:
+            labels = [(5, 0.4, "miss")]
+        yield f"{number}.jpg", labels, {}
+
+
+def test_the_worst_photos_come_first_and_errors_are_marked(page):
+    driver = page(judged(), evaluation=EVALUATION)
+    assert texts(driver, ".card .name")[:5] == ["6.jpg", "3.jpg", "5.jpg", "7.jpg", "0.jpg"]
+    assert texts(driver, ".card:nth-child(2) .chip") == [f"○{EVIL[0]}", f"✗{EVIL[2]}0.70", "✓sea0.90"]
+    driver.find_element("id", "outcome").send_keys("all right")
+    assert texts(driver, "#count") == ["6 of 10 photos"]
+
+
+def test_labels_are_sorted_by_click_and_keyboard(page):
+    driver = page(judged(), "#part=labels", evaluation=EVALUATION, labels=LABELS[:6])
+    assert texts(driver, ".tiles dd") == ["0.5000", "0.2500", "0.3333", "2 of 3", "61.50"]
+    support = "#part-labels td:nth-child(2)"
+    assert texts(driver, support) == ["30", "12", "9"]
+    click(driver, "#part-labels th:nth-child(7) button")
+    assert texts(driver, "#part-labels td:nth-child(7)") == ["0.700", "0.500", "0.200"]
+    press(driver, "\ue007")
+    assert texts(driver, "#part-labels td:nth-child(7)") == ["0.200", "0.500", "0.700"]
+    assert driver.find_element("css selector", "[aria-sort=ascending]").text.startswith("AP")
+    click(driver, "#part-labels tbody tr:nth-child(2) button")
+    points = "return document.querySelector('polyline.chosen').getAttribute('points').split(' ').length"
+    assert driver.execute_script(points) == 3
+    assert "AP 0.500" in texts(driver, ".legend .chosen")[0]
+
+
+def test_confusions_lead_to_their_photos(page):
+    driver = page(judged(), "#part=confusions", evaluation=EVALUATION)
+    assert texts(driver, "#part-confusions tbody tr:first-child td") == [EVIL[0], EVIL[2], "3", "50 %"]
+    assert len(driver.find_elements("css selector", ".matrix .cell.some")) == 2
+    click(driver, "#part-confusions tbody button")
+    assert texts(driver, ".card .name") == ["3.jpg", "5.jpg", "7.jpg"]
+
+
+def test_nothing_can_be_loaded_and_only_the_own_script_runs(tmp_path):
+    text = write(tmp_path / "page.html", plain()).read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.S)
+    assert f"script-src {content_hash(script)};" in policy
+    assert f"style-src {content_hash(style)};" in policy
+    assert "default-src 'none'; img-src data:;" in policy
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", text)
+
+
+def test_the_page_is_whole_or_absent(tmp_path):
+    path = write(tmp_path / "page.html", plain())
+    before = path.read_bytes()
+
+    def interrupted():
+        yield "a.jpg", [], {}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(path, interrupted())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

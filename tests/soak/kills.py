@@ -1,0 +1,186 @@
+"""Kills a training run again and again, and compares what it ends with to a run that was left alone.
+
+    python tests/soak/kills.py --kills 20 --seed 0 --output kills.json
+
+Each kill is a SIGKILL to the whole process group, at a random moment: while data are prepared, within a step, while a
+checkpoint is being written, while an epoch is evaluated. Weights, averages, optimiser state, records and final metrics
+must have the same bits.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PHASES = ("save", "evaluation", "step", "preparation")
+EPOCHS, BATCH_SIZE, NUM_TRAIN = 4, 16, 200
+_STEPS_AN_EPOCH = NUM_TRAIN * 9 / 10 / BATCH_SIZE  # a tenth is for validation
+_SETTINGS = {
+    "epochs": EPOCHS,
+    "batch_size": BATCH_SIZE,
+    "log_every": 1,
+    "data.image_size": 32,
+    "data.num_train": NUM_TRAIN,
+    "data.num_test": 40,
+    "model.hidden_size": 16,
+    "model.num_heads": 2,
+    "model.feedforward_size": 16,
+    "model.dropout": 0.1,
+}
+_TIMES = ("images_per_second", "input_wait")
+
+
+class Run:
+    """A training run below `folder`, started, killed and started again."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.workdir, self.cache = folder, folder / "run", folder / "cache"
+
+    def start(self) -> subprocess.Popen:
+        """Starts `train.py`, in a process group of its own."""
+        command = [sys.executable, str(REPOSITORY / "train.py"), f"--config={REPOSITORY}/configs/demo.py"]
+        command += [f"--workdir={self.workdir}", f"--config.data.cache_dir={self.cache}"]
+        command += [f"--config.{name}={value}" for name, value in _SETTINGS.items()]
+        environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(REPOSITORY)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "output.txt").open("a") as output:
+            return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+
+    def finish(self) -> None:
+        """Runs to the end; AssertionError with the output if that fails."""
+        code = self.start().wait()
+        assert code == 0, f"exit code {code}\n{(self.folder / 'output.txt').read_text()[-3000:]}"
+
+    def kill(self, phase: str, rng: random.Random) -> str | None:
+        """Starts, and kills at a random moment of `phase`; the phase, or None if the run ended before."""
+        if phase == "preparation":
+            shutil.rmtree(self.cache, ignore_errors=True)
+        reached, delay = self._reached(phase, rng), rng.uniform(0, 0.03)
+        process = self.start()
+        while not reached():
+            if process.poll() is not None:
+                assert process.returncode == 0, (self.folder / "output.txt").read_text()[-3000:]
+                return None
+            time.sleep(0.0005)
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        return phase if process.wait() == -signal.SIGKILL else None
+
+    def _reached(self, phase: str, rng: random.Random) -> Callable[[], bool]:
+        if phase == "preparation":
+            return lambda: any(self.cache.rglob(".*~*~*~*"))
+        if phase == "save":
+            return lambda: any((self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+        before = self._last_step()
+        end = int((int(before / _STEPS_AN_EPOCH + 0.1) + 1) * _STEPS_AN_EPOCH)
+        wanted = end if phase == "evaluation" else rng.randint(before + 1, max(end - 1, before + 1))
+        return lambda: self._last_step() >= wanted
+
+    def _last_step(self) -> int:
+        try:
+            return int(json.loads((self.workdir / "metrics.jsonl").read_text().splitlines()[-1])["step"])
+        except (OSError, IndexError, ValueError):
+            return 0
+
+    def result(self) -> dict[str, Any]:
+        """All that the run ended with."""
+        from aia_jax.training.checkpoint import Checkpointer
+
+        records = [json.loads(line) for line in (self.workdir / "metrics.jsonl").read_text().splitlines()]
+        with Checkpointer(self.workdir) as checkpointer:
+            facts = {step: checkpointer.info(step) for step in checkpointer.steps()}
+        folders = {step: self.workdir / "checkpoints" / str(step) for step in facts}
+        arrays = {
+            f"{step}/{name}": _arrays(folder / name)
+            for step, folder in folders.items()
+            for name in ("weights", "progress")
+        }
+        return {
+            "records": [{name: value for name, value in line.items() if name not in _TIMES} for line in records],
+            "facts": facts,
+            "arrays": arrays,
+            "metrics": json.loads((self.workdir / "evaluation" / "metrics.json").read_text()),
+        }
+
+
+def _arrays(folder: Path) -> Any:
+    """Every array of an item of a checkpoint, whatever it is called."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        stored = checkpointer.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def differences(expected: Any, actual: Any, path: str = "") -> list[str]:
+    """Paths of what is not the same, to the bit."""
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        if expected.keys() != actual.keys():
+            return [f"{path}: {sorted(map(str, expected))} and {sorted(map(str, actual))}"]
+        return [line for name in expected for line in differences(expected[name], actual[name], f"{path}/{name}")]
+    if isinstance(expected, list | tuple) and isinstance(actual, list | tuple):
+        if len(expected) != len(actual):
+            return [f"{path}: {len(expected)} and {len(actual)} entries"]
+        pairs = enumerate(zip(expected, actual, strict=True))
+        return [line for number, (a, b) in pairs for line in differences(a, b, f"{path}/{number}")]
+    if hasattr(expected, "dtype"):
+        same = np.asarray(expected).tobytes() == np.asarray(actual).tobytes()
+    else:
+        same = expected == actual
+    return [] if same else [path]
+
+
+def soak(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+    """The report: kills by phase, after each of which the run was continued, and differences to one left alone."""
+    rng = random.Random(seed)
+    whole, killed = Run(folder / "whole"), Run(folder / "killed")
+    whole.finish()
+    expected = whole.result()
+    done = dict.fromkeys(PHASES, 0)
+    found = []
+    while sum(done.values()) < kills:
+        phase = PHASES[sum(done.values()) % len(PHASES)]
+        if killed.kill(phase, rng):
+            done[phase] += 1
+        else:  # it came to its end: look, and begin anew
+            found += differences(expected, killed.result())
+            shutil.rmtree(killed.workdir)
+    killed.finish()
+    found += differences(expected, killed.result())
+    left = [path.name for path in (killed.workdir / "checkpoints").iterdir() if not path.name.isdecimal()]
+    return {"kills": done, "differences": found + left}
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="the report, as JSON")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+        report = soak(Path(folder), given.kills, given.seed)
+    text = json.dumps({"seed": given.seed, **report}, indent=2)
+    print(text)
+    if given.output:
+        given.output.write_text(text + "\n")
+    return 1 if report["differences"] else 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(REPOSITORY))
+    sys.exit(main())
