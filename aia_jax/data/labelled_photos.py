@@ -1,7 +1,6 @@
 """Photos with what a list of labels says of them: gathered by photo, looked for, decoded once and measured."""
 
 import dataclasses
-import difflib
 import functools
 import os
 from collections.abc import Collection, Sequence
@@ -10,7 +9,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.annotations import is_label, leaves_folder
+from aia_jax.data.annotations import is_label, nearest
+from aia_jax.data.file_names import leaves_folder
 from aia_jax.data.label_lists import LabelRow
 from aia_jax.data.photos import SUFFIXES, read_photos
 
@@ -121,7 +121,7 @@ def _label_problem(row: LabelRow) -> str:
 
 
 def _unknown(where: str, label: str, vocabulary: Collection[str]) -> str:
-    near = difflib.get_close_matches(label, vocabulary, n=1)
+    near = nearest(label, vocabulary)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{where}: {label!r} is not in the vocabulary of {len(vocabulary)} labels{hint}"
 

@@ -6,7 +6,6 @@ read as they are.
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.files import read_json, write_json
 
 PAD, START, END, UNKNOWN = SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
 
@@ -79,12 +78,7 @@ class Vocabulary:
         Raises:
             InputError: the file is absent or no such JSON, a special word is missing, or the ids have gaps.
         """
-        try:
-            document = json.loads(_read_text(Path(path)))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is not JSON: {error}; expected {_SCAN_FORMAT}") from None
-        except RecursionError:
-            raise InputError(f"{path} is nested too deeply; expected {_SCAN_FORMAT}") from None
+        document = read_json(path, _SCAN_FORMAT)
         if not isinstance(document, dict) or not isinstance(document.get("word2idx"), dict):
             raise InputError(f"{path} has no object word2idx; expected {_SCAN_FORMAT}")
         return cls(document["word2idx"], str(path))
