@@ -35,7 +35,7 @@ def _fields(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
 
 
 def _problem(field: str, value: Any) -> str:
-    if isinstance(value, tuple):  # data.lengths alone
+    if isinstance(value, tuple | list):  # data.lengths alone
         rising = all(type(number) is int for number in value) and [0, *value] == sorted({0, *value})
         return "" if rising and value else "must be whole numbers above 0 that rise"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -108,7 +108,7 @@ def encode_webp(image: np.ndarray) -> bytes:
 
 
 def _small_webp(image: Image.Image, side: int, turn: Image.Transpose | None) -> bytes:
-    small = _to_rgb(image)
+    small = _to_rgb(image)  # which may be `image` itself, of no use afterwards
     small.thumbnail((side, side))  # which enlarges nothing
     return encode_webp(np.asarray(small if turn is None else small.transpose(turn)))
 

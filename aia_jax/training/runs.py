@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from aia_jax.errors import InputError
 from aia_jax.files import read_json
 from aia_jax.training import sharding
@@ -66,7 +68,7 @@ def blaming_config(workdir: Path) -> Iterator[None]:
 def _told_if_damaged(workdir: Path) -> Iterator[None]:
     try:
         yield
-    except (InputError, MemoryError):
+    except (InputError, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:  # Orbax and TensorStore raise almost anything for files that are not as they wrote them.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -29,7 +29,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
-from soak import fuzz_annotations, fuzz_arrays, fuzz_commands, fuzz_images, fuzz_text  # noqa: E402
+from soak import (  # noqa: E402
+    fuzz_annotations,
+    fuzz_arrays,
+    fuzz_commands,
+    fuzz_images,
+    fuzz_own_labels,
+    fuzz_text,
+)
 from soak.process_memory import forget_peak, peak  # noqa: E402
 
 Case = Callable[[random.Random, Path], str]
@@ -38,6 +45,7 @@ Case = Callable[[random.Random, Path], str]
 FAMILIES: Mapping[str, Case] = {
     **fuzz_images.FAMILIES,
     **fuzz_annotations.FAMILIES,
+    **fuzz_own_labels.FAMILIES,
     **fuzz_text.FAMILIES,
     **fuzz_arrays.FAMILIES,
     **fuzz_commands.FAMILIES,

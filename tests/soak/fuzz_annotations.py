@@ -98,18 +98,19 @@ def prediction(rng: random.Random, folder: Path) -> str:
     for photo, pixels in zip(read_photos(paths, SIZE, num_workers=0, upright=True), expected, strict=True):
         assert bool(photo.problem) == (pixels is None), photo.problem
         np.testing.assert_array_equal(photo.image, 0 if pixels is None else pixels)
-    model = annotator()
-    found = [labels for batch in model.annotate(paths, 0) for labels in batch]
+    model, side = annotator(), rng.choice((0, SIZE))
+    found = [photo for batch in model.annotate(paths, 0, picture_side=side) for photo in batch]
     whole = [path for path, pixels in zip(paths, expected, strict=True) if pixels is not None]
     alone = iter(model(whole).labels if whole else ())
-    for labels, pixels in zip(found, expected, strict=True):
+    for photo, pixels in zip(found, expected, strict=True):
         if pixels is None:
-            assert isinstance(labels, str)
-            assert labels
+            assert isinstance(photo, str)
+            assert photo
         else:
             one = dict(next(alone))
-            assert dict(labels).keys() == one.keys()
-            np.testing.assert_allclose([score for _, score in labels], list(one.values()), atol=1e-6)
+            assert dict(photo.labels).keys() == one.keys()
+            np.testing.assert_allclose([score for _, score in photo.labels], list(one.values()), atol=1e-6)
+            assert bool(photo.picture) == bool(side)
     return "accepted" if whole else "refused"
 
 
@@ -189,7 +190,6 @@ def annotator() -> object:
         workdir = write_run(Path(folder) / "run", annotator_config(**{"data.image_size": SIZE}))
         model = aia_jax.load(workdir, batch_size=8)
     model(np.zeros((1, SIZE, SIZE, 3), np.uint8))
-    list(model.annotate([], 0))
     return model
 
 

@@ -149,9 +149,7 @@ def vectors(rng: random.Random, folder: Path) -> str:
         return plain.refused(error, path, right=data.decode(errors="replace") != "\n".join([*_VECTORS, ""]))
     assert (rows.shape, rows.dtype) == ((len(ids), 4), np.float32)
     assert np.isfinite(rows).all()
-    lines = {
-        line.rstrip().split(" ")[0]: line.rstrip().split(" ")[1:] for line in re.split("\r\n|\r|\n", data.decode())
-    }
+    lines = dict(line.rstrip().partition(" ")[::2] for line in re.split("\r\n|\r|\n", data.decode()))
     raw = np.array([[float(number) for number in lines[_WORDS[index]].split(" ")] for index in ids])
     scale = np.sqrt(np.square(raw).mean())
     np.testing.assert_allclose(rows * scale if scale else rows, raw, rtol=1e-4, atol=1e-6)
