@@ -1,9 +1,10 @@
-"""Files that are written whole or not at all, and which there are."""
+"""Files: written whole or not at all, read with every mistake told, and which there are."""
 
 import contextlib
 import fcntl
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,49 @@ def shown_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes and os.path.isfile(path):
                 found.append(os.path.relpath(path, folder))
     return sorted(found)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = ()) -> Any:
+    """The content of a JSON file in UTF-8.
+
+    Args:
+        expected: what would be right, for messages.
+        fields: of objects, which are kept; none given: all.
+
+    Raises:
+        InputError: it cannot be read, is not JSON, is nested too deeply, or an object has a field twice.
+    """
+    path = Path(path)
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise InputError(f"{path} has the field {twice!r:.80} twice in one object; expected {expected}")
+        return {name: found[name] for name in fields if name in found} if fields else found
+
+    try:
+        return json.loads(read_text(path), object_pairs_hook=members)
+    except InputError:
+        raise
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path} is not JSON: {where}; expected {expected}") from None
+    except ValueError:  # Python reads no longer ones.
+        raise InputError(f"{path} holds a number of thousands of digits; expected {expected}") from None
+    except RecursionError:
+        raise InputError(f"{path} is nested too deeply; expected {expected}") from None

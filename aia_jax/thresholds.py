@@ -3,7 +3,6 @@
 Source: Salar & Ahmadi, The Visual Computer 2023, whose grid `fit_mcc` searches; MCC as scikit-learn computes it.
 """
 
-import difflib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.data.annotations import list_problems
+from aia_jax.data.annotations import list_problems, nearest
 from aia_jax.errors import InputError
+from aia_jax.files import read_json
 from aia_jax.metrics import check_scores
 
 CANDIDATES = tuple(step / 20 for step in range(1, 15))
 
 _UNDECIDED = 0.5
+_MOST_HINTS = 20
 _BLOCK = 1 << 16  # scores looked at together; their temporaries stay in the cache
 
 
@@ -96,14 +97,18 @@ def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
     Raises:
         InputError: the file is absent or malformed, or its labels are others; all problems are listed together.
     """
-    document = _read_object(Path(path))
+    document = read_json(path, "{label: threshold}")
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected an object {{label: threshold}}, found a {type(document).__name__}")
+    known = set(labels)
     problems = [f"no threshold for the label {label!r}" for label in labels if label not in document]
     for label, value in document.items():
-        if label not in labels:
-            near = difflib.get_close_matches(label, labels, n=3)
+        if label not in known:
+            near = nearest(label, labels, 3) if len(problems) < _MOST_HINTS else []
             problems.append(f"unknown label {label!r}" + (f"; nearest: {', '.join(near)}" if near else ""))
         elif not _is_threshold(value):
-            problems.append(f"label {label!r}: a threshold must be a number from 0 to 1, found {json.dumps(value)}")
+            found = f"{json.dumps(value):.80}"
+            problems.append(f"label {label!r}: a threshold must be a number from 0 to 1, found {found}")
     if problems:
         raise InputError(f"{path} does not fit the {len(labels)} labels of the data:{list_problems(problems)}")
     return np.asarray([document[label] for label in labels], np.float64)
@@ -166,18 +171,6 @@ def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_image
     variance_true = total**2 - (true**2 + (total - true) ** 2)
     variances = variance_predicted * variance_true
     return np.divide(covariance, np.sqrt(variances), out=np.zeros_like(covariance), where=variances > 0)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; name a file of thresholds, {{label: threshold}}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: expected an object {{label: threshold}}, found a {type(document).__name__}")
-    return document
 
 
 def _is_threshold(value: Any) -> bool:

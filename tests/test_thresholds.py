@@ -207,7 +207,7 @@ def test_thresholds_survive_a_file(tmp_path):
     ("content", "message"),
     [
         (b"{", "is not JSON"),
-        (b"\xff\xfe", "is not JSON"),
+        (b"\xff\xfe", "is not UTF-8 text"),
         (b"[0.5, 0.5]", "expected an object .* found a list"),
         (b'{"sun": 0.5}', "no threshold for the label 'city'"),
         (b'{"sun": 0.5, "city": 0.5, "ctiy": 0.5}', "unknown label 'ctiy'; nearest: city"),
@@ -228,9 +228,9 @@ def test_unusable_threshold_files_are_refused(tmp_path, content, message):
 
 
 def test_an_absent_threshold_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.json: No such file"):
+    with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
         load_thresholds(tmp_path / "none.json", ["sun"])
-    with pytest.raises(InputError, match=f"{tmp_path}: "):
+    with pytest.raises(InputError, match=f"{tmp_path} cannot be read: "):
         load_thresholds(tmp_path, ["sun"])
 
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from aia_jax.commands.hosts import define_host_flags, join_hosts
 from aia_jax.commands.xla_flags import apply_preset, define_xla_flags
+from aia_jax.config_numbers import check_numbers
 from aia_jax.data.cache import cache_root
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 
@@ -69,6 +70,7 @@ def run(command: Callable[[ConfigDict], int | None]) -> None:
             config = flags.FLAGS.config
         except OSError as error:
             raise InputError(str(error)) from error
+        check_numbers(config)
         _set_up_devices()
         return command(config)
 
@@ -83,7 +85,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
             too, and where the folder of the file lies.
 
     Raises:
-        InputError: no such file, an unknown argument or field, a value of another type.
+        InputError: no such file, an unknown argument or field, a value of another type, a number that cannot be.
     """
     file = path.split(":", 1)[0]
     if not Path(file).is_file():
@@ -107,8 +109,11 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise InputError(_unknown_fields(argv) or str(error)) from error
     except flags.Error as error:
         raise InputError(str(error)) from error
+    except (SyntaxError, TypeError, ValueError) as error:  # of names and values that are no Python
+        raise InputError(f"{' '.join(map(repr, overrides))}: {error}") from error
     if strays:
         raise InputError(f"unexpected argument {strays[0]!r}; every argument is a flag, see --help")
+    check_numbers(config)
     return config
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.files import read_json, write_json
 from aia_jax.published import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS, difference
 from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS, SEARCH_COLUMNS, Row, metric_table
 
@@ -92,12 +92,9 @@ def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
     paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob("*.json"))}
     for path in paths.values():
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            problems.append(f"{path}: {error.strerror}")
-            continue
-        except (ValueError, RecursionError) as error:
-            problems.append(f"{path} is not JSON: {error}")
+            document = read_json(path, '{"rows": [...]}, or another JSON')
+        except InputError as error:
+            problems.append(str(error))
             continue
         if not isinstance(document, dict) or "rows" not in document:
             continue

@@ -6,6 +6,7 @@ import pickle
 import re
 import types
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_torch(path: Path) -> Any:
     torch = _needed("torch")
+    _check_unpacked(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # of pickle protocols and old storages
@@ -113,6 +115,20 @@ def _read_torch(path: Path) -> Any:
         raise
     except Exception as error:  # torch's readers raise almost anything for bytes that are no valid archive.
         raise InputError(f"{path} is damaged, truncated or no file of torch.save: {_first_line(error)}") from None
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuses archives that unpack to more than they hold; `torch.save` compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(part.file_size for part in archive.infolist())
+    except Exception:  # it is torch's to tell what is wrong with a file that is no archive, or a damaged one
+        return
+    if num_bytes > path.stat().st_size:
+        raise InputError(
+            f"{path} is refused: a file of {path.stat().st_size:,} bytes that unpacks to {num_bytes:,}, perhaps a zip "
+            "bomb. If it was compressed, save it anew with torch.save"
+        )
 
 
 def _unwrap(content: Any, path: Path) -> tuple[dict[Any, Any], dict[str, Any] | None]:

@@ -9,15 +9,17 @@ the folder itself. Photos are located here, not opened.
 
 import dataclasses
 import difflib
-import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
+from aia_jax.data.file_names import name_problem
 from aia_jax.errors import InputError
+from aia_jax.files import read_json, read_text
 
 CUSTOM = "custom"
 FOLDERS = {"corel5k": "Corel-5k", "espgame": "ESP-Game", "iaprtc12": "IAPR-TC-12", "vg500": "VG-500", CUSTOM: ""}
@@ -26,7 +28,12 @@ SPLITS = ("train", "test")
 _SSGRL_FOLDERS = ("", "ssgrl", "data/VG")
 _SSGRL_INDEX = "vg_category_500_labels_index.json"
 _SSGRL_VOCABULARY = "vg500_vocabulary.txt"
+_SSGRL = "{file name: [label index, ...]}"
+_AUTHORS = '{"labels": [...], "samples": [...]}'
+_LABELS = '{"labels": [...]}'
 _MAX_LISTED = 20
+_MOST_TARGETS = 10**9  # bytes
+_MOST_COMPARED, _LONGEST_COMPARED = 10_000, 100  # names, and characters of one
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 cannot
 
 
@@ -96,10 +103,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
     text = read_text(path)
     labels = [line.strip() for line in text.splitlines() if line.strip()]
     if text.lstrip().startswith(("{", "[")):
-        document = read_json(path)
+        document = read_json(path, _LABELS)
         labels = document.get("labels") if isinstance(document, dict) else document
     if not isinstance(labels, list) or not labels:
-        raise InputError(f'{path} holds no labels; expected one a line, or {{"labels": [...]}}')
+        raise InputError(f"{path} holds no labels; expected one a line, or {_LABELS}")
     if problems := _label_problems(labels):
         raise InputError(f"{path} cannot be used, {len(problems):,} problem(s):{list_problems(problems)}")
     return tuple(labels)
@@ -110,13 +117,6 @@ def is_label(value: Any) -> bool:
     return isinstance(value, str) and value.strip().splitlines() == [value] and not _LONE_SURROGATE.search(value)
 
 
-def leaves_folder(name: str) -> bool:
-    """Whether a photo's name leads out of the folder that it should be relative to."""
-    # Windows rules see drives and both slashes, so they also catch whatever leaves the folder elsewhere.
-    relative = PureWindowsPath(name)
-    return bool(relative.anchor) or ".." in relative.parts
-
-
 def list_problems(problems: Sequence[str]) -> str:
     """The first problems, one a line, and how many more there are."""
     lines = list(problems[:_MAX_LISTED])
@@ -125,38 +125,17 @@ def list_problems(problems: Sequence[str]) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte-order mark.
-
-    Raises:
-        InputError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        InputError: it cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except RecursionError:
-        raise InputError(f"{path} is not an annotation file: it is nested too deeply") from None
+def nearest(name: str, known: Collection[str], number: int = 1) -> list[str]:
+    """Names of `known` that are like `name`, for hints; none where looking through them would take long."""
+    if len(known) > _MOST_COMPARED:
+        return []
+    return difflib.get_close_matches(name[:_LONGEST_COMPARED], known, n=number)
 
 
 def _read_authors(path: Path, photo_folders: Sequence[Path]) -> Annotations:
-    document = read_json(path)
+    document = read_json(path, _AUTHORS)
     if not isinstance(document, dict):
-        raise InputError(f'{path}: expected an object {{"labels": [...], "samples": [...]}}, found {_type(document)}')
+        raise InputError(f"{path}: expected an object {_AUTHORS}, found {_type(document)}")
     for field in ("labels", "samples"):
         if not isinstance(document.get(field), list):
             found = _type(document[field]) if field in document else "nothing"
@@ -179,16 +158,17 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
         if path is None:
             raise InputError(f"{lists} needs {name} beside it, which is absent")
     labels = _read_lines(found[_SSGRL_VOCABULARY])
-    index = read_json(found[_SSGRL_INDEX])
+    index = read_json(found[_SSGRL_INDEX], _SSGRL)
     if not isinstance(index, dict):
-        raise InputError(f"{found[_SSGRL_INDEX]}: expected {{file name: [label index, ...]}}, found {_type(index)}")
+        raise InputError(f"{found[_SSGRL_INDEX]}: expected {_SSGRL}, found {_type(index)}")
     problems: list[str] = []
-    samples = []
+    samples, seen = [], set()
     for line, name in enumerate(_read_lines(lists), start=1):
-        numbers = index.get(name)
+        numbers = index.get(name) if name not in seen else []  # `_assemble` tells of it
+        seen.add(name)
         valid = isinstance(numbers, list) and all(type(number) is int for number in numbers)
         if not valid or not all(0 <= number < len(labels) for number in numbers):
-            held = f"has {numbers!r} for" if name in index else "does not hold"
+            held = f"has {numbers!r:.80} for" if name in index else "does not hold"
             problems.append(
                 f"line {line}: {found[_SSGRL_INDEX].name} {held} {name!r}; indices 0..{len(labels) - 1} fit"
             )
@@ -207,11 +187,15 @@ def _assemble(
     first_use: dict[str, str] = {}
     for where, name, image_labels in samples:
         problems += _name_problems(where, name, first_use)
-        problems += _image_label_problems(where, image_labels, columns)
+        problems += _image_label_problems(where, image_labels, columns, hint=len(problems) < _MAX_LISTED)
     if problems:
         raise InputError(f"{path} cannot be used, {len(problems):,} problem(s):{list_problems(problems)}")
     if not samples or not labels:
         raise InputError(f"{path}: the split is empty, it needs at least one sample and one label")
+    if len(samples) * len(labels) > _MOST_TARGETS:
+        raise InputError(
+            f"{path}: {len(samples):,} images by {len(labels):,} labels are more than {_MOST_TARGETS:,} together"
+        )
     targets = np.zeros((len(samples), len(labels)), np.uint8)
     for row, (_, _, image_labels) in enumerate(samples):
         targets[row, [columns[label] for label in image_labels]] = 1
@@ -224,32 +208,31 @@ def _label_problems(labels: list) -> list[str]:
     first_use: dict[str, int] = {}
     for index, label in enumerate(labels):
         if not is_label(label):
-            problems.append(f"labels[{index}]: must be a name of one line without blanks around it, found {label!r}")
+            expected = "must be a name of one line without blanks around it"
+            problems.append(f"labels[{index}]: {expected}, found {label!r:.80}")
         elif first_use.setdefault(label, index) != index:
             problems.append(f"labels[{index}]: {label!r} stands at labels[{first_use[label]}] already")
     return problems
 
 
 def _name_problems(where: str, name: Any, first_use: dict[str, str]) -> list[str]:
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
-        return [f"{where}.image_name: must be a file name, found {name!r}"]
-    if leaves_folder(name):
-        return [f"{where}.image_name: {name!r} leaves the folder of the photos; it must be relative to it"]
+    if problem := name_problem(name):
+        return [f"{where}.image_name: {problem}"]
     first = first_use.setdefault(PureWindowsPath(name).as_posix(), where)
     return [] if first == where else [f"{where}.image_name: {name!r} is the name of {first} already"]
 
 
-def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int]) -> list[str]:
+def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int], *, hint: bool) -> list[str]:
     if not isinstance(image_labels, list):
         return [f"{where}.image_labels: must be a list of names, found {_type(image_labels)}"]
     problems = []
     for label in image_labels:
         if not isinstance(label, str):
-            problems.append(f"{where}.image_labels: {label!r} is not a name")
+            problems.append(f"{where}.image_labels: {label!r:.80} is not a name")
         elif label not in columns:
-            nearest = difflib.get_close_matches(label, columns, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            problems.append(f"{where}.image_labels: {label!r} is not in the vocabulary of {len(columns)} labels{hint}")
+            close = nearest(label, columns) if hint and len(problems) < _MAX_LISTED else []
+            text = f"; did you mean {close[0]!r}?" if close else ""
+            problems.append(f"{where}.image_labels: {label!r} is not in the vocabulary of {len(columns)} labels{text}")
     return problems
 
 
@@ -261,7 +244,7 @@ def _photo_folders(folder: Path) -> list[Path]:
 def _locate(name: str, folders: Sequence[Path]) -> Path:
     if len(folders) == 1:
         return folders[0] / name
-    return next((folder / name for folder in folders if (folder / name).exists()), folders[0] / name)
+    return next((folder / name for folder in folders if os.path.exists(folder / name)), folders[0] / name)
 
 
 def _find_ssgrl(folder: Path, name: str) -> Path | None:

@@ -1,7 +1,6 @@
 """Images with five captions each: SCAN's precomputed layout, and scenes with the captions drawn beside them."""
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from aia_jax.data.datasets import FIRST_TEST_SCENE, load_split
 from aia_jax.data.rows import MappedRows
 from aia_jax.data.text import Vocabulary, encode_captions, image_means, read_captions, tf_idf
 from aia_jax.errors import InputError
+from aia_jax.files import read_json
 
 CAPTIONS_PER_IMAGE = 5
 _DEV_CAPTIONS = 5000  # of a larger dev split, as in the published code
@@ -197,10 +197,12 @@ def photo_names(split: CaptionSplit) -> list[str]:
         InputError: it did not, or they are of another number of images.
     """
     path = split.rows.path.with_suffix(".json")
-    try:
-        names = json.loads(path.read_text())["images"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}, which names the photos of the features, cannot be read: {error}") from None
+    if not path.exists():
+        raise InputError(f"{path}, which names the photos of the features, does not exist; aia features writes it")
+    document = read_json(path, '{"images": [...]}, the names of the photos of the features')
+    names = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f'{path} names no photos; expected {{"images": [...]}}, as aia features writes it')
     rows = split.images.rows
     if max(rows, default=0) >= len(names):
         raise InputError(f"{path} names {len(names)} photos, fewer than there are features; make both anew")
@@ -216,8 +218,6 @@ def _features(path: Path, num_captions: int) -> MappedRows:
         rows = MappedRows(path)
     except FileNotFoundError:
         raise InputError(f"{path}, the image features, does not exist; aia features makes it of photos") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is no .npy file, or truncated: {error}") from None
     if len(rows.shape) != 3 or rows.dtype.kind != "f":
         raise InputError(f"{path} must be a float array [images, regions, features], found {rows.dtype} {rows.shape}")
     num_images = num_captions // CAPTIONS_PER_IMAGE

@@ -9,8 +9,8 @@
 """
 
 import functools
-import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,15 +19,19 @@ from types import MappingProxyType
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data.annotations import read_text
+from aia_jax.data.keyword_layouts import checked_ids
 from aia_jax.data.keyword_records import KeywordRecords
 from aia_jax.data.keywords import KeywordVocabulary
 from aia_jax.data.queries import Queries, queries_of
 from aia_jax.data.rows import MappedRows
 from aia_jax.data.search import SearchImages
 from aia_jax.errors import InputError
+from aia_jax.files import read_json, read_text
 
 LAYOUTS = ("clickture", "coco")
+
+_CAPTIONS = '{"images": [{"imgid": 0, "sentences": [{"raw": "a dog"}]}]}'
+_IDS = "{file: id}, as aia keywords writes it"
 
 
 class ClickedImages:
@@ -74,13 +78,15 @@ class ClickedImages:
 
     def _captions(self) -> Iterator[tuple[int, str]]:
         path = self._folder / "dataset.json"
+        document = read_json(path, _CAPTIONS, fields=("images", "imgid", "sentences", "raw"))
         try:
-            for image in json.loads(read_text(path))["images"]:
+            for image in document["images"]:
                 for sentence in image["sentences"]:
-                    yield int(image["imgid"]), str(sentence["raw"])
-        except (ValueError, KeyError, TypeError) as error:
-            expected = '{"images": [{"imgid": 0, "sentences": [{"raw": "a dog"}]}]}'
-            raise InputError(f"{path} is not as expected, {expected}: {error!r}") from None
+                    if type(image["imgid"]) is not int or not isinstance(sentence["raw"], str):
+                        raise TypeError(f"imgid {image['imgid']!r:.40}, raw {sentence['raw']!r:.40}")
+                    yield image["imgid"], sentence["raw"]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path} is not as expected, {_CAPTIONS}: {error!r:.200}") from None
 
 
 def _maps(path: Path) -> MappedRows:
@@ -88,8 +94,6 @@ def _maps(path: Path) -> MappedRows:
         maps = MappedRows(path)
     except FileNotFoundError:
         raise InputError(f"{path}, the maps of the images, does not exist; aia features makes it of photos") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is no .npy file, or truncated: {error}") from None
     cells = maps.shape[1] if len(maps.shape) == 3 else 1
     if len(maps.shape) not in (3, 4) or maps.dtype.kind != "f" or math.isqrt(cells) ** 2 != cells:
         raise InputError(
@@ -100,17 +104,18 @@ def _maps(path: Path) -> MappedRows:
 
 
 def _ids(path: Path) -> np.ndarray:
-    try:
-        return np.array(list(json.loads(read_text(path)).values()), np.int64)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is not {{file: id}}, as aia keywords writes it: {error}") from None
+    document = read_json(path, _IDS)
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected {_IDS}, found a {type(document).__name__}")
+    names = list(document)
+    return checked_ids(document.values(), lambda index: f"{path}: {names[index]!r:.80}").astype(np.int64)
 
 
 def _clicks(path: Path) -> Iterator[tuple[int, str]]:
     lines = read_text(path).rstrip("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         image, *rest = line.split("\t")
-        if not (image.isascii() and image.isdigit()) or len(rest) not in (1, 2) or not rest[0].strip():
+        if not re.fullmatch("[0-9]{1,18}", image) or len(rest) not in (1, 2) or not rest[0].strip():
             raise InputError(f"{path}:{number}: expected id, query and clicks with tabs between, found {line[:80]!r}")
         yield int(image), rest[0].strip()
 

@@ -9,11 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data import scenes
-from aia_jax.data.annotations import CUSTOM, FOLDERS, SPLITS, read_annotations, read_json
+from aia_jax.data.annotations import CUSTOM, FOLDERS, SPLITS, read_annotations
 from aia_jax.data.cache import cache_root
 from aia_jax.data.rows import MappedRows
 from aia_jax.data.stratification import stratified_split
 from aia_jax.errors import InputError
+from aia_jax.files import read_json
 
 if TYPE_CHECKING:
     from aia_jax.data.preparation import Source
@@ -142,7 +143,7 @@ def read_channel_stats(root: str | Path) -> ChannelStats:
     path = Path(root) / CUSTOM_STATS
     if not path.is_file():
         raise InputError(f"{path} does not exist; config.data.root must be the folder that aia import-labels wrote")
-    document = read_json(path)
+    document = read_json(path, '{"mean": [r, g, b], "std": [r, g, b]}')
     stats = []
     for field, least in (("mean", 0.0), ("std", 1e-6)):
         values = document.get(field) if isinstance(document, dict) else None

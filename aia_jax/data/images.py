@@ -3,6 +3,9 @@
 import contextlib
 import functools
 import io
+import re
+import threading
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +13,19 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from aia_jax.errors import InputError
+
+MOST_PIXELS = 200_000_000  # as the largest cameras of phones have
+
+# Of all that Pillow reads, photos alone: its reader of EPS, for one, starts Ghostscript.
+_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_LARGE_PIXELS = 70_000_000
+_MOST_SCANS = 100  # of a JPEG; cameras write up to some ten, and each goes over all pixels
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_one_large = threading.Lock()  # Decoded side by side they would fill the memory.
+# Pillow's own limit would warn at 89 million pixels and refuse at 179.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 _UPRIGHT = {  # by the value of EXIF's field Orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,7 +58,7 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
         uint8 `[S, S, 3]`.
 
     Raises:
-        InputError: empty, not an image, corrupt, truncated, or too large to be decoded safely.
+        InputError: empty, not an image, corrupt, truncated, or of more than `MOST_PIXELS`.
     """
     return _decoded(data, lambda image: resize_image(image, size, upright=upright))
 
@@ -92,7 +108,7 @@ def encode_webp(image: np.ndarray) -> bytes:
 
 
 def _small_webp(image: Image.Image, side: int, turn: Image.Transpose | None) -> bytes:
-    small = _to_rgb(image)
+    small = _to_rgb(image)  # which may be `image` itself, of no use afterwards
     small.thumbnail((side, side))  # which enlarges nothing
     return encode_webp(np.asarray(small if turn is None else small.transpose(turn)))
 
@@ -100,27 +116,48 @@ def _small_webp(image: Image.Image, side: int, turn: Image.Transpose | None) -> 
 def _decoded(data: bytes, shrink: Callable[[Image.Image], Shrunk]) -> Shrunk:
     if not data:
         raise InputError("the file is empty")
-    _register_heif()
+    if _has_many_scans(data):
+        raise InputError(f"a JPEG of more than {_MOST_SCANS} scans, which would take very long")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return shrink(image)
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            num_pixels = image.width * image.height
+            if num_pixels > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            with _one_large if num_pixels > _LARGE_PIXELS else contextlib.nullcontext():
+                image.load()
+                return shrink(image)
     except Image.UnidentifiedImageError:
         if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
             raise InputError("HEIC and HEIF need one more package: pip install pillow_heif") from None
         raise InputError("not an image of a known format") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(f"more than {MOST_PIXELS:,} pixels, perhaps a decompression bomb; shrink the photo") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything for bytes that are no valid image.
         raise InputError(f"{error or type(error).__name__}") from None
 
 
+def _has_many_scans(data: bytes) -> bool:
+    """Whether a JPEG of some kilobytes would keep its decoder busy for minutes."""
+    place, scans = 2, 0
+    while data[:2] == b"\xff\xd8" and (found := _MARKER.search(data, place)) and found[0][1] != _END_OF_IMAGE:
+        scans += found[0][1] == _START_OF_SCAN
+        if scans > _MOST_SCANS:
+            return True
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return False
+
+
 @functools.cache
-def _register_heif() -> None:
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that can be read here."""
     with contextlib.suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -135,4 +172,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P":
         image.info.pop("transparency", None)  # `convert` drops it too, but not without a warning.
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,7 +1,6 @@
 """Where the keyword files of images lie, and which id each image has: Clickture, COCO, or any folder."""
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -10,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.data.annotations import list_problems, read_text
+from aia_jax.data.annotations import list_problems
+from aia_jax.data.file_names import name_problem
 from aia_jax.data.keyword_records import LARGEST_ID
 from aia_jax.errors import InputError
-from aia_jax.files import shown_files
+from aia_jax.files import read_json, read_text, shown_files
 
 COCO_SPLITS = ("train", "test")  # of these there are keywords
 
@@ -56,9 +56,12 @@ def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
     lines = [line.strip().strip("/") for line in read_text(listed).rstrip().split("\n")]
     if lines == [""]:
         raise InputError(f"{listed} is empty; it needs a file on every line, whose last part is the image's id")
+    found = (name_problem(line) if line else "" for line in lines)  # an empty one has no id
+    if problems := [f"{listed}:{number}: {problem}" for number, problem in enumerate(found, start=1) if problem]:
+        raise InputError(f"{listed} names {len(problems):,} file(s) that cannot be:{list_problems(problems)}")
     ids = (line.rpartition("/")[2] for line in lines)
     numbers = (int(text) if re.fullmatch("[0-9]{1,18}", text) else text for text in ids)
-    checked = _checked_ids(numbers, lambda index: f"{listed}:{index + 1}")
+    checked = checked_ids(numbers, lambda index: f"{listed}:{index + 1}")
     return KeywordSplit(name, folder, tuple(lines), checked, int(checked.max()) + 1)
 
 
@@ -74,7 +77,7 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
             without images.
     """
     images = _coco_images(dataset)
-    ids = _checked_ids((image["imgid"] for image in images), lambda index: f"{dataset}: images[{index}].imgid")
+    ids = checked_ids((image["imgid"] for image in images), lambda index: f"{dataset}: images[{index}].imgid")
     splits = []
     for name in COCO_SPLITS:
         rows = [row for row, image in enumerate(images) if image["split"] == name]
@@ -100,27 +103,15 @@ def folder_split(folder: Path, name: str) -> KeywordSplit:
     return KeywordSplit(name, folder, names, np.arange(len(names), dtype=np.int32), len(names))
 
 
-def _coco_images(dataset: Path) -> list[dict[str, Any]]:
-    text = read_text(dataset)
-    try:
-        # The captions, most of the file, are dropped on the way.
-        document = json.loads(text, object_hook=lambda found: {key: found[key] for key in _COCO_FIELDS if key in found})
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{dataset} is not JSON: {error}; expected {_COCO}") from None
-    images = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(images, list) or not images:
-        raise InputError(f"{dataset} has no images; expected {_COCO}")
-    for number, image in enumerate(images):
-        for field in _COCO_FIELDS[1:]:
-            if not isinstance(image, dict) or field not in image:
-                raise InputError(f"{dataset}: images[{number}] has no {field}; expected {_COCO}")
-        if not isinstance(image["filename"], str):
-            raise InputError(f"{dataset}: images[{number}].filename must be a string, found {image['filename']!r:.40}")
-    return images
+def checked_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndarray:
+    """Ids of images, int32 `[N]`, each once.
 
+    Args:
+        where: says where the one of an index stands.
 
-def _checked_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndarray:
-    """int32 `[N]`; all that are wrong are listed together, `where` saying where the one of an index stands."""
+    Raises:
+        InputError: some are not, all listed together.
+    """
     first_use: dict[int, int] = {}
     problems = []
     for index, number in enumerate(numbers):
@@ -131,3 +122,19 @@ def _checked_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndar
     if problems:
         raise InputError(f"{len(problems):,} image(s) have no id of their own:{list_problems(problems)}")
     return np.fromiter(first_use, np.int32, len(first_use))
+
+
+def _coco_images(dataset: Path) -> list[dict[str, Any]]:
+    document = read_json(dataset, _COCO, fields=_COCO_FIELDS)  # without the captions, most of the file
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list) or not images:
+        raise InputError(f"{dataset} has no images; expected {_COCO}")
+    for number, image in enumerate(images):
+        for field in _COCO_FIELDS[1:]:
+            if not isinstance(image, dict) or field not in image:
+                raise InputError(f"{dataset}: images[{number}] has no {field}; expected {_COCO}")
+        if not isinstance(image["filename"], str):
+            raise InputError(f"{dataset}: images[{number}].filename must be a string, found {image['filename']!r:.40}")
+        if problem := name_problem(PurePosixPath(image["filename"]).stem):
+            raise InputError(f"{dataset}: images[{number}].filename {problem}")
+    return images

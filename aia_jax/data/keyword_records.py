@@ -147,8 +147,6 @@ def _map_pairs(path: str | Path) -> MappedRows:
         pairs = MappedRows(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; `aia keywords` writes record and ranges") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is no .npy file, or truncated: {error}") from None
     if pairs.dtype.kind not in "iu" or len(pairs.shape) != 2 or pairs.shape[1] != 2:
         raise InputError(f"{path} must hold integers [rows, 2], found {pairs.dtype} {list(pairs.shape)}")
     return pairs

@@ -5,16 +5,14 @@ Files and words are that of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_
 
 import functools
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from aia_jax.data.annotations import read_text
 from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.files import read_json, write_json
 
 _TAGGING = '{"tagging": {"keywords": ["a word or more", ...]}}'
 
@@ -25,7 +23,7 @@ def read_keywords(path: str | Path) -> list[str]:
     Raises:
         InputError: the file is absent or no such JSON.
     """
-    document = _read_json(path, _TAGGING)
+    document = read_json(path, _TAGGING)
     tagging = document.get("tagging") if isinstance(document, dict) else None
     if not isinstance(tagging, dict) or "keywords" not in tagging:
         raise InputError(f"{path} has no tagging.keywords; expected {_TAGGING}")
@@ -88,7 +86,7 @@ class KeywordVocabulary:
             InputError: the file is absent or no such JSON, or a word stands there twice.
         """
         expected = '{"words": [...]}, which `aia keywords` writes'
-        document = _read_json(path, expected)
+        document = read_json(path, expected)
         if not isinstance(document, dict) or not document.get("words"):
             raise InputError(f"{path} has no words; expected {expected}")
         return cls(_strings(path, "words", document["words"]), str(path))
@@ -108,16 +106,6 @@ def _analyzer() -> Callable[[str], list[str]]:
     from sklearn.feature_extraction.text import CountVectorizer  # takes a second to import
 
     return CountVectorizer(stop_words="english").build_analyzer()
-
-
-def _read_json(path: str | Path, expected: str) -> object:
-    text = read_text(Path(path))
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}; expected {expected}") from None
-    except RecursionError:
-        raise InputError(f"{path} is nested too deeply; expected {expected}") from None
 
 
 def _strings(path: str | Path, field: str, value: object) -> list[str]:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aia_jax.data.annotations import read_json
 from aia_jax.data.photos import SUFFIXES
 from aia_jax.errors import InputError
-from aia_jax.files import shown_files
+from aia_jax.files import read_json, shown_files
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -62,7 +61,7 @@ def read_coco(path: Path) -> LabelList:
     Raises:
         InputError: no JSON of this layout.
     """
-    document = read_json(path)
+    document = read_json(path, f"COCO's {_COCO}")
     for field in _COCO_FIELDS:
         if not isinstance(document, dict) or not isinstance(document.get(field), list):
             raise InputError(f"{path} has no list {field!r}; expected COCO's {_COCO}")

@@ -1,7 +1,6 @@
 """Photos with what a list of labels says of them: gathered by photo, looked for, decoded once and measured."""
 
 import dataclasses
-import difflib
 import functools
 import os
 from collections.abc import Collection, Sequence
@@ -10,11 +9,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.annotations import is_label, leaves_folder
+from aia_jax.data.annotations import is_label, nearest
+from aia_jax.data.file_names import leaves_folder
 from aia_jax.data.label_lists import LabelRow
 from aia_jax.data.photos import SUFFIXES, read_photos
 
 _SIZE = 224  # pixels, at which photos are measured: about what networks see
+_HINTED = 20  # problems; looking for what was meant takes long
 _LEAST_STD = 1 / 255  # of photos of one colour, by which nothing could be divided
 
 
@@ -64,7 +65,7 @@ def gather(
             problems.append(problem)
             continue
         unknown = [label for label in row.labels if vocabulary is not None and label not in vocabulary]
-        problems += [_unknown(row.where, label, vocabulary) for label in unknown]
+        problems += [_unknown(row.where, label, vocabulary, len(problems) < _HINTED) for label in unknown]
         labels = tuple(sorted({*row.labels, *(known.labels if known else ())}.difference(unknown)))
         found[name] = LabelledPhoto(known.where if known else row.where, name, labels, row.split)
     return [photo for name, photo in found.items() if name not in contradictory]
@@ -120,8 +121,8 @@ def _label_problem(row: LabelRow) -> str:
     return f"{row.where}: a label must be a name of one line without blanks around it, found {unfit[0]!r:.60}"
 
 
-def _unknown(where: str, label: str, vocabulary: Collection[str]) -> str:
-    near = difflib.get_close_matches(label, vocabulary, n=1)
+def _unknown(where: str, label: str, vocabulary: Collection[str], hinted: bool) -> str:
+    near = nearest(label, vocabulary) if hinted else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{where}: {label!r} is not in the vocabulary of {len(vocabulary)} labels{hint}"
 

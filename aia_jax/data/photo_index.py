@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from aia_jax.data.cache import lock
 from aia_jax.data.photos import Photo, photo_names
+from aia_jax.data.rows import map_array
 from aia_jax.errors import InputError
 from aia_jax.files import write_bytes
 
@@ -216,11 +217,11 @@ class PhotoIndex:
 
 
 def _read_part(path: Path) -> _Part:
-    """Raises what NumPy and JSON do, or ValueError, if it is not whole."""
+    """Raises what JSON's reader does, or InputError, if it is not whole."""
     photos = [photo and (photo[0], (photo[1], photo[2])) for photo in json.loads((path / "photos.json").read_text())]
-    arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(path.glob("*.npy"))}
+    arrays = {file.stem: map_array(file) for file in sorted(path.glob("*.npy"))}
     if not arrays or any(len(array) != len(photos) for array in arrays.values()):
-        raise ValueError(f"{path.name} is not whole")
+        raise InputError(f"{path.name} is not whole")
     return _Part(path, photos, arrays)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.data.annotations import list_problems, read_text
+from aia_jax.data.annotations import list_problems
+from aia_jax.data.file_names import name_problem
 from aia_jax.data.images import decode_image, decode_with_picture
 from aia_jax.data.pipeline import read_ahead
 from aia_jax.errors import InputError
-from aia_jax.files import shown_files
+from aia_jax.files import read_text, shown_files
 
 SUFFIXES = (
     ".avif",
@@ -121,12 +122,14 @@ def _listed(folder: Path, listed: Path) -> tuple[str, ...]:
     if not names:
         raise InputError(f"{listed} is empty; it needs the name of a photo on every line")
     with ThreadPoolExecutor(16) as pool:  # A network file system answers many at once.
-        present = pool.map(lambda name: (folder / name).is_file(), names)
-    problems = [
-        f"{listed}:{number}: {f'no file {name} in {folder}' if name else 'the line is empty'}"
-        for number, (name, there) in enumerate(zip(names, present, strict=True), start=1)
-        if not there
-    ]
+        found = pool.map(lambda name: _listed_problem(folder, name), names)
+        problems = [f"{listed}:{number}: {problem}" for number, problem in enumerate(found, start=1) if problem]
     if problems:
         raise InputError(f"{listed} names {len(problems):,} file(s) that are not there:{list_problems(problems)}")
     return tuple(names)
+
+
+def _listed_problem(folder: Path, name: str) -> str:
+    if not name:
+        return "the line is empty"
+    return name_problem(name) or ("" if os.path.isfile(folder / name) else f"no file {name} in {folder}")

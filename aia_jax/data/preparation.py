@@ -13,9 +13,10 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 
 import grain
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from aia_jax.data import builders, scene_painting, scenes
 from aia_jax.data.annotations import CUSTOM, Annotations, list_problems
 from aia_jax.data.cache import prepared
+from aia_jax.data.file_names import link_problem
 from aia_jax.data.images import decode_image
 from aia_jax.data.pipeline import read_ahead
 from aia_jax.data.rows import RowWriter
@@ -63,12 +65,19 @@ class Source:
 
 
 def photo_source(root: str | Path, dataset: str, split: str, annotations: Annotations) -> Source:
-    """Annotated photos on disk; absent, empty and unreadable ones become `problems`."""
+    """Annotated photos on disk; absent, empty and unreadable ones become `problems`.
+
+    So do links out of `root`, but for a user's own photos: the lists of the others come from somebody else. The folders
+    of the photos may themselves be links, to wherever.
+    """
+    paths = dict(zip(annotations.image_names, annotations.image_paths, strict=True))
+    folders = {Path(root), *(path.parents[len(PurePath(name).parts) - 1] for name, path in paths.items())}
+    examine = partial(_examine, folders=[] if dataset == CUSTOM else [folder.resolve() for folder in folders])
     with ThreadPoolExecutor(16) as pool:  # A network file system answers many at once.
-        files = list(pool.map(_examine, annotations.image_paths))
+        files = list(pool.map(examine, annotations.image_paths))
     readable = [row for row, file in enumerate(files) if not isinstance(file, str)]
     present = annotations.take(readable)
-    rows = [(name, str(path)) for name, path in zip(annotations.image_names, annotations.image_paths, strict=True)]
+    rows = [(name, str(path)) for name, path in paths.items()]
     return Source(
         dataset=dataset,
         split=split,
@@ -195,8 +204,10 @@ class _Decode:
         return {"image": image, "name": record["image_name"].decode(), "labels": record["labels"], "problem": problem}
 
 
-def _examine(path: Path) -> tuple[int, int] | str:
-    """Size and time of change of a photo, or what is wrong with it."""
+def _examine(path: Path, folders: Sequence[Path]) -> tuple[int, int] | str:
+    """Size and time of change of a photo, or what is wrong with it; with `folders` links may not lead out of them."""
+    if folders and (problem := link_problem(path, folders)):
+        return f"{path}: {problem}"
     try:
         status = path.stat()
     except OSError as error:

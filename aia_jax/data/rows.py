@@ -5,6 +5,26 @@ from pathlib import Path
 
 import numpy as np
 
+from aia_jax.errors import InputError
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array `[M, ...]` of a `.npy` file, memory-mapped; nothing in it is unpickled.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: it is no such file, truncated, of Python objects, or a single number.
+    """
+    try:
+        array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # Headers are read as Python's literals, and may fail as those do.
+        raise InputError(f"{path} is no .npy file, or truncated: {error}") from None
+    if not array.ndim:
+        raise InputError(f"{path} holds one number and no rows")
+    return array
+
 
 class MappedRows:
     """Rows of a `.npy` file that are read only when indexed, by whatever NumPy takes for the first axis.
@@ -14,12 +34,15 @@ class MappedRows:
     Args:
         path: of an array `[M, ...]`.
         rows: which of them, in which order; all if None.
+
+    Raises:
+        FileNotFoundError, InputError: see `map_array`.
     """
 
     def __init__(self, path: str | Path, rows: np.ndarray | None = None):
         self.path = Path(path)
         self.rows = rows
-        self._array = np.asarray(np.load(self.path, mmap_mode="r"))
+        self._array = map_array(self.path)
         self.shape = (len(self._array) if rows is None else len(rows), *self._array.shape[1:])
         self.dtype = self._array.dtype
 

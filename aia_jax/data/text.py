@@ -6,7 +6,6 @@ read as they are.
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.files import read_json, write_json
 
 PAD, START, END, UNKNOWN = SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
 
@@ -28,6 +27,7 @@ _INNER_STOP = re.compile(r"(?<=\w{3})(?<!\bave)(?<!\bmrs)\.(?=\s)")
 _PLAIN = re.compile(r"(?!.*(?:--|,,|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b))[a-z ,-]*\.?")
 _PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.]")
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 cannot
 _MOST_UNKNOWN = 0.5
 _SCAN_FORMAT = "SCAN's {word2idx, idx2word, idx}; `aia vocab` writes one"
 
@@ -49,6 +49,8 @@ class Vocabulary:
             raise InputError(f"{self.name} lacks {', '.join(absent)}; expected {_SCAN_FORMAT}")
         if self.ids[PAD] != 0:
             raise InputError(f"{self.name}: {PAD} must be 0, which pads captions, found {self.ids[PAD]!r}")
+        if odd := [word for word in self.ids if _LONE_SURROGATE.search(word)]:
+            raise InputError(f"{self.name}: {odd[0]!r:.80} is no word, it holds half of a character")
         words: dict[int, str] = {}
         for word, number in self.ids.items():
             if type(number) is not int or not 0 <= number < len(self.ids):
@@ -79,12 +81,7 @@ class Vocabulary:
         Raises:
             InputError: the file is absent or no such JSON, a special word is missing, or the ids have gaps.
         """
-        try:
-            document = json.loads(_read_text(Path(path)))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is not JSON: {error}; expected {_SCAN_FORMAT}") from None
-        except RecursionError:
-            raise InputError(f"{path} is nested too deeply; expected {_SCAN_FORMAT}") from None
+        document = read_json(path, _SCAN_FORMAT)
         if not isinstance(document, dict) or not isinstance(document.get("word2idx"), dict):
             raise InputError(f"{path} has no object word2idx; expected {_SCAN_FORMAT}")
         return cls(document["word2idx"], str(path))

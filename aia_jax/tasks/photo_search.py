@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from aia_jax.config_numbers import check_numbers
 from aia_jax.data.features import padded, weights_digest
 from aia_jax.data.queries import encode_queries
 from aia_jax.data.search import padded_keywords
@@ -18,7 +19,7 @@ from aia_jax.models.amc import AMC, Encoded, build_amc
 from aia_jax.models.shortlist import rough_scores, summarize
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training import sharding
-from aia_jax.training.runs import run_arrays, written_config
+from aia_jax.training.runs import blaming_config, run_arrays, written_config
 from aia_jax.training.state import abstract_weights, make_predict_step, merge_model, pick_weights, replace_arrays
 
 _ROUGH, _WHOLE = 8192, 1024  # photos that are scored at once for the shortlist, and by the whole model
@@ -61,7 +62,13 @@ class PhotoSearch:
     """
 
     def __init__(self, workdir: Path, annotator: str = "", batch_size: int = 32):
-        self.config = config = ConfigDict(written_config(workdir))
+        self.config = ConfigDict(written_config(workdir))
+        with blaming_config(workdir):
+            check_numbers(self.config)
+            self._load(workdir, annotator, batch_size)
+
+    def _load(self, workdir: Path, annotator: str, batch_size: int) -> None:
+        config = self.config
         if config.get("task") != "search":
             raise InputError(f"{workdir} holds a run of config.task={config.get('task')!r}; name one of image search")
         if not config.data.annotator and not annotator:

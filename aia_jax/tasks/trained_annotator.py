@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from aia_jax.config_numbers import check_numbers
 from aia_jax.data.datasets import ChannelStats
 from aia_jax.data.features import padded, prepare_features, weights_digest
 from aia_jax.data.rows import MappedRows
@@ -17,7 +18,7 @@ from aia_jax.errors import InputError
 from aia_jax.models.annotator import DTYPES, Annotator, build_annotator, build_backbone
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
-from aia_jax.training.runs import check_whole, run_arrays, written_config
+from aia_jax.training.runs import blaming_config, check_whole, run_arrays, written_config
 from aia_jax.training.state import (
     abstract_weights,
     flat_arrays,
@@ -99,7 +100,9 @@ class TrainedAnnotator:
         check_whole(workdir, info)
         if "labels" not in info:
             raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
-        return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"))
+        with blaming_config(workdir):
+            check_numbers(config)
+            return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """What earlier runs left in their folders: weights, facts about them, configs."""
 
-import json
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from aia_jax.errors import InputError
+from aia_jax.files import read_json
 from aia_jax.training import sharding
 from aia_jax.training.state import flat_arrays, pick_weights
 
@@ -36,16 +40,39 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """All arrays of the best epoch (or the converted weights) in a workdir by path, and what was written about them.
 
     Raises:
-        InputError: no checkpoint is there that says which of its weights to take.
+        InputError: no checkpoint is there that says which of its weights to take, or it is damaged.
     """
-    with open_run(workdir) as checkpointer:
+    with _told_if_damaged(workdir), open_run(workdir) as checkpointer:
         step = best_step(checkpointer)
         info = {} if step is None else checkpointer.info(step)
         if "weights" not in info:
             raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
         checkpointer.check_undamaged(step)
         stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
-    return flat_arrays(pick_weights(stored, info["weights"])), info
+        return flat_arrays(pick_weights(stored, info["weights"])), info
+
+
+@contextlib.contextmanager
+def blaming_config(workdir: Path) -> Iterator[None]:
+    """Raises InputError where the config of a run has no fields, or other ones, for what is made of it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        path = workdir / "config.json"
+        raise InputError(f"{path} is damaged, or of another version than this one: {error}") from error
+
+
+@contextlib.contextmanager
+def _told_if_damaged(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except (InputError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # Orbax and TensorStore raise almost anything for files that are not as they wrote them.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the checkpoint in {workdir} is damaged, or of another version: {reason:.300}") from error
 
 
 def check_whole(workdir: Path, info: dict[str, Any]) -> None:
@@ -60,10 +87,7 @@ def written_config(workdir: Path) -> dict[str, Any]:
     Raises:
         InputError: it is absent, or not such a config.
     """
-    path = workdir / "config.json"
-    try:
-        config = json.loads(path.read_text())
-        dict(config["model"])
-        return config
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}, which says what model {workdir} holds, cannot be read: {error}") from error
+    config = read_json(workdir / "config.json", f"the config of the run in {workdir}")
+    if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in ("model", "data")):
+        raise InputError(f"{workdir / 'config.json'} does not say what model {workdir} holds; give another workdir")
+    return config

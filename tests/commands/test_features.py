@@ -203,6 +203,9 @@ def test_failed_force_keeps_what_was_there(features, photos, tmp_path, capsys):
     [
         ("00.png\nb/zz.png\n", "list.txt:2: no file b/zz.png in "),
         ("00.png\n\nb/01.PNG\n", "list.txt:2: the line is empty"),
+        ("../photos/00.png\n", "list.txt:1: '../photos/00.png' leaves the folder of the photos; it must be relative"),
+        ("/etc/passwd\n", "list.txt:1: '/etc/passwd' leaves the folder of the photos"),
+        ("x" * 300, "list.txt:1: no file xxx"),
         ("b\n", "list.txt:1: no file b in "),
         ("\n", "list.txt is empty; it needs the name of a photo on every line"),
         (b"\xff\xfe0", "list.txt is not UTF-8 text"),

@@ -201,6 +201,7 @@ def test_all_files_that_cannot_be_used_are_told_together(here, capsys):
         ("1\nb/dog\nx/-3\n", "2 image(s) have no id of their own:\n  list.lst:2: 'dog' is no id"),
         ("1\n2\nb/01\n", "list.lst:3: id 1 stands at list.lst:1 already"),
         ("3385593926\n", "list.lst:1: 3385593926 is no id"),
+        ("a/1\n../../x/5\n", "list.lst:2: '../../x/5' leaves the folder of the photos; it must be relative to it"),
         ("9" * 5000, "list.lst:1: '99999"),
         (None, "list.lst cannot be read: No such file or directory"),
     ],
@@ -216,7 +217,11 @@ def test_bad_lists_are_told_with_their_lines(here, capsys, content, message):
     ("document", "message"),
     [
         ("{", "dataset.json is not JSON: Expecting property name"),
-        ("[" * 100_000, "dataset.json is not JSON: "),
+        (
+            '{"images": [{"split": "test", "filename": "\\u0000", "imgid": 0}]}',
+            "images[0].filename must be a file name",
+        ),
+        ("[" * 100_000, "dataset.json is nested too deeply"),
         ("[]", 'dataset.json has no images; expected {"images": [{"split": "train"'),
         ('{"images": []}', "dataset.json has no images"),
         ('{"images": [3]}', "dataset.json: images[0] has no split"),

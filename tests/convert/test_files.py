@@ -2,6 +2,7 @@ import argparse
 import collections
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -127,6 +128,16 @@ def test_odd_content_neither_hangs_nor_fills_the_memory(tmp_path):
         read_state_dict(tmp_path / "circle.pth")
     torch.save({"head.b": torch.zeros(1).expand(10**13)}, tmp_path / "bomb.pth")
     with pytest.raises(InputError, match=r"bomb\.pth holds what is no array: head\.b"):
+        read_state_dict(tmp_path / "bomb.pth")
+
+
+def test_archives_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(tmp_path / "bomb.pth", "w", 8) as bomb:
+        for part in whole.infolist():
+            bomb.writestr(part.filename, whole.read(part))
+    assert torch.load(tmp_path / "bomb.pth", weights_only=True)["a"].shape == (100_000,)  # torch would
+    with pytest.raises(InputError, match=r"bomb\.pth is refused: a file of [\d,]+ bytes that unpacks to 400,\d+"):
         read_state_dict(tmp_path / "bomb.pth")
 
 

@@ -1,5 +1,7 @@
 import json
+import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -82,6 +84,57 @@ def test_a_long_list_of_problems_is_cut_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "/etc/passwd",
+        "C:\\x",
+        "C:x",
+        "a/../../x",
+        "a\\..\\..\\x",
+        "\\\\host\\x",
+        "..",
+        "//x",
+        "./",
+        "",
+        "\0",
+        "\ud800",
+    ],
+)
+def test_no_name_leaves_the_folder_of_the_photos(tmp_path, ssgrl, name):
+    write_annotations(tmp_path, [{"image_name": name, "image_labels": []}])
+    assert f"samples[0].image_name: {name!r} leaves" in (message := _read_error(tmp_path)) or (
+        f"samples[0].image_name: must be a file name, found {name!r}" in message
+    )
+    if name.isprintable() and name:
+        (ssgrl / "train_list_500.txt").write_text(f"{name}\n")
+        (ssgrl / "vg_category_500_labels_index.json").write_text(json.dumps({name: [0]}))
+        with pytest.raises(InputError, match=re.escape(repr(name))):
+            read_annotations(tmp_path, "vg500", "train")
+
+
+def test_a_million_of_anything_takes_seconds(tmp_path):
+    many = [f"label {number}" for number in range(200_000)]
+    start = time.perf_counter()
+    write_annotations(tmp_path, [{"image_name": "a.jpg", "image_labels": many}])
+    assert "200,000 problem(s)" in _read_error(tmp_path)
+    write_annotations(tmp_path, [{"image_name": "a.jpg", "image_labels": ["lable 7"]}], many)
+    assert "'lable 7' is not in the vocabulary of 200000 labels" in _read_error(tmp_path)
+    write_annotations(tmp_path, [{"image_name": f"{n}.jpg", "image_labels": []} for n in range(5001)], many)
+    assert "5,001 images by 200,000 labels are more than 1,000,000,000 together" in _read_error(tmp_path)
+    assert time.perf_counter() - start < 30
+
+
+def test_a_name_that_is_listed_again_and_again_is_told_at_once(tmp_path, ssgrl):
+    (ssgrl / "train_list_500.txt").write_text("1.jpg\n" * 3000)
+    (ssgrl / "vg_category_500_labels_index.json").write_text(json.dumps({"1.jpg": [0] * 100_000}))
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"line 2.image_name: '1.jpg' is the name of line 1 already"):
+        read_annotations(tmp_path, "vg500", "train")
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
     ("labels", "text"),
     [
         (["sky", "sky"], "labels[1]: 'sky' stands at labels[0]"),
@@ -105,6 +158,8 @@ def test_bad_vocabulary(tmp_path, labels, text):
         (b'{"labels": {"a": 1}, "samples": []}', "'labels' must be a list, found an object"),
         (b'{"labels": ["a"], "samples": []}', "empty"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"labels": ["a"], "samples": [], "labels": ["b"]}', "has the field 'labels' twice"),
+        (b'{"labels": ["a"], "samples": [' + b"9" * 5000 + b"]}", "a number of thousands of digits"),
     ],
 )
 def test_malformed_file(tmp_path, content, text):

@@ -105,8 +105,12 @@ def test_places_stand_for_captions_by_length_in_evaluation(data):
 
 def test_photos_are_named_beside_the_features(data, tmp_path):
     split = load(data)
-    with pytest.raises(InputError, match="which names the photos of the features, cannot be read"):
+    with pytest.raises(InputError, match="which names the photos of the features, does not exist"):
         photo_names(split)
+    for content in ("[", "3", '{"images": 3}', '{"images": [3, 4]}'):
+        (tmp_path / "tiny_precomp" / "train_ims.json").write_text(content)
+        with pytest.raises(InputError, match=r"train_ims\.json"):
+            photo_names(split)
     names = [f"{k}.jpg" for k in range(IMAGES)]
     (tmp_path / "tiny_precomp" / "train_ims.json").write_text(json.dumps({"images": names}))
     assert photo_names(split) == names
@@ -135,6 +139,7 @@ def features(folder, array):
         (lambda folder: features(folder, np.zeros((6, 12), np.float32)), r"must be a float array \[images, regions, f"),
         (lambda folder: features(folder, np.zeros((6, 4, 3), np.int32)), "must be a float array"),
         (lambda folder: (folder / "train_ims.npy").write_bytes(b"\x93NUMPY"), "is no .npy file, or truncated"),
+        (lambda folder: features(folder, np.float32(3)), "holds one number and no rows"),
         (lambda folder: (folder / "train_ims.npy").unlink(), "does not exist; aia features makes it of photos"),
         (lambda folder: (folder.parent / "vocab.json").write_text("{}"), "vocab.json"),
         (lambda folder: (folder.parent / "vocab.json").unlink(), "build it with: aia vocab"),

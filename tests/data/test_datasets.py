@@ -133,6 +133,27 @@ def test_a_folder_in_place_of_a_photo(config, photos):
         load_split(config, "train", 16)
 
 
+def test_links_out_of_the_data_set_are_refused(config, photos, tmp_path):
+    outside = tmp_path / "elsewhere"
+    photos.rename(outside)
+    photos.symlink_to(outside)  # the whole folder may lie elsewhere
+    expected = load_split(config, "train", 8)
+    (tmp_path / "private.jpeg").write_bytes((outside / "1.jpeg").read_bytes())
+    (outside / "1.jpeg").rename(photos.parent / "kept.jpeg")
+    (outside / "1.jpeg").symlink_to(photos.parent / "kept.jpeg")  # and so may a photo, within the data set
+    np.testing.assert_array_equal(load_split(config, "train", 8).images[:], expected.images[:])
+    (outside / "2.jpeg").unlink()
+    (outside / "2.jpeg").symlink_to(tmp_path / "private.jpeg")
+    (outside / "3.jpeg").unlink()
+    (outside / "3.jpeg").symlink_to("3.jpeg")
+    with pytest.raises(InputError, match=r"2 image\(s\) cannot be used") as caught:
+        load_split(config, "train", 8)
+    assert f"2.jpeg: a link to {tmp_path / 'private.jpeg'}, out of the data set" in str(caught.value)
+    assert "3.jpeg: Too many levels of symbolic links" in str(caught.value)
+    config.skip_corrupt = True
+    assert len(load_split(config, "train", 8)) == len(expected) - 2
+
+
 def test_interrupted_preparation_is_not_taken_for_whole(config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

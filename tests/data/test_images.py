@@ -1,12 +1,15 @@
 import io
 import sys
+import time
 import types
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
+from soak import bombs
 
 from aia_jax.data import images
 from aia_jax.data.images import decode_image
@@ -77,7 +80,12 @@ def _png_of_size(width: int, height: int) -> bytes:
         (MODES["jpeg"][:10], "(?i)truncated|known format"),
         (MODES["rgba"][:200], "truncated"),
         (MODES["rgba"][:60] + bytes(40) + MODES["rgba"][100:], "broken"),
-        (_png_of_size(60_000, 60_000), "decompression bomb"),
+        (_png_of_size(60_000, 60_000), "more than 200,000,000 pixels, perhaps a decompression bomb"),
+        (_png_of_size(14_143, 14_143), "more than 200,000,000 pixels"),
+        (bombs.jpeg(8, 8, progressive=True, scans=100), "a JPEG of more than 100 scans"),
+        (bombs.claiming(MODES["jpeg"], 65_500, 65_500), "more than 200,000,000 pixels"),
+        (bombs.png(1, 1, extra=bombs.text_chunk(2_000_000)), "(?i)decompressed data too large"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "not an image of a known format"),
     ],
 )
 def test_what_is_no_image(data, text):
@@ -130,10 +138,10 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
 
 def test_heic_without_its_package_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    images._register_heif.cache_clear()
+    images._formats.cache_clear()
     with pytest.raises(InputError, match="HEIC and HEIF need one more package: pip install pillow_heif"):
         decode_image(HEIC, 8)
-    images._register_heif.cache_clear()
+    images._formats.cache_clear()
 
 
 def test_heic_is_read_where_its_package_is(monkeypatch):
@@ -145,6 +153,44 @@ def test_heic_is_read_where_its_package_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register_heif_opener))
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     monkeypatch.setattr(Image, "ID", list(Image.ID))
-    images._register_heif.cache_clear()
+    images._formats.cache_clear()
     assert decode_image(HEIC, 8).tolist() == [[[9, 8, 7]] * 8] * 8
-    images._register_heif.cache_clear()
+    images._formats.cache_clear()
+
+
+def test_the_first_of_many_frames_counts():
+    np.testing.assert_array_equal(decode_image(bombs.gif(20_000), 8), decode_image(bombs.gif(1), 8))
+
+
+def test_large_photos_bring_no_warning_and_are_decoded_one_at_a_time(monkeypatch):
+    data, at_once, most = _encode(Image.new("L", (64, 64)), "JPEG"), [], []
+
+    def resize(image, size, **_):
+        at_once.append(image)
+        most.append(len(at_once))
+        time.sleep(0.02)
+        at_once.pop()
+        return np.zeros((size, size, 3), np.uint8)
+
+    monkeypatch.setattr(images, "resize_image", resize)
+    monkeypatch.setattr(images, "_LARGE_PIXELS", 1000)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda data: decode_image(data, 8), [data] * 6))
+    assert most == [1] * 6
+    monkeypatch.setattr(images, "_LARGE_PIXELS", 10_000)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda data: decode_image(data, 8), [data] * 6))
+    assert max(most) > 1
+
+
+def test_a_photo_of_a_hundred_megapixels_is_read_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode_image(bombs.png(12_000, 9_000, colours=0), 8).shape == (8, 8, 3)
+
+
+def test_a_jpeg_of_many_scans_or_with_a_film_behind_it_is_read():
+    scans = bombs.jpeg(8, 8, progressive=True, scans=60)
+    np.testing.assert_array_equal(decode_image(scans, 8), decode_image(bombs.jpeg(8, 8, progressive=True), 8))
+    film = MODES["large jpeg"] + b"\xff\xda\0\0" * 1000
+    np.testing.assert_array_equal(decode_image(film, 8), decode_image(MODES["large jpeg"], 8))

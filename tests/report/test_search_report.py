@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -297,3 +298,31 @@ def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_search_page(tmp_path / "page.html", "a dog", [hit()])
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "old")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "' onload='alert(1)",
+        "</title></style><base href=//x>",
+        "javascript:alert(1)",
+        "<!--",
+        "&lt;script&gt;&#60;b",
+        "\ud800<b>\0\x1b[2J\r\n<i>",
+    ],
+)
+def test_nothing_that_others_wrote_becomes_markup(tmp_path, text):
+    def page(name):
+        return write_page(tmp_path, name, [hit(name=name, keywords=((name, 0.6), ("dog", 0.4)))], title=name)
+
+    plain, odd = page("plain"), page(text)
+    shown = re.sub("[\x00-\x1f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
+    assert odd.texts.count(shown) >= 3
+    assert odd.named("img")[0]["alt"] == shown
+    assert [tag for tag, _ in odd.tags] == [tag for tag, _ in plain.tags]
+    for (_, found), (_, expected) in zip(odd.tags, plain.tags, strict=True):
+        assert found == {name: value.replace("plain", shown) for name, value in expected.items() if value} | {
+            name: value for name, value in expected.items() if not value
+        }

@@ -1,6 +1,8 @@
 """`aia_jax.load`: an annotator to call on photos."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,35 @@ def test_thresholds_of_the_run_count(workdir, pixels, tmp_path):
         (workdir / "thresholds.json").unlink()
     assert [[label for label, _ in labels] for labels in found.labels] == [[scenes.LABELS[3]]] * 11
     assert aia_jax.load(workdir, threshold=tmp_path / "given.json", batch_size=8)(pixels).labels == found.labels
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", b"[" * 100_000, "config.json is nested too deeply"),
+        ("config.json", b"{}", "config.json does not say what model"),
+        (
+            "config.json",
+            b'{"task": "annotation", "model": {}, "data": {}}',
+            "config.json is damaged, or of another ver",
+        ),
+        ("config.json", ("hidden_size", '"x"'), "config.json is damaged, or of another version"),
+        ("config.json", ("hidden_size", "0"), "config.model.hidden_size=0 must lie in 1..2147483647"),
+        ("config.json", ("seed", '1, "seed": 1'), "config.json has the field 'seed' twice"),
+        ("thresholds.json", b"\xff", "thresholds.json is not UTF-8 text"),
+        ("checkpoints/0/info/metadata", b"{", "the checkpoint in .* is damaged, or of another version"),
+    ],
+)
+def test_damaged_runs_are_told(workdir, tmp_path, file, content, message):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    path = copy / file
+    if isinstance(content, tuple):
+        field, value = content
+        path.write_text(re.sub(f'"{field}": [0-9]+', f'"{field}": {value}', path.read_text()))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        aia_jax.load(copy)
 
 
 def test_a_head_that_does_not_attend(tmp_path, pixels):

@@ -1,0 +1,37 @@
+"""Names of photos as a file of others gives them: they must not lead out of the folder of the photos."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 cannot
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a photo's name leads out of the folder that it should be relative to."""
+    # Windows rules see drives and both slashes, so they also catch whatever leaves the folder elsewhere.
+    relative = PureWindowsPath(name)
+    return bool(relative.anchor) or ".." in relative.parts
+
+
+def name_problem(name: Any) -> str:
+    """Why `name` is no name of a file below a folder; "": it is one."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name or _LONE_SURROGATE.search(name):
+        return f"must be a file name, found {name!r:.80}"
+    if leaves_folder(name):
+        return f"{name!r} leaves the folder of the photos; it must be relative to it"
+    return "" if PureWindowsPath(name).parts else f"must be a file name, found {name!r}"
+
+
+def link_problem(path: Path, folders: Iterable[Path]) -> str:
+    """Why the file at `path` is not to be read: links lead out of all of `folders`; "": they do not.
+
+    Args:
+        folders: without links in their own paths.
+    """
+    target = Path(os.path.realpath(path))
+    if any(target.is_relative_to(folder) for folder in folders):
+        return ""
+    return f"a link to {target}, out of the data set; put the photo there, or link the whole folder of photos"

@@ -1,0 +1,209 @@
+"""Small files that ask for much: what each makes of time and memory.
+
+    python tests/soak/bombs.py --output bombs.json
+
+Each is read in a process of its own. Linux only.
+"""
+
+import argparse
+import io
+import json
+import multiprocessing
+import struct
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+
+from soak.process_memory import forget_peak, peak  # noqa: E402
+
+MOST_MB, MOST_SECONDS = 2_500, 60
+
+
+def png(
+    width: int, height: int, *, depth: int = 8, colours: int = 2, extra: bytes = b"", rows: int | None = None
+) -> bytes:
+    """A PNG of zeros; of `rows` of them if that is not all."""
+    channels = {0: 1, 2: 3, 6: 4}[colours]
+    packer = zlib.compressobj(9)
+    row = bytes(1 + width * channels * depth // 8)
+    lines = b"".join(packer.compress(row) for _ in range(height if rows is None else rows)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + extra + _chunk(b"IDAT", lines) + _chunk(b"IEND", b"")
+
+
+def text_chunk(num_bytes: int) -> bytes:
+    """A zTXt chunk that unpacks to so much."""
+    packer = zlib.compressobj(9)
+    block = b"a" * 1_000_000
+    packed = b"".join(packer.compress(block) for _ in range(num_bytes // len(block))) + packer.flush()
+    return _chunk(b"zTXt", b"comment\0\0" + packed)
+
+
+def jpeg(width: int, height: int, *, scans: int = 0, **options: Any) -> bytes:
+    """A grey JPEG; with its last scan repeated."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new(options.pop("mode", "RGB"), (width, height)).save(stream, "JPEG", **options)
+    data = stream.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * scans + data[-2:]
+
+
+def claiming(data: bytes, width: int, height: int) -> bytes:
+    """A JPEG whose header names another size than it has."""
+    start = data.index(b"\xff\xc0")
+    return data[: start + 5] + struct.pack(">HH", height, width) + data[start + 9 :]
+
+
+def gif(num_frames: int) -> bytes:
+    """A GIF of 1 pixel and so many frames."""
+    frame = b"\x2c\0\0\0\0\1\0\1\0\0\2\2\x44\1\0"
+    return b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + frame * num_frames + b";"
+
+
+def zipped_weights(num_bytes: int) -> bytes:
+    """A file of `torch.save` whose array of zeros is compressed."""
+    import torch
+
+    plain, packed = io.BytesIO(), io.BytesIO()
+    torch.save({"a": torch.zeros(num_bytes // 4)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for part in source.infolist():
+            target.writestr(part.filename, source.read(part))
+    return packed.getvalue()
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _decode(path: Path) -> str:
+    from aia_jax.data.images import decode_image
+
+    return f"read: {decode_image(path.read_bytes(), 448, upright=True).shape}"
+
+
+def _annotations(path: Path) -> str:
+    from aia_jax.data.annotations import read_annotations
+
+    return (
+        f"read: {read_annotations(path.parents[1], path.parent.name.replace('-', '').lower(), 'train').targets.shape}"
+    )
+
+
+def _thresholds(path: Path) -> str:
+    from aia_jax.thresholds import load_thresholds
+
+    return f"read: {load_thresholds(path, [f'label {number}' for number in range(500)]).shape}"
+
+
+def _weights(path: Path) -> str:
+    from aia_jax.convert.files import read_state_dict
+
+    return f"read: {list(read_state_dict(path))}"
+
+
+def _samples(names: int, labels: list[str], of_each: list[str]) -> bytes:
+    samples = [{"image_name": f"{number}.jpg", "image_labels": of_each} for number in range(names)]
+    return json.dumps({"labels": labels, "samples": samples}).encode()
+
+
+def _label_names(number: int) -> list[str]:
+    return [f"label {index}" for index in range(number)]
+
+
+AUTHORS, SSGRL = "Corel-5k/train.json", "VG-500/vg_category_500_labels_index.json"
+# What is in the file, under which name it lies, and what reads it.
+BOMBS: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], str]]] = {
+    "PNG of 199 megapixels": (lambda: png(14_100, 14_100), "a.png", _decode),
+    "PNG of 199 megapixels, with alpha": (lambda: png(14_100, 14_100, colours=6), "a.png", _decode),
+    "PNG of 199 megapixels, 16-bit grey": (lambda: png(14_100, 14_100, colours=0, depth=16), "a.png", _decode),
+    "PNG that claims 60,000 x 60,000": (lambda: png(60_000, 60_000, rows=1), "a.png", _decode),
+    "PNG that claims 14,000 x 14,000": (lambda: png(14_000, 14_000, rows=1), "a.png", _decode),
+    "PNG of 1 pixel with 1 GB of text": (lambda: png(1, 1, extra=text_chunk(10**9)), "a.png", _decode),
+    "JPEG of 199 megapixels": (lambda: jpeg(14_100, 14_100), "a.jpg", _decode),
+    "JPEG of 199 megapixels, CMYK": (lambda: jpeg(14_100, 14_100, mode="CMYK"), "a.jpg", _decode),
+    "JPEG of 199 megapixels, progressive": (lambda: jpeg(14_100, 14_100, progressive=True), "a.jpg", _decode),
+    "JPEG of 199 megapixels, 100 scans": (lambda: jpeg(14_100, 14_100, progressive=True, scans=90), "a.jpg", _decode),
+    "JPEG of 199 megapixels, 100,000 scans": (
+        lambda: jpeg(14_100, 14_100, progressive=True, scans=100_000),
+        "a.jpg",
+        _decode,
+    ),
+    "JPEG that claims 65,500 x 65,500": (lambda: claiming(jpeg(8, 8), 65_500, 65_500), "a.jpg", _decode),
+    "GIF of 1,000,000 frames": (lambda: gif(1_000_000), "a.gif", _decode),
+    "weights of 400 MB in a zip of 0.4 MB": (lambda: zipped_weights(400_000_000), "a.pth", _weights),
+    "JSON nested 10,000,000 deep": (lambda: b"[" * 10_000_000, AUTHORS, _annotations),
+    "JSON with a number of 10,000,000 digits": (lambda: b"9" * 10_000_000, AUTHORS, _annotations),
+    "1,000,000 labels": (lambda: _samples(100, _label_names(1_000_000), ["label 5"]), AUTHORS, _annotations),
+    "1,000,000 unknown labels": (lambda: _samples(1, _label_names(500), _label_names(10**6)), AUTHORS, _annotations),
+    "100,000 images by 100,000 labels": (lambda: _samples(100_000, _label_names(100_000), []), AUTHORS, _annotations),
+    "1,000,000 unknown thresholds": (
+        lambda: json.dumps(dict.fromkeys(_label_names(10**6), 2)).encode(),
+        "t.json",
+        _thresholds,
+    ),
+    "100,000 times a name with 100,000 labels": (
+        lambda: json.dumps({"a": [0] * 100_000}).encode(),
+        SSGRL,
+        _annotations,
+    ),
+}
+
+
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """Of one bomb: its bytes, what came of it, seconds, and MB above what the process held before."""
+    make, place, _ = BOMBS[name]
+    path = folder / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(make())
+    (folder / "VG-500").mkdir(exist_ok=True)
+    (folder / "VG-500" / "train_list_500.txt").write_text("a\n" * 100_000)
+    (folder / "VG-500" / "vg500_vocabulary.txt").write_text("sky\n")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return {"bytes": path.stat().st_size, **pool.apply(_read, (name, path))}
+
+
+def _read(name: str, path: Path) -> dict[str, Any]:
+    read = BOMBS[name][2]
+    from aia_jax.convert import files
+    from aia_jax.data import annotations, images  # noqa: F401
+    from aia_jax.errors import InputError
+
+    if read is _weights:
+        files._needed("torch")
+    before, start = forget_peak(), time.perf_counter()
+    try:
+        outcome = read(path)
+    except InputError as error:
+        outcome = f"refused: {error}".replace(str(path), path.name)
+    seconds = time.perf_counter() - start
+    return {"outcome": outcome[:200], "seconds": round(seconds, 2), "mb": round((peak() - before) / 1e6)}
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="the report, as JSON")
+    given = parser.parse_args()
+    report = {}
+    for name in BOMBS:
+        with tempfile.TemporaryDirectory(prefix="bombs-") as folder:
+            report[name] = measure(name, Path(folder))
+        print(f"{name}: {json.dumps(report[name])}", flush=True)
+    if given.output:
+        given.output.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if any(one["mb"] > MOST_MB or one["seconds"] > MOST_SECONDS for one in report.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""Damaged files of arrays: PyTorch's two formats, safetensors, NumPy's, and the layouts that are made of them."""
+
+import argparse
+import functools
+import io
+import json
+import random
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from soak import plain
+from soak.mutation import damaged, damaged_json, damaged_lines
+from soak.plain import NOTHING
+
+from aia_jax.convert.files import read_weights
+from aia_jax.data.captions import load_captions, load_vocabulary, photo_names
+from aia_jax.data.clicks import ClickedImages
+from aia_jax.data.keyword_records import KeywordRecords
+from aia_jax.errors import InputError
+
+_RECORD = np.array([[0, 1], [0, 2], [2, 0], [3, 5]], np.int32)
+_RANGES = np.array([[0, 1], [-1, -1], [2, 2], [3, 3]], np.int64)
+
+
+def weights(rng: random.Random, folder: Path) -> str:
+    """A file of `torch.save`; what torch itself reads of it, with `weights_only`, is right."""
+    path = folder / "weights.pth"
+    data = damaged(rng.choice(_torch_seeds()), rng)
+    path.write_bytes(data)
+    expected = _torchs(path)
+    try:
+        state, options = read_weights(path)
+    except InputError as error:
+        return plain.refused(error, path, right=data not in _torch_seeds())
+    assert expected is not NOTHING, "accepted, but torch refuses it"
+    assert all(value.dtype != np.object_ for value in state.values())
+    assert options is None or isinstance(options, dict)
+    for name, value in state.items():
+        assert value.dtype.kind != "f" or (value.dtype == np.float32 and np.isfinite(value).all()), name
+        assert any(_equal(value, other) for other in expected), f"{name} is nowhere in what torch reads"
+    return "accepted"
+
+
+def safetensors(rng: random.Random, folder: Path) -> str:
+    """A file of safetensors; a reader of ten lines is right."""
+    path = folder / "weights.safetensors"
+    data = damaged(_safetensors_seed(), rng)
+    path.write_bytes(data)
+    try:
+        state, _ = read_weights(path)
+    except InputError as error:
+        return plain.refused(error, path, right=data != _safetensors_seed())
+    expected = _safetensors_of(data)
+    assert state.keys() == expected.keys()
+    for name, value in state.items():
+        assert _equal(value, expected[name]), name
+    return "accepted"
+
+
+def records(rng: random.Random, folder: Path) -> str:
+    """The record of keywords and its ranges, one of which is damaged."""
+    paths = [folder / "record.npy", folder / "ranges.npy"]
+    contents = [_npy(_RECORD), _npy(_RANGES)]
+    which = rng.randrange(2)
+    contents[which] = _damaged_array((_RECORD, _RANGES)[which], rng)
+    for path, data in zip(paths, contents, strict=True):
+        path.write_bytes(data)
+    given = paths if rng.random() < 0.7 else paths[:1]
+    try:
+        found = KeywordRecords.load(*given)
+    except InputError as error:
+        whole = contents == [_npy(_RECORD), _npy(_RANGES)]
+        return plain.refused(error, folder, right=given == paths[:1] or not whole)
+    record = np.load(io.BytesIO(contents[0]), allow_pickle=False)
+    for image in range(len(found.ranges)):
+        np.testing.assert_array_equal(found.words_of(image), record[record[:, 0] == image, 1])
+    return "accepted"
+
+
+def caption_features(rng: random.Random, folder: Path) -> str:
+    """SCAN's folder of features, captions and vocabulary, and the names of the photos beside it."""
+    place = folder / "f30k_precomp"
+    place.mkdir()
+    features = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    words = {word: number for number, word in enumerate(("<pad>", "<start>", "<end>", "<unk>", "a", "dog"))}
+    files = {
+        "f30k_precomp/train_ims.npy": lambda: _damaged_array(features, rng),
+        "f30k_precomp/train_ims.json": lambda: damaged_json({"images": ["a.jpg", "b.jpg"]}, rng),
+        "vocabulary.json": lambda: damaged_json({"word2idx": words}, rng),
+    }
+    whole = {
+        "f30k_precomp/train_ims.npy": _npy(features),
+        "f30k_precomp/train_ims.json": b'{"images": ["a.jpg", "b.jpg"]}',
+        "vocabulary.json": json.dumps({"word2idx": words}).encode(),
+    }
+    broken = rng.choice(list(files))
+    whole[broken] = files[broken]()
+    for name, data in whole.items():
+        (folder / name).write_bytes(data)
+    (place / "train_caps.txt").write_text("a dog\n" * 10)
+    config = ConfigDict({"name": "f30k_precomp", "root": str(folder), "vocabulary": str(folder / "vocabulary.json")})
+    try:
+        split = load_captions(config, "train", load_vocabulary(config))
+        names = photo_names(split)
+    except InputError as error:
+        return plain.refused(error, "" if "words" in str(error) else folder / broken)
+    expected = np.load(io.BytesIO(whole["f30k_precomp/train_ims.npy"]), allow_pickle=False)
+    assert split.num_images == 2
+    np.testing.assert_array_equal(split.images[:], expected if len(expected) == 2 else expected[::5])
+    document = plain.json_of(whole["f30k_precomp/train_ims.json"])
+    assert document is not NOTHING
+    assert names == document["images"][:2]
+    assert all(isinstance(name, str) for name in names), names
+    return "accepted"
+
+
+def clicks(rng: random.Random, folder: Path) -> str:
+    """The folder of image search: maps, keywords, queries."""
+    name = rng.choice(("clickture", "coco"))
+    place = folder / name
+    place.mkdir()
+    maps = np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2)
+    captions = {"images": [{"imgid": image, "sentences": [{"raw": f"query {image}"}]} for image in (0, 2, 3)]}
+    whole = {
+        "train_maps.npy": _npy(maps),
+        "keyword_record_train.npy": _npy(_RECORD),
+        "keyword_ranges_train.npy": _npy(_RANGES),
+        "keyword_names_train.json": json.dumps({"a": 0, "b": 2, "c": 3}).encode(),
+        "keyword_vocabulary.json": json.dumps({"words": list("uvwxyz")}).encode(),
+        "train_clicks.tsv": b"0\tquery 0\t3\n2\tquery 2\n3\tquery 3\t1\n",
+        "dataset.json": json.dumps(captions).encode(),
+    }
+    broken = rng.choice(list(whole))
+    if broken.endswith("json"):
+        whole[broken] = damaged_json(json.loads(whole[broken]), rng)
+    elif broken.endswith("tsv"):
+        whole[broken] = damaged_lines(whole[broken].decode().splitlines(), rng)
+    else:
+        whole[broken] = _damaged_array(np.load(io.BytesIO(whole[broken])), rng)
+    for file, data in whole.items():
+        (place / file).write_bytes(data)
+    images = ClickedImages(ConfigDict({"data": {"root": str(folder), "name": name, "max_keywords": 4}}))
+    try:
+        found = images.load("train")
+    except InputError as error:
+        return plain.refused(error, folder)
+    ids = list(json.loads(whole["keyword_names_train.json"]).values())
+    assert all(type(number) is int for number in ids), ids
+    assert len(set(ids)) == len(ids), ids
+    record = np.load(io.BytesIO(whole["keyword_record_train.npy"]), allow_pickle=False)
+    for row, number in enumerate(ids):
+        expected = record[record[:, 0] == number, 1][:4]
+        np.testing.assert_array_equal(found.keywords[row, : found.counts[row]], expected)
+    np.testing.assert_array_equal(found.maps[:], np.load(io.BytesIO(whole["train_maps.npy"]), allow_pickle=False))
+    source = whole["dataset.json" if name == "coco" else "train_clicks.tsv"].decode("utf-8")
+    assert all(text in source or json.dumps(text)[1:-1] in source for text in found.queries.texts)
+    return "accepted"
+
+
+def _torchs(path: Path) -> Any:
+    """All arrays in what torch reads, or NOTHING."""
+    import torch
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        return NOTHING
+    found, waiting, seen = [], [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            value = value.detach()
+            found.append((value.float() if value.is_floating_point() else value).numpy())
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
+    return found
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and np.array_equal(one, other)
+
+
+@functools.cache
+def _torch_seeds() -> tuple[bytes, ...]:
+    import torch
+
+    state = {"module.a.weight": torch.arange(6.0).reshape(2, 3), "module.b": torch.tensor([1.5], dtype=torch.float16)}
+    plain_state = {"a.weight": torch.arange(6.0), "count": torch.tensor(7), "half": torch.ones(2, dtype=torch.bfloat16)}
+    contents = [
+        plain_state,
+        {"state_dict": state, "epoch": 3},
+        {"model": [plain_state, state, {"c": torch.ones(1)}], "opt": argparse.Namespace(x=1), "best": 0.5},
+    ]
+    return tuple(_saved(content, zipped) for content in contents for zipped in (True, False))
+
+
+def _saved(content: Any, zipped: bool) -> bytes:
+    import torch
+
+    stream = io.BytesIO()
+    torch.save(content, stream, _use_new_zipfile_serialization=zipped)
+    return stream.getvalue()
+
+
+@functools.cache
+def _safetensors_seed() -> bytes:
+    from safetensors.numpy import save
+
+    return save(
+        {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array([7]), "b": np.ones(2, "f2")}
+    )
+
+
+def _safetensors_of(data: bytes) -> dict[str, np.ndarray]:
+    kinds = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "i1", "U8": "u1", "BOOL": "?"}
+    kinds |= {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (2, 4, 8)}
+    start = 8 + int.from_bytes(data[:8], "little")
+    found = {}
+    for name, fact in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            first, last = fact["data_offsets"]
+            value = np.frombuffer(data[start + first : start + last], kinds[fact["dtype"]]).reshape(fact["shape"])
+            found[name] = value.astype(np.float32) if value.dtype.kind == "f" else value
+    return found
+
+
+def _npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+def _damaged_array(array: np.ndarray, rng: random.Random) -> bytes:
+    """A `.npy` file with damaged bytes, other values, another shape or another type; or another kind of file."""
+    edit = rng.randrange(6)
+    if edit == 0:
+        stream = io.BytesIO()
+        np.savez(stream, array)
+        return damaged(stream.getvalue(), rng)
+    if edit == 1:
+        return damaged(_npy(array.astype(rng.choice((object, "U4", "f2", "c8", "u1", "?", "i8", "V8", "M8[s]")))), rng)
+    if edit == 2:
+        shapes = (array.ravel(), array[:0], array[None], array[0], array.ravel()[0], array.T, array[::-1])
+        return _npy(np.asarray(rng.choice(shapes)))
+    if edit == 3:
+        changed = array.copy()
+        changed.flat[rng.randrange(array.size)] = rng.choice((0, -1, 1, 2, 5, 6, 127))
+        return _npy(changed)
+    return damaged(_npy(array), rng)
+
+
+FAMILIES = MappingProxyType(
+    {
+        "weights": weights,
+        "safetensors": safetensors,
+        "records": records,
+        "caption_features": caption_features,
+        "clicks": clicks,
+    }
+)

@@ -1,0 +1,136 @@
+"""Damaged command lines, and folders of runs of which a file is damaged."""
+
+import ast
+import functools
+import json
+import math
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from soak import plain
+from soak.mutation import TOKENS, damaged, damaged_json
+
+from aia_jax.commands.cli import read_config
+from aia_jax.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_CONFIGS = ("demo.py", "demo_retrieval.py", "demo_search.py", "corel5k.py", "improved_loss.py:corel5k", "amc.py:coco")
+_WORDS = ("8", "-3", "0.5", "1e3", "True", "false", "'x'", "(1, 2)", "[1", "None", "nan", "{}", "1,2", "()", "inf", "")
+
+
+def overrides(rng: random.Random, folder: Path) -> str:
+    """`--config.field=value` with odd fields and values; nothing may be set to what it does not say."""
+    name = rng.choice(_CONFIGS)
+    before = _config(name)
+    fields = _fields(before)
+    given = {}
+    for field in rng.sample(sorted(fields), rng.choice((1, 1, 2))):
+        value = rng.choice((*_WORDS, rng.choice(TOKENS).decode(errors="surrogateescape")[:200], str(fields[field])))
+        spelt = damaged(field.encode(), rng).decode(errors="surrogateescape") if rng.random() < 0.3 else field
+        given[spelt] = value
+    arguments = [f"--config.{field}={value}" for field, value in given.items()]
+    (folder / "arguments.json").write_text(json.dumps([name, arguments]))
+    try:
+        after = _fields(read_config(f"{REPOSITORY}/configs/{name}", arguments))
+    except InputError as error:
+        return plain.refused(error, right=str(error) != "")
+    for field, value in after.items():
+        expected = _parsed(given[field], fields[field]) if field in given else [fields[field]]
+        assert any(_same(value, one) for one in expected), f"{field}: {value!r} of {given.get(field)!r}"
+    return "accepted"
+
+
+def runs(rng: random.Random, folder: Path) -> str:
+    """A run's folder in which one file is damaged; the annotator is what it was, or is refused."""
+    import aia_jax
+
+    source, scores = run()
+    workdir = shutil.copytree(source, folder / "run")
+    files = sorted(path for path in workdir.rglob("*") if path.is_file())
+    broken = rng.choice([*files, *(path for path in files if _is_json(path))])
+    data = broken.read_bytes()
+    changed = damaged_json(json.loads(data), rng) if _is_json(broken) else damaged(data, rng)
+    broken.write_bytes(changed)
+    try:
+        found = aia_jax.load(workdir, batch_size=8)(_image()).scores
+    except InputError as error:
+        return plain.refused(error, "" if "config." in str(error) else workdir, right=changed != data)
+    if broken.name != "config.json":
+        np.testing.assert_array_equal(found, scores)
+    return "accepted"
+
+
+@functools.cache
+def _config(name: str) -> ConfigDict:
+    return read_config(f"{REPOSITORY}/configs/{name}")
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name in config:
+        value = config[name]
+        found |= _fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return found
+
+
+def _parsed(text: str, default: Any) -> list[Any]:
+    """What a text may stand for, where a value of the type of `default` was."""
+    found: list[Any] = [text] if isinstance(default, str) or default is None else []
+    for read in (
+        ast.literal_eval,
+        lambda text: int(text, 0),
+        int,
+        float,
+        lambda text: tuple(ast.literal_eval(f"({text},)")),
+    ):
+        try:
+            found.append(read(text))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    found = [value for value in found if not isinstance(value, float) or math.isfinite(value)]
+    found += {"true": [True], "false": [False], "1": [True], "0": [False]}.get(text.lower(), [])
+    if isinstance(default, tuple):
+        found = [value if isinstance(value, tuple) else (value,) for value in found]
+        return [value for value in found if all(type(number) is int and number > 0 for number in value)]
+    kinds = (int, float) if isinstance(default, float) else object if default is None else type(default)
+    return [value for value in found if isinstance(value, kinds)]
+
+
+def _same(value: Any, other: Any) -> bool:
+    return (type(value) is type(other) and (value == other or value != value)) or (
+        isinstance(value, float) and isinstance(other, int) and value == other
+    )
+
+
+@functools.cache
+def run() -> tuple[Path, np.ndarray]:
+    """A run's folder, and what its annotator says of an image."""
+    from untrained import annotator_config, write_run
+
+    import aia_jax
+
+    workdir = write_run(Path(tempfile.mkdtemp(prefix="fuzz-run-")) / "run", annotator_config(**{"data.image_size": 32}))
+    thresholds = dict.fromkeys(aia_jax.load(workdir).labels, 0.25)
+    (workdir / "thresholds.json").write_text(json.dumps(thresholds))
+    return workdir, aia_jax.load(workdir, batch_size=8)(_image()).scores
+
+
+def _image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
+FAMILIES = MappingProxyType({"overrides": overrides, "runs": runs})

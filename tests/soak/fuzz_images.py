@@ -1,0 +1,128 @@
+"""Damaged photos; what Pillow itself makes of the same bytes is right."""
+
+import functools
+import io
+import random
+import warnings
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from PIL import ExifTags, Image
+from soak import plain
+from soak.mutation import damaged
+
+from aia_jax.data.images import MOST_PIXELS, decode_image, thumbnail
+from aia_jax.errors import InputError
+
+SIZE = 24
+
+
+def decode(rng: random.Random, folder: Path) -> str:
+    """One photo: its square, its square turned upright, its thumbnail."""
+    data = damaged(rng.choice(seeds()), rng)
+    (folder / "photo").write_bytes(data)
+    expected = _pillows(data)
+    try:
+        square, upright, small = decode_image(data, SIZE), decode_image(data, SIZE, upright=True), thumbnail(data, SIZE)
+    except InputError as error:
+        many_scans = "scans" in str(error) and data.count(b"\xff\xda") > 100
+        return plain.refused(error, right=expected is None or many_scans)
+    assert expected is not None, "accepted, but Pillow refuses it"
+    pixels, orientation = expected
+    np.testing.assert_array_equal(square, pixels)
+    np.testing.assert_array_equal(upright, _TURNS.get(orientation, _TURNS[1])(pixels))
+    assert small.dtype == np.uint8
+    assert sorted(small.shape[:2])[0] >= 1
+    assert (max(small.shape[:2]), small.shape[2]) == (SIZE, 3)
+    return "accepted"
+
+
+_TURNS = MappingProxyType(
+    {
+        1: lambda x: x,
+        2: lambda x: x[:, ::-1],
+        3: lambda x: x[::-1, ::-1],
+        4: lambda x: x[::-1],
+        5: lambda x: x.transpose(1, 0, 2),
+        6: lambda x: np.rot90(x, -1),
+        7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda x: np.rot90(x),
+    }
+)
+
+
+def _pillows(data: bytes) -> tuple[np.ndarray, int] | None:
+    """Pixels as the data sets were prepared, and the orientation; None: Pillow refuses, or no photo is of that kind."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MOST_PIXELS or image.format not in KINDS:
+                    return None
+                image.load()
+                try:
+                    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+                except Exception:  # metadata alone are damaged
+                    orientation = 1
+                wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+                rgb = Image.fromarray((np.asarray(image) // 256).astype(np.uint8)) if wide else image
+                square = rgb.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+                return np.asarray(square), orientation
+        except Exception:
+            return None
+
+
+KINDS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+
+@functools.cache
+def seeds() -> tuple[bytes, ...]:
+    """Small valid photos of every kind and mode."""
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize((40, 30), Image.Resampling.BICUBIC)
+    grey, wide = rgb.convert("L"), Image.fromarray(rng.integers(0, 2**16, (30, 40), np.uint16))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    frames = {"save_all": True, "append_images": [rgb.rotate(90)] * 2}
+    jpegs = [
+        _saved(rgb, "JPEG", exif=turned),
+        _saved(rgb, "JPEG", progressive=True, quality=95, subsampling=0, comment=b"a comment"),
+        _saved(rgb.convert("CMYK"), "JPEG"),
+        _saved(grey, "JPEG", optimize=True, restart_marker_blocks=1),
+        _saved(rgb.resize((300, 200)), "JPEG", exif=turned, icc_profile=bytes(200)),
+        _saved(rgb, "MPO", save_all=True, append_images=[rgb]),
+    ]
+    pngs = [
+        _saved(rgb, "PNG", exif=turned),
+        _saved(wide, "PNG"),
+        _saved(rgb.quantize(16), "PNG", transparency=3),
+        _saved(rgb.convert("RGBA"), "PNG"),
+        _saved(grey.convert("1"), "PNG"),
+        _saved(grey.convert("LA"), "PNG", **frames),
+        _saved(rgb, "PNG", **frames),
+    ]
+    others = [
+        _saved(rgb, "WEBP", exif=turned),
+        _saved(rgb.convert("RGBA"), "WEBP", lossless=True),
+        _saved(rgb, "WEBP", **frames),
+        _saved(rgb, "GIF", **frames),
+        _saved(rgb.quantize(4), "GIF", transparency=1),
+        _saved(rgb, "BMP"),
+        _saved(rgb, "TIFF", compression="tiff_lzw"),
+        _saved(rgb, "TIFF", compression="jpeg"),
+        _saved(wide, "TIFF"),
+        _saved(wide, "PPM"),
+        _saved(rgb, "JPEG2000"),
+        *([_saved(rgb, "AVIF")] if "AVIF" in Image.SAVE else []),
+    ]
+    return (*jpegs * 3, *pngs * 3, *others)  # most photos are JPEG and PNG
+
+
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+FAMILIES = MappingProxyType({"images": decode})

@@ -1,0 +1,182 @@
+"""Damages bytes, text and JSON, as files of others come: cut, joined, overwritten, or made by somebody hostile."""
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+_TEXTS = (
+    *("NaN", "-Infinity", "1e999", "-1", "0", "1" * 5000, str(2**63), str(-(2**31)), "0x10", "1_000", "true"),
+    *("null", "\0", "\ufeff", "\ud800", r"\ud800", r"\u0000", "\x85", "\u2028", "\u202e", "\r\n", "\t", "é", "日本"),
+    *("[" * 2000, '{"":' * 2000, "]", "}", '"', ",", ":", "{}", "[]", '""', "\\", "%s", "%n"),
+    *("../", "/etc/passwd", "C:\\x", "a/../../x", "..\\x", "//host/x", "~", "-", "=cmd()", "x" * 300),
+    *("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</title>", "javascript:alert(1)"),
+)
+TOKENS = (
+    *(text.encode("utf-8", "surrogatepass") for text in _TEXTS),
+    *(
+        b"\xff\xfe",
+        b"\xff" * 8,
+        bytes(8),
+        b"\x7f\xff\xff\xff",
+        b"\x80\x04",
+        b"\xff\xd8\xff",
+        b"PK\x03\x04",
+        b"\x93NUMPY",
+    ),
+)
+
+_VALUES = (
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        2**31,
+        2**63,
+        10**400,
+        0.5,
+        -0.0,
+        1e308,
+        float("nan"),
+        float("inf"),
+        "",
+        " ",
+        "\0",
+        "a/b",
+    ),
+    *(
+        "sky",
+        "../x",
+        "/etc/passwd",
+        "C:\\x",
+        "a/../../x",
+        "\ud800",
+        "\udcff",
+        "x\ny",
+        "\u2028",
+        "x" * 5000,
+        [],
+        {},
+        [[]],
+    ),
+    *([None], {"": None}, "<b>", "=1+1", ".", "..", "NaN", "1"),
+)
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """`data` after one to four of the mutations below; sometimes as it is."""
+    content = bytearray(data)
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 4))):
+        rng.choice(_MUTATIONS)(content, rng)
+    return bytes(content)
+
+
+def damaged_json(value: Any, rng: random.Random) -> bytes:
+    """A JSON file of `value` with fields that are other, absent, more or there twice; or with damaged bytes."""
+    if rng.random() < 0.3:
+        return damaged(json.dumps(value, ensure_ascii=rng.random() < 0.5).encode(), rng)
+    tree = json.loads(json.dumps(value))
+    for _ in range(rng.choice((0, 1, 1, 2, 3))):
+        tree = _replaced(tree, rng)
+    text = json.dumps(tree)
+    if rng.random() < 0.1:  # a field twice
+        text = text.replace("{", f"{{{json.dumps(rng.choice(_names(tree) or ['x']))}: {json.dumps(_odd(rng))}, ", 1)
+    content = text.encode()
+    return damaged(content, rng) if rng.random() < 0.1 else content
+
+
+def damaged_lines(lines: list[str], rng: random.Random) -> bytes:
+    """A text file of `lines` that are other, absent or twice; or with damaged bytes."""
+    chosen = list(lines)
+    for _ in range(rng.choice((0, 1, 2))):
+        place = rng.randrange(len(chosen) + 1)
+        edit = rng.randrange(3)
+        if edit == 0:
+            chosen.insert(place, rng.choice(chosen or [""]))
+        elif edit == 1:
+            chosen[place : place + 1] = []
+        else:
+            chosen.insert(place, rng.choice(TOKENS).decode(errors="replace"))
+    data = ("\n".join(chosen) + "\n").encode()
+    return damaged(data, rng) if rng.random() < 0.5 else data
+
+
+def _flip(content: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        if content:
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+
+
+def _overwrite(content: bytearray, rng: random.Random) -> None:
+    start, length = _stretch(content, rng)
+    content[start : start + length] = rng.randbytes(length)
+
+
+def _cut(content: bytearray, rng: random.Random) -> None:
+    del content[rng.randrange(len(content) + 1) :]
+
+
+def _remove(content: bytearray, rng: random.Random) -> None:
+    start, length = _stretch(content, rng)
+    del content[start : start + length]
+
+
+def _insert(content: bytearray, rng: random.Random) -> None:
+    start, length = _stretch(content, rng)
+    content[start:start] = rng.randbytes(length)
+
+
+def _repeat(content: bytearray, rng: random.Random) -> None:
+    start, length = _stretch(content, rng)
+    place = rng.randrange(len(content) + 1)
+    content[place:place] = content[start : start + length] * rng.choice((1, 1, 2, 50))
+
+
+def _write_token(content: bytearray, rng: random.Random) -> None:
+    token, place = rng.choice(TOKENS), rng.randrange(len(content) + 1)
+    content[place : place + rng.choice((0, 0, len(token)))] = token
+
+
+def _write_number(content: bytearray, rng: random.Random) -> None:
+    """A size or an offset, as binary files have them."""
+    width, order = rng.choice((1, 2, 4, 8)), rng.choice(("big", "little"))
+    place = rng.randrange(max(len(content), 1))
+    number = rng.choice((0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, len(content)))
+    content[place : place + width] = (number % 256**width).to_bytes(width, order)
+
+
+def _stretch(content: bytearray, rng: random.Random) -> tuple[int, int]:
+    return rng.randrange(len(content) + 1), min(int(rng.expovariate(1 / 12)) + 1, 200)
+
+
+_MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
+    *(_flip, _flip, _overwrite, _cut, _remove, _insert, _repeat, _write_token, _write_number),
+)
+
+
+def _replaced(value: Any, rng: random.Random) -> Any:
+    """`value` with one thing in it changed, somewhere."""
+    if not isinstance(value, dict | list) or not value or rng.random() < 0.15:
+        return _odd(rng)
+    places = list(value) if isinstance(value, dict) else list(range(len(value)))
+    place, edit = rng.choice(places), rng.random()
+    if edit < 0.15:
+        del value[place]
+    elif edit < 0.3 and isinstance(value, dict):
+        value[str(_odd(rng))] = value.pop(place)
+    elif edit < 0.3:
+        value.append(value[place])
+    else:
+        value[place] = _replaced(value[place], rng)
+    return value
+
+
+def _odd(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(_VALUES))
+
+
+def _names(tree: Any) -> list[str]:
+    return list(tree) if isinstance(tree, dict) else []

@@ -1,0 +1,99 @@
+"""Independent readings of files, in the plainest Python, for the product's to be held against."""
+
+import json
+import math
+import re
+from typing import Any
+
+from aia_jax.errors import InputError
+
+NOTHING = object()  # what is in a file that must be refused
+
+
+def refused(error: InputError, names: object = "", *, right: bool = True) -> str:
+    """The outcome of a refusal, which must name what it is about and be `right`."""
+    if not right or str(names) not in str(error):
+        raise AssertionError(f"refused, not naming {names}: {error}" if right else f"wrongly refused: {error}")
+    return "refused"
+
+
+def text_of(data: bytes) -> Any:
+    """UTF-8, with or without a byte-order mark, or NOTHING."""
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return NOTHING
+
+
+def json_of(data: bytes) -> Any:
+    """A JSON file's content, or NOTHING; a field that stands there twice is none."""
+    text = text_of(data)
+    if text is NOTHING:
+        return NOTHING
+    twice = []
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice.extend([1] * (len(pairs) - len({name for name, _ in pairs})))
+        return dict(pairs)
+
+    try:
+        document = json.loads(text, object_pairs_hook=members)
+    except (ValueError, RecursionError):
+        return NOTHING
+    return NOTHING if twice else document
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number of JSON."""
+    if type(value) not in (int, float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_label(value: Any) -> bool:
+    """Whether it is a line of text without blanks around it."""
+    return (
+        isinstance(value, str)
+        and value != ""
+        and value.strip() == value
+        and len(value.splitlines()) == 1
+        and not re.search("[\ud800-\udfff]", value)
+    )
+
+
+def photo_of(name: Any) -> Any:
+    """The parts of an image's name below the folder of the photos, or NOTHING."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        return NOTHING
+    if re.search("[\ud800-\udfff]", name):
+        return NOTHING
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
+    if name[0] in "/\\" or re.match("[A-Za-z]:", name) or ".." in parts or not parts:
+        return NOTHING
+    return tuple(parts)
+
+
+def annotations_of(document: Any) -> Any:
+    """(labels, names, rows of 0 and 1) of the authors' layout, or NOTHING."""
+    if not isinstance(document, dict):
+        return NOTHING
+    labels, samples = document.get("labels"), document.get("samples")
+    if not isinstance(labels, list) or not isinstance(samples, list) or not labels or not samples:
+        return NOTHING
+    if not all(map(is_label, labels)) or len(set(labels)) < len(labels):
+        return NOTHING
+    names, rows, photos = [], [], []
+    for sample in samples:
+        if not isinstance(sample, dict) or not isinstance(sample.get("image_labels"), list):
+            return NOTHING
+        if not all(isinstance(label, str) and label in labels for label in sample["image_labels"]):
+            return NOTHING
+        names.append(sample.get("image_name"))
+        photos.append(photo_of(names[-1]))
+        rows.append([int(label in sample["image_labels"]) for label in labels])
+    if NOTHING in photos or len(set(photos)) < len(photos):
+        return NOTHING
+    return labels, names, rows

@@ -1,0 +1,135 @@
+"""No data of others are executed: what the sources call, and what readers make of malicious files."""
+
+import ast
+import io
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from aia_jax.convert.files import read_state_dict
+from aia_jax.data.captions import load_captions
+from aia_jax.data.clicks import ClickedImages
+from aia_jax.data.keyword_records import KeywordRecords
+from aia_jax.data.rows import MappedRows, map_array
+from aia_jax.data.text import Vocabulary
+from aia_jax.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCES = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "aia_jax").rglob("*.py"), *(REPOSITORY / "configs").glob("*.py")]
+# Calls that run or unpickle what they are given, and keywords without which others do.
+FORBIDDEN = ("eval", "exec", "compile", "__import__", "yaml.load", "os.system", "os.popen", "runpy.run_module")
+MODULES = ("pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "_pickle")
+NEEDED = {"torch.load": ("weights_only", True)}
+NEVER = {"allow_pickle": True, "weights_only": False, "shell": True}
+ALLOWED = {
+    ("aia_jax/commands/cli.py", "runpy.run_path"): "a config is a program that the user names, as train.py is",
+}
+
+
+def _calls(path: Path) -> list[str]:
+    """What `path` calls that it must not."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        keywords = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+        needed = NEEDED.get(name)
+        if (
+            name in FORBIDDEN
+            or name.split(".")[0] in MODULES
+            or name == "runpy.run_path"
+            or (needed and keywords.get(needed[0]) is not needed[1])
+            or any(word in keywords and keywords[word] is value for word, value in NEVER.items())
+        ):
+            found.append(name)
+    return found
+
+
+def test_the_sources_execute_nothing_that_they_read():
+    found = {(path.relative_to(REPOSITORY).as_posix(), name) for path in SOURCES for name in _calls(path)}
+    assert found == set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("eval(text)", "exec(text)", "pickle.load(file)", "pickle.loads(data)", "torch.load(path)", "yaml.load(text)"),
+        *(
+            "torch.load(path, weights_only=False)",
+            "np.load(path, allow_pickle=True)",
+            "subprocess.run(x, shell=True)",
+        ),
+    ],
+)
+def test_each_of_them_would_be_found(tmp_path, line):
+    (tmp_path / "a.py").write_text(f"def read(path):\n    return [{line}]\n")
+    assert _calls(tmp_path / "a.py")
+    (tmp_path / "a.py").write_text("torch.load(path, weights_only=True), np.load(path), model.eval(), json.loads(text)")
+    assert not _calls(tmp_path / "a.py")
+
+
+class Malicious:
+    """Unpickled it would create the file `marker`."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def _files(marker: Path) -> dict[str, bytes]:
+    payload = np.array([Malicious(marker)], object)
+    array, archive = io.BytesIO(), io.BytesIO()
+    np.save(array, payload, allow_pickle=True)
+    np.savez(archive, a=payload)
+    return {"npy": array.getvalue(), "npz": archive.getvalue(), "pickle": pickle.dumps(Malicious(marker))}
+
+
+@pytest.fixture(params=["npy", "npz", "pickle"])
+def malicious(tmp_path, request):
+    """A malicious file's bytes; nothing may have been run in the end."""
+    data = _files(tmp_path / "marker")[request.param]
+    yield data
+    assert not (tmp_path / "marker").exists()
+
+
+def test_the_files_are_malicious(tmp_path):
+    for name, data in _files(tmp_path / "marker").items():
+        (tmp_path / "marker").unlink(missing_ok=True)
+        if name == "pickle":
+            pickle.loads(data)
+        else:
+            found = np.load(io.BytesIO(data), allow_pickle=True)
+            assert len(found["a"] if name == "npz" else found) == 1
+        assert (tmp_path / "marker").exists(), name
+
+
+@pytest.mark.parametrize("read", [map_array, MappedRows, KeywordRecords.load, Vocabulary.load, read_state_dict])
+def test_readers_refuse_them(tmp_path, malicious, read):
+    if read is read_state_dict:
+        pytest.importorskip("torch", reason="reading .pth files needs torch: pip install '.[test]'")
+    for name in ("a.npy", "a.pth", "a.safetensors", "a.bin"):
+        (tmp_path / name).write_bytes(malicious)
+        with pytest.raises(InputError, match=name.replace(".", r"\.")):
+            read(tmp_path / name)
+
+
+def test_layouts_refuse_them(tmp_path, malicious):
+    place = tmp_path / "f30k_precomp"
+    place.mkdir()
+    (place / "train_caps.txt").write_text("a\n" * 5)
+    (place / "train_ims.npy").write_bytes(malicious)
+    words = Vocabulary({word: number for number, word in enumerate(("<pad>", "<start>", "<end>", "<unk>", "a"))})
+    with pytest.raises(InputError, match=r"train_ims\.npy is no \.npy file"):
+        load_captions(ConfigDict({"name": "f30k_precomp", "root": str(tmp_path)}), "train", words)
+    place = tmp_path / "clickture"
+    place.mkdir()
+    (place / "train_maps.npy").write_bytes(malicious)
+    with pytest.raises(InputError, match=r"train_maps\.npy is no \.npy file"):
+        ClickedImages(ConfigDict({"data": {"root": str(tmp_path), "name": "clickture"}})).load("train")
