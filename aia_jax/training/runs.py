@@ -61,6 +61,8 @@ def written_config(workdir: Path) -> dict[str, Any]:
         InputError: it is absent, or not such a config.
     """
     path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the --workdir given to train.py")
     try:
         config = json.loads(path.read_text())
         dict(config["model"])
