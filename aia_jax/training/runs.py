@@ -62,7 +62,7 @@ def written_config(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / "config.json"
     if not path.is_file():
-        raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the --workdir given to train.py")
+        raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the folder given to train.py")
     try:
         config = json.loads(path.read_text())
         dict(config["model"])
