@@ -20,7 +20,8 @@ if __name__ == "__main__":
         images="With --verify, of annotation: folder of images to compare on; the default are drawn scenes.",
         split="With --verify, of annotation: also score this split (train, validation or test) in both frameworks.",
     )
-    flags.mark_flags_as_required(["input", "output"])
+    cli.require("input", "Annotator_Corel-5k.pth")
+    cli.require("output", "runs/authors")
     flags.DEFINE_bool("reverse", False, "Write a PyTorch file: timm's names (>= 0.9), or SGRAF's checkpoint.")
     flags.DEFINE_bool("backbone_only", False, "With --reverse: the backbone as timm's model with num_classes=0.")
     flags.DEFINE_bool("verify", False, "Compare every stage with PyTorch; exit code 1 past --tolerance.")

@@ -18,7 +18,7 @@ if __name__ == "__main__":
         workdir="Folder of the run: checkpoints, records, pictures.",
     )
     cli.define_device_flags()
-    flags.mark_flag_as_required("workdir")
+    cli.require("workdir", "runs/demo")
     from pathlib import Path
 
     from aia_jax.commands.train import train

@@ -31,7 +31,13 @@ PAGE = "gallery.html"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `aia annotate`."""
     add_model_arguments(parser)
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, searched recursively")
+    parser.add_argument(
+        "--images",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="photos, searched recursively; hidden files are left out",
+    )
     parser.add_argument(
         "--output",
         required=True,

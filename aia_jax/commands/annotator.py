@@ -51,7 +51,10 @@ def load_trained(
     if labels:
         raise InputError("labels are for weights of a file, with its config; a run has its own")
     if not Path(source).is_dir():
-        raise InputError(f"{source} is no folder of a run; a file of weights needs its config too")
+        what = (
+            "is no folder of a run; a file of weights needs its config too" if Path(source).exists() else "is not there"
+        )
+        raise InputError(f"{source} {what}")
     return TrainedAnnotator.of_run(source, batch_size, dtype)
 
 

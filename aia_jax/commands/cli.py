@@ -21,6 +21,7 @@ from aia_jax.commands.xla_flags import apply_preset, define_xla_flags
 from aia_jax.config_numbers import check_numbers
 from aia_jax.data.cache import cache_root
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
+from aia_jax.training.record import recalling_root
 
 EXIT_INPUT, EXIT_NON_FINITE = 2, 3
 
@@ -36,7 +37,7 @@ def define_flags(description: str, **strings: str) -> flags.FlagValues:
     config_flags.DEFINE_config_file("config", help_string="Config file, for example configs/demo.py.")
     for name, text in strings.items():
         flags.DEFINE_string(name, None, text)
-    flags.mark_flag_as_required("config")
+    require("config", "configs/demo.py")
     for name in ("config", *strings):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # --help shows it
     return flags.FLAGS
@@ -46,6 +47,11 @@ def define_strings(name: str, text: str) -> None:
     """A string flag that may be given several times; None if it is not."""
     flags.DEFINE_multi_string(name, None, text)
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def require(name: str, example: str) -> None:
+    """A flag that must be given."""
+    flags.register_validator(name, lambda value: value is not None, f"is needed, as in --{name} {example}")
 
 
 def define_device_flags() -> None:
@@ -72,7 +78,9 @@ def run(command: Callable[[ConfigDict], int | None]) -> None:
             raise InputError(str(error)) from error
         check_numbers(config)
         _set_up_devices()
-        return command(config)
+        workdir = flags.FLAGS.workdir if "workdir" in flags.FLAGS else None
+        with recalling_root(Path(workdir), config) if workdir else contextlib.nullcontext():
+            return command(config)
 
     app.run(main, flags_parser=_parse)
 
@@ -88,8 +96,6 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         InputError: no such file, an unknown argument or field, a value of another type, a number that cannot be.
     """
     file = path.split(":", 1)[0]
-    if not Path(file).is_file():
-        raise InputError(f"--config {file}: no such file")
     for root in (Path.cwd(), Path(file).absolute().parent.parent):
         if str(root) not in sys.path:
             sys.path.append(str(root))
@@ -196,10 +202,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _check_config(argv: Sequence[str]) -> None:
-    """Raises InputError on a config's argument, as in configs/improved_loss.py:corel5k, that it does not know."""
+    """Raises InputError if the config is not there, or does not know its argument, as `:corel5k`."""
     if not _named_config(argv):
         return
     path, *argument = _named_config(argv).split(":", 1)
+    if not Path(path).is_file():
+        raise InputError(f"--config {path}: no such file")
     with contextlib.suppress(OSError, SyntaxError, ImportError):  # these absl's parser tells
         get_config = runpy.run_path(path).get("get_config")
         if argument and not (callable(get_config) and inspect.signature(get_config).parameters):

@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--test_fraction",
         type=_fraction,
         metavar="F",
-        help=f"share of photos for testing, drawn so that each label is parted alike; the default is {_TEST_FRACTION}, "
-        "or what the list says; 1: all, to evaluate on",
+        help="share of photos for testing, drawn so that each label is parted alike; rare labels, of two photos or "
+        f"more, may take more; the default is {_TEST_FRACTION}, or what the list says; 1: all, to evaluate on",
     )
     parser.add_argument("--seed", type=not_negative, default=0, metavar="N", help="of the drawing")
     parser.add_argument("--min_images", type=positive, metavar="N", help="leave out labels of fewer photos")
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     problems = list(listed.problems)
     photos = _of_known_split(gather(listed.rows, images, vocabulary, problems), problems)
     photos, moments = measure(photos, images, arguments.num_workers, problems)
-    _tell(problems, len(photos), skip=arguments.skip_bad)
+    _tell(problems, len(photos), images, skip=arguments.skip_bad)
     labels = vocabulary or _vocabulary(photos, arguments.min_images or 1)
     targets = _targets(photos, labels)
     in_test = _part(photos, targets, arguments)
@@ -163,15 +163,16 @@ def _of_known_split(photos: list[LabelledPhoto], problems: list[str]) -> list[La
     return known or photos
 
 
-def _tell(problems: list[str], num_photos: int, *, skip: bool) -> None:
+def _tell(problems: list[str], num_photos: int, images: Path, *, skip: bool) -> None:
     listed = list_problems(problems)
+    if not num_photos:
+        where = f"; they are looked for in {images}, --images names another folder:" if problems else ""
+        raise InputError(f"no photo can be used{where}{listed}")
     if problems and not skip:
         raise InputError(
             f"{len(problems):,} problem(s) with labels or photos; nothing was written (--skip_bad leaves out what they "
             f"are about):{listed}"
         )
-    if not num_photos:
-        raise InputError(f"no photo can be used{':' if problems else ''}{listed}")
     if problems:
         print(f"{len(problems):,} problem(s); what they are about is left out:{listed}", file=sys.stderr)
 
@@ -212,7 +213,14 @@ def _part(photos: Sequence[LabelledPhoto], targets: np.ndarray, arguments: argpa
         return np.ones(len(photos), bool)
     if len(photos) < 2:
         raise InputError("there is one photo; at least two are needed, one for training and one for testing")
-    return stratified_split(targets, fraction or _TEST_FRACTION, arguments.seed, in_both=True)
+    fraction = fraction or _TEST_FRACTION
+    in_test = stratified_split(targets, fraction, arguments.seed, in_both=True)
+    if in_test.sum() > 1.25 * np.ceil(fraction * len(photos)):
+        print(
+            f"{in_test.mean():.2f} of the photos are for testing, not {fraction:g}: labels of two photos or more are "
+            "tested where that can be, and many are rare; --min_images leaves such out"
+        )
+    return in_test
 
 
 def _write(

@@ -5,7 +5,7 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from aia_jax.commands import annotate, export, features, import_labels, keywords, prepare, results, search, vocab
 from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
@@ -24,7 +24,20 @@ _COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        self._given = args or ()
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required"):  # perhaps as one is misspelt
+            known = [option for action in self._actions for option in action.option_strings]
+            flags = (given.split("=")[0] for given in self._given if given.startswith("--"))
+            for flag in flags:
+                if flag not in known and not flag.startswith("--config."):
+                    near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
+                    message += f"; unknown: {flag}" + (f", nearest: {near[0]}" if near else "")
         self.exit(EXIT_INPUT, f"error: {message}; see {self.prog} --help\n")
 
 

@@ -102,8 +102,8 @@ class Trainer:
         check_same_config(self.workdir, config)
         if task.epoch_end(1) < 1:
             raise InputError(
-                f"config.batch_size={config.batch_size} is larger than the training data; give one that is a multiple "
-                f"of {self.mesh.size} and fits"
+                f"config.batch_size={config.batch_size} is larger than the training data of "
+                f"{task.epoch_end(config.batch_size):,}; give one that is a multiple of {self.mesh.size} and fits"
             )
         self.total_steps = task.epoch_end(config.epochs)
         optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)

@@ -5,6 +5,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,22 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
     write_json(workdir / "environment.json", environment)
+
+
+@contextlib.contextmanager
+def recalling_root(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Adds to an InputError about `config.data.root` the one that the run in `workdir` was trained with, if another."""
+    try:
+        yield
+    except InputError as error:
+        written = None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            written = json.loads((workdir / "config.json").read_text())["data"]["root"]
+        if "config.data.root" not in str(error) or written in (None, config.data.root):
+            raise
+        raise InputError(
+            f"{error}\n{workdir} was trained with --config.data.root={shlex.quote(str(written))}"
+        ) from error
 
 
 def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...] = ()) -> None:

@@ -87,7 +87,10 @@ def written_config(workdir: Path) -> dict[str, Any]:
     Raises:
         InputError: it is absent, or not such a config.
     """
-    config = read_json(workdir / "config.json", f"the config of the run in {workdir}")
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the folder given to train.py")
+    config = read_json(path, f"the config of the run in {workdir}")
     if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in ("model", "data")):
-        raise InputError(f"{workdir / 'config.json'} does not say what model {workdir} holds; give another workdir")
+        raise InputError(f"{path} does not say what model {workdir} holds; give another workdir")
     return config

@@ -328,9 +328,15 @@ def test_flags_that_do_not_go_together(annotate, model, flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_misspelt_flag_is_named_beside_what_it_leaves_missing(capsys):
+    with pytest.raises(SystemExit):
+        main(["annotate", "--workdir", "run", "--imags", "photos", "--output", "out"])
+    assert "are required: --images; unknown: --imags, nearest: --images; see aia annotate" in capsys.readouterr().err
+
+
 def test_models_that_cannot_be_used_are_told(annotate, workdir, tmp_path, capsys):
     assert annotate(model=["--workdir", str(tmp_path)]) == 2
-    assert "config.json, which says what model" in capsys.readouterr().err
+    assert f"{tmp_path} is no folder of a run: {tmp_path}/config.json is not there; name" in capsys.readouterr().err
     assert annotate(model=["--workdir", str(workdir / "config.json")]) == 2
     assert "is no folder of a run; a file of weights needs its config too" in capsys.readouterr().err
     assert annotate(model=["--weights", "x.pth"]) == 2

@@ -177,7 +177,10 @@ def test_other_photos_are_evaluated_by_the_statistics_of_training(folder, tmp_pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"batch_size": 64}, "config.batch_size=64 is larger than the training data; give one that is a multiple of 8"),
+        (
+            {"batch_size": 64},
+            "config.batch_size=64 is larger than the training data of 37; give one that is a multiple of 8",
+        ),
         ({"data.validation_fraction": 0.001}, "config.data.validation_fraction=0.001 leaves 0 of"),
         ({"data.root": "nowhere"}, "nowhere/channel_stats.json does not exist; config.data.root must be the folder"),
         ({"init_labels": "strict"}, "was trained on other labels, or on another order of them"),

@@ -242,7 +242,7 @@ def test_models_that_are_not_exported_are_told(run, workdir, tmp_path, capsys):
     assert run(model=["--workdir", str(young)]) == 2
     assert "holds no evaluated epoch yet; let train.py finish one" in capsys.readouterr().err
     assert run(model=["--workdir", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no folder of a run" in capsys.readouterr().err
+    assert "nowhere is not there" in capsys.readouterr().err
     config = annotator_config(**{"model.head": "gap"})
     gap = write_run(tmp_path / "gap", config, draw_weights(config))
     assert run("--attention", model=["--workdir", str(gap)]) == 2

@@ -267,6 +267,14 @@ def test_like_takes_vocabulary_and_statistics(import_labels, table, photos, tmp_
     )
 
 
+def test_rare_labels_that_take_more_photos_for_testing_are_told(import_labels, photos, tmp_path, capsys):
+    rows = [(name, f"pair{number // 2}") for number, name in enumerate(photos[1])]
+    assert import_labels(write_table(tmp_path / "labels.csv", rows)) == 0
+    assert "0.50 of the photos are for testing, not 0.2: labels of two photos or more" in capsys.readouterr().out
+    assert import_labels(write_table(tmp_path / "labels.csv", [(name, "sky") for name in photos[1]]), "--force") == 0
+    assert "for testing, not" not in capsys.readouterr().out
+
+
 def test_rare_labels_may_be_left_out(import_labels, photos, tmp_path, capsys):
     rows = [(name, f"common;rare{number}") for number, name in enumerate(photos[1])]
     table = write_table(tmp_path / "labels.csv", rows)
@@ -294,6 +302,7 @@ def test_rare_labels_may_be_left_out(import_labels, photos, tmp_path, capsys):
         (["--labels", "one.csv"], "there is one photo; at least two are needed"),
         (["--labels", "bare.csv"], "no photo has a label"),
         (["--labels", "none.csv"], "no photo can be used"),
+        (["--images", "empty"], "no photo can be used; they are looked for in empty, --images names another folder:"),
     ],
 )
 def test_flags_that_cannot_be_used(photos, table, tmp_path, monkeypatch, capsys, flags, message):
@@ -303,6 +312,7 @@ def test_flags_that_cannot_be_used(photos, table, tmp_path, monkeypatch, capsys,
     write_table(tmp_path / "bare.csv", [("00.png", ""), ("02.png", "")])
     write_table(tmp_path / "none.csv", [])
     (tmp_path / "photos").mkdir()
+    (tmp_path / "empty").mkdir()
     given = {"--labels": "labels.csv", "--images": str(photos[0]), "--output": "mine"}
     given |= dict(zip(flags[::2], flags[1::2], strict=True))
     if given["--labels"] == "photos" and "--images" not in flags:

@@ -137,7 +137,7 @@ def test_queries_are_sets_of_labels_and_some_are_held_out(annotator):
     ("overrides", "message"),
     [
         ({"data.annotator": ""}, "config.data.annotator: name the folder of an annotation run"),
-        ({"data.annotator": "nowhere"}, "nowhere.*cannot be read"),
+        ({"data.annotator": "nowhere"}, "nowhere is no folder of a run"),
         ({"data.keywords": "tags"}, "config.data.keywords='tags' is unknown; known: annotator, labels"),
         ({"data.name": "flickr"}, "config.data.name='flickr' is unknown"),
         ({"data.query_words": 0}, "config.data.query_words=0 must be at least 1"),

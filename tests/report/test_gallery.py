@@ -170,6 +170,14 @@ def test_a_photo_shows_where_each_label_looks(page):
     assert driver.execute_script(opacity) == 0
 
 
+def test_a_phone_shows_the_whole_name_above_many_labels(page):
+    driver = page([("many.jpg", [(number, 0.9, None) for number in range(len(LABELS))] * 4, {})])
+    emulate(driver, width=390, height=844)
+    click(driver, ".card button")
+    name = driver.find_element("id", "detail-name")
+    assert name.get_property("clientHeight") >= name.get_property("scrollHeight")
+
+
 def test_all_goes_by_keyboard(page):
     driver = page(plain(2000))
     assert len(texts(driver, ".card")) < 100
