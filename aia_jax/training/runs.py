@@ -87,7 +87,10 @@ def written_config(workdir: Path) -> dict[str, Any]:
     Raises:
         InputError: it is absent, or not such a config.
     """
-    config = read_json(workdir / "config.json", f"the config of the run in {workdir}")
-    if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in ("model", "data")):
-        raise InputError(f"{workdir / 'config.json'} does not say what model {workdir} holds; give another workdir")
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path}, which says what model {workdir} holds, does not exist; name the folder of a run")
+    config = read_json(path, f"the config of the run in {workdir}")
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise InputError(f"{path} does not say what model {workdir} holds; name another folder of a run")
     return config
