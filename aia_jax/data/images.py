@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from aia_jax.errors import InputError
 
@@ -75,7 +75,9 @@ def thumbnail(data: bytes, side: int) -> np.ndarray:
     """As `decode_image`, upright, but of the photo's own shape: uint8 `[H, W, 3]`, neither longer than `side`."""
 
     def shrink(image: Image.Image) -> np.ndarray:
-        turn, small = _UPRIGHT.get(_orientation(image)), ImageOps.contain(_to_rgb(image), (side, side))
+        turn, longest = _UPRIGHT.get(_orientation(image)), max(image.size)
+        size = [max(round(length / longest * side), 1) for length in image.size]
+        small = _to_rgb(image).resize(size, Image.Resampling.BICUBIC)
         return np.asarray(small if turn is None else small.transpose(turn))
 
     return _decoded(data, shrink)

@@ -91,6 +91,6 @@ def written_config(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the folder given to train.py")
     config = read_json(path, f"the config of the run in {workdir}")
-    if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in ("model", "data")):
-        raise InputError(f"{path} does not say what model {workdir} holds; give another workdir")
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise InputError(f"{path} does not say what model {workdir} holds; name another folder of a run")
     return config

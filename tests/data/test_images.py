@@ -189,6 +189,11 @@ def test_a_photo_of_a_hundred_megapixels_is_read_without_a_warning():
         assert decode_image(bombs.png(12_000, 9_000, colours=0), 8).shape == (8, 8, 3)
 
 
+@pytest.mark.parametrize(("shape", "small"), [((4, 900), (1, 32)), ((900, 4), (32, 1)), ((9, 6), (32, 21))])
+def test_a_thumbnail_is_never_empty(shape, small):
+    assert images.thumbnail(_encode(Image.fromarray(_noise(*shape)), "PNG"), 32).shape == (*small, 3)
+
+
 def test_a_jpeg_of_many_scans_or_with_a_film_behind_it_is_read():
     scans = bombs.jpeg(8, 8, progressive=True, scans=60)
     np.testing.assert_array_equal(decode_image(scans, 8), decode_image(bombs.jpeg(8, 8, progressive=True), 8))
