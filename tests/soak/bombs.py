@@ -170,7 +170,8 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     (folder / "VG-500" / "train_list_500.txt").write_text("a\n" * 100_000)
     (folder / "VG-500" / "vg500_vocabulary.txt").write_text("sky\n")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return {"bytes": path.stat().st_size, **pool.apply(_read, (name, path))}
+        found = pool.apply(_read, (name, path))
+    return {"bytes": path.stat().st_size, **found, "outcome": found["outcome"].replace(f"{folder}/", "")[:200]}
 
 
 def _read(name: str, path: Path) -> dict[str, Any]:
@@ -185,9 +186,9 @@ def _read(name: str, path: Path) -> dict[str, Any]:
     try:
         outcome = read(path)
     except InputError as error:
-        outcome = f"refused: {error}".replace(str(path), path.name)
+        outcome = f"refused: {error}"
     seconds = time.perf_counter() - start
-    return {"outcome": outcome[:200], "seconds": round(seconds, 2), "mb": round((peak() - before) / 1e6)}
+    return {"outcome": outcome, "seconds": round(seconds, 2), "mb": round((peak() - before) / 1e6)}
 
 
 def main() -> int:
