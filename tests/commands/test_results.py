@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aia_jax.commands.main import main
+from aia_jax.commands.main import _COMMANDS, main
 from aia_jax.published import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS
 
 NUM_PUBLISHED = len(RESULTS) + len(RETRIEVAL_RESULTS) + len(SEARCH_RESULTS)
@@ -178,7 +178,7 @@ def test_a_json_file_that_cannot_be_written_is_named(runs, capsys):
     ("arguments", "message"),
     [
         (["reslts"], "error: unknown command 'reslts'; nearest: results\n"),
-        (["zzz"], "error: unknown command 'zzz'; known: annotate, features, keywords, results, search, vocab\n"),
+        (["zzz"], f"error: unknown command 'zzz'; known: {', '.join(_COMMANDS)}\n"),
     ],
 )
 def test_an_unknown_command_is_refused(capsys, arguments, message):

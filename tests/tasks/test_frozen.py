@@ -125,6 +125,8 @@ def test_a_run_is_evaluated_and_its_pictures_drawn(workdir, tmp_path, converted)
     evaluate(config, workdir, tmp_path, thresholds="mcc")
     assert {path.name for path in tmp_path.iterdir()} == {
         "metrics.json",
+        "per_label.csv",
+        "curves.png",
         "scores.npz",
         "predictions.png",
         "attention.png",
