@@ -118,7 +118,7 @@ def test_facts_tell_the_model(exported, live, limits, workdir):
 def test_paths_of_this_machine_stay_here(exported):
     for name in NAMES:
         content = (exported / name).read_bytes()
-        assert not re.search(rb"[\w/]{6,}\.py\b", content)  # functions are named, as pytest's own; three bytes may be weights
+        assert not re.search(rb"[\w/]{6,}\.py\b", content)  # three bytes alone may be weights
         assert str(REPOSITORY).encode() not in content
 
 
