@@ -43,7 +43,7 @@ class Checkpointer:
             },
         )
         for step in self.steps():
-            with contextlib.suppress(ValueError, OSError):  # of a damaged one, which whoever restores it is told of
+            with contextlib.suppress(InputError):  # of a damaged one, which whoever restores it is told of
                 self._note_metric(step, self.info(step))
 
     def save(self, step: int, items: dict[str, Any], info: dict[str, Any]) -> None:
@@ -62,19 +62,23 @@ class Checkpointer:
     def check_undamaged(self, step: int) -> None:
         """Raises InputError if a file of the checkpoint of `step` is not as it was written; reads all of them."""
         if problem := damage(self._directory / str(step)):
-            raise InputError(
-                f"checkpoint {self._directory / str(step)} is damaged: {problem}; train.py with the same config and "
-                "workdir goes on from the one before"
-            )
+            raise self._damaged(step, problem)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, rising."""
         return sorted(self._manager.all_steps())
 
     def info(self, step: int) -> dict[str, Any]:
-        """What was written about the checkpoint of `step`."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))
-        return restored["info"]
+        """What was written about the checkpoint of `step`.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))
+            return dict(restored["info"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise self._damaged(step, f"info: {error}") from error
 
     def holds_progress(self, step: int) -> bool:
         """Whether the checkpoint of `step` came from training, and not from a conversion."""
@@ -143,6 +147,12 @@ class Checkpointer:
     def __exit__(self, exception: type[BaseException] | None, *_rest: Any) -> None:
         with contextlib.suppress(*[InputError] if exception else []):  # what came first is what a user should read
             self.close()
+
+    def _damaged(self, step: int, problem: str) -> InputError:
+        return InputError(
+            f"checkpoint {self._directory / str(step)} is damaged: {problem}; train.py with the same config and "
+            "workdir sets it aside and goes on without it"
+        )
 
     def _note_metric(self, step: int, info: dict[str, Any]) -> None:
         if "metric" in info:

@@ -45,10 +45,10 @@ def damage(folder: Path) -> str:
 
 
 def recover(workdir: Path) -> list[str]:
-    """Makes the newest checkpoint of a workdir one to continue from; only for whoever alone writes to it.
+    """Leaves whole checkpoints alone in a workdir; only for whoever alone writes to it.
 
-    Half-written ones are removed. Newest ones that are damaged move to `<workdir>/damaged`. Several processes call it
-    together; the first one acts.
+    Half-written ones are removed, damaged ones move to `<workdir>/damaged`. Several processes call it together; the
+    first one acts.
 
     Returns:
         What was set aside, a line each.
@@ -65,12 +65,8 @@ def recover(workdir: Path) -> list[str]:
 def _set_aside(folder: Path, elsewhere: Path) -> list[str]:
     for unfinished in folder.glob(f"*{UNFINISHED}*"):
         shutil.rmtree(unfinished, ignore_errors=True)
-    steps = sorted((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), reverse=True)
-    damaged: dict[int, str] = {}
-    for step in steps:
-        if not (problem := damage(folder / str(step))):
-            break
-        damaged[step] = problem
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    damaged = {step: problem for step in steps if (problem := damage(folder / str(step)))}
     if damaged and len(damaged) == len(steps):
         listed = "\n".join(f"  {step}: {problem}" for step, problem in damaged.items())
         raise InputError(

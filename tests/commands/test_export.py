@@ -1,7 +1,6 @@
 """`aia export`: files that give the model's scores, and need nothing of this project."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -118,7 +117,7 @@ def test_facts_tell_the_model(exported, live, limits, workdir):
 def test_paths_of_this_machine_stay_here(exported):
     for name in NAMES:
         content = (exported / name).read_bytes()
-        assert not re.search(rb"[\w/]{6,}\.py\b", content)  # three bytes alone may be weights
+        assert b".py" not in content.replace(b".pytest_", b"")  # a function's name, in a test's worker process
         assert str(REPOSITORY).encode() not in content
 
 

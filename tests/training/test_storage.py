@@ -14,7 +14,7 @@ from aia_jax.errors import InputError
 from aia_jax.files import held
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.loop import Trainer
-from aia_jax.training.runs import run_arrays
+from aia_jax.training.runs import best_step, run_arrays
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,31 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(whole, copy, ca
     assert (copy / "damaged" / "12").is_dir()
     assert losses(copy) == losses(workdir)
     assert_same_run(final_items(trainer, workdir), final_items(trainer, copy))
+
+
+def test_a_damaged_best_checkpoint_is_set_aside_too(tmp_path):
+    config = toy_config(**{"checkpoint.keep": 1})
+
+    class Falling(ToyTask):
+        calls = 0
+
+        def evaluate(self, split, outputs):
+            self.calls += 1
+            return {"accuracy": 1 / self.calls}
+
+    Trainer(config, Falling(config), tmp_path, devices=jax.devices()[:1]).fit()
+    flip_a_bit(tmp_path / "checkpoints" / "3")
+    with pytest.raises(InputError, match=r"3 is damaged: .*; train.py with the same config and workdir sets it aside"):
+        run_arrays(tmp_path)
+    run(config, tmp_path)
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["3"]
+    assert run_arrays(tmp_path)[1]["epoch"] == 4
+
+
+def test_facts_that_cannot_be_read_are_told(copy):
+    spoil_the_facts(copy / "checkpoints" / "12")
+    with Checkpointer(copy) as checkpointer, pytest.raises(InputError, match=r"12 is damaged: info: .*sets it aside"):
+        best_step(checkpointer)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(copy):
