@@ -16,6 +16,7 @@ def _config(**changes) -> ConfigDict:
             "backbone": "tresnet_tiny",
             "native_padding": True,
             "input_statistics": True,
+            "gate_kernels": False,
             "remat": False,
             "freeze_backbone": False,
             "head": "attention",
