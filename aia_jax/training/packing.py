@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -21,14 +21,14 @@ class Packed(struct.PyTreeNode):
     """A tree of arrays; see `pack` and `unpack`.
 
     Attributes:
-        vectors: `[P]`, every leaf of less than two axes, one after the other.
+        vectors: `[P]`, every leaf of less than two axes, one after the other; None if there are none.
         stacks: for each shape of two axes or more and each dtype `[n, ...]`, the n leaves of it, in the tree's order.
         treedef: of the tree.
         shapes: of each leaf that is in `vectors`; for the others None.
         places: of each leaf that is in `stacks` the stack and the row; for the others None.
     """
 
-    vectors: jax.Array
+    vectors: jax.Array | None
     stacks: tuple[jax.Array, ...]
     treedef: Any = struct.field(pytree_node=False)
     shapes: tuple[tuple[int, ...] | None, ...] = struct.field(pytree_node=False)
@@ -52,13 +52,12 @@ def pack(tree: Arrays) -> Packed:
         places.append(place)
     stacks = tuple(_applied(_stack, group, lambda spec: (None, *spec)) for group in groups.values())
     shapes = tuple(leaf.shape if leaf.ndim < 2 else None for leaf in leaves)
-    return Packed(_applied(_join, vectors), stacks, treedef, shapes, tuple(places))
+    return Packed(_applied(_join, vectors) if vectors else None, stacks, treedef, shapes, tuple(places))
 
 
 def unpack(packed: Packed) -> Arrays:
     """The inverse of `pack`."""
-    shapes = tuple(shape for shape in packed.shapes if shape is not None)
-    vectors = iter(_applied(functools.partial(_cut, shapes=shapes), packed.vectors))
+    vectors = _each_vector(packed.vectors, packed.shapes)
     rows = [_applied(_rows, stack, lambda spec: spec[1:]) for stack in packed.stacks]
     return packed.treedef.unflatten(
         [next(vectors) if place is None else rows[place[0]][place[1]] for place in packed.places]
@@ -93,10 +92,9 @@ def loosened(tree: Any) -> Any:
 
 def tightened(tree: Any, params: Packed) -> Any:
     """The inverse of `loosened`, for trees whose packed parts are packed as `params` are."""
-    shapes = tuple(shape for shape in params.shapes if shape is not None)
 
     def tight(node: Arrays) -> Packed:
-        vectors, others = iter(_applied(functools.partial(_cut, shapes=shapes), node["vectors"])), iter(node["others"])
+        vectors, others = _each_vector(node["vectors"], params.shapes), iter(node["others"])
         return pack(params.treedef.unflatten([next(others if s is None else vectors) for s in params.shapes]))
 
     return jax.tree.map(lambda node: tight(node) if _is_loose(node) else node, tree, is_leaf=_is_loose)
@@ -110,10 +108,16 @@ def _is_loose(node: Any) -> bool:
     return isinstance(node, dict) and set(node) == {"vectors", "others"}
 
 
+def _each_vector(joined: Any, shapes: tuple[tuple[int, ...] | None, ...]) -> Iterator[Any]:
+    """The leaves that `Packed.vectors` holds, in the tree's order."""
+    vectors = tuple(shape for shape in shapes if shape is not None)
+    return iter(_applied(functools.partial(_cut, shapes=vectors), joined) if vectors else ())
+
+
 def _applied(function: Any, arrays: Any, spec: Callable[[tuple], tuple] = lambda spec: spec) -> Any:
     """`function(arrays)`; of shapes on devices the shapes of its results. What is split stays so, as `spec` says."""
-    first = next(iter(jax.tree.leaves(arrays)), None)
-    placed = None if first is None or isinstance(first, jax.core.Tracer) else getattr(first, "sharding", None)
+    first = jax.tree.leaves(arrays)[0]
+    placed = None if isinstance(first, jax.core.Tracer) else getattr(first, "sharding", None)
     if isinstance(placed, NamedSharding):
         placed = NamedSharding(placed.mesh, PartitionSpec(*spec(tuple(placed.spec))))
     if isinstance(first, jax.ShapeDtypeStruct):
@@ -126,7 +130,7 @@ def _applied(function: Any, arrays: Any, spec: Callable[[tuple], tuple] = lambda
 
 @jax.jit
 def _join(vectors: list[jax.Array]) -> jax.Array:
-    return jnp.concatenate([vector.ravel() for vector in vectors]) if vectors else jnp.zeros(0)
+    return jnp.concatenate([vector.ravel() for vector in vectors])
 
 
 @functools.partial(jax.jit, static_argnames="shapes")

@@ -26,6 +26,16 @@ def test_a_tree_without_vectors_and_one_without_others():
         jax.tree.map(np.testing.assert_array_equal, unpack(pack(tree)), tree)
 
 
+def test_what_is_empty_packs_to_nothing():
+    mesh = sharding.data_mesh()
+    for tree, count in (({}, 0), ({"kernel": jnp.ones((2, 2))}, 1)):
+        leaves = jax.tree.leaves(on_mesh(jax.eval_shape(pack, tree), mesh))
+        assert [(type(leaf), leaf.sharding.mesh) for leaf in leaves] == count * [(jax.ShapeDtypeStruct, mesh)]
+        packed = pack(tree)
+        assert packed.vectors is None
+        assert jax.tree.structure(tightened(loosened(packed), packed)) == jax.tree.structure(packed)
+
+
 def test_gradients_are_packed_like_the_weights():
     def loss(tree):
         both = (tree["b"]["kernel"] * tree["a"]["kernel"]) @ tree["b"]["bias"]
