@@ -171,7 +171,8 @@ def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | Efficient
     if entry.family == "tresnet":
         # Float32 runs are held against PyTorch's, and compute what it does in its order.
         statistics = config.input_statistics and config.dtype == "bfloat16"
-        own = {"input_statistics": statistics, "gate_kernels": config.gate_kernels}
+        # Runs that were made before it was a field do not name it.
+        own = {"input_statistics": statistics, "gate_kernels": config.get("gate_kernels", False)}
     else:
         own = {"native_padding": config.native_padding}
     return entry.build(**own, remat=config.remat, **dtypes(config), rngs=rngs)

@@ -54,6 +54,12 @@ def test_attention_annotator_returns_logits_maps_and_features():
     assert out["stage1"].dtype == jnp.bfloat16
 
 
+def test_configs_of_runs_older_than_gate_kernels_build():
+    config = _config()
+    del config["gate_kernels"]
+    assert _outputs(config, jnp.ones((2, 32, 32, 3)))[0].shape == (2, 9)
+
+
 def test_plain_annotator_has_no_maps():
     logits, out = _outputs(_config(head="gap", dtype="bfloat16"), jnp.ones((2, 32, 32, 3)))
     assert (logits.shape, logits.dtype) == ((2, 9), jnp.float32)
