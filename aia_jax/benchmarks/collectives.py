@@ -10,7 +10,7 @@ from flax import nnx
 from aia_jax.models.annotator import Annotator
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.conv_norm import ConvNorm, SqueezeExcite
-from aia_jax.models.tresnet import BasicBlock, TResNet
+from aia_jax.models.tresnet import Bottleneck, TResNet
 
 _FLOAT32 = 4
 
@@ -55,28 +55,27 @@ def exchanged(model: Annotator) -> Exchanged:
     if head.self_attention or model.freeze_backbone:
         raise ValueError("self-attention and frozen backbones are not counted")
     item = jnp.dtype(backbone.dtype).itemsize
-    gated = {block.conv2 for _, block in nnx.iter_modules(backbone) if isinstance(block, BasicBlock) and block.se}
     gradients = forward = backward = waits = 0
     for _, module in nnx.iter_modules(backbone):
         if isinstance(module, SqueezeExcite):
             gradients += _FLOAT32 * _size(module)
         if isinstance(module, ConvNorm):
-            norm = _of_norm(module, gated=module in gated)
+            norm = _of_norm(module)
             gradients += (_FLOAT32 if module.input_statistics else item) * module.conv.kernel.size
-            forward, backward, waits = forward + norm[0], backward + norm[1], waits + norm[2]
+            forward, backward, waits = forward + norm[0], backward + norm[1], waits + 2
+        if isinstance(module, Bottleneck) and module.downsample and module.downsample.input_statistics:
+            backward -= _FLOAT32 * module.conv3.conv.kernel.shape[0]  # both offsets have the same gradient
     return Exchanged(gradients + _of_head(head), forward, backward, _FLOAT32, waits)
 
 
-def _of_norm(module: ConvNorm, *, gated: bool) -> tuple[int, int, int]:
-    """Bytes forward and backward, and waits, of the norm after a convolution of M outputs and K inputs."""
+def _of_norm(module: ConvNorm) -> tuple[int, int]:
+    """Bytes forward and backward of the norm after a convolution of M outputs and K inputs."""
     outputs, inputs = module.conv.kernel.shape[0], module.conv.kernel.shape[-1]
     if module.input_statistics:
         # Forward the sums of x and of x x^T. Backward the gradients of the folded kernel, which are among the weights',
         # and of the folded offset.
-        return _FLOAT32 * inputs * (inputs + 1), _FLOAT32 * outputs, 2
-    if gated:
-        return _FLOAT32 * 2 * outputs, _FLOAT32 * 3 * outputs, 4  # mean, then variance; and the other way round
-    return _FLOAT32 * 2 * outputs, _FLOAT32 * 2 * outputs, 2
+        return _FLOAT32 * inputs * (inputs + 1), _FLOAT32 * outputs
+    return _FLOAT32 * 2 * outputs, _FLOAT32 * 2 * outputs
 
 
 def _of_head(head: AttentionPooling) -> int:

@@ -33,13 +33,13 @@ from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.optimizer import make_optimizer
+from aia_jax.training.packing import on_mesh
 from aia_jax.training.record import package_versions
 from aia_jax.training.state import (
     abstract_weights,
     initial_state,
     make_predict_step,
     make_train_step,
-    on_mesh,
     pick_weights,
 )
 

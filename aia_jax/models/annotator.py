@@ -160,8 +160,8 @@ def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | Efficient
     """Builds the backbone alone.
 
     Args:
-        config: `backbone`, `remat`, `dtype`, `param_dtype`; `input_statistics` of TResNet, which counts in bfloat16
-            only; `native_padding` of EfficientNet-Lite.
+        config: `backbone`, `remat`, `dtype`, `param_dtype`; `gate_kernels` of TResNet and its `input_statistics`,
+            which counts in bfloat16 only; `native_padding` of EfficientNet-Lite.
         rngs: where the initial weights come from (stream `params`).
 
     Raises:
@@ -170,7 +170,9 @@ def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | Efficient
     entry = backbone_named(config.backbone)
     if entry.family == "tresnet":
         # Float32 runs are held against PyTorch's, and compute what it does in its order.
-        own = {"input_statistics": config.input_statistics and config.dtype == "bfloat16"}
+        statistics = config.input_statistics and config.dtype == "bfloat16"
+        # Runs that were made before it was a field do not name it.
+        own = {"input_statistics": statistics, "gate_kernels": config.get("gate_kernels", False)}
     else:
         own = {"native_padding": config.native_padding}
     return entry.build(**own, remat=config.remat, **dtypes(config), rngs=rngs)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn import initializers
-from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from aia_jax.models.layers import blur_pool, excite
+from aia_jax.models.layers import blur_pool
+from aia_jax.models.moments import moments, sums
 
 
 class BatchNorm(nnx.Module):
@@ -58,23 +58,17 @@ class BatchNorm(nnx.Module):
             blur: blur pooling follows that, `[B, ceil(H/2), ceil(W/2), C]`.
         """
         if train:
-            y, mean, var = norm_act(x, *self._weights(), slope, self.epsilon, blur)
+            y, mean, var = norm_act(x, *self.weights(), slope, self.epsilon, blur)
             self.update(mean, var, x.size // x.shape[-1])
         else:
-            y = _act(x, *self.affine(), slope, blur)
-        return y.astype(self.dtype)
-
-    def gated(self, x: Array, gate_weights: tuple[Array, ...], slope: float) -> Array:
-        """In training: normalises, applies leaky ReLU and squeeze-and-excitation with the weights of `excite`."""
-        y, mean, var = norm_act_gate(x, *self._weights(), gate_weights, slope, self.epsilon)
-        self.update(mean, var, x.size // x.shape[-1])
+            y = act(x, *self.affine(), slope, blur)
         return y.astype(self.dtype)
 
     def affine(self, mean: Array | None = None, var: Array | None = None) -> tuple[Array, Array]:
         """Scale and offset `[C]` float32 that normalise with these statistics; without any, with the running ones."""
         if mean is None or var is None:
             mean, var = self.mean[...], self.var[...]
-        weight, bias = self._weights()
+        weight, bias = self.weights()
         scale = jax.lax.rsqrt(var + self.epsilon) * weight
         return scale, bias - mean * scale
 
@@ -87,7 +81,8 @@ class BatchNorm(nnx.Module):
         scale, offset = self.affine()
         return kernel.astype(jnp.float32) * scale, offset
 
-    def _weights(self) -> tuple[Array, Array]:
+    def weights(self) -> tuple[Array, Array]:
+        """Scale and bias `[C]`, float32."""
         return self.scale[...].astype(jnp.float32), self.bias[...].astype(jnp.float32)
 
     def update(self, mean: Array, var: Array, count: int) -> None:
@@ -97,69 +92,13 @@ class BatchNorm(nnx.Module):
         self.var[...] += self.momentum * (jax.lax.stop_gradient(unbiased) - self.var[...])
 
 
-def image_moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of each image's channels, float32 `[B, C]`, in one pass over `x` `[B, H, W, C]`.
-
-    Float32 images are centred on one of their own pixels, which keeps E[x^2] - E[x]^2 from cancelling where the mean
-    is far larger than the deviation. In bfloat16 the rounding of `x` itself is far larger than what cancels.
-    """
-    centre = None
-    if x.dtype == jnp.float32:
-        centre = jax.lax.stop_gradient(x[:, x.shape[1] // 2, x.shape[2] // 2])
-        x = x - centre[:, None, None]
-    x = x.astype(jnp.float32)
-    mean = x.mean(axis=(1, 2))
-    var = jnp.square(x).mean(axis=(1, 2)) - jnp.square(mean)
-    return (mean if centre is None else centre + mean), var
-
-
-def pool_moments(mean: Array, var: Array) -> tuple[Array, Array]:
-    """Mean and biased variance `[C]` of a batch from those of its images `[B, C]`."""
-    pooled = mean.mean(axis=0)
-    return pooled, jnp.maximum((var + jnp.square(mean - pooled)).mean(axis=0), 0)
-
-
-def moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance, float32 `[C]`, of `x` `[B, H, W, C]`, in one pass over it; not for autodiff."""
-    if x.dtype == jnp.float32:
-        return pool_moments(*image_moments(x))
-    x = x.astype(jnp.float32)
-    count = x.size // x.shape[-1]
-    total, square = _sums((x, jnp.square(x)), (0, 1, 2))
-    mean = total / count
-    return mean, jnp.maximum(square / count - jnp.square(mean), 0)
-
-
-def _sums(arrays: tuple[Array, ...], axes: tuple[int, ...]) -> tuple[Array, ...]:
-    """Sums of equally shaped float32 arrays over the same axes; one reduction on GPUs, several for XLA's CPU.
-
-    Where a mesh is set, axis 0 is split over all its devices: each sums what it has, and they add up the results.
-    Left to itself, XLA would gather the results of one reduction of several arrays from all devices to all.
-    """
-
-    def separate(*arrays: Array) -> tuple[Array, ...]:
-        return tuple(array.sum(axis=axes) for array in arrays)
-
-    def together(*arrays: Array) -> tuple[Array, ...]:
-        zeros = tuple(jnp.zeros((), jnp.float32) for _ in arrays)
-        return tuple(jax.lax.reduce(arrays, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), axes))
-
-    def local(*arrays: Array) -> tuple[Array, ...]:
-        return jax.lax.platform_dependent(*arrays, cuda=together, default=separate)
-
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or 0 not in axes:
-        return local(*arrays)
-    everywhere = functools.partial(jax.shard_map, mesh=mesh, in_specs=PartitionSpec(mesh.axis_names))
-    return everywhere(lambda *parts: jax.lax.psum(local(*parts), mesh.axis_names), out_specs=PartitionSpec())(*arrays)
-
-
-def _act(x: Array, scale: Array, offset: Array, slope: float, blur: bool) -> Array:
+def act(x: Array, scale: Array, offset: Array, slope: float, blur: bool) -> Array:
+    """`x * scale + offset` in float32, leaky ReLU and, if asked for, blur pooling, in the dtype of `x`."""
     y = jax.nn.leaky_relu(x.astype(jnp.float32) * scale + offset, slope)
     return (blur_pool(y) if blur else y).astype(x.dtype)
 
 
-def _back_through_act(
+def back_through_act(
     x: Array, scale: Array, offset: Array, slope: float, cotangents: tuple[Array, ...]
 ) -> tuple[Array, ...]:
     """Cotangents of leaky ReLU's output to those of its input, `x * scale + offset`."""
@@ -188,7 +127,7 @@ def _norm_act_forward(x, weight, bias, slope, epsilon, blur):
     mean, var = moments(x)
     inverse = jax.lax.rsqrt(var + epsilon)
     scale = inverse * weight
-    y = _act(x, scale, bias - mean * scale, slope, blur)
+    y = act(x, scale, bias - mean * scale, slope, blur)
     return (y, mean, var), (x, weight, bias, mean, inverse)
 
 
@@ -202,12 +141,12 @@ def _norm_act_backward(slope, epsilon, blur, residuals, cotangents):
         dy = dy.astype(jnp.float32)
         if blur:
             dy = jax.linear_transpose(blur_pool, jax.ShapeDtypeStruct(x.shape, jnp.float32))(dy)[0]
-        return *_back_through_act(x, scale, offset, slope, (dy,)), (x.astype(jnp.float32) - mean) * inverse
+        return *back_through_act(x, scale, offset, slope, (dy,)), (x.astype(jnp.float32) - mean) * inverse
 
     # The barriers make XLA compute the parts again in each pass; it would write them to memory and read them instead.
     x = jax.lax.optimization_barrier(x)
     dz, normalised = parts(x, dy)
-    dbias, dweight = _sums((dz, dz * normalised), (0, 1, 2))
+    dbias, dweight = sums((dz, dz * normalised), (0, 1, 2))
     x, dy, dbias, dweight = jax.lax.optimization_barrier((x, dy, dbias, dweight))
     dz, normalised = parts(x, dy)
     dx = scale * (dz - (dbias + normalised * dweight) / math.prod(x.shape[:3]))
@@ -215,56 +154,3 @@ def _norm_act_backward(slope, epsilon, blur, residuals, cotangents):
 
 
 norm_act.defvjp(_norm_act_forward, _norm_act_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def norm_act_gate(
-    x: Array, weight: Array, bias: Array, gate_weights: tuple[Array, ...], slope: float, epsilon: float
-) -> tuple[Array, Array, Array]:
-    """Batch norm, leaky ReLU and squeeze-and-excitation, all in training.
-
-    Args and returns: as of `norm_act`; `gate_weights` are those of `excite`.
-    """
-    return _norm_act_gate_forward(x, weight, bias, gate_weights, slope, epsilon)[0]
-
-
-def _norm_act_gate_forward(x, weight, bias, gate_weights, slope, epsilon):
-    mean, var = moments(x)
-    inverse = jax.lax.rsqrt(var + epsilon)
-    scale = inverse * weight
-    offset = bias - mean * scale
-    means = (_act(x.astype(jnp.float32), scale, offset, slope, False) * (1 / _positions(x))).sum(axis=(1, 2))
-    again, excited = jax.lax.optimization_barrier((x, excite(gate_weights[:3], means)))
-    gate = jax.nn.sigmoid(excited + gate_weights[3])
-    y = _act(again.astype(jnp.float32), scale, offset, slope, False) * gate[:, None, None]
-    return (y.astype(x.dtype), mean, var), (x, weight, bias, gate_weights, mean, inverse, means, gate)
-
-
-def _norm_act_gate_backward(slope, epsilon, residuals, cotangents):
-    x, weight, bias, gate_weights, mean, inverse, means, gate = residuals
-    dy = cotangents[0]
-    scale = inverse * weight
-    offset = bias - mean * scale
-    x, one = jax.lax.optimization_barrier((x, jnp.float32(1)))
-    normalised = (x.astype(jnp.float32) - mean) * inverse
-    da, slopes = _back_through_act(x, scale, offset, slope, (dy.astype(jnp.float32), one))
-    # The activation is slopes * (weight * normalised + bias), so four sums over each image hold all that is needed.
-    rows = _sums((da * normalised, da, slopes * normalised, slopes), (2,))
-    da_normalised, da, slopes_normalised, slopes = _sums(rows, (1,))
-    dexcited = (weight * da_normalised + bias * da) * gate * (1 - gate)
-    dgate_weights, dmeans = jax.vjp(excite, gate_weights[:3], means)[1](dexcited)
-    dmeans = dmeans / _positions(x)
-    dweight, dbias = _sums((gate * da_normalised + dmeans * slopes_normalised, gate * da + dmeans * slopes), (0,))
-    x, dy, dweight, dbias, dmeans = jax.lax.optimization_barrier((x, dy, dweight, dbias, dmeans))
-    da = dy.astype(jnp.float32) * gate[:, None, None] + dmeans[:, None, None]
-    (dz,) = _back_through_act(x, scale, offset, slope, (da,))
-    normalised = (x.astype(jnp.float32) - mean) * inverse
-    dx = scale * (dz - (dbias + normalised * dweight) / math.prod(x.shape[:3]))
-    return dx.astype(x.dtype), dweight, dbias, (*dgate_weights, dexcited.sum(axis=0))
-
-
-norm_act_gate.defvjp(_norm_act_gate_forward, _norm_act_gate_backward)
-
-
-def _positions(x: Array) -> int:
-    return x.shape[1] * x.shape[2]

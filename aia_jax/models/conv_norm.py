@@ -1,7 +1,5 @@
 """Convolution and batch norm in one module, so that each can be computed with the other in view."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,8 +7,10 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from aia_jax.models.batch_norm import BatchNorm, image_moments, pool_moments
+from aia_jax.models.batch_norm import BatchNorm
+from aia_jax.models.gated_norm import GateOptions, norm_act_gate
 from aia_jax.models.layers import blur_pool, excite
+from aia_jax.models.moments import image_moments, pool_moments, sums
 
 _kaiming_normal = initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=0)
 
@@ -22,11 +22,13 @@ class SqueezeExcite(nnx.Module):
 
     Attributes:
         fc1, fc2: linear layers, kernels `[C, R]` and `[R, C]`.
+        kernels: in training after a norm, as GPU kernels of our own; see `aia_jax.models.gate_kernels`.
     """
 
-    def __init__(self, fc1: nnx.Linear, fc2: nnx.Linear):
+    def __init__(self, fc1: nnx.Linear, fc2: nnx.Linear, *, kernels: bool = False):
         self.fc1 = fc1
         self.fc2 = fc2
+        self.kernels = kernels
 
     def weights(self) -> tuple[Array, ...]:
         """Kernel and bias of the first layer, then of the second, float32."""
@@ -103,7 +105,7 @@ def _convolve_and_add_backward(residuals: tuple[Array, Array], dy: Array) -> tup
     if kernel.shape[1:3] == (1, 1):
         product = jax.lax.dot_general(dy, x, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
         dkernel = product[:, None, None].astype(kernel.dtype)
-    return dx, dkernel, dy.sum(axis=rows, dtype=jnp.float32)
+    return dx, dkernel, sums((dy.astype(jnp.float32),), rows, taken_in=True)[0]
 
 
 _convolve_and_add.defvjp(_convolve_and_add_forward, _convolve_and_add_backward)
@@ -152,7 +154,7 @@ class ConvNorm(nnx.Module):
             y = jax.nn.leaky_relu(self._folded(x), slope)
             y = blur_pool(y) if blur else y
         elif se is not None and not blur:
-            return self.bn.gated(self.conv(x), se.weights(), slope)
+            return self._gated(x, se, slope)
         else:
             y = self.bn(self.conv(x), train=True, slope=slope, blur=blur)
         return y if se is None else se(y)
@@ -161,14 +163,24 @@ class ConvNorm(nnx.Module):
         """Convolution, norm and squeeze-and-excitation."""
         if not train:
             return se(self._folded(x))
+        if self.bn.dtype != jnp.float32:
+            return self._gated(x, se, 1.0)
+        # Float32 runs are held against PyTorch's: the derivatives are autodiff's.
         y = self.conv(x)
         means, variances = image_moments(y)
         mean, var = pool_moments(means, variances)
         self.bn.update(mean, var, y.size // y.shape[-1])
         scale, offset = self.bn.affine(mean, var)
         gate = se.gate(means * scale + offset)  # of the normalised means; the normalised array itself is not needed
-        y = y.astype(jnp.float32) * (scale * gate)[:, None, None] + (offset * gate)[:, None, None]
+        y = y * (scale * gate)[:, None, None] + (offset * gate)[:, None, None]
         return y.astype(x.dtype)
+
+    def _gated(self, x: Array, se: SqueezeExcite, slope: float) -> Array:
+        y = self.conv(x)
+        options = GateOptions(slope, self.bn.epsilon, se.kernels)
+        gated, mean, var = norm_act_gate(y, *self.bn.weights(), se.weights(), options)
+        self.bn.update(mean, var, y.size // y.shape[-1])
+        return gated.astype(self.bn.dtype)
 
     def _folded(self, x: Array) -> Array:
         scale, offset = self.bn.affine()
@@ -182,52 +194,45 @@ def linear_moments(x: Array, kernel: Array) -> tuple[Array, Array]:
         x: `[..., K]`.
         kernel: float32 `[M, K]`.
     """
-    count = x.size // x.shape[-1]
     centre = jnp.zeros(x.shape[-1], jnp.float32)
     if x.dtype == jnp.float32:
         # Another pass over x, so that E[y^2] - E[y]^2 does not cancel; bfloat16 rounds x by more than what cancels.
         centre = jax.lax.stop_gradient(x.mean(axis=tuple(range(x.ndim - 1))))
         x = x - centre
-    total, square = _power_sums(x)
-    mean, mean_square = _moments_of_products(total / count, square, kernel, count)
+    mean, mean_square = _moments_of_products(x, kernel)
     return mean + (kernel * centre).sum(axis=1), jnp.maximum(mean_square - jnp.square(mean), 0)
 
 
 @jax.custom_vjp
-def _power_sums(x: Array) -> tuple[Array, Array]:
-    """Sums over all rows of `x` `[..., K]` and of its outer products, float32 `[K]` and `[K, K]`."""
-    rows = tuple(range(x.ndim - 1))
-    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    square = jax.lax.dot_general(x, x, ((rows, rows), ((), ())), precision, preferred_element_type=jnp.float32)
-    return x.sum(axis=rows, dtype=jnp.float32), square
+def _moments_of_products(x: Array, kernel: Array) -> tuple[Array, Array]:
+    """E[k x] and E[(k x)^2] `[M]` over the rows of `x` `[..., K]`, for the rows k of `kernel` float32 `[M, K]`."""
+    return _moments_of_products_forward(x, kernel)[0]
 
 
-def _power_sums_backward(x: Array, cotangents: tuple[Array, Array]) -> tuple[Array]:
-    # Autodiff would convert x to float32 and write that to memory. The cotangent of the products is symmetric.
-    total, square = cotangents
-    return (x @ (2 * square).astype(x.dtype) + total.astype(x.dtype),)
+def _moments_of_products_forward(x, kernel):
+    rows, share = tuple(range(x.ndim - 1)), x.shape[-1] / x.size
+    precision = jax.lax.Precision.HIGHEST
+    square = jax.lax.dot_general(
+        x,
+        x,
+        ((rows, rows), ((), ())),
+        precision if x.dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+    mean = x.sum(axis=rows, dtype=jnp.float32) * share
+    product = jnp.matmul(kernel, square, precision=precision) * share
+    return ((kernel * mean).sum(axis=1), (kernel * product).sum(axis=1)), (x, mean, product, kernel)
 
 
-_power_sums.defvjp(lambda x: (_power_sums(x), x), _power_sums_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _moments_of_products(mean: Array, square: Array, kernel: Array, count: int) -> tuple[Array, Array]:
-    """E[k x] and E[(k x)^2] `[M]` for the rows k of `kernel`, given E[x] `[K]` and the sum of x x^T `[K, K]`."""
-    return _moments_of_products_forward(mean, square, kernel, count)[0]
-
-
-def _moments_of_products_forward(mean, square, kernel, count):
-    product = jnp.matmul(kernel, square, precision=jax.lax.Precision.HIGHEST) * (1 / count)
-    return ((kernel * mean).sum(axis=1), (kernel * product).sum(axis=1)), (mean, product, kernel)
-
-
-def _moments_of_products_backward(count, residuals, cotangents):
-    mean, product, kernel = residuals
+def _moments_of_products_backward(residuals, cotangents):
+    x, mean, product, kernel = residuals
     first, second = cotangents
-    dsquare = jnp.matmul(kernel.T, kernel * second[:, None], precision=jax.lax.Precision.HIGHEST) * (1 / count)
+    share = x.shape[-1] / x.size
+    weighted = kernel * (2 * share * second)[:, None]
+    dsquare = jnp.matmul(kernel.T.astype(x.dtype), weighted.astype(x.dtype), precision=jax.lax.Precision.HIGHEST)
+    dtotal = (kernel * (share * first)[:, None]).sum(axis=0)
     dkernel = first[:, None] * mean + 2 * second[:, None] * product  # x x^T is symmetric
-    return (kernel * first[:, None]).sum(axis=0), dsquare, dkernel
+    return x @ dsquare + dtotal.astype(x.dtype), dkernel
 
 
 _moments_of_products.defvjp(_moments_of_products_forward, _moments_of_products_backward)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.nn import initializers
@@ -106,7 +107,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate). No key: `x` itself."""
     if key is None or rate == 0:
         return x
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    kept = jax.random.bernoulli(key, 1 - rate, (x.size,)).reshape(x.shape)
     return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
 
@@ -156,7 +157,7 @@ def _blur_axis(x: Array, axis: int) -> Array:
     last = size % 2  # 1: the last even position has no neighbour after it
     # Padding and selecting fuse into one loop over the result; concatenations would be written to memory.
     before, after = _padded(odd, axis, 1, last - 1), _padded(odd, axis, 0, last)
-    position = jax.lax.broadcasted_iota(jnp.int32, even.shape, axis)
+    position = np.arange(even.shape[axis]).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
     left = jnp.where(position == 0, after, before)
     right = jnp.where(position == size // 2, before, after) if last else after
     return 0.5 * even + 0.25 * (left + right)

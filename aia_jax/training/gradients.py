@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.training import sharding
-from aia_jax.training.packing import Arrays, Packed, pack, unpack
+from aia_jax.training.packing import Arrays, Packed, on_mesh, pack, unpack
 
 LossFn = Callable[[nnx.Module, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Gradients = Callable[..., tuple[jax.Array, Packed, dict[str, jax.Array], Packed]]
@@ -75,6 +75,4 @@ def _split(arrays: Arrays, mesh: Mesh) -> Arrays:
     """Each device keeps the part of the sum over the batch that belongs to its part of the params."""
     if mesh.shape["fsdp"] == 1:
         return arrays
-    return jax.lax.with_sharding_constraint(
-        arrays, jax.tree.map(lambda leaf: sharding.of_state(leaf.shape, mesh), arrays)
-    )
+    return jax.lax.with_sharding_constraint(arrays, sharding.shardings(on_mesh(jax.eval_shape(lambda: arrays), mesh)))

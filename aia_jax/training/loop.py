@@ -19,6 +19,7 @@ from aia_jax.training.interruption import AgreedStop, stop_on_signals
 from aia_jax.training.logging import MetricWriter
 from aia_jax.training.nonfinite import NonFiniteSteps, check_policy
 from aia_jax.training.optimizer import make_optimizer
+from aia_jax.training.packing import on_mesh
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.record import check_same_config, write_record
 from aia_jax.training.recovery import recover
@@ -28,7 +29,6 @@ from aia_jax.training.state import (
     abstract_weights,
     initial_state,
     make_train_step,
-    on_mesh,
 )
 from aia_jax.training.step_log import StepLog
 

@@ -21,7 +21,7 @@ from aia_jax.version import __version__
 _FREE_FIELDS = (
     *("data.root", "data.cache_dir", "data.num_workers", "data.placement", "log_every", "checkpoint.keep"),
     *("on_nonfinite", "max_skipped_steps"),
-    *("eval.batch_size", "eval.threshold", "published", "mesh.fsdp", "model.remat"),
+    *("eval.batch_size", "eval.threshold", "published", "mesh.fsdp", "model.remat", "model.gate_kernels"),
     *("data.photos", "eval.block", "model.block", "model.recompute"),
     "init_labels",  # counts at the start alone
 )

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from aia_jax.training.gradients import Arrays, LossFn, make_gradients, whole_weights
 from aia_jax.training.optimizer import hyperparameters
-from aia_jax.training.packing import Packed, pack, unpack
-from aia_jax.training.sharding import of_state, over_data, replicated
+from aia_jax.training.packing import Packed, loosened, on_mesh, pack, tightened, unpack
+from aia_jax.training.sharding import over_data, replicated
 
 
 class TrainState(struct.PyTreeNode):
@@ -58,7 +58,7 @@ class TrainState(struct.PyTreeNode):
         ema = {name: unpack(packed) for name, packed in self.ema.items()}
         return {
             "weights": {"raw": raw, "ema": ema, "constants": self.constants},
-            "progress": {"step": self.step, "opt_state": self.opt_state},
+            "progress": {"step": self.step, "opt_state": loosened(self.opt_state)},
         }
 
     def starting_from(self, weights: Arrays) -> "TrainState":
@@ -71,7 +71,8 @@ class TrainState(struct.PyTreeNode):
         """The inverse of `items`."""
         weights = items["weights"]
         raw, ema = ({name: pack(tree) for name, tree in weights[kind].items()} for kind in ("raw", "ema"))
-        return cls(**items["progress"], **raw, ema=ema, constants=weights["constants"])
+        progress = {name: tightened(tree, raw["params"]) for name, tree in items["progress"].items()}
+        return cls(**progress, **raw, ema=ema, constants=weights["constants"])
 
 
 def pick_weights(weights: Arrays, name: str) -> Arrays:
@@ -100,11 +101,6 @@ def abstract_weights(build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tup
     arrays = on_mesh(arrays, mesh)
     constants = arrays.pop("constants")
     return graphdef, {"raw": arrays, "ema": arrays, "constants": constants}
-
-
-def on_mesh(shapes: Any, mesh: Mesh) -> Any:
-    """The same shapes and dtypes, placed on `mesh`: replicated, or split over `fsdp` where that is more than 1."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=of_state(a.shape, mesh)), shapes)
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays]:

@@ -16,6 +16,7 @@ def _config(**changes) -> ConfigDict:
             "backbone": "tresnet_tiny",
             "native_padding": True,
             "input_statistics": True,
+            "gate_kernels": False,
             "remat": False,
             "freeze_backbone": False,
             "head": "attention",
@@ -51,6 +52,12 @@ def test_attention_annotator_returns_logits_maps_and_features():
     assert out["attention"].shape == (2, 9, 2, 2)
     assert out["features"].shape == (2, 2, 2, 384)
     assert out["stage1"].dtype == jnp.bfloat16
+
+
+def test_configs_of_runs_older_than_gate_kernels_build():
+    config = _config()
+    del config["gate_kernels"]
+    assert _outputs(config, jnp.ones((2, 32, 32, 3)))[0].shape == (2, 9)
 
 
 def test_plain_annotator_has_no_maps():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models.batch_norm import BatchNorm, norm_act, norm_act_gate
+from aia_jax.models.batch_norm import BatchNorm, norm_act
 from aia_jax.models.conv_norm import ConvNorm, SqueezeExcite, linear_moments
+from aia_jax.models.gated_norm import GateOptions, norm_act_gate
 from aia_jax.models.layers import blur_pool, excite, relu, run_blocks
 
 EPSILON = 1e-5
@@ -49,15 +50,16 @@ def test_norm_and_activation_and_their_gradients(blur, slope, size):
     _close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))))
 
 
-def test_norm_activation_and_gate_and_their_gradients():
+@pytest.mark.parametrize("slope", [0.1, 1.0])
+def test_norm_activation_and_gate_and_their_gradients(slope):
     x, weight, bias = _normal(3, 5, 4, 6, mean=1), _normal(6, seed=1), _normal(6, seed=2)
     gate_weights = _normal(6, 4, seed=3), _normal(4, seed=4), _normal(4, 6, seed=5), _normal(6, seed=6)
 
     def ours(x, weight, bias, gate_weights):
-        return norm_act_gate(x, weight, bias, gate_weights, 0.1, EPSILON)[0]
+        return norm_act_gate(x, weight, bias, gate_weights, GateOptions(slope, EPSILON))[0]
 
     def plain(x, weight, bias, gate_weights):
-        y = _plain(x, weight, bias, 0.1)
+        y = _plain(x, weight, bias, slope)
         kernel1, bias1, kernel2, bias2 = gate_weights
         gate = jax.nn.sigmoid(jax.nn.relu(y.mean((1, 2)) @ kernel1 + bias1) @ kernel2 + bias2)
         return y * gate[:, None, None]

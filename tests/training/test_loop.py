@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 import signal
@@ -5,7 +6,8 @@ import signal
 import jax
 import numpy as np
 import pytest
-from toy_task import ROWS, StopAt, ToyTask, final_items, losses, records, run, toy_config
+from flax import nnx
+from toy_task import FEATURES, ROWS, StopAt, ToyTask, final_items, losses, records, run, toy_config
 
 from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 from aia_jax.training.checkpoint import Checkpointer
@@ -86,6 +88,25 @@ def test_a_run_goes_on_with_fewer_devices(whole, tmp_path):
     expected, actual = losses(whole[0]), losses(tmp_path)
     assert list(actual) == list(expected)
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-5)
+
+
+class Bare(nnx.Module):
+    """A kernel alone: no vectors to train and no statistics."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (FEATURES, 1)))
+
+    def __call__(self, rows: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+        return (rows @ self.kernel[...])[:, 0]
+
+
+def test_a_model_without_vectors_or_statistics_trains_and_continues(tmp_path):
+    config = toy_config(epochs=2)
+    for task in (StopAt(config, 4, signal.SIGTERM), ToyTask(config)):
+        task.build_model = Bare
+        with contextlib.suppress(Interrupted):
+            Trainer(config, task, tmp_path, devices=jax.devices()[:2]).fit()
+    assert [line["epoch"] for line in records(tmp_path) if line["kind"] == "test_ema"] == [1, 2]
 
 
 def test_it_learns_in_microbatches(whole, tmp_path):

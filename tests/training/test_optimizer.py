@@ -6,6 +6,7 @@ from toy_task import toy_config
 
 from aia_jax.errors import InputError
 from aia_jax.training.optimizer import hyperparameters, make_optimizer, one_cycle, step_decay
+from aia_jax.training.packing import pack, unpack
 
 
 @pytest.mark.parametrize(("total", "pct"), [(20, 0.2), (141, 0.2), (37, 0.35)])
@@ -110,6 +111,16 @@ def test_lamb_starts_from_zero_weights():
     params = {"kernel": jnp.zeros((2, 2))}
     updates, _ = optimizer.update({"kernel": jnp.ones((2, 2))}, optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -4e-4, rtol=1e-4)  # the length of Adam's
+
+
+def test_lamb_scales_packed_weights_one_by_one():
+    optimizer = make_optimizer(lamb_config(weight_decay=0.1).optimizer, 10)
+    params = {"a": jnp.ones((2, 2)), "b": 5 * jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    alone, _ = optimizer.update(gradients, optimizer.init(params), params)
+    packed, _ = optimizer.update(pack(gradients), optimizer.init(pack(params)), pack(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), unpack(packed), alone)
+    np.testing.assert_allclose(alone["b"], 5 * alone["a"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
