@@ -2,14 +2,16 @@
 
 import contextlib
 import json
+import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
 from aia_jax.errors import InputError
@@ -29,10 +31,11 @@ class MetricWriter:
         if not self._active:
             return
         self._path = Path(workdir) / "metrics.jsonl"
-        with self._speaking_errors():
+        with self._speaking_errors(), contextlib.ExitStack() as opened:
             write_bytes(self._path, "".join(lines_up_to(self._path, resume_step)).encode())
-            self._lines = self._path.open("a")
+            self._lines = opened.enter_context(self._path.open("a"))
             self._events = _Events(Path(workdir) / "tensorboard", resume_step + 1)
+            opened.pop_all()
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """One line `{"step", "kind", **values}`; the numbers among `values` go to TensorBoard as `kind/name`.
@@ -72,11 +75,16 @@ class MetricWriter:
 
 
 class _Events:
-    """A TensorBoard file, written at once: the threads of tensorboardX's SummaryWriter hang when the disk is full."""
+    """A TensorBoard file, written at once: tensorboardX's SummaryWriter hangs when the disk is full.
+
+    Its EventsWriter would leave the file open then.
+    """
 
     def __init__(self, folder: Path, first_step: int):
         folder.mkdir(exist_ok=True)
-        self._file = EventsWriter(str(folder / "events"))
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._file = RecordWriter(str(folder / name))
+        self._write(file_version="brain.Event:2")
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))  # hides what came later before
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
@@ -88,7 +96,7 @@ class _Events:
         self._file.close()
 
     def _write(self, **fields: Any) -> None:
-        self._file.write_event(Event(wall_time=time.time(), **fields))
+        self._file.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a failing disk does to a run; `docs/reliability.md` lists it."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from toy_task import ToyTask, final_items, losses, run, toy_config
 from aia_jax.errors import InputError
 from aia_jax.files import held
 from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.logging import MetricWriter
 from aia_jax.training.loop import Trainer
 from aia_jax.training.runs import best_step, run_arrays
 
@@ -183,6 +185,22 @@ def test_a_full_disk_during_a_save(whole, tmp_path):
         subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path / "disk")], check=True)
         run(config, tmp_path / "disk")
         assert_same_run(final_items(trainer, workdir), final_items(trainer, tmp_path / "disk"))
+
+
+def test_records_on_a_full_disk_are_told_and_closed(tmp_path):
+    def write_all(writer):
+        for step in range(1000):
+            writer.write(step, "train", {"loss": 0.5})
+
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=64k"):
+        with (
+            pytest.raises(InputError, match=r"metrics\.jsonl cannot be written: No space left on device"),
+            MetricWriter(disk) as writer,
+        ):
+            write_all(writer)
+        opened = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+        assert [path for path in opened if path.startswith(str(disk))] == []
 
 
 def test_a_read_only_workdir(tmp_path):
