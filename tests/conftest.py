@@ -1,13 +1,17 @@
 """Eight virtual CPU devices for every test, and caches of prepared data and compiled programs, one a session."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most programs here run a few times: to optimise their machine code takes longer than it saves.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import tempfile
 from pathlib import Path
 
+import jax
 import pytest
 
 SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
@@ -35,3 +39,14 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cache")
     os.environ["AIA_JAX_CACHE"] = str(path)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Programs whose numbers are held against PyTorch's, or whose bytes are counted, are compiled as users' are."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    if hasattr(request.module, "torch") or request.path.name == "test_traffic.py":
+        jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
