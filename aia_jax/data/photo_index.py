@@ -125,7 +125,8 @@ class PhotoIndex:
 
     def _is_index(self) -> bool:
         """An index, or one that was hardly begun."""
-        others = {path.name for path in self._path.iterdir()} - {"index.lock"}
+        ours = ("index.lock", ".index.json.")  # the second while index.json is being written
+        others = [path for path in self._path.iterdir() if not path.name.startswith(ours)]
         return not others or self._about().get("format") == _FORMAT
 
     def _about(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from untrained import write_run
 
 from aia_jax.commands.evaluate import evaluate
 from aia_jax.commands.train import train
@@ -41,9 +42,7 @@ def frozen_demo(**overrides):
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory, cache_dir):
     """A run whose backbone is what others freeze."""
-    path = tmp_path_factory.mktemp("whole")
-    train(frozen_demo(**{"model.freeze_backbone": False}), path)
-    return path
+    return write_run(tmp_path_factory.mktemp("whole"), frozen_demo(**{"model.freeze_backbone": False}))
 
 
 @pytest.fixture(scope="module")
