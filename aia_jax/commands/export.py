@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     keep_programs()
     source, batch, output = arguments.workdir or arguments.weights, arguments.batch, arguments.output
     options = {"labels": arguments.labels, "batch_size": batch or NUM_IMAGES, "dtype": arguments.dtype}
-    annotator = load_trained(source, arguments.config, **options)
+    annotator = load_trained(source, arguments.config, **options, fold=False)
     given = arguments.thresholds if arguments.threshold is None else arguments.threshold
     thresholds = np.broadcast_to(read_thresholds(given, source, annotator), len(annotator.labels))
     exporter = Exporter(annotator, batch=batch, explain=arguments.attention)
