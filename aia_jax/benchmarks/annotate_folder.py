@@ -65,7 +65,7 @@ def annotate(workdir: Path, images: Path, output: Path) -> dict[str, Any]:
         "unreadable": _num_lines(output / PROBLEMS),
         "seconds": seconds,
         "cpu_seconds": used.ru_utime + used.ru_stime,
-        "peak_bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),  # macOS counts bytes
         "page_bytes": (output / PAGE).stat().st_size,
     }
 
