@@ -91,7 +91,7 @@ def test_thresholds_of_the_run_count(workdir, pixels, tmp_path):
         ("config.json", ("hidden_size", "0"), "config.model.hidden_size=0 must lie in 1..2147483647"),
         ("config.json", ("seed", '1, "seed": 1'), "config.json has the field 'seed' twice"),
         ("thresholds.json", b"\xff", "thresholds.json is not UTF-8 text"),
-        ("checkpoints/0/info/metadata", b"{", "the checkpoint in .* is damaged, or of another version"),
+        ("checkpoints/0/info/metadata", b"{", "checkpoint .* is damaged: info: "),
     ],
 )
 def test_damaged_runs_are_told(workdir, tmp_path, file, content, message):
