@@ -39,7 +39,8 @@ def load(
         threshold: a label is chosen where its score is above it: a number, or a file of one for each label; None:
             `thresholds.json` of the run, or else `config.eval.threshold`.
         top: how many labels an image gets at most; None: all that are above.
-        batch_size: images computed at once, rounded up to a multiple of the devices.
+        batch_size: images computed at once, rounded up to a multiple of the devices; fewer take as long as this many,
+            so that 1 suits images which come one at a time.
 
     Raises:
         aia_jax.errors.InputError: one of them cannot be used.

@@ -51,14 +51,20 @@ def held(path: Path, refusal: str) -> Iterator[None]:
         yield
 
 
-def shown_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
-    """All files below `folder` whose names end so, in whatever case, relative to it and sorted, without hidden ones."""
+def shown_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False) -> list[str]:
+    """All files below `folder` whose names end so, in whatever case, relative to it and sorted, without hidden ones.
+
+    Args:
+        dangling: whether links that lead nowhere are listed too.
+    """
     found = []
     for directory, folders, files in os.walk(folder):  # holds a fifth of the memory that Path.rglob does
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
+            if name.startswith(".") or os.path.splitext(name)[1].lower() not in suffixes:
+                continue
             path = os.path.join(directory, name)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes and os.path.isfile(path):
+            if os.path.isfile(path) or (dangling and not os.path.exists(path)):
                 found.append(os.path.relpath(path, folder))
     return sorted(found)
 

@@ -14,6 +14,7 @@ from aia_jax.data.annotations import list_problems, nearest
 from aia_jax.errors import InputError
 from aia_jax.files import read_json
 from aia_jax.metrics import check_scores
+from aia_jax.wording import counted
 
 CANDIDATES = tuple(step / 20 for step in range(1, 15))
 
@@ -110,7 +111,8 @@ def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
             found = f"{json.dumps(value):.80}"
             problems.append(f"label {label!r}: a threshold must be a number from 0 to 1, found {found}")
     if problems:
-        raise InputError(f"{path} does not fit the {len(labels)} labels of the data:{list_problems(problems)}")
+        known = counted(len(labels), "label")
+        raise InputError(f"{path} does not fit the {known} of the data:{list_problems(problems)}")
     return np.asarray([document[label] for label in labels], np.float64)
 
 

@@ -1,36 +1,22 @@
-"""A headless Chromium or Chrome, where there is one."""
+"""The browser that pages are tried in."""
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 import pytest
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_QUIET = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-_FLAGS = f"{_QUIET} disable-component-update disable-sync hide-scrollbars"
+from aia_jax.benchmarks import browser as benchmarks
 
 
 @contextlib.contextmanager
 def browser() -> Iterator:
-    """A Selenium driver of a fresh profile; skips the test without browser, driver or Selenium."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="pages are tried by Selenium: pip install '.[test]'")
-    binary = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("pages are tried in Chromium: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        for flag in (*_FLAGS.split(), f"user-data-dir={profile}", "window-size=1280,900"):
-            options.add_argument(f"--{flag}")
-        started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    """See `aia_jax.benchmarks.browser`; skips the test where there is none."""
+    with contextlib.ExitStack() as opened:
         try:
-            yield started
-        finally:
-            started.quit()
+            driver = opened.enter_context(benchmarks.browser())
+        except benchmarks.NoBrowserError as error:
+            pytest.skip(str(error))
+        yield driver
 
 
 def emulate(driver, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:

@@ -15,7 +15,9 @@ def test_files_are_found_by_their_ends_without_hidden_ones(tmp_path):
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "e.png")
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert shown_files(tmp_path, [".jpg"]) == sorted(["b.JPG", "a/c.jpg", "link.jpg", os.fsdecode(b"\xff.jpg")])
+    found = ["b.JPG", "a/c.jpg", "link.jpg", os.fsdecode(b"\xff.jpg")]
+    assert shown_files(tmp_path, [".jpg"]) == sorted(found)
+    assert shown_files(tmp_path, [".jpg"], dangling=True) == sorted([*found, "gone.jpg"])
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "字" * 85, os.fsdecode(b"\xff" * 255)])

@@ -4,12 +4,13 @@ import jax
 import numpy as np
 from flax import nnx
 
+from aia_jax.benchmarks.drawn_run import write_run
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
-from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.record import write_record
 from aia_jax.training.state import abstract_weights, pick_weights, split_model
 from configs import demo
+
+__all__ = ["annotator_config", "draw_weights", "random_weights", "write_run"]
 
 
 def random_weights(task, seed):
@@ -22,19 +23,6 @@ def random_weights(task, seed):
         return drawn.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def write_run(workdir, config, weights=None):
-    """Writes a run of `config` that looks like one whose first epoch was the best; weights are as drawn, or given."""
-    task = make_task(config)
-    weights = weights or split_model(task.build_model(nnx.Rngs(config.seed)))[1]
-    trees = sharding.put_replicated(jax.device_get(weights), sharding.data_mesh())
-    raw = {name: trees[name] for name in ("params", "stats")}
-    info = {"epoch": 1, "weights": "raw", "metric": 0.0, **task.describe()}
-    with Checkpointer(workdir) as checkpointer:
-        checkpointer.save(0, {"weights": {"raw": raw, "ema": raw, "constants": trees["constants"]}}, info)
-    write_record(workdir, config)
-    return workdir
 
 
 def draw_weights(config):

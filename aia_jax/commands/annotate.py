@@ -20,6 +20,7 @@ from aia_jax.data.photos import photo_names
 from aia_jax.errors import InputError, Interrupted
 from aia_jax.tasks.photo_annotator import PhotoAnnotator
 from aia_jax.training.interruption import stop_on_signals
+from aia_jax.wording import counted
 
 _BYTES_PER_PHOTO = 5000  # about: a block of the disk for the keywords, and a line
 _BYTES_PER_PICTURE = 100_000  # about: of a camera's photo in base64, kept, in the page and while that is written
@@ -96,7 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.html:
             write_gallery(output / PAGE, arguments.images, annotator.labels, written)
         now = f", {len(fresh) / seconds:,.1f} img/s" if fresh else ""
-        print(f"{len(fresh):,} of {len(names):,} photos read now{now}; written to {printable(str(output))}")
+        print(f"{len(fresh):,} of {counted(len(names), 'photo')} read now{now}; written to {printable(str(output))}")
 
 
 def _annotate(
@@ -118,7 +119,8 @@ def _annotate(
             )
             bar.update(len(batch))
             if request.signum:
-                raise Interrupted(request.signum, f"stopped after {bar.n:,} photos; {_continuing(arguments)} continues")
+                done = counted(bar.n, "photo")
+                raise Interrupted(request.signum, f"stopped after {done}; {_continuing(arguments)} continues")
 
 
 def _derive(written: AnnotationOutput) -> None:
@@ -135,8 +137,9 @@ def _derive(written: AnnotationOutput) -> None:
     if not num_photos:
         raise InputError(f"none of the {len(listed) + more:,} photos can be read:{told}")
     if listed:
-        print(f"{len(listed) + more:,} photos with problems, see {PROBLEMS}:{told}", file=sys.stderr)
-    print(f"{num_photos:,} photos annotated, {num_labels / num_photos:.2f} labels a photo, {num_empty:,} without any")
+        print(f"{counted(len(listed) + more, 'photo')} with problems, see {PROBLEMS}:{told}", file=sys.stderr)
+    mean = num_labels / num_photos
+    print(f"{counted(num_photos, 'photo')} annotated, {mean:.2f} labels a photo, {num_empty:,} without any")
 
 
 def _continuing(arguments: argparse.Namespace) -> str:

@@ -22,6 +22,7 @@ from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.state import abstract_weights, make_predict_step
+from aia_jax.wording import counted
 
 _PICTURES = 16
 _FITTED = {"mcc": label_thresholds.fit_mcc, "exact": label_thresholds.fit_mcc_exact}
@@ -177,7 +178,8 @@ class AnnotationOutcome:
                 ]
         if config.eval.split == split == "test" and "epoch" in results[-1].candidate.facts:
             lines.append("best epoch and weights were chosen on the test split, as in the published runs")
-        title = f"{best['num_images']} images, {best['num_labels']} labels, score > {best['threshold']}"
+        images, labels = counted(best["num_images"], "image"), counted(best["num_labels"], "label")
+        title = f"{images}, {labels}, score > {best['threshold']}"
         return f"{config.data.name}, {split} split: {title}\n" + metric_table(lines)
 
 

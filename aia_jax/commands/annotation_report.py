@@ -23,6 +23,7 @@ from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.prediction import fetched
 from aia_jax.training.state import Arrays, abstract_weights, make_predict_step
+from aia_jax.wording import counted
 
 _CURVE_POINTS = 100
 _MOST_PAIRS, _MATRIX_SIDE = 100, 16
@@ -66,7 +67,8 @@ def write_report(path: Path, judged: Judged, task: AnnotationTask, weights: Arra
     """
     part = judged.part
     threshold = "the label's threshold" if np.ndim(judged.threshold) else judged.threshold
-    subtitle = f"{len(part):,} photos, {len(part.labels):,} labels; predicted where the score is above {threshold}"
+    sizes = f"{counted(len(part), 'photo')}, {counted(len(part.labels), 'label')}"
+    subtitle = f"{sizes}; predicted where the score is above {threshold}"
     bar = tqdm(desc="page", total=len(part), unit="img", dynamic_ncols=True, mininterval=0.5, leave=False)
     with (
         bar,

@@ -39,15 +39,17 @@ def load_trained(
     labels: str | Path | None = None,
     batch_size: int = 32,
     dtype: str | None = None,
+    fold: bool = True,
 ) -> TrainedAnnotator:
     """The scores behind `load_annotator`.
 
     Args:
         source, config, labels, batch_size: see `aia_jax.load`.
         dtype: of the computation, in place of the config's `model.dtype`.
+        fold: see `TrainedAnnotator`.
     """
     if config is not None:
-        return _from_weights(source, config, labels, batch_size, dtype)
+        return _from_weights(source, config, labels, batch_size, dtype, fold)
     if labels:
         raise InputError("labels are for weights of a file, with its config; a run has its own")
     if not Path(source).is_dir():
@@ -55,7 +57,7 @@ def load_trained(
             "is no folder of a run; a file of weights needs its config too" if Path(source).exists() else "is not there"
         )
         raise InputError(f"{source} {what}")
-    return TrainedAnnotator.of_run(source, batch_size, dtype)
+    return TrainedAnnotator.of_run(source, batch_size, dtype, fold=fold)
 
 
 def read_thresholds(
@@ -113,6 +115,7 @@ def _from_weights(
     labels: str | Path | None,
     batch_size: int,
     dtype: str | None,
+    fold: bool,
 ) -> TrainedAnnotator:
     config = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else read_config(str(config))
     if config.get("task") != "annotation":
@@ -122,7 +125,7 @@ def _from_weights(
     names = read_labels(Path(labels)) if labels else _vocabulary(config)
     shapes = model_shapes(lambda rngs: build_annotator(config.model, len(names), rngs=rngs))
     arrays = read_arrays(source, config, shapes, {"labels": list(names)})
-    return TrainedAnnotator(config, names, arrays, batch_size)
+    return TrainedAnnotator(config, names, arrays, batch_size, fold=fold)
 
 
 def _vocabulary(config: ConfigDict) -> Sequence[str]:

@@ -17,6 +17,7 @@ from aia_jax.errors import InputError
 from aia_jax.files import write_bytes, write_json
 from aia_jax.models.annotator import DTYPES
 from aia_jax.training.runs import written_config
+from aia_jax.wording import counted
 
 _FILES = {"stablehlo": "model.stablehlo", "onnx": "model.onnx"}
 _FACTS = "model.json"
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     keep_programs()
     source, batch, output = arguments.workdir or arguments.weights, arguments.batch, arguments.output
     options = {"labels": arguments.labels, "batch_size": batch or NUM_IMAGES, "dtype": arguments.dtype}
-    annotator = load_trained(source, arguments.config, **options)
+    annotator = load_trained(source, arguments.config, **options, fold=False)
     given = arguments.thresholds if arguments.threshold is None else arguments.threshold
     thresholds = np.broadcast_to(read_thresholds(given, source, annotator), len(annotator.labels))
     exporter = Exporter(annotator, batch=batch, explain=arguments.attention)
@@ -103,7 +104,8 @@ def run(arguments: argparse.Namespace) -> None:
         write_json(output / _FACTS, {**exporter.describe(thresholds), "files": files})
     for file, told in files.items():
         print(f"{printable(str(output / file))}: {_summary(told)}")
-    print(f"{printable(str(output / _FACTS))}: {len(annotator.labels)} labels, thresholds, how photos are prepared")
+    labels = counted(len(annotator.labels), "label")
+    print(f"{printable(str(output / _FACTS))}: {labels}, thresholds, how photos are prepared")
 
 
 def _summary(told: dict[str, Any]) -> str:

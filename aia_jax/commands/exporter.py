@@ -28,7 +28,7 @@ class Exporter:
     """Makes the files of a model.
 
     Args:
-        annotator: of a batch size of at least `batch`, or `NUM_IMAGES`.
+        annotator: of a batch size of at least `batch`, or `NUM_IMAGES`; not folded.
         batch: images that a call takes; None: any number.
         explain: whether the files give attention maps too.
 

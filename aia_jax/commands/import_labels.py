@@ -23,6 +23,7 @@ from aia_jax.data.stratification import stratified_split
 from aia_jax.errors import InputError
 from aia_jax.files import write_json
 from aia_jax.report.label_balance import balance_report
+from aia_jax.wording import counted
 
 _TEST_FRACTION = 0.2
 _IMAGES = "images"
@@ -180,10 +181,11 @@ def _tell(problems: list[str], num_photos: int, images: Path, *, skip: bool) -> 
 def _vocabulary(photos: Sequence[LabelledPhoto], min_images: int) -> tuple[str, ...]:
     counts = Counter(label for photo in photos for label in photo.labels)
     labels = tuple(sorted(label for label, count in counts.items() if count >= min_images))
+    fewest = counted(min_images, "photo")
     if not labels:
-        raise InputError("no photo has a label" if not counts else f"no label has {min_images} photos (--min_images)")
+        raise InputError("no photo has a label" if not counts else f"no label has {fewest} (--min_images)")
     if rare := sorted(set(counts) - set(labels)):
-        print(f"{len(rare):,} labels of fewer than {min_images} photos left out: {', '.join(map(printable, rare))}")
+        print(f"{counted(len(rare), 'label')} of fewer than {fewest} left out: {', '.join(map(printable, rare))}")
     return labels
 
 

@@ -16,6 +16,7 @@ from aia_jax.errors import InputError
 from aia_jax.training.loop import Task
 from aia_jax.training.runs import best_step, open_run
 from aia_jax.training.state import Arrays, flat_arrays, replace_arrays
+from aia_jax.wording import counted
 
 # Arrays with an entry for each label, and on which axis.
 _LABEL_AXES = {
@@ -89,7 +90,8 @@ def _labels_of(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | None,
         return listed or tuple(names), len(names)
     count = foreign_labels(read_foreign(source))
     if listed and count not in (None, len(listed)):
-        raise InputError(f"{source} scores {count} labels, but config.init_labels={given} lists {len(listed)}")
+        scored = counted(count, "label")
+        raise InputError(f"{source} scores {scored}, but config.init_labels={given} lists {len(listed)}")
     return listed, count
 
 
@@ -117,12 +119,13 @@ def _merged(
 
 
 def _summary(source: str, labels: Sequence[str], names: Sequence[str] | None, known: Sequence[int]) -> str:
+    total = counted(len(labels), "label")
     if names is None:
         return (
-            f"{source} does not say its labels: the queries and scores of all {len(labels):,} labels are drawn anew; "
+            f"{source} does not say its labels: the queries and scores of all {total} are drawn anew; "
             "config.init_labels may name a file that lists them"
         )
     kept = set(known)
     sides = [[printable(label) for row, label in enumerate(labels) if (row in kept) == side] for side in (True, False)]
     told = [f": {', '.join(side[:_LISTED])}{' ...' * (len(side) > _LISTED)}" if side else "" for side in sides]
-    return f"{len(sides[0]):,} of {len(labels):,} labels are known to {source}{told[0]}; {len(sides[1]):,} new{told[1]}"
+    return f"{len(sides[0]):,} of {total} known to {source}{told[0]}; {len(sides[1]):,} new{told[1]}"

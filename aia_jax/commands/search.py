@@ -18,6 +18,7 @@ from aia_jax.errors import InputError
 from aia_jax.report.search import SearchHit
 from aia_jax.report.search_page import write_search_page
 from aia_jax.tasks.photo_search import Found, PhotoSearch
+from aia_jax.wording import counted
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320
@@ -88,10 +89,8 @@ def _index_place(folder: Path, digest: str) -> Path:
 def _tell(update: Update, index: PhotoIndex, path: Path) -> None:
     if update.rebuilt:
         print(f"the index in {path} was made anew: {update.rebuilt}", flush=True)
-    print(
-        f"{len(index.names):,} photos indexed: {update.new:,} new, {update.changed:,} changed, {update.gone:,} gone",
-        flush=True,
-    )
+    changes = f"{update.new:,} new, {update.changed:,} changed, {update.gone:,} gone"
+    print(f"{counted(len(index.names), 'photo')} indexed: {changes}", flush=True)
     if update.problems:
         listed = [f"\n  {printable(name)}: {problem}" for name, problem in list(update.problems.items())[:_LISTED]]
         more = f"\n  and {len(update.problems) - _LISTED:,} more" if len(update.problems) > _LISTED else ""
@@ -119,7 +118,7 @@ def _asked(search: PhotoSearch) -> Iterator[str]:
 
 
 def _print(query: str, found: Found, names: Sequence[str], seconds: float) -> None:
-    print(f"\n“{query}”  ({len(names):,} photos in {seconds:.2f} s)\n      score  map / keywords  file")
+    print(f"\n“{query}”  ({counted(len(names), 'photo')} in {seconds:.2f} s)\n      score  map / keywords  file")
     for place, row in enumerate(found.rows):
         visual, keyword = found.weights[place]
         words = "  ".join(f"{word} {share:.2f}" for word, share in found.keywords[place][:_KEYWORDS_SHOWN])

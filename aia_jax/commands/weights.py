@@ -27,6 +27,7 @@ from aia_jax.training.state import (
     replace_arrays,
     split_model,
 )
+from aia_jax.wording import counted
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
 _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # of config.model.head
@@ -109,7 +110,7 @@ def _check_head(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str
     expected = _num_labels(shapes)
     if given is not None and given != expected:
         raise InputError(
-            f"{where} scores {given} labels, but the data of this config list {expected}; "
+            f"{where} scores {counted(given, 'label')}, but the data of this config list {expected}; "
             "give the config of the data set it was trained on (config.data.name, config.data.root); to train, "
             "config.init_labels=by_name takes over what it knows"
         )

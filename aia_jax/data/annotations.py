@@ -20,6 +20,7 @@ import numpy as np
 from aia_jax.data.file_names import name_problem
 from aia_jax.errors import InputError
 from aia_jax.files import read_json, read_text
+from aia_jax.wording import counted
 
 CUSTOM = "custom"
 FOLDERS = {"corel5k": "Corel-5k", "espgame": "ESP-Game", "iaprtc12": "IAPR-TC-12", "vg500": "VG-500", CUSTOM: ""}
@@ -232,7 +233,8 @@ def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int]
         elif label not in columns:
             close = nearest(label, columns) if hint and len(problems) < _MAX_LISTED else []
             text = f"; did you mean {close[0]!r}?" if close else ""
-            problems.append(f"{where}.image_labels: {label!r} is not in the vocabulary of {len(columns)} labels{text}")
+            known = counted(len(columns), "label")
+            problems.append(f"{where}.image_labels: {label!r} is not in the vocabulary of {known}{text}")
     return problems
 
 

@@ -13,6 +13,7 @@ from aia_jax.data.annotations import is_label, nearest
 from aia_jax.data.file_names import leaves_folder
 from aia_jax.data.label_lists import LabelRow
 from aia_jax.data.photos import SUFFIXES, read_photos
+from aia_jax.wording import counted
 
 _SIZE = 224  # pixels, at which photos are measured: about what networks see
 _HINTED = 20  # problems; looking for what was meant takes long
@@ -124,7 +125,7 @@ def _label_problem(row: LabelRow) -> str:
 def _unknown(where: str, label: str, vocabulary: Collection[str], hinted: bool) -> str:
     near = nearest(label, vocabulary) if hinted else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{where}: {label!r} is not in the vocabulary of {len(vocabulary)} labels{hint}"
+    return f"{where}: {label!r} is not in the vocabulary of {counted(len(vocabulary), 'label')}{hint}"
 
 
 def _find(name: str, folder: Path) -> str:

@@ -95,6 +95,7 @@ class PhotoIndex:
         """
         names = photo_names(self._folder)
         states = {name: state for name in names if (state := _state(self._folder / name))}
+        unread = {name: "no such file" for name in names if name not in states}
         self._claim()
         with lock(self._path / "index.lock"):
             rebuilt = self._load()
@@ -106,7 +107,7 @@ class PhotoIndex:
             self._join_small()
             self._sweep()
         changed = sum(name in known for name in fresh if name not in problems)
-        return Update(len(fresh) - len(problems) - changed, changed, len(gone), problems, rebuilt)
+        return Update(len(fresh) - len(problems) - changed, changed, len(gone), problems | unread, rebuilt)
 
     @property
     def names(self) -> list[str]:
@@ -236,7 +237,7 @@ def _is_part(path: Path) -> bool:
 
 
 def _state(path: Path) -> State | None:
-    """None: the photo has gone since it was listed."""
+    """None: the photo has gone since it was listed, or is a link that leads nowhere."""
     try:
         status = path.stat()
     except OSError:

@@ -56,7 +56,7 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
     Args:
         listed: text file of one name a line, which gives the order and may repeat names, as SCAN's
             `{split}_images.txt`; None: all files below `folder` whose names end as photos' do, sorted, without hidden
-            ones.
+            ones; links that lead nowhere are among them, so that they are told of.
 
     Raises:
         InputError: no such folder, no photos, or a list that names files which are not there.
@@ -111,7 +111,7 @@ class _Decode:
 
 
 def _found(folder: Path) -> tuple[str, ...]:
-    names = shown_files(folder, SUFFIXES)
+    names = shown_files(folder, SUFFIXES, dangling=True)
     if not names:
         raise InputError(f"{folder} holds no photos; files that end in {', '.join(SUFFIXES)} are looked for")
     return tuple(names)

@@ -81,11 +81,35 @@ class Conv(nnx.Module):
         return _convolve_and_add(x, kernel, bias)
 
 
-def convolve(x: Array, kernel: Array) -> Array:
-    """`x` `[B, H, W, I]` by `kernel` `[O, kh, kw, I]`, stride 1, padded to keep the size: `[B, H, W, O]`."""
-    padding = [(size // 2, size // 2) for size in kernel.shape[1:3]]
-    layout = ("NHWC", "OHWI", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=layout)
+class FoldedConv(nnx.Module):
+    """A convolution and the norm behind it as one, for evaluation alone.
+
+    Args:
+        conv, scale, bias: what `conv(x, scale=scale, bias=bias)` computes of `x`, this does too.
+
+    Attributes:
+        layout: of the kernel; "HWIO" on CPUs, where XLA would turn another round in each call, else "OHWI".
+        kernel: in the compute dtype.
+        bias: `[O]`, in the compute dtype.
+    """
+
+    def __init__(self, conv: Conv, scale: Array, bias: Array):
+        self.dtype = conv.dtype
+        self.layout = "HWIO" if jax.default_backend() == "cpu" else "OHWI"
+        kernel = (conv.kernel[...].astype(jnp.float32) * scale[:, None, None, None]).astype(conv.dtype)
+        self.kernel = nnx.Param(jnp.transpose(kernel, ["OHWI".index(axis) for axis in self.layout]))
+        self.bias = nnx.Param(bias.astype(conv.dtype))
+
+    def __call__(self, x: Array) -> Array:
+        """`x` `[B, H, W, I]` to `[B, H, W, O]`."""
+        return convolve(x.astype(self.dtype), self.kernel[...], self.layout) + self.bias[...]
+
+
+def convolve(x: Array, kernel: Array, layout: str = "OHWI") -> Array:
+    """`x` `[B, H, W, I]` by `kernel` of that layout, stride 1, padded to keep the size: `[B, H, W, O]`."""
+    padding = [(kernel.shape[layout.index(axis)] // 2,) * 2 for axis in "HW"]
+    dimensions = ("NHWC", layout, "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=dimensions)
 
 
 @jax.custom_vjp
@@ -182,7 +206,13 @@ class ConvNorm(nnx.Module):
         self.bn.update(mean, var, y.size // y.shape[-1])
         return gated.astype(self.bn.dtype)
 
+    def fold(self) -> None:
+        """Folds the norm into the convolution for good; from then on the module only evaluates."""
+        self.conv, self.bn = FoldedConv(self.conv, *self.bn.affine()), None
+
     def _folded(self, x: Array) -> Array:
+        if self.bn is None:
+            return self.conv(x)
         scale, offset = self.bn.affine()
         return self.conv(x, scale=scale, bias=offset)
 

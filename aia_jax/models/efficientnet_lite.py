@@ -195,8 +195,17 @@ class ConvNorm(nnx.Module):
             return self._folded(x)
         return self.bn(self.conv(x), train=train)
 
-    def _folded(self, x: Array) -> Array:
+    def fold(self) -> None:
+        """Folds the norm into the convolution for good; from then on the module only evaluates."""
         kernel, bias = self.bn.folded_into(self.conv.kernel[...])
+        self.conv.kernel = nnx.Param(kernel.astype(self.conv.dtype))
+        self.bias, self.bn = nnx.Param(bias), None
+
+    def _folded(self, x: Array) -> Array:
+        if self.bn is None:
+            kernel, bias = self.conv.kernel[...], self.bias[...]
+        else:
+            kernel, bias = self.bn.folded_into(self.conv.kernel[...])
         return self.conv(x, kernel) + bias.astype(self.conv.dtype)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aia_jax.wording import counted
+
 FEW = 10  # training photos, with fewer of which a label is hardly learned
 
 _SHOWN = 10  # of the most and of the least frequent labels
@@ -27,7 +29,7 @@ def balance_report(labels: Sequence[str], train: np.ndarray, test: np.ndarray) -
     shown = list(order) if len(order) <= 2 * _SHOWN else [*order[:_SHOWN], None, *order[-_SHOWN:]]
     for label in shown:
         if label is None:
-            lines.append(f"... {len(order) - 2 * _SHOWN} more labels")
+            lines.append(f"... {counted(len(order) - 2 * _SHOWN, 'more label')}")
             continue
         bar = "#" * int(np.ceil(_BAR * counts[label] / max(counts.max(), 1)))
         lines.append(f"{labels[label][:width]:<{width}}{counts[label]:>10,}{others[label]:>8,}  {bar}".rstrip())
@@ -46,7 +48,7 @@ def balance_summary(labels: Sequence[str], train: np.ndarray, other: np.ndarray,
 
 def balance_warnings(labels: Sequence[str], train: np.ndarray, other: np.ndarray, name: str) -> list[str]:
     """A line for each thing that training, or the part called `name`, will suffer from."""
-    counts = (train > 0).sum(axis=0)
+    counts, total = (train > 0).sum(axis=0), counted(len(labels), "label")
     lines = []
     if len(train):
         most, least = counts.argmax(), counts.argmin()
@@ -57,13 +59,12 @@ def balance_warnings(labels: Sequence[str], train: np.ndarray, other: np.ndarray
         few = few[np.argsort(counts[few], kind="stable")]
         if len(few):
             named = _named([f"{labels[label]} ({counts[label]})" for label in few])
-            lines.append(
-                f"too few: {len(few):,} of {len(labels):,} labels have fewer than {FEW} training photos: {named}"
-            )
+            some = f"{len(few):,} of {total} {_have(len(few))}"
+            lines.append(f"too few: {some} fewer than {FEW} training photos: {named}")
     unseen = np.flatnonzero(~(other > 0).any(axis=0)) if len(other) else []
     if len(unseen):
         named = _named([labels[label] for label in unseen])
-        lines.append(f"not measured: {len(unseen):,} of {len(labels):,} labels have no {name} photo: {named}")
+        lines.append(f"not measured: {len(unseen):,} of {total} {_have(len(unseen))} no {name} photo: {named}")
     return lines
 
 
@@ -72,9 +73,13 @@ def _counts(labels: Sequence[str], parts: dict[str, np.ndarray]) -> str:
     sizes = ", ".join(f"{len(part):,} for {name}" for name, part in parts.items())
     bare = int((~targets.any(axis=1)).sum())
     return (
-        f"{len(targets):,} photos, {sizes}; {len(labels):,} labels, {targets.sum() / len(targets):.2f} a photo; "
-        f"{bare:,} {'photo' if bare == 1 else 'photos'} without labels"
+        f"{counted(len(targets), 'photo')}, {sizes}; {counted(len(labels), 'label')}, "
+        f"{targets.sum() / len(targets):.2f} a photo; {counted(bare, 'photo')} without labels"
     )
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"
 
 
 def _named(names: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ from aia_jax.metrics import annotation_metrics
 from aia_jax.models.annotator import Annotator, backbone_named, build_annotator
 from aia_jax.published import RESULTS
 from aia_jax.training.sharding import processes
+from aia_jax.wording import counted
 
 SPLITS = ("train", "validation", "test")
 
@@ -129,8 +130,9 @@ class AnnotationTask:
 
     def summary(self) -> str:
         """The data and the model in a line."""
-        name, model, images = self.config.data.name, self.config.model, len(self.split("train"))
-        return f"{name}: {images} training images, {len(self.labels)} labels; {model.backbone} + {model.head}"
+        model, images = self.config.model, counted(len(self.split("train")), "training image")
+        labels = counted(len(self.labels), "label")
+        return f"{self.config.data.name}: {images}, {labels}; {model.backbone} + {model.head}"
 
     def build_model(self, rngs: nnx.Rngs) -> Annotator:
         """A freshly initialised annotator for this vocabulary."""

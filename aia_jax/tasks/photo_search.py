@@ -21,6 +21,7 @@ from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training import sharding
 from aia_jax.training.runs import blaming_config, run_arrays, written_config
 from aia_jax.training.state import abstract_weights, make_predict_step, merge_model, pick_weights, replace_arrays
+from aia_jax.wording import counted
 
 _ROUGH, _WHOLE = 8192, 1024  # photos that are scored at once for the shortlist, and by the whole model
 Part = tuple[dict[str, np.ndarray], np.ndarray]
@@ -115,7 +116,7 @@ class PhotoSearch:
         ids = {name: number for number, name in enumerate(self._keyword_names)}
         shared = np.array([ids.get(label, -1) for label in self.annotator.labels], np.int32)
         if (shared < 0).all():
-            raise InputError(f"none of the annotator's {len(shared)} labels is a keyword of {workdir}")
+            raise InputError(f"of the annotator's {counted(len(shared), 'label')} none is a keyword of {workdir}")
         return shared
 
     def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:

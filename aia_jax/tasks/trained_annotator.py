@@ -16,11 +16,13 @@ from aia_jax.data.features import padded, prepare_features, weights_digest
 from aia_jax.data.rows import MappedRows
 from aia_jax.errors import InputError
 from aia_jax.models.annotator import DTYPES, Annotator, build_annotator, build_backbone
+from aia_jax.models.folding import fold_norms
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.runs import blaming_config, check_whole, run_arrays, written_config
 from aia_jax.training.state import (
     abstract_weights,
+    change_model,
     flat_arrays,
     make_predict_step,
     merge_model,
@@ -38,6 +40,7 @@ class TrainedAnnotator:
         arrays: path to array of the whole model.
         batch_size: images, or maps, computed at once; rounded up to a multiple of the devices.
         stats: see `AnnotationTask`.
+        fold: whether batch norm is folded into the convolutions, once and for good, and not in each call.
 
     Attributes:
         labels: its vocabulary.
@@ -57,6 +60,8 @@ class TrainedAnnotator:
         arrays: dict[str, Any],
         batch_size: int,
         stats: ChannelStats | None = None,
+        *,
+        fold: bool = True,
     ):
         self.config = config
         self.labels = tuple(labels)
@@ -68,8 +73,10 @@ class TrainedAnnotator:
         graphdef, shapes = abstract_weights(
             lambda rngs: build_annotator(config.model, len(self.labels), rngs=rngs), self._mesh
         )
-        self._graphdef = graphdef
-        self._weights = sharding.put_replicated(replace_arrays(pick_weights(shapes, "raw"), arrays), self._mesh)
+        weights = sharding.put_replicated(replace_arrays(pick_weights(shapes, "raw"), arrays), self._mesh)
+        if fold:
+            graphdef, weights = change_model(graphdef, weights, fold_norms, self._mesh)
+        self._graphdef, self._weights = graphdef, weights
         self.num_features = nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))).num_features
         self._maps = make_predict_step(graphdef, self._extract, self._mesh)
         self._scores = make_predict_step(graphdef, self._score, self._mesh)
@@ -81,11 +88,14 @@ class TrainedAnnotator:
         self.digest = f"{model.backbone} {self.image_size} px {self._settings}"
 
     @classmethod
-    def of_run(cls, workdir: str | Path, batch_size: int, dtype: str | None = None) -> "TrainedAnnotator":
+    def of_run(
+        cls, workdir: str | Path, batch_size: int, dtype: str | None = None, *, fold: bool = True
+    ) -> "TrainedAnnotator":
         """The best epoch of an annotation run.
 
         Args:
             dtype: of the computation, in place of the run's `config.model.dtype`.
+            fold: see `TrainedAnnotator`.
 
         Raises:
             InputError: no such run, or one of another system.
@@ -102,7 +112,7 @@ class TrainedAnnotator:
             raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
         with blaming_config(workdir):
             check_numbers(config)
-            return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"))
+            return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"), fold=fold)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -110,7 +120,7 @@ class TrainedAnnotator:
         return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self.channel_stats}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Path to array of the whole model, copied to the host."""
+        """Path to array of the whole model, copied to the host; folded, they are not those that were trained."""
         return {path: np.array(leaf) for path, leaf in flat_arrays(self._weights).items()}
 
     def function(self, *, explain: bool) -> Callable[[jax.Array], dict[str, jax.Array]]:

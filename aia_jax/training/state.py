@@ -114,6 +114,19 @@ def merge_model(graphdef: nnx.GraphDef, weights: Arrays) -> nnx.Module:
     return nnx.merge(graphdef, weights["params"], weights["stats"], weights["constants"])
 
 
+def change_model(
+    graphdef: nnx.GraphDef, weights: Arrays, change: Callable[[nnx.Module], None], mesh: Mesh
+) -> tuple[nnx.GraphDef, Arrays]:
+    """Structure and inference weights of the model that `change` makes of this one, in place; on every device."""
+
+    def changed(weights: Arrays) -> tuple[nnx.GraphDef, Arrays]:
+        model = merge_model(graphdef, weights)
+        change(model)
+        return split_model(model)
+
+    return jax.jit(changed, out_shardings=replicated(mesh))(weights)
+
+
 def initial_state(
     build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:

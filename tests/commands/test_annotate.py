@@ -186,17 +186,19 @@ def test_photos_that_cannot_be_read_are_told_and_tried_again(annotate, photos, t
     }
     for name, content in contents.items():
         (photos / name).write_bytes(content)
+    (photos / "link.jpg").symlink_to(photos / "nowhere.jpg")
     assert annotate() == 0
     printed = capsys.readouterr()
     assert "20 photos annotated" in printed.out
-    assert "4 photos with problems, see problems.jsonl:\n  empty.jpg: the file is empty\n" in printed.err
+    assert "5 photos with problems, see problems.jsonl:\n  empty.jpg: the file is empty\n" in printed.err
+    assert "\n  link.jpg: No such file or directory\n" in printed.err
     assert "\n  'no\\nimage.gif': not an image of a known format\n" in printed.err
     problems = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()]
-    assert {problem["image"] for problem in problems} == set(contents)
+    assert {problem["image"] for problem in problems} == {*contents, "link.jpg"}
     (photos / "empty.jpg").write_bytes((photos / "sub" / "00.png").read_bytes())
     assert annotate() == 0
     assert "21 photos annotated" in capsys.readouterr().out
-    assert len((tmp_path / "out" / "problems.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "out" / "problems.jsonl").read_text().splitlines()) == 4
 
 
 def test_only_unreadable_photos_are_an_error(annotate, tmp_path, capsys):

@@ -56,7 +56,7 @@ def test_known_labels_keep_their_arrays_and_new_ones_stay_drawn(source, capsys):
     config = annotator_config(**{"model.head": head, "init_from": str(workdir), "init_labels": "by_name"})
     given, _ = run_arrays(workdir)
     drawn, weights = drawn_and_started(config)
-    assert f"3 of 6 labels are known to {workdir}: night, red, circle; 3 new: zebra, Red, aardvark\n" in (
+    assert f"3 of 6 labels known to {workdir}: night, red, circle; 3 new: zebra, Red, aardvark\n" in (
         capsys.readouterr().out
     )
     for path, axis in LABEL_ARRAYS[head].items():
@@ -110,7 +110,7 @@ def test_labels_of_a_file_come_from_a_list(file_of_scenes, tmp_path, capsys):
     (tmp_path / "train.json").write_text(json.dumps({"labels": list(scenes.LABELS)}))
     config.update({"init_from": str(path), "init_labels": str(tmp_path / "train.json")})
     _, weights = drawn_and_started(config)
-    assert "3 of 6 labels are known" in capsys.readouterr().out
+    assert "3 of 6 labels known" in capsys.readouterr().out
     row = scenes.LABELS.index("red")
     np.testing.assert_array_equal(weights["head.query_embedding"][3], state["head.query_emb.weight"][row])
     np.testing.assert_array_equal(weights["head.weight"][3], state["head.w"][0, row])

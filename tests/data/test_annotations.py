@@ -119,7 +119,7 @@ def test_a_million_of_anything_takes_seconds(tmp_path):
     write_annotations(tmp_path, [{"image_name": "a.jpg", "image_labels": many}])
     assert "200,000 problem(s)" in _read_error(tmp_path)
     write_annotations(tmp_path, [{"image_name": "a.jpg", "image_labels": ["lable 7"]}], many)
-    assert "'lable 7' is not in the vocabulary of 200000 labels" in _read_error(tmp_path)
+    assert "'lable 7' is not in the vocabulary of 200,000 labels" in _read_error(tmp_path)
     write_annotations(tmp_path, [{"image_name": f"{n}.jpg", "image_labels": []} for n in range(5001)], many)
     assert "5,001 images by 200,000 labels are more than 1,000,000,000 together" in _read_error(tmp_path)
     assert time.perf_counter() - start < 30

@@ -95,6 +95,13 @@ def test_other_things_are_left_alone(tmp_path, folder):
     assert (tmp_path / "index" / "rows-2019").is_dir()
 
 
+def test_a_link_that_leads_nowhere_is_a_problem(tmp_path, folder):
+    (folder / "link.png").symlink_to(tmp_path / "nowhere.png")
+    index, found, _ = update(tmp_path / "index", folder)
+    assert found.problems == {"link.png": "no such file"}
+    assert (found.new, len(reds(index))) == (7, 7)
+
+
 def test_names_need_not_be_utf8(tmp_path, folder):
     paint(folder / "x.png", 50)
     os.rename(os.fsencode(folder / "x.png"), os.fsencode(folder) + b"/bad\xff.png")

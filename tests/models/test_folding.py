@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models import conv_norm, efficientnet_lite
+from aia_jax.models import conv_norm, efficientnet_lite, folding
 from aia_jax.models.annotator import BACKBONES
 
 CONV_NORMS = (conv_norm.ConvNorm, efficientnet_lite.ConvNorm)
@@ -66,6 +66,29 @@ def test_features_stay_the_same_at_full_depth(name, unfold):
     error = np.abs(folded - plain).max() / np.abs(plain).max()
     print(f"{name}: relative error {error:.1e}")
     assert error <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "platform"),
+    [
+        ("tresnet_tiny", "float32", "cpu"),
+        ("tresnet_tiny", "float32", "gpu"),
+        ("tresnet_tiny", "bfloat16", "cpu"),
+        ("efficientnet_lite0", "float32", "cpu"),
+    ],
+)
+def test_folded_once_is_folded_in_each_call(name, dtype, platform, monkeypatch):
+    graphdef, state = _split(BACKBONES[name].build, dtype=dtype)
+    model = nnx.merge(graphdef, state)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    folding.fold_norms(model)
+    monkeypatch.undo()
+    assert not jax.tree.leaves(nnx.state(model, nnx.BatchStat))
+    kernels = [leaf for path, leaf in nnx.to_flat_state(nnx.state(model)) if path[-1] == "kernel" and leaf.ndim == 4]
+    assert kernels
+    assert {str(leaf.dtype) for leaf in kernels} == {dtype}
+    each_call, once = _features(graphdef, state, _images(48)), _features(*nnx.split(model), _images(48))
+    np.testing.assert_allclose(once, each_call, rtol=0, atol=1e-6 * np.abs(each_call).max())
 
 
 def test_bfloat16_loses_little_more_than_without_folding(unfold):

@@ -20,8 +20,8 @@ def test_counts_bars_and_warnings():
         f"sea        12       0  {'#' * 6}",
         f"yak         3       1  {'#' * 2}",
         "imbalance: sky has 60 training photos, 20 times as many as yak",
-        "too few: 1 of 3 labels have fewer than 10 training photos: yak (3)",
-        "not measured: 1 of 3 labels have no test photo: sea",
+        "too few: 1 of 3 labels has fewer than 10 training photos: yak (3)",
+        "not measured: 1 of 3 labels has no test photo: sea",
     ]
 
 
@@ -40,10 +40,16 @@ def test_of_many_labels_the_ends_are_shown():
     assert few.startswith("too few: 9 of 30 labels have fewer than 10 training photos: label29 (1), label28 (2)")
 
 
+def test_one_is_told_as_one():
+    report = balance_report(["a"], targets_of([1]), np.zeros((0, 1)))
+    assert "1 label, 0.50 a photo; 1 photo without labels" in report
+    assert "too few: 1 of 1 label has fewer than 10 training photos: a (1)" in report
+
+
 def test_labels_without_training_photos_and_parts_without_photos():
     report = balance_report(["a", "b"], targets_of([30, 0]), np.zeros((0, 2)))
     assert "imbalance: a has 30 training photos, and there is none of b" in report
     assert "not measured" not in report
     alone = balance_report(["a", "b"], np.zeros((0, 2)), targets_of([3, 0]))
     assert "training photos" not in alone
-    assert "not measured: 1 of 2 labels have no test photo: b" in alone
+    assert "not measured: 1 of 2 labels has no test photo: b" in alone

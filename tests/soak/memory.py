@@ -1,6 +1,8 @@
-"""Peak host memory of preparing, training and evaluating at two sizes, ten times apart, and over 2,000 steps.
+"""Peak host memory of preparing, training and evaluating: at two sizes, ten times apart, and over 60 epochs.
 
     python tests/soak/memory.py --output memory.json
+
+Training is told in quarters of its steps, about 2,000 in each run: there shows what grows with steps or epochs.
 
 Counts anonymous memory: pages of the memory-mapped copy are the system's to take back. Linux only.
 """
@@ -15,15 +17,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aia_jax.benchmarks.timing import machine, versions
+from aia_jax.files import write_json
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL, LARGE, STEPS, BATCH_SIZE = 2_000, 20_000, 2_000, 10
-_WARM = 400  # steps after which nothing more should grow
+RUNS = ((2_000, 10), (20_000, 1), (400, 60))  # images, epochs
+BATCH_SIZE = 10
+_QUARTERS = ("first quarter", "second quarter", "third quarter", "fourth quarter")
 
 
-def measure(folder: Path, num_images: int) -> dict[str, Any]:
-    """Trains on `num_images` for 2,000 steps, and evaluates on a tenth as many; in MB."""
+def measure(folder: Path, num_images: int, epochs: int) -> dict[str, Any]:
+    """Trains on `num_images`, evaluating after each epoch, and then on a tenth as many; peaks in MB."""
     trained = num_images * 9 // 10  # the rest is for validation
-    epochs = round(STEPS * BATCH_SIZE / trained)
     settings = {
         "epochs": epochs,
         "batch_size": BATCH_SIZE,
@@ -46,13 +51,13 @@ def measure(folder: Path, num_images: int) -> dict[str, Any]:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         while process.poll() is None:
             step, used = _last_step(folder / "run" / "metrics.jsonl"), _anonymous(process.pid)
-            stage = "prepare" if not step else "evaluate" if step >= last_step else "train"
-            for name in (stage, *["train_warm"] * (stage == "train" and step <= _WARM)):
-                peaks[name] = max(peaks.get(name, 0), used)
+            stage = "prepare" if not step else "evaluate" if step >= last_step else _QUARTERS[4 * step // last_step]
+            peaks[stage] = max(peaks.get(stage, 0), used)
             time.sleep(0.02)
     if process.returncode:
         raise SystemExit((folder / "output.txt").read_text()[-3000:])
-    return {"images": num_images, "steps": last_step, "peak_mb": {name: round(peak, 1) for name, peak in peaks.items()}}
+    rounded = {name: round(peak, 1) for name, peak in peaks.items()}
+    return {"images": num_images, "epochs": epochs, "steps": last_step, "peak_mb": rounded}
 
 
 def _last_step(records: Path) -> int:
@@ -77,11 +82,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the report, as JSON")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
-        runs = [measure(Path(folder) / str(size), size) for size in (SMALL, LARGE)]
-    text = json.dumps({"runs": runs}, indent=2)
-    print(text)
+        runs = [measure(Path(folder) / str(images), images, epochs) for images, epochs in RUNS]
+    document = {"machine": machine(), "packages": versions(), "runs": runs}
+    print(json.dumps(document, indent=2))
     if given.output:
-        given.output.write_text(text + "\n")
+        write_json(given.output, document)
 
 
 if __name__ == "__main__":

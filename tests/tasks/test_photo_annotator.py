@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from untrained import annotator_config, write_run
+from untrained import annotator_config, draw_weights, write_run
 
 import aia_jax
 from aia_jax.data import scenes
 from aia_jax.errors import InputError
+from aia_jax.tasks.trained_annotator import TrainedAnnotator
 
 SIZE = 32
 
@@ -109,6 +111,21 @@ def test_a_head_that_does_not_attend(tmp_path, pixels):
     found = aia_jax.load(workdir, batch_size=8)(pixels)
     assert found.attention is None
     assert found.scores.shape == (11, 22)
+
+
+def test_norms_are_folded_once_and_nothing_changes(tmp_path, pixels):
+    config = annotator_config()
+    workdir = write_run(tmp_path / "run", config, draw_weights(config))
+    once, each_call = (TrainedAnnotator.of_run(workdir, 11, fold=fold) for fold in (True, False))
+    found, expected = (jax.device_get(model.predict(pixels, explain=True)) for model in (once, each_call))
+    assert found.keys() == expected.keys()
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-6)
+    assert np.ptp(found["scores"], axis=0).max() > 1e-3
+    assert once.digest == each_call.digest
+    weights, own = once.arrays(), each_call.arrays()
+    assert not any(path.endswith(".bn.var") for path in weights)
+    assert sum(array.nbytes for array in weights.values()) < sum(array.nbytes for array in own.values())
 
 
 def test_no_images_give_nothing(annotator):

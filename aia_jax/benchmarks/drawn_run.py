@@ -1,0 +1,33 @@
+"""Runs that were never trained, for what only needs some weights."""
+
+from pathlib import Path
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from aia_jax.tasks import make_task
+from aia_jax.training import sharding
+from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.record import write_record
+from aia_jax.training.state import Arrays, split_model
+
+
+def write_run(workdir: Path, config: ConfigDict, weights: Arrays | None = None) -> Path:
+    """Writes a run of `config` that looks like one whose first epoch was the best.
+
+    Args:
+        weights: `{"params", "stats", "constants"}`; None: as drawn.
+
+    Returns:
+        `workdir`.
+    """
+    task = make_task(config)
+    weights = weights or split_model(task.build_model(nnx.Rngs(config.seed)))[1]
+    trees = sharding.put_replicated(jax.device_get(weights), sharding.data_mesh())
+    raw = {name: trees[name] for name in ("params", "stats")}
+    info = {"epoch": 1, "weights": "raw", "metric": 0.0, **task.describe()}
+    with Checkpointer(workdir) as checkpointer:
+        checkpointer.save(0, {"weights": {"raw": raw, "ema": raw, "constants": trees["constants"]}}, info)
+    write_record(workdir, config)
+    return workdir
