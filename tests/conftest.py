@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test, and caches of prepared data and compiled programs, one a session."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -27,6 +28,9 @@ def corel5k_root() -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Lets tests, their subprocesses and the workers of pytest-xdist share what XLA has compiled."""
+    gc.set_threshold(
+        50_000, 20, 20
+    )  # looking for cycles among the many objects of JAX takes long
     if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.TemporaryDirectory(prefix="aia_jax_programs_")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
@@ -43,10 +47,11 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Programs whose numbers are held against PyTorch's, or whose bytes are counted, are compiled as users' are."""
+    """Models whose numbers are held against PyTorch's, or whose bytes are counted, are compiled as users' are."""
     name = "jax_disable_most_optimizations"
     before = jax.config.values[name]
-    if hasattr(request.module, "torch") or request.path.name == "test_traffic.py":
+    is_command = request.path.parent.name == "commands"
+    if (hasattr(request.module, "torch") and not is_command) or request.path.name == "test_traffic.py":
         jax.config.update(name, False)
     yield
     jax.config.update(name, before)

@@ -88,7 +88,8 @@ def test_folded_once_is_folded_in_each_call(name, dtype, platform, monkeypatch):
     assert kernels
     assert {str(leaf.dtype) for leaf in kernels} == {dtype}
     each_call, once = _features(graphdef, state, _images(48)), _features(*nnx.split(model), _images(48))
-    np.testing.assert_allclose(once, each_call, rtol=0, atol=1e-6 * np.abs(each_call).max())
+    tolerance = 1e-6 if dtype == "float32" else 2**-7  # kernels in another order are summed up in another
+    np.testing.assert_allclose(once, each_call, rtol=0, atol=tolerance * np.abs(each_call).max())
 
 
 def test_bfloat16_loses_little_more_than_without_folding(unfold):
