@@ -28,9 +28,7 @@ def corel5k_root() -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Lets tests, their subprocesses and the workers of pytest-xdist share what XLA has compiled."""
-    gc.set_threshold(
-        50_000, 20, 20
-    )  # looking for cycles among the many objects of JAX takes long
+    gc.set_threshold(50_000, 20, 20)  # looking for cycles among the many objects of JAX takes long
     if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.TemporaryDirectory(prefix="aia_jax_programs_")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
