@@ -12,7 +12,6 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 import tempfile
 from pathlib import Path
 
-import jax
 import pytest
 
 SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
@@ -47,6 +46,8 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
     """Models whose numbers are held against PyTorch's, or whose bytes are counted, are compiled as users' are."""
+    import jax  # once the environment says where programs are kept
+
     name = "jax_disable_most_optimizations"
     before = jax.config.values[name]
     is_command = request.path.parent.name == "commands"

@@ -25,6 +25,8 @@ class Exchanged:
         norms_backward: sums that the backward pass of batch norms needs; they contain the norms' own gradients.
         loss: the loss.
         waits: how often, at least, a step cannot go on before a norm's sums have arrived.
+        awaited: bytes of what it waits for so: all that norms exchange, and those of `gradients` that a norm's backward
+            pass is made of.
     """
 
     gradients: int
@@ -32,6 +34,7 @@ class Exchanged:
     norms_backward: int
     loss: int
     waits: int
+    awaited: int
 
     @property
     def bytes(self) -> int:
@@ -55,17 +58,19 @@ def exchanged(model: Annotator) -> Exchanged:
     if head.self_attention or model.freeze_backbone:
         raise ValueError("self-attention and frozen backbones are not counted")
     item = jnp.dtype(backbone.dtype).itemsize
-    gradients = forward = backward = waits = 0
+    gradients = forward = backward = waits = widening = 0
     for _, module in nnx.iter_modules(backbone):
         if isinstance(module, SqueezeExcite):
             gradients += _FLOAT32 * _size(module)
         if isinstance(module, ConvNorm):
             norm = _of_norm(module)
             gradients += (_FLOAT32 if module.input_statistics else item) * module.conv.kernel.size
+            widening += _FLOAT32 * module.conv.kernel.size * module.input_statistics
             forward, backward, waits = forward + norm[0], backward + norm[1], waits + 2
         if isinstance(module, Bottleneck) and module.downsample and module.downsample.input_statistics:
             backward -= _FLOAT32 * module.conv3.conv.kernel.shape[0]  # both offsets have the same gradient
-    return Exchanged(gradients + _of_head(head), forward, backward, _FLOAT32, waits)
+    awaited = forward + backward + widening
+    return Exchanged(gradients + _of_head(head), forward, backward, _FLOAT32, waits, awaited)
 
 
 def _of_norm(module: ConvNorm) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.collectives import exchanged
+from aia_jax.benchmarks.collectives import Exchanged, exchanged
 from aia_jax.benchmarks.hlo import Kernel, entry_kernels
 from aia_jax.benchmarks.step import labels_of
 from aia_jax.benchmarks.targets import TARGETS, Target, compiler_options, described_devices
@@ -202,10 +202,15 @@ def _by_the_compiler(compiled: Any, described: Target, images: int, main_memory:
     }
 
 
+def exchanged_on_paper(config: ConfigDict) -> Exchanged:
+    """See `collectives.exchanged`."""
+    return exchanged(nnx.eval_shape(lambda: _build(config, nnx.Rngs(0))))
+
+
 def _on_paper(config: ConfigDict) -> dict[str, float]:
     """What the devices must exchange at least, if no weights are split over them; nothing for models not counted."""
     try:
-        counted = exchanged(nnx.eval_shape(lambda: _build(config, nnx.Rngs(0))))
+        counted = exchanged_on_paper(config)
     except ValueError:
         return {}
     parts = {"gradients": counted.gradients, "norms forward": counted.norms_forward}

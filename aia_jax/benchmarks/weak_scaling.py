@@ -1,0 +1,154 @@
+"""What data parallelism costs on hosts of eight H200s, on paper: a table from counted steps and assumed networks.
+
+    python -m aia_jax.benchmarks.weak_scaling --config configs/corel5k.py --bar 1800 \\
+        --one benchmarks/results/traffic-m448-h200-train.json --eight benchmarks/results/traffic-m448-h200x8-train.json
+
+The files are those of `benchmarks.traffic` for the same config on one device and on eight. Nothing is measured;
+`docs/performance.md` tells where each assumption comes from.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aia_jax.benchmarks.traffic import exchanged_on_paper
+from aia_jax.commands.cli import guarded, positive, read_config
+from aia_jax.errors import InputError
+from aia_jax.files import read_json
+
+HOSTS = (1, 2, 4, 16, 64, 128)
+DEVICES = 8  # a host
+NETWORKS = (400e9, 50e9)  # bytes a second of a host: eight adapters of 400 Gb/s, or one
+_NVLINK = 370e9  # bytes a second, of an all-reduce within a host
+_KERNEL = 2e-6  # seconds of one that packs or unpacks
+_NOT_OVERLAPPED = 32e6  # bytes of gradients, the last ones
+
+
+class Step(NamedTuple):
+    """What of a step counts here.
+
+    Attributes:
+        seconds: of the step on one device.
+        waits: sums that nothing overlaps.
+        packing: kernels that only several devices need.
+        awaited: bytes of these sums.
+        overlapped: bytes of the other sums.
+    """
+
+    seconds: float
+    waits: int
+    packing: int
+    awaited: float
+    overlapped: float
+
+
+class Cost(NamedTuple):
+    """Seconds that a step takes beyond its computation."""
+
+    latency: float
+    packing: float
+    awaited: float
+    gradients: float
+
+    def efficiency(self, seconds: float) -> float:
+        """Against one device, whose step takes `seconds`."""
+        return seconds / (seconds + sum(self))
+
+
+def cost(step: Step, hosts: int, network: float) -> Cost:
+    """Of a step on `hosts` hosts, each of which reaches `network` bytes a second."""
+
+    def seconds(number: float) -> float:
+        within = 2 * (DEVICES - 1) / DEVICES * number / _NVLINK
+        return within + 2 * (hosts - 1) / hosts * number / network
+
+    return Cost(
+        step.waits * small_sum(hosts),
+        step.packing * _KERNEL,
+        seconds(step.awaited),
+        seconds(min(step.overlapped, _NOT_OVERLAPPED)),
+    )
+
+
+def small_sum(hosts: int) -> float:
+    """Seconds of an all-reduce of few bytes, in the form of NCCL's model of trees."""
+    if hosts == 1:
+        return 1e-6 * (6.8 + 14 * 0.6)
+    return 1e-6 * (6.8 + 14 * 0.6 * 1.8 + 2 * 5.0 * math.log2(hosts))
+
+
+def table(step: Step, seconds_at_bar: float) -> str:
+    """A row of Markdown for each number of hosts; in brackets the slower network, where there is one."""
+    rows = []
+    for hosts in HOSTS:
+        costs = [cost(step, hosts, network) for network in NETWORKS[: 2 if hosts > 1 else 1]]
+        cells = [
+            f"{DEVICES * hosts:,}",
+            f"{1e3 * costs[0].latency:.1f}",
+            f"{1e3 * costs[0].packing:.1f}",
+            _cell([f"{1e3 * cost.awaited:.1f}" for cost in costs]),
+            _cell([f"{1e3 * cost.gradients:.1f}" for cost in costs]),
+            *(
+                _cell([f"{100 * cost.efficiency(seconds):.0f} %" for cost in costs])
+                for seconds in (step.seconds, seconds_at_bar)
+            ),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    head = "| GPUs | norms' latency, ms | packing | bytes waited for | last gradients | efficiency | at the bar |"
+    return "\n".join([head, "| --- " * 7 + "|", *rows])
+
+
+def read_step(config: str, one: Path, eight: Path) -> tuple[Step, int]:
+    """The step of a config, and the images of a device, from reports of `benchmarks.traffic` on one device and eight.
+
+    Raises:
+        InputError: a file cannot be read, or is of something else.
+    """
+    alone, many = (_report(path, devices) for path, devices in ((one, 1), (eight, DEVICES)))
+    exchanged = exchanged_on_paper(read_config(config))
+    step = Step(
+        seconds=alone["modelled_ms"] / 1e3,
+        waits=exchanged.waits,
+        packing=many["kernels"] - alone["kernels"],
+        awaited=exchanged.awaited,
+        overlapped=exchanged.bytes - exchanged.awaited,
+    )
+    return step, alone["batch_size"]
+
+
+def _report(path: Path, devices: int) -> dict[str, Any]:
+    found = read_json(path, "a report of benchmarks.traffic")
+    if not isinstance(found, dict) or (found.get("step"), found.get("devices")) != ("training", devices):
+        raise InputError(f"{path} is no report of benchmarks.traffic on a training step with --devices {devices}")
+    return found
+
+
+def _cell(numbers: list[str]) -> str:
+    return numbers[0] if len(numbers) == 1 else f"{numbers[0]} ({numbers[1]})"
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    step, images = read_step(arguments.config, arguments.one, arguments.eight)
+    print(
+        f"step {1e3 * step.seconds:.1f} ms, {step.waits} waits, {step.packing:,} packing kernels; "
+        f"{step.awaited / 1e6:.1f} MB waited for, {step.overlapped / 1e6:.1f} MB not"
+    )
+    print(table(step, images / arguments.bar))
+
+
+def main() -> int:
+    """The command; an exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="of annotation, that both files are of")
+    parser.add_argument("--one", required=True, type=Path, metavar="FILE.json", help="of one device")
+    parser.add_argument("--eight", required=True, type=Path, metavar="FILE.json", help="of eight devices")
+    parser.add_argument(
+        "--bar", required=True, type=positive, metavar="IMG/S", help="of one device, for the last column"
+    )
+    arguments = parser.parse_args()
+    return guarded(lambda: _run(arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""The table on paper: its formulas, and that docs/performance.md shows what it prints."""
+
+from pathlib import Path
+
+import pytest
+
+from aia_jax.benchmarks import weak_scaling
+from aia_jax.benchmarks.weak_scaling import Step, cost, read_step, table
+from aia_jax.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def counted(config, name):
+    files = (RESULTS / f"traffic-{name}-{devices}-train.json" for devices in ("h200", "h200x8"))
+    return read_step(str(ROOT / "configs" / config), *files)
+
+
+def test_a_cost_by_hand():
+    step = Step(seconds=0.01, waits=10, packing=5, awaited=37e6, overlapped=1e9)
+    here = cost(step, 1, 400e9)
+    assert here == pytest.approx((10 * 15.2e-6, 1e-5, 1.75e-4, 1.75 * 32e6 / 370e9))
+    assert here.efficiency(sum(here)) == pytest.approx(0.5)
+    two = cost(step, 2, 50e9)
+    assert two.latency == pytest.approx(10 * (21.92 + 10) * 1e-6)
+    assert two.awaited == pytest.approx(1.75e-4 + 37e6 / 50e9)
+    few = cost(step._replace(overlapped=1e6), 2, 50e9)
+    assert few.gradients == pytest.approx(two.gradients / 32)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "bar"), [("corel5k.py", "m448", 1800), ("vg500.py", "v2l576", 560)], ids=["m", "v2_l"]
+)
+def test_the_page_shows_what_is_printed(config, name, bar):
+    step, images = counted(config, name)
+    assert table(step, images / bar) in (ROOT / "docs" / "performance.md").read_text()
+
+
+def test_what_would_help_at_1024_devices(monkeypatch):
+    step, _ = counted("corel5k.py", "m448")
+    larger = cost(step, 128, 400e9).efficiency(4 * step.seconds)
+    small_sum = weak_scaling.small_sum(1)
+    monkeypatch.setattr(weak_scaling, "small_sum", lambda hosts: small_sum)
+    of_a_host = cost(step, 128, 400e9).efficiency(step.seconds)
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert f"15 us a wait at any scale, {of_a_host:.0%}".replace("%", " %") in page
+    assert f"four times the work, {larger:.0%}".replace("%", " %") in page
+
+
+def test_reports_of_something_else_are_told():
+    config, one = str(ROOT / "configs" / "corel5k.py"), RESULTS / "traffic-m448-h200-train.json"
+    with pytest.raises(InputError, match=r"absent\.json cannot be read"):
+        read_step(config, one, RESULTS / "absent.json")
+    with pytest.raises(InputError, match=r"is no report of benchmarks\.traffic on a training step with --devices 8"):
+        read_step(config, one, one)
