@@ -11,8 +11,20 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from aia_jax.errors import InputError
-from aia_jax.models.layers import Frozen, dropout, dropout_key, layer_norm, relu, split_key, torch_linear, uniform
+from aia_jax.models.attention import attend
+from aia_jax.models.layer_norm import LayerNorm
+from aia_jax.models.layers import (
+    Frozen,
+    dropout,
+    dropout_key,
+    kept_by_dropout,
+    relu,
+    split_key,
+    torch_linear,
+    uniform,
+)
 
+_Keys = list[Array | None]  # of two dropouts: of weights or the hidden layer, and of the output
 ACTIVATIONS = {"relu": relu, "gelu": partial(jax.nn.gelu, approximate=False)}
 
 
@@ -57,9 +69,14 @@ class MultiHeadAttention(nnx.Module):
         k = self._split_heads(self.key(keys))
         v = self._split_heads(self.value(values))
         q = q / math.sqrt(q.shape[-1])
+        if self.dtype != jnp.float32:
+            shape = k.shape[0], self.num_heads, k.shape[1], q.shape[1]
+            pooled, maps = attend(q, k, v, kept_by_dropout(shape, self.dropout, key), self.dropout)
+            return self.out(pooled.reshape(*pooled.shape[:2], -1)), maps
+        # Float32 runs are held against PyTorch's: the derivatives are autodiff's.
         scores = jnp.einsum("chd,bphd->bhcp", q[0], k) if q.shape[0] == 1 else jnp.einsum("bchd,bphd->bhcp", q, k)
-        weights = dropout(jax.nn.softmax(scores.astype(jnp.float32)), self.dropout, key)
-        pooled = jnp.einsum("bhcp,bphd->bchd", weights.astype(self.dtype), v)
+        weights = dropout(jax.nn.softmax(scores), self.dropout, key)
+        pooled = jnp.einsum("bhcp,bphd->bchd", weights, v)
         return self.out(pooled.reshape(*pooled.shape[:2], -1)), weights.mean(axis=1)
 
     def _split_heads(self, x: Array) -> Array:
@@ -89,13 +106,13 @@ class DecoderLayer(nnx.Module):
         self.activation = activation
         self.norm_first = norm_first
         self.self_attention = attention() if self_attention else None
-        self.norm1 = layer_norm(hidden_size, **options) if self_attention else None
+        self.norm1 = LayerNorm(hidden_size, **options) if self_attention else None
         self.cross_attention = attention()
-        self.norm2 = layer_norm(hidden_size, **options)
+        self.norm2 = LayerNorm(hidden_size, **options)
         xavier = initializers.xavier_uniform()
         self.linear1 = torch_linear(hidden_size, feedforward_size, kernel_init=xavier, **options)
         self.linear2 = torch_linear(feedforward_size, hidden_size, kernel_init=xavier, **options)
-        self.norm3 = layer_norm(hidden_size, **options)
+        self.norm3 = LayerNorm(hidden_size, **options)
 
     def __call__(self, x: Array, positions: Array, position: Array | None, *, key: Array | None) -> tuple[Array, Array]:
         """Refines the queries.
@@ -109,7 +126,8 @@ class DecoderLayer(nnx.Module):
         Returns:
             Queries `[B, C, D]` and attention maps `[B, C, P]`.
         """
-        key_self, key_cross, key_feedforward = split_key(key, 3)
+        keys = split_key(key, 6)
+        key_self, key_cross, key_feedforward = keys[:2], keys[2:4], keys[4:]
         if self.norm_first:
             if self.self_attention is not None:
                 x = x + self._attend_to_queries(self.norm1(x), position, key_self)
@@ -122,22 +140,20 @@ class DecoderLayer(nnx.Module):
         x = self.norm2(x + pooled)
         return self.norm3(x + self._feed_forward(x, key_feedforward)), attention
 
-    def _attend_to_queries(self, x: Array, position: Array | None, key: Array | None) -> Array:
-        key_weights, key_output = split_key(key, 2)
+    def _attend_to_queries(self, x: Array, position: Array | None, keys: _Keys) -> Array:
+        key_weights, key_output = keys
         asking = x if position is None else x + position
         mixed, _ = self.self_attention(asking, asking, x, key=key_weights)
         return dropout(mixed, self.dropout, key_output)
 
-    def _attend_to_image(
-        self, x: Array, positions: Array, position: Array | None, key: Array | None
-    ) -> tuple[Array, Array]:
-        key_weights, key_output = split_key(key, 2)
+    def _attend_to_image(self, x: Array, positions: Array, position: Array | None, keys: _Keys) -> tuple[Array, Array]:
+        key_weights, key_output = keys
         asking = x if position is None else x + position
         pooled, attention = self.cross_attention(asking, positions, positions, key=key_weights)
         return dropout(pooled, self.dropout, key_output), attention
 
-    def _feed_forward(self, x: Array, key: Array | None) -> Array:
-        key_hidden, key_output = split_key(key, 2)
+    def _feed_forward(self, x: Array, keys: _Keys) -> Array:
+        key_hidden, key_output = keys
         hidden = dropout(ACTIVATIONS[self.activation](self.linear1(x)), self.dropout, key_hidden)
         return dropout(self.linear2(hidden), self.dropout, key_output)
 
@@ -205,7 +221,7 @@ class AttentionPooling(nnx.Module):
             )
             for _ in range(num_layers)
         )
-        self.norm = layer_norm(hidden_size, **options)
+        self.norm = LayerNorm(hidden_size, **options)
         # Xavier normal of a (1, labels, hidden) tensor: torch counts fan-in labels * hidden, fan-out hidden.
         std = math.sqrt(2 / (num_labels * hidden_size + hidden_size))
         self.weight = nnx.Param(std * jax.random.normal(rngs.params(), (num_labels, hidden_size), param_dtype))

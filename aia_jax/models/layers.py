@@ -1,5 +1,7 @@
 """Layers and array functions that several models share. Images and features are NHWC throughout."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,13 +85,6 @@ def l2norm(x: Array, axis: int = -1) -> Array:
     return x / (length + EPSILON)
 
 
-def layer_norm(num_features: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer norm over the last axis with torch's epsilon and a variance that cannot cancel."""
-    return nnx.LayerNorm(
-        num_features, epsilon=1e-5, use_fast_variance=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-    )
-
-
 def dropout_key(key: Array | None, rate: float, train: bool) -> Array | None:
     """The key that dropout at `rate` is to use: None where there is none to apply.
 
@@ -105,15 +100,26 @@ def dropout_key(key: Array | None, rate: float, train: bool) -> Array | None:
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
     """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate). No key: `x` itself."""
+    return scaled_where(kept_by_dropout(x.shape, rate, key), rate, x)
+
+
+def kept_by_dropout(shape: tuple[int, ...], rate: float, key: Array | None) -> Array | None:
+    """Which elements dropout at `rate` keeps; None for all."""
     if key is None or rate == 0:
-        return x
-    kept = jax.random.bernoulli(key, 1 - rate, (x.size,)).reshape(x.shape)
-    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+        return None
+    return jax.random.bernoulli(key, 1 - rate, (math.prod(shape),)).reshape(shape)
+
+
+def scaled_where(kept: Array | None, rate: float, x: Array) -> Array:
+    """`x / (1 - rate)` where `kept`, else 0."""
+    return x if kept is None else jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
 
 def split_key(key: Array | None, num: int) -> list[Array | None]:
-    """`jax.random.split` that hands on the absence of a key, which means no dropout."""
-    return [None] * num if key is None else list(jax.random.split(key, num))
+    """`jax.random.split` that hands on the absence of a key, which means no dropout; one key is its own single part."""
+    if key is None or num == 1:
+        return [key] * num
+    return list(jax.random.split(key, num))
 
 
 def run_blocks(blocks: nnx.List, train: bool, remat: bool, x: Array) -> Array:

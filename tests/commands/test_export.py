@@ -155,8 +155,9 @@ def test_a_fixed_batch_in_bfloat16_for_one_platform(run, tmp_path, capsys):
     assert " s; largest difference from the model: scores " in capsys.readouterr().out
 
 
-def test_a_platform_that_is_not_here_is_told(run, tmp_path, capsys):
-    assert run("--platforms", "tpu,cuda") == 0
+@pytest.mark.parametrize("options", [(), ("--batch", "2", "--dtype", "bfloat16")])
+def test_a_platform_that_is_not_here_is_told(options, run, tmp_path, capsys):
+    assert run("--platforms", "tpu,cuda", *options) == 0
     assert " s, not tried: this machine has none of tpu, cuda" in capsys.readouterr().out
     told = json.loads((tmp_path / "out" / "model.json").read_text())["files"]["model.stablehlo"]
     assert (told["platforms"], told["max_difference"]) == (["tpu", "cuda"], None)
