@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from aia_jax.models.batch_norm import BatchNorm
 from aia_jax.models.gated_norm import GateOptions, norm_act_gate
+from aia_jax.models.gates import gate_images
 from aia_jax.models.layers import blur_pool, excite
 from aia_jax.models.moments import image_moments, pool_moments, sums
 
@@ -22,7 +23,7 @@ class SqueezeExcite(nnx.Module):
 
     Attributes:
         fc1, fc2: linear layers, kernels `[C, R]` and `[R, C]`.
-        kernels: in training after a norm, as GPU kernels of our own; see `aia_jax.models.gate_kernels`.
+        kernels: in training right after a norm, as GPU kernels of our own; see `aia_jax.models.gate_kernels`.
     """
 
     def __init__(self, fc1: nnx.Linear, fc2: nnx.Linear, *, kernels: bool = False):
@@ -177,11 +178,14 @@ class ConvNorm(nnx.Module):
         if not train:
             y = jax.nn.leaky_relu(self._folded(x), slope)
             y = blur_pool(y) if blur else y
-        elif se is not None and not blur:
+            return y if se is None else se(y)
+        if se is not None and not blur:
             return self._gated(x, se, slope)
-        else:
-            y = self.bn(self.conv(x), train=True, slope=slope, blur=blur)
-        return y if se is None else se(y)
+        y = self.bn(self.conv(x), train=True, slope=slope, blur=blur)
+        if se is None:
+            return y
+        # Float32 runs are held against PyTorch's: the derivatives are autodiff's.
+        return se(y) if self.bn.dtype == jnp.float32 else gate_images(y, se.weights())
 
     def gated(self, x: Array, se: SqueezeExcite, *, train: bool) -> Array:
         """Convolution, norm and squeeze-and-excitation."""
@@ -249,19 +253,19 @@ def _moments_of_products_forward(x, kernel):
         precision if x.dtype == jnp.float32 else None,
         preferred_element_type=jnp.float32,
     )
-    mean = x.sum(axis=rows, dtype=jnp.float32) * share
+    total = x.sum(axis=rows, dtype=jnp.float32)
     product = jnp.matmul(kernel, square, precision=precision) * share
-    return ((kernel * mean).sum(axis=1), (kernel * product).sum(axis=1)), (x, mean, product, kernel)
+    return ((kernel * total).sum(axis=1) * share, (kernel * product).sum(axis=1)), (x, total, product, kernel)
 
 
 def _moments_of_products_backward(residuals, cotangents):
-    x, mean, product, kernel = residuals
+    x, total, product, kernel = residuals
     first, second = cotangents
     share = x.shape[-1] / x.size
     weighted = kernel * (2 * share * second)[:, None]
     dsquare = jnp.matmul(kernel.T.astype(x.dtype), weighted.astype(x.dtype), precision=jax.lax.Precision.HIGHEST)
     dtotal = (kernel * (share * first)[:, None]).sum(axis=0)
-    dkernel = first[:, None] * mean + 2 * second[:, None] * product  # x x^T is symmetric
+    dkernel = (share * first)[:, None] * total + 2 * second[:, None] * product  # x x^T is symmetric
     return x @ dsquare + dtotal.astype(x.dtype), dkernel
 
 

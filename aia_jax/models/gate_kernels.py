@@ -16,6 +16,24 @@ from aia_jax.models.moments import sums
 _TILE = 16  # images of one program; the least that Triton's products take
 
 
+class Opened(NamedTuple):
+    """Gates, and what their way back needs.
+
+    Attributes:
+        means: of the activation, `[B, C]`.
+        hidden: the layer between the two products, `[B, R]`.
+        gate: `[B, C]`.
+        normalised, slopes: sums over each image of the activation's slopes times the normalised values, and of the
+            slopes, `[B, C]`.
+    """
+
+    means: Array
+    hidden: Array
+    gate: Array
+    normalised: Array
+    slopes: Array
+
+
 class Back(NamedTuple):
     """What a gate's backward pass gives beside the gradients of its weights.
 
@@ -39,16 +57,17 @@ def choose(wanted: bool, plain: Callable[..., Any], ours: Callable[..., Any], po
     return jax.lax.platform_dependent(*arrays, cuda=functools.partial(ours, positions), default=plain)
 
 
-def opened(positions: int, *arrays: Array, interpret: bool = False) -> tuple[Array, Array, Array]:
-    """Means of the activation `[B, C]`, the hidden layer `[B, R]` and the gates `[B, C]`, for use on CUDA devices.
+def opened(positions: int, *arrays: Array, interpret: bool = False) -> Opened:
+    """The gates of a batch, for use on CUDA devices.
 
     Args:
         positions: of an image, H W.
         arrays: values and slopes in parts `[B, n, C]`, what is to be taken from the values, and the inverse of the
             deviation `[C]`; the norm's weight and bias `[C]`; kernel and bias of both layers.
     """
-    widths = [arrays[0].shape[2], arrays[7].shape[0], arrays[0].shape[2]]
-    return tuple(_called(functools.partial(_open, positions), arrays, 2, widths, interpret))
+    channels = arrays[0].shape[2]
+    widths = [channels, arrays[7].shape[0], channels, channels, channels]
+    return Opened(*_called(functools.partial(_open, positions), arrays, 2, widths, 5, interpret))
 
 
 def closed(positions: int, *arrays: Array, interpret: bool = False) -> Back:
@@ -56,35 +75,35 @@ def closed(positions: int, *arrays: Array, interpret: bool = False) -> Back:
 
     Args:
         positions: of an image, H W.
-        arrays: in parts `[B, n, C]` the cotangent of the activation times normalised values, that cotangent, and values
-            and slopes as of `opened`; hidden layer and gates; the four vectors and the two kernels of `opened`.
+        arrays: in parts `[B, n, C]` the cotangent of the activation times normalised values, and that cotangent; all
+            of `Opened` but the means; the norm's weight and bias `[C]`; the two kernels.
     """
     channels = arrays[0].shape[2]
-    widths = [channels, arrays[4].shape[1], channels, channels, channels]
-    *rows, dweight, dbias = _called(functools.partial(_close, positions), arrays, 6, widths, interpret)
+    widths = [channels, arrays[2].shape[1], channels, channels, channels]
+    *rows, dweight, dbias = _called(functools.partial(_close, positions), arrays, 6, widths, 3, interpret)
     return Back(*rows, *sums((dweight, dbias), (0,)))
 
 
 def _open(positions, values, slopes, shift, inverse, weight, bias, kernel1, bias1, kernel2, bias2, *results):
-    means, hidden, gate = results
+    means, hidden, gate, normalised, slope_sums = results
     total = _total(slopes)
-    mean = ((_total(values) - shift[...] * total) * (inverse[...] * weight[...]) + total * bias[...]) / positions
+    of_values = (_total(values) - shift[...] * total) * inverse[...]
+    mean = (of_values * weight[...] + total * bias[...]) / positions
     active = jnp.maximum(triton.dot(mean, kernel1[...]) + bias1[...], 0)
-    means[...], hidden[...] = mean, active
+    means[...], hidden[...], normalised[...], slope_sums[...] = mean, active, of_values, total
     gate[...] = jax.nn.sigmoid(triton.dot(active, kernel2[...]) + bias2[...])
 
 
 def _close(positions, *references):
-    da_normalised, da, values, slopes, hidden, gate, shift, inverse, weight, bias, kernel1, kernel2 = references[:12]
-    dexcited, dhidden, share, dweight, dbias = references[12:]
-    gates, of_normalised, of_da, total = gate[...], _total(da_normalised), _total(da), _total(slopes)
+    da_normalised, da, hidden, gate, normalised, slopes, weight, bias, kernel1, kernel2 = references[:10]
+    dexcited, dhidden, share, dweight, dbias = references[10:]
+    gates, of_normalised, of_da = gate[...], _total(da_normalised), _total(da)
     excited = (weight[...] * of_normalised + bias[...] * of_da) * gates * (1 - gates)
     rows = jnp.where(hidden[...] > 0, triton.dot(excited, kernel2[...], trans_b=True), 0)
     shares = triton.dot(rows / positions, kernel1[...], trans_b=True)
-    normalised = (_total(values) - shift[...] * total) * inverse[...]
     dexcited[...], dhidden[...], share[...] = excited, rows, shares
-    dweight[...] = (gates * of_normalised + shares * normalised).sum(axis=0, keepdims=True)
-    dbias[...] = (gates * of_da + shares * total).sum(axis=0, keepdims=True)
+    dweight[...] = (gates * of_normalised + shares * normalised[...]).sum(axis=0, keepdims=True)
+    dbias[...] = (gates * of_da + shares * slopes[...]).sum(axis=0, keepdims=True)
 
 
 def _total(parts: Any) -> Array:
@@ -93,18 +112,18 @@ def _total(parts: Any) -> Array:
 
 
 def _called(
-    body: Callable[..., None], arrays: tuple[Array, ...], split: int, widths: list[int], interpret: bool
+    body: Callable[..., None], arrays: tuple[Array, ...], split: int, widths: list[int], rows: int, interpret: bool
 ) -> list[Array]:
     """`body` for each tile of images; the first `split` arrays are split over them, the others are whole to each.
 
-    The first three results have a row for each image, the others one for each tile.
+    The first `rows` results have a row for each image, the others one for each tile.
     """
 
     def local(*arrays: Array) -> list[Array]:
         count = arrays[0].shape[0]
         whole = [pl.BlockSpec(a.shape, functools.partial(_origin, a.ndim)) for a in arrays[split:]]
         parts = [pl.BlockSpec((_TILE, *a.shape[1:]), functools.partial(_row, a.ndim)) for a in arrays[:split]]
-        heights = [_TILE if number < 3 else 1 for number in range(len(widths))]
+        heights = [_TILE if number < rows else 1 for number in range(len(widths))]
         return pl.pallas_call(
             body,
             grid=(count // _TILE,),

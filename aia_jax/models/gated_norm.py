@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aia_jax.models import gate_kernels
 from aia_jax.models.batch_norm import act, back_through_act
-from aia_jax.models.layers import relu
-from aia_jax.models.moments import image_moments, image_sums, moments, over_devices, pool_moments, sums
+from aia_jax.models.gates import Sums, close_gates, open_gates, weight_gradients
+from aia_jax.models.moments import image_moments, image_positions, image_sums, moments, pool_moments, sums
 
 
 class GateOptions(NamedTuple):
@@ -29,22 +28,6 @@ class GateOptions(NamedTuple):
     slope: float
     epsilon: float
     kernels: bool = False
-
-
-class _Sums(NamedTuple):
-    """Of each image, what tells the sum of the normalised values times the activation's slopes, and of the slopes.
-
-    Attributes:
-        values: sums of slopes times values, in parts `[B, n, C]`.
-        slopes: sums of slopes, in parts `[B, n, C]`.
-        shift: `[C]`, still to be taken from the values.
-        inverse: of the batch's deviation, `[C]`.
-    """
-
-    values: Array
-    slopes: Array
-    shift: Array
-    inverse: Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -73,23 +56,24 @@ def _forward(x, weight, bias, gate_weights, options):
     scale = inverse * weight
     offset = bias - mean * scale
     if options.slope == 1:
-        slopes = jnp.full((x.shape[0], 1, x.shape[-1]), _positions(x), jnp.float32)
-        parts = _Sums(values, slopes, mean, inverse)
+        slopes = jnp.full((x.shape[0], 1, x.shape[-1]), image_positions(x), jnp.float32)
+        parts = Sums(values, slopes, mean, inverse)
     else:
         slopes = jnp.where(x.astype(jnp.float32) * scale + offset >= 0, 1.0, options.slope)
         values, slopes = image_sums((slopes * (x.astype(jnp.float32) - mean), slopes))
-        parts = _Sums(values, slopes, jnp.zeros_like(mean), inverse)
-    means, hidden, gate = _open(parts, weight, bias, gate_weights, _positions(x), options.kernels)
-    again, gate = jax.lax.optimization_barrier((x, gate))
+        parts = Sums(values, slopes, jnp.zeros_like(mean), inverse)
+    given = parts, weight, bias, gate_weights, image_positions(x)
+    opened = open_gates(*given, linear=options.slope == 1, kernels=options.kernels)
+    again, gate = jax.lax.optimization_barrier((x, opened.gate))
     y = act(again.astype(jnp.float32), scale, offset, options.slope, False) * gate[:, None, None]
-    return (y.astype(x.dtype), mean, var), (x, weight, bias, gate_weights, mean, parts, means, hidden, gate)
+    return (y.astype(x.dtype), mean, var), (x, weight, bias, gate_weights, mean, inverse, opened)
 
 
 def _moments_by_image(x: Array) -> tuple[Array, Array, Array]:
     """Sums over each image in parts `[B, n, C]`, mean and biased variance of the batch `[C]`, in one pass over `x`."""
     if x.dtype == jnp.float32:
         means, variances = image_moments(x)
-        return (means * _positions(x))[:, None], *pool_moments(means, variances)
+        return (means * image_positions(x))[:, None], *pool_moments(means, variances)
     x = x.astype(jnp.float32)
     values, squares = image_sums((x, jnp.square(x)))
     total, square = sums((values, squares), (0, 1))
@@ -99,8 +83,8 @@ def _moments_by_image(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _backward(options, residuals, cotangents):
-    x, weight, bias, gate_weights, mean, parts, means, hidden, gate = residuals
-    dy, inverse = cotangents[0], parts.inverse
+    x, weight, bias, gate_weights, mean, inverse, opened = residuals
+    dy, gate = cotangents[0], opened.gate
     scale = inverse * weight
     offset = bias - mean * scale
     # The barriers make XLA compute what both passes need again in each; it would write it to memory.
@@ -108,74 +92,14 @@ def _backward(options, residuals, cotangents):
     (da,) = back_through_act(x, scale, offset, options.slope, (dy.astype(jnp.float32),))
     # The activation is slopes * (weight * normalised + bias), so two sums over each image hold all that is needed.
     of_da = image_sums((da * (x.astype(jnp.float32) - mean) * inverse, da))
-    back = _close(of_da, parts, hidden, gate, weight, bias, gate_weights, _positions(x), options.kernels)
+    back = close_gates(of_da, opened, weight, bias, gate_weights, image_positions(x), kernels=options.kernels)
     x, dy, dweight, dbias, share = jax.lax.optimization_barrier((x, dy, back.dweight, back.dbias, back.share))
     da = dy.astype(jnp.float32) * gate[:, None, None] + share[:, None, None]
     (dz,) = back_through_act(x, scale, offset, options.slope, (da,))
     normalised = (x.astype(jnp.float32) - mean) * inverse
     dx = scale * (dz - (dbias + normalised * dweight) / math.prod(x.shape[:3]))
-    return dx.astype(x.dtype), dweight, dbias, _weight_gradients(means, hidden, back.dexcited, back.dhidden)
+    of_gate = weight_gradients(opened.means, opened.hidden, back.dexcited, back.dhidden)
+    return dx.astype(x.dtype), dweight, dbias, of_gate
 
 
 norm_act_gate.defvjp(_forward, _backward)
-
-
-def _open(parts, weight, bias, gate_weights, positions, kernels):
-    """Means of the activation `[B, C]`, the hidden layer `[B, R]` and the gates `[B, C]`."""
-
-    def plain(values, slopes, shift, inverse, weight, bias, kernel1, bias1, kernel2, bias2):
-        slopes = slopes.sum(axis=1)
-        means = ((values.sum(axis=1) - shift * slopes) * (inverse * weight) + slopes * bias) / positions
-        hidden = relu(means @ kernel1 + bias1)
-        # The barrier keeps the bias out of the matmul, which would need it in memory of its own: one more kernel.
-        return means, hidden, jax.nn.sigmoid(jax.lax.optimization_barrier(hidden @ kernel2) + bias2)
-
-    return gate_kernels.choose(kernels, plain, gate_kernels.opened, positions, *parts, weight, bias, *gate_weights)
-
-
-def _close(of_da, parts, hidden, gate, weight, bias, gate_weights, positions, kernels):
-    """The small part of the backward pass."""
-    kernel1, _, kernel2, _ = gate_weights
-
-    def plain(da_normalised, da, values, slopes, hidden, gate, shift, inverse, weight, bias, kernel1, kernel2):
-        da_normalised, da, values, slopes = (p.sum(axis=1) for p in (da_normalised, da, values, slopes))
-        normalised = (values - shift * slopes) * inverse
-        dexcited = (weight * da_normalised + bias * da) * gate * (1 - gate)
-        dhidden = dexcited @ kernel2.T
-        # Twice, so that each of the two kernels that need it takes it in. As a sum, not as a matmul, for the same.
-        again, rows, kernel1 = jax.lax.optimization_barrier((hidden, dhidden, kernel1))
-        share = (jnp.where(again == 0, 0, rows / positions)[:, None] * kernel1).sum(axis=2)
-        dweight, dbias = sums((gate * da_normalised + share * normalised, gate * da + share * slopes), (0,))
-        return gate_kernels.Back(dexcited, jnp.where(hidden == 0, 0, dhidden), share, dweight, dbias)
-
-    values, slopes, shift, inverse = parts
-    arrays = (*of_da, values, slopes, hidden, gate, shift, inverse, weight, bias, kernel1, kernel2)
-    return gate_kernels.choose(kernels, plain, gate_kernels.closed, positions, *arrays)
-
-
-def _weight_gradients(means, hidden, dexcited, dhidden):
-    """Of kernel and bias of both layers, in one sum over the batch; XLA computes that of several gates at once."""
-    size = max(means.shape[1], hidden.shape[1]) + 1
-
-    def local(means, hidden, dexcited, dhidden):
-        first = jax.lax.broadcasted_iota(jnp.int32, (2, 1, 1), 0) == 0
-        left = jnp.where(first, _with_one(means, size), _with_one(hidden, size))
-        right = jnp.where(first, _widened(dhidden, size), _widened(dexcited, size))
-        products = (left[:, :, :, None] * right[:, :, None]).sum(axis=1)
-        inputs, width = means.shape[1], hidden.shape[1]
-        of_first, of_second = products[0, :, :width], products[1, :, :inputs]
-        return of_first[:inputs], of_first[inputs], of_second[:width], of_second[width]
-
-    return over_devices(local, means, hidden, dexcited, dhidden)
-
-
-def _with_one(rows: Array, size: int) -> Array:
-    return _widened(jnp.pad(rows, ((0, 0), (0, 1)), constant_values=1), size)
-
-
-def _widened(rows: Array, size: int) -> Array:
-    return jnp.pad(rows, ((0, 0), (0, size - rows.shape[1])))
-
-
-def _positions(x: Array) -> int:
-    return x.shape[1] * x.shape[2]

@@ -96,6 +96,11 @@ def image_sums(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     return sums(tuple(array.reshape(batch, parts, -1, channels) for array in arrays), (2,))
 
 
+def image_positions(x: Array) -> int:
+    """H W of `x` `[B, H, W, C]`."""
+    return x.shape[1] * x.shape[2]
+
+
 def _reduced(arrays: tuple[Array, ...], axes: tuple[int, ...]) -> tuple[Array, ...]:
     zeros = tuple(jnp.zeros((), jnp.float32) for _ in arrays)
     return tuple(jax.lax.reduce(arrays, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), axes))

@@ -9,6 +9,7 @@ from flax import nnx
 from aia_jax.models.batch_norm import BatchNorm, norm_act
 from aia_jax.models.conv_norm import ConvNorm, SqueezeExcite, linear_moments
 from aia_jax.models.gated_norm import GateOptions, norm_act_gate
+from aia_jax.models.gates import gate_images
 from aia_jax.models.layers import blur_pool, excite, relu, run_blocks
 
 EPSILON = 1e-5
@@ -22,6 +23,16 @@ def _plain(x, weight, bias, slope):
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     z = (x - mean) / jnp.sqrt(var + EPSILON) * weight + bias
     return jnp.where(z >= 0, z, slope * z)
+
+
+def _gate_weights() -> tuple[jax.Array, ...]:
+    return _normal(6, 4, seed=3), _normal(4, seed=4), _normal(4, 6, seed=5), _normal(6, seed=6)
+
+
+def _gated(y, gate_weights):
+    kernel1, bias1, kernel2, bias2 = gate_weights
+    gate = jax.nn.sigmoid(jax.nn.relu(y.mean((1, 2)) @ kernel1 + bias1) @ kernel2 + bias2)
+    return y * gate[:, None, None]
 
 
 def _close(actual, expected, tolerance=1e-5):
@@ -53,19 +64,24 @@ def test_norm_and_activation_and_their_gradients(blur, slope, size):
 @pytest.mark.parametrize("slope", [0.1, 1.0])
 def test_norm_activation_and_gate_and_their_gradients(slope):
     x, weight, bias = _normal(3, 5, 4, 6, mean=1), _normal(6, seed=1), _normal(6, seed=2)
-    gate_weights = _normal(6, 4, seed=3), _normal(4, seed=4), _normal(4, 6, seed=5), _normal(6, seed=6)
+    gate_weights = _gate_weights()
 
     def ours(x, weight, bias, gate_weights):
         return norm_act_gate(x, weight, bias, gate_weights, GateOptions(slope, EPSILON))[0]
 
     def plain(x, weight, bias, gate_weights):
-        y = _plain(x, weight, bias, slope)
-        kernel1, bias1, kernel2, bias2 = gate_weights
-        gate = jax.nn.sigmoid(jax.nn.relu(y.mean((1, 2)) @ kernel1 + bias1) @ kernel2 + bias2)
-        return y * gate[:, None, None]
+        return _gated(_plain(x, weight, bias, slope), gate_weights)
 
     out, pull = jax.vjp(ours, x, weight, bias, gate_weights)
     expected, expected_pull = jax.vjp(plain, x, weight, bias, gate_weights)
+    _close(out, expected)
+    _close(pull(_normal(*out.shape, seed=7)), expected_pull(_normal(*out.shape, seed=7)))
+
+
+def test_a_gate_by_itself_and_its_gradients():
+    x, gate_weights = _normal(3, 5, 4, 6, mean=1), _gate_weights()
+    out, pull = jax.vjp(gate_images, x, gate_weights)
+    expected, expected_pull = jax.vjp(_gated, x, gate_weights)
     _close(out, expected)
     _close(pull(_normal(*out.shape, seed=7)), expected_pull(_normal(*out.shape, seed=7)))
 

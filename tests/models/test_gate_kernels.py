@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aia_jax.models import gate_kernels, gated_norm
+from aia_jax.models import gate_kernels, gates
 from aia_jax.models.gated_norm import GateOptions, norm_act_gate
 
 POSITIONS = 12
@@ -59,6 +59,9 @@ def test_shapes_that_triton_does_not_take_are_computed_plainly():
 def test_on_a_cpu_the_plain_formula_is_used():
     rows, vector = jnp.ones((16, 2, 32)), jnp.ones(32)
     kernels = jnp.ones((32, 16)), jnp.ones(16), jnp.ones((16, 32)), vector
-    parts = gated_norm._Sums(rows, rows, 0 * vector, vector)
-    ours = gated_norm._open(parts, vector, vector, kernels, POSITIONS, True)
-    jax.tree.map(np.testing.assert_allclose, ours, gated_norm._open(parts, vector, vector, kernels, POSITIONS, False))
+    parts = gates.Sums(rows, rows, 0 * vector, vector)
+
+    def opened(wanted):
+        return gates.open_gates(parts, vector, vector, kernels, POSITIONS, linear=False, kernels=wanted)
+
+    jax.tree.map(np.testing.assert_allclose, opened(True), opened(False))
