@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.training.sharding import of_state
 
+_FEW = 6  # XLA's GPU code concatenates up to so many arrays in a kernel of their own
 Arrays = dict[str, Any]
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -73,6 +74,18 @@ def each_weight(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         return pack(jax.tree.map(function, unpack(node), *map(unpack, others)))
 
     return jax.tree.map(apply, tree, *others, is_leaf=_is_packed)
+
+
+def together(tree: Any) -> Any:
+    """The tree, its scalars of one dtype written by two kernels instead of one for each."""
+    leaves, treedef = jax.tree.flatten(tree)
+    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves if leaf.ndim == 0):
+        which = [index for index, leaf in enumerate(leaves) if leaf.ndim == 0 and leaf.dtype == dtype]
+        if len(which) > 1:
+            joined = jax.lax.optimization_barrier(jnp.stack([leaves[index] for index in which]))
+            for place, index in enumerate(which):
+                leaves[index] = _computed(joined[place])
+    return treedef.unflatten(leaves)
 
 
 def on_mesh(shapes: Any, mesh: Mesh) -> Any:
@@ -141,23 +154,37 @@ def _cut(joined: jax.Array, *, shapes: Shapes) -> list[jax.Array]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _slices(joined: jax.Array, shapes: Shapes) -> list[jax.Array]:
     edges = list(accumulate(map(math.prod, shapes), initial=0))
-    return [joined[a:b].reshape(shape) for (a, b), shape in zip(pairwise(edges), shapes, strict=True)]
+    return [_computed(joined[a:b]).reshape(shape) for (a, b), shape in zip(pairwise(edges), shapes, strict=True)]
 
 
 # Autodiff would add up as many padded vectors as there are slices.
 _slices.defvjp(lambda joined, shapes: (_slices(joined, shapes), None), lambda _shapes, _, parts: (_join(parts),))
 
 
+def _computed(array: jax.Array) -> jax.Array:
+    """The array, times a 1 that XLA cannot see: it writes slices of what is computed by one kernel for all."""
+    return array * jax.lax.optimization_barrier(jnp.ones((), array.dtype))
+
+
 @jax.jit
 def _stack(arrays: list[jax.Array]) -> jax.Array:
-    return jnp.stack(arrays)
+    if not 1 < len(arrays) <= _FEW:
+        return jnp.stack(arrays)
+    return jax.lax.platform_dependent(arrays, cuda=_padded_and_added, default=jnp.stack)
+
+
+def _padded_and_added(arrays: list[jax.Array]) -> jax.Array:
+    """`jnp.stack`, but that -0 becomes 0, in a form that XLA's GPU code takes into the kernel that needs it."""
+    zero, edges = jnp.zeros((), arrays[0].dtype), [(0, 0, 0)] * arrays[0].ndim
+    places = [(index, len(arrays) - 1 - index, 0) for index in range(len(arrays))]
+    padded = [jax.lax.pad(array[None], zero, [place, *edges]) for place, array in zip(places, arrays, strict=True)]
+    return functools.reduce(jnp.add, padded)
 
 
 @jax.jit
 @jax.custom_vjp
 def _rows(stack: jax.Array) -> list[jax.Array]:
-    # XLA writes bare slices by a kernel each, but slices of what has been computed by one kernel for all.
-    stack = stack * jax.lax.optimization_barrier(jnp.ones((), stack.dtype))
+    stack = _computed(stack)
     return [stack[index] for index in range(stack.shape[0])]
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from aia_jax.training.gradients import Arrays, LossFn, make_gradients, whole_weights
 from aia_jax.training.optimizer import hyperparameters
-from aia_jax.training.packing import Packed, loosened, on_mesh, pack, tightened, unpack
+from aia_jax.training.packing import Packed, loosened, on_mesh, pack, tightened, together, unpack
 from aia_jax.training.sharding import over_data, replicated
 
 
@@ -179,7 +179,8 @@ def make_train_step(
         loss, stats, metrics, grads = gradients(state.params, state.stats, state.constants, batch, key)
         finite = all_finite(loss, grads if skip_nonfinite else grads.vectors)
         with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            # Read together, too: XLA would copy each scalar that is both used and replaced.
+            updates, opt_state = optimizer.update(grads, together(state.opt_state), state.params)
             params = optax.apply_updates(state.params, updates)
         with jax.named_scope("ema"):
             ema = jax.tree.map(
@@ -191,7 +192,7 @@ def make_train_step(
         if skip_nonfinite:
             new = jax.tree.map(functools.partial(jnp.where, finite), new, state)
         metrics = {"loss": loss, **metrics, **hyperparameters(opt_state), "finite": finite}
-        return new.replace(step=state.step + 1), metrics
+        return together((new.replace(step=state.step + 1), metrics))
 
     whole, rows = replicated(mesh), over_data(mesh)
     placed = state_sharding or whole

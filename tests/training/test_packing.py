@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec, SingleDeviceSharding
 
-from aia_jax.training import sharding
-from aia_jax.training.packing import each_weight, loosened, on_mesh, pack, tightened, unpack
+from aia_jax.training import packing, sharding
+from aia_jax.training.packing import each_weight, loosened, on_mesh, pack, tightened, together, unpack
 
 TREE = {
     "b": {"bias": jnp.arange(3.0), "kernel": jnp.ones((2, 3)), "wide": jnp.arange(8.0).reshape(2, 4)},
@@ -84,3 +84,20 @@ def test_what_is_done_to_each_weight_is_not_done_to_their_stack():
 def test_vectors_of_several_dtypes_are_refused():
     with pytest.raises(ValueError, match=r"vectors of several dtypes: \['bfloat16', 'float32'\]"):
         pack({"a": jnp.ones(2), "b": jnp.ones(2, jnp.bfloat16)})
+
+
+def test_scalars_taken_together_are_themselves():
+    scalars = {
+        "step": jnp.int32(2**31 - 1),
+        "count": jnp.int32(-3),
+        "rate": jnp.float32(1e-38),
+        "loss": jnp.float32(jnp.nan),
+    }
+    tree = {**scalars, "alone": jnp.bool_(True), "weights": jnp.ones((2, 3))}
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(together)(tree), tree)
+    assert jax.tree.map(lambda a: a.dtype, together(tree)) == jax.tree.map(lambda a: a.dtype, tree)
+
+
+def test_few_arrays_are_stacked_on_gpus_as_elsewhere():
+    arrays = [jnp.full((2, 3), value) for value in (1.5, -2.0, jnp.inf, 4.0)]
+    np.testing.assert_array_equal(packing._padded_and_added(arrays), jnp.stack(arrays))
