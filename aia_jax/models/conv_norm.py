@@ -9,8 +9,8 @@ from jax.typing import DTypeLike
 
 from aia_jax.models.batch_norm import BatchNorm
 from aia_jax.models.gated_norm import GateOptions, norm_act_gate
-from aia_jax.models.gates import gate_images
-from aia_jax.models.layers import blur_pool, excite
+from aia_jax.models.gates import excite, gate_images
+from aia_jax.models.layers import blur_pool
 from aia_jax.models.moments import image_moments, pool_moments, sums
 
 _kaiming_normal = initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=0)
@@ -39,7 +39,7 @@ class SqueezeExcite(nnx.Module):
     def gate(self, means: Array) -> Array:
         """Means `[B, C]` to gates float32 `[B, C]`."""
         *weights, bias = self.weights()
-        return jax.nn.sigmoid(excite(tuple(weights), means) + bias)
+        return jax.nn.sigmoid(excite(tuple(weights), means)[1] + bias)
 
     def __call__(self, x: Array) -> Array:
         """`x` `[B, H, W, C]`, gated."""

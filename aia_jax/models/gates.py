@@ -31,6 +31,17 @@ class Sums(NamedTuple):
     inverse: Array
 
 
+def excite(weights: tuple[Array, Array, Array], means: Array) -> tuple[Array, Array]:
+    """The hidden layer `[B, R]`, and from means `[B, C]` the gates `[B, C]` but for the last bias and the sigmoid.
+
+    Args:
+        weights: kernel `[C, R]` and bias `[R]` of the first layer, kernel `[R, C]` of the second.
+    """
+    kernel1, bias1, kernel2 = weights
+    hidden = relu(means @ kernel1 + bias1)
+    return hidden, hidden @ kernel2
+
+
 def open_gates(
     parts: Sums,
     weight: Array,
@@ -144,10 +155,10 @@ def weight_gradients(means: Array, hidden: Array, dexcited: Array, dhidden: Arra
 
 def _gates(means: Array, gate_weights: tuple[Array, ...]) -> tuple[Array, Array]:
     """The hidden layer `[B, R]` and the gates `[B, C]`."""
-    kernel1, bias1, kernel2, bias2 = gate_weights
-    hidden = relu(means @ kernel1 + bias1)
+    *weights, bias2 = gate_weights
+    hidden, excited = excite(tuple(weights), means)
     # The barrier keeps the bias out of the matmul, which would need it in memory of its own: one more kernel.
-    return hidden, jax.nn.sigmoid(jax.lax.optimization_barrier(hidden @ kernel2) + bias2)
+    return hidden, jax.nn.sigmoid(jax.lax.optimization_barrier(excited) + bias2)
 
 
 def _back_to_means(

@@ -37,16 +37,6 @@ def relu(x: Array) -> Array:
 relu.defvjp(lambda x: (y := relu(x), y), lambda y, dy: (jnp.where(y == 0, 0, dy),))
 
 
-def excite(weights: tuple[Array, Array, Array], means: Array) -> Array:
-    """Squeeze-and-excitation's gates `[B, C]` from means `[B, C]`, but for the last bias and the sigmoid.
-
-    Args:
-        weights: kernel `[C, R]` and bias `[R]` of the first layer, kernel `[R, C]` of the second.
-    """
-    kernel1, bias1, kernel2 = weights
-    return relu(means @ kernel1 + bias1) @ kernel2
-
-
 def torch_linear(
     in_features: int,
     out_features: int,
