@@ -101,12 +101,18 @@ def _repeat(function: Callable[[jax.Array], jax.Array], argument: jax.Array) -> 
 
 
 def _products(jaxpr: Any) -> Iterator[tuple[int, int]]:
-    """Elements of the result, and multiplications, of every convolution and matrix product."""
+    """Elements of the result, and multiplications, of every convolution and matrix product.
+
+    Of forms for several platforms, which compute the same, the last is taken.
+    """
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             elements = equation.outvars[0].aval.size
             yield elements, elements * _terms(equation)
-        inner = jax.tree.leaves(equation.params, is_leaf=lambda part: hasattr(part, "eqns") or hasattr(part, "jaxpr"))
+        parameters = equation.params
+        if "branches" in parameters:
+            parameters = {**parameters, "branches": parameters["branches"][-1]}
+        inner = jax.tree.leaves(parameters, is_leaf=lambda part: hasattr(part, "eqns") or hasattr(part, "jaxpr"))
         for part in inner:
             part = getattr(part, "jaxpr", part)
             if hasattr(part, "eqns"):

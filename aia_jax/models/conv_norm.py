@@ -109,8 +109,19 @@ class FoldedConv(nnx.Module):
 def convolve(x: Array, kernel: Array, layout: str = "OHWI") -> Array:
     """`x` `[B, H, W, I]` by `kernel` of that layout, stride 1, padded to keep the size: `[B, H, W, O]`."""
     padding = [(kernel.shape[layout.index(axis)] // 2,) * 2 for axis in "HW"]
-    dimensions = ("NHWC", layout, "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=dimensions)
+
+    def convolution(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", layout, "NHWC"))
+
+    def product(x: Array, kernel: Array) -> Array:
+        matrix = kernel.squeeze((layout.index("H"), layout.index("W")))
+        return jax.lax.dot_general(x, matrix, (((3,), (layout.replace("HW", "").index("I"),)), ((), ())))
+
+    kernel = kernel.astype(x.dtype)
+    if padding == [(0, 0)] * 2:
+        # On CPUs XLA is slower to convolve with 1x1 than to multiply by the same matrix.
+        return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
+    return convolution(x, kernel)
 
 
 @jax.custom_vjp

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.models.batch_norm import BatchNorm
+from aia_jax.models.conv_norm import convolve
 from aia_jax.models.layers import average_pool, blur_pool, dropout, space_to_depth
 
 
@@ -118,3 +119,14 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean():
     np.testing.assert_array_equal(y, dropout(x, 0.3, jax.random.key(0)))
     assert dropout(x, 0.3, None) is x
     assert dropout(x, 0, jax.random.key(0)) is x
+
+
+@pytest.mark.parametrize("layout", ["OHWI", "HWIO"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_a_1x1_convolution_is_a_product_on_cpus_alone(platform, layout):
+    x, kernel = _normal((2, 3, 3, 5)), _normal((7, 1, 1, 5))
+    laid_out = kernel if layout == "OHWI" else kernel.transpose(1, 2, 3, 0)
+    traced = jax.jit(lambda x, kernel: convolve(x, kernel, layout)).trace(x, laid_out)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.dot_general" in text, "stablehlo.convolution" in text) == (platform == "cpu", platform != "cpu")
+    np.testing.assert_allclose(convolve(x, laid_out, layout), x @ kernel[:, 0, 0].T, rtol=1e-5, atol=1e-6)
