@@ -10,7 +10,7 @@ def get_config():
     """Scenes at 96 px, a three-stage TResNet and a small attention-pooling head."""
     config = annotation_config("scenes")
     config.seed = 1
-    config.epochs = 11
+    config.epochs = 14
     config.batch_size = 16
     config.data.image_size = 96
     config.data.num_workers = 0
