@@ -16,8 +16,9 @@ class LayerNorm(nnx.LayerNorm):
     """Layer norm over the last axis with torch's epsilon.
 
     Float32 runs are held against PyTorch's: a variance that cannot cancel, and autodiff's derivatives. In other dtypes
-    the rounding of the input is far larger than what cancels, so that one pass over it gives mean and variance. A
-    leading 1, rows that serve a whole batch, cannot be split over devices and is little work: flax's code does it.
+    one pass gives mean and variance. What cancels is below the rounding of the input, unless a row is all but constant:
+    a variance under some 1e-6 of the squared mean is wrong. A leading 1, rows that serve a whole batch, cannot be split
+    over devices and is little work: flax's code does it.
     """
 
     def __init__(self, num_features: int, **options):
