@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,25 @@ def write_json(path: Path, value: Any) -> None:
     Bytes of file names that are no UTF-8 become escapes, which JSON's readers turn back.
     """
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+
+
+def check_writable(*paths: str | Path | None) -> None:
+    """Tells before long work which file could not be written after it; folders that they lie in are made.
+
+    Args:
+        paths: None and "" are left out.
+
+    Raises:
+        InputError: a path is a folder, or its folder takes no files.
+    """
+    for path in map(Path, filter(None, paths)):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file in it")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager

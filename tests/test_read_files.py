@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from soak import plain
 
 from aia_jax.errors import InputError
-from aia_jax.files import read_json
+from aia_jax.files import check_writable, read_json
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 NUMBERS = st.integers() | st.floats() | st.integers(min_value=10**4000, max_value=10**4001)
@@ -75,3 +75,13 @@ def test_what_is_wrong_is_told(tmp_path, content, message):
 def test_only_wanted_fields_are_kept(tmp_path):
     (tmp_path / "a.json").write_text('{"a": [{"b": 1, "c": {"a": 2}}], "d": 3}')
     assert read_json(tmp_path / "a.json", "", fields=("a", "b")) == {"a": [{"b": 1}]}
+
+
+def test_files_that_could_not_be_written_are_told_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").touch()
+    check_writable(None, "", tmp_path / "new" / "numbers.json")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
+    with pytest.raises(InputError, match="new is a folder; name a file in it"):
+        check_writable(tmp_path / "new")
+    with pytest.raises(InputError, match=r"numbers\.json cannot be written: "):
+        check_writable(tmp_path / "file" / "numbers.json")

@@ -14,7 +14,7 @@ from aia_jax.benchmarks.step import check_config, first_device, labels_of, measu
 from aia_jax.benchmarks.timing import isolated, machine, versions
 from aia_jax.commands import cli
 from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.files import check_writable, write_json
 
 SMALL = "A CPU: small shapes and float32; --full_size takes the config as it is."
 
@@ -49,6 +49,8 @@ def compare(
         InputError: the config does not fit.
     """
     check_config(config)
+    if profile:
+        check_writable(Path(profile) / "trace")
     started_on = machine()
     roofline = isolated(measure_device, windows, seconds)
     if "failed" in roofline:
@@ -171,7 +173,12 @@ def define_flags(description: str, **strings: str) -> None:
 
 
 def given_options() -> dict[str, Any]:
-    """What was given for `windows`, `seconds`, `full_size` and `torch_compile`."""
+    """What was given for `windows`, `seconds`, `full_size` and `torch_compile`.
+
+    Raises:
+        InputError: `--output` cannot be written.
+    """
+    check_writable(flags.FLAGS.output)
     return {name: flags.FLAGS[name].value for name in _OPTIONS}
 
 

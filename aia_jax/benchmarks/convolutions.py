@@ -18,7 +18,7 @@ from aia_jax.benchmarks.comparison import peer_row, usable_device
 from aia_jax.benchmarks.thresholds import positive
 from aia_jax.benchmarks.timing import isolated, machine, time_windows, versions
 from aia_jax.commands import cli
-from aia_jax.files import write_json
+from aia_jax.files import check_writable, write_json
 from aia_jax.models.conv_norm import convolve
 
 SHAPES = ((56, 64, 64, 3), (28, 128, 128, 3), (14, 256, 256, 3), (14, 1024, 256, 1))  # side, inputs, outputs, kernel
@@ -127,6 +127,7 @@ def main() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    check_writable(arguments.output)
     document = compare(windows=arguments.windows)
     print(table(document))
     if arguments.output:

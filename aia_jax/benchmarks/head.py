@@ -43,13 +43,14 @@ def compare(
     Raises:
         InputError: the config's head does not attend, or the config does not fit.
     """
+    num_labels = labels_of(config)
     if config.model.head != "attention":
         raise InputError(f"config.model.head={config.model.head!r}: this benchmark times the head 'attention'")
     started_on = machine()
     device = usable_device()
     small = device["platform"] == "cpu" and not full_size
     config = shrunk(config) if small else config
-    shape, num_labels = features_shape(config), labels_of(config)
+    shape = features_shape(config)
     rows = []
     for training in (False, True):
         timing = (config, shape, num_labels, training, windows, seconds)

@@ -81,13 +81,14 @@ def _kernels(text: str, start: int) -> list[Kernel]:
             continue
         operands = [shapes[operand] for operand in re.findall(r"%([\w.\-]+)", _arguments(rest)) if operand in shapes]
         written, read = array_bytes(shape), sum(map(array_bytes, operands))
+        received, sent = _bytes(shape), sum(map(_bytes, operands))
         if operation in _NAMING_OPERANDS:
-            written -= read
+            written, received = written - read, received - sent
         if operation == "slice-start":  # reads no more than it writes, and writes to the chip's own memory
-            written, read = 0, _bytes(shape) - sum(map(_bytes, operands))
+            written, read = 0, received
         kind = _kind(operation, line)
         scope = re.search(r'op_name="([^"]*)"', line)
-        exchanged = (read, written) if kind in COLLECTIVES else (0, 0)
+        exchanged = (sent, received) if kind in COLLECTIVES else (0, 0)
         flops = _flops(line, shape, operands)
         kernels.append(Kernel(name, kind, read + written, flops, scope[1] if scope else "", *exchanged))
     return kernels

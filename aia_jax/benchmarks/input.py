@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from aia_jax.benchmarks.comparison import SMALL, define_flags, finish, given_options, shrunk, usable_device
+from aia_jax.benchmarks.step import check_task
 from aia_jax.benchmarks.timing import isolated, machine, per_second, time_windows, versions
 from aia_jax.commands import cli
 from aia_jax.data import scenes
@@ -56,8 +57,9 @@ def compare(
         windows, seconds: see `timing.time_windows`; preparing the whole split once is the least of a window.
 
     Raises:
-        InputError: fewer images than a batch has.
+        InputError: fewer images than a batch has, or a config of something else.
     """
+    check_task(config)
     started_on = machine()
     device = usable_device()
     small = device["platform"] == "cpu" and not full_size

@@ -14,7 +14,7 @@ import numpy as np
 from aia_jax.benchmarks.thresholds import positive, random_scores
 from aia_jax.benchmarks.timing import machine, time_windows, versions
 from aia_jax.commands import cli
-from aia_jax.files import write_json
+from aia_jax.files import check_writable, write_json
 from aia_jax.metrics import annotation_metrics
 
 _TOLERANCE = 1e-4  # ours keep the images' order among equal scores, and add an epsilon to every count
@@ -92,6 +92,7 @@ def main() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    check_writable(arguments.output)
     document = compare(arguments.images, arguments.labels, windows=arguments.windows)
     print(table(document))
     if arguments.output:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.commands.cli import guarded, read_config
 from aia_jax.commands.train import train
-from aia_jax.files import write_json
+from aia_jax.files import check_writable, write_json
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import describe_model
 from aia_jax.training.record import package_versions
@@ -72,6 +72,7 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def measure(arguments: argparse.Namespace, config: ConfigDict) -> None:
     """Runs what is missing, prints the table and writes the numbers as JSON."""
+    check_writable(arguments.output)
     rows = []
     for variant in arguments.variants:
         for seed in arguments.seeds:

@@ -23,14 +23,21 @@ TOTAL_STEPS = 1_000_000  # of the schedule; more than a benchmark ever does
 _PROFILED_STEPS = 3
 
 
+def check_task(config: ConfigDict) -> None:
+    """Raises InputError for a config of anything but annotation."""
+    if config.task != "annotation":
+        raise InputError(f"config.task={config.task!r}: this takes configs of annotation, such as configs/corel5k.py")
+
+
 def labels_of(config: ConfigDict) -> int:
-    """Labels of the config's dataset, which need not be there.
+    """Labels of the dataset of an annotation config; it need not be there.
 
     Raises:
-        InputError: another dataset than those of the configs.
+        InputError: a config of something else, or a dataset without labels of its own.
     """
+    check_task(config)
     if config.data.name not in _NUM_LABELS:
-        raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {', '.join(_NUM_LABELS)}")
+        raise InputError(f"config.data.name={config.data.name!r} is not one of {', '.join(_NUM_LABELS)}")
     return _NUM_LABELS[config.data.name]
 
 

@@ -28,7 +28,8 @@ from aia_jax.benchmarks.hlo import Kernel, entry_kernels
 from aia_jax.benchmarks.step import labels_of
 from aia_jax.benchmarks.targets import TARGETS, Target, compiler_options, described_devices
 from aia_jax.commands import cli
-from aia_jax.files import write_json
+from aia_jax.errors import InputError
+from aia_jax.files import check_writable, write_json
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
@@ -50,6 +51,9 @@ _TOTAL_STEPS = 10_000  # of the schedule; the program does not depend on it
 
 def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any], *, inference: bool) -> Any:
     """The project's own training or prediction step of an annotation config, compiled for `devices`."""
+    labels = labels_of(config)
+    if config.model.freeze_backbone and not inference:
+        raise InputError("config.model.freeze_backbone: the step counted is that of the whole model")
     mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
     microbatches = 1 if inference else config.accumulate_steps
     sharding.check_batch_size("batch_size", config.batch_size, mesh, microbatches)
@@ -79,7 +83,7 @@ def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any]
             accumulate_steps=microbatches,
             state_sharding=sharding.shardings(state),
         )
-        batch = {"image": array(size, size, 3), "target": array(labels_of(config))}
+        batch = {"image": array(size, size, 3), "target": array(labels)}
         lowered = step.lower(state, batch, {})
     return lowered.compile(compiler_options=options)
 
@@ -170,7 +174,8 @@ def table(measured: dict[str, Any]) -> str:
             if "main_memory_gb_per_image" in measured
             else []
         ),
-        f"modelled: {measured['modelled_ms']:.1f} ms, {measured['modelled_images_per_second']:.0f} img/s a device",
+        f"modelled: {measured['modelled_ms']:.1f} ms, {measured['modelled_images_per_second']:.0f} img/s a device"
+        + (", at the rate of bfloat16" if measured["dtype"] != "bfloat16" else ""),
     ]
     for title, groups in (("kind", measured["by_kind"]), ("stage", measured["by_stage"])):
         lines.append(f"\n{title:<28}{'kernels':>9}{'GB/img':>10}{'GFLOP/img':>12}")
@@ -225,6 +230,7 @@ def _empty() -> dict[str, float]:
 
 def _main(config: ConfigDict) -> None:
     given = flags.FLAGS
+    check_writable(given.output, given.hlo)
     measured, text = report(config, given.target, given.devices, inference=given.inference)
     print(table(measured))
     if given.output:

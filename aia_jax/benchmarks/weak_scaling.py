@@ -12,6 +12,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from aia_jax.benchmarks.traffic import exchanged_on_paper
 from aia_jax.commands.cli import guarded, positive, read_config
 from aia_jax.errors import InputError
@@ -103,10 +105,18 @@ def read_step(config: str, one: Path, eight: Path) -> tuple[Step, int]:
     """The step of a config, and the images of a device, from reports of `benchmarks.traffic` on one device and eight.
 
     Raises:
-        InputError: a file cannot be read, or is of something else.
+        InputError: a file cannot be read, or is of something else; or the config's model is not counted.
     """
-    alone, many = (_report(path, devices) for path, devices in ((one, 1), (eight, DEVICES)))
-    exchanged = exchanged_on_paper(read_config(config))
+    given = read_config(config)
+    try:
+        exchanged = exchanged_on_paper(given)
+    except ValueError as error:
+        raise InputError(f"{config}: {error}") from None
+    alone, many = (_report(path, devices, given) for path, devices in ((one, 1), (eight, DEVICES)))
+    if many["batch_size"] != DEVICES * alone["batch_size"]:
+        raise InputError(
+            f"{eight} is of batch {many['batch_size']}, not {DEVICES} times {alone['batch_size']} as {one}"
+        )
     step = Step(
         seconds=alone["modelled_ms"] / 1e3,
         waits=exchanged.waits,
@@ -117,10 +127,24 @@ def read_step(config: str, one: Path, eight: Path) -> tuple[Step, int]:
     return step, alone["batch_size"]
 
 
-def _report(path: Path, devices: int) -> dict[str, Any]:
+def _report(path: Path, devices: int, config: ConfigDict) -> dict[str, Any]:
     found = read_json(path, "a report of benchmarks.traffic")
-    if not isinstance(found, dict) or (found.get("step"), found.get("devices")) != ("training", devices):
-        raise InputError(f"{path} is no report of benchmarks.traffic on a training step with --devices {devices}")
+    wanted = {
+        "step": "training",
+        "devices": devices,
+        "fsdp": 1,
+        "accumulate_steps": 1,
+        "model": f"{config.model.backbone} + {config.model.head}",
+        "image_size": config.data.image_size,
+        "dtype": config.model.dtype,
+    }
+    if not isinstance(found, dict) or not {*wanted, "target", "modelled_ms", "kernels", "batch_size"} <= found.keys():
+        raise InputError(f"{path} is no report of benchmarks.traffic")
+    if found["target"].get("name") != "h200":
+        raise InputError(f"{path} is of {found['target'].get('device')}; the networks assumed are those of H200s")
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise InputError(f"{path} has {name} {found[name]!r}; needed is {value!r}, by a count of the same config")
     return found
 
 

@@ -107,6 +107,20 @@ def test_a_profile_of_some_steps(config, tmp_path):
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
+@pytest.mark.parametrize("compare", [comparison.compare, head.compare, input.compare])
+def test_configs_of_something_else_are_refused(compare):
+    options = {"inference": True} if compare is comparison.compare else {}
+    with pytest.raises(InputError, match=r"config\.task='retrieval': this takes configs of annotation"):
+        compare(sgraf.get_config("coco"), **options)
+
+
+def test_a_profile_that_cannot_be_written_is_told_before_the_timing(config, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match=r"file/trace cannot be written: (Not a directory|File exists)"):
+        comparison.compare(config, inference=True, profile=str(file))
+
+
 def test_cpu_shapes_are_small_but_never_larger_than_asked_for():
     config = corel5k.get_config()
     small = comparison.shrunk(config)
@@ -234,7 +248,7 @@ def test_a_bare_machine_is_enough(tmp_path, what, backbone):
         ("accumulate_steps", 2, "time one whole batch on one device with Adam"),
         ("mesh.fsdp", 2, "time one whole batch on one device with Adam"),
         ("optimizer.name", "lamb", "time one whole batch on one device with Adam"),
-        ("data.name", "photos", "config.data.name='photos' is unknown; known: corel5k, espgame"),
+        ("data.name", "photos", "config.data.name='photos' is not one of corel5k, espgame"),
     ],
 )
 def test_what_the_benchmarks_leave_out_is_refused(field, value, message):

@@ -5,9 +5,9 @@ import pytest
 
 from aia_jax.benchmarks.hlo import Kernel, array_bytes, entry_kernels
 from aia_jax.benchmarks.targets import described_devices
-from aia_jax.benchmarks.traffic import report, summarize, table
+from aia_jax.benchmarks.traffic import compile_step, report, summarize, table
 from aia_jax.errors import InputError
-from configs import demo
+from configs import demo, sgraf
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
@@ -97,6 +97,16 @@ ENTRY %main (x: f32[8,128], w: f32[4,8,128]) -> f32[8,128] {
     assert summarize(entry_kernels(program), bandwidth=1e9, flops=1e9, images=1)["kernels"] == 1
 
 
+def test_what_devices_exchange_is_counted_wherever_it_lies():
+    program = """
+ENTRY %main (x: f32[24]) -> f32[24] {
+  %x = f32[24]{0:T(128)S(1)} parameter(0)
+  ROOT %sum = f32[24]{0:T(128)S(1)} all-reduce(%x), to_apply=%add
+}
+"""
+    assert entry_kernels(program) == [Kernel("sum", "all-reduce", 0, 0, "", 96, 96)]
+
+
 def test_a_loop_counts_as_often_as_it_runs():
     def body(carry, row):
         return carry @ carry + row, None
@@ -128,6 +138,16 @@ def test_programs_of_this_machine_are_read():
 def test_devices_that_cannot_be_described_are_refused(name, count):
     with pytest.raises(InputError, match=r"--target=a100 is unknown; known: h200, v5e|cannot be described for"):
         described_devices(name, count)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [(sgraf.get_config("coco"), "config.task='retrieval'"), (demo.get_config(), "config.model.freeze_backbone")],
+)
+def test_steps_that_are_not_counted_are_refused(config, message):
+    config.model.freeze_backbone = True
+    with pytest.raises(InputError, match=message):
+        compile_step(config, jax.devices(), {}, inference=False)
 
 
 def _described(count):

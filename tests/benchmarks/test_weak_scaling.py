@@ -1,5 +1,6 @@
 """The table on paper: its formulas, and that docs/performance.md shows what it prints."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,5 +53,38 @@ def test_reports_of_something_else_are_told():
     config, one = str(ROOT / "configs" / "corel5k.py"), RESULTS / "traffic-m448-h200-train.json"
     with pytest.raises(InputError, match=r"absent\.json cannot be read"):
         read_step(config, one, RESULTS / "absent.json")
-    with pytest.raises(InputError, match=r"is no report of benchmarks\.traffic on a training step with --devices 8"):
+    with pytest.raises(InputError, match=r"m448-h200-train\.json has devices 1; needed is 8"):
         read_step(config, one, one)
+    with pytest.raises(InputError, match=r"train-m224-cpu\.json is no report of benchmarks\.traffic$"):
+        read_step(config, RESULTS / "train-m224-cpu.json", one)
+    classifier = str(ROOT / "configs" / "improved_loss.py:corel5k")
+    with pytest.raises(InputError, match="only TResNet with the attention head is counted"):
+        read_step(classifier, one, one)
+
+
+@pytest.mark.parametrize(
+    ("config", "one", "eight", "message"),
+    [
+        (
+            "vg500.py",
+            "m448-h200",
+            "m448-h200x8",
+            "model 'tresnet_m [+] attention'; needed is 'tresnet_v2_l",
+        ),
+        ("corel5k.py", "m448-h200", "v2l576-h200x8", "has model 'tresnet_v2_l"),
+        ("corel5k.py", "m448-v5e", "m448-h200x8", "is of TPU v5e"),
+        ("corel5k.py", "m448-h200", "m448-h200x8-fsdp8", "has fsdp 8; needed is 1"),
+    ],
+)
+def test_reports_that_do_not_belong_together_are_told(config, one, eight, message):
+    files = (RESULTS / f"traffic-{name}-train.json" for name in (one, eight))
+    with pytest.raises(InputError, match=message):
+        read_step(str(ROOT / "configs" / config), *files)
+
+
+def test_reports_of_other_batches_are_told(tmp_path):
+    report = json.loads((RESULTS / "traffic-m448-h200-train.json").read_text())
+    one = tmp_path / "one.json"
+    one.write_text(json.dumps({**report, "batch_size": 64}))
+    with pytest.raises(InputError, match="is of batch 1024, not 8 times 64"):
+        read_step(str(ROOT / "configs" / "corel5k.py"), one, RESULTS / "traffic-m448-h200x8-train.json")
