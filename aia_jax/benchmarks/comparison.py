@@ -158,7 +158,7 @@ def table(document: dict[str, Any]) -> str:
 def command(description: str, *, inference: bool) -> None:
     """The command line of `train` and `infer`."""
     define_flags(description, profile="Write a trace of a few of our steps here.")
-    cli.run(functools.partial(_run, inference))
+    run_command(functools.partial(_run, inference))
 
 
 def define_flags(description: str, **strings: str) -> None:
@@ -173,13 +173,18 @@ def define_flags(description: str, **strings: str) -> None:
 
 
 def given_options() -> dict[str, Any]:
-    """What was given for `windows`, `seconds`, `full_size` and `torch_compile`.
-
-    Raises:
-        InputError: `--output` cannot be written.
-    """
-    check_writable(flags.FLAGS.output)
+    """What was given for `windows`, `seconds`, `full_size` and `torch_compile`."""
     return {name: flags.FLAGS[name].value for name in _OPTIONS}
+
+
+def run_command(measure: Callable[[ConfigDict], int]) -> None:
+    """`cli.run` of a command with the flags of `define_flags`; that `--output` cannot be written is told first."""
+
+    def checked(config: ConfigDict) -> int:
+        check_writable(flags.FLAGS.output)
+        return measure(config)
+
+    cli.run(checked)
 
 
 def finish(document: dict[str, Any], text: str) -> int:

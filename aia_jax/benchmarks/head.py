@@ -22,12 +22,12 @@ from aia_jax.benchmarks.comparison import (
     finish,
     given_options,
     peer_row,
+    run_command,
     shrunk,
     usable_device,
 )
 from aia_jax.benchmarks.step import head_options, labels_of, peak_gb
 from aia_jax.benchmarks.timing import isolated, machine, per_second, time_windows, versions
-from aia_jax.commands import cli
 from aia_jax.errors import InputError
 from aia_jax.models.annotator import DTYPES, build_backbone
 from aia_jax.models.attention_pooling import AttentionPooling
@@ -195,4 +195,4 @@ def _main(config: ConfigDict) -> int:
 
 if __name__ == "__main__":
     define_flags(__doc__)
-    cli.run(_main)
+    run_command(_main)

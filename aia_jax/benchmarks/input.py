@@ -21,10 +21,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.comparison import SMALL, define_flags, finish, given_options, shrunk, usable_device
+from aia_jax.benchmarks.comparison import SMALL, define_flags, finish, given_options, run_command, shrunk, usable_device
 from aia_jax.benchmarks.step import check_task
 from aia_jax.benchmarks.timing import isolated, machine, per_second, time_windows, versions
-from aia_jax.commands import cli
 from aia_jax.data import scenes
 from aia_jax.data.annotations import FOLDERS
 from aia_jax.data.rows import MappedRows, RowWriter
@@ -216,4 +215,4 @@ if __name__ == "__main__":
     define_flags(__doc__)
     flags.DEFINE_integer("images", 1024, "Images of the split.", lower_bound=1)
     flags.DEFINE_float("step_rate", 1800.0, "Images a second that a step takes.", lower_bound=0.001)
-    cli.run(_main)
+    run_command(_main)

@@ -21,10 +21,17 @@ from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.comparison import best_peer, define_flags, finish, given_options, peer_row, usable_device
+from aia_jax.benchmarks.comparison import (
+    best_peer,
+    define_flags,
+    finish,
+    given_options,
+    peer_row,
+    run_command,
+    usable_device,
+)
 from aia_jax.benchmarks.step import peak_gb
 from aia_jax.benchmarks.timing import isolated, machine, per_second, time_windows, versions
-from aia_jax.commands import cli
 from aia_jax.errors import InputError
 from aia_jax.models.annotator import DTYPES
 from aia_jax.models.sgraf import SGRAF
@@ -288,4 +295,4 @@ if __name__ == "__main__":
     define_flags(__doc__)
     for name in ("images", "captions"):
         flags.DEFINE_integer(f"num_{name}", None, f"How many {name} are scored.", lower_bound=1)
-    cli.run(_main)
+    run_command(_main)

@@ -65,12 +65,7 @@ def test_reports_of_something_else_are_told():
 @pytest.mark.parametrize(
     ("config", "one", "eight", "message"),
     [
-        (
-            "vg500.py",
-            "m448-h200",
-            "m448-h200x8",
-            "model 'tresnet_m [+] attention'; needed is 'tresnet_v2_l",
-        ),
+        ("vg500.py", "m448-h200", "m448-h200x8", "'tresnet_m [+] attention'; needed is 'tresnet_v2_l"),
         ("corel5k.py", "m448-h200", "v2l576-h200x8", "has model 'tresnet_v2_l"),
         ("corel5k.py", "m448-v5e", "m448-h200x8", "is of TPU v5e"),
         ("corel5k.py", "m448-h200", "m448-h200x8-fsdp8", "has fsdp 8; needed is 1"),
