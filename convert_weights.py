@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from aia_jax.commands import cli
+from aia_jax.cli import flags as cli
 
 if __name__ == "__main__":
     cli.define_flags(
@@ -28,8 +28,8 @@ if __name__ == "__main__":
     flags.DEFINE_float("tolerance", 1e-5, "With --verify: largest error, relative to a stage's largest value.")
     from pathlib import Path
 
-    from aia_jax.commands.convert import check_output, convert, convert_back
-    from aia_jax.errors import InputError
+    from aia_jax.cli.convert import check_output, convert, convert_back
+    from aia_jax.utils.errors import InputError
 
     def command(config):
         given = flags.FLAGS
@@ -46,7 +46,7 @@ if __name__ == "__main__":
         check_output(output)
         passed = True
         if given.verify:
-            from aia_jax.commands.verify import verify
+            from aia_jax.cli.verify import verify
 
             passed = verify(config, source, images=given.images, split=given.split, tolerance=given.tolerance)
         convert(config, source, output)

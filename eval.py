@@ -4,7 +4,7 @@ import sys
 
 from absl import flags
 
-from aia_jax.commands import cli
+from aia_jax.cli import flags as cli
 
 if __name__ == "__main__":
     cli.define_flags(
@@ -41,8 +41,8 @@ if __name__ == "__main__":
     flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split to score, never augmented.")
     from pathlib import Path
 
-    from aia_jax.commands.evaluate import evaluate
-    from aia_jax.errors import InputError
+    from aia_jax.evaluation.evaluate import evaluate
+    from aia_jax.utils.errors import InputError
 
     def command(config):
         workdir, weights, output, split, thresholds, html = (

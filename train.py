@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from aia_jax.commands import cli
+from aia_jax.cli import flags as cli
 
 if __name__ == "__main__":
     cli.define_flags(
@@ -21,6 +21,6 @@ if __name__ == "__main__":
     cli.require("workdir", "runs/demo")
     from pathlib import Path
 
-    from aia_jax.commands.train import train
+    from aia_jax.cli.train import train
 
     cli.run(lambda config: train(config, Path(flags.FLAGS.workdir)))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ml_collections import ConfigDict
 
-    from aia_jax.tasks.photo_annotator import PhotoAnnotator
+    from aia_jax.inference.annotator import PhotoAnnotator
 
 __all__ = ["__version__", "load"]
 
@@ -43,8 +43,8 @@ def load(
             so that 1 suits images which come one at a time.
 
     Raises:
-        aia_jax.errors.InputError: one of them cannot be used.
+        aia_jax.utils.errors.InputError: one of them cannot be used.
     """
-    from aia_jax.commands.annotator import load_annotator  # what is heavy to import
+    from aia_jax.inference.load import load_annotator  # what is heavy to import
 
     return load_annotator(source, config, labels=labels, threshold=threshold, top=top, batch_size=batch_size)

@@ -2,7 +2,7 @@
 
 import sys
 
-from aia_jax.commands.main import main
+from aia_jax.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,1 +1,1 @@
-"""`python -m aia_jax.benchmarks.<what>`: this project beside its peers, timed on the machine at hand."""
+"""`python -m benchmarks.<what>`: this project beside its peers, timed on the machine at hand."""

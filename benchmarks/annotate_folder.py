@@ -1,6 +1,6 @@
 """`aia annotate --html` of a folder of photos, as a user starts it: time, memory, and how soon its page shows them.
 
-    python -m aia_jax.benchmarks.annotate_folder --images photos --output FILE.json \
+    python -m benchmarks.annotate_folder --images photos --output FILE.json \
         --config.data.root=datasets --config.model.dtype=float32
 
 The annotator is that of a config, its weights as they are drawn: every photo gets the five labels that score highest.
@@ -19,15 +19,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.browser import NoBrowserError, browser
-from aia_jax.benchmarks.drawn_run import write_run
-from aia_jax.benchmarks.timing import machine, versions
-from aia_jax.commands.annotate import PAGE
-from aia_jax.commands.cli import guarded, positive, read_config
-from aia_jax.data.annotation_output import ANNOTATIONS, PROBLEMS
-from aia_jax.data.photos import photo_names
-from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.cli.annotate import PAGE
+from aia_jax.cli.flags import guarded, positive, read_config
+from aia_jax.data.photo_folder import photo_names
+from aia_jax.inference.annotation_output import ANNOTATIONS, PROBLEMS
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_json
+from benchmarks.browser import NoBrowserError, browser
+from benchmarks.random_run import write_run
+from benchmarks.timing import machine, versions
 
 _TOP = 5  # labels of a photo, and so maps in the page
 _OPENED = 3  # times that the page is

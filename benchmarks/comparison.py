@@ -9,12 +9,12 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.roofline import bounds, count_work, measure_device
-from aia_jax.benchmarks.step import check_config, first_device, labels_of, measure_ours
-from aia_jax.benchmarks.timing import isolated, machine, versions
-from aia_jax.commands import cli
-from aia_jax.errors import InputError
-from aia_jax.files import check_writable, write_json
+from aia_jax.cli import flags as cli
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import check_writable, write_json
+from benchmarks.roofline import bounds, count_work, measure_device
+from benchmarks.step import check_config, first_device, labels_of, measure_ours
+from benchmarks.timing import isolated, machine, versions
 
 SMALL = "A CPU: small shapes and float32; --full_size takes the config as it is."
 
@@ -207,7 +207,7 @@ def _name(channels_last: bool, compiled: bool) -> str:
 
 def _measure_peer(config: ConfigDict, variant: tuple[bool, bool], *timing: Any) -> dict[str, Any]:
     """In a process of its own, since this one must do without torch."""
-    from aia_jax.benchmarks import torch_peer
+    from benchmarks import torch_peer
 
     return torch_peer.measure_peer(config, torch_peer.Variant(*variant), *timing)
 

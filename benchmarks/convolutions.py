@@ -1,6 +1,6 @@
 """Single convolutions and their gradients, XLA's beside PyTorch's, on the device at hand: what a step is built of.
 
-    python -m aia_jax.benchmarks.convolutions --output benchmarks/results/convolutions-cpu.json
+    python -m benchmarks.convolutions --output benchmarks/results/convolutions-cpu.json
 
 Float32, channels last in both, batch 8.
 """
@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.benchmarks.comparison import peer_row, usable_device
-from aia_jax.benchmarks.thresholds import positive
-from aia_jax.benchmarks.timing import isolated, machine, time_windows, versions
-from aia_jax.commands import cli
-from aia_jax.files import check_writable, write_json
-from aia_jax.models.conv_norm import convolve
+from aia_jax.cli import flags as cli
+from aia_jax.models.layers.conv_norm import convolve
+from aia_jax.utils.files import check_writable, write_json
+from benchmarks.comparison import peer_row, usable_device
+from benchmarks.thresholds import positive
+from benchmarks.timing import isolated, machine, time_windows, versions
 
 SHAPES = ((56, 64, 64, 3), (28, 128, 128, 3), (14, 256, 256, 3), (14, 1024, 256, 1))  # side, inputs, outputs, kernel
 PASSES = ("forward", "gradient of its input", "gradient of its kernel")
@@ -77,7 +77,7 @@ def measure_torch(shapes: tuple[Shape, ...], platform: str, windows: int, second
     """The same in PyTorch."""
     import torch
 
-    from aia_jax.benchmarks import torch_peer
+    from benchmarks import torch_peer
 
     device = torch_peer.torch_device(platform)
 

@@ -1,6 +1,6 @@
 """Corel-5k with heads on frozen EfficientNet-Lite2 features: every loss, plain and with MCC thresholds, over seeds.
 
-    python -m aia_jax.benchmarks.corel5k_lite --root datasets --output benchmarks/results/corel5k-lite2-cpu.json
+    python -m benchmarks.corel5k_lite --root datasets --output benchmarks/results/corel5k-lite2-cpu.json
 
 Run it where `configs/` lies. Started again with the same folder of runs it goes on where it was.
 """
@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.train import train
-from aia_jax.files import write_json
+from aia_jax.cli.train import train
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.table import COLUMNS, Row, metric_table
-from aia_jax.training.record import package_versions
+from aia_jax.training.run_record import package_versions
+from aia_jax.utils.files import write_json
 
 _MODEL = "efficientnet_lite2, frozen, at 288 px"
 _RUNS = (("gap", "bce"), ("gap", "focal"), ("gap", "asymmetric"), ("gap", "proposed"), ("attention", "proposed"))

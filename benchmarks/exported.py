@@ -1,7 +1,7 @@
 """Files of `aia export` beside the annotator they were written from: images a second of each, on the same threads.
 
 aia export --workdir runs/demo --output exported --format both
-python -m aia_jax.benchmarks.exported --workdir runs/demo --exported exported --output FILE.json
+python -m benchmarks.exported --workdir runs/demo --exported exported --output FILE.json
 """
 
 import argparse
@@ -15,14 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.benchmarks.timing import machine, versions
-from aia_jax.commands.annotator import load_trained
-from aia_jax.commands.cli import guarded, positive
-from aia_jax.commands.exporter import import_onnx
-from aia_jax.convert.stablehlo import load_stablehlo
-from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.cli.flags import guarded, positive
+from aia_jax.inference.export import import_onnx
+from aia_jax.inference.load import load_trained
+from aia_jax.inference.stablehlo import load_stablehlo
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_json
+from benchmarks.timing import machine, versions
 
 Call = Callable[[np.ndarray], Any]
 

@@ -1,6 +1,6 @@
 """The attention-pooling head alone, forward and forward + backward, beside the same head in PyTorch.
 
-    python -m aia_jax.benchmarks.head --config configs/corel5k.py --config.batch_size=128 --output head.json
+    python -m benchmarks.head --config configs/corel5k.py --config.batch_size=128 --output head.json
 
 Shapes are those of the config's step. Needs jax, flax, optax, ml_collections, torch and timm. Runs on the first device.
 """
@@ -15,7 +15,10 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.comparison import (
+from aia_jax.models.annotator import DTYPES, build_backbone
+from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.utils.errors import InputError
+from benchmarks.comparison import (
     SMALL,
     best_peer,
     define_flags,
@@ -26,11 +29,8 @@ from aia_jax.benchmarks.comparison import (
     shrunk,
     usable_device,
 )
-from aia_jax.benchmarks.step import head_options, labels_of, peak_gb
-from aia_jax.benchmarks.timing import isolated, machine, per_second, time_windows, versions
-from aia_jax.errors import InputError
-from aia_jax.models.annotator import DTYPES, build_backbone
-from aia_jax.models.attention_pooling import AttentionPooling
+from benchmarks.step import head_options, labels_of, peak_gb
+from benchmarks.timing import isolated, machine, per_second, time_windows, versions
 
 _PASSES = ("forward", "forward + backward")
 
@@ -126,7 +126,7 @@ def measure_torch(
     """Times PyTorch's head, the weights in float32 and the computation by autocast, as `measure_ours`."""
     import torch
 
-    from aia_jax.benchmarks import torch_peer
+    from benchmarks import torch_peer
 
     device = torch_peer.torch_device(platform)
     head = torch_peer.torch_models().TorchAttentionPooling(num_labels, shape[-1], **head_options(config))

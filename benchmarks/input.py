@@ -1,6 +1,6 @@
 """How fast images reach a step: from device memory, from the memory-mapped copy, from JPEGs never seen before.
 
-    python -m aia_jax.benchmarks.input --config configs/corel5k.py --config.batch_size=128 --step_rate 1800
+    python -m benchmarks.input --config configs/corel5k.py --config.batch_size=128 --step_rate 1800
 
 The photos are made here, 500 x 375 pixels, in a temporary folder. The first way needs jax alone, the others need Grain
 and TFDS.
@@ -21,15 +21,15 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.comparison import SMALL, define_flags, finish, given_options, run_command, shrunk, usable_device
-from aia_jax.benchmarks.step import check_task
-from aia_jax.benchmarks.timing import isolated, machine, per_second, time_windows, versions
-from aia_jax.data import scenes
-from aia_jax.data.annotations import FOLDERS
-from aia_jax.data.rows import MappedRows, RowWriter
-from aia_jax.errors import InputError
+from aia_jax.data.annotation.annotations import FOLDERS
+from aia_jax.data.mapped_rows import MappedRows, RowWriter
+from aia_jax.data.scenes import dataset as scenes
 from aia_jax.training import sharding
 from aia_jax.training.state import gather
+from aia_jax.utils.errors import InputError
+from benchmarks.comparison import SMALL, define_flags, finish, given_options, run_command, shrunk, usable_device
+from benchmarks.step import check_task
+from benchmarks.timing import isolated, machine, per_second, time_windows, versions
 
 PHOTO_SIZE = (375, 500)  # height and width
 _DATASET = "corel5k"
@@ -135,7 +135,7 @@ def measure_preparation(num_images: int, size: int, num_workers: int, windows: i
 
     `start_seconds` is what a single photo takes: most of it goes into starting the workers.
     """
-    from aia_jax.data.datasets import load_split
+    from aia_jax.data.annotation.datasets import load_split
 
     with tempfile.TemporaryDirectory() as folder:
 

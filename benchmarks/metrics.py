@@ -1,6 +1,6 @@
 """Metrics of a scored split: this project's beside scikit-learn, called for every label as in the reference.
 
-python -m aia_jax.benchmarks.metrics --output benchmarks/results/metrics-cpu.json
+python -m benchmarks.metrics --output benchmarks/results/metrics-cpu.json
 """
 
 import argparse
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.benchmarks.thresholds import positive, random_scores
-from aia_jax.benchmarks.timing import machine, time_windows, versions
-from aia_jax.commands import cli
-from aia_jax.files import check_writable, write_json
-from aia_jax.metrics import annotation_metrics
+from aia_jax.cli import flags as cli
+from aia_jax.metrics.annotation import annotation_metrics
+from aia_jax.utils.files import check_writable, write_json
+from benchmarks.thresholds import positive, random_scores
+from benchmarks.timing import machine, time_windows, versions
 
 _TOLERANCE = 1e-4  # ours keep the images' order among equal scores, and add an epsilon to every count
 _THRESHOLD = 0.5

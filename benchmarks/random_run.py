@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.record import write_record
+from aia_jax.training.run_record import write_record
 from aia_jax.training.state import Arrays, split_model
 
 

@@ -1,6 +1,6 @@
 """Scoring all pairs of images and captions, and a training step, beside a loop over captions in PyTorch.
 
-    python -m aia_jax.benchmarks.retrieval --config configs/sgraf.py:coco --output retrieval.json
+    python -m benchmarks.retrieval --config configs/sgraf.py:coco --output retrieval.json
 
 The loop is the published way. Random embeddings, and captions as long as COCO's are; sizes are the config's. `score`
 starts from encoded images and captions, as a search does; `train` is the whole step: encoders, scores, both losses,
@@ -21,7 +21,12 @@ from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.comparison import (
+from aia_jax.losses.retrieval import rank_disagreement, triplet
+from aia_jax.models.annotator import DTYPES
+from aia_jax.models.sgraf import SGRAF
+from aia_jax.training.state import merge_model, split_model
+from aia_jax.utils.errors import InputError
+from benchmarks.comparison import (
     best_peer,
     define_flags,
     finish,
@@ -30,13 +35,8 @@ from aia_jax.benchmarks.comparison import (
     run_command,
     usable_device,
 )
-from aia_jax.benchmarks.step import peak_gb
-from aia_jax.benchmarks.timing import isolated, machine, per_second, time_windows, versions
-from aia_jax.errors import InputError
-from aia_jax.models.annotator import DTYPES
-from aia_jax.models.sgraf import SGRAF
-from aia_jax.ranking_losses import rank_disagreement, triplet
-from aia_jax.training.state import merge_model, split_model
+from benchmarks.step import peak_gb
+from benchmarks.timing import isolated, machine, per_second, time_windows, versions
 
 _PASSES = ("score", "train")
 _PEER_CAPTIONS = 500
@@ -166,8 +166,8 @@ def measure_torch(
     """Times the loop over captions in PyTorch, without padding, float32."""
     import torch
 
-    from aia_jax.benchmarks import torch_peer
-    from aia_jax.convert.torch_sgraf import TorchSGRAF
+    from aia_jax.weights.torch_sgraf import TorchSGRAF
+    from benchmarks import torch_peer
 
     device = torch_peer.torch_device(platform)
     model = TorchSGRAF(_NUM_WORDS, config.model.num_features, **_sizes(config)).to(device)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.step import first_device
-from aia_jax.benchmarks.timing import time_windows
 from aia_jax.models.annotator import DTYPES, build_annotator
 from aia_jax.training.state import merge_model, split_model
+from benchmarks.step import first_device
+from benchmarks.timing import time_windows
 
 # How often each convolution's output crosses the memory bus when every convolution, statistic, normalisation and their
 # gradients are kernels of their own; in inference, with batch norm folded, it is written and read.

@@ -1,6 +1,6 @@
 """Image search with and without its parts, over seeds: what each modality and each attention is worth.
 
-    python -m aia_jax.benchmarks.search --config configs/demo_search.py --output search-scenes-cpu.json
+    python -m benchmarks.search --config configs/demo_search.py --output search-scenes-cpu.json
 
 `--config.field=value` overrides; a config's annotator must have been trained. Started again with the same folder of
 runs it goes on where it was.
@@ -17,12 +17,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from aia_jax.commands.cli import guarded, read_config
-from aia_jax.commands.train import train
-from aia_jax.files import check_writable, write_json
+from aia_jax.cli.flags import guarded, read_config
+from aia_jax.cli.train import train
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import describe_model
-from aia_jax.training.record import package_versions
+from aia_jax.training.run_record import package_versions
+from aia_jax.utils.files import check_writable, write_json
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "amc": {},

@@ -1,6 +1,6 @@
 """How long `aia search` searches: shortlist and whole model over an index of many photos, memory-mapped.
 
-    python -m aia_jax.benchmarks.search_folder --workdir runs/amc --images 100000 --output FILE.json
+    python -m benchmarks.search_folder --workdir runs/amc --images 100000 --output FILE.json
 
 The index is of drawn noise, in the shape that the run's photos have; it needs room for it on the disk (36 cells of 256
 channels: 1.8 GB for 100,000).
@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.benchmarks.timing import machine, time_windows, versions
-from aia_jax.commands.cli import guarded, positive
+from aia_jax.cli.flags import guarded, positive
 from aia_jax.data.cache import check_room, speaking_errors
-from aia_jax.data.text import SPECIAL_WORDS
-from aia_jax.files import write_json
-from aia_jax.tasks.photo_search import PhotoSearch
+from aia_jax.data.vocabulary import SPECIAL_WORDS
+from aia_jax.inference.searcher import PhotoSearch
+from aia_jax.utils.files import write_json
+from benchmarks.timing import machine, time_windows, versions
 
 _PART = 512
 _COUNT = 10

@@ -10,13 +10,13 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.timing import per_second, time_windows
-from aia_jax.errors import InputError
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.state import abstract_weights, initial_state, make_predict_step, make_train_step, split_model
+from aia_jax.utils.errors import InputError
+from benchmarks.timing import per_second, time_windows
 
 _NUM_LABELS = {"corel5k": 260, "espgame": 268, "iaprtc12": 291, "vg500": 500, "scenes": 22}
 TOTAL_STEPS = 1_000_000  # of the schedule; more than a benchmark ever does

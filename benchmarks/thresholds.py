@@ -1,6 +1,6 @@
 """MCC thresholds: this project's search beside scikit-learn, called for every label and candidate as in the reference.
 
-python -m aia_jax.benchmarks.thresholds --output benchmarks/results/mcc-thresholds-cpu.json
+python -m benchmarks.thresholds --output benchmarks/results/mcc-thresholds-cpu.json
 """
 
 import argparse
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.files import write_json
-from aia_jax.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact
+from aia_jax.metrics.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact
+from aia_jax.utils.files import write_json
 from aia_jax.version import __version__
 
 _WINDOWS = 7

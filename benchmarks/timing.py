@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from aia_jax.errors import InputError
-from aia_jax.training.record import package_versions
+from aia_jax.training.run_record import package_versions
+from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 
 _PEERS = (

@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aia_jax.benchmarks.step import TOTAL_STEPS, head_options, labels_of, random_batch
-from aia_jax.benchmarks.timing import per_second, time_windows
-from aia_jax.data.datasets import CHANNEL_STATS
-from aia_jax.errors import InputError
-from aia_jax.losses import PRESETS
+from aia_jax.data.annotation.datasets import CHANNEL_STATS
+from aia_jax.losses.annotation import PRESETS
 from aia_jax.models.annotator import backbone_named
+from aia_jax.utils.errors import InputError
+from benchmarks.step import TOTAL_STEPS, head_options, labels_of, random_batch
+from benchmarks.timing import per_second, time_windows
 
 _EPS = 1e-8
 
@@ -139,7 +139,7 @@ def annotation_loss(
     neg_margin: float = 0,
     threshold: float = 0,
 ) -> Tensor:
-    """`aia_jax.losses.multi_label_loss`, unreduced; without parameters it is binary cross-entropy."""
+    """`aia_jax.losses.annotation.multi_label_loss`, unreduced; without parameters it is binary cross-entropy."""
     if not (gamma_neg or gamma_pos or pos_margin or neg_margin):
         return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     beyond = (torch.sigmoid(logits) - neg_margin).clamp(min=0)
@@ -235,12 +235,12 @@ def runner(call: Callable[[], object], device: torch.device) -> Callable[[int], 
 
 
 def torch_models() -> types.ModuleType:
-    """`aia_jax.convert.torch_models`, also where torchvision came without the operators that fit torch's CPU build.
+    """`aia_jax.weights.torch_reference`, also where torchvision came without the operators that fit torch's CPU build.
 
     Raises:
         InputError: torch or timm is absent.
     """
-    name = "aia_jax.convert.torch_models"
+    name = "aia_jax.weights.torch_reference"
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,6 +1,6 @@
 """What one step moves, counted in the program compiled for a device that need not be there.
 
-    python -m aia_jax.benchmarks.traffic --config configs/corel5k.py --target h200 --config.batch_size=128
+    python -m benchmarks.traffic --config configs/corel5k.py --target h200 --config.batch_size=128
 
 Bytes are those of every kernel's operands and results. No autotuning happens without the device, so the algorithms of
 convolutions and matmuls are not the final ones; fusion, layouts, traffic and memory are.
@@ -23,19 +23,13 @@ from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.collectives import Exchanged, exchanged
-from aia_jax.benchmarks.hlo import Kernel, entry_kernels
-from aia_jax.benchmarks.step import labels_of
-from aia_jax.benchmarks.targets import TARGETS, Target, compiler_options, described_devices
-from aia_jax.commands import cli
-from aia_jax.errors import InputError
-from aia_jax.files import check_writable, write_json
+from aia_jax.cli import flags as cli
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.packing import on_mesh
-from aia_jax.training.record import package_versions
+from aia_jax.training.packed_params import on_mesh
+from aia_jax.training.run_record import package_versions
 from aia_jax.training.state import (
     abstract_weights,
     initial_state,
@@ -43,6 +37,12 @@ from aia_jax.training.state import (
     make_train_step,
     pick_weights,
 )
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import check_writable, write_json
+from benchmarks.collectives import Exchanged, exchanged
+from benchmarks.hlo import Kernel, entry_kernels
+from benchmarks.step import labels_of
+from benchmarks.targets import TARGETS, Target, compiler_options, described_devices
 
 _COMPILERS = ("jax-cuda13-plugin", "libtpu")
 _STAGES = re.compile(r"\b(stem|stage\d|features|head|loss|optimizer|ema)\b")

@@ -1,6 +1,6 @@
 """What data parallelism costs on hosts of eight H200s, on paper: a table from counted steps and assumed networks.
 
-    python -m aia_jax.benchmarks.weak_scaling --config configs/corel5k.py --bar 1800 \\
+    python -m benchmarks.weak_scaling --config configs/corel5k.py --bar 1800 \\
         --one benchmarks/results/traffic-m448-h200-train.json --eight benchmarks/results/traffic-m448-h200x8-train.json
 
 The files are those of `benchmarks.traffic` for the same config on one device and on eight. Nothing is measured;
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from aia_jax.benchmarks.traffic import exchanged_on_paper
-from aia_jax.commands.cli import guarded, positive, read_config
-from aia_jax.errors import InputError
-from aia_jax.files import read_json
+from aia_jax.cli.flags import guarded, positive, read_config
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json
+from benchmarks.traffic import exchanged_on_paper
 
 HOSTS = (1, 2, 4, 16, 64, 128)
 DEVICES = 8  # a host

@@ -5,7 +5,7 @@ python train.py --config configs/corel5k_lite.py:gap --config.data.image_size=19
 python train.py --config configs/amc.py:corel5k --workdir runs/amc --config.data.root=datasets \\
     --config.data.annotator=runs/lite
 
-clickture, coco: files in the layout of aia_jax/data/clicks.py; not run here, the data could not be had.
+clickture, coco: files in the layout of aia_jax/data/search/clicks.py; not run here, the data could not be had.
 corel5k: label words are queries; maps and keywords are those of a trained annotator, which sees the same split.
 The authors published neither a model nor its sizes: fields marked "ours" are our choice.
 """

@@ -20,7 +20,7 @@ def annotation_config(dataset: str) -> ConfigDict:
     config.log_every = 20  # steps
     config.on_nonfinite = "stop"  # a NaN or infinite loss or gradient ends the run; or "skip": that step is left out
     config.max_skipped_steps = 10  # of a run; one more ends it
-    config.published = ""  # row of aia_jax/published.py shown beside the measured ones
+    config.published = ""  # row of aia_jax/metrics/published_results.py shown beside the measured ones
     config.init_from = ""  # workdir or PyTorch file whose whole model training starts from
     config.init_labels = "strict"  # of init_from: the data's; or by_name: others, or a file that lists a file's labels
     config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" whose backbone training starts from

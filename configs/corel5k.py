@@ -8,7 +8,7 @@ for the full size.
 Published, from ImageNet-21k-P weights: P 0.453, R 0.611, F1 0.520, N+ 202.
 """
 
-from configs.common import published_run
+from configs.base import published_run
 
 
 def get_config():

@@ -10,7 +10,7 @@ computed once (2 GB in the cache). Trains on the whole training split; hold the 
 best one is chosen on the test split.
 """
 
-from configs.common import annotation_config
+from configs.base import annotation_config
 
 
 def get_config(head="gap"):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from aia_jax.training.runs import written_config
 from configs import corel5k_lite
-from configs.common import annotation_config
+from configs.base import annotation_config
 
 
 def get_config(start="gap"):

@@ -3,7 +3,7 @@
 python train.py --config configs/demo.py --workdir runs/demo
 """
 
-from configs.common import annotation_config
+from configs.base import annotation_config
 
 
 def get_config():

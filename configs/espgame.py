@@ -8,7 +8,7 @@ for the full size.
 Published, from ImageNet-21k-P weights: P 0.442, R 0.500, F1 0.470, N+ 262.
 """
 
-from configs.common import published_run
+from configs.base import published_run
 
 
 def get_config():

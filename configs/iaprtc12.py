@@ -8,7 +8,7 @@ GPU for the full size.
 Published, from ImageNet-21k-P weights: P 0.515, R 0.584, F1 0.547, N+ 287.
 """
 
-from configs.common import published_run
+from configs.base import published_run
 
 
 def get_config():

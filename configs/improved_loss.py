@@ -14,7 +14,7 @@ Other losses: --config.loss.name=bce|focal|asymmetric. Published, threshold 0.5 
     espgame   P 0.423 R 0.484 F1 0.452 N+ 261     P 0.508 R 0.421 F1 0.461 N+ 255
 """
 
-from configs.common import annotation_config
+from configs.base import annotation_config
 
 
 def get_config(dataset="corel5k"):

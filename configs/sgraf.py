@@ -55,7 +55,9 @@ def retrieval_config(dataset: str, reasoning: str) -> ConfigDict:
     config.log_every = 50  # steps
     config.on_nonfinite = "stop"  # a NaN or infinite loss or gradient ends the run; or "skip": that step is left out
     config.max_skipped_steps = 10  # of a run; one more ends it
-    config.published = ""  # "vsl/coco" or "vsl/f30k": rows of aia_jax/published.py shown beside the measured ones
+    config.published = (
+        ""  # "vsl/coco" or "vsl/f30k": rows of aia_jax/metrics/published_results.py shown beside the measured ones
+    )
     config.init_from = ""  # workdir or PyTorch file whose whole model training starts from
     config.init_backbone = ""  # as of annotation, where a backbone is trained with the rest
 

@@ -34,7 +34,7 @@ Nothing of this recipe was run: no VG-500, nor so many GPUs, were at hand. Teste
 mesh over two processes, microbatches, LAMB, and these rules.
 """
 
-from configs.common import published_run
+from configs.base import published_run
 
 
 def get_config(recipe="published"):

@@ -50,7 +50,7 @@ def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
 
     name = "jax_disable_most_optimizations"
     before = jax.config.values[name]
-    is_command = request.path.parent.name == "commands"
+    is_command = request.path.parent.name in ("cli", "evaluation")
     if (hasattr(request.module, "torch") and not is_command) or request.path.name == "test_traffic.py":
         jax.config.update(name, False)
     yield

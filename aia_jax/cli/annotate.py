@@ -11,16 +11,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aia_jax.commands.annotation_gallery import write_gallery
-from aia_jax.commands.annotator import add_model_arguments, check_model_arguments, load_annotator
-from aia_jax.commands.cli import keep_programs, positive, printable, unwinding_on_sigterm
-from aia_jax.data.annotation_output import PROBLEMS, AnnotationOutput
+from aia_jax.cli.flags import keep_programs, positive, printable, unwinding_on_sigterm
 from aia_jax.data.cache import speaking_errors
-from aia_jax.data.photos import photo_names
-from aia_jax.errors import InputError, Interrupted
-from aia_jax.tasks.photo_annotator import PhotoAnnotator
-from aia_jax.training.interruption import stop_on_signals
-from aia_jax.wording import counted
+from aia_jax.data.photo_folder import photo_names
+from aia_jax.inference.annotation_output import PROBLEMS, AnnotationOutput
+from aia_jax.inference.annotator import PhotoAnnotator
+from aia_jax.inference.gallery_page import write_gallery
+from aia_jax.inference.load import add_model_arguments, check_model_arguments, load_annotator
+from aia_jax.training.preemption import stop_on_signals
+from aia_jax.utils.errors import InputError, Interrupted
+from aia_jax.utils.messages import counted
 
 _BYTES_PER_PHOTO = 5000  # about: a block of the disk for the keywords, and a line
 _BYTES_PER_PICTURE = 100_000  # about: of a camera's photo in base64, kept, in the page and while that is written

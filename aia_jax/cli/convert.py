@@ -8,18 +8,18 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from aia_jax.commands.weights import check_model, model_shapes, read_foreign
-from aia_jax.convert import retrieval, tables
-from aia_jax.convert.files import write_state_dict
-from aia_jax.convert.naming import Foreign
-from aia_jax.errors import InputError
 from aia_jax.models.annotator import backbone_named
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.record import saved_steps, write_record
+from aia_jax.training.run_record import saved_steps, write_record
 from aia_jax.training.runs import run_arrays
 from aia_jax.training.state import Arrays, abstract_weights, pick_weights, replace_arrays
+from aia_jax.utils.errors import InputError
+from aia_jax.weights import name_map, sgraf_name_map
+from aia_jax.weights.load import check_model, model_shapes, read_foreign
+from aia_jax.weights.recognize import Foreign
+from aia_jax.weights.torch_files import write_state_dict
 
 
 def convert(config: ConfigDict, source: Path, output: Path) -> None:
@@ -37,7 +37,7 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
     backbone_only = foreign.system == "backbone"
     shapes = model_shapes(task.build_model, backbone_only=backbone_only)
     check_model(foreign, config, shapes, str(source))
-    arrays = tables.from_torch(foreign, shapes, str(source))
+    arrays = name_map.from_torch(foreign, shapes, str(source))
     weights = replace_arrays(_abstract(task, backbone_only), arrays)
     trees = sharding.put_replicated(weights, sharding.data_mesh())
     raw = {name: trees[name] for name in ("params", "stats")}
@@ -82,7 +82,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
         arrays = {path: value for path, value in arrays.items() if path.startswith("backbone.")}
         if not arrays:
             raise InputError(f"{source} holds no backbone; leave out --backbone_only")
-    system = tables.system_of(arrays)
+    system = name_map.system_of(arrays)
     if system == "retrieval":
         if config.model.backbone:
             raise InputError(
@@ -92,14 +92,14 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
         family, names = "sgraf", "SGRAF's names"
     else:
         family, names = backbone_named(config.model.backbone).family, "timm's names"
-    state = tables.to_torch(jax.device_get(arrays), system=system, family=family)
+    state = name_map.to_torch(jax.device_get(arrays), system=system, family=family)
     write_state_dict(output, state, beside=_beside(config, info, arrays) if system == "retrieval" else None)
     print(f"{output}: {len(state)} arrays in {names}; it holds: {system}", flush=True)
 
 
 def _beside(config: ConfigDict, info: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
     """What SGRAF's checkpoints hold beside the weights."""
-    options = retrieval.options_of(config, len(arrays["sgraf.text.embedding"]))
+    options = sgraf_name_map.options_of(config, len(arrays["sgraf.text.embedding"]))
     return {"epoch": info.get("epoch", 0), "best_rsum": float(info.get("metric", 0)), "opt": options, "Eiters": 0}
 
 

@@ -7,7 +7,7 @@ import threading
 import jax
 from absl import flags
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 _JOIN_SECONDS = 300
 

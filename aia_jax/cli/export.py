@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.commands.annotator import add_model_arguments, check_model_arguments, load_trained, read_thresholds
-from aia_jax.commands.cli import keep_programs, positive, printable, unwinding_on_sigterm
-from aia_jax.commands.exporter import NUM_IMAGES, Exporter, import_onnx
-from aia_jax.convert.stablehlo import PLATFORMS
+from aia_jax.cli.flags import keep_programs, positive, printable, unwinding_on_sigterm
 from aia_jax.data.cache import check_room, speaking_errors
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes, write_json
+from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
+from aia_jax.inference.load import add_model_arguments, check_model_arguments, load_trained, read_thresholds
+from aia_jax.inference.stablehlo import PLATFORMS
 from aia_jax.models.annotator import DTYPES
 from aia_jax.training.runs import written_config
-from aia_jax.wording import counted
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes, write_json
+from aia_jax.utils.messages import counted
 
 _FILES = {"stablehlo": "model.stablehlo", "onnx": "model.onnx"}
 _FACTS = "model.json"

@@ -10,18 +10,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.commands.cli import positive, unwinding_on_sigterm
-from aia_jax.commands.weights import model_shapes, read_arrays
+from aia_jax.cli.flags import positive, unwinding_on_sigterm
 from aia_jax.data.cache import check_room, speaking_errors
-from aia_jax.data.features import weights_digest
-from aia_jax.data.grid_features import write_grid_features
-from aia_jax.data.photos import photo_names, read_photos
-from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.data.feature_cache import weights_digest
+from aia_jax.data.photo_folder import photo_names, read_photos
+from aia_jax.data.retrieval.grid_features import write_grid_features
 from aia_jax.models.annotator import build_annotator, build_backbone
 from aia_jax.tasks import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.state import abstract_weights, make_predict_step, pick_weights, replace_arrays
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_json
+from aia_jax.weights.load import model_shapes, read_arrays
 
 DTYPES = ("float32", "float16")
 

@@ -16,12 +16,12 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from aia_jax.commands.hosts import define_host_flags, join_hosts
-from aia_jax.commands.xla_flags import apply_preset, define_xla_flags
-from aia_jax.config_numbers import check_numbers
+from aia_jax.cli.distributed import define_host_flags, join_hosts
+from aia_jax.cli.xla_flags import apply_preset, define_xla_flags
 from aia_jax.data.cache import cache_root
-from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
-from aia_jax.training.record import recalling_root
+from aia_jax.training.run_record import recalling_root
+from aia_jax.utils.config import check_numbers
+from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
 
 EXIT_INPUT, EXIT_NON_FINITE = 2, 3
 

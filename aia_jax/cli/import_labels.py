@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.commands.cli import not_negative, positive, printable, unwinding_on_sigterm
-from aia_jax.data.annotations import CUSTOM, SPLITS, list_problems, read_annotations, read_labels
+from aia_jax.cli.flags import not_negative, positive, printable, unwinding_on_sigterm
+from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, list_problems, read_annotations, read_labels
+from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats
+from aia_jax.data.annotation.stratification import stratified_split
 from aia_jax.data.cache import speaking_errors
-from aia_jax.data.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats
-from aia_jax.data.label_lists import LabelList, read_coco, read_folders
-from aia_jax.data.label_tables import read_table
-from aia_jax.data.labelled_photos import LabelledPhoto, combine, gather, measure
-from aia_jax.data.stratification import stratified_split
-from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.data.importing.label_lists import LabelList, read_coco, read_folders
+from aia_jax.data.importing.label_tables import read_table
+from aia_jax.data.importing.labelled_photos import LabelledPhoto, combine, gather, measure
 from aia_jax.report.label_balance import balance_report
-from aia_jax.wording import counted
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_json
+from aia_jax.utils.messages import counted
 
 _TEST_FRACTION = 0.2
 _IMAGES = "images"

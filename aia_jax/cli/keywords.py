@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.commands.cli import unwinding_on_sigterm
-from aia_jax.data.annotations import list_problems
+from aia_jax.cli.flags import unwinding_on_sigterm
+from aia_jax.data.annotation.annotations import list_problems
 from aia_jax.data.cache import speaking_errors
-from aia_jax.data.keyword_layouts import KeywordSplit, clickture_split, coco_splits, folder_split
-from aia_jax.data.keyword_records import write_keyword_records
-from aia_jax.data.keywords import KeywordVocabulary, analyze, read_keywords
-from aia_jax.errors import InputError
+from aia_jax.data.search.keyword_layouts import KeywordSplit, clickture_split, coco_splits, folder_split
+from aia_jax.data.search.keyword_records import write_keyword_records
+from aia_jax.data.search.keywords import KeywordVocabulary, analyze, read_keywords
+from aia_jax.utils.errors import InputError
 
 LAYOUTS = ("clickture", "coco", "folder")
 VOCABULARY = "keyword_vocabulary.json"

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from aia_jax.commands import annotate, export, features, import_labels, keywords, prepare, results, search, vocab
-from aia_jax.commands.cli import EXIT_INPUT, fail, guarded, read_config
+from aia_jax.cli import annotate, export, features, import_labels, keywords, prepare, results, search, vocab
+from aia_jax.cli.flags import EXIT_INPUT, fail, guarded, read_config
 
 _COMMANDS = {
     "annotate": annotate,

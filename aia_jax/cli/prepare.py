@@ -6,14 +6,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from aia_jax.commands.cli import positive, unwinding_on_sigterm
-from aia_jax.data.acquisition import DOWNLOADS, bring_annotations, bring_photos, what_belongs_where
-from aia_jax.data.annotations import FOLDERS, SPLITS
+from aia_jax.cli.flags import positive, unwinding_on_sigterm
+from aia_jax.data.annotation.annotations import FOLDERS, SPLITS
+from aia_jax.data.annotation.datasets import load_split
 from aia_jax.data.cache import lock, speaking_errors
-from aia_jax.data.datasets import load_split
-from aia_jax.data.inspection import Inspection, inspect_dataset
-from aia_jax.data.public_datasets import PUBLIC_DATASETS, PublicDataset
-from aia_jax.errors import InputError, Interrupted
+from aia_jax.data.public.acquisition import DOWNLOADS, bring_annotations, bring_photos, what_belongs_where
+from aia_jax.data.public.inspection import Inspection, inspect_dataset
+from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, PublicDataset
+from aia_jax.utils.errors import InputError, Interrupted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aia_jax.errors import InputError
-from aia_jax.files import read_json, write_json
-from aia_jax.published import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS, difference
+from aia_jax.metrics.published_results import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS, difference
 from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS, SEARCH_COLUMNS, Row, metric_table
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json, write_json
 
 DEFAULT_FOLDERS = (Path("runs"), Path("benchmarks/results"))
 
@@ -32,7 +32,7 @@ class Measured:
 
     Attributes:
         name: which weights, epoch and thresholds.
-        published: the row of `aia_jax.published` that it stands beside, or "".
+        published: the row of `aia_jax.metrics.published_results` that it stands beside, or "".
         model: what was trained, at which image size.
         metrics: by the keys of `report.table`'s columns.
         num_images: images it was measured on, if known.

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from aia_jax.commands.cli import keep_programs, not_negative, positive, printable, unwinding_on_sigterm
+from aia_jax.cli.flags import keep_programs, not_negative, positive, printable, unwinding_on_sigterm
 from aia_jax.data.cache import cache_root, speaking_errors
-from aia_jax.data.images import thumbnail
-from aia_jax.data.photo_index import PhotoIndex, Update
-from aia_jax.data.photos import read_photos
-from aia_jax.data.queries import unknown_words
-from aia_jax.errors import InputError
+from aia_jax.data.image_decoding import thumbnail
+from aia_jax.data.photo_folder import read_photos
+from aia_jax.data.search.queries import unknown_words
+from aia_jax.inference.search_index import PhotoIndex, Update
+from aia_jax.inference.searcher import Found, PhotoSearch
 from aia_jax.report.search import SearchHit
 from aia_jax.report.search_page import write_search_page
-from aia_jax.tasks.photo_search import Found, PhotoSearch
-from aia_jax.wording import counted
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import counted
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320

@@ -6,23 +6,23 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from aia_jax.commands.cli import printable
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.initialization import initializer
-from aia_jax.data.annotations import CUSTOM
-from aia_jax.errors import InputError
+from aia_jax.cli.flags import printable
+from aia_jax.data.annotation.annotations import CUSTOM
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.label_balance import balance_summary
 from aia_jax.tasks import make_task
 from aia_jax.tasks.annotation import AnnotationTask
-from aia_jax.training.loop import Trainer
-from aia_jax.training.record import saved_steps
+from aia_jax.training.run_record import saved_steps
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.initialization import initializer
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains, or continues, the run in `workdir`, then evaluates its best checkpoint on the test split.
 
     Raises:
-        InputError, NonFiniteLossError, Interrupted: see `aia_jax.errors`.
+        InputError, NonFiniteLossError, Interrupted: see `aia_jax.utils.errors`.
     """
     task = make_task(config)
     resumed = bool(saved_steps(workdir))

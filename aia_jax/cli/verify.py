@@ -13,18 +13,18 @@ from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from aia_jax.commands.stages import Stage, Stages, passes, timed
-from aia_jax.commands.verify_retrieval import verify_retrieval
-from aia_jax.commands.weights import check_model, model_shapes, our_model
-from aia_jax.convert import tables
-from aia_jax.convert.files import read_weights
-from aia_jax.convert.naming import recognise
-from aia_jax.data import scenes
-from aia_jax.data.images import decode_image
-from aia_jax.errors import InputError
+from aia_jax.cli.compare_stages import Stage, Stages, passes, timed
+from aia_jax.cli.verify_sgraf import verify_retrieval
+from aia_jax.data.image_decoding import decode_image
+from aia_jax.data.scenes import dataset as scenes
 from aia_jax.models.annotator import backbone_named
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks import AnnotationTask
+from aia_jax.utils.errors import InputError
+from aia_jax.weights import name_map
+from aia_jax.weights.load import check_model, model_shapes, our_model
+from aia_jax.weights.recognize import recognise
+from aia_jax.weights.torch_files import read_weights
 
 _IMAGES = 4
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -64,7 +64,7 @@ def verify(
     foreign = recognise(state, str(source), options)
     shapes = model_shapes(task.build_model, backbone_only=foreign.system == "backbone")
     check_model(foreign, config, shapes, str(source))
-    ours = our_model(task, tables.from_torch(foreign, shapes, str(source)))
+    ours = our_model(task, name_map.from_torch(foreign, shapes, str(source)))
     theirs = torch_models.load_torch(config, foreign, state)
     pixels = _pixels(images, config.data.image_size)
     inputs = np.asarray(task.normalize(pixels))
@@ -82,7 +82,7 @@ def verify(
 
 def _torch_models() -> types.ModuleType:
     try:
-        return importlib.import_module("aia_jax.convert.torch_models")
+        return importlib.import_module("aia_jax.weights.torch_reference")
     except (ImportError, RuntimeError) as error:
         raise InputError(f"verifying needs torch and timm ({error}): pip install 'aia_jax[verify]'") from None
 

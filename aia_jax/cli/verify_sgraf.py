@@ -8,14 +8,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.commands.stages import Stage, Stages, passes, timed
-from aia_jax.commands.weights import check_model, model_shapes, our_model
-from aia_jax.convert import tables
-from aia_jax.convert.files import read_weights
-from aia_jax.convert.naming import recognise
-from aia_jax.errors import InputError
+from aia_jax.cli.compare_stages import Stage, Stages, passes, timed
 from aia_jax.models.retriever import Retriever
 from aia_jax.tasks import RetrievalTask
+from aia_jax.utils.errors import InputError
+from aia_jax.weights import name_map
+from aia_jax.weights.load import check_model, model_shapes, our_model
+from aia_jax.weights.recognize import recognise
+from aia_jax.weights.torch_files import read_weights
 
 _IMAGES = 4
 _LENGTHS = np.array([20, 13, 9, 5, 3], np.int32)  # of captions
@@ -28,7 +28,7 @@ def verify_retrieval(config: ConfigDict, source: Path, *, tolerance: float) -> b
         InputError: torch is missing, or the file does not fit.
     """
     try:
-        torch_sgraf = importlib.import_module("aia_jax.convert.torch_sgraf")
+        torch_sgraf = importlib.import_module("aia_jax.weights.torch_sgraf")
     except ImportError:
         raise InputError("verifying needs torch: pip install 'aia_jax[verify]'") from None
     config = config.copy_and_resolve_references()
@@ -38,7 +38,7 @@ def verify_retrieval(config: ConfigDict, source: Path, *, tolerance: float) -> b
     foreign = recognise(state, str(source), options)
     shapes = model_shapes(task.build_model)
     check_model(foreign, config, shapes, str(source))
-    ours = our_model(task, tables.from_torch(foreign, shapes, str(source)))
+    ours = our_model(task, name_map.from_torch(foreign, shapes, str(source)))
     theirs = torch_sgraf.load_torch(config.model, state)
     features, tokens = _inputs(config, len(task.vocabulary))
     here, there = _stages(ours, features, tokens), _torch_stages(theirs, features, tokens)

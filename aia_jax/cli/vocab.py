@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from aia_jax.data.text import Vocabulary, read_captions, word_counts
-from aia_jax.errors import InputError
+from aia_jax.data.vocabulary import Vocabulary, read_captions, word_counts
+from aia_jax.utils.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 _MANIFEST = "whole.json"  # {file: size}, written last
 _ABANDONED_AFTER = 24 * 3600  # seconds without a write, for writers on other hosts

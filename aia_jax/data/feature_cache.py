@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from aia_jax.data.cache import prepared
-from aia_jax.data.rows import MappedRows, RowWriter
-from aia_jax.errors import InputError
+from aia_jax.data.mapped_rows import MappedRows, RowWriter
+from aia_jax.utils.errors import InputError
 
 # The flipped forms of an image that random flips can give, for each value of `config.data.flips`.
 FLIPS = {"none": ("",), "horizontal": ("", "h"), "both": ("", "h", "v", "hv")}

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import ExifTags, Image
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 MOST_PIXELS = 200_000_000  # as the largest cameras of phones have
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 
 def map_array(path: Path) -> np.ndarray:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.data.annotations import list_problems
-from aia_jax.data.file_names import name_problem
-from aia_jax.data.images import decode_image, decode_with_picture
+from aia_jax.data.annotation.annotations import list_problems
+from aia_jax.data.image_decoding import decode_image, decode_with_picture
 from aia_jax.data.pipeline import read_ahead
-from aia_jax.errors import InputError
-from aia_jax.files import read_text, shown_files
+from aia_jax.data.safe_names import name_problem
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_text, shown_files
 
 SUFFIXES = (
     ".avif",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 if TYPE_CHECKING:
     import grain  # and where it is used: a machine that only times steps may lack it

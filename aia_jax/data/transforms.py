@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 
 def random_flips(images: jax.Array, key: jax.Array, flips: str = "both") -> jax.Array:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from aia_jax.errors import InputError
-from aia_jax.files import read_json, write_json
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json, write_json
 
 PAD, START, END, UNKNOWN = SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
 

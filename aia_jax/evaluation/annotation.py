@@ -10,19 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax import thresholds as label_thresholds
-from aia_jax.commands.annotation_report import Judged, write_label_table, write_report
-from aia_jax.commands.candidates import Candidate, Outputs
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes, write_json
-from aia_jax.published import RESULTS, difference
+from aia_jax.evaluation.annotation_page import Judged, write_label_table, write_report
+from aia_jax.evaluation.candidates import Candidate, Outputs
+from aia_jax.metrics import thresholds as label_thresholds
+from aia_jax.metrics.published_results import RESULTS, difference
 from aia_jax.report.attention import draw_attention
 from aia_jax.report.predictions import draw_predictions
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.state import abstract_weights, make_predict_step
-from aia_jax.wording import counted
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes, write_json
+from aia_jax.utils.messages import counted
 
 _PICTURES = 16
 _FITTED = {"mcc": label_thresholds.fit_mcc, "exact": label_thresholds.fit_mcc_exact}

@@ -12,18 +12,18 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.datasets import Split, photo_paths
-from aia_jax.data.features import padded
-from aia_jax.data.images import encode_webp, picture_of
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes
-from aia_jax.label_metrics import Confusions, label_metrics, precision_recall_curve
+from aia_jax.data.annotation.datasets import Split, photo_paths
+from aia_jax.data.feature_cache import padded
+from aia_jax.data.image_decoding import encode_webp, picture_of
+from aia_jax.metrics.label_metrics import Confusions, label_metrics, precision_recall_curve
 from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.prediction import fetched
 from aia_jax.training.state import Arrays, abstract_weights, make_predict_step
-from aia_jax.wording import counted
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes
+from aia_jax.utils.messages import counted
 
 _CURVE_POINTS = 100
 _MOST_PAIRS, _MATRIX_SIDE = 100, 16

@@ -9,26 +9,26 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.commands.annotation_outcome import AnnotationOutcome
-from aia_jax.commands.candidates import Candidate
-from aia_jax.commands.retrieval_outcome import RetrievalOutcome
-from aia_jax.commands.search_outcome import SearchOutcome
-from aia_jax.commands.weights import (
+from aia_jax.evaluation.annotation import AnnotationOutcome
+from aia_jax.evaluation.candidates import Candidate
+from aia_jax.evaluation.retrieval import RetrievalOutcome
+from aia_jax.evaluation.search import SearchOutcome
+from aia_jax.report.curves import draw_curves
+from aia_jax.tasks import make_task
+from aia_jax.training import sharding
+from aia_jax.training.metric_writer import read_metrics
+from aia_jax.training.prediction import Predictor
+from aia_jax.training.run_record import check_same_config
+from aia_jax.training.runs import best_step, check_whole, open_run
+from aia_jax.training.state import abstract_weights, pick_weights, replace_arrays
+from aia_jax.training.trainer import Task
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.load import (
     check_described,
     config_of,
     model_shapes,
     read_arrays,
 )
-from aia_jax.errors import InputError
-from aia_jax.report.curves import draw_curves
-from aia_jax.tasks import make_task
-from aia_jax.training import sharding
-from aia_jax.training.logging import read_metrics
-from aia_jax.training.loop import Task
-from aia_jax.training.prediction import Predictor
-from aia_jax.training.record import check_same_config
-from aia_jax.training.runs import best_step, check_whole, open_run
-from aia_jax.training.state import abstract_weights, pick_weights, replace_arrays
 
 _OUTCOMES = {"annotation": AnnotationOutcome, "retrieval": RetrievalOutcome, "search": SearchOutcome}
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.commands.candidates import Candidate, Outputs
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes, write_json
-from aia_jax.published import RETRIEVAL_RESULTS, difference
+from aia_jax.evaluation.candidates import Candidate, Outputs
+from aia_jax.metrics.published_results import RETRIEVAL_RESULTS, difference
+from aia_jax.metrics.retrieval import CAPTIONS_PER_IMAGE, caption_ranks, image_ranks
 from aia_jax.report.retrieval import draw_retrieval
 from aia_jax.report.table import RETRIEVAL_COLUMNS, Row, metric_table
-from aia_jax.retrieval_metrics import CAPTIONS_PER_IMAGE, caption_ranks, image_ranks
 from aia_jax.tasks.retrieval import RetrievalTask
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes, write_json
 
 _KEPT = 10  # hits of each query in rankings.npz
 _SHOWN = 5

@@ -9,16 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.commands.candidates import Candidate, Outputs
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes, write_json
-from aia_jax.published import SEARCH_AREAS
+from aia_jax.evaluation.candidates import Candidate, Outputs
+from aia_jax.metrics.published_results import SEARCH_AREAS
+from aia_jax.metrics.search import area_under_roc, first_ranks, roc_curve
 from aia_jax.report.search import SearchHit, draw_roc, draw_search
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
-from aia_jax.search_metrics import area_under_roc, first_ranks, roc_curve
 from aia_jax.tasks.search import NEW, SearchTask, describe_model
 from aia_jax.training import sharding
 from aia_jax.training.state import abstract_weights, merge_model
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes, write_json
 
 _KEPT = 25  # hits of each query in rankings.npz
 _SHOWN = 5

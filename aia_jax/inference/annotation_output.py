@@ -26,9 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from aia_jax.data.pictures import PICTURES, Picture, PictureStore
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes, write_json
+from aia_jax.inference.thumbnails import PICTURES, Picture, PictureStore
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes, write_json
 
 SETTINGS, ANNOTATIONS, PROBLEMS, TABLE, KEYWORDS = (
     "settings.json",

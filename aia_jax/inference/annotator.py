@@ -13,12 +13,12 @@ import jax
 import numpy as np
 from PIL import Image
 
-from aia_jax.data.images import decode_image, resize_image
-from aia_jax.data.photos import Photo, read_photos
-from aia_jax.data.pictures import Picture
-from aia_jax.errors import InputError
+from aia_jax.data.image_decoding import decode_image, resize_image
+from aia_jax.data.photo_folder import Photo, read_photos
+from aia_jax.inference.thumbnails import Picture
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.prediction import fetched
+from aia_jax.utils.errors import InputError
 
 Labels = tuple[tuple[str, float], ...]  # label and score, the highest first
 _MOST_MAPS = 24  # of a picture

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.convert.stablehlo import here, load_stablehlo, to_stablehlo
-from aia_jax.data import scenes
-from aia_jax.data.features import weights_digest
-from aia_jax.errors import InputError
+from aia_jax.data.feature_cache import weights_digest
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.inference.stablehlo import here, load_stablehlo, to_stablehlo
 from aia_jax.models.annotator import backbone_named
 from aia_jax.models.efficientnet_lite import VARIANTS
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
-from aia_jax.training.record import package_versions
+from aia_jax.training.run_record import package_versions
+from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 
 NUM_IMAGES = 4  # that a file of any batch size is tried on
@@ -130,7 +130,7 @@ def import_onnx() -> types.ModuleType:
         InputError: a package is absent.
     """
     try:
-        return importlib.import_module("aia_jax.convert.onnx_model")
+        return importlib.import_module("aia_jax.inference.onnx_model")
     except (ImportError, RuntimeError) as error:
         packages = "torch, timm, onnxscript and onnxruntime"
         raise InputError(f"ONNX needs {packages} ({error}): pip install 'aia_jax[onnx]'") from None

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aia_jax.data.annotation_output import AnnotationOutput
-from aia_jax.data.pictures import Picture
+from aia_jax.inference.annotation_output import AnnotationOutput
+from aia_jax.inference.thumbnails import Picture
 from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 
 

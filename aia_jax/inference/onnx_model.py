@@ -15,9 +15,9 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from aia_jax.convert import tables
-from aia_jax.convert.naming import recognise
-from aia_jax.convert.torch_models import load_torch, pad_as_at
+from aia_jax.weights import name_map
+from aia_jax.weights.recognize import recognise
+from aia_jax.weights.torch_reference import load_torch, pad_as_at
 
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -59,7 +59,7 @@ def build_twin(
         resolution: of EfficientNet-Lite: what images are padded as at, see `pad_as_at`; None: as their size asks for.
     """
     arrays = {path: np.asarray(value, np.float32) for path, value in arrays.items()}
-    state = tables.to_torch(arrays, system=tables.system_of(arrays), family=family)
+    state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family=family)
     twin = load_torch(config, recognise(state, "the model"), state)
     if resolution:
         pad_as_at(twin.body, resolution)

@@ -22,10 +22,10 @@ import numpy as np
 from tqdm import tqdm
 
 from aia_jax.data.cache import lock
-from aia_jax.data.photos import Photo, photo_names
-from aia_jax.data.rows import map_array
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes
+from aia_jax.data.mapped_rows import map_array
+from aia_jax.data.photo_folder import Photo, photo_names
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes
 
 _FORMAT = "aia_jax photo index, version 1"
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")

@@ -9,19 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.config_numbers import check_numbers
-from aia_jax.data.features import padded, weights_digest
-from aia_jax.data.queries import encode_queries
-from aia_jax.data.search import padded_keywords
-from aia_jax.data.text import Vocabulary
-from aia_jax.errors import InputError
+from aia_jax.data.feature_cache import padded, weights_digest
+from aia_jax.data.search.batches import padded_keywords
+from aia_jax.data.search.queries import encode_queries
+from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.models.amc import AMC, Encoded, build_amc
-from aia_jax.models.shortlist import rough_scores, summarize
+from aia_jax.models.amc_shortlist import rough_scores, summarize
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training import sharding
 from aia_jax.training.runs import blaming_config, run_arrays, written_config
 from aia_jax.training.state import abstract_weights, make_predict_step, merge_model, pick_weights, replace_arrays
-from aia_jax.wording import counted
+from aia_jax.utils.config import check_numbers
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import counted
 
 _ROUGH, _WHOLE = 8192, 1024  # photos that are scored at once for the shortlist, and by the whole model
 Part = tuple[dict[str, np.ndarray], np.ndarray]

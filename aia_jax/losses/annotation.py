@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 PRESETS = {
     "bce": {},

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 _COUNT_EPSILON = 1e-7
 _PRECISION_EPSILON = 1e-8

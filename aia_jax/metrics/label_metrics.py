@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aia_jax.metrics import LabelCounts, average_precision, check_scores
+from aia_jax.metrics.annotation import LabelCounts, average_precision, check_scores
 
 
 def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, np.ndarray]:

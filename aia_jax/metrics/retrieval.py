@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 CAPTIONS_PER_IMAGE = 5
 RECALLS = (1, 5, 10)

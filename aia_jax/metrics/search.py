@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import sparse
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 GAINS_AT = (5, 10, 15, 20, 25)
 RECALLS = (1, 5, 10)

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.data.annotations import list_problems, nearest
-from aia_jax.errors import InputError
-from aia_jax.files import read_json
-from aia_jax.metrics import check_scores
-from aia_jax.wording import counted
+from aia_jax.data.annotation.annotations import list_problems, nearest
+from aia_jax.metrics.annotation import check_scores
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json
+from aia_jax.utils.messages import counted
 
 CANDIDATES = tuple(step / 20 for step in range(1, 15))
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from aia_jax.models.amc import AMC, Encoded
-from aia_jax.models.layers import EPSILON, l2norm
+from aia_jax.models.layers.common import EPSILON, l2norm
 
 Summary = dict[str, Array]
 

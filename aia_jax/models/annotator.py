@@ -12,12 +12,12 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from aia_jax.errors import InputError
 from aia_jax.models import efficientnet_lite, tresnet
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.efficientnet_lite import EfficientNetLite
-from aia_jax.models.layers import Frozen, dropout, dropout_key, uniform
+from aia_jax.models.layers.common import Frozen, dropout, dropout_key, uniform
 from aia_jax.models.tresnet import TResNet
+from aia_jax.utils.errors import InputError
 
 
 class Backbone(NamedTuple):

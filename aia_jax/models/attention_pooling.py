@@ -10,10 +10,8 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from aia_jax.errors import InputError
-from aia_jax.models.attention import attend
-from aia_jax.models.layer_norm import LayerNorm
-from aia_jax.models.layers import (
+from aia_jax.models.layers.attention import attend
+from aia_jax.models.layers.common import (
     Frozen,
     dropout,
     dropout_key,
@@ -23,6 +21,8 @@ from aia_jax.models.layers import (
     torch_linear,
     uniform,
 )
+from aia_jax.models.layers.layer_norm import LayerNorm
+from aia_jax.utils.errors import InputError
 
 _Keys = list[Array | None]  # of two dropouts: of weights or the hidden layer, and of the output
 ACTIVATIONS = {"relu": relu, "gelu": partial(jax.nn.gelu, approximate=False)}

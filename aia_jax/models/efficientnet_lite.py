@@ -21,9 +21,9 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from aia_jax.errors import InputError
-from aia_jax.models.batch_norm import BatchNorm
-from aia_jax.models.layers import run_blocks
+from aia_jax.models.layers.batch_norm import BatchNorm
+from aia_jax.models.layers.common import run_blocks
+from aia_jax.utils.errors import InputError
 
 STEM_FEATURES = 32
 HEAD_FEATURES = 1280

@@ -2,7 +2,8 @@
 
 from flax import nnx
 
-from aia_jax.models import conv_norm, efficientnet_lite
+from aia_jax.models import efficientnet_lite
+from aia_jax.models.layers import conv_norm
 
 
 def fold_norms(model: nnx.Module) -> None:

@@ -5,9 +5,9 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict
 
-from aia_jax.errors import InputError
 from aia_jax.models.annotator import build_backbone, dtypes
 from aia_jax.models.sgraf import SGRAF
+from aia_jax.utils.errors import InputError
 
 
 class Retriever(nnx.Module):

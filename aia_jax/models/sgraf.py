@@ -13,12 +13,12 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from aia_jax.errors import InputError
-from aia_jax.models.batch_norm import BatchNorm
-from aia_jax.models.blocks import everywhere, join_rows, num_blocks, split_rows
-from aia_jax.models.gru import BidirectionalGRU
-from aia_jax.models.layers import EPSILON, dropout, dropout_key, l2norm, split_key, uniform, xavier_linear
-from aia_jax.models.reasoning import REASONINGS, AttentionFiltration
+from aia_jax.models.layers.batch_norm import BatchNorm
+from aia_jax.models.layers.common import EPSILON, dropout, dropout_key, l2norm, split_key, uniform, xavier_linear
+from aia_jax.models.layers.gru import BidirectionalGRU
+from aia_jax.models.layers.pairwise_blocks import everywhere, join_rows, num_blocks, split_rows
+from aia_jax.models.sgraf_reasoning import REASONINGS, AttentionFiltration
+from aia_jax.utils.errors import InputError
 
 _DROPOUT = 0.4
 _SHARPNESS = 9.0  # of the attention over regions

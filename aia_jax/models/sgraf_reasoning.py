@@ -8,8 +8,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from aia_jax.models.batch_norm import BatchNorm
-from aia_jax.models.layers import EPSILON, l2norm, xavier_linear
+from aia_jax.models.layers.batch_norm import BatchNorm
+from aia_jax.models.layers.common import EPSILON, l2norm, xavier_linear
 
 _GRAPH_STEPS = 3
 

@@ -11,9 +11,9 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from aia_jax.errors import InputError
-from aia_jax.models.conv_norm import ConvNorm, SqueezeExcite
-from aia_jax.models.layers import average_pool, kaiming_normal, relu, run_blocks, space_to_depth, torch_linear
+from aia_jax.models.layers.common import average_pool, kaiming_normal, relu, run_blocks, space_to_depth, torch_linear
+from aia_jax.models.layers.conv_norm import ConvNorm, SqueezeExcite
+from aia_jax.utils.errors import InputError
 
 
 @dataclass(frozen=True)

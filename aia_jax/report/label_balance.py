@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aia_jax.wording import counted
+from aia_jax.utils.messages import counted
 
 FEW = 10  # training photos, with fewer of which a label is hardly learned
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aia_jax.files import write_bytes
 from aia_jax.report.page_parts import base_style
 from aia_jax.report.search import KEYWORDS, VISUAL, SearchHit
+from aia_jax.utils.files import write_bytes
 
 _WIDTH, _HEIGHT = 320, 640  # pixels of a thumbnail, at most
 _MOST_KEYWORDS = 12

@@ -2,11 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from aia_jax.errors import InputError
 from aia_jax.tasks.annotation import AnnotationTask
-from aia_jax.tasks.frozen import FrozenBackboneTask
+from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
 from aia_jax.tasks.retrieval import RetrievalTask
 from aia_jax.tasks.search import SearchTask
+from aia_jax.utils.errors import InputError
 
 
 def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask | SearchTask:

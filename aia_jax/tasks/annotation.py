@@ -11,8 +11,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.data import pipeline, transforms
-from aia_jax.data.annotations import CUSTOM
-from aia_jax.data.datasets import (
+from aia_jax.data.annotation.annotations import CUSTOM
+from aia_jax.data.annotation.datasets import (
     DATASETS,
     ChannelStats,
     Split,
@@ -21,14 +21,14 @@ from aia_jax.data.datasets import (
     read_vocabulary,
     split_validation,
 )
-from aia_jax.data.features import FLIPS
-from aia_jax.errors import InputError
-from aia_jax.losses import annotation_loss
-from aia_jax.metrics import annotation_metrics
+from aia_jax.data.feature_cache import FLIPS
+from aia_jax.losses.annotation import annotation_loss
+from aia_jax.metrics.annotation import annotation_metrics
+from aia_jax.metrics.published_results import RESULTS
 from aia_jax.models.annotator import Annotator, backbone_named, build_annotator
-from aia_jax.published import RESULTS
 from aia_jax.training.sharding import processes
-from aia_jax.wording import counted
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import counted
 
 SPLITS = ("train", "validation", "test")
 
@@ -40,7 +40,7 @@ class AnnotationTask:
     when `config.eval.split` is "validation"; otherwise there is none and `train` is whole.
 
     Args:
-        config: see `configs/common.py`.
+        config: see `configs/base.py`.
         stats: mean and standard deviation of the channels of the photos that weights were trained on; None: the data's.
 
     Attributes:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.data.features import FEATURE_DTYPES, FLIPS, prepare_features, weights_digest
-from aia_jax.data.rows import MappedRows
-from aia_jax.errors import InputError
+from aia_jax.data.feature_cache import FEATURE_DTYPES, FLIPS, prepare_features, weights_digest
+from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.models.annotator import DTYPES, Annotator, build_backbone
 from aia_jax.tasks.annotation import AnnotationTask
+from aia_jax.utils.errors import InputError
 
 
 class FrozenBackboneTask(AnnotationTask):

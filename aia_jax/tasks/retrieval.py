@@ -11,7 +11,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.data import pipeline, transforms
-from aia_jax.data.captions import (
+from aia_jax.data.annotation.datasets import CHANNEL_STATS
+from aia_jax.data.feature_cache import FLIPS
+from aia_jax.data.image_decoding import decode_image
+from aia_jax.data.retrieval.captions import (
     CaptionSplit,
     PairBatches,
     by_length,
@@ -20,16 +23,13 @@ from aia_jax.data.captions import (
     meanings,
     photo_names,
 )
-from aia_jax.data.datasets import CHANNEL_STATS
-from aia_jax.data.features import FLIPS
-from aia_jax.data.images import decode_image
-from aia_jax.data.text import Vocabulary
-from aia_jax.errors import InputError
+from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.losses.retrieval import rank_disagreement, triplet
+from aia_jax.metrics.retrieval import retrieval_metrics
 from aia_jax.models.annotator import backbone_named
 from aia_jax.models.retriever import Retriever, build_retriever
-from aia_jax.ranking_losses import rank_disagreement, triplet
-from aia_jax.retrieval_metrics import retrieval_metrics
 from aia_jax.training.sharding import processes
+from aia_jax.utils.errors import InputError
 
 _PHOTO_SIZE = 256
 SPLITS = ("train", "validation", "test")

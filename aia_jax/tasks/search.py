@@ -12,18 +12,18 @@ from ml_collections import ConfigDict
 from scipy import sparse
 
 from aia_jax.data import pipeline
-from aia_jax.data.clicks import LAYOUTS, ClickedImages
-from aia_jax.data.datasets import DATASETS
-from aia_jax.data.features import FEATURE_DTYPES
-from aia_jax.data.queries import encode_queries, held_out, is_known
-from aia_jax.data.search import ClickBatches, SearchImages, SearchSplit
-from aia_jax.data.text import Vocabulary
-from aia_jax.data.word_vectors import read_vectors
-from aia_jax.errors import InputError
+from aia_jax.data.annotation.datasets import DATASETS
+from aia_jax.data.feature_cache import FEATURE_DTYPES
+from aia_jax.data.search.batches import ClickBatches, SearchImages, SearchSplit
+from aia_jax.data.search.clicks import LAYOUTS, ClickedImages
+from aia_jax.data.search.queries import encode_queries, held_out, is_known
+from aia_jax.data.search.word_vectors import read_vectors
+from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.metrics.search import BETTER_HIGHER, search_metrics
 from aia_jax.models.amc import AMC, build_amc
-from aia_jax.search_metrics import BETTER_HIGHER, search_metrics
-from aia_jax.tasks.annotated_images import AnnotatedImages
+from aia_jax.tasks.search_images import AnnotatedImages
 from aia_jax.training.sharding import processes
+from aia_jax.utils.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 NEW = "new_"  # metrics over the queries that training did not see

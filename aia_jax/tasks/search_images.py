@@ -5,12 +5,12 @@ import functools
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data.annotations import CUSTOM
-from aia_jax.data.datasets import Split, load_split, split_validation
-from aia_jax.data.queries import label_queries
-from aia_jax.data.search import SearchImages, padded_keywords
-from aia_jax.errors import InputError
+from aia_jax.data.annotation.annotations import CUSTOM
+from aia_jax.data.annotation.datasets import Split, load_split, split_validation
+from aia_jax.data.search.batches import SearchImages, padded_keywords
+from aia_jax.data.search.queries import label_queries
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
+from aia_jax.utils.errors import InputError
 
 KEYWORDS = ("annotator", "labels")
 

@@ -10,11 +10,9 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.config_numbers import check_numbers
-from aia_jax.data.datasets import ChannelStats
-from aia_jax.data.features import padded, prepare_features, weights_digest
-from aia_jax.data.rows import MappedRows
-from aia_jax.errors import InputError
+from aia_jax.data.annotation.datasets import ChannelStats
+from aia_jax.data.feature_cache import padded, prepare_features, weights_digest
+from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.models.annotator import DTYPES, Annotator, build_annotator, build_backbone
 from aia_jax.models.folding import fold_norms
 from aia_jax.tasks.annotation import AnnotationTask
@@ -29,6 +27,8 @@ from aia_jax.training.state import (
     pick_weights,
     replace_arrays,
 )
+from aia_jax.utils.config import check_numbers
+from aia_jax.utils.errors import InputError
 
 
 class TrainedAnnotator:

@@ -13,8 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from aia_jax.errors import InputError
-from aia_jax.training.recovery import UNFINISHED, damage, write_digests
+from aia_jax.training.checkpoint_recovery import UNFINISHED, damage, write_digests
+from aia_jax.utils.errors import InputError
 
 
 class Checkpointer:

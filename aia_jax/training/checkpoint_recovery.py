@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what Orbax is still writing
 _DAMAGED = "damaged"

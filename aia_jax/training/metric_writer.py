@@ -14,8 +14,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes
 
 
 class MetricWriter:

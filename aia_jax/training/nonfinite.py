@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.errors import InputError, NonFiniteLossError
-from aia_jax.files import write_bytes
-from aia_jax.training.logging import lines_up_to
+from aia_jax.training.metric_writer import lines_up_to
 from aia_jax.training.state import all_finite
+from aia_jax.utils.errors import InputError, NonFiniteLossError
+from aia_jax.utils.files import write_bytes
 
 
 def check_policy(config: ConfigDict) -> None:

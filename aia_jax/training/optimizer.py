@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from aia_jax.errors import InputError
-from aia_jax.training.packing import Packed, pack, unpack
+from aia_jax.training.packed_params import Packed, pack, unpack
+from aia_jax.utils.errors import InputError
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from aia_jax.training.logging import MetricWriter
+from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.nonfinite import NonFiniteSteps
 from aia_jax.training.state import Arrays
 

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_json
 from aia_jax.version import __version__
 
 # Fields that do not change what a run computes: another machine may continue it with other values.

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from aia_jax.errors import InputError
-from aia_jax.files import read_json
 from aia_jax.training import sharding
 from aia_jax.training.state import flat_arrays, pick_weights
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json
 
 if TYPE_CHECKING:
     from aia_jax.training.checkpoint import Checkpointer  # and where it is used: a bare machine may lack Orbax

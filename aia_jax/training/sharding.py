@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 # Elements. Smaller arrays lie on every device: to gather 64 KB costs more time than the memory is worth.
 MIN_SHARDED_SIZE = 2**14

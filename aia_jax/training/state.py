@@ -10,10 +10,10 @@ import optax
 from flax import nnx, struct
 from jax.sharding import Mesh
 
-from aia_jax.training.gradients import Arrays, LossFn, make_gradients, whole_weights
 from aia_jax.training.optimizer import hyperparameters
-from aia_jax.training.packing import Packed, loosened, on_mesh, pack, tightened, together, unpack
+from aia_jax.training.packed_params import Packed, loosened, on_mesh, pack, tightened, together, unpack
 from aia_jax.training.sharding import over_data, replicated
+from aia_jax.training.step import Arrays, LossFn, make_gradients, whole_weights
 
 
 class TrainState(struct.PyTreeNode):

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.training import sharding
-from aia_jax.training.packing import Arrays, Packed, on_mesh, pack, unpack
+from aia_jax.training.packed_params import Arrays, Packed, on_mesh, pack, unpack
 
 LossFn = Callable[[nnx.Module, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Gradients = Callable[..., tuple[jax.Array, Packed, dict[str, jax.Array], Packed]]

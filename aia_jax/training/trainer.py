@@ -11,18 +11,17 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.errors import InputError, Interrupted
-from aia_jax.files import held
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.interruption import AgreedStop, stop_on_signals
-from aia_jax.training.logging import MetricWriter
+from aia_jax.training.checkpoint_recovery import recover
+from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.nonfinite import NonFiniteSteps, check_policy
 from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.packing import on_mesh
+from aia_jax.training.packed_params import on_mesh
 from aia_jax.training.prediction import Predictor
-from aia_jax.training.record import check_same_config, write_record
-from aia_jax.training.recovery import recover
+from aia_jax.training.preemption import AgreedStop, stop_on_signals
+from aia_jax.training.progress import StepLog
+from aia_jax.training.run_record import check_same_config, write_record
 from aia_jax.training.state import (
     Arrays,
     TrainState,
@@ -30,7 +29,8 @@ from aia_jax.training.state import (
     initial_state,
     make_train_step,
 )
-from aia_jax.training.step_log import StepLog
+from aia_jax.utils.errors import InputError, Interrupted
+from aia_jax.utils.files import held
 
 
 class Task(Protocol):
@@ -74,7 +74,7 @@ class Trainer:
     """One run of one task in one workdir; `fit` starts it or continues it.
 
     Args:
-        config: the resolved config; see `configs/common.py` for the fields.
+        config: the resolved config; see `configs/base.py` for the fields.
         task: what to train.
         workdir: `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json` and `environment.json` go there.
         devices: where to train; all devices of all hosts if None.

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 _LARGEST = 2**31 - 1
 _FROM_ZERO = ("max_skipped_steps", "negatives", "num_workers", "seed", "split_seed")  # other whole numbers: from 1

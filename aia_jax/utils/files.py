@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 
 def write_bytes(path: Path, content: bytes) -> None:

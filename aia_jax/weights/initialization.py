@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.commands.cli import printable
-from aia_jax.commands.weights import Shapes, foreign_labels, model_shapes, read_arrays, read_foreign
-from aia_jax.data.annotations import read_labels
-from aia_jax.errors import InputError
-from aia_jax.training.loop import Task
+from aia_jax.cli.flags import printable
+from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.training.runs import best_step, open_run
 from aia_jax.training.state import Arrays, flat_arrays, replace_arrays
-from aia_jax.wording import counted
+from aia_jax.training.trainer import Task
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import counted
+from aia_jax.weights.load import Shapes, foreign_labels, model_shapes, read_arrays, read_foreign
 
 # Arrays with an entry for each label, and on which axis.
 _LABEL_AXES = {

@@ -9,15 +9,8 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.convert import tables
-from aia_jax.convert.files import read_weights
-from aia_jax.convert.naming import Foreign, recognise
-from aia_jax.convert.pretrained import PACKAGES, pretrained_file
-from aia_jax.convert.retrieval import check_sizes
-from aia_jax.errors import InputError
 from aia_jax.models.annotator import backbone_named
 from aia_jax.training import sharding
-from aia_jax.training.loop import Task
 from aia_jax.training.runs import check_whole, run_arrays, written_config
 from aia_jax.training.state import (
     abstract_weights,
@@ -27,7 +20,14 @@ from aia_jax.training.state import (
     replace_arrays,
     split_model,
 )
-from aia_jax.wording import counted
+from aia_jax.training.trainer import Task
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import counted
+from aia_jax.weights import name_map
+from aia_jax.weights.pretrained import PACKAGES, pretrained_file
+from aia_jax.weights.recognize import Foreign, recognise
+from aia_jax.weights.sgraf_name_map import check_sizes
+from aia_jax.weights.torch_files import read_weights
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
 _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # of config.model.head
@@ -68,7 +68,7 @@ def read_arrays(
     check_model(foreign, config, shapes, str(source))
     if not _is_whole(shapes) and foreign.head:
         print(f"{source}: the backbone is taken, the rest dropped: {foreign.list_head()}", flush=True)
-    return tables.from_torch(foreign, shapes, str(source))
+    return name_map.from_torch(foreign, shapes, str(source))
 
 
 def read_foreign(source: str | Path) -> Foreign:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aia_jax.convert import retrieval
-from aia_jax.convert.layouts import CONV, HWIO, LEAVES, LINEAR, POINTWISE, ROW, SAME, Layout
-from aia_jax.convert.naming import Foreign, wrap
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
+from aia_jax.weights import sgraf_name_map
+from aia_jax.weights.axis_layouts import CONV, HWIO, LEAVES, LINEAR, POINTWISE, ROW, SAME, Layout
+from aia_jax.weights.recognize import Foreign, wrap
 
 # Our modules, TResNet's stages counted from 1; (pattern, their module, layout of `kernel`).
 _BACKBONES = {
@@ -74,7 +74,7 @@ def entry(path: str, *, system: str, family: str) -> Entry:
     """The place of our array `path`, such as "backbone.stages.0.1.conv1.bn.scale"."""
     area, _, inner = path.partition(".")
     if area == "sgraf":
-        return Entry(*retrieval.place(inner))
+        return Entry(*sgraf_name_map.place(inner))
     if area == "head" and inner in _PARAMETERS:
         return Entry(*_PARAMETERS[inner])
     if area == "backbone" and family == "tresnet":

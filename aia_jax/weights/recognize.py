@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.convert import retrieval
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
+from aia_jax.weights import sgraf_name_map
 
 # (system, what its backbone's names begin with, what its head's names begin with)
 _WRAPPINGS = (
@@ -117,7 +117,7 @@ def recognise(state: Mapping[str, np.ndarray], where: str, options: Mapping[str,
     Raises:
         InputError: the names are of no system that is known, or the options of a model that this project does not have.
     """
-    if retrieval.is_retrieval(state):
+    if sgraf_name_map.is_retrieval(state):
         return _retriever(state, where, options)
     fitting = [(row, family) for row in _WRAPPINGS for family in _FAMILIES if row[1] + family[2] in state]
     if fitting:
@@ -134,7 +134,7 @@ def recognise(state: Mapping[str, np.ndarray], where: str, options: Mapping[str,
 def _retriever(state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None) -> Foreign:
     arrays = {name: value for name, value in state.items() if not _UNTRAINED.fullmatch(name)}
     origin = {("sgraf", name): name for name in arrays}
-    reasoning = retrieval.reasoning_of(arrays, options, where)
+    reasoning = sgraf_name_map.reasoning_of(arrays, options, where)
     return Foreign("retrieval", "sgraf", "SGRAF", {}, {}, origin, (), "", sgraf=arrays, reasoning=reasoning)
 
 

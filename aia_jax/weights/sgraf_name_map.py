@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.convert.layouts import LEAVES, LINEAR, SAME, Layout
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.axis_layouts import LEAVES, LINEAR, SAME, Layout
 
 _MARKS = ("0.fc.weight", "1.embed.weight", "2.sim_eval_w.weight")
 _HEADS = {"sgr": "2.SGR_module.", "saf": "2.SAF_module."}

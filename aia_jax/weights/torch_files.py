@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401, teaches NumPy bfloat16
 import numpy as np
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 _WRAPPERS = ("state_dict", "model")
 _DEEPEST = 4  # wrappers within wrappers

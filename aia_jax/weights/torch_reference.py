@@ -16,8 +16,8 @@ from timm.models.tresnet import TResNet, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aia_jax.convert.naming import Foreign, wrap
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.recognize import Foreign, wrap
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.experimental import topologies
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import sys
 import pytest
 from PIL import Image
 
-from aia_jax.benchmarks import annotate_folder
-from aia_jax.benchmarks.browser import NoBrowserError
-from aia_jax.data import scenes
-from aia_jax.errors import InputError
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.utils.errors import InputError
+from benchmarks import annotate_folder
+from benchmarks.browser import NoBrowserError
 
 TINY = {"model.hidden_size": 16, "model.feedforward_size": 16, "model.num_heads": 2}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aia_jax.benchmarks import comparison, convolutions, head, input, metrics, retrieval, roofline, timing
-from aia_jax.benchmarks.step import check_config, measure_ours
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
+from benchmarks import comparison, convolutions, head, input, metrics, retrieval, roofline, timing
+from benchmarks.step import check_config, measure_ours
 from configs import corel5k, demo, sgraf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,7 +205,7 @@ def test_the_process_that_starts_the_others_takes_no_device():
     """JAX would keep most of a GPU's memory from the processes that are measured."""
     program = """
 from jax._src import xla_bridge
-from aia_jax.benchmarks import comparison, head
+from benchmarks import comparison, head
 from configs import corel5k
 config = corel5k.get_config()
 head.features_shape(config)
@@ -222,7 +222,7 @@ def test_a_bare_machine_is_enough(tmp_path, what, backbone):
     """Only jax, flax, optax, ml_collections, torch and timm: whatever else this project uses cannot be imported."""
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n")
     overrides = {"batch_size": 2, "data.image_size": 32, "model.backbone": backbone}
-    command = [sys.executable, "-m", f"aia_jax.benchmarks.{what}", "--config", "configs/demo.py", "--seconds", "0"]
+    command = [sys.executable, "-m", f"benchmarks.{what}", "--config", "configs/demo.py", "--seconds", "0"]
     command += [f"--config.{name}={value}" for name, value in overrides.items()]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": ""}
     output = tmp_path / "results" / "out.json"

@@ -4,7 +4,21 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-from torch_oracles import (
+
+from aia_jax.losses import annotation
+from aia_jax.models.annotator import Annotator
+from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.tresnet import TResNet
+from aia_jax.tasks.annotation import AnnotationTask
+from aia_jax.training.optimizer import make_optimizer
+from aia_jax.training.sharding import data_mesh
+from aia_jax.training.state import TrainState, make_predict_step, make_train_step, split_model
+from aia_jax.utils.errors import InputError
+from benchmarks import torch_peer
+from benchmarks.step import TOTAL_STEPS, check_config, random_batch
+from benchmarks.torch_peer import InferencePeer, TrainingPeer, Variant
+from configs import corel5k
+from tests.helpers.torch_oracles import (
     annotator_values,
     build_small_tresnet,
     build_torch_annotator,
@@ -13,20 +27,6 @@ from torch_oracles import (
     relative_error,
     torch,
 )
-
-from aia_jax import losses
-from aia_jax.benchmarks import torch_peer
-from aia_jax.benchmarks.step import TOTAL_STEPS, check_config, random_batch
-from aia_jax.benchmarks.torch_peer import InferencePeer, TrainingPeer, Variant
-from aia_jax.errors import InputError
-from aia_jax.models.annotator import Annotator
-from aia_jax.models.attention_pooling import AttentionPooling
-from aia_jax.models.tresnet import TResNet
-from aia_jax.tasks.annotation import AnnotationTask
-from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.sharding import data_mesh
-from aia_jax.training.state import TrainState, make_predict_step, make_train_step, split_model
-from configs import corel5k
 
 LABELS, CPU = 260, torch.device("cpu")
 HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}
@@ -61,13 +61,13 @@ def tensors(config, *, channels_last=False):
     return batch, images.contiguous(memory_format=form), torch.from_numpy(batch["target"])
 
 
-@pytest.mark.parametrize("name", losses.PRESETS)
+@pytest.mark.parametrize("name", annotation.PRESETS)
 def test_losses_are_this_projects(name):
     rng = np.random.default_rng(0)
     logits = (5 * rng.standard_normal((8, 9))).astype(np.float32)
     targets = (rng.random((8, 9)) < 0.3).astype(np.float32)
-    theirs = torch_peer.annotation_loss(torch.from_numpy(logits), torch.from_numpy(targets), **losses.PRESETS[name])
-    np.testing.assert_allclose(theirs, losses.annotation_loss(name)(logits, targets), rtol=1e-4, atol=1e-6)
+    theirs = torch_peer.annotation_loss(torch.from_numpy(logits), torch.from_numpy(targets), **annotation.PRESETS[name])
+    np.testing.assert_allclose(theirs, annotation.annotation_loss(name)(logits, targets), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from aia_jax.benchmarks.hlo import Kernel, array_bytes, entry_kernels
-from aia_jax.benchmarks.targets import described_devices
-from aia_jax.benchmarks.traffic import compile_step, report, summarize, table
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
+from benchmarks.hlo import Kernel, array_bytes, entry_kernels
+from benchmarks.targets import described_devices
+from benchmarks.traffic import compile_step, report, summarize, table
 from configs import demo, sgraf
 
 PROGRAM = """HloModule jit_step, is_scheduled=true

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from aia_jax.benchmarks import weak_scaling
-from aia_jax.benchmarks.weak_scaling import Step, cost, read_step, table
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
+from benchmarks import weak_scaling
+from benchmarks.weak_scaling import Step, cost, read_step, table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

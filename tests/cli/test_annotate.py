@@ -13,19 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from untrained import annotator_config, write_run
 
-from aia_jax.commands import annotate as command
-from aia_jax.commands.convert import convert_back
-from aia_jax.commands.main import main
-from aia_jax.data import annotation_output, scenes
-from aia_jax.data.keywords import read_keywords
+from aia_jax.cli import annotate as command
+from aia_jax.cli.convert import convert_back
+from aia_jax.cli.main import main
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data.search.keywords import read_keywords
+from aia_jax.inference import annotation_output
+from aia_jax.inference.annotator import PhotoAnnotator
 from aia_jax.tasks import make_task
-from aia_jax.tasks.photo_annotator import PhotoAnnotator
 from aia_jax.training import sharding
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.runs import run_arrays
 from aia_jax.training.state import abstract_weights, pick_weights, replace_arrays
+from tests.helpers.untrained import annotator_config, write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_PHOTOS = 20

@@ -5,22 +5,22 @@ from functools import partial
 
 import numpy as np
 import pytest
-from foreign_files import arrays_of, randomized, wrapped
-from torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
 
-from aia_jax.commands.convert import convert, convert_back
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.initialization import initializer
-from aia_jax.commands.train import train
-from aia_jax.commands.verify import verify
-from aia_jax.convert.files import read_state_dict, write_state_dict
-from aia_jax.convert.pretrained import PACKAGES, pretrained_file
-from aia_jax.errors import InputError
+from aia_jax.cli.convert import convert, convert_back
+from aia_jax.cli.train import train
+from aia_jax.cli.verify import verify
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.models import annotator
 from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks import make_task
-from aia_jax.training.loop import Trainer
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.initialization import initializer
+from aia_jax.weights.pretrained import PACKAGES, pretrained_file
+from aia_jax.weights.torch_files import read_state_dict, write_state_dict
 from configs import corel5k, demo, improved_loss
+from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
+from tests.helpers.torch_state_files import arrays_of, randomized, wrapped
 
 LABELS = 22
 

@@ -4,7 +4,20 @@ import json
 
 import numpy as np
 import pytest
-from sgraf_files import (
+
+from aia_jax.cli import convert as convert_module
+from aia_jax.cli.convert import convert, convert_back
+from aia_jax.cli.verify import verify
+from aia_jax.evaluation.evaluate import evaluate
+from aia_jax.metrics.retrieval import caption_ranks, image_ranks, retrieval_metrics
+from aia_jax.tasks import make_task
+from aia_jax.utils.errors import InputError
+from aia_jax.weights import torch_sgraf
+from aia_jax.weights.initialization import initializer
+from aia_jax.weights.load import model_shapes
+from aia_jax.weights.torch_files import read_state_dict, read_weights
+from configs import demo, demo_retrieval
+from tests.helpers.sgraf_files import (
     arrays_of,
     checkpoint_of,
     random_sgraf,
@@ -13,20 +26,7 @@ from sgraf_files import (
     write_test_split,
     write_vocabulary,
 )
-from torch_oracles import torch
-
-from aia_jax.commands import convert as convert_module
-from aia_jax.commands.convert import convert, convert_back
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.initialization import initializer
-from aia_jax.commands.verify import verify
-from aia_jax.commands.weights import model_shapes
-from aia_jax.convert import torch_sgraf
-from aia_jax.convert.files import read_state_dict, read_weights
-from aia_jax.errors import InputError
-from aia_jax.retrieval_metrics import caption_ranks, image_ranks, retrieval_metrics
-from aia_jax.tasks import make_task
-from configs import demo, demo_retrieval
+from tests.helpers.torch_oracles import torch
 
 
 @pytest.fixture
@@ -149,8 +149,8 @@ def test_another_vocabulary_is_refused(root, tmp_path):
 
 
 def test_files_of_another_system_are_refused(root, make_file, tmp_path):
-    from foreign_files import randomized, wrapped
-    from torch_oracles import build_small_tresnet, build_torch_annotator
+    from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator
+    from tests.helpers.torch_state_files import randomized, wrapped
 
     tresnet, _ = build_small_tresnet()
     annotator = build_torch_annotator(tresnet, 22, hidden_size=16, num_heads=2, feedforward_size=16)

@@ -9,25 +9,25 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from untrained import annotator_config, random_weights, write_run
 
 import aia_jax
-from aia_jax.commands import annotate
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.initialization import initializer
-from aia_jax.commands.main import main
-from aia_jax.commands.train import train
-from aia_jax.data import scenes
-from aia_jax.data.annotations import read_annotations
-from aia_jax.data.datasets import read_channel_stats
-from aia_jax.errors import InputError
+from aia_jax.cli import annotate
+from aia_jax.cli.main import main
+from aia_jax.cli.train import train
+from aia_jax.data.annotation.annotations import read_annotations
+from aia_jax.data.annotation.datasets import read_channel_stats
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.models import annotator
 from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks import make_task
-from aia_jax.training.loop import Trainer
 from aia_jax.training.runs import run_arrays
 from aia_jax.training.state import flat_arrays
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.initialization import initializer
 from configs import custom
+from tests.helpers.untrained import annotator_config, random_weights, write_run
 
 NUM_PHOTOS = 60
 RENAMED = {label: label.upper() for label in scenes.LABELS[::2]}

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from aia_jax.commands.hosts import join_hosts
-from aia_jax.errors import InputError
+from aia_jax.cli.distributed import join_hosts
+from aia_jax.utils.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_one_process_joins_nobody():
 
 def join_alone(address: str, process: int) -> subprocess.CompletedProcess:
     call = f"join_hosts({address!r}, 2, {process}, timeout_s=2)"
-    command = [sys.executable, "-c", f"from aia_jax.commands.hosts import join_hosts; {call}"]
+    command = [sys.executable, "-c", f"from aia_jax.cli.distributed import join_hosts; {call}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

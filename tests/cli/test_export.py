@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch_oracles  # noqa: F401, timm where torchvision is not whole
 from jax import export
 from PIL import ExifTags, Image
-from untrained import annotator_config, draw_weights, write_run
 
 import aia_jax
-from aia_jax.commands import export as command
-from aia_jax.commands import exporter
-from aia_jax.commands.convert import convert_back
-from aia_jax.commands.main import main
-from aia_jax.convert.stablehlo import load_stablehlo
-from aia_jax.data import scenes
+from aia_jax.cli import export as command
+from aia_jax.cli.convert import convert_back
+from aia_jax.cli.main import main
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.inference import export as exporter
+from aia_jax.inference.stablehlo import load_stablehlo
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
+from tests.helpers import torch_oracles  # noqa: F401, timm where torchvision is not whole
+from tests.helpers.untrained import annotator_config, draw_weights, write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZE = 32
@@ -82,7 +82,7 @@ def run(workdir, tmp_path):
 
 
 def load_onnx(path):
-    from aia_jax.convert import onnx_model
+    from aia_jax.inference import onnx_model
 
     return onnx_model.load_onnx(path.read_bytes())
 
@@ -252,7 +252,7 @@ def test_models_that_are_not_exported_are_told(run, workdir, tmp_path, capsys):
 
 def test_onnx_without_its_packages_names_them(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "aia_jax.convert.onnx_model", raising=False)
+    monkeypatch.delitem(sys.modules, "aia_jax.inference.onnx_model", raising=False)
     assert run("--format", "both") == 2
     assert "pip install 'aia_jax[onnx]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

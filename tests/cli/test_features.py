@@ -16,15 +16,15 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from aia_jax.commands.main import main
-from aia_jax.convert import tables
-from aia_jax.convert.files import write_state_dict
-from aia_jax.data import scenes
-from aia_jax.data.images import decode_image
-from aia_jax.data.rows import RowWriter
+from aia_jax.cli.main import main
+from aia_jax.data.image_decoding import decode_image
+from aia_jax.data.mapped_rows import RowWriter
+from aia_jax.data.scenes import dataset as scenes
 from aia_jax.models.annotator import build_backbone
 from aia_jax.tasks import make_task
 from aia_jax.training.state import flat_arrays, merge_model, split_model
+from aia_jax.weights import name_map
+from aia_jax.weights.torch_files import write_state_dict
 from configs import demo
 
 pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
@@ -60,7 +60,7 @@ def weights(backbone, tmp_path_factory):
     """That backbone as a file."""
     arrays = {f"backbone.{path}": array for path, array in flat_arrays(backbone[1]).items()}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    write_state_dict(path, tables.to_torch(arrays, system="backbone", family="tresnet"))
+    write_state_dict(path, name_map.to_torch(arrays, system="backbone", family="tresnet"))
     return path
 
 

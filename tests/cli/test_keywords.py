@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED_DATASETS
 from sklearn.feature_extraction.text import CountVectorizer
 
-from aia_jax.commands.main import main
-from aia_jax.data.keyword_records import KeywordRecords
-from aia_jax.data.keywords import KeywordVocabulary
-from aia_jax.data.rows import RowWriter
+from aia_jax.cli.main import main
+from aia_jax.data.mapped_rows import RowWriter
+from aia_jax.data.search.keyword_records import KeywordRecords
+from aia_jax.data.search.keywords import KeywordVocabulary
+from tests.conftest import SHARED_DATASETS
 
 WORDS = ["Dog", "dog", "the sea", "old man", "T-shirt", "x", "and", "CAFÉ", "go-kart", "3d", "sky", "hot dog"]
 

@@ -10,17 +10,17 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import SHARED_DATASETS
-from data.photos import LABELS, data_config, make_photo
-from file_server import Served, serving, write_zip
 
-from aia_jax.commands.main import main
-from aia_jax.data import archives
-from aia_jax.data import download as downloads
-from aia_jax.data.annotations import FOLDERS, read_annotations
-from aia_jax.data.datasets import load_split
-from aia_jax.data.download import git_blob_id
-from aia_jax.data.public_datasets import PUBLIC_DATASETS
+from aia_jax.cli.main import main
+from aia_jax.data.annotation.annotations import FOLDERS, read_annotations
+from aia_jax.data.annotation.datasets import load_split
+from aia_jax.data.public import archives
+from aia_jax.data.public import download as downloads
+from aia_jax.data.public.download import git_blob_id
+from aia_jax.data.public.public_datasets import PUBLIC_DATASETS
+from tests.conftest import SHARED_DATASETS
+from tests.helpers.file_server import Served, serving, write_zip
+from tests.helpers.photos import LABELS, data_config, make_photo
 
 NUMBERS = {"train": range(1, 7), "test": range(7, 10)}
 
@@ -82,7 +82,7 @@ def server(tmp_path, monkeypatch, photos):
 
 @pytest.fixture
 def kaggle(monkeypatch, photos):
-    """A module with kagglehub's function, which unpacks into the cache as the real one in tests/data/test_kaggle.py."""
+    """A module with the function of kagglehub that unpacks into the cache, as in tests/data/public/test_kaggle.py."""
     fake = types.ModuleType("kagglehub")
     fake.files = {f"Corel-5k/images/{name}": content for name, content in photos.items()} | {
         "Corel-5k/images/99.jpg": b"?", "Corel-5k/train.json": b"other", "thumbnails/1.jpg": b"?",

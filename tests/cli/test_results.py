@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aia_jax.commands.main import _COMMANDS, main
-from aia_jax.published import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS
+from aia_jax.cli.main import _COMMANDS, main
+from aia_jax.metrics.published_results import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS
 
 NUM_PUBLISHED = len(RESULTS) + len(RETRIEVAL_RESULTS) + len(SEARCH_RESULTS)
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.train import train
-from aia_jax.data.text import Vocabulary
-from aia_jax.errors import InputError
-from aia_jax.retrieval_metrics import retrieval_metrics
+from aia_jax.cli.train import train
+from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.evaluation.evaluate import evaluate
+from aia_jax.metrics.retrieval import retrieval_metrics
 from aia_jax.tasks import make_task
-from aia_jax.training.loop import Trainer
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError
 from configs import demo_retrieval, sgraf
 
 WORDS = ("dog", "cat", "boat", "tree", "house", "bird", "car", "boy")

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from untrained import annotator_config, write_run
 
-from aia_jax.commands import search as command
-from aia_jax.commands.main import main
-from aia_jax.data import scenes
+from aia_jax.cli import search as command
+from aia_jax.cli.main import main
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.inference.searcher import PhotoSearch
 from aia_jax.tasks import make_task
-from aia_jax.tasks.photo_search import PhotoSearch
 from configs import demo_search
+from tests.helpers.untrained import annotator_config, write_run
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from untrained import annotator_config, write_run
 
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.train import train
-from aia_jax.errors import InputError
+from aia_jax.cli.train import train
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.tasks import make_task
-from aia_jax.training.loop import Trainer
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError
 from configs import demo_search
+from tests.helpers.untrained import annotator_config, write_run
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.train import train
-from aia_jax.errors import InputError
-from aia_jax.metrics import annotation_metrics
+from aia_jax.cli.train import train
+from aia_jax.evaluation.evaluate import evaluate
+from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.tasks import make_task
-from aia_jax.training.loop import Trainer
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError
 from configs import corel5k, demo, espgame, iaprtc12, vg500
 
 

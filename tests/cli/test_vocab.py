@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aia_jax.commands.main import main
-from aia_jax.data.text import Vocabulary
+from aia_jax.cli.main import main
+from aia_jax.data.vocabulary import Vocabulary
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from aia_jax.commands.xla_flags import PRESETS, apply_preset
+from aia_jax.cli.xla_flags import PRESETS, apply_preset
 
 
 def parse(flags: str) -> subprocess.CompletedProcess:

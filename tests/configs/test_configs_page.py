@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from aia_jax.training.record import _FREE_FIELDS
+from aia_jax.training.run_record import _FREE_FIELDS
 from configs.amc import search_config
-from configs.common import annotation_config
+from configs.base import annotation_config
 from configs.sgraf import retrieval_config
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SYSTEMS = {
     "annotation": annotation_config("corel5k"),
     "retrieval": retrieval_config("f30k_precomp", "saf"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aia_jax.data import cache
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 
 def _write(directory: Path) -> None:

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
-from soak import bombs
 
-from aia_jax.data import images
-from aia_jax.data.images import decode_image
-from aia_jax.errors import InputError
+from aia_jax.data import image_decoding
+from aia_jax.data.image_decoding import decode_image
+from aia_jax.utils.errors import InputError
+from tests.soak import bombs
 
 
 def _encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -138,10 +138,10 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
 
 def test_heic_without_its_package_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    images._formats.cache_clear()
+    image_decoding._formats.cache_clear()
     with pytest.raises(InputError, match="HEIC and HEIF need one more package: pip install pillow_heif"):
         decode_image(HEIC, 8)
-    images._formats.cache_clear()
+    image_decoding._formats.cache_clear()
 
 
 def test_heic_is_read_where_its_package_is(monkeypatch):
@@ -153,9 +153,9 @@ def test_heic_is_read_where_its_package_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register_heif_opener))
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     monkeypatch.setattr(Image, "ID", list(Image.ID))
-    images._formats.cache_clear()
+    image_decoding._formats.cache_clear()
     assert decode_image(HEIC, 8).tolist() == [[[9, 8, 7]] * 8] * 8
-    images._formats.cache_clear()
+    image_decoding._formats.cache_clear()
 
 
 def test_the_first_of_many_frames_counts():
@@ -172,12 +172,12 @@ def test_large_photos_bring_no_warning_and_are_decoded_one_at_a_time(monkeypatch
         at_once.pop()
         return np.zeros((size, size, 3), np.uint8)
 
-    monkeypatch.setattr(images, "resize_image", resize)
-    monkeypatch.setattr(images, "_LARGE_PIXELS", 1000)
+    monkeypatch.setattr(image_decoding, "resize_image", resize)
+    monkeypatch.setattr(image_decoding, "_LARGE_PIXELS", 1000)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda data: decode_image(data, 8), [data] * 6))
     assert most == [1] * 6
-    monkeypatch.setattr(images, "_LARGE_PIXELS", 10_000)
+    monkeypatch.setattr(image_decoding, "_LARGE_PIXELS", 10_000)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda data: decode_image(data, 8), [data] * 6))
     assert max(most) > 1
@@ -191,7 +191,7 @@ def test_a_photo_of_a_hundred_megapixels_is_read_without_a_warning():
 
 @pytest.mark.parametrize(("shape", "small"), [((4, 900), (1, 32)), ((900, 4), (32, 1)), ((9, 6), (32, 21))])
 def test_a_thumbnail_is_never_empty(shape, small):
-    assert images.thumbnail(_encode(Image.fromarray(_noise(*shape)), "PNG"), 32).shape == (*small, 3)
+    assert image_decoding.thumbnail(_encode(Image.fromarray(_noise(*shape)), "PNG"), 32).shape == (*small, 3)
 
 
 def test_a_jpeg_of_many_scans_or_with_a_film_behind_it_is_read():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aia_jax.data.pipeline import epoch_end, eval_batches, train_batches
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 ROWS = 10
 ARRAYS = {"image": np.arange(ROWS * 12).reshape(ROWS, 2, 2, 3), "target": np.eye(ROWS, dtype=np.uint8)}

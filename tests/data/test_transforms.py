@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aia_jax.data.transforms import mixup, normalize, random_flips
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 
 def test_flips_take_all_four_forms_about_equally():

@@ -5,13 +5,12 @@ import socket
 
 import numpy as np
 import pytest
-from conftest import SHARED_DATASETS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from aia_jax.data import text
-from aia_jax.data.text import (
+from aia_jax.data import vocabulary as text
+from aia_jax.data.vocabulary import (
     Vocabulary,
     encode_captions,
     image_means,
@@ -20,7 +19,8 @@ from aia_jax.data.text import (
     tokenize,
     word_counts,
 )
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
+from tests.conftest import SHARED_DATASETS
 
 CAPTIONS = (
     "A dog runs on the beach .",

@@ -5,15 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from gallery_page import read_page
-from untrained import annotator_config, write_run
 
-from aia_jax.commands.annotation_report import judged_labels
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.errors import InputError
+from aia_jax.evaluation.annotation_page import judged_labels
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.gallery.writer import OUTCOMES
 from aia_jax.tasks import make_task
+from aia_jax.utils.errors import InputError
 from configs import demo_retrieval, demo_search
+from tests.helpers.gallery_page import read_page
+from tests.helpers.untrained import annotator_config, write_run
 
 THRESHOLD = 0.5
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from aia_jax.benchmarks import browser as benchmarks
+from benchmarks import browser as benchmarks
 
 
 @contextlib.contextmanager
 def browser() -> Iterator:
-    """See `aia_jax.benchmarks.browser`; skips the test where there is none."""
+    """See `benchmarks.browser`; skips the test where there is none."""
     with contextlib.ExitStack() as opened:
         try:
             driver = opened.enter_context(benchmarks.browser())

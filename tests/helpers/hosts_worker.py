@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import jax
-from toy_task import StopAt, ToyTask, toy_config
 
-from aia_jax.commands.hosts import join_hosts
-from aia_jax.errors import Interrupted
-from aia_jax.training.loop import Trainer
+from aia_jax.cli.distributed import join_hosts
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import Interrupted
+from tests.helpers.toy_task import StopAt, ToyTask, toy_config
 
 RUNS = {"plain": 1, "fsdp8": 8, "from_one": 2}  # to fsdp; the last continues what one device began
 

@@ -3,7 +3,8 @@
 import re
 
 import numpy as np
-from torch_oracles import randomize, torch
+
+from tests.helpers.torch_oracles import randomize, torch
 
 GENERATIONS = ("timm >= 0.9", "timm <= 0.6", "MIIL")
 

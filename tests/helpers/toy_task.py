@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.models.batch_norm import BatchNorm
-from aia_jax.models.layers import dropout
+from aia_jax.models.layers.batch_norm import BatchNorm
+from aia_jax.models.layers.common import dropout
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.loop import Trainer
 from aia_jax.training.prediction import Predictor
+from aia_jax.training.trainer import Trainer
 
 ROWS, FEATURES = 50, 6
 

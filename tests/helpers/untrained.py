@@ -4,10 +4,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from aia_jax.benchmarks.drawn_run import write_run
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.state import abstract_weights, pick_weights, split_model
+from benchmarks.random_run import write_run
 from configs import demo
 
 __all__ = ["annotator_config", "draw_weights", "random_weights", "write_run"]

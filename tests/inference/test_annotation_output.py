@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from aia_jax.data import annotation_output
-from aia_jax.data.annotation_output import AnnotationOutput
-from aia_jax.data.keywords import read_keywords
-from aia_jax.errors import InputError
+from aia_jax.data.search.keywords import read_keywords
+from aia_jax.inference import annotation_output
+from aia_jax.inference.annotation_output import AnnotationOutput
+from aia_jax.utils.errors import InputError
 
 SETTINGS = {"images": "/photos", "model": {"weights": "a", "stats": (1, 2)}, "thresholds": [0.5], "top": None}
 LABELS = (("<script>alert(1)</script>", 0.75), ('a "b", c', 0.1))

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from untrained import annotator_config, draw_weights, write_run
 
 import aia_jax
-from aia_jax.data import scenes
-from aia_jax.errors import InputError
+from aia_jax.data.scenes import dataset as scenes
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
+from aia_jax.utils.errors import InputError
+from tests.helpers.untrained import annotator_config, draw_weights, write_run
 
 SIZE = 32
 
@@ -158,7 +158,7 @@ def test_grey_and_large_images_are_taken(annotator, pixels):
         ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3))], r"images\[1\]: an array must be uint8 \[H, W, 3\]"),
         (np.zeros((4, 4, 4), np.uint8), r"images\[0\]: .* found uint8 \[4, 4, 4\]"),
         (np.zeros((0, 4, 3), np.uint8), r"images\[0\]: .* found uint8 \[0, 4, 3\]"),
-        ([__file__], r"test_photo_annotator.py: not an image of a known format"),
+        ([__file__], r"test_annotator.py: not an image of a known format"),
         ([None], r"images\[0\]: must be a path, a PIL image or an array, found NoneType"),
     ],
 )

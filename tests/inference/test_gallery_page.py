@@ -6,15 +6,16 @@ import signal
 
 import numpy as np
 import pytest
-from gallery_page import read_page
 from PIL import ExifTags, Image
-from untrained import annotator_config, write_run
 
 import aia_jax
-from aia_jax.commands import annotate as command
-from aia_jax.commands.main import main
-from aia_jax.data import annotation_output, scenes
-from aia_jax.data.pictures import PICTURES
+from aia_jax.cli import annotate as command
+from aia_jax.cli.main import main
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.inference import annotation_output
+from aia_jax.inference.thumbnails import PICTURES
+from tests.helpers.gallery_page import read_page
+from tests.helpers.untrained import annotator_config, write_run
 
 NUM_PHOTOS = 12
 

@@ -5,19 +5,19 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-import torch_oracles
 from flax import nnx
-from untrained import annotator_config, draw_weights
 
-from aia_jax.commands.verify import _torch_parts
+from aia_jax.cli.verify import _torch_parts
 from aia_jax.models import annotator
 from aia_jax.models.efficientnet_lite import VARIANTS, Conv, EfficientNetLite, _same_padding
 from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks import make_task
 from aia_jax.training.state import flat_arrays, merge_model, split_model
+from tests.helpers import torch_oracles
+from tests.helpers.untrained import annotator_config, draw_weights
 
 pytest.importorskip("onnxruntime", reason="ONNX needs more packages: pip install '.[test]'")
-onnx_model = pytest.importorskip("aia_jax.convert.onnx_model")
+onnx_model = pytest.importorskip("aia_jax.inference.onnx_model")
 torch, torch_models = torch_oracles.torch, torch_oracles.torch_models
 
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aia_jax.data import photo_index
-from aia_jax.data.photo_index import PhotoIndex
-from aia_jax.data.photos import read_photos
-from aia_jax.errors import InputError
+from aia_jax.data.photo_folder import read_photos
+from aia_jax.inference import search_index
+from aia_jax.inference.search_index import PhotoIndex
+from aia_jax.utils.errors import InputError
 
 
 def paint(path, red):
@@ -135,7 +135,7 @@ def test_photos_that_cannot_be_used_are_told_once_and_again(tmp_path, folder):
 
 
 def test_an_interrupted_update_keeps_what_was_whole(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(photo_index, "_PHOTOS", 3)
+    monkeypatch.setattr(search_index, "_PHOTOS", 3)
 
     class Interrupted(Model):
         def __call__(self, images):
@@ -151,7 +151,7 @@ def test_an_interrupted_update_keeps_what_was_whole(tmp_path, folder, monkeypatc
 
 
 def test_many_small_parts_are_joined(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(photo_index, "_PHOTOS", 4)
+    monkeypatch.setattr(search_index, "_PHOTOS", 4)
     for number in range(7, 27):
         paint(folder / "sub" / f"{number}.png", number)
         index, _, _ = update(tmp_path / "index", folder)

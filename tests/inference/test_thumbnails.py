@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from aia_jax.data.pictures import PICTURES, Picture, PictureStore
+from aia_jax.inference.thumbnails import PICTURES, Picture, PictureStore
 
 MAPS = np.random.default_rng(0).integers(0, 256, (2, 3, 5), dtype=np.uint8)
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aia_jax.errors import InputError
-from aia_jax.losses import PRESETS, annotation_loss, multi_label_loss
+from aia_jax.losses.annotation import PRESETS, annotation_loss, multi_label_loss
+from aia_jax.utils.errors import InputError
 
 # At logit 0, p = 1/2; with the margin of 1.1, q = sigmoid(-1.1) = 0.24974 < 0.25.
 AT_ZERO = {

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aia_jax import ranking_losses
-from aia_jax.ranking_losses import rank_disagreement, soft_ranks, triplet
+from aia_jax.losses import retrieval
+from aia_jax.losses.retrieval import rank_disagreement, soft_ranks, triplet
 
 SCORES = np.array([[0.9, 0.5, 0.8], [0.6, 0.7, 0.2], [0.1, 0.95, 0.4]], np.float32)
 
@@ -50,7 +50,7 @@ def test_blocks_of_ranks_give_the_same(monkeypatch):
         return jax.value_and_grad(lambda s: rank_disagreement(s, meaning))(scores)
 
     value, grad = both()
-    monkeypatch.setattr(ranking_losses, "_ELEMENTS", 3 * 12 * 12)
+    monkeypatch.setattr(retrieval, "_ELEMENTS", 3 * 12 * 12)
     value_in_blocks, grad_in_blocks = both()
     assert float(value_in_blocks) == pytest.approx(float(value), rel=1e-6)
     np.testing.assert_allclose(grad_in_blocks, grad, rtol=1e-4, atol=1e-5)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from aia_jax.errors import InputError
-from aia_jax.metrics import LabelCounts, annotation_metrics, average_precision
+from aia_jax.metrics.annotation import LabelCounts, annotation_metrics, average_precision
+from aia_jax.utils.errors import InputError
 
 # Four images, three labels; the third is never true. Predictions above 0.5: label 0 in images 0, 1, 3; label 1 in
 # image 2; label 2 in image 0. The 0.5 of image 3 for label 1 is not above the threshold.

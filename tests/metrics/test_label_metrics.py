@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics import average_precision_score
 from sklearn.metrics import precision_recall_curve as reference_curve
 
-from aia_jax.errors import InputError
-from aia_jax.label_metrics import Confusions, label_metrics, precision_recall_curve
-from aia_jax.metrics import annotation_metrics
+from aia_jax.metrics.annotation import annotation_metrics
+from aia_jax.metrics.label_metrics import Confusions, label_metrics, precision_recall_curve
+from aia_jax.utils.errors import InputError
 
 N, C = 200, 12
 

@@ -1,6 +1,6 @@
 import pytest
 
-from aia_jax.published import RESULTS, difference
+from aia_jax.metrics.published_results import RESULTS, difference
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from aia_jax.errors import InputError
-from aia_jax.retrieval_metrics import caption_ranks, image_ranks, retrieval_metrics
+from aia_jax.metrics.retrieval import caption_ranks, image_ranks, retrieval_metrics
+from aia_jax.utils.errors import InputError
 
 
 def sorted_ranks(similarity):

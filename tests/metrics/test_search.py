@@ -3,8 +3,8 @@ import pytest
 from scipy import sparse
 from sklearn.metrics import ndcg_score, roc_auc_score, roc_curve
 
-from aia_jax import search_metrics
-from aia_jax.errors import InputError
+from aia_jax.metrics import search
+from aia_jax.utils.errors import InputError
 
 SCORES = np.array([[0.9, 0.1, 0.5, 0.3], [0.2, 0.4, 0.4, 0.8]])
 RELEVANT = sparse.csr_matrix([[0, 0, 1, 1], [1, 1, 0, 0]])
@@ -18,7 +18,7 @@ def random_case(seed, grades=1, queries=20, images=60):
 
 
 def test_literal_numbers():
-    found = search_metrics.search_metrics(SCORES, RELEVANT)
+    found = search.search_metrics(SCORES, RELEVANT)
     # Ranks of the right ones: 2 and 3; 2 and 4 (of the two equal scores the first image stands first).
     ideal = 1 + 1 / np.log2(3)
     gains = (1 / np.log2(3) + 1 / np.log2(4), 1 / np.log2(3) + 1 / np.log2(5))
@@ -31,25 +31,25 @@ def test_literal_numbers():
 @pytest.mark.parametrize("seed", range(3))
 def test_areas_and_gains_are_those_of_scikit_learn(seed):
     scores, relevant = random_case(seed)
-    found = search_metrics.search_metrics(scores, sparse.csr_matrix(relevant))
+    found = search.search_metrics(scores, sparse.csr_matrix(relevant))
     assert found["auc"] == pytest.approx(roc_auc_score(relevant.ravel(), scores.ravel()))
-    for count in search_metrics.GAINS_AT:
+    for count in search.GAINS_AT:
         assert found[f"ndcg_{count}"] == pytest.approx(ndcg_score(relevant, scores, k=count))
 
 
 def test_grades_count_exponentially():
     scores, relevant = random_case(5, grades=3)
-    found = search_metrics.search_metrics(scores, sparse.csr_matrix(relevant))
+    found = search.search_metrics(scores, sparse.csr_matrix(relevant))
     assert found["ndcg_10"] == pytest.approx(ndcg_score(2**relevant - 1, scores, k=10))
 
 
 def test_ties_count_half():
-    assert search_metrics.area_under_roc(np.ones((2, 4)), RELEVANT) == 0.5
+    assert search.area_under_roc(np.ones((2, 4)), RELEVANT) == 0.5
 
 
 def test_the_curve_lies_on_the_exact_one():
     scores, relevant = random_case(7)
-    wrong, right = search_metrics.roc_curve(scores, sparse.csr_matrix(relevant))
+    wrong, right = search.roc_curve(scores, sparse.csr_matrix(relevant))
     assert (wrong[0], right[0], wrong[-1], right[-1]) == (0, 0, 1, 1)
     assert (np.diff(wrong) >= 0).all()
     assert (np.diff(right) >= 0).all()
@@ -57,7 +57,7 @@ def test_the_curve_lies_on_the_exact_one():
     points = set(zip(exact[0].round(9), exact[1].round(9), strict=True))
     assert set(zip(wrong.round(9), right.round(9), strict=True)) <= points
     area = np.sum(np.diff(wrong) * (right[1:] + right[:-1]) / 2)
-    assert area == pytest.approx(search_metrics.area_under_roc(scores, sparse.csr_matrix(relevant)), abs=2e-3)
+    assert area == pytest.approx(search.area_under_roc(scores, sparse.csr_matrix(relevant)), abs=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_what_cannot_be_measured_is_told(scores, relevant, message):
     relevant = sparse.csr_matrix(relevant)
     relevant.eliminate_zeros()
     with pytest.raises(InputError, match=message):
-        search_metrics.search_metrics(scores, relevant)
+        search.search_metrics(scores, relevant)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from aia_jax import thresholds
-from aia_jax.benchmarks import thresholds as benchmark
-from aia_jax.errors import InputError
-from aia_jax.metrics import LabelCounts
-from aia_jax.thresholds import CANDIDATES, as_dict, fit_mcc, fit_mcc_exact, load_thresholds
+from aia_jax.metrics import thresholds
+from aia_jax.metrics.annotation import LabelCounts
+from aia_jax.metrics.thresholds import CANDIDATES, as_dict, fit_mcc, fit_mcc_exact, load_thresholds
+from aia_jax.utils.errors import InputError
+from benchmarks import thresholds as benchmark
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.errors import InputError
 from aia_jax.models.amc import AMC
+from aia_jax.utils.errors import InputError
 
 NUM_WORDS, NUM_KEYWORDS, FEATURES, WORD_SIZE, SIZE = 7, 6, 5, 4, 8
 

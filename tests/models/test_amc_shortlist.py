@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from aia_jax.models.amc import AMC
-from aia_jax.models.shortlist import rough_scores, summarize
+from aia_jax.models.amc_shortlist import rough_scores, summarize
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.errors import InputError
 from aia_jax.models.annotator import ClassifierHead, build_annotator
-from aia_jax.models.layers import Frozen
+from aia_jax.models.layers.common import Frozen
+from aia_jax.utils.errors import InputError
 
 
 def _config(**changes) -> ConfigDict:

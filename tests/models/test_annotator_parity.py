@@ -4,7 +4,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-from torch_oracles import (
+
+from aia_jax.losses.annotation import annotation_loss
+from aia_jax.models.annotator import Annotator
+from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.tresnet import TResNet
+from tests.helpers.torch_oracles import (
     annotator_values,
     build_small_tresnet,
     build_torch_annotator,
@@ -13,11 +18,6 @@ from torch_oracles import (
     relative_error,
     torch,
 )
-
-from aia_jax.losses import annotation_loss
-from aia_jax.models.annotator import Annotator
-from aia_jax.models.attention_pooling import AttentionPooling
-from aia_jax.models.tresnet import TResNet
 
 NUM_LABELS = 5
 HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}

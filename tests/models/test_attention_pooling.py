@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.errors import InputError
 from aia_jax.models.attention_pooling import AttentionPooling
-from aia_jax.models.layers import Frozen
+from aia_jax.models.layers.common import Frozen
+from aia_jax.utils.errors import InputError
 
 SIZES = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64}
 

@@ -5,9 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from torch_oracles import TorchAttentionPooling, copy_attention_pooling, head_values, randomize, relative_error, torch
 
 from aia_jax.models.attention_pooling import AttentionPooling
+from tests.helpers.torch_oracles import (
+    TorchAttentionPooling,
+    copy_attention_pooling,
+    head_values,
+    randomize,
+    relative_error,
+    torch,
+)
 
 NUM_LABELS, NUM_FEATURES = 7, 48
 SIZES = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64}

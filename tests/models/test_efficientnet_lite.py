@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx, traverse_util
 
-from aia_jax.errors import InputError
 from aia_jax.models.efficientnet_lite import VARIANTS, Conv, EfficientNetLite, MBConv, shifted_depthwise_conv
+from aia_jax.utils.errors import InputError
 
 PARAMETERS = {"0": 3_371_008, "1": 4_135_680, "2": 4_811_072}
 BLOCKS = {"0": (1, 2, 2, 3, 3, 4, 1), "1": (1, 3, 3, 4, 4, 5, 1), "2": (1, 3, 3, 4, 4, 5, 1)}
@@ -157,7 +157,7 @@ def test_the_oracle_pads_as_tensorflow_does_only_for_the_size_it_was_built_for()
 
 def _timm_network(**options):
     """timm's lite0 in training mode with random weights."""
-    from torch_oracles import randomize, timm
+    from tests.helpers.torch_oracles import randomize, timm
 
     network = timm.create_model("tf_efficientnet_lite0", num_classes=0, global_pool="", bn_momentum=0.01, **options)
     randomize(network, seed=0)

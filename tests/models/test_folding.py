@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models import conv_norm, efficientnet_lite, folding
+from aia_jax.models import efficientnet_lite, folding
 from aia_jax.models.annotator import BACKBONES
+from aia_jax.models.layers import conv_norm
 
 CONV_NORMS = (conv_norm.ConvNorm, efficientnet_lite.ConvNorm)
 

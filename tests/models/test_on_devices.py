@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from aia_jax.models.attention import attend
-from aia_jax.models.gated_norm import GateOptions, norm_act_gate
-from aia_jax.models.gates import gate_images
-from aia_jax.models.layer_norm import _normalised_rows
+from aia_jax.models.layers.attention import attend
+from aia_jax.models.layers.layer_norm import _normalised_rows
+from aia_jax.models.layers.norm_act_se import GateOptions, norm_act_gate
+from aia_jax.models.layers.squeeze_excite import gate_images
 from aia_jax.training.sharding import data_mesh
 
 BATCH = 8

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.errors import InputError
-from aia_jax.models.layers import l2norm
-from aia_jax.models.reasoning import AttentionFiltration
+from aia_jax.models.layers.common import l2norm
 from aia_jax.models.sgraf import SGRAF
+from aia_jax.models.sgraf_reasoning import AttentionFiltration
 from aia_jax.training import sharding
 from aia_jax.training.state import merge_model, split_model
+from aia_jax.utils.errors import InputError
 
 IMAGES, CAPTIONS, REGIONS, FEATURES, WORDS = 5, 8, 6, 7, 30
 LENGTHS = np.array([13, 11, 9, 9, 7, 4, 3, 3], np.int32)

@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from sgraf_files import arrays_of, ours_of, random_batch, random_sgraf, torch_scores
-from torch_oracles import relative_error, torch
 
-from aia_jax.convert import naming, tables
+from aia_jax.losses.retrieval import rank_disagreement, soft_ranks, triplet
 from aia_jax.models import sgraf
-from aia_jax.ranking_losses import rank_disagreement, soft_ranks, triplet
 from aia_jax.training.state import flat_arrays, merge_model, split_model
+from aia_jax.weights import name_map, recognize
+from tests.helpers.sgraf_files import arrays_of, ours_of, random_batch, random_sgraf, torch_scores
+from tests.helpers.torch_oracles import relative_error, torch
 
 LENGTHS = (8, 3, 7, 9, 4, 7, 9, 5)
 TOLERANCE = 1e-5
@@ -60,7 +60,7 @@ def test_scores_and_running_statistics_in_training(reasoning, order):
     assert relative_error(scores, expected) <= TOLERANCE
     found = {path: np.asarray(leaf) for path, leaf in flat_arrays(weights).items() if path.endswith((".mean", ".var"))}
     assert len(found) == {"sgr": 4, "saf": 6}[reasoning]
-    state = tables.to_torch(found, system="retrieval", family="sgraf")
+    state = name_map.to_torch(found, system="retrieval", family="sgraf")
     for name in (name for name in state if "running" in name):
         assert relative_error(state[name], theirs.state_dict()[name]) <= TOLERANCE, name
 
@@ -84,7 +84,7 @@ def test_gradients_of_all_weights_in_training(reasoning):
     }
     state = arrays_of(theirs) | {name: weight.grad.numpy() for name, weight in theirs.named_parameters()}
     shapes = {path: leaf.shape for path, leaf in flat_arrays(weights).items()}
-    expected = tables.from_torch(naming.recognise(state, "gradients"), shapes, "gradients")
+    expected = name_map.from_torch(recognize.recognise(state, "gradients"), shapes, "gradients")
     largest = max(np.abs(expected[path]).max() for path in found)
     for path, value in found.items():
         atol = 1e-4 * np.abs(expected[path]).max() + 1e-6 * largest

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.errors import InputError
-from aia_jax.models.batch_norm import BatchNorm
+from aia_jax.models.layers.batch_norm import BatchNorm
 from aia_jax.models.tresnet import TResNet
+from aia_jax.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from torch_oracles import (
+
+from aia_jax.models.tresnet import VARIANTS, TResNet, Variant
+from tests.helpers.torch_oracles import (
     build_small_tresnet,
     build_timm_body,
     copy_tresnet,
@@ -13,8 +15,6 @@ from torch_oracles import (
     relative_error,
     torch,
 )
-
-from aia_jax.models.tresnet import VARIANTS, TResNet, Variant
 
 PUBLISHED = {"m": 29_340_032, "l": 53_556_256, "xl": 75_779_244, "v2_l": 44_125_824}
 TOLERANCE = 1e-5

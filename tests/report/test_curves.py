@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from aia_jax.report import curves
-from aia_jax.training.logging import MetricWriter, read_metrics
+from aia_jax.training.metric_writer import MetricWriter, read_metrics
 
 
 def records(epochs=3, ema=True):

@@ -8,13 +8,13 @@ import time
 
 import numpy as np
 import pytest
-from browser import browser, emulate
 from PIL import Image
 
-from aia_jax.data.images import encode_webp
+from aia_jax.data.image_decoding import encode_webp
 from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 from aia_jax.report.heat import upsample
 from aia_jax.report.page_parts import content_hash
+from tests.helpers.browser import browser, emulate
 
 EVIL = [
     "<script>alert(1)</script>",

@@ -294,7 +294,7 @@ def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     (tmp_path / "page.html").write_text("old")
-    monkeypatch.setattr("aia_jax.files.Path.write_bytes", full_disk)
+    monkeypatch.setattr("aia_jax.utils.files.Path.write_bytes", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_search_page(tmp_path / "page.html", "a dog", [hit()])
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "old")]

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path[:0] = [str(REPOSITORY)]
 
-from soak.process_memory import forget_peak, peak  # noqa: E402
+from tests.soak.process_memory import forget_peak, peak  # noqa: E402
 
 MOST_MB, MOST_SECONDS = 2_500, 60
 
@@ -87,13 +87,13 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _decode(path: Path) -> str:
-    from aia_jax.data.images import decode_image
+    from aia_jax.data.image_decoding import decode_image
 
     return f"read: {decode_image(path.read_bytes(), 448, upright=True).shape}"
 
 
 def _annotations(path: Path) -> str:
-    from aia_jax.data.annotations import read_annotations
+    from aia_jax.data.annotation.annotations import read_annotations
 
     return (
         f"read: {read_annotations(path.parents[1], path.parent.name.replace('-', '').lower(), 'train').targets.shape}"
@@ -101,13 +101,13 @@ def _annotations(path: Path) -> str:
 
 
 def _thresholds(path: Path) -> str:
-    from aia_jax.thresholds import load_thresholds
+    from aia_jax.metrics.thresholds import load_thresholds
 
     return f"read: {load_thresholds(path, [f'label {number}' for number in range(500)]).shape}"
 
 
 def _weights(path: Path) -> str:
-    from aia_jax.convert.files import read_state_dict
+    from aia_jax.weights.torch_files import read_state_dict
 
     return f"read: {list(read_state_dict(path))}"
 
@@ -176,12 +176,12 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 
 def _read(name: str, path: Path) -> dict[str, Any]:
     read = BOMBS[name][2]
-    from aia_jax.convert import files
-    from aia_jax.data import annotations, images  # noqa: F401
-    from aia_jax.errors import InputError
+    from aia_jax.data import image_decoding  # noqa: F401
+    from aia_jax.utils.errors import InputError
+    from aia_jax.weights import torch_files
 
     if read is _weights:
-        files._needed("torch")
+        torch_files._needed("torch")
     before, start = forget_peak(), time.perf_counter()
     try:
         outcome = read(path)

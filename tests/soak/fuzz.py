@@ -27,17 +27,10 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
-    sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+    sys.path[:0] = [str(REPOSITORY)]
 
-from soak import (  # noqa: E402
-    fuzz_annotations,
-    fuzz_arrays,
-    fuzz_commands,
-    fuzz_images,
-    fuzz_own_labels,
-    fuzz_text,
-)
-from soak.process_memory import forget_peak, peak  # noqa: E402
+from tests.soak import fuzz_annotations, fuzz_arrays, fuzz_commands, fuzz_images, fuzz_own_labels, fuzz_text  # noqa: E402
+from tests.soak.process_memory import forget_peak, peak  # noqa: E402
 
 Case = Callable[[random.Random, Path], str]
 # Of each family: what writes the files of a case into a folder, gives them to the product and returns "accepted" or

@@ -8,16 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from soak import plain
-from soak.fuzz_images import SIZE, seeds
-from soak.mutation import damaged, damaged_json, damaged_lines
-from soak.plain import NOTHING
 
-from aia_jax.data.annotations import read_annotations, read_labels
-from aia_jax.data.datasets import load_split
-from aia_jax.data.images import decode_image
-from aia_jax.data.photos import read_photos
-from aia_jax.errors import InputError
+from aia_jax.data.annotation.annotations import read_annotations, read_labels
+from aia_jax.data.annotation.datasets import load_split
+from aia_jax.data.image_decoding import decode_image
+from aia_jax.data.photo_folder import read_photos
+from aia_jax.utils.errors import InputError
+from tests.soak import plain
+from tests.soak.fuzz_images import SIZE, seeds
+from tests.soak.mutation import damaged, damaged_json, damaged_lines
+from tests.soak.plain import NOTHING
 
 LABELS = ("sky", "water", "tree", "teddy bear", "日本", "<b>")
 _AUTHORS = {
@@ -182,9 +182,8 @@ def annotator() -> object:
     """A small one with weights as drawn."""
     import tempfile
 
-    from untrained import annotator_config, write_run
-
     import aia_jax
+    from tests.helpers.untrained import annotator_config, write_run
 
     with tempfile.TemporaryDirectory() as folder:
         workdir = write_run(Path(folder) / "run", annotator_config(**{"data.image_size": SIZE}))

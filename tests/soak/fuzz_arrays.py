@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from soak import plain
-from soak.mutation import damaged, damaged_json, damaged_lines
-from soak.plain import NOTHING
 
-from aia_jax.convert.files import read_weights
-from aia_jax.data.captions import load_captions, load_vocabulary, photo_names
-from aia_jax.data.clicks import ClickedImages
-from aia_jax.data.keyword_records import KeywordRecords
-from aia_jax.errors import InputError
+from aia_jax.data.retrieval.captions import load_captions, load_vocabulary, photo_names
+from aia_jax.data.search.clicks import ClickedImages
+from aia_jax.data.search.keyword_records import KeywordRecords
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.torch_files import read_weights
+from tests.soak import plain
+from tests.soak.mutation import damaged, damaged_json, damaged_lines
+from tests.soak.plain import NOTHING
 
 _RECORD = np.array([[0, 1], [0, 2], [2, 0], [3, 5]], np.int32)
 _RANGES = np.array([[0, 1], [-1, -1], [2, 2], [3, 3]], np.int64)

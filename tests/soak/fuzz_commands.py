@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from soak import plain
-from soak.mutation import TOKENS, damaged, damaged_json
 
-from aia_jax.commands.cli import read_config
-from aia_jax.errors import InputError
+from aia_jax.cli.flags import read_config
+from aia_jax.utils.errors import InputError
+from tests.soak import plain
+from tests.soak.mutation import TOKENS, damaged, damaged_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _CONFIGS = ("demo.py", "demo_retrieval.py", "demo_search.py", "corel5k.py", "improved_loss.py:corel5k", "amc.py:coco")
@@ -111,9 +111,8 @@ def _same(value: Any, other: Any) -> bool:
 @functools.cache
 def run() -> tuple[Path, np.ndarray]:
     """A run's folder, and what its annotator says of an image."""
-    from untrained import annotator_config, write_run
-
     import aia_jax
+    from tests.helpers.untrained import annotator_config, write_run
 
     workdir = write_run(Path(tempfile.mkdtemp(prefix="fuzz-run-")) / "run", annotator_config(**{"data.image_size": 32}))
     thresholds = dict.fromkeys(aia_jax.load(workdir).labels, 0.25)

@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 import numpy as np
 from PIL import ExifTags, Image
-from soak import plain
-from soak.mutation import damaged
 
-from aia_jax.data.images import MOST_PIXELS, decode_image, thumbnail
-from aia_jax.errors import InputError
+from aia_jax.data.image_decoding import MOST_PIXELS, decode_image, thumbnail
+from aia_jax.utils.errors import InputError
+from tests.soak import plain
+from tests.soak.mutation import damaged
 
 SIZE = 24
 

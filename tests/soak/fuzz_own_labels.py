@@ -6,14 +6,13 @@ import random
 from pathlib import Path
 from types import MappingProxyType
 
-from soak import plain
-from soak.mutation import damaged_json, damaged_lines
-
-from aia_jax.data.datasets import CUSTOM_STATS, read_channel_stats
-from aia_jax.data.label_lists import read_coco
-from aia_jax.data.label_tables import read_table
-from aia_jax.data.labelled_photos import gather
-from aia_jax.errors import InputError
+from aia_jax.data.annotation.datasets import CUSTOM_STATS, read_channel_stats
+from aia_jax.data.importing.label_lists import read_coco
+from aia_jax.data.importing.label_tables import read_table
+from aia_jax.data.importing.labelled_photos import gather
+from aia_jax.utils.errors import InputError
+from tests.soak import plain
+from tests.soak.mutation import damaged_json, damaged_lines
 
 _NAMES = ("a.jpg", "sub/b.jpg", "日本.jpg")
 _TABLES = (

@@ -9,19 +9,19 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from soak import plain
-from soak.mutation import damaged_json, damaged_lines
-from soak.plain import NOTHING
 
-from aia_jax.commands.main import main
-from aia_jax.commands.results import read_measured
-from aia_jax.data.keyword_layouts import clickture_split, coco_splits
-from aia_jax.data.keywords import KeywordVocabulary
-from aia_jax.data.photos import photo_names
-from aia_jax.data.text import Vocabulary, encode_captions, read_captions
-from aia_jax.data.word_vectors import read_vectors
-from aia_jax.errors import InputError
-from aia_jax.thresholds import load_thresholds
+from aia_jax.cli.main import main
+from aia_jax.cli.results import read_measured
+from aia_jax.data.photo_folder import photo_names
+from aia_jax.data.search.keyword_layouts import clickture_split, coco_splits
+from aia_jax.data.search.keywords import KeywordVocabulary
+from aia_jax.data.search.word_vectors import read_vectors
+from aia_jax.data.vocabulary import Vocabulary, encode_captions, read_captions
+from aia_jax.metrics.thresholds import load_thresholds
+from aia_jax.utils.errors import InputError
+from tests.soak import plain
+from tests.soak.mutation import damaged_json, damaged_lines
+from tests.soak.plain import NOTHING
 
 _LABELS = ("sky", "water", "tree", "日本")
 _ROW = {"name": "best epoch", "published": "improved_loss/corel5k", "model": "m", "precision": 0.5, "num_images": 9}

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aia_jax.benchmarks.timing import machine, versions
-from aia_jax.files import write_json
+from aia_jax.utils.files import write_json
+from benchmarks.timing import machine, versions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNS = ((2_000, 10), (20_000, 1), (400, 60))  # images, epochs

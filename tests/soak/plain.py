@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 NOTHING = object()  # what is in a file that must be refused
 

@@ -1,7 +1,8 @@
 import random
 
 import pytest
-from soak import fuzz
+
+from tests.soak import fuzz
 
 _SLOW = {"prediction", "runs"}  # compile for longer than the others take together
 

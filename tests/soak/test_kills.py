@@ -1,5 +1,6 @@
 import pytest
-from soak.kills import soak
+
+from tests.soak.kills import soak
 
 
 @pytest.mark.slow

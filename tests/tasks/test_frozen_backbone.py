@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from untrained import write_run
 
-from aia_jax.commands.evaluate import evaluate
-from aia_jax.commands.train import train
-from aia_jax.errors import InputError
+from aia_jax.cli.train import train
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.tasks import make_task
 from aia_jax.training.state import merge_model, split_model
+from aia_jax.utils.errors import InputError
 from configs import demo
+from tests.helpers.untrained import write_run
 
 
 def frozen_demo(**overrides):
@@ -141,7 +141,7 @@ def test_features_are_computed_once(workdir, tmp_path, converted, monkeypatch):
     def fail(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("aia_jax.data.features.padded", fail)
+    monkeypatch.setattr("aia_jax.data.feature_cache.padded", fail)
     evaluate(config, workdir, tmp_path, task=task)
 
 
@@ -167,7 +167,7 @@ def test_bad_fields_are_refused(tmp_path, overrides, message):
 
 
 def test_features_that_half_precision_cannot_hold_are_refused():
-    from aia_jax.data.features import checked
+    from aia_jax.data.feature_cache import checked
 
     with pytest.raises(InputError, match="features of up to 70000 do not fit into float16"):
         checked(np.full((1, 2), 7e4, np.float32), "float16", "config.data.feature_dtype=float32")

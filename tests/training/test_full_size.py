@@ -6,9 +6,9 @@ import optax
 import pytest
 from flax import nnx
 
-from aia_jax.data.annotations import read_annotations
-from aia_jax.data.images import decode_image
-from aia_jax.losses import annotation_loss
+from aia_jax.data.annotation.annotations import read_annotations
+from aia_jax.data.image_decoding import decode_image
+from aia_jax.losses.annotation import annotation_loss
 from aia_jax.models.annotator import build_annotator
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh

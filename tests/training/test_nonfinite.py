@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_task import StopAt, ToyTask, final_items, losses, run, toy_config
 
-from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.loop import Trainer
 from aia_jax.training.nonfinite import NonFiniteSteps
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
+from tests.helpers.toy_task import StopAt, ToyTask, final_items, losses, run, toy_config
 
 
 def lines(workdir) -> list[dict]:

@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_task import toy_config
 
-from aia_jax.errors import InputError
 from aia_jax.training.optimizer import hyperparameters, make_optimizer, one_cycle, step_decay
-from aia_jax.training.packing import pack, unpack
+from aia_jax.training.packed_params import pack, unpack
+from aia_jax.utils.errors import InputError
+from tests.helpers.toy_task import toy_config
 
 
 @pytest.mark.parametrize(("total", "pct"), [(20, 0.2), (141, 0.2), (37, 0.35)])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec, SingleDeviceSharding
 
-from aia_jax.training import packing, sharding
-from aia_jax.training.packing import each_weight, loosened, on_mesh, pack, tightened, together, unpack
+from aia_jax.training import packed_params, sharding
+from aia_jax.training.packed_params import each_weight, loosened, on_mesh, pack, tightened, together, unpack
 
 TREE = {
     "b": {"bias": jnp.arange(3.0), "kernel": jnp.ones((2, 3)), "wide": jnp.arange(8.0).reshape(2, 4)},
@@ -100,4 +100,4 @@ def test_scalars_taken_together_are_themselves():
 
 def test_few_arrays_are_stacked_on_gpus_as_elsewhere():
     arrays = [jnp.full((2, 3), value) for value in (1.5, -2.0, jnp.inf, 4.0)]
-    np.testing.assert_array_equal(packing._padded_and_added(arrays), jnp.stack(arrays))
+    np.testing.assert_array_equal(packed_params._padded_and_added(arrays), jnp.stack(arrays))

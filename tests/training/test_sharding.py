@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from toy_task import ToyTask, toy_config
 
-from aia_jax.errors import InputError
 from aia_jax.models.annotator import build_annotator
 from aia_jax.training import sharding
-from aia_jax.training.loop import Trainer
 from aia_jax.training.state import abstract_weights
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError
 from configs import corel5k
+from tests.helpers.toy_task import ToyTask, toy_config
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8])

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from toy_task import FEATURES, ToyModel
 
 from aia_jax.training import sharding
-from aia_jax.training.gradients import make_gradients
-from aia_jax.training.packing import pack, unpack
+from aia_jax.training.packed_params import pack, unpack
 from aia_jax.training.state import split_model
+from aia_jax.training.step import make_gradients
+from tests.helpers.toy_task import FEATURES, ToyModel
 
 ROWS = 64
 

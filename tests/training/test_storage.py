@@ -9,14 +9,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from toy_task import ToyTask, final_items, losses, run, toy_config
 
-from aia_jax.errors import InputError
-from aia_jax.files import held
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.logging import MetricWriter
-from aia_jax.training.loop import Trainer
+from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.runs import best_step, run_arrays
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import held
+from tests.helpers.toy_task import ToyTask, final_items, losses, run, toy_config
 
 
 @pytest.fixture(scope="module")

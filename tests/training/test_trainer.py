@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from toy_task import FEATURES, ROWS, StopAt, ToyTask, final_items, losses, records, run, toy_config
 
-from aia_jax.errors import InputError, Interrupted, NonFiniteLossError
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.logging import MetricWriter
-from aia_jax.training.loop import Trainer
+from aia_jax.training.metric_writer import MetricWriter
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
+from tests.helpers.toy_task import FEATURES, ROWS, StopAt, ToyTask, final_items, losses, records, run, toy_config
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
-from torch_oracles import (
+
+from aia_jax.losses.annotation import PRESETS, annotation_loss
+from aia_jax.models.annotator import Annotator
+from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.tresnet import TResNet
+from aia_jax.training.optimizer import make_optimizer
+from aia_jax.training.sharding import data_mesh
+from aia_jax.training.state import TrainState, make_train_step, split_model
+from tests.helpers.torch_oracles import (
     annotator_values,
     build_small_tresnet,
     build_torch_annotator,
@@ -21,15 +29,7 @@ from torch_oracles import (
     relative_error,
     torch,
 )
-from toy_task import toy_config
-
-from aia_jax.losses import PRESETS, annotation_loss
-from aia_jax.models.annotator import Annotator
-from aia_jax.models.attention_pooling import AttentionPooling
-from aia_jax.models.tresnet import TResNet
-from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.sharding import data_mesh
-from aia_jax.training.state import TrainState, make_train_step, split_model
+from tests.helpers.toy_task import toy_config
 
 STEPS, BATCH, LABELS, DECAY, PEAK = 20, 8, 6, 0.9, 1e-3
 HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}

@@ -11,13 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hosts_worker import RUNS, wide_config
-from toy_task import StopAt, ToyTask
 
-from aia_jax.errors import Interrupted
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.loop import Trainer
 from aia_jax.training.state import TrainState
+from aia_jax.training.trainer import Trainer
+from aia_jax.utils.errors import Interrupted
+from tests.helpers.hosts_worker import RUNS, wide_config
+from tests.helpers.toy_task import StopAt, ToyTask
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 150
@@ -47,7 +47,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen(
         [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -80,7 +80,9 @@ def two_processes(tmp_path_factory) -> Path:
     with pytest.raises(Interrupted):
         Trainer(config, StopAt(config, 4, signal.SIGTERM), folder / "from_one", devices=jax.devices()[:1]).fit()
     port = str(free_port())
-    processes = [start([str(ROOT / "tests" / "hosts_worker.py"), str(folder), port, str(i)]) for i in range(2)]
+    processes = [
+        start([str(ROOT / "tests" / "helpers" / "hosts_worker.py"), str(folder), port, str(i)]) for i in range(2)
+    ]
     printed = outputs(processes, LIMIT_S)
     assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
     return folder

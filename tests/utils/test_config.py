@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from aia_jax.commands.cli import read_config
-from aia_jax.config_numbers import check_numbers
-from aia_jax.errors import InputError
+from aia_jax.cli.flags import read_config
+from aia_jax.utils.config import check_numbers
+from aia_jax.utils.errors import InputError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from soak import plain
 
-from aia_jax.errors import InputError
-from aia_jax.files import check_writable, read_json
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import check_writable, read_json
+from tests.soak import plain
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 NUMBERS = st.integers() | st.floats() | st.integers(min_value=10**4000, max_value=10**4001)

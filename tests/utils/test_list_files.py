@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from aia_jax.files import shown_files, write_bytes, write_json
+from aia_jax.utils.files import shown_files, write_bytes, write_json
 
 
 def test_files_are_found_by_their_ends_without_hidden_ones(tmp_path):

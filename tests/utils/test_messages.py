@@ -1,6 +1,6 @@
 import pytest
 
-from aia_jax.wording import counted
+from aia_jax.utils.messages import counted
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 labels"), (1, "1 label"), (2, "2 labels"), (2000, "2,000 labels")])

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from foreign_files import GENERATIONS, randomized, wrapped
-from torch_oracles import build_torch_annotator, relative_error, timm_tresnet, torch, torch_models
 
-from aia_jax.convert import naming, tables
-from aia_jax.convert.files import read_state_dict
 from aia_jax.models.annotator import Annotator, ClassifierHead
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.tresnet import TResNet
 from aia_jax.training.state import flat_arrays, merge_model, replace_arrays, split_model
+from aia_jax.weights import name_map, recognize
+from aia_jax.weights.torch_files import read_state_dict
+from tests.helpers.torch_oracles import build_torch_annotator, relative_error, timm_tresnet, torch, torch_models
+from tests.helpers.torch_state_files import GENERATIONS, randomized, wrapped
 
 LABELS = 260
 
@@ -57,8 +57,8 @@ def test_logits_equal_torchs_in_all_generations(tmp_path, variant, head, size):
     converted = []
     for generation in GENERATIONS:
         torch.save(wrapped(theirs, generation, scales), tmp_path / "a.pth")
-        foreign = naming.recognise(read_state_dict(tmp_path / "a.pth"), "a.pth")
-        converted.append(tables.from_torch(foreign, shapes, "a.pth"))
+        foreign = recognize.recognise(read_state_dict(tmp_path / "a.pth"), "a.pth")
+        converted.append(name_map.from_torch(foreign, shapes, "a.pth"))
     for arrays in converted[1:]:
         assert all(np.array_equal(arrays[name], value) for name, value in converted[0].items())
 

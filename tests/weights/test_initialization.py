@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from foreign_files import arrays_of, randomized, wrapped
-from torch_oracles import build_small_tresnet, build_torch_annotator, torch
-from untrained import annotator_config, random_weights, write_run
 
-from aia_jax.commands.initialization import initializer
-from aia_jax.data import scenes
-from aia_jax.errors import InputError
+from aia_jax.data.scenes import dataset as scenes
 from aia_jax.models import annotator
 from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks import make_task
 from aia_jax.training.runs import run_arrays
 from aia_jax.training.state import flat_arrays
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.initialization import initializer
+from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch
+from tests.helpers.torch_state_files import arrays_of, randomized, wrapped
+from tests.helpers.untrained import annotator_config, random_weights, write_run
 
 KNOWN = ("night", "red", "circle")
 LABELS = ("zebra", "night", "Red", "red", "aardvark", "circle")

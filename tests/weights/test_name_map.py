@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 from flax import nnx
-from foreign_files import GENERATIONS, arrays_of, randomized, wrapped
-from torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
 
-from aia_jax.convert import naming, tables
-from aia_jax.convert.files import read_state_dict, write_state_dict
-from aia_jax.errors import InputError
 from aia_jax.models.annotator import Annotator, ClassifierHead
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.tresnet import TResNet
 from aia_jax.training.state import flat_arrays, split_model
+from aia_jax.utils.errors import InputError
+from aia_jax.weights import name_map, recognize
+from aia_jax.weights.torch_files import read_state_dict, write_state_dict
+from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
+from tests.helpers.torch_state_files import GENERATIONS, arrays_of, randomized, wrapped
 
 LABELS = 5
 HEAD = {"hidden_size": 16, "num_heads": 2, "feedforward_size": 24, "dropout": 0.0}
@@ -44,8 +44,8 @@ def build_pair(system: str, *, v2: bool = False, head_options: dict | None = Non
 
 
 def convert(path, shapes):
-    foreign = naming.recognise(read_state_dict(path), path.name)
-    return foreign, tables.from_torch(foreign, shapes, path.name)
+    foreign = recognize.recognise(read_state_dict(path), path.name)
+    return foreign, name_map.from_torch(foreign, shapes, path.name)
 
 
 @pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
@@ -75,7 +75,7 @@ def test_there_and_back_is_bit_identical(tmp_path, system, suffix):
     state = arrays_of(wrapped(theirs, "timm >= 0.9", scales))
     write_state_dict(path, state)
     _, arrays = convert(path, shapes)
-    back = tables.to_torch(arrays, system=system, family="tresnet")
+    back = name_map.to_torch(arrays, system=system, family="tresnet")
     kept = {name: value for name, value in state.items() if not name.startswith("head.fc.")}
     assert back.keys() == kept.keys()
     for name, value in kept.items():
@@ -160,7 +160,7 @@ def test_arrays_that_would_be_lost_or_misread_are_refused(tmp_path, change, mess
 def test_a_file_of_nothing_known_is_refused(tmp_path):
     torch.save({"layers.0.weight": torch.ones(2), "fc.bias": torch.ones(1)}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"a\.pth holds no model that is known here: .* layers\.0\.weight, fc\.bias"):
-        naming.recognise(read_state_dict(tmp_path / "a.pth"), "a.pth")
+        recognize.recognise(read_state_dict(tmp_path / "a.pth"), "a.pth")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -171,13 +171,15 @@ def test_efficientnet_lite_names_of_timm_and_back(number):
     shapes = {f"backbone.{path}": leaf.shape for path, leaf in flat_arrays(split_model(model)[1]).items()}
     network = torch_models.timm.create_model(f"tf_efficientnet_lite{number}", num_classes=3)
     state = arrays_of(network.state_dict())
-    foreign = naming.recognise(state, "timm")
+    foreign = recognize.recognise(state, "timm")
     assert (foreign.system, foreign.family, sorted(foreign.head)) == (
         "backbone",
         "efficientnet_lite",
         ["bias", "weight"],
     )
-    back = tables.to_torch(tables.from_torch(foreign, shapes, "timm"), system="backbone", family="efficientnet_lite")
+    back = name_map.to_torch(
+        name_map.from_torch(foreign, shapes, "timm"), system="backbone", family="efficientnet_lite"
+    )
     assert back.keys() == {name for name in state if not name.startswith("classifier.")}
     for name, value in back.items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)

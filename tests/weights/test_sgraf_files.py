@@ -6,13 +6,13 @@ import os
 
 import numpy as np
 import pytest
-from sgraf_files import SIZES, arrays_of, checkpoint_of, ours_of, random_sgraf
-from torch_oracles import torch
 
-from aia_jax.convert import naming, tables
-from aia_jax.convert.files import read_state_dict, read_weights, write_state_dict
-from aia_jax.errors import InputError
 from aia_jax.training.state import flat_arrays, split_model
+from aia_jax.utils.errors import InputError
+from aia_jax.weights import name_map, recognize
+from aia_jax.weights.torch_files import read_state_dict, read_weights, write_state_dict
+from tests.helpers.sgraf_files import SIZES, arrays_of, checkpoint_of, ours_of, random_sgraf
+from tests.helpers.torch_oracles import torch
 
 REASONINGS = ("sgr", "saf")
 FORMS = {
@@ -33,8 +33,8 @@ FORMS = {
 
 def convert(path, shapes):
     state, options = read_weights(path)
-    foreign = naming.recognise(state, path.name, options)
-    return foreign, tables.from_torch(foreign, shapes, path.name)
+    foreign = recognize.recognise(state, path.name, options)
+    return foreign, name_map.from_torch(foreign, shapes, path.name)
 
 
 @pytest.fixture(params=REASONINGS)
@@ -67,7 +67,7 @@ def test_there_and_back_is_bit_identical(pair, tmp_path, name):
     theirs, reasoning, shapes = pair
     torch.save(checkpoint_of(theirs, reasoning), tmp_path / "a.pth.tar")
     _, arrays = convert(tmp_path / "a.pth.tar", shapes)
-    state = tables.to_torch(arrays, system=tables.system_of(arrays), family="sgraf")
+    state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family="sgraf")
     assert state.keys() == theirs.state_dict().keys()
     write_state_dict(tmp_path / name, state, beside={"epoch": 1, "opt": {"module_name": reasoning.upper()}})
     back, options = read_weights(tmp_path / name)
@@ -114,7 +114,7 @@ def test_a_missing_array_is_named(pair, gone):
     theirs, _, shapes = pair
     state = {name: value for name, value in arrays_of(theirs).items() if name != gone}
     with pytest.raises(InputError, match=f"missing: {gone}"):
-        tables.from_torch(naming.recognise(state, "a.pth"), shapes, "a.pth")
+        name_map.from_torch(recognize.recognise(state, "a.pth"), shapes, "a.pth")
 
 
 @pytest.mark.parametrize(
@@ -132,12 +132,12 @@ def test_a_missing_array_is_named(pair, gone):
 def test_options_that_are_not_of_this_project_are_named(tmp_path, reasoning, options, message):
     torch.save(checkpoint_of(random_sgraf(reasoning), reasoning, **options), tmp_path / "a.pth.tar")
     with pytest.raises(InputError, match=message):
-        naming.recognise(*_read(tmp_path / "a.pth.tar"))
+        recognize.recognise(*_read(tmp_path / "a.pth.tar"))
 
 
 def test_options_of_the_other_reasoning_do_not_matter(tmp_path):
     torch.save(checkpoint_of(random_sgraf("saf"), "saf", sgr_step=5), tmp_path / "a.pth.tar")
-    assert naming.recognise(*_read(tmp_path / "a.pth.tar")).reasoning == "saf"
+    assert recognize.recognise(*_read(tmp_path / "a.pth.tar")).reasoning == "saf"
 
 
 def test_options_that_contradict_the_arrays_are_refused(pair, tmp_path):
@@ -160,7 +160,7 @@ def test_without_options_the_names_tell_or_nothing_does():
     neither = {name: value for name, value in both.items() if "_module" not in name}
     for state, found in ((both, "both"), (neither, "neither")):
         with pytest.raises(InputError, match=rf"one of 2\.SGR_module\.\* and 2\.SAF_module\.\*, found {found}"):
-            naming.recognise(state, "a.pth")
+            recognize.recognise(state, "a.pth")
 
 
 class Malicious:

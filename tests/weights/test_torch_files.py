@@ -6,10 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from torch_oracles import torch
 
-from aia_jax.convert.files import read_state_dict, read_weights, write_state_dict
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.torch_files import read_state_dict, read_weights, write_state_dict
+from tests.helpers.torch_oracles import torch
 
 ARRAYS = {"conv1.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(7)}
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from aia_jax.convert.files import read_state_dict
-from aia_jax.data.captions import load_captions
-from aia_jax.data.clicks import ClickedImages
-from aia_jax.data.keyword_records import KeywordRecords
-from aia_jax.data.rows import MappedRows, map_array
-from aia_jax.data.text import Vocabulary
-from aia_jax.errors import InputError
+from aia_jax.data.mapped_rows import MappedRows, map_array
+from aia_jax.data.retrieval.captions import load_captions
+from aia_jax.data.search.clicks import ClickedImages
+from aia_jax.data.search.keyword_records import KeywordRecords
+from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.torch_files import read_state_dict
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "aia_jax").rglob("*.py"), *(REPOSITORY / "configs").glob("*.py")]
 # Calls that run or unpickle what they are given, and keywords without which others do.
 FORBIDDEN = ("eval", "exec", "compile", "__import__", "yaml.load", "os.system", "os.popen", "runpy.run_module")
@@ -26,7 +26,7 @@ MODULES = ("pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpic
 NEEDED = {"torch.load": ("weights_only", True)}
 NEVER = {"allow_pickle": True, "weights_only": False, "shell": True}
 ALLOWED = {
-    ("aia_jax/commands/cli.py", "runpy.run_path"): "a config is a program that the user names, as train.py is",
+    ("aia_jax/cli/flags.py", "runpy.run_path"): "a config is a program that the user names, as train.py is",
 }
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.data.file_names import name_problem
-from aia_jax.errors import InputError
-from aia_jax.files import read_json, read_text
-from aia_jax.wording import counted
+from aia_jax.data.safe_names import name_problem
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json, read_text
+from aia_jax.utils.messages import counted
 
 CUSTOM = "custom"
 FOLDERS = {"corel5k": "Corel-5k", "espgame": "ESP-Game", "iaprtc12": "IAPR-TC-12", "vg500": "VG-500", CUSTOM: ""}

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data import scenes
-from aia_jax.data.annotations import CUSTOM, FOLDERS, SPLITS, read_annotations
+from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, SPLITS, read_annotations
+from aia_jax.data.annotation.stratification import stratified_split
 from aia_jax.data.cache import cache_root
-from aia_jax.data.rows import MappedRows
-from aia_jax.data.stratification import stratified_split
-from aia_jax.errors import InputError
-from aia_jax.files import read_json
+from aia_jax.data.mapped_rows import MappedRows
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json
 
 if TYPE_CHECKING:
-    from aia_jax.data.preparation import Source
+    from aia_jax.data.annotation.image_cache import Source
 
 # Mean and standard deviation of the channels (red, green, blue) on the scale 0..1; of the photos as the reference has
 # them, of the scenes as measured on 2,000 of seed 0 at 96 px.
@@ -79,7 +79,7 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
     Raises:
         InputError: unknown name or split, absent or malformed annotations, unreadable images, no room in the cache.
     """
-    from aia_jax.data import preparation  # Grain and TFDS, which a machine that only times steps may lack
+    from aia_jax.data.annotation import image_cache  # Grain and TFDS, which a machine that only times steps may lack
 
     if config_data.name not in DATASETS:
         raise InputError(f"config.data.name={config_data.name!r} is unknown; known: {', '.join(DATASETS)}")
@@ -87,7 +87,7 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
         raise InputError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
     if image_size < 1:
         raise InputError(f"config.data.image_size={image_size} must be at least 1")
-    copy = preparation.prepare_copy(
+    copy = image_cache.prepare_copy(
         _source(config_data, split, image_size),
         cache_root(config_data.cache_dir),
         image_size,
@@ -187,13 +187,13 @@ def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
 
 
 def _source(config_data: ConfigDict, split: str, image_size: int) -> "Source":
-    from aia_jax.data import preparation
+    from aia_jax.data.annotation import image_cache
 
     if config_data.name != "scenes":
         annotations = read_annotations(config_data.root, config_data.name, split)
-        return preparation.photo_source(config_data.root, config_data.name, split, annotations)
+        return image_cache.photo_source(config_data.root, config_data.name, split, annotations)
     field, first = {"train": ("num_train", 0), "test": ("num_test", FIRST_TEST_SCENE)}[split]
     count = config_data[field]
     if not 0 < count <= FIRST_TEST_SCENE:
         raise InputError(f"config.data.{field}={count} must lie in 1..{FIRST_TEST_SCENE}")
-    return preparation.scenes_source(split, config_data.seed, range(first, first + count), image_size)
+    return image_cache.scenes_source(split, config_data.seed, range(first, first + count), image_size)

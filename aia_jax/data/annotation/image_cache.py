@@ -24,14 +24,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from aia_jax.data import builders, scene_painting, scenes
-from aia_jax.data.annotations import CUSTOM, Annotations, list_problems
+from aia_jax.data.annotation import tfds_builders
+from aia_jax.data.annotation.annotations import CUSTOM, Annotations, list_problems
 from aia_jax.data.cache import prepared
-from aia_jax.data.file_names import link_problem
-from aia_jax.data.images import decode_image
+from aia_jax.data.image_decoding import decode_image
+from aia_jax.data.mapped_rows import RowWriter
 from aia_jax.data.pipeline import read_ahead
-from aia_jax.data.rows import RowWriter
-from aia_jax.errors import InputError
+from aia_jax.data.safe_names import link_problem
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data.scenes import painting as scene_painting
+from aia_jax.utils.errors import InputError
 
 _VERSION = 1  # of the code below: raise it when the same sources would give another copy
 
@@ -87,7 +89,7 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
         num_images=len(readable),
         num_bytes=sum(files[row][0] for row in readable),
         problems=tuple(file for file in files if isinstance(file, str)),
-        make_builder=lambda folder: builders.PHOTO_BUILDERS[dataset]({split: present}, data_dir=folder),
+        make_builder=lambda folder: tfds_builders.PHOTO_BUILDERS[dataset]({split: present}, data_dir=folder),
         upright=dataset == CUSTOM,  # photos from cameras; the published ones were prepared without
     )
 
@@ -104,7 +106,7 @@ def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
         num_images=len(indices),
         num_bytes=len(indices) * size * size * 3,
         problems=(),
-        make_builder=lambda folder: builders.Scenes(seed, {split: indices}, size, data_dir=folder),
+        make_builder=lambda folder: tfds_builders.Scenes(seed, {split: indices}, size, data_dir=folder),
     )
 
 
@@ -170,7 +172,7 @@ def _prepare_records(source: Source, parent: Path) -> Any:
     kind, fingerprint = f"{source.split}-records", _hash(_VERSION, source.fingerprint)[:12]
 
     def write(directory: Path) -> None:
-        builders.prepare(source.make_builder(directory))
+        tfds_builders.prepare(source.make_builder(directory))
 
     folder = prepared(parent, kind, fingerprint, source.num_bytes, write)
     written = next(folder.rglob("dataset_info.json")).parent

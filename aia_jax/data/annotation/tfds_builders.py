@@ -20,9 +20,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
-from aia_jax.data import scenes
-from aia_jax.data.annotations import CUSTOM, Annotations
-from aia_jax.errors import InputError
+from aia_jax.data.annotation.annotations import CUSTOM, Annotations
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.utils.errors import InputError
 
 
 class _AnnotatedPhotos(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aia_jax.data.photos import SUFFIXES
-from aia_jax.errors import InputError
-from aia_jax.files import read_json, shown_files
+from aia_jax.data.photo_folder import SUFFIXES
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json, shown_files
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),

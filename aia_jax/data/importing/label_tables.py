@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aia_jax.data.label_lists import SPLIT_NAMES, LabelList, LabelRow
-from aia_jax.errors import InputError
-from aia_jax.files import read_text
+from aia_jax.data.importing.label_lists import SPLIT_NAMES, LabelList, LabelRow
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_text
 
 _PHOTO_COLUMNS = ("image", "image_name", "image_id", "image_path", "filename", "file_name", "file", "filepath")
 _PHOTO_COLUMNS += ("file_path", "path", "photo", "name")

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.annotations import is_label, nearest
-from aia_jax.data.file_names import leaves_folder
-from aia_jax.data.label_lists import LabelRow
-from aia_jax.data.photos import SUFFIXES, read_photos
-from aia_jax.wording import counted
+from aia_jax.data.annotation.annotations import is_label, nearest
+from aia_jax.data.importing.label_lists import LabelRow
+from aia_jax.data.photo_folder import SUFFIXES, read_photos
+from aia_jax.data.safe_names import leaves_folder
+from aia_jax.utils.messages import counted
 
 _SIZE = 224  # pixels, at which photos are measured: about what networks see
 _HINTED = 20  # problems; looking for what was meant takes long

@@ -13,15 +13,15 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from aia_jax.data.annotations import FOLDERS, SPLITS, Annotations, read_annotations
-from aia_jax.data.archives import unpack_photos
+from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, Annotations, read_annotations
 from aia_jax.data.cache import check_room, speaking_errors
-from aia_jax.data.download import check_unchanged, download
-from aia_jax.data.inspection import Inspection, shown_names
-from aia_jax.data.kaggle import download_from_kaggle
-from aia_jax.data.public_datasets import PublicDataset
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes
+from aia_jax.data.public.archives import unpack_photos
+from aia_jax.data.public.download import check_unchanged, download
+from aia_jax.data.public.inspection import Inspection, shown_names
+from aia_jax.data.public.kaggle import download_from_kaggle
+from aia_jax.data.public.public_datasets import PublicDataset
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes
 
 DOWNLOADS = "downloads"
 

@@ -8,8 +8,8 @@ from pathlib import Path, PureWindowsPath
 
 from tqdm import tqdm
 
-from aia_jax.errors import InputError
-from aia_jax.files import write_bytes
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_bytes
 
 _LARGEST_PHOTO = 64 << 20  # bytes
 _LARGEST_RATIO = 4  # bytes of photos to bytes of the archive; JPEGs hardly shrink

@@ -20,9 +20,9 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from aia_jax.data.cache import check_room, speaking_errors
-from aia_jax.data.public_datasets import RemoteFile
-from aia_jax.errors import InputError
-from aia_jax.files import write_json
+from aia_jax.data.public.public_datasets import RemoteFile
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_json
 from aia_jax.version import __version__
 
 ATTEMPTS = 5  # that bring nothing new, one after the other

@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from aia_jax.data.annotations import FOLDERS, SPLITS, Annotations, read_annotations
-from aia_jax.data.public_datasets import PublicDataset
-from aia_jax.errors import InputError
+from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, Annotations, read_annotations
+from aia_jax.data.public.public_datasets import PublicDataset
+from aia_jax.utils.errors import InputError
 
 _SHOWN = 3  # names
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from aia_jax.errors import InputError
+from aia_jax.utils.errors import InputError
 
 _TOKEN = (
     "make a token at https://www.kaggle.com/settings/api (a free account, «Generate New Token») and put it into "

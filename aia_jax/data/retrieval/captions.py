@@ -8,12 +8,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import sparse
 
-from aia_jax.data import scenes
-from aia_jax.data.datasets import FIRST_TEST_SCENE, load_split
-from aia_jax.data.rows import MappedRows
-from aia_jax.data.text import Vocabulary, encode_captions, image_means, read_captions, tf_idf
-from aia_jax.errors import InputError
-from aia_jax.files import read_json
+from aia_jax.data.annotation.datasets import FIRST_TEST_SCENE, load_split
+from aia_jax.data.mapped_rows import MappedRows
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data.vocabulary import Vocabulary, encode_captions, image_means, read_captions, tf_idf
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json
 
 CAPTIONS_PER_IMAGE = 5
 _DEV_CAPTIONS = 5000  # of a larger dev split, as in the published code

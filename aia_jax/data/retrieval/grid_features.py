@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.features import checked, padded
-from aia_jax.data.photos import Photo
-from aia_jax.data.rows import RowWriter
-from aia_jax.errors import InputError
+from aia_jax.data.feature_cache import checked, padded
+from aia_jax.data.mapped_rows import RowWriter
+from aia_jax.data.photo_folder import Photo
+from aia_jax.utils.errors import InputError
 
 _IN_FLIGHT = 2  # batches dispatched ahead of the one that is written
 

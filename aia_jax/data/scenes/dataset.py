@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from aia_jax.data.scene_painting import Object, paint
+from aia_jax.data.scenes.painting import Object, paint
 
 # How often each word is drawn, in per cent of the objects (backgrounds: of the pictures). The tails are long on
 # purpose; the rarest words are easy ones to see, so that a few dozen examples teach them.

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from aia_jax.data.queries import Queries
-from aia_jax.data.rows import MappedRows
-from aia_jax.errors import InputError
+from aia_jax.data.mapped_rows import MappedRows
+from aia_jax.data.search.queries import Queries
+from aia_jax.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,14 +19,14 @@ from types import MappingProxyType
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data.keyword_layouts import checked_ids
-from aia_jax.data.keyword_records import KeywordRecords
-from aia_jax.data.keywords import KeywordVocabulary
-from aia_jax.data.queries import Queries, queries_of
-from aia_jax.data.rows import MappedRows
-from aia_jax.data.search import SearchImages
-from aia_jax.errors import InputError
-from aia_jax.files import read_json, read_text
+from aia_jax.data.mapped_rows import MappedRows
+from aia_jax.data.search.batches import SearchImages
+from aia_jax.data.search.keyword_layouts import checked_ids
+from aia_jax.data.search.keyword_records import KeywordRecords
+from aia_jax.data.search.keywords import KeywordVocabulary
+from aia_jax.data.search.queries import Queries, queries_of
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json, read_text
 
 LAYOUTS = ("clickture", "coco")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.data.annotations import list_problems
-from aia_jax.data.file_names import name_problem
-from aia_jax.data.keyword_records import LARGEST_ID
-from aia_jax.errors import InputError
-from aia_jax.files import read_json, read_text, shown_files
+from aia_jax.data.annotation.annotations import list_problems
+from aia_jax.data.safe_names import name_problem
+from aia_jax.data.search.keyword_records import LARGEST_ID
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json, read_text, shown_files
 
 COCO_SPLITS = ("train", "test")  # of these there are keywords
 

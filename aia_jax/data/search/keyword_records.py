@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.data.rows import MappedRows, RowWriter
-from aia_jax.errors import InputError
+from aia_jax.data.mapped_rows import MappedRows, RowWriter
+from aia_jax.utils.errors import InputError
 
 LARGEST_ID = 2**27 - 1  # there is a range for every id up to the largest: 2 GB
 

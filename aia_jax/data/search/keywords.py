@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.errors import InputError
-from aia_jax.files import read_json, write_json
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json, write_json
 
 _TAGGING = '{"tagging": {"keywords": ["a word or more", ...]}}'
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
-from aia_jax.data.text import SPECIAL_WORDS, Vocabulary, tokenize
-from aia_jax.errors import InputError
+from aia_jax.data.vocabulary import SPECIAL_WORDS, Vocabulary, tokenize
+from aia_jax.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

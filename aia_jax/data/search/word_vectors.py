@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.data.text import Vocabulary
-from aia_jax.errors import InputError
+from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.utils.errors import InputError
 
 
 def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aia_jax.models.layers import scaled_where
+from aia_jax.models.layers.common import scaled_where
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -16,8 +16,8 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from aia_jax.models.layers import blur_pool
-from aia_jax.models.moments import moments, sums
+from aia_jax.models.layers.common import blur_pool
+from aia_jax.models.layers.moments import moments, sums
 
 
 class BatchNorm(nnx.Module):

@@ -7,11 +7,11 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from aia_jax.models.batch_norm import BatchNorm
-from aia_jax.models.gated_norm import GateOptions, norm_act_gate
-from aia_jax.models.gates import excite, gate_images
-from aia_jax.models.layers import blur_pool
-from aia_jax.models.moments import image_moments, pool_moments, sums
+from aia_jax.models.layers.batch_norm import BatchNorm
+from aia_jax.models.layers.common import blur_pool
+from aia_jax.models.layers.moments import image_moments, pool_moments, sums
+from aia_jax.models.layers.norm_act_se import GateOptions, norm_act_gate
+from aia_jax.models.layers.squeeze_excite import excite, gate_images
 
 _kaiming_normal = initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=0)
 
@@ -23,7 +23,7 @@ class SqueezeExcite(nnx.Module):
 
     Attributes:
         fc1, fc2: linear layers, kernels `[C, R]` and `[R, C]`.
-        kernels: in training right after a norm, as GPU kernels of our own; see `aia_jax.models.gate_kernels`.
+        kernels: in training right after a norm, as GPU kernels of our own; see `squeeze_excite_pallas`.
     """
 
     def __init__(self, fc1: nnx.Linear, fc2: nnx.Linear, *, kernels: bool = False):

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from aia_jax.models.layers import uniform
+from aia_jax.models.layers.common import uniform
 
 
 class Direction(nnx.Module):

@@ -9,7 +9,7 @@ from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 
-from aia_jax.models.moments import sums
+from aia_jax.models.layers.moments import sums
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -1,6 +1,6 @@
 """Batch norm, leaky ReLU and squeeze-and-excitation as one function with its own backward pass.
 
-What a gate needs of an image are sums over it; see `aia_jax.models.batch_norm` for the rest.
+What a gate needs of an image are sums over it; see `aia_jax.models.layers.batch_norm` for the rest.
 """
 
 import functools
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aia_jax.models.batch_norm import act, back_through_act
-from aia_jax.models.gates import Sums, close_gates, open_gates, weight_gradients
-from aia_jax.models.moments import image_moments, image_positions, image_sums, moments, pool_moments, sums
+from aia_jax.models.layers.batch_norm import act, back_through_act
+from aia_jax.models.layers.moments import image_moments, image_positions, image_sums, moments, pool_moments, sums
+from aia_jax.models.layers.squeeze_excite import Sums, close_gates, open_gates, weight_gradients
 
 
 class GateOptions(NamedTuple):

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aia_jax.models import gate_kernels
-from aia_jax.models.gate_kernels import Back, Opened
-from aia_jax.models.layers import relu
-from aia_jax.models.moments import image_positions, over_devices, sums
+from aia_jax.models.layers import squeeze_excite_pallas
+from aia_jax.models.layers.common import relu
+from aia_jax.models.layers.moments import image_positions, over_devices, sums
+from aia_jax.models.layers.squeeze_excite_pallas import Back, Opened
 
 
 class Sums(NamedTuple):
@@ -71,7 +71,9 @@ def open_gates(
         slopes = slopes if linear else jax.lax.optimization_barrier(slopes)
         return Opened(means, *_gates(means, (kernel1, bias1, kernel2, bias2)), normalised, slopes)
 
-    return gate_kernels.choose(kernels, plain, gate_kernels.opened, positions, *parts, weight, bias, *gate_weights)
+    return squeeze_excite_pallas.choose(
+        kernels, plain, squeeze_excite_pallas.opened, positions, *parts, weight, bias, *gate_weights
+    )
 
 
 def close_gates(
@@ -103,7 +105,7 @@ def close_gates(
         return Back(dexcited, dhidden, share, dweight, dbias)
 
     arrays = (*of_da, *opened[1:], weight, bias, kernel1, kernel2)
-    return gate_kernels.choose(kernels, plain, gate_kernels.closed, positions, *arrays)
+    return squeeze_excite_pallas.choose(kernels, plain, squeeze_excite_pallas.closed, positions, *arrays)
 
 
 @jax.custom_vjp

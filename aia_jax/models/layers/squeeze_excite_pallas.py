@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jax.sharding import PartitionSpec
 
-from aia_jax.models.moments import sums
+from aia_jax.models.layers.moments import sums
 
 _TILE = 16  # images of one program; the least that Triton's products take
 

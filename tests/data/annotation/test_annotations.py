@@ -5,11 +5,11 @@ import time
 
 import numpy as np
 import pytest
-from conftest import SHARED_DATASETS
-from photos import LABELS, write_annotations
 
-from aia_jax.data.annotations import FOLDERS, read_annotations, read_labels
-from aia_jax.errors import InputError
+from aia_jax.data.annotation.annotations import FOLDERS, read_annotations, read_labels
+from aia_jax.utils.errors import InputError
+from tests.conftest import SHARED_DATASETS
+from tests.helpers.photos import LABELS, write_annotations
 
 
 def _read_error(root) -> str:

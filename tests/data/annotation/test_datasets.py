@@ -5,13 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
-from photos import LABELS, data_config, make_dataset, make_photo, write_annotations
 from PIL import ExifTags, Image
 
-from aia_jax.data import datasets, preparation, scenes
-from aia_jax.data.datasets import load_split, split_validation
-from aia_jax.data.rows import MappedRows
-from aia_jax.errors import InputError
+from aia_jax.data.annotation import datasets, image_cache
+from aia_jax.data.annotation.datasets import load_split, split_validation
+from aia_jax.data.mapped_rows import MappedRows
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.utils.errors import InputError
+from tests.helpers.photos import LABELS, data_config, make_dataset, make_photo, write_annotations
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_images_are_the_resized_photos_in_the_order_of_the_file(config, photos, 
 
 def test_prepared_once(config, tmp_path, monkeypatch):
     first = load_split(config, "train", 16)
-    monkeypatch.setattr(preparation, "decode_image", pytest.fail)
+    monkeypatch.setattr(image_cache, "decode_image", pytest.fail)
     second = load_split(config, "train", 16)
     np.testing.assert_array_equal(second.images, first.images)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aia_jax.data.stratification import stratified_split
+from aia_jax.data.annotation.stratification import stratified_split
 
 
 def drawn(num_images, num_labels, seed):

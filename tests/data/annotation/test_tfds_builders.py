@@ -2,19 +2,20 @@ import sys
 
 import pytest
 import tensorflow_datasets as tfds
-from photos import LABELS, make_dataset
 
-from aia_jax.data import builders, scenes
-from aia_jax.data.annotations import read_annotations
-from aia_jax.errors import InputError
+from aia_jax.data.annotation import tfds_builders
+from aia_jax.data.annotation.annotations import read_annotations
+from aia_jax.data.scenes import dataset as scenes
+from aia_jax.utils.errors import InputError
+from tests.helpers.photos import LABELS, make_dataset
 
 
-@pytest.mark.parametrize("name", builders.PHOTO_BUILDERS)
+@pytest.mark.parametrize("name", tfds_builders.PHOTO_BUILDERS)
 def test_records_hold_the_files_bytes_in_order(tmp_path, name, capsys):
     photos = make_dataset(tmp_path)
     annotations = read_annotations(tmp_path, "corel5k", "train")
-    builder = builders.PHOTO_BUILDERS[name]({"train": annotations}, data_dir=tmp_path / "records")
-    builders.prepare(builder)
+    builder = tfds_builders.PHOTO_BUILDERS[name]({"train": annotations}, data_dir=tmp_path / "records")
+    tfds_builders.prepare(builder)
     records = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
     assert [record["image_name"].decode() for record in records] == list(annotations.image_names)
     assert [list(record["labels"]) for record in records] == [[0], [1], [2], [0], []]
@@ -24,8 +25,8 @@ def test_records_hold_the_files_bytes_in_order(tmp_path, name, capsys):
 
 
 def test_scenes_hold_five_captions(tmp_path):
-    builder = builders.Scenes(3, {"test": range(40, 44)}, 16, data_dir=tmp_path)
-    builders.prepare(builder)
+    builder = tfds_builders.Scenes(3, {"test": range(40, 44)}, 16, data_dir=tmp_path)
+    tfds_builders.prepare(builder)
     records = list(builder.as_data_source("test", decoders={"image": tfds.decode.SkipDecoding()}))
     assert [record["image_name"].decode() for record in records] == [f"scene_{i:06d}.png" for i in range(40, 44)]
     for index, record in zip(range(40, 44), records, strict=True):
@@ -36,10 +37,12 @@ def test_scenes_hold_five_captions(tmp_path):
 
 def test_vanished_photo_is_named(tmp_path):
     photos = make_dataset(tmp_path)
-    builder = builders.Corel5k({"train": read_annotations(tmp_path, "corel5k", "train")}, data_dir=tmp_path / "records")
+    builder = tfds_builders.Corel5k(
+        {"train": read_annotations(tmp_path, "corel5k", "train")}, data_dir=tmp_path / "records"
+    )
     (photos / "3.jpeg").unlink()
     with pytest.raises(InputError, match=r"3\.jpeg cannot be read: No such file"):
-        builders.prepare(builder)
+        tfds_builders.prepare(builder)
 
 
 def test_tensorflow_is_not_needed():

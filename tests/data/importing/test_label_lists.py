@@ -3,10 +3,10 @@ import os
 import shutil
 
 import pytest
-from photos import make_photo
 
-from aia_jax.data.label_lists import read_coco, read_folders
-from aia_jax.errors import InputError
+from aia_jax.data.importing.label_lists import read_coco, read_folders
+from aia_jax.utils.errors import InputError
+from tests.helpers.photos import make_photo
 
 
 def coco():

@@ -1,7 +1,7 @@
 import pytest
 
-from aia_jax.data.label_tables import read_table
-from aia_jax.errors import InputError
+from aia_jax.data.importing.label_tables import read_table
+from aia_jax.utils.errors import InputError
 
 
 @pytest.fixture

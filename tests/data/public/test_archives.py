@@ -6,10 +6,10 @@ import stat
 import zipfile
 
 import pytest
-from file_server import write_zip
 
-from aia_jax.data.archives import unpack_photos
-from aia_jax.errors import InputError
+from aia_jax.data.public.archives import unpack_photos
+from aia_jax.utils.errors import InputError
+from tests.helpers.file_server import write_zip
 
 RANDOM = random.Random(0)
 PHOTOS = {f"{number}.jpg": RANDOM.randbytes(2000) for number in range(5)}

@@ -8,12 +8,12 @@ import random
 import shutil
 
 import pytest
-from file_server import Served, serving
 
-from aia_jax.data import download as downloads
-from aia_jax.data.download import check_unchanged, download, git_blob_id
-from aia_jax.data.public_datasets import RemoteFile
-from aia_jax.errors import InputError
+from aia_jax.data.public import download as downloads
+from aia_jax.data.public.download import check_unchanged, download, git_blob_id
+from aia_jax.data.public.public_datasets import RemoteFile
+from aia_jax.utils.errors import InputError
+from tests.helpers.file_server import Served, serving
 
 CONTENT = random.Random(0).randbytes(300_000)
 

@@ -4,10 +4,10 @@ import os
 import sys
 
 import pytest
-from file_server import Served, serving, write_zip
 
-from aia_jax.data.kaggle import download_from_kaggle
-from aia_jax.errors import InputError
+from aia_jax.data.public.kaggle import download_from_kaggle
+from aia_jax.utils.errors import InputError
+from tests.helpers.file_server import Served, serving, write_zip
 
 FILES = {"Corel-5k/images/1.jpeg": bytes(3_000_000), "Corel-5k/train.json": b"{}"}
 

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from aia_jax.data.captions import PairBatches, by_length, load_captions, load_vocabulary, meanings, photo_names
-from aia_jax.data.text import Vocabulary
-from aia_jax.errors import InputError
+from aia_jax.data.retrieval.captions import (
+    PairBatches,
+    by_length,
+    load_captions,
+    load_vocabulary,
+    meanings,
+    photo_names,
+)
+from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.utils.errors import InputError
 
 IMAGES = 6
 TEXTS = [f"a {colour} dog {'runs ' * (k % 4)}here" for colour in ("red", "blue", "big") for k in range(10)]

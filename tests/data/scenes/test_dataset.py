@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from aia_jax.data.scenes import BACKGROUNDS, COLORS, LABELS, SHAPES, TEXTURES, draw
-from aia_jax.metrics import annotation_metrics
+from aia_jax.data.scenes.dataset import BACKGROUNDS, COLORS, LABELS, SHAPES, TEXTURES, draw
+from aia_jax.metrics.annotation import annotation_metrics
 
 BACKGROUND_WORDS = {
     "grass": {"grass", "lawn", "meadow"},

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from aia_jax.commands.main import main
-from aia_jax.data.clicks import ClickedImages
-from aia_jax.errors import InputError
+from aia_jax.cli.main import main
+from aia_jax.data.search.clicks import ClickedImages
 from aia_jax.tasks import make_task
+from aia_jax.utils.errors import InputError
 from configs import amc
 
 KEYWORDS = {7: ["dog", "park"], 0: [], 3: ["dog", "dog", "ball"], 5: ["park"]}

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
-from aia_jax.data import keyword_records
-from aia_jax.data.keyword_records import KeywordRecords, write_keyword_records
-from aia_jax.data.keywords import KeywordVocabulary, analyze, read_keywords
-from aia_jax.errors import InputError
+from aia_jax.data.search import keyword_records
+from aia_jax.data.search.keyword_records import KeywordRecords, write_keyword_records
+from aia_jax.data.search.keywords import KeywordVocabulary, analyze, read_keywords
+from aia_jax.utils.errors import InputError
 
 RECORD = [[4, 2], [4, 0], [4, 2], [1, 1], [2, 3], [2, 0]]
 RANGES = [[-1, -1], [3, 3], [4, 5], [-1, -1], [0, 2], [-1, -1]]

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from aia_jax.data.queries import Queries, encode_queries, held_out, label_queries
-from aia_jax.data.rows import MappedRows
-from aia_jax.data.search import ClickBatches, SearchImages, SearchSplit, padded_keywords
-from aia_jax.data.text import Vocabulary
-from aia_jax.errors import InputError
+from aia_jax.data.mapped_rows import MappedRows
+from aia_jax.data.search.batches import ClickBatches, SearchImages, SearchSplit, padded_keywords
+from aia_jax.data.search.queries import Queries, encode_queries, held_out, label_queries
+from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.utils.errors import InputError
 
 LABELS = ("sky", "sea", "polar bear")
 TARGETS = np.array([[1, 1, 0], [0, 1, 1], [1, 1, 1], [0, 0, 0]])

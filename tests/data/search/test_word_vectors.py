@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from aia_jax.data.text import Vocabulary
-from aia_jax.data.word_vectors import read_vectors
-from aia_jax.errors import InputError
+from aia_jax.data.search.word_vectors import read_vectors
+from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.utils.errors import InputError
 
 VOCABULARY = Vocabulary.build(["red boat sea"], min_count=1)
 

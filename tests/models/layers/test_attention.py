@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models.attention import attend
 from aia_jax.models.attention_pooling import MultiHeadAttention
-from aia_jax.models.layers import kept_by_dropout
+from aia_jax.models.layers.attention import attend
+from aia_jax.models.layers.common import kept_by_dropout
 
 BATCH, LABELS, POSITIONS, HEADS, SIZE = 3, 5, 7, 2, 4
 RATE = 0.25

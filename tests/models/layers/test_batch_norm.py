@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models.batch_norm import BatchNorm, norm_act
-from aia_jax.models.conv_norm import ConvNorm, SqueezeExcite, linear_moments
-from aia_jax.models.gated_norm import GateOptions, norm_act_gate
-from aia_jax.models.gates import excite, gate_images
-from aia_jax.models.layers import blur_pool, relu, run_blocks
+from aia_jax.models.layers.batch_norm import BatchNorm, norm_act
+from aia_jax.models.layers.common import blur_pool, relu, run_blocks
+from aia_jax.models.layers.conv_norm import ConvNorm, SqueezeExcite, linear_moments
+from aia_jax.models.layers.norm_act_se import GateOptions, norm_act_gate
+from aia_jax.models.layers.squeeze_excite import excite, gate_images
 
 EPSILON = 1e-5
 

@@ -5,9 +5,9 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aia_jax.models.batch_norm import BatchNorm
-from aia_jax.models.conv_norm import convolve
-from aia_jax.models.layers import average_pool, blur_pool, dropout, space_to_depth
+from aia_jax.models.layers.batch_norm import BatchNorm
+from aia_jax.models.layers.common import average_pool, blur_pool, dropout, space_to_depth
+from aia_jax.models.layers.conv_norm import convolve
 
 
 def _normal(shape: tuple[int, ...], mean: float = 0, std: float = 1) -> np.ndarray:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models.gru import BidirectionalGRU, reverse
+from aia_jax.models.layers.gru import BidirectionalGRU, reverse
 
 
 def test_reverse_keeps_the_padding_where_it_is():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models.layer_norm import LayerNorm, _normalised_rows
+from aia_jax.models.layers.layer_norm import LayerNorm, _normalised_rows
 
 SIZE = 16
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aia_jax.models import gate_kernels, gates
-from aia_jax.models.gated_norm import GateOptions, norm_act_gate
+from aia_jax.models.layers import squeeze_excite, squeeze_excite_pallas
+from aia_jax.models.layers.norm_act_se import GateOptions, norm_act_gate
 
 POSITIONS = 12
 
@@ -23,7 +23,7 @@ def interpreted(monkeypatch):
         assert wanted
         return kernel(positions, *arrays, interpret=True)
 
-    monkeypatch.setattr(gate_kernels, "choose", ours)
+    monkeypatch.setattr(squeeze_excite_pallas, "choose", ours)
 
 
 @pytest.mark.parametrize("slope", [1.0, 1e-3])
@@ -50,18 +50,25 @@ def test_shapes_that_triton_does_not_take_are_computed_plainly():
         return "plain"
 
     rows, odd = jnp.ones((32, 2, 48)), jnp.ones(48)
-    assert gate_kernels.choose(True, plain, gate_kernels.opened, POSITIONS, rows, rows, odd) == "plain"
+    assert (
+        squeeze_excite_pallas.choose(True, plain, squeeze_excite_pallas.opened, POSITIONS, rows, rows, odd) == "plain"
+    )
     few = jnp.ones((8, 2, 64))
-    assert gate_kernels.choose(True, plain, gate_kernels.opened, POSITIONS, few, few, jnp.ones(64)) == "plain"
-    assert gate_kernels.choose(False, plain, gate_kernels.opened, POSITIONS, rows, rows, odd) == "plain"
+    assert (
+        squeeze_excite_pallas.choose(True, plain, squeeze_excite_pallas.opened, POSITIONS, few, few, jnp.ones(64))
+        == "plain"
+    )
+    assert (
+        squeeze_excite_pallas.choose(False, plain, squeeze_excite_pallas.opened, POSITIONS, rows, rows, odd) == "plain"
+    )
 
 
 def test_on_a_cpu_the_plain_formula_is_used():
     rows, vector = jnp.ones((16, 2, 32)), jnp.ones(32)
     kernels = jnp.ones((32, 16)), jnp.ones(16), jnp.ones((16, 32)), vector
-    parts = gates.Sums(rows, rows, 0 * vector, vector)
+    parts = squeeze_excite.Sums(rows, rows, 0 * vector, vector)
 
     def opened(wanted):
-        return gates.open_gates(parts, vector, vector, kernels, POSITIONS, linear=False, kernels=wanted)
+        return squeeze_excite.open_gates(parts, vector, vector, kernels, POSITIONS, linear=False, kernels=wanted)
 
     jax.tree.map(np.testing.assert_allclose, opened(True), opened(False))

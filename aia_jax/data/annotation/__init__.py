@@ -1,0 +1,1 @@
+"""Annotated images: lists of labels, prepared copies, splits."""

@@ -1,0 +1,1 @@
+"""Labels from tables, COCO files and folders of the user."""

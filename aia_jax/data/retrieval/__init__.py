@@ -1,0 +1,1 @@
+"""Captions and image features for image-text retrieval."""

@@ -1,0 +1,1 @@
+"""Scenes: a data set of drawn images that the package contains."""

@@ -1,0 +1,1 @@
+"""Queries, clicks and keywords for image search."""

@@ -1,0 +1,1 @@
+"""Evaluators, one for each system: outputs of a split to metrics, files and pictures."""

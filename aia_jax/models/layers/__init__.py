@@ -1,0 +1,1 @@
+"""Layers and array functions that several models share."""

@@ -1,0 +1,1 @@
+"""Errors, files, messages and configs."""
