@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from aia_jax.inference.annotator import PhotoAnnotator
 
-__all__ = ["__version__", "load"]
+__all__ = ["InputError", "__version__", "load"]
 
 
 def load(
@@ -43,7 +44,7 @@ def load(
             so that 1 suits images which come one at a time.
 
     Raises:
-        aia_jax.utils.errors.InputError: one of them cannot be used.
+        InputError: one of them cannot be used.
     """
     from aia_jax.inference.load import load_annotator  # what is heavy to import
 

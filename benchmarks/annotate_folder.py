@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from aia_jax.cli.annotate import PAGE
-from aia_jax.cli.flags import guarded, positive, read_config
+from aia_jax.cli.flags import positive, read_config, run_with_exit_code
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.inference.annotation_output import ANNOTATIONS, PROBLEMS
 from aia_jax.utils.errors import InputError
@@ -150,7 +150,7 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments, overrides = parser.parse_known_args()
-    return guarded(lambda: _run(arguments, overrides))
+    return run_with_exit_code(lambda: _run(arguments, overrides))
 
 
 if __name__ == "__main__":

@@ -207,9 +207,9 @@ def _name(channels_last: bool, compiled: bool) -> str:
 
 def _measure_peer(config: ConfigDict, variant: tuple[bool, bool], *timing: Any) -> dict[str, Any]:
     """In a process of its own, since this one must do without torch."""
-    from benchmarks import torch_peer
+    from benchmarks import torch_baseline
 
-    return torch_peer.measure_peer(config, torch_peer.Variant(*variant), *timing)
+    return torch_baseline.measure_peer(config, torch_baseline.Variant(*variant), *timing)
 
 
 def _line(row: dict[str, Any]) -> str:

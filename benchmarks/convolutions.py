@@ -77,9 +77,9 @@ def measure_torch(shapes: tuple[Shape, ...], platform: str, windows: int, second
     """The same in PyTorch."""
     import torch
 
-    from benchmarks import torch_peer
+    from benchmarks import torch_baseline
 
-    device = torch_peer.torch_device(platform)
+    device = torch_baseline.torch_device(platform)
 
     def runners(shape: Shape) -> list[Callable[[int], None]]:
         x, kernel, dy = (
@@ -97,7 +97,7 @@ def measure_torch(shapes: tuple[Shape, ...], platform: str, windows: int, second
             lambda: gradient(True),
             lambda: gradient(False),
         )
-        return [torch_peer.runner(call, device) for call in passes]
+        return [torch_baseline.runner(call, device) for call in passes]
 
     return _timed(shapes, runners, windows, seconds)
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--windows", type=positive, default=7, help="windows to time")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
-    sys.exit(cli.guarded(lambda: _run(arguments)))
+    sys.exit(cli.run_with_exit_code(lambda: _run(arguments)))
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.cli.flags import guarded, positive
+from aia_jax.cli.flags import positive, run_with_exit_code
 from aia_jax.inference.export import import_onnx
 from aia_jax.inference.load import load_trained
 from aia_jax.inference.stablehlo import load_stablehlo
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="calls of each that are timed")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
-    return guarded(lambda: measure(arguments))
+    return run_with_exit_code(lambda: measure(arguments))
 
 
 if __name__ == "__main__":

@@ -126,11 +126,11 @@ def measure_torch(
     """Times PyTorch's head, the weights in float32 and the computation by autocast, as `measure_ours`."""
     import torch
 
-    from benchmarks import torch_peer
+    from benchmarks import torch_baseline
 
-    device = torch_peer.torch_device(platform)
-    head = torch_peer.torch_models().TorchAttentionPooling(num_labels, shape[-1], **head_options(config))
-    head = torch_peer.placed(head, torch_peer.Variant(False, compiled), device).train(training)
+    device = torch_baseline.torch_device(platform)
+    head = torch_baseline.torch_models().TorchAttentionPooling(num_labels, shape[-1], **head_options(config))
+    head = torch_baseline.placed(head, torch_baseline.Variant(False, compiled), device).train(training)
     lower = config.model.dtype == "bfloat16"
     features = torch.from_numpy(_features(shape)).permute(0, 3, 1, 2).to(device, torch.bfloat16 if lower else None)
     features.requires_grad_(training)
@@ -146,7 +146,7 @@ def measure_torch(
         features.grad = None
         call().mean().backward()
 
-    run = torch_peer.runner(gradients if training else torch.inference_mode()(call), device)
+    run = torch_baseline.runner(gradients if training else torch.inference_mode()(call), device)
     start = time.perf_counter()
     run(1)
     first = time.perf_counter() - start

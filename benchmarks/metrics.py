@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--windows", type=positive, default=5, help="windows to time")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
-    sys.exit(cli.guarded(lambda: _run(arguments)))
+    sys.exit(cli.run_with_exit_code(lambda: _run(arguments)))
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -167,9 +167,9 @@ def measure_torch(
     import torch
 
     from aia_jax.weights.torch_sgraf import TorchSGRAF
-    from benchmarks import torch_peer
+    from benchmarks import torch_baseline
 
-    device = torch_peer.torch_device(platform)
+    device = torch_baseline.torch_device(platform)
     model = TorchSGRAF(_NUM_WORDS, config.model.num_features, **_sizes(config)).to(device)
     if name == "score":
         regions, image_wholes, words, wholes, lengths = (
@@ -193,7 +193,7 @@ def measure_torch(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
             optimizer.step()
 
-    run = torch_peer.runner(call, device)
+    run = torch_baseline.runner(call, device)
     peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
     return _row(run, pairs, windows, seconds) | {"peak_gb": peak}
 

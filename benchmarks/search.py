@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import guarded, read_config
+from aia_jax.cli.flags import read_config, run_with_exit_code
 from aia_jax.cli.train import train
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import describe_model
@@ -113,7 +113,7 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments, overrides = parser.parse_known_args()
-    return guarded(lambda: measure(arguments, read_config(arguments.config, overrides)))
+    return run_with_exit_code(lambda: measure(arguments, read_config(arguments.config, overrides)))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.cli.flags import guarded, positive
-from aia_jax.data.cache import check_room, speaking_errors
+from aia_jax.cli.flags import positive, run_with_exit_code
+from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.vocabulary import SPECIAL_WORDS
 from aia_jax.inference.searcher import PhotoSearch
 from aia_jax.utils.files import write_json
@@ -48,7 +48,7 @@ def measure(arguments: argparse.Namespace) -> None:
     one = sum(values.nbytes for values in search.compute(_blank(search)).values())
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         num_bytes = one * arguments.images
-        with speaking_errors(Path(folder), num_bytes, "--scratch names another place"):
+        with os_errors_as_input_errors(Path(folder), num_bytes, "--scratch names another place"):
             check_room(Path(folder), num_bytes)
             parts = synthetic_parts(Path(folder), search, arguments.images)
         start = time.perf_counter()
@@ -88,7 +88,7 @@ def main() -> int:
     parser.add_argument("--scratch", help="folder for the index; the default is the system's for temporary files")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
-    return guarded(lambda: measure(arguments))
+    return run_with_exit_code(lambda: measure(arguments))
 
 
 if __name__ == "__main__":

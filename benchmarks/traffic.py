@@ -35,7 +35,7 @@ from aia_jax.training.state import (
     initial_state,
     make_predict_step,
     make_train_step,
-    pick_weights,
+    select_weights,
 )
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, write_json
@@ -60,13 +60,13 @@ def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any]
     task = AnnotationTask(config)
     build = functools.partial(_build, config)
     graphdef, weights = abstract_weights(build, mesh)
-    size, rows = config.data.image_size, sharding.over_data(mesh)
+    size, rows = config.data.image_size, sharding.batch_sharding(mesh)
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8, sharding=rows)
 
     if inference:
-        raw = pick_weights(weights, "raw")
+        raw = select_weights(weights, "raw")
         step = make_predict_step(graphdef, task.predict, mesh, sharding.shardings(raw))
         lowered = step.lower(raw, {"image": array(size, size, 3)})
     else:
@@ -208,7 +208,7 @@ def _by_the_compiler(compiled: Any, described: Target, images: int, main_memory:
     }
 
 
-def exchanged_on_paper(config: ConfigDict) -> Exchanged:
+def estimate_collectives(config: ConfigDict) -> Exchanged:
     """See `collectives.exchanged`."""
     return exchanged(nnx.eval_shape(lambda: _build(config, nnx.Rngs(0))))
 
@@ -216,7 +216,7 @@ def exchanged_on_paper(config: ConfigDict) -> Exchanged:
 def _on_paper(config: ConfigDict) -> dict[str, float]:
     """What the devices must exchange at least, if no weights are split over them; nothing for models not counted."""
     try:
-        counted = exchanged_on_paper(config)
+        counted = estimate_collectives(config)
     except ValueError:
         return {}
     parts = {"gradients": counted.gradients, "norms forward": counted.norms_forward}

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import guarded, positive, read_config
+from aia_jax.cli.flags import positive, read_config, run_with_exit_code
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
-from benchmarks.traffic import exchanged_on_paper
+from benchmarks.traffic import estimate_collectives
 
 HOSTS = (1, 2, 4, 16, 64, 128)
 DEVICES = 8  # a host
@@ -109,7 +109,7 @@ def read_step(config: str, one: Path, eight: Path) -> tuple[Step, int]:
     """
     given = read_config(config)
     try:
-        exchanged = exchanged_on_paper(given)
+        exchanged = estimate_collectives(given)
     except ValueError as error:
         raise InputError(f"{config}: {error}") from None
     alone, many = (_report(path, devices, given) for path, devices in ((one, 1), (eight, DEVICES)))
@@ -171,7 +171,7 @@ def main() -> int:
         "--bar", required=True, type=positive, metavar="IMG/S", help="of one device, for the last column"
     )
     arguments = parser.parse_args()
-    return guarded(lambda: _run(arguments))
+    return run_with_exit_code(lambda: _run(arguments))
 
 
 if __name__ == "__main__":

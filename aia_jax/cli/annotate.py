@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aia_jax.cli.flags import keep_programs, positive, printable, unwinding_on_sigterm
-from aia_jax.data.cache import speaking_errors
+from aia_jax.cli.flags import enable_compilation_cache, exit_on_sigterm, positive
+from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.inference.annotation_output import PROBLEMS, AnnotationOutput
 from aia_jax.inference.annotator import PhotoAnnotator
@@ -20,7 +20,7 @@ from aia_jax.inference.gallery_page import write_gallery
 from aia_jax.inference.load import add_model_arguments, check_model_arguments, load_annotator
 from aia_jax.training.preemption import stop_on_signals
 from aia_jax.utils.errors import InputError, Interrupted
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count, printable
 
 _BYTES_PER_PHOTO = 5000  # about: a block of the disk for the keywords, and a line
 _BYTES_PER_PICTURE = 100_000  # about: of a camera's photo in base64, kept, in the page and while that is written
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     _check(arguments)
     names = photo_names(arguments.images)
-    keep_programs()
+    enable_compilation_cache()
     annotator = load_annotator(
         arguments.workdir or arguments.weights,
         arguments.config,
@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
     advice = f"--output names another place; once there is room {_continuing(arguments)} continues"
     bytes_per_photo = _BYTES_PER_PHOTO + _BYTES_PER_PICTURE * arguments.html
     with (
-        unwinding_on_sigterm(),
-        speaking_errors(output, bytes_per_photo * len(names), advice),
+        exit_on_sigterm(),
+        os_errors_as_input_errors(output, bytes_per_photo * len(names), advice),
         AnnotationOutput(output, settings, force=arguments.force, pictures=arguments.html) as written,
     ):
         fresh = [name for name in names if not written.has(name)]
@@ -97,7 +97,9 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.html:
             write_gallery(output / PAGE, arguments.images, annotator.labels, written)
         now = f", {len(fresh) / seconds:,.1f} img/s" if fresh else ""
-        print(f"{len(fresh):,} of {counted(len(names), 'photo')} read now{now}; written to {printable(str(output))}")
+        print(
+            f"{len(fresh):,} of {format_count(len(names), 'photo')} read now{now}; written to {printable(str(output))}"
+        )
 
 
 def _annotate(
@@ -119,7 +121,7 @@ def _annotate(
             )
             bar.update(len(batch))
             if request.signum:
-                done = counted(bar.n, "photo")
+                done = format_count(bar.n, "photo")
                 raise Interrupted(request.signum, f"stopped after {done}; {_continuing(arguments)} continues")
 
 
@@ -137,9 +139,9 @@ def _derive(written: AnnotationOutput) -> None:
     if not num_photos:
         raise InputError(f"none of the {len(listed) + more:,} photos can be read:{told}")
     if listed:
-        print(f"{counted(len(listed) + more, 'photo')} with problems, see {PROBLEMS}:{told}", file=sys.stderr)
+        print(f"{format_count(len(listed) + more, 'photo')} with problems, see {PROBLEMS}:{told}", file=sys.stderr)
     mean = num_labels / num_photos
-    print(f"{counted(num_photos, 'photo')} annotated, {mean:.2f} labels a photo, {num_empty:,} without any")
+    print(f"{format_count(num_photos, 'photo')} annotated, {mean:.2f} labels a photo, {num_empty:,} without any")
 
 
 def _continuing(arguments: argparse.Namespace) -> str:

@@ -14,11 +14,11 @@ from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.run_record import saved_steps, write_record
 from aia_jax.training.runs import run_arrays
-from aia_jax.training.state import Arrays, abstract_weights, pick_weights, replace_arrays
+from aia_jax.training.state import Arrays, abstract_weights, replace_arrays, select_weights
 from aia_jax.utils.errors import InputError
 from aia_jax.weights import name_map, sgraf_name_map
-from aia_jax.weights.load import check_model, model_shapes, read_foreign
-from aia_jax.weights.recognize import Foreign
+from aia_jax.weights.load import check_model, model_shapes, read_torch_state
+from aia_jax.weights.recognize import TorchStateDict
 from aia_jax.weights.torch_files import write_state_dict
 
 
@@ -32,7 +32,7 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
         InputError: the file cannot be used or is of another model, or `output` holds checkpoints already.
     """
     check_output(output)
-    foreign = read_foreign(source)
+    foreign = read_torch_state(source)
     task = make_task(config)
     backbone_only = foreign.system == "backbone"
     shapes = model_shapes(task.build_model, backbone_only=backbone_only)
@@ -104,13 +104,13 @@ def _beside(config: ConfigDict, info: dict[str, Any], arrays: Mapping[str, Any])
 
 
 def _abstract(task: Any, backbone_only: bool) -> Arrays:
-    weights = pick_weights(abstract_weights(task.build_model, sharding.data_mesh())[1], "raw")
+    weights = select_weights(abstract_weights(task.build_model, sharding.data_mesh())[1], "raw")
     if not backbone_only:
         return weights
     return {name: {"backbone": tree["backbone"]} if "backbone" in tree else {} for name, tree in weights.items()}
 
 
-def _summary(foreign: Foreign, source: Path, output: Path, num_arrays: int, backbone_only: bool) -> str:
+def _summary(foreign: TorchStateDict, source: Path, output: Path, num_arrays: int, backbone_only: bool) -> str:
     lines = [f"{source} holds {foreign.describe()}; {num_arrays} arrays written to {output}"]
     if backbone_only:
         lines += [f"its classifier was dropped: {foreign.list_head()}"] if foreign.head else []

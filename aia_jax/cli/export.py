@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.cli.flags import keep_programs, positive, printable, unwinding_on_sigterm
-from aia_jax.data.cache import check_room, speaking_errors
+from aia_jax.cli.flags import enable_compilation_cache, exit_on_sigterm, positive
+from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
 from aia_jax.inference.load import add_model_arguments, check_model_arguments, load_trained, read_thresholds
 from aia_jax.inference.stablehlo import PLATFORMS
@@ -17,7 +17,7 @@ from aia_jax.models.annotator import DTYPES
 from aia_jax.training.runs import written_config
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes, write_json
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count, printable
 
 _FILES = {"stablehlo": "model.stablehlo", "onnx": "model.onnx"}
 _FACTS = "model.json"
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     formats = tuple(_FILES) if arguments.format == "both" else (arguments.format,)
     if "onnx" in formats:
         import_onnx()  # told before anything is computed
-    keep_programs()
+    enable_compilation_cache()
     source, batch, output = arguments.workdir or arguments.weights, arguments.batch, arguments.output
     options = {"labels": arguments.labels, "batch_size": batch or NUM_IMAGES, "dtype": arguments.dtype}
     annotator = load_trained(source, arguments.config, **options, fold=False)
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     thresholds = np.broadcast_to(read_thresholds(given, source, annotator), len(annotator.labels))
     exporter = Exporter(annotator, batch=batch, explain=arguments.attention)
     num_bytes = len(formats) * exporter.num_bytes
-    with unwinding_on_sigterm(), speaking_errors(output, num_bytes, "--output names another place"):
+    with exit_on_sigterm(), os_errors_as_input_errors(output, num_bytes, "--output names another place"):
         output.mkdir(parents=True, exist_ok=True)
         check_room(output, num_bytes)
         contents, facts = {}, {}
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_json(output / _FACTS, {**exporter.describe(thresholds), "files": files})
     for file, told in files.items():
         print(f"{printable(str(output / file))}: {_summary(told)}")
-    labels = counted(len(annotator.labels), "label")
+    labels = format_count(len(annotator.labels), "label")
     print(f"{printable(str(output / _FACTS))}: {labels}, thresholds, how photos are prepared")
 
 

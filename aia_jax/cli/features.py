@@ -10,15 +10,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import positive, unwinding_on_sigterm
-from aia_jax.data.cache import check_room, speaking_errors
+from aia_jax.cli.flags import exit_on_sigterm, positive
+from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.feature_cache import weights_digest
 from aia_jax.data.photo_folder import photo_names, read_photos
 from aia_jax.data.retrieval.grid_features import write_grid_features
 from aia_jax.models.annotator import build_annotator, build_backbone
 from aia_jax.tasks import AnnotationTask
 from aia_jax.training import sharding
-from aia_jax.training.state import abstract_weights, make_predict_step, pick_weights, replace_arrays
+from aia_jax.training.state import abstract_weights, make_predict_step, replace_arrays, select_weights
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from aia_jax.weights.load import model_shapes, read_arrays
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     extractor = Extractor(config, arguments.weights, arguments.batch_size or config.eval.batch_size)
     facts = {**extractor.facts, "dtype": arguments.dtype, "num_images": len(names), "images": names}
     num_bytes = len(names) * int(np.prod(extractor.grid)) * np.dtype(arguments.dtype).itemsize
-    with unwinding_on_sigterm(), speaking_errors(output.parent, num_bytes, "--output names another place"):
+    with exit_on_sigterm(), os_errors_as_input_errors(output.parent, num_bytes, "--output names another place"):
         output.parent.mkdir(parents=True, exist_ok=True)
         check_room(output.parent, num_bytes)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
@@ -114,7 +114,7 @@ class Extractor:
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
         graphdef, abstract = abstract_weights(lambda rngs: build_backbone(config.model, rngs=rngs), self._mesh)
         own = {path.removeprefix("backbone."): array for path, array in arrays.items()}
-        self._weights = sharding.put_replicated(replace_arrays(pick_weights(abstract, "raw"), own), self._mesh)
+        self._weights = sharding.put_replicated(replace_arrays(select_weights(abstract, "raw"), own), self._mesh)
         self._step = make_predict_step(graphdef, task.extract, self._mesh)
         size = config.data.image_size
         images = jax.ShapeDtypeStruct((self.batch_size, size, size, 3), np.uint8)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from aia_jax.cli.distributed import define_host_flags, join_hosts
 from aia_jax.cli.xla_flags import apply_preset, define_xla_flags
 from aia_jax.data.cache import cache_root
-from aia_jax.training.run_record import recalling_root
+from aia_jax.training.run_record import hint_trained_root
 from aia_jax.utils.config import check_numbers
 from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
 
@@ -69,7 +69,7 @@ def run(command: Callable[[ConfigDict], int | None]) -> None:
     def main(argv: Sequence[str]) -> int:
         if len(argv) > 1:
             return fail(f"unexpected argument {argv[1]!r}; every argument is a flag, see --help")
-        return guarded(start)
+        return run_with_exit_code(start)
 
     def start() -> int | None:
         try:
@@ -79,7 +79,7 @@ def run(command: Callable[[ConfigDict], int | None]) -> None:
         check_numbers(config)
         _set_up_devices()
         workdir = flags.FLAGS.workdir if "workdir" in flags.FLAGS else None
-        with recalling_root(Path(workdir), config) if workdir else contextlib.nullcontext():
+        with hint_trained_root(Path(workdir), config) if workdir else contextlib.nullcontext():
             return command(config)
 
     app.run(main, flags_parser=_parse)
@@ -123,7 +123,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config
 
 
-def guarded(command: Callable[[], int | None]) -> int:
+def run_with_exit_code(command: Callable[[], int | None]) -> int:
     """Calls `command` and tells what goes wrong in one line; the exit code, see `run`."""
     try:
         return command() or 0
@@ -157,7 +157,7 @@ def not_negative(text: str) -> int:
 
 
 @contextlib.contextmanager
-def unwinding_on_sigterm() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """SIGTERM leaves as little behind as Ctrl-C does."""
 
     def leave(signum: int, _frame: Any) -> NoReturn:
@@ -170,12 +170,7 @@ def unwinding_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def printable(name: str) -> str:
-    """A file's name as a terminal may print it."""
-    return name if name.isprintable() else repr(name)
-
-
-def keep_programs() -> None:
+def enable_compilation_cache() -> None:
     """What XLA compiles is kept, so that a second call need not wait for it."""
     jax.config.update("jax_compilation_cache_dir", str(cache_root("") / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.cli.flags import not_negative, positive, printable, unwinding_on_sigterm
-from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, list_problems, read_annotations, read_labels
+from aia_jax.cli.flags import exit_on_sigterm, not_negative, positive
+from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats
 from aia_jax.data.annotation.stratification import stratified_split
-from aia_jax.data.cache import speaking_errors
+from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.importing.label_lists import LabelList, read_coco, read_folders
 from aia_jax.data.importing.label_tables import read_table
 from aia_jax.data.importing.labelled_photos import LabelledPhoto, combine, gather, measure
 from aia_jax.report.label_balance import balance_report
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count, list_problems, printable
 
 _TEST_FRACTION = 0.2
 _IMAGES = "images"
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
     targets = _targets(photos, labels)
     in_test = _part(photos, targets, arguments)
     stats = stats or combine(moments if in_test.all() else moments[~in_test])
-    with unwinding_on_sigterm(), speaking_errors(arguments.output, None, "--output names another place"):
+    with exit_on_sigterm(), os_errors_as_input_errors(arguments.output, None, "--output names another place"):
         _write(arguments.output, images, photos, labels, in_test, stats)
     print(balance_report([printable(label) for label in labels], targets[~in_test], targets[in_test]))
     folder = shlex.quote(str(arguments.output))
@@ -181,11 +181,11 @@ def _tell(problems: list[str], num_photos: int, images: Path, *, skip: bool) -> 
 def _vocabulary(photos: Sequence[LabelledPhoto], min_images: int) -> tuple[str, ...]:
     counts = Counter(label for photo in photos for label in photo.labels)
     labels = tuple(sorted(label for label, count in counts.items() if count >= min_images))
-    fewest = counted(min_images, "photo")
+    fewest = format_count(min_images, "photo")
     if not labels:
         raise InputError("no photo has a label" if not counts else f"no label has {fewest} (--min_images)")
     if rare := sorted(set(counts) - set(labels)):
-        print(f"{counted(len(rare), 'label')} of fewer than {fewest} left out: {', '.join(map(printable, rare))}")
+        print(f"{format_count(len(rare), 'label')} of fewer than {fewest} left out: {', '.join(map(printable, rare))}")
     return labels
 
 

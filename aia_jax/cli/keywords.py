@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.cli.flags import unwinding_on_sigterm
-from aia_jax.data.annotation.annotations import list_problems
-from aia_jax.data.cache import speaking_errors
+from aia_jax.cli.flags import exit_on_sigterm
+from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.search.keyword_layouts import KeywordSplit, clickture_split, coco_splits, folder_split
 from aia_jax.data.search.keyword_records import write_keyword_records
 from aia_jax.data.search.keywords import KeywordVocabulary, analyze, read_keywords
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import list_problems
 
 LAYOUTS = ("clickture", "coco", "folder")
 VOCABULARY = "keyword_vocabulary.json"
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     vocabulary = KeywordVocabulary.load(arguments.vocabulary) if arguments.vocabulary else None
     targets = _targets(output, splits, vocabulary, arguments.force)
     num_bytes = _BYTES_PER_IMAGE * sum(map(len, splits))
-    with unwinding_on_sigterm(), speaking_errors(output, num_bytes, "--output names another place"):
+    with exit_on_sigterm(), os_errors_as_input_errors(output, num_bytes, "--output names another place"):
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".keywords.", dir=output) as temporary:
             whole = Path(temporary)

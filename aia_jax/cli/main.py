@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from aia_jax.cli import annotate, export, features, import_labels, keywords, prepare, results, search, vocab
-from aia_jax.cli.flags import EXIT_INPUT, fail, guarded, read_config
+from aia_jax.cli.flags import EXIT_INPUT, fail, read_config, run_with_exit_code
 
 _COMMANDS = {
     "annotate": annotate,
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, others = parser.parse_known_args(argv)
     if others and not getattr(arguments, "config", None):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
-    return guarded(lambda: _run(arguments, others))
+    return run_with_exit_code(lambda: _run(arguments, others))
 
 
 def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import positive, unwinding_on_sigterm
+from aia_jax.cli.flags import exit_on_sigterm, positive
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS
 from aia_jax.data.annotation.datasets import load_split
-from aia_jax.data.cache import lock, speaking_errors
+from aia_jax.data.cache import lock, os_errors_as_input_errors
 from aia_jax.data.public.acquisition import DOWNLOADS, bring_annotations, bring_photos, what_belongs_where
 from aia_jax.data.public.inspection import Inspection, inspect_dataset
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, PublicDataset
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     dataset, root = PUBLIC_DATASETS[arguments.dataset], arguments.root
     if arguments.check and arguments.image_size:
         raise InputError("--check writes nothing, and --image_size a copy; give one of them")
-    with unwinding_on_sigterm():
+    with exit_on_sigterm():
         found = inspect_dataset(root, dataset)
         print(found.report(), flush=True)
         if not arguments.check and not found.is_complete:
@@ -68,7 +68,7 @@ def _bring(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
     """What is there after all that could be had was brought."""
     downloads = found.folder / DOWNLOADS
     try:
-        with speaking_errors(downloads, None, "--root names another place"):
+        with os_errors_as_input_errors(downloads, None, "--root names another place"):
             downloads.mkdir(parents=True, exist_ok=True)
             with lock(downloads / "prepare.lock"):
                 if len(found.annotations) < len(SPLITS):

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from aia_jax.cli.flags import keep_programs, not_negative, positive, printable, unwinding_on_sigterm
-from aia_jax.data.cache import cache_root, speaking_errors
+from aia_jax.cli.flags import enable_compilation_cache, exit_on_sigterm, not_negative, positive
+from aia_jax.data.cache import cache_root, os_errors_as_input_errors
 from aia_jax.data.image_decoding import thumbnail
 from aia_jax.data.photo_folder import read_photos
 from aia_jax.data.search.queries import unknown_words
@@ -18,7 +18,7 @@ from aia_jax.inference.searcher import Found, PhotoSearch
 from aia_jax.report.search import SearchHit
 from aia_jax.report.search_page import write_search_page
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count, printable
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320
@@ -57,14 +57,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--html shows one query; give exactly one")
     if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
         raise InputError(f"--html {arguments.html} names no file in a folder that is there")
-    keep_programs()
+    enable_compilation_cache()
     search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
         search.encode(query)  # told before any photo is read
     path = arguments.index or _index_place(arguments.images, search.digest)
     index = PhotoIndex(path, arguments.images, search.digest)
     advice = "--index names another place"
-    with unwinding_on_sigterm(), speaking_errors(path, None, advice):
+    with exit_on_sigterm(), os_errors_as_input_errors(path, None, advice):
         size = search.annotator.image_size
         read = partial(read_photos, size=size, num_workers=arguments.num_workers, upright=True)
         update = index.update(read, search.compute, search.annotator.batch_size)
@@ -90,7 +90,7 @@ def _tell(update: Update, index: PhotoIndex, path: Path) -> None:
     if update.rebuilt:
         print(f"the index in {path} was made anew: {update.rebuilt}", flush=True)
     changes = f"{update.new:,} new, {update.changed:,} changed, {update.gone:,} gone"
-    print(f"{counted(len(index.names), 'photo')} indexed: {changes}", flush=True)
+    print(f"{format_count(len(index.names), 'photo')} indexed: {changes}", flush=True)
     if update.problems:
         listed = [f"\n  {printable(name)}: {problem}" for name, problem in list(update.problems.items())[:_LISTED]]
         more = f"\n  and {len(update.problems) - _LISTED:,} more" if len(update.problems) > _LISTED else ""
@@ -118,7 +118,7 @@ def _asked(search: PhotoSearch) -> Iterator[str]:
 
 
 def _print(query: str, found: Found, names: Sequence[str], seconds: float) -> None:
-    print(f"\n“{query}”  ({counted(len(names), 'photo')} in {seconds:.2f} s)\n      score  map / keywords  file")
+    print(f"\n“{query}”  ({format_count(len(names), 'photo')} in {seconds:.2f} s)\n      score  map / keywords  file")
     for place, row in enumerate(found.rows):
         visual, keyword = found.weights[place]
         words = "  ".join(f"{word} {share:.2f}" for word, share in found.keywords[place][:_KEYWORDS_SHOWN])

@@ -6,7 +6,6 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import printable
 from aia_jax.data.annotation.annotations import CUSTOM
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.label_balance import balance_summary
@@ -15,6 +14,7 @@ from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training.run_record import saved_steps
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import printable
 from aia_jax.weights.initialization import initializer
 
 

@@ -44,7 +44,7 @@ def prepared(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: C
     path = parent / f"{kind}-{fingerprint}"
     if _is_whole(path):
         return path
-    with speaking_errors(parent, num_bytes, "config.data.cache_dir or $AIA_JAX_CACHE names another place"):
+    with os_errors_as_input_errors(parent, num_bytes, "config.data.cache_dir or $AIA_JAX_CACHE names another place"):
         parent.mkdir(parents=True, exist_ok=True)
         with lock(parent / f"{kind}.lock"):
             if not _is_whole(path):
@@ -55,7 +55,7 @@ def prepared(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: C
 
 
 @contextlib.contextmanager
-def speaking_errors(directory: Path, num_bytes: int | None, advice: str) -> Iterator[None]:
+def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: str) -> Iterator[None]:
     """Tells a user why `directory` cannot be written.
 
     Args:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.data.annotation.annotations import list_problems
 from aia_jax.data.image_decoding import decode_image, decode_with_picture
 from aia_jax.data.pipeline import read_ahead
 from aia_jax.data.safe_names import name_problem
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import read_text, shown_files
+from aia_jax.utils.files import list_files, read_text
+from aia_jax.utils.messages import list_problems
 
 SUFFIXES = (
     ".avif",
@@ -111,7 +111,7 @@ class _Decode:
 
 
 def _found(folder: Path) -> tuple[str, ...]:
-    names = shown_files(folder, SUFFIXES, dangling=True)
+    names = list_files(folder, SUFFIXES, dangling=True)
     if not names:
         raise InputError(f"{folder} holds no photos; files that end in {', '.join(SUFFIXES)} are looked for")
     return tuple(names)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.evaluation.annotation_page import Judged, write_label_table, write_report
+from aia_jax.evaluation.annotation_page import ScoredSplit, write_label_table, write_report
 from aia_jax.evaluation.candidates import Candidate, Outputs
 from aia_jax.metrics import thresholds as label_thresholds
 from aia_jax.metrics.published_results import RESULTS, difference
@@ -22,7 +22,7 @@ from aia_jax.training import sharding
 from aia_jax.training.state import abstract_weights, make_predict_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes, write_json
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count
 
 _PICTURES = 16
 _FITTED = {"mcc": label_thresholds.fit_mcc, "exact": label_thresholds.fit_mcc_exact}
@@ -39,7 +39,7 @@ class Scored:
     by_label: dict[str, Any] | None = None
 
 
-class AnnotationOutcome:
+class AnnotationEvaluator:
     """Scores candidates and writes `metrics.json`, `per_label.csv`, `scores.npz`, `predictions.png`, of heads that
     attend `attention.png`, and `report.html`; fitted thresholds as `thresholds.json` into the workdir, or into an
     output that lies elsewhere.
@@ -96,7 +96,7 @@ class AnnotationOutcome:
         fitted = best.thresholds is not None
         threshold = best.thresholds if fitted else self._config.eval.threshold
         part = self._task.split(self._split)
-        judged = Judged(part, best.scores, threshold, best.by_label if fitted else best.plain)
+        judged = ScoredSplit(part, best.scores, threshold, best.by_label if fitted else best.plain)
         write_label_table(output / "per_label.csv", judged)
         if self._html:
             title = f"{self._config.data.name}, {self._split} split: {best.candidate.name}"
@@ -178,7 +178,7 @@ class AnnotationOutcome:
                 ]
         if config.eval.split == split == "test" and "epoch" in results[-1].candidate.facts:
             lines.append("best epoch and weights were chosen on the test split, as in the published runs")
-        images, labels = counted(best["num_images"], "image"), counted(best["num_labels"], "label")
+        images, labels = format_count(best["num_images"], "image"), format_count(best["num_labels"], "label")
         title = f"{images}, {labels}, score > {best['threshold']}"
         return f"{config.data.name}, {split} split: {title}\n" + metric_table(lines)
 

@@ -23,7 +23,7 @@ from aia_jax.training.prediction import fetched
 from aia_jax.training.state import Arrays, abstract_weights, make_predict_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count
 
 _CURVE_POINTS = 100
 _MOST_PAIRS, _MATRIX_SIDE = 100, 16
@@ -31,7 +31,7 @@ _PICTURE_SIDE = 384  # pixels; ten thousand test photos are shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Judged:
+class ScoredSplit:
     """Scores of a split and what they are judged by.
 
     Attributes:
@@ -47,7 +47,7 @@ class Judged:
     metrics: dict[str, Any]
 
 
-def write_label_table(path: Path, judged: Judged) -> None:
+def write_label_table(path: Path, judged: ScoredSplit) -> None:
     """A row of `label_metrics` for every label, as CSV with all digits."""
     columns = label_metrics(judged.scores, judged.part.targets, judged.threshold)
     text = io.StringIO(newline="")
@@ -57,7 +57,7 @@ def write_label_table(path: Path, judged: Judged) -> None:
     write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 
-def write_report(path: Path, judged: Judged, task: AnnotationTask, weights: Arrays, *, title: str) -> None:
+def write_report(path: Path, judged: ScoredSplit, task: AnnotationTask, weights: Arrays, *, title: str) -> None:
     """The page: all photos with true and predicted labels, the labels' numbers and curves, and confusions.
 
     Memory does not grow with pictures and maps, which are written as they come.
@@ -67,7 +67,7 @@ def write_report(path: Path, judged: Judged, task: AnnotationTask, weights: Arra
     """
     part = judged.part
     threshold = "the label's threshold" if np.ndim(judged.threshold) else judged.threshold
-    sizes = f"{counted(len(part), 'photo')}, {counted(len(part.labels), 'label')}"
+    sizes = f"{format_count(len(part), 'photo')}, {format_count(len(part.labels), 'label')}"
     subtitle = f"{sizes}; predicted where the score is above {threshold}"
     bar = tqdm(desc="page", total=len(part), unit="img", dynamic_ncols=True, mininterval=0.5, leave=False)
     with (
@@ -101,7 +101,7 @@ def judged_labels(scores: np.ndarray, targets: np.ndarray, threshold: float | np
     return found
 
 
-def _evaluation(judged: Judged) -> dict[str, Any]:
+def _evaluation(judged: ScoredSplit) -> dict[str, Any]:
     scores, targets = judged.scores, judged.part.targets
     columns = label_metrics(scores, targets, judged.threshold)
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)

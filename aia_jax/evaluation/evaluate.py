@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.evaluation.annotation import AnnotationOutcome
+from aia_jax.evaluation.annotation import AnnotationEvaluator
 from aia_jax.evaluation.candidates import Candidate
-from aia_jax.evaluation.retrieval import RetrievalOutcome
-from aia_jax.evaluation.search import SearchOutcome
+from aia_jax.evaluation.retrieval import RetrievalEvaluator
+from aia_jax.evaluation.search import SearchEvaluator
 from aia_jax.report.curves import draw_curves
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
@@ -20,7 +20,7 @@ from aia_jax.training.metric_writer import read_metrics
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.run_record import check_same_config
 from aia_jax.training.runs import best_step, check_whole, open_run
-from aia_jax.training.state import abstract_weights, pick_weights, replace_arrays
+from aia_jax.training.state import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.trainer import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.load import (
@@ -30,7 +30,7 @@ from aia_jax.weights.load import (
     read_arrays,
 )
 
-_OUTCOMES = {"annotation": AnnotationOutcome, "retrieval": RetrievalOutcome, "search": SearchOutcome}
+_OUTCOMES = {"annotation": AnnotationEvaluator, "retrieval": RetrievalEvaluator, "search": SearchEvaluator}
 
 
 def evaluate(
@@ -52,7 +52,7 @@ def evaluate(
     Args:
         weights: workdirs, converted checkpoints or PyTorch files, instead of `workdir`; of several, where the system
             allows it, the ensemble is scored too.
-        thresholds, html: of annotation, see `AnnotationOutcome`.
+        thresholds, html: of annotation, see `AnnotationEvaluator`.
 
     Returns:
         The best checkpoint's metrics (the ensemble's, if there is one), as written.
@@ -113,7 +113,7 @@ def _run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[
             check_whole(workdir, info)
             checkpointer.check_undamaged(step)
             check_described(workdir, info, task.describe())
-            arrays = pick_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])
+            arrays = select_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])
             which = "best" if step == best else "last"
             name = f"{which} epoch ({info['epoch']}, {info['weights']})" if info["epoch"] else "converted"
             facts = {"weights": info["weights"], "epoch": info["epoch"], "step": step}
@@ -127,6 +127,6 @@ def _elsewhere(config: ConfigDict, sources: Sequence[str], task: Task, split: st
         of_source.split(split)
         arrays = read_arrays(source, own, model_shapes(of_source.build_model), of_source.describe())
         _, shapes = abstract_weights(of_source.build_model, sharding.data_mesh())
-        weights = replace_arrays(pick_weights(shapes, "raw"), arrays)
+        weights = replace_arrays(select_weights(shapes, "raw"), arrays)
         placed = sharding.put_replicated(weights, sharding.data_mesh())
         yield Candidate(Path(source).name, placed, {"weights": source}, of_source)

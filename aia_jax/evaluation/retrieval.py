@@ -31,7 +31,7 @@ class Scored:
     plain: dict[str, Any]
 
 
-class RetrievalOutcome:
+class RetrievalEvaluator:
     """Scores candidates and writes `metrics.json`, `rankings.npz` (each query's first ten hits and the rank of its true
     one) and, where there are photos, `retrieval.png`.
 

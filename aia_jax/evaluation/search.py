@@ -35,7 +35,7 @@ class Scored:
     plain: dict[str, Any]
 
 
-class SearchOutcome:
+class SearchEvaluator:
     """Scores candidates and writes `metrics.json`, `rankings.npz` (queries, each one's first 25 images and the rank of
     its first right one), `roc.png` and, where there are photos, `search.png`.
 

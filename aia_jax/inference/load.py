@@ -57,7 +57,7 @@ def load_trained(
             "is no folder of a run; a file of weights needs its config too" if Path(source).exists() else "is not there"
         )
         raise InputError(f"{source} {what}")
-    return TrainedAnnotator.of_run(source, batch_size, dtype, fold=fold)
+    return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold)
 
 
 def read_thresholds(

@@ -17,11 +17,11 @@ from aia_jax.models.amc import AMC, Encoded, build_amc
 from aia_jax.models.amc_shortlist import rough_scores, summarize
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training import sharding
-from aia_jax.training.runs import blaming_config, run_arrays, written_config
-from aia_jax.training.state import abstract_weights, make_predict_step, merge_model, pick_weights, replace_arrays
+from aia_jax.training.runs import config_errors_as_input_errors, run_arrays, written_config
+from aia_jax.training.state import abstract_weights, make_predict_step, merge_model, replace_arrays, select_weights
 from aia_jax.utils.config import check_numbers
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count
 
 _ROUGH, _WHOLE = 8192, 1024  # photos that are scored at once for the shortlist, and by the whole model
 Part = tuple[dict[str, np.ndarray], np.ndarray]
@@ -64,7 +64,7 @@ class PhotoSearch:
 
     def __init__(self, workdir: Path, annotator: str = "", batch_size: int = 32):
         self.config = ConfigDict(written_config(workdir))
-        with blaming_config(workdir):
+        with config_errors_as_input_errors(workdir):
             check_numbers(self.config)
             self._load(workdir, annotator, batch_size)
 
@@ -94,7 +94,7 @@ class PhotoSearch:
         sizes = len(self.vocabulary), len(self._keyword_names), num_features
         mesh = sharding.data_mesh()
         graphdef, shapes = abstract_weights(lambda rngs: build_amc(config.model, *sizes, rngs=rngs), mesh)
-        self._weights = sharding.put_replicated(replace_arrays(pick_weights(shapes, "raw"), arrays), mesh)
+        self._weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), mesh)
         self._model: AMC = merge_model(graphdef, self._weights)
         self._prepare = make_predict_step(graphdef, _prepare, mesh)
         self._rough = jax.jit(
@@ -106,7 +106,7 @@ class PhotoSearch:
 
     def _annotator(self, given: str, workdir: Path, batch_size: int) -> TrainedAnnotator:
         try:
-            return TrainedAnnotator.of_run(given or self.config.data.annotator, batch_size)
+            return TrainedAnnotator.from_run(given or self.config.data.annotator, batch_size)
         except InputError as error:
             advice = "" if given else f"; {workdir} was trained with it, --annotator names where it lies now"
             raise InputError(f"{error}{advice}") from None
@@ -116,7 +116,7 @@ class PhotoSearch:
         ids = {name: number for number, name in enumerate(self._keyword_names)}
         shared = np.array([ids.get(label, -1) for label in self.annotator.labels], np.int32)
         if (shared < 0).all():
-            raise InputError(f"of the annotator's {counted(len(shared), 'label')} none is a keyword of {workdir}")
+            raise InputError(f"of the annotator's {format_count(len(shared), 'label')} none is a keyword of {workdir}")
         return shared
 
     def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.data.annotation.annotations import list_problems, nearest
 from aia_jax.metrics.annotation import check_scores
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count, list_problems, nearest
 
 CANDIDATES = tuple(step / 20 for step in range(1, 15))
 
@@ -111,7 +110,7 @@ def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
             found = f"{json.dumps(value):.80}"
             problems.append(f"label {label!r}: a threshold must be a number from 0 to 1, found {found}")
     if problems:
-        known = counted(len(labels), "label")
+        known = format_count(len(labels), "label")
         raise InputError(f"{path} does not fit the {known} of the data:{list_problems(problems)}")
     return np.asarray([document[label] for label in labels], np.float64)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count
 
 FEW = 10  # training photos, with fewer of which a label is hardly learned
 
@@ -29,7 +29,7 @@ def balance_report(labels: Sequence[str], train: np.ndarray, test: np.ndarray) -
     shown = list(order) if len(order) <= 2 * _SHOWN else [*order[:_SHOWN], None, *order[-_SHOWN:]]
     for label in shown:
         if label is None:
-            lines.append(f"... {counted(len(order) - 2 * _SHOWN, 'more label')}")
+            lines.append(f"... {format_count(len(order) - 2 * _SHOWN, 'more label')}")
             continue
         bar = "#" * int(np.ceil(_BAR * counts[label] / max(counts.max(), 1)))
         lines.append(f"{labels[label][:width]:<{width}}{counts[label]:>10,}{others[label]:>8,}  {bar}".rstrip())
@@ -48,7 +48,7 @@ def balance_summary(labels: Sequence[str], train: np.ndarray, other: np.ndarray,
 
 def balance_warnings(labels: Sequence[str], train: np.ndarray, other: np.ndarray, name: str) -> list[str]:
     """A line for each thing that training, or the part called `name`, will suffer from."""
-    counts, total = (train > 0).sum(axis=0), counted(len(labels), "label")
+    counts, total = (train > 0).sum(axis=0), format_count(len(labels), "label")
     lines = []
     if len(train):
         most, least = counts.argmax(), counts.argmin()
@@ -73,8 +73,8 @@ def _counts(labels: Sequence[str], parts: dict[str, np.ndarray]) -> str:
     sizes = ", ".join(f"{len(part):,} for {name}" for name, part in parts.items())
     bare = int((~targets.any(axis=1)).sum())
     return (
-        f"{counted(len(targets), 'photo')}, {sizes}; {counted(len(labels), 'label')}, "
-        f"{targets.sum() / len(targets):.2f} a photo; {counted(bare, 'photo')} without labels"
+        f"{format_count(len(targets), 'photo')}, {sizes}; {format_count(len(labels), 'label')}, "
+        f"{targets.sum() / len(targets):.2f} a photo; {format_count(bare, 'photo')} without labels"
     )
 
 

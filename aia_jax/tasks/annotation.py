@@ -28,7 +28,7 @@ from aia_jax.metrics.published_results import RESULTS
 from aia_jax.models.annotator import Annotator, backbone_named, build_annotator
 from aia_jax.training.sharding import processes
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count
 
 SPLITS = ("train", "validation", "test")
 
@@ -130,8 +130,8 @@ class AnnotationTask:
 
     def summary(self) -> str:
         """The data and the model in a line."""
-        model, images = self.config.model, counted(len(self.split("train")), "training image")
-        labels = counted(len(self.labels), "label")
+        model, images = self.config.model, format_count(len(self.split("train")), "training image")
+        labels = format_count(len(self.labels), "label")
         return f"{self.config.data.name}: {images}, {labels}; {model.backbone} + {model.head}"
 
     def build_model(self, rngs: nnx.Rngs) -> Annotator:

@@ -20,8 +20,8 @@ from aia_jax.data.retrieval.captions import (
     by_length,
     load_captions,
     load_vocabulary,
-    meanings,
     photo_names,
+    semantic_similarity,
 )
 from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.losses.retrieval import rank_disagreement, triplet
@@ -132,7 +132,7 @@ class RetrievalTask:
         """This process's captions of every batch, each with its image."""
         split, loss = self.split("train"), self.config.loss
         wanted = tuple(name for name, on in (("image", loss.visual), ("caption", loss.textual)) if on)
-        make = PairBatches(split, self.config.data.lengths, meaning=meanings(split, wanted))
+        make = PairBatches(split, self.config.data.lengths, meaning=semantic_similarity(split, wanted))
         return pipeline.train_batches(
             make,
             len(split),

@@ -44,7 +44,7 @@ class AnnotatedImages:
     @functools.cached_property
     def annotator(self) -> TrainedAnnotator:
         """What makes maps and keywords."""
-        found = TrainedAnnotator.of_run(self._data.annotator, self._config.eval.batch_size)
+        found = TrainedAnnotator.from_run(self._data.annotator, self._config.eval.batch_size)
         self._check_parts(found.config)
         return found
 

@@ -17,15 +17,15 @@ from aia_jax.models.annotator import DTYPES, Annotator, build_annotator, build_b
 from aia_jax.models.folding import fold_norms
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
-from aia_jax.training.runs import blaming_config, check_whole, run_arrays, written_config
+from aia_jax.training.runs import check_whole, config_errors_as_input_errors, run_arrays, written_config
 from aia_jax.training.state import (
     abstract_weights,
     change_model,
     flat_arrays,
     make_predict_step,
     merge_model,
-    pick_weights,
     replace_arrays,
+    select_weights,
 )
 from aia_jax.utils.config import check_numbers
 from aia_jax.utils.errors import InputError
@@ -73,7 +73,7 @@ class TrainedAnnotator:
         graphdef, shapes = abstract_weights(
             lambda rngs: build_annotator(config.model, len(self.labels), rngs=rngs), self._mesh
         )
-        weights = sharding.put_replicated(replace_arrays(pick_weights(shapes, "raw"), arrays), self._mesh)
+        weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), self._mesh)
         if fold:
             graphdef, weights = change_model(graphdef, weights, fold_norms, self._mesh)
         self._graphdef, self._weights = graphdef, weights
@@ -88,7 +88,7 @@ class TrainedAnnotator:
         self.digest = f"{model.backbone} {self.image_size} px {self._settings}"
 
     @classmethod
-    def of_run(
+    def from_run(
         cls, workdir: str | Path, batch_size: int, dtype: str | None = None, *, fold: bool = True
     ) -> "TrainedAnnotator":
         """The best epoch of an annotation run.
@@ -110,7 +110,7 @@ class TrainedAnnotator:
         check_whole(workdir, info)
         if "labels" not in info:
             raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
-        with blaming_config(workdir):
+        with config_errors_as_input_errors(workdir):
             check_numbers(config)
             return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"), fold=fold)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aia_jax.training.sharding import of_state
+from aia_jax.training.sharding import state_sharding
 
 _FEW = 6  # XLA's GPU code concatenates up to so many arrays in a kernel of their own
 Arrays = dict[str, Any]
@@ -90,7 +90,7 @@ def together(tree: Any) -> Any:
 
 def on_mesh(shapes: Any, mesh: Mesh) -> Any:
     """The same shapes and dtypes, placed on `mesh`: replicated, or split over `fsdp` where that is more than 1."""
-    return each_weight(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=of_state(a.shape, mesh)), shapes)
+    return each_weight(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=state_sharding(a.shape, mesh)), shapes)
 
 
 def loosened(tree: Any) -> Any:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from aia_jax.training.sharding import over_data, replicated
+from aia_jax.training.sharding import batch_sharding, replicated
 
 # Steps between two questions. More than the loop keeps in flight, so that an answer is there when it is read.
 _INTERVAL = 8
@@ -54,7 +54,7 @@ class AgreedStop:
 
     def _ask(self) -> jax.Array:
         mine = np.full(len(self._mesh.local_devices), self._request.signum or 0, np.int32)
-        return self._largest(jax.make_array_from_process_local_data(over_data(self._mesh), mine))
+        return self._largest(jax.make_array_from_process_local_data(batch_sharding(self._mesh), mine))
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
 
 
 @contextlib.contextmanager
-def recalling_root(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def hint_trained_root(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """Adds to an InputError about `config.data.root` the one that the run in `workdir` was trained with, if another."""
     try:
         yield

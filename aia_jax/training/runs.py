@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from aia_jax.training import sharding
-from aia_jax.training.state import flat_arrays, pick_weights
+from aia_jax.training.state import flat_arrays, select_weights
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 
@@ -49,11 +49,11 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
         checkpointer.check_undamaged(step)
         stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
-        return flat_arrays(pick_weights(stored, info["weights"])), info
+        return flat_arrays(select_weights(stored, info["weights"])), info
 
 
 @contextlib.contextmanager
-def blaming_config(workdir: Path) -> Iterator[None]:
+def config_errors_as_input_errors(workdir: Path) -> Iterator[None]:
     """Raises InputError where the config of a run has no fields, or other ones, for what is made of it."""
     try:
         yield

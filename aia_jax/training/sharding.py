@@ -46,12 +46,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def over_data(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis is split over all devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def of_state(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     """Where an array of the state lies: split over `fsdp` along its largest axis that `fsdp` divides.
 
     Vectors, arrays of fewer than `MIN_SHARDED_SIZE` elements, and those without such an axis lie on every device.
@@ -84,7 +84,7 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a global batch, as global arrays split over the devices."""
-    sharding = over_data(mesh)
+    sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 

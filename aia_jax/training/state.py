@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from aia_jax.training.optimizer import hyperparameters
 from aia_jax.training.packed_params import Packed, loosened, on_mesh, pack, tightened, together, unpack
-from aia_jax.training.sharding import over_data, replicated
+from aia_jax.training.sharding import batch_sharding, replicated
 from aia_jax.training.step import Arrays, LossFn, make_gradients, whole_weights
 
 
@@ -50,7 +50,7 @@ class TrainState(struct.PyTreeNode):
 
     def weights(self, name: str) -> Arrays:
         """The inference weights `name`: "raw" or "ema", as `{"params", "stats", "constants"}`."""
-        return pick_weights(self.items()["weights"], name)
+        return select_weights(self.items()["weights"], name)
 
     def items(self) -> dict[str, Arrays]:
         """What a checkpoint holds: all weights, apart from what only training needs."""
@@ -61,7 +61,7 @@ class TrainState(struct.PyTreeNode):
             "progress": {"step": self.step, "opt_state": loosened(self.opt_state)},
         }
 
-    def starting_from(self, weights: Arrays) -> "TrainState":
+    def with_weights(self, weights: Arrays) -> "TrainState":
         """This state with other weights, `{"params", "stats", "constants"}`; the averages start from them too."""
         packed = {name: pack(weights[name]) for name in ("params", "stats")}
         return self.replace(**packed, constants=weights["constants"], ema=jax.tree.map(jnp.copy, packed))
@@ -75,7 +75,7 @@ class TrainState(struct.PyTreeNode):
         return cls(**progress, **raw, ema=ema, constants=weights["constants"])
 
 
-def pick_weights(weights: Arrays, name: str) -> Arrays:
+def select_weights(weights: Arrays, name: str) -> Arrays:
     """Of a checkpoint's weights those called `name`, "raw" or "ema", as `{"params", "stats", "constants"}`."""
     return {**weights[name], "constants": weights["constants"]}
 
@@ -194,7 +194,7 @@ def make_train_step(
         metrics = {"loss": loss, **metrics, **hyperparameters(opt_state), "finite": finite}
         return together((new.replace(step=state.step + 1), metrics))
 
-    whole, rows = replicated(mesh), over_data(mesh)
+    whole, rows = replicated(mesh), batch_sharding(mesh)
     placed = state_sharding or whole
     return jax.jit(step, in_shardings=(placed, rows, whole), out_shardings=(placed, whole), donate_argnums=0)
 
@@ -220,5 +220,5 @@ def make_predict_step(
             return predict_fn(merge_model(graphdef, whole_weights(weights, mesh)), batch, *shared)
 
     whole = replicated(mesh)
-    placed = (weights_sharding or whole, over_data(mesh), *[whole] * shared)
+    placed = (weights_sharding or whole, batch_sharding(mesh), *[whole] * shared)
     return jax.jit(step, in_shardings=placed, out_shardings=whole)

@@ -30,7 +30,7 @@ from aia_jax.training.state import (
     make_train_step,
 )
 from aia_jax.utils.errors import InputError, Interrupted
-from aia_jax.utils.files import held
+from aia_jax.utils.files import exclusive_lock
 
 
 class Task(Protocol):
@@ -160,7 +160,7 @@ class Trainer:
             refusal = f"another process trains in {self.workdir}; stop it, wait for it, or give another workdir"
             try:
                 self.workdir.mkdir(parents=True, exist_ok=True)
-                opened.enter_context(held(self.workdir / ".lock", refusal))
+                opened.enter_context(exclusive_lock(self.workdir / ".lock", refusal))
             except OSError as error:
                 reason = f"{self.workdir} cannot be written: {error.strerror}"
                 raise InputError(f"{reason}; make it writable, or give another workdir") from error
@@ -182,7 +182,7 @@ class Trainer:
             return TrainState.from_items({**state.items(), **converted}), 0
         if self._initialize:
             given = self._initialize(state.weights("raw"))
-            state = state.starting_from(jax.tree.map(sharding.put_whole, given, self._weights_placed))
+            state = state.with_weights(jax.tree.map(sharding.put_whole, given, self._weights_placed))
         return state, 0
 
     def _epochs(

@@ -52,7 +52,7 @@ def check_writable(*paths: str | Path | None) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path, refusal: str) -> Iterator[None]:
+def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
     """Holds `path`, made if it is not there, while no other process does; the system lets go of it after a kill.
 
     On file systems without locks it holds nothing.
@@ -71,7 +71,7 @@ def held(path: Path, refusal: str) -> Iterator[None]:
         yield
 
 
-def shown_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False) -> list[str]:
+def list_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False) -> list[str]:
     """All files below `folder` whose names end so, in whatever case, relative to it and sorted, without hidden ones.
 
     Args:

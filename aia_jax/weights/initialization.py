@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import printable
 from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.training.runs import best_step, open_run
 from aia_jax.training.state import Arrays, flat_arrays, replace_arrays
 from aia_jax.training.trainer import Task
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import counted
-from aia_jax.weights.load import Shapes, foreign_labels, model_shapes, read_arrays, read_foreign
+from aia_jax.utils.messages import format_count, printable
+from aia_jax.weights.load import Shapes, foreign_labels, model_shapes, read_arrays, read_torch_state
 
 # Arrays with an entry for each label, and on which axis.
 _LABEL_AXES = {
@@ -88,9 +87,9 @@ def _labels_of(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | None,
         if names is None:
             raise InputError(f"the checkpoint in {source} does not say its labels; train or convert it anew")
         return listed or tuple(names), len(names)
-    count = foreign_labels(read_foreign(source))
+    count = foreign_labels(read_torch_state(source))
     if listed and count not in (None, len(listed)):
-        scored = counted(count, "label")
+        scored = format_count(count, "label")
         raise InputError(f"{source} scores {scored}, but config.init_labels={given} lists {len(listed)}")
     return listed, count
 
@@ -119,7 +118,7 @@ def _merged(
 
 
 def _summary(source: str, labels: Sequence[str], names: Sequence[str] | None, known: Sequence[int]) -> str:
-    total = counted(len(labels), "label")
+    total = format_count(len(labels), "label")
     if names is None:
         return (
             f"{source} does not say its labels: the queries and scores of all {total} are drawn anew; "

@@ -16,16 +16,16 @@ from aia_jax.training.state import (
     abstract_weights,
     flat_arrays,
     merge_model,
-    pick_weights,
     replace_arrays,
+    select_weights,
     split_model,
 )
 from aia_jax.training.trainer import Task
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count
 from aia_jax.weights import name_map
 from aia_jax.weights.pretrained import PACKAGES, pretrained_file
-from aia_jax.weights.recognize import Foreign, recognise
+from aia_jax.weights.recognize import TorchStateDict, recognise
 from aia_jax.weights.sgraf_name_map import check_sizes
 from aia_jax.weights.torch_files import read_weights
 
@@ -37,7 +37,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> dict[str, tuple[int, ...]]:
     """Path to shape of every array of the model that `build` makes, or of its backbone."""
     _, abstract = abstract_weights(build, sharding.data_mesh())
-    shapes = {path: leaf.shape for path, leaf in flat_arrays(pick_weights(abstract, "raw")).items()}
+    shapes = {path: leaf.shape for path, leaf in flat_arrays(select_weights(abstract, "raw")).items()}
     return {path: shape for path, shape in shapes.items() if not backbone_only or path.startswith("backbone.")}
 
 
@@ -64,14 +64,14 @@ def read_arrays(
     path = Path(source)
     if path.is_dir():
         return _from_run(path, config, shapes, described)
-    foreign = read_foreign(source)
+    foreign = read_torch_state(source)
     check_model(foreign, config, shapes, str(source))
     if not _is_whole(shapes) and foreign.head:
         print(f"{source}: the backbone is taken, the rest dropped: {foreign.list_head()}", flush=True)
     return name_map.from_torch(foreign, shapes, str(source))
 
 
-def read_foreign(source: str | Path) -> Foreign:
+def read_torch_state(source: str | Path) -> TorchStateDict:
     """Reads and recognises a PyTorch file, or a package's.
 
     Raises:
@@ -81,7 +81,7 @@ def read_foreign(source: str | Path) -> Foreign:
     return recognise(state, str(source), options)
 
 
-def check_model(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str) -> None:
+def check_model(foreign: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
     """Raises InputError if a recognised file is of another system, family, size or number of labels than the config."""
     model, whole, held = config.model, _is_whole(shapes), f"{where} holds {foreign.describe()}"
     if whole and foreign.system == "backbone" and model.backbone:
@@ -103,20 +103,20 @@ def check_model(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str
         _check_head(foreign, config, shapes, where)
 
 
-def _check_head(foreign: Foreign, config: ConfigDict, shapes: Shapes, where: str) -> None:
+def _check_head(foreign: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
     if foreign.system != _SYSTEMS[config.model.head]:
         raise InputError(f"{where} holds {foreign.describe()}, but config.model.head is {config.model.head!r}")
     given = foreign_labels(foreign)
     expected = _num_labels(shapes)
     if given is not None and given != expected:
         raise InputError(
-            f"{where} scores {counted(given, 'label')}, but the data of this config list {expected}; "
+            f"{where} scores {format_count(given, 'label')}, but the data of this config list {expected}; "
             "give the config of the data set it was trained on (config.data.name, config.data.root); to train, "
             "config.init_labels=by_name takes over what it knows"
         )
 
 
-def foreign_labels(foreign: Foreign) -> int | None:
+def foreign_labels(foreign: TorchStateDict) -> int | None:
     """How many labels a recognised file scores; None: it has no head."""
     return _num_labels({f"head.{name}": value.shape for name, value in foreign.head.items()})
 
@@ -158,7 +158,7 @@ def config_of(source: str, config: ConfigDict) -> ConfigDict:
     if path.is_dir():
         own.model.reasoning = written_config(path)["model"].get("reasoning", "")
         return own
-    foreign = read_foreign(source)
+    foreign = read_torch_state(source)
     if foreign.system != "retrieval":
         raise InputError(f"{source} holds {foreign.describe()}, but config.task is {config.task!r}")
     own.model.reasoning = foreign.reasoning

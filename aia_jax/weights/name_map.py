@@ -13,7 +13,7 @@ import numpy as np
 from aia_jax.utils.errors import InputError
 from aia_jax.weights import sgraf_name_map
 from aia_jax.weights.axis_layouts import CONV, HWIO, LEAVES, LINEAR, POINTWISE, ROW, SAME, Layout
-from aia_jax.weights.recognize import Foreign, wrap
+from aia_jax.weights.recognize import TorchStateDict, wrap
 
 # Our modules, TResNet's stages counted from 1; (pattern, their module, layout of `kernel`).
 _BACKBONES = {
@@ -103,7 +103,7 @@ def system_of(paths: Iterable[str]) -> str:
     return next((system for path, system in marks.items() if path in paths), "backbone")
 
 
-def from_torch(foreign: Foreign, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
+def from_torch(foreign: TorchStateDict, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
     """A recognised state dict as our arrays, strictly: every array of `shapes` filled, every array of it used.
 
     Args:
@@ -178,7 +178,7 @@ def _problem(found: np.ndarray, shape: tuple[int, ...], name: str) -> str:
     return ""
 
 
-def _report(foreign: Foreign, where: str, missing: dict, unfit: dict, unused: Iterable[tuple[str, str]]) -> str:
+def _report(foreign: TorchStateDict, where: str, missing: dict, unfit: dict, unused: Iterable[tuple[str, str]]) -> str:
     def in_file(area: str, name: str) -> str:
         return foreign.origin.get((area, name)) or wrap(foreign.system, foreign.family, area, name)
 

@@ -54,7 +54,7 @@ _LITE_REPEATS = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}  # blocks
 
 
 @dataclass(frozen=True)
-class Foreign:
+class TorchStateDict:
     """A recognised state dict.
 
     Attributes:
@@ -107,7 +107,7 @@ def wrap(system: str, family: str, area: str, name: str) -> str:
     return (head if area == "head" else backbone) + name
 
 
-def recognise(state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None = None) -> Foreign:
+def recognise(state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None = None) -> TorchStateDict:
     """Tells what `state` is and renames it.
 
     Args:
@@ -131,16 +131,16 @@ def recognise(state: Mapping[str, np.ndarray], where: str, options: Mapping[str,
     )
 
 
-def _retriever(state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None) -> Foreign:
+def _retriever(state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None) -> TorchStateDict:
     arrays = {name: value for name, value in state.items() if not _UNTRAINED.fullmatch(name)}
     origin = {("sgraf", name): name for name in arrays}
     reasoning = sgraf_name_map.reasoning_of(arrays, options, where)
-    return Foreign("retrieval", "sgraf", "SGRAF", {}, {}, origin, (), "", sgraf=arrays, reasoning=reasoning)
+    return TorchStateDict("retrieval", "sgraf", "SGRAF", {}, {}, origin, (), "", sgraf=arrays, reasoning=reasoning)
 
 
 def _rename(
     state: Mapping[str, np.ndarray], system: tuple[str, str, str], family: tuple[str, str], where: str
-) -> Foreign:
+) -> TorchStateDict:
     (kind, backbone_prefix, head_prefix), (architecture, generation) = system, family
     parts: dict[str, dict[str, np.ndarray]] = {"backbone": {}, "head": {}}
     origin: dict[tuple[str, str], str] = {}
@@ -162,7 +162,7 @@ def _rename(
             value = np.abs(value) + np.float32(1e-5)
         parts[area][inner] = value
         origin[area, inner] = name
-    return Foreign(
+    return TorchStateDict(
         kind, architecture, generation, parts["backbone"], parts["head"], origin, tuple(others), backbone_prefix
     )
 

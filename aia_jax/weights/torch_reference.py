@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aia_jax.utils.errors import InputError
-from aia_jax.weights.recognize import Foreign, wrap
+from aia_jax.weights.recognize import TorchStateDict, wrap
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
 
@@ -194,7 +194,7 @@ def pad_as_at(body: nn.Module, resolution: int) -> None:
             side = -(-side // 2)
 
 
-def load_torch(config: ConfigDict, foreign: Foreign, state: dict[str, np.ndarray]) -> nn.Module:
+def load_torch(config: ConfigDict, foreign: TorchStateDict, state: dict[str, np.ndarray]) -> nn.Module:
     """The model that a recognised file holds, in evaluation mode, loaded with `strict=True`.
 
     TResNet's names are brought up to date by timm's own filter, not by this project's. EfficientNet-Lite pads as timm
@@ -238,7 +238,7 @@ def _short_tresnet(arrays: dict[str, np.ndarray]) -> tuple[nn.Module, int]:
     return network.body, network.feature_info[len(counts)]["num_chs"]
 
 
-def _backbone(foreign: Foreign, state: dict[str, np.ndarray]) -> dict[str, Any]:
+def _backbone(foreign: TorchStateDict, state: dict[str, np.ndarray]) -> dict[str, Any]:
     if foreign.family != "tresnet":
         return foreign.backbone
     prefix = foreign.prefix

@@ -25,7 +25,7 @@ from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.runs import run_arrays
-from aia_jax.training.state import abstract_weights, pick_weights, replace_arrays
+from aia_jax.training.state import abstract_weights, replace_arrays, select_weights
 from tests.helpers.untrained import annotator_config, write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def expected(config, workdir):
     """Scores of the test split, as evaluation predicts them."""
     task = make_task(config)
     graphdef, shapes = abstract_weights(task.build_model, sharding.data_mesh())
-    weights = replace_arrays(pick_weights(shapes, "raw"), run_arrays(workdir)[0])
+    weights = replace_arrays(select_weights(shapes, "raw"), run_arrays(workdir)[0])
     return task.predict_split(Predictor(graphdef, sharding.data_mesh()), [weights], "test")[0]["scores"]
 
 

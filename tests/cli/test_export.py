@@ -105,7 +105,7 @@ def test_facts_tell_the_model(exported, live, limits, workdir):
     assert facts["inputs"] == [{"name": "image", "dtype": "uint8", "shape": ["any", SIZE, SIZE, 3]}]
     shapes = {"scores": ["any", 22], "attention": ["any", 22, 2, 2]}
     assert facts["outputs"] == [{"name": n, "dtype": "float32", "shape": shape} for n, shape in shapes.items()]
-    assert facts["normalization"]["mean"] == list(TrainedAnnotator.of_run(workdir, 8).channel_stats[0])
+    assert facts["normalization"]["mean"] == list(TrainedAnnotator.from_run(workdir, 8).channel_stats[0])
     assert sorted([*facts["files"], "model.json"]) == sorted(path.name for path in exported.iterdir()) == NAMES
     for name, told in facts["files"].items():
         assert told["bytes"] == (exported / name).stat().st_size

@@ -6,7 +6,7 @@ from flax import nnx
 
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
-from aia_jax.training.state import abstract_weights, pick_weights, split_model
+from aia_jax.training.state import abstract_weights, select_weights, split_model
 from benchmarks.random_run import write_run
 from configs import demo
 
@@ -15,7 +15,7 @@ __all__ = ["annotator_config", "draw_weights", "random_weights", "write_run"]
 
 def random_weights(task, seed):
     """Some weights for the task's model, without compiling what draws the usual ones."""
-    shapes = pick_weights(abstract_weights(task.build_model, sharding.data_mesh())[1], "raw")
+    shapes = select_weights(abstract_weights(task.build_model, sharding.data_mesh())[1], "raw")
     generator = np.random.default_rng(seed)
 
     def draw(path, leaf):

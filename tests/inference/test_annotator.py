@@ -116,7 +116,7 @@ def test_a_head_that_does_not_attend(tmp_path, pixels):
 def test_norms_are_folded_once_and_nothing_changes(tmp_path, pixels):
     config = annotator_config()
     workdir = write_run(tmp_path / "run", config, draw_weights(config))
-    once, each_call = (TrainedAnnotator.of_run(workdir, 11, fold=fold) for fold in (True, False))
+    once, each_call = (TrainedAnnotator.from_run(workdir, 11, fold=fold) for fold in (True, False))
     found, expected = (jax.device_get(model.predict(pixels, explain=True)) for model in (once, each_call))
     assert found.keys() == expected.keys()
     for name in found:

@@ -107,7 +107,7 @@ def test_captions_split_over_devices_score_the_same(reasoning):
             images = model.encode_images(features, train=False)
             return model.similarity(images, captions, lengths, train=False, block=IMAGES)
 
-    rows, whole = sharding.over_data(mesh), sharding.replicated(mesh)
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     step = jax.jit(score, in_shardings=(whole, rows, rows), out_shardings=whole)
     np.testing.assert_allclose(step(features, tokens, LENGTHS), expected, atol=1e-6)
 

@@ -69,7 +69,7 @@ def test_weights_are_split_over_devices_as_they_would_be_by_themselves():
     tree = {"a": jnp.ones((256, 128)), "b": jnp.ones((256, 128)), "small": jnp.ones((4, 4)), "bias": jnp.ones(3)}
     placed = on_mesh(jax.eval_shape(pack, tree), mesh)
     assert [stack.sharding.spec for stack in placed.stacks] == [PartitionSpec(None, "fsdp"), PartitionSpec(None)]
-    split = jax.tree.map(lambda leaf: jax.device_put(leaf, sharding.of_state(leaf.shape, mesh)), tree)
+    split = jax.tree.map(lambda leaf: jax.device_put(leaf, sharding.state_sharding(leaf.shape, mesh)), tree)
     packed = pack(split)
     assert packed.stacks[0].sharding == placed.stacks[0].sharding
     assert jax.tree.map(lambda a: a.sharding, unpack(packed)) == jax.tree.map(lambda a: a.sharding, split)

@@ -56,8 +56,8 @@ def test_fsdp_that_does_not_divide_the_devices_is_refused(fsdp):
     ],
 )
 def test_large_arrays_are_split_along_their_longest_divisible_axis(shape, spec):
-    assert sharding.of_state(shape, sharding.data_mesh(fsdp=4)).spec == spec
-    assert sharding.of_state(shape, sharding.data_mesh()).spec == PartitionSpec()
+    assert sharding.state_sharding(shape, sharding.data_mesh(fsdp=4)).spec == spec
+    assert sharding.state_sharding(shape, sharding.data_mesh()).spec == PartitionSpec()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_of_the_flagship_a_device_holds_a_share_of_all_but_its_small_arrays():
 def test_arrays_are_put_and_gathered():
     mesh = sharding.data_mesh(fsdp=4)
     array = np.arange(2**15, dtype=np.float32).reshape(128, 256)
-    placed = sharding.put_whole(array, sharding.of_state(array.shape, mesh))
+    placed = sharding.put_whole(array, sharding.state_sharding(array.shape, mesh))
     assert placed.addressable_shards[0].data.shape == (128, 64)
     whole = sharding.gathered({"a": placed, "b": jnp.ones(3)}, mesh)
     assert whole["a"].sharding.is_fully_replicated

@@ -15,7 +15,7 @@ from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.runs import best_step, run_arrays
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import held
+from aia_jax.utils.files import exclusive_lock
 from tests.helpers.toy_task import ToyTask, final_items, losses, run, toy_config
 
 
@@ -168,7 +168,10 @@ def test_the_best_checkpoint_survives_resuming(tmp_path):
 
 
 def test_two_trainers_in_one_workdir(copy):
-    with held(copy / ".lock", ""), pytest.raises(InputError, match=r"another process trains in .*run; stop it, wait"):
+    with (
+        exclusive_lock(copy / ".lock", ""),
+        pytest.raises(InputError, match=r"another process trains in .*run; stop it, wait"),
+    ):
         run(toy_config(log_every=1), copy)
     run(toy_config(log_every=1), copy)
 

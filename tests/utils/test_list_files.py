@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from aia_jax.utils.files import shown_files, write_bytes, write_json
+from aia_jax.utils.files import list_files, write_bytes, write_json
 
 
 def test_files_are_found_by_their_ends_without_hidden_ones(tmp_path):
@@ -16,8 +16,8 @@ def test_files_are_found_by_their_ends_without_hidden_ones(tmp_path):
     (tmp_path / "link.jpg").symlink_to(tmp_path / "e.png")
     (tmp_path / "loop").symlink_to(tmp_path)
     found = ["b.JPG", "a/c.jpg", "link.jpg", os.fsdecode(b"\xff.jpg")]
-    assert shown_files(tmp_path, [".jpg"]) == sorted(found)
-    assert shown_files(tmp_path, [".jpg"], dangling=True) == sorted([*found, "gone.jpg"])
+    assert list_files(tmp_path, [".jpg"]) == sorted(found)
+    assert list_files(tmp_path, [".jpg"], dangling=True) == sorted([*found, "gone.jpg"])
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "字" * 85, os.fsdecode(b"\xff" * 255)])

@@ -1,8 +1,8 @@
 import pytest
 
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 labels"), (1, "1 label"), (2, "2 labels"), (2000, "2,000 labels")])
 def test_one_has_no_plural(number, text):
-    assert counted(number, "label") == text
+    assert format_count(number, "label") == text

@@ -8,10 +8,9 @@ the folder itself. Photos are located here, not opened.
 """
 
 import dataclasses
-import difflib
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from aia_jax.data.safe_names import name_problem
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count, list_problems, nearest
 
 CUSTOM = "custom"
 FOLDERS = {"corel5k": "Corel-5k", "espgame": "ESP-Game", "iaprtc12": "IAPR-TC-12", "vg500": "VG-500", CUSTOM: ""}
@@ -32,9 +31,7 @@ _SSGRL_VOCABULARY = "vg500_vocabulary.txt"
 _SSGRL = "{file name: [label index, ...]}"
 _AUTHORS = '{"labels": [...], "samples": [...]}'
 _LABELS = '{"labels": [...]}'
-_MAX_LISTED = 20
 _MOST_TARGETS = 10**9  # bytes
-_MOST_COMPARED, _LONGEST_COMPARED = 10_000, 100  # names, and characters of one
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 cannot
 
 
@@ -116,21 +113,6 @@ def read_labels(path: Path) -> tuple[str, ...]:
 def is_label(value: Any) -> bool:
     """Whether a label may be called so: one line, without blanks around it, that UTF-8 can hold."""
     return isinstance(value, str) and value.strip().splitlines() == [value] and not _LONE_SURROGATE.search(value)
-
-
-def list_problems(problems: Sequence[str]) -> str:
-    """The first problems, one a line, and how many more there are."""
-    lines = list(problems[:_MAX_LISTED])
-    if len(problems) > len(lines):
-        lines.append(f"... and {len(problems) - len(lines):,} more")
-    return "".join(f"\n  {line}" for line in lines)
-
-
-def nearest(name: str, known: Collection[str], number: int = 1) -> list[str]:
-    """Names of `known` that are like `name`, for hints; none where looking through them would take long."""
-    if len(known) > _MOST_COMPARED:
-        return []
-    return difflib.get_close_matches(name[:_LONGEST_COMPARED], known, n=number)
 
 
 def _read_authors(path: Path, photo_folders: Sequence[Path]) -> Annotations:
@@ -233,7 +215,7 @@ def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int]
         elif label not in columns:
             close = nearest(label, columns) if hint and len(problems) < _MAX_LISTED else []
             text = f"; did you mean {close[0]!r}?" if close else ""
-            known = counted(len(columns), "label")
+            known = format_count(len(columns), "label")
             problems.append(f"{where}.image_labels: {label!r} is not in the vocabulary of {known}{text}")
     return problems
 

@@ -25,7 +25,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from aia_jax.data.annotation import tfds_builders
-from aia_jax.data.annotation.annotations import CUSTOM, Annotations, list_problems
+from aia_jax.data.annotation.annotations import CUSTOM, Annotations
 from aia_jax.data.cache import prepared
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.mapped_rows import RowWriter
@@ -34,6 +34,7 @@ from aia_jax.data.safe_names import link_problem
 from aia_jax.data.scenes import dataset as scenes
 from aia_jax.data.scenes import painting as scene_painting
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import list_problems
 
 _VERSION = 1  # of the code below: raise it when the same sources would give another copy
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aia_jax.data.photo_folder import SUFFIXES
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import read_json, shown_files
+from aia_jax.utils.files import list_files, read_json
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -141,7 +141,7 @@ def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
     beside = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
     yield from (name for name in beside if os.path.splitext(name)[1].lower() in SUFFIXES)
     for top in tops:
-        yield from (os.path.join(top, name) for name in shown_files(folder / top, SUFFIXES))
+        yield from (os.path.join(top, name) for name in list_files(folder / top, SUFFIXES))
 
 
 def _by_id(path: Path, document: dict, field: str, name: str, problems: list[str]) -> dict[Any, tuple[str, str]]:

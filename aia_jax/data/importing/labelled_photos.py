@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.annotation.annotations import is_label, nearest
+from aia_jax.data.annotation.annotations import is_label
 from aia_jax.data.importing.label_lists import LabelRow
 from aia_jax.data.photo_folder import SUFFIXES, read_photos
 from aia_jax.data.safe_names import leaves_folder
-from aia_jax.utils.messages import counted
+from aia_jax.utils.messages import format_count, nearest
 
 _SIZE = 224  # pixels, at which photos are measured: about what networks see
 _HINTED = 20  # problems; looking for what was meant takes long
@@ -125,7 +125,7 @@ def _label_problem(row: LabelRow) -> str:
 def _unknown(where: str, label: str, vocabulary: Collection[str], hinted: bool) -> str:
     near = nearest(label, vocabulary) if hinted else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{where}: {label!r} is not in the vocabulary of {counted(len(vocabulary), 'label')}{hint}"
+    return f"{where}: {label!r} is not in the vocabulary of {format_count(len(vocabulary), 'label')}{hint}"
 
 
 def _find(name: str, folder: Path) -> str:

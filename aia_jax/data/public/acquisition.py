@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, Annotations, read_annotations
-from aia_jax.data.cache import check_room, speaking_errors
+from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.public.archives import unpack_photos
 from aia_jax.data.public.download import check_unchanged, download
 from aia_jax.data.public.inspection import Inspection, shown_names
@@ -91,7 +91,7 @@ def _authors_json(annotations: Annotations) -> bytes:
 
 
 def _bring_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) -> None:
-    with speaking_errors(cache, None, "--root names another place"):
+    with os_errors_as_input_errors(cache, None, "--root names another place"):
         source = download_from_kaggle(handle, cache)
         is_ours = source.resolve().is_relative_to(cache.resolve())
         for name, path in _find(source, targets).items():
@@ -118,7 +118,7 @@ def _find(source: Path, targets: Mapping[str, Path]) -> dict[str, Path]:
 
 def _bring_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[str, Path]) -> None:
     num_bytes = _bytes_to_come(dataset, folder, len(targets))
-    with speaking_errors(folder, num_bytes, "--root names another place"):
+    with os_errors_as_input_errors(folder, num_bytes, "--root names another place"):
         check_room(folder, num_bytes)
         remaining = dict(targets)
         for file in dataset.archives:

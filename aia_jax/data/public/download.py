@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from aia_jax.data.cache import check_room, speaking_errors
+from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.public.public_datasets import RemoteFile
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -48,7 +48,7 @@ def download(file: RemoteFile, folder: Path) -> Path:
     """
     path = folder / file.path
     part = path.with_name(f"{path.name}.part")
-    with speaking_errors(path.parent, file.num_bytes or None, "--root names another place"):
+    with os_errors_as_input_errors(path.parent, file.num_bytes or None, "--root names another place"):
         path.parent.mkdir(parents=True, exist_ok=True)
         validator = _bring(file, part)
         if file.git_blob and git_blob_id(part) != file.git_blob:

@@ -181,7 +181,7 @@ def by_length(split: CaptionSplit) -> np.ndarray:
     return np.argsort(split.lengths, kind="stable")
 
 
-def meanings(split: CaptionSplit, names: tuple[str, ...]) -> dict[str, sparse.csr_matrix]:
+def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str, sparse.csr_matrix]:
     """Tf-idf rows of the "caption"s and their means over each "image"'s, as far as asked for by `names`."""
     if not names:
         return {}

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.data.annotation.annotations import list_problems
 from aia_jax.data.safe_names import name_problem
 from aia_jax.data.search.keyword_records import LARGEST_ID
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import read_json, read_text, shown_files
+from aia_jax.utils.files import list_files, read_json, read_text
+from aia_jax.utils.messages import list_problems
 
 COCO_SPLITS = ("train", "test")  # of these there are keywords
 
@@ -97,7 +97,7 @@ def folder_split(folder: Path, name: str) -> KeywordSplit:
     Raises:
         InputError: there is none.
     """
-    names = tuple(file.removesuffix(".json") for file in shown_files(folder, [".json"]) if file.endswith(".json"))
+    names = tuple(file.removesuffix(".json") for file in list_files(folder, [".json"]) if file.endswith(".json"))
     if not names:
         raise InputError(f"{folder} holds no keywords; files that end in .json are looked for")
     return KeywordSplit(name, folder, names, np.arange(len(names), dtype=np.int32), len(names))

@@ -14,9 +14,9 @@ from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh
 from aia_jax.training.state import TrainState, make_predict_step, make_train_step, split_model
 from aia_jax.utils.errors import InputError
-from benchmarks import torch_peer
+from benchmarks import torch_baseline
 from benchmarks.step import TOTAL_STEPS, check_config, random_batch
-from benchmarks.torch_peer import InferencePeer, TrainingPeer, Variant
+from benchmarks.torch_baseline import InferencePeer, TrainingPeer, Variant
 from configs import corel5k
 from tests.helpers.torch_oracles import (
     annotator_values,
@@ -66,7 +66,9 @@ def test_losses_are_this_projects(name):
     rng = np.random.default_rng(0)
     logits = (5 * rng.standard_normal((8, 9))).astype(np.float32)
     targets = (rng.random((8, 9)) < 0.3).astype(np.float32)
-    theirs = torch_peer.annotation_loss(torch.from_numpy(logits), torch.from_numpy(targets), **annotation.PRESETS[name])
+    theirs = torch_baseline.annotation_loss(
+        torch.from_numpy(logits), torch.from_numpy(targets), **annotation.PRESETS[name]
+    )
     np.testing.assert_allclose(theirs, annotation.annotation_loss(name)(logits, targets), rtol=1e-4, atol=1e-6)
 
 
@@ -107,7 +109,7 @@ def test_scores_are_this_projects(config, models):
 def test_flips_turn_whole_images(config):
     _, images, _ = tensors(config)
     torch.manual_seed(0)
-    flipped = torch_peer._random_flips(images, "both")
+    flipped = torch_baseline._random_flips(images, "both")
     forms = [images, images.flip(2), images.flip(3), images.flip((2, 3))]
     chosen = [[torch.equal(row, form[index]) for form in forms] for index, row in enumerate(flipped)]
     assert all(any(row) for row in chosen)
@@ -116,9 +118,9 @@ def test_flips_turn_whole_images(config):
 
 @pytest.mark.parametrize("inference", [False, True])
 def test_a_measured_peer_tells_its_rates(config, models, monkeypatch, inference):
-    monkeypatch.setattr(torch_peer, "build_model", lambda _: models[1])
+    monkeypatch.setattr(torch_baseline, "build_model", lambda _: models[1])
     config.batch_size, config.data.image_size, config.data.flips = 2, 32, "both"
-    row = torch_peer.measure_peer(config, Variant(True, False), "cpu", inference, 5, 0.0)
+    row = torch_baseline.measure_peer(config, Variant(True, False), "cpu", inference, 5, 0.0)
     assert row["seconds_per_step"]["windows"] == 5
     assert row["images_per_second"]["min"] <= row["images_per_second"]["median"] <= row["images_per_second"]["max"]
     assert row["compile_seconds"] is None
@@ -127,15 +129,15 @@ def test_a_measured_peer_tells_its_rates(config, models, monkeypatch, inference)
 
 def test_heads_of_both_systems_are_built(config):
     config.model.head, config.model.backbone = "gap", "efficientnet_lite0"
-    assert torch_peer.build_model(config).eval()(torch.zeros(1, 3, 32, 32))[0].shape == (1, LABELS)
+    assert torch_baseline.build_model(config).eval()(torch.zeros(1, 3, 32, 32))[0].shape == (1, LABELS)
 
 
 def test_what_the_peer_lacks_is_refused(config):
     with pytest.raises(InputError, match="no device to compare with JAX's tpu"):
-        torch_peer.torch_device("tpu")
+        torch_baseline.torch_device("tpu")
     config.model.backbone = "tresnet_tiny"
     with pytest.raises(InputError, match="timm has no tresnet_tiny"):
-        torch_peer.build_model(config)
+        torch_baseline.build_model(config)
     config.mixup = True
     with pytest.raises(InputError, match="no mixup"):
         check_config(config)
