@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Collection, Sequence
 
-_MAX_LISTED = 20
+MAX_LISTED = 20
 _MOST_COMPARED, _LONGEST_COMPARED = 10_000, 100  # names, and characters of one
 
 
@@ -14,7 +14,7 @@ def format_count(number: int, noun: str) -> str:
 
 def list_problems(problems: Sequence[str]) -> str:
     """The first problems, one a line, and how many more there are."""
-    lines = list(problems[:_MAX_LISTED])
+    lines = list(problems[:MAX_LISTED])
     if len(problems) > len(lines):
         lines.append(f"... and {len(problems) - len(lines):,} more")
     return "".join(f"\n  {line}" for line in lines)

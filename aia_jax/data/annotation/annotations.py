@@ -19,7 +19,7 @@ import numpy as np
 from aia_jax.data.safe_names import name_problem
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
-from aia_jax.utils.messages import format_count, list_problems, nearest
+from aia_jax.utils.messages import MAX_LISTED, format_count, list_problems, nearest
 
 CUSTOM = "custom"
 FOLDERS = {"corel5k": "Corel-5k", "espgame": "ESP-Game", "iaprtc12": "IAPR-TC-12", "vg500": "VG-500", CUSTOM: ""}
@@ -170,7 +170,7 @@ def _assemble(
     first_use: dict[str, str] = {}
     for where, name, image_labels in samples:
         problems += _name_problems(where, name, first_use)
-        problems += _image_label_problems(where, image_labels, columns, hint=len(problems) < _MAX_LISTED)
+        problems += _image_label_problems(where, image_labels, columns, hint=len(problems) < MAX_LISTED)
     if problems:
         raise InputError(f"{path} cannot be used, {len(problems):,} problem(s):{list_problems(problems)}")
     if not samples or not labels:
@@ -213,7 +213,7 @@ def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int]
         if not isinstance(label, str):
             problems.append(f"{where}.image_labels: {label!r:.80} is not a name")
         elif label not in columns:
-            close = nearest(label, columns) if hint and len(problems) < _MAX_LISTED else []
+            close = nearest(label, columns) if hint and len(problems) < MAX_LISTED else []
             text = f"; did you mean {close[0]!r}?" if close else ""
             known = format_count(len(columns), "label")
             problems.append(f"{where}.image_labels: {label!r} is not in the vocabulary of {known}{text}")
