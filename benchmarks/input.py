@@ -25,7 +25,7 @@ from aia_jax.data.annotation.annotations import FOLDERS
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.data.scenes import dataset as scenes
 from aia_jax.training import sharding
-from aia_jax.training.state import gather
+from aia_jax.training.step import gather
 from aia_jax.utils.errors import InputError
 from benchmarks.comparison import SMALL, define_flags, finish, given_options, run_command, shrunk, usable_device
 from benchmarks.step import check_task

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.model_arrays import Arrays, split_model
 from aia_jax.training.run_record import write_record
-from aia_jax.training.state import Arrays, split_model
 
 
 def write_run(workdir: Path, config: ConfigDict, weights: Arrays | None = None) -> Path:

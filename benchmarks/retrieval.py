@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from aia_jax.losses.retrieval import rank_disagreement, triplet
 from aia_jax.models.annotator import DTYPES
 from aia_jax.models.sgraf import SGRAF
-from aia_jax.training.state import merge_model, split_model
+from aia_jax.training.model_arrays import merge_model, split_model
 from aia_jax.utils.errors import InputError
 from benchmarks.comparison import (
     best_peer,

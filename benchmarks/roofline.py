@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.models.annotator import DTYPES, build_annotator
-from aia_jax.training.state import merge_model, split_model
+from aia_jax.training.model_arrays import merge_model, split_model
 from benchmarks.step import first_device
 from benchmarks.timing import time_windows
 

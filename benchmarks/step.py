@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
+from aia_jax.training.model_arrays import abstract_weights, split_model
 from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.state import abstract_weights, initial_state, make_predict_step, make_train_step, split_model
+from aia_jax.training.state import initial_state
+from aia_jax.training.step import make_predict_step, make_train_step
 from aia_jax.utils.errors import InputError
 from benchmarks.timing import per_second, time_windows
 

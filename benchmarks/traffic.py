@@ -27,16 +27,12 @@ from aia_jax.cli import flags as cli
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
+from aia_jax.training.model_arrays import abstract_weights, select_weights
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.packed_params import on_mesh
 from aia_jax.training.run_record import package_versions
-from aia_jax.training.state import (
-    abstract_weights,
-    initial_state,
-    make_predict_step,
-    make_train_step,
-    select_weights,
-)
+from aia_jax.training.state import initial_state
+from aia_jax.training.step import make_predict_step, make_train_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, write_json
 from benchmarks.collectives import Exchanged, exchanged

@@ -18,7 +18,8 @@ from aia_jax.data.retrieval.grid_features import write_grid_features
 from aia_jax.models.annotator import build_annotator, build_backbone
 from aia_jax.tasks import AnnotationTask
 from aia_jax.training import sharding
-from aia_jax.training.state import abstract_weights, make_predict_step, replace_arrays, select_weights
+from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
+from aia_jax.training.step import make_predict_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from aia_jax.weights.load import model_shapes, read_arrays

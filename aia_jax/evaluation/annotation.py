@@ -19,7 +19,8 @@ from aia_jax.report.predictions import draw_predictions
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
-from aia_jax.training.state import abstract_weights, make_predict_step
+from aia_jax.training.model_arrays import abstract_weights
+from aia_jax.training.step import make_predict_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes, write_json
 from aia_jax.utils.messages import format_count

@@ -19,8 +19,9 @@ from aia_jax.metrics.label_metrics import Confusions, label_metrics, precision_r
 from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
+from aia_jax.training.model_arrays import Arrays, abstract_weights
 from aia_jax.training.prediction import fetched
-from aia_jax.training.state import Arrays, abstract_weights, make_predict_step
+from aia_jax.training.step import make_predict_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes
 from aia_jax.utils.messages import format_count

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.training.state import Arrays
-from aia_jax.training.trainer import Task
+from aia_jax.training.model_arrays import Arrays
+from aia_jax.training.task import Task
 
 Outputs = Callable[[str], dict[str, np.ndarray]]  # of a split, by the task's `predict_split`
 

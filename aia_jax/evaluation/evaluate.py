@@ -17,11 +17,11 @@ from aia_jax.report.curves import draw_curves
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.metric_writer import read_metrics
+from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.run_record import check_same_config
 from aia_jax.training.runs import best_step, check_whole, open_run
-from aia_jax.training.state import abstract_weights, replace_arrays, select_weights
-from aia_jax.training.trainer import Task
+from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.load import (
     check_described,

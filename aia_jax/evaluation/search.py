@@ -16,7 +16,7 @@ from aia_jax.report.search import SearchHit, draw_roc, draw_search
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import NEW, SearchTask, describe_model
 from aia_jax.training import sharding
-from aia_jax.training.state import abstract_weights, merge_model
+from aia_jax.training.model_arrays import abstract_weights, merge_model
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes, write_json
 

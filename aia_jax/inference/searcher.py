@@ -17,8 +17,9 @@ from aia_jax.models.amc import AMC, Encoded, build_amc
 from aia_jax.models.amc_shortlist import rough_scores, summarize
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training import sharding
+from aia_jax.training.model_arrays import abstract_weights, merge_model, replace_arrays, select_weights
 from aia_jax.training.runs import config_errors_as_input_errors, run_arrays, written_config
-from aia_jax.training.state import abstract_weights, make_predict_step, merge_model, replace_arrays, select_weights
+from aia_jax.training.step import make_predict_step
 from aia_jax.utils.config import check_numbers
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count

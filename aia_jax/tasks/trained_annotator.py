@@ -17,16 +17,16 @@ from aia_jax.models.annotator import DTYPES, Annotator, build_annotator, build_b
 from aia_jax.models.folding import fold_norms
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
-from aia_jax.training.runs import check_whole, config_errors_as_input_errors, run_arrays, written_config
-from aia_jax.training.state import (
+from aia_jax.training.model_arrays import (
     abstract_weights,
     change_model,
     flat_arrays,
-    make_predict_step,
     merge_model,
     replace_arrays,
     select_weights,
 )
+from aia_jax.training.runs import check_whole, config_errors_as_input_errors, run_arrays, written_config
+from aia_jax.training.step import make_predict_step
 from aia_jax.utils.config import check_numbers
 from aia_jax.utils.errors import InputError
 

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.training.metric_writer import lines_up_to
-from aia_jax.training.state import all_finite
+from aia_jax.training.step import all_finite
 from aia_jax.utils.errors import InputError, NonFiniteLossError
 from aia_jax.utils.files import write_bytes
 

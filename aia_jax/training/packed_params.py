@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from aia_jax.training.model_arrays import Arrays
 from aia_jax.training.sharding import state_sharding
 
 _FEW = 6  # XLA's GPU code concatenates up to so many arrays in a kernel of their own
-Arrays = dict[str, Any]
 Shapes = tuple[tuple[int, ...], ...]
 
 

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from aia_jax.training import sharding
-from aia_jax.training.state import Arrays, make_predict_step
+from aia_jax.training.model_arrays import Arrays
+from aia_jax.training.step import make_predict_step
 
 # Batches dispatched ahead of the one whose outputs are read: while one is computed the next are on their way, and the
 # memory for them stays bounded.

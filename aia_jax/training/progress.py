@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aia_jax.training.metric_writer import MetricWriter
+from aia_jax.training.model_arrays import Arrays
 from aia_jax.training.nonfinite import NonFiniteSteps
-from aia_jax.training.state import Arrays
 
 # Steps dispatched ahead of the one whose loss is read: the device never waits for the host, memory stays bounded.
 _IN_FLIGHT = 4

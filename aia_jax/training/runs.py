@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from aia_jax.training import sharding
-from aia_jax.training.state import flat_arrays, select_weights
+from aia_jax.training.model_arrays import flat_arrays, select_weights
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 

@@ -64,6 +64,13 @@ def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
 
 
+def shard_shapes(shapes: Any, mesh: Mesh) -> Any:
+    """The tree of shapes with the sharding that `state_sharding` gives to each leaf."""
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=state_sharding(a.shape, mesh)), shapes
+    )
+
+
 def shardings(tree: Any) -> Any:
     """The sharding of each leaf."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)

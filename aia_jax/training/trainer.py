@@ -2,19 +2,18 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
-import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.checkpoint_recovery import recover
 from aia_jax.training.metric_writer import MetricWriter
+from aia_jax.training.model_arrays import Arrays, abstract_weights
 from aia_jax.training.nonfinite import NonFiniteSteps, check_policy
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.packed_params import on_mesh
@@ -22,52 +21,11 @@ from aia_jax.training.prediction import Predictor
 from aia_jax.training.preemption import AgreedStop, stop_on_signals
 from aia_jax.training.progress import StepLog
 from aia_jax.training.run_record import check_same_config, write_record
-from aia_jax.training.state import (
-    Arrays,
-    TrainState,
-    abstract_weights,
-    initial_state,
-    make_train_step,
-)
+from aia_jax.training.state import TrainState, initial_state
+from aia_jax.training.step import make_train_step
+from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import exclusive_lock
-
-
-class Task(Protocol):
-    """What differs between systems, as the loop sees it."""
-
-    def build_model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """A freshly initialised model."""
-
-    def loss(self, model: nnx.Module, batch: Arrays, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss of a batch in training mode, and further scalars to log."""
-
-    def predict_split(self, predictor: Predictor, weights: Sequence[Arrays], split: str) -> list[dict[str, np.ndarray]]:
-        """Outputs for the whole of `split` under each of `weights`, by calls of `predictor`."""
-
-    def epoch_end(self, epoch: int) -> int:
-        """The step after which `epoch` (1-based) is complete."""
-
-    def resident_arrays(self) -> dict[str, np.ndarray]:
-        """Training arrays to keep in device memory; rows of them are taken by `batch["index"]`."""
-
-    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of every global batch from `start_step` on, without end."""
-
-    def row_names(self, index: np.ndarray) -> list[str]:
-        """What a user calls the training data's rows `index`, such as image names."""
-
-    def describe(self) -> dict[str, Any]:
-        """What a checkpoint must say of its data to be used rightly, JSON-able."""
-
-    def prepare(self, weights: Arrays, splits: Sequence[str]) -> None:
-        """Told the model's inference weights before batches of `splits` are asked for: the time to compute and check.
-
-        What is frozen in the weights stays so.
-        """
-
-    def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Metrics of the outputs for a whole split."""
 
 
 class Trainer:

@@ -10,9 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data.annotation.annotations import read_labels
+from aia_jax.training.model_arrays import Arrays, flat_arrays, replace_arrays
 from aia_jax.training.runs import best_step, open_run
-from aia_jax.training.state import Arrays, flat_arrays, replace_arrays
-from aia_jax.training.trainer import Task
+from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count, printable
 from aia_jax.weights.load import Shapes, foreign_labels, model_shapes, read_arrays, read_torch_state

@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.models.annotator import backbone_named
 from aia_jax.training import sharding
-from aia_jax.training.runs import check_whole, run_arrays, written_config
-from aia_jax.training.state import (
+from aia_jax.training.model_arrays import (
     abstract_weights,
     flat_arrays,
     merge_model,
@@ -20,7 +19,8 @@ from aia_jax.training.state import (
     select_weights,
     split_model,
 )
-from aia_jax.training.trainer import Task
+from aia_jax.training.runs import check_whole, run_arrays, written_config
+from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 from aia_jax.weights import name_map

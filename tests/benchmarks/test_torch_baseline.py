@@ -10,9 +10,11 @@ from aia_jax.models.annotator import Annotator
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks.annotation import AnnotationTask
+from aia_jax.training.model_arrays import split_model
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh
-from aia_jax.training.state import TrainState, make_predict_step, make_train_step, split_model
+from aia_jax.training.state import TrainState
+from aia_jax.training.step import make_predict_step, make_train_step
 from aia_jax.utils.errors import InputError
 from benchmarks import torch_baseline
 from benchmarks.step import TOTAL_STEPS, check_config, random_batch

@@ -23,9 +23,9 @@ from aia_jax.inference import annotation_output
 from aia_jax.inference.annotator import PhotoAnnotator
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
+from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.runs import run_arrays
-from aia_jax.training.state import abstract_weights, replace_arrays, select_weights
 from tests.helpers.untrained import annotator_config, write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]

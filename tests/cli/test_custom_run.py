@@ -21,8 +21,8 @@ from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.models import annotator
 from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks import make_task
+from aia_jax.training.model_arrays import flat_arrays
 from aia_jax.training.runs import run_arrays
-from aia_jax.training.state import flat_arrays
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer

@@ -22,7 +22,7 @@ from aia_jax.data.mapped_rows import RowWriter
 from aia_jax.data.scenes import dataset as scenes
 from aia_jax.models.annotator import build_backbone
 from aia_jax.tasks import make_task
-from aia_jax.training.state import flat_arrays, merge_model, split_model
+from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_files import write_state_dict
 from configs import demo

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from aia_jax.data.vocabulary import SPECIAL_WORDS
 from aia_jax.models.retriever import Retriever
 from aia_jax.models.sgraf import SGRAF
-from aia_jax.training.state import flat_arrays, merge_model, replace_arrays, split_model
+from aia_jax.training.model_arrays import flat_arrays, merge_model, replace_arrays, split_model
 from aia_jax.weights import name_map, recognize
 from aia_jax.weights.torch_sgraf import TorchSGRAF
 from configs import sgraf

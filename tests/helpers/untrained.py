@@ -6,7 +6,7 @@ from flax import nnx
 
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
-from aia_jax.training.state import abstract_weights, select_weights, split_model
+from aia_jax.training.model_arrays import abstract_weights, select_weights, split_model
 from benchmarks.random_run import write_run
 from configs import demo
 

@@ -12,7 +12,7 @@ from aia_jax.models import annotator
 from aia_jax.models.efficientnet_lite import VARIANTS, Conv, EfficientNetLite, _same_padding
 from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks import make_task
-from aia_jax.training.state import flat_arrays, merge_model, split_model
+from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from tests.helpers import torch_oracles
 from tests.helpers.untrained import annotator_config, draw_weights
 

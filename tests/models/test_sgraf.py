@@ -10,7 +10,7 @@ from aia_jax.models.layers.common import l2norm
 from aia_jax.models.sgraf import SGRAF
 from aia_jax.models.sgraf_reasoning import AttentionFiltration
 from aia_jax.training import sharding
-from aia_jax.training.state import merge_model, split_model
+from aia_jax.training.model_arrays import merge_model, split_model
 from aia_jax.utils.errors import InputError
 
 IMAGES, CAPTIONS, REGIONS, FEATURES, WORDS = 5, 8, 6, 7, 30

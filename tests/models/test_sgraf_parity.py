@@ -6,7 +6,7 @@ import pytest
 
 from aia_jax.losses.retrieval import rank_disagreement, soft_ranks, triplet
 from aia_jax.models import sgraf
-from aia_jax.training.state import flat_arrays, merge_model, split_model
+from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map, recognize
 from tests.helpers.sgraf_files import arrays_of, ours_of, random_batch, random_sgraf, torch_scores
 from tests.helpers.torch_oracles import relative_error, torch

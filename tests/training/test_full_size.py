@@ -10,9 +10,11 @@ from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.losses.annotation import annotation_loss
 from aia_jax.models.annotator import build_annotator
+from aia_jax.training.model_arrays import split_model
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh
-from aia_jax.training.state import initial_state, make_predict_step, make_train_step, split_model
+from aia_jax.training.state import initial_state
+from aia_jax.training.step import make_predict_step, make_train_step
 from configs import corel5k
 
 

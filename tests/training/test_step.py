@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from aia_jax.training import sharding
+from aia_jax.training.model_arrays import split_model
 from aia_jax.training.packed_params import pack, unpack
-from aia_jax.training.state import split_model
 from aia_jax.training.step import make_gradients
 from tests.helpers.toy_task import FEATURES, ToyModel
 

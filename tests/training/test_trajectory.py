@@ -17,9 +17,11 @@ from aia_jax.losses.annotation import PRESETS, annotation_loss
 from aia_jax.models.annotator import Annotator
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.tresnet import TResNet
+from aia_jax.training.model_arrays import split_model
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh
-from aia_jax.training.state import TrainState, make_train_step, split_model
+from aia_jax.training.state import TrainState
+from aia_jax.training.step import make_train_step
 from tests.helpers.torch_oracles import (
     annotator_values,
     build_small_tresnet,

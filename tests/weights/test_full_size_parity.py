@@ -10,7 +10,7 @@ from flax import nnx
 from aia_jax.models.annotator import Annotator, ClassifierHead
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.tresnet import TResNet
-from aia_jax.training.state import flat_arrays, merge_model, replace_arrays, split_model
+from aia_jax.training.model_arrays import flat_arrays, merge_model, replace_arrays, split_model
 from aia_jax.weights import name_map, recognize
 from aia_jax.weights.torch_files import read_state_dict
 from tests.helpers.torch_oracles import build_torch_annotator, relative_error, timm_tresnet, torch, torch_models

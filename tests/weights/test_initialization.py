@@ -12,8 +12,8 @@ from aia_jax.data.scenes import dataset as scenes
 from aia_jax.models import annotator
 from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks import make_task
+from aia_jax.training.model_arrays import flat_arrays
 from aia_jax.training.runs import run_arrays
-from aia_jax.training.state import flat_arrays
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
 from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch

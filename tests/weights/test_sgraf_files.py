@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from aia_jax.training.state import flat_arrays, split_model
+from aia_jax.training.model_arrays import flat_arrays, split_model
 from aia_jax.utils.errors import InputError
 from aia_jax.weights import name_map, recognize
 from aia_jax.weights.torch_files import read_state_dict, read_weights, write_state_dict
