@@ -12,12 +12,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aia_jax.cli.flags import enable_compilation_cache, exit_on_sigterm, positive
+from aia_jax.cli.model_flags import add_model_arguments, check_model_arguments
 from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.inference.annotation_output import PROBLEMS, AnnotationOutput
 from aia_jax.inference.annotator import PhotoAnnotator
 from aia_jax.inference.gallery_page import write_gallery
-from aia_jax.inference.load import add_model_arguments, check_model_arguments, load_annotator
+from aia_jax.inference.load import load_annotator
 from aia_jax.training.preemption import stop_on_signals
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.messages import format_count, printable

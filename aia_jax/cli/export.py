@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from aia_jax.cli.flags import enable_compilation_cache, exit_on_sigterm, positive
+from aia_jax.cli.model_flags import add_model_arguments, check_model_arguments
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
-from aia_jax.inference.load import add_model_arguments, check_model_arguments, load_trained, read_thresholds
+from aia_jax.inference.load import load_trained, read_thresholds
 from aia_jax.inference.stablehlo import PLATFORMS
 from aia_jax.models.annotator import DTYPES
 from aia_jax.training.runs import written_config
