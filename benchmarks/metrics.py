@@ -17,7 +17,7 @@ from aia_jax.utils.files import check_writable, write_json
 from benchmarks.thresholds import positive, random_scores
 from benchmarks.timing import machine, time_windows, versions
 
-_TOLERANCE = 1e-4  # ours keep the images' order among equal scores, and add an epsilon to every count
+_TOLERANCE = 1e-4  # this project ranks the last of equal scores first and adds an epsilon to every count
 _THRESHOLD = 0.5
 
 

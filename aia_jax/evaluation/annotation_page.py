@@ -15,7 +15,7 @@ from tqdm import tqdm
 from aia_jax.data.annotation.datasets import Split, photo_paths
 from aia_jax.data.feature_cache import padded
 from aia_jax.data.image_decoding import encode_webp, picture_of
-from aia_jax.metrics.label_metrics import Confusions, label_metrics, precision_recall_curve
+from aia_jax.metrics.annotation import Confusions, label_metrics, precision_recall_curve
 from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding

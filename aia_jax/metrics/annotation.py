@@ -1,4 +1,7 @@
-"""Exact multi-label metrics in float64: per label, pooled over labels, and mean average precision."""
+"""Multi-label metrics in float64: precision, recall, F1, average precision, precision-recall curves and confusions.
+
+Counts are exact integers. The small constants in the denominators are those of the reference implementation.
+"""
 
 from dataclasses import dataclass
 
@@ -12,12 +15,12 @@ _PRECISION_EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Counts per label over some images; those of two sets of images merge by `+`.
+    """Counts for each label over a set of images. `+` merges the counts of two sets.
 
     Attributes:
-        tp: `[C]` images where the label is predicted and true.
-        predicted: `[C]` images where it is predicted.
-        true: `[C]` images where it is true.
+        tp: int `[C]`, images where the label is predicted and true.
+        predicted: int `[C]`, images where the label is predicted.
+        true: int `[C]`, images where the label is true.
     """
 
     tp: np.ndarray
@@ -26,15 +29,15 @@ class LabelCounts:
 
     @classmethod
     def from_scores(cls, scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5) -> "LabelCounts":
-        """Counts with `score > threshold` as prediction, compared in the scores' own floating dtype.
+        """Counts the predictions `score > threshold`, compared in the floating dtype of the scores.
 
         Args:
             scores: `[N, C]`.
             targets: `[N, C]`, 0 or 1.
-            threshold: one for all labels, or `[C]`.
+            threshold: one number for all labels, or one for each label, `[C]`.
 
         Raises:
-            InputError: shapes that differ, a NaN among the scores, or thresholds of another number than C.
+            InputError: the shapes differ, a score is NaN, or the number of thresholds is neither 1 nor C.
         """
         scores, targets = check_scores(scores, targets)
         threshold = np.asarray(threshold, scores.dtype)
@@ -50,15 +53,20 @@ class LabelCounts:
         return LabelCounts(self.tp + other.tp, self.predicted + other.predicted, self.true + other.true)
 
     def per_label(self) -> dict[str, np.ndarray]:
-        """float64 `[C]` each: `precision, recall, f1` of every label."""
+        """Returns `precision`, `recall` and `f1` of each label, float64 `[C]`."""
         precision = self.tp / (self.predicted + _COUNT_EPSILON)
         recall = self.tp / (self.true + _COUNT_EPSILON)
         return {"precision": precision, "recall": recall, "f1": _f1(precision, recall)}
 
     def compute(self) -> dict[str, float | int]:
-        """Precision and recall as means over all labels, their F1, N+ (labels with a hit), and the pooled three."""
-        of_labels = self.per_label()
-        precision, recall = float(np.mean(of_labels["precision"])), float(np.mean(of_labels["recall"]))
+        """Returns the metrics over all labels.
+
+        Returns:
+            `precision`, `recall`: means over labels; `f1`: F1 of these means; `n_plus`: number of labels with at least
+            one true positive; `overall_precision`, `overall_recall`, `overall_f1`: from the counts summed over labels.
+        """
+        per_label = self.per_label()
+        precision, recall = float(np.mean(per_label["precision"])), float(np.mean(per_label["recall"]))
         overall_precision = float(self.tp.sum() / (self.predicted.sum() + _COUNT_EPSILON))
         overall_recall = float(self.tp.sum() / (self.true.sum() + _COUNT_EPSILON))
         return {
@@ -73,7 +81,12 @@ class LabelCounts:
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Mean of the precision at each positive, images sorted by falling score; ties keep the images' order.
+    """Computes the mean of the precisions at each positive, with images sorted by descending score.
+
+    Of equal scores the last image ranks first. The reference implementation sorts with `scores.argsort()[::-1]`; its
+    result for equal scores is defined only where NumPy's default sort is stable, and there it is the same.
+
+    Source: `average_precision` in github.com/Alibaba-MIIL/ASL, src/helper_functions/helper_functions.py.
 
     Args:
         scores: `[N, C]`.
@@ -83,29 +96,47 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         float64 `[C]`; 0 for a label without positives.
 
     Raises:
-        InputError: shapes that differ, or a NaN among the scores.
+        InputError: the shapes differ, or a score is NaN.
     """
     scores, targets = check_scores(scores, targets)
-    order = np.argsort(-scores, axis=0, kind="stable")
-    hits = np.take_along_axis(targets, order, axis=0)
+    hits = np.take_along_axis(targets, _descending(scores), axis=0)
     ranks = np.arange(1, len(hits) + 1)[:, None]
     precision = np.cumsum(hits, axis=0) / ranks
     return np.sum(precision * hits, axis=0) / (hits.sum(axis=0) + _PRECISION_EPSILON)
 
 
+def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Computes precision and recall at each positive, with images sorted as in `average_precision`.
+
+    The mean of the precisions is the average precision.
+
+    Args:
+        scores: `[N]`, of one label; or the scores of several labels in one array, for a curve over all of them.
+        targets: `[N]`, 0 or 1.
+
+    Returns:
+        float64 `[K, 2]`: recall and precision at each of the K positives, in the order of rising recall.
+
+    Raises:
+        InputError: the shapes differ, or a score is NaN.
+    """
+    scores, targets = check_scores(scores[:, None], targets[:, None])
+    ranks = np.flatnonzero(targets[_descending(scores)[:, 0], 0]) + 1
+    hits = np.arange(1, len(ranks) + 1)
+    return np.stack([hits / max(len(ranks), 1), hits / ranks], axis=1)
+
+
 def annotation_metrics(
     scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5
 ) -> dict[str, float | int | str]:
-    """All metrics of the papers' tables.
+    """Computes all metrics of the papers' tables.
 
     Args:
-        scores: `[N, C]`.
-        targets: `[N, C]`, 0 or 1.
-        threshold: a label is predicted where its score is above it; one for all labels, or `[C]`.
+        scores, targets, threshold: see `LabelCounts.from_scores`.
 
     Returns:
-        `precision, recall, f1, n_plus, overall_precision, overall_recall, overall_f1` (see `LabelCounts`), `map` in
-        per cent, `num_images, num_labels, threshold`, the last "per label" where there are several.
+        The metrics of `LabelCounts.compute`; `map`: mean average precision in per cent; `num_images`; `num_labels`;
+        `threshold`: the number, or "per label".
 
     Raises:
         InputError: see `LabelCounts.from_scores`.
@@ -119,11 +150,66 @@ def annotation_metrics(
     }
 
 
-def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores as they are, or as float64 if not floating, and targets as bool, both `[N, C]`.
+def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, np.ndarray]:
+    """Computes the metrics of each label; their means are those of `annotation_metrics`.
+
+    Args:
+        scores, targets, threshold: see `LabelCounts.from_scores`.
+
+    Returns:
+        `[C]` each: `support` (images where the label is true), `predicted`, `tp`, `precision`, `recall`, `f1`, `ap`
+        (average precision, from 0 to 1) and `threshold`.
 
     Raises:
-        InputError: shapes that differ, or a NaN among the scores.
+        InputError: see `LabelCounts.from_scores`.
+    """
+    counts = LabelCounts.from_scores(scores, targets, threshold)
+    return {
+        "support": counts.true,
+        "predicted": counts.predicted,
+        "tp": counts.tp,
+        **counts.per_label(),
+        "ap": average_precision(scores, targets),
+        "threshold": np.broadcast_to(np.asarray(threshold, np.float64), counts.tp.shape),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Confusions:
+    """Counts the images where one label is missed and another label is a false positive.
+
+    Attributes:
+        counts: int `[C, C]`, images where the label of the row is missed and the label of the column is predicted
+            falsely.
+        missed: int `[C]`, images where the label is missed.
+    """
+
+    counts: np.ndarray
+    missed: np.ndarray
+
+    @classmethod
+    def from_scores(cls, scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> "Confusions":
+        """Counts the confusions; arguments and errors are those of `LabelCounts.from_scores`."""
+        scores, targets = check_scores(scores, targets)
+        predicted = scores > np.asarray(threshold, scores.dtype)
+        missed, false = targets & ~predicted, predicted & ~targets
+        # float32 counts exactly up to 2^24, and its matrix product is about 100 times faster than that of integers.
+        counts = missed.T.astype(np.float32) @ false.astype(np.float32)
+        return cls(np.rint(counts).astype(np.int64), missed.sum(axis=0))
+
+    def top(self, number: int) -> list[tuple[int, int, int]]:
+        """Returns the `number` most frequent pairs (missed label, false label, images), the most frequent first."""
+        missed, false = np.nonzero(self.counts)
+        counts = self.counts[missed, false]
+        order = np.argsort(-counts, kind="stable")[:number]
+        return [tuple(map(int, row)) for row in np.stack([missed, false, counts], axis=1)[order]]
+
+
+def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns floating scores unchanged and other scores as float64, and targets as bool, both `[N, C]`.
+
+    Raises:
+        InputError: the shapes differ, or a score is NaN.
     """
     scores, targets = np.asarray(scores), np.asarray(targets)
     if not np.issubdtype(scores.dtype, np.floating):
@@ -134,6 +220,11 @@ def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
     if bad.size:
         raise InputError(f"scores of {bad.size} images hold NaN, the first in row {bad[0]}")
     return scores, targets.astype(bool, copy=False)
+
+
+def _descending(scores: np.ndarray) -> np.ndarray:
+    """Indices `[N, C]` that sort each column by descending score, the last of equal scores first."""
+    return np.argsort(scores, axis=0, kind="stable")[::-1]
 
 
 def _f1(precision: float | np.ndarray, recall: float | np.ndarray) -> float | np.ndarray:

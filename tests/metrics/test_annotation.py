@@ -1,13 +1,37 @@
+"""Annotation metrics compared with hand computations, scikit-learn and the reference implementation."""
+
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
 
-from aia_jax.metrics.annotation import LabelCounts, annotation_metrics, average_precision
+from aia_jax.metrics.annotation import (
+    Confusions,
+    LabelCounts,
+    annotation_metrics,
+    average_precision,
+    label_metrics,
+    precision_recall_curve,
+)
 from aia_jax.utils.errors import InputError
 
 # Four images, three labels; the third is never true. Predictions above 0.5: label 0 in images 0, 1, 3; label 1 in
-# image 2; label 2 in image 0. The 0.5 of image 3 for label 1 is not above the threshold.
+# image 2; label 2 in image 0. The score 0.5 of image 3 for label 1 is not above the threshold.
 SCORES = np.asarray([[0.9, 0.1, 0.7], [0.8, 0.4, 0.2], [0.3, 0.6, 0.1], [0.6, 0.5, 0.3]])
 TARGETS = np.asarray([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 1, 0]], np.uint8)
+
+
+N, C = 200, 12
+
+
+@pytest.fixture
+def scored():
+    """Scores and targets; the last label is never true, the one before never predicted."""
+    rng = np.random.default_rng(0)
+    targets = rng.random((N, C)) < np.linspace(0.5, 0.05, C)
+    targets[:, -1] = False
+    scores = (0.4 * targets + 0.6 * rng.random((N, C))).astype(np.float32)
+    scores[:, -2] *= 0.1
+    return scores, targets.astype(np.uint8)
 
 
 def test_counts_per_label():
@@ -18,9 +42,9 @@ def test_counts_per_label():
 
 
 def test_metrics_of_a_small_case_by_hand():
-    """P = (2/3 + 1 + 0) / 3, R = (2/3 + 1/2 + 0) / 3; pooled 3 hits of 5 predicted and 5 true.
+    """P = (2/3 + 1 + 0) / 3, R = (2/3 + 1/2 + 0) / 3; overall 3 true positives of 5 predicted and 5 true.
 
-    AP: label 0 falls 1 0 1 1 -> (1 + 2/3 + 3/4) / 3, label 1 falls 1 1 .. -> 1, label 2 has no positive -> 0.
+    AP of label 0, sorted 1 0 1 1: (1 + 2/3 + 3/4) / 3; of label 1, sorted 1 1 ..: 1; of label 2, no positive: 0.
     """
     metrics = annotation_metrics(SCORES, TARGETS)
     precision, recall = 5 / 9, 7 / 18
@@ -42,7 +66,7 @@ def test_metrics_of_a_small_case_by_hand():
         assert metrics[name] == pytest.approx(value, rel=3e-7), name
 
 
-def test_the_epsilons_are_the_papers():
+def test_the_epsilons_are_those_of_the_reference():
     one = np.ones((1, 1))
     counts = LabelCounts.from_scores(one, one).compute()
     assert counts["precision"] == 1 / (1 + 1e-7)
@@ -50,29 +74,53 @@ def test_the_epsilons_are_the_papers():
     assert average_precision(one, one)[0] == 1 / (1 + 1e-8)
 
 
-def test_counts_of_parts_add_up_to_those_of_the_whole():
+def test_counts_of_parts_add_up():
     parts = LabelCounts.from_scores(SCORES[:1], TARGETS[:1]) + LabelCounts.from_scores(SCORES[1:], TARGETS[1:])
     assert parts.compute() == LabelCounts.from_scores(SCORES, TARGETS).compute()
 
 
-def test_average_precision_equals_sklearns_without_ties():
-    sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="the oracle is scikit-learn")
-    rng = np.random.default_rng(0)
-    targets = (rng.random((200, 12)) < 0.2).astype(np.uint8)
-    scores = rng.permuted(np.linspace(0, 1, 200)[:, None].repeat(12, axis=1), axis=0)
-    expected = [sklearn_metrics.average_precision_score(targets[:, c], scores[:, c]) for c in range(12)]
-    np.testing.assert_allclose(average_precision(scores, targets), expected, rtol=1e-8)
+def reference_average_precision(scores, targets):
+    """The reference's formula for one label, with a stable sort in place of NumPy's default."""
+    order = scores.argsort(kind="stable")[::-1]
+    hit = targets[order] == 1
+    precision = np.cumsum(hit) / np.cumsum(np.ones(len(scores)))
+    return precision[hit].sum() / (hit.sum() + 1e-8)
 
 
-def test_average_precision_is_independent_of_order_without_ties():
-    order = np.asarray([2, 0, 3, 1])
-    np.testing.assert_allclose(average_precision(SCORES[order], TARGETS[order]), average_precision(SCORES, TARGETS))
+def test_the_last_of_equal_scores_ranks_first():
+    """Constant scores: from the last image, the positives rank 2 and 5, hence (1/2 + 2/5) / 2, and 1, 2; 3."""
+    scores = np.full((5, 3), 0.5, np.float32)
+    targets = np.asarray([[1, 0, 0], [0, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 0]])
+    np.testing.assert_allclose(average_precision(scores, targets), [0.45, 1, 1 / 3], rtol=1e-7)
+    np.testing.assert_allclose(precision_recall_curve(scores[:, 0], targets[:, 0]), [[0.5, 0.5], [1, 0.4]])
 
 
-def test_ties_keep_the_images_order():
-    scores = np.full((3, 2), 0.5, np.float32)
-    targets = np.asarray([[1, 0], [0, 0], [0, 1]])
-    np.testing.assert_allclose(average_precision(scores, targets), [1, 1 / 3], rtol=1e-7)
+@pytest.mark.parametrize("levels", [1, 3, 20])
+def test_average_precision_of_tied_scores_is_that_of_the_reference(scored, levels):
+    scores, targets = np.ceil(scored[0] * levels), scored[1]
+    expected = [reference_average_precision(*label) for label in zip(scores.T, targets.T, strict=True)]
+    np.testing.assert_allclose(average_precision(scores, targets), expected, rtol=1e-12)
+    for label in range(C - 1):
+        curve = precision_recall_curve(scores[:, label], targets[:, label])
+        assert curve[:, 1].mean() == pytest.approx(expected[label], abs=1e-7)
+
+
+def test_average_precision_and_curves_are_those_of_scikit_learn(scored):
+    scores, targets = scored
+    found = label_metrics(scores, targets, 0.5)
+    for label in range(C - 1):
+        one = targets[:, label], scores[:, label]
+        curve = precision_recall_curve(*one[::-1])
+        assert found["ap"][label] == pytest.approx(sklearn_metrics.average_precision_score(*one), rel=1e-8)
+        assert curve[:, 1].mean() == pytest.approx(found["ap"][label], abs=1e-7)
+        precision, recall, _ = sklearn_metrics.precision_recall_curve(*one)
+        known = {(round(float(r), 9), round(float(p), 9)) for r, p in zip(recall, precision, strict=True)}
+        assert {(round(float(r), 9), round(float(p), 9)) for r, p in curve} <= known
+        assert len(curve) == targets[:, label].sum()
+        assert (np.diff(curve[:, 0]) > 0).all()
+    assert precision_recall_curve(scores[:, -1], targets[:, -1]).shape == (0, 2)
+    order = np.random.default_rng(1).permutation(N)
+    np.testing.assert_allclose(average_precision(scores[order], targets[order]), found["ap"])
 
 
 def test_a_label_without_positives_counts_zero():
@@ -116,8 +164,41 @@ def test_thresholds_of_another_number_of_labels_are_refused():
         annotation_metrics(SCORES, TARGETS, np.zeros(2))
 
 
-def test_unusable_scores_are_refused():
-    with pytest.raises(InputError, match=r"scores \(4, 3\) and targets \(4, 2\)"):
-        annotation_metrics(SCORES, TARGETS[:, :2])
+@pytest.mark.parametrize("threshold", [0.5, np.linspace(0.2, 0.7, C)])
+def test_label_metrics_have_the_reported_means(scored, threshold):
+    found, reported = label_metrics(*scored, threshold), annotation_metrics(*scored, threshold)
+    assert np.mean(found["precision"]) == reported["precision"]
+    assert np.mean(found["recall"]) == reported["recall"]
+    assert 100 * np.mean(found["ap"]) == reported["map"]
+    assert np.count_nonzero(found["tp"]) == reported["n_plus"]
+    assert found["tp"].sum() / found["predicted"].sum() == pytest.approx(reported["overall_precision"], abs=1e-6)
+    assert found["threshold"].tolist() == np.broadcast_to(threshold, C).tolist()
+    harmonic = 2 * found["precision"] * found["recall"] / (found["precision"] + found["recall"] + 1e-7)
+    np.testing.assert_array_equal(found["f1"], harmonic)
+    assert found["support"].tolist() == scored[1].sum(0).tolist()
+
+
+def test_confusions_equal_a_count_image_by_image(scored):
+    scores, targets = scored
+    found = Confusions.from_scores(scores, targets, 0.5)
+    expected = np.zeros((C, C), int)
+    for row, true in zip(scores > 0.5, targets > 0, strict=True):
+        for missed in np.flatnonzero(true & ~row):
+            expected[missed, row & ~true] += 1
+    np.testing.assert_array_equal(found.counts, expected)
+    np.testing.assert_array_equal(found.missed, ((targets > 0) & (scores <= 0.5)).sum(0))
+    top = found.top(5)
+    assert [count for *_, count in top] == np.sort(expected.ravel())[::-1][:5].tolist()
+    assert all(expected[missed, false] == count for missed, false, count in top)
+    assert Confusions.from_scores(targets.astype(np.float32), targets, 0.5).top(5) == []
+
+
+@pytest.mark.parametrize("function", [annotation_metrics, label_metrics, Confusions.from_scores])
+def test_scores_of_another_shape_are_refused(function):
+    with pytest.raises(InputError, match=r"scores \(4, 3\) and targets \(4, 2\) must both be"):
+        function(SCORES, TARGETS[:, :2], 0.5)
+
+
+def test_nan_scores_are_refused():
     with pytest.raises(InputError, match="scores of 1 images hold NaN, the first in row 2"):
         average_precision(np.where(SCORES == 0.6, np.where(TARGETS == 1, np.nan, 0), SCORES)[:3], TARGETS[:3])
