@@ -21,9 +21,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import FOLDERS
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
-from aia_jax.data.scenes import dataset as scenes
 from aia_jax.training import sharding
 from aia_jax.training.step import gather
 from aia_jax.utils.errors import InputError

@@ -1,6 +1,5 @@
 """PyTorch files to checkpoints of this project, and back."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from aia_jax.training.model_arrays import Arrays, abstract_weights, replace_arra
 from aia_jax.training.run_record import saved_steps, write_record
 from aia_jax.training.runs import run_arrays
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import sha256_of_file
 from aia_jax.weights import name_map, sgraf_name_map
 from aia_jax.weights.load import check_model, model_shapes, read_torch_state
 from aia_jax.weights.recognize import TorchStateDict
@@ -45,7 +45,7 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
         "epoch": 0,
         "weights": "raw",
         "part": "backbone" if backbone_only else "model",
-        "source": {"file": source.name, "sha256": _sha256(source), "names": foreign.generation},
+        "source": {"file": source.name, "sha256": sha256_of_file(source), "names": foreign.generation},
         **task.describe(),
     }
     with Checkpointer(output) as checkpointer:
@@ -116,8 +116,3 @@ def _summary(foreign: TorchStateDict, source: Path, output: Path, num_arrays: in
         lines += [f"its classifier was dropped: {foreign.list_head()}"] if foreign.head else []
         lines += [f"train from it with --config.init_backbone={output}"]
     return "\n".join(lines)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,11 +9,12 @@ from ml_collections import ConfigDict
 from aia_jax.cli.flags import exit_on_sigterm, positive
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS
 from aia_jax.data.annotation.datasets import load_split
-from aia_jax.data.cache import lock, os_errors_as_input_errors
+from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.public.acquisition import DOWNLOADS, bring_annotations, bring_photos, what_belongs_where
 from aia_jax.data.public.inspection import Inspection, inspect_dataset
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, PublicDataset
 from aia_jax.utils.errors import InputError, Interrupted
+from aia_jax.utils.files import exclusive_lock
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +71,7 @@ def _bring(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
     try:
         with os_errors_as_input_errors(downloads, None, "--root names another place"):
             downloads.mkdir(parents=True, exist_ok=True)
-            with lock(downloads / "prepare.lock"):
+            with exclusive_lock(downloads / "prepare.lock"):
                 if len(found.annotations) < len(SPLITS):
                     bring_annotations(root, dataset)
                     found = inspect_dataset(root, dataset)

@@ -2,20 +2,17 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
 import socket
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import exclusive_lock
 
 _MANIFEST = "whole.json"  # {file: size}, written last
 _ABANDONED_AFTER = 24 * 3600  # seconds without a write, for writers on other hosts
@@ -46,7 +43,7 @@ def prepared(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: C
         return path
     with os_errors_as_input_errors(parent, num_bytes, "config.data.cache_dir or $AIA_JAX_CACHE names another place"):
         parent.mkdir(parents=True, exist_ok=True)
-        with lock(parent / f"{kind}.lock"):
+        with exclusive_lock(parent / f"{kind}.lock"):
             if not _is_whole(path):
                 _sweep(parent, kind, path)
                 check_room(parent, num_bytes)
@@ -135,17 +132,3 @@ def _is_abandoned(directory: Path) -> bool:
     except PermissionError:
         return False
     return False
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Holds `path` exclusively; on file systems without locks it holds nothing."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tqdm.write(f"Another process is preparing {path.with_suffix('')}; waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
-        yield

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 cannot
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether `text` contains half of a surrogate pair, which JSON allows and UTF-8 cannot encode."""
+    return bool(_LONE_SURROGATE.search(text))
 
 
 def leaves_folder(name: str) -> bool:
@@ -18,7 +23,7 @@ def leaves_folder(name: str) -> bool:
 
 def name_problem(name: Any) -> str:
     """Why `name` is no name of a file below a folder; "": it is one."""
-    if not isinstance(name, str) or not name.strip() or "\0" in name or _LONE_SURROGATE.search(name):
+    if not isinstance(name, str) or not name.strip() or "\0" in name or has_lone_surrogate(name):
         return f"must be a file name, found {name!r:.80}"
     if leaves_folder(name):
         return f"{name!r} leaves the folder of the photos; it must be relative to it"

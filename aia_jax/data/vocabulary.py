@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
+from aia_jax.data.safe_names import has_lone_surrogate
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, write_json
 
@@ -27,7 +28,6 @@ _INNER_STOP = re.compile(r"(?<=\w{3})(?<!\bave)(?<!\bmrs)\.(?=\s)")
 _PLAIN = re.compile(r"(?!.*(?:--|,,|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b))[a-z ,-]*\.?")
 _PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.]")
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 cannot
 _MOST_UNKNOWN = 0.5
 _SCAN_FORMAT = "SCAN's {word2idx, idx2word, idx}; `aia vocab` writes one"
 
@@ -49,7 +49,7 @@ class Vocabulary:
             raise InputError(f"{self.name} lacks {', '.join(absent)}; expected {_SCAN_FORMAT}")
         if self.ids[PAD] != 0:
             raise InputError(f"{self.name}: {PAD} must be 0, which pads captions, found {self.ids[PAD]!r}")
-        if odd := [word for word in self.ids if _LONE_SURROGATE.search(word)]:
+        if odd := [word for word in self.ids if has_lone_surrogate(word)]:
             raise InputError(f"{self.name}: {odd[0]!r:.80} is no word, it holds half of a character")
         words: dict[int, str] = {}
         for word, number in self.ids.items():

@@ -16,9 +16,7 @@ not those of whoever sent the photos, are as they are.
 import contextlib
 import csv
 import errno
-import fcntl
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +26,7 @@ from typing import Any, BinaryIO
 
 from aia_jax.inference.thumbnails import PICTURES, Picture, PictureStore
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import write_bytes, write_json
+from aia_jax.utils.files import exclusive_lock, write_bytes, write_json
 
 SETTINGS, ANNOTATIONS, PROBLEMS, TABLE, KEYWORDS = (
     "settings.json",
@@ -68,7 +66,8 @@ class AnnotationOutput:
         self._folder = folder
         with contextlib.ExitStack() as opened:
             folder.mkdir(parents=True, exist_ok=True)
-            _lock(folder, opened)
+            refusal = f"another process is annotating into {folder}; wait for it, or name another --output"
+            opened.enter_context(exclusive_lock(folder, refusal))
             _check_ours(folder)
             if force:
                 _clear(folder)
@@ -150,20 +149,6 @@ class AnnotationOutput:
             if error.errno not in _NO_FILE:
                 raise
             self.add([], [(name, f"its file of keywords cannot be written: {error.strerror}")])
-
-
-def _lock(folder: Path, opened: contextlib.ExitStack) -> None:
-    """Holds the folder until `opened` is closed; on file systems without locks it holds nothing."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    opened.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"another process is annotating into {folder}; wait for it, or name another --output"
-        ) from None
-    except OSError:
-        pass
 
 
 def _check_ours(folder: Path) -> None:

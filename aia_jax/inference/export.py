@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from aia_jax.data import scenes
 from aia_jax.data.feature_cache import weights_digest
-from aia_jax.data.scenes import dataset as scenes
 from aia_jax.inference.stablehlo import here, load_stablehlo, to_stablehlo
 from aia_jax.models.annotator import backbone_named
 from aia_jax.models.efficientnet_lite import VARIANTS

@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.cache import lock
 from aia_jax.data.mapped_rows import map_array
 from aia_jax.data.photo_folder import Photo, photo_names
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import write_bytes
+from aia_jax.utils.files import exclusive_lock, write_bytes
 
 _FORMAT = "aia_jax photo index, version 1"
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")
@@ -97,7 +96,7 @@ class PhotoIndex:
         states = {name: state for name in names if (state := _state(self._folder / name))}
         unread = {name: "no such file" for name in names if name not in states}
         self._claim()
-        with lock(self._path / "index.lock"):
+        with exclusive_lock(self._path / "index.lock"):
             rebuilt = self._load()
             known = dict(photo for part in self._parts for photo in part.photos if photo)
             gone = known.keys() - states.keys()

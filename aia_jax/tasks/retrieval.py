@@ -18,9 +18,9 @@ from aia_jax.data.retrieval.captions import (
     CaptionSplit,
     PairBatches,
     by_length,
+    feature_photo_names,
     load_captions,
     load_vocabulary,
-    photo_names,
     semantic_similarity,
 )
 from aia_jax.data.vocabulary import Vocabulary
@@ -205,7 +205,7 @@ class RetrievalTask:
             return lambda image: part.images[image]
         if not folder:
             return None
-        names = photo_names(part)
+        names = feature_photo_names(part)
         return lambda image: _read_photo(Path(folder) / names[image])
 
     def normalize(self, images: jax.Array) -> jax.Array:

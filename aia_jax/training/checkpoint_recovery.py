@@ -1,6 +1,5 @@
 """What a kill or a failing disk left of a run's checkpoints; whole ones are told by digests of their files."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import sha256_of_file
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what Orbax is still writing
 _DAMAGED = "damaged"
@@ -85,9 +85,4 @@ def _set_aside(folder: Path, elsewhere: Path) -> list[str]:
 def _digests(folder: Path) -> dict[str, str]:
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     kept = {name: path for name, path in files.items() if name != _DIGESTS and path.name not in _REWRITTEN}
-    return {name: _digest(path) for name, path in kept.items()}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: sha256_of_file(path) for name, path in kept.items()}

@@ -2,13 +2,17 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from aia_jax.utils.errors import InputError
 
@@ -52,23 +56,43 @@ def check_writable(*paths: str | Path | None) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
-    """Holds `path`, made if it is not there, while no other process does; the system lets go of it after a kill.
+def exclusive_lock(path: Path, refusal: str = "") -> Iterator[None]:
+    """Locks a file or a folder against other processes. The operating system releases the lock when a process dies.
 
-    On file systems without locks it holds nothing.
+    On file systems without locks this does nothing.
+
+    Args:
+        path: an existing folder, or a file, which is created if it does not exist.
+        refusal: the error message if another process has the lock; "": wait for it, with a note on stderr.
 
     Raises:
-        InputError: another process holds it; the message is `refusal`.
-        OSError: it cannot be written.
+        InputError: another process has the lock, and `refusal` is given.
+        OSError: the file cannot be written.
     """
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(refusal) from None
-        except OSError:
-            pass
+    flags = os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        with contextlib.suppress(OSError):
+            _lock(descriptor, path, refusal)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, refusal: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if refusal:
+            raise InputError(refusal) from None
+        tqdm.write(f"Another process is preparing {path.with_suffix('')}; waiting for it", file=sys.stderr)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def list_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False) -> list[str]:

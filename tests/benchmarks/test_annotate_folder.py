@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data import scenes
 from aia_jax.utils.errors import InputError
 from benchmarks import annotate_folder
 from benchmarks.browser import NoBrowserError

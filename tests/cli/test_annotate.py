@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 from aia_jax.cli import annotate as command
 from aia_jax.cli.convert import convert_back
 from aia_jax.cli.main import main
-from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data import scenes
 from aia_jax.data.search.keywords import read_keywords
 from aia_jax.inference import annotation_output
 from aia_jax.inference.annotator import PhotoAnnotator

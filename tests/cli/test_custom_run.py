@@ -14,9 +14,9 @@ import aia_jax
 from aia_jax.cli import annotate
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
+from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.annotation.datasets import read_channel_stats
-from aia_jax.data.scenes import dataset as scenes
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.models import annotator
 from aia_jax.models.tresnet import TResNet, Variant

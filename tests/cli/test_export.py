@@ -15,7 +15,7 @@ import aia_jax
 from aia_jax.cli import export as command
 from aia_jax.cli.convert import convert_back
 from aia_jax.cli.main import main
-from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data import scenes
 from aia_jax.inference import export as exporter
 from aia_jax.inference.stablehlo import load_stablehlo
 from aia_jax.tasks.trained_annotator import TrainedAnnotator

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from aia_jax.cli.main import main
+from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.annotation.datasets import read_channel_stats
 from aia_jax.data.image_decoding import decode_image
-from aia_jax.data.scenes import dataset as scenes
 
 NUM_PHOTOS = 40
 

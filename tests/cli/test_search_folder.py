@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from aia_jax.cli import search as command
 from aia_jax.cli.main import main
-from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data import scenes
 from aia_jax.inference.searcher import PhotoSearch
 from aia_jax.tasks import make_task
 from configs import demo_search

@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 
 import aia_jax
-from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data import scenes
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 from tests.helpers.untrained import annotator_config, draw_weights, write_run

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 import aia_jax
 from aia_jax.cli import annotate as command
 from aia_jax.cli.main import main
-from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data import scenes
 from aia_jax.inference import annotation_output
 from aia_jax.inference.thumbnails import PICTURES
 from tests.helpers.gallery_page import read_page

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data.retrieval.captions import load_captions, load_vocabulary, photo_names
+from aia_jax.data.retrieval.captions import feature_photo_names, load_captions, load_vocabulary
 from aia_jax.data.search.clicks import ClickedImages
 from aia_jax.data.search.keyword_records import KeywordRecords
 from aia_jax.utils.errors import InputError
@@ -76,7 +76,8 @@ def records(rng: random.Random, folder: Path) -> str:
         return plain.refused(error, folder, right=given == paths[:1] or not whole)
     record = np.load(io.BytesIO(contents[0]), allow_pickle=False)
     for image in {0, len(found.ranges) - 1, *record[:, 0].tolist()} if len(found.ranges) else ():
-        np.testing.assert_array_equal(found.words_of(image), record[record[:, 0] == image, 1])
+        ids, counts = found.padded(np.array([image]), len(record))
+        np.testing.assert_array_equal(ids[0, : counts[0]], record[record[:, 0] == image, 1])
     return "accepted"
 
 
@@ -104,7 +105,7 @@ def caption_features(rng: random.Random, folder: Path) -> str:
     config = ConfigDict({"name": "f30k_precomp", "root": str(folder), "vocabulary": str(folder / "vocabulary.json")})
     try:
         split = load_captions(config, "train", load_vocabulary(config))
-        names = photo_names(split)
+        names = feature_photo_names(split)
     except InputError as error:
         return plain.refused(error, "" if "words" in str(error) else folder / broken)
     expected = np.load(io.BytesIO(whole["f30k_precomp/train_ims.npy"]), allow_pickle=False)

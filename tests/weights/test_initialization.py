@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aia_jax.data.scenes import dataset as scenes
+from aia_jax.data import scenes
 from aia_jax.models import annotator
 from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks import make_task

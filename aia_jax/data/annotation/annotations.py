@@ -9,14 +9,13 @@ the folder itself. Photos are located here, not opened.
 
 import dataclasses
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
-from aia_jax.data.safe_names import name_problem
+from aia_jax.data.safe_names import has_lone_surrogate, name_problem
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
 from aia_jax.utils.messages import MAX_LISTED, format_count, list_problems, nearest
@@ -32,7 +31,6 @@ _SSGRL = "{file name: [label index, ...]}"
 _AUTHORS = '{"labels": [...], "samples": [...]}'
 _LABELS = '{"labels": [...]}'
 _MOST_TARGETS = 10**9  # bytes
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 cannot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +110,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def is_label(value: Any) -> bool:
     """Whether a label may be called so: one line, without blanks around it, that UTF-8 can hold."""
-    return isinstance(value, str) and value.strip().splitlines() == [value] and not _LONE_SURROGATE.search(value)
+    return isinstance(value, str) and value.strip().splitlines() == [value] and not has_lone_surrogate(value)
 
 
 def _read_authors(path: Path, photo_folders: Sequence[Path]) -> Annotations:

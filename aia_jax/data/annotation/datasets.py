@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
+from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, SPLITS, read_annotations
 from aia_jax.data.annotation.stratification import stratified_split
 from aia_jax.data.cache import cache_root
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.scenes import dataset as scenes
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from aia_jax.data import scenes
 from aia_jax.data.annotation import tfds_builders
 from aia_jax.data.annotation.annotations import CUSTOM, Annotations
 from aia_jax.data.cache import prepared
@@ -31,8 +32,6 @@ from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.mapped_rows import RowWriter
 from aia_jax.data.pipeline import read_ahead
 from aia_jax.data.safe_names import link_problem
-from aia_jax.data.scenes import dataset as scenes
-from aia_jax.data.scenes import painting as scene_painting
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import list_problems
 
@@ -97,7 +96,8 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
 
 def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
     """Drawn scenes, at the size they are wanted."""
-    code = "".join(Path(module.__file__).read_text() for module in (scenes, scene_painting))
+    folder = Path(scenes.__file__).parent
+    code = "".join((folder / name).read_text() for name in ("dataset.py", "painting.py"))
     return Source(
         dataset="scenes",
         split=split,

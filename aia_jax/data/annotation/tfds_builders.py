@@ -20,8 +20,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
+from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import CUSTOM, Annotations
-from aia_jax.data.scenes import dataset as scenes
 from aia_jax.utils.errors import InputError
 
 

@@ -1,7 +1,6 @@
 """Labels of photos as users have them: COCO's JSON and a folder for each label; tables are read in `label_tables`."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from aia_jax.data.photo_folder import SUFFIXES
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import list_files, read_json
+from aia_jax.utils.files import list_files, read_json, sha256_of_file
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -126,14 +125,10 @@ class _FirstNames:
         file = status.st_dev, status.st_ino
         if file not in self._by_file:
             alike = self._alike.setdefault((path.name, status.st_size), [])
-            same = (other for other in alike if self._digest(other) == self._digest(name))
+            same = (other for other in alike if sha256_of_file(self._folder / other) == sha256_of_file(path))
             self._by_file[file] = next(same, name)
             alike.append(name)
         return self._by_file[file]
-
-    def _digest(self, name: str) -> bytes:
-        with (self._folder / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
 
 
 def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:

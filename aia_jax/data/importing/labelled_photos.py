@@ -12,7 +12,7 @@ from tqdm import tqdm
 from aia_jax.data.annotation.annotations import is_label
 from aia_jax.data.importing.label_lists import LabelRow
 from aia_jax.data.photo_folder import SUFFIXES, read_photos
-from aia_jax.data.safe_names import leaves_folder
+from aia_jax.data.safe_names import has_lone_surrogate, leaves_folder
 from aia_jax.utils.messages import format_count, nearest
 
 _SIZE = 224  # pixels, at which photos are measured: about what networks see
@@ -108,9 +108,7 @@ def _name_problem(row: LabelRow, folder: Path) -> str:
         return f"{row.where}: {row.photo!r} is no name of a photo"
     if leaves_folder(row.photo):
         return f"{row.where}: {row.photo!r} leaves the folder of the photos; it must be relative to {folder}"
-    try:
-        row.photo.encode()
-    except UnicodeEncodeError:
+    if has_lone_surrogate(row.photo):
         return f"{row.where}: {row.photo!r} cannot be written as UTF-8; rename the file"
     return ""
 

@@ -8,9 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import sparse
 
+from aia_jax.data import scenes
 from aia_jax.data.annotation.datasets import FIRST_TEST_SCENE, load_split
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.scenes import dataset as scenes
 from aia_jax.data.vocabulary import Vocabulary, encode_captions, image_means, read_captions, tf_idf
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
@@ -190,7 +190,7 @@ def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str
     return {name: made[name]() for name in names}
 
 
-def photo_names(split: CaptionSplit) -> list[str]:
+def feature_photo_names(split: CaptionSplit) -> list[str]:
     """The file of each image, as `aia features` wrote them beside the features.
 
     Raises:

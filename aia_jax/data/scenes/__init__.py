@@ -1,1 +1,5 @@
-"""Scenes: a data set of drawn images that the package contains."""
+"""The embedded data set: generated pictures of coloured shapes, with labels and captions."""
+
+from aia_jax.data.scenes.dataset import LABELS, Scene, draw
+
+__all__ = ["LABELS", "Scene", "draw"]

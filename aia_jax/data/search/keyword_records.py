@@ -81,16 +81,6 @@ class KeywordRecords:
             raise
         return cls(record, ranges)
 
-    def words_of(self, index: int) -> np.ndarray:
-        """int32 `[K]`, the word ids of one image.
-
-        Raises:
-            InputError: there is no such id.
-        """
-        first, last = self._ranges_at(np.array([index]))[0]
-        rows = slice(first, last + 1) if first >= 0 else slice(0)
-        return self.record[rows][:, 1].astype(np.int32)
-
     def padded(self, indices: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """The first `width` keywords of each image.
 
@@ -104,18 +94,16 @@ class KeywordRecords:
         Raises:
             InputError: there is no such id.
         """
-        ranges = self._ranges_at(np.asarray(indices))
+        indices = np.asarray(indices)
+        outside = indices[(indices < 0) | (indices >= len(self.ranges))]
+        if outside.size:
+            raise InputError(f"image {outside[0]} is not among the {len(self.ranges):,} ids of {self.record.path}")
+        ranges = self.ranges[indices]
         counts = np.where(ranges[:, 0] < 0, 0, np.minimum(ranges[:, 1] - ranges[:, 0] + 1, width))
         held = np.arange(width) < counts[:, None]
         ids = np.zeros(held.shape, np.int32)
         ids[held] = self.record[(ranges[:, :1] + np.arange(width))[held]][:, 1]
         return ids, counts.astype(np.int32)
-
-    def _ranges_at(self, indices: np.ndarray) -> np.ndarray:
-        outside = indices[(indices < 0) | (indices >= len(self.ranges))]
-        if outside.size:
-            raise InputError(f"image {outside[0]} is not among the {len(self.ranges):,} ids of {self.record.path}")
-        return self.ranges[indices]
 
 
 def write_keyword_records(

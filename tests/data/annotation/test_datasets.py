@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from aia_jax.data import scenes
 from aia_jax.data.annotation import datasets, image_cache
 from aia_jax.data.annotation.datasets import load_split, split_validation
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.scenes import dataset as scenes
 from aia_jax.utils.errors import InputError
 from tests.helpers.photos import LABELS, data_config, make_dataset, make_photo, write_annotations
 

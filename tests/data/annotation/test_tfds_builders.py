@@ -3,9 +3,9 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
+from aia_jax.data import scenes
 from aia_jax.data.annotation import tfds_builders
 from aia_jax.data.annotation.annotations import read_annotations
-from aia_jax.data.scenes import dataset as scenes
 from aia_jax.utils.errors import InputError
 from tests.helpers.photos import LABELS, make_dataset
 

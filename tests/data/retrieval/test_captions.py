@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from aia_jax.data.retrieval.captions import (
     PairBatches,
     by_length,
+    feature_photo_names,
     load_captions,
     load_vocabulary,
-    photo_names,
     semantic_similarity,
 )
 from aia_jax.data.vocabulary import Vocabulary
@@ -113,15 +113,15 @@ def test_places_stand_for_captions_by_length_in_evaluation(data):
 def test_photos_are_named_beside_the_features(data, tmp_path):
     split = load(data)
     with pytest.raises(InputError, match="which names the photos of the features, does not exist"):
-        photo_names(split)
+        feature_photo_names(split)
     for content in ("[", "3", '{"images": 3}', '{"images": [3, 4]}'):
         (tmp_path / "tiny_precomp" / "train_ims.json").write_text(content)
         with pytest.raises(InputError, match=r"train_ims\.json"):
-            photo_names(split)
+            feature_photo_names(split)
     names = [f"{k}.jpg" for k in range(IMAGES)]
     (tmp_path / "tiny_precomp" / "train_ims.json").write_text(json.dumps({"images": names}))
-    assert photo_names(split) == names
-    assert photo_names(split.take(np.array([4, 1]), "part")) == ["4.jpg", "1.jpg"]
+    assert feature_photo_names(split) == names
+    assert feature_photo_names(split.take(np.array([4, 1]), "part")) == ["4.jpg", "1.jpg"]
 
 
 def captions(folder, text):
