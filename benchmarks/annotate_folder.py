@@ -20,9 +20,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from aia_jax.cli.annotate import PAGE
-from aia_jax.cli.flags import positive, read_config, run_with_exit_code
+from aia_jax.cli.flags import positive, run_with_exit_code
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.inference.annotation_output import ANNOTATIONS, PROBLEMS
+from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from benchmarks.browser import NoBrowserError, browser

@@ -17,11 +17,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import read_config, run_with_exit_code
+from aia_jax.cli.flags import run_with_exit_code
 from aia_jax.cli.train import train
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import describe_model
 from aia_jax.training.run_record import package_versions
+from aia_jax.utils.config import read_config
 from aia_jax.utils.files import check_writable, write_json
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -85,44 +85,6 @@ def run(command: Callable[[ConfigDict], int | None]) -> None:
     app.run(main, flags_parser=_parse)
 
 
-def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config that `--config PATH` and arguments such as `--config.batch_size=8` stand for.
-
-    Args:
-        path: a config file, with `:argument` if it takes one. What it imports is looked for in the current directory
-            too, and where the folder of the file lies.
-
-    Raises:
-        InputError: no such file, an unknown argument or field, a value of another type, a number that cannot be.
-    """
-    file = path.split(":", 1)[0]
-    for root in (Path.cwd(), Path(file).absolute().parent.parent):
-        if str(root) not in sys.path:
-            sys.path.append(str(root))
-    argv = ["aia", f"--config={path}", *overrides]
-    _check_config(argv)
-    try:
-        config = _plain_config(argv)
-    except (ImportError, SyntaxError, TypeError) as error:
-        raise InputError(f"--config {file}: {error}") from error
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=list(overrides))
-        strays = values(["aia", *overrides])[1:]
-    except flags.UnrecognizedFlagError as error:
-        raise InputError(f"unknown flag --{error.flagname}, see --help") from error
-    except (AttributeError, KeyError) as error:
-        raise InputError(_unknown_fields(argv) or str(error)) from error
-    except flags.Error as error:
-        raise InputError(str(error)) from error
-    except (SyntaxError, TypeError, ValueError) as error:  # of names and values that are no Python
-        raise InputError(f"{' '.join(map(repr, overrides))}: {error}") from error
-    if strays:
-        raise InputError(f"unexpected argument {strays[0]!r}; every argument is a flag, see --help")
-    check_numbers(config)
-    return config
-
-
 def run_with_exit_code(command: Callable[[], int | None]) -> int:
     """Calls `command` and tells what goes wrong in one line; the exit code, see `run`."""
     try:

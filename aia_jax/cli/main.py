@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from aia_jax.cli import annotate, export, features, import_labels, keywords, prepare, results, search, vocab
-from aia_jax.cli.flags import EXIT_INPUT, fail, read_config, run_with_exit_code
+from aia_jax.cli.flags import EXIT_INPUT, fail, run_with_exit_code
+from aia_jax.utils.config import read_config
 
 _COMMANDS = {
     "annotate": annotate,

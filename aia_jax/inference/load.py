@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import read_config
 from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.data.annotation.datasets import read_vocabulary
 from aia_jax.inference.annotator import PhotoAnnotator
 from aia_jax.metrics.thresholds import load_thresholds
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
+from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.load import model_shapes, read_arrays
 

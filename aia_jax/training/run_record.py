@@ -8,11 +8,11 @@ import platform
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from aia_jax.utils.config import flatten
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from aia_jax.version import __version__
@@ -82,10 +82,10 @@ def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...
     if not path.exists() or not saved_steps(workdir):
         return  # nothing was saved yet: a first attempt that failed binds nobody
     try:
-        written = _flatten(json.loads(path.read_text()))
+        written = flatten(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged ({error}); delete it, or give another workdir") from error
-    given = _flatten(json.loads(json.dumps(config.to_dict())))
+    given = flatten(json.loads(json.dumps(config.to_dict())))
     differing = [
         f"  config.{field}: {written.get(field, 'absent')} there, {given.get(field, 'absent')} given"
         for field in sorted(written.keys() | given.keys())
@@ -94,13 +94,3 @@ def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...
     if differing:
         lines = "\n".join(differing)
         raise InputError(f"{workdir} holds a run of another config; give another workdir, or the same fields:\n{lines}")
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

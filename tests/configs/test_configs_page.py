@@ -5,9 +5,9 @@ import runpy
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
 from aia_jax.training.run_record import _FREE_FIELDS
+from aia_jax.utils.config import flatten
 from configs.amc import search_config
 from configs.base import annotation_config
 from configs.sgraf import retrieval_config
@@ -18,14 +18,6 @@ SYSTEMS = {
     "retrieval": retrieval_config("f30k_precomp", "saf"),
     "search": search_config("corel5k"),
 }
-
-
-def flat(config, prefix=""):
-    fields = {}
-    for name, value in config.items():
-        inner = isinstance(value, ConfigDict)
-        fields |= flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return fields
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +32,7 @@ def rows():
 def test_defaults_are_those_of_the_configs(rows):
     for column, config in enumerate(SYSTEMS.values()):
         told = {field: cells[column] for field, cells in rows.items() if cells[column] != "-"}
-        assert told == {field: f"`{value!r}`" for field, value in flat(config).items()}
+        assert told == {field: f"`{value!r}`" for field, value in flatten(config.to_dict()).items()}
 
 
 def test_every_field_of_every_config_is_there_and_no_other(rows):
@@ -48,8 +40,8 @@ def test_every_field_of_every_config_is_there_and_no_other(rows):
     for path in sorted((REPOSITORY / "configs").glob("*.py")):
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config:
-            fields |= set(flat(get_config()))
-    assert set(rows) == fields | {field for config in SYSTEMS.values() for field in flat(config)}
+            fields |= set(flatten(get_config().to_dict()))
+    assert set(rows) == fields | {field for config in SYSTEMS.values() for field in flatten(config.to_dict())}
     assert all(meaning.strip() for *_, meaning in rows.values())
 
 

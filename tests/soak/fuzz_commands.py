@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import read_config
+from aia_jax.utils.config import flatten, read_config
 from aia_jax.utils.errors import InputError
 from tests.soak import plain
 from tests.soak.mutation import TOKENS, damaged, damaged_json
@@ -28,7 +28,7 @@ def overrides(rng: random.Random, folder: Path) -> str:
     """`--config.field=value` with odd fields and values; nothing may be set to what it does not say."""
     name = rng.choice(_CONFIGS)
     before = _config(name)
-    fields = _fields(before)
+    fields = flatten(before.to_dict())
     given = {}
     for field in rng.sample(sorted(fields), rng.choice((1, 1, 2))):
         value = rng.choice((*_WORDS, rng.choice(TOKENS).decode(errors="surrogateescape")[:200], str(fields[field])))
@@ -37,7 +37,7 @@ def overrides(rng: random.Random, folder: Path) -> str:
     arguments = [f"--config.{field}={value}" for field, value in given.items()]
     (folder / "arguments.json").write_text(json.dumps([name, arguments]))
     try:
-        after = _fields(read_config(f"{REPOSITORY}/configs/{name}", arguments))
+        after = flatten(read_config(f"{REPOSITORY}/configs/{name}", arguments).to_dict())
     except InputError as error:
         return plain.refused(error, right=str(error) != "")
     for field, value in after.items():
@@ -69,14 +69,6 @@ def runs(rng: random.Random, folder: Path) -> str:
 @functools.cache
 def _config(name: str) -> ConfigDict:
     return read_config(f"{REPOSITORY}/configs/{name}")
-
-
-def _fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name in config:
-        value = config[name]
-        found |= _fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
-    return found
 
 
 def _parsed(text: str, default: Any) -> list[Any]:
