@@ -15,8 +15,8 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.models.annotator import DTYPES, build_backbone
 from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.backbones import DTYPES, build_backbone
 from aia_jax.utils.errors import InputError
 from benchmarks.comparison import (
     SMALL,

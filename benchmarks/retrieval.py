@@ -22,7 +22,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.losses.retrieval import rank_disagreement, triplet
-from aia_jax.models.annotator import DTYPES
+from aia_jax.models.backbones import DTYPES
 from aia_jax.models.sgraf import SGRAF
 from aia_jax.training.model_arrays import merge_model, split_model
 from aia_jax.utils.errors import InputError

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.models.annotator import DTYPES, build_annotator
+from aia_jax.models.annotator import build_annotator
+from aia_jax.models.backbones import DTYPES
 from aia_jax.training.model_arrays import merge_model, split_model
 from benchmarks.step import first_device
 from benchmarks.timing import time_windows

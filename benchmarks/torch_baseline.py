@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from aia_jax.data.annotation.datasets import CHANNEL_STATS
 from aia_jax.losses.annotation import PRESETS
-from aia_jax.models.annotator import backbone_named
+from aia_jax.models.backbones import backbone_named
 from aia_jax.utils.errors import InputError
 from benchmarks.step import TOTAL_STEPS, head_options, labels_of, random_batch
 from benchmarks.timing import per_second, time_windows

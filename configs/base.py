@@ -45,7 +45,6 @@ def annotation_config(dataset: str) -> ConfigDict:
     model.backbone = "tresnet_m"
     model.native_padding = True  # EfficientNet-Lite pads as at its own resolution, whatever the image size
     model.input_statistics = True  # TResNet, bfloat16: statistics of widening convolutions from their inputs
-    model.gate_kernels = False  # TResNet: squeeze-and-excitation in Pallas kernels on GPUs; not timed on any yet
     model.remat = False  # compute each block of the backbone again in the backward pass: less memory, more traffic
     model.freeze_backbone = False  # train the head alone, on feature maps that are computed once
     model.dtype = "bfloat16"  # of the computation; statistics, softmax and loss are float32

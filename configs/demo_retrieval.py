@@ -25,7 +25,6 @@ def get_config():
     config.model.backbone = "tresnet_tiny"
     config.model.remat = False
     config.model.input_statistics = False
-    config.model.gate_kernels = False
     config.model.embed_size = 128
     config.model.word_size = 64
     config.model.similarity_size = 64

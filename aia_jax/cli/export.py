@@ -14,7 +14,7 @@ from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
 from aia_jax.inference.load import load_trained, read_thresholds
 from aia_jax.inference.stablehlo import PLATFORMS
-from aia_jax.models.annotator import DTYPES
+from aia_jax.models.backbones import DTYPES
 from aia_jax.training.runs import written_config
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes, write_json

@@ -15,7 +15,8 @@ from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.feature_cache import weights_digest
 from aia_jax.data.photo_folder import photo_names, read_photos
 from aia_jax.data.retrieval.grid_features import write_grid_features
-from aia_jax.models.annotator import build_annotator, build_backbone
+from aia_jax.models.annotator import build_annotator
+from aia_jax.models.backbones import build_backbone
 from aia_jax.tasks import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights

@@ -17,7 +17,7 @@ from aia_jax.cli.compare_stages import Stage, Stages, passes, timed
 from aia_jax.cli.verify_sgraf import verify_retrieval
 from aia_jax.data import scenes
 from aia_jax.data.image_decoding import decode_image
-from aia_jax.models.annotator import backbone_named
+from aia_jax.models.backbones import backbone_named
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks import AnnotationTask
 from aia_jax.utils.errors import InputError

@@ -12,7 +12,7 @@ import numpy as np
 from aia_jax.data import scenes
 from aia_jax.data.feature_cache import weights_digest
 from aia_jax.inference.stablehlo import here, load_stablehlo, to_stablehlo
-from aia_jax.models.annotator import backbone_named
+from aia_jax.models.backbones import backbone_named
 from aia_jax.models.efficientnet_lite import VARIANTS
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.run_record import package_versions

@@ -18,7 +18,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from aia_jax.models.annotator import dtypes
+from aia_jax.models.backbones import dtypes
 from aia_jax.models.layers.common import l2norm, relu, xavier_linear
 from aia_jax.models.layers.pairwise_blocks import everywhere, join_rows, num_blocks, split_rows
 from aia_jax.utils.errors import InputError

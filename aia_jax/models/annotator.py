@@ -1,9 +1,5 @@
 """Annotators: a backbone and a head that scores every label of the vocabulary."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,37 +8,13 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from aia_jax.models import efficientnet_lite, tresnet
 from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.backbones import build_backbone, dtypes, known_name
 from aia_jax.models.efficientnet_lite import EfficientNetLite
 from aia_jax.models.layers.common import Frozen, dropout, dropout_key, uniform
 from aia_jax.models.tresnet import TResNet
-from aia_jax.utils.errors import InputError
 
-
-class Backbone(NamedTuple):
-    """What the name of a backbone stands for.
-
-    Attributes:
-        build: given `dtype`, `param_dtype` and `rngs`.
-        family: "tresnet" or "efficientnet_lite".
-        channel_stats: mean and standard deviation that its images are normalised by; None: those of the data.
-        multiple: of which the sides of its images must be.
-    """
-
-    build: Callable[..., TResNet | EfficientNetLite]
-    family: str
-    channel_stats: tuple[tuple[float, ...], tuple[float, ...]] | None
-    multiple: int
-
-
-_HALF = (0.5, 0.5, 0.5)
-BACKBONES = {f"tresnet_{name}": Backbone(partial(TResNet, name), "tresnet", None, 4) for name in tresnet.VARIANTS} | {
-    f"efficientnet_lite{name}": Backbone(partial(EfficientNetLite, name), "efficientnet_lite", (_HALF, _HALF), 1)
-    for name in efficientnet_lite.VARIANTS
-}
 HEADS = ("attention", "gap")
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class ClassifierHead(nnx.Module):
@@ -133,7 +105,7 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
     Raises:
         InputError: a name that is not known.
     """
-    head = _known(config, "head", HEADS)
+    head = known_name(config, "head", HEADS)
     options = dtypes(config) | {"rngs": rngs}
     backbone = build_backbone(config, rngs=rngs)
     if head == "gap":
@@ -156,57 +128,9 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
     return Annotator(backbone, pooling, freeze_backbone=config.freeze_backbone)
 
 
-def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | EfficientNetLite:
-    """Builds the backbone alone.
-
-    Args:
-        config: `backbone`, `remat`, `dtype`, `param_dtype`; `gate_kernels` of TResNet and its `input_statistics`,
-            which counts in bfloat16 only; `native_padding` of EfficientNet-Lite.
-        rngs: where the initial weights come from (stream `params`).
-
-    Raises:
-        InputError: a name that is not known.
-    """
-    entry = backbone_named(config.backbone)
-    if entry.family == "tresnet":
-        # Float32 runs are held against PyTorch's, and compute what it does in its order.
-        statistics = config.input_statistics and config.dtype == "bfloat16"
-        # Runs that were made before it was a field do not name it.
-        own = {"input_statistics": statistics, "gate_kernels": config.get("gate_kernels", False)}
-    else:
-        own = {"native_padding": config.native_padding}
-    return entry.build(**own, remat=config.remat, **dtypes(config), rngs=rngs)
-
-
-def backbone_named(name: str) -> Backbone:
-    """The entry of `BACKBONES`.
-
-    Raises:
-        InputError: a name that is not known.
-    """
-    if name not in BACKBONES:
-        raise InputError(f"config.model.backbone: unknown {name!r}; known: {', '.join(BACKBONES)}")
-    return BACKBONES[name]
-
-
 def _freeze(module: nnx.Module) -> None:
     """Makes every weight and statistic of `module` a constant."""
     for _, part in nnx.iter_modules(module):
         for name, value in vars(part).items():
             if isinstance(value, nnx.Variable):
                 setattr(part, name, Frozen(value[...]))
-
-
-def dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
-    """`dtype` and `param_dtype` of a config's `model` part.
-
-    Raises:
-        InputError: a name that is not known.
-    """
-    return {name: DTYPES[_known(config, name, DTYPES)] for name in ("dtype", "param_dtype")}
-
-
-def _known(config: ConfigDict, field: str, names: tuple[str, ...] | dict) -> str:
-    if config[field] not in names:
-        raise InputError(f"config.model.{field}: unknown {config[field]!r}; known: {', '.join(names)}")
-    return config[field]

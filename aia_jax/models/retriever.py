@@ -5,7 +5,7 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict
 
-from aia_jax.models.annotator import build_backbone, dtypes
+from aia_jax.models.backbones import build_backbone, dtypes
 from aia_jax.models.sgraf import SGRAF
 from aia_jax.utils.errors import InputError
 

@@ -59,14 +59,13 @@ class BasicBlock(nnx.Module):
         slope: float,
         use_se: bool,
         input_statistics: bool,
-        gate_kernels: bool,
         **options,
     ):
         self.stride = stride
         self.slope = slope
         self.conv1 = ConvNorm(in_features, planes, 3, **options)
         self.conv2 = ConvNorm(planes, planes, 3, scale_init=initializers.zeros, **options)
-        self.se = _squeeze_excite(planes, max(planes // 4, 64), gate_kernels, options) if use_se else None
+        self.se = _squeeze_excite(planes, max(planes // 4, 64), options) if use_se else None
         self.downsample = _downsample(in_features, planes, stride, input_statistics, options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -89,7 +88,6 @@ class Bottleneck(nnx.Module):
         slope: float,
         use_se: bool,
         input_statistics: bool,
-        gate_kernels: bool,
         **options,
     ):
         out_features = planes * self.expansion
@@ -100,7 +98,7 @@ class Bottleneck(nnx.Module):
         self.conv3 = ConvNorm(
             planes, out_features, 1, scale_init=initializers.zeros, input_statistics=input_statistics, **options
         )
-        self.se = _squeeze_excite(planes, max(out_features // 8, 64), gate_kernels, options) if use_se else None
+        self.se = _squeeze_excite(planes, max(out_features // 8, 64), options) if use_se else None
         self.downsample = _downsample(in_features, out_features, stride, input_statistics, options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -110,10 +108,10 @@ class Bottleneck(nnx.Module):
         return relu(y + _shortcut(self, x, train))
 
 
-def _squeeze_excite(num_features: int, num_reduced: int, kernels: bool, options: dict) -> SqueezeExcite:
+def _squeeze_excite(num_features: int, num_reduced: int, options: dict) -> SqueezeExcite:
     options = {**options, "dtype": jnp.float32, "kernel_init": kaiming_normal}
     fc1 = torch_linear(num_features, num_reduced, **options)
-    return SqueezeExcite(fc1, torch_linear(num_reduced, num_features, **options), kernels=kernels)
+    return SqueezeExcite(fc1, torch_linear(num_reduced, num_features, **options))
 
 
 def _downsample(
@@ -143,7 +141,6 @@ class TResNet(nnx.Module):
         variant: str | Variant,
         *,
         input_statistics: bool = False,
-        gate_kernels: bool = False,
         remat: bool = False,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
@@ -154,7 +151,6 @@ class TResNet(nnx.Module):
         Args:
             input_statistics: in training, the batch statistics after the 1x1 convolutions that widen are computed from
                 those convolutions' inputs; see `ConvNorm`.
-            gate_kernels: see `SqueezeExcite`.
             remat: see `run_blocks`.
 
         Raises:
@@ -173,8 +169,7 @@ class TResNet(nnx.Module):
         self.stages = nnx.List([])
         features = variant.width
         for index in range(len(variant.blocks)):
-            own = {"input_statistics": input_statistics, "gate_kernels": gate_kernels}
-            stage, features = _stage(variant, index, features, options | own)
+            stage, features = _stage(variant, index, features, options | {"input_statistics": input_statistics})
             self.stages.append(stage)
         self.num_features = features
 

@@ -25,7 +25,8 @@ from aia_jax.data.feature_cache import FLIPS
 from aia_jax.losses.annotation import annotation_loss
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.metrics.published_results import RESULTS
-from aia_jax.models.annotator import Annotator, backbone_named, build_annotator
+from aia_jax.models.annotator import Annotator, build_annotator
+from aia_jax.models.backbones import backbone_named
 from aia_jax.training.sharding import processes
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from aia_jax.data.feature_cache import FEATURE_DTYPES, FLIPS, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.models.annotator import DTYPES, Annotator, build_backbone
+from aia_jax.models.annotator import Annotator
+from aia_jax.models.backbones import DTYPES, build_backbone
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.utils.errors import InputError
 

@@ -26,7 +26,7 @@ from aia_jax.data.retrieval.captions import (
 from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.losses.retrieval import rank_disagreement, triplet
 from aia_jax.metrics.retrieval import retrieval_metrics
-from aia_jax.models.annotator import backbone_named
+from aia_jax.models.backbones import backbone_named
 from aia_jax.models.retriever import Retriever, build_retriever
 from aia_jax.training.sharding import processes
 from aia_jax.utils.errors import InputError

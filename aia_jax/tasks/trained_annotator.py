@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from aia_jax.data.annotation.datasets import ChannelStats
 from aia_jax.data.feature_cache import padded, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.models.annotator import DTYPES, Annotator, build_annotator, build_backbone
-from aia_jax.models.folding import fold_norms
+from aia_jax.models.annotator import Annotator, build_annotator
+from aia_jax.models.backbones import DTYPES, build_backbone, fold_norms
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import (

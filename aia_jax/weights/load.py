@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.models.annotator import backbone_named
+from aia_jax.models.backbones import backbone_named
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import (
     abstract_weights,

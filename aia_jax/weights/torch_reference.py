@@ -154,7 +154,7 @@ class TorchClassifier(nn.Module):
 
 
 def build_body(backbone: str) -> tuple[nn.Module, int]:
-    """timm's network for a backbone of `aia_jax.models.annotator.BACKBONES`, and its number of features.
+    """timm's network for a backbone of `aia_jax.models.backbones.BACKBONES`, and its number of features.
 
     Raises:
         InputError: timm has no such network.

@@ -20,7 +20,7 @@ from aia_jax.cli.main import main
 from aia_jax.data import scenes
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.mapped_rows import RowWriter
-from aia_jax.models.annotator import build_backbone
+from aia_jax.models.backbones import build_backbone
 from aia_jax.tasks import make_task
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map

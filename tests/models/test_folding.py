@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models import efficientnet_lite, folding
-from aia_jax.models.annotator import BACKBONES
+from aia_jax.models import efficientnet_lite
+from aia_jax.models.backbones import BACKBONES, fold_norms
 from aia_jax.models.layers import conv_norm
 
 CONV_NORMS = (conv_norm.ConvNorm, efficientnet_lite.ConvNorm)
@@ -82,7 +82,7 @@ def test_folded_once_is_folded_in_each_call(name, dtype, platform, monkeypatch):
     graphdef, state = _split(BACKBONES[name].build, dtype=dtype)
     model = nnx.merge(graphdef, state)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    folding.fold_norms(model)
+    fold_norms(model)
     monkeypatch.undo()
     assert not jax.tree.leaves(nnx.state(model, nnx.BatchStat))
     kernels = [leaf for path, leaf in nnx.to_flat_state(nnx.state(model)) if path[-1] == "kernel" and leaf.ndim == 4]

@@ -23,13 +23,11 @@ class SqueezeExcite(nnx.Module):
 
     Attributes:
         fc1, fc2: linear layers, kernels `[C, R]` and `[R, C]`.
-        kernels: in training right after a norm, as GPU kernels of our own; see `squeeze_excite_pallas`.
     """
 
-    def __init__(self, fc1: nnx.Linear, fc2: nnx.Linear, *, kernels: bool = False):
+    def __init__(self, fc1: nnx.Linear, fc2: nnx.Linear):
         self.fc1 = fc1
         self.fc2 = fc2
-        self.kernels = kernels
 
     def weights(self) -> tuple[Array, ...]:
         """Kernel and bias of the first layer, then of the second, float32."""
@@ -216,7 +214,7 @@ class ConvNorm(nnx.Module):
 
     def _gated(self, x: Array, se: SqueezeExcite, slope: float) -> Array:
         y = self.conv(x)
-        options = GateOptions(slope, self.bn.epsilon, se.kernels)
+        options = GateOptions(slope, self.bn.epsilon)
         gated, mean, var = norm_act_gate(y, *self.bn.weights(), se.weights(), options)
         self.bn.update(mean, var, y.size // y.shape[-1])
         return gated.astype(self.bn.dtype)

@@ -22,12 +22,10 @@ class GateOptions(NamedTuple):
     Attributes:
         slope: negative slope of the leaky ReLU between them; 1 for none.
         epsilon: of the norm.
-        kernels: compute gates, and what is small in their backward pass, in GPU kernels of our own, where they fit.
     """
 
     slope: float
     epsilon: float
-    kernels: bool = False
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -63,7 +61,7 @@ def _forward(x, weight, bias, gate_weights, options):
         values, slopes = image_sums((slopes * (x.astype(jnp.float32) - mean), slopes))
         parts = Sums(values, slopes, jnp.zeros_like(mean), inverse)
     given = parts, weight, bias, gate_weights, image_positions(x)
-    opened = open_gates(*given, linear=options.slope == 1, kernels=options.kernels)
+    opened = open_gates(*given, linear=options.slope == 1)
     again, gate = jax.lax.optimization_barrier((x, opened.gate))
     y = act(again.astype(jnp.float32), scale, offset, options.slope, False) * gate[:, None, None]
     return (y.astype(x.dtype), mean, var), (x, weight, bias, gate_weights, mean, inverse, opened)
@@ -92,7 +90,7 @@ def _backward(options, residuals, cotangents):
     (da,) = back_through_act(x, scale, offset, options.slope, (dy.astype(jnp.float32),))
     # The activation is slopes * (weight * normalised + bias), so two sums over each image hold all that is needed.
     of_da = image_sums((da * (x.astype(jnp.float32) - mean) * inverse, da))
-    back = close_gates(of_da, opened, weight, bias, gate_weights, image_positions(x), kernels=options.kernels)
+    back = close_gates(of_da, opened, weight, bias, gate_weights, image_positions(x))
     x, dy, dweight, dbias, share = jax.lax.optimization_barrier((x, dy, back.dweight, back.dbias, back.share))
     da = dy.astype(jnp.float32) * gate[:, None, None] + share[:, None, None]
     (dz,) = back_through_act(x, scale, offset, options.slope, (da,))

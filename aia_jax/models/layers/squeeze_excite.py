@@ -9,10 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aia_jax.models.layers import squeeze_excite_pallas
 from aia_jax.models.layers.common import relu
 from aia_jax.models.layers.moments import image_positions, over_devices, sums
-from aia_jax.models.layers.squeeze_excite_pallas import Back, Opened
 
 
 class Sums(NamedTuple):
@@ -29,6 +27,40 @@ class Sums(NamedTuple):
     slopes: Array
     shift: Array
     inverse: Array
+
+
+class Opened(NamedTuple):
+    """Gates, and what their way back needs.
+
+    Attributes:
+        means: of the activation, `[B, C]`.
+        hidden: the layer between the two products, `[B, R]`.
+        gate: `[B, C]`.
+        normalised, slopes: sums over each image of the activation's slopes times the normalised values, and of the
+            slopes, `[B, C]`.
+    """
+
+    means: Array
+    hidden: Array
+    gate: Array
+    normalised: Array
+    slopes: Array
+
+
+class Back(NamedTuple):
+    """What a gate's backward pass gives beside the gradients of its weights.
+
+    Attributes:
+        dexcited, dhidden: cotangents before the sigmoid `[B, C]` and before the ReLU `[B, R]`.
+        share: cotangent of the means over the number of positions, `[B, C]`.
+        dweight, dbias: of the norm, `[C]`.
+    """
+
+    dexcited: Array
+    dhidden: Array
+    share: Array
+    dweight: Array
+    dbias: Array
 
 
 def excite(weights: tuple[Array, Array, Array], means: Array) -> tuple[Array, Array]:
@@ -50,7 +82,6 @@ def open_gates(
     positions: int,
     *,
     linear: bool,
-    kernels: bool,
 ) -> Opened:
     """Gates from sums over each image.
 
@@ -59,21 +90,15 @@ def open_gates(
         gate_weights: kernel `[C, R]` and bias `[R]` of the first layer, `[R, C]` and `[C]` of the second.
         positions: of an image, H W.
         linear: there is no activation between norm and gate: slopes are a constant, which need not be written.
-        kernels: in a GPU kernel of our own, where it fits; see `gate_kernels`.
     """
 
-    def plain(values, slopes, shift, inverse, weight, bias, kernel1, bias1, kernel2, bias2):
-        slopes = slopes.sum(axis=1)
-        normalised = (values.sum(axis=1) - shift * slopes) * inverse
-        means = (normalised * weight + slopes * bias) / positions
-        # Written to memory, so that the backward pass need not add up the parts again.
-        means, normalised = jax.lax.optimization_barrier((means, normalised))
-        slopes = slopes if linear else jax.lax.optimization_barrier(slopes)
-        return Opened(means, *_gates(means, (kernel1, bias1, kernel2, bias2)), normalised, slopes)
-
-    return squeeze_excite_pallas.choose(
-        kernels, plain, squeeze_excite_pallas.opened, positions, *parts, weight, bias, *gate_weights
-    )
+    slopes = parts.slopes.sum(axis=1)
+    normalised = (parts.values.sum(axis=1) - parts.shift * slopes) * parts.inverse
+    means = (normalised * weight + slopes * bias) / positions
+    # Written to memory, so that the backward pass need not add up the parts again.
+    means, normalised = jax.lax.optimization_barrier((means, normalised))
+    slopes = slopes if linear else jax.lax.optimization_barrier(slopes)
+    return Opened(means, *_gates(means, gate_weights), normalised, slopes)
 
 
 def close_gates(
@@ -83,8 +108,6 @@ def close_gates(
     bias: Array,
     gate_weights: tuple[Array, ...],
     positions: int,
-    *,
-    kernels: bool,
 ) -> Back:
     """The small part of the way back through norm, activation and gate.
 
@@ -92,20 +115,18 @@ def close_gates(
         of_da: sums over each image of the activation's cotangent times normalised values, and of that cotangent, in
             parts `[B, n, C]`.
         opened: what `open_gates` gave.
-        weight, bias, gate_weights, positions, kernels: see `open_gates`.
+        weight, bias, gate_weights, positions: see `open_gates`.
     """
     kernel1, _, kernel2, _ = gate_weights
 
-    def plain(da_normalised, da, hidden, gate, normalised, slopes, weight, bias, kernel1, kernel2):
-        da_normalised, da = da_normalised.sum(axis=1), da.sum(axis=1)
-        dexcited = (weight * da_normalised + bias * da) * gate * (1 - gate)
-        dexcited, da_normalised, da = jax.lax.optimization_barrier((dexcited, da_normalised, da))
-        dhidden, share = _back_to_means(dexcited, hidden, kernel1, kernel2, positions)
-        dweight, dbias = sums((gate * da_normalised + share * normalised, gate * da + share * slopes), (0,))
-        return Back(dexcited, dhidden, share, dweight, dbias)
-
-    arrays = (*of_da, *opened[1:], weight, bias, kernel1, kernel2)
-    return squeeze_excite_pallas.choose(kernels, plain, squeeze_excite_pallas.closed, positions, *arrays)
+    da_normalised, da = (part.sum(axis=1) for part in of_da)
+    dexcited = (weight * da_normalised + bias * da) * opened.gate * (1 - opened.gate)
+    dexcited, da_normalised, da = jax.lax.optimization_barrier((dexcited, da_normalised, da))
+    dhidden, share = _back_to_means(dexcited, opened.hidden, kernel1, kernel2, positions)
+    dweight, dbias = sums(
+        (opened.gate * da_normalised + share * opened.normalised, opened.gate * da + share * opened.slopes), (0,)
+    )
+    return Back(dexcited, dhidden, share, dweight, dbias)
 
 
 @jax.custom_vjp

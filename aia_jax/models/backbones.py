@@ -1,0 +1,102 @@
+"""The backbones by name, and what every system builds from the `model` part of a config."""
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from ml_collections import ConfigDict
+
+from aia_jax.models import efficientnet_lite, tresnet
+from aia_jax.models.efficientnet_lite import EfficientNetLite
+from aia_jax.models.layers import conv_norm
+from aia_jax.models.tresnet import TResNet
+from aia_jax.utils.errors import InputError
+
+
+class Backbone(NamedTuple):
+    """What the name of a backbone stands for.
+
+    Attributes:
+        build: given `dtype`, `param_dtype` and `rngs`.
+        family: "tresnet" or "efficientnet_lite".
+        channel_stats: mean and standard deviation that its images are normalised by; None: those of the data.
+        multiple: of which the sides of its images must be.
+    """
+
+    build: Callable[..., TResNet | EfficientNetLite]
+    family: str
+    channel_stats: tuple[tuple[float, ...], tuple[float, ...]] | None
+    multiple: int
+
+
+_HALF = (0.5, 0.5, 0.5)
+
+
+BACKBONES = {f"tresnet_{name}": Backbone(partial(TResNet, name), "tresnet", None, 4) for name in tresnet.VARIANTS} | {
+    f"efficientnet_lite{name}": Backbone(partial(EfficientNetLite, name), "efficientnet_lite", (_HALF, _HALF), 1)
+    for name in efficientnet_lite.VARIANTS
+}
+
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | EfficientNetLite:
+    """Builds the backbone alone.
+
+    Args:
+        config: `backbone`, `remat`, `dtype`, `param_dtype`; `input_statistics` of TResNet, used in bfloat16 only;
+            `native_padding` of EfficientNet-Lite. Other fields are ignored.
+        rngs: where the initial weights come from (stream `params`).
+
+    Raises:
+        InputError: a name that is not known.
+    """
+    entry = backbone_named(config.backbone)
+    if entry.family == "tresnet":
+        # Float32 runs are compared with PyTorch's and keep its order of operations.
+        own = {"input_statistics": config.input_statistics and config.dtype == "bfloat16"}
+    else:
+        own = {"native_padding": config.native_padding}
+    return entry.build(**own, remat=config.remat, **dtypes(config), rngs=rngs)
+
+
+def backbone_named(name: str) -> Backbone:
+    """The entry of `BACKBONES`.
+
+    Raises:
+        InputError: a name that is not known.
+    """
+    if name not in BACKBONES:
+        raise InputError(f"config.model.backbone: unknown {name!r}; known: {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
+    """`dtype` and `param_dtype` of a config's `model` part.
+
+    Raises:
+        InputError: a name that is not known.
+    """
+    return {name: DTYPES[known_name(config, name, DTYPES)] for name in ("dtype", "param_dtype")}
+
+
+def known_name(config: ConfigDict, field: str, names: Collection[str]) -> str:
+    """The value of a `model` field that must be one of `names`.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if config[field] not in names:
+        raise InputError(f"config.model.{field}: unknown {config[field]!r}; known: {', '.join(names)}")
+    return config[field]
+
+
+def fold_norms(model: nnx.Module) -> None:
+    """Folds each batch norm of `model` into the convolution before it; the model can then only evaluate."""
+    for _, module in list(nnx.iter_modules(model)):
+        if isinstance(module, conv_norm.ConvNorm | efficientnet_lite.ConvNorm):
+            module.fold()
