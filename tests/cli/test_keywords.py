@@ -93,7 +93,7 @@ def test_real_clickture_ids_as_the_published_program_encodes_them(tmp_path, caps
     paths = (tmp_path / f"out/keyword_{what}_dev.npy" for what in ("record", "ranges"))
     records = KeywordRecords.load(*paths, num_words=len(ids))
     for line, text in zip(lines, texts, strict=True):
-        found, counts = records.padded(np.array([int(line)]), 10)
+        found, counts = records.padded(np.array([int(line)]), 20)
         assert found[0, : counts[0]].tolist() == [ids[word] for word in analyzer(text) if word in ids]
 
 
