@@ -19,7 +19,7 @@ from aia_jax.data.annotation.stratification import stratified_split
 from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.importing.label_lists import LabelList, read_coco, read_folders
 from aia_jax.data.importing.label_tables import read_table
-from aia_jax.data.importing.labelled_photos import LabelledPhoto, combine, gather, measure
+from aia_jax.data.importing.labelled_photos import LabelledPhoto, combine_moments, measure_photos, merge_label_rows
 from aia_jax.report.label_balance import balance_report
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -88,13 +88,13 @@ def run(arguments: argparse.Namespace) -> None:
     listed = _read(arguments)
     print(listed.understood, flush=True)
     problems = list(listed.problems)
-    photos = _of_known_split(gather(listed.rows, images, vocabulary, problems), problems)
-    photos, moments = measure(photos, images, arguments.num_workers, problems)
+    photos = _of_known_split(merge_label_rows(listed.rows, images, vocabulary, problems), problems)
+    photos, moments = measure_photos(photos, images, arguments.num_workers, problems)
     _tell(problems, len(photos), images, skip=arguments.skip_bad)
     labels = vocabulary or _vocabulary(photos, arguments.min_images or 1)
     targets = _targets(photos, labels)
     in_test = _part(photos, targets, arguments)
-    stats = stats or combine(moments if in_test.all() else moments[~in_test])
+    stats = stats or combine_moments(moments if in_test.all() else moments[~in_test])
     with exit_on_sigterm(), os_errors_as_input_errors(arguments.output, None, "--output names another place"):
         _write(arguments.output, images, photos, labels, in_test, stats)
     print(balance_report([printable(label) for label in labels], targets[~in_test], targets[in_test]))

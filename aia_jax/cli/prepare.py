@@ -10,7 +10,7 @@ from aia_jax.cli.flags import exit_on_sigterm, positive
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS
 from aia_jax.data.annotation.datasets import load_split
 from aia_jax.data.cache import os_errors_as_input_errors
-from aia_jax.data.public.acquisition import DOWNLOADS, bring_annotations, bring_photos, what_belongs_where
+from aia_jax.data.public.acquisition import DOWNLOADS, fetch_annotations, fetch_photos, list_missing_files
 from aia_jax.data.public.inspection import Inspection, inspect_dataset
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, PublicDataset
 from aia_jax.utils.errors import InputError, Interrupted
@@ -73,11 +73,11 @@ def _bring(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
             downloads.mkdir(parents=True, exist_ok=True)
             with exclusive_lock(downloads / "prepare.lock"):
                 if len(found.annotations) < len(SPLITS):
-                    bring_annotations(root, dataset)
+                    fetch_annotations(root, dataset)
                     found = inspect_dataset(root, dataset)
                     print(found.report(), flush=True)
                 if found.missing or found.unreadable:
-                    bring_photos(dataset, found)
+                    fetch_photos(dataset, found)
     except InputError as error:
         raise InputError(f"{error}{_by_hand(dataset, found)}") from None
     except KeyboardInterrupt:
@@ -92,7 +92,7 @@ def _require_complete(dataset: PublicDataset, found: Inspection) -> None:
 
 
 def _by_hand(dataset: PublicDataset, found: Inspection) -> str:
-    tree = what_belongs_where(dataset, found)
+    tree = list_missing_files(dataset, found)
     command = f"`aia prepare {dataset.name} --root {found.folder.parent}`"
     return f"\n{command} downloads what is missing; or put there by hand\n{tree}" if tree else ""
 

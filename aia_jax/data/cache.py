@@ -24,7 +24,7 @@ def cache_root(configured: str) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
-def prepared(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: Callable[[Path], None]) -> Path:
+def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: Callable[[Path], None]) -> Path:
     """Returns `<parent>/<kind>-<fingerprint>`, made by `write` unless it is there and whole.
 
     `write` fills a temporary directory beside it, which is renamed once done; other processes wait for it meanwhile.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.cache import prepared
+from aia_jax.data.cache import cached_directory
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.utils.errors import InputError
 
@@ -68,20 +68,20 @@ def prepare_features(
         with bar, RowWriter(directory / "features.npy", shape, dtype) as rows:
             for start in range(0, len(whole), batch_size):
                 batch = whole[start : start + batch_size]
-                features = np.asarray(compute(padded(_flipped(batch, flip), batch_size)), np.float32)[: len(batch)]
-                for row in checked(features, dtype, "config.data.feature_dtype=float32"):
+                features = np.asarray(compute(pad_batch(_flipped(batch, flip), batch_size)), np.float32)[: len(batch)]
+                for row in cast_features(features, dtype, "config.data.feature_dtype=float32"):
                     rows.append(row)
                 bar.update(len(batch))
 
-    return MappedRows(prepared(copy.parent, kind, fingerprint, num_bytes, write) / "features.npy", images.rows)
+    return MappedRows(cached_directory(copy.parent, kind, fingerprint, num_bytes, write) / "features.npy", images.rows)
 
 
-def padded(images: np.ndarray, batch_size: int) -> np.ndarray:
+def pad_batch(images: np.ndarray, batch_size: int) -> np.ndarray:
     """`[b, ...]` filled up with zeros to `[batch_size, ...]`, so that a last batch needs no program of its own."""
     return np.pad(images, [(0, batch_size - len(images))] + [(0, 0)] * (images.ndim - 1))
 
 
-def checked(features: np.ndarray, dtype: str, remedy: str) -> np.ndarray:
+def cast_features(features: np.ndarray, dtype: str, remedy: str) -> np.ndarray:
     """The features as `dtype`.
 
     Args:

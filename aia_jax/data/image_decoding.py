@@ -97,7 +97,7 @@ def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, 
     return _decoded(data, shrink)
 
 
-def picture_of(data: bytes, side: int) -> bytes:
+def webp_thumbnail(data: bytes, side: int) -> bytes:
     """The picture of `decode_with_picture` alone, not turned, as in the published data sets."""
     return _decoded(data, lambda image: _small_webp(image, side, None))
 

@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from aia_jax.data.annotation.datasets import Split, photo_paths
-from aia_jax.data.feature_cache import padded
-from aia_jax.data.image_decoding import encode_webp, picture_of
+from aia_jax.data.feature_cache import pad_batch
+from aia_jax.data.image_decoding import encode_webp, webp_thumbnail
 from aia_jax.metrics.annotation import Confusions, label_metrics, precision_recall_curve
 from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 from aia_jax.tasks.annotation import AnnotationTask
@@ -142,7 +142,7 @@ def _maps(task: AnnotationTask, weights: Arrays, part: Split) -> Iterator[tuple[
 
     def dispatched() -> Iterator[tuple[np.ndarray, Arrays]]:
         for rows in batches:
-            yield rows, {"heat": illustrate(placed, {"image": padded(part.images[rows], size)})["heat"]}
+            yield rows, {"heat": illustrate(placed, {"image": pad_batch(part.images[rows], size)})["heat"]}
 
     for rows, outputs in fetched(dispatched()):
         yield rows, outputs["heat"]
@@ -152,7 +152,7 @@ def _picture(path: Path | None, square: np.ndarray) -> bytes:
     """The photo at `path`, as the data set has it, or else its prepared copy."""
     if path is not None:
         try:
-            return picture_of(path.read_bytes(), _PICTURE_SIDE)
+            return webp_thumbnail(path.read_bytes(), _PICTURE_SIDE)
         except (InputError, OSError):
             pass
     return encode_webp(square)

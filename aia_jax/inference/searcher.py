@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data.feature_cache import padded, weights_digest
+from aia_jax.data.feature_cache import pad_batch, weights_digest
 from aia_jax.data.search.batches import padded_keywords
 from aia_jax.data.search.queries import encode_queries
 from aia_jax.data.vocabulary import Vocabulary
@@ -208,7 +208,7 @@ class PhotoSearch:
 
 def filled(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
     """Rows `[b, ...]` filled up to `size`, so that few programs are compiled."""
-    return {name: padded(values, size) for name, values in rows.items()}
+    return {name: pad_batch(values, size) for name, values in rows.items()}
 
 
 def _prepare(model: AMC, batch: dict[str, jax.Array]) -> Encoded:

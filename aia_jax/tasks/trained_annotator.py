@@ -11,7 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.data.annotation.datasets import ChannelStats
-from aia_jax.data.feature_cache import padded, prepare_features, weights_digest
+from aia_jax.data.feature_cache import pad_batch, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.models.annotator import Annotator, build_annotator
 from aia_jax.models.backbones import DTYPES, build_backbone, fold_norms
@@ -176,7 +176,7 @@ class TrainedAnnotator:
         return found
 
     def _dispatch(self, step: Any, images: np.ndarray) -> dict[str, jax.Array]:
-        return step(self._weights, sharding.put_batch({"image": padded(images, self.batch_size)}, self._mesh))
+        return step(self._weights, sharding.put_batch({"image": pad_batch(images, self.batch_size)}, self._mesh))
 
     def _extract(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {"maps": self._task.extract(model.backbone, batch)["features"]}
@@ -186,6 +186,6 @@ class TrainedAnnotator:
         return {"scores": jax.nn.sigmoid(logits.astype(jnp.float32))}
 
     def _run(self, step: Any, name: str, rows: np.ndarray) -> np.ndarray:
-        batch = sharding.put_batch({name: padded(rows, self.batch_size)}, self._mesh)
+        batch = sharding.put_batch({name: pad_batch(rows, self.batch_size)}, self._mesh)
         (found,) = step(self._weights, batch).values()
         return np.asarray(found)[: len(rows)]

@@ -19,7 +19,7 @@ def _write(directory: Path) -> None:
 
 
 def _prepare(parent: Path, fingerprint: str = "aaa", write=_write, num_bytes: int = 10) -> Path:
-    return cache.prepared(parent, "train-8px", fingerprint, num_bytes, write)
+    return cache.cached_directory(parent, "train-8px", fingerprint, num_bytes, write)
 
 
 def _directories(parent: Path) -> list[str]:
@@ -47,8 +47,8 @@ def test_damaged_copy_is_written_again(tmp_path, damage):
 
 
 def test_other_fingerprints_of_the_kind_are_removed(tmp_path):
-    cache.prepared(tmp_path, "train-80px", "aaa", 10, _write)
-    cache.prepared(tmp_path, "test-8px", "aaa", 10, _write)
+    cache.cached_directory(tmp_path, "train-80px", "aaa", 10, _write)
+    cache.cached_directory(tmp_path, "test-8px", "aaa", 10, _write)
     _prepare(tmp_path, "aaa")
     _prepare(tmp_path, "bbb")
     assert _directories(tmp_path) == ["test-8px-aaa", "train-80px-aaa", "train-8px-bbb"]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, read_channel_stats
 from aia_jax.data.importing.label_lists import read_coco
 from aia_jax.data.importing.label_tables import read_table
-from aia_jax.data.importing.labelled_photos import gather
+from aia_jax.data.importing.labelled_photos import merge_label_rows
 from aia_jax.utils.errors import InputError
 from tests.soak import plain
 from tests.soak.mutation import damaged_json, damaged_lines
@@ -76,7 +76,7 @@ def _gathered(folder: Path, rows: tuple, text: str) -> str:
     for name in _NAMES:
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         (photos / name).write_bytes(b"photo")
-    for photo in gather(rows, photos, None, problems):
+    for photo in merge_label_rows(rows, photos, None, problems):
         assert os.path.normpath(photo.name) in _NAMES, photo
         assert all(plain.is_label(label) and label in text for label in photo.labels), photo
     assert all(isinstance(problem, str) for problem in problems)

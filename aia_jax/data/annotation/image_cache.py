@@ -27,7 +27,7 @@ from tqdm import tqdm
 from aia_jax.data import scenes
 from aia_jax.data.annotation import tfds_builders
 from aia_jax.data.annotation.annotations import CUSTOM, Annotations
-from aia_jax.data.cache import prepared
+from aia_jax.data.cache import cached_directory
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.mapped_rows import RowWriter
 from aia_jax.data.pipeline import read_ahead
@@ -148,7 +148,7 @@ def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, 
 
     fingerprint = _hash(_VERSION, source.fingerprint, size, skip_corrupt)[:12]
     num_bytes = source.num_images * size * size * 3
-    return prepared(parent, f"{source.split}-{size}px", fingerprint, num_bytes, write)
+    return cached_directory(parent, f"{source.split}-{size}px", fingerprint, num_bytes, write)
 
 
 def _check_problems(source: Source, problems: list[str], num_good: int, skip_corrupt: bool) -> None:
@@ -175,7 +175,7 @@ def _prepare_records(source: Source, parent: Path) -> Any:
     def write(directory: Path) -> None:
         tfds_builders.prepare(source.make_builder(directory))
 
-    folder = prepared(parent, kind, fingerprint, source.num_bytes, write)
+    folder = cached_directory(parent, kind, fingerprint, source.num_bytes, write)
     written = next(folder.rglob("dataset_info.json")).parent
     builder = tfds.builder_from_directory(written)  # Unlike the writing builder it can be pickled into workers.
     return builder.as_data_source(source.split, decoders={"image": tfds.decode.SkipDecoding()})

@@ -37,7 +37,7 @@ class LabelledPhoto:
     split: str
 
 
-def gather(
+def merge_label_rows(
     rows: Sequence[LabelRow], folder: Path, vocabulary: Collection[str] | None, problems: list[str]
 ) -> list[LabelledPhoto]:
     """What the rows say, a photo each, in the order in which they are told of first.
@@ -72,7 +72,7 @@ def gather(
     return [photo for name, photo in found.items() if name not in contradictory]
 
 
-def measure(
+def measure_photos(
     photos: Sequence[LabelledPhoto], folder: Path, num_workers: int, problems: list[str]
 ) -> tuple[list[LabelledPhoto], np.ndarray]:
     """Decodes the photos, which shows whether they can be used at all.
@@ -97,7 +97,7 @@ def measure(
     return good, np.array(moments).reshape(-1, 2, 3)
 
 
-def combine(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def combine_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation `[3]` of the channels over all pixels, from what `measure` gives, `[N, 2, 3]`."""
     mean, squares = moments.mean(axis=0)
     return mean, np.maximum(np.sqrt(np.maximum(squares - np.square(mean), 0)), _LEAST_STD)

@@ -17,7 +17,7 @@ from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, Annotations, re
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.public.archives import unpack_photos
 from aia_jax.data.public.download import check_unchanged, download
-from aia_jax.data.public.inspection import Inspection, shown_names
+from aia_jax.data.public.inspection import Inspection, first_names
 from aia_jax.data.public.kaggle import download_from_kaggle
 from aia_jax.data.public.public_datasets import PublicDataset
 from aia_jax.utils.errors import InputError
@@ -26,7 +26,7 @@ from aia_jax.utils.files import write_bytes
 DOWNLOADS = "downloads"
 
 
-def bring_annotations(root: Path, dataset: PublicDataset) -> None:
+def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
     """Downloads `train.json` and `test.json`, or makes them from SSGRL's files, where they are not there.
 
     Raises:
@@ -46,7 +46,7 @@ def bring_annotations(root: Path, dataset: PublicDataset) -> None:
             write_bytes(folder / f"{split}.json", _authors_json(annotations))
 
 
-def bring_photos(dataset: PublicDataset, found: Inspection) -> None:
+def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
     """Puts the photos that `found` misses, or could not open, where they belong; those that are had nowhere stay so.
 
     Raises:
@@ -59,7 +59,7 @@ def bring_photos(dataset: PublicDataset, found: Inspection) -> None:
         _bring_from_archives(dataset, found.folder, targets)
 
 
-def what_belongs_where(dataset: PublicDataset, found: Inspection) -> str:
+def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
     """The files that are missing, as a tree, with their counts and sizes, and where each can be had by hand.
 
     "": none is missing.
@@ -72,7 +72,7 @@ def what_belongs_where(dataset: PublicDataset, found: Inspection) -> str:
         lines += [_row(file.path, file.url) for file in absent]
     if no_annotations or photos:
         total = sum(dataset.num_images.values())
-        told = f"{total:,} photos" if no_annotations else f"{len(photos):,} photos: {shown_names(photos)}"
+        told = f"{total:,} photos" if no_annotations else f"{len(photos):,} photos: {first_names(photos)}"
         source = f"; https://www.kaggle.com/datasets/{dataset.kaggle} has them in its images/" if dataset.kaggle else ""
         lines.append(_row("images/", told + source))
         lines += [

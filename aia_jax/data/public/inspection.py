@@ -50,7 +50,7 @@ class Inspection:
             present = total - len(self.missing) - len(self.unreadable)
             lines.append(f"  photos {present:6,} of {total:,}")
         if self.missing:
-            lines.append(f"  {len(self.missing):,} photos are missing: {shown_names(self.missing)}")
+            lines.append(f"  {len(self.missing):,} photos are missing: {first_names(self.missing)}")
         if self.unreadable:
             lines.append(f"  {len(self.unreadable):,} photos cannot be opened:")
             lines += [f"    {path}: {why}" for path, why in list(self.unreadable.items())[:_SHOWN]]
@@ -71,7 +71,7 @@ def inspect_dataset(root: Path, dataset: PublicDataset) -> Inspection:
     return Inspection(root / FOLDERS[dataset.name], annotations, tuple(problems), missing, unreadable)
 
 
-def shown_names(paths: Sequence[Path]) -> str:
+def first_names(paths: Sequence[Path]) -> str:
     """The names of the first files."""
     return ", ".join([*(path.name for path in paths[:_SHOWN]), *(["..."] if len(paths) > _SHOWN else [])])
 
@@ -92,7 +92,7 @@ def _count_problems(dataset: PublicDataset, annotations: dict[str, Annotations])
     if train.labels != test.labels:
         problems.append("train and test have different labels, or in another order")
     if both := sorted(set(train.image_names) & set(test.image_names)):
-        problems.append(f"{len(both):,} images are in train and in test: {shown_names(list(map(Path, both)))}")
+        problems.append(f"{len(both):,} images are in train and in test: {first_names(list(map(Path, both)))}")
     per_image = float(train.targets.sum() + test.targets.sum()) / (len(train) + len(test))
     if round(per_image, 1) != dataset.labels_per_image:
         problems.append(f"{per_image:.2f} labels an image; published are {dataset.labels_per_image}")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.feature_cache import checked, padded
+from aia_jax.data.feature_cache import cast_features, pad_batch
 from aia_jax.data.mapped_rows import RowWriter
 from aia_jax.data.photo_folder import Photo
 from aia_jax.utils.errors import InputError
@@ -52,7 +52,7 @@ def write_grid_features(
         def retire() -> None:
             maps, count = in_flight.popleft()
             features = np.asarray(maps, np.float32)[:count]
-            for row in checked(features, dtype, "--dtype float32"):
+            for row in cast_features(features, dtype, "--dtype float32"):
                 rows.append(row.reshape(height * width, channels))
             bar.update(count)
 
@@ -62,7 +62,7 @@ def write_grid_features(
                 bar.set_description("looking for others that cannot be used")
                 bar.update(len(batch))
                 continue
-            images = padded(np.stack([photo.image for _, photo in batch]), batch_size)
+            images = pad_batch(np.stack([photo.image for _, photo in batch]), batch_size)
             in_flight.append((compute(images), len(batch)))
             if len(in_flight) > _IN_FLIGHT:
                 retire()

@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.data.search.batches import SearchImages
-from aia_jax.data.search.keyword_layouts import checked_ids
+from aia_jax.data.search.keyword_layouts import validate_ids
 from aia_jax.data.search.keyword_records import KeywordRecords
 from aia_jax.data.search.keywords import KeywordVocabulary
-from aia_jax.data.search.queries import Queries, queries_of
+from aia_jax.data.search.queries import Queries, make_queries
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
 
@@ -108,7 +108,7 @@ def _ids(path: Path) -> np.ndarray:
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected {_IDS}, found a {type(document).__name__}")
     names = list(document)
-    return checked_ids(document.values(), lambda index: f"{path}: {names[index]!r:.80}").astype(np.int64)
+    return validate_ids(document.values(), lambda index: f"{path}: {names[index]!r:.80}").astype(np.int64)
 
 
 def _clicks(path: Path) -> Iterator[tuple[int, str]]:
@@ -126,4 +126,4 @@ def _queries(pairs: Iterable[tuple[int, str]], rows: dict[int, int]) -> Queries:
     for image, text in pairs:
         if image in rows:
             found[text].add(rows[image])
-    return queries_of(found, len(rows))
+    return make_queries(found, len(rows))

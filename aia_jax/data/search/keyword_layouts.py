@@ -61,7 +61,7 @@ def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
         raise InputError(f"{listed} names {len(problems):,} file(s) that cannot be:{list_problems(problems)}")
     ids = (line.rpartition("/")[2] for line in lines)
     numbers = (int(text) if re.fullmatch("[0-9]{1,18}", text) else text for text in ids)
-    checked = checked_ids(numbers, lambda index: f"{listed}:{index + 1}")
+    checked = validate_ids(numbers, lambda index: f"{listed}:{index + 1}")
     return KeywordSplit(name, folder, tuple(lines), checked, int(checked.max()) + 1)
 
 
@@ -77,7 +77,7 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
             without images.
     """
     images = _coco_images(dataset)
-    ids = checked_ids((image["imgid"] for image in images), lambda index: f"{dataset}: images[{index}].imgid")
+    ids = validate_ids((image["imgid"] for image in images), lambda index: f"{dataset}: images[{index}].imgid")
     splits = []
     for name in COCO_SPLITS:
         rows = [row for row, image in enumerate(images) if image["split"] == name]
@@ -103,7 +103,7 @@ def folder_split(folder: Path, name: str) -> KeywordSplit:
     return KeywordSplit(name, folder, names, np.arange(len(names), dtype=np.int32), len(names))
 
 
-def checked_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndarray:
+def validate_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndarray:
     """Ids of images, int32 `[N]`, each once.
 
     Args:

@@ -57,10 +57,10 @@ def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -
     found: dict[str, set[int]] = defaultdict(set)
     for chosen in sorted(images, key=lambda chosen: (len(chosen), chosen)):
         found[" ".join(labels[label] for label in chosen)].update(images[chosen])
-    return queries_of(found, len(targets))
+    return make_queries(found, len(targets))
 
 
-def queries_of(found: Mapping[str, Iterable[int]], num_images: int) -> Queries:
+def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries:
     """Queries on so many images, each with the rows of those that are right for it."""
     rows = [sorted(images) for images in found.values()]
     starts = np.cumsum([0, *map(len, rows)])
