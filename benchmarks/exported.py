@@ -17,7 +17,7 @@ import numpy as np
 
 from aia_jax.cli.flags import positive, run_with_exit_code
 from aia_jax.inference.export import import_onnx
-from aia_jax.inference.load import load_trained
+from aia_jax.inference.load import load_trained_annotator
 from aia_jax.inference.stablehlo import load_stablehlo
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
@@ -57,7 +57,7 @@ def measure(arguments: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'model.json'}: {error}; name a folder that aia export wrote") from None
     for batch_size in arguments.batch_size or [1, 16]:
-        annotator = load_trained(arguments.workdir, batch_size=batch_size, dtype=facts["model"]["dtype"])
+        annotator = load_trained_annotator(arguments.workdir, batch_size=batch_size, dtype=facts["model"]["dtype"])
         explain = len(facts["outputs"]) > 1
         size = annotator.image_size
         images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), np.uint8)

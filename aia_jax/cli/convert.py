@@ -18,8 +18,8 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
 from aia_jax.weights import name_map, sgraf_name_map
 from aia_jax.weights.load import check_model, model_shapes, read_torch_state
-from aia_jax.weights.recognize import TorchStateDict
-from aia_jax.weights.torch_files import write_state_dict
+from aia_jax.weights.torch_files import write_torch_file
+from aia_jax.weights.torch_state import TorchStateDict
 
 
 def convert(config: ConfigDict, source: Path, output: Path) -> None:
@@ -32,12 +32,12 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
         InputError: the file cannot be used or is of another model, or `output` holds checkpoints already.
     """
     check_output(output)
-    foreign = read_torch_state(source)
+    torch_state = read_torch_state(source)
     task = make_task(config)
-    backbone_only = foreign.system == "backbone"
+    backbone_only = torch_state.system == "backbone"
     shapes = model_shapes(task.build_model, backbone_only=backbone_only)
-    check_model(foreign, config, shapes, str(source))
-    arrays = name_map.from_torch(foreign, shapes, str(source))
+    check_model(torch_state, config, shapes, str(source))
+    arrays = name_map.from_torch(torch_state, shapes, str(source))
     weights = replace_arrays(_abstract(task, backbone_only), arrays)
     trees = sharding.put_replicated(weights, sharding.data_mesh())
     raw = {name: trees[name] for name in ("params", "stats")}
@@ -45,14 +45,14 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
         "epoch": 0,
         "weights": "raw",
         "part": "backbone" if backbone_only else "model",
-        "source": {"file": source.name, "sha256": sha256_of_file(source), "names": foreign.generation},
+        "source": {"file": source.name, "sha256": sha256_of_file(source), "names": torch_state.generation},
         **task.describe(),
     }
     with Checkpointer(output) as checkpointer:
         checkpointer.save(0, {"weights": {"raw": raw, "ema": raw, "constants": trees["constants"]}}, info)
     write_record(output, config)
     if jax.process_index() == 0:
-        print(_summary(foreign, source, output, len(arrays), backbone_only), flush=True)
+        print(_summary(torch_state, source, output, len(arrays), backbone_only), flush=True)
 
 
 def check_output(output: Path) -> None:
@@ -93,7 +93,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
     else:
         family, names = backbone_named(config.model.backbone).family, "timm's names"
     state = name_map.to_torch(jax.device_get(arrays), system=system, family=family)
-    write_state_dict(output, state, beside=_beside(config, info, arrays) if system == "retrieval" else None)
+    write_torch_file(output, state, beside=_beside(config, info, arrays) if system == "retrieval" else None)
     print(f"{output}: {len(state)} arrays in {names}; it holds: {system}", flush=True)
 
 
@@ -110,9 +110,9 @@ def _abstract(task: Any, backbone_only: bool) -> Arrays:
     return {name: {"backbone": tree["backbone"]} if "backbone" in tree else {} for name, tree in weights.items()}
 
 
-def _summary(foreign: TorchStateDict, source: Path, output: Path, num_arrays: int, backbone_only: bool) -> str:
-    lines = [f"{source} holds {foreign.describe()}; {num_arrays} arrays written to {output}"]
+def _summary(torch_state: TorchStateDict, source: Path, output: Path, num_arrays: int, backbone_only: bool) -> str:
+    lines = [f"{source} holds {torch_state.describe()}; {num_arrays} arrays written to {output}"]
     if backbone_only:
-        lines += [f"its classifier was dropped: {foreign.list_head()}"] if foreign.head else []
+        lines += [f"its classifier was dropped: {torch_state.list_head()}"] if torch_state.head else []
         lines += [f"train from it with --config.init_backbone={output}"]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from aia_jax.cli.flags import enable_compilation_cache, exit_on_sigterm, positiv
 from aia_jax.cli.model_flags import add_model_arguments, check_model_arguments
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
-from aia_jax.inference.load import load_trained, read_thresholds
+from aia_jax.inference.load import load_trained_annotator, read_thresholds
 from aia_jax.inference.stablehlo import PLATFORMS
 from aia_jax.models.backbones import DTYPES
 from aia_jax.training.runs import written_config
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     enable_compilation_cache()
     source, batch, output = arguments.workdir or arguments.weights, arguments.batch, arguments.output
     options = {"labels": arguments.labels, "batch_size": batch or NUM_IMAGES, "dtype": arguments.dtype}
-    annotator = load_trained(source, arguments.config, **options, fold=False)
+    annotator = load_trained_annotator(source, arguments.config, **options, fold=False)
     given = arguments.thresholds if arguments.threshold is None else arguments.threshold
     thresholds = np.broadcast_to(read_thresholds(given, source, annotator), len(annotator.labels))
     exporter = Exporter(annotator, batch=batch, explain=arguments.attention)

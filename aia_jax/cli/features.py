@@ -23,7 +23,7 @@ from aia_jax.training.model_arrays import abstract_weights, replace_arrays, sele
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
-from aia_jax.weights.load import model_shapes, read_arrays
+from aia_jax.weights.load import load_arrays, model_shapes
 
 DTYPES = ("float32", "float16")
 
@@ -111,7 +111,7 @@ class Extractor:
             raise InputError(f"config.task={config.get('task')!r}: features are those of an annotation config")
         task = AnnotationTask(config)
         shapes = model_shapes(lambda rngs: build_annotator(config.model, 1, rngs=rngs), backbone_only=True)
-        arrays = read_arrays(weights, config, shapes, {})
+        arrays = load_arrays(weights, config, shapes, {})
         self._mesh = sharding.data_mesh()
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
         graphdef, abstract = abstract_weights(lambda rngs: build_backbone(config.model, rngs=rngs), self._mesh)

@@ -14,7 +14,7 @@ from aia_jax.data.image_decoding import thumbnail
 from aia_jax.data.photo_folder import read_photos
 from aia_jax.data.search.queries import unknown_words
 from aia_jax.inference.search_index import PhotoIndex, Update
-from aia_jax.inference.searcher import Found, PhotoSearch
+from aia_jax.inference.searcher import PhotoSearch, SearchResult
 from aia_jax.report.search import SearchHit
 from aia_jax.report.search_page import write_search_page
 from aia_jax.utils.errors import InputError
@@ -117,7 +117,7 @@ def _asked(search: PhotoSearch) -> Iterator[str]:
         yield query
 
 
-def _print(query: str, found: Found, names: Sequence[str], seconds: float) -> None:
+def _print(query: str, found: SearchResult, names: Sequence[str], seconds: float) -> None:
     print(f"\n“{query}”  ({format_count(len(names), 'photo')} in {seconds:.2f} s)\n      score  map / keywords  file")
     for place, row in enumerate(found.rows):
         visual, keyword = found.weights[place]
@@ -128,7 +128,7 @@ def _print(query: str, found: Found, names: Sequence[str], seconds: float) -> No
         )
 
 
-def _hits(found: Found, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
+def _hits(found: SearchResult, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
     for place, row in enumerate(found.rows):
         try:
             image = thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL)

@@ -22,9 +22,9 @@ from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks import AnnotationTask
 from aia_jax.utils.errors import InputError
 from aia_jax.weights import name_map
-from aia_jax.weights.load import check_model, model_shapes, our_model
-from aia_jax.weights.recognize import recognise
-from aia_jax.weights.torch_files import read_weights
+from aia_jax.weights.load import check_model, model_shapes, model_with_arrays
+from aia_jax.weights.torch_files import read_torch_file
+from aia_jax.weights.torch_state import identify_state
 
 _IMAGES = 4
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -60,15 +60,15 @@ def verify(
     config.model.freeze_backbone = False
     config.model.native_padding = False  # as timm pads
     task = AnnotationTask(config)
-    state, options = read_weights(source)
-    foreign = recognise(state, str(source), options)
-    shapes = model_shapes(task.build_model, backbone_only=foreign.system == "backbone")
-    check_model(foreign, config, shapes, str(source))
-    ours = our_model(task, name_map.from_torch(foreign, shapes, str(source)))
-    theirs = torch_models.load_torch(config, foreign, state)
+    state, options = read_torch_file(source)
+    torch_state = identify_state(state, str(source), options)
+    shapes = model_shapes(task.build_model, backbone_only=torch_state.system == "backbone")
+    check_model(torch_state, config, shapes, str(source))
+    ours = model_with_arrays(task, name_map.from_torch(torch_state, shapes, str(source)))
+    theirs = torch_models.load_torch(config, torch_state, state)
     pixels = _pixels(images, config.data.image_size)
     inputs = np.asarray(task.normalize(pixels))
-    whole = foreign.system != "backbone"
+    whole = torch_state.system != "backbone"
     here, there = _stages(ours, inputs, whole), _torch_stages(theirs, inputs, whole, config.model.backbone)
     passed = passes(here, there, f"{len(pixels)} images", tolerance)
     if split:

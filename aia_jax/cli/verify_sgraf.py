@@ -13,9 +13,9 @@ from aia_jax.models.retriever import Retriever
 from aia_jax.tasks import RetrievalTask
 from aia_jax.utils.errors import InputError
 from aia_jax.weights import name_map
-from aia_jax.weights.load import check_model, model_shapes, our_model
-from aia_jax.weights.recognize import recognise
-from aia_jax.weights.torch_files import read_weights
+from aia_jax.weights.load import check_model, model_shapes, model_with_arrays
+from aia_jax.weights.torch_files import read_torch_file
+from aia_jax.weights.torch_state import identify_state
 
 _IMAGES = 4
 _LENGTHS = np.array([20, 13, 9, 5, 3], np.int32)  # of captions
@@ -34,11 +34,11 @@ def verify_retrieval(config: ConfigDict, source: Path, *, tolerance: float) -> b
     config = config.copy_and_resolve_references()
     config.model.dtype = "float32"
     task = RetrievalTask(config)
-    state, options = read_weights(source)
-    foreign = recognise(state, str(source), options)
+    state, options = read_torch_file(source)
+    torch_state = identify_state(state, str(source), options)
     shapes = model_shapes(task.build_model)
-    check_model(foreign, config, shapes, str(source))
-    ours = our_model(task, name_map.from_torch(foreign, shapes, str(source)))
+    check_model(torch_state, config, shapes, str(source))
+    ours = model_with_arrays(task, name_map.from_torch(torch_state, shapes, str(source)))
     theirs = torch_sgraf.load_torch(config.model, state)
     features, tokens = _inputs(config, len(task.vocabulary))
     here, there = _stages(ours, features, tokens), _torch_stages(theirs, features, tokens)

@@ -24,10 +24,10 @@ from aia_jax.training.runs import best_step, check_whole, open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.load import (
-    check_described,
+    check_same_data,
     config_of,
+    load_arrays,
     model_shapes,
-    read_arrays,
 )
 
 _OUTCOMES = {"annotation": AnnotationEvaluator, "retrieval": RetrievalEvaluator, "search": SearchEvaluator}
@@ -112,7 +112,7 @@ def _run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[
             info = checkpointer.info(step)
             check_whole(workdir, info)
             checkpointer.check_undamaged(step)
-            check_described(workdir, info, task.describe())
+            check_same_data(workdir, info, task.describe())
             arrays = select_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])
             which = "best" if step == best else "last"
             name = f"{which} epoch ({info['epoch']}, {info['weights']})" if info["epoch"] else "converted"
@@ -125,7 +125,7 @@ def _elsewhere(config: ConfigDict, sources: Sequence[str], task: Task, split: st
         own = config_of(source, config) if len(sources) > 1 else config
         of_source = task if own is config else make_task(own)
         of_source.split(split)
-        arrays = read_arrays(source, own, model_shapes(of_source.build_model), of_source.describe())
+        arrays = load_arrays(source, own, model_shapes(of_source.build_model), of_source.describe())
         _, shapes = abstract_weights(of_source.build_model, sharding.data_mesh())
         weights = replace_arrays(select_weights(shapes, "raw"), arrays)
         placed = sharding.put_replicated(weights, sharding.data_mesh())

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from aia_jax.inference.thumbnails import PICTURES, Picture, PictureStore
+from aia_jax.inference.thumbnails import PICTURES, Thumbnail, ThumbnailStore
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import exclusive_lock, write_bytes, write_json
 
@@ -77,7 +77,7 @@ class AnnotationOutput:
             self._annotations = opened.enter_context((folder / ANNOTATIONS).open("a+b"))
             self._problems = opened.enter_context((folder / PROBLEMS).open("wb"))
             self.done = _recover(self._annotations, folder / ANNOTATIONS)
-            self.pictures = opened.enter_context(PictureStore(folder)) if pictures else None
+            self.pictures = opened.enter_context(ThumbnailStore(folder)) if pictures else None
             self._open = opened.pop_all()
 
     def __enter__(self) -> "AnnotationOutput":
@@ -96,7 +96,7 @@ class AnnotationOutput:
         self,
         photos: Iterable[tuple[str, Sequence[tuple[str, float]]]],
         problems: Iterable[tuple[str, str]],
-        pictures: Iterable[tuple[str, Picture]] = (),
+        pictures: Iterable[tuple[str, Thumbnail]] = (),
     ) -> None:
         """Appends labels of photos, why others cannot be used, and pictures; a crash of this process afterwards loses
         none."""

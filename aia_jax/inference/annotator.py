@@ -15,7 +15,7 @@ from PIL import Image
 
 from aia_jax.data.image_decoding import decode_image, resize_image
 from aia_jax.data.photo_folder import Photo, read_photos
-from aia_jax.inference.thumbnails import Picture
+from aia_jax.inference.thumbnails import Thumbnail
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.prediction import fetched
 from aia_jax.utils.errors import InputError
@@ -44,7 +44,7 @@ class AnnotatedPhoto(NamedTuple):
     """A file's labels, and its picture with their maps if that was asked for."""
 
     labels: Labels
-    picture: Picture | None
+    picture: Thumbnail | None
 
 
 class PhotoAnnotator:
@@ -136,13 +136,13 @@ class PhotoAnnotator:
             facts = [(photo.problem, photo.picture) for photo in batch]
             yield facts, predict(np.stack([photo.image for photo in batch]))
 
-    def _picture(self, webp: bytes, labels: Labels, maps: np.ndarray | None) -> Picture | None:
+    def _picture(self, webp: bytes, labels: Labels, maps: np.ndarray | None) -> Thumbnail | None:
         if not webp:
             return None
         if maps is None:
-            return Picture(webp)
+            return Thumbnail(webp)
         names = tuple(name for name, _ in labels[:_MOST_MAPS])
-        return Picture(webp, names, maps[[self._places[name] for name in names]])
+        return Thumbnail(webp, names, maps[[self._places[name] for name in names]])
 
     def _choose(self, scores: np.ndarray) -> tuple[Labels, ...]:
         if not np.isfinite(scores).all():

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aia_jax.inference.annotation_output import AnnotationOutput
-from aia_jax.inference.thumbnails import Picture
+from aia_jax.inference.thumbnails import Thumbnail
 from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 
 
@@ -29,6 +29,6 @@ def write_gallery(path: Path, photos: Path, labels: Sequence[str], written: Anno
             page.add(name, shown, picture and _shown(picture, places))
 
 
-def _shown(picture: Picture, places: dict[str, int]) -> PagePicture:
+def _shown(picture: Thumbnail, places: dict[str, int]) -> PagePicture:
     maps = zip(picture.labels, picture.maps, strict=True)
     return PagePicture(picture.webp, {places[label]: heat for label, heat in maps})

@@ -14,7 +14,7 @@ from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
-from aia_jax.weights.load import model_shapes, read_arrays
+from aia_jax.weights.load import load_arrays, model_shapes
 
 
 def load_annotator(
@@ -27,11 +27,11 @@ def load_annotator(
     batch_size: int = 32,
 ) -> PhotoAnnotator:
     """See `aia_jax.load`."""
-    annotator = load_trained(source, config, labels=labels, batch_size=batch_size)
+    annotator = load_trained_annotator(source, config, labels=labels, batch_size=batch_size)
     return PhotoAnnotator(annotator, read_thresholds(threshold, source, annotator), top)
 
 
-def load_trained(
+def load_trained_annotator(
     source: str | Path,
     config: ConfigDict | str | Path | None = None,
     *,
@@ -90,7 +90,7 @@ def _from_weights(
         config.model.dtype = dtype
     names = read_labels(Path(labels)) if labels else _vocabulary(config)
     shapes = model_shapes(lambda rngs: build_annotator(config.model, len(names), rngs=rngs))
-    arrays = read_arrays(source, config, shapes, {"labels": list(names)})
+    arrays = load_arrays(source, config, shapes, {"labels": list(names)})
     return TrainedAnnotator(config, names, arrays, batch_size, fold=fold)
 
 

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from aia_jax.weights import name_map
-from aia_jax.weights.recognize import recognise
 from aia_jax.weights.torch_reference import load_torch, pad_as_at
+from aia_jax.weights.torch_state import identify_state
 
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -60,7 +60,7 @@ def build_twin(
     """
     arrays = {path: np.asarray(value, np.float32) for path, value in arrays.items()}
     state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family=family)
-    twin = load_torch(config, recognise(state, "the model"), state)
+    twin = load_torch(config, identify_state(state, "the model"), state)
     if resolution:
         pad_as_at(twin.body, resolution)
     return twin

@@ -29,7 +29,7 @@ Part = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Photos for a query, the best first.
 
     Attributes:
@@ -145,7 +145,7 @@ class PhotoSearch:
         tokens, lengths = encode_queries([query], self.vocabulary)
         return self._model.encode_queries(jnp.asarray(tokens), jnp.asarray(lengths))
 
-    def search(self, query: str, parts: Sequence[Part], *, count: int, shortlist: int) -> Found:
+    def search(self, query: str, parts: Sequence[Part], *, count: int, shortlist: int) -> SearchResult:
         """The best photos for a query.
 
         Args:
@@ -168,7 +168,7 @@ class PhotoSearch:
         found = self._score(encoded, parts, chosen)
         best = np.argsort(-found["score"], kind="stable")[:count]
         best_found = {name: values[best] for name, values in found.items()}
-        return Found(
+        return SearchResult(
             rows=chosen[best],
             scores=best_found["score"],
             weights=best_found["weights"],

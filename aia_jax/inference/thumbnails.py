@@ -17,7 +17,7 @@ PICTURES = "pictures.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Picture:
+class Thumbnail:
     """How a page shows a photo.
 
     Attributes:
@@ -31,7 +31,7 @@ class Picture:
     maps: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
 
 
-class PictureStore:
+class ThumbnailStore:
     """The file of pictures in `folder`; a context. Holds the place of each line, no picture.
 
     A line that was torn or damaged does not count: its photo has no picture yet.
@@ -54,14 +54,14 @@ class PictureStore:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
-    def get(self, name: str) -> Picture | None:
+    def get(self, name: str) -> Thumbnail | None:
         """A photo's picture, read from the file; None: there is none."""
         if name not in self._places:
             return None
         self._file.seek(self._places[name])
         return _parsed(self._file.readline())[1]
 
-    def add(self, name: str, picture: Picture) -> None:
+    def add(self, name: str, picture: Thumbnail) -> None:
         """Appends a photo's picture; it replaces an earlier one of this name."""
         line = {
             "image": name,
@@ -75,15 +75,15 @@ class PictureStore:
         self._file.write((json.dumps(line) + "\n").encode())
         self._file.flush()
 
-    def __enter__(self) -> "PictureStore":
+    def __enter__(self) -> "ThumbnailStore":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
-def _parsed(line: bytes) -> tuple[str, Picture]:
+def _parsed(line: bytes) -> tuple[str, Thumbnail]:
     photo = json.loads(line)
     maps = np.frombuffer(base64.b64decode(photo["maps"]), np.uint8)
     maps = maps.reshape(len(photo["labels"]), *photo["shape"])
-    return photo["image"], Picture(base64.b64decode(photo["webp"]), tuple(photo["labels"]), maps)
+    return photo["image"], Thumbnail(base64.b64decode(photo["webp"]), tuple(photo["labels"]), maps)

@@ -15,7 +15,7 @@ from aia_jax.training.runs import best_step, open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count, printable
-from aia_jax.weights.load import Shapes, foreign_labels, model_shapes, read_arrays, read_torch_state
+from aia_jax.weights.load import Shapes, count_labels, load_arrays, model_shapes, read_torch_state
 
 # Arrays with an entry for each label, and on which axis.
 _LABEL_AXES = {
@@ -46,7 +46,7 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
     if config.init_from and config.get("init_labels", _STRICT) != _STRICT:
         return _by_name(config, task)
     shapes = model_shapes(task.build_model, backbone_only=not config.init_from)
-    arrays = read_arrays(config.init_from or config.init_backbone, config, shapes, _described(config, task))
+    arrays = load_arrays(config.init_from or config.init_backbone, config, shapes, _described(config, task))
     return lambda weights: replace_arrays(weights, arrays)
 
 
@@ -65,7 +65,7 @@ def _by_name(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays]:
     source, shapes = config.init_from, model_shapes(task.build_model)
     names, count = _labels_of(source, config)
     described = {**_described(config, task), "labels": list(names or ())}
-    arrays = read_arrays(source, config, _of_labels(shapes, count), described)
+    arrays = load_arrays(source, config, _of_labels(shapes, count), described)
     columns = {label: column for column, label in enumerate(names or ())}
     kept = [(row, columns[label]) for row, label in enumerate(task.labels) if label in columns]
     if jax.process_index() == 0:
@@ -87,7 +87,7 @@ def _labels_of(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | None,
         if names is None:
             raise InputError(f"the checkpoint in {source} does not say its labels; train or convert it anew")
         return listed or tuple(names), len(names)
-    count = foreign_labels(read_torch_state(source))
+    count = count_labels(read_torch_state(source))
     if listed and count not in (None, len(listed)):
         scored = format_count(count, "label")
         raise InputError(f"{source} scores {scored}, but config.init_labels={given} lists {len(listed)}")

@@ -25,9 +25,9 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 from aia_jax.weights import name_map
 from aia_jax.weights.pretrained import PACKAGES, pretrained_file
-from aia_jax.weights.recognize import TorchStateDict, recognise
 from aia_jax.weights.sgraf_name_map import check_sizes
-from aia_jax.weights.torch_files import read_weights
+from aia_jax.weights.torch_files import read_torch_file
+from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
 _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # of config.model.head
@@ -41,13 +41,13 @@ def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> d
     return {path: shape for path, shape in shapes.items() if not backbone_only or path.startswith("backbone.")}
 
 
-def our_model(task: Task, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
+def model_with_arrays(task: Task, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
     """The task's model with `arrays`, path to array."""
     graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
     return merge_model(graphdef, replace_arrays(weights, {path: jnp.asarray(array) for path, array in arrays.items()}))
 
 
-def read_arrays(
+def load_arrays(
     source: str | Path, config: ConfigDict, shapes: Shapes, described: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """The arrays of `shapes` out of a workdir (its best epoch), a PyTorch file, or the package of a backbone's weights.
@@ -64,11 +64,11 @@ def read_arrays(
     path = Path(source)
     if path.is_dir():
         return _from_run(path, config, shapes, described)
-    foreign = read_torch_state(source)
-    check_model(foreign, config, shapes, str(source))
-    if not _is_whole(shapes) and foreign.head:
-        print(f"{source}: the backbone is taken, the rest dropped: {foreign.list_head()}", flush=True)
-    return name_map.from_torch(foreign, shapes, str(source))
+    torch_state = read_torch_state(source)
+    check_model(torch_state, config, shapes, str(source))
+    if not _is_whole(shapes) and torch_state.head:
+        print(f"{source}: the backbone is taken, the rest dropped: {torch_state.list_head()}", flush=True)
+    return name_map.from_torch(torch_state, shapes, str(source))
 
 
 def read_torch_state(source: str | Path) -> TorchStateDict:
@@ -77,36 +77,38 @@ def read_torch_state(source: str | Path) -> TorchStateDict:
     Raises:
         InputError: it cannot be read, or holds nothing known here.
     """
-    state, options = read_weights(pretrained_file(source) if source in PACKAGES else source)
-    return recognise(state, str(source), options)
+    state, options = read_torch_file(pretrained_file(source) if source in PACKAGES else source)
+    return identify_state(state, str(source), options)
 
 
-def check_model(foreign: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
+def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
     """Raises InputError if a recognised file is of another system, family, size or number of labels than the config."""
-    model, whole, held = config.model, _is_whole(shapes), f"{where} holds {foreign.describe()}"
-    if whole and foreign.system == "backbone" and model.backbone:
+    model, whole, held = config.model, _is_whole(shapes), f"{where} holds {torch_state.describe()}"
+    if whole and torch_state.system == "backbone" and model.backbone:
         raise InputError(f"{held} alone; give it as config.init_backbone")
-    if (whole or foreign.system == "retrieval") and (foreign.system == "retrieval") != (config.task == "retrieval"):
+    if (whole or torch_state.system == "retrieval") and (torch_state.system == "retrieval") != (
+        config.task == "retrieval"
+    ):
         raise InputError(f"{held}, but config.task is {config.task!r}")
-    if foreign.system == "retrieval":
+    if torch_state.system == "retrieval":
         if model.backbone:
             raise InputError(
                 f"{held} on given features, but this config's images go through config.model.backbone={model.backbone}"
             )
-        check_sizes(foreign.sgraf, foreign.reasoning, model, shapes["sgraf.text.embedding"][0], where)
+        check_sizes(torch_state.sgraf, torch_state.reasoning, model, shapes["sgraf.text.embedding"][0], where)
         return
     if not model.backbone:
         raise InputError(f"{held}, but config.model.backbone is '': features are given")
-    if foreign.family != backbone_named(model.backbone).family:
+    if torch_state.family != backbone_named(model.backbone).family:
         raise InputError(f"{held}, but config.model.backbone is {model.backbone}")
     if whole:
-        _check_head(foreign, config, shapes, where)
+        _check_head(torch_state, config, shapes, where)
 
 
-def _check_head(foreign: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
-    if foreign.system != _SYSTEMS[config.model.head]:
-        raise InputError(f"{where} holds {foreign.describe()}, but config.model.head is {config.model.head!r}")
-    given = foreign_labels(foreign)
+def _check_head(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
+    if torch_state.system != _SYSTEMS[config.model.head]:
+        raise InputError(f"{where} holds {torch_state.describe()}, but config.model.head is {config.model.head!r}")
+    given = count_labels(torch_state)
     expected = _num_labels(shapes)
     if given is not None and given != expected:
         raise InputError(
@@ -116,12 +118,12 @@ def _check_head(foreign: TorchStateDict, config: ConfigDict, shapes: Shapes, whe
         )
 
 
-def foreign_labels(foreign: TorchStateDict) -> int | None:
+def count_labels(torch_state: TorchStateDict) -> int | None:
     """How many labels a recognised file scores; None: it has no head."""
-    return _num_labels({f"head.{name}": value.shape for name, value in foreign.head.items()})
+    return _num_labels({f"head.{name}": value.shape for name, value in torch_state.head.items()})
 
 
-def check_described(workdir: Path, info: dict[str, Any], described: dict[str, Any]) -> None:
+def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, Any]) -> None:
     """Raises InputError unless a run was trained on what `described`, a task's `describe()`, says of the data."""
     if info.get("labels") != described.get("labels"):
         there, here = (len(facts.get("labels", ())) for facts in (info, described))
@@ -158,10 +160,10 @@ def config_of(source: str, config: ConfigDict) -> ConfigDict:
     if path.is_dir():
         own.model.reasoning = written_config(path)["model"].get("reasoning", "")
         return own
-    foreign = read_torch_state(source)
-    if foreign.system != "retrieval":
-        raise InputError(f"{source} holds {foreign.describe()}, but config.task is {config.task!r}")
-    own.model.reasoning = foreign.reasoning
+    torch_state = read_torch_state(source)
+    if torch_state.system != "retrieval":
+        raise InputError(f"{source} holds {torch_state.describe()}, but config.task is {config.task!r}")
+    own.model.reasoning = torch_state.reasoning
     return own
 
 
@@ -169,7 +171,7 @@ def _from_run(workdir: Path, config: ConfigDict, shapes: Shapes, described: dict
     arrays, info = run_arrays(workdir)
     if _is_whole(shapes):
         check_whole(workdir, info)
-        check_described(workdir, info, described)
+        check_same_data(workdir, info, described)
     _check_options(workdir, config, _is_whole(shapes))
     there = {path: tuple(value.shape) for path, value in arrays.items() if _is_whole(shapes) or path in shapes}
     differing = [

@@ -13,7 +13,7 @@ import numpy as np
 from aia_jax.utils.errors import InputError
 from aia_jax.weights import sgraf_name_map
 from aia_jax.weights.axis_layouts import CONV, HWIO, LEAVES, LINEAR, POINTWISE, ROW, SAME, Layout
-from aia_jax.weights.recognize import TorchStateDict, wrap
+from aia_jax.weights.torch_state import TorchStateDict, wrap
 
 # Our modules, TResNet's stages counted from 1; (pattern, their module, layout of `kernel`).
 _BACKBONES = {
@@ -103,11 +103,11 @@ def system_of(paths: Iterable[str]) -> str:
     return next((system for path, system in marks.items() if path in paths), "backbone")
 
 
-def from_torch(foreign: TorchStateDict, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
+def from_torch(torch_state: TorchStateDict, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
     """A recognised state dict as our arrays, strictly: every array of `shapes` filled, every array of it used.
 
     Args:
-        foreign: see `naming.recognise`; arrays outside the areas ("backbone", "head", "sgraf") of `shapes` are not
+        torch_state: see `identify_state`; arrays outside the areas ("backbone", "head", "sgraf") of `shapes` are not
             looked at.
         shapes: our paths, such as "head.bias", to their shapes.
         where: the file, for messages.
@@ -119,10 +119,10 @@ def from_torch(foreign: TorchStateDict, shapes: Mapping[str, tuple[int, ...]], w
         InputError: arrays missing, left over, of another shape or type, or variances below 0; all of them are listed.
     """
     areas = {path.partition(".")[0] for path in shapes}
-    offered = {(area, name): value for area in sorted(areas) for name, value in getattr(foreign, area).items()}
+    offered = {(area, name): value for area in sorted(areas) for name, value in getattr(torch_state, area).items()}
     unused, filled, missing, unfit = set(offered), {}, {}, {}
     for path, shape in shapes.items():
-        place = entry(path, system=foreign.system, family=foreign.family)
+        place = entry(path, system=torch_state.system, family=torch_state.family)
         area = path.partition(".")[0]
         found = offered.get((area, place.name))
         if found is None:
@@ -135,8 +135,8 @@ def from_torch(foreign: TorchStateDict, shapes: Mapping[str, tuple[int, ...]], w
             continue
         value = found if place.part is None else np.split(found, 3)[place.part]
         filled[path] = np.ascontiguousarray(place.layout.to_jax(value))
-    if missing or unfit or unused or foreign.others:
-        raise InputError(_report(foreign, where, missing, unfit, unused))
+    if missing or unfit or unused or torch_state.others:
+        raise InputError(_report(torch_state, where, missing, unfit, unused))
     return filled
 
 
@@ -178,12 +178,14 @@ def _problem(found: np.ndarray, shape: tuple[int, ...], name: str) -> str:
     return ""
 
 
-def _report(foreign: TorchStateDict, where: str, missing: dict, unfit: dict, unused: Iterable[tuple[str, str]]) -> str:
+def _report(
+    torch_state: TorchStateDict, where: str, missing: dict, unfit: dict, unused: Iterable[tuple[str, str]]
+) -> str:
     def in_file(area: str, name: str) -> str:
-        return foreign.origin.get((area, name)) or wrap(foreign.system, foreign.family, area, name)
+        return torch_state.origin.get((area, name)) or wrap(torch_state.system, torch_state.family, area, name)
 
-    left_over = sorted([*(in_file(*key) for key in unused), *foreign.others])
-    lines = [f"{where} does not fit this config; it holds {foreign.describe()}"]
+    left_over = sorted([*(in_file(*key) for key in unused), *torch_state.others])
+    lines = [f"{where} does not fit this config; it holds {torch_state.describe()}"]
     for key, shape in missing.items():
         name = in_file(*key)
         near = difflib.get_close_matches(name, left_over, n=1, cutoff=0.8)

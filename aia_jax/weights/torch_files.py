@@ -22,12 +22,7 @@ _ENCODERS = 3  # of SGRAF, each with a state dict of its own
 _FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 
 
-def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of `read_weights`."""
-    return read_weights(path)[0]
-
-
-def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """What a `.safetensors` file holds, or one that `torch.save` wrote, unpickled with `weights_only=True`.
 
     A dict inside `{"state_dict": ...}` or `{"model": ...}` is unwrapped, and `module.` taken off where every name
@@ -52,7 +47,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     return state, options
 
 
-def write_state_dict(
+def write_torch_file(
     path: str | Path, state: dict[str, np.ndarray], *, beside: Mapping[str, Any] | None = None
 ) -> None:
     """Writes a `.safetensors` file, or else one for `torch.load`; the whole file or none.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aia_jax.utils.errors import InputError
-from aia_jax.weights.recognize import TorchStateDict, wrap
+from aia_jax.weights.torch_state import TorchStateDict, wrap
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
 
@@ -194,7 +194,7 @@ def pad_as_at(body: nn.Module, resolution: int) -> None:
             side = -(-side // 2)
 
 
-def load_torch(config: ConfigDict, foreign: TorchStateDict, state: dict[str, np.ndarray]) -> nn.Module:
+def load_torch(config: ConfigDict, torch_state: TorchStateDict, state: dict[str, np.ndarray]) -> nn.Module:
     """The model that a recognised file holds, in evaluation mode, loaded with `strict=True`.
 
     TResNet's names are brought up to date by timm's own filter, not by this project's. EfficientNet-Lite pads as timm
@@ -202,24 +202,27 @@ def load_torch(config: ConfigDict, foreign: TorchStateDict, state: dict[str, np.
 
     Args:
         config: whose `model` the file is for.
-        foreign, state: the file recognised, and as it was read.
+        torch_state: the identified file.
+        state: the arrays under the names in the file.
     """
-    is_short = foreign.family == "tresnet" and not any(name.startswith("layer4.") for name in foreign.backbone)
-    body, num_features = _short_tresnet(foreign.backbone) if is_short else build_body(config.model.backbone)
-    if foreign.system == "backbone":
+    is_short = torch_state.family == "tresnet" and not any(name.startswith("layer4.") for name in torch_state.backbone)
+    body, num_features = _short_tresnet(torch_state.backbone) if is_short else build_body(config.model.backbone)
+    if torch_state.system == "backbone":
         model = body
-    elif foreign.system == "classifier":
-        model = TorchClassifier(body, len(foreign.head["bias"]), num_features)
+    elif torch_state.system == "classifier":
+        model = TorchClassifier(body, len(torch_state.head["bias"]), num_features)
     else:
         options = ("hidden_size", "num_heads", "num_layers", "feedforward_size", "activation", "norm_first")
         options += ("self_attention", "keep_query_position")
         chosen = {name: config.model[name] for name in options}
-        model = TorchAnnotator(body, foreign.head["w"].shape[1], num_features, **chosen)
-    loaded = _backbone(foreign, state)
-    if foreign.system != "backbone":
-        parts = (("backbone", loaded), ("head", foreign.head))
+        model = TorchAnnotator(body, torch_state.head["w"].shape[1], num_features, **chosen)
+    loaded = _backbone(torch_state, state)
+    if torch_state.system != "backbone":
+        parts = (("backbone", loaded), ("head", torch_state.head))
         loaded = {
-            wrap(foreign.system, foreign.family, area, name): v for area, part in parts for name, v in part.items()
+            wrap(torch_state.system, torch_state.family, area, name): v
+            for area, part in parts
+            for name, v in part.items()
         }
     tensors = {name: torch.as_tensor(value) for name, value in loaded.items()}
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
@@ -238,10 +241,10 @@ def _short_tresnet(arrays: dict[str, np.ndarray]) -> tuple[nn.Module, int]:
     return network.body, network.feature_info[len(counts)]["num_chs"]
 
 
-def _backbone(foreign: TorchStateDict, state: dict[str, np.ndarray]) -> dict[str, Any]:
-    if foreign.family != "tresnet":
-        return foreign.backbone
-    prefix = foreign.prefix
+def _backbone(torch_state: TorchStateDict, state: dict[str, np.ndarray]) -> dict[str, Any]:
+    if torch_state.family != "tresnet":
+        return torch_state.backbone
+    prefix = torch_state.prefix
     body = {
         f"body.{name.removeprefix(prefix)}": torch.as_tensor(value)
         for name, value in state.items()

@@ -17,7 +17,7 @@ from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
 from aia_jax.weights.pretrained import PACKAGES, pretrained_file
-from aia_jax.weights.torch_files import read_state_dict, write_state_dict
+from aia_jax.weights.torch_files import read_torch_file, write_torch_file
 from configs import corel5k, demo, improved_loss
 from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
 from tests.helpers.torch_state_files import arrays_of, randomized, wrapped
@@ -156,7 +156,7 @@ def test_a_trained_run_goes_back_to_torch(tmp_path):
     np.testing.assert_allclose(torch_scores(model.eval(), make_task(config)), scores, rtol=1e-4, atol=1e-6)
     convert_back(config, tmp_path / "run", tmp_path / "body.safetensors", backbone_only=True)
     tresnet, _ = build_small_tresnet()
-    state = {name: torch.from_numpy(value) for name, value in read_state_dict(tmp_path / "body.safetensors").items()}
+    state = {name: torch.from_numpy(value) for name, value in read_torch_file(tmp_path / "body.safetensors")[0].items()}
     tresnet.load_state_dict(state, strict=True)
 
 
@@ -164,7 +164,7 @@ def test_what_goes_there_and_back_is_bit_identical(make_file, tmp_path):
     file, model = make_file(generation="timm >= 0.9")
     convert(small_config(), file, tmp_path / "run")
     convert_back(small_config(), tmp_path / "run", tmp_path / "back.pth", backbone_only=False)
-    back = read_state_dict(tmp_path / "back.pth")
+    back = read_torch_file(tmp_path / "back.pth")[0]
     assert back.keys() == model.state_dict().keys()
     for name, value in arrays_of(model.state_dict()).items():
         np.testing.assert_array_equal(back[name], value, err_msg=name)
@@ -339,7 +339,7 @@ def test_packages_are_found_by_name_or_named(monkeypatch):
 
 def test_a_file_needs_no_torch_as_safetensors(make_file, tmp_path, monkeypatch):
     file, _ = make_file()
-    write_state_dict(tmp_path / "a.safetensors", read_state_dict(file))
+    write_torch_file(tmp_path / "a.safetensors", read_torch_file(file)[0])
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     convert(small_config(), tmp_path / "a.safetensors", tmp_path / "run")
 

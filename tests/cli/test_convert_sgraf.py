@@ -15,7 +15,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.weights import torch_sgraf
 from aia_jax.weights.initialization import initializer
 from aia_jax.weights.load import model_shapes
-from aia_jax.weights.torch_files import read_state_dict, read_weights
+from aia_jax.weights.torch_files import read_torch_file
 from configs import demo, demo_retrieval
 from tests.helpers.sgraf_files import (
     arrays_of,
@@ -55,11 +55,11 @@ def test_the_vocabulary_is_enough_to_convert_there_and_back(root, make_file, tmp
     assert f"an image-text retriever (SGRAF's {reasoning.upper()}); " in capsys.readouterr().out
     for name in ("back.pth.tar", "back.safetensors"):
         convert_back(config, tmp_path / "run", tmp_path / name, backbone_only=False)
-        back = read_state_dict(tmp_path / name)
+        back = read_torch_file(tmp_path / name)[0]
         assert back.keys() == model.state_dict().keys()
         for key, value in arrays_of(model).items():
             np.testing.assert_array_equal(back[key], value, err_msg=key)
-    _, options = read_weights(tmp_path / "back.pth.tar")
+    _, options = read_torch_file(tmp_path / "back.pth.tar")
     expected = vars(checkpoint_of(model, reasoning)["opt"])
     assert {name: options[name] for name in expected} == expected
 
@@ -195,7 +195,7 @@ def test_a_retriever_with_its_backbone_has_no_form_there(make_file, tmp_path, mo
     with pytest.raises(InputError, match=r"trained with its backbone, .*; --backbone_only writes the backbone"):
         convert_back(config, tmp_path / "run", tmp_path / "a.pth", backbone_only=False)
     convert_back(config, tmp_path / "run", tmp_path / "a.safetensors", backbone_only=True)
-    assert "body.conv1.conv.weight" in read_state_dict(tmp_path / "a.safetensors")
+    assert "body.conv1.conv.weight" in read_torch_file(tmp_path / "a.safetensors")[0]
 
 
 def test_a_retriever_of_given_features_has_no_backbone(root, make_file, tmp_path):

@@ -24,7 +24,7 @@ from aia_jax.models.backbones import build_backbone
 from aia_jax.tasks import make_task
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map
-from aia_jax.weights.torch_files import write_state_dict
+from aia_jax.weights.torch_files import write_torch_file
 from configs import demo
 
 pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
@@ -60,7 +60,7 @@ def weights(backbone, tmp_path_factory):
     """That backbone as a file."""
     arrays = {f"backbone.{path}": array for path, array in flat_arrays(backbone[1]).items()}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    write_state_dict(path, name_map.to_torch(arrays, system="backbone", family="tresnet"))
+    write_torch_file(path, name_map.to_torch(arrays, system="backbone", family="tresnet"))
     return path
 
 

@@ -14,8 +14,9 @@ from aia_jax.data.vocabulary import SPECIAL_WORDS
 from aia_jax.models.retriever import Retriever
 from aia_jax.models.sgraf import SGRAF
 from aia_jax.training.model_arrays import flat_arrays, merge_model, replace_arrays, split_model
-from aia_jax.weights import name_map, recognize
+from aia_jax.weights import name_map
 from aia_jax.weights.torch_sgraf import TorchSGRAF
+from aia_jax.weights.torch_state import identify_state
 from configs import sgraf
 from tests.helpers.torch_oracles import torch
 
@@ -78,7 +79,7 @@ def ours_of(theirs: TorchSGRAF, reasoning: str) -> Retriever:
     model = Retriever(SGRAF(theirs[1].embed.num_embeddings, FEATURES, **SIZES, reasoning=reasoning, rngs=nnx.Rngs(1)))
     graphdef, weights = split_model(model)
     shapes = {path: leaf.shape for path, leaf in flat_arrays(weights).items()}
-    arrays = name_map.from_torch(recognize.recognise(arrays_of(theirs), "torch"), shapes, "torch")
+    arrays = name_map.from_torch(identify_state(arrays_of(theirs), "torch"), shapes, "torch")
     return merge_model(graphdef, replace_arrays(weights, {path: jnp.asarray(value) for path, value in arrays.items()}))
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from aia_jax.inference.thumbnails import PICTURES, Picture, PictureStore
+from aia_jax.inference.thumbnails import PICTURES, Thumbnail, ThumbnailStore
 
 MAPS = np.random.default_rng(0).integers(0, 256, (2, 3, 5), dtype=np.uint8)
 
@@ -16,15 +16,15 @@ def same(found, wanted):
 
 def test_pictures_come_back(tmp_path):
     pictures = {
-        "a\n\udcff.jpg": Picture(b"webp", ("sea", "<sky>"), MAPS),
-        "without.jpg": Picture(b"\0\xff"),
-        "no labels.jpg": Picture(b"x", (), np.zeros((0, 3, 5), np.uint8)),
+        "a\n\udcff.jpg": Thumbnail(b"webp", ("sea", "<sky>"), MAPS),
+        "without.jpg": Thumbnail(b"\0\xff"),
+        "no labels.jpg": Thumbnail(b"x", (), np.zeros((0, 3, 5), np.uint8)),
     }
-    with PictureStore(tmp_path) as store:
+    with ThumbnailStore(tmp_path) as store:
         for name, picture in pictures.items():
             store.add(name, picture)
         assert store.get("none.jpg") is None
-    with PictureStore(tmp_path) as store:
+    with ThumbnailStore(tmp_path) as store:
         assert all(name in store and same(store.get(name), picture) for name, picture in pictures.items())
         store.add("without.jpg", pictures["no labels.jpg"])
         assert same(store.get("without.jpg"), pictures["no labels.jpg"])
@@ -32,20 +32,20 @@ def test_pictures_come_back(tmp_path):
 
 @pytest.mark.parametrize("damage", [b'{"image": "b.jpg", "webp": "', b'{"image": "b.jpg"}\n', b"[]\n", b"\xff\xfe\n"])
 def test_what_is_torn_or_damaged_is_not_there(tmp_path, damage):
-    with PictureStore(tmp_path) as store:
-        store.add("a.jpg", Picture(b"a", ("sea", "sky"), MAPS))
+    with ThumbnailStore(tmp_path) as store:
+        store.add("a.jpg", Thumbnail(b"a", ("sea", "sky"), MAPS))
     with (tmp_path / PICTURES).open("ab") as file:
         file.write(damage)
-    with PictureStore(tmp_path) as store:
+    with ThumbnailStore(tmp_path) as store:
         assert "a.jpg" in store
         assert "b.jpg" not in store
-        store.add("b.jpg", Picture(b"b"))
-    with PictureStore(tmp_path) as store:
+        store.add("b.jpg", Thumbnail(b"b"))
+    with ThumbnailStore(tmp_path) as store:
         assert (store.get("a.jpg").webp, store.get("b.jpg").webp) == (b"a", b"b")
 
 
 def test_maps_of_another_size_are_damage(tmp_path):
     line = {"image": "a.jpg", "webp": "", "labels": ["sea"], "shape": [2, 2], "maps": "AAAA"}
     (tmp_path / PICTURES).write_text(json.dumps(line) + "\n")
-    with PictureStore(tmp_path) as store:
+    with ThumbnailStore(tmp_path) as store:
         assert "a.jpg" not in store

@@ -7,7 +7,8 @@ import pytest
 from aia_jax.losses.retrieval import rank_disagreement, soft_ranks, triplet
 from aia_jax.models import sgraf
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
-from aia_jax.weights import name_map, recognize
+from aia_jax.weights import name_map
+from aia_jax.weights.torch_state import identify_state
 from tests.helpers.sgraf_files import arrays_of, ours_of, random_batch, random_sgraf, torch_scores
 from tests.helpers.torch_oracles import relative_error, torch
 
@@ -84,7 +85,7 @@ def test_gradients_of_all_weights_in_training(reasoning):
     }
     state = arrays_of(theirs) | {name: weight.grad.numpy() for name, weight in theirs.named_parameters()}
     shapes = {path: leaf.shape for path, leaf in flat_arrays(weights).items()}
-    expected = name_map.from_torch(recognize.recognise(state, "gradients"), shapes, "gradients")
+    expected = name_map.from_torch(identify_state(state, "gradients"), shapes, "gradients")
     largest = max(np.abs(expected[path]).max() for path in found)
     for path, value in found.items():
         atol = 1e-4 * np.abs(expected[path]).max() + 1e-6 * largest

@@ -107,9 +107,9 @@ def _thresholds(path: Path) -> str:
 
 
 def _weights(path: Path) -> str:
-    from aia_jax.weights.torch_files import read_state_dict
+    from aia_jax.weights.torch_files import read_torch_file
 
-    return f"read: {list(read_state_dict(path))}"
+    return f"read: {list(read_torch_file(path)[0])}"
 
 
 def _samples(names: int, labels: list[str], of_each: list[str]) -> bytes:

@@ -16,7 +16,7 @@ from aia_jax.data.retrieval.captions import feature_photo_names, load_captions, 
 from aia_jax.data.search.clicks import ClickedImages
 from aia_jax.data.search.keyword_records import KeywordRecords
 from aia_jax.utils.errors import InputError
-from aia_jax.weights.torch_files import read_weights
+from aia_jax.weights.torch_files import read_torch_file
 from tests.soak import plain
 from tests.soak.mutation import damaged, damaged_json, damaged_lines
 from tests.soak.plain import NOTHING
@@ -32,7 +32,7 @@ def weights(rng: random.Random, folder: Path) -> str:
     path.write_bytes(data)
     expected = _torchs(path)
     try:
-        state, options = read_weights(path)
+        state, options = read_torch_file(path)
     except InputError as error:
         return plain.refused(error, path, right=data not in _torch_seeds())
     assert expected is not NOTHING, "accepted, but torch refuses it"
@@ -50,7 +50,7 @@ def safetensors(rng: random.Random, folder: Path) -> str:
     data = damaged(_safetensors_seed(), rng)
     path.write_bytes(data)
     try:
-        state, _ = read_weights(path)
+        state, _ = read_torch_file(path)
     except InputError as error:
         return plain.refused(error, path, right=data != _safetensors_seed())
     expected = _safetensors_of(data)

@@ -11,8 +11,9 @@ from aia_jax.models.annotator import Annotator, ClassifierHead
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.tresnet import TResNet
 from aia_jax.training.model_arrays import flat_arrays, merge_model, replace_arrays, split_model
-from aia_jax.weights import name_map, recognize
-from aia_jax.weights.torch_files import read_state_dict
+from aia_jax.weights import name_map
+from aia_jax.weights.torch_files import read_torch_file
+from aia_jax.weights.torch_state import identify_state
 from tests.helpers.torch_oracles import build_torch_annotator, relative_error, timm_tresnet, torch, torch_models
 from tests.helpers.torch_state_files import GENERATIONS, randomized, wrapped
 
@@ -57,8 +58,8 @@ def test_logits_equal_torchs_in_all_generations(tmp_path, variant, head, size):
     converted = []
     for generation in GENERATIONS:
         torch.save(wrapped(theirs, generation, scales), tmp_path / "a.pth")
-        foreign = recognize.recognise(read_state_dict(tmp_path / "a.pth"), "a.pth")
-        converted.append(name_map.from_torch(foreign, shapes, "a.pth"))
+        torch_state = identify_state(read_torch_file(tmp_path / "a.pth")[0], "a.pth")
+        converted.append(name_map.from_torch(torch_state, shapes, "a.pth"))
     for arrays in converted[1:]:
         assert all(np.array_equal(arrays[name], value) for name, value in converted[0].items())
 

@@ -9,8 +9,9 @@ from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.tresnet import TResNet
 from aia_jax.training.model_arrays import flat_arrays, split_model
 from aia_jax.utils.errors import InputError
-from aia_jax.weights import name_map, recognize
-from aia_jax.weights.torch_files import read_state_dict, write_state_dict
+from aia_jax.weights import name_map
+from aia_jax.weights.torch_files import read_torch_file, write_torch_file
+from aia_jax.weights.torch_state import identify_state
 from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
 from tests.helpers.torch_state_files import GENERATIONS, arrays_of, randomized, wrapped
 
@@ -44,8 +45,8 @@ def build_pair(system: str, *, v2: bool = False, head_options: dict | None = Non
 
 
 def convert(path, shapes):
-    foreign = recognize.recognise(read_state_dict(path), path.name)
-    return foreign, name_map.from_torch(foreign, shapes, path.name)
+    torch_state = identify_state(read_torch_file(path)[0], path.name)
+    return torch_state, name_map.from_torch(torch_state, shapes, path.name)
 
 
 @pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
@@ -56,9 +57,9 @@ def test_generations_give_the_same_arrays(tmp_path, system, v2):
     for generation in GENERATIONS:
         path = tmp_path / f"{generation.replace(' ', '')}.pth"
         torch.save(wrapped(theirs, generation, scales), path)
-        foreign, converted[generation] = convert(path, shapes)
-        assert foreign.system == system
-        assert foreign.generation == ("timm >= 0.9" if generation == "timm >= 0.9" else "InPlace-ABN")
+        torch_state, converted[generation] = convert(path, shapes)
+        assert torch_state.system == system
+        assert torch_state.generation == ("timm >= 0.9" if generation == "timm >= 0.9" else "InPlace-ABN")
     reference = converted.pop("timm >= 0.9")
     assert reference.keys() == shapes.keys()
     for arrays in converted.values():
@@ -73,7 +74,7 @@ def test_there_and_back_is_bit_identical(tmp_path, system, suffix):
     theirs, scales, shapes = build_pair(system, head_options=options)
     path = tmp_path / f"a{suffix}"
     state = arrays_of(wrapped(theirs, "timm >= 0.9", scales))
-    write_state_dict(path, state)
+    write_torch_file(path, state)
     _, arrays = convert(path, shapes)
     back = name_map.to_torch(arrays, system=system, family="tresnet")
     kept = {name: value for name, value in state.items() if not name.startswith("head.fc.")}
@@ -160,7 +161,7 @@ def test_arrays_that_would_be_lost_or_misread_are_refused(tmp_path, change, mess
 def test_a_file_of_nothing_known_is_refused(tmp_path):
     torch.save({"layers.0.weight": torch.ones(2), "fc.bias": torch.ones(1)}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"a\.pth holds no model that is known here: .* layers\.0\.weight, fc\.bias"):
-        recognize.recognise(read_state_dict(tmp_path / "a.pth"), "a.pth")
+        identify_state(read_torch_file(tmp_path / "a.pth")[0], "a.pth")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -171,14 +172,14 @@ def test_efficientnet_lite_names_of_timm_and_back(number):
     shapes = {f"backbone.{path}": leaf.shape for path, leaf in flat_arrays(split_model(model)[1]).items()}
     network = torch_models.timm.create_model(f"tf_efficientnet_lite{number}", num_classes=3)
     state = arrays_of(network.state_dict())
-    foreign = recognize.recognise(state, "timm")
-    assert (foreign.system, foreign.family, sorted(foreign.head)) == (
+    torch_state = identify_state(state, "timm")
+    assert (torch_state.system, torch_state.family, sorted(torch_state.head)) == (
         "backbone",
         "efficientnet_lite",
         ["bias", "weight"],
     )
     back = name_map.to_torch(
-        name_map.from_torch(foreign, shapes, "timm"), system="backbone", family="efficientnet_lite"
+        name_map.from_torch(torch_state, shapes, "timm"), system="backbone", family="efficientnet_lite"
     )
     assert back.keys() == {name for name in state if not name.startswith("classifier.")}
     for name, value in back.items():

@@ -9,8 +9,9 @@ import pytest
 
 from aia_jax.training.model_arrays import flat_arrays, split_model
 from aia_jax.utils.errors import InputError
-from aia_jax.weights import name_map, recognize
-from aia_jax.weights.torch_files import read_state_dict, read_weights, write_state_dict
+from aia_jax.weights import name_map
+from aia_jax.weights.torch_files import read_torch_file, write_torch_file
+from aia_jax.weights.torch_state import identify_state
 from tests.helpers.sgraf_files import SIZES, arrays_of, checkpoint_of, ours_of, random_sgraf
 from tests.helpers.torch_oracles import torch
 
@@ -32,9 +33,9 @@ FORMS = {
 
 
 def convert(path, shapes):
-    state, options = read_weights(path)
-    foreign = recognize.recognise(state, path.name, options)
-    return foreign, name_map.from_torch(foreign, shapes, path.name)
+    state, options = read_torch_file(path)
+    torch_state = identify_state(state, path.name, options)
+    return torch_state, name_map.from_torch(torch_state, shapes, path.name)
 
 
 @pytest.fixture(params=REASONINGS)
@@ -51,13 +52,13 @@ def test_every_form_gives_the_same_arrays(pair, tmp_path):
     for form, change in FORMS.items():
         torch.save(change(checkpoint), tmp_path / f"{form}.pth.tar")
     torch.save(checkpoint, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
-    write_state_dict(tmp_path / "plain.safetensors", arrays_of(theirs))
+    write_torch_file(tmp_path / "plain.safetensors", arrays_of(theirs))
     _, expected = convert(tmp_path / "zip.pth.tar", shapes)
     assert expected.keys() == shapes.keys()
     for path in sorted(tmp_path.iterdir()):
-        foreign, arrays = convert(path, shapes)
-        assert (foreign.system, foreign.reasoning) == ("retrieval", reasoning)
-        assert foreign.describe() == f"an image-text retriever (SGRAF's {reasoning.upper()})"
+        torch_state, arrays = convert(path, shapes)
+        assert (torch_state.system, torch_state.reasoning) == ("retrieval", reasoning)
+        assert torch_state.describe() == f"an image-text retriever (SGRAF's {reasoning.upper()})"
         for name, value in expected.items():
             np.testing.assert_array_equal(arrays[name], value, err_msg=f"{path.name}: {name}")
 
@@ -69,8 +70,8 @@ def test_there_and_back_is_bit_identical(pair, tmp_path, name):
     _, arrays = convert(tmp_path / "a.pth.tar", shapes)
     state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family="sgraf")
     assert state.keys() == theirs.state_dict().keys()
-    write_state_dict(tmp_path / name, state, beside={"epoch": 1, "opt": {"module_name": reasoning.upper()}})
-    back, options = read_weights(tmp_path / name)
+    write_torch_file(tmp_path / name, state, beside={"epoch": 1, "opt": {"module_name": reasoning.upper()}})
+    back, options = read_torch_file(tmp_path / name)
     assert options == (None if name.endswith("safetensors") else {"module_name": reasoning.upper()})
     for key, value in arrays_of(theirs).items():
         np.testing.assert_array_equal(back[key], value, err_msg=key)
@@ -81,7 +82,7 @@ def test_there_and_back_is_bit_identical(pair, tmp_path, name):
 
 def test_the_way_back_loads_as_three_state_dicts(pair, tmp_path):
     theirs, reasoning, _ = pair
-    write_state_dict(tmp_path / "a.pth.tar", arrays_of(theirs), beside={"opt": {"sgr_step": 3}, "Eiters": 0})
+    write_torch_file(tmp_path / "a.pth.tar", arrays_of(theirs), beside={"opt": {"sgr_step": 3}, "Eiters": 0})
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(tmp_path / "a.pth.tar", weights_only=True)
     assert (content["opt"], content["Eiters"]) == (argparse.Namespace(sgr_step=3), 0)
@@ -114,7 +115,7 @@ def test_a_missing_array_is_named(pair, gone):
     theirs, _, shapes = pair
     state = {name: value for name, value in arrays_of(theirs).items() if name != gone}
     with pytest.raises(InputError, match=f"missing: {gone}"):
-        name_map.from_torch(recognize.recognise(state, "a.pth"), shapes, "a.pth")
+        name_map.from_torch(identify_state(state, "a.pth"), shapes, "a.pth")
 
 
 @pytest.mark.parametrize(
@@ -132,12 +133,12 @@ def test_a_missing_array_is_named(pair, gone):
 def test_options_that_are_not_of_this_project_are_named(tmp_path, reasoning, options, message):
     torch.save(checkpoint_of(random_sgraf(reasoning), reasoning, **options), tmp_path / "a.pth.tar")
     with pytest.raises(InputError, match=message):
-        recognize.recognise(*_read(tmp_path / "a.pth.tar"))
+        identify_state(*_read(tmp_path / "a.pth.tar"))
 
 
 def test_options_of_the_other_reasoning_do_not_matter(tmp_path):
     torch.save(checkpoint_of(random_sgraf("saf"), "saf", sgr_step=5), tmp_path / "a.pth.tar")
-    assert recognize.recognise(*_read(tmp_path / "a.pth.tar")).reasoning == "saf"
+    assert identify_state(*_read(tmp_path / "a.pth.tar")).reasoning == "saf"
 
 
 def test_options_that_contradict_the_arrays_are_refused(pair, tmp_path):
@@ -151,7 +152,7 @@ def test_options_that_contradict_the_arrays_are_refused(pair, tmp_path):
 
 
 def _read(path):
-    state, options = read_weights(path)
+    state, options = read_torch_file(path)
     return state, path.name, options
 
 
@@ -160,7 +161,7 @@ def test_without_options_the_names_tell_or_nothing_does():
     neither = {name: value for name, value in both.items() if "_module" not in name}
     for state, found in ((both, "both"), (neither, "neither")):
         with pytest.raises(InputError, match=rf"one of 2\.SGR_module\.\* and 2\.SAF_module\.\*, found {found}"):
-            recognize.recognise(state, "a.pth")
+            identify_state(state, "a.pth")
 
 
 class Malicious:
@@ -183,7 +184,7 @@ def test_code_among_the_options_is_refused_and_never_run(tmp_path, old):
         checkpoint = {**checkpoint_of(random_sgraf("saf"), "saf"), "opt": opt}
         torch.save(checkpoint, tmp_path / "evil.pth.tar", _use_new_zipfile_serialization=not old)
         with pytest.raises(InputError, match=r"evil\.pth\.tar is refused: .*nothing in it was executed"):
-            read_state_dict(tmp_path / "evil.pth.tar")
+            read_torch_file(tmp_path / "evil.pth.tar")
     assert not (tmp_path / "marker").exists()
 
 
@@ -195,7 +196,7 @@ def test_truncated_files_are_refused(tmp_path, kept, old):
     data = whole.read_bytes()
     cut.write_bytes(data[: int(kept * len(data))])
     with pytest.raises(InputError, match=r"cut\.pth\.tar is (damaged|refused)"):
-        read_state_dict(cut)
+        read_torch_file(cut)
 
 
 @pytest.mark.parametrize(
@@ -211,4 +212,4 @@ def test_truncated_files_are_refused(tmp_path, kept, old):
 def test_other_content_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(InputError, match=message):
-        read_state_dict(tmp_path / "a.pth")
+        read_torch_file(tmp_path / "a.pth")

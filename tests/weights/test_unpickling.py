@@ -16,7 +16,7 @@ from aia_jax.data.search.clicks import ClickedImages
 from aia_jax.data.search.keyword_records import KeywordRecords
 from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.utils.errors import InputError
-from aia_jax.weights.torch_files import read_state_dict
+from aia_jax.weights.torch_files import read_torch_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "aia_jax").rglob("*.py"), *(REPOSITORY / "configs").glob("*.py")]
@@ -110,9 +110,9 @@ def test_the_files_are_malicious(tmp_path):
         assert (tmp_path / "marker").exists(), name
 
 
-@pytest.mark.parametrize("read", [map_array, MappedRows, KeywordRecords.load, Vocabulary.load, read_state_dict])
+@pytest.mark.parametrize("read", [map_array, MappedRows, KeywordRecords.load, Vocabulary.load, read_torch_file])
 def test_readers_refuse_them(tmp_path, malicious, read):
-    if read is read_state_dict:
+    if read is read_torch_file:
         pytest.importorskip("torch", reason="reading .pth files needs torch: pip install '.[test]'")
     for name in ("a.npy", "a.pth", "a.safetensors", "a.bin"):
         (tmp_path / name).write_bytes(malicious)

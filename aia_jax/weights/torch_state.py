@@ -107,7 +107,9 @@ def wrap(system: str, family: str, area: str, name: str) -> str:
     return (head if area == "head" else backbone) + name
 
 
-def recognise(state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None = None) -> TorchStateDict:
+def identify_state(
+    state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None = None
+) -> TorchStateDict:
     """Tells what `state` is and renames it.
 
     Args:
