@@ -25,7 +25,7 @@ from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import FOLDERS
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.training import sharding
-from aia_jax.training.step import gather
+from aia_jax.training.step import gather_rows
 from aia_jax.utils.errors import InputError
 from benchmarks.comparison import SMALL, define_flags, finish, given_options, run_command, shrunk, usable_device
 from benchmarks.step import check_task
@@ -97,7 +97,7 @@ def measure_resident(num_images: int, size: int, batch_size: int, windows: int, 
     rows = {"image": jnp.asarray(_pixels(num_images, size))}
     order = np.random.default_rng(0).integers(0, num_images, (8, batch_size), np.int32)
     batches = itertools.cycle([{"index": jnp.asarray(index)} for index in order])
-    take = jax.jit(gather)
+    take = jax.jit(gather_rows)
 
     def run(calls: int) -> None:
         for _ in range(calls):

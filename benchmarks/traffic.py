@@ -29,7 +29,6 @@ from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, select_weights
 from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.packed_params import on_mesh
 from aia_jax.training.run_record import package_versions
 from aia_jax.training.state import initial_state
 from aia_jax.training.step import make_predict_step, make_train_step
@@ -68,7 +67,7 @@ def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any]
     else:
         optimizer = make_optimizer(config.optimizer, _TOTAL_STEPS)
         create = functools.partial(initial_state, build, optimizer, config.seed)
-        state = on_mesh(jax.eval_shape(create), mesh)
+        state = sharding.shard_shapes(jax.eval_shape(create), mesh)
         step = make_train_step(
             graphdef,
             task.loss,

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from aia_jax.training.packed_params import Packed, pack, unpack
 from aia_jax.utils.errors import InputError
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
@@ -122,21 +121,9 @@ def _lamb(
     return optax.chain(
         optax.scale_by_adam(b1, b2, eps),
         optax.add_decayed_weights(weight_decay, _matrices),
-        _of_each_weight(optax.masked(optax.scale_by_trust_ratio(), _matrices)),
+        optax.masked(optax.scale_by_trust_ratio(), _matrices),
         optax.scale_by_learning_rate(learning_rate),
     )
-
-
-def _of_each_weight(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """What `inner` does to each weight by itself, whether they are packed or not."""
-
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        if not isinstance(updates, Packed):
-            return inner.update(updates, state, params)
-        updates, state = inner.update(unpack(updates), state, unpack(params))
-        return pack(updates), state
-
-    return optax.GradientTransformation(inner.init, update)
 
 
 def _matrices(params: Any) -> Any:

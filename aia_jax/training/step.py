@@ -1,4 +1,4 @@
-"""Loss and gradients of a batch, at once or in microbatches, with the weights gathered where they are split."""
+"""The training step, in order: forward pass, loss, gradients, optimiser update, EMA. And the prediction step."""
 
 import functools
 from collections.abc import Callable
@@ -13,84 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import Arrays, merge_model
 from aia_jax.training.optimizer import hyperparameters
-from aia_jax.training.packed_params import Packed, on_mesh, pack, together, unpack
 from aia_jax.training.state import TrainState
 
-LossFn = Callable[[nnx.Module, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-Gradients = Callable[..., tuple[jax.Array, Packed, dict[str, jax.Array], Packed]]
-
-
-def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh, accumulate_steps: int = 1) -> Gradients:
-    """The function `(params, stats, constants, batch, key) -> (loss, stats, metrics, gradients)`, for use under jit.
-
-    Args:
-        loss_fn: `(model, batch, key) -> (scalar loss, metrics)`; the model is in place to be called in training mode.
-        accumulate_steps: k; the batch `[B, ...]` is taken in k microbatches of B / k rows, microbatch j being the rows
-            j, k + j, 2k + j, ..., which no device has to fetch from another. Loss, metrics and gradients are means over
-            them. Batch norm normalises each microbatch by its own statistics and moves its running averages k times,
-            by one microbatch after the other. Microbatch j draws with `fold_in(key, j)`.
-            Compiled for GPUs, the gradients are summed over the devices once, after the last microbatch.
-
-    Returns:
-        Params, statistics and gradients are packed; the gradients are split over the devices as the params are.
-    """
-
-    def objective(params: Packed, stats: Packed, constants: Arrays, batch: dict[str, jax.Array], key: jax.Array):
-        # Each weight by itself: left to XLA, the vectors in `params` would be split and moved about.
-        model = nnx.merge(graphdef, *whole_weights((unpack(params), unpack(stats)), mesh), constants)
-        loss, metrics = loss_fn(model, batch, key)
-        stats = whole_weights(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), mesh)
-        return loss, (pack(stats), metrics)
-
-    def of_one(params: Packed, stats: Packed, constants: Arrays, batch: dict[str, jax.Array], key: jax.Array):
-        whole = whole_weights((params, stats, constants), mesh)
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            (loss, (stats, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(*whole, batch, key)
-        return loss, stats, metrics, _split(grads, mesh)
-
-    def of_many(params: Packed, stats: Packed, constants: Arrays, batch: dict[str, jax.Array], key: jax.Array):
-        def body(carry: tuple[Packed, Packed], xs: tuple[jax.Array, dict[str, jax.Array]]):
-            stats, total = carry
-            index, rows = xs
-            loss, stats, metrics, grads = of_one(params, stats, constants, rows, jax.random.fold_in(key, index))
-            return (stats, jax.tree.map(jnp.add, total, grads)), (loss, metrics)
-
-        start = stats, jax.tree.map(jnp.zeros_like, params)
-        steps = jnp.arange(accumulate_steps), {name: microbatches(rows) for name, rows in batch.items()}
-        (stats, total), (losses, metrics) = jax.lax.scan(body, start, steps)
-        grads = jax.tree.map(lambda grad: grad / accumulate_steps, total)
-        return losses.mean(), stats, jax.tree.map(lambda values: values.mean(0), metrics), grads
-
-    def microbatches(rows: jax.Array) -> jax.Array:
-        """`[B, ...]` to `[k, B / k, ...]`, the rows of a device staying there."""
-        parts = rows.reshape(-1, accumulate_steps, *rows.shape[1:]).swapaxes(0, 1)
-        return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, mesh.axis_names)))
-
-    return of_one if accumulate_steps == 1 else of_many
-
-
-def whole_weights(weights: Any, mesh: Mesh) -> Any:
-    """Under jit: the weights gathered from the devices that they are split over, where they are."""
-    if mesh.shape["fsdp"] == 1:
-        return weights
-    return jax.lax.with_sharding_constraint(weights, sharding.replicated(mesh))
-
-
-def _split(arrays: Arrays, mesh: Mesh) -> Arrays:
-    """Each device keeps the part of the sum over the batch that belongs to its part of the params."""
-    if mesh.shape["fsdp"] == 1:
-        return arrays
-    return jax.lax.with_sharding_constraint(arrays, sharding.shardings(on_mesh(jax.eval_shape(lambda: arrays), mesh)))
-
-
-def gather(batch: dict[str, jax.Array], resident: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch with the rows `batch["index"]` of the device-resident arrays added."""
-    return {**batch, **{name: rows[batch["index"]] for name, rows in resident.items()}}
-
-
-def all_finite(*trees: Any) -> jax.Array:
-    """Whether no number in the trees is NaN or infinite, a bool scalar."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]).all()
+LossFn = Callable[[nnx.Module, Arrays, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+# (params, stats, constants, batch, key) -> (loss, stats, metrics, gradients)
+Gradients = Callable[[Arrays, Arrays, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays, Arrays]]
 
 
 def make_train_step(
@@ -104,48 +31,98 @@ def make_train_step(
     accumulate_steps: int = 1,
     state_sharding: Any = None,
     skip_nonfinite: bool = False,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted step `(state, batch, resident) -> (state, metrics)`; `state` is donated.
+) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted step `(state, batch, resident) -> (state, metrics)`, which donates `state`.
 
     Args:
-        loss_fn: `(model, batch, key) -> (scalar loss, metrics)`; the model is in place to be called in training mode.
+        loss_fn: `(model, batch, key) -> (scalar loss, metrics)`, calls the model in training mode.
         ema_decay: `ema = decay * ema + (1 - decay) * new`, for weights and batch-norm statistics.
-        seed: the step's random key is `fold_in(key(seed), step)`, so a resumed run draws the same.
-        accumulate_steps: microbatches that the batch is taken in, see `make_gradients`.
-        state_sharding: of the state, or of each of its leaves; on every device if None.
-        skip_nonfinite: whether a step that is not finite leaves all but `state.step` as it was, schedules included.
+        seed: the random key of a step is `fold_in(key(seed), step)`, so a resumed run repeats it.
+        accumulate_steps: microbatches per batch, see `accumulate`.
+        state_sharding: one sharding for the state, or one for each leaf; None: replicated.
+        skip_nonfinite: a step with a NaN or infinite loss or gradient changes nothing but `state.step`.
 
     Returns:
-        The step; its metrics are `loss`, those of `loss_fn`, `learning_rate`, `beta1`, and `finite`: whether loss and
-        gradients are. Of the gradients all are looked at with `skip_nonfinite`; otherwise those of biases and norms,
-        which every layer has: a NaN on its way back passes them, and they take no time.
+        The step. Its metrics are `loss`, those of `loss_fn`, `learning_rate`, `beta1` and `finite` (bool).
     """
-    gradients = make_gradients(graphdef, loss_fn, mesh, accumulate_steps)
+    gradients = accumulate(make_gradients(graphdef, loss_fn, mesh), accumulate_steps, mesh)
 
-    def step(state: TrainState, batch: dict[str, jax.Array], resident: dict[str, jax.Array]):
-        batch = gather(batch, resident)
+    def step(state: TrainState, batch: Arrays, resident: Arrays) -> tuple[TrainState, dict[str, jax.Array]]:
+        batch = gather_rows(batch, resident)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, stats, metrics, grads = gradients(state.params, state.stats, state.constants, batch, key)
-        finite = all_finite(loss, grads if skip_nonfinite else grads.vectors)
+        finite = all_finite(loss, grads)
         with jax.named_scope("optimizer"):
-            # Read together, too: XLA would copy each scalar that is both used and replaced.
-            updates, opt_state = optimizer.update(grads, together(state.opt_state), state.params)
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
         with jax.named_scope("ema"):
-            ema = jax.tree.map(
-                lambda average, new: ema_decay * average + (1 - ema_decay) * new,
-                state.ema,
-                {"params": params, "stats": stats},
-            )
-        new = state.replace(params=params, stats=stats, opt_state=opt_state, ema=ema)
-        if skip_nonfinite:
-            new = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+            new = {"params": params, "stats": stats}
+            ema = jax.tree.map(lambda average, x: ema_decay * average + (1 - ema_decay) * x, state.ema, new)
         metrics = {"loss": loss, **metrics, **hyperparameters(opt_state), "finite": finite}
-        return together((new.replace(step=state.step + 1), metrics))
+        new_state = state.replace(params=params, stats=stats, opt_state=opt_state, ema=ema)
+        if skip_nonfinite:
+            new_state = jax.tree.map(functools.partial(jnp.where, finite), new_state, state)
+        return new_state.replace(step=state.step + 1), metrics
 
-    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    placed = state_sharding or whole
-    return jax.jit(step, in_shardings=(placed, rows, whole), out_shardings=(placed, whole), donate_argnums=0)
+    replicated, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    placed = state_sharding or replicated
+    return jax.jit(step, in_shardings=(placed, rows, replicated), out_shardings=(placed, replicated), donate_argnums=0)
+
+
+def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradients:
+    """Returns the function `(params, stats, constants, batch, key) -> (loss, stats, metrics, gradients)`.
+
+    It is for use under `jax.jit`. Gradients are sharded as the params are. For `loss_fn` see `make_train_step`.
+    """
+
+    def forward(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
+        model = nnx.merge(graphdef, params, stats, constants)
+        loss, metrics = loss_fn(model, batch, key)
+        return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
+
+    def gradients(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
+        weights = gather_weights((params, stats, constants), mesh)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # some layers constrain the layout of activations
+            (loss, (stats, metrics)), grads = jax.value_and_grad(forward, has_aux=True)(*weights, batch, key)
+        return loss, stats, metrics, scatter_gradients(grads, mesh)
+
+    return gradients
+
+
+def accumulate(gradients: Gradients, steps: int, mesh: Mesh) -> Gradients:
+    """Returns `gradients` computed in microbatches: less memory for the same batch size.
+
+    Loss, metrics and gradients are means over the microbatches. Batch norm normalises each microbatch by its own
+    statistics and updates its running statistics once for each. Compiled for GPUs, the gradients are summed over the
+    devices once, after the last microbatch.
+
+    Args:
+        steps: the number k of microbatches. Of a batch `[B, ...]`, microbatch j takes the rows j, k + j, 2k + j, ...,
+            so that no row moves to another device, and the random key `fold_in(key, j)`.
+    """
+    if steps == 1:
+        return gradients
+
+    def microbatches(rows: jax.Array) -> jax.Array:
+        """`[B, ...]` to `[k, B / k, ...]`."""
+        parts = rows.reshape(-1, steps, *rows.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, mesh.axis_names)))
+
+    def accumulated(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
+        def body(carry: tuple[Arrays, Arrays], xs: tuple[jax.Array, Arrays]):
+            stats, total = carry
+            index, rows = xs
+            loss, stats, metrics, grads = gradients(params, stats, constants, rows, jax.random.fold_in(key, index))
+            return (stats, jax.tree.map(jnp.add, total, grads)), (loss, metrics)
+
+        start = stats, jax.tree.map(jnp.zeros_like, params)
+        (stats, total), (losses, metrics) = jax.lax.scan(
+            body, start, (jnp.arange(steps), jax.tree.map(microbatches, batch))
+        )
+        grads = jax.tree.map(lambda grad: grad / steps, total)
+        return losses.mean(), stats, jax.tree.map(lambda values: values.mean(0), metrics), grads
+
+    return accumulated
 
 
 def make_predict_step(
@@ -156,18 +133,44 @@ def make_predict_step(
     *,
     shared: bool = False,
 ) -> Callable[..., Arrays]:
-    """The jitted `(weights, batch) -> outputs`; every device holds all rows of the outputs.
+    """Returns the jitted step `(weights, batch) -> outputs`; every device holds all rows of the outputs.
 
     Args:
-        predict_fn: `(model, batch) -> outputs`, row-wise.
-        weights_sharding: of the weights, or of each of their leaves; on every device if None.
-        shared: whether the step and `predict_fn` take a third argument, arrays that all rows need whole.
+        predict_fn: `(model, batch) -> outputs`, row by row.
+        weights_sharding: one sharding for the weights, or one for each leaf; None: replicated.
+        shared: the step and `predict_fn` take a third argument, arrays that every row needs.
     """
 
-    def step(weights: Arrays, batch: dict[str, jax.Array], *shared: Arrays) -> Arrays:
+    def step(weights: Arrays, batch: Arrays, *shared: Arrays) -> Arrays:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return predict_fn(merge_model(graphdef, whole_weights(weights, mesh)), batch, *shared)
+            return predict_fn(merge_model(graphdef, gather_weights(weights, mesh)), batch, *shared)
 
-    whole = sharding.replicated(mesh)
-    placed = (weights_sharding or whole, sharding.batch_sharding(mesh), *[whole] * shared)
-    return jax.jit(step, in_shardings=placed, out_shardings=whole)
+    replicated = sharding.replicated(mesh)
+    placed = (weights_sharding or replicated, sharding.batch_sharding(mesh), *[replicated] * shared)
+    return jax.jit(step, in_shardings=placed, out_shardings=replicated)
+
+
+def gather_rows(batch: Arrays, resident: Arrays) -> Arrays:
+    """Returns the batch with the rows `batch["index"]` of the device-resident arrays added."""
+    return {**batch, **{name: rows[batch["index"]] for name, rows in resident.items()}}
+
+
+def gather_weights(weights: Any, mesh: Mesh) -> Any:
+    """FSDP, under jit: each device gets the complete weights (all-gather)."""
+    if mesh.shape["fsdp"] == 1:
+        return weights
+    return jax.lax.with_sharding_constraint(weights, sharding.replicated(mesh))
+
+
+def scatter_gradients(grads: Arrays, mesh: Mesh) -> Arrays:
+    """FSDP, under jit: each device keeps the gradients of its part of the params (reduce-scatter)."""
+    if mesh.shape["fsdp"] == 1:
+        return grads
+    return jax.tree.map(
+        lambda grad: jax.lax.with_sharding_constraint(grad, sharding.state_sharding(grad.shape, mesh)), grads
+    )
+
+
+def all_finite(*trees: Any) -> jax.Array:
+    """Returns a bool scalar: whether no number in the trees is NaN or infinite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]).all()

@@ -16,7 +16,6 @@ from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.model_arrays import Arrays, abstract_weights
 from aia_jax.training.nonfinite import NonFiniteSteps, check_policy
 from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.packed_params import on_mesh
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.preemption import AgreedStop, stop_on_signals
 from aia_jax.training.progress import StepLog
@@ -66,7 +65,7 @@ class Trainer:
         self.total_steps = task.epoch_end(config.epochs)
         optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)
         self._create = functools.partial(initial_state, task.build_model, optimizer, config.seed)
-        self.abstract_state = on_mesh(jax.eval_shape(self._create), self.mesh)
+        self.abstract_state = sharding.shard_shapes(jax.eval_shape(self._create), self.mesh)
         self.graphdef, _ = abstract_weights(task.build_model, self.mesh)
         self._placed = sharding.shardings(self.abstract_state)
         self._weights_placed = sharding.shardings(self.abstract_state.weights("raw"))
@@ -128,16 +127,16 @@ class Trainer:
     def _start(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
         steps = checkpointer.steps()
         if steps and checkpointer.holds_progress(steps[-1]):
-            items = checkpointer.restore(steps[-1], self.abstract_state.items())
+            items = checkpointer.restore(steps[-1], self.abstract_state.to_checkpoint())
             _say(f"continuing {self.workdir} at step {steps[-1]} of {self.total_steps}")
-            return TrainState.from_items(items), checkpointer.info(steps[-1])["epoch"]
+            return TrainState.from_checkpoint(items), checkpointer.info(steps[-1])["epoch"]
         state = self.new_state()
         if steps:
             if checkpointer.info(steps[-1]).get("part") == "backbone":
                 raise InputError(f"{self.workdir} holds a backbone alone; give it as config.init_backbone")
             _say(f"starting from the converted weights in {self.workdir}")
-            converted = checkpointer.restore(steps[-1], {"weights": self.abstract_state.items()["weights"]})
-            return TrainState.from_items({**state.items(), **converted}), 0
+            converted = checkpointer.restore(steps[-1], {"weights": self.abstract_state.to_checkpoint()["weights"]})
+            return TrainState.from_checkpoint({**state.to_checkpoint(), **converted}), 0
         if self._initialize:
             given = self._initialize(state.weights("raw"))
             state = state.with_weights(jax.tree.map(sharding.put_whole, given, self._weights_placed))
@@ -169,12 +168,12 @@ class Trainer:
                     if step < last and (signum := stop.signum(step)):
                         log.drain()
                         nonfinite.check_state(step, state)
-                        checkpointer.save(step, state.items(), {"epoch": epoch - 1})
+                        checkpointer.save(step, state.to_checkpoint(), {"epoch": epoch - 1})
                         self._interrupted(signum, step, checkpointer)
                 log.drain()
                 nonfinite.check_state(step, state)
                 info = self._evaluate(state, epoch, writer, log)
-                checkpointer.save(step, state.items(), info)
+                checkpointer.save(step, state.to_checkpoint(), info)
                 if epoch < self.config.epochs and (signum := stop.signum_now()):
                     self._interrupted(signum, step, checkpointer)
 

@@ -164,7 +164,7 @@ def final_items(trainer: Trainer, workdir: Path) -> tuple[int, dict, dict]:
     """The step, the arrays and the facts of the newest checkpoint."""
     with Checkpointer(workdir) as checkpointer:
         last = checkpointer.steps()[-1]
-        return last, checkpointer.restore(last, trainer.abstract_state.items()), checkpointer.info(last)
+        return last, checkpointer.restore(last, trainer.abstract_state.to_checkpoint()), checkpointer.info(last)
 
 
 def records(workdir: Path) -> list[dict]:

@@ -8,8 +8,7 @@ from flax import nnx
 
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import split_model
-from aia_jax.training.packed_params import pack, unpack
-from aia_jax.training.step import make_gradients
+from aia_jax.training.step import accumulate, make_gradients
 from tests.helpers.toy_task import FEATURES, ToyModel
 
 ROWS = 64
@@ -32,16 +31,19 @@ def prepared(accumulate_steps: int, *, fsdp: int = 1, devices: int = 8, train: b
     def loss(model, batch, key):
         return loss_fn(model, batch, key, train=train)
 
-    weights = pack(weights["params"]), pack(weights["stats"]), weights["constants"]
+    weights = weights["params"], weights["stats"], weights["constants"]
     placed = jax.tree.map(lambda leaf: sharding.put_whole(leaf, sharding.state_sharding(leaf.shape, mesh)), weights)
-    return jax.jit(make_gradients(graphdef, loss, mesh, accumulate_steps)), (*placed, batch, jax.random.key(0))
+    return jax.jit(accumulate(make_gradients(graphdef, loss, mesh), accumulate_steps, mesh)), (
+        *placed,
+        batch,
+        jax.random.key(0),
+    )
 
 
 def computed(accumulate_steps: int, **kwargs):
     """(loss, stats, metrics, gradients) of the batch."""
     gradients, arguments = prepared(accumulate_steps, **kwargs)
-    loss, stats, metrics, grads = gradients(*arguments)
-    return jax.device_get((loss, unpack(stats), metrics, unpack(grads)))
+    return jax.device_get(gradients(*arguments))
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ def losses(workdir: Path) -> list[float]:
 def last_logits(workdir: Path, trainer: Trainer) -> np.ndarray:
     """Of the newest checkpoint's averages, on the trainer's devices."""
     with Checkpointer(workdir) as checkpointer:
-        items = checkpointer.restore(checkpointer.steps()[-1], trainer.abstract_state.items())
-    weights = TrainState.from_items(items).weights("ema")
+        items = checkpointer.restore(checkpointer.steps()[-1], trainer.abstract_state.to_checkpoint())
+    weights = TrainState.from_checkpoint(items).weights("ema")
     assert jax.tree.leaves(weights)[0].sharding.num_devices == 1
     return trainer.task.predict_split(trainer.predictor, [weights], "test")[0]["logits"]
 
