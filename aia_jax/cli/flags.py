@@ -20,7 +20,7 @@ from aia_jax.cli.distributed import define_host_flags, join_hosts
 from aia_jax.cli.xla_flags import apply_preset, define_xla_flags
 from aia_jax.data.cache import cache_root
 from aia_jax.training.run_record import hint_trained_root
-from aia_jax.utils.config import check_numbers
+from aia_jax.utils.config import check_fields
 from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
 
 EXIT_INPUT, EXIT_NON_FINITE = 2, 3
@@ -76,7 +76,7 @@ def run(command: Callable[[ConfigDict], int | None]) -> None:
             config = flags.FLAGS.config
         except OSError as error:
             raise InputError(str(error)) from error
-        check_numbers(config)
+        check_fields(config)
         _set_up_devices()
         workdir = flags.FLAGS.workdir if "workdir" in flags.FLAGS else None
         with hint_trained_root(Path(workdir), config) if workdir else contextlib.nullcontext():

@@ -14,7 +14,6 @@ from aia_jax.utils.errors import InputError
 
 # The flipped forms of an image that random flips can give, for each value of `config.data.flips`.
 FLIPS = {"none": ("",), "horizontal": ("", "h"), "both": ("", "h", "v", "hv")}
-FEATURE_DTYPES = ("float16", "float32")  # of kept maps
 
 _VERSION = 1  # of the code below: raise it when the same images and weights would give other maps
 

@@ -207,11 +207,8 @@ def build_amc(model: ConfigDict, num_words: int, num_keywords: int, num_features
     """The model that the `model` part of a config describes.
 
     Raises:
-        InputError: a name that is not known, or a size below 1.
+        InputError: a name that is not known.
     """
-    for field in ("word_size", "embed_size", "kernel_size"):
-        if model[field] < 1:
-            raise InputError(f"config.model.{field}={model[field]} must be at least 1")
     return AMC(
         num_words,
         num_keywords,

@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from aia_jax.models.backbones import build_backbone, dtypes
 from aia_jax.models.sgraf import SGRAF
-from aia_jax.utils.errors import InputError
 
 
 class Retriever(nnx.Module):
@@ -55,11 +54,8 @@ def build_retriever(config: ConfigDict, num_words: int, *, rngs: nnx.Rngs) -> Re
         rngs: where the initial weights come from (stream `params`).
 
     Raises:
-        InputError: a name that is not known, or a size below 1.
+        InputError: a name that is not known.
     """
-    for field in ("embed_size", "word_size", "similarity_size", "num_regions", "num_features"):
-        if config[field] < 1:
-            raise InputError(f"config.model.{field}={config[field]} must be at least 1")
     backbone = build_backbone(config, rngs=rngs) if config.backbone else None
     sgraf = SGRAF(
         num_words,

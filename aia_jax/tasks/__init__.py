@@ -6,6 +6,7 @@ from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
 from aia_jax.tasks.retrieval import RetrievalTask
 from aia_jax.tasks.search import SearchTask
+from aia_jax.utils.config import check_fields
 from aia_jax.utils.errors import InputError
 
 
@@ -13,8 +14,9 @@ def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask | SearchTask
     """The task that `config.task` names.
 
     Raises:
-        InputError: for an unknown name.
+        InputError: an unknown name, or a field whose value is not allowed.
     """
+    check_fields(config)
     if config.task == "annotation":
         return (FrozenBackboneTask if config.model.freeze_backbone else AnnotationTask)(config)
     if config.task == "retrieval":

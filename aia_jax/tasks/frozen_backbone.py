@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.data.feature_cache import FEATURE_DTYPES, FLIPS, prepare_features, weights_digest
+from aia_jax.data.feature_cache import FLIPS, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.models.annotator import Annotator
 from aia_jax.models.backbones import DTYPES, build_backbone
@@ -25,18 +25,13 @@ class FrozenBackboneTask(AnnotationTask):
         config: as of `AnnotationTask`, with `model.freeze_backbone`.
 
     Raises:
-        InputError: as of `AnnotationTask`; mixup, which mixes images; an unknown `data.feature_dtype`.
+        InputError: as of `AnnotationTask`; mixup, which mixes images.
     """
 
     def __init__(self, config: ConfigDict):
         super().__init__(config)
         if config.mixup:
             raise InputError("config.mixup mixes images; with config.model.freeze_backbone there are only features")
-        if config.data.feature_dtype not in FEATURE_DTYPES:
-            raise InputError(
-                f"config.data.feature_dtype={config.data.feature_dtype!r} is unknown; "
-                f"known: {', '.join(FEATURE_DTYPES)}"
-            )
         graphdef, _ = nnx.split(nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))))
 
         def compute(weights: dict[str, Any], images: jax.Array) -> jax.Array:

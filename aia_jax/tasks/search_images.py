@@ -12,8 +12,6 @@ from aia_jax.data.search.queries import label_queries
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 
-KEYWORDS = ("annotator", "labels")
-
 
 class AnnotatedImages:
     """The splits of an annotated data set.
@@ -38,8 +36,6 @@ class AnnotatedImages:
                 "config.data.annotator: name the folder of an annotation run, whose backbone makes the maps of images; "
                 "train.py --config configs/demo.py makes one for the scenes"
             )
-        if self._data.keywords not in KEYWORDS:
-            raise InputError(f"config.data.keywords={self._data.keywords!r} is unknown; known: {', '.join(KEYWORDS)}")
 
     @functools.cached_property
     def annotator(self) -> TrainedAnnotator:

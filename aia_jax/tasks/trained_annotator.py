@@ -27,7 +27,7 @@ from aia_jax.training.model_arrays import (
 )
 from aia_jax.training.runs import check_whole, config_errors_as_input_errors, run_arrays, written_config
 from aia_jax.training.step import make_predict_step
-from aia_jax.utils.config import check_numbers
+from aia_jax.utils.config import check_fields
 from aia_jax.utils.errors import InputError
 
 
@@ -111,7 +111,7 @@ class TrainedAnnotator:
         if "labels" not in info:
             raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
         with config_errors_as_input_errors(workdir):
-            check_numbers(config)
+            check_fields(config)
             return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"), fold=fold)
 
     @property

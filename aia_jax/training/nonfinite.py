@@ -11,16 +11,8 @@ from ml_collections import ConfigDict
 
 from aia_jax.training.metric_writer import lines_up_to
 from aia_jax.training.step import all_finite
-from aia_jax.utils.errors import InputError, NonFiniteLossError
+from aia_jax.utils.errors import NonFiniteLossError
 from aia_jax.utils.files import write_bytes
-
-
-def check_policy(config: ConfigDict) -> None:
-    """Raises InputError for fields that say nothing sensible about such steps."""
-    if config.on_nonfinite not in ("stop", "skip"):
-        raise InputError(f"config.on_nonfinite={config.on_nonfinite!r} is unknown; known: stop, skip")
-    if config.max_skipped_steps < 1:
-        raise InputError(f"config.max_skipped_steps={config.max_skipped_steps} must be at least 1")
 
 
 class NonFiniteSteps:

@@ -12,19 +12,11 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from aia_jax.utils.config import flatten
+from aia_jax.utils.config import FIELDS, Field, flatten
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from aia_jax.version import __version__
 
-# Fields that do not change what a run computes: another machine may continue it with other values.
-_FREE_FIELDS = (
-    *("data.root", "data.cache_dir", "data.num_workers", "data.placement", "log_every", "checkpoint.keep"),
-    *("on_nonfinite", "max_skipped_steps"),
-    *("eval.batch_size", "eval.threshold", "published", "mesh.fsdp", "model.remat", "model.gate_kernels"),
-    *("data.photos", "eval.block", "model.block", "model.recompute"),
-    "init_labels",  # counts at the start alone
-)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -89,7 +81,7 @@ def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...
     differing = [
         f"  config.{field}: {written.get(field, 'absent')} there, {given.get(field, 'absent')} given"
         for field in sorted(written.keys() | given.keys())
-        if field not in (*_FREE_FIELDS, *free) and written.get(field) != given.get(field)
+        if not FIELDS.get(field, Field()).resumable and field not in free and written.get(field) != given.get(field)
     ]
     if differing:
         lines = "\n".join(differing)

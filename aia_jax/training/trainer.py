@@ -14,7 +14,7 @@ from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.checkpoint_recovery import recover
 from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.model_arrays import Arrays, abstract_weights
-from aia_jax.training.nonfinite import NonFiniteSteps, check_policy
+from aia_jax.training.nonfinite import NonFiniteSteps
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.preemption import AgreedStop, stop_on_signals
@@ -23,6 +23,7 @@ from aia_jax.training.run_record import check_same_config, write_record
 from aia_jax.training.state import TrainState, initial_state
 from aia_jax.training.step import make_train_step
 from aia_jax.training.task import Task
+from aia_jax.utils.config import check_fields
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import exclusive_lock
 
@@ -55,7 +56,7 @@ class Trainer:
         self.mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
         sharding.check_batch_size("batch_size", config.batch_size, self.mesh, config.accumulate_steps)
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
-        check_policy(config)
+        check_fields(config)
         check_same_config(self.workdir, config)
         if task.epoch_end(1) < 1:
             raise InputError(

@@ -88,7 +88,7 @@ def test_thresholds_of_the_run_count(workdir, pixels, tmp_path):
             "config.json is damaged, or of another ver",
         ),
         ("config.json", ("hidden_size", '"x"'), "config.json is damaged, or of another version"),
-        ("config.json", ("hidden_size", "0"), "config.model.hidden_size=0 must lie in 1..2147483647"),
+        ("config.json", ("hidden_size", "0"), "config.model.hidden_size=0 must be at least 1"),
         ("config.json", ("seed", '1, "seed": 1'), "config.json has the field 'seed' twice"),
         ("thresholds.json", b"\xff", "thresholds.json is not UTF-8 text"),
         ("checkpoints/0/info/metadata", b"{", "checkpoints/0 is damaged: info: .* sets it aside"),

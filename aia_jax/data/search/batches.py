@@ -6,7 +6,6 @@ import numpy as np
 
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.data.search.queries import Queries
-from aia_jax.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +72,6 @@ class ClickBatches:
     """
 
     def __init__(self, split: SearchSplit, negatives: int, seed: int, keyword_noise: tuple[float, float] = (0.0, 0.0)):
-        if negatives < 0:
-            raise InputError(f"config.data.negatives={negatives} must be at least 1, or 0 for all of a batch")
         self._split, self._negatives, self._seed = split, negatives, seed
         self._left_out, self._added = keyword_noise
         chosen = np.flatnonzero(split.trained)
