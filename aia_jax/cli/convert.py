@@ -1,5 +1,14 @@
-"""PyTorch files to checkpoints of this project, and back."""
+"""Convert PyTorch weights to a checkpoint of this project, or a checkpoint to PyTorch weights.
 
+    python convert_weights.py --config configs/corel5k.py --input Annotator_Corel-5k.pth --output runs/authors
+    python convert_weights.py --config configs/corel5k.py --input runs/corel5k --output mine.pth --reverse
+
+The kind of a PyTorch file is recognised by the names of its arrays: system A or B, SGRAF, or an ImageNet model of
+timm <= 0.6, of MIIL or of timm >= 0.9. --verify also runs images (for SGRAF random features and captions) through both
+frameworks and compares every stage.
+"""
+
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least
 from aia_jax.models.backbones import backbone_named
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
@@ -20,6 +30,78 @@ from aia_jax.weights import name_map, sgraf_name_map
 from aia_jax.weights.load import check_model, model_shapes, read_torch_state
 from aia_jax.weights.torch_files import write_torch_file
 from aia_jax.weights.torch_state import TorchStateDict
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the flags of `aia convert`."""
+    add_config_argument(parser)
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=Path,
+        metavar="FILE|DIR",
+        help="PyTorch or safetensors file; with --reverse the folder of a run",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR|FILE",
+        help="folder for the checkpoint; with --reverse a file, .pth or .safetensors",
+    )
+    reverse = parser.add_argument_group("to PyTorch")
+    reverse.add_argument(
+        "--reverse", action=Switch, help="write a PyTorch file in the names of timm >= 0.9, or SGRAF's checkpoint"
+    )
+    reverse.add_argument(
+        "--backbone_only", action=Switch, help="write the backbone alone, as timm's model with num_classes=0"
+    )
+    check = parser.add_argument_group("comparison with PyTorch")
+    check.add_argument(
+        "--verify", action=Switch, help="compare every stage with PyTorch; exit code 1 if an error exceeds --tolerance"
+    )
+    check.add_argument(
+        "--tolerance",
+        type=at_least(0.0),
+        default=1e-5,
+        metavar="E",
+        help="largest error, relative to the largest value of a stage; the default is 1e-5",
+    )
+    check.add_argument(
+        "--images", metavar="FOLDER", help="annotation: images to compare on; the default is synthetic scenes"
+    )
+    check.add_argument(
+        "--split", help="annotation: also score this split (train, validation or test) in both frameworks"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Converts weights, and compares them with PyTorch if asked to.
+
+    Returns:
+        The exit code, 1 if the comparison failed.
+
+    Raises:
+        InputError: flags that do not go together, and see `convert`, `convert_back` and `verify`.
+    """
+    config, source, output = arguments.config, arguments.input, arguments.output
+    if arguments.reverse:
+        if arguments.verify or arguments.images or arguments.split:
+            raise InputError("--reverse goes without --verify, --images and --split")
+        convert_back(config, source, output, backbone_only=arguments.backbone_only)
+        return 0
+    if arguments.backbone_only:
+        raise InputError("--backbone_only goes with --reverse; a file of a backbone is recognised as one")
+    if not arguments.verify and (arguments.images or arguments.split):
+        raise InputError("--images and --split go with --verify")
+    check_output(output)
+    passed = True
+    if arguments.verify:
+        from aia_jax.cli.verify import verify  # imports torch
+
+        passed = verify(config, source, images=arguments.images, split=arguments.split, tolerance=arguments.tolerance)
+    convert(config, source, output)
+    return 0 if passed else 1
 
 
 def convert(config: ConfigDict, source: Path, output: Path) -> None:

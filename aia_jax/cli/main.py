@@ -1,79 +1,68 @@
-"""`aia <command>`, which is also `python -m aia_jax <command>`."""
+"""The command line: `aia COMMAND`, which is also `python -m aia_jax COMMAND`, and the scripts such as `train.py`."""
 
-import argparse
 import difflib
-import os
+import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from pathlib import Path
 
-from aia_jax.cli import annotate, export, features, import_labels, keywords, prepare, results, search, vocab
-from aia_jax.cli.flags import EXIT_INPUT, fail, run_with_exit_code
-from aia_jax.utils.config import read_config
+from aia_jax.cli.exit_codes import execute, fail
+from aia_jax.cli.flags import Parser
 
-_COMMANDS = {
-    "annotate": annotate,
-    "export": export,
-    "features": features,
-    "import-labels": import_labels,
-    "keywords": keywords,
-    "prepare": prepare,
-    "results": results,
-    "search": search,
-    "vocab": vocab,
+# Each command is a module of this package with `add_arguments(parser)` and `run(arguments)`.
+COMMANDS = {
+    "train": "train a model from a config, or continue a run, then evaluate it",
+    "evaluate": "score a split: metrics, predictions and pictures",
+    "convert": "convert PyTorch weights to a checkpoint, or a checkpoint to PyTorch weights",
+    "annotate": "label the photos of a folder",
+    "export": "export an annotator as StableHLO or ONNX",
+    "features": "compute grid features of photos, for image-text retrieval",
+    "import-labels": "import labels of your own photos for training",
+    "keywords": "encode keywords of images for image search",
+    "prepare": "download and check a public data set",
+    "results": "list published results beside measured ones",
+    "search": "search the photos of a folder by words",
+    "vocab": "build a vocabulary from captions",
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    _given: Sequence[str] = ()
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        self._given = args or ()
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        if message.startswith("the following arguments are required"):  # perhaps as one is misspelt
-            known = [option for action in self._actions for option in action.option_strings]
-            flags = (given.split("=")[0] for given in self._given if given.startswith("--"))
-            for flag in flags:
-                if flag not in known and not flag.startswith("--config."):
-                    near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
-                    message += f"; unknown: {flag}" + (f", nearest: {near[0]}" if near else "")
-        self.exit(EXIT_INPUT, f"error: {message}; see {self.prog} --help\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; `argv` is the command line without the program's name.
+    """Runs `aia`; `argv` is the command line without the name of the program.
 
     Returns:
-        The exit code: 0 done, 2 bad flags or input, 130 interrupted.
+        The exit code, see `exit_codes`.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = _parser()
-    if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
-        near = difflib.get_close_matches(argv[0], _COMMANDS, n=1, cutoff=0.5)
-        hint = f"nearest: {near[0]}" if near else f"known: {', '.join(_COMMANDS)}"
-        return fail(f"unknown command {argv[0]!r}; {hint}")
-    arguments, others = parser.parse_known_args(argv)
-    if others and not getattr(arguments, "config", None):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
-    return run_with_exit_code(lambda: _run(arguments, others))
+    if argv and argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if not argv:
+        return fail("name a command; see aia --help")
+    name, *arguments = argv
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"nearest: {near[0]}" if near else f"known: {', '.join(COMMANDS)}"
+        return fail(f"unknown command {name!r}; {hint}")
+    return run_command(name, arguments, f"aia {name}")
 
 
-def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    try:
-        if getattr(arguments, "config", None):
-            arguments.config = read_config(arguments.config, overrides)
-        _COMMANDS[arguments.command].run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has had enough
+def run_script(name: str) -> None:
+    """Runs the command `name` as the script that is running, and exits."""
+    sys.exit(run_command(name, sys.argv[1:], Path(sys.argv[0]).name))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="aia", description="Automatic image annotation in JAX.", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, command in _COMMANDS.items():
-        described = command.__doc__.strip()
-        command.add_arguments(commands.add_parser(name, help=described, description=described, allow_abbrev=False))
-    return parser
+def run_command(name: str, argv: Sequence[str], prog: str) -> int:
+    """Runs a command; imports only its module, so that `aia --help` is fast. Returns the exit code."""
+    command = importlib.import_module(f"aia_jax.cli.{name.replace('-', '_')}")
+    parser = Parser(command.__doc__, prog)
+    command.add_arguments(parser)
+    return execute(parser, command.run, argv)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  {name:<{width}}{text}" for name, text in COMMANDS.items())
+    return (
+        "usage: aia COMMAND [flags]\n\nAutomatic image annotation in JAX.\n\n"
+        f"commands:\n{commands}\n\n`aia COMMAND --help` shows examples and flags."
+    )

@@ -1,25 +1,53 @@
-"""Trains what a config describes, then evaluates it: the whole way in one call."""
+"""Train a model from a config, then evaluate its best epoch on the test split.
 
+    python train.py --config configs/demo.py --workdir runs/demo
+    python train.py --config configs/corel5k.py --workdir runs/corel5k --config.data.root=datasets
+    python train.py --config configs/vg500.py:large --workdir runs/vg500 --xla_preset=multi_gpu --distributed=auto
+
+The same command continues an interrupted run. `--config.field=value` sets any field of the config, for example
+--config.batch_size=64 --config.loss.name=focal. --config.init_backbone=FILE starts from ImageNet weights,
+--config.init_from=FILE|WORKDIR from a whole model.
+"""
+
+import argparse
 from pathlib import Path
 
 import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from aia_jax.cli.devices import add_device_arguments, set_up_devices
+from aia_jax.cli.flags import Parser, add_config_argument
 from aia_jax.data.annotation.annotations import CUSTOM
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.label_balance import balance_summary
 from aia_jax.tasks import make_task
 from aia_jax.tasks.annotation import AnnotationTask
-from aia_jax.training.run_record import saved_steps
+from aia_jax.training.run_record import hint_trained_root, saved_steps
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import printable
 from aia_jax.weights.initialization import initializer
 
 
+def add_arguments(parser: Parser) -> None:
+    """Adds the flags of `aia train`."""
+    add_config_argument(parser)
+    parser.add_argument(
+        "--workdir", required=True, type=Path, metavar="DIR", help="folder of the run: checkpoints, metrics, pictures"
+    )
+    add_device_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Sets up the devices and trains."""
+    set_up_devices(arguments)
+    with hint_trained_root(arguments.workdir, arguments.config):
+        train(arguments.config, arguments.workdir)
+
+
 def train(config: ConfigDict, workdir: Path) -> None:
-    """Trains, or continues, the run in `workdir`, then evaluates its best checkpoint on the test split.
+    """Trains or continues the run in `workdir`, then evaluates its best checkpoint on the test split.
 
     Raises:
         InputError, NonFiniteLossError, Interrupted: see `aia_jax.utils.errors`.
@@ -29,7 +57,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     if config.model.get("freeze_backbone") and not (config.init_backbone or config.init_from or resumed):
         raise InputError("config.model.freeze_backbone needs a backbone: give config.init_backbone or config.init_from")
     for split in ("train", config.eval.split, "test"):
-        task.split(split)  # all data are read and checked before the first step
+        task.split(split)  # reads and checks all data before the first step
     if config.task == "annotation" and config.data.name == CUSTOM and jax.process_index() == 0:
         print(_balance(task), flush=True)
     initialize = None if resumed else initializer(config, task)
@@ -47,6 +75,6 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
 
 def _balance(task: AnnotationTask) -> str:
-    chosen_on = task.config.eval.split
-    targets = [task.split(split).targets for split in ("train", chosen_on)]
-    return balance_summary([printable(label) for label in task.labels], *targets, chosen_on)
+    split = task.config.eval.split
+    targets = task.split("train").targets, task.split(split).targets
+    return balance_summary([printable(label) for label in task.labels], *targets, split)

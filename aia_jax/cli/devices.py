@@ -1,0 +1,135 @@
+"""Flags of commands that may run on several devices or hosts, and what they set up before the first computation.
+
+No XLA flag is set unless `--xla_preset` asks for it: XLA's defaults serve one GPU, TPUs and CPUs best. With several GPUs
+the all-reduce of the gradients should overlap with the backward pass. The scheduler must move it there, in pieces large
+enough for the links and small enough to start before the last gradient is known. See https://docs.nvidia.com/jax-toolbox
+and `xla/debug_options_flags.cc`. The values are the usual ones; they were not measured here.
+"""
+
+import argparse
+import os
+import threading
+from collections.abc import MutableMapping
+
+import jax
+
+from aia_jax.cli.flags import Parser
+from aia_jax.data.cache import cache_root
+from aia_jax.utils.errors import InputError
+
+PRESETS: dict[str, dict[str, str]] = {
+    "multi_gpu": {
+        "xla_gpu_enable_latency_hiding_scheduler": "true",  # overlaps collectives with computation
+        "xla_gpu_all_reduce_combine_threshold_bytes": str(32 << 20),  # gradients of TResNet-M: 97 MB, so four pieces
+        "xla_gpu_all_gather_combine_threshold_bytes": str(32 << 20),  # weights, with config.mesh.fsdp
+        "xla_gpu_reduce_scatter_combine_threshold_bytes": str(32 << 20),  # gradients, with config.mesh.fsdp
+    },
+    # Without atomics and without kernels that are chosen by timing: the same bits in every run, but slower.
+    "deterministic": {"xla_gpu_deterministic_ops": "true"},
+}
+_JOIN_SECONDS = 300
+
+
+def add_device_arguments(parser: Parser) -> None:
+    """Adds `--distributed`, `--num_processes`, `--process_id` and `--xla_preset`."""
+    group = parser.add_argument_group("devices and hosts")
+    group.add_argument(
+        "--distributed",
+        metavar="auto|HOST:PORT",
+        help="run on the devices of several processes; all get the same command and share the workdir. auto: under "
+        "SLURM, Kubernetes, Open MPI or on a TPU pod; HOST:PORT: a free port on the host of process 0",
+    )
+    group.add_argument("--num_processes", type=int, metavar="N", help="number of processes, with HOST:PORT")
+    group.add_argument("--process_id", type=int, metavar="I", help="this process, from 0 on, with HOST:PORT")
+    group.add_argument(
+        "--xla_preset", choices=list(PRESETS), help="XLA flags to set and print; those in $XLA_FLAGS take precedence"
+    )
+
+
+def set_up_devices(arguments: argparse.Namespace) -> None:
+    """Sets the XLA flags and joins the other hosts; must run before JAX uses a device.
+
+    Raises:
+        InputError: flags that do not fit together, or no known cluster.
+    """
+    apply_preset(arguments.xla_preset)
+    join_hosts(arguments.distributed, arguments.num_processes, arguments.process_id)
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that a second call starts faster."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_root("") / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def apply_preset(name: str | None, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Puts the flags of a preset before those in `XLA_FLAGS`, where the last one counts, and prints the result."""
+    if name is None:
+        return
+    ours = [f"--{flag}={value}" for flag, value in PRESETS[name].items()]
+    environment["XLA_FLAGS"] = " ".join([*ours, *environment.get("XLA_FLAGS", "").split()])
+    print(f"XLA_FLAGS={environment['XLA_FLAGS']!r}", flush=True)
+
+
+def join_hosts(
+    distributed: str | None, num_processes: int | None, process_id: int | None, *, timeout_s: int = _JOIN_SECONDS
+) -> None:
+    """Connects this process to the others, if there are any.
+
+    CPU processes communicate through Gloo, JAX's default there.
+
+    Args:
+        distributed: "auto", the HOST:PORT of process 0, or None for a run of one process.
+        num_processes, process_id: given with HOST:PORT only.
+        timeout_s: seconds to wait for the others; then the process prints an error and exits with code 2.
+
+    Raises:
+        InputError: flags that do not fit together, or no known cluster.
+    """
+    if distributed is None:
+        if num_processes is not None or process_id is not None:
+            raise InputError("--num_processes and --process_id need --distributed=HOST:PORT, the address of process 0")
+        return
+    _check(distributed, num_processes, process_id)
+    # The training loop handles SIGTERM; this service would take the signal away from it.
+    jax.config.update("jax_enable_preemption_service", False)
+    where = "the other processes" if distributed == "auto" or process_id == 0 else f"process 0 at {distributed}"
+    # JAX aborts with a stack trace after its own timeout, so ours is shorter.
+    watch = threading.Timer(timeout_s, _give_up, [where, timeout_s])
+    watch.daemon = True
+    watch.start()
+    address = None if distributed == "auto" else distributed
+    try:
+        jax.distributed.initialize(address, num_processes, process_id, initialization_timeout=timeout_s + 60)
+    except (ValueError, RuntimeError) as error:
+        if distributed == "auto":
+            raise InputError(
+                f"--distributed=auto: no cluster was recognised ({error}); start it under SLURM, Kubernetes, Open MPI "
+                "or on a TPU pod, or give --distributed=HOST:PORT --num_processes=N --process_id=I"
+            ) from error
+        raise InputError(f"--distributed={distributed}: {error}") from error
+    finally:
+        watch.cancel()
+
+
+def _check(distributed: str, num_processes: int | None, process_id: int | None) -> None:
+    if distributed == "auto":
+        if num_processes is not None or process_id is not None:
+            raise InputError("--distributed=auto finds --num_processes and --process_id itself; leave them out")
+        return
+    host, _, port = distributed.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"--distributed={distributed}: neither auto nor HOST:PORT, such as 10.0.0.1:1234")
+    if num_processes is None or process_id is None:
+        raise InputError(f"--distributed={distributed} needs --num_processes and --process_id too")
+    if not 0 <= process_id < num_processes:
+        raise InputError(
+            f"--process_id={process_id} --num_processes={num_processes}: process IDs range from 0 to "
+            f"--num_processes - 1"
+        )
+
+
+def _give_up(where: str, timeout_s: int) -> None:
+    message = f"error: {where} did not answer within {timeout_s} s; start all processes, with the same address\n"
+    os.write(2, message.encode())
+    os._exit(2)

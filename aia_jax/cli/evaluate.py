@@ -1,0 +1,111 @@
+"""Score a split with the best checkpoint of a run, or with other weights: metrics.json, scores or rankings, pictures.
+
+    python eval.py --config configs/demo.py --workdir runs/demo --html
+    python eval.py --config configs/demo.py --workdir runs/demo --split train --output /tmp/demo-train
+    python eval.py --config configs/corel5k.py --weights Annotator_Corel-5k.pth --output /tmp/corel5k
+    python eval.py --config configs/improved_loss.py:corel5k --workdir runs/b --thresholds mcc
+    python eval.py --config configs/sgraf.py:f30k --weights runs/sgr --weights runs/saf --output runs/sgraf
+
+A run is evaluated in the precision of config.model.dtype. Weights from PyTorch, a file or a folder that
+convert_weights.py wrote, are evaluated in float32, in which their scores equal PyTorch's. --config.model.dtype=bfloat16
+or float32 overrides both.
+"""
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from aia_jax.cli.devices import add_device_arguments, set_up_devices
+from aia_jax.cli.flags import Parser, Switch, add_config_argument
+from aia_jax.evaluation.evaluate import evaluate
+from aia_jax.training.run_record import hint_trained_root
+from aia_jax.training.runs import best_step, open_run
+from aia_jax.utils.errors import InputError
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the flags of `aia evaluate`."""
+    add_config_argument(parser)
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help="folder of the run to evaluate")
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="FILE|DIR",
+        help="instead of --workdir: a PyTorch file, or a folder that convert_weights.py or train.py wrote; retrieval "
+        "takes several and scores their ensemble too",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for the results; the default is `evaluation` in the folder of --workdir or --weights",
+    )
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="split to score; the default is test"
+    )
+    parser.add_argument(
+        "--thresholds",
+        default="",
+        metavar="mcc|exact|FILE",
+        help="annotation: also score at a threshold for each label: mcc, the highest MCC on the training split over "
+        "the published grid; exact, over all its scores; or a thresholds.json",
+    )
+    parser.add_argument(
+        "--html",
+        action=Switch,
+        help="annotation: also write report.html, a page of all photos, the worst first, with true and predicted "
+        "labels, attention, precision-recall curves and confusions",
+    )
+    add_device_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluates the run or the weights.
+
+    Raises:
+        InputError: flags that do not go together, and see `evaluate`.
+    """
+    workdir, weights = arguments.workdir, arguments.weights
+    if bool(workdir) == bool(weights):
+        raise InputError("give --workdir, the folder of a run, or --weights, a file or folder")
+    folder = workdir or (Path(weights[0]) if len(weights) == 1 and Path(weights[0]).is_dir() else None)
+    if not arguments.output and not folder:
+        raise InputError("--weights FILE needs --output, a folder for the results")
+    set_up_devices(arguments)
+    _choose_dtype(arguments, [workdir] if workdir else [Path(source) for source in weights])
+    with hint_trained_root(workdir, arguments.config) if workdir else contextlib.nullcontext():
+        evaluate(
+            arguments.config,
+            workdir,
+            arguments.output or folder / "evaluation",
+            weights=weights,
+            split=arguments.split,
+            thresholds=arguments.thresholds,
+            html=arguments.html,
+        )
+
+
+def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> None:
+    """Sets float32 for weights from PyTorch, unless the command line sets `model.dtype`; prints the choice."""
+    model = arguments.config.model
+    if any(override.partition("=")[0] == "--config.model.dtype" for override in arguments.overrides):
+        reason = "given on the command line"
+    elif any(map(_is_from_pytorch, sources)):
+        model.dtype, reason = "float32", "for weights from PyTorch; --config.model.dtype overrides it"
+    else:
+        reason = "config.model.dtype"
+    if jax.process_index() == 0:
+        print(f"computing in {model.dtype}, {reason}", flush=True)
+
+
+def _is_from_pytorch(source: Path) -> bool:
+    """Whether `source` is a file, or a folder whose weights were converted and not trained further."""
+    if not source.is_dir():
+        return True
+    with open_run(source) as checkpointer:
+        step = best_step(checkpointer)
+        return step is not None and "source" in checkpointer.info(step)

@@ -1,0 +1,82 @@
+"""Runs a command and turns what happens into an exit code.
+
+0: done. 1: done, with a failed check. 2: flags or input that cannot be used. 3: non-finite loss. 128 + signal:
+interrupted.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from aia_jax.cli.flags import Parser
+from aia_jax.utils.config import read_config
+from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
+
+EXIT_INPUT, EXIT_NON_FINITE = 2, 3
+
+
+def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None) -> int:
+    """Parses a command line, reads its config and runs a command.
+
+    Args:
+        run: gets the arguments, `config` as a ConfigDict; may return an exit code.
+        argv: without the name of the program; None: those of this process.
+
+    Returns:
+        The exit code.
+    """
+
+    def command() -> int | None:
+        try:
+            arguments = parser.parse(sys.argv[1:] if argv is None else argv)
+            if getattr(arguments, "config", None):
+                arguments.config = read_config(arguments.config, arguments.overrides)
+            code = run(arguments)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the reader of the output, such as `head`, has stopped
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+    return run_with_exit_code(command)
+
+
+def run_with_exit_code(command: Callable[[], int | None]) -> int:
+    """Calls `command`, prints an expected error in one line, and returns the exit code."""
+    try:
+        return command() or 0
+    except InputError as error:
+        return fail(str(error))
+    except OSError as error:
+        return fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except NonFiniteLossError as error:
+        return fail(str(error), EXIT_NON_FINITE)
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        return 128 + interruption.signum
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
+
+
+def fail(message: str, code: int = EXIT_INPUT) -> int:
+    """Prints an error; returns the exit code."""
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Raises SystemExit on SIGTERM, so that temporary files are removed as after Ctrl-C."""
+
+    def leave(signum: int, _frame: Any) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
