@@ -20,10 +20,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from aia_jax.cli.annotate import PAGE
-from aia_jax.cli.flags import positive, run_with_exit_code
+from aia_jax.cli.exit_codes import execute
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.inference.annotation_output import ANNOTATIONS, PROBLEMS
-from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from benchmarks.browser import NoBrowserError, browser
@@ -129,9 +129,9 @@ def _num_lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
+def _run(arguments: argparse.Namespace) -> None:
     photo_names(arguments.images)  # told before anything is computed
-    config = read_config(arguments.config, overrides)
+    config = arguments.config
     if config.get("task") != "annotation":
         raise InputError(f"config.task={config.get('task')!r}: labels are those of an annotation config")
     config.data.image_size = arguments.image_size
@@ -143,15 +143,14 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def main() -> int:
     """The command; an exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, searched recursively")
     parser.add_argument("--config", default="configs/corel5k.py", help="of annotation; --config.field=value overrides")
     parser.add_argument(
         "--image_size", type=positive, default=224, metavar="S", help="pixels; the config's do not count"
     )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
-    arguments, overrides = parser.parse_known_args()
-    return run_with_exit_code(lambda: _run(arguments, overrides))
+    return execute(parser, _run)
 
 
 if __name__ == "__main__":

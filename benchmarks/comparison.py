@@ -1,15 +1,16 @@
 """One step, this project's and PyTorch's, timed in the same call on the same device and set beside its rooflines."""
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from ml_collections import ConfigDict
 
-from aia_jax.cli import flags as cli
+from aia_jax.cli.exit_codes import execute, fail
+from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least, positive
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, write_json
 from benchmarks.roofline import bounds, count_work, measure_device
@@ -18,7 +19,6 @@ from benchmarks.timing import isolated, machine, versions
 
 SMALL = "A CPU: small shapes and float32; --full_size takes the config as it is."
 
-_OPTIONS = ("windows", "seconds", "full_size", "torch_compile")
 _SMALL_SIZE, _SMALL_BATCH = 224, 8
 _VARIANTS = [(False, False), (True, False), (False, True), (True, True)]  # channels_last, compiled
 
@@ -157,48 +157,53 @@ def table(document: dict[str, Any]) -> str:
 
 def command(description: str, *, inference: bool) -> None:
     """The command line of `train` and `infer`."""
-    define_flags(description, profile="Write a trace of a few of our steps here.")
-    run_command(functools.partial(_run, inference))
+    parser = make_parser(description)
+    parser.add_argument("--profile", metavar="DIR", help="write a trace of a few steps of this project here")
+    run_command(parser, functools.partial(_run, inference))
 
 
-def define_flags(description: str, **strings: str) -> None:
-    """`--config`, `--output`, those that `given_options` reads, and string flags of one's own (name to help)."""
-    cli.define_flags(description, output="Write the numbers here, JSON.", **strings)
-    flags.DEFINE_integer("windows", 5, "Windows to time.", lower_bound=1)
-    flags.DEFINE_float("seconds", 1.0, "Length of a window, about.", lower_bound=0.0)
-    flags.DEFINE_bool("full_size", False, "The config as it is on a CPU too.")
-    flags.DEFINE_bool("torch_compile", False, "Run PyTorch compiled on a CPU too.")
-    for name in _OPTIONS:
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+def make_parser(description: str) -> Parser:
+    """Makes a parser with `--config`, `--output`, and the flags that `timing_options` reads."""
+    parser = Parser(description)
+    add_config_argument(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    parser.add_argument("--windows", type=positive, default=5, metavar="N", help="windows to time; the default is 5")
+    parser.add_argument(
+        "--seconds", type=at_least(0.0), default=1.0, metavar="S", help="length of a window, about; the default is 1"
+    )
+    parser.add_argument("--full_size", action=Switch, help="use the config unchanged on a CPU too")
+    parser.add_argument("--torch_compile", action=Switch, help="compile PyTorch's step on a CPU too")
+    return parser
 
 
-def given_options() -> dict[str, Any]:
-    """What was given for `windows`, `seconds`, `full_size` and `torch_compile`."""
-    return {name: flags.FLAGS[name].value for name in _OPTIONS}
+def timing_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of `windows`, `seconds`, `full_size` and `torch_compile`."""
+    return {name: getattr(arguments, name) for name in ("windows", "seconds", "full_size", "torch_compile")}
 
 
-def run_command(measure: Callable[[ConfigDict], int]) -> None:
-    """`cli.run` of a command with the flags of `define_flags`; that `--output` cannot be written is told first."""
+def run_command(parser: Parser, measure: Callable[[argparse.Namespace], int | None]) -> None:
+    """Runs a benchmark and exits; checks first that `--output` can be written."""
 
-    def checked(config: ConfigDict) -> int:
-        check_writable(flags.FLAGS.output)
-        return measure(config)
+    def checked(arguments: argparse.Namespace) -> int | None:
+        check_writable(arguments.output)
+        return measure(arguments)
 
-    cli.run(checked)
+    sys.exit(execute(parser, checked))
 
 
-def finish(document: dict[str, Any], text: str) -> int:
-    """Prints the text, writes the document where `--output` says; the exit code, 1 if this project's side failed."""
+def finish(document: dict[str, Any], text: str, output: Path | None) -> int:
+    """Prints the text and writes the document to `output`; the exit code is 1 if this project's side failed."""
     print(text)
-    if flags.FLAGS.output:
-        write_json(Path(flags.FLAGS.output), document)
+    if output:
+        write_json(output, document)
     failed = [row["failed"] for row in document["results"] if row["name"] == "aia_jax" and "failed" in row]
-    return cli.fail(f"this project's side failed: {failed[0]}", 1) if failed else 0
+    return fail(f"this project's side failed: {failed[0]}", 1) if failed else 0
 
 
-def _run(inference: bool, config: ConfigDict) -> int:
-    document = compare(config, inference=inference, profile=flags.FLAGS.profile, **given_options())
-    return finish(document, table(document))
+def _run(inference: bool, arguments: argparse.Namespace) -> int:
+    options = timing_options(arguments)
+    document = compare(arguments.config, inference=inference, profile=arguments.profile, **options)
+    return finish(document, table(document), arguments.output)
 
 
 def _name(channels_last: bool, compiled: bool) -> str:

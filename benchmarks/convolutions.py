@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.cli import flags as cli
+from aia_jax.cli.exit_codes import run_with_exit_code
 from aia_jax.models.layers.conv_norm import convolve
 from aia_jax.utils.files import check_writable, write_json
 from benchmarks.comparison import peer_row, usable_device
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--windows", type=positive, default=7, help="windows to time")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
-    sys.exit(cli.run_with_exit_code(lambda: _run(arguments)))
+    sys.exit(run_with_exit_code(lambda: _run(arguments)))
 
 
 def _run(arguments: argparse.Namespace) -> None:

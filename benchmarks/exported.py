@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.cli.flags import positive, run_with_exit_code
+from aia_jax.cli.exit_codes import run_with_exit_code
+from aia_jax.cli.flags import positive
 from aia_jax.inference.export import import_onnx
 from aia_jax.inference.load import load_trained_annotator
 from aia_jax.inference.stablehlo import load_stablehlo

@@ -5,6 +5,7 @@
 Shapes are those of the config's step. Needs jax, flax, optax, ml_collections, torch and timm. Runs on the first device.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +22,12 @@ from aia_jax.utils.errors import InputError
 from benchmarks.comparison import (
     SMALL,
     best_peer,
-    define_flags,
     finish,
-    given_options,
+    make_parser,
     peer_row,
     run_command,
     shrunk,
+    timing_options,
     usable_device,
 )
 from benchmarks.step import head_options, labels_of, peak_gb
@@ -188,11 +189,10 @@ def _features(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def _main(config: ConfigDict) -> int:
-    document = compare(config, **given_options())
-    return finish(document, table(document))
+def _main(arguments: argparse.Namespace) -> int:
+    document = compare(arguments.config, **timing_options(arguments))
+    return finish(document, table(document), arguments.output)
 
 
 if __name__ == "__main__":
-    define_flags(__doc__)
-    run_command(_main)
+    run_command(make_parser(__doc__), _main)

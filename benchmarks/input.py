@@ -6,6 +6,7 @@ The photos are made here, 500 x 375 pixels, in a temporary folder. The first way
 and TFDS.
 """
 
+import argparse
 import itertools
 import json
 import tempfile
@@ -18,16 +19,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
+from aia_jax.cli.flags import at_least, positive
 from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import FOLDERS
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.training import sharding
 from aia_jax.training.step import gather_rows
 from aia_jax.utils.errors import InputError
-from benchmarks.comparison import SMALL, define_flags, finish, given_options, run_command, shrunk, usable_device
+from benchmarks.comparison import SMALL, finish, make_parser, run_command, shrunk, timing_options, usable_device
 from benchmarks.step import check_task
 from benchmarks.timing import isolated, machine, per_second, time_windows, versions
 
@@ -204,15 +205,16 @@ def _pixels(num_images: int, size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (num_images, size, size, 3), np.uint8)
 
 
-def _main(config: ConfigDict) -> int:
-    given = flags.FLAGS
-    options = {name: value for name, value in given_options().items() if name != "torch_compile"}
-    document = compare(config, num_images=given.images, step_rate=given.step_rate, **options)
-    return finish(document, table(document))
+def _main(arguments: argparse.Namespace) -> int:
+    options = {name: value for name, value in timing_options(arguments).items() if name != "torch_compile"}
+    document = compare(arguments.config, num_images=arguments.images, step_rate=arguments.step_rate, **options)
+    return finish(document, table(document), arguments.output)
 
 
 if __name__ == "__main__":
-    define_flags(__doc__)
-    flags.DEFINE_integer("images", 1024, "Images of the split.", lower_bound=1)
-    flags.DEFINE_float("step_rate", 1800.0, "Images a second that a step takes.", lower_bound=0.001)
-    run_command(_main)
+    parser = make_parser(__doc__)
+    parser.add_argument("--images", type=positive, default=1024, metavar="N", help="images of the split")
+    parser.add_argument(
+        "--step_rate", type=at_least(0.001), default=1800.0, metavar="R", help="images a second that a step takes"
+    )
+    run_command(parser, _main)

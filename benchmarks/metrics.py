@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.cli import flags as cli
+from aia_jax.cli.exit_codes import run_with_exit_code
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.utils.files import check_writable, write_json
 from benchmarks.thresholds import positive, random_scores
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--windows", type=positive, default=5, help="windows to time")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
-    sys.exit(cli.run_with_exit_code(lambda: _run(arguments)))
+    sys.exit(run_with_exit_code(lambda: _run(arguments)))
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ the first 500: its rate does not depend on their number. Needs jax, flax, optax,
 Runs on the first device.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
+from aia_jax.cli.flags import positive
 from aia_jax.losses.retrieval import rank_disagreement, triplet
 from aia_jax.models.backbones import DTYPES
 from aia_jax.models.sgraf import SGRAF
@@ -28,11 +29,11 @@ from aia_jax.training.model_arrays import merge_model, split_model
 from aia_jax.utils.errors import InputError
 from benchmarks.comparison import (
     best_peer,
-    define_flags,
     finish,
-    given_options,
+    make_parser,
     peer_row,
     run_command,
+    timing_options,
     usable_device,
 )
 from benchmarks.step import peak_gb
@@ -285,14 +286,14 @@ def _batch(config: ConfigDict, count: int) -> tuple[np.ndarray, ...]:
     return features, tokens, lengths, (meaning + meaning.T) / 2
 
 
-def _main(config: ConfigDict) -> int:
-    sizes = {name: flags.FLAGS[name].value for name in ("num_images", "num_captions")}
-    document = compare(config, **sizes, **given_options())
-    return finish(document, table(document))
+def _main(arguments: argparse.Namespace) -> int:
+    sizes = {"num_images": arguments.num_images, "num_captions": arguments.num_captions}
+    document = compare(arguments.config, **sizes, **timing_options(arguments))
+    return finish(document, table(document), arguments.output)
 
 
 if __name__ == "__main__":
-    define_flags(__doc__)
-    for name in ("images", "captions"):
-        flags.DEFINE_integer(f"num_{name}", None, f"How many {name} are scored.", lower_bound=1)
-    run_command(_main)
+    parser = make_parser(__doc__)
+    parser.add_argument("--num_images", type=positive, metavar="N", help="number of images to score")
+    parser.add_argument("--num_captions", type=positive, metavar="N", help="number of captions to score")
+    run_command(parser, _main)

@@ -17,12 +17,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import run_with_exit_code
+from aia_jax.cli.exit_codes import execute
+from aia_jax.cli.flags import Parser
 from aia_jax.cli.train import train
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import describe_model
 from aia_jax.training.run_record import package_versions
-from aia_jax.utils.config import read_config
 from aia_jax.utils.files import check_writable, write_json
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -107,14 +107,13 @@ def measure(arguments: argparse.Namespace, config: ConfigDict) -> None:
 
 def main() -> int:
     """The command; an exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("--config", required=True, help="of image search")
     parser.add_argument("--runs", type=Path, default=Path("runs/search"), help="folder for the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
-    arguments, overrides = parser.parse_known_args()
-    return run_with_exit_code(lambda: measure(arguments, read_config(arguments.config, overrides)))
+    return execute(parser, lambda arguments: measure(arguments, arguments.config))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.cli.flags import positive, run_with_exit_code
+from aia_jax.cli.exit_codes import run_with_exit_code
+from aia_jax.cli.flags import positive
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.vocabulary import SPECIAL_WORDS
 from aia_jax.inference.searcher import PhotoSearch

@@ -9,6 +9,7 @@ For TPUs the compiler counts bytes and operations itself ("gb_per_image", "gflop
 memory included; those by kind and by stage are read off the program as for GPUs, in main memory and without padding.
 """
 
+import argparse
 import functools
 import re
 import sys
@@ -19,11 +20,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.cli import flags as cli
+from aia_jax.cli.exit_codes import execute
+from aia_jax.cli.flags import Parser, Switch, add_config_argument, positive
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
@@ -223,23 +224,23 @@ def _empty() -> dict[str, float]:
     return {"kernels": 0, "gb_per_image": 0.0, "gflop_per_image": 0.0}
 
 
-def _main(config: ConfigDict) -> None:
-    given = flags.FLAGS
-    check_writable(given.output, given.hlo)
-    measured, text = report(config, given.target, given.devices, inference=given.inference)
+def _main(arguments: argparse.Namespace) -> None:
+    check_writable(arguments.output, arguments.hlo)
+    measured, text = report(arguments.config, arguments.target, arguments.devices, inference=arguments.inference)
     print(table(measured))
-    if given.output:
-        write_json(Path(given.output), measured)
-    if given.hlo:
-        Path(given.hlo).write_text(text)
+    if arguments.output:
+        write_json(arguments.output, measured)
+    if arguments.hlo:
+        arguments.hlo.write_text(text)
 
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
-    cli.define_flags(
-        sys.modules["__main__"].__doc__, hlo="Write the optimised program here.", output="Write the numbers here, JSON."
-    )
-    flags.DEFINE_enum("target", "h200", list(TARGETS), "Device to compile for.")
-    flags.DEFINE_integer("devices", 1, "How many of them.", lower_bound=1)
-    flags.DEFINE_bool("inference", False, "The prediction step instead of the training step.")
-    cli.run(_main)
+    parser = Parser(__doc__)
+    add_config_argument(parser)
+    parser.add_argument("--hlo", type=Path, metavar="FILE", help="write the optimised program here")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    parser.add_argument("--target", choices=TARGETS, default="h200", help="device to compile for")
+    parser.add_argument("--devices", type=positive, default=1, metavar="N", help="number of devices")
+    parser.add_argument("--inference", action=Switch, help="the prediction step instead of the training step")
+    sys.exit(execute(parser, _main))

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import positive, run_with_exit_code
+from aia_jax.cli.exit_codes import run_with_exit_code
+from aia_jax.cli.flags import positive
 from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json

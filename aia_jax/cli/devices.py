@@ -1,9 +1,9 @@
 """Flags of commands that may run on several devices or hosts, and what they set up before the first computation.
 
-No XLA flag is set unless `--xla_preset` asks for it: XLA's defaults serve one GPU, TPUs and CPUs best. With several GPUs
-the all-reduce of the gradients should overlap with the backward pass. The scheduler must move it there, in pieces large
-enough for the links and small enough to start before the last gradient is known. See https://docs.nvidia.com/jax-toolbox
-and `xla/debug_options_flags.cc`. The values are the usual ones; they were not measured here.
+No XLA flag is set unless `--xla_preset` asks for it: XLA's defaults serve one GPU, TPUs and CPUs best. With several
+GPUs the all-reduce of the gradients should overlap with the backward pass. The scheduler must move it there, in pieces
+large enough for the links and small enough to start before the last gradient is known. See
+https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The values are the usual ones, not measured here.
 """
 
 import argparse

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.cli.flags import enable_compilation_cache, exit_on_sigterm, positive
+from aia_jax.cli.devices import enable_compilation_cache
+from aia_jax.cli.exit_codes import exit_on_sigterm
+from aia_jax.cli.flags import positive
 from aia_jax.cli.model_flags import add_model_arguments, check_model_arguments
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import exit_on_sigterm, positive
+from aia_jax.cli.exit_codes import exit_on_sigterm
+from aia_jax.cli.flags import positive
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.feature_cache import weights_digest
 from aia_jax.data.photo_folder import photo_names, read_photos

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.cli.flags import exit_on_sigterm, not_negative, positive
+from aia_jax.cli.exit_codes import exit_on_sigterm
+from aia_jax.cli.flags import not_negative, positive
 from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats
 from aia_jax.data.annotation.stratification import stratified_split

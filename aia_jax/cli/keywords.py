@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.cli.flags import exit_on_sigterm
+from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.search.keyword_layouts import KeywordSplit, clickture_split, coco_splits, folder_split
 from aia_jax.data.search.keyword_records import write_keyword_records

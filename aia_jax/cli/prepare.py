@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import exit_on_sigterm, positive
+from aia_jax.cli.exit_codes import exit_on_sigterm
+from aia_jax.cli.flags import positive
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS
 from aia_jax.data.annotation.datasets import load_split
 from aia_jax.data.cache import os_errors_as_input_errors

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from aia_jax.cli.flags import enable_compilation_cache, exit_on_sigterm, not_negative, positive
+from aia_jax.cli.devices import enable_compilation_cache
+from aia_jax.cli.exit_codes import exit_on_sigterm
+from aia_jax.cli.flags import not_negative, positive
 from aia_jax.data.cache import cache_root, os_errors_as_input_errors
 from aia_jax.data.image_decoding import thumbnail
 from aia_jax.data.photo_folder import read_photos

@@ -136,7 +136,7 @@ def test_balance_is_told_before_training_and_a_whole_run_needs_its_source_no_mor
 
 
 def test_it_annotates_when_photos_and_annotations_are_gone(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(annotate, "keep_programs", lambda: None)
+    monkeypatch.setattr(annotate, "enable_compilation_cache", lambda: None)
     test = read_annotations(folder / "mine", "custom", "test")
     (tmp_path / "new").mkdir()
     for name, path in zip(test.image_names, test.image_paths, strict=True):

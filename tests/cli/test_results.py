@@ -1,13 +1,11 @@
 """`aia results`: what is printed, what is written, what is refused."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from aia_jax.cli.main import _COMMANDS, main
+from aia_jax.cli.main import main
 from aia_jax.metrics.published_results import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS
 
 NUM_PUBLISHED = len(RESULTS) + len(RETRIEVAL_RESULTS) + len(SEARCH_RESULTS)
@@ -172,46 +170,3 @@ def test_a_json_file_that_cannot_be_written_is_named(runs, capsys):
     Path("file").touch()
     assert main(["results", "--json", "file/table.json"]) == 2
     assert capsys.readouterr().err.startswith("error: file")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["reslts"], "error: unknown command 'reslts'; nearest: results\n"),
-        (["zzz"], f"error: unknown command 'zzz'; known: {', '.join(_COMMANDS)}\n"),
-    ],
-)
-def test_an_unknown_command_is_refused(capsys, arguments, message):
-    assert main(arguments) == 2
-    assert capsys.readouterr().err == message
-
-
-@pytest.mark.parametrize(("arguments", "message"), [([], "required: command"), (["results", "--jso=x"], "--jso=x")])
-def test_bad_flags_are_refused(capsys, arguments, message):
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-
-
-def test_help_and_the_module_as_a_program(tmp_path):
-    def program(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "aia_jax", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
-
-    assert "results" in program("--help").stdout
-    shown = program("results", str(tmp_path))
-    assert shown.returncode == 0
-    assert shown.stdout.count("not measured") == NUM_PUBLISHED
-    refused = program("result")
-    assert refused.returncode == 2
-    assert "nearest: results" in refused.stderr
-
-
-def test_a_reader_that_leaves_early_sees_no_traceback():
-    command = f"{sys.executable} -m aia_jax results | head -n 1"
-    shown = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
-    assert shown.stdout.count("\n") == 1
-    assert shown.stderr == ""

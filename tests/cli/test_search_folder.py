@@ -48,7 +48,7 @@ def photos(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _programs_stay_where_they_are(monkeypatch):
-    monkeypatch.setattr(command, "keep_programs", lambda: None)
+    monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
 
 
 def search(runs, photos, *arguments):

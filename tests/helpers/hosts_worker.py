@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from aia_jax.cli.distributed import join_hosts
+from aia_jax.cli.devices import join_hosts
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import Interrupted
 from tests.helpers.toy_task import StopAt, ToyTask, toy_config

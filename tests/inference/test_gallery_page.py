@@ -41,7 +41,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def annotate(workdir, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "keep_programs", lambda: None)
+    monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
 
     def run(*flags, model=("--workdir", str(workdir))):
         given = ["--images", str(photos), "--output", str(tmp_path / "out"), "--batch_size", "8", "--threshold", "0.5"]

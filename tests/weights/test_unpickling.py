@@ -26,7 +26,7 @@ MODULES = ("pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpic
 NEEDED = {"torch.load": ("weights_only", True)}
 NEVER = {"allow_pickle": True, "weights_only": False, "shell": True}
 ALLOWED = {
-    ("aia_jax/cli/flags.py", "runpy.run_path"): "a config is a program that the user names, as train.py is",
+    ("aia_jax/utils/config.py", "runpy.run_path"): "a config is a program that the user names, as train.py is",
 }
 
 

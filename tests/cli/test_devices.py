@@ -1,3 +1,4 @@
+import os
 import socket
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import time
 
 import pytest
 
-from aia_jax.cli.distributed import join_hosts
+from aia_jax.cli.devices import PRESETS, apply_preset, join_hosts
 from aia_jax.utils.errors import InputError
 
 
@@ -20,8 +21,8 @@ from aia_jax.utils.errors import InputError
         ((":1234", 2, 0), r"neither auto nor HOST:PORT"),
         (("there:99999", 2, 0), r"neither auto nor HOST:PORT"),
         (("there:1234", None, 0), r"--distributed=there:1234 needs --num_processes and --process_id too"),
-        (("there:1234", 2, 2), r"--process_id=2 --num_processes=2: the processes are numbered from 0"),
-        (("there:1234", 2, -1), r"the processes are numbered from 0"),
+        (("there:1234", 2, 2), r"--process_id=2 --num_processes=2: process IDs range from 0"),
+        (("there:1234", 2, -1), r"process IDs range from 0"),
     ],
 )
 def test_flags_that_do_not_fit_together_are_refused(arguments, message):
@@ -35,7 +36,7 @@ def test_one_process_joins_nobody():
 
 def join_alone(address: str, process: int) -> subprocess.CompletedProcess:
     call = f"join_hosts({address!r}, 2, {process}, timeout_s=2)"
-    command = [sys.executable, "-c", f"from aia_jax.cli.distributed import join_hosts; {call}"]
+    command = [sys.executable, "-c", f"from aia_jax.cli.devices import join_hosts; {call}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -50,3 +51,41 @@ def test_who_does_not_come_is_named(process, who):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {who.format(port=port)} did not answer within 2 s; start all processes")
     assert len(done.stderr.splitlines()) == 1
+
+
+def parse(flags: str) -> subprocess.CompletedProcess:
+    """Starts a backend, which parses the flags of every platform and aborts at those it does not know."""
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_installed_xla_knows_a_presets_flags(name, capsys):
+    environment = {}
+    apply_preset(name, environment)
+    done = parse(environment["XLA_FLAGS"])
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_flag_would_be_noticed():
+    done = parse("--xla_gpu_no_such_flag=true")
+    assert done.returncode != 0
+    assert "xla_gpu_no_such_flag" in done.stderr
+
+
+def test_a_preset_says_what_it_sets_and_gives_way_to_the_users_flags(capsys):
+    environment = {"XLA_FLAGS": "--xla_gpu_enable_latency_hiding_scheduler=false --xla_dump_to=d"}
+    apply_preset("multi_gpu", environment)
+    given = environment["XLA_FLAGS"].split()
+    ours = given.index("--xla_gpu_enable_latency_hiding_scheduler=true")
+    assert ours < given.index("--xla_gpu_enable_latency_hiding_scheduler=false")
+    assert given[-1] == "--xla_dump_to=d"
+    assert capsys.readouterr().out == f"XLA_FLAGS={environment['XLA_FLAGS']!r}\n"
+
+
+def test_without_a_preset_nothing_is_set(capsys):
+    environment = {}
+    apply_preset(None, environment)
+    assert environment == {}
+    assert capsys.readouterr().out == ""
