@@ -1,10 +1,10 @@
-"""`aia annotate --html` of a folder of photos, as a user starts it: time, memory, and how soon its page shows them.
+"""Time and memory of `aia annotate --html` on a folder of photos, and the time until its page shows them.
 
     python -m benchmarks.annotate_folder --images photos --output FILE.json \
         --config.data.root=datasets --config.model.dtype=float32
 
-The annotator is that of a config, its weights as they are drawn: every photo gets the five labels that score highest.
-What is counted begins and ends with the process: imports and compilation are in it. Run it where `configs/` lies.
+The annotator is that of a config, with random weights. Every photo gets the five labels with the highest scores. Time
+and memory are those of the whole process, with imports and compilation. Run it from the repository.
 """
 
 import argparse
@@ -30,30 +30,30 @@ from benchmarks.browser import NoBrowserError, browser
 from benchmarks.random_run import write_run
 from benchmarks.timing import machine, versions
 
-_TOP = 5  # labels of a photo, and so maps in the page
-_OPENED = 3  # times that the page is
-_PATIENCE = 120  # seconds
-_SHOWN = """
+_TOP = 5  # labels, and so attention maps, per photo
+_NUM_OPENINGS = 3  # of the page, to take a median
+_TIMEOUT = 120  # seconds
+_PHOTOS_ARE_SHOWN = """
 const cards = [...document.querySelectorAll("#grid .card")];
-const inSight = cards.filter((card) => card.getBoundingClientRect().top < innerHeight);
-const images = inSight.map((card) => card.querySelector("img"));
+const visible = cards.filter((card) => card.getBoundingClientRect().top < innerHeight);
+const images = visible.map((card) => card.querySelector("img"));
 return images.length > 0 && images.every((image) => image && image.complete && image.naturalWidth > 0);
 """
 
 
 def annotate(workdir: Path, images: Path, output: Path) -> dict[str, Any]:
-    """Runs `aia annotate` in a process of its own.
+    """Runs `aia annotate` in a new process.
 
     Returns:
-        `seconds` and `cpu_seconds` of the process, `peak_bytes` that it held, `photos` that have labels, those that are
-        `unreadable`, `page_bytes`.
+        `seconds`, `cpu_seconds` and `peak_bytes` of the process; the number of `photos` with labels and of
+        `unreadable` ones; `page_bytes`.
 
     Raises:
-        InputError: it failed; it has told why.
+        InputError: the process failed; it has printed the reason.
     """
     command = [sys.executable, "-m", "aia_jax", "annotate", "--html", "--threshold=0", f"--top={_TOP}"]
     command += [f"--workdir={workdir}", f"--images={images}", f"--output={output}"]
-    environment = {**os.environ, "AIA_JAX_CACHE": str(output.with_name("cache"))}  # so that it compiles, as at first
+    environment = {**os.environ, "AIA_JAX_CACHE": str(output.with_name("cache"))}  # an empty cache, as in a first run
     start = time.perf_counter()
     with subprocess.Popen(command, env=environment) as process:
         _, status, used = os.wait4(process.pid, 0)
@@ -72,33 +72,33 @@ def annotate(workdir: Path, images: Path, output: Path) -> dict[str, Any]:
 
 
 def seconds_until_shown(page: Path) -> float:
-    """From asking a browser that was just started for the page until all photos in its window are there.
+    """Returns the seconds that a new browser takes to open the page and to show all photos in its window.
 
     Raises:
-        NoBrowserError: there is none.
-        InputError: they are not shown after two minutes.
+        NoBrowserError: no browser is installed.
+        InputError: the photos are not shown after two minutes.
     """
     with browser("none") as driver:
         start = time.perf_counter()
         driver.get(page.as_uri())
-        while not driver.execute_script(_SHOWN):
-            if time.perf_counter() - start > _PATIENCE:
-                raise InputError(f"{page.name} shows no photos after {_PATIENCE} seconds")
+        while not driver.execute_script(_PHOTOS_ARE_SHOWN):
+            if time.perf_counter() - start > _TIMEOUT:
+                raise InputError(f"{page.name} shows no photos after {_TIMEOUT} seconds")
             time.sleep(0.005)
         return time.perf_counter() - start
 
 
 def measure(config: ConfigDict, images: Path) -> dict[str, Any]:
-    """The numbers of a folder of photos, `seconds_until_shown` among them where there is a browser."""
+    """Measures a folder of photos; `seconds_until_shown` needs a browser and is left out without one."""
     with tempfile.TemporaryDirectory(prefix="annotate-") as folder:
         workdir = write_run(Path(folder) / "run", config)
         before = machine()
         found = annotate(workdir, images, Path(folder) / "annotated")
         try:
-            shown = [seconds_until_shown(Path(folder) / "annotated" / PAGE) for _ in range(_OPENED)]
+            shown = [seconds_until_shown(Path(folder) / "annotated" / PAGE) for _ in range(_NUM_OPENINGS)]
             found["seconds_until_shown"] = {"median": statistics.median(shown), "min": min(shown), "max": max(shown)}
         except NoBrowserError as error:
-            print(f"how soon the page shows photos was not measured: {error}", file=sys.stderr)
+            print(f"the time until the page shows photos was not measured: {error}", file=sys.stderr)
     rates = {
         "images_per_second": found["photos"] / found["seconds"],
         "images_per_cpu_second": found["photos"] / found["cpu_seconds"],
@@ -108,14 +108,14 @@ def measure(config: ConfigDict, images: Path) -> dict[str, Any]:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The numbers as text."""
+    """Formats the numbers as text."""
     model, shown = document["model"], document.get("seconds_until_shown")
     lines = [
         f"{model['backbone']} + {model['head']} at {document['image_size']} px, {model['dtype']}",
-        f"photos                     {document['photos']:>10,}  and {document['unreadable']:,} that cannot be read",
-        f"images a second            {document['images_per_second']:>10.1f}  in {document['seconds']:,.0f} s",
-        f"images a CPU second        {document['images_per_cpu_second']:>10.1f}",
-        f"memory at most             {document['peak_bytes'] / 1e6:>10,.0f} MB",
+        f"photos                     {document['photos']:>10,}  and {document['unreadable']:,} unreadable",
+        f"images per second          {document['images_per_second']:>10.1f}  in {document['seconds']:,.0f} s",
+        f"images per CPU second      {document['images_per_cpu_second']:>10.1f}",
+        f"peak memory                {document['peak_bytes'] / 1e6:>10,.0f} MB",
         f"{PAGE:<27}{document['page_bytes'] / 1e6:>10,.1f} MB",
     ]
     if shown:
@@ -130,10 +130,10 @@ def _num_lines(path: Path) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    photo_names(arguments.images)  # told before anything is computed
+    photo_names(arguments.images)  # raises before anything is computed
     config = arguments.config
     if config.get("task") != "annotation":
-        raise InputError(f"config.task={config.get('task')!r}: labels are those of an annotation config")
+        raise InputError(f"config.task={config.get('task')!r}: this benchmark needs an annotation config")
     config.data.image_size = arguments.image_size
     document = measure(config, arguments.images)
     print(table(document))
@@ -142,13 +142,13 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """The command; an exit code."""
+    """Runs the command and returns its exit code."""
     parser = Parser(__doc__)
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, searched recursively")
-    parser.add_argument("--config", default="configs/corel5k.py", help="of annotation; --config.field=value overrides")
     parser.add_argument(
-        "--image_size", type=positive, default=224, metavar="S", help="pixels; the config's do not count"
+        "--config", default="configs/corel5k.py", help="an annotation config; --config.field=value overrides"
     )
+    parser.add_argument("--image_size", type=positive, default=224, metavar="S", help="pixels, instead of the config's")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     return execute(parser, _run)
 

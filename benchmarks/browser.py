@@ -1,4 +1,4 @@
-"""A headless Chromium or Chrome, where there is one."""
+"""A headless Chromium or Chrome, if one is installed."""
 
 import contextlib
 import shutil
@@ -12,27 +12,27 @@ _FLAGS = f"{_QUIET} disable-component-update disable-sync hide-scrollbars"
 
 
 class NoBrowserError(RuntimeError):
-    """Browser, driver or Selenium is absent; the message says how to get it."""
+    """The browser, its driver or Selenium is missing; the message says how to install it."""
 
 
 @contextlib.contextmanager
 def browser(page_load_strategy: str = "normal") -> Iterator[Any]:
-    """A Selenium driver of a fresh profile, its window 1,280 x 900 pixels.
+    """Yields a Selenium driver with a new profile and a window of 1,280 x 900 pixels.
 
     Args:
-        page_load_strategy: "normal": opening a page waits for all of it; "none": for nothing.
+        page_load_strategy: "normal" waits until a page is loaded; "none" does not wait.
 
     Raises:
-        NoBrowserError: there is none.
+        NoBrowserError: no browser is installed.
     """
     try:
         from selenium import webdriver
     except ImportError:
-        raise NoBrowserError("pages are opened by Selenium: pip install selenium") from None
+        raise NoBrowserError("Selenium is missing: pip install selenium") from None
     binary = next(filter(None, map(shutil.which, _BROWSERS)), None)
     driver = shutil.which("chromedriver")
     if not (binary and driver):
-        raise NoBrowserError("pages are opened in Chromium: apt-get install chromium chromium-driver")
+        raise NoBrowserError("Chromium is missing: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     options.page_load_strategy = page_load_strategy

@@ -1,4 +1,4 @@
-"""What the devices of a data-parallel training step must exchange, counted on paper from the shapes of the weights."""
+"""Estimates the data that devices exchange in a data-parallel training step from the shapes of the weights."""
 
 import math
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ _FLOAT32 = 4
 
 
 @dataclass(frozen=True)
-class Exchanged:
-    """Bytes that a device gives to sums over all devices, in one training step.
+class CollectiveBytes:
+    """Bytes that one device sends to all-reduces in one training step.
 
     Attributes:
-        gradients: of the weights, in the dtype in which the backward pass computes them.
-        norms_forward: statistics of batch norms.
-        norms_backward: sums that the backward pass of batch norms needs; they contain the norms' own gradients.
+        gradients: gradients of the weights, in the dtype in which the backward pass computes them.
+        norms_forward: batch-norm statistics.
+        norms_backward: sums for the backward pass of batch norms; they include the norms' own gradients.
         loss: the loss.
-        waits: how often, at least, a step cannot go on before a norm's sums have arrived.
-        awaited: bytes of what it waits for so: all that norms exchange, and those of `gradients` that a norm's backward
-            pass is made of.
+        waits: the minimum number of times that a step must wait for the sums of a norm.
+        awaited: bytes of the sums that a step waits for: `norms_forward`, `norms_backward`, and those `gradients` that
+            the backward pass of a norm needs.
     """
 
     gradients: int
@@ -38,54 +38,57 @@ class Exchanged:
 
     @property
     def bytes(self) -> int:
-        """All of them."""
+        """The total."""
         return self.gradients + self.norms_forward + self.norms_backward + self.loss
 
 
-def exchanged(model: Annotator) -> Exchanged:
-    """The count for a model, of whose arrays only shapes and dtypes are read (`nnx.eval_shape` will do).
+def count_bytes(model: Annotator) -> CollectiveBytes:
+    """Counts the bytes for a model. Only shapes and dtypes are read, so a model of `nnx.eval_shape` is enough.
 
-    Convolutions and linear layers give gradients of the compute dtype: sums over devices are taken before they become
-    float32. Squeeze-and-excitation, norms, the scores, and convolutions whose norm knows their input's statistics give
-    float32.
+    Convolutions and linear layers have gradients in the compute dtype: their sum over devices precedes the conversion
+    to float32. Squeeze-and-excitation, norms, scores, and convolutions whose norm uses the statistics of their input
+    have gradients in float32.
 
     Raises:
-        ValueError: the model is no TResNet with an attention head without self-attention, or its backbone is frozen.
+        ValueError: the model is not a TResNet with an attention head without self-attention, or its backbone is frozen.
     """
     backbone, head = model.backbone, model.head
     if not isinstance(backbone, TResNet) or not isinstance(head, AttentionPooling):
-        raise ValueError("only TResNet with the attention head is counted")
+        raise ValueError("only a TResNet with the attention head can be counted")
     if head.self_attention or model.freeze_backbone:
-        raise ValueError("self-attention and frozen backbones are not counted")
+        raise ValueError("self-attention and frozen backbones cannot be counted")
     item = jnp.dtype(backbone.dtype).itemsize
     gradients = forward = backward = waits = widening = 0
     for _, module in nnx.iter_modules(backbone):
         if isinstance(module, SqueezeExcite):
             gradients += _FLOAT32 * _size(module)
         if isinstance(module, ConvNorm):
-            norm = _of_norm(module)
+            norm = _norm_bytes(module)
             gradients += (_FLOAT32 if module.input_statistics else item) * module.conv.kernel.size
             widening += _FLOAT32 * module.conv.kernel.size * module.input_statistics
             forward, backward, waits = forward + norm[0], backward + norm[1], waits + 2
         if isinstance(module, Bottleneck) and module.downsample and module.downsample.input_statistics:
-            backward -= _FLOAT32 * module.conv3.conv.kernel.shape[0]  # both offsets have the same gradient
+            backward -= _FLOAT32 * module.conv3.conv.kernel.shape[0]  # both offsets share one gradient
     awaited = forward + backward + widening
-    return Exchanged(gradients + _of_head(head), forward, backward, _FLOAT32, waits, awaited)
+    return CollectiveBytes(gradients + _head_bytes(head), forward, backward, _FLOAT32, waits, awaited)
 
 
-def _of_norm(module: ConvNorm) -> tuple[int, int]:
-    """Bytes forward and backward of the norm after a convolution of M outputs and K inputs."""
+def _norm_bytes(module: ConvNorm) -> tuple[int, int]:
+    """Bytes, forward and backward, of the norm after a convolution with M outputs and K inputs."""
     outputs, inputs = module.conv.kernel.shape[0], module.conv.kernel.shape[-1]
     if module.input_statistics:
-        # Forward the sums of x and of x x^T. Backward the gradients of the folded kernel, which are among the weights',
-        # and of the folded offset.
+        # Forward: the sums of x and of x x^T. Backward: the gradient of the folded offset; that of the folded kernel is
+        # counted with the weights.
         return _FLOAT32 * inputs * (inputs + 1), _FLOAT32 * outputs
     return _FLOAT32 * 2 * outputs, _FLOAT32 * 2 * outputs
 
 
-def _of_head(head: AttentionPooling) -> int:
-    """Bytes of the head's gradients. The first layer's queries are the same for every image: their gradient is summed
-    over the devices, and each device then computes those of the weights before them by itself."""
+def _head_bytes(head: AttentionPooling) -> int:
+    """Bytes of the head's gradients.
+
+    The queries of the first layer are equal for all images. Devices sum the gradient of the queries, and each device
+    computes the gradients of the weights before them from this sum.
+    """
     item = jnp.dtype(head.dtype).itemsize
     labels, hidden = head.weight.shape
     total = item * (_size(head.projection) + labels * hidden) + _FLOAT32 * (_size(head.norm) + labels * (hidden + 1))

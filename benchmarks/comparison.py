@@ -1,4 +1,4 @@
-"""One step, this project's and PyTorch's, timed in the same call on the same device and set beside its rooflines."""
+"""Times a step of this project and of PyTorch on the same device, and compares both with the device's roofline."""
 
 import argparse
 import functools
@@ -17,7 +17,7 @@ from benchmarks.roofline import bounds, count_work, measure_device
 from benchmarks.step import check_config, first_device, labels_of, measure_ours
 from benchmarks.timing import isolated, machine, versions
 
-SMALL = "A CPU: small shapes and float32; --full_size takes the config as it is."
+SMALL = "On a CPU: small shapes and float32; --full_size uses the sizes of the config."
 
 _SMALL_SIZE, _SMALL_BATCH = 224, 8
 _VARIANTS = [(False, False), (True, False), (False, True), (True, True)]  # channels_last, compiled
@@ -33,20 +33,20 @@ def compare(
     torch_compile: bool = False,
     profile: str | None = None,
 ) -> dict[str, Any]:
-    """Times rooflines, this project's step and PyTorch's, each in a process of its own.
+    """Measures the roofline, this project's step and PyTorch's, each in a new process.
 
     Args:
-        config: of annotation; on a CPU it is made small (224 px, batch 8, float32) unless `full_size`.
-        inference: the prediction step instead of the training step.
+        config: an annotation config. On a CPU its sizes are reduced (224 px, batch 8, float32) unless `full_size`.
+        inference: time the prediction step instead of the training step.
         windows, seconds: see `timing.time_windows`.
         torch_compile: compile PyTorch's step on a CPU too.
         profile: folder for a trace of this project's step.
 
     Returns:
-        What the JSON file holds.
+        The content of the JSON file.
 
     Raises:
-        InputError: the config does not fit.
+        InputError: the config is not supported.
     """
     check_config(config)
     if profile:
@@ -91,7 +91,7 @@ def compare(
 
 
 def peer_row(name: str, measure: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """The result of a variant of the peer under its name; where it fails, with the reason, and nothing is raised."""
+    """Measures a variant of the peer; a failure becomes a row with its reason instead of an error."""
     try:
         return {"name": name, **isolated(measure, *args)}
     except InputError as error:
@@ -99,7 +99,7 @@ def peer_row(name: str, measure: Callable[..., dict[str, Any]], *args: Any) -> d
 
 
 def best_peer(rows: list[dict[str, Any]]) -> tuple[str | None, float | None]:
-    """The fastest peer of those that did not fail, and how many times as fast "aia_jax" is; None: there is none."""
+    """Returns the fastest peer that did not fail, and the speed of "aia_jax" relative to it; None without one."""
     rates = {row["name"]: row["images_per_second"]["median"] for row in rows if "failed" not in row}
     ours = rates.pop("aia_jax", None)
     best = max(rates, key=rates.get, default=None)
@@ -107,10 +107,10 @@ def best_peer(rows: list[dict[str, Any]]) -> tuple[str | None, float | None]:
 
 
 def usable_device() -> dict[str, Any]:
-    """`first_device` of a process of its own.
+    """Returns `first_device`, read in a new process.
 
     Raises:
-        InputError: JAX finds none that it can use.
+        InputError: JAX finds no usable device.
     """
     device = isolated(first_device)
     if "failed" in device:
@@ -119,7 +119,7 @@ def usable_device() -> dict[str, Any]:
 
 
 def shrunk(config: ConfigDict) -> ConfigDict:
-    """The config at no more than 224 px and batch 8, in float32."""
+    """Returns the config with at most 224 px and batch 8, in float32."""
     config = config.copy_and_resolve_references()
     config.data.image_size = min(config.data.image_size, _SMALL_SIZE)
     config.batch_size = min(config.batch_size, _SMALL_BATCH)
@@ -128,7 +128,7 @@ def shrunk(config: ConfigDict) -> ConfigDict:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document as text."""
+    """Formats the document as text."""
     size, device = document["image_size"], document["device"]
     lines = [
         f"{document['model']} at {size} px, {document['step']} step, batch {document['batch_size']}, "
@@ -142,16 +142,16 @@ def table(document: dict[str, Any]) -> str:
     roofline, bound = document["roofline"], document["roofline"]["images_per_second"]
     tflops, gbs = roofline["matmul_flops_per_second"] / 1e12, roofline["copy_bytes_per_second"] / 1e9
     lines += [
-        f"{'roofline, compute':<30}{bound['compute']:>10.1f}   {roofline['gflop_per_image']:.1f} GFLOP an image at "
+        f"{'roofline, compute':<30}{bound['compute']:>10.1f}   {roofline['gflop_per_image']:.1f} GFLOP per image at "
         f"{tflops:.2f} TFLOP/s ({roofline['matmul_dtype']} product)",
-        f"{'roofline, memory':<30}{bound['memory']:>10.1f}   {roofline['gb_per_image']:.3f} GB an image at "
+        f"{'roofline, memory':<30}{bound['memory']:>10.1f}   {roofline['gb_per_image']:.3f} GB per image at "
         f"{gbs:.1f} GB/s",
         f"{'roofline, both in series':<30}{bound['in_series']:>10.1f}",
     ]
     if document["ratio_to_best_peer"]:
         lines.append(f"\n{document['ratio_to_best_peer']:.2f} x the best of PyTorch ({document['best_peer']})")
-    for name, share in document["ratio_to_roofline"].items():
-        lines.append(f"{share:.2f} x the roofline {name.replace('_', ' ')}")
+    for name, ratio in document["ratio_to_roofline"].items():
+        lines.append(f"{ratio:.2f} x the roofline {name.replace('_', ' ')}")
     return "\n".join(lines)
 
 

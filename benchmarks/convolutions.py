@@ -1,8 +1,8 @@
-"""Single convolutions and their gradients, XLA's beside PyTorch's, on the device at hand: what a step is built of.
+"""Times single convolutions and their gradients in XLA and in PyTorch on the first device.
 
     python -m benchmarks.convolutions --output benchmarks/results/convolutions-cpu.json
 
-Float32, channels last in both, batch 8.
+Both use float32, channels last and batch 8.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from benchmarks.comparison import peer_row, usable_device
 from benchmarks.thresholds import positive
 from benchmarks.timing import isolated, machine, time_windows, versions
 
-SHAPES = ((56, 64, 64, 3), (28, 128, 128, 3), (14, 256, 256, 3), (14, 1024, 256, 1))  # side, inputs, outputs, kernel
+# Side of the image, input and output channels, side of the kernel.
+SHAPES = ((56, 64, 64, 3), (28, 128, 128, 3), (14, 256, 256, 3), (14, 1024, 256, 1))
 PASSES = ("forward", "gradient of its input", "gradient of its kernel")
 _BATCH = 8
 
@@ -29,14 +30,14 @@ Shape = tuple[int, int, int, int]
 
 
 def compare(shapes: tuple[Shape, ...] = SHAPES, *, windows: int = 7, seconds: float = 0.2) -> dict[str, Any]:
-    """Times every pass of every convolution in both, each framework in a process of its own.
+    """Times every pass of every convolution, each framework in a new process.
 
     Args:
         shapes: side of the image, input and output channels, side of the kernel.
         windows, seconds: see `timing.time_windows`.
 
     Raises:
-        InputError: JAX's device cannot be used.
+        InputError: JAX finds no usable device.
     """
     started_on, device = machine(), usable_device()
     return {
@@ -54,7 +55,7 @@ def compare(shapes: tuple[Shape, ...] = SHAPES, *, windows: int = 7, seconds: fl
 
 
 def measure_ours(shapes: tuple[Shape, ...], windows: int, seconds: float) -> dict[str, Any]:
-    """`seconds`: for each shape those of each of `PASSES`."""
+    """Returns `seconds`, for each shape the times of each of `PASSES`."""
 
     def calls(shape: Shape) -> list[Callable[[], object]]:
         x, kernel, dy = map(jax.numpy.asarray, _arrays(shape))
@@ -74,7 +75,7 @@ def measure_ours(shapes: tuple[Shape, ...], windows: int, seconds: float) -> dic
 
 
 def measure_torch(shapes: tuple[Shape, ...], platform: str, windows: int, seconds: float) -> dict[str, Any]:
-    """The same in PyTorch."""
+    """Times the same passes in PyTorch."""
     import torch
 
     from benchmarks import torch_baseline
@@ -103,7 +104,7 @@ def measure_torch(shapes: tuple[Shape, ...], platform: str, windows: int, second
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document as text."""
+    """Formats the document as text."""
     ours, theirs = document["results"]
     lines = [f"milliseconds, aia_jax / torch, on {document['device']['kind']}, batch {document['batch_size']}, float32"]
     lines.append(f"\n{'':<34}" + "".join(f"{name:>26}" for name in PASSES))
@@ -139,7 +140,7 @@ def _timed(shapes: tuple[Shape, ...], runners: Callable[[Shape], Any], windows: 
 
 
 def _arrays(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images `[B, S, S, I]`, a kernel `[O, k, k, I]` and the result's cotangent `[B, S, S, O]`."""
+    """Random images `[B, S, S, I]`, kernel `[O, k, k, I]` and cotangent of the result `[B, S, S, O]`."""
     side, inputs, outputs, size = shape
     rng = np.random.default_rng(0)
     images, cotangent = (rng.standard_normal((_BATCH, side, side, width), np.float32) for width in (inputs, outputs))

@@ -1,8 +1,9 @@
-"""Corel-5k with heads on frozen EfficientNet-Lite2 features: every loss, plain and with MCC thresholds, over seeds.
+"""Trains heads on frozen EfficientNet-Lite2 features of Corel-5k with every loss and several seeds.
 
     python -m benchmarks.corel5k_lite --root datasets --output benchmarks/results/corel5k-lite2-cpu.json
 
-Run it where `configs/` lies. Started again with the same folder of runs it goes on where it was.
+Each run is evaluated at threshold 0.5 and at MCC thresholds. Run it from the repository. An interrupted benchmark
+continues with the same `--runs`.
 """
 
 import argparse
@@ -26,7 +27,7 @@ _RUNS = (("gap", "bce"), ("gap", "focal"), ("gap", "asymmetric"), ("gap", "propo
 
 
 def run_once(head: str, loss: str, seed: int, root: str, workdir: Path) -> list[dict[str, Any]]:
-    """Trains and evaluates; the rows of `metrics.json`, with the seconds that training and evaluation took."""
+    """Trains and evaluates one run; returns the rows of `metrics.json` with the seconds of training."""
     config = importlib.import_module("configs.corel5k_lite").get_config(head)
     config.loss.name, config.seed, config.data.root = loss, seed, root
     config.checkpoint.keep = 1
@@ -42,7 +43,7 @@ def run_once(head: str, loss: str, seed: int, root: str, workdir: Path) -> list[
 
 
 def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and spread over the seeds of each head, loss, epoch (last or best) and kind of threshold."""
+    """Computes mean, minimum and maximum over the seeds for each head, loss, epoch (last, best) and threshold."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         thresholds = "MCC" if "MCC" in row["name"] else "0.5"
@@ -64,7 +65,7 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Runs what is missing, prints the table and writes the numbers as JSON."""
+    """Completes the runs, prints a table and, with `--output`, writes the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--root", default="datasets", help="folder that holds Corel-5k/")
     parser.add_argument("--runs", type=Path, default=Path("runs/corel5k-lite"), help="folder for the runs")

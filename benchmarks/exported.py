@@ -1,4 +1,4 @@
-"""Files of `aia export` beside the annotator they were written from: images a second of each, on the same threads.
+"""Images per second of files of `aia export` and of `aia_jax.load`, in one process.
 
 aia export --workdir runs/demo --output exported --format both
 python -m benchmarks.exported --workdir runs/demo --exported exported --output FILE.json
@@ -29,7 +29,7 @@ Call = Callable[[np.ndarray], Any]
 
 
 def runners(annotator: TrainedAnnotator, folder: Path, explain: bool) -> dict[str, Call]:
-    """What runs the model, by name: the annotator, and each file that is there."""
+    """Returns the callables to time by name: the annotator, and each exported file that exists."""
     found: dict[str, Call] = {"aia_jax.load": lambda images: annotator.predict(images, explain=explain)}
     if (path := folder / "model.stablehlo").is_file():
         found["StableHLO"] = load_stablehlo(path.read_bytes())
@@ -39,24 +39,24 @@ def runners(annotator: TrainedAnnotator, folder: Path, explain: bool) -> dict[st
 
 
 def seconds_of_calls(calls: dict[str, Call], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a call of each, taken in turns, so that what else the machine does meets all of them alike."""
+    """Times each callable in turn, so that other work on the machine affects all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
             start = time.perf_counter()
             jax.block_until_ready(call(images))
-            if number:  # in the first round each compiles
+            if number:  # the first round compiles
                 times[name].append(time.perf_counter() - start)
     return times
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Times all at each batch size, and prints and writes the rates."""
+    """Times all at each batch size; prints and writes the rates."""
     folder, rows = arguments.exported, []
     try:
         facts = json.loads((folder / "model.json").read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / 'model.json'}: {error}; name a folder that aia export wrote") from None
+        raise InputError(f"{folder / 'model.json'}: {error}; --exported needs a folder that aia export wrote") from None
     for batch_size in arguments.batch_size or [1, 16]:
         annotator = load_trained_annotator(arguments.workdir, batch_size=batch_size, dtype=facts["model"]["dtype"])
         explain = len(facts["outputs"]) > 1
@@ -69,18 +69,18 @@ def measure(arguments: argparse.Namespace) -> None:
             rows.append({"batch_size": batch_size, "what": name, "median": median, "min": slowest, "max": fastest})
             print(f"{batch_size:>4}  {name:<13}{median:10,.1f} img/s  ({slowest:,.1f} to {fastest:,.1f})")
     if arguments.output:
-        told = {"model": facts["model"], "image_size": facts["image_size"], "files": facts["files"]}
-        document = {"machine": machine(), "packages": versions(), **told, "rounds": arguments.rounds}
+        copied = {name: facts[name] for name in ("model", "image_size", "files")}
+        document = {"machine": machine(), "packages": versions(), **copied, "rounds": arguments.rounds}
         write_json(arguments.output, {**document, "images_per_second": rows})
 
 
 def main() -> int:
-    """The command; an exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the annotation run")
-    parser.add_argument("--exported", required=True, type=Path, metavar="DIR", help="what aia export wrote of it")
+    parser.add_argument("--exported", required=True, type=Path, metavar="DIR", help="output folder of aia export")
     parser.add_argument("--batch_size", type=positive, action="append", metavar="N", help="the default is 1 and 16")
-    parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="calls of each that are timed")
+    parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="timed calls of each")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
     return run_with_exit_code(lambda: measure(arguments))

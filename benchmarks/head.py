@@ -1,8 +1,8 @@
-"""The attention-pooling head alone, forward and forward + backward, beside the same head in PyTorch.
+"""Times the attention-pooling head, forward and forward + backward, and the same head in PyTorch.
 
     python -m benchmarks.head --config configs/corel5k.py --config.batch_size=128 --output head.json
 
-Shapes are those of the config's step. Needs jax, flax, optax, ml_collections, torch and timm. Runs on the first device.
+Shapes are those of the config's step. Needs jax, flax, optax, ml_collections, torch and timm. Uses the first device.
 """
 
 import argparse
@@ -39,10 +39,10 @@ _PASSES = ("forward", "forward + backward")
 def compare(
     config: ConfigDict, *, windows: int = 5, seconds: float = 1.0, full_size: bool = False, torch_compile: bool = False
 ) -> dict[str, Any]:
-    """Times both heads, each in a process of its own; arguments as of `comparison.compare`.
+    """Times both heads, each in a new process; the arguments are those of `comparison.compare`.
 
     Raises:
-        InputError: the config's head does not attend, or the config does not fit.
+        InputError: the config has another head, or is not supported.
     """
     num_labels = labels_of(config)
     if config.model.head != "attention":
@@ -75,7 +75,7 @@ def compare(
 
 
 def features_shape(config: ConfigDict) -> tuple[int, int, int, int]:
-    """`[B, h, w, F]` of what the config's backbone gives."""
+    """Returns the shape `[B, h, w, F]` of the features of the config's backbone."""
     size = config.data.image_size
 
     def features(images: jax.Array) -> jax.Array:
@@ -88,7 +88,7 @@ def features_shape(config: ConfigDict) -> tuple[int, int, int, int]:
 def measure_ours(
     config: ConfigDict, shape: tuple[int, ...], num_labels: int, training: bool, windows: int, seconds: float
 ) -> dict[str, Any]:
-    """Times this project's head on random features `[B, h, w, F]`; in training the mean logit is differentiated."""
+    """Times this project's head on random features `[B, h, w, F]`; training differentiates the mean logit."""
     dtype = DTYPES[config.model.dtype]
     head = AttentionPooling(num_labels, shape[-1], **head_options(config), dtype=dtype, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(head, nnx.Param, ...)
@@ -124,7 +124,7 @@ def measure_torch(
     platform: str,
     compiled: bool,
 ) -> dict[str, Any]:
-    """Times PyTorch's head, the weights in float32 and the computation by autocast, as `measure_ours`."""
+    """Times PyTorch's head like `measure_ours`, with weights in float32 and autocast."""
     import torch
 
     from benchmarks import torch_baseline
@@ -156,7 +156,7 @@ def measure_torch(
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document as text."""
+    """Formats the document as text."""
     shape, device = " x ".join(map(str, document["features"])), document["device"]
     lines = [
         f"attention pooling of {shape} to {document['num_labels']} labels, {document['dtype']}, on {device['kind']}"

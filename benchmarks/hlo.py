@@ -1,4 +1,4 @@
-"""What a compiled program moves, read off its text: every operand and result of every instruction of its entry."""
+"""Counts the bytes and operations of a compiled program from its text."""
 
 import math
 import re
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
 _BYTES |= {"f8e4m3fn": 1, "f8e5m2": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8}
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^{}]*\})?")
-# Where TPU programs, whose layouts have tiles T(...), put arrays: 1 is the chip's own memory, 2 for marks of transfers.
+# Memory spaces in TPU programs, whose layouts have tiles T(...): 1 is the memory on the chip, 2 marks transfers.
 _NOT_MAIN_MEMORY = re.compile(r":(T\(.*S\(1\)|S\(2\))")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z\-]*)\((.*)")
-# These move nothing: they name, group or wait for what others wrote.
+# These move no data: they name, group or wait for results of other instructions.
 _FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "replica-id"}
 _FREE_CALLS = ('custom_call_target="ConcatBitcast"',)
 _CONVOLUTIONS = {"BackwardFilter": "backward filter", "BackwardInput": "backward input"}
-# The results of these begin with what they were given.
+# The results of these begin with their operands.
 _NAMING_OPERANDS = {"all-gather-start", "reduce-scatter-start", "all-to-all-start", "collective-permute-start"}
 _NAMING_OPERANDS |= {"copy-start", "slice-start"}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -23,14 +23,14 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 
 @dataclass(frozen=True)
 class Kernel:
-    """An instruction of a program's entry that runs on the device.
+    """An instruction of a program's entry computation that runs on the device.
 
     Attributes:
         kind: such as "fusion kLoop", "convolution forward", "matmul" or "all-reduce".
-        bytes: of its operands and its result.
-        flops: of a convolution or a matmul outside fusions, two for each multiply-add; else 0.
-        scope: the path of names under which JAX traced it.
-        sent, received: of a collective, bytes that a device gives to it and gets from it; else 0.
+        bytes: bytes of its operands and its result.
+        flops: operations of a convolution or a matmul outside fusions, two per multiply-add; else 0.
+        scope: the name scopes in which JAX traced it.
+        sent, received: bytes that a device sends to a collective and receives from it; else 0.
     """
 
     name: str
@@ -43,18 +43,18 @@ class Kernel:
 
     @property
     def is_collective(self) -> bool:
-        """Whether devices exchange data in it."""
+        """Whether devices exchange data in this instruction."""
         return self.kind in COLLECTIVES
 
 
 def entry_kernels(text: str) -> list[Kernel]:
-    """The kernels of the entry computation of an optimised program; those of a loop as often as it runs.
+    """Returns the kernels of the entry computation of an optimised program, those of a loop once per iteration.
 
     Args:
         text: `compiled.as_text()`.
 
     Raises:
-        ValueError: the text has no entry computation, or an instruction that cannot be read.
+        ValueError: the text has no entry computation, or an instruction cannot be read.
     """
     entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
     if not entry:
@@ -63,7 +63,7 @@ def entry_kernels(text: str) -> list[Kernel]:
 
 
 def _kernels(text: str, start: int) -> list[Kernel]:
-    """Of the computation whose text begins at `start`."""
+    """Kernels of the computation whose text begins at `start`."""
     shapes: dict[str, str] = {}
     kernels = []
     for line in text[start:].split("\n}", 1)[0].splitlines()[1:]:
@@ -84,7 +84,7 @@ def _kernels(text: str, start: int) -> list[Kernel]:
         received, sent = _bytes(shape), sum(map(_bytes, operands))
         if operation in _NAMING_OPERANDS:
             written, received = written - read, received - sent
-        if operation == "slice-start":  # reads no more than it writes, and writes to the chip's own memory
+        if operation == "slice-start":  # reads no more than it writes, and writes to the memory on the chip
             written, read = 0, received
         kind = _kind(operation, line)
         scope = re.search(r'op_name="([^"]*)"', line)
@@ -98,18 +98,18 @@ def _kernels_of_loop(text: str, line: str) -> list[Kernel]:
     body = re.search(r"body=%?([\w.\-]+)", line)[1]
     times = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
     if not times:
-        raise ValueError(f"how often does the loop {line.strip()[:60]!r} run?")
+        raise ValueError(f"the number of iterations of the loop {line.strip()[:60]!r} is unknown")
     start = re.search(rf"^%?{re.escape(body)} ", text, re.MULTILINE).start()
     return int(times[1]) * _kernels(text, start)
 
 
 def array_bytes(shape: str) -> int:
-    """Bytes in main memory of the arrays in the text of a shape, such as "(bf16[8,4]{1,0}, u8[0]{0})"."""
+    """Returns the bytes in main memory of a shape given as text, such as "(bf16[8,4]{1,0}, u8[0]{0})"."""
     return _bytes(shape, lambda layout: not _NOT_MAIN_MEMORY.search(layout))
 
 
 def _bytes(shape: str, counts: Callable[[str], bool] = lambda layout: "S(2)" not in layout) -> int:
-    """Of the arrays whose layout `counts`."""
+    """Bytes of the arrays whose layout fulfils `counts`."""
     arrays = _ARRAY.findall(shape)
     return sum(
         _BYTES[dtype] * math.prod(_sizes(dims)) for dtype, dims, layout in arrays if dtype in _BYTES and counts(layout)
@@ -121,7 +121,7 @@ def _sizes(dims: str) -> list[int]:
 
 
 def _arguments(rest: str) -> str:
-    """What stands between the parentheses of an instruction, of which `rest` lacks the opening one."""
+    """The text up to the closing parenthesis of an instruction's arguments; `rest` begins after the opening one."""
     depth = 1
     for position, character in enumerate(rest):
         depth += {"(": 1, ")": -1}.get(character, 0)
@@ -155,7 +155,7 @@ def _flops(line: str, shape: str, operands: list[str]) -> int:
 
 
 def _convolution_flops(line: str, shape: str, operands: list[str]) -> int:
-    """Two for every pairing of a weight with an output position, whichever of the three arrays is the result."""
+    """Two per pair of a weight and an output position, whichever of the three arrays is the result."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line).groups()
     arrays = [_sizes(_ARRAY.findall(text)[0][1]) for text in (operands[0], operands[1], shape)]
     if "BackwardFilter" in line:

@@ -1,9 +1,9 @@
-"""How fast images reach a step: from device memory, from the memory-mapped copy, from JPEGs never seen before.
+"""Measures how fast images reach a step: from device memory, from a memory-mapped copy, and from new JPEG files.
 
     python -m benchmarks.input --config configs/corel5k.py --config.batch_size=128 --step_rate 1800
 
-The photos are made here, 500 x 375 pixels, in a temporary folder. The first way needs jax alone, the others need Grain
-and TFDS.
+The photos are generated in a temporary folder, 500 x 375 pixels. Device memory needs only jax; the other sources also
+need Grain and TFDS.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from benchmarks.timing import isolated, machine, per_second, time_windows, versi
 PHOTO_SIZE = (375, 500)  # height and width
 _DATASET = "corel5k"
 _DISTINCT_PHOTOS = 16
-_IN_FLIGHT = 2  # batches on their way to the device
+_IN_FLIGHT = 2  # batches in transfer to the device
 _WORKERS = (0, 1, 2)
 
 
@@ -48,16 +48,16 @@ def compare(
     seconds: float = 1.0,
     full_size: bool = False,
 ) -> dict[str, Any]:
-    """Times the ways, each in a process of its own.
+    """Times each source in a new process.
 
     Args:
-        config: whose `data.image_size` and `batch_size` count; on a CPU at most 224 px and 8 unless `full_size`.
-        num_images: of the split.
-        step_rate: images a second that a step takes, to be fed.
-        windows, seconds: see `timing.time_windows`; preparing the whole split once is the least of a window.
+        config: gives `data.image_size` and `batch_size`; on a CPU at most 224 px and 8 unless `full_size`.
+        num_images: images in the split.
+        step_rate: images per second that a training step consumes.
+        windows, seconds: see `timing.time_windows`; a window of preparation prepares the split at least once.
 
     Raises:
-        InputError: fewer images than a batch has, or a config of something else.
+        InputError: fewer images than a batch, or a config of another task.
     """
     check_task(config)
     started_on = machine()
@@ -77,7 +77,7 @@ def compare(
         rows.append({"name": f"JPEGs, {workers} worker processes", **measured})
     for row in rows:
         if "failed" not in row:
-            row["share_of_step_rate"] = row["images_per_second"]["median"] / step_rate
+            row["fraction_of_step_rate"] = row["images_per_second"]["median"] / step_rate
     return {
         "machine": started_on,
         "device": device,
@@ -94,7 +94,7 @@ def compare(
 
 
 def measure_resident(num_images: int, size: int, batch_size: int, windows: int, seconds: float) -> dict[str, Any]:
-    """Rows of a split in device memory, gathered there by index."""
+    """Times gathering batches from a split in device memory."""
     rows = {"image": jnp.asarray(_pixels(num_images, size))}
     order = np.random.default_rng(0).integers(0, num_images, (8, batch_size), np.int32)
     batches = itertools.cycle([{"index": jnp.asarray(index)} for index in order])
@@ -109,7 +109,7 @@ def measure_resident(num_images: int, size: int, batch_size: int, windows: int, 
 
 
 def measure_mapped(num_images: int, size: int, batch_size: int, windows: int, seconds: float) -> dict[str, Any]:
-    """Rows of a memory-mapped file, as the training loop takes them, onto the device, two batches on their way."""
+    """Times the transfer of batches from a memory-mapped file, with two batches in transfer as in training."""
     from aia_jax.data.pipeline import train_batches
 
     mesh = sharding.data_mesh(jax.devices()[:1])
@@ -121,20 +121,20 @@ def measure_mapped(num_images: int, size: int, batch_size: int, windows: int, se
         batches = train_batches({"image": MappedRows(path)}, num_images, batch_size=batch_size, seed=0)
 
         def run(calls: int) -> None:
-            on_their_way: deque[Any] = deque()
+            in_transfer: deque[Any] = deque()
             for _ in range(calls):
-                on_their_way.append(sharding.put_batch(next(batches), mesh))
-                if len(on_their_way) > _IN_FLIGHT:
-                    jax.block_until_ready(on_their_way.popleft())
-            jax.block_until_ready(list(on_their_way))
+                in_transfer.append(sharding.put_batch(next(batches), mesh))
+                if len(in_transfer) > _IN_FLIGHT:
+                    jax.block_until_ready(in_transfer.popleft())
+            jax.block_until_ready(list(in_transfer))
 
         return _row(run, batch_size, windows, seconds)
 
 
 def measure_preparation(num_images: int, size: int, num_workers: int, windows: int) -> dict[str, Any]:
-    """Photos never seen before to the memory-mapped copy: records, decoding, resizing, writing; all once a call.
+    """Times the preparation of new photos: records, decoding, resizing, writing the memory-mapped copy.
 
-    `start_seconds` is what a single photo takes: most of it goes into starting the workers.
+    `start_seconds` is the time for a single photo, mostly the start of the worker processes.
     """
     from aia_jax.data.annotation.datasets import load_split
 
@@ -154,7 +154,7 @@ def measure_preparation(num_images: int, size: int, num_workers: int, windows: i
 
 
 def write_photos(root: Path, num_images: int) -> None:
-    """A Corel-5k folder of drawn, grainy scenes with one label each."""
+    """Writes a folder in the layout of Corel-5k with generated, noisy scenes and one label each."""
     from PIL import Image
 
     folder = root / FOLDERS[_DATASET]
@@ -176,21 +176,21 @@ def write_photos(root: Path, num_images: int) -> None:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document as text."""
+    """Formats the document as text."""
     size, device = document["image_size"], document["device"]
     lines = [
         f"{document['num_images']} images at {size} px in batches of {document['batch_size']}, to {device['kind']}"
     ]
     if document["small_because_cpu"]:
         lines.append(SMALL)
-    lines.append(f"\n{'':<28}{'img/s':>10}{'min':>10}{'max':>10}   of a step at {document['step_rate']:.0f} img/s")
+    lines.append(f"\n{'':<28}{'img/s':>10}{'min':>10}{'max':>10}   for a step at {document['step_rate']:.0f} img/s")
     for row in document["results"]:
         if "failed" in row:
             lines.append(f"{row['name']:<28}    failed: {row['failed']}")
             continue
-        rate, share = row["images_per_second"], row["share_of_step_rate"]
-        feeds = "feeds it whole" if share >= 1 else f"feeds {share:.0%} of it"
-        start = f" ({row['start_seconds']:.1f} s of it to start)" if "start_seconds" in row else ""
+        rate, fraction = row["images_per_second"], row["fraction_of_step_rate"]
+        feeds = "fast enough" if fraction >= 1 else f"{fraction:.0%} of its rate"
+        start = f" ({row['start_seconds']:.1f} s to start)" if "start_seconds" in row else ""
         rates = f"{rate['median']:>10.0f}{rate['min']:>10.0f}{rate['max']:>10.0f}"
         lines.append(f"{row['name']:<28}{rates}   {feeds}{start}")
     return "\n".join(lines)
@@ -213,8 +213,8 @@ def _main(arguments: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    parser.add_argument("--images", type=positive, default=1024, metavar="N", help="images of the split")
+    parser.add_argument("--images", type=positive, default=1024, metavar="N", help="images in the split")
     parser.add_argument(
-        "--step_rate", type=at_least(0.001), default=1800.0, metavar="R", help="images a second that a step takes"
+        "--step_rate", type=at_least(0.001), default=1800.0, metavar="R", help="images per second that a step consumes"
     )
     run_command(parser, _main)

@@ -1,4 +1,4 @@
-"""Metrics of a scored split: this project's beside scikit-learn, called for every label as in the reference.
+"""Compares the speed of the annotation metrics with a loop over labels around scikit-learn, as in the reference.
 
 python -m benchmarks.metrics --output benchmarks/results/metrics-cpu.json
 """
@@ -22,7 +22,7 @@ _THRESHOLD = 0.5
 
 
 def metrics_with_sklearn(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Precision, recall and mAP (per cent) of `annotation_metrics` by a loop over labels around scikit-learn."""
+    """Computes precision, recall and mAP (per cent) of `annotation_metrics` with a loop around scikit-learn."""
     from sklearn.metrics import average_precision_score, precision_score, recall_score
 
     rows = []
@@ -35,10 +35,10 @@ def metrics_with_sklearn(scores: np.ndarray, targets: np.ndarray) -> dict[str, f
 
 
 def compare(num_images: int, num_labels: int, *, windows: int = 5, seconds: float = 0.2) -> dict[str, Any]:
-    """Times both on one random problem; see `timing.time_windows`.
+    """Times both on random scores; see `timing.time_windows`.
 
     Raises:
-        RuntimeError: they differ.
+        RuntimeError: the metrics differ.
     """
     started_on = machine()
     scores, targets = random_scores(num_images, num_labels)
@@ -49,9 +49,9 @@ def compare(num_images: int, num_labels: int, *, windows: int = 5, seconds: floa
     except ImportError as error:
         rows.append({"name": "sklearn loop", "failed": f'{error}; pip install "aia_jax[test]"'})
     else:
-        apart = {name: abs(ours[name] - value) for name, value in theirs.items()}
-        if max(apart.values()) > _TOLERANCE:
-            raise RuntimeError(f"the metrics differ from scikit-learn's by {apart}")
+        differences = {name: abs(ours[name] - value) for name, value in theirs.items()}
+        if max(differences.values()) > _TOLERANCE:
+            raise RuntimeError(f"the metrics differ from scikit-learn's by {differences}")
         rows.append({"name": "sklearn loop", **_measure(metrics_with_sklearn, scores, targets, windows, seconds)})
     return {
         "machine": started_on,
@@ -65,7 +65,7 @@ def compare(num_images: int, num_labels: int, *, windows: int = 5, seconds: floa
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document as text."""
+    """Formats the document as text."""
     lines = [f"precision, recall, F1, N+ and mAP of {document['num_images']} images x {document['num_labels']} labels"]
     for row in document["results"]:
         seconds = row.get("seconds")
@@ -76,7 +76,7 @@ def table(document: dict[str, Any]) -> str:
         )
         lines.append(f"{row['name']:<14}{text}")
     if document["ratio_to_peer"]:
-        lines.append(f"{document['ratio_to_peer']:.0f} times as fast as the loop")
+        lines.append(f"{document['ratio_to_peer']:.0f} times the speed of the loop")
     return "\n".join(lines)
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--images", type=positive, default=18689, help="images to score (ESP-Game's training split)")
     parser.add_argument("--labels", type=positive, default=268, help="labels (ESP-Game's)")
-    parser.add_argument("--windows", type=positive, default=5, help="windows to time")
+    parser.add_argument("--windows", type=positive, default=5, help="timed windows")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
     sys.exit(run_with_exit_code(lambda: _run(arguments)))

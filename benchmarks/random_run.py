@@ -1,4 +1,4 @@
-"""Runs that were never trained, for what only needs some weights."""
+"""Writes untrained runs, for benchmarks that need any weights."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from aia_jax.training.run_record import write_record
 
 
 def write_run(workdir: Path, config: ConfigDict, weights: Arrays | None = None) -> Path:
-    """Writes a run of `config` that looks like one whose first epoch was the best.
+    """Writes a run of `config` as after one epoch.
 
     Args:
-        weights: `{"params", "stats", "constants"}`; None: as drawn.
+        weights: `{"params", "stats", "constants"}`; None: random weights.
 
     Returns:
         `workdir`.

@@ -1,12 +1,12 @@
-"""Scoring all pairs of images and captions, and a training step, beside a loop over captions in PyTorch.
+"""Compares SGRAF with a loop over captions in PyTorch: scoring of all pairs, and a training step.
 
     python -m benchmarks.retrieval --config configs/sgraf.py:coco --output retrieval.json
 
-The loop is the published way. Random embeddings, and captions as long as COCO's are; sizes are the config's. `score`
-starts from encoded images and captions, as a search does; `train` is the whole step: encoders, scores, both losses,
-gradients, clipping, Adam. On a CPU 100 images meet 100 captions, elsewhere 5,000 meet 25,000, of which PyTorch scores
-the first 500: its rate does not depend on their number. Needs jax, flax, optax, ml_collections, and torch for the peer.
-Runs on the first device.
+The published program loops over captions. Embeddings are random, captions have the lengths of COCO's, sizes are the
+config's. `score` starts from encoded images and captions. `train` is the whole step: encoders, scores, both losses,
+gradients, clipping, Adam. A CPU scores 100 images x 100 captions, other devices 5,000 x 25,000. PyTorch scores at most
+500 captions, because its rate does not depend on their number. Needs jax, flax, optax and ml_collections, and torch for
+the comparison. Uses the first device.
 """
 
 import argparse
@@ -54,20 +54,20 @@ def compare(
     full_size: bool = False,
     torch_compile: bool = False,
 ) -> dict[str, Any]:
-    """Times both sides, each in a process of its own.
+    """Times both sides, each in a new process.
 
     Args:
-        config: of retrieval on given features.
-        num_images, num_captions: to score; None: by the device, see above.
+        config: a retrieval config with precomputed features.
+        num_images, num_captions: numbers to score; None: chosen by device, see above.
         windows, seconds: see `timing.time_windows`.
-        full_size: on a CPU too as many pairs as elsewhere, and the config's batch.
-        torch_compile: nothing; the loop over captions of all lengths does not compile to one program.
+        full_size: use the sizes of other devices, and the config's batch, on a CPU too.
+        torch_compile: ignored, because captions of all lengths do not compile to one program.
 
     Raises:
         InputError: the config is of another task.
     """
     if config.task != "retrieval" or config.model.backbone:
-        raise InputError("this benchmark times retrieval on given features: configs/sgraf.py")
+        raise InputError("this benchmark needs a retrieval config with precomputed features: configs/sgraf.py")
     started_on, device = machine(), usable_device()
     small = device["platform"] == "cpu" and not full_size
     pairs = (num_images or (100 if small else 5_000), num_captions or (100 if small else 25_000))
@@ -89,7 +89,7 @@ def compare(
 
 
 def measure_ours(config: ConfigDict, name: str, pairs: tuple[int, int], windows: int, seconds: float) -> dict[str, Any]:
-    """Times this project's pass `name` over images x captions; scoring takes captions as evaluation does, by length."""
+    """Times this project's pass `name` over images x captions; scoring takes captions by length, as evaluation does."""
     model = SGRAF(
         _NUM_WORDS,
         config.model.num_features,
@@ -164,7 +164,7 @@ def _training(
 def measure_torch(
     config: ConfigDict, name: str, pairs: tuple[int, int], windows: int, seconds: float, platform: str
 ) -> dict[str, Any]:
-    """Times the loop over captions in PyTorch, without padding, float32."""
+    """Times the loop over captions in PyTorch, without padding, in float32."""
     import torch
 
     from aia_jax.weights.torch_sgraf import TorchSGRAF
@@ -217,7 +217,7 @@ def _torch_loss(scores: Any, meaning: Any) -> Any:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document as text."""
+    """Formats the document as text."""
     model, device = document["model"], document["device"]
     lines = [
         f"{model['reasoning'].upper()}, {model['embed_size']} / {model['similarity_size']}, {model['dtype']}, "
@@ -248,18 +248,18 @@ def _sizes(config: ConfigDict) -> dict[str, Any]:
 def _row(run: Callable[[int], None], pairs: tuple[int, int], windows: int, seconds: float) -> dict[str, Any]:
     timed = time_windows(run, windows=windows, seconds=seconds)
     rates = per_second(pairs[0] * pairs[1], timed)
-    # What `best_peer` compares by.
+    # `best_peer` compares `images_per_second`.
     return {"pairs": list(pairs), "pairs_per_second": rates, "images_per_second": rates, "seconds_per_call": timed}
 
 
 def _lengths(count: int) -> np.ndarray:
-    """int32 `[count]`, rising: about as COCO's captions, `<start>` and `<end>` included."""
-    drawn = np.random.default_rng(1).gamma(9.0, 0.55, count) + 7.5
-    return np.sort(drawn.round().clip(8, 40)).astype(np.int32)
+    """Returns ascending lengths int32 `[count]`, distributed like COCO's captions with `<start>` and `<end>`."""
+    lengths = np.random.default_rng(1).gamma(9.0, 0.55, count) + 7.5
+    return np.sort(lengths.round().clip(8, 40)).astype(np.int32)
 
 
 def _embeddings(config: ConfigDict, pairs: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Vectors of length 1: regions, images, words (0 beyond the lengths), captions; and the lengths, rising."""
+    """Random unit vectors of regions, images, words (0 beyond the lengths) and captions; and ascending lengths."""
     rng, (num_images, num_captions), size = np.random.default_rng(0), pairs, config.model.embed_size
     lengths = _lengths(num_captions)
     shapes = (
@@ -276,7 +276,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _batch(config: ConfigDict, count: int) -> tuple[np.ndarray, ...]:
-    """Features, tokens, lengths (falling) and likeness in meaning of a training batch."""
+    """Random features, tokens, descending lengths and semantic similarities of a training batch."""
     rng = np.random.default_rng(0)
     features = rng.standard_normal((count, config.model.num_regions, config.model.num_features), np.float32)
     lengths = _lengths(count)[::-1].copy()

@@ -1,4 +1,4 @@
-"""What bounds a step: the device's bandwidth and arithmetic as measured, and the work that an image needs on paper."""
+"""Computes the roofline of a step from the measured speed of a device and the estimated work per image."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from aia_jax.training.model_arrays import merge_model, split_model
 from benchmarks.step import first_device
 from benchmarks.timing import time_windows
 
-# How often each convolution's output crosses the memory bus when every convolution, statistic, normalisation and their
-# gradients are kernels of their own; in inference, with batch norm folded, it is written and read.
+# How often each convolution's output crosses the memory bus if every convolution, statistic, normalisation and their
+# gradients are separate kernels. Inference, with batch norm folded, writes and reads it once.
 _TRAINING_PASSES, _INFERENCE_PASSES = 14, 2
-_TRAINING_COPIES = 10  # of the float32 weights: read and write gradient, weight, both moments and average
+_TRAINING_COPIES = 10  # of float32 weights: read and write gradient, weight, both moments and average
 _ON_CPU = {"copy": 1 << 25, "matmul": 2048}  # elements; rows and columns
 _ON_ACCELERATOR = {"copy": 1 << 28, "matmul": 8192}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one image costs.
+    """The work for one image.
 
     Attributes:
-        flops: operations of convolutions and matrix products, two for a multiplication and addition.
-        bytes: through the memory bus.
+        flops: operations of convolutions and matrix products, two per multiply-add.
+        bytes: traffic on the memory bus.
     """
 
     flops: float
@@ -37,7 +37,9 @@ class Work:
 
 
 def measure_device(windows: int, seconds: float) -> dict[str, Any]:
-    """The first device, its bandwidth by a large copy, its arithmetic by a large product (bfloat16; float32 on a CPU).
+    """Measures the first device: bandwidth with a large copy, arithmetic with a large product.
+
+    The product is in bfloat16, on a CPU in float32.
 
     Returns:
         `device`, `copy_bytes_per_second`, `matmul_flops_per_second`, `matmul_dtype`.
@@ -58,11 +60,11 @@ def measure_device(windows: int, seconds: float) -> dict[str, Any]:
 
 
 def count_work(config: ConfigDict, num_labels: int, *, inference: bool) -> Work:
-    """What an image costs in a step of an annotation config; nothing is computed.
+    """Estimates the work for an image in a step of an annotation config, without computing it.
 
-    Operations: of the forward pass, three times in training. Bytes: each convolution's output 14 times in training, as
-    often as a kernel for each convolution, statistic, normalisation and gradient touches it, and twice in inference;
-    and the weights with what the optimiser keeps of them.
+    Operations are those of the forward pass, times three in training. Bytes are each convolution's output 14 times in
+    training, as separate kernels for convolutions, statistics, normalisations and gradients would move it, and twice in
+    inference; and the weights with the state of the optimiser.
     """
     batch, size = config.batch_size, config.data.image_size
     build = nnx.eval_shape(lambda: build_annotator(config.model, num_labels, rngs=nnx.Rngs(0)))
@@ -86,7 +88,7 @@ def count_work(config: ConfigDict, num_labels: int, *, inference: bool) -> Work:
 
 
 def bounds(work: Work, measured: dict[str, Any]) -> dict[str, float]:
-    """Images a second: `compute` bound, `memory` bound, and with both `in_series`."""
+    """Returns bounds in images per second: `compute`, `memory`, and both `in_series`."""
     compute = work.flops / measured["matmul_flops_per_second"]
     memory = work.bytes / measured["copy_bytes_per_second"]
     return {"compute": 1 / compute, "memory": 1 / memory, "in_series": 1 / (compute + memory)}
@@ -102,9 +104,9 @@ def _repeat(function: Callable[[jax.Array], jax.Array], argument: jax.Array) -> 
 
 
 def _products(jaxpr: Any) -> Iterator[tuple[int, int]]:
-    """Elements of the result, and multiplications, of every convolution and matrix product.
+    """Yields the elements of the result and the multiplications of every convolution and matrix product.
 
-    Of forms for several platforms, which compute the same, the last is taken.
+    Where a computation has a variant for each platform, the last variant counts.
     """
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
@@ -121,7 +123,7 @@ def _products(jaxpr: Any) -> Iterator[tuple[int, int]]:
 
 
 def _terms(equation: Any) -> int:
-    """How many products are summed up in an element of the result."""
+    """The number of products in the sum of one element of the result."""
     left, right = (variable.aval for variable in equation.invars[:2])
     if equation.primitive.name == "conv_general_dilated":
         return right.size // right.shape[equation.params["dimension_numbers"].rhs_spec[0]]

@@ -1,9 +1,9 @@
-"""Image search with and without its parts, over seeds: what each modality and each attention is worth.
+"""Trains and evaluates image search with and without its modalities and attentions, with several seeds.
 
     python -m benchmarks.search --config configs/demo_search.py --output search-scenes-cpu.json
 
-`--config.field=value` overrides; a config's annotator must have been trained. Started again with the same folder of
-runs it goes on where it was.
+`--config.field=value` overrides a field. The config's annotator must be trained. An interrupted benchmark continues
+with the same `--runs`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def run_once(config: ConfigDict, variant: str, seed: int, workdir: Path) -> list[dict[str, Any]]:
-    """Trains and evaluates; the best epoch's rows, of all queries and of those not trained on."""
+    """Trains and evaluates one run; returns the rows of the best epoch, for all queries and for unseen queries."""
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict({**VARIANTS[variant], "seed": seed, "checkpoint.keep": 1})
     timing = workdir / "seconds.json"
@@ -53,7 +53,7 @@ def run_once(config: ConfigDict, variant: str, seed: int, workdir: Path) -> list
 
 
 def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean, least and greatest over the seeds of each variant and kind of queries."""
+    """Computes mean, minimum and maximum over the seeds for each variant and kind of queries."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["queries"], row["model"]), []).append(row)
@@ -72,7 +72,7 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measure(arguments: argparse.Namespace, config: ConfigDict) -> None:
-    """Runs what is missing, prints the table and writes the numbers as JSON."""
+    """Completes the runs, prints a table and writes the numbers as JSON."""
     check_writable(arguments.output)
     rows = []
     for variant in arguments.variants:
@@ -106,9 +106,9 @@ def measure(arguments: argparse.Namespace, config: ConfigDict) -> None:
 
 
 def main() -> int:
-    """The command; an exit code."""
+    """Runs the command and returns its exit code."""
     parser = Parser(__doc__)
-    parser.add_argument("--config", required=True, help="of image search")
+    parser.add_argument("--config", required=True, help="a config of image search")
     parser.add_argument("--runs", type=Path, default=Path("runs/search"), help="folder for the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))

@@ -1,9 +1,9 @@
-"""How long `aia search` searches: shortlist and whole model over an index of many photos, memory-mapped.
+"""Times a search of `aia search` in a memory-mapped index of many photos: the shortlist and the whole model.
 
     python -m benchmarks.search_folder --workdir runs/amc --images 100000 --output FILE.json
 
-The index is of drawn noise, in the shape that the run's photos have; it needs room for it on the disk (36 cells of 256
-channels: 1.8 GB for 100,000).
+The index holds random noise in the shape of the run's photos. It needs disk space: 1.8 GB for 100,000 photos with 36
+cells of 256 channels.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _COUNT = 10
 
 
 def synthetic_parts(folder: Path, search: PhotoSearch, num_photos: int) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """Writes an index's parts of noise and maps them: the rows of some noise images, in another order in each part."""
+    """Writes and memory-maps the parts of an index: rows of a few noise images, in random order in each part."""
     rng, size = np.random.default_rng(0), search.annotator.image_size
     images = rng.integers(0, 256, (search.annotator.batch_size, size, size, 3), np.uint8)
     rows = search.compute(images)
@@ -43,13 +43,13 @@ def synthetic_parts(folder: Path, search: PhotoSearch, num_photos: int) -> list[
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Times searches and prints and writes the seconds."""
+    """Times searches; prints and writes the seconds."""
     search = PhotoSearch(arguments.workdir, arguments.annotator)
     query = next(word for word in search.vocabulary.ids if word not in SPECIAL_WORDS)
     one = sum(values.nbytes for values in search.compute(_blank(search)).values())
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         num_bytes = one * arguments.images
-        with os_errors_as_input_errors(Path(folder), num_bytes, "--scratch names another place"):
+        with os_errors_as_input_errors(Path(folder), num_bytes, "--scratch selects another folder"):
             check_room(Path(folder), num_bytes)
             parts = synthetic_parts(Path(folder), search, arguments.images)
         start = time.perf_counter()
@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> None:
         }
     shape = " x ".join(map(str, parts[0][0]["cells"].shape[1:]))
     print(f"{arguments.images:,} photos of {shape} cells, {num_bytes / 1e9:.2f} GB; shortlist {arguments.shortlist:,}")
-    print(f"first search, programs compiled: {first:.2f} s")
+    print(f"first search, with compilation: {first:.2f} s")
     for name, timed in seconds.items():
         print(f"{name:<18}{timed['median']:8.3f} s  ({timed['min']:.3f} to {timed['max']:.3f})")
     if arguments.output:
@@ -80,13 +80,13 @@ def _blank(search: PhotoSearch) -> np.ndarray:
 
 
 def main() -> int:
-    """The command; an exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--workdir", required=True, type=Path, help="folder of a search run")
-    parser.add_argument("--annotator", default="", help="its run; the default is the search run's own")
-    parser.add_argument("--images", type=positive, default=100_000, help="photos of the index")
+    parser.add_argument("--annotator", default="", help="the annotator's run; default: that of the search run")
+    parser.add_argument("--images", type=positive, default=100_000, help="photos in the index")
     parser.add_argument("--shortlist", type=positive, default=1000, help="photos that the whole model scores")
-    parser.add_argument("--scratch", help="folder for the index; the default is the system's for temporary files")
+    parser.add_argument("--scratch", help="folder for the index; the default is the system's temporary folder")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     arguments = parser.parse_args()
     return run_with_exit_code(lambda: measure(arguments))

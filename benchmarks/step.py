@@ -1,4 +1,4 @@
-"""This project's own steps of an annotation config on the first device, on random images that lie there."""
+"""Times this project's training and prediction step on random images in the memory of the first device."""
 
 import functools
 import time
@@ -21,21 +21,21 @@ from aia_jax.utils.errors import InputError
 from benchmarks.timing import per_second, time_windows
 
 _NUM_LABELS = {"corel5k": 260, "espgame": 268, "iaprtc12": 291, "vg500": 500, "scenes": 22}
-TOTAL_STEPS = 1_000_000  # of the schedule; more than a benchmark ever does
+TOTAL_STEPS = 1_000_000  # of the schedule; more than any benchmark runs
 _PROFILED_STEPS = 3
 
 
 def check_task(config: ConfigDict) -> None:
-    """Raises InputError for a config of anything but annotation."""
+    """Raises InputError if the config is not of annotation."""
     if config.task != "annotation":
-        raise InputError(f"config.task={config.task!r}: this takes configs of annotation, such as configs/corel5k.py")
+        raise InputError(f"config.task={config.task!r}: needed is an annotation config, such as configs/corel5k.py")
 
 
 def labels_of(config: ConfigDict) -> int:
-    """Labels of the dataset of an annotation config; it need not be there.
+    """Returns the number of labels of an annotation config's data set, which need not exist on this machine.
 
     Raises:
-        InputError: a config of something else, or a dataset without labels of its own.
+        InputError: the config is of another task, or its data set has no fixed labels.
     """
     check_task(config)
     if config.data.name not in _NUM_LABELS:
@@ -44,7 +44,7 @@ def labels_of(config: ConfigDict) -> int:
 
 
 def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
-    """`image` uint8 `[B, S, S, 3]`, and `target` uint8 `[B, C]` with about 2 % ones."""
+    """Returns random `image` uint8 `[B, S, S, 3]` and `target` uint8 `[B, C]` with about 2 % ones."""
     rng, size = np.random.default_rng(config.seed), config.data.image_size
     images = rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8)
     targets = rng.random((config.batch_size, labels_of(config))) < 0.02
@@ -52,13 +52,13 @@ def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def head_options(config: ConfigDict) -> dict[str, Any]:
-    """The keywords of both attention-pooling heads, here and in PyTorch."""
+    """Returns the keyword arguments of the attention-pooling heads, here and in PyTorch."""
     names = ("hidden_size", "num_heads", "num_layers", "feedforward_size", "dropout", "activation", "norm_first")
     return {name: config.model[name] for name in (*names, "self_attention", "keep_query_position")}
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises InputError for what the benchmarks of whole steps leave out, and for an unknown dataset."""
+    """Raises InputError for options that the benchmarks of whole steps do not support, and for an unknown data set."""
     labels_of(config)
     if config.model.freeze_backbone:
         raise InputError("config.model.freeze_backbone: the benchmarks time steps of the whole model")
@@ -75,14 +75,14 @@ def measure_ours(
 
     Args:
         windows, seconds: see `timing.time_windows`.
-        profile: folder for a trace of a few steps more.
+        profile: folder for a trace of a few more steps.
 
     Returns:
-        `images_per_second`, `seconds_per_step`, `compile_seconds`, `temporary_gb` of the program, `peak_gb` of the
-        process, where the device tells.
+        `images_per_second`, `seconds_per_step`, `compile_seconds`, `temporary_gb` of the program, and `peak_gb` of the
+        process if the device reports it.
 
     Raises:
-        InputError: the config does not fit.
+        InputError: the config is not supported.
     """
     check_config(config)
     device = jax.devices()[0]
@@ -106,13 +106,13 @@ def measure_ours(
 
 
 def first_device() -> dict[str, Any]:
-    """`platform` and `kind` of the device that everything runs on."""
+    """Returns `platform` and `kind` of the first device."""
     device = jax.devices()[0]
     return {"platform": device.platform, "kind": device.device_kind}
 
 
 def peak_gb(device: jax.Device) -> float | None:
-    """The most device memory that this process held at once; None where the device does not tell."""
+    """Returns the peak device memory of this process; None if the device does not report it."""
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return None if peak is None else peak / 1e9
 
@@ -140,7 +140,7 @@ def _builder(config: ConfigDict) -> Callable[[Any], Any]:
 
 
 def _runner(compiled: Any, arguments: tuple, *, carries_state: bool) -> Callable[[int], None]:
-    """What makes so many steps; a training step takes the state that the one before gave."""
+    """Returns a function that runs a number of steps; each training step takes the state of the previous one."""
     first, *rest = arguments
 
     def run(calls: int) -> None:

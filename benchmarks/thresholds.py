@@ -1,4 +1,4 @@
-"""MCC thresholds: this project's search beside scikit-learn, called for every label and candidate as in the reference.
+"""Compares the search for MCC thresholds with the reference's loop over labels and candidates around scikit-learn.
 
 python -m benchmarks.thresholds --output benchmarks/results/mcc-thresholds-cpu.json
 """
@@ -26,7 +26,10 @@ _LABELS_PER_IMAGE = 5
 
 
 def random_scores(num_images: int, num_labels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Scores float32 and targets uint8, both `[N, C]`: about 5 labels an image, which score higher than the others."""
+    """Returns random scores float32 and targets uint8, both `[N, C]`, with about 5 labels per image.
+
+    The scores of an image's labels are higher than the others on average.
+    """
     rng = np.random.default_rng(seed)
     targets = rng.random((num_images, num_labels), np.float32) < _LABELS_PER_IMAGE / num_labels
     logits = rng.standard_normal((num_images, num_labels), np.float32) - 3 + 3 * targets.astype(np.float32)
@@ -34,7 +37,7 @@ def random_scores(num_images: int, num_labels: int, seed: int = 0) -> tuple[np.n
 
 
 def fit_with_sklearn(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The thresholds of `fit_mcc` by two loops around scikit-learn; arguments and result as there."""
+    """Computes the thresholds of `fit_mcc` with two loops around scikit-learn; same arguments and result."""
     from sklearn.metrics import matthews_corrcoef
 
     best = np.empty(scores.shape[1])
@@ -48,10 +51,10 @@ def fit_with_sklearn(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def benchmark(num_images: int, num_labels: int) -> dict[str, Any]:
-    """Times the three searches on one random problem.
+    """Times the three searches on random scores.
 
     Raises:
-        RuntimeError: `fit_mcc` chose another threshold than scikit-learn's loop.
+        RuntimeError: `fit_mcc` and the loop around scikit-learn chose different thresholds.
     """
     scores, targets = random_scores(num_images, num_labels)
     grid, ours = _measure(fit_mcc, scores, targets, _WINDOWS)
@@ -87,13 +90,13 @@ def main() -> None:
     print(f"{arguments.images} images x {arguments.labels} labels, {len(CANDIDATES)} candidates, equal thresholds")
     for name, seconds in measured["seconds"].items():
         print(f"{name:<16}{seconds['median']:>10.4f} s   median of {seconds['windows']}")
-    print(f"fit_mcc is {measured['speedup_of_fit_mcc']:.0f} times as fast as the loop")
+    print(f"fit_mcc is {measured['speedup_of_fit_mcc']:.0f} times the speed of the loop")
     if arguments.output:
         write_json(arguments.output, measured)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
+    """Parses a positive integer, for argparse."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")

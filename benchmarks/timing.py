@@ -1,4 +1,4 @@
-"""How the benchmarks measure: windows of several calls after a warm-up, and what is written beside the numbers."""
+"""Times windows of several calls after a warm-up, and describes the machine and the packages."""
 
 import math
 import multiprocessing
@@ -23,15 +23,15 @@ _MOST_CALLS = 10_000  # in a window
 
 
 def time_windows(run: Callable[[int], object], *, windows: int, seconds: float) -> dict[str, float | int]:
-    """Seconds that one call takes, over several windows of calls.
+    """Measures the seconds per call over several windows of calls.
 
     Args:
-        run: makes so many calls in a row and returns when the device has done them.
-        windows: how many to time.
-        seconds: a window holds as many calls as make it about this long.
+        run: makes the given number of calls and returns when the device has finished them.
+        windows: number of windows to time.
+        seconds: approximate length of a window.
 
     Returns:
-        `median`, `min` and `max` seconds of a call, `windows` and `calls_per_window`.
+        `median`, `min` and `max` seconds per call, `windows` and `calls_per_window`.
     """
     run(2)
     start = time.perf_counter()
@@ -48,29 +48,29 @@ def time_windows(run: Callable[[int], object], *, windows: int, seconds: float) 
 
 
 def per_second(count: int, seconds: dict[str, float | int]) -> dict[str, float]:
-    """The rate of what one call does `count` of; its `min` belongs to the slowest window."""
+    """Converts seconds per call to a rate, where a call processes `count` items; `min` is from the slowest window."""
     slowest, fastest = seconds["max"], seconds["min"]
     return {"median": count / seconds["median"], "min": count / slowest, "max": count / fastest}
 
 
 def isolated(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """`function(*args)` in a new process, which leaves no memory behind on the device.
+    """Runs `function(*args)` in a new process, so that its device memory is free afterwards.
 
     Returns:
-        Its result, or `{"failed": reason}` where it raised or its process died.
+        Its result, or `{"failed": reason}` if it raised an error or its process died.
 
     Raises:
-        InputError: `function` did.
+        InputError: `function` raised it.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_attempt, function, *args).result()
         except BrokenProcessPool:
-            return {"failed": "its process died, of too little memory perhaps"}
+            return {"failed": "its process died, perhaps for lack of memory"}
 
 
 def machine() -> dict[str, Any]:
-    """The machine, and how busy it was when asked: runnable processes, mean of the last minute."""
+    """Describes the machine and its load: the average number of runnable processes in the last minute."""
     return {
         "platform": platform.machine(),
         "system": platform.system(),
@@ -80,7 +80,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of those packages the numbers depend on that are installed, and of Python."""
+    """Returns the versions of Python and of the installed packages that affect the numbers."""
     return {"aia_jax": __version__, **package_versions(*_PEERS), "python": platform.python_version()}
 
 
@@ -89,6 +89,6 @@ def _attempt(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, A
         return function(*args)
     except InputError:
         raise
-    except Exception as error:  # Whatever a variant dies of is its result; many of torch's errors cannot be pickled.
+    except Exception as error:  # A failed variant is a result; many of torch's errors cannot be pickled.
         lines = str(error).strip().splitlines() or [""]
         return {"failed": f"{type(error).__name__}: {lines[0][:300]}"}

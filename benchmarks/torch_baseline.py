@@ -1,6 +1,6 @@
-"""The same steps in PyTorch as one would write them for speed: timm's body, the same head, loss, Adam and EMA.
+"""The same steps in fast PyTorch code: timm's backbone, the same head, loss, Adam and EMA.
 
-Importing this needs torch; building a peer needs timm too.
+This module needs torch; building a model also needs timm.
 """
 
 import functools
@@ -28,11 +28,11 @@ _EPS = 1e-8
 
 
 class Variant(NamedTuple):
-    """A way to run the peer.
+    """A way to run the PyTorch side.
 
     Attributes:
-        channels_last: the memory format; else NCHW.
-        compiled: through `torch.compile`.
+        channels_last: use this memory format instead of NCHW.
+        compiled: use `torch.compile`.
     """
 
     channels_last: bool
@@ -44,7 +44,7 @@ class TrainingPeer:
 
     Attributes:
         model: in training mode, on `device`.
-        averages: EMA of the trained weights and the batch-norm statistics, by their name in `model`.
+        averages: EMA of the trained weights and the batch-norm statistics, by name in `model`.
     """
 
     def __init__(self, model: nn.Module, config: ConfigDict, variant: Variant, device: torch.device):
@@ -74,7 +74,7 @@ class TrainingPeer:
         self._objective = torch.compile(self._loss) if variant.compiled else self._loss
 
     def step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, images uint8 `[B, 3, S, S]` and targets `[B, C]`, after which the weights have moved."""
+        """Updates the weights with images uint8 `[B, 3, S, S]` and targets `[B, C]`; returns the loss."""
         loss = self._objective(images, targets)
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
@@ -91,20 +91,20 @@ class TrainingPeer:
 
 
 class InferencePeer:
-    """Scores of a batch; arguments as of `TrainingPeer`."""
+    """One prediction step; the arguments are those of `TrainingPeer`."""
 
     def __init__(self, model: nn.Module, config: ConfigDict, variant: Variant, device: torch.device):
         self._forward = _Forward(placed(model, variant, device).eval(), config, variant, device)
         self._scores = torch.compile(self._forward.scores) if variant.compiled else self._forward.scores
 
     def step(self, images: Tensor, _targets: Tensor | None = None) -> Tensor:
-        """`[B, C]` of images uint8 `[B, 3, S, S]`."""
+        """Returns scores `[B, C]` of images uint8 `[B, 3, S, S]`."""
         with torch.inference_mode():
             return self._scores(images)
 
 
 class _Forward:
-    """From uint8 images to loss or scores, in bfloat16 by autocast if the config computes in it."""
+    """Computes loss or scores from uint8 images, with autocast if the config computes in bfloat16."""
 
     def __init__(self, model: nn.Module, config: ConfigDict, variant: Variant, device: torch.device):
         mean, std = backbone_named(config.model.backbone).channel_stats or CHANNEL_STATS[config.data.name]
@@ -139,7 +139,7 @@ def annotation_loss(
     neg_margin: float = 0,
     threshold: float = 0,
 ) -> Tensor:
-    """`aia_jax.losses.annotation.multi_label_loss`, unreduced; without parameters it is binary cross-entropy."""
+    """The loss of `aia_jax.losses.annotation`, unreduced; without parameters, binary cross-entropy."""
     if not (gamma_neg or gamma_pos or pos_margin or neg_margin):
         return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     beyond = (torch.sigmoid(logits) - neg_margin).clamp(min=0)
@@ -152,10 +152,10 @@ def annotation_loss(
 
 
 def build_model(config: ConfigDict) -> nn.Module:
-    """timm's body and the head that the config names, with random weights.
+    """Builds timm's backbone with the head of the config, with random weights.
 
     Raises:
-        InputError: torch or timm is absent, or timm has no such body.
+        InputError: torch or timm is missing, or timm has no such backbone.
     """
     models = torch_models()
     body, num_features = models.build_body(config.model.backbone)
@@ -166,7 +166,7 @@ def build_model(config: ConfigDict) -> nn.Module:
 
 
 def placed(model: nn.Module, variant: Variant, device: torch.device) -> nn.Module:
-    """The model where and how it is to run, without attention maps, so that torch may use its fused kernels."""
+    """Moves the model to device and memory format, without attention maps, so that torch can use fused kernels."""
     for part in model.modules():
         if isinstance(part, nn.MultiheadAttention):
             part.forward = functools.partial(part.forward, need_weights=False)
@@ -176,17 +176,17 @@ def placed(model: nn.Module, variant: Variant, device: torch.device) -> nn.Modul
 def measure_peer(
     config: ConfigDict, variant: Variant, platform: str, inference: bool, windows: int, seconds: float
 ) -> dict[str, Any]:
-    """Times the peer's step on the images of `step.random_batch`.
+    """Times PyTorch's step on the images of `step.random_batch`.
 
     Args:
-        platform: JAX's name of where its side ran, "cpu" or "gpu".
+        platform: JAX's name of the device, "cpu" or "gpu".
         windows, seconds: see `timing.time_windows`.
 
     Returns:
         `images_per_second`, `seconds_per_step`, `compile_seconds` (first step; None if not compiled) and `peak_gb`.
 
     Raises:
-        InputError: torch cannot run there, or the model cannot be built.
+        InputError: torch has no such device, or the model cannot be built.
     """
     device = torch_device(platform)
     batch = random_batch(config)
@@ -207,10 +207,10 @@ def measure_peer(
 
 
 def torch_device(platform: str) -> torch.device:
-    """Where torch is to run beside JAX on `platform`, set up for speed: all cores, tuned convolutions, TF32.
+    """Returns torch's device for JAX's `platform`, set up for speed: all cores, tuned convolutions, TF32.
 
     Raises:
-        InputError: it cannot.
+        InputError: torch has no such device.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     if platform == "cpu":
@@ -223,7 +223,7 @@ def torch_device(platform: str) -> torch.device:
 
 
 def runner(call: Callable[[], object], device: torch.device) -> Callable[[int], None]:
-    """What makes so many calls and waits for the device."""
+    """Returns a function that makes a number of calls and waits for the device."""
 
     def run(calls: int) -> None:
         for _ in range(calls):
@@ -235,10 +235,10 @@ def runner(call: Callable[[], object], device: torch.device) -> Callable[[int], 
 
 
 def torch_models() -> types.ModuleType:
-    """`aia_jax.weights.torch_reference`, also where torchvision came without the operators that fit torch's CPU build.
+    """Imports `aia_jax.weights.torch_reference`, also if torchvision lacks operators for a CPU build of torch.
 
     Raises:
-        InputError: torch or timm is absent.
+        InputError: torch or timm is missing.
     """
     name = "aia_jax.weights.torch_reference"
     try:
@@ -254,7 +254,7 @@ def torch_models() -> types.ModuleType:
     return importlib.import_module(name)
 
 
-@functools.cache  # the operators live as long as the library does
+@functools.cache  # the operators exist as long as the library object
 def _stub_torchvision() -> torch.library.Library:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):

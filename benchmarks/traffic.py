@@ -1,12 +1,12 @@
-"""What one step moves, counted in the program compiled for a device that need not be there.
+"""Counts the memory traffic of one step in the program compiled for a device that need not exist here.
 
     python -m benchmarks.traffic --config configs/corel5k.py --target h200 --config.batch_size=128
 
-Bytes are those of every kernel's operands and results. No autotuning happens without the device, so the algorithms of
-convolutions and matmuls are not the final ones; fusion, layouts, traffic and memory are.
+The traffic is the sum of the operands and results of all kernels. Without the device there is no autotuning: the
+algorithms of convolutions and matmuls may change, but not fusion, layouts, traffic and memory.
 
-For TPUs the compiler counts bytes and operations itself ("gb_per_image", "gflop_per_image"), padding and the chip's own
-memory included; those by kind and by stage are read off the program as for GPUs, in main memory and without padding.
+For TPUs "gb_per_image" and "gflop_per_image" are the compiler's counts, with padding and the memory on the chip. The
+numbers by kind and by stage are read from the program as for GPUs: main memory only, without padding.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from aia_jax.training.state import initial_state
 from aia_jax.training.step import make_predict_step, make_train_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, write_json
-from benchmarks.collectives import Exchanged, exchanged
+from benchmarks.collectives import CollectiveBytes, count_bytes
 from benchmarks.hlo import Kernel, entry_kernels
 from benchmarks.step import labels_of
 from benchmarks.targets import TARGETS, Target, compiler_options, described_devices
@@ -46,10 +46,10 @@ _TOTAL_STEPS = 10_000  # of the schedule; the program does not depend on it
 
 
 def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any], *, inference: bool) -> Any:
-    """The project's own training or prediction step of an annotation config, compiled for `devices`."""
+    """Compiles the training or prediction step of an annotation config for `devices`."""
     labels = labels_of(config)
     if config.model.freeze_backbone and not inference:
-        raise InputError("config.model.freeze_backbone: the step counted is that of the whole model")
+        raise InputError("config.model.freeze_backbone: this benchmark counts the step of the whole model")
     mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
     microbatches = 1 if inference else config.accumulate_steps
     sharding.check_batch_size("batch_size", config.batch_size, mesh, microbatches)
@@ -85,11 +85,11 @@ def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any]
 
 
 def summarize(kernels: list[Kernel], bandwidth: float, flops: float, images: int) -> dict[str, Any]:
-    """Traffic by kind of kernel and by stage, and the modelled time, of one device's program.
+    """Sums the traffic of one device by kind of kernel and by stage, and models the time.
 
     Args:
-        bandwidth, flops: of the device, bytes and operations a second.
-        images: that one device works on.
+        bandwidth, flops: bytes and operations per second of the device.
+        images: images per device.
     """
     kinds, stages = defaultdict(_empty), defaultdict(_empty)
     for kernel in kernels:
@@ -123,10 +123,10 @@ def summarize(kernels: list[Kernel], bandwidth: float, flops: float, images: int
 
 
 def report(config: ConfigDict, target: str, num_devices: int, *, inference: bool) -> tuple[dict[str, Any], str]:
-    """The numbers of a config's step on a target, and the program's text.
+    """Compiles a config's step for a target; returns its numbers and the text of the program.
 
     Raises:
-        InputError: unknown target, no compiler for it, or a config that does not fit.
+        InputError: the target is unknown or has no compiler, or the config is not supported.
     """
     devices, described = described_devices(target, num_devices), TARGETS[target]
     start = time.perf_counter()
@@ -137,7 +137,7 @@ def report(config: ConfigDict, target: str, num_devices: int, *, inference: bool
     summary = summarize(entry_kernels(text), described.bandwidth, described.flops, images)
     counted = not inference and num_devices > 1 and config.accumulate_steps == 1
     if described.platform == "tpu":
-        summary |= _by_the_compiler(compiled, described, images, summary["gb_per_image"])
+        summary |= _compiler_counts(compiled, described, images, summary["gb_per_image"])
     return {
         "target": {"name": target, "device": described.device, "bandwidth": described.bandwidth},
         "step": "inference" if inference else "training",
@@ -153,25 +153,25 @@ def report(config: ConfigDict, target: str, num_devices: int, *, inference: bool
         "compile_seconds": seconds,
         "packages": package_versions(*_COMPILERS),
         **summary,
-        "exchanged_on_paper_mb": _on_paper(config) if counted else {},
+        "estimated_collectives_mb": _collectives_mb(config) if counted else {},
     }, text
 
 
 def table(measured: dict[str, Any]) -> str:
-    """The report as text."""
+    """Formats the report as text."""
     lines = [
         f"{measured['model']} at {measured['image_size']} px, {measured['step']} step, "
         f"batch {measured['batch_size']} on {measured['devices']} x {measured['target']['device']}",
-        f"{measured['gb_per_image']:.3f} GB and {measured['gflop_per_image']:.1f} GFLOP an image, "
-        f"{measured['kernels']} kernels, {measured['temporary_gb']:.1f} GB of temporaries, "
+        f"{measured['gb_per_image']:.3f} GB and {measured['gflop_per_image']:.1f} GFLOP per image, "
+        f"{measured['kernels']} kernels, {measured['temporary_gb']:.1f} GB of temporary memory, "
         f"{measured['collectives']} collectives",
         *(
-            [f"{measured['main_memory_gb_per_image']:.3f} GB an image in main memory"]
+            [f"{measured['main_memory_gb_per_image']:.3f} GB per image in main memory"]
             if "main_memory_gb_per_image" in measured
             else []
         ),
-        f"modelled: {measured['modelled_ms']:.1f} ms, {measured['modelled_images_per_second']:.0f} img/s a device"
-        + (", at the rate of bfloat16" if measured["dtype"] != "bfloat16" else ""),
+        f"modelled: {measured['modelled_ms']:.1f} ms, {measured['modelled_images_per_second']:.0f} img/s per device"
+        + (", at the speed of bfloat16" if measured["dtype"] != "bfloat16" else ""),
     ]
     for title, groups in (("kind", measured["by_kind"]), ("stage", measured["by_stage"])):
         lines.append(f"\n{title:<28}{'kernels':>9}{'GB/img':>10}{'GFLOP/img':>12}")
@@ -182,8 +182,9 @@ def table(measured: dict[str, Any]) -> str:
         lines.append(f"\n{'collective':<28}{'kernels':>9}{'MB sent':>10}{'received':>12}")
     for name, group in measured["by_collective"].items():
         lines.append(f"{name:<28}{group['kernels']:>9}{group['sent_mb']:>10.3f}{group['received_mb']:>12.3f}")
-    if measured["exchanged_on_paper_mb"]:
-        lines.append("on paper, MB: " + ", ".join(f"{k} {v:.3f}" for k, v in measured["exchanged_on_paper_mb"].items()))
+    if measured["estimated_collectives_mb"]:
+        estimate = measured["estimated_collectives_mb"].items()
+        lines.append("estimate, MB: " + ", ".join(f"{name} {number:.3f}" for name, number in estimate))
     return "\n".join(lines)
 
 
@@ -191,8 +192,8 @@ def _build(config: ConfigDict, rngs: Any) -> Any:
     return build_annotator(config.model, labels_of(config), rngs=rngs)
 
 
-def _by_the_compiler(compiled: Any, described: Target, images: int, main_memory: float) -> dict[str, Any]:
-    """Totals as the compiler of TPUs counts them, beside the bytes in main memory alone, and the time for these."""
+def _compiler_counts(compiled: Any, described: Target, images: int, main_memory: float) -> dict[str, Any]:
+    """Totals from the TPU compiler's own count, the bytes in main memory, and the modelled time of these."""
     counted = compiled.cost_analysis()
     seconds = images * max(main_memory * 1e9 / described.bandwidth, counted["flops"] / images / described.flops)
     return {
@@ -204,13 +205,13 @@ def _by_the_compiler(compiled: Any, described: Target, images: int, main_memory:
     }
 
 
-def estimate_collectives(config: ConfigDict) -> Exchanged:
-    """See `collectives.exchanged`."""
-    return exchanged(nnx.eval_shape(lambda: _build(config, nnx.Rngs(0))))
+def estimate_collectives(config: ConfigDict) -> CollectiveBytes:
+    """Returns `collectives.count_bytes` of a config's model."""
+    return count_bytes(nnx.eval_shape(lambda: _build(config, nnx.Rngs(0))))
 
 
-def _on_paper(config: ConfigDict) -> dict[str, float]:
-    """What the devices must exchange at least, if no weights are split over them; nothing for models not counted."""
+def _collectives_mb(config: ConfigDict) -> dict[str, float]:
+    """The least that devices exchange if no weights are split; empty for models that cannot be counted."""
     try:
         counted = estimate_collectives(config)
     except ValueError:
@@ -242,5 +243,5 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     parser.add_argument("--target", choices=TARGETS, default="h200", help="device to compile for")
     parser.add_argument("--devices", type=positive, default=1, metavar="N", help="number of devices")
-    parser.add_argument("--inference", action=Switch, help="the prediction step instead of the training step")
+    parser.add_argument("--inference", action=Switch, help="compile the prediction step instead of the training step")
     sys.exit(execute(parser, _main))

@@ -1,10 +1,10 @@
-"""What data parallelism costs on hosts of eight H200s, on paper: a table from counted steps and assumed networks.
+"""Estimates the cost of data parallelism on hosts with eight H200s from counted steps and assumed networks.
 
     python -m benchmarks.weak_scaling --config configs/corel5k.py --bar 1800 \\
         --one benchmarks/results/traffic-m448-h200-train.json --eight benchmarks/results/traffic-m448-h200x8-train.json
 
-The files are those of `benchmarks.traffic` for the same config on one device and on eight. Nothing is measured;
-`docs/performance.md` tells where each assumption comes from.
+The files are reports of `benchmarks.traffic` for the same config on one device and on eight. Nothing is measured.
+`docs/performance.md` gives the source of each assumption.
 """
 
 import argparse
@@ -22,21 +22,21 @@ from aia_jax.utils.files import read_json
 from benchmarks.traffic import estimate_collectives
 
 HOSTS = (1, 2, 4, 16, 64, 128)
-DEVICES = 8  # a host
-NETWORKS = (400e9, 50e9)  # bytes a second of a host: eight adapters of 400 Gb/s, or one
-_NVLINK = 370e9  # bytes a second, of an all-reduce within a host
-_KERNEL = 2e-6  # seconds of one that packs or unpacks
-_NOT_OVERLAPPED = 32e6  # bytes of gradients, the last ones
+DEVICES = 8  # per host
+NETWORKS = (400e9, 50e9)  # bytes per second and host: eight adapters of 400 Gb/s, or one
+_NVLINK = 370e9  # bytes per second of an all-reduce within a host
+_KERNEL = 2e-6  # seconds of a kernel that packs or unpacks
+_NOT_OVERLAPPED = 32e6  # bytes of the last gradients
 
 
 class Step(NamedTuple):
-    """What of a step counts here.
+    """The properties of a step that the estimate needs.
 
     Attributes:
-        seconds: of the step on one device.
-        waits: sums that nothing overlaps.
-        packing: kernels that only several devices need.
-        awaited: bytes of these sums.
+        seconds: time on one device.
+        waits: number of sums without overlap.
+        packing: number of kernels that only several devices need.
+        awaited: bytes of the sums without overlap.
         overlapped: bytes of the other sums.
     """
 
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Seconds that a step takes beyond its computation."""
+    """Seconds of a step beyond its computation."""
 
     latency: float
     packing: float
@@ -56,12 +56,12 @@ class Cost(NamedTuple):
     gradients: float
 
     def efficiency(self, seconds: float) -> float:
-        """Against one device, whose step takes `seconds`."""
+        """Returns the efficiency relative to one device with a step of `seconds`."""
         return seconds / (seconds + sum(self))
 
 
 def cost(step: Step, hosts: int, network: float) -> Cost:
-    """Of a step on `hosts` hosts, each of which reaches `network` bytes a second."""
+    """Estimates the cost of a step on `hosts` hosts with `network` bytes per second each."""
 
     def seconds(number: float) -> float:
         within = 2 * (DEVICES - 1) / DEVICES * number / _NVLINK
@@ -76,14 +76,14 @@ def cost(step: Step, hosts: int, network: float) -> Cost:
 
 
 def small_sum(hosts: int) -> float:
-    """Seconds of an all-reduce of few bytes, in the form of NCCL's model of trees."""
+    """Returns the seconds of an all-reduce of few bytes, by NCCL's cost model of trees."""
     if hosts == 1:
         return 1e-6 * (6.8 + 14 * 0.6)
     return 1e-6 * (6.8 + 14 * 0.6 * 1.8 + 2 * 5.0 * math.log2(hosts))
 
 
 def table(step: Step, seconds_at_bar: float) -> str:
-    """A row of Markdown for each number of hosts; in brackets the slower network, where there is one."""
+    """Formats a Markdown table with one row per number of hosts; in brackets the slower network."""
     rows = []
     for hosts in HOSTS:
         costs = [cost(step, hosts, network) for network in NETWORKS[: 2 if hosts > 1 else 1]]
@@ -104,27 +104,27 @@ def table(step: Step, seconds_at_bar: float) -> str:
 
 
 def read_step(config: str, one: Path, eight: Path) -> tuple[Step, int]:
-    """The step of a config, and the images of a device, from reports of `benchmarks.traffic` on one device and eight.
+    """Reads the step of a config and the images per device from reports of `benchmarks.traffic`.
 
     Raises:
-        InputError: a file cannot be read, or is of something else; or the config's model is not counted.
+        InputError: a file cannot be read or is another report, or the config's model cannot be counted.
     """
     given = read_config(config)
     try:
-        exchanged = estimate_collectives(given)
+        collectives = estimate_collectives(given)
     except ValueError as error:
         raise InputError(f"{config}: {error}") from None
     alone, many = (_report(path, devices, given) for path, devices in ((one, 1), (eight, DEVICES)))
     if many["batch_size"] != DEVICES * alone["batch_size"]:
         raise InputError(
-            f"{eight} is of batch {many['batch_size']}, not {DEVICES} times {alone['batch_size']} as {one}"
+            f"{eight} has batch {many['batch_size']}; needed is {DEVICES} x {alone['batch_size']}, from {one}"
         )
     step = Step(
         seconds=alone["modelled_ms"] / 1e3,
-        waits=exchanged.waits,
+        waits=collectives.waits,
         packing=many["kernels"] - alone["kernels"],
-        awaited=exchanged.awaited,
-        overlapped=exchanged.bytes - exchanged.awaited,
+        awaited=collectives.awaited,
+        overlapped=collectives.bytes - collectives.awaited,
     )
     return step, alone["batch_size"]
 
@@ -141,12 +141,12 @@ def _report(path: Path, devices: int, config: ConfigDict) -> dict[str, Any]:
         "dtype": config.model.dtype,
     }
     if not isinstance(found, dict) or not {*wanted, "target", "modelled_ms", "kernels", "batch_size"} <= found.keys():
-        raise InputError(f"{path} is no report of benchmarks.traffic")
+        raise InputError(f"{path} is not a report of benchmarks.traffic")
     if found["target"].get("name") != "h200":
-        raise InputError(f"{path} is of {found['target'].get('device')}; the networks assumed are those of H200s")
+        raise InputError(f"{path} is for {found['target'].get('device')}; the assumed networks are those of H200s")
     for name, value in wanted.items():
         if found[name] != value:
-            raise InputError(f"{path} has {name} {found[name]!r}; needed is {value!r}, by a count of the same config")
+            raise InputError(f"{path} has {name} {found[name]!r}; needed is {value!r}, as in the config")
     return found
 
 
@@ -158,19 +158,19 @@ def _run(arguments: argparse.Namespace) -> None:
     step, images = read_step(arguments.config, arguments.one, arguments.eight)
     print(
         f"step {1e3 * step.seconds:.1f} ms, {step.waits} waits, {step.packing:,} packing kernels; "
-        f"{step.awaited / 1e6:.1f} MB waited for, {step.overlapped / 1e6:.1f} MB not"
+        f"{step.awaited / 1e6:.1f} MB waited for, {step.overlapped / 1e6:.1f} MB overlapped"
     )
     print(table(step, images / arguments.bar))
 
 
 def main() -> int:
-    """The command; an exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="of annotation, that both files are of")
-    parser.add_argument("--one", required=True, type=Path, metavar="FILE.json", help="of one device")
-    parser.add_argument("--eight", required=True, type=Path, metavar="FILE.json", help="of eight devices")
+    parser.add_argument("--config", required=True, help="the annotation config of both reports")
+    parser.add_argument("--one", required=True, type=Path, metavar="FILE.json", help="report for one device")
+    parser.add_argument("--eight", required=True, type=Path, metavar="FILE.json", help="report for eight devices")
     parser.add_argument(
-        "--bar", required=True, type=positive, metavar="IMG/S", help="of one device, for the last column"
+        "--bar", required=True, type=positive, metavar="IMG/S", help="speed of one device, for the last column"
     )
     arguments = parser.parse_args()
     return run_with_exit_code(lambda: _run(arguments))

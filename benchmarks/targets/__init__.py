@@ -1,4 +1,4 @@
-"""Devices that a step can be compiled for without having them."""
+"""Descriptions of devices, to compile for them without having them."""
 
 import os
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Target:
 
     Attributes:
         platform: "cuda" or "tpu".
-        device: what one of them is.
-        bandwidth: bytes a second between memory and chip.
-        flops: bfloat16 operations a second.
-        source: where these two come from.
+        device: name of the device.
+        bandwidth: bytes per second between memory and chip.
+        flops: bfloat16 operations per second.
+        source: source of bandwidth and flops.
     """
 
     platform: str
@@ -33,7 +33,7 @@ TARGETS = {
     "h200": Target("cuda", "NVIDIA H200 141 GB", 4.3e12, 790e12, "measured elsewhere, a large copy and a large matmul"),
     "v5e": Target("tpu", "TPU v5e", 819e9, 197e12, "the maker's data sheet"),
 }
-# XLA cannot tile every Triton matmul without autotuning, for which it needs the device itself; cuBLAS moves the same.
+# Without the device there is no autotuning, and XLA cannot tile every Triton matmul. cuBLAS moves the same bytes.
 _CUDA_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -43,21 +43,21 @@ _TPU_ENVIRONMENT = {
 
 
 def described_devices(name: str, count: int) -> list[Any]:
-    """Devices to lower and compile for, none of which is there.
+    """Returns descriptions of devices to lower and compile for.
 
     Args:
         name: a key of `TARGETS`.
-        count: how many; of GPUs up to 8 in one host, beyond that whole hosts of 8; of TPUs 4.
+        count: number of devices. GPUs: up to 8 in one host, or a multiple of 8; TPUs: 1 or 4.
 
     Raises:
-        InputError: unknown name, a count that cannot be described, or the compiler is not installed.
+        InputError: unknown name, unsupported count, or the compiler is not installed.
     """
     if name not in TARGETS:
         raise InputError(f"--target={name} is unknown; known: {', '.join(TARGETS)}")
     is_gpu = TARGETS[name].platform == "cuda"
     if (is_gpu and (count < 1 or (count > 8 and count % 8))) or (not is_gpu and count not in (1, 4)):
         known = "1 to 8, or a multiple of 8" if is_gpu else "1 or 4"
-        raise InputError(f"--devices={count} cannot be described for {name}: {known}")
+        raise InputError(f"--devices={count} is not supported for {name}: use {known}")
     try:
         if is_gpu:
             description = Path(__file__).with_name(f"{name}.txtpb").read_text()
@@ -73,5 +73,5 @@ def described_devices(name: str, count: int) -> list[Any]:
 
 
 def compiler_options(name: str) -> dict[str, Any]:
-    """What `lowered.compile` needs to be told for a target."""
+    """Returns the options of `lowered.compile` for a target."""
     return dict(_CUDA_OPTIONS) if TARGETS[name].platform == "cuda" else {}

@@ -1,4 +1,4 @@
-"""The benchmarks' documents and tables on tiny shapes; nothing timed is judged."""
+"""Documents and tables of the benchmarks on tiny shapes; no test depends on a measured time."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def config():
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Processes cost seconds each; one test below has them."""
+    """Measures without new processes, which take seconds each; another test covers them."""
 
     def attempt(function, *args):
         return timing._attempt(function, *args)
@@ -37,7 +37,7 @@ def in_this_process(monkeypatch):
         monkeypatch.setattr(module, "isolated", attempt)
 
 
-def test_windows_hold_as_many_calls_as_asked_for(monkeypatch):
+def test_a_window_has_calls_for_the_given_seconds(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
@@ -56,15 +56,15 @@ def _fail(error):
     raise error
 
 
-def test_failures_in_a_process_are_results_but_for_bad_input():
+def test_failures_in_a_process_are_results_except_for_invalid_input():
     assert timing.isolated(_fail, MemoryError("80 GB\nat x.cc:7")) == {"failed": "MemoryError: 80 GB"}
     assert "its process died" in timing.isolated(os._exit, 9)["failed"]
     with pytest.raises(InputError, match="no such label"):
         timing.isolated(_fail, InputError("no such label"))
 
 
-def test_work_of_the_flagship():
-    """22.9 G multiplications of the backbone at 448 px, and the head's, whose query is shared by the batch."""
+def test_estimated_work_of_tresnet_m():
+    """The backbone needs 22.9 G multiplications at 448 px; the head's queries are shared by the batch."""
     config = corel5k.get_config()
     config.batch_size = 128
     work = roofline.count_work(config, 260, inference=True)
@@ -77,7 +77,7 @@ def test_work_of_the_flagship():
 
 
 @pytest.mark.slow
-def test_inference_beside_a_failed_peer(config, in_this_process):
+def test_inference_with_a_peer_that_fails(config, in_this_process):
     document = comparison.compare(config, inference=True, seconds=0.0)
     ours, *peers = document["results"]
     assert ours["seconds_per_step"]["windows"] == 5
@@ -89,11 +89,11 @@ def test_inference_beside_a_failed_peer(config, in_this_process):
     assert (document["batch_size"], document["dtype"], document["small_because_cpu"]) == (2, "float32", True)
     assert {"jax", "python"} < document["versions"].keys()
     text = comparison.table(json.loads(json.dumps(document)))
-    assert "A CPU: small shapes" in text
+    assert "On a CPU: small shapes" in text
     assert "failed: " in text
 
 
-def test_the_best_peer_is_the_fastest_that_ran():
+def test_the_best_peer_is_the_fastest_one_that_did_not_fail():
     def row(name, rate):
         return {"name": name, "images_per_second": {"median": rate}}
 
@@ -102,26 +102,26 @@ def test_the_best_peer_is_the_fastest_that_ran():
 
 
 @pytest.mark.slow
-def test_a_profile_of_some_steps(config, tmp_path):
+def test_a_profile_is_written(config, tmp_path):
     measure_ours(config, True, 1, 0.0, str(tmp_path / "trace"))
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
 @pytest.mark.parametrize("compare", [comparison.compare, head.compare, input.compare])
-def test_configs_of_something_else_are_refused(compare):
+def test_configs_of_other_tasks_are_refused(compare):
     options = {"inference": True} if compare is comparison.compare else {}
-    with pytest.raises(InputError, match=r"config\.task='retrieval': this takes configs of annotation"):
+    with pytest.raises(InputError, match=r"config\.task='retrieval': needed is an annotation config"):
         compare(sgraf.get_config("coco"), **options)
 
 
-def test_a_profile_that_cannot_be_written_is_told_before_the_timing(config, tmp_path):
+def test_a_profile_that_cannot_be_written_is_refused_before_the_timing(config, tmp_path):
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(InputError, match=r"file/trace cannot be written: (Not a directory|File exists)"):
         comparison.compare(config, inference=True, profile=str(file))
 
 
-def test_cpu_shapes_are_small_but_never_larger_than_asked_for():
+def test_shapes_on_a_cpu_are_reduced_but_never_increased():
     config = corel5k.get_config()
     small = comparison.shrunk(config)
     assert (small.data.image_size, small.batch_size, small.model.dtype) == (224, 8, "float32")
@@ -130,8 +130,8 @@ def test_cpu_shapes_are_small_but_never_larger_than_asked_for():
     assert comparison.shrunk(config).data.image_size == 96
 
 
-def test_the_head_alone(config, in_this_process):
-    pytest.importorskip("torch_oracles")  # which knows how to import timm
+def test_the_head(config, in_this_process):
+    pytest.importorskip("tests.helpers.torch_oracles")  # imports timm also without torchvision's operators
     document = head.compare(config, seconds=0.0)
     assert document["features"][:3] == [2, 2, 2]
     assert [row["name"] for row in document["results"]] == ["aia_jax", "torch"] * 2
@@ -143,7 +143,7 @@ def test_the_head_alone(config, in_this_process):
         head.compare(config)
 
 
-def test_retrieval_beside_a_loop_over_captions(in_this_process):
+def test_retrieval_compared_with_a_loop_over_captions(in_this_process):
     pytest.importorskip("torch")
     config = sgraf.get_config("flickr8k")
     config.batch_size, config.eval.batch_size = 4, 8
@@ -157,24 +157,24 @@ def test_retrieval_beside_a_loop_over_captions(in_this_process):
     assert [row["pairs"] for row in document["results"]] == [[6, 9]] * 2 + [[4, 4]] * 2
     assert all(ratio > 0 for ratio in document["ratio_to_peer"].values())
     assert "6 x 9" in retrieval.table(json.loads(json.dumps(document)))
-    with pytest.raises(InputError, match="times retrieval on given features"):
+    with pytest.raises(InputError, match="needs a retrieval config with precomputed features"):
         retrieval.compare(demo.get_config())
 
 
-def test_ways_of_images_to_the_device(config, in_this_process, monkeypatch):
+def test_input_from_memory_files_and_jpegs(config, in_this_process, monkeypatch):
     monkeypatch.setattr(input, "_WORKERS", (0,))
     document = input.compare(config, num_images=6, step_rate=100.0, windows=5, seconds=0.0)
     assert [row["name"] for row in document["results"]] == [
         *("device-resident", "memory-mapped", "JPEGs, 0 worker processes")
     ]
     for row in document["results"]:
-        assert row["share_of_step_rate"] == pytest.approx(row["images_per_second"]["median"] / 100)
-    assert "of a step at 100 img/s" in input.table(document)
+        assert row["fraction_of_step_rate"] == pytest.approx(row["images_per_second"]["median"] / 100)
+    assert "for a step at 100 img/s" in input.table(document)
     with pytest.raises(InputError, match="--images=1 is less"):
         input.compare(config, num_images=1)
 
 
-def test_photos_are_of_the_size_of_the_papers(tmp_path):
+def test_generated_photos_have_the_size_of_corel_5k(tmp_path):
     from PIL import Image
 
     input.write_photos(tmp_path, 2)
@@ -184,12 +184,12 @@ def test_photos_are_of_the_size_of_the_papers(tmp_path):
     assert 30_000 < photo.stat().st_size < 200_000
 
 
-def test_metrics_beside_scikit_learn():
+def test_metrics_compared_with_scikit_learn():
     pytest.importorskip("sklearn")
     document = metrics.compare(200, 5, seconds=0.0)
     assert [row["name"] for row in document["results"]] == ["aia_jax", "sklearn loop"]
     assert document["results"][1]["seconds"]["windows"] == 5
-    assert "times as fast as the loop" in metrics.table(document)
+    assert "times the speed of the loop" in metrics.table(document)
 
 
 def test_metrics_without_scikit_learn(monkeypatch):
@@ -201,8 +201,8 @@ def test_metrics_without_scikit_learn(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_process_that_starts_the_others_takes_no_device():
-    """JAX would keep most of a GPU's memory from the processes that are measured."""
+def test_the_parent_process_uses_no_device():
+    """Otherwise JAX would reserve most of a GPU's memory, and the measured processes would lack it."""
     program = """
 from jax._src import xla_bridge
 from benchmarks import comparison, head
@@ -218,8 +218,8 @@ assert not xla_bridge.backends_are_initialized()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "backbone"), [("train", "tresnet_tiny"), ("infer", "tresnet_m")])
-def test_a_bare_machine_is_enough(tmp_path, what, backbone):
-    """Only jax, flax, optax, ml_collections, torch and timm: whatever else this project uses cannot be imported."""
+def test_few_packages_are_enough(tmp_path, what, backbone):
+    """Needs only jax, flax, optax, ml_collections, torch and timm; other packages cannot be imported."""
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n")
     overrides = {"batch_size": 2, "data.image_size": 32, "model.backbone": backbone}
     command = [sys.executable, "-m", f"benchmarks.{what}", "--config", "configs/demo.py", "--seconds", "0"]
@@ -251,14 +251,14 @@ def test_a_bare_machine_is_enough(tmp_path, what, backbone):
         ("data.name", "photos", "config.data.name='photos' is not one of corel5k, espgame"),
     ],
 )
-def test_what_the_benchmarks_leave_out_is_refused(field, value, message):
+def test_unsupported_options_are_refused(field, value, message):
     config = demo.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
         check_config(config)
 
 
-def test_single_convolutions_beside_pytorchs():
+def test_single_convolutions_compared_with_pytorch():
     document = convolutions.compare(((6, 4, 5, 3), (4, 8, 3, 1)), windows=2, seconds=0.0)
     for row in document["results"]:
         assert [len(passes) for passes in row["seconds"]] == [3, 3]

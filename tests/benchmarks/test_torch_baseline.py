@@ -1,4 +1,4 @@
-"""The PyTorch side of the benchmarks computes what this project's step does: loss, Adam's update, averages, scores."""
+"""The PyTorch side of the benchmarks computes the same loss, Adam update, averages and scores as this project."""
 
 import jax
 import numpy as np
@@ -40,7 +40,7 @@ def config():
     config.batch_size, config.data.image_size, config.data.flips = 4, 64, "none"
     config.model.dtype, config.ema_decay = "float32", 0.9
     config.optimizer.max_learning_rate, config.optimizer.initial_div = 1e-2, 1.0
-    config.optimizer.eps = 1e-3  # the update then depends on a gradient's size, not on the sign of rounding noise
+    config.optimizer.eps = 1e-3  # so that rounding noise in small gradients does not decide the update
     return config
 
 
@@ -64,7 +64,7 @@ def tensors(config, *, channels_last=False):
 
 
 @pytest.mark.parametrize("name", annotation.PRESETS)
-def test_losses_are_this_projects(name):
+def test_losses_equal_those_of_this_project(name):
     rng = np.random.default_rng(0)
     logits = (5 * rng.standard_normal((8, 9))).astype(np.float32)
     targets = (rng.random((8, 9)) < 0.3).astype(np.float32)
@@ -76,7 +76,7 @@ def test_losses_are_this_projects(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_a_step_is_this_projects(config, models, channels_last):
+def test_a_training_step_equals_that_of_this_project(config, models, channels_last):
     ours, theirs = models
     batch, images, targets = tensors(config, channels_last=channels_last)
     optimizer = make_optimizer(config.optimizer, TOTAL_STEPS)
@@ -97,7 +97,7 @@ def test_a_step_is_this_projects(config, models, channels_last):
                 assert relative_error(value, values[path]) <= 1e-4, (raw, kind, path)
 
 
-def test_scores_are_this_projects(config, models):
+def test_scores_equal_those_of_this_project(config, models):
     ours, theirs = models
     batch, images, _ = tensors(config)
     graphdef, weights = split_model(ours)
@@ -108,7 +108,7 @@ def test_scores_are_this_projects(config, models):
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
-def test_flips_turn_whole_images(config):
+def test_flips_apply_to_whole_images(config):
     _, images, _ = tensors(config)
     torch.manual_seed(0)
     flipped = torch_baseline._random_flips(images, "both")
@@ -119,7 +119,7 @@ def test_flips_turn_whole_images(config):
 
 
 @pytest.mark.parametrize("inference", [False, True])
-def test_a_measured_peer_tells_its_rates(config, models, monkeypatch, inference):
+def test_a_measured_peer_reports_its_rates(config, models, monkeypatch, inference):
     monkeypatch.setattr(torch_baseline, "build_model", lambda _: models[1])
     config.batch_size, config.data.image_size, config.data.flips = 2, 32, "both"
     row = torch_baseline.measure_peer(config, Variant(True, False), "cpu", inference, 5, 0.0)
@@ -134,7 +134,7 @@ def test_heads_of_both_systems_are_built(config):
     assert torch_baseline.build_model(config).eval()(torch.zeros(1, 3, 32, 32))[0].shape == (1, LABELS)
 
 
-def test_what_the_peer_lacks_is_refused(config):
+def test_options_that_the_peer_lacks_are_refused(config):
     with pytest.raises(InputError, match="no device to compare with JAX's tpu"):
         torch_baseline.torch_device("tpu")
     config.model.backbone = "tresnet_tiny"

@@ -1,4 +1,4 @@
-"""The table on paper: its formulas, and that docs/performance.md shows what it prints."""
+"""The formulas of the estimate, and its tables in docs/performance.md."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def counted(config, name):
     return read_step(str(ROOT / "configs" / config), *files)
 
 
-def test_a_cost_by_hand():
+def test_a_cost_equals_a_computation_by_hand():
     step = Step(seconds=0.01, waits=10, packing=5, awaited=37e6, overlapped=1e9)
     here = cost(step, 1, 400e9)
     assert here == pytest.approx((10 * 15.2e-6, 1e-5, 1.75e-4, 1.75 * 32e6 / 370e9))
@@ -33,12 +33,12 @@ def test_a_cost_by_hand():
 @pytest.mark.parametrize(
     ("config", "name", "bar"), [("corel5k.py", "m448", 1800), ("vg500.py", "v2l576", 560)], ids=["m", "v2_l"]
 )
-def test_the_page_shows_what_is_printed(config, name, bar):
+def test_the_page_shows_the_printed_table(config, name, bar):
     step, images = counted(config, name)
     assert table(step, images / bar) in (ROOT / "docs" / "performance.md").read_text()
 
 
-def test_what_would_help_at_1024_devices(monkeypatch):
+def test_efficiencies_at_1024_devices_are_on_the_page(monkeypatch):
     step, _ = counted("corel5k.py", "m448")
     larger = cost(step, 128, 400e9).efficiency(4 * step.seconds)
     small_sum = weak_scaling.small_sum(1)
@@ -49,16 +49,16 @@ def test_what_would_help_at_1024_devices(monkeypatch):
     assert f"four times the work, {larger:.0%}".replace("%", " %") in page
 
 
-def test_reports_of_something_else_are_told():
+def test_files_that_are_no_reports_are_refused():
     config, one = str(ROOT / "configs" / "corel5k.py"), RESULTS / "traffic-m448-h200-train.json"
     with pytest.raises(InputError, match=r"absent\.json cannot be read"):
         read_step(config, one, RESULTS / "absent.json")
     with pytest.raises(InputError, match=r"m448-h200-train\.json has devices 1; needed is 8"):
         read_step(config, one, one)
-    with pytest.raises(InputError, match=r"train-m224-cpu\.json is no report of benchmarks\.traffic$"):
+    with pytest.raises(InputError, match=r"train-m224-cpu\.json is not a report of benchmarks\.traffic$"):
         read_step(config, RESULTS / "train-m224-cpu.json", one)
     classifier = str(ROOT / "configs" / "improved_loss.py:corel5k")
-    with pytest.raises(InputError, match="only TResNet with the attention head is counted"):
+    with pytest.raises(InputError, match="only a TResNet with the attention head can be counted"):
         read_step(classifier, one, one)
 
 
@@ -67,19 +67,19 @@ def test_reports_of_something_else_are_told():
     [
         ("vg500.py", "m448-h200", "m448-h200x8", "'tresnet_m [+] attention'; needed is 'tresnet_v2_l"),
         ("corel5k.py", "m448-h200", "v2l576-h200x8", "has model 'tresnet_v2_l"),
-        ("corel5k.py", "m448-v5e", "m448-h200x8", "is of TPU v5e"),
+        ("corel5k.py", "m448-v5e", "m448-h200x8", "is for TPU v5e"),
         ("corel5k.py", "m448-h200", "m448-h200x8-fsdp8", "has fsdp 8; needed is 1"),
     ],
 )
-def test_reports_that_do_not_belong_together_are_told(config, one, eight, message):
+def test_reports_of_another_config_are_refused(config, one, eight, message):
     files = (RESULTS / f"traffic-{name}-train.json" for name in (one, eight))
     with pytest.raises(InputError, match=message):
         read_step(str(ROOT / "configs" / config), *files)
 
 
-def test_reports_of_other_batches_are_told(tmp_path):
+def test_reports_of_other_batch_sizes_are_refused(tmp_path):
     report = json.loads((RESULTS / "traffic-m448-h200-train.json").read_text())
     one = tmp_path / "one.json"
     one.write_text(json.dumps({**report, "batch_size": 64}))
-    with pytest.raises(InputError, match="is of batch 1024, not 8 times 64"):
+    with pytest.raises(InputError, match="has batch 1024; needed is 8 x 64"):
         read_step(str(ROOT / "configs" / "corel5k.py"), one, RESULTS / "traffic-m448-h200x8-train.json")
