@@ -1,4 +1,4 @@
-"""Image-text retrieval whole: SGRAF on given region features, or on the grid features of a backbone trained with it."""
+"""Image-text retrieval: SGRAF on given region features, or on the grid features of a backbone trained with it."""
 
 import jax
 from flax import nnx
@@ -13,8 +13,8 @@ class Retriever(nnx.Module):
     """Scores captions against images.
 
     Args:
-        sgraf: see there.
-        backbone: whose last feature map's cells are the regions; None: regions are given.
+        sgraf: the similarity model.
+        backbone: the cells of its last feature map are the regions; None: regions are given.
     """
 
     def __init__(self, sgraf: SGRAF, backbone: nnx.Module | None = None):
@@ -22,7 +22,7 @@ class Retriever(nnx.Module):
         self.backbone = backbone
 
     def encode_images(self, images: Array, *, train: bool, key: Array | None = None) -> tuple[Array, Array]:
-        """Region features `[B, R, F]`, or normalised images `[B, S, S, 3]` of the backbone; see `SGRAF`."""
+        """Encodes region features `[B, R, F]`, or normalised images `[B, S, S, 3]` for the backbone; see `SGRAF`."""
         if self.backbone is not None:
             features, _ = self.backbone(images, train=train)
             images = features.reshape(len(features), -1, features.shape[-1])
@@ -32,14 +32,14 @@ class Retriever(nnx.Module):
     def encode_captions(
         self, tokens: Array, lengths: Array, *, train: bool, key: Array | None = None
     ) -> tuple[Array, Array]:
-        """See `SGRAF`."""
+        """Calls `SGRAF.encode_captions`."""
         with jax.named_scope("text"):
             return self.sgraf.encode_captions(tokens, lengths, train=train, key=key)
 
     def similarity(
         self, images: tuple[Array, Array], captions: tuple[Array, Array], lengths: Array, **options
     ) -> Array:
-        """See `SGRAF`."""
+        """Calls `SGRAF.similarity`."""
         with jax.named_scope("similarity"):
             return self.sgraf.similarity(images, captions, lengths, **options)
 
@@ -49,12 +49,12 @@ def build_retriever(config: ConfigDict, num_words: int, *, rngs: nnx.Rngs) -> Re
 
     Args:
         config: `reasoning, embed_size, word_size, similarity_size, num_regions, dtype, param_dtype`; `backbone` and
-            what it needs (see `build_backbone`), or "" and `num_features`.
-        num_words: of the vocabulary.
-        rngs: where the initial weights come from (stream `params`).
+            its fields (see `build_backbone`), or "" and `num_features`.
+        num_words: size of the vocabulary.
+        rngs: source of the initial weights (stream `params`).
 
     Raises:
-        InputError: a name that is not known.
+        InputError: an unknown name.
     """
     backbone = build_backbone(config, rngs=rngs) if config.backbone else None
     sgraf = SGRAF(

@@ -1,8 +1,8 @@
 """SGRAF: image-text similarity by graph reasoning or attention filtration (Diao et al., AAAI 2021, arXiv 2101.01368).
 
-The published code goes through the captions one by one. Here all pairs of a block are computed at once, the captions
-padded and masked: no score depends on the padding or on the other captions of the batch (in training: but through
-dropout, and the batch statistics, which are each caption's own).
+The published code processes the captions one by one. Here all pairs of a block are computed at once, with padded and
+masked captions. No score depends on the padding or on the other captions of the batch: in training, the batch
+statistics are those of each caption alone.
 """
 
 from functools import partial
@@ -16,20 +16,20 @@ from jax.typing import DTypeLike
 from aia_jax.models.layers.batch_norm import BatchNorm
 from aia_jax.models.layers.common import EPSILON, dropout, dropout_key, l2norm, split_key, uniform, xavier_linear
 from aia_jax.models.layers.gru import BidirectionalGRU
-from aia_jax.models.layers.pairwise_blocks import everywhere, join_rows, num_blocks, split_rows
+from aia_jax.models.layers.pairwise_blocks import join_rows, num_blocks, replicate, split_rows
 from aia_jax.models.sgraf_reasoning import REASONINGS, AttentionFiltration
 from aia_jax.utils.errors import InputError
 
 _DROPOUT = 0.4
-_SHARPNESS = 9.0  # of the attention over regions
+_ATTENTION_SCALE = 9.0  # inverse temperature of the attention over regions
 
 
 class GlobalAttention(nnx.Module):
-    """One vector for a set of vectors: their mean asks, each of them answers (SGRAF, section 3.1).
+    """Pools a set of vectors by attention, with their mean as the query (SGRAF, section 3.1).
 
     Args:
         size: D.
-        num_regions: of images, whose embeddings are batch-normalised; None for captions, which are not.
+        num_regions: R of images, whose embeddings are batch-normalised; None for captions, which are not normalised.
     """
 
     def __init__(self, size: int, num_regions: int | None, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
@@ -41,13 +41,13 @@ class GlobalAttention(nnx.Module):
         self.mean_norm = BatchNorm(size, param_dtype=param_dtype, rngs=rngs) if num_regions else None
 
     def __call__(self, x: Array, mask: Array | None, *, train: bool, key: Array | None) -> Array:
-        """Pools `x` `[B, N, D]`, of which `mask` `[B, N]` (None: all) counts, to `[B, D]` of length 1, float32."""
+        """Pools `x` `[B, N, D]` where `mask` `[B, N]` (None: replicate) to float32 `[B, D]` of length 1."""
         key_local, key_mean = split_key(dropout_key(key, _DROPOUT, train), 2)
         weight = jnp.ones(x.shape[:2], jnp.float32) if mask is None else mask.astype(jnp.float32)
         mean = (x * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
         local, mean = self.local(x).astype(jnp.float32), self.mean(mean).astype(jnp.float32)
         if self.local_norm is not None:
-            # Regions are the channels of the first norm: their statistics are over images and features.
+            # Regions are the channels of the first norm: its statistics are over images and features.
             local = self.local_norm(local.swapaxes(1, 2)[:, :, None], train=train)[:, :, 0].swapaxes(1, 2)
             mean = self.mean_norm(mean[:, None, None], train=train)[:, 0, 0]
         local = dropout(jnp.tanh(local), _DROPOUT, key_local)
@@ -58,10 +58,10 @@ class GlobalAttention(nnx.Module):
 
 
 class TextEncoder(nnx.Module):
-    """Words to vectors of length 1 that know their neighbours.
+    """Encodes words in context as vectors of length 1.
 
     Attributes:
-        embedding: `[W, word_size]`.
+        embedding: `[W, word_size]`, W words.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TextEncoder(nnx.Module):
         self.gru = BidirectionalGRU(word_size, embed_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, tokens: Array, lengths: Array, *, train: bool, key: Array | None) -> Array:
-        """`tokens` int `[C, L]` to float32 `[C, L, D]`, zeros beyond the lengths `[C]`."""
+        """Encodes `tokens` int `[C, L]` as float32 `[C, L, D]`, 0 beyond the lengths `[C]`."""
         words = dropout(self.embedding[...][tokens], _DROPOUT, dropout_key(key, _DROPOUT, train))
         states = l2norm(self.gru(words, lengths))
         return jnp.where(word_mask(tokens, lengths)[..., None], states, 0)
@@ -88,13 +88,13 @@ class SGRAF(nnx.Module):
     """Similarity of images and captions.
 
     Args:
-        num_words: of the vocabulary.
-        num_features, num_regions: channels and number of an image's regions.
-        embed_size, word_size, similarity_size: D, of the word vectors, and S.
+        num_words: size of the vocabulary.
+        num_features, num_regions: F and R, channels and number of an image's regions.
+        embed_size, word_size, similarity_size: D, the size of the word vectors, and S.
         reasoning: "sgr" or "saf".
 
     Raises:
-        InputError: another reasoning.
+        InputError: unknown reasoning.
     """
 
     def __init__(
@@ -125,14 +125,18 @@ class SGRAF(nnx.Module):
         self.score = xavier_linear(similarity_size, 1, **options)
 
     def encode_images(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, Array]:
-        """Regions `[B, R, F]` to vectors of length 1: `[B, R, D]` of each, `[B, D]` of all, float32."""
+        """Encodes regions `[B, R, F]` as float32 vectors of length 1: `[B, R, D]` each, and `[B, D]` all together."""
         regions = l2norm(self.image(features.astype(self.dtype)).astype(jnp.float32))
         return regions, self.image_attention(regions, None, train=train, key=key)
 
     def encode_captions(
         self, tokens: Array, lengths: Array, *, train: bool, key: Array | None = None
     ) -> tuple[Array, Array]:
-        """Tokens `[C, L]` to vectors of length 1: `[C, L, D]` of each, 0 beyond `lengths` `[C]`, `[C, D]` of all."""
+        """Encodes tokens `[C, L]` as float32 vectors of length 1.
+
+        Returns:
+            `[C, L, D]` of each word, 0 beyond `lengths` `[C]`; and `[C, D]` of the whole caption.
+        """
         key_words, key_attention = split_key(key, 2)
         words = self.text(tokens, lengths, train=train, key=key_words)
         mask = word_mask(tokens, lengths)
@@ -150,41 +154,41 @@ class SGRAF(nnx.Module):
     ) -> Array:
         """Scores every caption against every image.
 
-        Each block of captions is computed at the width of its longest one, so captions of like length should stand
-        together.
+        Each block of captions is computed at the width of its longest caption. Sort captions by length to save time.
 
         Args:
-            images, captions: as encoded; `[I, R, D]` and `[I, D]`, `[C, L, D]` and `[C, D]`.
+            images, captions: results of `encode_images` and `encode_captions`; `[I, R, D]` and `[I, D]`, `[C, L, D]`
+                and `[C, D]`.
             lengths: `[C]`.
-            train: use each caption's own statistics, and move the running ones.
-            block: pairs computed at once, on each device; at least one caption against all images.
-            remat: compute the alignments again in the backward pass instead of keeping them.
+            train: use the statistics of each caption, and update the running statistics.
+            block: number of pairs that each device computes at once; at least one caption with all images.
+            remat: recompute the alignments in the backward pass instead of storing them.
 
         Returns:
             float32 `[C, I]`, in 0..1.
         """
         words, wholes = captions
         count = num_blocks(len(words), len(images[0]), block)
-        regions, image_wholes = everywhere(images)
+        regions, image_wholes = replicate(images)
         regions = regions.astype(self.dtype)
         products = jnp.einsum("ird,iqd->irq", regions, regions, preferred_element_type=jnp.float32)
         widths = _widths(words.shape[1])
 
-        def of_width(width: int, words: Array, wholes: Array, lengths: Array) -> tuple[Array, Array]:
+        def score_words(width: int, words: Array, wholes: Array, lengths: Array) -> tuple[Array, Array]:
             images = regions, products, image_wholes
-            return self._of_block(images, words[:, :width], wholes, lengths, train=train)
+            return self._score_block(images, words[:, :width], wholes, lengths, train=train)
 
-        def of_block(block: tuple[Array, ...]) -> tuple[Array, Array]:
-            enough = jnp.searchsorted(jnp.array(widths), block[-1].max())
-            return jax.lax.switch(enough, [partial(of_width, width) for width in widths], *block)
+        def score(block: tuple[Array, ...]) -> tuple[Array, Array]:
+            smallest = jnp.searchsorted(jnp.array(widths), block[-1].max())
+            return jax.lax.switch(smallest, [partial(score_words, width) for width in widths], *block)
 
         blocks = [split_rows(rows, count) for rows in (words, wholes, lengths)]
-        scores, statistics = jax.lax.map(jax.checkpoint(of_block) if remat else of_block, tuple(blocks))
+        scores, statistics = jax.lax.map(jax.checkpoint(score) if remat else score, tuple(blocks))
         if train and isinstance(self.reasoning, AttentionFiltration):
             self.reasoning.update(join_rows(statistics))
         return join_rows(scores)
 
-    def _of_block(
+    def _score_block(
         self, images: tuple[Array, Array, Array], words: Array, wholes: Array, lengths: Array, *, train: bool
     ) -> tuple[Array, Array]:
         mask = jnp.arange(words.shape[1]) < lengths[:, None]
@@ -199,27 +203,27 @@ class SGRAF(nnx.Module):
     def _alignments(
         self, regions: Array, products: Array, image_wholes: Array, words: Array, wholes: Array, mask: Array
     ) -> Array:
-        """`[i, c, L + 1, S]`: how the whole caption fits the whole image, then each word what it attends to."""
+        """Similarity vectors `[i, c, L + 1, S]`: of caption and image, then of each word and its attended region."""
         words = words.astype(self.dtype)
         affinity = jnp.einsum("ird,cld->iclr", regions, words, preferred_element_type=jnp.float32)
         affinity = jax.nn.leaky_relu(affinity, 0.1) * mask[..., None]
-        attention = jax.nn.softmax(_SHARPNESS * l2norm(affinity, axis=2))
-        # The length of what a word attends to, from the regions' products: far fewer numbers than its vector.
+        attention = jax.nn.softmax(_ATTENTION_SCALE * l2norm(affinity, axis=2))
+        # The length of each context vector, from the products of the regions: far fewer numbers than the vector.
         square = (jnp.einsum("iclr,irq->iclq", attention, products) * attention).sum(axis=-1, keepdims=True)
         attention = (attention / (jnp.sqrt(jnp.maximum(square, EPSILON**2)) + EPSILON)).astype(self.dtype)
         context = jnp.einsum("iclr,ird->icld", attention, regions)
-        apart = jnp.square(context - words)
-        local = l2norm(self.local(apart.astype(self.dtype)).astype(jnp.float32))
-        apart = jnp.square(image_wholes[:, None] - wholes)
-        whole = l2norm(self.whole(apart.astype(self.dtype)).astype(jnp.float32))
+        difference = jnp.square(context - words)
+        local = l2norm(self.local(difference.astype(self.dtype)).astype(jnp.float32))
+        difference = jnp.square(image_wholes[:, None] - wholes)
+        whole = l2norm(self.whole(difference.astype(self.dtype)).astype(jnp.float32))
         return jnp.concatenate([whole[:, :, None], local], axis=2).astype(self.dtype)
 
 
 def word_mask(tokens: Array, lengths: Array) -> Array:
-    """bool `[C, L]`: which of the padded `tokens` `[C, L]` are words."""
+    """Marks the words among the padded `tokens` `[C, L]`, bool `[C, L]`."""
     return jnp.arange(tokens.shape[1]) < lengths[:, None]
 
 
 def _widths(longest: int) -> list[int]:
-    """The numbers of words that programs are made for: few, since each takes its time to compile."""
+    """Widths to compile for: few, since each takes time to compile."""
     return sorted({-(-longest // 2), -(-3 * longest // 4), longest})

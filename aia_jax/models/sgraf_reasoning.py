@@ -1,4 +1,4 @@
-"""The two heads of SGRAF: alignments of an image and a caption to one vector (Diao et al., arXiv 2101.01368)."""
+"""The two heads of SGRAF, which reduce the alignments of an image and a caption to one vector (arXiv 2101.01368)."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ _GRAPH_STEPS = 3
 
 
 class GraphReasoning(nnx.Module):
-    """SGR: alignments reason over a graph of themselves; the global one is read out (SGRAF, section 3.3)."""
+    """SGR: reasoning over a graph whose nodes are the alignments (SGRAF, section 3.3)."""
 
     def __init__(self, size: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.dtype = dtype
@@ -25,27 +25,29 @@ class GraphReasoning(nnx.Module):
         self.value = nnx.List(linear() for _ in range(_GRAPH_STEPS))
 
     def __call__(self, alignments: Array, mask: Array) -> Array:
-        """`alignments` `[i, c, L + 1, S]`, the global one first, of which `mask` `[c, L + 1]` counts, to `[i, c, S]`.
+        """Reduces `alignments` `[i, c, L + 1, S]` where `mask` `[c, L + 1]` to the global one's last state `[i, c, S]`.
 
-        Query and key are one product: (x Wq + bq)(y Wk + bk)^T is (x Wq + bq) Wk^T y^T and a term that is the same for
-        all y, which softmax does not see. The last step is taken for the global alignment alone.
+        The global alignment comes first. Query and key are one product: (x Wq + bq)(y Wk + bk)^T equals
+        (x Wq + bq) Wk^T y^T plus a term that is the same for all y, which softmax ignores. The last step computes the
+        global alignment alone.
         """
         nodes = alignments
         for step, (query, key, value) in enumerate(zip(self.query, self.key, self.value, strict=True)):
-            asking = nodes[:, :, :1] if step == _GRAPH_STEPS - 1 else nodes
-            back = key.kernel[...].T
-            asked = asking @ (query.kernel[...] @ back).astype(self.dtype) + (query.bias[...] @ back).astype(self.dtype)
-            edges = jnp.einsum("icxs,icys->icxy", asked, nodes, preferred_element_type=jnp.float32)
+            updated = nodes[:, :, :1] if step == _GRAPH_STEPS - 1 else nodes
+            key_kernel = key.kernel[...].T
+            kernel, bias = (query.kernel[...] @ key_kernel), (query.bias[...] @ key_kernel)
+            queries = updated @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+            edges = jnp.einsum("icxs,icys->icxy", queries, nodes, preferred_element_type=jnp.float32)
             edges = jax.nn.softmax(jnp.where(mask[:, None], edges, -jnp.inf)).astype(self.dtype)
             nodes = jax.nn.relu(value(jnp.einsum("icxy,icys->icxs", edges, nodes)))
         return nodes[:, :, 0]
 
 
 class AttentionFiltration(nnx.Module):
-    """SAF: alignments are weighed by how much they tell (SGRAF, section 3.4).
+    """SAF: a weighted sum of the alignments, with learned weights (SGRAF, section 3.4).
 
-    The batch norm of the weights takes its statistics from one caption against all images at a time, and moves its
-    running ones caption by caption, in the order of the batch, as the published loop does.
+    The batch norm of the weights takes its statistics from one caption with all images. It updates the running
+    statistics caption by caption, in the order of the batch, as the published loop does.
     """
 
     def __init__(self, size: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
@@ -53,10 +55,10 @@ class AttentionFiltration(nnx.Module):
         self.norm = BatchNorm(1, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
-        """`alignments` `[i, c, L + 1, S]`, of which `mask` `[c, L + 1]` counts.
+        """Reduces `alignments` `[i, c, L + 1, S]` where `mask` `[c, L + 1]`.
 
         Returns:
-            `[i, c, S]` of length 1, and in training each caption's mean and unbiased variance, float32 `[c, 2]`.
+            `[i, c, S]` of length 1; in training also each caption's mean and unbiased variance, float32 `[c, 2]`.
         """
         weights = self.linear(alignments)[..., 0].astype(jnp.float32)
         mask = mask.astype(jnp.float32)
@@ -77,7 +79,7 @@ class AttentionFiltration(nnx.Module):
         return l2norm(pooled.astype(jnp.float32)), statistics
 
     def update(self, statistics: Array) -> None:
-        """Moves the running statistics towards those of captions `[C, 2]`, one after the other."""
+        """Updates the running statistics with those of captions `[C, 2]`, one after the other."""
         statistics = jax.lax.stop_gradient(statistics)
         momentum = self.norm.momentum
         remaining = (1 - momentum) ** jnp.arange(len(statistics) - 1, -1, -1)

@@ -150,7 +150,6 @@ def test_scores_of_a_split_come_in_its_order(root, workdir):
         ({"eval.split": "dev"}, "config.eval.split='dev' is unknown; known: validation, test"),
         ({"published": "vsl/f8k"}, "config.published='vsl/f8k' is unknown"),
         ({"model.reasoning": "gcn"}, "config.model.reasoning: unknown 'gcn'"),
-        ({"model.embed_size": 0}, "config.model.embed_size=0 must be at least 1"),
     ],
 )
 def test_fields_that_do_not_fit_are_told(root, tmp_path, overrides, message):

@@ -144,7 +144,6 @@ def test_queries_are_sets_of_labels_and_some_are_held_out(annotator):
         ({"data.negatives": -1}, "config.data.negatives=-1 must be"),
         ({"eval.split": "train"}, "config.eval.split='train' is unknown"),
         ({"model.modalities": "text"}, "config.model.modalities: unknown 'text'"),
-        ({"model.embed_size": 0}, "config.model.embed_size=0 must be at least 1"),
         ({"batch_size": 1}, "config.batch_size=1 must be at least 2"),
         ({"data.held_out": 2.0}, "config.data.held_out=2.0 must lie in 0..1"),
         ({"data.feature_dtype": "int8"}, "config.data.feature_dtype='int8' is unknown; known: float16, float32"),

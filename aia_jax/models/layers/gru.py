@@ -1,4 +1,4 @@
-"""A bidirectional GRU over padded sequences, with torch's gates."""
+"""A bidirectional GRU over padded sequences, with PyTorch's gates."""
 
 import math
 
@@ -12,28 +12,28 @@ from aia_jax.models.layers.common import uniform
 
 
 class Direction(nnx.Module):
-    """The weights of one direction; the gates lie in torch's order: reset, update, candidate.
+    """The weights of one direction; the gates are in PyTorch's order: reset, update, candidate.
 
     Attributes:
         input_kernel, hidden_kernel: `[F, 3 D]` and `[D, 3 D]`.
-        input_bias, hidden_bias: `[3 D]`; the candidate's hidden bias lies inside the reset product.
+        input_bias, hidden_bias: `[3 D]`; the reset gate multiplies the candidate's hidden bias too.
     """
 
     def __init__(self, num_features: int, hidden_size: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        draw = uniform(1 / math.sqrt(hidden_size))
+        init = uniform(1 / math.sqrt(hidden_size))
         gates = 3 * hidden_size
-        self.input_kernel = nnx.Param(draw(rngs.params(), (num_features, gates), param_dtype))
-        self.hidden_kernel = nnx.Param(draw(rngs.params(), (hidden_size, gates), param_dtype))
-        self.input_bias = nnx.Param(draw(rngs.params(), (gates,), param_dtype))
-        self.hidden_bias = nnx.Param(draw(rngs.params(), (gates,), param_dtype))
+        self.input_kernel = nnx.Param(init(rngs.params(), (num_features, gates), param_dtype))
+        self.hidden_kernel = nnx.Param(init(rngs.params(), (hidden_size, gates), param_dtype))
+        self.input_bias = nnx.Param(init(rngs.params(), (gates,), param_dtype))
+        self.hidden_bias = nnx.Param(init(rngs.params(), (gates,), param_dtype))
 
 
 class BidirectionalGRU(nnx.Module):
-    """One layer, both directions in one scan; what `torch.nn.GRU` gives on packed sequences.
+    """One layer, both directions in one scan; equals `torch.nn.GRU` on packed sequences.
 
     Args:
         num_features, hidden_size: F and D.
-        dtype: of the products; the state is float32.
+        dtype: dtype of the products; the state is float32.
     """
 
     def __init__(
@@ -44,20 +44,20 @@ class BidirectionalGRU(nnx.Module):
         self.backward = Direction(num_features, hidden_size, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, x: Array, lengths: Array) -> Array:
-        """Mean of both directions.
+        """Computes the mean of both directions.
 
         Args:
-            x: `[B, L, F]`, whatever lies beyond the lengths.
+            x: `[B, L, F]`; values beyond the lengths are ignored.
             lengths: int `[B]`, 1 to L.
 
         Returns:
-            float32 `[B, L, D]`; beyond the lengths it means nothing.
+            float32 `[B, L, D]`; undefined beyond the lengths.
         """
         input_kernel, hidden_kernel = (
             self._both(name).astype(self.dtype) for name in ("input_kernel", "hidden_kernel")
         )
         input_bias, hidden_bias = self._both("input_bias")[:, None, None], self._both("hidden_bias")[:, None]
-        # A sequence read backwards starts at its own end, so that no step of it has seen padding.
+        # A reversed sequence starts at its own end, so that no step sees padding before it.
         x = jnp.stack([x, reverse(x, lengths)]).astype(self.dtype)
         gates = jnp.einsum("nblf,nfg->nblg", x, input_kernel, preferred_element_type=jnp.float32) + input_bias
 
@@ -82,7 +82,7 @@ class BidirectionalGRU(nnx.Module):
 
 
 def reverse(x: Array, lengths: Array) -> Array:
-    """`[B, L, F]` with the first `lengths` `[B]` rows of each sequence in reverse order, the padding where it was."""
+    """Reverses the first `lengths` `[B]` rows of each sequence of `x` `[B, L, F]`; the padding stays in place."""
     position = jnp.arange(x.shape[1])
     source = jnp.where(position < lengths[:, None], lengths[:, None] - 1 - position, position)
     return jnp.take_along_axis(x, source[..., None], axis=1)

@@ -1,4 +1,4 @@
-"""All pairs of rows and columns, in blocks of rows that memory holds; on several devices the rows are split."""
+"""Blocks of rows for all pairs of rows and columns, to limit memory; several devices split the rows."""
 
 import math
 from typing import Any
@@ -8,14 +8,14 @@ from jax import Array
 
 
 def num_blocks(rows: int, columns: int, block: int) -> int:
-    """The fewest blocks of equally many rows, on each device, each of at most `block` pairs (or one row)."""
+    """The smallest number of equal blocks on each device, each of at most `block` pairs (or one row)."""
     own = rows // _devices(rows)
     largest = max(block // columns, 1)
     return next(count for count in range(math.ceil(own / largest), own + 1) if own % count == 0)
 
 
 def split_rows(rows: Array, num_blocks: int) -> Array:
-    """`[N, ...]` to `[blocks, N / blocks, ...]`: of each device's rows the next few, which stay there."""
+    """Splits `[N, ...]` into `[blocks, N / blocks, ...]`; each block takes rows from every device, and none moves."""
     parts = rows.reshape(_devices(len(rows)), num_blocks, -1, *rows.shape[1:])
     return parts.swapaxes(0, 1).reshape(num_blocks, -1, *rows.shape[1:])
 
@@ -28,13 +28,13 @@ def join_rows(blocks: Array) -> Array:
 
 
 def _devices(rows: int) -> int:
-    """Over how many devices the rows are split."""
+    """The number of devices that split the rows."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty or rows % mesh.size else mesh.size
 
 
-def everywhere(arrays: Any) -> Any:
-    """The arrays of a tree, whole on every device, where a mesh is set."""
+def replicate(arrays: Any) -> Any:
+    """Replicates the arrays of a tree on every device, if a mesh is set."""
     if jax.sharding.get_abstract_mesh().empty:
         return arrays
     return jax.lax.with_sharding_constraint(arrays, jax.sharding.PartitionSpec())
