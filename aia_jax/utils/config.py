@@ -4,16 +4,15 @@ import inspect
 import math
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import nearest
+from aia_jax.utils.overrides import apply_overrides, flatten
 
 _LARGEST = 2**31 - 1  # of a whole number
 
@@ -164,7 +163,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Args:
         path: a config file, or `FILE:ARGUMENT` if its `get_config` takes an argument. The file may import from the
             current directory and from the parent of its own folder.
-        overrides: `--config.field=value`; each value must have the type of its field.
+        overrides: see `apply_overrides`.
 
     Returns:
         The locked config.
@@ -173,31 +172,9 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         InputError: a missing file, an unknown argument or field, a value of another type, a number out of range.
     """
     config = _get_config(path)
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=list(overrides))
-        unexpected = values(["aia", *overrides])[1:]
-    except flags.UnrecognizedFlagError as error:
-        raise InputError(f"unknown flag --{error.flagname}, see --help") from error
-    except (AttributeError, KeyError) as error:
-        raise InputError(_unknown_fields(config, overrides) or str(error)) from error
-    except flags.Error as error:
-        raise InputError(str(error)) from error
-    except (SyntaxError, TypeError, ValueError) as error:  # names and values that Python cannot parse
-        raise InputError(f"{' '.join(map(repr, overrides))}: {error}") from error
-    if unexpected:
-        raise InputError(f"unexpected argument {unexpected[0]!r}; every argument is a flag, see --help")
+    apply_overrides(config, overrides)
     check_fields(config)
     return config
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested fields into `{"model.backbone": value}`; an empty mapping stays a value."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping) and value
-        flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat
 
 
 def _get_config(path: str) -> ConfigDict:
@@ -221,13 +198,3 @@ def _get_config(path: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise InputError(f"--config {file}: get_config returns {type(config).__name__}, not a ConfigDict")
     return config
-
-
-def _unknown_fields(config: ConfigDict, overrides: Sequence[str]) -> str:
-    known = [f"--config.{field}" for field in flatten(config.to_dict())]
-    lines = []
-    for name in (argument.split("=")[0] for argument in overrides if argument.startswith("--config.")):
-        if name not in known:
-            near = ", ".join(nearest(name, known, 3))
-            lines.append(f"the config has no field {name}" + (f"; nearest: {near}" if near else ""))
-    return "\n".join(lines)

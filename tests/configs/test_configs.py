@@ -1,9 +1,6 @@
-import sys
-
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
+from aia_jax.utils.overrides import apply_overrides
 from configs import vg500
 
 
@@ -12,20 +9,6 @@ def test_the_published_recipe_is_the_default():
     assert config.to_dict() == vg500.get_config("published").to_dict()
     assert (config.batch_size, config.ema_decay, config.optimizer.max_learning_rate) == (128, 0.999, 1e-4)
     assert (config.optimizer.name, config.accumulate_steps, config.mesh.fsdp) == ("adam", 1, 1)
-
-
-@pytest.fixture
-def overridden(monkeypatch):
-    """Gives a config with `--config.field=value` arguments as a command gets it."""
-
-    def override(config, *arguments: str):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])  # ml_collections looks there
-        values = flags.FlagValues()
-        holder = config_flags.DEFINE_config_dict("config", config, flag_values=values)
-        values(sys.argv)
-        return holder.value
-
-    return override
 
 
 @pytest.mark.parametrize(
@@ -38,8 +21,9 @@ def overridden(monkeypatch):
         (["--config.optimizer.max_learning_rate=0.01", "--config.batch_size=2048"], (2048, 0.01, 0.984)),
     ],
 )
-def test_the_large_recipe_follows_the_batch_size(overridden, overrides, expected):
-    config = overridden(vg500.get_config("large"), *overrides)
+def test_the_large_recipe_follows_the_batch_size(overrides, expected):
+    config = vg500.get_config("large")
+    apply_overrides(config, overrides)
     assert (config.batch_size, config.optimizer.max_learning_rate, config.ema_decay) == pytest.approx(expected)
     assert isinstance(config.to_dict()["optimizer"]["max_learning_rate"], float)
 

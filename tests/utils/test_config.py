@@ -26,7 +26,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
         ("demo_retrieval", "data.lengths", "(8, 4)", "data.lengths=(8, 4) must be whole numbers above 0 in increasing"),
         ("demo", "batch_size", "\udcff", "--config.batch_size"),
         ("demo", "data.\udcff", "1", "--config.data."),
-        ("demo", 'data.""x', "1", "Could not parse"),
+        ("demo", 'data.""x', "1", 'the config has no field --config.data.""x'),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(config, field, value, message):

@@ -1,0 +1,77 @@
+import re
+
+import pytest
+
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.overrides import apply_overrides
+from configs import demo, demo_retrieval
+
+
+@pytest.mark.parametrize(
+    ("argument", "field", "value"),
+    [
+        ("--config.batch_size=8", "batch_size", 8),
+        ("--config.optimizer.clip_norm=2", "optimizer.clip_norm", 2.0),
+        ("--config.optimizer.eps=1e-3", "optimizer.eps", 1e-3),
+        ("--config.loss.gamma_neg=3", "loss.gamma_neg", 3.0),
+        ("--config.mixup", "mixup", True),
+        ("--config.mixup=True", "mixup", True),
+        ("--config.mixup=false", "mixup", False),
+        ("--noconfig.model.freeze_backbone", "model.freeze_backbone", False),
+        ("--config.data.root=a=b", "data.root", "a=b"),
+        ("--config.data.root=", "data.root", ""),
+        ("--config.data.root=1", "data.root", "1"),
+    ],
+)
+def test_values_take_the_type_of_their_field(argument, field, value):
+    config = demo.get_config()
+    apply_overrides(config, ["--config.mixup=0", "--config.model.freeze_backbone", argument])
+    for name in field.split("."):
+        config = config[name]
+    assert config == value
+    assert type(config) is type(value)
+
+
+@pytest.mark.parametrize("text", ["(8, 16)", "[8, 16]", "8,16"])
+def test_tuples_are_set(text):
+    config = demo_retrieval.get_config()
+    apply_overrides(config, [f"--config.data.lengths={text}"])
+    assert config.data.lengths == (8, 16)
+
+
+def test_the_last_value_of_a_field_counts():
+    config = demo.get_config()
+    apply_overrides(config, ["--config.batch_size=8", "--config.batch_size=16"])
+    assert config.batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.batch_size=many", "'--config.batch_size=many': must be a whole number"),
+        ("--config.batch_size=1e3", "must be a whole number"),
+        ("--config.batch_size=", "must be a whole number"),
+        ("--config.batch_size=" + "9" * 5000, "must be a whole number"),
+        ("--config.batch_size", "needs a value, as --config.field=value"),
+        ("--noconfig.batch_size", "needs a value"),
+        ("--config.ema_decay=high", "must be a number"),
+        ("--config.mixup=maybe", "must be true or false"),
+        ("--config.batch_sise=8", "no field --config.batch_sise; nearest: --config.batch_size"),
+        ("--config.model=8", "the config has no field --config.model"),
+        ("--config.batch_size.x=8", "the config has no field --config.batch_size.x"),
+    ],
+)
+def test_other_values_and_unknown_fields_are_refused(argument, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        apply_overrides(demo.get_config(), [argument])
+
+
+def test_tuples_that_cannot_be_parsed_are_refused():
+    for text in ("(8,", "x y", "(" * 10_000):
+        with pytest.raises(InputError, match="must be a tuple, such as"):
+            apply_overrides(demo_retrieval.get_config(), [f"--config.data.lengths={text}"])
+
+
+def test_all_problems_are_listed_together():
+    with pytest.raises(InputError, match=r"(?s)config\.batch_size=x.*\nthe config has no field --config\.y"):
+        apply_overrides(demo.get_config(), ["--config.batch_size=x", "--config.y=1"])
