@@ -117,7 +117,7 @@ def measure_mapped(num_images: int, size: int, batch_size: int, windows: int, se
         path = Path(folder) / "images.npy"
         with RowWriter(path, (size, size, 3), np.uint8) as writer:
             for row in _pixels(num_images, size):
-                writer.append(row)
+                writer.extend(row[None])
         batches = train_batches({"image": MappedRows(path)}, num_images, batch_size=batch_size, seed=0)
 
         def run(calls: int) -> None:

@@ -1,4 +1,4 @@
-"""Directories that are either whole or absent, whoever is interrupted and however many processes write at once."""
+"""Cache directories that are either complete or absent, despite interruptions and concurrent processes."""
 
 import contextlib
 import errno
@@ -19,32 +19,32 @@ _ABANDONED_AFTER = 24 * 3600  # seconds without a write, for writers on other ho
 
 
 def cache_root(configured: str) -> Path:
-    """The folder of all prepared copies: as configured, else $AIA_JAX_CACHE, else ~/.cache/aia_jax."""
+    """The root folder of all cached data: `configured`, else $AIA_JAX_CACHE, else ~/.cache/aia_jax."""
     chosen = configured or os.environ.get("AIA_JAX_CACHE") or "~/.cache/aia_jax"
     return Path(chosen).expanduser().absolute()
 
 
 def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: Callable[[Path], None]) -> Path:
-    """Returns `<parent>/<kind>-<fingerprint>`, made by `write` unless it is there and whole.
+    """Returns `<parent>/<kind>-<fingerprint>`. Calls `write` to create it unless it is complete.
 
-    `write` fills a temporary directory beside it, which is renamed once done; other processes wait for it meanwhile.
-    Where a file system ignores locks both write, and the first to finish wins. Directories of the same kind with
-    another fingerprint are out of date and removed, as are those that a dead process left half-written.
+    `write` fills a temporary directory, which is renamed at the end. Other processes wait for it. On file systems
+    without locks both processes write, and the first to finish wins. This removes directories of the same kind with
+    another fingerprint, and the incomplete ones of dead processes.
 
     Args:
-        kind: what is prepared, such as "train-448px"; no "~" in it.
-        num_bytes: about how much `write` writes, for the message about a full disk.
+        kind: kind of data, such as "train-448px", without "~".
+        num_bytes: approximate size, for the message about a full disk.
 
     Raises:
         InputError: the directory cannot be written or the disk is full.
     """
     path = parent / f"{kind}-{fingerprint}"
-    if _is_whole(path):
+    if _is_complete(path):
         return path
     with os_errors_as_input_errors(parent, num_bytes, "config.data.cache_dir or $AIA_JAX_CACHE names another place"):
         parent.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(parent / f"{kind}.lock"):
-            if not _is_whole(path):
+            if not _is_complete(path):
                 _sweep(parent, kind, path)
                 check_room(parent, num_bytes)
                 _write_and_rename(path, write)
@@ -53,11 +53,11 @@ def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, 
 
 @contextlib.contextmanager
 def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: str) -> Iterator[None]:
-    """Tells a user why `directory` cannot be written.
+    """Turns an OSError into an InputError that says why `directory` cannot be written.
 
     Args:
-        num_bytes: about how much is written, for the message about a full disk; None: not known.
-        advice: how to write elsewhere.
+        num_bytes: approximate number of bytes to write, for the message about a full disk; None: unknown.
+        advice: how to write to another place.
 
     Raises:
         InputError: in place of an OSError.
@@ -88,13 +88,13 @@ def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
         try:
             temporary.rename(path)
         except OSError:
-            if not _is_whole(path):
+            if not _is_complete(path):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     try:
         return json.loads((path / _MANIFEST).read_text()) == _file_sizes(path)
     except (OSError, ValueError):
@@ -107,7 +107,7 @@ def _file_sizes(directory: Path) -> dict[str, int]:
 
 
 def _sweep(parent: Path, kind: str, path: Path) -> None:
-    """Removes what is out of date, damaged or abandoned; readers that have it mapped keep what they mapped."""
+    """Removes outdated, damaged and abandoned directories. Processes that have mapped their files keep them."""
     for directory in parent.glob(f"{kind}-*"):
         shutil.rmtree(directory, ignore_errors=directory != path)
     for directory in parent.glob(f".{kind}-*~*~*~*"):
@@ -124,11 +124,11 @@ def _is_abandoned(directory: Path) -> bool:
             return False
         return time.time() - newest > _ABANDONED_AFTER
     if int(pid) == os.getpid():
-        return True  # This process holds the lock and is not writing yet: an earlier bearer of its number was killed.
+        return True  # This process has the lock and writes nothing yet: a dead process had the same number.
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
     except PermissionError:
         return False
+    except ProcessLookupError:
+        return True
     return False

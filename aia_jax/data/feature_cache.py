@@ -1,4 +1,4 @@
-"""Feature maps of a split under a frozen backbone, computed once and kept beside the images they are of."""
+"""Feature maps of a split under a frozen backbone: computed once and cached beside the images."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from aia_jax.data.cache import cached_directory
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.utils.errors import InputError
 
-# The flipped forms of an image that random flips can give, for each value of `config.data.flips`.
+# The flipped versions of an image that random flips can produce, for each value of `config.data.flips`.
 FLIPS = {"none": ("",), "horizontal": ("", "h"), "both": ("", "h", "v", "hv")}
 
-_VERSION = 1  # of the code below: raise it when the same images and weights would give other maps
+_VERSION = 1  # of the code below; increase it when the same images and weights give other maps
 
 
 def weights_digest(arrays: dict[str, np.ndarray]) -> str:
-    """Twelve hexadecimal digits that tell these weights from any others."""
+    """Twelve hexadecimal digits that identify the weights."""
     digest = hashlib.sha256()
     for path in sorted(arrays):
         value = np.ascontiguousarray(arrays[path])
@@ -38,20 +38,20 @@ def prepare_features(
     dtype: str,
     batch_size: int,
 ) -> MappedRows:
-    """The feature maps of `images`, row by row; made on first use, for all images of their file.
+    """Returns the feature maps of `images`, row by row. On first use it computes them for all images of the file.
 
-    They lie beside the folder of the images and go when that is made anew.
+    They are cached beside the folder of the images, and replaced when the images change.
 
     Args:
         images: uint8 `[N, S, S, 3]` of a prepared copy.
-        compute: uint8 `[batch_size, S, S, 3]` to features `[batch_size, h, w, C]`.
-        backbone: its name, for the folder's.
-        settings: whatever else the features depend on, weights included.
-        flip: which flips are applied to the images first: "", "h", "v" or "hv".
-        dtype: of the file: "float16" or "float32".
+        compute: maps uint8 `[batch_size, S, S, 3]` to features `[batch_size, h, w, C]`.
+        backbone: name of the backbone, for the name of the folder.
+        settings: everything else that determines the features, including the weights.
+        flip: flips to apply to the images first: "", "h", "v" or "hv".
+        dtype: dtype of the file: "float16" or "float32".
 
     Raises:
-        InputError: no room in the cache, or features that `dtype` cannot hold.
+        InputError: the cache has no room, or `dtype` cannot represent the features.
     """
     copy = images.path.parent
     name = copy.name.rpartition("-")[0]
@@ -67,27 +67,26 @@ def prepare_features(
         with bar, RowWriter(directory / "features.npy", shape, dtype) as rows:
             for start in range(0, len(whole), batch_size):
                 batch = whole[start : start + batch_size]
-                features = np.asarray(compute(pad_batch(_flipped(batch, flip), batch_size)), np.float32)[: len(batch)]
-                for row in cast_features(features, dtype, "config.data.feature_dtype=float32"):
-                    rows.append(row)
+                features = np.asarray(compute(pad_batch(_flip(batch, flip), batch_size)), np.float32)[: len(batch)]
+                rows.extend(cast_features(features, dtype, "config.data.feature_dtype=float32"))
                 bar.update(len(batch))
 
     return MappedRows(cached_directory(copy.parent, kind, fingerprint, num_bytes, write) / "features.npy", images.rows)
 
 
 def pad_batch(images: np.ndarray, batch_size: int) -> np.ndarray:
-    """`[b, ...]` filled up with zeros to `[batch_size, ...]`, so that a last batch needs no program of its own."""
+    """Pads `[b, ...]` with zeros to `[batch_size, ...]`, so that the last batch needs no second compilation."""
     return np.pad(images, [(0, batch_size - len(images))] + [(0, 0)] * (images.ndim - 1))
 
 
 def cast_features(features: np.ndarray, dtype: str, remedy: str) -> np.ndarray:
-    """The features as `dtype`.
+    """Casts features to `dtype`.
 
     Args:
-        remedy: the setting that makes room for larger ones, for the message.
+        remedy: the setting that allows larger values, for the message.
 
     Raises:
-        InputError: some are too large for it, or not finite.
+        InputError: a value is too large for `dtype` or not finite.
     """
     largest = np.abs(features).max(initial=0)
     if not largest <= np.finfo(dtype).max:
@@ -95,7 +94,7 @@ def cast_features(features: np.ndarray, dtype: str, remedy: str) -> np.ndarray:
     return features.astype(dtype)
 
 
-def _flipped(images: np.ndarray, flip: str) -> np.ndarray:
+def _flip(images: np.ndarray, flip: str) -> np.ndarray:
     if "h" in flip:
         images = images[:, :, ::-1]
     return images[:, ::-1] if "v" in flip else images

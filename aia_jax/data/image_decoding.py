@@ -1,4 +1,4 @@
-"""One image file's bytes to one uint8 array of the size the network takes."""
+"""Decodes image files to uint8 arrays of the size that the network takes."""
 
 import contextlib
 import functools
@@ -14,20 +14,20 @@ from PIL import ExifTags, Image
 
 from aia_jax.utils.errors import InputError
 
-MOST_PIXELS = 200_000_000  # as the largest cameras of phones have
+MOST_PIXELS = 200_000_000  # as many as the largest phone cameras have
 
-# Of all that Pillow reads, photos alone: its reader of EPS, for one, starts Ghostscript.
+# Pillow reads other formats too, but these are photos; its EPS reader, for example, starts Ghostscript.
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _LARGE_PIXELS = 70_000_000
-_MOST_SCANS = 100  # of a JPEG; cameras write up to some ten, and each goes over all pixels
+_MOST_SCANS = 100  # of a JPEG; cameras write about ten, and the decoder visits all pixels in each
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_one_large = threading.Lock()  # Decoded side by side they would fill the memory.
-# Pillow's own limit would warn at 89 million pixels and refuse at 179.
+_one_large = threading.Lock()  # Large photos decoded in parallel would fill the memory.
+# Pillow's own limit warns at 89 million pixels and raises at 179.
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
-_UPRIGHT = {  # by the value of EXIF's field Orientation
+_UPRIGHT = {  # by value of the EXIF field Orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,84 +38,84 @@ _UPRIGHT = {  # by the value of EXIF's field Orientation
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _WEBP_QUALITY = 70
-Shrunk = TypeVar("Shrunk")
+Result = TypeVar("Result")
 
 
 def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray:
-    """Decodes to RGB and resizes with Pillow's (antialiasing) bilinear filter, ignoring the aspect ratio.
+    """Decodes to RGB and resizes with Pillow's antialiasing bilinear filter, without keeping the aspect ratio.
 
-    Colours are those of `PIL.Image.convert("RGB")`, as in the reference: alpha and palette transparency are dropped,
-    CMYK is converted, grey is repeated, of an animation the first frame counts. 16-bit grey is scaled to 8 bits, which
-    Pillow would clip. HEIC and HEIF need the package pillow_heif.
+    Colors are those of `PIL.Image.convert("RGB")`, as in the reference implementation: alpha and palette transparency
+    are dropped, CMYK is converted, gray is repeated, and only the first frame of an animation is read. 16-bit gray is
+    scaled to 8 bits, which Pillow would clip. HEIC and HEIF need the package pillow_heif.
 
     Args:
-        data: the bytes of the file, whole.
+        data: content of the file.
         size: side S of the result in pixels.
-        upright: whether a photo is turned as its EXIF orientation says. The published data sets were prepared
-            without; photos from a camera need it.
+        upright: whether to apply the EXIF orientation. The published data sets were prepared without it; photos from
+            a camera need it.
 
     Returns:
         uint8 `[S, S, 3]`.
 
     Raises:
-        InputError: empty, not an image, corrupt, truncated, or of more than `MOST_PIXELS`.
+        InputError: the data is empty, not an image, corrupt, truncated, or has more than `MOST_PIXELS` pixels.
     """
-    return _decoded(data, lambda image: resize_image(image, size, upright=upright))
+    return _decode(data, lambda image: resize_image(image, size, upright=upright))
 
 
 def resize_image(image: Image.Image, size: int, *, upright: bool = False) -> np.ndarray:
-    """An open image as `decode_image` would give it: uint8 `[S, S, 3]`."""
+    """Resizes an open image as `decode_image` does: uint8 `[S, S, 3]`."""
     image.load()
-    turn = _UPRIGHT.get(_orientation(image)) if upright else None
-    square = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(square if turn is None else square.transpose(turn))  # a small square is turned faster
+    turn = _upright_turn(image) if upright else None
+    # Turned after resizing, because a small square is turned faster.
+    return _to_array(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR), turn)
 
 
 def thumbnail(data: bytes, side: int) -> np.ndarray:
-    """As `decode_image`, upright, but of the photo's own shape: uint8 `[H, W, 3]`, neither longer than `side`."""
+    """Decodes a photo, upright and with its aspect ratio: uint8 `[H, W, 3]`, whose longer side is `side`."""
 
     def shrink(image: Image.Image) -> np.ndarray:
-        turn, longest = _UPRIGHT.get(_orientation(image)), max(image.size)
+        turn, longest = _upright_turn(image), max(image.size)
         size = [max(round(length / longest * side), 1) for length in image.size]
-        small = _to_rgb(image).resize(size, Image.Resampling.BICUBIC)
-        return np.asarray(small if turn is None else small.transpose(turn))
+        return _to_array(_to_rgb(image).resize(size, Image.Resampling.BICUBIC), turn)
 
-    return _decoded(data, shrink)
+    return _decode(data, shrink)
 
 
 def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, bytes]:
-    """The image as `decode_image` gives it, upright, and as a picture for a page, decoded once.
+    """Decodes a photo once to an upright image, as `decode_image` does, and to a picture for a web page.
 
     Returns:
-        uint8 `[S, S, 3]`, and a WebP of the photo's own shape, neither side longer than `side`, without metadata.
+        uint8 `[S, S, 3]`, and a WebP file with the aspect ratio of the photo, without metadata, whose sides are at
+        most `side`.
     """
 
     def shrink(image: Image.Image) -> tuple[np.ndarray, bytes]:
-        turn = _UPRIGHT.get(_orientation(image))
+        turn = _upright_turn(image)
         return resize_image(image, size, upright=True), _small_webp(image, side, turn)
 
-    return _decoded(data, shrink)
+    return _decode(data, shrink)
 
 
 def webp_thumbnail(data: bytes, side: int) -> bytes:
-    """The picture of `decode_with_picture` alone, not turned, as in the published data sets."""
-    return _decoded(data, lambda image: _small_webp(image, side, None))
+    """Only the picture of `decode_with_picture`, without EXIF orientation, as for the published data sets."""
+    return _decode(data, lambda image: _small_webp(image, side, None))
 
 
 def encode_webp(image: np.ndarray) -> bytes:
-    """uint8 `[H, W, 3]` as a WebP file, about a third smaller than a JPEG that looks the same."""
+    """Encodes uint8 `[H, W, 3]` as a WebP file, about a third smaller than a JPEG of the same visual quality."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "WEBP", quality=_WEBP_QUALITY)
     return file.getvalue()
 
 
 def _small_webp(image: Image.Image, side: int, turn: Image.Transpose | None) -> bytes:
-    small = _to_rgb(image)  # which may be `image` itself, of no use afterwards
-    small.thumbnail((side, side))  # which enlarges nothing
-    return encode_webp(np.asarray(small if turn is None else small.transpose(turn)))
+    small = _to_rgb(image)  # This may be `image` itself, which is not needed afterwards.
+    small.thumbnail((side, side))  # never enlarges
+    return encode_webp(_to_array(small, turn))
 
 
-def _decoded(data: bytes, shrink: Callable[[Image.Image], Shrunk]) -> Shrunk:
+def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
     if not data:
         raise InputError("the file is empty")
     if _has_many_scans(data):
@@ -127,7 +127,7 @@ def _decoded(data: bytes, shrink: Callable[[Image.Image], Shrunk]) -> Shrunk:
                 raise Image.DecompressionBombError
             with _one_large if num_pixels > _LARGE_PIXELS else contextlib.nullcontext():
                 image.load()
-                return shrink(image)
+                return convert(image)
     except Image.UnidentifiedImageError:
         if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
             raise InputError("HEIC and HEIF need one more package: pip install pillow_heif") from None
@@ -136,12 +136,12 @@ def _decoded(data: bytes, shrink: Callable[[Image.Image], Shrunk]) -> Shrunk:
         raise InputError(f"more than {MOST_PIXELS:,} pixels, perhaps a decompression bomb; shrink the photo") from None
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise almost anything for bytes that are no valid image.
+    except Exception as error:  # Pillow's decoders raise almost anything for invalid bytes.
         raise InputError(f"{error or type(error).__name__}") from None
 
 
 def _has_many_scans(data: bytes) -> bool:
-    """Whether a JPEG of some kilobytes would keep its decoder busy for minutes."""
+    """Whether the data is a JPEG with so many scans that a few kilobytes take minutes to decode."""
     place, scans = 2, 0
     while data[:2] == b"\xff\xd8" and (found := _MARKER.search(data, place)) and found[0][1] != _END_OF_IMAGE:
         scans += found[0][1] == _START_OF_SCAN
@@ -153,7 +153,7 @@ def _has_many_scans(data: bytes) -> bool:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of `_FORMATS` that can be read here."""
+    """The formats in `_FORMATS` that this installation can read."""
     with contextlib.suppress(ImportError):
         import pillow_heif
 
@@ -162,16 +162,20 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _orientation(image: Image.Image) -> int:
+def _upright_turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # of damaged metadata, which say nothing about the pixels
-        return 1
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # The metadata is damaged; the pixels may be fine.
+        return None
+
+
+def _to_array(image: Image.Image, turn: Image.Transpose | None) -> np.ndarray:
+    return np.asarray(image if turn is None else image.transpose(turn))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P":
-        image.info.pop("transparency", None)  # `convert` drops it too, but not without a warning.
+        image.info.pop("transparency", None)  # `convert` drops it too, but with a warning.
     return image if image.mode == "RGB" else image.convert("RGB")

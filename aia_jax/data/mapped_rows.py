@@ -1,4 +1,4 @@
-"""Arrays on disk that are written row by row and read only where they are indexed."""
+"""Arrays on disk that are written row by row and read lazily."""
 
 import os
 from pathlib import Path
@@ -9,17 +9,17 @@ from aia_jax.utils.errors import InputError
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array `[M, ...]` of a `.npy` file, memory-mapped; nothing in it is unpickled.
+    """Memory-maps the array `[M, ...]` of a `.npy` file. Nothing is unpickled.
 
     Raises:
-        FileNotFoundError: there is none.
-        InputError: it is no such file, truncated, of Python objects, or a single number.
+        FileNotFoundError: the file does not exist.
+        InputError: it is not a `.npy` file, is truncated, or holds Python objects or a single number.
     """
     try:
         array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except (FileNotFoundError, MemoryError):
         raise
-    except Exception as error:  # Headers are read as Python's literals, and may fail as those do.
+    except Exception as error:  # NumPy parses headers as Python literals, which can raise almost anything.
         raise InputError(f"{path} is no .npy file, or truncated: {error}") from None
     if not array.ndim:
         raise InputError(f"{path} holds one number and no rows")
@@ -27,13 +27,13 @@ def map_array(path: Path) -> np.ndarray:
 
 
 class MappedRows:
-    """Rows of a `.npy` file that are read only when indexed, by whatever NumPy takes for the first axis.
+    """Rows of a `.npy` file, read on indexing. The first axis takes every NumPy index.
 
-    Pickles as its path, so that worker processes map the same file.
+    Pickled as its path, so that worker processes map the same file.
 
     Args:
-        path: of an array `[M, ...]`.
-        rows: which of them, in which order; all if None.
+        path: file of an array `[M, ...]`.
+        rows: indices of the selected rows, in order; None: all.
 
     Raises:
         FileNotFoundError, InputError: see `map_array`.
@@ -59,18 +59,18 @@ class MappedRows:
         return MappedRows, (self.path, self.rows)
 
     def take(self, rows: np.ndarray) -> "MappedRows":
-        """These rows of the rows, unread."""
+        """Selects rows without reading them."""
         return MappedRows(self.path, rows if self.rows is None else self.rows[rows])
 
 
 class RowWriter:
-    """An array `[N, ...]` in a `.npy` file that grows row by row.
+    """Writes an array `[N, ...]` to a `.npy` file row by row; a context manager.
 
-    Written with `write`, not through a memory map: a full disk is an error there, and kills the process here.
+    It uses `write`, not a memory map: a full disk raises an OSError here, but kills a process that writes to a map.
 
     Args:
-        path: of the file, written anew.
-        shape, dtype: of a row.
+        path: file, which is overwritten.
+        shape, dtype: of one row.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike):
@@ -79,12 +79,8 @@ class RowWriter:
         self._num_rows = 0
         self._write_header()
 
-    def append(self, row: np.ndarray) -> None:
-        """Writes a row of the shape announced."""
-        self.extend(np.asarray(row)[None])
-
     def extend(self, rows: np.ndarray) -> None:
-        """Writes several rows, `[M, ...]`, of the shape announced."""
+        """Writes rows `[M, ...]`."""
         self._file.write(np.ascontiguousarray(rows, self._dtype).data)
         self._num_rows += len(rows)
 
@@ -99,7 +95,7 @@ class RowWriter:
             os.fsync(self._file.fileno())
 
     def _write_header(self) -> None:
-        """NumPy pads a header so that the first axis can grow in place: the length is that of the empty array."""
+        # NumPy pads headers so that the first axis can grow in place: the header of an empty array has the same length.
         descr = np.lib.format.dtype_to_descr(self._dtype)
         header = {"descr": descr, "fortran_order": False, "shape": (self._num_rows, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, header)

@@ -1,8 +1,7 @@
-"""A user's own photos: which there are, in which order, and their pixels, decoded ahead of use."""
+"""Photos of a user: their names, their order, and their pixels, decoded ahead of use."""
 
 import contextlib
 import dataclasses
-import gc
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from aia_jax.data.image_decoding import decode_image, decode_with_picture
-from aia_jax.data.pipeline import read_ahead
+from aia_jax.data.pipeline import map_ahead
 from aia_jax.data.safe_names import name_problem
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import list_files, read_text
@@ -40,9 +39,9 @@ class Photo:
     """A decoded photo.
 
     Attributes:
-        image: uint8 `[S, S, 3]`; zeros if it cannot be used.
-        problem: why it cannot be used; "": it can.
-        picture: the photo as a WebP, if it was asked for.
+        image: uint8 `[S, S, 3]`; zeros if the photo cannot be used.
+        problem: reason why the photo cannot be used; "": it can.
+        picture: the photo as a WebP file, if requested.
     """
 
     image: np.ndarray
@@ -51,46 +50,45 @@ class Photo:
 
 
 def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
-    """Names of photos relative to `folder`.
+    """Names of photos, relative to `folder`.
 
     Args:
-        listed: text file of one name a line, which gives the order and may repeat names, as SCAN's
-            `{split}_images.txt`; None: all files below `folder` whose names end as photos' do, sorted, without hidden
-            ones; links that lead nowhere are among them, so that they are told of.
+        listed: text file with one name per line, such as SCAN's `{split}_images.txt`. It gives the order and may
+            repeat names. None: all files below `folder` with the suffix of a photo, sorted, without hidden ones. They
+            include links without a target, so that these are reported.
 
     Raises:
-        InputError: no such folder, no photos, or a list that names files which are not there.
+        InputError: the folder does not exist or has no photos, or the list names files that do not exist.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; name a folder of photos")
-    return _listed(folder, listed) if listed else _found(folder)
+    if listed:
+        return _read_list(folder, listed)
+    names = list_files(folder, SUFFIXES, dangling=True)
+    if not names:
+        raise InputError(f"{folder} holds no photos; files that end in {', '.join(SUFFIXES)} are looked for")
+    return tuple(names)
 
 
 def read_photos(
     paths: Sequence[str | Path], size: int, *, num_workers: int, upright: bool = False, picture_side: int = 0
 ) -> Iterator[Photo]:
-    """The photos in order, each resized to `size` x `size` pixels as data preparation does; close it at the end.
+    """Yields the photos in order, each resized to `size` x `size` pixels as in data preparation. Close it at the end.
 
     Args:
-        num_workers: processes that decode; 0: threads of this one.
+        num_workers: number of processes that decode; 0: threads of this one.
         upright: see `decode_image`.
-        picture_side: of upright photos, pixels of the longer side of pictures to make beside; 0: none.
+        picture_side: longer side, in pixels, of the pictures to make of upright photos; 0: make none.
     """
-    import grain
-
-    dataset = grain.MapDataset.source([str(path) for path in paths]).map(_Decode(size, upright, picture_side))
-    ahead = read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
-    try:
-        with contextlib.closing(iter(ahead)) as photos:
-            for image, problem, picture in photos:
-                yield Photo(image, problem, picture)
-    finally:
-        gc.collect()  # Grain leaves shared memory in a circle of references; found at exit, it brings a warning.
+    decode = _Decode(size, upright, picture_side)
+    with contextlib.closing(map_ahead(decode, [str(path) for path in paths], num_workers)) as photos:
+        for image, problem, picture in photos:
+            yield Photo(image, problem, picture)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Decode:
-    """Picklable, as worker processes need it."""
+    """Decodes the photo at a path. Picklable for worker processes."""
 
     size: int
     upright: bool
@@ -110,26 +108,19 @@ class _Decode:
         return np.zeros((self.size, self.size, 3), np.uint8), problem, b""
 
 
-def _found(folder: Path) -> tuple[str, ...]:
-    names = list_files(folder, SUFFIXES, dangling=True)
-    if not names:
-        raise InputError(f"{folder} holds no photos; files that end in {', '.join(SUFFIXES)} are looked for")
-    return tuple(names)
-
-
-def _listed(folder: Path, listed: Path) -> tuple[str, ...]:
+def _read_list(folder: Path, listed: Path) -> tuple[str, ...]:
     names = [line.strip() for line in read_text(listed).rstrip().splitlines()]
     if not names:
         raise InputError(f"{listed} is empty; it needs the name of a photo on every line")
-    with ThreadPoolExecutor(16) as pool:  # A network file system answers many at once.
-        found = pool.map(lambda name: _listed_problem(folder, name), names)
-        problems = [f"{listed}:{number}: {problem}" for number, problem in enumerate(found, start=1) if problem]
+
+    def problem(name: str) -> str:
+        if not name:
+            return "the line is empty"
+        return name_problem(name) or ("" if os.path.isfile(folder / name) else f"no file {name} in {folder}")
+
+    with ThreadPoolExecutor(16) as pool:  # A network file system answers many requests at once.
+        found = pool.map(problem, names)
+        problems = [f"{listed}:{number}: {text}" for number, text in enumerate(found, start=1) if text]
     if problems:
         raise InputError(f"{listed} names {len(problems):,} file(s) that are not there:{list_problems(problems)}")
     return tuple(names)
-
-
-def _listed_problem(folder: Path, name: str) -> str:
-    if not name:
-        return "the line is empty"
-    return name_problem(name) or ("" if os.path.isfile(folder / name) else f"no file {name} in {folder}")

@@ -1,10 +1,12 @@
-"""Batches of rows, by Grain: the order is a function of the seed and the global step alone.
+"""Batches of rows, read with Grain. The order depends on the seed and the global step only.
 
-Works on any row-aligned arrays; without arrays only the indices are yielded, for data that lies on the device. Where
-batches are more than rows of arrays, a function makes them.
+Batches come from row-aligned arrays, or from a function where a batch is more than rows of arrays. Without arrays the
+batches hold the indices only, for data on the device.
 """
 
+import contextlib
 import dataclasses
+import gc
 import os
 import signal
 import threading
@@ -18,11 +20,11 @@ from absl import flags
 from aia_jax.utils.errors import InputError
 
 if TYPE_CHECKING:
-    import grain  # and where it is used: a machine that only times steps may lack it
+    import grain  # Imported where it is used: a machine that only measures steps may lack it.
 
 
-# Given the columns of a whole batch, `index` [B] and in evaluation `mask` [B], and which part of its rows this process
-# takes, the columns of that part. Picklable, if there are workers.
+# Maps the columns of a global batch (`index` [B], in evaluation also `mask` [B]) and the slice of its rows for this
+# process to the columns of that slice. It must be picklable if there are workers.
 MakeBatch = Callable[[dict[str, np.ndarray], slice], dict[str, np.ndarray]]
 
 
@@ -37,26 +39,26 @@ def train_batches(
     process_count: int = 1,
     num_workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """An endless stream of this process's part of every batch, from batch `start_step` on.
+    """An endless stream of this process's part of every training batch, starting at batch `start_step`.
 
-    Epoch e is a permutation of all rows by `(seed, e)`. Batches run on across the ends of epochs, so each row is seen
-    exactly once an epoch. Of each batch the processes take contiguous slices in turn.
+    Epoch e is a permutation of all rows that `(seed, e)` determines. A batch may contain rows of two epochs, so each
+    row occurs exactly once per epoch. Each process takes a contiguous slice of a batch.
 
     Args:
-        arrays: `[N, ...]` each, indexable by an integer array; or what makes a batch of its indices.
+        arrays: `[N, ...]` each, indexable by an integer array; or a function that makes a batch from its indices.
         num_rows: N.
-        batch_size: B, of all processes together.
-        num_workers: processes that gather; 0: threads of this one. The arrays are pickled into them.
+        batch_size: global batch size B, over all processes.
+        num_workers: number of processes that gather rows; 0: threads of this one. The arrays are pickled into them.
 
     Returns:
-        Iterator over `{"index": int32 [b], **{name: [b, ...]}}` with b = B / process_count; `close()` ends its workers.
+        Iterator over `{"index": int32 [b], **{name: [b, ...]}}` with b = B / process_count. `close()` stops workers.
 
     Raises:
         InputError: B is not divisible by `process_count`, or larger than N.
     """
     import grain
 
-    part = _part(batch_size, process_index, process_count)
+    part = _process_slice(batch_size, process_index, process_count)
     if batch_size > num_rows:
         raise InputError(f"config.batch_size={batch_size} is larger than the training data of {num_rows} images")
     order = grain.MapDataset.range(num_rows).seed(seed).shuffle().repeat().batch(batch_size)
@@ -73,11 +75,11 @@ def eval_batches(
     process_count: int = 1,
     num_workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's part of every batch, each row once and in order.
+    """This process's part of every evaluation batch: each row once, in order.
 
-    The last batch is filled up with row 0, which `mask` tells apart.
+    The last batch is padded with row 0, where `mask` is False.
 
-    Args: as of `train_batches`.
+    Args: see `train_batches`.
 
     Returns:
         Iterator over `{"index": int32 [b], "mask": bool [b], **{name: [b, ...]}}` with b = B / process_count.
@@ -87,7 +89,7 @@ def eval_batches(
     """
     import grain
 
-    part = _part(batch_size, process_index, process_count)
+    part = _process_slice(batch_size, process_index, process_count)
     if num_rows < 1:
         raise InputError("there are no images to evaluate")
     num_batches = -(-num_rows // batch_size)
@@ -96,19 +98,19 @@ def eval_batches(
 
 
 def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
-    """The global step at which `epoch` (1-based) is complete but for rows that share a batch with the next."""
+    """The global step that completes `epoch` (1-based), except for rows in a batch shared with the next epoch."""
     return epoch * num_rows // batch_size
 
 
 def read_ahead(
     dataset: "grain.MapDataset", *, num_threads: int = 4, buffer_size: int = 4, num_workers: int = 0
 ) -> "grain.IterDataset":
-    """The elements in order, computed ahead of their use.
+    """Computes the elements of a data set ahead of use, in order.
 
     Args:
-        dataset: picklable, if there are workers.
+        dataset: must be picklable if there are workers.
         num_threads, buffer_size: of this process, or of each worker.
-        num_workers: processes that compute; 0: threads of this one.
+        num_workers: number of processes that compute; 0: threads of this one.
     """
     import grain
 
@@ -116,26 +118,43 @@ def read_ahead(
     if not num_workers:
         return elements
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain asks for its absl flags, which only a command parses.
+        flags.FLAGS.mark_as_parsed()  # Grain reads its absl flags, which only a command parses.
     options = grain.multiprocessing.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
-    return elements.mp_prefetch(options, worker_init_fn=_begin_worker)
+    return elements.mp_prefetch(options, worker_init_fn=_start_worker)
 
 
-def _part(batch_size: int, process_index: int, process_count: int) -> slice:
+def map_ahead(function: Callable[[Any], Any], elements: Any, num_workers: int) -> Iterator[Any]:
+    """Yields `function(element)` for each element in order, computed ahead of use on all cores.
+
+    Args:
+        function, elements: must be picklable if there are workers; elements is a sequence.
+        num_workers: number of processes that compute; 0: threads of this one.
+    """
+    import grain
+
+    dataset = grain.MapDataset.source(elements).map(function)
+    ahead = read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
+    try:
+        with contextlib.closing(iter(ahead)) as results:
+            yield from results
+    finally:
+        gc.collect()  # Grain leaves shared memory in a reference cycle, which causes a warning at exit.
+
+
+def _process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
     if batch_size < 1 or batch_size % process_count:
         raise InputError(f"batch_size={batch_size} must be a positive multiple of the {process_count} process(es)")
     size = batch_size // process_count
     return slice(process_index * size, (process_index + 1) * size)
 
 
-def _begin_worker(*_: int) -> None:
-    """In a worker: Ctrl-C, which a terminal sends to all processes, is for the one that ends the workers; and if that
-    one is killed, so that it cannot, they end by themselves."""
+def _start_worker(*_: int) -> None:
+    """Makes a worker ignore Ctrl-C, which its parent handles, and exit when its parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -144,7 +163,7 @@ def _end_with(parent: int) -> None:
 # Callable classes, because worker processes need to pickle them.
 @dataclasses.dataclass(frozen=True)
 class _InOrder:
-    """Batch number to the positions `[B]` of its rows; those from `num_rows` on stand for padding."""
+    """Maps a batch number to the row numbers `[B]` of the batch and their mask."""
 
     num_rows: int
     batch_size: int
@@ -157,7 +176,7 @@ class _InOrder:
 
 @dataclasses.dataclass(frozen=True)
 class _Gather:
-    """A batch's indices to this process's rows."""
+    """Maps the indices of a batch to the rows of this process."""
 
     arrays: Mapping[str, Any] | MakeBatch
     part: slice

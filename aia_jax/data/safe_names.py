@@ -1,4 +1,4 @@
-"""Names of photos as a file of others gives them: they must not lead out of the folder of the photos."""
+"""Checks of photo names from annotation files: a name must not lead out of the folder of the photos."""
 
 import os
 import re
@@ -15,14 +15,14 @@ def has_lone_surrogate(text: str) -> bool:
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a photo's name leads out of the folder that it should be relative to."""
-    # Windows rules see drives and both slashes, so they also catch whatever leaves the folder elsewhere.
+    """Whether the path `name` leads out of the folder that it is relative to."""
+    # Windows rules know drives and both slashes, so they also find the paths that are unsafe on other systems.
     relative = PureWindowsPath(name)
     return bool(relative.anchor) or ".." in relative.parts
 
 
 def name_problem(name: Any) -> str:
-    """Why `name` is no name of a file below a folder; "": it is one."""
+    """The reason why `name` is not the name of a file below a folder; "" if it is one."""
     if not isinstance(name, str) or not name.strip() or "\0" in name or has_lone_surrogate(name):
         return f"must be a file name, found {name!r:.80}"
     if leaves_folder(name):
@@ -31,10 +31,10 @@ def name_problem(name: Any) -> str:
 
 
 def link_problem(path: Path, folders: Iterable[Path]) -> str:
-    """Why the file at `path` is not to be read: links lead out of all of `folders`; "": they do not.
+    """The reason why a photo must not be read: a link leads out of all `folders`; "" if none does.
 
     Args:
-        folders: without links in their own paths.
+        folders: resolved paths.
     """
     target = Path(os.path.realpath(path))
     if any(target.is_relative_to(folder) for folder in folders):

@@ -1,4 +1,4 @@
-"""What happens to a batch of images on the device, inside the jitted step."""
+"""Image transforms that run on the device, inside the jitted step."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ from aia_jax.utils.errors import InputError
 
 
 def random_flips(images: jax.Array, key: jax.Array, flips: str = "both") -> jax.Array:
-    """Each image flipped up-down with probability 1/2, and left-right with probability 1/2.
+    """Flips each image up-down with probability 1/2 and left-right with probability 1/2.
 
     Args:
         images: `[B, H, W, C]`, any dtype.
-        flips: "both", "horizontal" for left-right alone, or "none".
+        flips: "both", "horizontal" for left-right only, or "none".
     """
     up_down, left_right = jax.random.bernoulli(key, 0.5, (2, images.shape[0], 1, 1, 1))
     if flips == "both":
@@ -20,7 +20,7 @@ def random_flips(images: jax.Array, key: jax.Array, flips: str = "both") -> jax.
 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """`(x / 255 - mean) / std` in float32.
+    """Computes `(x / 255 - mean) / std` in float32.
 
     Args:
         images: uint8 `[B, H, W, 3]`.
@@ -30,14 +30,16 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 def mixup(images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The first half of the batch becomes the mean of both halves, its labels the union (reference of system A).
+    """Replaces the first half of a batch by the mean of both halves, and its labels by their union.
+
+    This is the mixup of the reference implementation of system A.
 
     Args:
         images: float `[B, H, W, C]`.
         targets: multi-hot `[B, L]`.
 
     Raises:
-        InputError: if B is odd.
+        InputError: B is odd.
     """
     half, odd = divmod(images.shape[0], 2)
     if odd:

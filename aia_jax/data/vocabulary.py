@@ -1,7 +1,7 @@
-"""Captions: their words, the vocabulary, ids, and tf-idf rows.
+"""Captions: their words, the vocabulary, word ids and tf-idf rows.
 
-SCAN (Lee et al., ECCV 2018) lays captions out one a line, those of an image one after the other; its vocabularies are
-read as they are.
+Caption files have the layout of SCAN (Lee et al., ECCV 2018), one caption per line with the captions of an image in
+sequence. SCAN's vocabulary files can be read as they are.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from scipy import sparse
 
 from aia_jax.data.safe_names import has_lone_surrogate
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import read_json, write_json
+from aia_jax.utils.files import read_json, read_text, write_json
 
 PAD, START, END, UNKNOWN = SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
 
-# COCO's vocabulary, made with punkt, has no "street."; of 609,029 tokens of Flickr30K and Flickr8k 5,066 are unknown
-# with this split and without, and 5,071 with one after shorter words too ("j.p.").
+# COCO's vocabulary, made with punkt, has no "street.". Of 609,029 tokens of Flickr30K and Flickr8k, 5,066 are unknown
+# with and without this rule, and 5,071 if it splits after shorter words too ("j.p.").
 _INNER_STOP = re.compile(r"(?<=\w{3})(?<!\bave)(?<!\bmrs)\.(?=\s)")
-# 96 to 98 % of those captions are plain: two patterns give nltk's tokens in a tenth of its time.
+# 96 to 98 % of these captions are plain: two patterns give nltk's tokens in a tenth of its time.
 _PLAIN = re.compile(r"(?!.*(?:--|,,|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b))[a-z ,-]*\.?")
 _PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.]")
 
@@ -34,11 +34,11 @@ _SCAN_FORMAT = "SCAN's {word2idx, idx2word, idx}; `aia vocab` writes one"
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Words and their ids, `<pad>` being 0.
+    """Words and their ids. The id of `<pad>` is 0.
 
     Attributes:
         ids: word to id; the ids are 0 to n - 1.
-        name: what messages call it, its file for example.
+        name: name for messages, such as the file.
     """
 
     ids: dict[str, int]
@@ -56,7 +56,7 @@ class Vocabulary:
             if type(number) is not int or not 0 <= number < len(self.ids):
                 raise InputError(f"{self.name}: {word!r} has id {number!r}; ids are 0 to {len(self.ids) - 1}")
             if (first := words.setdefault(number, word)) != word:
-                raise InputError(f"{self.name}: {first!r} and {word!r} both have id {number}; every id stands once")
+                raise InputError(f"{self.name}: {first!r} and {word!r} both have id {number}; ids must be unique")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,20 +66,20 @@ class Vocabulary:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The words, by id."""
+        """The words, ordered by id."""
         return tuple(sorted(self.ids, key=self.ids.get))
 
     @property
     def facts(self) -> dict[str, int | str]:
-        """What tells it from others: how many `words`, and their `sha256`."""
+        """The number of `words` and their `sha256`, which identify the vocabulary."""
         return {"words": len(self), "sha256": hashlib.sha256("\n".join(self.words).encode()).hexdigest()}
 
     @classmethod
     def load(cls, path: str | Path) -> "Vocabulary":
-        """Reads SCAN's JSON, of which `word2idx` says all.
+        """Reads the field `word2idx` of SCAN's JSON.
 
         Raises:
-            InputError: the file is absent or no such JSON, a special word is missing, or the ids have gaps.
+            InputError: the file is absent or malformed, a special word is missing, or the ids have gaps.
         """
         document = read_json(path, _SCAN_FORMAT)
         if not isinstance(document, dict) or not isinstance(document.get("word2idx"), dict):
@@ -87,13 +87,15 @@ class Vocabulary:
         return cls(document["word2idx"], str(path))
 
     def save(self, path: str | Path) -> None:
-        """Writes SCAN's JSON, the whole file or none."""
+        """Writes SCAN's JSON, atomically."""
         words = {str(number): word for word, number in self.ids.items()}
         write_json(Path(path), {"idx2word": words, "word2idx": self.ids, "idx": len(self)})
 
     @classmethod
     def build(cls, captions: Iterable[str], min_count: int = 4) -> "Vocabulary":
-        """The special words, then those that occur at least `min_count` times, in the order of their first appearance.
+        """Makes a vocabulary of the special words and the words that occur at least `min_count` times.
+
+        Ids follow the order of first occurrence.
 
         Raises:
             InputError: no word occurs so often.
@@ -104,14 +106,17 @@ class Vocabulary:
         return cls({word: number for number, word in enumerate((*SPECIAL_WORDS, *words))})
 
     def encode(self, caption: str) -> list[int]:
-        """`<start>`, the ids of the caption's words, `<end>`."""
+        """The ids of `<start>`, of the words of a caption and of `<end>`."""
         unknown = self.ids[UNKNOWN]
         words = (self.ids.get(word, unknown) for word in tokenize(caption))
         return [self.ids[START], *words, self.ids[END]]
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-cased words and marks: nltk's `word_tokenize`, which needs no data for it, with its own sentence ends."""
+    """Splits a caption into lower-case words and punctuation marks.
+
+    The result is that of nltk's `word_tokenize`, without its data files, and with other sentence ends.
+    """
     text = _INNER_STOP.sub(" .", caption.lower().strip())
     if _PLAIN.fullmatch(text):
         return _PLAIN_TOKEN.findall(text)
@@ -121,17 +126,17 @@ def tokenize(caption: str) -> list[str]:
 
 
 def word_counts(captions: Iterable[str]) -> Counter[str]:
-    """How often each word occurs, in the order of first appearance."""
+    """The number of occurrences of each word, in the order of first occurrence."""
     return Counter(chain.from_iterable(map(tokenize, captions)))
 
 
 def read_captions(path: str | Path) -> tuple[str, ...]:
-    r"""The captions of a file, one a line in UTF-8, without the blanks around them; only "\n" ends a line.
+    r"""Reads captions from a UTF-8 file, one per line, without blanks around them. Only "\n" ends a line.
 
     Raises:
-        InputError: the file is absent, not UTF-8 or empty, or a line is.
+        InputError: the file is absent, not UTF-8 or empty, or a line is empty.
     """
-    lines = _read_text(Path(path)).removesuffix("\n").split("\n")
+    lines = read_text(Path(path), newline="\n").removesuffix("\n").split("\n")
     captions = tuple(line.strip() for line in lines)
     if captions == ("",):
         raise InputError(f"{path} is empty; it must hold one caption a line")
@@ -141,27 +146,42 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
     return captions
 
 
+def pad_ids(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Pads or cuts rows of ids.
+
+    Args:
+        rows: N rows of ids.
+        width: length L of the result; None: length of the longest row.
+
+    Returns:
+        ids: int32 `[N, L]`, padded with 0.
+        lengths: int32 `[N]`, without padding.
+    """
+    rows = [row[:width] for row in rows]
+    lengths = np.fromiter(map(len, rows), np.int32, len(rows))
+    ids = np.zeros((len(rows), lengths.max(initial=0) if width is None else width), np.int32)
+    if rows:
+        ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return ids, lengths
+
+
 def encode_captions(
     captions: Sequence[str], vocabulary: Vocabulary, *, name: str = "the captions"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All captions as ids.
+    """Encodes captions as word ids.
 
     Args:
-        name: what messages call the captions, their file for example.
+        name: name of the captions for messages, such as their file.
 
     Returns:
-        ids: int32 `[N, L]`, each row as `Vocabulary.encode` gives it, then zeros; L is the longest.
-        lengths: int32 `[N]`, without the zeros.
+        ids: int32 `[N, L]`, rows of `Vocabulary.encode` padded with 0 to the longest.
+        lengths: int32 `[N]`, without padding.
 
     Raises:
-        InputError: the vocabulary lacks more than half of the words; a few unknown ones are usual.
+        InputError: more than half of the words are not in the vocabulary; a few unknown words are common.
     """
-    rows = [np.array(vocabulary.encode(caption), np.int32) for caption in captions]
-    lengths = np.fromiter(map(len, rows), np.int32, len(rows))
-    ids = np.zeros((len(rows), lengths.max(initial=0)), np.int32)
-    if rows:
-        ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-    num_words = int(lengths.sum()) - 2 * len(rows)
+    ids, lengths = pad_ids([np.array(vocabulary.encode(caption), np.int32) for caption in captions])
+    num_words = int(lengths.sum()) - 2 * len(captions)
     num_unknown = int(np.count_nonzero(ids == vocabulary.ids[UNKNOWN]))
     if num_unknown > _MOST_UNKNOWN * num_words:
         counts = word_counts(captions).most_common()
@@ -175,13 +195,13 @@ def encode_captions(
 
 
 def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
-    """tf-idf rows of captions, whose dot products are cosines, as scikit-learn's defaults weigh words.
+    """Computes tf-idf rows of captions with scikit-learn's default weights. Their dot products are cosines.
 
-    CountVectorizer (words of two or more letters), then TfidfTransformer (smooth idf, rows of length 1), as in VSL
-    (Zhang et al., ICME 2023); dense, COCO's training split would take over 100 GB.
+    This is CountVectorizer (words of two or more letters), then TfidfTransformer (smooth idf, rows of length 1), as in
+    VSL (Zhang et al., ICME 2023). A dense matrix of COCO's training split would take over 100 GB.
 
     Returns:
-        float64 `[N, V]`, V being the words of these captions; a caption without such a word is a row of zeros.
+        float64 `[N, V]` with V different words; a caption without such a word is a row of zeros.
 
     Raises:
         InputError: no caption has a word of two letters.
@@ -195,18 +215,18 @@ def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
 
 
 def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
-    """The mean of each image's tf-idf rows.
+    """Computes the mean of the tf-idf rows of each image.
 
-    The dot product of two means is the mean of the `per_image` x `per_image` cosines between two images' captions.
+    The dot product of two means is the mean cosine between the captions of one image and those of the other.
 
     Args:
-        rows: `[N, V]`, those of an image one after the other.
+        rows: `[N, V]`, the rows of an image in sequence.
 
     Returns:
         `[N / per_image, V]`
 
     Raises:
-        InputError: N is no multiple of `per_image`.
+        InputError: N is not a multiple of `per_image`.
     """
     num_captions = rows.shape[0]
     if num_captions % per_image:
@@ -215,12 +235,3 @@ def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
     weights = np.full(num_captions, 1 / per_image, rows.dtype)
     shape = (num_captions // per_image, num_captions)
     return sparse.csr_matrix((weights, np.arange(num_captions), starts), shape) @ rows
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; convert it") from None
-    except OSError as error:
-        raise InputError(f"{path.absolute()} cannot be read: {error.strerror}") from None

@@ -10,9 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data.feature_cache import pad_batch, weights_digest
-from aia_jax.data.search.batches import padded_keywords
 from aia_jax.data.search.queries import encode_queries
-from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.data.vocabulary import Vocabulary, pad_ids
 from aia_jax.models.amc import AMC, Encoded, build_amc
 from aia_jax.models.amc_shortlist import rough_scores, summarize
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
@@ -130,7 +129,7 @@ class PhotoSearch:
         maps = self.annotator.maps(images).astype(data.feature_dtype)
         chosen = self.annotator.keywords_of(maps, data.keyword_threshold)
         chosen = [(ids := self._keyword_ids[own])[ids >= 0] for own in chosen]
-        keywords, counts = padded_keywords(chosen, data.max_keywords)
+        keywords, counts = pad_ids(chosen, data.max_keywords)
         batch = filled({"maps": maps, "keywords": keywords, "counts": counts}, self.annotator.batch_size)
         found = self._prepare(self._weights, sharding.put_batch(batch, self._mesh))
         rows = {name: np.asarray(values)[:number] for name, values in found.items()}

@@ -126,7 +126,7 @@ class RetrievalTask:
         """This process's captions of every batch, each with its image."""
         split, loss = self.split("train"), self.config.loss
         wanted = tuple(name for name, on in (("image", loss.visual), ("caption", loss.textual)) if on)
-        make = PairBatches(split, self.config.data.lengths, meaning=semantic_similarity(split, wanted))
+        make = PairBatches(split, self.config.data.lengths, similarity=semantic_similarity(split, wanted))
         return pipeline.train_batches(
             make,
             len(split),

@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 
 from aia_jax.data.annotation.annotations import CUSTOM
 from aia_jax.data.annotation.datasets import Split, load_split, split_validation
-from aia_jax.data.search.batches import SearchImages, padded_keywords
+from aia_jax.data.search.batches import SearchImages
 from aia_jax.data.search.queries import label_queries
+from aia_jax.data.vocabulary import pad_ids
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 
@@ -76,7 +77,7 @@ class AnnotatedImages:
         else:
             chosen = [np.flatnonzero(row).astype(np.int32) for row in images.targets]
         queries = label_queries(images.targets, images.labels, data.query_words)
-        return SearchImages(maps, *padded_keywords(chosen, data.max_keywords), queries, images.images)
+        return SearchImages(maps, *pad_ids(chosen, data.max_keywords), queries, images.images)
 
     def _check_parts(self, there: ConfigDict) -> None:
         """Raises InputError if the annotator was trained on some of our validation images, its own being others."""

@@ -1,22 +1,22 @@
-"""Errors that speak to a user. The commands print their message without a traceback."""
+"""Errors for users. The commands print their messages without a traceback."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: a file, a field of the config, a folder.
+    """A file, folder or config field that the user gave cannot be used.
 
-    The message says what was wrong, where, and what would be right.
+    The message says what is wrong, where, and what would be right.
     """
 
 
 class NonFiniteLossError(RuntimeError):
-    """The training loss became NaN or infinite. The message names the step and the last good checkpoint."""
+    """The training loss is NaN or infinite. The message names the step and the last good checkpoint."""
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; the state was saved first.
+    """A signal stopped the run, after its state was saved.
 
     Attributes:
-        signum: the signal's number; the command exits with `128 + signum`.
+        signum: number of the signal; the command exits with `128 + signum`.
     """
 
     def __init__(self, signum: int, message: str):

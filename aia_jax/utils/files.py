@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read with every mistake told, and which there are."""
+"""Files: atomic writes, reads with precise errors, locks, checksums and listings."""
 
 import contextlib
 import fcntl
@@ -18,9 +18,9 @@ from aia_jax.utils.errors import InputError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a whole file or none."""
+    """Writes a file atomically and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}")  # so that a long name stays possible
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}")  # cut: the longest names must stay possible
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
@@ -29,21 +29,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, the whole file or none.
-
-    Bytes of file names that are no UTF-8 become escapes, which JSON's readers turn back.
-    """
+    """Writes `value` as indented JSON, atomically. Bytes of file names that are not UTF-8 become JSON escapes."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Tells before long work which file could not be written after it; folders that they lie in are made.
+    """Checks before a long computation that its output files can be written. Creates their folders.
 
     Args:
-        paths: None and "" are left out.
+        paths: output files; None and "" are ignored.
 
     Raises:
-        InputError: a path is a folder, or its folder takes no files.
+        InputError: a path is a folder, or no file can be created in its folder.
     """
     for path in map(Path, filter(None, paths)):
         if path.is_dir():
@@ -96,13 +93,16 @@ def sha256_of_file(path: Path) -> str:
 
 
 def list_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False) -> list[str]:
-    """All files below `folder` whose names end so, in whatever case, relative to it and sorted, without hidden ones.
+    """Lists the files below `folder` that have one of these suffixes, in any case: sorted relative paths.
+
+    Hidden files and folders are skipped.
 
     Args:
-        dangling: whether links that lead nowhere are listed too.
+        suffixes: lower case, with the dot.
+        dangling: whether to list links without a target too.
     """
     found = []
-    for directory, folders, files in os.walk(folder):  # holds a fifth of the memory that Path.rglob does
+    for directory, folders, files in os.walk(folder):  # needs a fifth of the memory of Path.rglob
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if name.startswith(".") or os.path.splitext(name)[1].lower() not in suffixes:
@@ -113,29 +113,33 @@ def list_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False)
     return sorted(found)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte-order mark.
+def read_text(path: Path, *, newline: str | None = None) -> str:
+    """Reads a UTF-8 text file, with or without a byte-order mark.
+
+    Args:
+        newline: as for `open`.
 
     Raises:
-        InputError: it cannot be read, or is not UTF-8.
+        InputError: the file cannot be read or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            return file.read()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; convert it") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = ()) -> Any:
-    """The content of a JSON file in UTF-8.
+    """Reads a JSON file in UTF-8.
 
     Args:
-        expected: what would be right, for messages.
-        fields: of objects, which are kept; none given: all.
+        expected: description of the right content, for error messages.
+        fields: fields of objects to keep; empty: all.
 
     Raises:
-        InputError: it cannot be read, is not JSON, is nested too deeply, or an object has a field twice.
+        InputError: the file cannot be read, is not JSON, is nested too deeply, or an object has a field twice.
     """
     path = Path(path)
 
@@ -153,7 +157,7 @@ def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = ()) ->
     except json.JSONDecodeError as error:
         where = f"{error.msg} at line {error.lineno}, column {error.colno}"
         raise InputError(f"{path} is not JSON: {where}; expected {expected}") from None
-    except ValueError:  # Python reads no longer ones.
+    except ValueError:  # Python refuses to parse longer numbers.
         raise InputError(f"{path} holds a number of thousands of digits; expected {expected}") from None
     except RecursionError:
         raise InputError(f"{path} is nested too deeply; expected {expected}") from None

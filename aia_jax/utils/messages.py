@@ -13,7 +13,7 @@ def format_count(number: int, noun: str) -> str:
 
 
 def list_problems(problems: Sequence[str]) -> str:
-    """The first problems, one a line, and how many more there are."""
+    """The first `MAX_LISTED` problems, one per line, and the number of the others."""
     lines = list(problems[:MAX_LISTED])
     if len(problems) > len(lines):
         lines.append(f"... and {len(problems) - len(lines):,} more")
@@ -21,12 +21,12 @@ def list_problems(problems: Sequence[str]) -> str:
 
 
 def nearest(name: str, known: Collection[str], number: int = 1) -> list[str]:
-    """Names of `known` that are like `name`, for hints; none where looking through them would take long."""
+    """Names in `known` that are similar to `name`, for hints. Returns none if the search would take long."""
     if len(known) > _MOST_COMPARED:
         return []
     return difflib.get_close_matches(name[:_LONGEST_COMPARED], known, n=number)
 
 
 def printable(name: str) -> str:
-    """A file's name as a terminal may print it."""
+    """A file name that is safe to print on a terminal."""
     return name if name.isprintable() else repr(name)

@@ -289,7 +289,7 @@ def test_a_full_disk_is_told_and_nothing_left(features, tmp_path, capsys, monkey
     if full_from == "start":
         monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=10))
     else:
-        monkeypatch.setattr(RowWriter, "append", fail)
+        monkeypatch.setattr(RowWriter, "extend", fail)
     assert features() == 2
     error = capsys.readouterr().err
     assert f"the disk of {tmp_path}/out is full: about 0.3 MB are needed there; --output names another place" in error
@@ -300,7 +300,7 @@ def test_an_interruption_leaves_nothing(features, tmp_path, capsys, monkeypatch)
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(RowWriter, "append", interrupt)
+    monkeypatch.setattr(RowWriter, "extend", interrupt)
     assert features() == 130
     assert capsys.readouterr().err.endswith("error: interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []

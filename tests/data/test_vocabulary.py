@@ -144,7 +144,7 @@ def test_a_vocabulary_is_saved_as_scan_does(tmp_path, vocabulary):
         ({"word2idx": WORDS | {"a": "4"}}, "file: 'a' has id '4'; ids are 0 to 6"),
         ({"word2idx": WORDS | {"<start>": True}}, "file: '<start>' has id True; ids are 0 to 6"),
         ({"word2idx": WORDS | {"\ud800": 6}}, r"file: '\ud800' is no word, it holds half of a character"),
-        ({"word2idx": WORDS | {"a": 5}}, "file: 'a' and 'dog' both have id 5; every id stands once"),
+        ({"word2idx": WORDS | {"a": 5}}, "file: 'a' and 'dog' both have id 5; ids must be unique"),
     ],
 )
 def test_an_unusable_vocabulary_is_refused(write, document, message):

@@ -141,7 +141,7 @@ def test_features_are_computed_once(workdir, tmp_path, converted, monkeypatch):
     def fail(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("aia_jax.data.feature_cache.padded", fail)
+    monkeypatch.setattr("aia_jax.data.feature_cache.pad_batch", fail)
     evaluate(config, workdir, tmp_path, task=task)
 
 

@@ -1,1 +1,1 @@
-"""Annotated images: lists of labels, prepared copies, splits."""
+"""Annotated images: label lists, prepared copies and splits."""

@@ -1,15 +1,15 @@
-"""Annotated photos in the authors' layout: which image carries which labels.
+"""Annotation files: the labels of each image, in the layout of the reference implementation.
 
     <root>/<Folder>/train.json  test.json  images/...
     {"labels": [name, ...], "samples": [{"image_name": "1000.jpeg", "image_labels": ["city", "sun"]}, ...]}
 
-VG-500 may also lie there as SSGRL (github HCPLab-SYSU/SSGRL) lays it out. Of a user's own data, "custom", the root is
-the folder itself. Photos are located here, not opened.
+VG-500 may also have the layout of SSGRL (github HCPLab-SYSU/SSGRL). For a user's own data, "custom", the root is the
+folder itself. Photos are located here, but not opened.
 """
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -28,7 +28,7 @@ _SSGRL_FOLDERS = ("", "ssgrl", "data/VG")
 _SSGRL_INDEX = "vg_category_500_labels_index.json"
 _SSGRL_VOCABULARY = "vg500_vocabulary.txt"
 _SSGRL = "{file name: [label index, ...]}"
-_AUTHORS = '{"labels": [...], "samples": [...]}'
+_REFERENCE = '{"labels": [...], "samples": [...]}'
 _LABELS = '{"labels": [...]}'
 _MOST_TARGETS = 10**9  # bytes
 
@@ -39,8 +39,8 @@ class Annotations:
 
     Attributes:
         labels: the vocabulary, C names.
-        image_names: N names as the annotation file writes them, in its order.
-        image_paths: where the N photos are, or would have to be.
+        image_names: N names as in the annotation file, in its order.
+        image_paths: N paths of the photos, whether they exist or not.
         targets: uint8 `[N, C]`, multi-hot in the order of `labels`.
     """
 
@@ -53,20 +53,20 @@ class Annotations:
         return len(self.image_names)
 
     def take(self, rows: Sequence[int]) -> "Annotations":
-        """Only the images of these rows, in this order."""
+        """Selects images, in this order."""
         names, paths = (tuple(column[row] for row in rows) for column in (self.image_names, self.image_paths))
         return Annotations(self.labels, names, paths, self.targets[list(rows)])
 
 
 def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
-    """Reads the annotations of `<root>/<Folder>/<split>.json`; whether the photos are there is not asked.
+    """Reads the annotations of `<root>/<Folder>/<split>.json`, without checking whether the photos exist.
 
     Args:
         dataset: a key of `FOLDERS`.
         split: "train" or "test".
 
     Raises:
-        InputError: the files are absent or malformed; all problems of a file are listed together.
+        InputError: the files are absent or malformed. The message lists all problems of a file.
     """
     for field, value, known in (("dataset", dataset, FOLDERS), ("split", split, SPLITS)):
         if value not in known:
@@ -74,27 +74,24 @@ def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
     folder = Path(root) / FOLDERS[dataset]
     path = folder / f"{split}.json"
     if path.is_file():
-        return _read_authors(path, _photo_folders(folder))
+        return _read_reference(path, _photo_folders(folder))
     if dataset == "vg500" and (lists := _find_ssgrl(folder, f"{split}_list_500.txt")):
         return _read_ssgrl(folder, lists)
+    message = f"{path.absolute()} does not exist. config.data.root={str(root)!r} must be the folder that"
     if dataset == CUSTOM:
-        raise InputError(
-            f"{path.absolute()} does not exist. config.data.root={str(root)!r} must be the folder that aia"
-            " import-labels wrote, with train.json, test.json and images/"
-        )
+        raise InputError(f"{message} aia import-labels wrote, with train.json, test.json and images/")
     alternative = f", or SSGRL's {split}_list_500.txt and {_SSGRL_INDEX}" if dataset == "vg500" else ""
     raise InputError(
-        f"{path.absolute()} does not exist. config.data.root={str(root)!r} must be the folder that holds"
-        f" {FOLDERS[dataset]}/ with {split}.json{alternative}, and the photos in images/;"
+        f"{message} holds {FOLDERS[dataset]}/ with {split}.json{alternative}, and the photos in images/;"
         f" `aia prepare {dataset}` brings them"
     )
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The names of labels in a file: one a line, or JSON, a list or with a field `labels` such as `<split>.json`.
+    """Reads label names from a file: one per line, or JSON with a list or a field `labels`, such as `<split>.json`.
 
     Raises:
-        InputError: it cannot be read, holds none, or a name stands there twice.
+        InputError: the file cannot be read, has no labels, or has a name twice.
     """
     text = read_text(path)
     labels = [line.strip() for line in text.splitlines() if line.strip()]
@@ -103,26 +100,31 @@ def read_labels(path: Path) -> tuple[str, ...]:
         labels = document.get("labels") if isinstance(document, dict) else document
     if not isinstance(labels, list) or not labels:
         raise InputError(f"{path} holds no labels; expected one a line, or {_LABELS}")
-    if problems := _label_problems(labels):
-        raise InputError(f"{path} cannot be used, {len(problems):,} problem(s):{list_problems(problems)}")
+    _raise_problems(path, _label_problems(labels))
     return tuple(labels)
 
 
 def is_label(value: Any) -> bool:
-    """Whether a label may be called so: one line, without blanks around it, that UTF-8 can hold."""
+    """Whether a value is a valid label: one line of UTF-8 without blanks around it."""
     return isinstance(value, str) and value.strip().splitlines() == [value] and not has_lone_surrogate(value)
 
 
-def _read_authors(path: Path, photo_folders: Sequence[Path]) -> Annotations:
-    document = read_json(path, _AUTHORS)
+def unknown_label(where: str, label: str, vocabulary: Collection[str], *, hint: bool) -> str:
+    """The message for a label that is not in the vocabulary, with a similar label if `hint` is set."""
+    similar = nearest(label, vocabulary) if hint else []
+    suggestion = f"; did you mean {similar[0]!r}?" if similar else ""
+    return f"{where}: {label!r} is not in the vocabulary of {format_count(len(vocabulary), 'label')}{suggestion}"
+
+
+def _read_reference(path: Path, photo_folders: Sequence[Path]) -> Annotations:
+    document = read_json(path, _REFERENCE)
     if not isinstance(document, dict):
-        raise InputError(f"{path}: expected an object {_AUTHORS}, found {_type(document)}")
+        raise InputError(f"{path}: expected an object {_REFERENCE}, found {_type(document)}")
     for field in ("labels", "samples"):
         if not isinstance(document.get(field), list):
             found = _type(document[field]) if field in document else "nothing"
             raise InputError(f"{path}: field {field!r} must be a list, found {found}")
-    problems: list[str] = []
-    samples = []
+    samples, problems = [], []
     for index, sample in enumerate(document["samples"]):
         where = f"samples[{index}]"
         if isinstance(sample, dict):
@@ -133,7 +135,7 @@ def _read_authors(path: Path, photo_folders: Sequence[Path]) -> Annotations:
 
 
 def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
-    """A list of file names, one a line, and label indices by file name; the names of the labels in index order."""
+    """Reads a list of file names, one per line, the label indices of each file, and the label names by index."""
     found = {name: _find_ssgrl(folder, name) for name in (_SSGRL_INDEX, _SSGRL_VOCABULARY)}
     for name, path in found.items():
         if path is None:
@@ -142,19 +144,17 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
     index = read_json(found[_SSGRL_INDEX], _SSGRL)
     if not isinstance(index, dict):
         raise InputError(f"{found[_SSGRL_INDEX]}: expected {_SSGRL}, found {_type(index)}")
-    problems: list[str] = []
-    samples, seen = [], set()
+    samples, problems, seen = [], [], set()
     for line, name in enumerate(_read_lines(lists), start=1):
-        numbers = index.get(name) if name not in seen else []  # `_assemble` tells of it
+        numbers = index.get(name) if name not in seen else []  # `_assemble` reports repeated names.
         seen.add(name)
         valid = isinstance(numbers, list) and all(type(number) is int for number in numbers)
-        if not valid or not all(0 <= number < len(labels) for number in numbers):
-            held = f"has {numbers!r:.80} for" if name in index else "does not hold"
-            problems.append(
-                f"line {line}: {found[_SSGRL_INDEX].name} {held} {name!r}; indices 0..{len(labels) - 1} fit"
-            )
-        else:
+        if valid and all(0 <= number < len(labels) for number in numbers):
             samples.append((f"line {line}", name, [labels[number] for number in numbers]))
+        else:
+            value = f"has {numbers!r:.80} for" if name in index else "does not hold"
+            expected = f"indices 0..{len(labels) - 1} fit"
+            problems.append(f"line {line}: {found[_SSGRL_INDEX].name} {value} {name!r}; {expected}")
     folders = [*_photo_folders(folder), *_photo_folders(lists.parent)]
     return _assemble(lists, labels, samples, list(dict.fromkeys(folders)), problems)
 
@@ -162,26 +162,29 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
 def _assemble(
     path: Path, labels: list, samples: list[tuple[str, Any, Any]], photo_folders: Sequence[Path], problems: list[str]
 ) -> Annotations:
-    """Checks `(where, image name, labels)` of every sample and raises all problems of `path` together."""
+    """Checks `(place in the file, image name, labels)` of all samples, and raises all problems of `path` together."""
     problems = [*_label_problems(labels), *problems]
     columns = {label: column for column, label in enumerate(labels) if isinstance(label, str)}
     first_use: dict[str, str] = {}
     for where, name, image_labels in samples:
         problems += _name_problems(where, name, first_use)
         problems += _image_label_problems(where, image_labels, columns, hint=len(problems) < MAX_LISTED)
-    if problems:
-        raise InputError(f"{path} cannot be used, {len(problems):,} problem(s):{list_problems(problems)}")
+    _raise_problems(path, problems)
     if not samples or not labels:
         raise InputError(f"{path}: the split is empty, it needs at least one sample and one label")
     if len(samples) * len(labels) > _MOST_TARGETS:
-        raise InputError(
-            f"{path}: {len(samples):,} images by {len(labels):,} labels are more than {_MOST_TARGETS:,} together"
-        )
+        size = f"{len(samples):,} images by {len(labels):,} labels"
+        raise InputError(f"{path}: {size} are more than {_MOST_TARGETS:,} together")
     targets = np.zeros((len(samples), len(labels)), np.uint8)
     for row, (_, _, image_labels) in enumerate(samples):
         targets[row, [columns[label] for label in image_labels]] = 1
     names = tuple(name for _, name, _ in samples)
     return Annotations(tuple(labels), names, tuple(_locate(name, photo_folders) for name in names), targets)
+
+
+def _raise_problems(path: Path, problems: list[str]) -> None:
+    if problems:
+        raise InputError(f"{path} cannot be used, {len(problems):,} problem(s):{list_problems(problems)}")
 
 
 def _label_problems(labels: list) -> list[str]:
@@ -192,7 +195,7 @@ def _label_problems(labels: list) -> list[str]:
             expected = "must be a name of one line without blanks around it"
             problems.append(f"labels[{index}]: {expected}, found {label!r:.80}")
         elif first_use.setdefault(label, index) != index:
-            problems.append(f"labels[{index}]: {label!r} stands at labels[{first_use[label]}] already")
+            problems.append(f"labels[{index}]: {label!r} repeats labels[{first_use[label]}]")
     return problems
 
 
@@ -200,26 +203,24 @@ def _name_problems(where: str, name: Any, first_use: dict[str, str]) -> list[str
     if problem := name_problem(name):
         return [f"{where}.image_name: {problem}"]
     first = first_use.setdefault(PureWindowsPath(name).as_posix(), where)
-    return [] if first == where else [f"{where}.image_name: {name!r} is the name of {first} already"]
+    return [] if first == where else [f"{where}.image_name: {name!r} is already the name of {first}"]
 
 
 def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int], *, hint: bool) -> list[str]:
+    place = f"{where}.image_labels"
     if not isinstance(image_labels, list):
-        return [f"{where}.image_labels: must be a list of names, found {_type(image_labels)}"]
+        return [f"{place}: must be a list of names, found {_type(image_labels)}"]
     problems = []
     for label in image_labels:
         if not isinstance(label, str):
-            problems.append(f"{where}.image_labels: {label!r:.80} is not a name")
+            problems.append(f"{place}: {label!r:.80} is not a name")
         elif label not in columns:
-            close = nearest(label, columns) if hint and len(problems) < MAX_LISTED else []
-            text = f"; did you mean {close[0]!r}?" if close else ""
-            known = format_count(len(columns), "label")
-            problems.append(f"{where}.image_labels: {label!r} is not in the vocabulary of {known}{text}")
+            problems.append(unknown_label(place, label, columns, hint=hint and len(problems) < MAX_LISTED))
     return problems
 
 
 def _photo_folders(folder: Path) -> list[Path]:
-    """`images/`, and for Visual Genome as it is distributed VG_100K/ and VG_100K_2/."""
+    """`images/`, and VG_100K/ and VG_100K_2/ as in the distribution of Visual Genome."""
     return [folder / "images", *sorted(folder.glob("VG_100K*/"))]
 
 

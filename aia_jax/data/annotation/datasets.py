@@ -19,8 +19,8 @@ from aia_jax.utils.files import read_json
 if TYPE_CHECKING:
     from aia_jax.data.annotation.image_cache import Source
 
-# Mean and standard deviation of the channels (red, green, blue) on the scale 0..1; of the photos as the reference has
-# them, of the scenes as measured on 2,000 of seed 0 at 96 px.
+# Mean and standard deviation of the channels (red, green, blue) on the scale 0..1. Those of photos are from the
+# reference implementation, those of scenes were measured on 2,000 scenes of seed 0 at 96 px.
 CHANNEL_STATS = {
     "corel5k": ((0.3928, 0.4079, 0.3531), (0.2559, 0.2436, 0.2544)),
     "espgame": ((0.5377, 0.5087, 0.4845), (0.3244, 0.3181, 0.3254)),
@@ -28,11 +28,11 @@ CHANNEL_STATS = {
     "vg500": ((0.4697, 0.4518, 0.4163), (0.2727, 0.2684, 0.2855)),
     "scenes": ((0.4533, 0.4700, 0.3761), (0.2589, 0.2179, 0.2147)),
 }
-CUSTOM_STATS = "channel_stats.json"  # those of a user's own photos, beside the annotations
+CUSTOM_STATS = "channel_stats.json"  # of a user's own photos, beside the annotations
 DATASETS = (*FOLDERS, "scenes")
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
 
-FIRST_TEST_SCENE = 10_000_000
+_FIRST_TEST_SCENE = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Split:
     """N annotated images of S x S pixels.
 
     Attributes:
-        name: such as "train".
+        name: name of the split, such as "train".
         images: uint8 `[N, S, S, 3]`, memory-mapped.
         targets: uint8 `[N, C]`, multi-hot.
         image_names: N names, in the order of the annotation file.
@@ -58,18 +58,18 @@ class Split:
 
     @property
     def arrays(self) -> dict[str, MappedRows | np.ndarray]:
-        """The row-aligned arrays that batches are gathered from."""
+        """The row-aligned arrays for batches."""
         return {"image": self.images, "target": self.targets}
 
     def take(self, indices: np.ndarray, name: str | None = None) -> "Split":
-        """The images of these rows, in this order; none of them is read."""
+        """Selects rows, in this order, without reading images."""
         indices = np.asarray(indices)
         names = tuple(self.image_names[index] for index in indices)
         return Split(name or self.name, self.images.take(indices), self.targets[indices], names, self.labels)
 
 
 def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
-    """The images of a data set at `image_size` x `image_size` pixels; prepares them on first use.
+    """Loads a split at `image_size` x `image_size` pixels, and prepares its images on first use.
 
     Args:
         config_data: `name`, `root`, `cache_dir`, `skip_corrupt`, `num_workers`; for scenes `num_train`, `num_test` and
@@ -79,7 +79,7 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
     Raises:
         InputError: unknown name or split, absent or malformed annotations, unreadable images, no room in the cache.
     """
-    from aia_jax.data.annotation import image_cache  # Grain and TFDS, which a machine that only times steps may lack
+    from aia_jax.data.annotation import image_cache  # needs Grain and TFDS, which some machines lack
 
     if config_data.name not in DATASETS:
         raise InputError(f"config.data.name={config_data.name!r} is unknown; known: {', '.join(DATASETS)}")
@@ -100,42 +100,66 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
 
 
 def split_validation(split: Split, fraction: float, seed: int, *, stratified: bool) -> tuple[Split, Split]:
-    """Parts a split at random, by the seed alone, into `(train, validation)`; both keep the order of the rows.
+    """Splits at random into `(train, validation)`. The result depends on the seed only; both keep the order of rows.
 
     Args:
-        stratified: whether labels are parted alike, so that training lacks none; a user's own data may be few.
+        stratified: whether to split each label in the same proportion, so that training has all labels. Useful for
+            small data sets.
 
     Raises:
         InputError: one of the parts would be empty.
     """
-    num_validation = round(fraction * len(split))
-    if not 0 < num_validation < len(split):
-        raise InputError(
-            f"config.data.validation_fraction={fraction} leaves {num_validation} of {len(split)} images for validation;"
-            " both parts need at least one"
-        )
+    num_validation = validation_size(fraction, len(split))
     if stratified:
         chosen = stratified_split(split.targets, fraction, seed, in_both=False)
-        return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen), "validation")
-    shuffled = np.random.default_rng(seed).permutation(len(split))
-    validation, train = np.sort(shuffled[:num_validation]), np.sort(shuffled[num_validation:])
-    return split.take(train), split.take(validation, "validation")
+    else:
+        shuffled = np.random.default_rng(seed).permutation(len(split))
+        chosen = np.isin(np.arange(len(split)), shuffled[:num_validation])
+    return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen), "validation")
+
+
+def validation_size(fraction: float, num_images: int) -> int:
+    """The number of validation images.
+
+    Raises:
+        InputError: no image would be left for training or for validation.
+    """
+    size = round(fraction * num_images)
+    if not 0 < size < num_images:
+        raise InputError(
+            f"config.data.validation_fraction={fraction} leaves {size} of {num_images} images for validation;"
+            " both parts need at least one"
+        )
+    return size
+
+
+def scene_indices(config_data: ConfigDict, split: str) -> range:
+    """The scenes of "train" or "test", as indices of the endless sequence of scenes.
+
+    Raises:
+        InputError: `num_train` or `num_test` is out of range.
+    """
+    field, first = {"train": ("num_train", 0), "test": ("num_test", _FIRST_TEST_SCENE)}[split]
+    count = config_data[field]
+    if not 0 < count <= _FIRST_TEST_SCENE:
+        raise InputError(f"config.data.{field}={count} must lie in 1..{_FIRST_TEST_SCENE}")
+    return range(first, first + count)
 
 
 def channel_stats(config_data: ConfigDict) -> ChannelStats:
     """Mean and standard deviation of the channels (red, green, blue) of a data set, on the scale 0..1.
 
     Args:
-        config_data: `name`, one of `DATASETS`; of "custom" data `root` too.
+        config_data: `name`, one of `DATASETS`; for "custom" data also `root`.
 
     Raises:
-        InputError: of "custom" data they cannot be read.
+        InputError: the statistics of "custom" data cannot be read.
     """
     return read_channel_stats(config_data.root) if config_data.name == CUSTOM else CHANNEL_STATS[config_data.name]
 
 
 def read_channel_stats(root: str | Path) -> ChannelStats:
-    """The channel statistics beside a user's own annotations.
+    """Reads the channel statistics beside a user's own annotations.
 
     Raises:
         InputError: the file is absent or malformed.
@@ -155,7 +179,7 @@ def read_channel_stats(root: str | Path) -> ChannelStats:
 
 
 def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
-    """The labels of a data set, of the training split if that is there; no image is looked at.
+    """The labels of a data set, from the training split if it exists. Images are not read.
 
     Raises:
         InputError: unknown name, absent or malformed annotations.
@@ -172,7 +196,7 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
 
 
 def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
-    """Where the photos of a split lie, by their names; none of scenes, which are drawn.
+    """The paths of the photos of a split by name; empty for scenes, which are generated.
 
     Args:
         split: "train", "test", or "validation", which is part of "train".
@@ -189,11 +213,7 @@ def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
 def _source(config_data: ConfigDict, split: str, image_size: int) -> "Source":
     from aia_jax.data.annotation import image_cache
 
-    if config_data.name != "scenes":
-        annotations = read_annotations(config_data.root, config_data.name, split)
-        return image_cache.photo_source(config_data.root, config_data.name, split, annotations)
-    field, first = {"train": ("num_train", 0), "test": ("num_test", FIRST_TEST_SCENE)}[split]
-    count = config_data[field]
-    if not 0 < count <= FIRST_TEST_SCENE:
-        raise InputError(f"config.data.{field}={count} must lie in 1..{FIRST_TEST_SCENE}")
-    return image_cache.scenes_source(split, config_data.seed, range(first, first + count), image_size)
+    if config_data.name == "scenes":
+        return image_cache.scenes_source(split, config_data.seed, scene_indices(config_data, split), image_size)
+    annotations = read_annotations(config_data.root, config_data.name, split)
+    return image_cache.photo_source(config_data.root, config_data.name, split, annotations)

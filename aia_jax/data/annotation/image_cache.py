@@ -1,25 +1,23 @@
-"""A split as one memory-mapped array of resized images, made once and kept for as long as its sources stay the same.
+"""Prepared copies: a split as one memory-mapped array of resized images, kept until its sources change.
 
     <cache>/<dataset>-<hash of its place>/<split>-records-<fingerprint>/     the original bytes, as ArrayRecord files
     <cache>/<dataset>-<hash of its place>/<split>-<S>px-<fingerprint>/       images.npy  targets.npy  split.json
 
-Nothing but flips is random in training, so the uint8 copy is the data set: each photo is decoded once.
+Random flips are the only augmentation, so each photo is decoded and resized just once.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
-import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -30,28 +28,28 @@ from aia_jax.data.annotation.annotations import CUSTOM, Annotations
 from aia_jax.data.cache import cached_directory
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.mapped_rows import RowWriter
-from aia_jax.data.pipeline import read_ahead
+from aia_jax.data.pipeline import map_ahead
 from aia_jax.data.safe_names import link_problem
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import list_problems
 
-_VERSION = 1  # of the code below: raise it when the same sources would give another copy
+_VERSION = 1  # of the code below; increase it when the same sources give another copy
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a copy is made from.
+    """The sources of a prepared copy.
 
     Attributes:
         dataset, split: names.
-        place: where the sources are, for telling caches apart.
+        place: location of the sources, to keep caches apart.
         labels: the vocabulary.
-        fingerprint: changes whenever the sources do.
-        num_images: how many of them can be read.
-        num_bytes: of them together, roughly.
-        problems: one line for every photo that cannot be read.
-        make_builder: TFDS builder of this split of the readable images, given its `data_dir`.
-        upright: see `images.decode_image`.
+        fingerprint: changes when the sources change.
+        num_images: number of readable images.
+        num_bytes: approximate size of these images together.
+        problems: one line for each photo that cannot be read.
+        make_builder: takes `data_dir` and returns the TFDS builder of the readable images.
+        upright: see `image_decoding.decode_image`.
     """
 
     dataset: str
@@ -67,15 +65,15 @@ class Source:
 
 
 def photo_source(root: str | Path, dataset: str, split: str, annotations: Annotations) -> Source:
-    """Annotated photos on disk; absent, empty and unreadable ones become `problems`.
+    """Annotated photos on disk. Absent, empty and unreadable ones become `problems`.
 
-    So do links out of `root`, but for a user's own photos: the lists of the others come from somebody else. The folders
-    of the photos may themselves be links, to wherever.
+    So do links that lead out of `root`, because the file lists of public data sets come from others; a user's own
+    photos may be links. A whole folder of photos may be a link to any place.
     """
     paths = dict(zip(annotations.image_names, annotations.image_paths, strict=True))
     folders = {Path(root), *(path.parents[len(PurePath(name).parts) - 1] for name, path in paths.items())}
     examine = partial(_examine, folders=[] if dataset == CUSTOM else [folder.resolve() for folder in folders])
-    with ThreadPoolExecutor(16) as pool:  # A network file system answers many at once.
+    with ThreadPoolExecutor(16) as pool:  # A network file system answers many requests at once.
         files = list(pool.map(examine, annotations.image_paths))
     readable = [row for row, file in enumerate(files) if not isinstance(file, str)]
     present = annotations.take(readable)
@@ -90,12 +88,12 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
         num_bytes=sum(files[row][0] for row in readable),
         problems=tuple(file for file in files if isinstance(file, str)),
         make_builder=lambda folder: tfds_builders.PHOTO_BUILDERS[dataset]({split: present}, data_dir=folder),
-        upright=dataset == CUSTOM,  # photos from cameras; the published ones were prepared without
+        upright=dataset == CUSTOM,  # Photos from cameras need it; the published ones were prepared without it.
     )
 
 
 def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
-    """Drawn scenes, at the size they are wanted."""
+    """Generated scenes, at their final size."""
     folder = Path(scenes.__file__).parent
     code = "".join((folder / name).read_text() for name in ("dataset.py", "painting.py"))
     return Source(
@@ -112,36 +110,31 @@ def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
 
 
 def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, num_workers: int) -> Path:
-    """The directory of the copy of `source` at `size` x `size` pixels, made now if need be.
+    """Returns the directory of the prepared copy of `source` at `size` x `size` pixels, and creates it on first use.
 
     Args:
-        skip_corrupt: leave unreadable images out instead of raising.
-        num_workers: processes that decode; 0: threads of this one.
+        skip_corrupt: whether to leave out unreadable images instead of raising.
+        num_workers: number of processes that decode; 0: threads of this one.
 
     Raises:
-        InputError: unreadable images, none left, or no room in the cache.
+        InputError: images are unreadable, none is left, or the cache has no room.
     """
     parent = cache / f"{source.dataset}-{_hash(source.place)[:8]}"
 
     def write(directory: Path) -> None:
         records = _prepare_records(source, parent)
-        names, targets, problems = [], [], list(source.problems)
+        decoded = map_ahead(_Decode(size, source.upright), records, num_workers) if len(records) else []
         description = f"{source.dataset} {source.split}: resizing to {size} px"
+        names, targets, problems = [], [], list(source.problems)
         with RowWriter(directory / "images.npy", (size, size, 3), np.uint8) as images:
-            for record in tqdm(
-                _resized(records, size, num_workers, source.upright),
-                description,
-                len(records),
-                unit="img",
-                mininterval=0.5,
-            ):
+            for record in tqdm(decoded, description, len(records), unit="img", mininterval=0.5):
                 if record["problem"]:
                     problems.append(f"{record['name']}: {record['problem']}")
                 else:
-                    images.append(record["image"])
+                    images.extend(record["image"][None])
                     names.append(record["name"])
                     targets.append(np.bincount(record["labels"], minlength=len(source.labels)) > 0)
-        _check_problems(source, problems, len(names), skip_corrupt)
+        _check_problems(f"{source.dataset} {source.split}", problems, len(names), skip_corrupt)
         np.save(directory / "targets.npy", np.asarray(targets, np.uint8))
         facts = {"image_names": names, "labels": source.labels, "left_out": problems}
         (directory / "split.json").write_text(json.dumps(facts))
@@ -151,22 +144,18 @@ def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, 
     return cached_directory(parent, f"{source.split}-{size}px", fingerprint, num_bytes, write)
 
 
-def _check_problems(source: Source, problems: list[str], num_good: int, skip_corrupt: bool) -> None:
+def _check_problems(split: str, problems: list[str], num_good: int, skip_corrupt: bool) -> None:
+    count = f"{len(problems):,} image(s)"
     if problems and not skip_corrupt:
-        raise InputError(
-            f"{source.dataset} {source.split}: {len(problems):,} image(s) cannot be used"
-            f" (--config.data.skip_corrupt=True goes on without them):{list_problems(problems)}"
-        )
+        remedy = "(--config.data.skip_corrupt=True goes on without them)"
+        raise InputError(f"{split}: {count} cannot be used {remedy}:{list_problems(problems)}")
     if not num_good:
-        raise InputError(f"{source.dataset} {source.split}: no image can be used:{list_problems(problems)}")
+        raise InputError(f"{split}: no image can be used:{list_problems(problems)}")
     if problems:
-        tqdm.write(
-            f"{source.dataset} {source.split}: {len(problems):,} image(s) left out:{list_problems(problems)}",
-            file=sys.stderr,
-        )
+        tqdm.write(f"{split}: {count} left out:{list_problems(problems)}", file=sys.stderr)
 
 
-def _prepare_records(source: Source, parent: Path) -> Any:
+def _prepare_records(source: Source, parent: Path) -> Sequence[dict[str, Any]]:
     """The readable originals as a random-access sequence of `{"image": bytes, "image_name", "labels"}`."""
     if not source.num_images:
         return []
@@ -177,23 +166,13 @@ def _prepare_records(source: Source, parent: Path) -> Any:
 
     folder = cached_directory(parent, kind, fingerprint, source.num_bytes, write)
     written = next(folder.rglob("dataset_info.json")).parent
-    builder = tfds.builder_from_directory(written)  # Unlike the writing builder it can be pickled into workers.
+    builder = tfds.builder_from_directory(written)  # Unlike the builder that wrote it, this one can be pickled.
     return builder.as_data_source(source.split, decoders={"image": tfds.decode.SkipDecoding()})
-
-
-def _resized(records: Any, size: int, num_workers: int, upright: bool) -> Iterator[dict[str, Any]]:
-    """Decoded records in order: `image` uint8 `[S, S, 3]`, `name`, `labels`, `problem` ("": none)."""
-    if not len(records):
-        return
-    dataset = grain.MapDataset.source(records).map(_Decode(size, upright))
-    ahead = read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
-    with contextlib.closing(iter(ahead)) as elements:
-        yield from elements
 
 
 @dataclasses.dataclass(frozen=True)
 class _Decode:
-    """Picklable, as worker processes need it."""
+    """Maps a record to `image` uint8 `[S, S, 3]`, `name`, `labels` and `problem` ("": none). Picklable for workers."""
 
     size: int
     upright: bool
@@ -208,7 +187,7 @@ class _Decode:
 
 
 def _examine(path: Path, folders: Sequence[Path]) -> tuple[int, int] | str:
-    """Size and time of change of a photo, or what is wrong with it; with `folders` links may not lead out of them."""
+    """Size and modification time of a photo, or its problem. Links must not lead out of `folders`, if there are any."""
     if folders and (problem := link_problem(path, folders)):
         return f"{path}: {problem}"
     try:

@@ -1,10 +1,10 @@
-"""TFDS builders, one data set each, that write ArrayRecord files and need no TensorFlow.
+"""TFDS builders, one per data set, that write ArrayRecord files without TensorFlow.
 
     builder = Corel5k({"train": read_annotations("datasets", "corel5k", "train")}, data_dir=...)
     builder.download_and_prepare(file_format="array_record")
-    builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})[0]["image"]  # the file's bytes
+    builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})[0]["image"]  # content of the file
 
-Records stand in the order of the annotation file. Nothing is downloaded: the photos are the user's.
+Records have the order of the annotation file. Nothing is downloaded: users provide the photos.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import errno
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,39 +25,68 @@ from aia_jax.data.annotation.annotations import CUSTOM, Annotations
 from aia_jax.utils.errors import InputError
 
 
-class _AnnotatedPhotos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Photos as their files' own bytes, their names and labels.
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Images as the content of their files, with names and labels.
 
     Args:
-        annotations: what to write, by split; `labels` must be the same in all. All photos must exist.
+        splits: rows to write, for each split.
+        labels: the vocabulary.
+        features: further TFDS features.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     HOMEPAGE = ""
     CITATION = ""
 
-    def __init__(self, annotations: Mapping[str, Annotations], **kwargs: Any):
-        self._annotations = annotations
+    def __init__(self, splits: Mapping[str, Any], labels: Sequence[str], features: dict | None = None, **kwargs: Any):
+        self._splits, self._labels, self._features = splits, labels, features or {}
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        labels = next(iter(self._annotations.values())).labels
-        return _dataset_info(self, labels, {}, type(self).__doc__, self.HOMEPAGE, self.CITATION)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            homepage=self.HOMEPAGE,
+            citation=self.CITATION,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "image_name": tfds.features.Text(),
+                    "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=self._labels)),
+                    **self._features,
+                }
+            ),
+            disable_shuffling=True,
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(split) for split in self._annotations}
+        return {split: self._generate_examples(split) for split in self._splits}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        annotations = self._annotations[split]
-        for row in _progress(len(annotations), f"{self.name} {split}: reading photos"):
-            yield (
-                row,
-                {
-                    "image": io.BytesIO(_read_photo(annotations.image_paths[row])),
-                    "image_name": annotations.image_names[row],
-                    "labels": annotations.targets[row].nonzero()[0].tolist(),
-                },
-            )
+        rows = self._splits[split]
+        for row in tqdm(range(len(rows)), f"{self.name} {split}: writing", unit="img", mininterval=0.5):
+            yield row, self._example(rows, row)
+
+    def _example(self, rows: Any, row: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class _AnnotatedPhotos(_Builder, skip_registration=True):
+    """Photos as the content of their files, with names and labels.
+
+    Args:
+        annotations: what to write, for each split, with the same `labels` in all. All photos must exist.
+    """
+
+    def __init__(self, annotations: Mapping[str, Annotations], **kwargs: Any):
+        super().__init__(annotations, next(iter(annotations.values())).labels, **kwargs)
+
+    def _example(self, rows: Annotations, row: int) -> dict[str, Any]:
+        return {
+            "image": io.BytesIO(_read_photo(rows.image_paths[row])),
+            "image_name": rows.image_names[row],
+            "labels": rows.targets[row].nonzero()[0].tolist(),
+        }
 
 
 class Corel5k(_AnnotatedPhotos):
@@ -89,53 +118,40 @@ class VG500(_AnnotatedPhotos):
 
 
 class Custom(_AnnotatedPhotos):
-    """A user's own photos, as `aia import-labels` lays them out."""
+    """A user's own photos, in the layout of `aia import-labels`."""
 
 
-class Scenes(tfds.core.GeneratorBasedBuilder):
-    """Pictures of coloured shapes drawn from a seed, with labels and five captions each; see `scenes.py`.
+class Scenes(_Builder):
+    """Generated pictures of coloured shapes with labels and five captions each; see `aia_jax.data.scenes`.
 
     Args:
-        seed: of the endless sequence of scenes.
-        indices: which scenes of it are written, by split.
+        seed: seed of the endless sequence of scenes.
+        indices: scenes to write, for each split.
         size: side of the pictures in pixels.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-
     def __init__(self, seed: int, indices: Mapping[str, range], size: int, **kwargs: Any):
-        self._seed, self._indices, self._size = seed, indices, size
-        super().__init__(**kwargs)
+        self._seed, self._size = seed, size
+        captions = tfds.features.Sequence(tfds.features.Text())
+        super().__init__(indices, scenes.LABELS, {"captions": captions}, **kwargs)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        captions = {"captions": tfds.features.Sequence(tfds.features.Text())}
-        return _dataset_info(self, scenes.LABELS, captions, type(self).__doc__, "", "")
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(split) for split in self._indices}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        indices = self._indices[split]
-        for row in _progress(len(indices), f"{self.name} {split}: drawing"):
-            scene = scenes.draw(self._seed, indices[row], self._size)
-            png = io.BytesIO()
-            Image.fromarray(scene.image).save(png, "PNG", compress_level=1)
-            yield (
-                row,
-                {
-                    "image": io.BytesIO(png.getvalue()),
-                    "image_name": f"scene_{indices[row]:06d}.png",
-                    "labels": scene.labels,
-                    "captions": scene.captions,
-                },
-            )
+    def _example(self, rows: range, row: int) -> dict[str, Any]:
+        scene = scenes.draw(self._seed, rows[row], self._size)
+        png = io.BytesIO()
+        Image.fromarray(scene.image).save(png, "PNG", compress_level=1)
+        return {
+            "image": io.BytesIO(png.getvalue()),
+            "image_name": f"scene_{rows[row]:06d}.png",
+            "labels": scene.labels,
+            "captions": scene.captions,
+        }
 
 
 PHOTO_BUILDERS = {"corel5k": Corel5k, "espgame": ESPGame, "iaprtc12": IAPRTC12, "vg500": VG500, CUSTOM: Custom}
 
 
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
-    """Writes all of the builder's ArrayRecord files, with this project's progress bars instead of TFDS's output.
+    """Writes all ArrayRecord files of a builder, with progress bars of this project instead of the output of TFDS.
 
     Raises:
         InputError: a photo cannot be read.
@@ -146,31 +162,9 @@ def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
     try:
         with tempfile.TemporaryDirectory() as no_downloads, contextlib.redirect_stdout(None):
             builder.download_and_prepare(download_config=config, download_dir=no_downloads, file_format="array_record")
-    except RuntimeError as error:  # ArrayRecord's writer is C++ and knows no OSError.
+    except RuntimeError as error:  # The C++ writer of ArrayRecord does not raise OSError.
         full = os.strerror(errno.ENOSPC)
         raise (OSError(errno.ENOSPC, full) if full in str(error) else error) from None
-
-
-def _dataset_info(builder, labels, features, description, homepage, citation) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        description=description,
-        homepage=homepage,
-        citation=citation,
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "image_name": tfds.features.Text(),
-                "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=labels)),
-                **features,
-            }
-        ),
-        disable_shuffling=True,
-    )
-
-
-def _progress(total: int, description: str) -> Iterator[int]:
-    return tqdm(range(total), description, unit="img", mininterval=0.5)
 
 
 def _read_photo(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Feature maps of photos as the rows of one `.npy` file, in the layout of SCAN's `{split}_ims.npy`."""
+"""Feature maps of photos as rows of one `.npy` file, in the layout of SCAN's `{split}_ims.npy`."""
 
 import itertools
 from collections import deque
@@ -27,33 +27,32 @@ def write_grid_features(
     dtype: str,
     batch_size: int,
 ) -> None:
-    """Writes `[N, h * w, F]`, the cells of a map row by row, as fast as the photos come; memory does not grow with N.
+    """Writes `[N, h * w, F]`, the cells of each map row by row. Memory does not grow with N.
 
-    A photo that cannot be used ends the computation, not the reading: the error names all such photos.
+    After a photo that cannot be used nothing is computed, but all photos are read: the error lists all problems.
 
     Args:
-        path: of the file.
+        path: output file.
         names: N names, for messages.
         photos: N photos in the same order.
-        compute: uint8 `[batch_size, S, S, 3]` to maps `[batch_size, h, w, F]`.
+        compute: maps uint8 `[batch_size, S, S, 3]` to feature maps `[batch_size, h, w, F]`.
         grid: h, w, F.
-        dtype: of the file: "float16" or "float32".
+        dtype: dtype of the file: "float16" or "float32".
 
     Raises:
-        InputError: photos that cannot be used, or features that `dtype` cannot hold.
+        InputError: photos cannot be used, or `dtype` cannot represent the features.
     """
-    height, width, channels = grid
+    shape = grid[0] * grid[1], grid[2]
     problems: dict[str, str] = {}
     in_flight: deque[tuple[jax.Array, int]] = deque()
     pairs = zip(names, photos, strict=True)
     bar = tqdm(total=len(names), desc="features", unit="img", mininterval=0.5, dynamic_ncols=True)
-    with bar, RowWriter(path, (height * width, channels), dtype) as rows:
+    with bar, RowWriter(path, shape, dtype) as rows:
 
-        def retire() -> None:
+        def write_oldest() -> None:
             maps, count = in_flight.popleft()
             features = np.asarray(maps, np.float32)[:count]
-            for row in cast_features(features, dtype, "--dtype float32"):
-                rows.append(row.reshape(height * width, channels))
+            rows.extend(cast_features(features, dtype, "--dtype float32").reshape(count, *shape))
             bar.update(count)
 
         while batch := list(itertools.islice(pairs, batch_size)):
@@ -65,12 +64,16 @@ def write_grid_features(
             images = pad_batch(np.stack([photo.image for _, photo in batch]), batch_size)
             in_flight.append((compute(images), len(batch)))
             if len(in_flight) > _IN_FLIGHT:
-                retire()
+                write_oldest()
         while in_flight and not problems:
-            retire()
+            write_oldest()
+    _check_problems(problems, len(set(names)))
+
+
+def _check_problems(problems: dict[str, str], num_photos: int) -> None:
     if problems:
         listed = "".join(f"\n  {name}: {problem}" for name, problem in problems.items())
         raise InputError(
-            f"{len(problems):,} of {len(set(names)):,} photos cannot be used; nothing was written. Mend them, or take "
+            f"{len(problems):,} of {num_photos:,} photos cannot be used; nothing was written. Mend them, or take "
             f"them out together with their captions:{listed}"
         )

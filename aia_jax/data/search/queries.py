@@ -1,4 +1,4 @@
-"""Queries in words, and which images are right for them."""
+"""Text queries and their relevant images."""
 
 import dataclasses
 import hashlib
@@ -9,17 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
-from aia_jax.data.vocabulary import SPECIAL_WORDS, Vocabulary, tokenize
+from aia_jax.data.vocabulary import SPECIAL_WORDS, Vocabulary, pad_ids, tokenize
 from aia_jax.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """Q queries on N images.
+    """Q queries for N images.
 
     Attributes:
-        texts: Q of them.
-        relevant: `[Q, N]`, above 0 for the right images, of which every query has one.
+        texts: Q texts.
+        relevant: `[Q, N]`, above 0 for relevant images; each query has at least one.
     """
 
     texts: tuple[str, ...]
@@ -29,22 +29,22 @@ class Queries:
         return len(self.texts)
 
     def take(self, chosen: np.ndarray) -> "Queries":
-        """These queries, on the same images."""
+        """Selects queries, for the same images."""
         return Queries(tuple(self.texts[query] for query in chosen), self.relevant[chosen])
 
 
 def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -> Queries:
-    """Every set of one to `most_words` labels that some image carries whole; right are all images that do.
+    """Makes a query of each set of one to `most_words` labels that some image has. All images with them are relevant.
 
     Args:
         targets: `[N, C]`, multi-hot.
         labels: C names.
 
     Returns:
-        The labels of a query stand in the order of the vocabulary; short queries come first.
+        Queries in order of their number of labels. The labels of a query have the order of the vocabulary.
 
     Raises:
-        InputError: no image carries a label.
+        InputError: no image has a label.
     """
     images: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for image, row in enumerate(targets):
@@ -61,7 +61,7 @@ def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -
 
 
 def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries:
-    """Queries on so many images, each with the rows of those that are right for it."""
+    """Makes queries from the relevant images of each text."""
     rows = [sorted(images) for images in found.values()]
     starts = np.cumsum([0, *map(len, rows)])
     columns = np.fromiter(itertools.chain.from_iterable(rows), np.int64, starts[-1])
@@ -70,42 +70,40 @@ def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries
 
 
 def held_out(texts: Sequence[str], fraction: float) -> np.ndarray:
-    """Which queries of several words training is not to see, bool `[Q]`: a share of them, by their text alone."""
-    return np.array([" " in text and _share(text) < fraction for text in texts], bool)
+    """Selects queries to exclude from training: a fraction of those with several words, by a hash. bool `[Q]`."""
+    return np.array([" " in text and _hash(text) < fraction for text in texts], bool)
 
 
 def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Queries as ids of their known words, int32 `[Q, L]` padded with 0, and their numbers `[Q]`.
+    """Encodes queries as ids of their known words, int32 `[Q, L]` padded with 0, and their lengths `[Q]`.
 
     Raises:
-        InputError: of some query no word is known.
+        InputError: a query has no known word.
     """
-    rows = [_known(text, vocabulary) for text in texts]
+    rows = [_known_ids(text, vocabulary) for text in texts]
     if unknown := [text for text, row in zip(texts, rows, strict=True) if not row]:
         listed = ", ".join(repr(text) for text in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise InputError(
             f"no word of {listed} is known to {vocabulary.name} of {len(vocabulary) - len(SPECIAL_WORDS):,} words"
         )
-    lengths = np.fromiter(map(len, rows), np.int32, len(rows))
-    tokens = np.zeros((len(rows), lengths.max(initial=1)), np.int32)
-    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-    return tokens, lengths
+    return pad_ids(rows)
 
 
 def is_known(text: str, vocabulary: Vocabulary) -> bool:
     """Whether a word of a query is in the vocabulary."""
-    return bool(_known(text, vocabulary))
+    return bool(_known_ids(text, vocabulary))
 
 
 def unknown_words(text: str, vocabulary: Vocabulary) -> list[str]:
-    """The words of a query that are not in the vocabulary, marks aside."""
+    """The words of a query that are not in the vocabulary, without punctuation marks."""
     return [word for word in tokenize(text) if word not in vocabulary and any(map(str.isalnum, word))]
 
 
-def _known(text: str, vocabulary: Vocabulary) -> list[int]:
+def _known_ids(text: str, vocabulary: Vocabulary) -> list[int]:
     special = {vocabulary.ids[word] for word in SPECIAL_WORDS}
     return [number for number in vocabulary.encode(text) if number not in special]
 
 
-def _share(text: str) -> float:
+def _hash(text: str) -> float:
+    """A number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48

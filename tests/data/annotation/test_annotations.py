@@ -57,7 +57,7 @@ def test_all_problems_of_a_file_are_listed_together(tmp_path):
     lines = _read_error(tmp_path).splitlines()
     assert str(path) in lines[0]
     for index, field, text in (
-        (1, ".image_name", "'a.jpg' is the name of samples[0]"),
+        (1, ".image_name", "'a.jpg' is already the name of samples[0]"),
         (2, ".image_labels", "did you mean 'water'?"),
         (3, ".image_name", "leaves the folder"),
         (4, ".image_name", "leaves the folder"),
@@ -129,7 +129,7 @@ def test_a_name_that_is_listed_again_and_again_is_told_at_once(tmp_path, ssgrl):
     (ssgrl / "train_list_500.txt").write_text("1.jpg\n" * 3000)
     (ssgrl / "vg_category_500_labels_index.json").write_text(json.dumps({"1.jpg": [0] * 100_000}))
     start = time.perf_counter()
-    with pytest.raises(InputError, match=r"line 2.image_name: '1.jpg' is the name of line 1 already"):
+    with pytest.raises(InputError, match=r"line 2.image_name: '1.jpg' is already the name of line 1"):
         read_annotations(tmp_path, "vg500", "train")
     assert time.perf_counter() - start < 10
 
@@ -137,7 +137,7 @@ def test_a_name_that_is_listed_again_and_again_is_told_at_once(tmp_path, ssgrl):
 @pytest.mark.parametrize(
     ("labels", "text"),
     [
-        (["sky", "sky"], "labels[1]: 'sky' stands at labels[0]"),
+        (["sky", "sky"], "labels[1]: 'sky' repeats labels[0]"),
         (["sky", 3], "labels[1]: must be a name"),
         ([" sky"], "labels[0]: must be a name"),
     ],
@@ -261,7 +261,7 @@ def test_labels_are_read_from_lines_and_from_json(tmp_path, text):
         ('{"names": []}', "holds no labels"),
         ('{"labels": "sky"}', "holds no labels"),
         ("{", "is not JSON"),
-        ("sky\nsky", r"labels\[1\]: 'sky' stands at labels\[0\] already"),
+        ("sky\nsky", r"labels\[1\]: 'sky' repeats labels\[0\]"),
         ('["sky", 3]', r"labels\[1\]: must be a name of one line"),
         (r'["\ud800"]', r"labels\[0\]: must be a name of one line"),
     ],

@@ -79,7 +79,7 @@ def test_a_batch_has_its_longest_captions_first_and_one_of_a_few_widths(data):
 
 def test_a_process_gets_its_part_of_the_whole_batch(data):
     split = load(data)
-    make = PairBatches(split, (4, 8), meaning=semantic_similarity(split, ("image", "caption")))
+    make = PairBatches(split, (4, 8), similarity=semantic_similarity(split, ("image", "caption")))
     columns = {"index": np.array([9, 1, 28, 14])}
     whole, parts = make(columns, slice(None)), [make(columns, part) for part in (slice(0, 2), slice(2, 4))]
     for name, rows in whole.items():
@@ -91,7 +91,7 @@ def test_meaning_is_the_mean_of_the_cosines_between_images_captions(data):
 
     split = load(data)
     rows = TfidfTransformer().fit_transform(CountVectorizer().fit_transform(TEXTS)).toarray()
-    made = PairBatches(split, (8,), meaning=semantic_similarity(split, ("image", "caption")))
+    made = PairBatches(split, (8,), similarity=semantic_similarity(split, ("image", "caption")))
     batch = made({"index": np.arange(0, 30, 5)}, slice(None))
     of = batch["index"]
     cosines = rows @ rows.T

@@ -3,9 +3,9 @@ import pytest
 from scipy import sparse
 
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.search.batches import ClickBatches, SearchImages, SearchSplit, padded_keywords
+from aia_jax.data.search.batches import ClickBatches, SearchImages, SearchSplit
 from aia_jax.data.search.queries import Queries, encode_queries, held_out, label_queries
-from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.data.vocabulary import Vocabulary, pad_ids
 from aia_jax.utils.errors import InputError
 
 LABELS = ("sky", "sea", "polar bear")
@@ -47,7 +47,7 @@ def test_unknown_words_of_a_query_are_dropped():
 
 
 def test_keywords_are_padded_and_cut():
-    keywords, counts = padded_keywords([np.array([3, 1, 2]), np.array([], int), np.array([5])], 2)
+    keywords, counts = pad_ids([np.array([3, 1, 2]), np.array([], int), np.array([5])], 2)
     assert keywords.tolist() == [[3, 1], [0, 0], [5, 0]]
     assert counts.tolist() == [2, 0, 1]
 
@@ -59,7 +59,7 @@ def split(tmp_path):
     np.save(tmp_path / "maps.npy", rng.normal(size=(24, 2, 2, 3)).astype(np.float32))
     relevant = sparse.csr_matrix([[image % q == 0 for image in range(24)] for q in range(2, 8)], dtype=np.int8)
     queries = Queries(tuple(f"by {q}" for q in range(2, 8)), relevant)
-    keywords, counts = padded_keywords([np.arange(image % 4) for image in range(24)], 3)
+    keywords, counts = pad_ids([np.arange(image % 4) for image in range(24)], 3)
     images = SearchImages(MappedRows(tmp_path / "maps.npy"), keywords, counts, queries)
     tokens = np.arange(6, dtype=np.int32)[:, None]
     return SearchSplit(images, queries, tokens, np.ones(6, np.int32), np.array([1, 1, 0, 1, 1, 1], bool))
