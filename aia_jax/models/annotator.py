@@ -18,7 +18,7 @@ HEADS = ("attention", "gap")
 
 
 class ClassifierHead(nnx.Module):
-    """Global mean, dropout, linear (Salar & Ahmadi 2023)."""
+    """Global average pooling, dropout and a linear layer (Salar & Ahmadi 2023)."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class ClassifierHead(nnx.Module):
         Args:
             features: `[B, h, w, num_features]`.
             train: whether to apply dropout.
-            key: for dropout; needed if `train` and the rate is above 0.
+            key: random key for dropout; required if `train` and the rate is above 0.
 
         Returns:
-            Logits float32 `[B, C]` and no intermediates.
+            Logits float32 `[B, C]` and an empty dict of intermediates.
         """
         pooled = features.mean(axis=(1, 2), dtype=jnp.float32)
         pooled = dropout(pooled, self.dropout, dropout_key(key, self.dropout, train))
@@ -59,7 +59,7 @@ class ClassifierHead(nnx.Module):
 
 
 class Annotator(nnx.Module):
-    """A backbone and a head on its features; a frozen backbone is saved with the rest and never trained."""
+    """A backbone and a head on its features; a frozen backbone is saved with the model but never trained."""
 
     def __init__(
         self,
@@ -79,12 +79,13 @@ class Annotator(nnx.Module):
 
         Args:
             images: `[B, H, W, 3]` normalised.
-            train: use the batch's statistics, update the running ones, apply dropout.
-            key: for dropout; needed if `train` and the head's rate is above 0.
+            train: use batch statistics, update the running statistics, apply dropout.
+            key: random key for dropout; required if `train` and the head's rate is above 0.
 
         Returns:
-            Logits float32 `[B, C]` and the intermediates: the backbone's, 'features' `[B, h, w, F]`, and with the
-            attention head 'projection' `[B, h, w, D]` and 'attention' float32 `[B, C, h, w]`.
+            Logits float32 `[B, C]` and the intermediates: the outputs of the backbone's parts, 'features'
+            `[B, h, w, F]`, and with the attention head 'projection' `[B, h, w, D]` and 'attention' float32
+            `[B, C, h, w]`.
         """
         features, stages = self.backbone(images, train=train and not self.freeze_backbone)
         with jax.named_scope("head"):
@@ -96,14 +97,14 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
     """Builds the annotator that the `model` part of a config describes.
 
     Args:
-        config: as of `build_backbone`, and `freeze_backbone`, `head` ("attention" or "gap"), `dropout`; for the
-            attention head also `hidden_size, num_heads, num_layers, feedforward_size, activation, norm_first,
+        config: the fields of `build_backbone`, and `freeze_backbone`, `head` ("attention" or "gap"), `dropout`; for
+            the attention head also `hidden_size, num_heads, num_layers, feedforward_size, activation, norm_first,
             self_attention, keep_query_position` (see `AttentionPooling`).
-        num_labels: labels to score.
-        rngs: where the initial weights come from (stream `params`).
+        num_labels: number of labels to score.
+        rngs: source of the initial weights (stream `params`).
 
     Raises:
-        InputError: a name that is not known.
+        InputError: an unknown name.
     """
     head = known_name(config, "head", HEADS)
     options = dtypes(config) | {"rngs": rngs}
@@ -129,7 +130,7 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
 
 
 def _freeze(module: nnx.Module) -> None:
-    """Makes every weight and statistic of `module` a constant."""
+    """Turns every weight and statistic of `module` into a constant."""
     for _, part in nnx.iter_modules(module):
         for name, value in vars(part).items():
             if isinstance(value, nnx.Variable):

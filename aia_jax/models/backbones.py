@@ -17,13 +17,13 @@ from aia_jax.utils.errors import InputError
 
 
 class Backbone(NamedTuple):
-    """What the name of a backbone stands for.
+    """A backbone that configs can name.
 
     Attributes:
-        build: given `dtype`, `param_dtype` and `rngs`.
+        build: builds it from `dtype`, `param_dtype`, `rngs` and the options of its family.
         family: "tresnet" or "efficientnet_lite".
-        channel_stats: mean and standard deviation that its images are normalised by; None: those of the data.
-        multiple: of which the sides of its images must be.
+        channel_stats: mean and standard deviation that normalise its images; None: those of the data.
+        multiple: the sides of its images must be multiples of this.
     """
 
     build: Callable[..., TResNet | EfficientNetLite]
@@ -45,15 +45,15 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | EfficientNetLite:
-    """Builds the backbone alone.
+    """Builds the backbone that the `model` part of a config describes.
 
     Args:
         config: `backbone`, `remat`, `dtype`, `param_dtype`; `input_statistics` of TResNet, used in bfloat16 only;
             `native_padding` of EfficientNet-Lite. Other fields are ignored.
-        rngs: where the initial weights come from (stream `params`).
+        rngs: source of the initial weights (stream `params`).
 
     Raises:
-        InputError: a name that is not known.
+        InputError: an unknown name.
     """
     entry = backbone_named(config.backbone)
     if entry.family == "tresnet":
@@ -65,10 +65,10 @@ def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | Efficient
 
 
 def backbone_named(name: str) -> Backbone:
-    """The entry of `BACKBONES`.
+    """Looks up an entry of `BACKBONES`.
 
     Raises:
-        InputError: a name that is not known.
+        InputError: an unknown name.
     """
     if name not in BACKBONES:
         raise InputError(f"config.model.backbone: unknown {name!r}; known: {', '.join(BACKBONES)}")
@@ -76,16 +76,16 @@ def backbone_named(name: str) -> Backbone:
 
 
 def dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
-    """`dtype` and `param_dtype` of a config's `model` part.
+    """Returns `dtype` and `param_dtype` of the `model` part of a config.
 
     Raises:
-        InputError: a name that is not known.
+        InputError: an unknown name.
     """
     return {name: DTYPES[known_name(config, name, DTYPES)] for name in ("dtype", "param_dtype")}
 
 
 def known_name(config: ConfigDict, field: str, names: Collection[str]) -> str:
-    """The value of a `model` field that must be one of `names`.
+    """Returns the value of a `model` field that must be one of `names`.
 
     Raises:
         InputError: it is none of them.
@@ -98,5 +98,5 @@ def known_name(config: ConfigDict, field: str, names: Collection[str]) -> str:
 def fold_norms(model: nnx.Module) -> None:
     """Folds each batch norm of `model` into the convolution before it; the model can then only evaluate."""
     for _, module in list(nnx.iter_modules(model)):
-        if isinstance(module, conv_norm.ConvNorm | efficientnet_lite.ConvNorm):
+        if isinstance(module, conv_norm.ConvNorm | efficientnet_lite.SameConvNorm):
             module.fold()

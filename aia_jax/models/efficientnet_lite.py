@@ -1,11 +1,11 @@
 """EfficientNet-Lite: EfficientNet (Tan & Le, arXiv 1905.11946) without squeeze-and-excitation and with ReLU6.
 
-Layers and widths are those of TensorFlow's `efficientnet/lite` and of timm's `tf_efficientnet_lite`. Their drop connect
-is left out: no block is skipped at random in training.
+Layers and widths equal those of TensorFlow's `efficientnet/lite` and timm's `tf_efficientnet_lite`, without their drop
+connect: training skips no block at random.
 
-Padding is 'same': at a stride of 2 it depends on the size whether there is more after than before. TensorFlow and timm
-pad for the size of the image at hand, efficientnet_lite_pytorch for the one that the weights were trained at, whose
-alignment the features then keep.
+Padding is 'same'. At stride 2 the image size decides whether the zeros after exceed the zeros before. TensorFlow and
+timm pad for the size of each image. efficientnet_lite_pytorch pads for the size that the weights were trained at, and
+so keeps the alignment of the features.
 """
 
 import itertools
@@ -31,11 +31,11 @@ HEAD_FEATURES = 1280
 
 @dataclass(frozen=True)
 class Variant:
-    """What tells one EfficientNet-Lite from another.
+    """Scaling of an EfficientNet-Lite.
 
     Attributes:
-        width: factor on the channels of every stage; stem and head keep theirs.
-        depth: factor on the blocks of every stage but the first and the last.
+        width: factor for the channels of every stage; stem and head are not scaled.
+        depth: factor for the number of blocks of every stage except the first and the last.
         resolution: side in pixels of the images that the published weights were trained on.
     """
 
@@ -53,7 +53,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of one resolution before scaling; the first block has the stride and changes the number of channels."""
+    """Blocks of one resolution, before scaling; the first block has the stride and changes the number of channels."""
 
     blocks: int
     kernel_size: int
@@ -73,14 +73,14 @@ STAGES = (
 )
 
 
-class Conv(nnx.Module):
-    """Convolution without bias and with 'same' padding; full, or of each channel alone.
+class SameConv(nnx.Module):
+    """Convolution without bias, with 'same' padding; full or depthwise.
 
     Args:
-        nominal: side of the input that the padding is computed for; None: its own.
+        nominal: side of the input that the padding is computed for; None: the side of each input.
 
     Attributes:
-        kernel: `[k, k, in_features, out_features]`, or `[k, k, 1, out_features]` where `depthwise`.
+        kernel: `[k, k, in_features, out_features]`; depthwise `[k, k, 1, out_features]`.
     """
 
     def __init__(
@@ -100,35 +100,35 @@ class Conv(nnx.Module):
         self.depthwise = depthwise
         self.nominal = nominal
         self.dtype = dtype
-        # The fan out of one group, as the EfficientNets start: a depthwise filter feeds one channel.
+        # Fan-out of one group, as in EfficientNet: a depthwise filter feeds one channel.
         fan_out = kernel_size**2 * (1 if depthwise else out_features)
         shape = (kernel_size, kernel_size, 1 if depthwise else in_features, out_features)
         self.kernel = nnx.Param(initializers.normal((2 / fan_out) ** 0.5)(rngs.params(), shape, param_dtype))
 
     def __call__(self, x: Array, kernel: Array | None = None) -> Array:
-        """`[B, H, W, in_features] -> [B, H / stride, W / stride, out_features]`, rounded up if padded for itself.
+        """Convolves `[B, H, W, in_features]` to `[B, h, w, out_features]`; h is ceil(H / stride) without `nominal`.
 
         Args:
-            kernel: in place of its own.
+            kernel: replaces the layer's kernel.
         """
         kernel = (self.kernel[...] if kernel is None else kernel).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.depthwise:
             return depthwise_conv(x, kernel, self.stride, self.nominal)
         if kernel.shape[:2] == (1, 1) and self.stride == 1:
-            # On a CPU XLA is slower to convolve with 1x1 than to multiply by the same matrix.
+            # On CPUs XLA multiplies matrices faster than it computes 1x1 convolutions.
             return x @ kernel[0, 0]
         return _same_conv(x, kernel, self.stride, self.nominal)
 
 
 def depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
-    """Convolves each channel with a filter of its own and 'same' padding.
+    """Convolves each channel with its own filter and 'same' padding.
 
     Args:
         x: `[B, H, W, C]`.
         kernel: `[k, k, 1, C]`.
-        stride: of both axes.
-        nominal: see `Conv`.
+        stride: stride of both axes.
+        nominal: see `SameConv`.
 
     Returns:
         `[B, h, w, C]`; without `nominal` `[B, ceil(H / stride), ceil(W / stride), C]`.
@@ -140,12 +140,12 @@ def depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = N
     def grouped(x: Array, kernel: Array) -> Array:
         return _same_conv(x, kernel, stride, nominal, groups=x.shape[-1])
 
-    # XLA's grouped convolution is the slowest way on a CPU, and the right one elsewhere.
+    # XLA's grouped convolution is slow on CPUs only.
     return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
 
 
 def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
-    """`depthwise_conv` as a float32 sum of shifted products, which XLA fuses into one loop."""
+    """Computes `depthwise_conv` as a float32 sum of shifted products, which XLA fuses into one loop."""
     size = kernel.shape[0]
     (height, pad_height), (width, pad_width) = (_same_padding(side, size, stride, nominal) for side in x.shape[1:3])
     padded = jnp.pad(x, ((0, 0), pad_height, pad_width, (0, 0)))
@@ -158,7 +158,7 @@ def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | 
 
 
 def _same_padding(side: int, size: int, stride: int, nominal: int | None = None) -> tuple[int, tuple[int, int]]:
-    """Output positions along a side, and the zeros before and after it; an odd one comes after."""
+    """Computes the output positions along a side, and the zeros before and after it; an odd zero comes after."""
     padded_for = nominal or side
     zeros = max((-(-padded_for // stride) - 1) * stride + size - padded_for, 0)
     return (side + zeros - size) // stride + 1, (zeros // 2, zeros - zeros // 2)
@@ -172,8 +172,8 @@ def _same_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None,
     )
 
 
-class ConvNorm(nnx.Module):
-    """Convolution, then batch norm with the EfficientNets' epsilon and momentum."""
+class SameConvNorm(nnx.Module):
+    """Convolution with 'same' padding, then batch norm with the epsilon and momentum of EfficientNet."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class ConvNorm(nnx.Module):
         **options,
     ):
         conv = {"stride": stride, "depthwise": depthwise, "nominal": nominal}
-        self.conv = Conv(in_features, out_features, kernel_size, **conv, **options)
+        self.conv = SameConv(in_features, out_features, kernel_size, **conv, **options)
         self.bn = BatchNorm(out_features, momentum=0.01, epsilon=1e-3, **options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -196,7 +196,7 @@ class ConvNorm(nnx.Module):
         return self.bn(self.conv(x), train=train)
 
     def fold(self) -> None:
-        """Folds the norm into the convolution for good; from then on the module only evaluates."""
+        """Folds the norm into the convolution; the module can then only evaluate."""
         kernel, bias = self.bn.folded_into(self.conv.kernel[...])
         self.conv.kernel = nnx.Param(kernel.astype(self.conv.dtype))
         self.bias, self.bn = nnx.Param(bias), None
@@ -210,7 +210,7 @@ class ConvNorm(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """Expands the channels, convolves each alone, projects; a shortcut where the shape stays (arXiv 1801.04381)."""
+    """Inverted residual (arXiv 1801.04381): expansion, depthwise convolution, projection; shortcut if shapes agree."""
 
     def __init__(
         self,
@@ -225,11 +225,11 @@ class MBConv(nnx.Module):
     ):
         hidden = in_features * expand_ratio
         self.has_shortcut = stride == 1 and in_features == out_features
-        self.expand = ConvNorm(in_features, hidden, 1, **options) if expand_ratio > 1 else None
-        self.depthwise = ConvNorm(
+        self.expand = SameConvNorm(in_features, hidden, 1, **options) if expand_ratio > 1 else None
+        self.depthwise = SameConvNorm(
             hidden, hidden, kernel_size, stride=stride, depthwise=True, nominal=nominal, **options
         )
-        self.project = ConvNorm(hidden, out_features, 1, **options)
+        self.project = SameConvNorm(hidden, out_features, 1, **options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
         y = x if self.expand is None else jax.nn.relu6(self.expand(x, train=train))
@@ -259,11 +259,11 @@ class EfficientNetLite(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Builds a variant of `VARIANTS`, named or given as a table row.
+        """Builds a variant, given by its name in `VARIANTS` or as a `Variant`.
 
         Args:
-            native_padding: pad images of any size as those of the variant's resolution are, as
-                efficientnet_lite_pytorch does; otherwise as their own size asks for, as TensorFlow and timm do.
+            native_padding: pad images of any size like images of the variant's resolution, as
+                efficientnet_lite_pytorch does; False: pad for the size of each image, as TensorFlow and timm do.
             remat: see `run_blocks`.
 
         Raises:
@@ -276,13 +276,13 @@ class EfficientNetLite(nnx.Module):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.remat = remat
         nominal = variant.resolution if native_padding else None
-        self.stem = ConvNorm(3, STEM_FEATURES, 3, stride=2, nominal=nominal, **options)
+        self.stem = SameConvNorm(3, STEM_FEATURES, 3, stride=2, nominal=nominal, **options)
         self.stages = nnx.List([])
         features, nominal = STEM_FEATURES, _halved(nominal, 2)
         for index in range(len(STAGES)):
             stage, features, nominal = _stage(variant, index, features, nominal, options)
             self.stages.append(stage)
-        self.head = ConvNorm(features, HEAD_FEATURES, 1, **options)
+        self.head = SameConvNorm(features, HEAD_FEATURES, 1, **options)
 
     def __call__(self, images: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
         """Computes features.
@@ -293,8 +293,8 @@ class EfficientNetLite(nnx.Module):
             train: normalise by the batch's statistics and update the running ones.
 
         Returns:
-            Features `[B, h, w, 1280]` (h = H / 32, rounded up; with `native_padding` sometimes down) and what each part
-            gave, `{'stem', 'stage1', ..., 'stage7'}`.
+            Features `[B, h, w, 1280]` (h = H / 32, rounded up; with `native_padding` sometimes down) and the output of
+            each part, `{'stem', 'stage1', ..., 'stage7'}`.
 
         Raises:
             InputError: H or W is below 32.
@@ -309,7 +309,7 @@ class EfficientNetLite(nnx.Module):
         return out.pop("features"), out
 
     def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-        """The network in pieces, each to be called with what the one before it gave; the first with images."""
+        """Yields the parts of the network; each takes the output of the one before it, the first takes images."""
         yield "stem", lambda images: jax.nn.relu6(self.stem(images, train=train))
         for number, stage in enumerate(self.stages, start=1):
             yield f"stage{number}", partial(run_blocks, stage, train, self.remat)
@@ -323,7 +323,7 @@ def _halved(nominal: int | None, stride: int) -> int | None:
 def _stage(
     variant: Variant, index: int, features: int, nominal: int | None, options: dict
 ) -> tuple[nnx.List, int, int | None]:
-    """The blocks of one stage, its number of output channels, and the side that the next one pads for."""
+    """Builds the blocks of a stage; returns them, their output channels and the nominal side of the next stage."""
     row = STAGES[index]
     is_scaled = 0 < index < len(STAGES) - 1
     out_features = _round_features(row.features * variant.width)
@@ -337,6 +337,6 @@ def _stage(
 
 
 def _round_features(features: float) -> int:
-    """The nearest multiple of 8 that is not below 90% of `features`."""
+    """Rounds to the nearest multiple of 8 that is at least 90 % of `features`."""
     rounded = max(8, int(features + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * features else rounded + 8

@@ -9,7 +9,7 @@ from flax import nnx
 
 from aia_jax.cli.verify import _torch_parts
 from aia_jax.models import annotator
-from aia_jax.models.efficientnet_lite import VARIANTS, Conv, EfficientNetLite, _same_padding
+from aia_jax.models.efficientnet_lite import VARIANTS, EfficientNetLite, SameConv, _same_padding
 from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks import make_task
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
@@ -58,7 +58,7 @@ def test_efficientnet_lite_is_padded_as_at_its_resolution():
 
 def test_a_natively_padded_convolution_equals_ours():
     side, size = 260, 5
-    conv = Conv(4, 4, size, stride=2, nominal=side, rngs=nnx.Rngs(0))
+    conv = SameConv(4, 4, size, stride=2, nominal=side, rngs=nnx.Rngs(0))
     theirs = torch_models.Conv2dSame(4, 4, size, stride=2, bias=False)
     theirs.weight.data = torch.as_tensor(np.array(conv.kernel[...])).permute(3, 2, 0, 1)
     images = np.random.default_rng(0).normal(size=(2, 18, 18, 4)).astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx, traverse_util
 
-from aia_jax.models.efficientnet_lite import VARIANTS, Conv, EfficientNetLite, MBConv, shifted_depthwise_conv
+from aia_jax.models.efficientnet_lite import VARIANTS, EfficientNetLite, MBConv, SameConv, shifted_depthwise_conv
 from aia_jax.utils.errors import InputError
 
 PARAMETERS = {"0": 3_371_008, "1": 4_135_680, "2": 4_811_072}
@@ -264,7 +264,7 @@ def test_same_padding_puts_the_odd_zero_after():
 
 
 def test_other_backends_use_xlas_convolution(monkeypatch):
-    conv = Conv(6, 6, 5, stride=2, depthwise=True, rngs=nnx.Rngs(0))
+    conv = SameConv(6, 6, 5, stride=2, depthwise=True, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 6))
     shifted = conv(x)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -10,7 +10,7 @@ from aia_jax.models import efficientnet_lite
 from aia_jax.models.backbones import BACKBONES, fold_norms
 from aia_jax.models.layers import conv_norm
 
-CONV_NORMS = (conv_norm.ConvNorm, efficientnet_lite.ConvNorm)
+CONV_NORMS = (conv_norm.ConvNorm, efficientnet_lite.SameConvNorm)
 
 
 @pytest.fixture
