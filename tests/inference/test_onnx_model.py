@@ -45,7 +45,7 @@ def test_efficientnet_lite_is_padded_as_at_its_resolution():
     expected = {
         ".".join(map(str, path)): _same_padding(conv.nominal, conv.kernel.shape[0], 2)[1]
         for path, conv in nnx.iter_modules(model)
-        if isinstance(conv, Conv) and conv.stride == 2
+        if isinstance(conv, SameConv) and conv.stride == 2
     }
     body, _ = torch_models.build_body("efficientnet_lite2")
     torch_models.pad_as_at(body, VARIANTS["2"].resolution)
