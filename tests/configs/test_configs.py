@@ -1,7 +1,12 @@
+import json
+from pathlib import Path
+
 import pytest
 
-from aia_jax.utils.overrides import apply_overrides
-from configs import vg500
+from aia_jax.utils.config import flatten, read_config
+from configs import corel5k, custom, demo, vg500
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def test_the_published_recipe_is_the_default():
@@ -22,8 +27,7 @@ def test_the_published_recipe_is_the_default():
     ],
 )
 def test_the_large_recipe_follows_the_batch_size(overrides, expected):
-    config = vg500.get_config("large")
-    apply_overrides(config, overrides)
+    config = read_config(f"{CONFIGS}/vg500.py:large", overrides)
     assert (config.batch_size, config.optimizer.max_learning_rate, config.ema_decay) == pytest.approx(expected)
     assert isinstance(config.to_dict()["optimizer"]["max_learning_rate"], float)
 
@@ -31,3 +35,13 @@ def test_the_large_recipe_follows_the_batch_size(overrides, expected):
 def test_an_unknown_recipe_is_refused():
     with pytest.raises(ValueError, match=r"configs/vg500.py:huge is unknown; known: published, large"):
         vg500.get_config("huge")
+
+
+def test_a_run_of_an_earlier_version_may_be_trained_further(tmp_path):
+    written = demo.get_config().to_dict()
+    written["model"]["gate_kernels"] = False
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    config = custom.get_config(str(tmp_path))
+    assert (config.model.backbone, config.model.hidden_size, config.data.image_size) == ("tresnet_tiny", 128, 96)
+    assert (config.batch_size, config.epochs, config.loss.name, config.init_from) == (16, 14, "bce", str(tmp_path))
+    assert flatten(config.to_dict()).keys() == flatten(corel5k.get_config().to_dict()).keys()
