@@ -140,13 +140,16 @@ def _problem(field: Field, value: Any) -> str:
     if isinstance(value, tuple | list):
         rising = all(type(number) is int for number in value) and [0, *value] == sorted({0, *value})
         return "" if rising and value else "must be whole numbers above 0 in increasing order"
+    required = field.range and f"must {'be' if field.most is None else 'lie in'} {field.range}"
+    if value is None:
+        return required
     if not isinstance(value, int | float) or isinstance(value, bool):
         return ""
     if not math.isfinite(value):
         return "must be a finite number"
     if isinstance(value, int) and abs(value) > _LARGEST:
         return f"must be at most {_LARGEST}"
-    return "" if _contains(field, value) else f"must {'lie in' if field.most is not None else 'be'} {field.range}"
+    return "" if _contains(field, value) else required
 
 
 def _contains(field: Field, value: float) -> bool:
@@ -169,12 +172,12 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         The locked config.
 
     Raises:
-        InputError: a missing file, an unknown argument or field, a value of another type, a number out of range.
+        InputError: a missing file, an unknown argument or field, a value of another type or one that is not allowed.
     """
     config = _get_config(path)
     apply_overrides(config, overrides)
     check_fields(config)
-    return config
+    return config.lock()
 
 
 def _get_config(path: str) -> ConfigDict:

@@ -17,7 +17,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Sets fields of `config` in place.
 
     Args:
-        config: its fields give the types of the values; a whole number is a number too.
+        config: its fields give the types of the values; a whole number is a number too, and a number may be None.
         overrides: `--config.field=value`; for a bool field also `--config.field` and `--noconfig.field`.
 
     Raises:
@@ -69,6 +69,8 @@ def _parse(kind: type, text: str) -> Any:
         return _parse_tuple(text)
     if kind not in (int, float):
         raise ValueError("cannot be set on the command line")
+    if text == "None":  # check_fields refuses it where a field needs a number
+        return None
     try:
         return kind(text)
     except ValueError:
