@@ -1,1 +1,1 @@
-"""Public data sets: download, unpack and check."""
+"""Downloads and checks of the four public data sets."""

@@ -1,10 +1,10 @@
-"""Brings what is missing of a public data set into the authors' layout, from where it is public.
+"""Downloads the missing files of a public data set into the layout of the reference implementation.
 
-    <root>/<Folder>/train.json  test.json  images/...     what is read afterwards
-    <root>/<Folder>/ssgrl/  vg500_vocabulary.txt          what VG-500's are made from
-    <root>/<Folder>/downloads/                            archives, and what has come of them
+    <root>/<Folder>/train.json  test.json  images/...     the files that are used later
+    <root>/<Folder>/ssgrl/  vg500_vocabulary.txt          sources of VG-500's annotations
+    <root>/<Folder>/downloads/                            archives and partial downloads
 
-What is there stays: only files that are missing, and photos that cannot be opened, are written.
+Existing files stay: only missing files, and photos that cannot be opened, are written.
 """
 
 import json
@@ -27,15 +27,15 @@ DOWNLOADS = "downloads"
 
 
 def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
-    """Downloads `train.json` and `test.json`, or makes them from SSGRL's files, where they are not there.
+    """Downloads `train.json` and `test.json` if they are absent, or makes them from SSGRL's files.
 
     Raises:
-        InputError: they cannot be had, or files that are there cannot be used.
+        InputError: a download fails, or existing files cannot be used.
     """
     folder = root / FOLDERS[dataset.name]
     absent = [split for split in SPLITS if not (folder / f"{split}.json").exists()]
     try:
-        made = {split: read_annotations(root, dataset.name, split) for split in absent}  # of SSGRL's files
+        made = {split: read_annotations(root, dataset.name, split) for split in absent}  # from SSGRL's files
     except InputError:
         for file in dataset.annotations:
             if not (folder / file.path).exists():
@@ -43,46 +43,41 @@ def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
         made = {split: read_annotations(root, dataset.name, split) for split in absent}
     for split, annotations in made.items():
         if not (folder / f"{split}.json").exists():
-            write_bytes(folder / f"{split}.json", _authors_json(annotations))
+            write_bytes(folder / f"{split}.json", _to_json(annotations))
 
 
 def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
-    """Puts the photos that `found` misses, or could not open, where they belong; those that are had nowhere stay so.
+    """Downloads the missing and unreadable photos to their places. Photos that no source has stay missing.
 
     Raises:
-        InputError: they cannot be downloaded, an archive cannot be used, or there is no room.
+        InputError: a download fails, an archive cannot be used, or there is no room.
     """
     targets = {path.name: path for path in (*found.missing, *found.unreadable)}
     if dataset.kaggle:
-        _bring_from_kaggle(dataset.kaggle, found.folder / DOWNLOADS / "kaggle", targets)
+        _fetch_from_kaggle(dataset.kaggle, found.folder / DOWNLOADS / "kaggle", targets)
     else:
-        _bring_from_archives(dataset, found.folder, targets)
+        _fetch_from_archives(dataset, found.folder, targets)
 
 
 def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
-    """The files that are missing, as a tree, with their counts and sizes, and where each can be had by hand.
-
-    "": none is missing.
-    """
+    """A tree of the missing files with their counts, sizes and download addresses; "" if none is missing."""
     no_annotations = len(found.annotations) < len(SPLITS)
     photos = (*found.missing, *found.unreadable)
-    lines = []
+    files = []
     if no_annotations:
-        absent = (file for file in dataset.annotations if not (found.folder / file.path).exists())
-        lines += [_row(file.path, file.url) for file in absent]
+        files = [(file.path, file.url) for file in dataset.annotations if not (found.folder / file.path).exists()]
     if no_annotations or photos:
         total = sum(dataset.num_images.values())
-        told = f"{total:,} photos" if no_annotations else f"{len(photos):,} photos: {first_names(photos)}"
+        text = f"{total:,} photos" if no_annotations else f"{len(photos):,} photos: {first_names(photos)}"
         source = f"; https://www.kaggle.com/datasets/{dataset.kaggle} has them in its images/" if dataset.kaggle else ""
-        lines.append(_row("images/", told + source))
-        lines += [
-            _row(file.path, f"{file.num_bytes:,} bytes, {file.url}; or unpacked in this folder")
-            for file in dataset.archives
-        ]
-    return "\n".join([f"  {found.folder}/", *lines]) if lines else ""
+        files.append(("images/", text + source))
+        for file in dataset.archives:
+            files.append((file.path, f"{file.num_bytes:,} bytes, {file.url}; or unpacked in this folder"))
+    lines = [f"  {found.folder}/", *(f"    {path:40} {text}" for path, text in files)]
+    return "\n".join(lines) if files else ""
 
 
-def _authors_json(annotations: Annotations) -> bytes:
+def _to_json(annotations: Annotations) -> bytes:
     samples = [
         {"image_name": name, "image_labels": [annotations.labels[column] for column in row.nonzero()[0]]}
         for name, row in zip(annotations.image_names, annotations.targets, strict=True)
@@ -90,7 +85,7 @@ def _authors_json(annotations: Annotations) -> bytes:
     return json.dumps({"samples": samples, "labels": annotations.labels}).encode()
 
 
-def _bring_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) -> None:
+def _fetch_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) -> None:
     with os_errors_as_input_errors(cache, None, "--root names another place"):
         source = download_from_kaggle(handle, cache)
         is_ours = source.resolve().is_relative_to(cache.resolve())
@@ -98,14 +93,14 @@ def _bring_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) ->
             targets[name].parent.mkdir(parents=True, exist_ok=True)
             if is_ours:
                 shutil.move(path, targets[name])
-            else:  # Kaggle's own notebooks have the files at a place that cannot be written
+            else:  # Kaggle's own notebooks have the files in a read-only folder.
                 targets[name].unlink(missing_ok=True)
                 targets[name].symlink_to(path.resolve())
         shutil.rmtree(cache, ignore_errors=True)
 
 
 def _find(source: Path, targets: Mapping[str, Path]) -> dict[str, Path]:
-    """Regular files below `source` by name, of the folder that holds the most of them where several do."""
+    """Regular files below `source` by name. If several folders have a name, the one with most targets wins."""
     folders = []
     for directory, _, files in os.walk(source):
         here = {name: Path(directory, name) for name in files if name in targets}
@@ -116,8 +111,8 @@ def _find(source: Path, targets: Mapping[str, Path]) -> dict[str, Path]:
     return found
 
 
-def _bring_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[str, Path]) -> None:
-    num_bytes = _bytes_to_come(dataset, folder, len(targets))
+def _fetch_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[str, Path]) -> None:
+    num_bytes = _bytes_needed(dataset, folder, len(targets))
     with os_errors_as_input_errors(folder, num_bytes, "--root names another place"):
         check_room(folder, num_bytes)
         remaining = dict(targets)
@@ -133,8 +128,8 @@ def _bring_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[
             remaining = {name: path for name, path in remaining.items() if name not in written}
 
 
-def _bytes_to_come(dataset: PublicDataset, folder: Path, num_photos: int) -> int:
-    """About: of the archives that are not here yet, and of the photos, whose archives hardly compress them."""
+def _bytes_needed(dataset: PublicDataset, folder: Path, num_photos: int) -> int:
+    """Approximate size of the downloads and of the unpacked photos, which archives hardly compress."""
     num_bytes = sum(file.num_bytes for file in dataset.archives) * num_photos // sum(dataset.num_images.values())
     for file in dataset.archives:
         archive = folder / file.path
@@ -142,7 +137,3 @@ def _bytes_to_come(dataset: PublicDataset, folder: Path, num_photos: int) -> int
             part = archive.with_name(f"{archive.name}.part")
             num_bytes += max(file.num_bytes - (part.stat().st_size if part.exists() else 0), 0)
     return num_bytes
-
-
-def _row(path: str, text: str) -> str:
-    return f"    {path:40} {text}"

@@ -1,4 +1,4 @@
-"""What is there of a public data set, held against what was published."""
+"""Compares the local files of a public data set with its published facts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ _SHOWN = 3  # names
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What is there.
+    """The local state of a data set.
 
     Attributes:
-        folder: of the data set.
-        annotations: by split, of the splits whose annotations can be read.
-        problems: what is wrong with the annotations, a message each.
-        missing: photos that are not there, where they belong.
-        unreadable: photos that cannot be opened, and why.
+        folder: folder of the data set.
+        annotations: by split, for splits with readable annotations.
+        problems: problems of the annotations, one message each.
+        missing: paths of photos that do not exist.
+        unreadable: photos that cannot be opened, and the reason.
     """
 
     folder: Path
@@ -38,17 +38,13 @@ class Inspection:
         return not (self.problems or self.missing or self.unreadable)
 
     def report(self) -> str:
-        """A few lines of counts, and the names of the first photos that are not as they should be."""
+        """Counts, and the names of the first missing or unreadable photos, in a few lines."""
         lines = [str(self.folder)]
-        for split, annotations in self.annotations.items():
-            per_image = annotations.targets.sum() / len(annotations)
-            lines.append(
-                f"  {split:5} {len(annotations):7,} images, {len(annotations.labels)} labels, {per_image:.2f} an image"
-            )
-        total = sum(map(len, self.annotations.values()))
-        if total:
-            present = total - len(self.missing) - len(self.unreadable)
-            lines.append(f"  photos {present:6,} of {total:,}")
+        for split, found in self.annotations.items():
+            per_image = found.targets.sum() / len(found)
+            lines.append(f"  {split:5} {len(found):7,} images, {len(found.labels)} labels, {per_image:.2f} an image")
+        if total := sum(map(len, self.annotations.values())):
+            lines.append(f"  photos {total - len(self.missing) - len(self.unreadable):6,} of {total:,}")
         if self.missing:
             lines.append(f"  {len(self.missing):,} photos are missing: {first_names(self.missing)}")
         if self.unreadable:
@@ -58,7 +54,7 @@ class Inspection:
 
 
 def inspect_dataset(root: Path, dataset: PublicDataset) -> Inspection:
-    """Reads the annotations, counts, and looks at the header of every photo. Nothing is written."""
+    """Reads the annotations, counts them, and reads the header of every photo. Writes nothing."""
     annotations, problems = {}, []
     for split in SPLITS:
         try:
@@ -67,7 +63,7 @@ def inspect_dataset(root: Path, dataset: PublicDataset) -> Inspection:
             problems.append(str(error))
     problems += _count_problems(dataset, annotations)
     paths = [path for split in annotations.values() for path in split.image_paths]
-    missing, unreadable = _look_at(paths, dataset.name)
+    missing, unreadable = _check_photos(paths, dataset.name)
     return Inspection(root / FOLDERS[dataset.name], annotations, tuple(problems), missing, unreadable)
 
 
@@ -79,13 +75,12 @@ def first_names(paths: Sequence[Path]) -> str:
 def _count_problems(dataset: PublicDataset, annotations: dict[str, Annotations]) -> list[str]:
     problems = []
     for split, found in annotations.items():
-        published = {"images": dataset.num_images[split], "labels": dataset.num_labels}
-        counted = {"images": len(found), "labels": len(found.labels)}
-        problems += [
-            f"{split}: {counted[what]:,} {what}; published are {published[what]:,}"
-            for what in published
-            if counted[what] != published[what]
-        ]
+        for what, count, published in (
+            ("images", len(found), dataset.num_images[split]),
+            ("labels", len(found.labels), dataset.num_labels),
+        ):
+            if count != published:
+                problems.append(f"{split}: {count:,} {what}; published are {published:,}")
     if len(annotations) < len(SPLITS):
         return problems
     train, test = (annotations[split] for split in SPLITS)
@@ -99,19 +94,19 @@ def _count_problems(dataset: PublicDataset, annotations: dict[str, Annotations])
     return problems
 
 
-def _look_at(paths: Sequence[Path], name: str) -> tuple[tuple[Path, ...], dict[Path, str]]:
-    """Photos that are missing, and those that cannot be opened."""
+def _check_photos(paths: Sequence[Path], name: str) -> tuple[tuple[Path, ...], dict[Path, str]]:
+    """The missing photos, and those that cannot be opened."""
     Image.preinit()
-    with ThreadPoolExecutor(16) as pool:  # A network file system answers many at once.
+    with ThreadPoolExecutor(16) as pool:  # A network file system answers many requests at once.
         found = pool.map(_problem, paths)
-        bar = tqdm(found, f"{name}: looking at photos", len(paths), unit="img", dynamic_ncols=True, disable=not paths)
+        bar = tqdm(found, f"{name}: checking photos", len(paths), unit="img", dynamic_ncols=True, disable=not paths)
         problems = dict(zip(paths, bar, strict=True))
     missing = tuple(path for path, problem in problems.items() if problem is None)
     return missing, {path: problem for path, problem in problems.items() if problem}
 
 
 def _problem(path: Path) -> str | None:
-    """Why a photo cannot be opened; "": it can; None: it is not there."""
+    """The reason why a photo cannot be opened; "": it can; None: it does not exist."""
     try:
         with Image.open(path):
             return ""
@@ -121,5 +116,5 @@ def _problem(path: Path) -> str | None:
         return "not an image of a known format" if path.stat().st_size else "the file is empty"
     except OSError as error:
         return error.strerror or str(error)
-    except Exception as error:  # Pillow's readers of headers raise almost anything for bytes that are none.
+    except Exception as error:  # Pillow's header readers raise almost anything for invalid bytes.
         return str(error) or type(error).__name__

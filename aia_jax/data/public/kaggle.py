@@ -1,4 +1,4 @@
-"""Data sets on Kaggle, through its own package kagglehub, which continues interrupted downloads and checks them."""
+"""Downloads from Kaggle through its package kagglehub, which continues interrupted downloads and checks them."""
 
 import contextlib
 import os
@@ -14,18 +14,18 @@ _TOKEN = (
 
 
 def download_from_kaggle(handle: str, folder: Path) -> Path:
-    """The files of the newest version of a public data set, unpacked below `folder`.
+    """Downloads the newest version of a public data set and unpacks it below `folder`.
 
     Args:
         handle: owner/name.
-        folder: kagglehub's cache for this call, where an interrupted download is continued.
+        folder: kagglehub's cache for this call. An interrupted download is continued there.
 
     Returns:
-        Where the files are; in Kaggle's own notebooks outside of `folder`, and read-only.
+        The folder with the files. In Kaggle's own notebooks it is outside of `folder` and read-only.
 
     Raises:
-        InputError: kagglehub is not installed, or Kaggle does not give the data set.
-        OSError: the disk is full or cannot be written.
+        InputError: kagglehub is not installed, or Kaggle refuses the data set.
+        OSError: the disk is full or not writable.
     """
     try:
         import kagglehub
@@ -39,7 +39,7 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
         with _cache_in(folder):
             return Path(kagglehub.dataset_download(handle))
     except OSError as error:
-        if error.errno is not None:  # the system's, not those of HTTP
+        if error.errno is not None:  # an error of the operating system, not of HTTP
             raise
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
@@ -47,10 +47,9 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
         if status == 404:
             raise InputError(f"Kaggle has no data set {url} (any more)") from None
         raise InputError(f"{url} cannot be downloaded: {_first_line(error)}; the same command continues") from None
-    except Exception as error:  # kagglehub's have no base of their own
-        raise InputError(
-            f"{url} cannot be downloaded, kagglehub says: {_first_line(error)}. Remove {folder} if that stays so"
-        ) from None
+    except Exception as error:  # kagglehub's errors have no common base class.
+        message = f"{url} cannot be downloaded, kagglehub says: {_first_line(error)}"
+        raise InputError(f"{message}. Remove {folder} if that stays so") from None
 
 
 @contextlib.contextmanager

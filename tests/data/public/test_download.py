@@ -104,7 +104,7 @@ def test_an_interrupted_download_is_continued(server, tmp_path, monkeypatch):
 def test_a_whole_part_is_not_downloaded_again(server, tmp_path, monkeypatch):
     server.files["images.zip"] = Served(CONTENT)
     with monkeypatch.context() as context:
-        context.setattr(downloads, "sha256", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        context.setattr(downloads, "sha256_of_file", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             download(remote(server), tmp_path)
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
