@@ -186,8 +186,8 @@ def test_all_problems_are_told_together(photos, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "error: 9 problem(s) with labels or photos; nothing was written (--skip_bad leaves out what" in error
     for line in (
-        "labels.csv:4: says nothing of 'ok.png' that was not said before, first at labels.csv:2",
-        "labels.csv:5: 'two.png' is of split 'train', at labels.csv:3 of 'test'",
+        "labels.csv:4: repeats the labels of 'ok.png', first at labels.csv:2",
+        "labels.csv:5: 'two.png' is in split 'train', at labels.csv:3 in 'test'",
         f"labels.csv:6: no photo 'absent.png' in {folder}",
         "labels.csv:7: '../secret.png' leaves the folder of the photos; it must be relative to",
         "labels.csv:8: '/etc/passwd' leaves the folder of the photos",

@@ -1,1 +1,1 @@
-"""Labels from tables, COCO files and folders of the user."""
+"""Label lists of users: tables, COCO's JSON, or one folder per label."""

@@ -1,4 +1,4 @@
-"""Labels of photos as users have them: COCO's JSON and a folder for each label; tables are read in `label_tables`."""
+"""Labels of photos from COCO's JSON or from one folder per label. `label_tables` reads tables."""
 
 import dataclasses
 import os
@@ -24,13 +24,13 @@ _COCO_FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "cate
 
 @dataclasses.dataclass(frozen=True)
 class LabelRow:
-    """What a place says of a photo.
+    """One entry of a label list.
 
     Attributes:
-        where: the place, such as "labels.csv:12".
-        photo: its name, as it stands there.
-        labels: none, one or several.
-        split: a value of `SPLIT_NAMES`; "": nothing is said of it.
+        where: place of the entry, such as "labels.csv:12".
+        photo: name of the photo, as written there.
+        labels: any number of labels.
+        split: a value of `SPLIT_NAMES`; "": not given.
     """
 
     where: str
@@ -41,12 +41,12 @@ class LabelRow:
 
 @dataclasses.dataclass(frozen=True)
 class LabelList:
-    """What a file or folder of labels holds.
+    """The content of a file or folder of labels.
 
     Attributes:
-        rows: what it says, in its order; several of them may be of one photo.
-        understood: how it was read, in a line.
-        problems: of rows that are not among `rows`, a line each.
+        rows: entries in their order; several may be for the same photo.
+        understood: one line that describes how the list was read.
+        problems: one line for each entry that is not in `rows`.
     """
 
     rows: tuple[LabelRow, ...]
@@ -55,10 +55,10 @@ class LabelList:
 
 
 def read_coco(path: Path) -> LabelList:
-    """Instances in COCO's layout: a photo has the names of its annotations' categories as labels, each once.
+    """Reads COCO's JSON. The labels of a photo are the different category names of its annotations.
 
     Raises:
-        InputError: no JSON of this layout.
+        InputError: the file is not JSON of this layout.
     """
     document = read_json(path, f"COCO's {_COCO}")
     for field in _COCO_FIELDS:
@@ -71,7 +71,7 @@ def read_coco(path: Path) -> LabelList:
     for where, (image, category) in _fields(path, document, "annotations", problems):
         for field, number, known in (("image_id", image, files), ("category_id", category, names)):
             if number not in known:
-                problems.append(f"{where}.{field}: {number!r:.40} is the id of none")
+                problems.append(f"{where}.{field}: {number!r:.40} is an unknown id")
         if image in files and category in names:
             labels.setdefault(image, {})[names[category][1]] = None
     rows = tuple(LabelRow(where, file, tuple(labels.get(image, ()))) for image, (where, file) in files.items())
@@ -80,59 +80,59 @@ def read_coco(path: Path) -> LabelList:
 
 
 def read_folders(folder: Path) -> LabelList:
-    """A folder for each label, the photos anywhere below it; photos beside these folders have no label.
+    """Reads one folder per label, with photos anywhere below it. Photos beside these folders have no label.
 
-    Several labels have what is one file by a link, and files of one name and one content. Where all folders are called
-    as splits are, such as train and test, the labels' folders lie below those.
+    A photo has several labels if its file is linked, or if files have the same name and content. If all folders have
+    names of splits, such as train and test, the folders of labels are below them.
 
     Raises:
-        InputError: no folder with photos is there.
+        InputError: there is no folder with photos.
     """
     tops = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
+    has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
     photos: dict[str, list[tuple[str, str]]] = {}  # name of a photo to (label, split) of each of its places
     first_names = _FirstNames(folder)
-    num_labels = set()
+    all_labels = set()
     for name in _photos_below(folder, tops):
         parts = Path(name).parts[:-1]
-        split = SPLIT_NAMES[parts[0].lower()] if splits and parts else ""
-        label = next(iter(parts[1:] if splits else parts), "")
-        num_labels.add(label)
+        split = SPLIT_NAMES[parts[0].lower()] if has_splits and parts else ""
+        label = next(iter(parts[1:] if has_splits else parts), "")
+        all_labels.add(label)
         photos.setdefault(first_names.of(name), []).append((label, split))
-    if not num_labels - {""}:
+    if not all_labels - {""}:
         raise InputError(f"{folder} holds no folders of photos; expected one for each label, such as sky/a.jpg")
     rows = [
         LabelRow(repr(name), name, (label,) * bool(label), split)
         for name, places in photos.items()
         for label, split in dict.fromkeys(places)
     ]
-    below = f" below the splits {', '.join(tops)}" if splits else ""
-    return LabelList(tuple(rows), f"{folder}: {len(num_labels - {''}):,} folders as labels{below}")
+    below = f" below the splits {', '.join(tops)}" if has_splits else ""
+    return LabelList(tuple(rows), f"{folder}: {len(all_labels - {''}):,} folders as labels{below}")
 
 
 class _FirstNames:
-    """Tells which files are one photo: those that are linked, and those of one name and one content."""
+    """Finds files that are the same photo: linked files, and files with the same name and content."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._by_file: dict[tuple[int, int], str] = {}
-        self._alike: dict[tuple[str, int], list[str]] = {}  # by last name and size
+        self._alike: dict[tuple[str, int], list[Path]] = {}  # by file name and size
 
     def of(self, name: str) -> str:
-        """The name under which this photo came first."""
+        """The first name of the photo."""
         path = self._folder / name
         status = path.stat()
         file = status.st_dev, status.st_ino
         if file not in self._by_file:
             alike = self._alike.setdefault((path.name, status.st_size), [])
-            same = (other for other in alike if sha256_of_file(self._folder / other) == sha256_of_file(path))
-            self._by_file[file] = next(same, name)
-            alike.append(name)
+            same = next((other for other in alike if sha256_of_file(other) == sha256_of_file(path)), path)
+            self._by_file[file] = str(same.relative_to(self._folder))
+            alike.append(path)
         return self._by_file[file]
 
 
 def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
-    """Also below folders that are links, which are not followed further down."""
+    """Names of photos, also below linked folders at the top."""
     beside = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
     yield from (name for name in beside if os.path.splitext(name)[1].lower() in SUFFIXES)
     for top in tops:
@@ -140,26 +140,27 @@ def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
 
 
 def _by_id(path: Path, document: dict, field: str, name: str, problems: list[str]) -> dict[Any, tuple[str, str]]:
-    """Id to place and name of the entries of a list; what is wrong with them goes to `problems`."""
+    """Maps ids to (place, name) for the entries of a list, and appends to `problems`."""
     found: dict[Any, tuple[str, str]] = {}
     for where, (number, text) in _fields(path, document, field, problems):
         if not isinstance(text, str):
             problems.append(f"{where}.{name}: must be a string, found {text!r:.40}")
         elif found.setdefault(number, (where, text))[0] != where:
-            problems.append(f"{where}.id: {number!r:.40} is the id of {found[number][0]} already")
+            problems.append(f"{where}.id: {number!r:.40} is already the id of {found[number][0]}")
     return found
 
 
 def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The place and the two fields of each entry of a list; ids are numbers or strings."""
+    """The place and the two fields of each entry of a list. Ids are numbers or strings."""
     wanted = _COCO_FIELDS[field]
     for index, entry in enumerate(document[field]):
         where = f"{path.name}: {field}[{index}]"
         lacking = [name for name in wanted if not isinstance(entry, dict) or name not in entry]
-        ids = [name for name in wanted if name.endswith("id")]
         if lacking:
             problems.append(f"{where} has no {' and no '.join(lacking)}")
-        elif unfit := [name for name in ids if not isinstance(entry[name], int | str)]:
-            problems.append(f"{where}.{unfit[0]}: must be a number or a string, found {entry[unfit[0]]!r:.40}")
+            continue
+        bad = [name for name in wanted if name.endswith("id") and not isinstance(entry[name], int | str)]
+        if bad:
+            problems.append(f"{where}.{bad[0]}: must be a number or a string, found {entry[bad[0]]!r:.40}")
         else:
             yield where, (entry[wanted[0]], entry[wanted[1]])

@@ -1,10 +1,10 @@
-"""Tables of labels as text, in the forms that users have them; see `read_table`."""
+"""Labels of photos from text tables of many layouts; see `read_table`."""
 
 import ast
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,18 +17,21 @@ _PHOTO_COLUMNS += ("file_path", "path", "photo", "name")
 _ONE_LABEL = ("label", "tag", "keyword", "class", "category")
 _LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "categories", *_ONE_LABEL)
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
-_UNNAMED = re.compile(r"(unnamed:_\d+)?")  # of pandas, the numbers of its rows
+_UNNAMED = re.compile(r"(unnamed:_\d+)?")  # pandas names its row numbers so
 _DELIMITERS = (",", ";", "\t", "|")
 _LISTS = "lists"
-_SAID = {"": "one a cell", " ": "parted by blanks", _LISTS: "lists"}  # of separators
+_DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", _LISTS: "lists"}  # of separators
 _YES, _NO = ("1", "1.0", "true", "yes", "x"), ("0", "0.0", "-1", "false", "no", "")
-
-Row = tuple[int, list[str], str]  # line, cells, split
-Labels = tuple[tuple[str, ...], str]  # of a row, and what is wrong with it
 
 
 class _Table(NamedTuple):
-    """A header and (line, cells) of every row that is not empty; a cell for each column."""
+    """A table.
+
+    Attributes:
+        header: names of the columns.
+        rows: line number and cells of every row that is not empty, one cell per column.
+        delimiter: separates cells.
+    """
 
     header: list[str]
     rows: list[tuple[int, list[str]]]
@@ -36,7 +39,7 @@ class _Table(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """Which columns hold what; `labels` None: each of `indicators` is a label, that holds 0 or 1."""
+    """Column numbers. If `labels` is None, each of `indicators` is a label with values 0 and 1."""
 
     photo: int
     labels: int | None
@@ -46,46 +49,50 @@ class _Columns(NamedTuple):
 
 
 def read_table(path: Path, *, photo_column: str = "", label_column: str = "", separator: str = "") -> LabelList:
-    """Reads labels from a text table with a header, UTF-8 with or without a byte-order mark.
+    """Reads labels from a text table with a header, in UTF-8 with or without a byte-order mark.
 
-    The delimiter is that of , ; tab and | which parts the header most. Columns are known by their names, in whatever
+    The delimiter is the one of , ; tab and | that gives the header most columns. Columns are found by name, in any
     case: photos ("image", "file_name", ...), labels ("labels", "tags", "label", ...) and splits ("split", "subset",
-    ...). Without a column of labels each other column is a label and holds 0 or 1.
+    ...). Without a column of labels, each other column is a label with values 0 and 1.
 
-    Labels of a cell are a list as Python or JSON writes it if all cells are one; else they are parted by | or by ; or
-    by a comma, the first that is in any cell; else by blanks, if the column's name is a plural and no photo has two
-    rows; else a cell is one label.
+    If all cells with labels are lists in the syntax of Python or JSON, they are read as such. Otherwise labels are
+    separated by the first of | ; , that occurs in a cell, else by blanks if the name of the column is a plural and no
+    photo has two rows. Otherwise a cell is one label.
 
     Args:
-        photo_column, label_column: names of columns that are called otherwise.
-        separator: of the labels of a cell; "none": a cell is one label; "": as told above.
+        photo_column, label_column: names of columns, if they differ from the known names.
+        separator: separator of labels; "none": a cell is one label; "": as above.
 
     Raises:
-        InputError: it cannot be read, or has no such columns.
+        InputError: the file cannot be read, or has no such columns.
     """
     problems: list[str] = []
     table = _parse(path, problems)
     columns = _find_columns(path, table.header, photo_column, label_column)
-    rows = list(_rows(path, table, columns, problems))
     if columns.labels is None:
-        how, labels = (
-            f"{len(columns.indicators):,} columns of 0 and 1 as labels",
-            _indicated(path, rows, table, columns),
-        )
+        separator, how = "", f"{len(columns.indicators):,} columns of 0 and 1 as labels"
     else:
-        how, labels = _listed(path, rows, table, columns, separator)
-    found = []
-    for (line, cells, split), (names, problem) in zip(rows, labels, strict=True):
-        if problem:
-            problems.append(problem)
+        separator = _choose_separator(table, columns, separator)
+        description = _DESCRIPTIONS.get(separator, f"separated by {separator!r}")
+        how = f"labels in column {table.header[columns.labels]!r}, {description}"
+    rows = []
+    for line, cells in table.rows:
+        try:
+            split = _split_name(cells, columns)
+            if columns.labels is None:
+                labels = _indicated_labels(cells, table.header, columns)
+            else:
+                labels = _split_labels(cells[columns.labels].strip(), separator)
+        except ValueError as problem:
+            problems.append(f"{path.name}:{line}: {problem}")
         else:
-            found.append(LabelRow(f"{path.name}:{line}", cells[columns.photo].strip(), names, split))
-    understood = f"{path}: parted by {table.delimiter!r}, photos in column {table.header[columns.photo]!r}, {how}"
+            rows.append(LabelRow(f"{path.name}:{line}", cells[columns.photo].strip(), labels, split))
+    understood = f"{path}: separated by {table.delimiter!r}, photos in column {table.header[columns.photo]!r}, {how}"
     if columns.split is not None:
         understood += f", splits in column {table.header[columns.split]!r}"
     if columns.unused:
         understood += f"; not used: {', '.join(repr(table.header[column]) for column in columns.unused)}"
-    return LabelList(tuple(found), understood, tuple(problems))
+    return LabelList(tuple(rows), understood, tuple(problems))
 
 
 def _parse(path: Path, problems: list[str]) -> _Table:
@@ -143,68 +150,59 @@ def _find_columns(path: Path, header: list[str], photo_column: str, label_column
     return _Columns(photo, labels, split, indicators, unused)
 
 
-def _rows(path: Path, table: _Table, columns: _Columns, problems: list[str]) -> Iterator[Row]:
-    """The rows whose split is known."""
-    for line, cells in table.rows:
-        split = "" if columns.split is None else cells[columns.split].strip()
-        if columns.split is not None and split.lower() not in SPLIT_NAMES:
-            problems.append(f"{path.name}:{line}: split {split!r:.40} is unknown; known: {', '.join(SPLIT_NAMES)}")
-        else:
-            yield line, cells, SPLIT_NAMES.get(split.lower(), "")
-
-
-def _indicated(path: Path, rows: list[Row], table: _Table, columns: _Columns) -> list[Labels]:
-    found: list[Labels] = []
-    for line, cells, _ in rows:
-        values = {table.header[column]: cells[column].strip().lower() for column in columns.indicators}
-        unfit = next((label for label, value in values.items() if value not in (*_YES, *_NO)), None)
-        labels = tuple(label for label, value in values.items() if value in _YES)
-        problem = ""
-        if unfit is not None:
-            problem = (
-                f"{path.name}:{line}: column {unfit!r} holds {values[unfit]!r:.40}; each column beside photos and "
-                "splits is taken for a label, which holds 0 or 1; --label_column names a column of labels instead"
-            )
-        found.append((labels, problem))
-    return found
-
-
-def _listed(path: Path, rows: list[Row], table: _Table, columns: _Columns, given: str) -> tuple[str, list[Labels]]:
-    """How the labels' cells were read, and what they hold."""
-    column, cells = table.header[columns.labels], [cells[columns.labels].strip() for _, cells, _ in rows]
-    repeated = len({cells[columns.photo] for _, cells, _ in rows}) < len(rows)
-    separator = ("" if given == "none" else given) if given else _separator(cells, column, repeated)
-    how = f"labels in column {column!r}, {_SAID.get(separator, f'parted by {separator!r}')}"
-    return how, [
-        _parted(f"{path.name}:{line}", cell, separator) for (line, _, _), cell in zip(rows, cells, strict=True)
-    ]
-
-
-def _separator(cells: list[str], column: str, repeated: bool) -> str:
-    filled = [cell for cell in cells if cell]
+def _choose_separator(table: _Table, columns: _Columns, given: str) -> str:
+    if given:
+        return "" if given == "none" else given
+    rows = [cells for _, cells in table.rows if _has_known_split(cells, columns)]
+    filled = [cell for cells in rows if (cell := cells[columns.labels].strip())]
     if filled and all(cell[0] == "[" and cell[-1] == "]" for cell in filled):
         return _LISTS
     for sign in ("|", ";", ","):
         if any(sign in cell for cell in filled):
             return sign
-    return "" if column.lower() in _ONE_LABEL or repeated else " "
+    repeated = len({cells[columns.photo] for cells in rows}) < len(rows)
+    return "" if table.header[columns.labels].lower() in _ONE_LABEL or repeated else " "
 
 
-def _parted(where: str, cell: str, separator: str) -> Labels:
+def _has_known_split(cells: list[str], columns: _Columns) -> bool:
+    return columns.split is None or cells[columns.split].strip().lower() in SPLIT_NAMES
+
+
+def _split_name(cells: list[str], columns: _Columns) -> str:
+    if columns.split is None:
+        return ""
+    split = cells[columns.split].strip()
+    if not _has_known_split(cells, columns):
+        raise ValueError(f"split {split!r:.40} is unknown; known: {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[split.lower()]
+
+
+def _indicated_labels(cells: list[str], header: list[str], columns: _Columns) -> tuple[str, ...]:
+    values = {header[column]: cells[column].strip().lower() for column in columns.indicators}
+    for label, value in values.items():
+        if value not in (*_YES, *_NO):
+            raise ValueError(
+                f"column {label!r} holds {value!r:.40}; each column beside photos and splits is taken for a label, "
+                "which holds 0 or 1; --label_column names a column of labels instead"
+            )
+    return tuple(label for label, value in values.items() if value in _YES)
+
+
+def _split_labels(cell: str, separator: str) -> tuple[str, ...]:
     if not cell:
-        return (), ""
+        return ()
     if separator == _LISTS:
         try:
             names = ast.literal_eval(cell)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             names = None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            return (), f"{where}: {cell!r:.60} is no list of labels"
+            raise ValueError(f"{cell!r:.60} is no list of labels")
     elif separator == " ":
         names = cell.split()
     else:
         names = cell.strip(separator + " ").split(separator) if separator else [cell]
     names = [name.strip() for name in names]
     if not all(names):
-        return (), f"{where}: an empty label in {cell!r:.60}"
-    return tuple(dict.fromkeys(names)), ""
+        raise ValueError(f"an empty label in {cell!r:.60}")
+    return tuple(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""Photos with what a list of labels says of them: gathered by photo, looked for, decoded once and measured."""
+"""Photos with their labels: merges the rows of a label list, finds the files, decodes and measures them."""
 
 import dataclasses
 import functools
@@ -9,25 +9,24 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.annotation.annotations import is_label
+from aia_jax.data.annotation.annotations import is_label, unknown_label
 from aia_jax.data.importing.label_lists import LabelRow
 from aia_jax.data.photo_folder import SUFFIXES, read_photos
 from aia_jax.data.safe_names import has_lone_surrogate, leaves_folder
-from aia_jax.utils.messages import format_count, nearest
 
-_SIZE = 224  # pixels, at which photos are measured: about what networks see
-_HINTED = 20  # problems; looking for what was meant takes long
-_LEAST_STD = 1 / 255  # of photos of one colour, by which nothing could be divided
+_SIZE = 224  # pixels, for measuring: a typical input size
+_HINTED = 20  # problems with a similar label; searching takes long
+_LEAST_STD = 1 / 255  # for photos of one color, to avoid division by zero
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledPhoto:
-    """A photo and all that is said of it.
+    """A photo and its labels.
 
     Attributes:
-        where: the first place that tells of it.
+        where: place of the first row for this photo.
         name: relative to the folder of the photos.
-        labels: each once, sorted.
+        labels: different labels, sorted.
         split: see `LabelRow`.
     """
 
@@ -40,14 +39,13 @@ class LabelledPhoto:
 def merge_label_rows(
     rows: Sequence[LabelRow], folder: Path, vocabulary: Collection[str] | None, problems: list[str]
 ) -> list[LabelledPhoto]:
-    """What the rows say, a photo each, in the order in which they are told of first.
+    """Merges the rows of each photo, in the order of their first rows.
 
     Args:
-        folder: of the photos.
-        vocabulary: the labels that may be used; None: any.
-        problems: gets a line for each row and photo that is left out: a name that is none, leads out of the folder or
-            is of no file, a label that may not be called so, a row that says nothing new, splits that contradict; and
-            for each label that is left out, as the vocabulary lacks it.
+        folder: folder of the photos.
+        vocabulary: valid labels; None: all.
+        problems: gets a line for each skipped row, photo and label: names that are invalid, lead out of the folder or
+            have no file, invalid labels, rows without new labels, contradicting splits, labels not in the vocabulary.
     """
     found: dict[str, LabelledPhoto] = {}
     contradictory = set()
@@ -59,14 +57,14 @@ def merge_label_rows(
         known = found.get(name)
         if known and known.split != row.split:
             contradictory.add(name)
-            problem = f"{row.where}: {name!r} is of split {row.split or 'none'!r}, at {known.where} of {known.split!r}"
+            problem = f"{row.where}: {name!r} is in split {row.split or 'none'!r}, at {known.where} in {known.split!r}"
         elif known and set(row.labels) <= set(known.labels):
-            problem = f"{row.where}: says nothing of {name!r} that was not said before, first at {known.where}"
+            problem = f"{row.where}: repeats the labels of {name!r}, first at {known.where}"
         if problem:
             problems.append(problem)
             continue
         unknown = [label for label in row.labels if vocabulary is not None and label not in vocabulary]
-        problems += [_unknown(row.where, label, vocabulary, len(problems) < _HINTED) for label in unknown]
+        problems += [unknown_label(row.where, label, vocabulary, hint=len(problems) < _HINTED) for label in unknown]
         labels = tuple(sorted({*row.labels, *(known.labels if known else ())}.difference(unknown)))
         found[name] = LabelledPhoto(known.where if known else row.where, name, labels, row.split)
     return [photo for name, photo in found.items() if name not in contradictory]
@@ -75,14 +73,15 @@ def merge_label_rows(
 def measure_photos(
     photos: Sequence[LabelledPhoto], folder: Path, num_workers: int, problems: list[str]
 ) -> tuple[list[LabelledPhoto], np.ndarray]:
-    """Decodes the photos, which shows whether they can be used at all.
+    """Decodes the photos, to find those that cannot be used, and measures their channels.
 
     Args:
-        num_workers: processes that decode; 0: threads of this one.
+        num_workers: number of processes that decode; 0: threads of this one.
         problems: gets a line for each photo that cannot be decoded.
 
     Returns:
-        The others, and float64 `[N, 2, 3]`, of each the means of its channels and of their squares, on the scale 0..1.
+        The good photos, and float64 `[N, 2, 3]`: for each photo the means of its channels and of their squares, on the
+        scale 0..1.
     """
     paths = [folder / photo.name for photo in photos]
     good, moments = [], []
@@ -98,7 +97,7 @@ def measure_photos(
 
 
 def combine_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation `[3]` of the channels over all pixels, from what `measure` gives, `[N, 2, 3]`."""
+    """Mean and standard deviation `[3]` of the channels over all pixels, from `[N, 2, 3]` of `measure_photos`."""
     mean, squares = moments.mean(axis=0)
     return mean, np.maximum(np.sqrt(np.maximum(squares - np.square(mean), 0)), _LEAST_STD)
 
@@ -114,25 +113,16 @@ def _name_problem(row: LabelRow, folder: Path) -> str:
 
 
 def _label_problem(row: LabelRow) -> str:
-    unfit = [label for label in row.labels if not is_label(label)]
-    if not unfit:
-        return ""
-    return f"{row.where}: a label must be a name of one line without blanks around it, found {unfit[0]!r:.60}"
-
-
-def _unknown(where: str, label: str, vocabulary: Collection[str], hinted: bool) -> str:
-    near = nearest(label, vocabulary) if hinted else []
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{where}: {label!r} is not in the vocabulary of {format_count(len(vocabulary), 'label')}{hint}"
+    bad = next((label for label in row.labels if not is_label(label)), None)
+    expected = "a label must be a name of one line without blanks around it"
+    return "" if bad is None else f"{row.where}: {expected}, found {bad!r:.60}"
 
 
 def _find(name: str, folder: Path) -> str:
-    """The photo's name as the folder has it: perhaps with slashes for backslashes, or an ending; "": it has none."""
+    """The name of the photo in the folder; "" if absent. Also tries slashes for backslashes, and missing suffixes."""
     plain = PurePosixPath(name).as_posix()
     slashed = plain.replace("\\", "/")
-    ended = () if PurePosixPath(slashed).suffix else [slashed + end for suffix in SUFFIXES for end in _cases(suffix)]
-    return next((found for found in (plain, slashed, *ended) if os.path.isfile(folder / found)), "")
-
-
-def _cases(suffix: str) -> tuple[str, str]:
-    return suffix, suffix.upper()
+    candidates = [plain, slashed]
+    if not PurePosixPath(slashed).suffix:
+        candidates += [slashed + case for suffix in SUFFIXES for case in (suffix, suffix.upper())]
+    return next((found for found in candidates if os.path.isfile(folder / found)), "")

@@ -42,10 +42,10 @@ def test_all_problems_of_coco_are_told(tmp_path):
     document["categories"] += [{"id": 6}]
     (tmp_path / "a.json").write_text(json.dumps(document))
     assert set(read_coco(tmp_path / "a.json").problems) == {
-        "a.json: images[3].id: 7 is the id of a.json: images[0] already",
+        "a.json: images[3].id: 7 is already the id of a.json: images[0]",
         "a.json: images[4] has no id",
         "a.json: images[5].file_name: must be a string, found None",
-        "a.json: annotations[4].image_id: 4 is the id of none",
+        "a.json: annotations[4].image_id: 4 is an unknown id",
         "a.json: annotations[5].category_id: must be a number or a string, found [1]",
         "a.json: annotations[6] has no image_id and no category_id",
         "a.json: categories[2] has no name",

@@ -24,15 +24,15 @@ BOTH = [("a.jpg", "sky", "sea"), ("b.jpg", "sea")]
 @pytest.mark.parametrize(
     ("text", "how"),
     [
-        ("image,labels\na.jpg,sky;sea\nb.jpg,sea\n", "parted by ';'"),
-        ("image,labels\na.jpg,sky|sea\nb.jpg,sea\n", "parted by '|'"),
-        ("image;labels\na.jpg;sky|sea\nb.jpg;sea\n", "parted by '|'"),
-        ('image,labels\na.jpg,"sky, sea"\nb.jpg,sea\n', "parted by ','"),
-        ("image_name,tags\na.jpg,sky sea\nb.jpg,sea\n", "parted by blanks"),
-        ("File Name\tKeywords\r\na.jpg\tsky;sea;\r\nb.jpg\tsea\r\n", "parted by ';'"),
+        ("image,labels\na.jpg,sky;sea\nb.jpg,sea\n", "separated by ';'"),
+        ("image,labels\na.jpg,sky|sea\nb.jpg,sea\n", "separated by '|'"),
+        ("image;labels\na.jpg;sky|sea\nb.jpg;sea\n", "separated by '|'"),
+        ('image,labels\na.jpg,"sky, sea"\nb.jpg,sea\n', "separated by ','"),
+        ("image_name,tags\na.jpg,sky sea\nb.jpg,sea\n", "separated by blanks"),
+        ("File Name\tKeywords\r\na.jpg\tsky;sea;\r\nb.jpg\tsea\r\n", "separated by ';'"),
         ("image,labels\na.jpg,\"['sky', 'sea']\"\nb.jpg,['sea']\n", "lists"),
         ('image,labels\na.jpg,"[""sky"", ""sea""]"\nb.jpg,"[""sea""]"\n', "lists"),
-        ('"image", "labels"\n"a.jpg", "sky;sea"\n\n"b.jpg", "sea"\n,\n', "parted by ';'"),
+        ('"image", "labels"\n"a.jpg", "sky;sea"\n\n"b.jpg", "sea"\n,\n', "separated by ';'"),
     ],
 )
 def test_lists_of_labels_in_a_cell(read, text, how):
@@ -50,7 +50,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(read):
 def test_a_row_for_each_label(read, header):
     found = read(f"{header}\na.jpg,polar bear\na.jpg,sea\nb.jpg,sea\n")
     assert said(found) == [("a.jpg", "polar bear"), ("a.jpg", "sea"), ("b.jpg", "sea")]
-    assert "one a cell" in found.understood
+    assert "one per cell" in found.understood
     assert [row.where for row in found.rows] == ["labels.csv:2", "labels.csv:3", "labels.csv:4"]
 
 
@@ -65,7 +65,7 @@ def test_named_columns_and_separator(read):
     text = "Foto,Was,label\na.jpg,sky/sea,1\nb.jpg,sea,2\n"
     found = read(text, photo_column="Foto", label_column="Was", separator="/")
     assert said(found) == BOTH
-    assert found.understood.endswith("labels in column 'Was', parted by '/'; not used: 'label'")
+    assert found.understood.endswith("labels in column 'Was', separated by '/'; not used: 'label'")
     whole = read("image,labels\na.jpg,red; not green\n", separator="none")
     assert said(whole) == [("a.jpg", "red; not green")]
 
@@ -87,9 +87,9 @@ def test_bad_rows_are_all_told_with_their_lines(read):
     assert said(found) == [("a.jpg", "sky")]
     expected = [
         "labels.csv:5: 2 cells, but the header has 3; a cell that holds ',' must stand in quotes",
+        "labels.csv:3: an empty label in 'sky;;sea'",
         "labels.csv:4: split 'dev2' is unknown; known: train, training, val, valid, validation, dev, test, testing",
         "labels.csv:6: split '' is unknown; known: train, training, val, valid, validation, dev, test, testing",
-        "labels.csv:3: an empty label in 'sky;;sea'",
     ]
     assert list(found.problems) == expected
 
