@@ -150,6 +150,11 @@ class Scenes(_Builder):
 PHOTO_BUILDERS = {"corel5k": Corel5k, "espgame": ESPGame, "iaprtc12": IAPRTC12, "vg500": VG500, CUSTOM: Custom}
 
 
+def photo_builder(dataset: str) -> type[_AnnotatedPhotos]:
+    """Returns the builder of a data set; one without a class of its own is written as `Custom`."""
+    return PHOTO_BUILDERS.get(dataset, Custom)
+
+
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
     """Writes all ArrayRecord files of a builder, with progress bars of this project instead of the output of TFDS.
 
