@@ -199,8 +199,8 @@ def test_all_files_that_cannot_be_used_are_told_together(here, capsys):
     [
         ("", "list.lst is empty; it needs a file on every line, whose last part is the image's id"),
         ("1\n\n2\n", "list.lst:2: '' is no id, a number from 0 to 134,217,727"),
-        ("1\nb/dog\nx/-3\n", "2 image(s) have no id of their own:\n  list.lst:2: 'dog' is no id"),
-        ("1\n2\nb/01\n", "list.lst:3: id 1 stands at list.lst:1 already"),
+        ("1\nb/dog\nx/-3\n", "2 image(s) have no unique id:\n  list.lst:2: 'dog' is no id"),
+        ("1\n2\nb/01\n", "list.lst:3: id 1 is already at list.lst:1"),
         ("3385593926\n", "list.lst:1: 3385593926 is no id"),
         ("a/1\n../../x/5\n", "list.lst:2: '../../x/5' leaves the folder of the photos; it must be relative to it"),
         ("9" * 5000, "list.lst:1: '99999"),
@@ -231,7 +231,7 @@ def test_bad_lists_are_told_with_their_lines(here, capsys, content, message):
         ((("train", "a", "0"),), "dataset.json: images[0].imgid: '0' is no id"),
         (
             (("train", "a", 0), ("test", "b", 0)),
-            "images[1].imgid: id 0 stands at dataset.json: images[0].imgid already",
+            "images[1].imgid: id 0 is already at dataset.json: images[0].imgid",
         ),
         ((("train", "a", 0), ("val", "b", 1)), "has no image of split 'test'; keywords of train and test count"),
         ((("train", "a.jpg", 0), ("train", "a.png", 1)), "two images of split 'train' are called a; each needs its"),

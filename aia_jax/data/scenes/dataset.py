@@ -1,7 +1,7 @@
-"""The embedded data set: drawn pictures of coloured shapes, with labels and captions that are true of them.
+"""The embedded data set: generated pictures of coloured shapes, with labels and captions.
 
-Every scene is a pure function of `(seed, index)`: no file is read and none is downloaded. All parameters are in units
-of the picture's side, so that a scene is the same at any size. No label or caption depends on which way is up, because
+Every scene is a pure function of `(seed, index)`, without files or downloads. All parameters are in units of the side
+of the picture, so a scene is the same at any size. Labels and captions do not depend on the orientation, because
 training flips pictures both ways.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from aia_jax.data.scenes.painting import Object, paint
 
-# How often each word is drawn, in per cent of the objects (backgrounds: of the pictures). The tails are long on
-# purpose; the rarest words are easy ones to see, so that a few dozen examples teach them.
+# Frequency of each word, in per cent of the objects (backgrounds: of the pictures). The distributions are long-tailed;
+# the rarest words are easy to see, so that a few dozen examples suffice to learn them.
 SHAPES = {"circle": 32.0, "ring": 26.0, "star": 20.0, "hourglass": 14.0, "cross": 8.0}
 COLORS = {
     "red": 28.9,
@@ -44,7 +44,7 @@ _RGB = {
 }
 _COUNTS = {1: 45.0, 2: 40.0, 3: 15.0}
 _DIAMETERS = (0.36, 0.52)
-# A texture on a smaller or thinner object could not be recognised at 96 pixels.
+# The smallest diameter with a texture: on smaller or thinner objects it could not be recognised at 96 pixels.
 _TEXTURED_FROM = {"circle": 0.0, "hourglass": 0.38, "star": 0.44, "cross": 0.40}
 _SMALL, _LARGE = 0.40, 0.47
 
@@ -53,7 +53,7 @@ Word = TypeVar("Word")
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn picture: `image` uint8 `[size, size, 3]`, its labels in the order of `LABELS`, five captions."""
+    """A picture: `image` uint8 `[size, size, 3]`, its labels in the order of `LABELS`, and five captions."""
 
     image: np.ndarray
     labels: tuple[str, ...]
@@ -61,7 +61,7 @@ class Scene:
 
 
 def draw(seed: int, index: int, size: int) -> Scene:
-    """Draws scene `index` of the endless data set `seed` as a picture of `size` x `size` pixels."""
+    """Draws scene `index` of the endless sequence `seed` at `size` x `size` pixels."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index))))
     background = _pick(rng, BACKGROUNDS)
     objects = _place_objects(rng)
@@ -77,7 +77,7 @@ def _pick(rng: np.random.Generator, frequencies: dict[Word, float]) -> Word:
 
 
 def _place_objects(rng: np.random.Generator) -> list[Object]:
-    """Objects that lie inside the frame and all but clear of each other; one that finds no room is left out."""
+    """Places objects inside the frame with little overlap. An object without room is left out."""
     objects: list[Object] = []
     for _ in range(_pick(rng, _COUNTS)):
         diameter = rng.uniform(*_DIAMETERS)
@@ -111,7 +111,7 @@ _OPENINGS = ("", "a picture of ", "a drawing of ", "here we see ", "this is an i
 
 
 def _write_captions(rng: np.random.Generator, objects: list[Object], background: str) -> tuple[str, ...]:
-    """Five captions: everything, the count, the place first, the largest object, the colours."""
+    """Five captions: all objects, their number, the place first, the largest object, the colors."""
     opening, *places = rng.integers(0, (len(_OPENINGS), 3, 3, 3, 3, 3)).tolist()
     everywhere = [_PLACES[background][place] for place in places]
     colors = _and(list(dict.fromkeys(item.color for item in objects)))
@@ -126,7 +126,7 @@ def _write_captions(rng: np.random.Generator, objects: list[Object], background:
 
 
 def _compare_sizes(objects: list[Object]) -> str:
-    """The clearly largest object and then the others; where sizes are much alike, just the list."""
+    """The largest object and then the others, or a list if sizes are similar."""
     first, *others = sorted(objects, key=lambda item: -item.diameter)
     if not others:
         return f"only {_list(objects, 'size', 'color', 'texture', 'shape')}"
@@ -137,13 +137,13 @@ def _compare_sizes(objects: list[Object]) -> str:
 
 
 def _list(objects: list[Object], *attributes: str) -> str:
-    """The objects in words, those alike in all the attributes counted together: 'a red star and two blue rings'."""
+    """A phrase for the objects, with equal ones counted: 'a red star and two blue rings'."""
     words = [" ".join(filter(None, (_word(item, name) for name in attributes))) for item in objects]
     return _and([_count(phrase, number) for phrase, number in Counter(words).items()])
 
 
 def _word(item: Object, attribute: str) -> str:
-    """What a person would say of an attribute: nothing of a solid texture or of a middling size."""
+    """The word for an attribute; none for a solid texture or a medium size."""
     if attribute == "size":
         return "small" if item.diameter < _SMALL else "large" if item.diameter > _LARGE else ""
     word = getattr(item, attribute)

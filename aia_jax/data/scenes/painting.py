@@ -1,4 +1,4 @@
-"""The drawing of `scenes`: outlines, textures and backgrounds, all in units of the picture's side."""
+"""Paints scenes: outlines, textures and backgrounds, in units of the side of the picture."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _RIM = 1.5
 
 @dataclass(frozen=True)
 class Object:
-    """One shape of a scene; lengths in units of the picture's side, `angle` in radians."""
+    """A shape in a scene. Lengths are in units of the side of the picture, `angle` in radians."""
 
     shape: str
     color: str
@@ -26,7 +26,7 @@ class Object:
 
 
 def paint(rng: np.random.Generator, background: str, objects: Sequence[Object], size: int) -> np.ndarray:
-    """The picture, uint8 `[size, size, 3]`: the background, the objects on it, then light and grain over all."""
+    """Paints the background, the objects, then light and grain over all: uint8 `[size, size, 3]`."""
     canvas = _BACKGROUNDS[background](rng, size)
     for item in objects:
         _paint_object(canvas, item)
@@ -34,12 +34,12 @@ def paint(rng: np.random.Generator, background: str, objects: Sequence[Object], 
 
 
 def _polar(radii: Sequence[float], start: float = -np.pi / 2) -> np.ndarray:
-    """Corners `[N, 2]` at evenly spaced angles, the first of them on top."""
+    """Corners `[N, 2]` at evenly spaced angles, the first one at the top."""
     angles = start + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii)[:, None]
 
 
-# Outlines `[N, 2]` within about the unit circle; a second outline is a hole.
+# Outlines `[N, 2]` within about the unit circle. A second outline is a hole.
 _CROSS = np.array([(1, 3), (1, 1), (3, 1), (3, -1), (1, -1), (1, -3)]) / 3.1
 _HOURGLASS = np.array([(-0.72, -0.8), (0.72, -0.8), (0.14, 0), (0.72, 0.8), (-0.72, 0.8), (-0.14, 0)])
 _OUTLINES = {
@@ -52,7 +52,7 @@ _OUTLINES = {
 
 
 def _paint_object(canvas: np.ndarray, item: Object) -> None:
-    """Blends one object into `canvas` `[S, S, 3]`: a dark outline, a plain rim, and the texture within the rim."""
+    """Blends an object into `canvas` `[S, S, 3]`: a dark outline, a plain rim, and the texture inside the rim."""
     size = canvas.shape[0]
     left, top = (max(int((axis - item.diameter / 2) * size) - 2, 0) for axis in item.center)
     patch = canvas[top:, left:][: (side := int(item.diameter * size) + 6), :side]
@@ -73,7 +73,7 @@ def _paint_object(canvas: np.ndarray, item: Object) -> None:
 
 
 def _coverage(outlines: list[np.ndarray], shape: tuple[int, ...], line: int, width: int) -> np.ndarray:
-    """How much of each pixel, 0..1 `[H, W, 1]`, lies within the outlines, their lines counted (255) or not (0)."""
+    """The fraction of each pixel inside the outlines, 0..1 `[H, W, 1]`, with their lines (255) or without (0)."""
     image = Image.new("L", (shape[1] * _SUPERSAMPLING, shape[0] * _SUPERSAMPLING))
     pen = ImageDraw.Draw(image)
     for outline, fill in zip(outlines, (255, 0), strict=False):
@@ -84,7 +84,7 @@ def _coverage(outlines: list[np.ndarray], shape: tuple[int, ...], line: int, wid
 
 
 def _dark(texture: str, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
-    """The dark parts of a texture, 0..1 `[H, W]`, at points of the object's own axes; edges are one pixel soft."""
+    """The darkness of a texture, 0..1 `[H, W]`, at points in the axes of the object. Edges are one pixel wide."""
     if texture == "striped":
         dark = np.sin(2 * np.pi / 0.086 * x) * (0.086 * size / 6)
     elif texture == "checkered":
@@ -95,7 +95,7 @@ def _dark(texture: str, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, size: int, rows: int, columns: int) -> np.ndarray:
-    """Smooth noise `[size, size, 1]` of about unit variance, drawn on a lattice whatever the size."""
+    """Smooth noise `[size, size, 1]` of about unit variance, sampled on a lattice that does not depend on `size`."""
     lattice = Image.fromarray(rng.standard_normal((rows, columns), np.float32))
     return np.asarray(lattice.resize((size, size), Image.Resampling.BICUBIC))[..., None]
 
@@ -158,7 +158,7 @@ _BACKGROUNDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 
 
 def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Uneven light over the whole picture and grain in every pixel: uint8 `[S, S, 3]`."""
+    """Adds a gradient of light and grain to the picture: uint8 `[S, S, 3]`."""
     size = canvas.shape[0]
     x, y = _grid(size)
     angle = rng.uniform(0, 2 * np.pi)

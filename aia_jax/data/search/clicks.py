@@ -1,10 +1,10 @@
-"""Images with queries that found them, in files: Clickture's click log, or COCO's captions taken for queries.
+"""Images and queries from files: Clickture's click log, or COCO's captions as queries.
 
-<root>/<name>/{split}_maps.npy                        [N, h, w, F], or [N, h w, F] as `aia features` writes them
-<root>/<name>/keyword_{record,ranges}_{split}.npy     as `aia keywords --split {split}` writes them, with
+<root>/<name>/{split}_maps.npy                        [N, h, w, F], or [N, h w, F] as written by `aia features`
+<root>/<name>/keyword_{record,ranges}_{split}.npy     as written by `aia keywords --split {split}`, with
 <root>/<name>/keyword_names_{split}.json              {file: id} in the order of the maps, and
 <root>/<name>/keyword_vocabulary.json
-<root>/clickture/{split}_clicks.tsv                   lines of an image's id, a query, and how often it was clicked
+<root>/clickture/{split}_clicks.tsv                   lines of an image id, a query, and its number of clicks
 <root>/coco/dataset.json                              {"images": [{"imgid": 0, "sentences": [{"raw": "..."}]}]}
 """
 
@@ -35,10 +35,10 @@ _IDS = "{file: id}, as aia keywords writes it"
 
 
 class ClickedImages:
-    """The splits of a folder in that layout.
+    """The splits of a folder in this layout.
 
     Args:
-        config: of image search.
+        config: config of image search.
     """
 
     def __init__(self, config: ConfigDict):
@@ -46,23 +46,23 @@ class ClickedImages:
         self._folder = Path(config.data.root) / config.data.name
 
     caveat = ""
-    keyword_quality: Mapping[str, tuple[float, float]] = MappingProxyType({})  # not known
+    keyword_quality: Mapping[str, tuple[float, float]] = MappingProxyType({})  # unknown
 
     @property
     def digest(self) -> str:
-        """Tells nothing: what made the maps is not known."""
+        """Empty, because the source of the maps is unknown."""
         return ""
 
     @functools.cached_property
     def keyword_names(self) -> tuple[str, ...]:
-        """The keywords, by id."""
+        """The keywords, ordered by id."""
         return KeywordVocabulary.load(self._folder / "keyword_vocabulary.json").words
 
     def load(self, name: str) -> SearchImages:
-        """The images of "train", "validation" or "test", and the queries that found one of them.
+        """Loads the images of "train", "validation" or "test", and the queries for them.
 
         Raises:
-            InputError: files that are absent, malformed or do not fit each other.
+            InputError: files are absent, malformed or do not match.
         """
         maps = _maps(self._folder / f"{name}_maps.npy")
         record, ranges = (self._folder / f"keyword_{kind}_{name}.npy" for kind in ("record", "ranges"))
@@ -71,7 +71,7 @@ class ClickedImages:
         if len(ids) != len(maps):
             raise InputError(f"{maps.path} holds maps of {len(maps):,} images, but {len(ids):,} have keywords")
         pairs = self._captions() if self._data.name == "coco" else _clicks(self._folder / f"{name}_clicks.tsv")
-        queries = _queries(pairs, {int(image): row for row, image in enumerate(ids)})
+        queries = _group_by_text(pairs, {int(image): row for row, image in enumerate(ids)})
         if not len(queries):
             raise InputError(f"no query in {self._folder} is of an image of the split {name!r}")
         return SearchImages(maps, *records.padded(ids, self._data.max_keywords), queries)
@@ -120,8 +120,8 @@ def _clicks(path: Path) -> Iterator[tuple[int, str]]:
         yield int(image), rest[0].strip()
 
 
-def _queries(pairs: Iterable[tuple[int, str]], rows: dict[int, int]) -> Queries:
-    """The queries of images that are in `rows`, id to row, each text once."""
+def _group_by_text(pairs: Iterable[tuple[int, str]], rows: dict[int, int]) -> Queries:
+    """Queries for images in `rows`, which maps ids to rows; each text once."""
     found: dict[str, set[int]] = defaultdict(set)
     for image, text in pairs:
         if image in rows:

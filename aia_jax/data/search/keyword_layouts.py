@@ -1,4 +1,4 @@
-"""Where the keyword files of images lie, and which id each image has: Clickture, COCO, or any folder."""
+"""Locations of keyword files and ids of images: Clickture, COCO, or any folder."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import list_files, read_json, read_text
 from aia_jax.utils.messages import list_problems
 
-COCO_SPLITS = ("train", "test")  # of these there are keywords
+COCO_SPLITS = ("train", "test")  # with keywords
 
 _COCO_FIELDS = ("images", "split", "filename", "imgid")
 _COCO = '{"images": [{"split": "train", "filename": "a.jpg", "imgid": 0}, ...]}'
@@ -26,11 +26,11 @@ class KeywordSplit:
     """The images of a split.
 
     Attributes:
-        name: of the split.
-        folder: where the keyword files lie.
-        names: of N images: of their keyword files, below `folder` and without .json.
-        ids: int32 `[N]`, each once.
-        num_ids: more than the largest id, of splits that share their ids the largest of all.
+        name: name of the split.
+        folder: folder of the keyword files.
+        names: N keyword files, relative to `folder` and without .json.
+        ids: int32 `[N]`, without repeats.
+        num_ids: one more than the largest id of all splits that share ids.
     """
 
     name: str
@@ -48,15 +48,15 @@ class KeywordSplit:
 
 
 def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
-    """The images of a list such as clickture-dev.lst, whose lines name files; the last part of a line is the id.
+    """Reads the images of a list of files, such as clickture-dev.lst. The last part of a path is the id.
 
     Raises:
-        InputError: no such list, it is empty, a line ends with no number, or an id stands there twice.
+        InputError: the list is absent or empty, a line does not end with a number, or an id is repeated.
     """
     lines = [line.strip().strip("/") for line in read_text(listed).rstrip().split("\n")]
     if lines == [""]:
         raise InputError(f"{listed} is empty; it needs a file on every line, whose last part is the image's id")
-    found = (name_problem(line) if line else "" for line in lines)  # an empty one has no id
+    found = (name_problem(line) if line else "" for line in lines)  # `validate_ids` reports empty lines.
     if problems := [f"{listed}:{number}: {problem}" for number, problem in enumerate(found, start=1) if problem]:
         raise InputError(f"{listed} names {len(problems):,} file(s) that cannot be:{list_problems(problems)}")
     ids = (line.rpartition("/")[2] for line in lines)
@@ -66,15 +66,14 @@ def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
 
 
 def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
-    """COCO's training and test images; the ids are `imgid`, and count together.
+    """Reads COCO's training and test images. Their ids, `imgid`, are unique over both splits.
 
     Args:
         dataset: dataset.json, `{"images": [{"split", "filename", "imgid"}, ...]}`.
-        folder: holds keyword_train and keyword_test with a file for each image, named as the photo.
+        folder: contains keyword_train and keyword_test with a file for each image, named like the photo.
 
     Raises:
-        InputError: no such JSON, a field that is absent or of another type, an id that stands there twice, or a split
-            without images.
+        InputError: the file is absent or malformed, an id is repeated, or a split has no images.
     """
     images = _coco_images(dataset)
     ids = validate_ids((image["imgid"] for image in images), lambda index: f"{dataset}: images[{index}].imgid")
@@ -92,7 +91,7 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
 
 
 def folder_split(folder: Path, name: str) -> KeywordSplit:
-    """All .json files below a folder, by name, without hidden ones; the ids are their order.
+    """Lists the .json files below a folder, sorted, without hidden ones. The ids are their positions.
 
     Raises:
         InputError: there is none.
@@ -104,13 +103,13 @@ def folder_split(folder: Path, name: str) -> KeywordSplit:
 
 
 def validate_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndarray:
-    """Ids of images, int32 `[N]`, each once.
+    """Checks that ids of images are valid and unique, and returns them as int32 `[N]`.
 
     Args:
-        where: says where the one of an index stands.
+        where: maps an index to the place in the file, for messages.
 
     Raises:
-        InputError: some are not, all listed together.
+        InputError: some are not; the message lists all problems.
     """
     first_use: dict[int, int] = {}
     problems = []
@@ -118,14 +117,14 @@ def validate_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndar
         if type(number) is not int or not 0 <= number <= LARGEST_ID:
             problems.append(f"{where(index)}: {number!r:.40} is no id, a number from 0 to {LARGEST_ID:,}")
         elif (first := first_use.setdefault(number, index)) != index:
-            problems.append(f"{where(index)}: id {number} stands at {where(first)} already")
+            problems.append(f"{where(index)}: id {number} is already at {where(first)}")
     if problems:
-        raise InputError(f"{len(problems):,} image(s) have no id of their own:{list_problems(problems)}")
+        raise InputError(f"{len(problems):,} image(s) have no unique id:{list_problems(problems)}")
     return np.fromiter(first_use, np.int32, len(first_use))
 
 
 def _coco_images(dataset: Path) -> list[dict[str, Any]]:
-    document = read_json(dataset, _COCO, fields=_COCO_FIELDS)  # without the captions, most of the file
+    document = read_json(dataset, _COCO, fields=_COCO_FIELDS)  # without captions, which are most of the file
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(images, list) or not images:
         raise InputError(f"{dataset} has no images; expected {_COCO}")

@@ -1,7 +1,7 @@
-"""Which image has which keywords: the record, rows of image and word, and the range of rows of each image.
+"""Keywords of images as two arrays: the record, rows of (image, word), and the range of rows of each image.
 
-AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT) announces the record under the name img_keyword_ind_*.npy; its
-programs save the ranges under that name, and the record not at all.
+AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT) documents the record under the name img_keyword_ind_*.npy. Its
+programs save the ranges under this name, and do not save the record.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ import numpy as np
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.utils.errors import InputError
 
-LARGEST_ID = 2**27 - 1  # there is a range for every id up to the largest: 2 GB
+LARGEST_ID = 2**27 - 1  # Every id up to the largest has a range: 2 GB.
 
-_CHUNK = 1 << 20  # rows of a record that are looked at together
+_CHUNK = 1 << 20  # rows of a record to check at once
 _RANGES = (
     "{path} holds ranges, the first and last row of each image, but the record is wanted, rows [image, word]. The"
     " published programs save ranges alone, as img_keyword_ind_*.npy, and no word can be had from them: `aia keywords`"
@@ -25,12 +25,12 @@ _RANGES = (
 
 @dataclasses.dataclass(frozen=True)
 class KeywordRecords:
-    """Which image has which keywords.
+    """The keywords of images.
 
     Attributes:
-        record: integers `[N, 2]`, rows of image id and word id, memory-mapped; the rows of an image one after the
-            other, the images in any order.
-        ranges: int64 `[I, 2]`, the first and last row of each image id, inclusive; -1 -1: it has no keywords.
+        record: integers `[N, 2]`, rows of image id and word id, memory-mapped. The rows of an image are in sequence,
+            the images in any order.
+        ranges: int64 `[I, 2]`, the first and last row of each image id, inclusive; -1 -1: no keywords.
     """
 
     record: MappedRows
@@ -45,18 +45,18 @@ class KeywordRecords:
         num_ids: int | None = None,
         num_words: int | None = None,
     ) -> "KeywordRecords":
-        """Reads the record, once through, and checks it.
+        """Reads and checks the record, in one pass.
 
         Args:
-            record_path: `[N, 2]`, which `aia keywords` writes as `keyword_record_{split}.npy`.
-            ranges_path: `[I, 2]`, its `keyword_ranges_{split}.npy` or what the published programs call
-                `img_keyword_ind_*.npy`, the latter also where it ends before I; None: the record says all.
-            num_ids: I; None: as many as there are ranges, or one more than the largest id of the record.
-            num_words: size of the vocabulary; None: word ids have no bound.
+            record_path: `[N, 2]`, `keyword_record_{split}.npy` of `aia keywords`.
+            ranges_path: `[I, 2]`, `keyword_ranges_{split}.npy`, or `img_keyword_ind_*.npy` of the published programs,
+                which may end before I; None: computed from the record.
+            num_ids: I; None: the number of ranges, or one more than the largest id of the record.
+            num_words: size of the vocabulary; None: no bound for word ids.
 
         Raises:
-            InputError: a file is absent, truncated or not of integers, holds the other's content, is out of bounds, or
-                the two do not fit each other.
+            InputError: a file is absent, truncated, not of integers or out of bounds, holds the content of the other,
+                or the two do not match.
         """
         record = _map_pairs(record_path)
         if ranges_path is None:
@@ -88,11 +88,11 @@ class KeywordRecords:
             indices: ids of images, integers `[B]`.
 
         Returns:
-            ids: int32 `[B, width]`, padded with 0, which is a word too.
-            counts: int32 `[B]`, how many of each row are keywords.
+            ids: int32 `[B, width]`, padded with 0, which is also the id of a word.
+            counts: int32 `[B]`, number of keywords in each row.
 
         Raises:
-            InputError: there is no such id.
+            InputError: an id is out of range.
         """
         indices = np.asarray(indices)
         outside = indices[(indices < 0) | (indices >= len(self.ranges))]
@@ -100,19 +100,19 @@ class KeywordRecords:
             raise InputError(f"image {outside[0]} is not among the {len(self.ranges):,} ids of {self.record.path}")
         ranges = self.ranges[indices]
         counts = np.where(ranges[:, 0] < 0, 0, np.minimum(ranges[:, 1] - ranges[:, 0] + 1, width))
-        held = np.arange(width) < counts[:, None]
-        ids = np.zeros(held.shape, np.int32)
-        ids[held] = self.record[(ranges[:, :1] + np.arange(width))[held]][:, 1]
+        valid = np.arange(width) < counts[:, None]
+        ids = np.zeros(valid.shape, np.int32)
+        ids[valid] = self.record[(ranges[:, :1] + np.arange(width))[valid]][:, 1]
         return ids, counts.astype(np.int32)
 
 
 def write_keyword_records(
     record_path: Path, ranges_path: Path, images: Iterable[tuple[int, np.ndarray]], num_ids: int
 ) -> np.ndarray:
-    """Writes the record and the ranges, see `KeywordRecords`; memory grows with `num_ids` alone.
+    """Writes the record and the ranges, see `KeywordRecords`. Memory grows with `num_ids` only.
 
     Args:
-        images: id and word ids of each image, no id twice.
+        images: image id and word ids of each image, without repeated image ids.
 
     Returns:
         The ranges, int64 `[num_ids, 2]`.
@@ -141,7 +141,7 @@ def _map_pairs(path: str | Path) -> MappedRows:
 
 
 def _find_ranges(record: MappedRows, num_ids: int | None, num_words: int | None) -> np.ndarray:
-    """Where each image's rows are, int64 `[I, 2]`, on one way through the record."""
+    """The range of rows of each image, int64 `[I, 2]`, from one pass over the record."""
     runs = list(_runs(record, num_words))
     ids, firsts = (np.concatenate(parts) for parts in zip(*runs, strict=True)) if runs else np.zeros((2, 0), np.int64)
     largest = int(ids.max(initial=-1))
@@ -162,7 +162,7 @@ def _find_ranges(record: MappedRows, num_ids: int | None, num_words: int | None)
 
 
 def _runs(record: MappedRows, num_words: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Image ids and first rows of the runs of equal ids, chunk by chunk."""
+    """Image ids and first rows of runs of equal ids, chunk by chunk."""
     previous = -1
     for start in range(0, len(record), _CHUNK):
         chunk = record[start : start + _CHUNK].astype(np.int64)
@@ -182,22 +182,22 @@ def _runs(record: MappedRows, num_words: int | None) -> Iterator[tuple[np.ndarra
 
 
 def _plain_ranges(ranges: np.ndarray) -> np.ndarray:
-    """int64; the published programs write 0 -1 for an id 0 without keywords."""
+    """Casts ranges to int64. The published programs write 0 -1 if image 0 has no keywords."""
     ranges = ranges.astype(np.int64)
     ranges[:1][(ranges[:1] == (0, -1)).all(axis=1)] = -1
     return ranges
 
 
 def _are_ranges(pairs: np.ndarray) -> bool:
-    """Whether they cover rows 0 to n, each once; by chance a record's do where no image has two keywords."""
+    """Whether pairs are ranges: they cover rows 0 to n, each once. A record may too if no image has two keywords."""
     firsts = _plain_ranges(pairs[:1000])[:, 0]
     if np.any((firsts[1:] == firsts[:-1]) & (firsts[1:] >= 0)):
         return False
     pairs = _plain_ranges(pairs)
-    held = pairs[(pairs != -1).any(axis=1)]
-    held = held[np.argsort(held[:, 0])]
-    follow = np.array_equal(held[:, 0], np.append(0, held[:-1, 1] + 1)[: len(held)])
-    return len(pairs) > 0 and follow and bool((held[:, 1] >= held[:, 0]).all())
+    used = pairs[(pairs != -1).any(axis=1)]
+    used = used[np.argsort(used[:, 0])]
+    contiguous = np.array_equal(used[:, 0], np.append(0, used[:-1, 1] + 1)[: len(used)])
+    return len(pairs) > 0 and contiguous and bool((used[:, 1] >= used[:, 0]).all())
 
 
 def _check_equal(ranges: np.ndarray, given: np.ndarray, path: str | Path) -> None:

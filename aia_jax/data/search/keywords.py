@@ -1,6 +1,6 @@
-"""Keywords of images, as an auto-tagger wrote them: their words and the vocabulary.
+"""Keywords from an automatic image tagger: their words and the vocabulary.
 
-Files and words are that of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT), whose programs are Python 2.
+Files and words are those of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT), whose programs are Python 2.
 """
 
 import functools
@@ -18,10 +18,10 @@ _TAGGING = '{"tagging": {"keywords": ["a word or more", ...]}}'
 
 
 def read_keywords(path: str | Path) -> list[str]:
-    """The strings of an auto-tagger's JSON, `{"tagging": {"keywords": [...]}}`.
+    """Reads the keywords of a tagger's JSON, `{"tagging": {"keywords": [...]}}`.
 
     Raises:
-        InputError: the file is absent or no such JSON.
+        InputError: the file is absent or malformed.
     """
     document = read_json(path, _TAGGING)
     tagging = document.get("tagging") if isinstance(document, dict) else None
@@ -31,22 +31,22 @@ def read_keywords(path: str | Path) -> list[str]:
 
 
 def analyze(keywords: Iterable[str]) -> list[str]:
-    """The words of keywords: lower case, two letters or more, without English stop words; repeats are kept.
+    """Splits keywords into words of two or more letters, in lower case, without English stop words. Keeps repeats.
 
-    They are scikit-learn's, CountVectorizer(stop_words="english") on the keywords joined by spaces.
+    The result is that of scikit-learn's CountVectorizer(stop_words="english") for the keywords joined by spaces.
     """
     return _analyzer()(" ".join(keywords))
 
 
 class KeywordVocabulary:
-    """Words and their ids, which are their places.
+    """Words and their ids, which are their positions.
 
     Args:
-        words: V words, each once.
-        name: what messages call it, its file for example.
+        words: V different words.
+        name: name for messages, such as the file.
 
     Raises:
-        InputError: a word stands twice.
+        InputError: a word is repeated.
     """
 
     def __init__(self, words: Iterable[str], name: str = "the vocabulary of keywords"):
@@ -55,16 +55,16 @@ class KeywordVocabulary:
         self._ids = {word: number for number, word in enumerate(self.words)}
         if len(self._ids) < len(self.words):
             twice = next(word for number, word in enumerate(self.words) if self._ids[word] != number)
-            raise InputError(f"{name}: {twice!r} stands there twice; every word has one id")
+            raise InputError(f"{name}: {twice!r} is repeated; every word must have one id")
 
     def __len__(self) -> int:
         return len(self.words)
 
     @classmethod
     def fit(cls, documents: Iterable[list[str]], min_count: int = 6) -> "KeywordVocabulary":
-        """The words of at least `min_count` documents, sorted, as CountVectorizer(min_df=min_count) numbers them.
+        """Makes a vocabulary of the words in at least `min_count` documents, with the ids of CountVectorizer(min_df).
 
-        Memory grows with the distinct words, not with the documents.
+        Memory grows with the number of different words only.
 
         Args:
             documents: the words of each image, see `analyze`.
@@ -80,10 +80,10 @@ class KeywordVocabulary:
 
     @classmethod
     def load(cls, path: str | Path) -> "KeywordVocabulary":
-        """Reads what `save` wrote, `{"words": [...]}`.
+        """Reads a file of `save`, `{"words": [...]}`.
 
         Raises:
-            InputError: the file is absent or no such JSON, or a word stands there twice.
+            InputError: the file is absent or malformed, or a word is repeated.
         """
         expected = '{"words": [...]}, which `aia keywords` writes'
         document = read_json(path, expected)
@@ -92,11 +92,11 @@ class KeywordVocabulary:
         return cls(_strings(path, "words", document["words"]), str(path))
 
     def save(self, path: str | Path) -> None:
-        """Writes `{"words": [...]}`, the whole file or none."""
+        """Writes `{"words": [...]}`, atomically."""
         write_json(Path(path), {"words": self.words})
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
-        """int32 `[K]`, ids of the words in their order, repeats kept; without those that the vocabulary lacks."""
+        """The ids of the known words in order, with repeats: int32 `[K]`."""
         ids = (self._ids.get(word) for word in words)
         return np.array([number for number in ids if number is not None], np.int32)
 

@@ -1,4 +1,4 @@
-"""Word vectors from a text file, as GloVe and word2vec write them."""
+"""Word vectors from text files of GloVe and word2vec."""
 
 import math
 from pathlib import Path
@@ -10,18 +10,17 @@ from aia_jax.utils.errors import InputError
 
 
 def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of those words of a vocabulary that a file has.
+    """Reads the vectors of the words in a vocabulary. Memory does not grow with the file.
 
     Args:
-        path: UTF-8 text, a word and its `size` numbers a line; word2vec's first line, of two numbers, is passed over.
-            Read line by line: of the file only the wanted vectors are in memory.
+        path: UTF-8 text with a word and its `size` numbers per line. The header of word2vec, two numbers, is skipped.
 
     Returns:
         ids: int64 `[K]`.
-        vectors: float32 `[K, size]`, scaled together to a mean square of 1, as drawn ones have.
+        vectors: float32 `[K, size]`, scaled together to a mean square of 1, as random initial vectors have.
 
     Raises:
-        InputError: the file is absent or malformed, its vectors are of another size, or it has none of the words.
+        InputError: the file is absent or malformed, its vectors have another size, or it has none of the words.
     """
     found: dict[int, np.ndarray] = {}
     try:

@@ -101,7 +101,7 @@ def test_captions_of_coco_are_queries(clickture, tmp_path):
         ("keyword_names_train.json", b"[]", r"expected \{file: id\}, as aia keywords writes it, found a list"),
         ("keyword_names_train.json", b'{"a": 7.5}', "'a': 7.5 is no id"),
         ("keyword_names_train.json", b'{"a": "7"}', "'a': '7' is no id"),
-        ("keyword_names_train.json", b'{"a": 7, "b": 7}', "'b': id 7 stands at .*'a' already"),
+        ("keyword_names_train.json", b'{"a": 7, "b": 7}', "'b': id 7 is already at .*'a'"),
         ("keyword_names_train.json", b'{"a": 1' + b"0" * 400 + b"}", "'a': 10000.* is no id"),
         ("keyword_names_train.json", b'{"a": 7, "a": 8}', "has the field 'a' twice"),
         ("train_maps.npy", b"PK\x03\x04", "is no .npy file, or truncated"),

@@ -140,7 +140,7 @@ def test_a_vocabulary_is_saved(tmp_path, write):
         ({"words": []}, "has no words"),
         ({"words": {"a": 1}}, "words must be a list of strings"),
         ({"words": ["a", 1]}, r"words\[1\] must be a string, found 1"),
-        ({"words": ["a", "b", "a"]}, "'a' stands there twice; every word has one id"),
+        ({"words": ["a", "b", "a"]}, "'a' is repeated; every word must have one id"),
     ]:
         with pytest.raises(InputError, match=message):
             KeywordVocabulary.load(write(content))
