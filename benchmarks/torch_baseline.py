@@ -235,12 +235,12 @@ def runner(call: Callable[[], object], device: torch.device) -> Callable[[int], 
 
 
 def torch_models() -> types.ModuleType:
-    """Imports `aia_jax.weights.torch_reference`, also if torchvision lacks operators for a CPU build of torch.
+    """Imports `aia_jax.weights.torch_annotator`, also if torchvision lacks operators for a CPU build of torch.
 
     Raises:
         InputError: torch or timm is missing.
     """
-    name = "aia_jax.weights.torch_reference"
+    name = "aia_jax.weights.torch_annotator"
     try:
         return importlib.import_module(name)
     except ImportError as error:

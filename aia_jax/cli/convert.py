@@ -26,7 +26,7 @@ from aia_jax.training.run_record import saved_steps, write_record
 from aia_jax.training.runs import run_arrays
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
-from aia_jax.weights import name_map, sgraf_name_map
+from aia_jax.weights import name_map, sgraf_options
 from aia_jax.weights.load import check_model, model_shapes, read_torch_state
 from aia_jax.weights.torch_files import write_torch_file
 from aia_jax.weights.torch_state import TorchStateDict
@@ -181,7 +181,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
 
 def _beside(config: ConfigDict, info: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
     """What SGRAF's checkpoints hold beside the weights."""
-    options = sgraf_name_map.options_of(config, len(arrays["sgraf.text.embedding"]))
+    options = sgraf_options.options_of(config, len(arrays["sgraf.text.embedding"]))
     return {"epoch": info.get("epoch", 0), "best_rsum": float(info.get("metric", 0)), "opt": options, "Eiters": 0}
 
 

@@ -82,7 +82,7 @@ def verify(
 
 def _torch_models() -> types.ModuleType:
     try:
-        return importlib.import_module("aia_jax.weights.torch_reference")
+        return importlib.import_module("aia_jax.weights.torch_annotator")
     except (ImportError, RuntimeError) as error:
         raise InputError(f"verifying needs torch and timm ({error}): pip install 'aia_jax[verify]'") from None
 

@@ -25,9 +25,9 @@ from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.load import (
     check_same_data,
-    config_of,
     load_arrays,
     model_shapes,
+    with_reasoning_of,
 )
 
 _OUTCOMES = {"annotation": AnnotationEvaluator, "retrieval": RetrievalEvaluator, "search": SearchEvaluator}
@@ -122,7 +122,7 @@ def _run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[
 
 def _elsewhere(config: ConfigDict, sources: Sequence[str], task: Task, split: str) -> Iterator[Candidate]:
     for source in sources:
-        own = config_of(source, config) if len(sources) > 1 else config
+        own = with_reasoning_of(source, config) if len(sources) > 1 else config
         of_source = task if own is config else make_task(own)
         of_source.split(split)
         arrays = load_arrays(source, own, model_shapes(of_source.build_model), of_source.describe())

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from aia_jax.weights import name_map
-from aia_jax.weights.torch_reference import load_torch, pad_as_at
+from aia_jax.weights.torch_annotator import fix_padding, load_torch
 from aia_jax.weights.torch_state import identify_state
 
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
@@ -56,13 +56,13 @@ def build_twin(
         config: whose `model` the arrays are of.
         arrays: path to array of the whole model.
         family: of its backbone.
-        resolution: of EfficientNet-Lite: what images are padded as at, see `pad_as_at`; None: as their size asks for.
+        resolution: of EfficientNet-Lite: what images are padded as at, see `fix_padding`; None: as their size asks for.
     """
     arrays = {path: np.asarray(value, np.float32) for path, value in arrays.items()}
     state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family=family)
     twin = load_torch(config, identify_state(state, "the model"), state)
     if resolution:
-        pad_as_at(twin.body, resolution)
+        fix_padding(twin.body, resolution)
     return twin
 
 

@@ -1,4 +1,4 @@
-"""Weights files of others, read without executing anything in them, and written for others."""
+"""Reads PyTorch and safetensors files without executing anything in them, and writes them."""
 
 import argparse
 import importlib
@@ -11,36 +11,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401, teaches NumPy bfloat16
+import ml_dtypes  # noqa: F401, registers bfloat16 with NumPy
 import numpy as np
 
 from aia_jax.utils.errors import InputError
 
 _WRAPPERS = ("state_dict", "model")
-_DEEPEST = 4  # wrappers within wrappers
-_ENCODERS = 3  # of SGRAF, each with a state dict of its own
+_MAX_DEPTH = 4  # of wrappers in wrappers
+_NUM_ENCODERS = 3  # of SGRAF; each has its own state dict
 _FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 
 
 def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """What a `.safetensors` file holds, or one that `torch.save` wrote, unpickled with `weights_only=True`.
+    """Reads a `.safetensors` file, or a file of `torch.save` with `weights_only=True`.
 
-    A dict inside `{"state_dict": ...}` or `{"model": ...}` is unwrapped, and `module.` taken off where every name
-    starts with it. Three state dicts become one, of names that begin with `0.`, `1.` and `2.`.
+    Unwraps a dict in `{"state_dict": ...}` or `{"model": ...}`, and removes `module.` if all names begin with it. Joins
+    three state dicts to one, with names that begin with `0.`, `1.` and `2.`.
 
     Returns:
-        Name to array; floating ones are float32. The options that lie beside the arrays as `opt`, an
-        `argparse.Namespace`; None: there are none.
+        Name to array, with float32 for all floating types; and the options in the file's `opt`, an
+        `argparse.Namespace`, or None.
 
     Raises:
-        InputError: absent, damaged, truncated, holding anything but arrays or NaN among them, or torch is missing.
+        InputError: the file is missing, damaged or truncated, or holds other objects than arrays, NaN or infinity; or
+            torch is not installed.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} is no file; give a .pth, .pt, .bin or .safetensors file")
     read = _read_safetensors if _is_safetensors(path) else _read_torch
     content, options = _unwrap(read(path), path)
-    state = _without_prefix(_arrays(content, path), "module.")
+    state = _without_module_prefix(_to_arrays(content, path))
     broken = [name for name, value in state.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
     if broken:
         raise InputError(f"{path} holds NaN or infinity in {len(broken)} array(s), first in {broken[0]}")
@@ -50,16 +51,16 @@ def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
 def write_torch_file(
     path: str | Path, state: dict[str, np.ndarray], *, beside: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a `.safetensors` file, or else one for `torch.load`; the whole file or none.
+    """Writes a `.safetensors` file, or a file for `torch.load`; the whole file or none.
 
     Args:
-        path: to write.
+        path: the file.
         state: name to array.
-        beside: for `torch.load`, the other entries of SGRAF's checkpoints, options as a dict `opt`; the arrays, of
-            names that begin with `0.`, `1.` and `2.`, are then a list of state dicts, `model`.
+        beside: for `torch.load`, the other entries of SGRAF's checkpoints, with the options as a dict `opt`. The
+            arrays, whose names begin with `0.`, `1.` and `2.`, then become a list of state dicts, `model`.
 
     Raises:
-        InputError: torch or safetensors is missing.
+        InputError: torch or safetensors is not installed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,12 +68,12 @@ def write_torch_file(
     try:
         if path.suffix == ".safetensors":
             arrays = {name: np.ascontiguousarray(value) for name, value in state.items()}
-            _needed("safetensors.numpy").save_file(arrays, temporary)
+            _import("safetensors.numpy").save_file(arrays, temporary)
         else:
-            torch = _needed("torch")
+            torch = _import("torch")
             content: dict[str, Any] = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
             if beside is not None:
-                content = {**beside, "model": _split(content), "opt": argparse.Namespace(**beside["opt"])}
+                content = {**beside, "model": _split_encoders(content), "opt": argparse.Namespace(**beside["opt"])}
             torch.save(content, temporary)
         temporary.replace(path)
     finally:
@@ -81,24 +82,24 @@ def write_torch_file(
 
 def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # behind the length of its JSON
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # JSON follows its length of 8 bytes
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    safetensors = _needed("safetensors")
+    safetensors = _import("safetensors")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: _as_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, it is no dict
+            return {name: _to_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, not a dict
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged, truncated or no safetensors file: {error}") from None
 
 
 def _read_torch(path: Path) -> Any:
-    torch = _needed("torch")
-    _check_unpacked(path)
+    torch = _import("torch")
+    _check_unpacked_size(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of pickle protocols and old storages
+            warnings.simplefilter("ignore")  # about pickle protocols and old storages
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = _FORBIDDEN.search(str(error))
@@ -108,36 +109,30 @@ def _read_torch(path: Path) -> Any:
         ) from None
     except MemoryError:
         raise
-    except Exception as error:  # torch's readers raise almost anything for bytes that are no valid archive.
-        raise InputError(f"{path} is damaged, truncated or no file of torch.save: {_first_line(error)}") from None
+    except Exception as error:  # torch raises almost any type for bytes that are no valid archive
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is damaged, truncated or no file of torch.save: {reason}") from None
 
 
-def _check_unpacked(path: Path) -> None:
-    """Refuses archives that unpack to more than they hold; `torch.save` compresses nothing."""
+def _check_unpacked_size(path: Path) -> None:
+    """Refuses archives that unpack to more bytes than they have; `torch.save` compresses nothing."""
     try:
         with zipfile.ZipFile(path) as archive:
             num_bytes = sum(part.file_size for part in archive.infolist())
-    except Exception:  # it is torch's to tell what is wrong with a file that is no archive, or a damaged one
+    except Exception:  # no archive, or a damaged one: torch reports that
         return
     if num_bytes > path.stat().st_size:
         raise InputError(
             f"{path} is refused: a file of {path.stat().st_size:,} bytes that unpacks to {num_bytes:,}, perhaps a zip "
-            "bomb. If it was compressed, save it anew with torch.save"
+            "bomb. If it was compressed, save it again with torch.save"
         )
 
 
 def _unwrap(content: Any, path: Path) -> tuple[dict[Any, Any], dict[str, Any] | None]:
-    """A dict of what should be arrays, and the options that lay beside it."""
+    """Returns the innermost dict, whose values should be arrays, and the options found beside it."""
     options = None
-    for _ in range(_DEEPEST):
-        wrapper = next(
-            (
-                name
-                for name in _WRAPPERS
-                if isinstance(content, dict) and (isinstance(content.get(name), dict) or _encoders(content.get(name)))
-            ),
-            None,
-        )
+    for _ in range(_MAX_DEPTH):
+        wrapper = next((name for name in _WRAPPERS if _is_wrapped(content, name)), None)
         if wrapper is None:
             break
         beside = [name for name, value in content.items() if hasattr(value, "detach")]
@@ -147,33 +142,37 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[Any, Any], dict[str, Any] | 
             options = vars(content["opt"])
         content = content[wrapper]
     if encoders := _encoders(content):
-        parts = [_without_prefix({str(name): value for name, value in part.items()}, "module.") for part in encoders]
+        parts = [_without_module_prefix({str(name): value for name, value in part.items()}) for part in encoders]
         content = {f"{number}.{name}": value for number, part in enumerate(parts) for name, value in part.items()}
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} holds no state dict but {type(content).__name__}; save model.state_dict()")
     return content, options
 
 
+def _is_wrapped(content: Any, name: str) -> bool:
+    return isinstance(content, dict) and (isinstance(content.get(name), dict) or bool(_encoders(content.get(name))))
+
+
 def _encoders(content: Any) -> list[dict[Any, Any]] | None:
-    """The three state dicts that `content` is, if it is that."""
+    """Returns the three state dicts of SGRAF's encoders, or None if `content` is anything else."""
     parts = list(content.values()) if isinstance(content, dict) else content
-    fits = isinstance(parts, list | tuple) and len(parts) == _ENCODERS and all(isinstance(part, dict) for part in parts)
-    return list(parts) if fits else None
+    fits = isinstance(parts, list | tuple) and len(parts) == _NUM_ENCODERS
+    return list(parts) if fits and all(isinstance(part, dict) for part in parts) else None
 
 
-def _split(state: Mapping[str, Any]) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{} for _ in range(_ENCODERS)]
+def _split_encoders(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{} for _ in range(_NUM_ENCODERS)]
     for name, value in state.items():
         number, _, inner = name.partition(".")
         parts[int(number)][inner] = value
     return parts
 
 
-def _arrays(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
+def _to_arrays(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
     state, others = {}, []
     for name, value in content.items():
         try:
-            state[str(name)] = _as_array(value)
+            state[str(name)] = _to_array(value)
         except (TypeError, ValueError, RuntimeError):
             others.append(f"{name} ({type(value).__name__})")
     if others:
@@ -181,7 +180,7 @@ def _arrays(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
     return state
 
 
-def _as_array(value: Any) -> np.ndarray:
+def _to_array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach()
         if value.untyped_storage().nbytes() < value.nelement() * value.element_size():
@@ -192,18 +191,14 @@ def _as_array(value: Any) -> np.ndarray:
     return value.astype(np.float32) if value.dtype.kind in "fV" else value
 
 
-def _without_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    if not state or not all(name.startswith(prefix) for name in state):
-        return state
-    return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()}, prefix)
+def _without_module_prefix(state: dict[str, Any]) -> dict[str, Any]:
+    while state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
 
 
-def _needed(module: str) -> types.ModuleType:
+def _import(module: str) -> types.ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
         raise InputError(f"this needs {module.split('.')[0]}: pip install 'aia_jax[convert]'") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

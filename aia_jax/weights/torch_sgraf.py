@@ -1,7 +1,7 @@
-"""SGRAF in PyTorch, one caption after the other: what conversions of retrieval are verified against.
+"""SGRAF in PyTorch, which scores one caption at a time: the reference for conversions of retrieval models.
 
-Written from the paper (Diao et al., AAAI 2021, arXiv 2101.01368); parameter names are those of the authors' files
-behind the number of the encoder. Importing this needs torch.
+Written from the paper (Diao et al., AAAI 2021, arXiv 2101.01368). Parameter names are those of the authors' files after
+the number of the encoder. Importing this module needs torch.
 """
 
 import numpy as np
@@ -16,19 +16,18 @@ Encoded = tuple[Tensor, Tensor]
 
 
 class ImageEncoder(nn.Module):
-    """Regions `[I, R, F]` to vectors of length 1, `[I, R, D]`."""
+    """Regions `[I, R, F]` to unit vectors `[I, R, D]`."""
 
     def __init__(self, num_features: int, embed_size: int):
         super().__init__()
         self.fc = nn.Linear(num_features, embed_size)
 
     def forward(self, features: Tensor) -> Tensor:
-        """See the class."""
         return l2norm(self.fc(features))
 
 
 class CaptionEncoder(nn.Module):
-    """Tokens `[C, L]` of `lengths` `[C]` to vectors of length 1, `[C, L, D]`, 0 beyond the lengths."""
+    """Tokens `[C, L]` with `lengths` `[C]` to unit vectors `[C, L, D]`, 0 beyond the lengths."""
 
     def __init__(self, num_words: int, word_size: int, embed_size: int, dropout: float):
         super().__init__()
@@ -37,7 +36,6 @@ class CaptionEncoder(nn.Module):
         self.cap_rnn = nn.GRU(word_size, embed_size, batch_first=True, bidirectional=True)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """See the class."""
         words = self.dropout(self.embed(tokens))
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.cap_rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
@@ -45,7 +43,7 @@ class CaptionEncoder(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Vectors `[B, N, D]` to one of length 1, `[B, D]`; with batch norm if there are always `num_regions` of them."""
+    """Vectors `[B, N, D]` to one unit vector `[B, D]`; with batch norm if N is always `num_regions`."""
 
     def __init__(self, size: int, num_regions: int | None, dropout: float):
         super().__init__()
@@ -59,13 +57,12 @@ class SelfAttention(nn.Module):
         self.embedding_common = nn.Sequential(nn.Linear(size, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         asked = self.embedding_local(x) * self.embedding_global(x.mean(1)).unsqueeze(1)
         return l2norm((self.embedding_common(asked).softmax(1) * x).sum(1))
 
 
 class GraphStep(nn.Module):
-    """A step of SGR: every node `[I, N, S]` takes from all of them."""
+    """A step of SGR: each node of `[I, N, S]` attends to all nodes."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -74,13 +71,12 @@ class GraphStep(nn.Module):
         self.sim_graph_w = nn.Linear(size, size)
 
     def forward(self, nodes: Tensor) -> Tensor:
-        """See the class."""
         edges = (self.graph_query_w(nodes) @ self.graph_key_w(nodes).mT).softmax(-1)
         return self.sim_graph_w(edges @ nodes).relu()
 
 
 class Filtration(nn.Module):
-    """SAF: alignments `[I, N, S]` to their weighted mean of length 1, `[I, S]`."""
+    """SAF: alignments `[I, N, S]` to their normalised weighted mean `[I, S]`."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -88,14 +84,13 @@ class Filtration(nn.Module):
         self.bn = nn.BatchNorm1d(1)
 
     def forward(self, alignments: Tensor) -> Tensor:
-        """See the class."""
         weights = self.bn(self.attn_sim_w(alignments).mT).sigmoid()
         weights = weights / (weights.sum(-1, keepdim=True) + _EPSILON)
         return l2norm((weights @ alignments).squeeze(1))
 
 
 class SimilarityEncoder(nn.Module):
-    """Images, `[I, R, D]`, and captions to scores `[C, I]`."""
+    """Scores images `[I, R, D]` for one caption; see `score`."""
 
     def __init__(self, embed_size: int, similarity_size: int, num_regions: int, reasoning: str, dropout: float):
         super().__init__()
@@ -110,7 +105,7 @@ class SimilarityEncoder(nn.Module):
             self.SAF_module = Filtration(similarity_size)
 
     def score(self, images: Encoded, words: Tensor, whole: Tensor) -> Tensor:
-        """One caption, `[L, D]` and `[D]` without padding, against all images: `[I]`."""
+        """Scores one caption, `[L, D]` and `[D]` without padding, for all images: `[I]`."""
         regions, image_wholes = images
         affinity = l2norm(functional.leaky_relu(regions @ words.T, 0.1))
         context = l2norm((9 * affinity).softmax(1).mT @ regions)
@@ -127,14 +122,14 @@ class SimilarityEncoder(nn.Module):
 
 
 class TorchSGRAF(nn.ModuleList):
-    """The three encoders; its `state_dict` is named as `convert.files.read_weights` names those of the authors.
+    """The three encoders; `read_torch_file` gives the authors' files the names of its `state_dict`.
 
     Args:
-        num_words: of the vocabulary.
-        num_features, num_regions: channels and number of an image's regions.
-        embed_size, word_size, similarity_size: D, of the word vectors, and S.
+        num_words: size of the vocabulary.
+        num_features, num_regions: F, R.
+        embed_size, word_size, similarity_size: D, size of the word vectors, S.
         reasoning: "sgr" or "saf".
-        dropout: of words and in the self-attention.
+        dropout: for words and the self-attention.
     """
 
     def __init__(
@@ -158,33 +153,33 @@ class TorchSGRAF(nn.ModuleList):
         )
 
     def encode_images(self, features: Tensor) -> Encoded:
-        """Regions `[I, R, F]` to `[I, R, D]` of each and `[I, D]` of all."""
+        """Encodes regions `[I, R, F]` to `[I, R, D]`, and their pooled vectors `[I, D]`."""
         regions = self[0](features)
         return regions, self[2].v_global_w(regions)
 
     def encode_captions(self, tokens: Tensor, lengths: Tensor) -> Encoded:
-        """Tokens `[C, L]` to `[C, L, D]` of each and `[C, D]` of all."""
+        """Encodes tokens `[C, L]` to `[C, L, D]`, and their pooled vectors `[C, D]`."""
         words = self[1](tokens, lengths)
         wholes = [self[2].t_global_w(own[None, :length]) for own, length in zip(words, lengths.tolist(), strict=True)]
         return words, torch.cat(wholes)
 
     def similarity(self, images: Encoded, captions: Encoded, lengths: Tensor) -> Tensor:
-        """Scores `[C, I]`, caption by caption, each of them moving SAF's running statistics in training."""
+        """Scores `[C, I]`, caption by caption; in training each caption updates SAF's running statistics."""
         rows = zip(*captions, lengths.tolist(), strict=True)
         return torch.stack([self[2].score(images, words[:length], whole) for words, whole, length in rows])
 
 
 def l2norm(x: Tensor) -> Tensor:
-    """Over the last axis."""
+    """Normalises over the last axis."""
     return x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + _EPSILON)
 
 
 def load_torch(model: ConfigDict, state: dict[str, np.ndarray]) -> TorchSGRAF:
-    """The model that a file holds, in evaluation mode, loaded with `strict=True`.
+    """Loads a file's model with `strict=True`, in evaluation mode.
 
     Args:
-        model: the part of a config that the file is for.
-        state: the file as it was read.
+        model: the `model` part of a config for the file.
+        state: the arrays by their names in the file.
     """
     sizes = ("num_regions", "embed_size", "word_size", "similarity_size", "reasoning")
     network = TorchSGRAF(

@@ -1,27 +1,34 @@
-"""What a state dict is, told by its names: the system, the backbone's family and the generation of its code.
+"""Identifies a PyTorch state dict by its array names: the system, the backbone's family, the generation of the code.
 
-TResNet was written with InPlace-ABN (timm <= 0.6, Alibaba MIIL), whose scale is |weight| + 1e-5, and is written with
-plain batch norm since timm 0.9; EfficientNet-Lite is named one way by efficientnet_lite_pytorch and another by timm.
-All are brought to timm's present names here.
+Early TResNet code (timm <= 0.6, Alibaba MIIL) uses InPlace-ABN, whose scale is |weight| + 1e-5; timm >= 0.9 uses plain
+batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. All names become timm 0.9's.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aia_jax.utils.errors import InputError
-from aia_jax.weights import sgraf_name_map
+from aia_jax.weights import sgraf_options
 
-# (system, what its backbone's names begin with, what its head's names begin with)
-_WRAPPINGS = (
-    ("annotator", "backbone.features.0.", "head."),
-    ("classifier", "net.body.", "net.head.fc.1."),
-    ("backbone", "body.", "head.fc."),
-    ("backbone", "", "classifier."),
-    ("backbone", "", "_fc."),
+
+class _Prefixes(NamedTuple):
+    """How the array names of a system's backbone and head begin in a file."""
+
+    system: str
+    backbone: str
+    head: str
+
+
+_PREFIXES = (
+    _Prefixes("annotator", "backbone.features.0.", "head."),
+    _Prefixes("classifier", "net.body.", "net.head.fc.1."),
+    _Prefixes("backbone", "body.", "head.fc."),
+    _Prefixes("backbone", "", "classifier."),
+    _Prefixes("backbone", "", "_fc."),
 )
 _FAMILIES = (
     # family, generation, a name that only its backbones have
@@ -30,10 +37,10 @@ _FAMILIES = (
     ("efficientnet_lite", "timm", "conv_stem.weight"),
     ("efficientnet_lite", "efficientnet_lite_pytorch", "_conv_stem.weight"),
 )
-_UNTRAINED = re.compile(r"(.*\.)?(num_batches_tracked|filt)")
-_SAME_IN_ALL = re.compile(r".*\.se\.fc\d\.\w+")
+_NOT_TRAINED = re.compile(r"(.*\.)?(num_batches_tracked|filt)")  # counters, and fixed filters of blur pools
+_SQUEEZE_EXCITE = re.compile(r".*\.se\.fc\d\.\w+")  # named alike in all generations
 _INPLACE_ABN = (
-    (r"(conv\d)\.0\.0\.", r"\1.conv."),  # of a blur-pooled convolution
+    (r"(conv\d)\.0\.0\.", r"\1.conv."),  # a convolution followed by a blur pool
     (r"(conv\d)\.0\.1\.", r"\1.bn."),
     (r"(conv\d)\.0\.", r"\1.conv."),
     (r"(conv\d)\.1\.", r"\1.bn."),
@@ -41,7 +48,7 @@ _INPLACE_ABN = (
     (r"(downsample\.\d)\.1\.", r"\1.bn."),
 )
 _LITE_PARTS = {
-    # efficientnet_lite_pytorch's name: timm's in stage 0, which has no expansion, and in the others
+    # name in efficientnet_lite_pytorch: timm's name in stage 0, which has no expansion, and in the other stages
     "_expand_conv": (None, "conv_pw"),
     "_bn0": (None, "bn1"),
     "_depthwise_conv": ("conv_dw", "conv_dw"),
@@ -50,24 +57,24 @@ _LITE_PARTS = {
     "_bn2": ("bn2", "bn3"),
 }
 _LITE_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-_LITE_REPEATS = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}  # blocks in all: in each stage
+_LITE_REPEATS = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}  # number of blocks: blocks in each stage
 
 
 @dataclass(frozen=True)
 class TorchStateDict:
-    """A recognised state dict.
+    """An identified state dict.
 
     Attributes:
-        system: "annotator" (A), "classifier" (B), "retrieval" (SGRAF), or "backbone": an ImageNet model, classifier
-            included.
+        system: "annotator" (system A), "classifier" (B), "retrieval" (SGRAF), or "backbone" (an ImageNet model and its
+            classifier).
         family: "tresnet", "efficientnet_lite" or "sgraf".
-        generation: of the names it came with.
-        backbone, head: arrays under timm's names without the wrapping; of the head of an ImageNet model its classifier.
-        origin: ("backbone", "head" or "sgraf", such a name) to the name in the file.
-        others: names in the file that belong to none of them.
-        prefix: what the backbone's names in the file begin with.
-        sgraf: arrays of SGRAF's three encoders, under their names in the file.
-        reasoning: of SGRAF "sgr" or "saf", else "".
+        generation: the code whose names the file uses.
+        backbone, head: arrays by timm's names without the system's prefix; `head` of a backbone is its classifier.
+        origin: the name in the file for each (area, name), with the area "backbone", "head" or "sgraf".
+        others: names in the file that belong to no area.
+        prefix: the start of the backbone's names in the file.
+        sgraf: arrays of SGRAF's three encoders by their names in the file.
+        reasoning: SGRAF's "sgr" or "saf", else "".
     """
 
     system: str
@@ -82,95 +89,99 @@ class TorchStateDict:
     reasoning: str = ""
 
     def describe(self) -> str:
-        """Such as "a whole annotator (TResNet of 3 4 11 3 blocks, InPlace-ABN names)"."""
+        """Returns text such as "a whole annotator (TResNet of 3 4 11 3 blocks, InPlace-ABN names)"."""
         if self.system == "retrieval":
             return f"an image-text retriever (SGRAF's {self.reasoning.upper()})"
         what = {"annotator": "a whole annotator", "classifier": "a classifier", "backbone": "a backbone"}[self.system]
-        blocks = {match[0] for name in self.backbone if (match := re.match(r"(layer|blocks\.)(\d+)\.(\d+)", name))}
-        stages = [re.match(r"(layer\d+|blocks\.\d+)", block)[0] for block in blocks]
-        counts = " ".join(str(stages.count(stage)) for stage in sorted(set(stages)))
+        blocks = {
+            match.groups() for name in self.backbone if (match := re.match(r"(?:layer|blocks\.)(\d+)\.(\d+)", name))
+        }
+        stages = sorted(stage for stage, _ in blocks)
+        counts = " ".join(str(stages.count(stage)) for stage in dict.fromkeys(stages))
         family = {"tresnet": "TResNet", "efficientnet_lite": "EfficientNet-Lite"}[self.family]
         return f"{what} ({family} of {counts} blocks, {self.generation} names)"
 
     def list_head(self) -> str:
-        """The head's arrays as the file names them, with their shapes; "" if there is none."""
+        """Returns the names of the head's arrays in the file, with their shapes; "" without a head."""
         return ", ".join(f"{self.origin['head', name]} {list(value.shape)}" for name, value in self.head.items())
 
+    def name_in_file(self, key: tuple[str, str]) -> str:
+        """Returns the name in the file for (area, name), or the name it would have."""
+        return self.origin.get(key) or full_name(self.system, self.family, *key)
 
-def wrap(system: str, family: str, area: str, name: str) -> str:
-    """The whole name of an array in a file of `system`, given its area and its name there."""
+
+def full_name(system: str, family: str, area: str, name: str) -> str:
+    """Returns an array's name in a file of `system`, from its area and its name in the area."""
     if area == "sgraf":
         return name
-    _, backbone, head = next(row for row in _WRAPPINGS if row[0] == system)
+    prefixes = next(row for row in _PREFIXES if row.system == system)
     if system == "backbone" and family == "efficientnet_lite":
-        backbone, head = "", "classifier."
-    return (head if area == "head" else backbone) + name
+        prefixes = _Prefixes(system, "", "classifier.")
+    return (prefixes.head if area == "head" else prefixes.backbone) + name
 
 
 def identify_state(
     state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None = None
 ) -> TorchStateDict:
-    """Tells what `state` is and renames it.
+    """Identifies a state dict and renames its arrays.
 
     Args:
-        state, options: as of `files.read_weights`.
-        where: the file, for messages.
+        state, options: see `read_torch_file`.
+        where: the file's name, for messages.
 
     Raises:
-        InputError: the names are of no system that is known, or the options of a model that this project does not have.
+        InputError: the names belong to no known system, or the options to a model that this project does not have.
     """
-    if sgraf_name_map.is_retrieval(state):
-        return _retriever(state, where, options)
-    fitting = [(row, family) for row in _WRAPPINGS for family in _FAMILIES if row[1] + family[2] in state]
-    if fitting:
-        # Without a wrapping the classifier's name tells; a file may also lack it.
-        row, family = max(fitting, key=lambda pair: any(name.startswith(pair[0][2]) for name in state))
-        return _rename(state, row, family[:2], where)
-    known = ", ".join(repr(prefix + mark) for _, prefix, _ in _WRAPPINGS[:3] for *_, mark in _FAMILIES[:2])
-    raise InputError(
-        f"{where} holds no model that is known here: none of {known}, of EfficientNet-Lite's names or of SGRAF's is "
-        f"among its {len(state)} arrays, the first of which are {', '.join(list(state)[:3])}"
-    )
-
-
-def _retriever(state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None) -> TorchStateDict:
-    arrays = {name: value for name, value in state.items() if not _UNTRAINED.fullmatch(name)}
-    origin = {("sgraf", name): name for name in arrays}
-    reasoning = sgraf_name_map.reasoning_of(arrays, options, where)
-    return TorchStateDict("retrieval", "sgraf", "SGRAF", {}, {}, origin, (), "", sgraf=arrays, reasoning=reasoning)
+    arrays = {name: value for name, value in state.items() if not _NOT_TRAINED.fullmatch(name)}
+    if sgraf_options.is_sgraf(state):
+        origin = {("sgraf", name): name for name in arrays}
+        reasoning = sgraf_options.reasoning_of(arrays, options, where)
+        return TorchStateDict("retrieval", "sgraf", "SGRAF", {}, {}, origin, (), "", sgraf=arrays, reasoning=reasoning)
+    fitting = [
+        (prefixes, family, generation)
+        for prefixes in _PREFIXES
+        for family, generation, mark in _FAMILIES
+        if prefixes.backbone + mark in state
+    ]
+    if not fitting:
+        known = ", ".join(repr(row.backbone + mark) for row in _PREFIXES[:3] for *_, mark in _FAMILIES[:2])
+        raise InputError(
+            f"{where} holds no model that is known here: none of {known}, of EfficientNet-Lite's names or of SGRAF's "
+            f"is among its {len(state)} arrays, the first of which are {', '.join(list(state)[:3])}"
+        )
+    # Bare backbones differ in the name of their classifier, which may also be absent.
+    best = max(fitting, key=lambda found: any(name.startswith(found[0].head) for name in state))
+    return _rename(arrays, *best, where)
 
 
 def _rename(
-    state: Mapping[str, np.ndarray], system: tuple[str, str, str], family: tuple[str, str], where: str
+    arrays: Mapping[str, np.ndarray], prefixes: _Prefixes, family: str, generation: str, where: str
 ) -> TorchStateDict:
-    (kind, backbone_prefix, head_prefix), (architecture, generation) = system, family
-    parts: dict[str, dict[str, np.ndarray]] = {"backbone": {}, "head": {}}
+    areas: dict[str, dict[str, np.ndarray]] = {"backbone": {}, "head": {}}
     origin: dict[tuple[str, str], str] = {}
     others = []
-    names = [name for name in state if not _UNTRAINED.fullmatch(name)]
-    translate = _translator(generation, [name.removeprefix(backbone_prefix) for name in names], where)
-    for name in names:
-        area = "head" if name.startswith(head_prefix) else "backbone"
-        prefix = head_prefix if area == "head" else backbone_prefix
+    to_timm = _renaming(generation, [name.removeprefix(prefixes.backbone) for name in arrays], where)
+    for name, value in arrays.items():
+        area = "head" if name.startswith(prefixes.head) else "backbone"
+        prefix = prefixes.head if area == "head" else prefixes.backbone
         inner = name.removeprefix(prefix)
-        inner = inner if area == "head" else translate(inner)
+        inner = inner if area == "head" else to_timm(inner)
         if not name.startswith(prefix) or inner is None:
             others.append(name)
             continue
         if (area, inner) in origin:
             raise InputError(f"{where}: {origin[area, inner]} and {name} are both names of one array")
-        value = state[name]
         if generation == "InPlace-ABN" and area == "backbone" and inner.endswith(".bn.weight"):
             value = np.abs(value) + np.float32(1e-5)
-        parts[area][inner] = value
+        areas[area][inner] = value
         origin[area, inner] = name
     return TorchStateDict(
-        kind, architecture, generation, parts["backbone"], parts["head"], origin, tuple(others), backbone_prefix
+        prefixes.system, family, generation, **areas, origin=origin, others=tuple(others), prefix=prefixes.backbone
     )
 
 
-def _translator(generation: str, names: Iterable[str], where: str) -> Callable[[str], str | None]:
-    """What gives timm's name of today for one of a generation, None for a name that is not of it."""
+def _renaming(generation: str, names: Iterable[str], where: str) -> Callable[[str], str | None]:
+    """Returns a function from a generation's name to timm's; it gives None for a name of another generation."""
     if generation == "InPlace-ABN":
         return _from_inplace_abn
     if generation == "efficientnet_lite_pytorch":
@@ -187,7 +198,7 @@ def _from_inplace_abn(name: str) -> str | None:
         name, found = re.subn(pattern, replacement, name)
         if found:
             return name
-    return name if _SAME_IN_ALL.fullmatch(name) else None
+    return name if _SQUEEZE_EXCITE.fullmatch(name) else None
 
 
 def _from_lite_pytorch(name: str, places: list[tuple[int, int]]) -> str:

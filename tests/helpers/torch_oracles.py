@@ -36,7 +36,7 @@ def _import_timm():
 
 timm = _import_timm()
 timm_tresnet = importlib.import_module("timm.models.tresnet")
-torch_models = importlib.import_module("aia_jax.weights.torch_reference")
+torch_models = importlib.import_module("aia_jax.weights.torch_annotator")
 TorchAttentionPooling = torch_models.TorchAttentionPooling
 
 

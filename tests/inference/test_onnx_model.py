@@ -48,8 +48,8 @@ def test_efficientnet_lite_is_padded_as_at_its_resolution():
         if isinstance(conv, SameConv) and conv.stride == 2
     }
     body, _ = torch_models.build_body("efficientnet_lite2")
-    torch_models.pad_as_at(body, VARIANTS["2"].resolution)
-    found = {name: m for name, m in body.named_modules() if isinstance(m, torch_models.NativelyPaddedConv)}
+    torch_models.fix_padding(body, VARIANTS["2"].resolution)
+    found = {name: m for name, m in body.named_modules() if isinstance(m, torch_models.FixedPaddingConv)}
     names = {name.replace("conv_stem", "stem.conv").replace("blocks", "stages"): m for name, m in found.items()}
     paddings = {name.replace("conv_dw", "depthwise.conv"): conv.padding for name, conv in names.items()}
     assert paddings == {name: padding * 2 for name, padding in expected.items()}
@@ -63,5 +63,5 @@ def test_a_natively_padded_convolution_equals_ours():
     theirs.weight.data = torch.as_tensor(np.array(conv.kernel[...])).permute(3, 2, 0, 1)
     images = np.random.default_rng(0).normal(size=(2, 18, 18, 4)).astype(np.float32)
     with torch.no_grad():
-        found = torch_models.NativelyPaddedConv(theirs, side)(torch.as_tensor(images).permute(0, 3, 1, 2))
+        found = torch_models.FixedPaddingConv(theirs, side)(torch.as_tensor(images).permute(0, 3, 1, 2))
     np.testing.assert_allclose(found.permute(0, 2, 3, 1), conv(images), rtol=0, atol=1e-5)

@@ -181,7 +181,7 @@ def _read(name: str, path: Path) -> dict[str, Any]:
     from aia_jax.weights import torch_files
 
     if read is _weights:
-        torch_files._needed("torch")
+        torch_files._import("torch")
     before, start = forget_peak(), time.perf_counter()
     try:
         outcome = read(path)

@@ -123,7 +123,10 @@ def test_without_a_list_all_labels_of_a_file_are_drawn(file_of_scenes, capsys):
     path, state, config = file_of_scenes
     config.update({"init_from": str(path), "init_labels": "by_name"})
     drawn, weights = drawn_and_started(config)
-    assert "does not say its labels: the queries and scores of all 6 labels are drawn anew" in capsys.readouterr().out
+    assert (
+        "does not list its labels: the queries and scores of all 6 labels start from random weights"
+        in capsys.readouterr().out
+    )
     for name in LABEL_ARRAYS["attention"]:
         np.testing.assert_array_equal(weights[name], drawn[name])
     np.testing.assert_array_equal(

@@ -1,0 +1,126 @@
+"""The contents of SGRAF's and Visual Semantic Loss's files: which reasoning, which sizes, and the options of a run.
+
+Array names are those of the encoders' state dicts behind the encoder's number (0 image, 1 text, 2 similarity):
+`0.fc.weight`, `1.embed.weight`, `2.sim_eval_w.weight`.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from aia_jax.utils.errors import InputError
+
+_MARKS = ("0.fc.weight", "1.embed.weight", "2.sim_eval_w.weight")
+_REASONINGS = {"sgr": "2.SGR_module.", "saf": "2.SAF_module."}  # to the start of its arrays' names
+_EMBEDDING = "1.embed.weight"
+_SIZES = {  # field of config.model: an array that shows it, and the axis
+    "embed_size": ("0.fc.weight", 0),
+    "num_features": ("0.fc.weight", 1),
+    "word_size": (_EMBEDDING, 1),
+    "similarity_size": ("2.sim_eval_w.weight", 1),
+    "num_regions": ("2.v_global_w.embedding_local.1.weight", 0),
+}
+_FIXED = {"num_layers": 1, "bi_gru": True, "no_imgnorm": False, "no_txtnorm": False}  # the only values supported here
+_FIXED_OF = {"sgr": {"sgr_step": 3, **_FIXED}, "saf": _FIXED}
+
+
+def is_sgraf(names: Collection[str]) -> bool:
+    """Whether these are the array names of such a file."""
+    return any(mark in names for mark in _MARKS)
+
+
+def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, where: str) -> str:
+    """Returns "sgr" or "saf", from the options or, if the file has none, from the array names.
+
+    Args:
+        names: array names.
+        options: `opt` of the file.
+        where: the file's name, for messages.
+
+    Raises:
+        InputError: neither can be told, or the options are of a model that this project does not have.
+    """
+    if options is None:
+        found = [reasoning for reasoning, start in _REASONINGS.items() if any(name.startswith(start) for name in names)]
+        if len(found) == 1:
+            return found[0]
+        starts = " and ".join(f"{start}*" for start in _REASONINGS.values())
+        raise InputError(f"{where} must hold arrays of one of {starts}, found {'both' if found else 'neither'}")
+    if "module_name" not in options:
+        raise InputError(f"{where}: its opt lacks module_name, which says whether it is SGR or SAF")
+    reasoning = str(options["module_name"]).lower()
+    if reasoning not in _REASONINGS:
+        raise InputError(f"{where}: its opt says module_name={options['module_name']!r}; known: SGR, SAF")
+    differing = [
+        f"  opt.{name}={options[name]!r}; here it is always {value!r}"
+        for name, value in _FIXED_OF[reasoning].items()
+        if not (isinstance(given := options.get(name, value), int) and given == value)
+    ]
+    if differing:
+        raise InputError(
+            "\n".join([f"{where} holds a model with options that this project does not have:", *differing])
+        )
+    return reasoning
+
+
+def check_sizes(
+    arrays: Mapping[str, np.ndarray], reasoning: str, model: ConfigDict, num_words: int, where: str
+) -> None:
+    """Compares a file with a config's `model`; ignores sizes whose arrays are missing, which conversion reports.
+
+    Args:
+        arrays, reasoning: of the file.
+        model: the `model` part of a config.
+        num_words: the size of the vocabulary.
+        where: the file's name, for messages.
+
+    Raises:
+        InputError: sizes or reasoning differ; the message lists the fields.
+    """
+    found = {
+        field: arrays[name].shape[axis]
+        for field, (name, axis) in _SIZES.items()
+        if name in arrays and arrays[name].ndim > axis
+    }
+    differing = [
+        f"  config.model.{field}: {value} in the file, {model[field]} given"
+        for field, value in {**found, "reasoning": reasoning}.items()
+        if value != model[field]
+    ]
+    words = len(arrays[_EMBEDDING]) if _EMBEDDING in arrays and arrays[_EMBEDDING].ndim else num_words
+    if words != num_words:
+        differing.append(
+            f"  config.data.vocabulary: {words} words in the file, {num_words} in the vocabulary given; "
+            "name the vocabulary of the data it was trained on"
+        )
+    if differing:
+        raise InputError("\n".join([f"{where} holds another model than this config describes:", *differing]))
+
+
+def options_of(config: ConfigDict, num_words: int) -> dict[str, Any]:
+    """Returns `opt`, which the authors' programs expect beside the weights of a model of `config`."""
+    model, optimizer, data = config.model, config.optimizer, config.data
+    return {
+        "data_name": data.name,
+        "data_path": data.root,
+        "vocab_path": f"{data.root}/vocab",
+        "vocab_size": num_words,
+        "batch_size": config.batch_size,
+        "num_epochs": config.epochs,
+        "learning_rate": optimizer.max_learning_rate,
+        "lr_update": optimizer.decay_epochs,
+        "grad_clip": optimizer.clip_norm,
+        "margin": config.loss.margin,
+        "max_violation": config.loss.hardest,
+        "workers": 0,
+        "log_step": config.log_every,
+        "img_dim": model.num_features,
+        "word_dim": model.word_size,
+        "embed_size": model.embed_size,
+        "sim_dim": model.similarity_size,
+        "module_name": model.reasoning.upper(),
+        "sgr_step": 3,
+        **_FIXED,
+    }
