@@ -10,7 +10,7 @@ from aia_jax.cli.convert import convert, convert_back
 from aia_jax.cli.train import train
 from aia_jax.cli.verify import verify
 from aia_jax.evaluation.evaluate import evaluate
-from aia_jax.models import annotator
+from aia_jax.models import backbones
 from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks import make_task
 from aia_jax.training.trainer import Trainer
@@ -29,8 +29,8 @@ LABELS = 22
 def small_backbone(monkeypatch):
     """A backbone `tresnet_small` that timm can build too."""
     _, variant = build_small_tresnet()
-    entry = annotator.Backbone(partial(TResNet, variant), "tresnet", None, 4)
-    monkeypatch.setitem(annotator.BACKBONES, "tresnet_small", entry)
+    entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
+    monkeypatch.setitem(backbones.BACKBONES, "tresnet_small", entry)
 
     def build_body(name):
         assert name == "tresnet_small"

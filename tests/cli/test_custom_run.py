@@ -18,7 +18,7 @@ from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.annotation.datasets import read_channel_stats
 from aia_jax.evaluation.evaluate import evaluate
-from aia_jax.models import annotator
+from aia_jax.models import backbones
 from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks import make_task
 from aia_jax.training.model_arrays import flat_arrays
@@ -51,8 +51,8 @@ def small_backbone():
     """A backbone `tresnet_block` that compiles in a moment."""
     variant = Variant(blocks=(1,), width=8, basic_stages=1)
     with pytest.MonkeyPatch.context() as patch:
-        entry = annotator.Backbone(partial(TResNet, variant), "tresnet", None, 4)
-        patch.setitem(annotator.BACKBONES, "tresnet_block", entry)
+        entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
+        patch.setitem(backbones.BACKBONES, "tresnet_block", entry)
         yield
 
 

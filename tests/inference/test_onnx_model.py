@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from aia_jax.cli.verify import _torch_parts
-from aia_jax.models import annotator
+from aia_jax.models import backbones
 from aia_jax.models.efficientnet_lite import VARIANTS, EfficientNetLite, SameConv, _same_padding
 from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks import make_task
@@ -24,7 +24,7 @@ torch, torch_models = torch_oracles.torch, torch_oracles.torch_models
 def test_the_twin_of_a_shorter_tresnet_scores_as_the_model_does(monkeypatch):
     """With an odd side and the options that the published head does not use."""
     short = partial(TResNet, Variant(blocks=(1, 1), width=16))
-    monkeypatch.setitem(annotator.BACKBONES, "tresnet_short", annotator.Backbone(short, "tresnet", None, 4))
+    monkeypatch.setitem(backbones.BACKBONES, "tresnet_short", backbones.Backbone(short, "tresnet", None, 4))
     options = {"activation": "gelu", "norm_first": False, "self_attention": True, "backbone": "tresnet_short"}
     config = annotator_config(**{"data.image_size": 36} | {f"model.{name}": value for name, value in options.items()})
     task, weights = make_task(config), draw_weights(config)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aia_jax.data import scenes
-from aia_jax.models import annotator
+from aia_jax.models import backbones
 from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks import make_task
 from aia_jax.training.model_arrays import flat_arrays
@@ -97,8 +97,8 @@ def test_values_and_sources_that_cannot_be_used(source, tmp_path):
 def file_of_scenes(tmp_path, monkeypatch):
     """A PyTorch annotator of the scenes' labels: its path, its arrays by its own names, and a config for it."""
     tresnet, variant = build_small_tresnet()
-    entry = annotator.Backbone(partial(TResNet, variant), "tresnet", None, 4)
-    monkeypatch.setitem(annotator.BACKBONES, "tresnet_small", entry)
+    entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
+    monkeypatch.setitem(backbones.BACKBONES, "tresnet_small", entry)
     model = build_torch_annotator(tresnet, len(scenes.LABELS), hidden_size=16, num_heads=4, feedforward_size=16)
     content = wrapped(model, "timm >= 0.9", randomized(model))
     torch.save(content, tmp_path / "annotator.pth")
