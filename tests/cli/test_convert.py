@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from aia_jax.cli.convert import convert, convert_back
+from aia_jax.cli.main import main
 from aia_jax.cli.train import train
 from aia_jax.cli.verify import verify
 from aia_jax.evaluation.evaluate import evaluate
@@ -19,6 +20,7 @@ from aia_jax.weights.initialization import initializer
 from aia_jax.weights.pretrained import PACKAGES, pretrained_file
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
 from configs import corel5k, demo, improved_loss
+from tests.helpers.config_files import write_config
 from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
 from tests.helpers.torch_state_files import arrays_of, randomized, wrapped
 
@@ -91,16 +93,31 @@ def torch_scores(model, task):
 
 
 @pytest.mark.parametrize(("system", "head"), [("annotator", "attention"), ("classifier", "gap")])
-def test_a_file_and_its_conversion_score_alike(make_file, tmp_path, system, head):
+def test_weights_from_pytorch_are_evaluated_in_float32(make_file, tmp_path, capsys, system, head):
     file, model = make_file(system)
-    config = small_config(**{"model.head": head})
+    config = small_config(**{"model.head": head, "model.dtype": "bfloat16"})
     expected = torch_scores(model, make_task(config))
     convert(config, file, tmp_path / "run")
-    evaluate(config, None, tmp_path / "a", weights=(str(file),))
-    evaluate(config, tmp_path / "run", tmp_path / "b")
-    for name in "ab":
-        scores = np.load(tmp_path / name / "scores.npz")["scores"]
-        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+    given = ["evaluate", f"--config={write_config(tmp_path / 'config.py', config)}", "--output", str(tmp_path / "out")]
+    for source in (
+        ["--weights", str(file)],
+        ["--weights", str(tmp_path / "run")],
+        ["--workdir", str(tmp_path / "run")],
+    ):
+        assert main([*given, *source]) == 0
+        assert "computing in float32, for weights from PyTorch" in capsys.readouterr().out
+        scores = np.load(tmp_path / "out" / "scores.npz")["scores"]
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+        assert json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"][0]["dtype"] == "float32"
+
+
+def test_the_command_line_may_ask_for_bfloat16(make_file, tmp_path, capsys):
+    file, model = make_file()
+    given = ["evaluate", f"--config={write_config(tmp_path / 'config.py', small_config())}", "--weights", str(file)]
+    assert main([*given, "--output", str(tmp_path / "out"), "--config.model.dtype=bfloat16"]) == 0
+    assert "computing in bfloat16, given on the command line" in capsys.readouterr().out
+    scores = np.load(tmp_path / "out" / "scores.npz")["scores"]
+    assert 1e-5 < np.abs(scores - torch_scores(model, make_task(small_config()))).max() < 0.02
 
 
 @pytest.mark.slow

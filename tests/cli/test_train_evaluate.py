@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aia_jax.cli.main import main
 from aia_jax.cli.train import train
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.metrics.annotation import annotation_metrics
@@ -14,6 +15,7 @@ from aia_jax.tasks import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from configs import corel5k, demo, espgame, iaprtc12, vg500
+from tests.helpers.config_files import write_config
 
 
 def small_demo(**overrides):
@@ -97,9 +99,11 @@ def test_evaluating_the_training_split(workdir, tmp_path):
     assert evaluate(small_demo(), workdir, tmp_path, split="train")["num_images"] == 64
 
 
-def test_a_run_is_evaluated_in_bfloat16_on_request(workdir, tmp_path):
-    config = small_demo(**{"model.dtype": "bfloat16"})
-    half = evaluate(config, workdir, tmp_path)
+def test_a_run_is_evaluated_in_the_precision_of_the_config(workdir, tmp_path, capsys):
+    config = write_config(tmp_path / "config.py", small_demo(**{"model.dtype": "bfloat16"}))
+    assert main(["evaluate", f"--config={config}", f"--workdir={workdir}", f"--output={tmp_path}"]) == 0
+    assert "computing in bfloat16, config.model.dtype" in capsys.readouterr().out
+    half = json.loads((tmp_path / "metrics.json").read_text())
     full = json.loads((workdir / "evaluation" / "metrics.json").read_text())
     rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
     assert (rows[0]["dtype"], full["rows"][0]["dtype"]) == ("bfloat16", "float32")
