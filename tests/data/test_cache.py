@@ -55,7 +55,7 @@ def test_other_fingerprints_of_the_kind_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InputError, ValueError])
-def test_interrupted_writing_leaves_nothing(tmp_path, error):
+def test_an_interruption_leaves_nothing(tmp_path, error):
     def write(directory: Path) -> None:
         _write(directory)
         raise error("stop")
@@ -73,7 +73,7 @@ def _die_while_writing(parent: Path) -> None:
     _prepare(parent, write=write)
 
 
-def test_killed_writer_is_cleaned_up_after(tmp_path):
+def test_the_files_of_a_killed_writer_are_removed(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=_die_while_writing, args=(tmp_path,))
     process.start()
     process.join()
@@ -105,23 +105,6 @@ def _prepare_slowly(parent: Path, writers: Path) -> None:
     assert (_prepare(parent, write=write) / "data" / "rows").read_text() == "12345"
 
 
-def _run_two(parent: Path, writers: Path, target) -> list[int]:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=target, args=(parent, writers)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
-
-
-def test_two_processes_write_once(tmp_path):
-    (writers := tmp_path / "writers").mkdir()
-    assert _run_two(tmp_path / "cache", writers, _prepare_slowly) == [0, 0]
-    assert len(list(writers.iterdir())) == 1
-    assert _directories(tmp_path / "cache") == ["train-8px-aaa"]
-
-
 def _prepare_without_locks(parent: Path, writers: Path) -> None:
     def flock(file, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -136,13 +119,21 @@ def _prepare_without_locks(parent: Path, writers: Path) -> None:
     assert (_prepare(parent, write=write) / "data" / "rows").read_text() == "12345"
 
 
-def test_two_processes_without_locks_do_each_other_no_harm(tmp_path):
+@pytest.mark.parametrize(("prepare", "num_writers"), [(_prepare_slowly, 1), (_prepare_without_locks, 2)])
+def test_two_processes_write_once_or_without_locks_twice(tmp_path, prepare, num_writers):
     (writers := tmp_path / "writers").mkdir()
-    assert _run_two(tmp_path / "cache", writers, _prepare_without_locks) == [0, 0]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=prepare, args=(tmp_path / "cache", writers)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(list(writers.iterdir())) == num_writers
     assert _directories(tmp_path / "cache") == ["train-8px-aaa"]
 
 
-def test_full_disk_names_the_place_and_the_room_needed(tmp_path):
+def test_a_full_disk_names_the_place_and_the_room_needed(tmp_path):
     def write(directory: Path) -> None:
         _write(directory)
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -151,14 +142,11 @@ def test_full_disk_names_the_place_and_the_room_needed(tmp_path):
         _prepare(tmp_path, write=write, num_bytes=5_000_000_000)
     assert str(tmp_path) in str(caught.value)
     assert _directories(tmp_path) == []
-
-
-def test_too_little_room_is_told_before_writing(tmp_path):
-    with pytest.raises(InputError, match="full"):
+    with pytest.raises(InputError, match="full"):  # before writing
         _prepare(tmp_path, write=pytest.fail, num_bytes=2 * shutil.disk_usage(tmp_path).total)
 
 
-def test_cache_that_is_a_file(tmp_path):
+def test_a_cache_that_is_a_file(tmp_path):
     (tmp_path / "cache").touch()
     with pytest.raises(InputError, match=r"cache cannot be written.*\$AIA_JAX_CACHE"):
         _prepare(tmp_path / "cache")

@@ -16,26 +16,23 @@ ARRAYS = {"image": np.arange(ROWS * 12).reshape(ROWS, 2, 2, 3), "target": np.eye
 
 
 def _indices(count: int, **options) -> np.ndarray:
-    """The first `count` global indices of the training stream from `start_step` on."""
+    """The first `count` global indices of the training stream, starting at `start_step`."""
     options = {"batch_size": 4, "seed": 3} | options
     batches = train_batches({}, ROWS, **options)
     return np.concatenate([batch["index"] for batch in itertools.islice(batches, -(-count // 4))])[:count]
 
 
-def test_every_epoch_is_another_permutation():
+def test_every_epoch_is_another_permutation_that_depends_on_the_seed():
     epochs = _indices(5 * ROWS).reshape(5, ROWS)
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(ROWS), (5, 1)))
     assert len(np.unique(epochs, axis=0)) == 5
     assert not np.array_equal(epochs[0], np.arange(ROWS))
-
-
-def test_the_order_is_a_function_of_the_seed():
     np.testing.assert_array_equal(_indices(40), _indices(40))
     assert not np.array_equal(_indices(40), _indices(40, seed=4))
 
 
 @pytest.mark.parametrize("start_step", [1, 2, 3, 7, 25])
-def test_resumed_stream_goes_on_where_it_stopped(start_step):
+def test_a_resumed_stream_continues(start_step):
     np.testing.assert_array_equal(_indices(40, start_step=start_step), _indices(4 * start_step + 40)[4 * start_step :])
 
 
@@ -70,7 +67,7 @@ def test_slices_of_the_processes_tile_the_batch(process_count, start_step):
     ("batch_size", "process_count", "num_workers"),
     [(4, 1, 0), (4, 2, 0), (10, 1, 0), (12, 3, 0), (30, 1, 0), (4, 1, 2)],
 )
-def test_evaluation_counts_each_row_once_and_in_order(batch_size, process_count, num_workers):
+def test_evaluation_visits_each_row_once_in_order(batch_size, process_count, num_workers):
     options = {"batch_size": batch_size, "process_count": process_count, "num_workers": num_workers}
     parts = [list(eval_batches(ARRAYS, ROWS, process_index=index, **options)) for index in range(process_count)]
     assert {len(part) for part in parts} == {-(-ROWS // batch_size)}
@@ -112,7 +109,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are told by Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc to list child processes")
 def test_workers_end_when_their_process_is_killed(tmp_path):
     (tmp_path / "endless.py").write_text(_ENDLESS)
     command = [sys.executable, tmp_path / "endless.py"]

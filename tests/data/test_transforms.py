@@ -7,7 +7,7 @@ from aia_jax.data.transforms import mixup, normalize, random_flips
 from aia_jax.utils.errors import InputError
 
 
-def test_flips_take_all_four_forms_about_equally():
+def test_all_four_flips_are_about_equally_frequent():
     image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     flipped = np.asarray(random_flips(jnp.tile(image, (4000, 1, 1, 1)), jax.random.key(0)))
     forms = [image[0, ::up, ::left] for up in (1, -1) for left in (1, -1)]
@@ -24,14 +24,11 @@ def test_normalize():
     )
 
 
-def test_mixup_of_halves():
+def test_mixup_averages_both_halves_of_an_even_batch():
     images = jnp.arange(4.0).reshape(4, 1, 1, 1)
     targets = jnp.array([[1, 0, 0], [0, 0, 0], [1, 1, 0], [0, 0, 1.0]])
     mixed, union = mixup(images, targets)
     np.testing.assert_array_equal(mixed.ravel(), [1.0, 2.0, 2.0, 3.0])
     np.testing.assert_array_equal(union, [[1, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 1]])
-
-
-def test_mixup_of_an_odd_batch_is_refused():
     with pytest.raises(InputError, match="even batch_size, not 3"):
         mixup(jnp.zeros((3, 1, 1, 1)), jnp.zeros((3, 2)))

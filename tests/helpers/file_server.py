@@ -1,4 +1,4 @@
-"""An HTTP server of a few files in memory, that can behave as badly as real ones do; and zip files for it."""
+"""An HTTP server for files in memory that can misbehave like real ones, and zip files for it."""
 
 import dataclasses
 import json
@@ -12,15 +12,15 @@ from pathlib import Path
 
 @dataclasses.dataclass
 class Served:
-    """A file, and how it is given away.
+    """A file and the behaviour of the server.
 
     Attributes:
         etag, last_modified: headers; "": none.
-        has_ranges: whether the header Range is honoured.
-        has_if_range: whether If-Range is.
-        statuses: answered to the first requests instead.
-        breaks: after how many bytes of the body the connection breaks, of the first answers with a body.
-        has_length: whether the size is told.
+        has_ranges: whether to respect the header Range.
+        has_if_range: whether to respect the header If-Range.
+        statuses: status codes of the first responses, without a body.
+        breaks: number of body bytes after which the connection breaks, for the first responses with a body.
+        has_length: whether to send the size.
     """
 
     content: bytes
@@ -35,7 +35,7 @@ class Served:
 
 
 class FileServer(ThreadingHTTPServer):
-    """`files` by path; `ranges` are the headers Range of all requests so far, "" for those without."""
+    """Serves `files` by path, and records the header Range of all requests in `ranges` ("": none)."""
 
     daemon_threads = True
 
@@ -48,7 +48,7 @@ class FileServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/{path}"
 
     def handle_error(self, request, client_address):
-        """Clients that hang up are what is tested."""
+        """Ignores clients that close the connection, as the tests intend."""
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def serving() -> Iterator[FileServer]:
 
 
 def write_zip(path: Path, members: dict[str | zipfile.ZipInfo, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
-    """A zip file; returns its path."""
+    """Writes a zip file and returns its path."""
     with zipfile.ZipFile(path, "w", compression) as file:
         for member, content in members.items():
             file.writestr(member, content)
@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
-        """Kaggle's two calls: which version there is, and where it can be downloaded."""
+        """Answers Kaggle's two calls: the version of a data set, and its download address."""
         self.rfile.read(int(self.headers["Content-Length"]))
         kaggle = self.server.files["kaggle.zip"]
         if kaggle.statuses:

@@ -1,4 +1,4 @@
-"""Small made data sets in the authors' layout."""
+"""Small data sets in the layout of the reference implementation."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ LABELS = ["sky", "water", "tree"]
 
 
 def make_photo(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
-    """A JPEG of smooth noise."""
+    """Writes a JPEG of smooth noise."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, "JPEG")
@@ -19,7 +19,7 @@ def make_photo(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> P
 
 
 def write_annotations(root: Path, samples: list, labels: list | None = None, split: str = "train") -> Path:
-    """`<root>/Corel-5k/<split>.json`."""
+    """Writes `<root>/Corel-5k/<split>.json`."""
     path = root / "Corel-5k" / f"{split}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"labels": LABELS if labels is None else labels, "samples": samples}))
@@ -27,7 +27,7 @@ def write_annotations(root: Path, samples: list, labels: list | None = None, spl
 
 
 def make_dataset(root: Path, num_images: int = 5) -> Path:
-    """A Corel-5k folder whose image i has label i % 3, but for the last, which has none; returns the photos' folder."""
+    """Writes Corel-5k, where image i has label i % 3 and the last has none. Returns the folder of the photos."""
     names = [f"{index}.jpeg" for index in range(num_images)]
     samples = [{"image_name": name, "image_labels": [LABELS[i % 3]]} for i, name in enumerate(names)]
     samples[-1]["image_labels"] = []
@@ -38,6 +38,6 @@ def make_dataset(root: Path, num_images: int = 5) -> Path:
 
 
 def data_config(root: Path, cache: Path, **overrides: object) -> ConfigDict:
-    """`config.data` as `load_split` reads it."""
+    """The fields of `config.data` for `load_split`."""
     fields = {"name": "corel5k", "root": str(root), "cache_dir": str(cache), "skip_corrupt": False, "num_workers": 0}
     return ConfigDict(fields | overrides)

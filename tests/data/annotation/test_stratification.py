@@ -4,7 +4,7 @@ import pytest
 from aia_jax.data.annotation.stratification import stratified_split
 
 
-def drawn(num_images, num_labels, seed):
+def random_targets(num_images, num_labels, seed):
     """Targets with frequent and rare labels, and images without any."""
     generator = np.random.default_rng(seed)
     targets = generator.random((num_images, num_labels)) < 0.4 / np.arange(1, num_labels + 1)
@@ -13,20 +13,20 @@ def drawn(num_images, num_labels, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("num_images", [30, 300])
-def test_each_label_is_parted_alike(num_images, seed):
-    targets = drawn(num_images, 20, seed)
+def test_each_label_is_split_in_the_same_proportion(num_images, seed):
+    targets = random_targets(num_images, 20, seed)
     second = stratified_split(targets, 0.2, seed, in_both=True)
-    counts, there = targets.sum(axis=0), targets[second].sum(axis=0)
-    assert (there < counts).all()
-    assert (there[counts == 1] == 0).all()
-    assert (np.abs(there - 0.2 * counts) <= np.maximum(1, 0.1 * counts)).mean() > 0.9
+    counts, selected = targets.sum(axis=0), targets[second].sum(axis=0)
+    assert (selected < counts).all()
+    assert (selected[counts == 1] == 0).all()
+    assert (np.abs(selected - 0.2 * counts) <= np.maximum(1, 0.1 * counts)).mean() > 0.9
     assert abs(second.mean() - 0.2) < 0.1
     if num_images == 300:
-        assert (there[counts > 1] > 0).all()
+        assert (selected[counts > 1] > 0).all()
 
 
-def test_frequent_labels_are_parted_better_than_by_chance():
-    targets = drawn(200, 30, 1)
+def test_frequent_labels_are_split_better_than_by_chance():
+    targets = random_targets(200, 30, 1)
     second = stratified_split(targets, 0.2, 0, in_both=False)
     error = np.abs(targets[second].mean(axis=0) - targets.mean(axis=0)).mean()
     by_chance = []
@@ -36,7 +36,7 @@ def test_frequent_labels_are_parted_better_than_by_chance():
     assert error < min(by_chance)
 
 
-def test_two_images_of_a_label_are_parted_if_wanted():
+def test_a_label_of_two_images_is_in_both_parts_on_request():
     targets = np.eye(5, dtype=np.uint8).repeat(2, axis=0)
     second = stratified_split(targets, 0.1, 0, in_both=True)
     assert second.reshape(5, 2).sum(axis=1).tolist() == [1] * 5
@@ -59,13 +59,12 @@ def test_labels_that_cannot_be_in_both_parts_are_in_the_first():
         assert second.sum() == 1
 
 
-def test_images_without_labels_are_parted_too():
-    second = stratified_split(np.zeros((50, 1)), 0.2, 0, in_both=True)
-    assert second.sum() == 10
+def test_images_without_labels_are_split_too():
+    assert stratified_split(np.zeros((50, 1)), 0.2, 0, in_both=True).sum() == 10
 
 
-def test_the_seed_decides_what_nothing_else_does():
-    targets = drawn(60, 6, 2)
+def test_the_seed_breaks_ties():
+    targets = random_targets(60, 6, 2)
     parts = [stratified_split(targets, 0.3, seed, in_both=True) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(parts[0], parts[1])
     assert (parts[0] != parts[2]).any()

@@ -11,7 +11,7 @@ from tests.helpers.photos import LABELS, make_dataset
 
 
 @pytest.mark.parametrize("name", tfds_builders.PHOTO_BUILDERS)
-def test_records_hold_the_files_bytes_in_order(tmp_path, name, capsys):
+def test_records_are_the_files_in_order(tmp_path, name, capsys):
     photos = make_dataset(tmp_path)
     annotations = read_annotations(tmp_path, "corel5k", "train")
     builder = tfds_builders.PHOTO_BUILDERS[name]({"train": annotations}, data_dir=tmp_path / "records")
@@ -35,7 +35,7 @@ def test_scenes_hold_five_captions(tmp_path):
         assert tuple(scenes.LABELS[label] for label in record["labels"]) == scene.labels
 
 
-def test_vanished_photo_is_named(tmp_path):
+def test_a_missing_photo_is_named(tmp_path):
     photos = make_dataset(tmp_path)
     builder = tfds_builders.Corel5k(
         {"train": read_annotations(tmp_path, "corel5k", "train")}, data_dir=tmp_path / "records"

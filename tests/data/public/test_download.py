@@ -1,4 +1,4 @@
-"""Downloads from a server that breaks off, forgets, changes its files and lies."""
+"""Downloads from unreliable servers: broken connections, changed files, wrong responses."""
 
 import errno
 import hashlib
@@ -40,7 +40,7 @@ def error_of(file, folder) -> str:
     return str(caught.value)
 
 
-def test_a_file_and_what_it_was(server, tmp_path):
+def test_a_download_is_recorded(server, tmp_path):
     server.files["images.zip"] = Served(CONTENT)
     path = download(remote(server), tmp_path)
     assert path == tmp_path / "downloads" / "images.zip"
@@ -54,17 +54,12 @@ def test_a_file_and_what_it_was(server, tmp_path):
         "sha256": hashlib.sha256(CONTENT).hexdigest(),
     }
     check_unchanged(path)
-
-
-@pytest.mark.parametrize("changed", [CONTENT[:-1], CONTENT[:-1] + b"?"])
-def test_a_file_that_changed_since_is_noticed(server, tmp_path, changed):
-    server.files["images.zip"] = Served(CONTENT)
-    path = download(remote(server), tmp_path)
-    path.write_bytes(changed)
-    with pytest.raises(InputError, match=r"has changed since .* images\.zip\.json; remove both"):
-        check_unchanged(path)
+    for changed in (CONTENT[:-1], CONTENT[:-1] + b"?"):
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=r"has changed since .* images\.zip\.json; remove both"):
+            check_unchanged(path)
     path.with_name("images.zip.json").unlink()
-    check_unchanged(path)  # as one that a user brought
+    check_unchanged(path)  # like a file of the user
 
 
 @pytest.mark.parametrize(
@@ -94,14 +89,14 @@ def test_an_interrupted_download_is_continued(server, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             download(remote(server), tmp_path)
     assert names(tmp_path) == ["images.zip.part", "images.zip.part.json"]
-    come = (tmp_path / "downloads" / "images.zip.part").stat().st_size
-    assert 0 < come < len(CONTENT)
+    size = (tmp_path / "downloads" / "images.zip.part").stat().st_size
+    assert 0 < size < len(CONTENT)
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == ["", f"bytes={come}-"]
+    assert server.ranges == ["", f"bytes={size}-"]
     assert names(tmp_path) == ["images.zip", "images.zip.json"]
 
 
-def test_a_whole_part_is_not_downloaded_again(server, tmp_path, monkeypatch):
+def test_a_complete_part_is_not_downloaded_again(server, tmp_path, monkeypatch):
     server.files["images.zip"] = Served(CONTENT)
     with monkeypatch.context() as context:
         context.setattr(downloads, "sha256_of_file", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -111,22 +106,15 @@ def test_a_whole_part_is_not_downloaded_again(server, tmp_path, monkeypatch):
     assert server.ranges == [""]
 
 
-def test_a_server_that_ignores_ranges_starts_again(server, tmp_path):
-    server.files["images.zip"] = Served(CONTENT, breaks=[100_000], has_ranges=False)
+@pytest.mark.parametrize(
+    ("answer", "second_range"),
+    [({"has_ranges": False}, "bytes=100000-"), ({"etag": ""}, ""), ({"etag": 'W/"1"'}, "")],
+    ids=["server ignores ranges", "no etag and no date", "weak etag"],
+)
+def test_a_download_that_cannot_be_continued_starts_again(server, tmp_path, answer, second_range):
+    server.files["images.zip"] = Served(CONTENT, breaks=[100_000], **answer)
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == ["", "bytes=100000-"]
-
-
-def test_without_etag_and_date_nothing_is_continued(server, tmp_path):
-    server.files["images.zip"] = Served(CONTENT, etag="", breaks=[100_000])
-    assert download(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == ["", ""]
-
-
-def test_a_weak_etag_is_no_ground_to_continue(server, tmp_path):
-    server.files["images.zip"] = Served(CONTENT, etag='W/"1"', breaks=[100_000])
-    assert download(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == ["", ""]
+    assert server.ranges == ["", second_range]
 
 
 @pytest.mark.parametrize("has_if_range", [True, False])
@@ -150,37 +138,38 @@ def test_the_part_of_another_url_is_not_used(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_refusal_is_told_at_once(server, tmp_path, status):
+def test_a_refusal_is_reported_at_once(server, tmp_path, status):
     server.files["images.zip"] = Served(CONTENT, statuses=[status])
     assert f"/images.zip cannot be downloaded: the server answers {status}" in error_of(remote(server), tmp_path)
     assert len(server.ranges) == 1
 
 
-def test_a_busy_server_is_asked_again(server, tmp_path, capsys):
+def test_a_busy_server_is_tried_again(server, tmp_path, capsys):
     server.files["images.zip"] = Served(CONTENT, statuses=[500, 503, 429])
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
     assert "the server answers 503 Service Unavailable; trying again in 0 s" in capsys.readouterr().err
 
 
-def test_in_the_end_it_gives_up(server, tmp_path):
-    server.files["images.zip"] = Served(CONTENT, statuses=[500] * 99)
-    assert "the server answers 500" in error_of(remote(server), tmp_path)
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"statuses": [500] * 99}, "the server answers 500"),
+        ({"has_ranges": False, "breaks": [100_000] * 99}, "the connection broke after 100,000 of 300,000 bytes"),
+    ],
+)
+def test_it_gives_up_after_attempts_without_progress(server, tmp_path, answer, message):
+    server.files["images.zip"] = Served(CONTENT, **answer)
+    assert message in error_of(remote(server), tmp_path)
     assert len(server.ranges) == downloads.ATTEMPTS
 
 
-def test_a_server_that_always_breaks_at_the_same_place(server, tmp_path):
-    server.files["images.zip"] = Served(CONTENT, has_ranges=False, breaks=[100_000] * 99)
-    assert "the connection broke after 100,000 of 300,000 bytes" in error_of(remote(server), tmp_path)
-    assert len(server.ranges) == downloads.ATTEMPTS
-
-
-def test_many_breaks_are_no_reason_to_give_up_while_it_gets_on(server, tmp_path):
+def test_it_continues_while_there_is_progress(server, tmp_path):
     server.files["images.zip"] = Served(CONTENT, breaks=[10_000] * 20)
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
     assert len(server.ranges) == 21
 
 
-def test_nobody_there(server, tmp_path):
+def test_an_unreachable_server(server, tmp_path):
     file = remote(server)
     server.server_close()
     message = error_of(file, tmp_path)
@@ -194,7 +183,7 @@ def test_a_login_page_is_not_the_file(server, tmp_path):
     assert names(tmp_path) == []
 
 
-def test_the_id_in_git(server, tmp_path):
+def test_the_git_id_is_the_checksum(server, tmp_path):
     content = b"2328403.jpg\n"
     git_blob = "37e52b1d0a1c5a4a1e4d0e0bfcbd4bd0a4f4f7a1"
     file = tmp_path / "list.txt"
@@ -208,13 +197,13 @@ def test_the_id_in_git(server, tmp_path):
     assert names(tmp_path) == ["images.zip"]  # a published checksum needs no record
 
 
-def test_another_size_than_known_is_told(server, tmp_path, capsys):
+def test_an_unexpected_size_is_reported(server, tmp_path, capsys):
     server.files["images.zip"] = Served(CONTENT)
     download(remote(server, num_bytes=200_000), tmp_path)
     assert "/images.zip has 300,000 bytes; it had 200,000 when this command was written" in capsys.readouterr().err
 
 
-def test_a_disk_without_room_is_told_before(server, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_reported_before_the_download(server, tmp_path, monkeypatch):
     server.files["images.zip"] = Served(CONTENT)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=len(CONTENT) - 1))
@@ -224,7 +213,7 @@ def test_a_disk_without_room_is_told_before(server, tmp_path, monkeypatch):
     )
 
 
-def test_a_disk_that_fills_up_keeps_what_came(server, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_keeps_the_part(server, tmp_path, monkeypatch):
     server.files["images.zip"] = Served(CONTENT, breaks=[100_000])
     read, chunks = downloads._read, []
 

@@ -1,4 +1,4 @@
-"""Kaggle's own package, where it is installed, against a server on this machine; and its absence."""
+"""kagglehub with a local server, if it is installed, and the message without it."""
 
 import os
 import sys
@@ -30,7 +30,7 @@ def error_of(tmp_path) -> str:
     return str(caught.value)
 
 
-def test_a_data_set(server, tmp_path):
+def test_a_data_set_is_downloaded(server, tmp_path):
     folder = download_from_kaggle("parhamsalar/corel5k", tmp_path / "cache")
     assert folder.is_relative_to(tmp_path / "cache")
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(FILES)
@@ -60,14 +60,14 @@ def test_refusals(server, tmp_path, status, text):
     assert text in error_of(tmp_path)
 
 
-def test_something_else_than_an_archive(server, tmp_path):
+def test_a_response_that_is_no_archive(server, tmp_path):
     server.files["kaggle.zip"] = Served(b"<html>log in</html>", content_type="text/html")
     message = error_of(tmp_path)
     assert "kagglehub says: Unsupported archive type" in message
     assert f"Remove {tmp_path / 'cache'} if that stays so" in message
 
 
-def test_nobody_there(server, tmp_path):
+def test_an_unreachable_server(server, tmp_path):
     server.shutdown()
     server.server_close()
     assert "cannot be downloaded: " in error_of(tmp_path)

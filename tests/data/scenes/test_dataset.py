@@ -1,4 +1,4 @@
-"""The embedded scenes: the same everywhere and always, true of their pictures, and not to be guessed."""
+"""Scenes: deterministic pictures with matching labels and captions that cannot be guessed."""
 
 import re
 from collections import Counter
@@ -38,15 +38,9 @@ def scenes():
     return [draw(3, index, 32) for index in range(800)]
 
 
-def test_a_scene_is_a_picture_with_labels_and_five_captions():
-    scene = draw(0, 0, 96)
-    assert scene.image.shape == (96, 96, 3)
-    assert scene.image.dtype == np.uint8
-    assert len(scene.captions) == 5
-
-
-def test_a_scene_depends_on_seed_and_index_alone():
+def test_a_scene_depends_on_seed_and_index_only():
     forwards = [draw(1, index, 48) for index in range(6)]
+    assert (forwards[0].image.shape, forwards[0].image.dtype, len(forwards[0].captions)) == ((48, 48, 3), np.uint8, 5)
     for index in (4, 0, 5, 2):
         again = draw(1, index, 48)
         np.testing.assert_array_equal(again.image, forwards[index].image)
@@ -64,7 +58,7 @@ def test_a_scene_is_the_same_at_any_size(index):
     assert np.abs(shrunk - draw(5, index + 1, 96).image).mean() > 12
 
 
-def test_labels_are_of_the_vocabulary_and_in_its_order(scenes):
+def test_labels_have_the_order_of_the_vocabulary(scenes):
     for scene in scenes:
         assert list(scene.labels) == [label for label in LABELS if label in scene.labels]
         assert len(set(scene.labels) & set(BACKGROUNDS)) == 1
@@ -91,15 +85,15 @@ def test_guessing_by_frequency_fails(scenes):
 def test_the_image_shows_the_colors_of_its_labels():
     nearest = {"red": (214, 30, 36), "blue": (30, 72, 226), "yellow": (250, 222, 36), "green": (26, 178, 70)}
     for color, rgb in nearest.items():
-        share = {True: [], False: []}
+        fraction = {True: [], False: []}
         for index in range(60):
             scene = draw(9, index, 64)
             close = np.abs(scene.image.astype(float) - rgb).max(-1) < 55
-            share[color in scene.labels].append(close.mean())
-        assert np.mean(share[True]) > 8 * np.mean(share[False])
+            fraction[color in scene.labels].append(close.mean())
+        assert np.mean(fraction[True]) > 8 * np.mean(fraction[False])
 
 
-def test_captions_claim_what_the_labels_say(scenes):
+def test_captions_match_the_labels(scenes):
     objects = {*SHAPES, *COLORS, *TEXTURES} - {"solid"}
     for scene in scenes:
         (background,) = set(scene.labels) & set(BACKGROUNDS)
@@ -115,7 +109,7 @@ def test_captions_claim_what_the_labels_say(scenes):
         assert set(scene.labels) - {background} <= full
 
 
-def test_captions_count_the_objects_alike(scenes):
+def test_captions_count_the_objects(scenes):
     numbers = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3}
     for scene in scenes:
         total, *listed = re.findall(r"\b(?:an?|one|two|three)\b", scene.captions[1].split(" shape")[0])
@@ -125,7 +119,7 @@ def test_captions_count_the_objects_alike(scenes):
         assert claimed == numbers[total]
 
 
-def test_captions_speak_plainly():
+def test_captions_are_correct_english():
     phrases = [caption for index in range(300) for caption in draw(11, index, 16).captions]
     assert not [
         caption
