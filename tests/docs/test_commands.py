@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib.util
 import re
 import runpy
 import shlex
@@ -123,3 +124,13 @@ def test_links_of_the_pages_lead_somewhere():
             titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if anchor else []
             anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
             assert not anchor or anchor in anchors, f"{page.name}: {link}"
+
+
+def test_files_and_modules_that_the_pages_name_exist():
+    for page in [page for page in PAGES if page.name != "performance.md"]:
+        text = re.sub(r"^(\| `)(aia_jax\.|configs/common).*? \|", r"\1", page.read_text(), flags=re.MULTILINE)
+        for path in re.findall(r"`((?:aia_jax|benchmarks|configs|docs|tests|\.ci)/[\w./*-]+)`", text):
+            assert list(ROOT.glob(path)), f"{page.name}: {path}"
+        for name in re.findall(r"`(aia_jax(?:\.\w+)+)`", text):
+            module, _, attribute = name.rpartition(".")
+            assert importlib.util.find_spec(name) or hasattr(importlib.import_module(module), attribute), name
