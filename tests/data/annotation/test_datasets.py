@@ -30,7 +30,7 @@ def _copies(tmp_path) -> list[str]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_images_are_the_resized_photos_in_the_order_of_the_file(config, photos, num_workers):
+def test_images_are_the_resized_photos_in_order(config, photos, num_workers):
     config.num_workers = num_workers
     split = load_split(config, "train", 16)
     assert len(split) == 5
@@ -43,24 +43,16 @@ def test_images_are_the_resized_photos_in_the_order_of_the_file(config, photos, 
         np.testing.assert_array_equal(split.images[row], np.asarray(expected))
 
 
-def test_prepared_once(config, tmp_path, monkeypatch):
-    first = load_split(config, "train", 16)
-    monkeypatch.setattr(image_cache, "decode_image", pytest.fail)
-    second = load_split(config, "train", 16)
-    np.testing.assert_array_equal(second.images, first.images)
-
-
-def test_another_size_is_another_copy(config, tmp_path):
-    assert load_split(config, "train", 8).images.shape == (5, 8, 8, 3)
-    assert load_split(config, "train", 16).images.shape == (5, 16, 16, 3)
-    assert len(_copies(tmp_path)) == 2
-
-
-def test_truncated_copy_is_made_again(config, tmp_path):
+def test_a_copy_is_prepared_once_for_each_size_and_again_if_truncated(config, tmp_path, monkeypatch):
     expected = np.array(load_split(config, "train", 16).images)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "decode_image", pytest.fail)
+        np.testing.assert_array_equal(load_split(config, "train", 16).images, expected)
     (images,) = (tmp_path / "cache").rglob("images.npy")
     os.truncate(images, images.stat().st_size - 100)
     np.testing.assert_array_equal(load_split(config, "train", 16).images, expected)
+    assert load_split(config, "train", 8).images.shape == (5, 8, 8, 3)
+    assert len(_copies(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("change", ["touch", "photo", "labels", "samples"])
@@ -88,15 +80,11 @@ def test_changed_sources_make_a_new_copy(config, photos, tmp_path, change):
     assert split.targets[0].tolist() == ([0, 0, 1] if change == "labels" else [1, 0, 0])
 
 
-def _spoil(photos) -> None:
+def test_all_bad_photos_are_listed_or_left_out(config, photos, tmp_path, capsys):
     (photos / "0.jpeg").unlink()
     (photos / "1.jpeg").write_bytes(b"")
     (photos / "2.jpeg").write_bytes((photos / "2.jpeg").read_bytes()[:-200])
     (photos / "4.jpeg").write_text("<html>")
-
-
-def test_all_bad_photos_are_listed(config, photos, tmp_path):
-    _spoil(photos)
     with pytest.raises(InputError) as caught:
         load_split(config, "train", 16)
     first, *lines = str(caught.value).splitlines()
@@ -106,10 +94,6 @@ def test_all_bad_photos_are_listed(config, photos, tmp_path):
         assert sum(name in line and reason in line for line in lines) == 1, name
     assert len(lines) == 4
     assert _copies(tmp_path) == []
-
-
-def test_skip_corrupt_goes_on_and_says_so(config, photos, tmp_path, capsys):
-    _spoil(photos)
     config.skip_corrupt = True
     split = load_split(config, "train", 16)
     assert "4 image(s) left out" in capsys.readouterr().err
@@ -118,11 +102,7 @@ def test_skip_corrupt_goes_on_and_says_so(config, photos, tmp_path, capsys):
     np.testing.assert_array_equal(split.targets, [[1, 0, 0]])
     (facts,) = (tmp_path / "cache").rglob("split.json")
     assert len(json.loads(facts.read_text())["left_out"]) == 4
-
-
-def test_nothing_readable_is_an_error_even_with_skip_corrupt(config, photos):
     shutil.rmtree(photos)
-    config.skip_corrupt = True
     with pytest.raises(InputError, match="no image can be used"):
         load_split(config, "train", 16)
 
@@ -134,14 +114,14 @@ def test_a_folder_in_place_of_a_photo(config, photos):
         load_split(config, "train", 16)
 
 
-def test_links_out_of_the_data_set_are_refused(config, photos, tmp_path):
+def test_links_that_leave_the_data_set_are_refused(config, photos, tmp_path):
     outside = tmp_path / "elsewhere"
     photos.rename(outside)
-    photos.symlink_to(outside)  # the whole folder may lie elsewhere
+    photos.symlink_to(outside)  # The whole folder may be elsewhere.
     expected = load_split(config, "train", 8)
     (tmp_path / "private.jpeg").write_bytes((outside / "1.jpeg").read_bytes())
     (outside / "1.jpeg").rename(photos.parent / "kept.jpeg")
-    (outside / "1.jpeg").symlink_to(photos.parent / "kept.jpeg")  # and so may a photo, within the data set
+    (outside / "1.jpeg").symlink_to(photos.parent / "kept.jpeg")  # A photo may be elsewhere in the data set.
     np.testing.assert_array_equal(load_split(config, "train", 8).images[:], expected.images[:])
     (outside / "2.jpeg").unlink()
     (outside / "2.jpeg").symlink_to(tmp_path / "private.jpeg")
@@ -155,7 +135,7 @@ def test_links_out_of_the_data_set_are_refused(config, photos, tmp_path):
     assert len(load_split(config, "train", 8)) == len(expected) - 2
 
 
-def test_interrupted_preparation_is_not_taken_for_whole(config, tmp_path, monkeypatch):
+def test_an_interrupted_preparation_leaves_nothing(config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -164,7 +144,7 @@ def test_interrupted_preparation_is_not_taken_for_whole(config, tmp_path, monkey
     assert len(load_split(config, "train", 16)) == 5
 
 
-def test_only_the_split_asked_for_is_needed(tmp_path):
+def test_only_the_requested_split_must_exist(tmp_path):
     photo = make_photo(tmp_path / "data" / "Corel-5k" / "images" / "a.jpeg")
     write_annotations(tmp_path / "data", [{"image_name": photo.name, "image_labels": []}], split="test")
     assert len(load_split(data_config(tmp_path / "data", tmp_path / "cache"), "test", 8)) == 1
@@ -180,7 +160,7 @@ def test_unknown_values(config):
         load_split(config, "train", 16)
 
 
-def test_take_reads_rows_in_the_order_given(config):
+def test_take_selects_rows_in_order(config):
     split = load_split(config, "train", 16)
     part = split.take([4, 0, 2])
     assert part.image_names == ("4.jpeg", "0.jpeg", "2.jpeg")
@@ -205,7 +185,7 @@ def test_mapped_rows_pickle_as_their_path(tmp_path):
 
 
 @pytest.mark.parametrize("stratified", [False, True])
-def test_validation_part_is_disjoint_and_fixed_by_the_seed(config, stratified):
+def test_the_validation_part_is_disjoint_and_depends_on_the_seed_only(config, stratified):
     split = load_split(config, "train", 16)
     train, validation = split_validation(split, 0.4, seed=1, stratified=stratified)
     assert (train.name, validation.name, len(train), len(validation)) == ("train", "validation", 3, 2)
@@ -237,7 +217,7 @@ def test_scenes(tmp_path):
         load_split(config, "train", 24)
 
 
-def test_a_users_own_photos_are_turned_upright(tmp_path):
+def test_custom_photos_are_turned_upright(tmp_path):
     for name, folder in (("corel5k", "Corel-5k"), ("custom", "")):
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6

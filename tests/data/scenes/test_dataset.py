@@ -17,7 +17,7 @@ BACKGROUND_WORDS = {
     "night": {"night", "dark"},
     "marble": {"marble"},
 }
-ORIENTATION_WORDS = {
+DIRECTIONS = {
     "left",
     "right",
     "top",
@@ -102,7 +102,7 @@ def test_captions_match_the_labels(scenes):
             words = re.findall("[a-z]+", caption)
             assert caption == caption.lower()
             assert {_singular(word) for word in words} & objects <= set(scene.labels)
-            assert not set(words) & ORIENTATION_WORDS
+            assert not set(words) & DIRECTIONS
             places = {name for name, synonyms in BACKGROUND_WORDS.items() if synonyms & set(words)}
             assert places == {background}
         full = {_singular(word) for word in re.findall("[a-z]+", scene.captions[0])}
