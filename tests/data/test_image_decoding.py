@@ -48,7 +48,7 @@ MODES = {
 
 @pytest.mark.parametrize("data", MODES.values(), ids=MODES.keys())
 @pytest.mark.parametrize("size", [16, 33])
-def test_every_mode_is_pillows_rgb_bilinear_bit_for_bit(data, size):
+def test_every_mode_equals_pillows_rgb_and_bilinear_filter(data, size):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's advice on palettes with transparency
         expected = Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
@@ -88,13 +88,13 @@ def _png_of_size(width: int, height: int) -> bytes:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "not an image of a known format"),
     ],
 )
-def test_what_is_no_image(data, text):
+def test_invalid_images_are_refused(data, text):
     with pytest.raises(InputError, match=text):
         decode_image(data, 8)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "large jpeg", "cmyk jpeg"])
-def test_a_jpeg_cut_anywhere_is_refused_or_lost_no_pixel(name):
+def test_a_truncated_jpeg_is_refused_or_complete(name):
     whole = MODES[name]
     expected = decode_image(whole, 32)
     refused = 0
@@ -107,7 +107,7 @@ def test_a_jpeg_cut_anywhere_is_refused_or_lost_no_pixel(name):
 
 
 def _turned(orientation: int, kind: str) -> bytes:
-    """A photo whose stored pixels have to be turned as `orientation` says."""
+    """A photo with an EXIF orientation."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     return _encode(Image.fromarray(np.kron(_noise(2, 3, 3), np.ones((8, 8, 1), np.uint8))), kind, exif=exif)
@@ -115,7 +115,7 @@ def _turned(orientation: int, kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_are_turned_upright_only_if_asked(kind, orientation):
+def test_photos_are_turned_upright_on_request(kind, orientation):
     data = _turned(orientation, kind)
     with Image.open(io.BytesIO(data)) as image:
         expected = ImageOps.exif_transpose(image).convert("RGB").resize((12, 12), Image.Resampling.BILINEAR)
@@ -126,7 +126,7 @@ def test_photos_are_turned_upright_only_if_asked(kind, orientation):
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0" + b"\xff" * 40, b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0"])
-def test_damaged_metadata_leave_the_photo_as_it_is(exif):
+def test_damaged_metadata_are_ignored(exif):
     data = _encode(Image.fromarray(_noise(20, 30, 3)), "JPEG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,7 +136,7 @@ def test_damaged_metadata_leave_the_photo_as_it_is(exif):
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
 
 
-def test_heic_without_its_package_is_told(monkeypatch):
+def test_heic_without_its_package_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     image_decoding._formats.cache_clear()
     with pytest.raises(InputError, match="HEIC and HEIF need one more package: pip install pillow_heif"):
@@ -144,7 +144,7 @@ def test_heic_without_its_package_is_told(monkeypatch):
     image_decoding._formats.cache_clear()
 
 
-def test_heic_is_read_where_its_package_is(monkeypatch):
+def test_heic_is_read_with_its_package(monkeypatch):
     def register_heif_opener():
         Image.register_open(
             "HEIF", lambda file, name=None: Image.new("RGB", (4, 4), (9, 8, 7)), lambda start: b"heic" in start
@@ -158,11 +158,11 @@ def test_heic_is_read_where_its_package_is(monkeypatch):
     image_decoding._formats.cache_clear()
 
 
-def test_the_first_of_many_frames_counts():
+def test_only_the_first_frame_is_read():
     np.testing.assert_array_equal(decode_image(bombs.gif(20_000), 8), decode_image(bombs.gif(1), 8))
 
 
-def test_large_photos_bring_no_warning_and_are_decoded_one_at_a_time(monkeypatch):
+def test_large_photos_are_decoded_one_at_a_time(monkeypatch):
     data, at_once, most = _encode(Image.new("L", (64, 64)), "JPEG"), [], []
 
     def resize(image, size, **_):
@@ -194,8 +194,8 @@ def test_a_thumbnail_is_never_empty(shape, small):
     assert image_decoding.thumbnail(_encode(Image.fromarray(_noise(*shape)), "PNG"), 32).shape == (*small, 3)
 
 
-def test_a_jpeg_of_many_scans_or_with_a_film_behind_it_is_read():
+def test_a_jpeg_with_many_scans_or_a_video_after_it_is_read():
     scans = bombs.jpeg(8, 8, progressive=True, scans=60)
     np.testing.assert_array_equal(decode_image(scans, 8), decode_image(bombs.jpeg(8, 8, progressive=True), 8))
-    film = MODES["large jpeg"] + b"\xff\xda\0\0" * 1000
-    np.testing.assert_array_equal(decode_image(film, 8), decode_image(MODES["large jpeg"], 8))
+    video = MODES["large jpeg"] + b"\xff\xda\0\0" * 1000
+    np.testing.assert_array_equal(decode_image(video, 8), decode_image(MODES["large jpeg"], 8))

@@ -1,4 +1,4 @@
-"""Words, vocabularies, ids and tf-idf of captions; nltk and scikit-learn are the oracles."""
+"""Words, vocabularies, ids and tf-idf of captions, compared with nltk and scikit-learn."""
 
 import json
 import socket
@@ -42,16 +42,6 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(WORDS)
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(content: bytes | dict, name: str = "file"):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("caption", "words"),
     [
@@ -69,7 +59,7 @@ def write(tmp_path):
         ("", []),
     ],
 )
-def test_words_and_marks(caption, words):
+def test_captions_are_split_into_words_and_marks(caption, words):
     assert tokenize(caption) == words
 
 
@@ -80,7 +70,7 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(PIECES, max_size=8).map("".join))
-def test_plain_captions_have_the_words_that_nltk_finds(caption):
+def test_words_are_those_of_nltk(caption):
     from nltk.tokenize import word_tokenize
 
     sentences = text._INNER_STOP.sub(" .", caption.strip())
@@ -89,17 +79,14 @@ def test_plain_captions_have_the_words_that_nltk_finds(caption):
 
 def test_nothing_is_downloaded(monkeypatch):
     def refuse(*args, **kwargs):
-        raise AssertionError("the network was asked for")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket, "socket", refuse)
     assert tokenize("The dog's ball. It (red)") == ["the", "dog", "'s", "ball", ".", "it", "(", "red", ")"]
 
 
-def test_counts_are_in_the_order_of_first_appearance():
+def test_a_vocabulary_has_the_order_of_first_occurrence():
     assert list(word_counts(["b a .", "a c"]).items()) == [("b", 1), ("a", 2), (".", 1), ("c", 1)]
-
-
-def test_a_vocabulary_is_built_in_the_order_of_first_appearance():
     captions = ["the dog .", "a dog .", "A DOG ran ."]
     assert Vocabulary.build(captions, 2) == Vocabulary(
         {"<pad>": 0, "<start>": 1, "<end>": 2, "<unk>": 3, "dog": 4, ".": 5, "a": 6}
@@ -109,16 +96,11 @@ def test_a_vocabulary_is_built_in_the_order_of_first_appearance():
         Vocabulary.build(captions)
 
 
-def test_a_vocabulary_is_saved_as_scan_does(tmp_path, vocabulary):
+def test_a_vocabulary_is_saved_in_scans_format(tmp_path, vocabulary):
     path = tmp_path / "new" / "vocab.json"
     vocabulary.save(path)
-    document = json.loads(path.read_text())
-    assert document["word2idx"] == WORDS
-    assert document["idx2word"] == {
-        **{"0": "<pad>", "1": "<start>", "2": "<end>", "3": "<unk>"},
-        **{"4": "a", "5": "dog", "6": "."},
-    }
-    assert document["idx"] == 7
+    words = {"0": "<pad>", "1": "<start>", "2": "<end>", "3": "<unk>", "4": "a", "5": "dog", "6": "."}
+    assert json.loads(path.read_text()) == {"word2idx": WORDS, "idx2word": words, "idx": 7}
     loaded = Vocabulary.load(path)
     assert loaded == vocabulary
     assert len(loaded) == 7
@@ -148,7 +130,7 @@ def test_a_vocabulary_is_saved_as_scan_does(tmp_path, vocabulary):
     ],
 )
 def test_an_unusable_vocabulary_is_refused(write, document, message):
-    path = write(document if isinstance(document, bytes) else json.dumps(document).encode())
+    path = write(document)
     with pytest.raises(InputError) as caught:
         Vocabulary.load(path)
     assert f"{path.parent}/{message}" in str(caught.value)
@@ -161,7 +143,7 @@ def test_an_absent_file_is_named(tmp_path, read):
     assert str(caught.value) == f"{tmp_path}/none cannot be read: No such file or directory"
 
 
-def test_captions_are_lines(write):
+def test_captions_are_lines_without_blanks_around_them(write):
     path = write("\ufeffa dog \r\nan\u2028old\rcat\x0b!\n caf\u00e9\n".encode())
     assert read_captions(path) == ("a dog", "an\u2028old\rcat\x0b!", "café")
     assert read_captions(write(b"a dog")) == ("a dog",)
@@ -184,7 +166,7 @@ def test_unusable_captions_are_refused(write, content, message):
     assert str(caught.value) == f"{path.parent}/{message}"
 
 
-def test_captions_become_padded_ids(vocabulary):
+def test_captions_are_encoded_as_padded_ids(vocabulary):
     assert vocabulary.encode("A big dog .") == [1, 4, 3, 5, 6, 2]
     ids, lengths = encode_captions(["A big dog .", "dog", "a dog"], vocabulary)
     np.testing.assert_array_equal(ids, [[1, 4, 3, 5, 6, 2], [1, 5, 2, 0, 0, 0], [1, 4, 5, 2, 0, 0]])
@@ -212,7 +194,7 @@ def test_tf_idf_by_hand():
         tf_idf(["a .", "b"])
 
 
-def test_tf_idf_as_scikit_learn_gives_it():
+def test_tf_idf_is_that_of_scikit_learn_and_products_of_means_are_mean_cosines():
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     rows = tf_idf(CAPTIONS)
@@ -220,10 +202,6 @@ def test_tf_idf_as_scikit_learn_gives_it():
     assert rows.dtype == np.float64
     np.testing.assert_array_equal(rows.toarray(), TfidfVectorizer().fit_transform(CAPTIONS).toarray())
     np.testing.assert_allclose(np.linalg.norm(rows.toarray(), axis=1), 1, rtol=1e-15)
-
-
-def test_the_product_of_means_is_the_mean_of_the_cosines():
-    rows = tf_idf(CAPTIONS)
     means = image_means(rows, 5)
     assert isinstance(means, sparse.csr_matrix)
     assert means.shape == (2, rows.shape[1])
@@ -259,7 +237,7 @@ def test_real_captions_in_published_vocabularies(
     ]
 
 
-def test_real_captions_have_the_words_that_nltk_finds():
+def test_words_of_real_captions_are_those_of_nltk():
     from nltk.tokenize import word_tokenize
 
     path = SHARED_DATASETS / "f30k_precomp" / "dev_caps.txt"

@@ -22,7 +22,7 @@ def coco():
     }
 
 
-def test_instances_of_coco(tmp_path):
+def test_coco_is_read(tmp_path):
     (tmp_path / "instances.json").write_text(json.dumps(coco()))
     found = read_coco(tmp_path / "instances.json")
     assert [(row.photo, row.labels) for row in found.rows] == [
@@ -35,7 +35,7 @@ def test_instances_of_coco(tmp_path):
     assert found.problems == ()
 
 
-def test_all_problems_of_coco_are_told(tmp_path):
+def test_all_problems_of_coco_are_listed(tmp_path):
     document = coco()
     document["images"] += [{"id": 7, "file_name": "d.jpg"}, {"file_name": "e.jpg"}, {"id": 3, "file_name": None}]
     document["annotations"] += [{"image_id": 4, "category_id": 5}, {"image_id": 7, "category_id": [1]}, 3]
@@ -59,11 +59,11 @@ def test_other_json_is_refused(tmp_path, content):
         read_coco(tmp_path / "a.json")
 
 
-def said(found):
+def rows_of(found):
     return sorted((row.photo, *row.labels) for row in found.rows)
 
 
-def test_a_folder_for_each_label(tmp_path):
+def test_one_folder_per_label_is_read(tmp_path):
     make_photo(tmp_path / "sky" / "a.jpg", 1)
     make_photo(tmp_path / "sky" / "2024" / "b.JPG", 2)
     make_photo(tmp_path / "sea" / "c d.jpg", 3)
@@ -71,7 +71,12 @@ def test_a_folder_for_each_label(tmp_path):
     make_photo(tmp_path / ".trash" / "e.jpg", 5)
     (tmp_path / "sea" / "notes.txt").write_text("")
     found = read_folders(tmp_path)
-    assert said(found) == [("sea/c d.jpg", "sea"), ("sky/2024/b.JPG", "sky"), ("sky/a.jpg", "sky"), ("without.jpg",)]
+    assert rows_of(found) == [
+        ("sea/c d.jpg", "sea"),
+        ("sky/2024/b.JPG", "sky"),
+        ("sky/a.jpg", "sky"),
+        ("without.jpg",),
+    ]
     assert found.understood == f"{tmp_path}: 2 folders as labels"
 
 
@@ -85,7 +90,7 @@ def test_one_photo_in_several_folders(tmp_path):
     make_photo(tmp_path / "photos" / "wood" / "a.jpg", 2)  # another photo of that name
     shutil.copy(first, tmp_path / "photos" / "wood" / "b.jpg")  # same content, another name
     (tmp_path / "photos" / "linked").symlink_to(tmp_path / "photos" / "sky")
-    assert said(read_folders(tmp_path / "photos")) == [
+    assert rows_of(read_folders(tmp_path / "photos")) == [
         ("linked/a.jpg", "linked"),
         ("linked/a.jpg", "sea"),
         ("linked/a.jpg", "sky"),
@@ -96,7 +101,7 @@ def test_one_photo_in_several_folders(tmp_path):
     ]
 
 
-def test_folders_of_splits(tmp_path):
+def test_folders_of_splits_are_read(tmp_path):
     make_photo(tmp_path / "train" / "sky" / "a.jpg", 1)
     make_photo(tmp_path / "Test" / "sky" / "b.jpg", 2)
     make_photo(tmp_path / "Test" / "c.jpg", 3)
@@ -109,7 +114,7 @@ def test_folders_of_splits(tmp_path):
     assert found.understood.endswith("1 folders as labels below the splits Test, train")
 
 
-def test_a_folder_without_labels(tmp_path):
+def test_a_folder_without_labels_is_refused(tmp_path):
     make_photo(tmp_path / "a.jpg")
     with pytest.raises(InputError, match=r"holds no folders of photos; expected one for each label"):
         read_folders(tmp_path)

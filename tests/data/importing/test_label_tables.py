@@ -14,7 +14,7 @@ def read(tmp_path):
     return write_and_read
 
 
-def said(found):
+def rows_of(found):
     return [(row.photo, *row.labels) for row in found.rows]
 
 
@@ -35,45 +35,45 @@ BOTH = [("a.jpg", "sky", "sea"), ("b.jpg", "sea")]
         ('"image", "labels"\n"a.jpg", "sky;sea"\n\n"b.jpg", "sea"\n,\n', "separated by ';'"),
     ],
 )
-def test_lists_of_labels_in_a_cell(read, text, how):
+def test_cells_with_several_labels_are_read(read, text, how):
     found = read(text)
-    assert said(found) == BOTH
+    assert rows_of(found) == BOTH
     assert how in found.understood
     assert found.problems == ()
 
 
-def test_a_byte_order_mark_is_no_part_of_the_header(read):
-    assert said(read("image,labels\na.jpg,sky;sea\nb.jpg,sea\n", "utf-8-sig")) == BOTH
+def test_a_byte_order_mark_is_ignored(read):
+    assert rows_of(read("image,labels\na.jpg,sky;sea\nb.jpg,sea\n", "utf-8-sig")) == BOTH
 
 
 @pytest.mark.parametrize("header", ["image,label", "photo,Class", "image,labels"])
-def test_a_row_for_each_label(read, header):
+def test_one_row_per_label_is_read(read, header):
     found = read(f"{header}\na.jpg,polar bear\na.jpg,sea\nb.jpg,sea\n")
-    assert said(found) == [("a.jpg", "polar bear"), ("a.jpg", "sea"), ("b.jpg", "sea")]
+    assert rows_of(found) == [("a.jpg", "polar bear"), ("a.jpg", "sea"), ("b.jpg", "sea")]
     assert "one per cell" in found.understood
     assert [row.where for row in found.rows] == ["labels.csv:2", "labels.csv:3", "labels.csv:4"]
 
 
-def test_columns_of_zero_and_one(read):
+def test_columns_of_zero_and_one_are_read(read):
     found = read(",image,sky,polar bear,split\n0,a.jpg,1,0,train\n1,b.jpg,0.0,TRUE,test\n2,c.jpg,-1,,val\n")
-    assert said(found) == [("a.jpg", "sky"), ("b.jpg", "polar bear"), ("c.jpg",)]
+    assert rows_of(found) == [("a.jpg", "sky"), ("b.jpg", "polar bear"), ("c.jpg",)]
     assert [row.split for row in found.rows] == ["train", "test", "validation"]
     assert "2 columns of 0 and 1 as labels, splits in column 'split'" in found.understood
 
 
-def test_named_columns_and_separator(read):
+def test_columns_and_separator_can_be_given(read):
     text = "Foto,Was,label\na.jpg,sky/sea,1\nb.jpg,sea,2\n"
     found = read(text, photo_column="Foto", label_column="Was", separator="/")
-    assert said(found) == BOTH
+    assert rows_of(found) == BOTH
     assert found.understood.endswith("labels in column 'Was', separated by '/'; not used: 'label'")
     whole = read("image,labels\na.jpg,red; not green\n", separator="none")
-    assert said(whole) == [("a.jpg", "red; not green")]
+    assert rows_of(whole) == [("a.jpg", "red; not green")]
 
 
-def test_names_of_all_kinds(read):
+def test_unusual_names_are_read(read):
     text = 'image,labels\n"sub/a ""b"", c.jpg",sky\n"line\nbreak.jpg",sky\nسیب 🍎.jpg,"ابر;sea"\nnext.jpg,\n'
     found = read(text)
-    assert said(found) == [
+    assert rows_of(found) == [
         ('sub/a "b", c.jpg', "sky"),
         ("line\nbreak.jpg", "sky"),
         ("سیب 🍎.jpg", "ابر", "sea"),
@@ -82,9 +82,9 @@ def test_names_of_all_kinds(read):
     assert [row.where for row in found.rows] == [f"labels.csv:{line}" for line in (2, 3, 5, 6)]
 
 
-def test_bad_rows_are_all_told_with_their_lines(read):
+def test_all_bad_rows_are_listed_with_their_lines(read):
     found = read("image,labels,split\na.jpg,sky,train\nb.jpg,sky;;sea,train\nc.jpg,sky,dev2\nd.jpg,sky\ne.jpg,sky,\n")
-    assert said(found) == [("a.jpg", "sky")]
+    assert rows_of(found) == [("a.jpg", "sky")]
     expected = [
         "labels.csv:5: 2 cells, but the header has 3; a cell that holds ',' must stand in quotes",
         "labels.csv:3: an empty label in 'sky;;sea'",
@@ -94,15 +94,15 @@ def test_bad_rows_are_all_told_with_their_lines(read):
     assert list(found.problems) == expected
 
 
-def test_cells_that_are_neither_zero_nor_one(read):
+def test_cells_other_than_zero_and_one_are_reported(read):
     found = read("image,sky,width\na.jpg,1,640\nb.jpg,0,1\n")
-    assert said(found) == [("b.jpg", "width")]
+    assert rows_of(found) == [("b.jpg", "width")]
     assert "labels.csv:2: column 'width' holds '640'; each column beside photos and splits" in found.problems[0]
 
 
-def test_lists_that_are_none(read):
+def test_malformed_lists_are_reported(read):
     found = read("image,labels\na.jpg,[sky]\nb.jpg,['sea']\n" + "c.jpg," + "[" * 500 + "]\n")
-    assert said(found) == [("b.jpg", "sea")]
+    assert rows_of(found) == [("b.jpg", "sea")]
     assert [problem.split(": ")[0] for problem in found.problems] == ["labels.csv:2", "labels.csv:4"]
 
 
@@ -115,12 +115,12 @@ def test_lists_that_are_none(read):
         ("image,labels,labels\na.jpg,b,c\n", "two columns are called 'labels'"),
     ],
 )
-def test_what_is_no_table_of_labels(read, text, message):
+def test_tables_without_labels_are_refused(read, text, message):
     with pytest.raises(InputError, match=message):
         read(text)
 
 
-def test_absent_columns_encodings_and_cells(read):
+def test_unusable_tables_are_refused(read):
     with pytest.raises(InputError, match=r"has no column 'x', which --label_column names; its columns: image, labels"):
         read("image,labels\na.jpg,sky\n", label_column="x")
     with pytest.raises(InputError, match="is not UTF-8 text"):

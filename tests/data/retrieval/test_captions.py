@@ -57,7 +57,7 @@ def test_features_may_be_repeated_for_each_caption(data, tmp_path):
     np.testing.assert_array_equal(batch["image"], once[batch["index"] // 5])
 
 
-def test_testall_is_taken_where_there_is_one(data, tmp_path):
+def test_testall_is_used_if_it_exists(data, tmp_path):
     folder = tmp_path / "tiny_precomp"
     (folder / "testall_caps.txt").write_text("\n".join(TEXTS[:10]) + "\n")
     np.save(folder / "testall_ims.npy", np.zeros((2, 4, 3), np.float32))
@@ -77,7 +77,7 @@ def test_a_batch_has_its_longest_captions_first_and_one_of_a_few_widths(data):
     assert wider["tokens"].shape == (5, 16)
 
 
-def test_a_process_gets_its_part_of_the_whole_batch(data):
+def test_processes_get_parts_of_a_batch(data):
     split = load(data)
     make = PairBatches(split, (4, 8), similarity=semantic_similarity(split, ("image", "caption")))
     columns = {"index": np.array([9, 1, 28, 14])}
@@ -86,7 +86,7 @@ def test_a_process_gets_its_part_of_the_whole_batch(data):
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
 
 
-def test_meaning_is_the_mean_of_the_cosines_between_images_captions(data):
+def test_similarities_are_mean_cosines_between_captions(data):
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
     split = load(data)
@@ -100,7 +100,7 @@ def test_meaning_is_the_mean_of_the_cosines_between_images_captions(data):
     np.testing.assert_allclose(batch["image_similarity"], expected, atol=1e-6)
 
 
-def test_places_stand_for_captions_by_length_in_evaluation(data):
+def test_captions_can_be_ordered_by_length(data):
     split = load(data)
     make = PairBatches(split, (8,), order=by_length(split), images=False)
     columns = {"index": np.array([0, 1, 29, 0]), "mask": np.array([True, True, True, False])}
@@ -110,7 +110,7 @@ def test_places_stand_for_captions_by_length_in_evaluation(data):
     assert sorted(batch["mask"].tolist()) == [False, True, True, True]
 
 
-def test_photos_are_named_beside_the_features(data, tmp_path):
+def test_photo_names_are_read_from_beside_the_features(data, tmp_path):
     split = load(data)
     with pytest.raises(InputError, match="which names the photos of the features, does not exist"):
         feature_photo_names(split)
@@ -139,10 +139,7 @@ def features(folder, array):
         (lambda folder: captions(folder, "a red dog here\n" * 4 + "\n"), r"train_caps.txt.*5"),
         (lambda folder: captions(folder, "wholly other words\n" * 30), r"train_caps.txt.*vocab.json"),
         (lambda folder: (folder / "train_caps.txt").unlink(), "train_caps.txt"),
-        (
-            lambda folder: features(folder, np.zeros((7, 4, 3), np.float32)),
-            "features of 7 images, but there are 30 cap",
-        ),
+        (lambda folder: features(folder, np.zeros((7, 4, 3), np.float32)), "of 7 images, but there are 30 captions"),
         (lambda folder: features(folder, np.zeros((6, 12), np.float32)), r"must be a float array \[images, regions, f"),
         (lambda folder: features(folder, np.zeros((6, 4, 3), np.int32)), "must be a float array"),
         (lambda folder: (folder / "train_ims.npy").write_bytes(b"\x93NUMPY"), "is no .npy file, or truncated"),
@@ -152,7 +149,7 @@ def features(folder, array):
         (lambda folder: (folder.parent / "vocab.json").unlink(), "build it with: aia vocab"),
     ],
 )
-def test_what_does_not_fit_is_told(data, tmp_path, damage, message):
+def test_files_that_do_not_match_are_refused(data, tmp_path, damage, message):
     damage(tmp_path / "tiny_precomp")
     with pytest.raises(InputError, match=message):
         load(data)

@@ -1,7 +1,6 @@
-"""Words of keywords, their vocabulary and records; scikit-learn and the published programs' loops are the oracles."""
+"""Words of keywords, their vocabulary and records, compared with scikit-learn and the published programs."""
 
 import itertools
-import json
 import pickle
 import tracemalloc
 
@@ -21,16 +20,6 @@ RANGES = [[-1, -1], [3, 3], [4, 5], [-1, -1], [0, 2], [-1, -1]]
 
 
 @pytest.fixture
-def write(tmp_path):
-    def write(content, name="file"):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-        return path
-
-    return write
-
-
-@pytest.fixture
 def save(tmp_path):
     def save(rows, name="record.npy", dtype=np.int32):
         np.save(tmp_path / name, np.array(rows, dtype).reshape(-1, 2))
@@ -45,7 +34,7 @@ def words_of(records: KeywordRecords, image: int) -> list[int]:
 
 
 def published_ranges(record: np.ndarray) -> np.ndarray:
-    """Row by row, as both published programs go through the record."""
+    """The ranges as both published programs compute them, row by row."""
     ranges = np.full((record[:, 0].max() + 1, 2), -1)
     current, start = 0, 0
     for row, image in enumerate(record[:, 0]):
@@ -57,10 +46,8 @@ def published_ranges(record: np.ndarray) -> np.ndarray:
 
 
 def test_keywords_are_read(write):
-    assert read_keywords(write({"tagging": {"keywords": ["Old man", "café"], "scores": []}, "id": 3})) == [
-        "Old man",
-        "café",
-    ]
+    document = {"tagging": {"keywords": ["Old man", "café"], "scores": []}, "id": 3}
+    assert read_keywords(write(document)) == ["Old man", "café"]
     assert read_keywords(write({"tagging": {"keywords": []}})) == []
 
 
@@ -92,10 +79,9 @@ def test_an_absent_file_is_named(tmp_path, read):
         read(tmp_path / "none")
 
 
-def test_words_of_keywords():
-    assert analyze(["Old Man", "the sea", "x", "T-Shirt", "man", "go-kart", "2 CDs", "", "café"]) == [
-        *["old", "man", "sea", "shirt", "man", "kart", "cds", "café"]
-    ]
+def test_keywords_are_split_into_words():
+    keywords = ["Old Man", "the sea", "x", "T-Shirt", "man", "go-kart", "2 CDs", "", "café"]
+    assert analyze(keywords) == ["old", "man", "sea", "shirt", "man", "kart", "cds", "café"]
     assert analyze(["the", "a", "x"]) == analyze([]) == []
 
 
@@ -146,7 +132,7 @@ def test_a_vocabulary_is_saved(tmp_path, write):
             KeywordVocabulary.load(write(content))
 
 
-def test_memory_grows_with_the_words_not_the_images(tmp_path):
+def test_memory_does_not_grow_with_the_images(tmp_path):
     def peak(num_images: int) -> int:
         def documents():
             return ([f"word{(7 * image + place) % 300}" for place in range(20)] for image in range(num_images))
@@ -215,7 +201,7 @@ def test_published_files_are_read(tmp_path_factory, words, chunk):
         np.testing.assert_array_equal(alone.ranges, both.ranges[: len(alone.ranges)])
 
 
-def test_ranges_alone_give_no_words(save):
+def test_ranges_are_not_taken_for_a_record(save):
     record, ranges = save(RECORD), save(RANGES, "img_keyword_ind.npy")
     assert KeywordRecords.load(record).ranges.tolist() == RANGES[:5]
     full = save([[2, 3], [0, 1], [4, 9]], "full.npy")

@@ -12,7 +12,7 @@ LABELS = ("sky", "sea", "polar bear")
 TARGETS = np.array([[1, 1, 0], [0, 1, 1], [1, 1, 1], [0, 0, 0]])
 
 
-def test_queries_are_the_sets_of_labels_that_occur():
+def test_queries_are_the_sets_of_labels_that_images_have():
     found = label_queries(TARGETS, LABELS, 2)
     assert found.texts == ("sky", "sea", "polar bear", "sky sea", "sky polar bear", "sea polar bear")
     assert [row.indices.tolist() for row in found.relevant] == [[0, 2], [0, 1, 2], [1, 2], [0, 2], [2], [1, 2]]
@@ -21,18 +21,18 @@ def test_queries_are_the_sets_of_labels_that_occur():
         label_queries(TARGETS * 0, LABELS, 2)
 
 
-def test_queries_of_the_same_words_are_one():
+def test_queries_with_the_same_text_are_merged():
     found = label_queries(np.array([[1, 1, 0], [0, 0, 1]]), ("fire", "truck", "fire truck"), 2)
     assert found.texts == ("fire", "truck", "fire truck")
     assert found.relevant.toarray().tolist() == [[1, 0], [1, 0], [1, 1]]
 
 
-def test_a_share_of_the_queries_of_several_words_is_held_out():
+def test_a_fraction_of_the_queries_of_several_words_is_held_out():
     texts = [f"word{k}" for k in range(500)] + [f"red word{k}" for k in range(2000)]
     chosen = held_out(texts, 0.2)
     assert not chosen[:500].any()
     assert 0.17 < chosen[500:].mean() < 0.23
-    np.testing.assert_array_equal(held_out(texts[600:700], 0.2), chosen[600:700])  # by the text alone
+    np.testing.assert_array_equal(held_out(texts[600:700], 0.2), chosen[600:700])  # depends on the text only
     assert not held_out(texts, 0).any()
 
 
@@ -65,7 +65,7 @@ def split(tmp_path):
     return SearchSplit(images, queries, tokens, np.ones(6, np.int32), np.array([1, 1, 0, 1, 1, 1], bool))
 
 
-def test_an_epoch_holds_every_pair_of_a_trained_query(split):
+def test_an_epoch_has_every_pair_of_a_trained_query(split):
     batches = ClickBatches(split, 0, seed=0)
     index = np.arange(len(batches))
     batch = batches({"index": index}, slice(None))
@@ -78,13 +78,13 @@ def test_an_epoch_holds_every_pair_of_a_trained_query(split):
 
 
 def _images(split, batch):
-    """The numbers of a batch's images, by their maps."""
+    """The numbers of the images of a batch, found by their maps."""
     maps = split.images.maps[:]
     return [int(np.flatnonzero((maps == one).all(axis=(1, 2, 3)))[0]) for one in batch["maps"]]
 
 
 @pytest.mark.parametrize("negatives", [0, 2, 100])
-def test_only_wrong_images_are_negative(split, negatives):
+def test_only_irrelevant_images_are_negative(split, negatives):
     index = np.array([0, 5, 11, 14, 20, 25, 30, 32])
     batch = ClickBatches(split, negatives, seed=3)({"index": index}, slice(None))
     wrong = np.array([[image % (q + 2) != 0 for q in batch["tokens"][:, 0]] for image in _images(split, batch)])
@@ -94,7 +94,7 @@ def test_only_wrong_images_are_negative(split, negatives):
     assert batch["negative"].sum(axis=0).tolist() == expected.tolist()
 
 
-def test_keywords_are_left_out_and_others_join(split):
+def test_keywords_are_dropped_and_others_added(split):
     index = np.tile(np.arange(30), 20)
     whole = ClickBatches(split, 0, seed=3)({"index": index}, slice(None))
     part = ClickBatches(split, 0, seed=3, keyword_noise=(0.4, 0.0))({"index": index}, slice(None))
@@ -109,7 +109,7 @@ def test_keywords_are_left_out_and_others_join(split):
     np.testing.assert_array_equal(alone["counts"], np.roll(whole["counts"], 1, axis=0))
 
 
-def test_processes_share_a_batch(split):
+def test_processes_get_parts_of_a_batch(split):
     batches = ClickBatches(split, 2, seed=3, keyword_noise=(0.4, 0.3))
     columns = {"index": np.array([0, 5, 11, 14, 20, 25, 30, 32])}
     whole = batches(columns, slice(None))
