@@ -20,7 +20,7 @@ is trained, which a CPU can do. The best epoch is chosen on a fifth of the train
 
 from pathlib import Path
 
-from aia_jax.training.runs import written_config
+from aia_jax.training.runs import read_run_config
 from configs import corel5k_lite
 from configs.base import annotation_config
 
@@ -45,7 +45,7 @@ def _continue_run(config, folder):
     """Sets the network of a run, its loss and its training to those of the run."""
     if not Path(folder, "config.json").is_file():
         raise ValueError(f"configs/custom.py:{folder} is unknown; known: gap, attention, whole, or the folder of a run")
-    written = written_config(Path(folder))
+    written = read_run_config(Path(folder))
     if written.get("task") != "annotation":
         raise ValueError(f"configs/custom.py:{folder} is not a run of annotation")
     for part in ("model", "loss", "optimizer"):

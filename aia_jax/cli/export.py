@@ -17,7 +17,7 @@ from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
 from aia_jax.inference.load import load_trained_annotator, read_thresholds
 from aia_jax.inference.stablehlo import PLATFORMS
 from aia_jax.models.backbones import DTYPES
-from aia_jax.training.runs import written_config
+from aia_jax.training.runs import read_run_config
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes, write_json
 from aia_jax.utils.messages import format_count, printable
@@ -121,7 +121,7 @@ def _summary(told: dict[str, Any]) -> str:
 
 def _check(arguments: argparse.Namespace) -> None:
     check_model_arguments(arguments)
-    task = (arguments.config or (written_config(arguments.workdir) if arguments.workdir.is_dir() else {})).get("task")
+    task = (arguments.config or (read_run_config(arguments.workdir) if arguments.workdir.is_dir() else {})).get("task")
     if task not in (None, "annotation"):
         where = arguments.workdir or "--config"
         raise InputError(f"{where} is of config.task={task!r}; only annotators are exported, config.task='annotation'")

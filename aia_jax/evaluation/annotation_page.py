@@ -20,7 +20,7 @@ from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import Arrays, abstract_weights
-from aia_jax.training.prediction import fetched
+from aia_jax.training.prediction import fetch_outputs
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes
@@ -144,7 +144,7 @@ def _maps(task: AnnotationTask, weights: Arrays, part: Split) -> Iterator[tuple[
         for rows in batches:
             yield rows, {"heat": illustrate(placed, {"image": pad_batch(part.images[rows], size)})["heat"]}
 
-    for rows, outputs in fetched(dispatched()):
+    for rows, outputs in fetch_outputs(dispatched()):
         yield rows, outputs["heat"]
 
 

@@ -20,7 +20,7 @@ from aia_jax.training.metric_writer import read_metrics
 from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.run_record import check_same_config
-from aia_jax.training.runs import best_step, check_whole, open_run
+from aia_jax.training.runs import best_step, check_complete_model, open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.load import (
@@ -110,7 +110,7 @@ def _run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[
         _, shapes = abstract_weights(task.build_model, sharding.data_mesh())
         for step in dict.fromkeys((max(evaluated), best)):
             info = checkpointer.info(step)
-            check_whole(workdir, info)
+            check_complete_model(workdir, info)
             checkpointer.check_undamaged(step)
             check_same_data(workdir, info, task.describe())
             arrays = select_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])

@@ -17,7 +17,7 @@ from aia_jax.data.image_decoding import decode_image, resize_image
 from aia_jax.data.photo_folder import Photo, read_photos
 from aia_jax.inference.thumbnails import Thumbnail
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
-from aia_jax.training.prediction import fetched
+from aia_jax.training.prediction import fetch_outputs
 from aia_jax.utils.errors import InputError
 
 Labels = tuple[tuple[str, float], ...]  # label and score, the highest first
@@ -88,7 +88,7 @@ class PhotoAnnotator:
             InputError: an image that cannot be read; the message names it.
         """
         given = [images] if _is_one(images) else list(images)
-        with contextlib.closing(fetched(self._explained(given))) as batches:
+        with contextlib.closing(fetch_outputs(self._explained(given))) as batches:
             found = [{name: rows[:number] for name, rows in outputs.items()} for number, outputs in batches]
         whole = {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
         return Annotation(self._choose(whole["scores"]), whole["scores"], whole.get("attention"))
@@ -111,7 +111,7 @@ class PhotoAnnotator:
         size = self._annotator.image_size
         reading = read_photos(paths, size, num_workers=num_workers, upright=True, picture_side=picture_side)
         with contextlib.closing(reading) as photos:
-            for facts, outputs in fetched(self._predicted(photos, illustrated=bool(picture_side))):
+            for facts, outputs in fetch_outputs(self._predicted(photos, illustrated=bool(picture_side))):
                 labels = self._choose(outputs["scores"][: len(facts)])
                 heat = outputs.get("heat", itertools.repeat(None))
                 yield [

@@ -17,7 +17,7 @@ from aia_jax.models.amc_shortlist import rough_scores, summarize
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, merge_model, replace_arrays, select_weights
-from aia_jax.training.runs import config_errors_as_input_errors, run_arrays, written_config
+from aia_jax.training.runs import config_errors_as_input_errors, read_run_config, run_arrays
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.config import check_fields
 from aia_jax.utils.errors import InputError
@@ -63,7 +63,7 @@ class PhotoSearch:
     """
 
     def __init__(self, workdir: Path, annotator: str = "", batch_size: int = 32):
-        self.config = ConfigDict(written_config(workdir))
+        self.config = ConfigDict(read_run_config(workdir))
         with config_errors_as_input_errors(workdir):
             check_fields(self.config)
             self._load(workdir, annotator, batch_size)

@@ -26,7 +26,7 @@ from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.metrics.published_results import RESULTS
 from aia_jax.models.annotator import Annotator, build_annotator
 from aia_jax.models.backbones import backbone_named
-from aia_jax.training.sharding import processes
+from aia_jax.training.sharding import process_kwargs
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 
@@ -163,7 +163,7 @@ class AnnotationTask:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
-            **processes(),
+            **process_kwargs(),
         )
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
@@ -172,7 +172,7 @@ class AnnotationTask:
             self.eval_arrays(split),
             len(self.split(split)),
             batch_size=self.config.eval.batch_size,
-            **processes(),
+            **process_kwargs(),
         )
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:

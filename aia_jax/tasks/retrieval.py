@@ -27,7 +27,7 @@ from aia_jax.losses.retrieval import rank_disagreement, triplet
 from aia_jax.metrics.retrieval import retrieval_metrics
 from aia_jax.models.backbones import backbone_named
 from aia_jax.models.retriever import Retriever, build_retriever
-from aia_jax.training.sharding import processes
+from aia_jax.training.sharding import process_kwargs
 from aia_jax.utils.errors import InputError
 
 _PHOTO_SIZE = 256
@@ -133,7 +133,7 @@ class RetrievalTask:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
-            **processes(),
+            **process_kwargs(),
         )
 
     def loss(self, model: Retriever, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
@@ -166,10 +166,10 @@ class RetrievalTask:
         Images are encoded once; captions in batches of alike length, each scored against all images.
         """
         part, size = self.split(split), self.config.eval.batch_size
-        images = pipeline.eval_batches({"image": part.images}, part.num_images, batch_size=size, **processes())
+        images = pipeline.eval_batches({"image": part.images}, part.num_images, batch_size=size, **process_kwargs())
         encoded = predictor(self.encode, weights, images)
         make = PairBatches(part, self.config.data.lengths, order=by_length(part), images=False)
-        captions = pipeline.eval_batches(make, len(part), batch_size=size, **processes())
+        captions = pipeline.eval_batches(make, len(part), batch_size=size, **process_kwargs())
         scored = predictor(self.score, weights, captions, shared=encoded)
         return [{"similarity": _in_order(outputs)} for outputs in scored]
 

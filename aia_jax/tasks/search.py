@@ -21,7 +21,7 @@ from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.metrics.search import BETTER_HIGHER, search_metrics
 from aia_jax.models.amc import AMC, build_amc
 from aia_jax.tasks.search_images import AnnotatedImages
-from aia_jax.training.sharding import processes
+from aia_jax.training.sharding import process_kwargs
 from aia_jax.utils.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -165,7 +165,7 @@ class SearchTask:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
-            **processes(),
+            **process_kwargs(),
         )
 
     def loss(self, model: AMC, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
@@ -216,7 +216,7 @@ class SearchTask:
         return metrics
 
     def _in_order(self, columns: dict[str, Any], num_rows: int) -> Iterator[dict[str, np.ndarray]]:
-        return pipeline.eval_batches(columns, num_rows, batch_size=self.config.eval.batch_size, **processes())
+        return pipeline.eval_batches(columns, num_rows, batch_size=self.config.eval.batch_size, **process_kwargs())
 
 
 def describe_model(model: ConfigDict) -> str:

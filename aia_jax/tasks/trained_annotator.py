@@ -25,7 +25,7 @@ from aia_jax.training.model_arrays import (
     replace_arrays,
     select_weights,
 )
-from aia_jax.training.runs import check_whole, config_errors_as_input_errors, run_arrays, written_config
+from aia_jax.training.runs import check_complete_model, config_errors_as_input_errors, read_run_config, run_arrays
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.config import check_fields
 from aia_jax.utils.errors import InputError
@@ -101,13 +101,13 @@ class TrainedAnnotator:
             InputError: no such run, or one of another system.
         """
         workdir = Path(workdir)
-        config = ConfigDict(written_config(workdir))
+        config = ConfigDict(read_run_config(workdir))
         if config.get("task") != "annotation":
             raise InputError(f"{workdir} holds a run of config.task={config.get('task')!r}; name one of annotation")
         if dtype:
             config.model.dtype = dtype
         arrays, info = run_arrays(workdir)
-        check_whole(workdir, info)
+        check_complete_model(workdir, info)
         if "labels" not in info:
             raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
         with config_errors_as_input_errors(workdir):

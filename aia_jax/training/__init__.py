@@ -1,1 +1,1 @@
-"""The training loop and what it stands on. Knows no task by name."""
+"""Training: the step, the state, the trainer and checkpoints. Independent of any single system."""

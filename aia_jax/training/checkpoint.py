@@ -1,4 +1,7 @@
-"""Checkpoints through Orbax: asynchronous, the last k and the best one kept. The only module that knows Orbax."""
+"""Saves and restores checkpoints with Orbax: asynchronously, keeping the newest ones and the best one.
+
+No other module of the package uses Orbax.
+"""
 
 import contextlib
 import errno
@@ -13,28 +16,35 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from aia_jax.training.checkpoint_recovery import UNFINISHED, damage, write_digests
+from aia_jax.training.checkpoint_recovery import UNFINISHED, find_damage, write_digests
 from aia_jax.utils.errors import InputError
+
+_MAX_LISTED = 10
 
 
 class Checkpointer:
     """The checkpoints of one run, in `<workdir>/checkpoints/<step>`.
 
-    `info` is a JSON-able dict; `info["metric"]`, where present, is the number by which the best one is kept (larger is
-    better, the first of equals). Each checkpoint holds digests of its files, see `recovery.py`.
+    A checkpoint has the trees `weights` and `progress`, the JSON-able dict `info`, and digests of its files (see
+    `checkpoint_recovery`). The best checkpoint is the one with the largest `info["metric"]`; if several are equal, the
+    first. Checkpoints without a metric are never the best.
+
+    Args:
+        workdir: the run's folder.
+        keep: the number of newest checkpoints to keep, besides the best one.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2):
         self._directory = Path(workdir).resolve() / "checkpoints"
         self._metrics: dict[int, float] = {}
         self._saving = 0
-        logging.getLogger("absl").addFilter(_is_told_once)
+        logging.getLogger("absl").addFilter(_is_not_orbax_traceback)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_NewestAndBest(keep, self._metrics),
                 enable_async_checkpointing=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
             item_handlers={
                 "weights": ocp.StandardCheckpointHandler(),
@@ -43,33 +53,33 @@ class Checkpointer:
             },
         )
         for step in self.steps():
-            with contextlib.suppress(InputError):  # of a damaged one, which whoever restores it is told of
+            with contextlib.suppress(InputError):  # restoring a damaged checkpoint raises the error
                 self._note_metric(step, self.info(step))
 
-    def save(self, step: int, items: dict[str, Any], info: dict[str, Any]) -> None:
-        """Starts writing the trees `weights` and `progress`; returns before they are on disk.
+    def save(self, step: int, trees: dict[str, Any], info: dict[str, Any]) -> None:
+        """Starts writing `info` and the trees `weights` and `progress`; returns before they are on disk.
 
         Raises:
-            InputError: the disk is full, or cannot be written. So do `wait` and `close`, of the save before.
+            InputError: the disk is full or cannot be written. `wait` and `close` raise it for the last save.
         """
-        trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        with self._speaking_errors():
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        with self._disk_errors_as_input_errors():
             self._manager.wait_until_finished()
             self._saving = step
             self._note_metric(step, info)
-            self._manager.save(step, args=ocp.args.Composite(info=ocp.args.JsonSave(info), **trees), force=True)
+            self._manager.save(step, args=ocp.args.Composite(info=ocp.args.JsonSave(info), **items), force=True)
 
     def check_undamaged(self, step: int) -> None:
-        """Raises InputError if a file of the checkpoint of `step` is not as it was written; reads all of them."""
-        if problem := damage(self._directory / str(step)):
+        """Raises InputError if a file of a checkpoint has changed since it was written; reads all of its files."""
+        if problem := find_damage(self._directory / str(step)):
             raise self._damaged(step, problem)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints on disk, rising."""
+        """Returns the steps of the checkpoints on disk, in order."""
         return sorted(self._manager.all_steps())
 
     def info(self, step: int) -> dict[str, Any]:
-        """What was written about the checkpoint of `step`.
+        """Returns the `info` of a checkpoint.
 
         Raises:
             InputError: it cannot be read.
@@ -80,108 +90,113 @@ class Checkpointer:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise self._damaged(step, f"info: {error}") from error
 
-    def holds_progress(self, step: int) -> bool:
-        """Whether the checkpoint of `step` came from training, and not from a conversion."""
+    def has_progress(self, step: int) -> bool:
+        """Returns whether a checkpoint was saved by training; a converted one has weights alone."""
         return self._manager.item_metadata(step).get("progress") is not None
 
     def restore_weights(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-        """The tree `weights` of the checkpoint of `step`, whatever model it is of."""
+        """Returns the tree `weights` of a checkpoint of any model."""
         stored = self._manager.item_metadata(step)["weights"].tree
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored)
         restored = self._manager.restore(step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(shapes)))
         return restored["weights"]
 
-    def restore(self, step: int, abstract_items: dict[str, Any]) -> dict[str, Any]:
-        """The named trees, `weights` among them, of the checkpoint of `step`, in the given shapes and shardings.
+    def restore(self, step: int, abstract_trees: dict[str, Any]) -> dict[str, Any]:
+        """Returns trees of a checkpoint, `weights` alone or `weights` and `progress`.
+
+        Args:
+            abstract_trees: `jax.ShapeDtypeStruct` for each leaf, with shape and sharding.
 
         Raises:
-            InputError: if the checkpoint does not hold them.
+            InputError: the checkpoint has other arrays.
         """
-        self._check_weights(step, abstract_items["weights"])
-        trees = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_items.items()}
+        self._check_arrays(step, abstract_trees)
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_trees.items()}
         try:
-            return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)))
+            return dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise InputError(
                 f"checkpoint {self._directory / str(step)} does not fit this config, or is damaged; "
                 f"give the config it was trained with, or another workdir\n  {error}"
             ) from error
 
-    def _check_weights(self, step: int, abstract_weights: Any) -> None:
-        """Raises InputError, naming the arrays, if the checkpoint holds others than the model; reads no array."""
-        stored = self._manager.item_metadata(step)["weights"]
-        there = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(stored.tree)}
-        paths = jax.tree_util.tree_flatten_with_path(abstract_weights)[0]
-        here = {".".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in paths}
+    def _check_arrays(self, step: int, abstract_trees: dict[str, Any]) -> None:
+        """Raises InputError, listing the differences, if a checkpoint has other arrays; reads no array."""
+        problems = {
+            "weights": "does not fit this config; give the config it was trained with, or another workdir",
+            "progress": "was saved by another version of aia_jax, whose optimizer state this version cannot continue; "
+            "its weights can be used: start a new run, in another workdir, with "
+            f"--config.init_from={self._directory.parent}",
+        }
+        for name, tree in abstract_trees.items():
+            if lines := self._differences(step, name, tree):
+                raise InputError("\n".join([f"checkpoint {self._directory / str(step)} {problems[name]}", *lines]))
+
+    def _differences(self, step: int, name: str, abstract_tree: Any) -> list[str]:
+        """Lists the arrays whose shape or name differs between a stored tree and `abstract_tree`; reads no array."""
+        leaves = jax.tree.leaves(self._manager.item_metadata(step)[name].tree)
+        stored = {leaf.name: tuple(leaf.shape) for leaf in leaves}
+        paths = jax.tree_util.tree_flatten_with_path(abstract_tree)[0]
+        expected = {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in paths}
         lines = [
-            f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} in the model"
-            for name in sorted(there.keys() | here.keys())
-            if there.get(name) != here.get(name)
+            f"  {path}: {stored.get(path, 'absent')} there, {expected.get(path, 'absent')} in the model"
+            for path in sorted(stored.keys() | expected.keys())
+            if stored.get(path) != expected.get(path)
         ]
-        if lines:
-            more = [f"  ... and {len(lines) - 10} more"] if len(lines) > 10 else []
-            raise InputError(
-                "\n".join(
-                    [
-                        f"checkpoint {self._directory / str(step)} does not fit this config; "
-                        "give the config it was trained with, or another workdir",
-                        *lines[:10],
-                        *more,
-                    ]
-                )
-            )
+        more = [f"  ... and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else []
+        return lines[:_MAX_LISTED] + more
 
     def wait(self) -> None:
-        """Returns when every save is on disk."""
-        with self._speaking_errors():
+        """Waits until every save is on disk."""
+        with self._disk_errors_as_input_errors():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for running saves and lets go of the directory."""
-        with self._speaking_errors():
+        """Waits for running saves and closes the manager."""
+        with self._disk_errors_as_input_errors():
             self._manager.close()
 
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, exception: type[BaseException] | None, *_rest: Any) -> None:
-        with contextlib.suppress(*[InputError] if exception else []):  # what came first is what a user should read
+    def __exit__(self, exception: type[BaseException] | None, *_rest: object) -> None:
+        with contextlib.suppress(*[InputError] if exception else []):  # an earlier exception matters more
             self.close()
 
     def _damaged(self, step: int, problem: str) -> InputError:
         return InputError(
             f"checkpoint {self._directory / str(step)} is damaged: {problem}; train.py with the same config and "
-            "workdir sets it aside and goes on without it"
+            "workdir sets it aside and continues without it"
         )
 
     def _note_metric(self, step: int, info: dict[str, Any]) -> None:
         if "metric" in info:
             self._metrics[step] = info["metric"]
 
-    def _seal(self) -> None:
-        """Called when all files of a checkpoint are there, before it counts as one."""
+    def _write_digests(self) -> None:
+        """Orbax calls this when all files of a checkpoint are written, before it commits the checkpoint."""
         for folder in self._directory.glob(f"{self._saving}{UNFINISHED}*"):
             write_digests(folder)
 
     @contextlib.contextmanager
-    def _speaking_errors(self) -> Iterator[None]:
+    def _disk_errors_as_input_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # TensorStore's and Orbax's are of many types
-            reason = _reason(error)
+        except Exception as error:  # TensorStore and Orbax raise errors of many types
+            reason = _disk_error(error)
             if not reason:
                 raise
             for folder in self._directory.glob(f"{self._saving}{UNFINISHED}*"):
                 shutil.rmtree(folder, ignore_errors=True)
-            stands = f"that of step {self.steps()[-1]} stands" if self.steps() else "there is none before it"
+            remaining = f"that of step {self.steps()[-1]} remains" if self.steps() else "there is none before it"
             raise InputError(
-                f"{self._directory}: {reason}, the checkpoint of step {self._saving} could not be written; {stands}. "
-                "Make room there and give the same command again"
+                f"{self._directory}: {reason}, the checkpoint of step {self._saving} could not be written; "
+                f"{remaining}. Make room there and give the same command again"
             ) from error
 
 
 class _NewestAndBest:
-    """What stays on disk; metrics are our own, for Orbax forgets them when a run is resumed."""
+    """Orbax's preservation policy; has its own metrics because Orbax forgets them when a run is resumed."""
 
     def __init__(self, keep: int, metrics: dict[int, float]):
         self._keep, self._metrics = keep, metrics
@@ -196,8 +211,8 @@ class _NewestAndBest:
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
-def _reason(error: Exception) -> str:
-    """Why a save failed, if it is the disk's fault."""
+def _disk_error(error: Exception) -> str:
+    """Returns the reason if the disk made a save fail, or ""."""
     number = error.errno if isinstance(error, OSError) else None
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
         if number == code or os.strerror(code) in str(error):
@@ -205,6 +220,6 @@ def _reason(error: Exception) -> str:
     return ""
 
 
-def _is_told_once(record: logging.LogRecord) -> bool:
-    """Orbax logs, with tracebacks, what its threads fail with before it raises it."""
+def _is_not_orbax_traceback(record: logging.LogRecord) -> bool:
+    """Filters the tracebacks that Orbax logs before it raises the same error."""
     return not (record.exc_info and "orbax" in record.pathname)

@@ -1,4 +1,4 @@
-"""What a kill or a failing disk left of a run's checkpoints; whole ones are told by digests of their files."""
+"""Finds damaged checkpoints by digests of their files, and sets them aside."""
 
 import json
 import shutil
@@ -10,10 +10,10 @@ from jax.experimental import multihost_utils
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
 
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what Orbax is still writing
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint that Orbax has not committed
 _DAMAGED = "damaged"
 _DIGESTS = "digests.json"
-# Orbax writes these once more when it commits a checkpoint, after the digests were taken.
+# Orbax rewrites these files when it commits a checkpoint, after the digests were computed.
 _REWRITTEN = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
@@ -22,9 +22,12 @@ def write_digests(folder: Path) -> None:
     (folder / _DIGESTS).write_text(json.dumps(_digests(folder), indent=1))
 
 
-def damage(folder: Path) -> str:
-    """What is wrong with the files of `folder`, such as "weights/d/1a2b is changed"; "" where nothing is, or where no
-    digests were written."""
+def find_damage(folder: Path) -> str:
+    """Compares the files of a checkpoint with its digests.
+
+    Returns:
+        The first problem, such as "weights/d/1a2b is changed"; "" if there is none, or no digests were written.
+    """
     path = folder / _DIGESTS
     try:
         expected = dict(json.loads(path.read_text()).items())
@@ -38,35 +41,35 @@ def damage(folder: Path) -> str:
         return f"{error.filename} cannot be read: {error.strerror}"
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            return f"{name} is gone"
+            return f"{name} is missing"
         if found[name] != expected.get(name):
             return f"{name} is changed" if name in expected else f"{name} does not belong there"
     return ""
 
 
 def recover(workdir: Path) -> list[str]:
-    """Leaves whole checkpoints alone in a workdir; only for whoever alone writes to it.
+    """Removes incomplete checkpoints of a workdir and moves damaged ones to `<workdir>/damaged`.
 
-    Half-written ones are removed, damaged ones move to `<workdir>/damaged`. Several processes call it together; the
-    first one acts.
+    Only the process that holds the workdir's lock may call it. Of several processes of a run all call it, and the first
+    one acts.
 
     Returns:
-        What was set aside, a line each.
+        One line for each damaged checkpoint.
 
     Raises:
-        InputError: all of them are damaged.
+        InputError: all checkpoints are damaged.
     """
     lines = _set_aside(workdir / "checkpoints", workdir / _DAMAGED) if jax.process_index() == 0 else []
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("checkpoints are looked through")
+        multihost_utils.sync_global_devices("checkpoints are checked")
     return lines
 
 
-def _set_aside(folder: Path, elsewhere: Path) -> list[str]:
+def _set_aside(folder: Path, damaged_folder: Path) -> list[str]:
     for unfinished in folder.glob(f"*{UNFINISHED}*"):
         shutil.rmtree(unfinished, ignore_errors=True)
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
-    damaged = {step: problem for step in steps if (problem := damage(folder / str(step)))}
+    damaged = {step: problem for step in steps if (problem := find_damage(folder / str(step)))}
     if damaged and len(damaged) == len(steps):
         listed = "\n".join(f"  {step}: {problem}" for step, problem in damaged.items())
         raise InputError(
@@ -74,15 +77,14 @@ def _set_aside(folder: Path, elsewhere: Path) -> list[str]:
         )
     lines = []
     for step, problem in damaged.items():
-        target = elsewhere / str(step)
+        target = damaged_folder / str(step)
         shutil.rmtree(target, ignore_errors=True)
-        elsewhere.mkdir(exist_ok=True)
+        damaged_folder.mkdir(exist_ok=True)
         (folder / str(step)).rename(target)
         lines.append(f"the checkpoint of step {step} is damaged ({problem}); moved to {target}")
     return lines
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    kept = {name: path for name, path in files.items() if name != _DIGESTS and path.name not in _REWRITTEN}
-    return {name: sha256_of_file(path) for name, path in kept.items()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (_DIGESTS, *_REWRITTEN)]
+    return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}

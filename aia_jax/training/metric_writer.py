@@ -1,4 +1,4 @@
-"""The run's records: JSON lines and TensorBoard events."""
+"""Writes and reads the metrics of a run: JSON lines and TensorBoard events."""
 
 import contextlib
 import json
@@ -19,11 +19,14 @@ from aia_jax.utils.files import write_bytes
 
 
 class MetricWriter:
-    """Appends to `<workdir>/metrics.jsonl` and `<workdir>/tensorboard`; only process 0 writes.
+    """Appends records to `<workdir>/metrics.jsonl` and `<workdir>/tensorboard`; only process 0 writes.
 
     Args:
         workdir: the run's folder.
-        resume_step: lines of later steps are dropped, for a resumed run writes them again.
+        resume_step: records of later steps are dropped, because a resumed run writes them again.
+
+    Raises:
+        InputError: a file cannot be written. So does `write`.
     """
 
     def __init__(self, workdir: Path, resume_step: int = 0):
@@ -31,35 +34,31 @@ class MetricWriter:
         if not self._active:
             return
         self._path = Path(workdir) / "metrics.jsonl"
-        with self._speaking_errors(), contextlib.ExitStack() as opened:
-            write_bytes(self._path, "".join(lines_up_to(self._path, resume_step)).encode())
-            self._lines = opened.enter_context(self._path.open("a"))
-            self._events = _Events(Path(workdir) / "tensorboard", resume_step + 1)
-            opened.pop_all()
+        with self._os_errors_as_input_errors(), contextlib.ExitStack() as stack:
+            write_bytes(self._path, "".join(read_lines_up_to(self._path, resume_step)).encode())
+            self._lines = stack.enter_context(self._path.open("a"))
+            self._events = _EventFile(Path(workdir) / "tensorboard", resume_step + 1)
+            stack.pop_all()
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """One line `{"step", "kind", **values}`; the numbers among `values` go to TensorBoard as `kind/name`.
-
-        Raises:
-            InputError: the file cannot be written.
-        """
+        """Writes one line `{"step", "kind", **values}`; TensorBoard gets the numbers among `values` as `kind/name`."""
         if not self._active:
             return
-        with self._speaking_errors():
+        with self._os_errors_as_input_errors():
             self._lines.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
             self._lines.flush()
             self._events.write(step, {f"{kind}/{name}": v for name, v in values.items() if isinstance(v, int | float)})
 
     def close(self) -> None:
-        """Flushes and closes both."""
-        if self._active:
-            with contextlib.suppress(OSError):  # every line was flushed, or its error told
-                self._lines.close()
-            with contextlib.suppress(OSError):
-                self._events.close()
+        """Closes both files."""
+        if not self._active:
+            return
+        for file in (self._lines, self._events):
+            with contextlib.suppress(OSError):  # each line was flushed before, or its error was raised
+                file.close()
 
     @contextlib.contextmanager
-    def _speaking_errors(self) -> Iterator[None]:
+    def _os_errors_as_input_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -70,14 +69,14 @@ class MetricWriter:
     def __enter__(self) -> "MetricWriter":
         return self
 
-    def __exit__(self, *_exc) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.close()
 
 
-class _Events:
-    """A TensorBoard file, written at once: tensorboardX's SummaryWriter hangs when the disk is full.
+class _EventFile:
+    """A TensorBoard file, flushed after each write.
 
-    Its EventsWriter would leave the file open then.
+    tensorboardX's SummaryWriter hangs when the disk is full, and its EventsWriter leaves the file open.
     """
 
     def __init__(self, folder: Path, first_step: int):
@@ -85,7 +84,8 @@ class _Events:
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         self._file = RecordWriter(str(folder / name))
         self._write(file_version="brain.Event:2")
-        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))  # hides what came later before
+        # Makes TensorBoard hide events of the same or later steps in earlier files.
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
@@ -100,10 +100,10 @@ class _Events:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The records `{"step", "kind", ...}` of a run, steps rising; [] if there are none.
+    """Reads the records `{"step", "kind", ...}` of a run, in order of step; [] if there are none.
 
-    Of records of one step and kind, which a run that was continued may have written again, the last counts; a line that
-    was left half-written does not.
+    If a step and kind occurs twice, as a continued run may write it, the last record counts. Incomplete lines are
+    ignored.
     """
     path = Path(workdir) / "metrics.jsonl"
     found = {}
@@ -114,13 +114,13 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return [found[key] for key in sorted(found)]
 
 
-def lines_up_to(path: Path, step: int) -> list[str]:
-    """The lines of a file of records whose `step` is not later; none if it is not there."""
+def read_lines_up_to(path: Path, step: int) -> list[str]:
+    """Reads the JSON lines whose `step` is at most `step`, without incomplete lines; [] if there is no file."""
     if not path.exists():
         return []
     kept = []
     for line in path.read_text().splitlines(keepends=True):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a killed run left half-written
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a killed run may leave an incomplete line
             if json.loads(line)["step"] <= step:
                 kept.append(line.rstrip("\n") + "\n")
     return kept

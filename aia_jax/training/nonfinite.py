@@ -1,4 +1,4 @@
-"""What happens to steps whose loss or gradients are NaN or infinite."""
+"""Handles steps whose loss or gradients are NaN or infinite."""
 
 import json
 from collections.abc import Callable
@@ -9,21 +9,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.training.metric_writer import lines_up_to
+from aia_jax.training.metric_writer import read_lines_up_to
 from aia_jax.training.step import all_finite
 from aia_jax.utils.errors import NonFiniteLossError
 from aia_jax.utils.files import write_bytes
 
 
 class NonFiniteSteps:
-    """Writes what the batches of such steps were made of to `nonfinite.jsonl`, and stops the run, or lets it go on.
+    """Writes the rows of each non-finite batch to `nonfinite.jsonl`, and stops the run or lets it continue.
 
     Args:
-        config: `on_nonfinite`: "stop", or "skip", where the step has left everything as it was; `max_skipped_steps`.
-        workdir: the file goes there; each further process writes its own, `nonfinite.1.jsonl` and so on.
-        row_names: what the rows of the training data are called.
-        resume_step: lines of later steps are dropped, for a resumed run meets those steps again.
-        saved_steps: of the checkpoints on disk.
+        config: `on_nonfinite`: "stop", or "skip" where the step has changed nothing; `max_skipped_steps`.
+        workdir: the file's folder; each further process writes its own file, `nonfinite.1.jsonl` and so on.
+        row_names: returns the names of training rows.
+        resume_step: lines of later steps are dropped, because a resumed run repeats those steps.
+        saved_steps: returns the steps of the checkpoints on disk.
     """
 
     def __init__(
@@ -37,43 +37,45 @@ class NonFiniteSteps:
         self._config, self._row_names, self._saved_steps = config, row_names, saved_steps
         process = jax.process_index()
         self._path = workdir / (f"nonfinite.{process}.jsonl" if process else "nonfinite.jsonl")
-        self._lines = lines_up_to(self._path, resume_step)
-        self.num_skipped = sum(json.loads(line).get("action") == "skip" for line in self._lines)
+        self._lines = read_lines_up_to(self._path, resume_step)
+        self._num_skipped = sum(json.loads(line).get("action") == "skip" for line in self._lines)
 
-    def met(self, step: int, loss: float, index: np.ndarray) -> None:
-        """A step was not finite; `index` are the rows of its batch, of this process.
+    def handle(self, step: int, loss: float, index: np.ndarray) -> None:
+        """Writes the line of a non-finite step; `index` are this process's rows of its batch.
 
         Raises:
-            NonFiniteLossError: the run has to stop.
+            NonFiniteLossError: the run must stop.
         """
         skip = self._config.on_nonfinite == "skip"
         line = {"step": step, "loss": str(loss), "action": self._config.on_nonfinite, "batch": self._row_names(index)}
         self._lines.append(json.dumps(line) + "\n")
         write_bytes(self._path, "".join(self._lines).encode())
-        self.num_skipped += skip
-        if skip and self.num_skipped <= self._config.max_skipped_steps:
+        self._num_skipped += skip
+        if skip and self._num_skipped <= self._config.max_skipped_steps:
             return
-        what = f"gradients are not finite at step {step} (loss {loss})" if np.isfinite(loss) else ""
-        what = what or f"loss is {loss} at step {step}"
+        if np.isfinite(loss):
+            problem = f"gradients are not finite at step {step} (loss {loss})"
+        else:
+            problem = f"loss is {loss} at step {step}"
         if skip:
-            what += f", after {self._config.max_skipped_steps} skipped steps, config.max_skipped_steps"
+            problem += f", after {self._config.max_skipped_steps} skipped steps, config.max_skipped_steps"
         raise NonFiniteLossError(
-            f"{what}; {_standing(self._saved_steps())}, {self._path} names the batch. "
+            f"{problem}; {self._last_checkpoint()}, {self._path} names the batch. "
             "Look at it, lower config.optimizer.max_learning_rate or set config.optimizer.clip_norm, in another workdir"
             + ("" if skip else "; config.on_nonfinite=skip leaves such steps out")
         )
 
     def check_state(self, step: int, state: Any) -> None:
-        """Raises NonFiniteLossError if a state that is to be saved holds a number that is not finite."""
+        """Raises NonFiniteLossError if a state that is about to be saved holds a number that is not finite."""
         if not _all_finite(state):
             raise NonFiniteLossError(
                 f"weights or averages are not finite at step {step}, though every loss was; "
-                f"{_standing(self._saved_steps())}. Lower config.optimizer.max_learning_rate, in another workdir"
+                f"{self._last_checkpoint()}. Lower config.optimizer.max_learning_rate, in another workdir"
             )
+
+    def _last_checkpoint(self) -> str:
+        saved = self._saved_steps()
+        return f"the checkpoint of step {saved[-1]} remains" if saved else "no checkpoint had been written yet"
 
 
 _all_finite = jax.jit(all_finite)
-
-
-def _standing(saved: list[int]) -> str:
-    return f"the checkpoint of step {saved[-1]} stands" if saved else "no checkpoint had been written yet"

@@ -1,4 +1,4 @@
-"""Adam under the one-cycle or a step schedule, as torch computes them; LAMB for large batches."""
+"""Optimizers and learning-rate schedules: Adam and LAMB, one-cycle and step decay, as PyTorch computes them."""
 
 import itertools
 from collections.abc import Callable
@@ -15,20 +15,17 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
 def one_cycle(total_steps: int, pct_start: float, start: float, peak: float, end: float) -> Schedule:
-    """Two cosine phases: `start` to `peak`, then `peak` to `end`.
+    """Returns a schedule of two cosine phases: `start` to `peak`, then `peak` to `end`.
 
     The phases end at steps `pct_start * total_steps - 1` and `total_steps - 1` (not rounded), as in
-    `torch.optim.lr_scheduler.OneCycleLR`.
+    `torch.optim.lr_scheduler.OneCycleLR`. The schedule maps the 0-based step to the value.
 
     Args:
-        total_steps: optimiser steps of the whole run.
-        pct_start: share of the steps in the first phase, in (0, 1).
-
-    Returns:
-        A function from the 0-based step to the value.
+        total_steps: optimizer steps of the run.
+        pct_start: fraction of the steps in the first phase, in (0, 1).
 
     Raises:
-        InputError: if the first phase holds less than one step.
+        InputError: the first phase has less than one step.
     """
     first_end, last_end = pct_start * total_steps - 1, total_steps - 1
     if not 0 < first_end < last_end:
@@ -51,17 +48,13 @@ def one_cycle(total_steps: int, pct_start: float, start: float, peak: float, end
 def step_decay(
     total_steps: int, start: float, factor: float, decay_epochs: int, epoch_end: Callable[[int], int]
 ) -> Schedule:
-    """`start`, times `factor` after every `decay_epochs` epochs.
+    """Returns a schedule that begins with `start` and is multiplied by `factor` after every `decay_epochs` epochs.
 
     Args:
-        total_steps: optimiser steps of the whole run.
-        epoch_end: the step after which an epoch (1-based) is complete.
-
-    Raises:
-        InputError: `decay_epochs` below 1.
+        total_steps: optimizer steps of the run.
+        decay_epochs: at least 1.
+        epoch_end: returns the number of steps after which an epoch (1-based) is complete.
     """
-    if decay_epochs < 1:
-        raise InputError(f"config.optimizer.decay_epochs={decay_epochs} must be at least 1")
     ends = itertools.takewhile(
         lambda end: end < total_steps, map(epoch_end, itertools.count(decay_epochs, decay_epochs))
     )
@@ -71,15 +64,15 @@ def step_decay(
 def make_optimizer(
     config: ConfigDict, total_steps: int, epoch_end: Callable[[int], int] | None = None
 ) -> optax.GradientTransformation:
-    """Adam or LAMB, with the learning rate (and beta1) on a schedule.
+    """Returns Adam or LAMB, with the learning rate (and beta1) on a schedule.
 
     Args:
         config: `name` ("adam" or "lamb"), `max_learning_rate`, `beta2`, `eps`, `weight_decay` (of LAMB), `clip_norm`
-            (0: gradients are not clipped) and `schedule`. Under "one_cycle" learning rate and beta1 go in opposite
-            directions (paper A, section 4; `OneCycleLR`): `pct_start`, `initial_div`, `final_div`, `beta1_base`,
-            `beta1_max`. Under "step": `decay_epochs`, `decay_factor`, `beta1`.
-        total_steps: optimiser steps of the whole run.
-        epoch_end: see `step_decay`, which alone needs it.
+            (0: no clipping of gradients) and `schedule`. Schedule "one_cycle" moves learning rate and beta1 in opposite
+            directions (paper A, section 4; `OneCycleLR`) and reads `pct_start`, `initial_div`, `final_div`,
+            `beta1_base` and `beta1_max`. Schedule "step" reads `decay_epochs`, `decay_factor` and `beta1`.
+        total_steps: optimizer steps of the run.
+        epoch_end: see `step_decay`; only schedule "step" needs it.
 
     Raises:
         InputError: an unknown name or schedule, or weight decay with Adam.
@@ -91,32 +84,37 @@ def make_optimizer(
         raise InputError(
             f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or name to lamb"
         )
+    learning_rate, beta1 = _schedules(config, total_steps, epoch_end)
+    fields = {"b1": beta1, "b2": config.beta2, "eps": config.eps}
+    if config.name == "lamb":
+        fields["weight_decay"] = config.weight_decay
+    make = optax.inject_hyperparams(_lamb if config.name == "lamb" else optax.adam, hyperparam_dtype=jnp.float32)
+    optimizer = make(learning_rate, **fields)
+    if config.clip_norm > 0:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer
+
+
+def _schedules(
+    config: ConfigDict, total_steps: int, epoch_end: Callable[[int], int] | None
+) -> tuple[Schedule, Schedule | float]:
+    """Returns learning rate and beta1."""
     peak = config.max_learning_rate
     if config.schedule == "step":
-        learning_rate = step_decay(total_steps, peak, config.decay_factor, config.decay_epochs, epoch_end)
-        beta1 = config.beta1
-    else:
-        start = peak / config.initial_div
-        learning_rate = one_cycle(total_steps, config.pct_start, start, peak, start / config.final_div)
-        beta1 = one_cycle(total_steps, config.pct_start, config.beta1_max, config.beta1_base, config.beta1_max)
-    if config.name == "lamb":
-        inner = optax.inject_hyperparams(_lamb, hyperparam_dtype=jnp.float32)(
-            learning_rate, b1=beta1, b2=config.beta2, eps=config.eps, weight_decay=config.weight_decay
-        )
-    else:
-        adam = optax.inject_hyperparams(optax.adam, hyperparam_dtype=jnp.float32)
-        inner = adam(learning_rate, b1=beta1, b2=config.beta2, eps=config.eps)
-    if config.clip_norm > 0:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
-    return inner
+        return step_decay(total_steps, peak, config.decay_factor, config.decay_epochs, epoch_end), config.beta1
+    start = peak / config.initial_div
+    return (
+        one_cycle(total_steps, config.pct_start, start, peak, start / config.final_div),
+        one_cycle(total_steps, config.pct_start, config.beta1_max, config.beta1_base, config.beta1_max),
+    )
 
 
 def _lamb(
     learning_rate: jax.Array, b1: jax.Array, b2: jax.Array, eps: jax.Array, weight_decay: jax.Array
 ) -> optax.GradientTransformation:
-    """Adam's update, made as long as the weights it changes (You et al., arXiv 1904.00962, algorithm 2).
+    """LAMB: scales Adam's update to the norm of each weight (You et al., arXiv 1904.00962, algorithm 2).
 
-    Biases and batch norm's scales (vectors and scalars) take Adam's update as it is, and do not decay.
+    Vectors and scalars (biases, scales of norms) get Adam's update without weight decay.
     """
     return optax.chain(
         optax.scale_by_adam(b1, b2, eps),
@@ -131,7 +129,7 @@ def _matrices(params: Any) -> Any:
 
 
 def hyperparameters(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """The `learning_rate` and `beta1` that the last update used."""
+    """Returns the `learning_rate` and `beta1` of the last update."""
     injected = next(
         node
         for node in jax.tree.leaves(opt_state, is_leaf=lambda node: hasattr(node, "hyperparams"))

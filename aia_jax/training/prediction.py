@@ -1,4 +1,4 @@
-"""Outputs of a whole split, with the devices kept busy."""
+"""Predicts whole splits, with several batches dispatched ahead."""
 
 import functools
 from collections import deque
@@ -15,19 +15,18 @@ from aia_jax.training import sharding
 from aia_jax.training.model_arrays import Arrays
 from aia_jax.training.step import make_predict_step
 
-# Batches dispatched ahead of the one whose outputs are read: while one is computed the next are on their way, and the
-# memory for them stays bounded.
+# Batches dispatched before the first one is read: the devices never wait for the host, and memory stays bounded.
 _IN_FLIGHT = 4
 Tag = TypeVar("Tag")
 
 
 class Predictor:
-    """Runs row-wise functions of a model over whole splits; each is compiled once.
+    """Applies row-wise functions of a model to whole splits; compiles each function once.
 
     Args:
-        graphdef: of the model.
+        graphdef: the model's structure.
         mesh: the devices.
-        weights_sharding: of the weights, or of each of their leaves; on every device if None.
+        weights_sharding: one sharding for the weights, or one for each leaf; None: replicated.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, mesh: Mesh, weights_sharding: Any = None):
@@ -41,7 +40,7 @@ class Predictor:
         batches: Iterable[dict[str, np.ndarray]],
         shared: Sequence[Arrays] | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """Outputs of `predict_fn(model, batch)`, or of `predict_fn(model, batch, shared)`; see `predict_split`."""
+        """Returns the outputs of `predict_fn(model, batch[, shared])` for all rows; see `predict_split`."""
         if predict_fn not in self._steps:
             self._steps[predict_fn] = make_predict_step(
                 self._graphdef, predict_fn, self._mesh, self._weights_sharding, shared=shared is not None
@@ -49,11 +48,11 @@ class Predictor:
         return predict_split(self._steps[predict_fn], weights, batches, self._mesh, shared)
 
 
-def fetched(dispatched: Iterable[tuple[Tag, Arrays]]) -> Iterator[tuple[Tag, Arrays]]:
-    """Outputs on the host, in order, while the next batches are computed.
+def fetch_outputs(dispatched: Iterable[tuple[Tag, Arrays]]) -> Iterator[tuple[Tag, Arrays]]:
+    """Copies outputs to the host, in order, while the next batches are computed.
 
     Args:
-        dispatched: anything about a batch, and its outputs on the devices.
+        dispatched: pairs of any data about a batch, and the batch's outputs on the devices.
     """
     in_flight: deque[tuple[Tag, Arrays]] = deque()
     for one in dispatched:
@@ -72,22 +71,19 @@ def predict_split(
     mesh: Mesh,
     shared: Sequence[Arrays] | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """Outputs of all rows of a split, in their order, without padding, on every process.
+    """Returns the outputs for all rows of a split, in order, without padding, on every process.
 
     Args:
-        predict_step: `(weights, batch) -> outputs`, row-wise; see `state.make_predict_step`.
-        weights: one or more; each batch is transferred once for all of them.
-        batches: this process's rows; padding rows have `mask` False. Each shape of them is compiled once.
-        shared: for each of `weights` what all rows need whole, a third argument of the step.
+        predict_step: `(weights, batch[, shared]) -> outputs`, row by row; see `step.make_predict_step`.
+        weights: one or more sets of weights; each batch is transferred once for all of them.
+        batches: this process's rows; padding rows have `mask` False. Each batch shape is compiled once.
+        shared: for each of `weights`, arrays that every row needs: a third argument of the step.
 
     Returns:
-        The outputs under each of `weights`: `{name: [N, ...]}`.
+        `{name: [N, ...]}` for each of `weights`.
     """
     chunks: list[list[dict[str, np.ndarray]]] = [[] for _ in weights]
-    given = [(of_one,) for of_one in weights]
-    if shared is not None:
-        placed = [sharding.put_replicated(of_one, mesh) for of_one in shared]
-        given = list(zip(weights, placed, strict=True))
+    extra = [()] * len(weights) if shared is None else [(sharding.put_replicated(each, mesh),) for each in shared]
     bar = tqdm(
         desc="predict", unit="img", leave=False, dynamic_ncols=True, disable=None if jax.process_index() == 0 else True
     )
@@ -96,14 +92,17 @@ def predict_split(
         for batch in batches:
             on_devices = sharding.put_batch(batch, mesh)
             mask = _replicate(mesh)(on_devices.pop("mask"))
-            yield None, ([predict_step(first, on_devices, *rest) for first, *rest in given], mask)
+            yield (
+                None,
+                ([predict_step(each, on_devices, *more) for each, more in zip(weights, extra, strict=True)], mask),
+            )
 
     with bar:
-        for _, (outputs, mask) in fetched(dispatched()):
-            for of_one, kept in zip(outputs, chunks, strict=True):
-                kept.append({name: rows[mask] for name, rows in of_one.items()})
+        for _, (outputs, mask) in fetch_outputs(dispatched()):
+            for rows, chunk in zip(outputs, chunks, strict=True):
+                chunk.append({name: values[mask] for name, values in rows.items()})
             bar.update(int(mask.sum()))
-    return [{name: np.concatenate([chunk[name] for chunk in kept]) for name in kept[0]} for kept in chunks]
+    return [{name: np.concatenate([rows[name] for rows in chunk]) for name in chunk[0]} for chunk in chunks]
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask the loop to finish its step, save and stop; of several processes, all at the same step."""
+"""Stops training on SIGINT or SIGTERM after the current step; several processes stop at the same step."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from aia_jax.training.sharding import batch_sharding, replicated
 
-# Steps between two questions. More than the loop keeps in flight, so that an answer is there when it is read.
+# Steps between two exchanges. More than the trainer keeps in flight, so that a result is ready when it is read.
 _INTERVAL = 8
 
 
@@ -23,14 +23,14 @@ class StopRequest:
 
 
 class AgreedStop:
-    """What was asked of any process, known to all of them at the same step.
+    """Makes all processes of a run stop at the same step, whichever of them received a signal.
 
-    A process alone answers at once. Several ask each other every 8 steps by the maximum over a number of each, and read
-    the answer at the next question, so that neither the devices nor the host wait: a run stops after 9 to 16 steps.
+    A single process stops at once. Several processes compute the maximum of their signal numbers every 8 steps and read
+    it at the next exchange, so that neither devices nor hosts wait: the run stops after 9 to 16 steps.
 
     Args:
-        request: what this process was asked.
-        mesh: of the devices of all processes.
+        request: the signal that this process received.
+        mesh: the devices of all processes.
     """
 
     def __init__(self, request: StopRequest, mesh: Mesh):
@@ -40,26 +40,26 @@ class AgreedStop:
         self._pending: jax.Array | None = None
 
     def signum(self, step: int) -> int:
-        """The signal that asks to stop after `step`, or 0; every process asks at every step."""
+        """Returns the signal on which all processes stop after `step`, or 0. Every process calls it at every step."""
         if self._alone:
             return self._request.signum or 0
         if step % _INTERVAL:
             return 0
-        answered, self._pending = self._pending, self._ask()
-        return 0 if answered is None else int(answered)
+        result, self._pending = self._pending, self._exchange()
+        return 0 if result is None else int(result)
 
     def signum_now(self) -> int:
-        """The same, waiting for the other processes; every process asks."""
-        return (self._request.signum or 0) if self._alone else int(self._ask())
+        """Returns the same, but waits for the other processes. Every process calls it."""
+        return (self._request.signum or 0) if self._alone else int(self._exchange())
 
-    def _ask(self) -> jax.Array:
-        mine = np.full(len(self._mesh.local_devices), self._request.signum or 0, np.int32)
-        return self._largest(jax.make_array_from_process_local_data(batch_sharding(self._mesh), mine))
+    def _exchange(self) -> jax.Array:
+        own = np.full(len(self._mesh.local_devices), self._request.signum or 0, np.int32)
+        return self._largest(jax.make_array_from_process_local_data(batch_sharding(self._mesh), own))
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the context the first SIGINT or SIGTERM is noted; a second one acts as it would have without us."""
+    """Notes the first SIGINT or SIGTERM within the context; a second one has its usual effect."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -70,10 +70,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
 
-    def note(signum: int, _frame) -> None:
+    def note(signum: int, _frame: object) -> None:
         request.signum = signum
         restore()
-        os.write(2, b"\nstopping after this step or evaluation; once more to stop at once\n")  # safe in a handler
+        # `os.write`, because `print` is not safe in a signal handler.
+        os.write(2, b"\nstopping after this step or evaluation; send the signal again to stop at once\n")
 
     for signum in previous:
         signal.signal(signum, note)

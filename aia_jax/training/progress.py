@@ -1,7 +1,9 @@
-"""What is told of the steps while they run."""
+"""Logs training progress: a progress bar and metrics, read a few steps after the dispatch."""
 
+import contextlib
 import time
 from collections import deque
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -12,24 +14,26 @@ from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.model_arrays import Arrays
 from aia_jax.training.nonfinite import NonFiniteSteps
 
-# Steps dispatched ahead of the one whose loss is read: the device never waits for the host, memory stays bounded.
+# Steps dispatched before the first one is read: the device never waits for the host, and memory stays bounded.
 _IN_FLIGHT = 4
 
 
-class StepLog:
-    """Progress bar, records and the guard against a non-finite loss, each a few steps behind the dispatch."""
+class Progress:
+    """Shows a progress bar, writes a "train" record every `config.log_every` steps, handles non-finite steps.
+
+    Args:
+        config: `batch_size` and `log_every`.
+        writer: receives the records.
+        step: steps done before.
+        total_steps: steps of the run.
+        nonfinite: handles steps whose loss or gradients are NaN or infinite.
+    """
 
     def __init__(
-        self,
-        config: ConfigDict,
-        writer: MetricWriter,
-        step: int,
-        total_steps: int,
-        nonfinite: NonFiniteSteps,
+        self, config: ConfigDict, writer: MetricWriter, step: int, total_steps: int, nonfinite: NonFiniteSteps
     ):
         self._config, self._writer, self._nonfinite = config, writer, nonfinite
         self._in_flight: deque[tuple[int, Arrays, np.ndarray]] = deque()
-        self._interval: list[dict[str, float]] = []
         self._epoch_losses: list[float] = []
         self._bar = tqdm(
             total=total_steps * config.batch_size,
@@ -39,44 +43,50 @@ class StepLog:
             disable=None if jax.process_index() == 0 else True,
             desc="train",
         )
-        self._mark = self._interval_start = time.perf_counter()
-        self._waited = 0.0
+        self._start_interval()
 
-    def waiting(self) -> None:
-        """The host starts to wait for input."""
-        self._mark = time.perf_counter()
-
-    def working(self) -> None:
-        """The input is there."""
-        self._waited += time.perf_counter() - self._mark
+    @contextlib.contextmanager
+    def input_wait(self) -> Iterator[None]:
+        """Counts the time in this context as waiting for input."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
 
     def dispatched(self, step: int, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
-        """A step on the rows `index` was given to the devices; reads the metrics of one that finished."""
+        """Notes a dispatched step on the rows `index`, and reads the metrics of an earlier one.
+
+        Raises:
+            NonFiniteLossError: that step must stop the run; see `NonFiniteSteps`.
+        """
         self._in_flight.append((step, metrics, index))
         if len(self._in_flight) > _IN_FLIGHT:
-            self._retire()
+            self._read_oldest()
 
     def drain(self) -> None:
-        """Waits for all dispatched steps."""
+        """Waits for all dispatched steps and reads their metrics; raises as `dispatched`."""
         while self._in_flight:
-            self._retire()
+            self._read_oldest()
 
     def epoch_loss(self) -> float:
-        """Mean loss since the last call."""
+        """Returns the mean loss since the last call."""
         mean = float(np.mean(self._epoch_losses)) if self._epoch_losses else float("nan")
         self._epoch_losses = []
         return mean
 
     def print(self, line: str) -> None:
-        """A line above the progress bar."""
-        self._tell(line)
-        self._interval_start, self._waited, self._interval = time.perf_counter(), 0.0, []
+        """Prints a line above the progress bar, and starts a new interval."""
+        self._print(line)
+        self._start_interval()
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if jax.process_index() == 0:
             self._bar.write(line)
 
-    def _retire(self) -> None:
+    def _start_interval(self) -> None:
+        self._interval: list[dict[str, float]] = []
+        self._interval_start, self._waited = time.perf_counter(), 0.0
+
+    def _read_oldest(self) -> None:
         step, metrics, index = self._in_flight.popleft()
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         finite = values.pop("finite")
@@ -85,12 +95,12 @@ class StepLog:
             self._interval.append(values)
             self._epoch_losses.append(values["loss"])
         else:
-            self._nonfinite.met(step, values["loss"], index)
-            self._tell(f"step {step} was skipped: loss {values['loss']}, or its gradients; see nonfinite.jsonl")
+            self._nonfinite.handle(step, values["loss"], index)
+            self._print(f"step {step} was skipped: loss {values['loss']}, or its gradients; see nonfinite.jsonl")
         if step % self._config.log_every == 0 and self._interval:
-            self._report(step)
+            self._write_record(step)
 
-    def _report(self, step: int) -> None:
+    def _write_record(self, step: int) -> None:
         elapsed = time.perf_counter() - self._interval_start
         mean_loss = float(np.mean([values["loss"] for values in self._interval]))
         record = {
@@ -101,10 +111,10 @@ class StepLog:
         }
         self._writer.write(step, "train", record)
         self._bar.set_postfix(loss=f"{mean_loss:.5f}", wait=f"{record['input_wait']:.0%}", refresh=False)
-        self._interval_start, self._waited, self._interval = time.perf_counter(), 0.0, []
+        self._start_interval()
 
-    def __enter__(self) -> "StepLog":
+    def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *_exc) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self._bar.close()

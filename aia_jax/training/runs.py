@@ -1,4 +1,4 @@
-"""What earlier runs left in their folders: weights, facts about them, configs."""
+"""Opens the workdirs of earlier runs: weights, facts about them, configs."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 
 if TYPE_CHECKING:
-    from aia_jax.training.checkpoint import Checkpointer  # and where it is used: a bare machine may lack Orbax
+    from aia_jax.training.checkpoint import Checkpointer  # imported where it is used: Orbax may not be installed
 
 
 def best_step(checkpointer: "Checkpointer") -> int | None:
-    """The step of the best evaluated epoch, or of the newest checkpoint if none was evaluated; None: there is none."""
+    """Returns the step of the best evaluated epoch; without any the newest step; None without checkpoints."""
     steps = checkpointer.steps()
     metrics = {step: info["metric"] for step in steps if "metric" in (info := checkpointer.info(step))}
     return max(metrics, key=lambda step: (metrics[step], -step)) if metrics else max(steps, default=None)
 
 
 def open_run(workdir: Path) -> "Checkpointer":
-    """The checkpoints of a folder that holds some.
+    """Opens the checkpoints of a workdir.
 
     Raises:
-        InputError: it holds none.
+        InputError: there are none.
     """
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{workdir} holds no checkpoints; train first, or name the folder given to train.py")
@@ -37,12 +37,15 @@ def open_run(workdir: Path) -> "Checkpointer":
 
 
 def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All arrays of the best epoch (or the converted weights) in a workdir by path, and what was written about them.
+    """Reads the weights of the best epoch of a run, or converted weights.
+
+    Returns:
+        The arrays by path, as `model_arrays.flat_arrays` gives them, and the checkpoint's info.
 
     Raises:
-        InputError: no checkpoint is there that says which of its weights to take, or it is damaged.
+        InputError: no epoch was evaluated yet, or the checkpoint is damaged.
     """
-    with _told_if_damaged(workdir), open_run(workdir) as checkpointer:
+    with _read_errors_as_input_errors(workdir), open_run(workdir) as checkpointer:
         step = best_step(checkpointer)
         info = {} if step is None else checkpointer.info(step)
         if "weights" not in info:
@@ -54,7 +57,7 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @contextlib.contextmanager
 def config_errors_as_input_errors(workdir: Path) -> Iterator[None]:
-    """Raises InputError where the config of a run has no fields, or other ones, for what is made of it."""
+    """Raises InputError if code in the context finds missing or wrong fields in the config of a run."""
     try:
         yield
     except InputError:
@@ -65,27 +68,27 @@ def config_errors_as_input_errors(workdir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told_if_damaged(workdir: Path) -> Iterator[None]:
+def _read_errors_as_input_errors(workdir: Path) -> Iterator[None]:
     try:
         yield
     except (InputError, MemoryError, jax.errors.JaxRuntimeError):
         raise
-    except Exception as error:  # Orbax and TensorStore raise almost anything for files that are not as they wrote them.
+    except Exception as error:  # Orbax and TensorStore raise errors of many types for damaged files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the checkpoint in {workdir} is damaged, or of another version: {reason:.300}") from error
 
 
-def check_whole(workdir: Path, info: dict[str, Any]) -> None:
-    """Raises InputError if a checkpoint holds a backbone alone."""
+def check_complete_model(workdir: Path, info: dict[str, Any]) -> None:
+    """Raises InputError if a checkpoint has a backbone without a head."""
     if info.get("part") == "backbone":
         raise InputError(f"{workdir} holds a backbone alone; give it as config.init_backbone")
 
 
-def written_config(workdir: Path) -> dict[str, Any]:
-    """The config that a run was trained with, as written beside it.
+def read_run_config(workdir: Path) -> dict[str, Any]:
+    """Reads the config that a run was trained with.
 
     Raises:
-        InputError: it is absent, or not such a config.
+        InputError: the file is missing, or is not such a config.
     """
     path = workdir / "config.json"
     if not path.is_file():

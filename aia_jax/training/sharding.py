@@ -1,7 +1,8 @@
-"""Devices: one mesh `data` x `fsdp`, the batch split over both axes, large arrays of the state over `fsdp`.
+"""Places arrays on a mesh of devices with the axes `data` and `fsdp`.
 
-`fsdp` consecutive devices share one copy of the state, so that the group lies within a host where it can. Batch
-statistics are sums over the whole batch, whatever the mesh: `jit` sees global arrays.
+Batches are split over both axes, large arrays of the training state over `fsdp`. Each `fsdp` consecutive devices share
+one copy of the state, if possible within one host. `jit` sees global arrays, so batch statistics do not depend on the
+mesh.
 """
 
 from typing import Any
@@ -12,19 +13,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.utils.errors import InputError
 
-# Elements. Smaller arrays lie on every device: to gather 64 KB costs more time than the memory is worth.
+# In elements. Smaller arrays are replicated: gathering 64 KB costs more time than the memory is worth.
 MIN_SHARDED_SIZE = 2**14
 
 
 def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
-    """A mesh of all devices (of all hosts) with the axes `data` and `fsdp`.
+    """Returns a mesh of devices with the axes `data` and `fsdp`.
 
-    The devices of a process follow each other, so each process owns a contiguous part of a batch's rows, in the order
-    of the processes: what `data.pipeline` yields.
+    The devices of a process are consecutive, so each process owns consecutive rows of a batch, in the order of the
+    processes. `data.pipeline` relies on it.
 
     Args:
-        devices: some of them, or described ones; all if None.
-        fsdp: how many devices share one copy of the state.
+        devices: the devices, which may be ahead-of-time descriptions; None: all devices of all hosts.
+        fsdp: the number of devices that share one copy of the state.
 
     Raises:
         InputError: `fsdp` does not divide the number of devices.
@@ -42,19 +43,19 @@ def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Returns the sharding with the complete array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over all devices."""
+    """Returns the sharding with the first axis split over all devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Where an array of the state lies: split over `fsdp` along its largest axis that `fsdp` divides.
+    """Returns the sharding of an array of the state: its largest axis that `fsdp` divides is split over `fsdp`.
 
-    Vectors, arrays of fewer than `MIN_SHARDED_SIZE` elements, and those without such an axis lie on every device.
+    Vectors, arrays of fewer than `MIN_SHARDED_SIZE` elements, and arrays without such an axis are replicated.
     """
     fsdp = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
@@ -65,21 +66,19 @@ def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 def shard_shapes(shapes: Any, mesh: Mesh) -> Any:
-    """The tree of shapes with the sharding that `state_sharding` gives to each leaf."""
+    """Returns the tree of `jax.ShapeDtypeStruct` with the `state_sharding` of each leaf."""
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=state_sharding(a.shape, mesh)), shapes
     )
 
 
 def shardings(tree: Any) -> Any:
-    """The sharding of each leaf."""
+    """Returns the sharding of each leaf."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
 def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
     """Raises InputError unless the global `batch_size` (config field `field`) divides over devices and microbatches."""
-    if microbatches < 1:
-        raise InputError(f"config.accumulate_steps={microbatches} must be 1 or more")
     unit = mesh.size * microbatches
     if batch_size < 1 or batch_size % unit:
         accumulated = f" x {microbatches} microbatches (config.accumulate_steps)" if microbatches > 1 else ""
@@ -90,31 +89,31 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int 
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a global batch, as global arrays split over the devices."""
+    """Makes global arrays, split over the devices, from this process's rows of a batch."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
 def put_replicated(arrays: Any, mesh: Mesh) -> Any:
-    """Whole arrays, of a tree, onto every device; every process gives the same."""
-    return jax.tree.map(lambda rows: put_whole(rows, replicated(mesh)), arrays)
+    """Puts a tree of arrays onto every device; every process must give the same arrays."""
+    return jax.tree.map(lambda rows: put_array(rows, replicated(mesh)), arrays)
 
 
-def processes() -> dict[str, int]:
-    """Which of how many processes this is, as `data.pipeline` takes it."""
+def process_kwargs() -> dict[str, int]:
+    """Returns this process's index and the number of processes, as arguments of `data.pipeline`."""
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
-def put_whole(array: Any, sharding: NamedSharding) -> jax.Array:
-    """An array that every process has whole, or that lies on the devices already, to where it belongs."""
+def put_array(array: Any, sharding: NamedSharding) -> jax.Array:
+    """Puts an array where `sharding` says; a host array must be the same on every process."""
     if isinstance(array, jax.Array):
         return jax.device_put(array, sharding)
     rows = np.asarray(array)
     return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
-def gathered(arrays: Any, mesh: Mesh) -> Any:
-    """The same arrays, of a tree, whole on every device; all processes must call it."""
+def gather(arrays: Any, mesh: Mesh) -> Any:
+    """Copies the complete arrays of a tree onto every device; all processes must call it."""
     if mesh.shape["fsdp"] == 1:
         return arrays
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(arrays)

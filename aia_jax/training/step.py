@@ -76,14 +76,15 @@ def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradi
     """
 
     def forward(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
-        model = nnx.merge(graphdef, params, stats, constants)
+        model = nnx.merge(graphdef, *gather_weights((params, stats, constants), mesh))
         loss, metrics = loss_fn(model, batch, key)
         return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
 
     def gradients(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
-        weights = gather_weights((params, stats, constants), mesh)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # some layers constrain the layout of activations
-            (loss, (stats, metrics)), grads = jax.value_and_grad(forward, has_aux=True)(*weights, batch, key)
+            (loss, (stats, metrics)), grads = jax.value_and_grad(forward, has_aux=True)(
+                params, stats, constants, batch, key
+            )
         return loss, stats, metrics, scatter_gradients(grads, mesh)
 
     return gradients

@@ -19,7 +19,7 @@ from aia_jax.training.model_arrays import (
     select_weights,
     split_model,
 )
-from aia_jax.training.runs import check_whole, run_arrays, written_config
+from aia_jax.training.runs import check_complete_model, read_run_config, run_arrays
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
@@ -154,7 +154,7 @@ def with_reasoning_of(source: str, config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     if Path(source).is_dir():
-        config.model.reasoning = written_config(Path(source))["model"].get("reasoning", "")
+        config.model.reasoning = read_run_config(Path(source))["model"].get("reasoning", "")
         return config
     torch_state = read_torch_state(source)
     if torch_state.system != "retrieval":
@@ -167,11 +167,11 @@ def _load_run(workdir: Path, config: ConfigDict, shapes: Shapes, described: dict
     arrays, info = run_arrays(workdir)
     whole = _is_whole(shapes)
     if whole:
-        check_whole(workdir, info)
+        check_complete_model(workdir, info)
         check_same_data(workdir, info, described)
     # Fields that do not show in the shapes of the arrays.
     fields = ("backbone", *(_TRACELESS if whole and config.model.get("head") == "attention" else ()))
-    written = written_config(workdir)["model"]
+    written = read_run_config(workdir)["model"]
     _check_equal(
         f"{workdir} holds another model than this config:",
         {f"config.model.{field}": written.get(field) for field in fields},

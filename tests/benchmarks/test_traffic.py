@@ -207,4 +207,5 @@ def test_fsdp_gathers_weights_and_exchanges_nothing_else():
     assert set(measured["by_collective"]) <= {"all-reduce", "all-gather", "reduce-scatter"}
     gathered = measured["by_collective"]["all-gather"]
     assert gathered["received_mb"] == pytest.approx(4 * gathered["sent_mb"])
-    assert measured["sent_mb"] - gathered["sent_mb"] == pytest.approx(measured["estimated_collectives_mb"]["all"])
+    sent = measured["sent_mb"] - gathered["sent_mb"]  # and a bit for each split gradient: whether it is finite
+    assert sent == pytest.approx(measured["estimated_collectives_mb"]["all"], rel=1e-4)

@@ -37,7 +37,7 @@ class BadGradients(ToyTask):
 
 def test_a_non_finite_loss_stops_and_names_step_and_batch(tmp_path):
     config = toy_config()
-    with pytest.raises(NonFiniteLossError, match=r"loss is nan at step 8; the checkpoint of step 6 stands, .* names"):
+    with pytest.raises(NonFiniteLossError, match=r"loss is nan at step 8; the checkpoint of step 6 remains, .* names"):
         run(config, tmp_path, poison_step=8)
     assert lines(tmp_path) == [{"step": 8, "loss": "nan", "action": "stop", "batch": batch_of(config, 8)}]
     with Checkpointer(tmp_path) as checkpointer:
@@ -108,7 +108,7 @@ def test_skipping_has_an_end(tmp_path):
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     steps = NonFiniteSteps(toy_config(), tmp_path, list, 0, lambda: [3])
     steps.check_state(6, {"a": jnp.ones(3), "count": jnp.ones((), jnp.int32)})
-    with pytest.raises(NonFiniteLossError, match=r"weights or averages are not finite at step 6, .* step 3 stands"):
+    with pytest.raises(NonFiniteLossError, match=r"weights or averages are not finite at step 6, .* step 3 remains"):
         steps.check_state(6, {"a": jnp.array([1, jnp.inf]), "count": jnp.ones((), jnp.int32)})
 
 

@@ -43,8 +43,6 @@ def test_step_decay_falls_after_every_few_epochs():
 
 
 def test_a_schedule_that_cannot_be_is_refused():
-    with pytest.raises(InputError, match="decay_epochs=0 must be at least 1"):
-        step_decay(10, 1.0, 0.1, 0, lambda epoch: epoch)
     with pytest.raises(InputError, match="schedule='cosine' is unknown; known: one_cycle, step"):
         make_optimizer(toy_config(**{"optimizer.schedule": "cosine"}).optimizer, 10)
 

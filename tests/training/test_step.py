@@ -32,7 +32,7 @@ def prepared(accumulate_steps: int, *, fsdp: int = 1, devices: int = 8, train: b
         return loss_fn(model, batch, key, train=train)
 
     weights = weights["params"], weights["stats"], weights["constants"]
-    placed = jax.tree.map(lambda leaf: sharding.put_whole(leaf, sharding.state_sharding(leaf.shape, mesh)), weights)
+    placed = jax.tree.map(lambda leaf: sharding.put_array(leaf, sharding.state_sharding(leaf.shape, mesh)), weights)
     return jax.jit(accumulate(make_gradients(graphdef, loss, mesh), accumulate_steps, mesh)), (
         *placed,
         batch,
