@@ -22,7 +22,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.cli.flags import positive
-from aia_jax.losses.retrieval import rank_disagreement, triplet
+from aia_jax.losses.retrieval import triplet, visual_semantic_loss
 from aia_jax.models.backbones import DTYPES
 from aia_jax.models.sgraf import SGRAF
 from aia_jax.training.model_arrays import merge_model, split_model
@@ -144,7 +144,7 @@ def _training(
         captions = model.encode_captions(tokens, lengths, train=True, key=caption_key)
         options = {"block": config.model.block, "remat": config.model.recompute}
         scores = model.similarity(images, captions, lengths, train=True, **options).T
-        return triplet(scores, margin=0.2, hardest=True) + rank_disagreement(scores, meaning)
+        return triplet(scores, margin=0.2, hardest=True) + visual_semantic_loss(scores, meaning)
 
     @jax.jit
     def step(params: Any, state: optax.OptState, key: jax.Array) -> tuple[Any, optax.OptState]:

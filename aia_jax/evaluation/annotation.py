@@ -1,188 +1,299 @@
-"""What evaluating an annotator leaves: rows at one threshold and at thresholds of the labels, scores, two pictures, the
-numbers of every label, and a page."""
+"""Evaluation of annotators: metrics at one threshold and at thresholds of the labels, scores, pictures and a page."""
 
+import csv
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from aia_jax.evaluation.annotation_page import ScoredSplit, write_label_table, write_report
-from aia_jax.evaluation.candidates import Candidate, Outputs
-from aia_jax.metrics import thresholds as label_thresholds
-from aia_jax.metrics.published_results import RESULTS, difference
+from aia_jax.data.annotation.datasets import Split, photo_paths
+from aia_jax.data.feature_cache import pad_batch
+from aia_jax.data.image_decoding import encode_webp, webp_thumbnail
+from aia_jax.evaluation.evaluator import Candidate, Scored, compared_rows, evenly_spaced, write_npz
+from aia_jax.metrics.annotation import Confusions, annotation_metrics, label_metrics, precision_recall_curve
+from aia_jax.metrics.published_results import RESULTS
+from aia_jax.metrics.thresholds import fit_mcc, fit_mcc_exact, load_thresholds, save_thresholds
 from aia_jax.report.attention import draw_attention
+from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 from aia_jax.report.predictions import draw_predictions
-from aia_jax.report.table import Row, metric_table
+from aia_jax.report.table import metric_table
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
-from aia_jax.training.model_arrays import abstract_weights
+from aia_jax.training.model_arrays import Arrays, abstract_weights
+from aia_jax.training.prediction import fetch_outputs
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import write_bytes, write_json
+from aia_jax.utils.files import write_bytes
 from aia_jax.utils.messages import format_count
 
-_PICTURES = 16
-_FITTED = {"mcc": label_thresholds.fit_mcc, "exact": label_thresholds.fit_mcc_exact}
+_IMAGES_DRAWN = 16
+_CURVE_POINTS = 100
+_MAX_PAIRS, _MATRIX_SIDE = 100, 16
+_PICTURE_SIDE = 384  # pixels; a page may hold ten thousand photos
+_FITS = {
+    "mcc": ("MCC thresholds", fit_mcc),
+    "exact": ("exact MCC thresholds", fit_mcc_exact),
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """A candidate's numbers: at `config.eval.threshold`, and at thresholds of its labels, if they were asked for."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoredSplit:
+    """A split with its scores and the thresholds that turn them into predictions.
 
-    candidate: Candidate
+    Attributes:
+        split: N images with their targets.
+        scores: `[N, C]`.
+        threshold: one number for all labels, or `[C]`.
+    """
+
+    split: Split
     scores: np.ndarray
-    plain: dict[str, Any]
-    thresholds: np.ndarray | None = None
-    by_label: dict[str, Any] | None = None
+    threshold: float | np.ndarray
+
+    @property
+    def limit(self) -> float | str:
+        """The threshold as titles show it."""
+        return "the label's threshold" if np.ndim(self.threshold) else self.threshold
 
 
 class AnnotationEvaluator:
-    """Scores candidates and writes `metrics.json`, `per_label.csv`, `scores.npz`, `predictions.png`, of heads that
-    attend `attention.png`, and `report.html`; fitted thresholds as `thresholds.json` into the workdir, or into an
-    output that lies elsewhere.
+    """Evaluates an annotator with the scores `[N, C]` of all images and labels.
+
+    Writes `scores.npz`, `per_label.csv`, `predictions.png`, `attention.png` if the head attends, `report.html` if
+    requested, and `thresholds.json` if thresholds are fitted.
 
     Args:
-        task: whose config says what to compare with.
-        split: to score.
-        thresholds: "" for `config.eval.threshold` alone; "mcc" or "exact" to fit one for each label on the training
-            split; or a file of them.
-        num_sources: of weights; one.
-        html: whether `report.html` is written, a page of all photos.
+        task: the task of the config.
+        split: name of the split.
+        thresholds: "" for `config.eval.threshold` alone; "mcc" or "exact" to fit a threshold for each label on the
+            training split; or the path of a thresholds file.
+        html: whether to write `report.html`, a page of all photos.
+        workdir: folder of the run; `thresholds.json` is written there if the output folder is inside it.
 
     Raises:
-        InputError: unknown thresholds, those of other labels, or several sources.
+        InputError: unknown thresholds, or thresholds of other labels.
     """
 
-    def __init__(self, task: AnnotationTask, split: str, *, thresholds: str, num_sources: int, html: bool):
-        if num_sources > 1:
-            raise InputError("several --weights make an ensemble, which annotators have none of; give one")
-        self._task, self._config, self._split, self._kind = task, task.config, split, thresholds
-        self._html = html
-        self._given = None
-        if thresholds not in ("", *_FITTED):
+    def __init__(
+        self, task: AnnotationTask, split: str, *, thresholds: str = "", html: bool = False, workdir: Path | None = None
+    ):
+        self._task, self._config, self._split, self._thresholds = task, task.config, split, thresholds
+        self._html, self._workdir = html, workdir
+        self._title = f"{task.config.data.name}, {split} split"
+        self._loaded = None
+        if thresholds and thresholds not in _FITS:
             if not Path(thresholds).exists():
-                raise InputError(
-                    f"thresholds {thresholds!r}: no such file; known: {', '.join(_FITTED)}, or a file's path"
-                )
-            self._given = label_thresholds.load_thresholds(thresholds, task.labels)
+                known = ", ".join(_FITS)
+                raise InputError(f"thresholds {thresholds!r}: no such file; known: {known}, or a file's path")
+            self._loaded = load_thresholds(thresholds, task.labels)
 
-    def score(self, candidate: Candidate, outputs: Outputs) -> Scored:
-        """The candidate's numbers; `outputs` are its scores of a split."""
-        task, found = self._task, outputs(self._split)
-        result = Scored(candidate, found["scores"], task.evaluate(self._split, found))
-        if not self._kind:
-            return result
-        thresholds = self._given
-        if self._kind in _FITTED:
-            fitted_on = found if self._split == "train" else outputs("train")
-            thresholds = _FITTED[self._kind](fitted_on["scores"], task.split("train").targets)
-        by_label = task.evaluate(self._split, found, thresholds)
-        return dataclasses.replace(result, thresholds=thresholds, by_label=by_label)
-
-    def write(self, output: Path, workdir: Path | None, results: list[Scored]) -> None:
-        """Writes the numbers of all results, the last being the best, and its pictures."""
-        self._write_numbers(output, results)
-        if self._kind in _FITTED:
-            folder = workdir if workdir and output.is_relative_to(workdir) else output
-            fitted = label_thresholds.as_dict(self._task.labels, results[-1].thresholds)
-            write_json(folder / "thresholds.json", fitted)
-        self._draw(output, results[-1])
-        self._judge(output, results[-1])
-
-    def _judge(self, output: Path, best: Scored) -> None:
-        fitted = best.thresholds is not None
-        threshold = best.thresholds if fitted else self._config.eval.threshold
-        part = self._task.split(self._split)
-        judged = ScoredSplit(part, best.scores, threshold, best.by_label if fitted else best.plain)
-        write_label_table(output / "per_label.csv", judged)
-        if self._html:
-            title = f"{self._config.data.name}, {self._split} split: {best.candidate.name}"
-            write_report(output / "report.html", judged, self._task, best.candidate.weights, title=title)
-
-    def _write_numbers(self, output: Path, results: list[Scored]) -> None:
-        part, best, config = self._task.split(self._split), results[-1], self._config
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            scores=best.scores.astype(np.float32),
-            targets=np.asarray(part.targets, np.uint8),
-            image_names=np.array(part.image_names),
-            labels=np.array(part.labels),
-        )
-        write_bytes(output / "scores.npz", buffer.getvalue())
-        frozen = ", frozen" if config.model.freeze_backbone else ""
-        model = f"{config.model.backbone}{frozen} + {config.model.head} at {config.data.image_size} px"
-        rows = []
-        for result in results[::-1]:
-            for name, metrics, published in self._rows(result):
-                facts = {"model": model, "dtype": config.model.dtype, "split": self._split, **result.candidate.facts}
-                rows.append({"name": name, "published": published, **facts, **metrics})
-        write_json(output / "metrics.json", {**best.plain, **best.candidate.facts, "split": self._split, "rows": rows})
-
-    def _rows(self, result: Scored) -> Iterator[tuple[str, dict[str, Any], str]]:
-        """(name, metrics, key of the published row or "") of each of a result's rows."""
+    def score(self, candidate: Candidate) -> Scored:
+        """Computes the metrics at `config.eval.threshold` and, if requested, at the thresholds of the labels."""
+        task, outputs = self._task, candidate.outputs(self._split)
+        metrics = task.evaluate(self._split, outputs)
         published = self._config.published if self._split == "test" else ""
-        yield result.candidate.name, result.plain, published
-        if result.by_label is not None:
-            key = f"{published}+mcc" if self._kind == "mcc" else ""
-            named = {"mcc": "MCC thresholds", "exact": "exact MCC thresholds"}.get(self._kind, Path(self._kind).name)
-            yield f"{result.candidate.name}, {named}", result.by_label, key if key in RESULTS else ""
+        rows = [self._row(candidate, candidate.name, metrics, published)]
+        if not self._thresholds:
+            return Scored(candidate, outputs["scores"], metrics, rows)
+        name, fit = _FITS.get(self._thresholds, (Path(self._thresholds).name, None))
+        thresholds = fit(candidate.outputs("train")["scores"], task.split("train").targets) if fit else self._loaded
+        at_thresholds = task.evaluate(self._split, outputs, thresholds)
+        key = f"{published}+mcc" if self._thresholds == "mcc" else ""
+        rows.append(self._row(candidate, f"{candidate.name}, {name}", at_thresholds, key if key in RESULTS else ""))
+        return Scored(candidate, outputs["scores"], metrics, rows, thresholds)
 
-    def _draw(self, output: Path, result: Scored) -> None:
-        task, part = self._task, self._task.split(self._split)
-        threshold = task.config.eval.threshold if result.thresholds is None else result.thresholds
-        rows = np.unique(np.linspace(0, len(part) - 1, _PICTURES).round().astype(int))
-        images = np.asarray(part.arrays["image"][rows])
-        graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
-        explain_step = make_predict_step(graphdef, task.explain, sharding.data_mesh(jax.local_devices()[:1]))
-        out = jax.device_get(explain_step(jax.device_get(result.candidate.weights), {"image": images}))
-        targets, hits = part.targets[rows] > 0, out["scores"] > threshold
-        limit = task.config.eval.threshold if result.thresholds is None else "the label's threshold"
-        title = f"{task.config.data.name}, {self._split} split, score > {limit}"
-        draw_predictions(
-            output / "predictions.png",
-            images,
-            [_names(part.labels, row) for row in targets],
-            [_names(part.labels, row) for row in hits],
-            title=title,
+    def write(self, output: Path, best: Scored) -> None:
+        """Writes scores, metrics of the labels, thresholds, pictures and the page."""
+        split, task = self._task.split(self._split), self._task
+        write_npz(
+            output / "scores.npz",
+            scores=best.scores.astype(np.float32),
+            targets=np.asarray(split.targets, np.uint8),
+            image_names=np.array(split.image_names),
+            labels=np.array(split.labels),
         )
-        if "attention" not in out:
-            return
-        shown = int(np.argmax((targets & hits).sum(1)))
-        order = np.flatnonzero(hits[shown])[np.argsort(-out["scores"][shown][hits[shown]])]
-        draw_attention(
-            output / "attention.png",
-            images[shown],
-            out["attention"][shown][order],
-            [part.labels[label] for label in order],
-            [float(score) for score in out["scores"][shown][order]],
-            hits=[bool(hit) for hit in targets[shown][order]],
-            title=f"{title}: {part.image_names[rows[shown]]}",
-        )
+        if self._thresholds in _FITS:
+            folder = self._workdir if self._workdir and output.is_relative_to(self._workdir) else output
+            save_thresholds(folder / "thresholds.json", task.labels, best.thresholds)
+        threshold = self._config.eval.threshold if best.thresholds is None else best.thresholds
+        scored = ScoredSplit(split, best.scores, threshold)
+        _write_label_table(output / "per_label.csv", scored)
+        _draw(output, scored, task, best.candidate.weights, title=f"{self._title}, score > {scored.limit}")
+        if self._html:
+            title = f"{self._title}: {best.candidate.name}"
+            _write_page(output / "report.html", scored, task, best.candidate.weights, title=title)
 
-    def table(self, results: list[Scored]) -> str:
-        """Measured rows, the published ones and the difference of the best to them, as text."""
-        best, config, split = results[-1].plain, self._config, self._split
-        lines: list[Row | str] = []
-        measured = list(zip(*(self._rows(result) for result in results[::-1]), strict=True))
-        for kind in measured:
-            lines += [Row(name, metrics) for name, metrics, _ in kind]
-            _, metrics, key = kind[0]
-            if key:
-                lines += [
-                    Row(f"published ({key})", RESULTS[key]),
-                    Row("difference", difference(metrics, key), signed=True),
-                ]
-        if config.eval.split == split == "test" and "epoch" in results[-1].candidate.facts:
+    def table(self, results: Sequence[Scored]) -> str:
+        """Formats the measured and published metrics."""
+        best, lines = results[-1], compared_rows(results)
+        if self._config.eval.split == self._split == "test" and "epoch" in best.candidate.facts:
             lines.append("best epoch and weights were chosen on the test split, as in the published runs")
-        images, labels = format_count(best["num_images"], "image"), format_count(best["num_labels"], "label")
-        title = f"{images}, {labels}, score > {best['threshold']}"
-        return f"{config.data.name}, {split} split: {title}\n" + metric_table(lines)
+        metrics = best.metrics
+        sizes = f"{format_count(metrics['num_images'], 'image')}, {format_count(metrics['num_labels'], 'label')}"
+        return f"{self._title}: {sizes}, score > {metrics['threshold']}\n{metric_table(lines)}"
+
+    def _row(self, candidate: Candidate, name: str, metrics: dict[str, Any], published: str) -> dict[str, Any]:
+        model = self._config.model
+        frozen = ", frozen" if model.freeze_backbone else ""
+        facts = {
+            "model": f"{model.backbone}{frozen} + {model.head} at {self._config.data.image_size} px",
+            "dtype": model.dtype,
+            "split": self._split,
+        }
+        return {"name": name, "published": published, **facts, **candidate.facts, **metrics}
 
 
-def _names(labels: tuple[str, ...], chosen: np.ndarray) -> list[str]:
-    return [labels[label] for label in np.flatnonzero(chosen)]
+def _write_label_table(path: Path, scored: ScoredSplit) -> None:
+    """Writes the metrics of each label as CSV with all digits."""
+    columns = label_metrics(scored.scores, scored.split.targets, scored.threshold)
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(("label", *columns))
+    table.writerows(zip(scored.split.labels, *(column.tolist() for column in columns.values()), strict=True))
+    write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
+
+
+def _draw(output: Path, scored: ScoredSplit, task: AnnotationTask, weights: Arrays, *, title: str) -> None:
+    """Draws the predictions for a few images and, if the head attends, the attention for one of them."""
+    split = scored.split
+    rows = evenly_spaced(len(split), _IMAGES_DRAWN)
+    images = np.asarray(split.images[rows])
+    graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
+    explain = make_predict_step(graphdef, task.explain, sharding.data_mesh(jax.local_devices()[:1]))
+    out = jax.device_get(explain(jax.device_get(weights), {"image": images}))
+    targets, predicted = split.targets[rows] > 0, out["scores"] > scored.threshold
+    true_names, predicted_names = (
+        [[split.labels[label] for label in np.flatnonzero(row)] for row in chosen] for chosen in (targets, predicted)
+    )
+    draw_predictions(output / "predictions.png", images, true_names, predicted_names, title=title)
+    if "attention" not in out:
+        return
+    shown = int(np.argmax((targets & predicted).sum(1)))
+    scores = out["scores"][shown]
+    order = np.flatnonzero(predicted[shown])[np.argsort(-scores[predicted[shown]])]
+    draw_attention(
+        output / "attention.png",
+        images[shown],
+        out["attention"][shown][order],
+        [split.labels[label] for label in order],
+        [float(score) for score in scores[order]],
+        hits=[bool(hit) for hit in targets[shown][order]],
+        title=f"{title}: {split.image_names[rows[shown]]}",
+    )
+
+
+def _write_page(path: Path, scored: ScoredSplit, task: AnnotationTask, weights: Arrays, *, title: str) -> None:
+    """Writes the page. Pictures and maps are written one by one, so that memory does not grow with them.
+
+    Args:
+        path: path of the HTML file.
+        scored: the scores.
+        task: the task of the weights.
+        weights: weights that computed the scores; they compute the attention maps, if the head attends.
+        title: title of the page.
+    """
+    split = scored.split
+    sizes = f"{format_count(len(split), 'photo')}, {format_count(len(split.labels), 'label')}"
+    facts = {
+        "title": title,
+        "subtitle": f"{sizes}; predicted where the score is above {scored.limit}",
+        "labels": split.labels,
+        "evaluation": _evaluation(scored),
+    }
+    bar = tqdm(desc="page", total=len(split), unit="img", dynamic_ncols=True, mininterval=0.5, leave=False)
+    with bar, ThreadPoolExecutor() as pool, GalleryWriter(path, **facts) as page:
+        originals = photo_paths(task.config.data, split.name)
+        for rows, heat in _attention_maps(task, weights, split):
+            names = [split.image_names[row] for row in rows]
+            pictures = pool.map(_picture, [originals.get(name) for name in names], split.images[rows])
+            for place, (row, name, webp) in enumerate(zip(rows, names, pictures, strict=True)):
+                labels = page_labels(scored.scores[row], split.targets[row], scored.threshold)
+                maps = {} if heat is None else {label.label: heat[place, label.label] for label in labels}
+                page.add(name, labels, PagePicture(webp, maps))
+            bar.update(len(rows))
+
+
+def page_labels(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> list[PageLabel]:
+    """Returns the labels of a photo: hits, then misses, then false alarms, each by descending score.
+
+    Args:
+        scores: `[C]`.
+        targets: `[C]`, 0 or 1.
+        threshold: one number for all labels, or `[C]`.
+    """
+    predicted, true = scores > np.asarray(threshold, scores.dtype), targets > 0
+    found = []
+    for kind, chosen in (("hit", predicted & true), ("miss", true & ~predicted), ("false", predicted & ~true)):
+        labels = np.flatnonzero(chosen)
+        order = labels[np.argsort(-scores[labels], kind="stable")]
+        found += [PageLabel(int(label), float(scores[label]), kind) for label in order]
+    return found
+
+
+def _evaluation(scored: ScoredSplit) -> dict[str, Any]:
+    scores, targets = scored.scores, scored.split.targets
+    columns = label_metrics(scores, targets, scored.threshold)
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    micro = precision_recall_curve(scores.ravel(), targets.ravel())
+    return {
+        "metrics": annotation_metrics(scores, targets, scored.threshold),
+        "per_label": [dict(zip(columns, row, strict=True)) for row in rows],
+        "curves": {
+            "micro": _curve_points(micro),
+            "micro_ap": float(micro[:, 1].mean()) if len(micro) else 0.0,
+            "labels": [
+                _curve_points(precision_recall_curve(*label)) for label in zip(scores.T, targets.T, strict=True)
+            ],
+        },
+        "confusions": _confusions(Confusions.from_scores(scores, targets, scored.threshold)),
+    }
+
+
+def _curve_points(curve: np.ndarray) -> list[list[float]]:
+    return np.round(curve[evenly_spaced(len(curve), _CURVE_POINTS)], 4).tolist()
+
+
+def _confusions(found: Confusions) -> dict[str, Any]:
+    """Returns the most frequent pairs, and the matrix of their labels in order of appearance."""
+    pairs = found.top(_MAX_PAIRS)
+    missed, false = (list(dict.fromkeys(pair[side] for pair in pairs))[:_MATRIX_SIDE] for side in (0, 1))
+    matrix = {"missed": missed, "false": false, "counts": found.counts[np.ix_(missed, false)].tolist()}
+    return {"pairs": pairs, "missed": found.missed.tolist(), "matrix": matrix}
+
+
+def _attention_maps(
+    task: AnnotationTask, weights: Arrays, split: Split
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yields the rows of each batch and the maps of all labels, uint8 `[b, C, h, w]`; None if the head has no maps."""
+    size = task.config.eval.batch_size
+    batches = [np.arange(start, min(start + size, len(split))) for start in range(0, len(split), size)]
+    if task.config.model.head != "attention":
+        yield from ((rows, None) for rows in batches)
+        return
+    graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
+    mesh = sharding.data_mesh(jax.local_devices()[:1])  # only one process writes the page
+    illustrate = make_predict_step(graphdef, task.illustrate, mesh)
+    placed = sharding.put_replicated(jax.device_get(weights), mesh)
+
+    def dispatched() -> Iterator[tuple[np.ndarray, Arrays]]:
+        for rows in batches:
+            yield rows, {"heat": illustrate(placed, {"image": pad_batch(split.images[rows], size)})["heat"]}
+
+    for rows, outputs in fetch_outputs(dispatched()):
+        yield rows, outputs["heat"]
+
+
+def _picture(path: Path | None, prepared: np.ndarray) -> bytes:
+    """Encodes the original photo or, if it cannot be read, its prepared copy."""
+    if path is not None:
+        try:
+            return webp_thumbnail(path.read_bytes(), _PICTURE_SIDE)
+        except (InputError, OSError):
+            pass
+    return encode_webp(prepared)

@@ -1,4 +1,4 @@
-"""Scores a split with a run's checkpoints, or with weights from elsewhere, and leaves numbers and pictures."""
+"""Evaluates the checkpoints of a run, or weights from other files, on a split."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -10,27 +10,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.evaluation.annotation import AnnotationEvaluator
-from aia_jax.evaluation.candidates import Candidate
+from aia_jax.evaluation.evaluator import Candidate, Evaluator
 from aia_jax.evaluation.retrieval import RetrievalEvaluator
 from aia_jax.evaluation.search import SearchEvaluator
 from aia_jax.report.curves import draw_curves
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.metric_writer import read_metrics
-from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
+from aia_jax.training.model_arrays import Arrays, abstract_weights, replace_arrays, select_weights
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.run_record import check_same_config
 from aia_jax.training.runs import best_step, check_complete_model, open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
-from aia_jax.weights.load import (
-    check_same_data,
-    load_arrays,
-    model_shapes,
-    with_reasoning_of,
-)
-
-_OUTCOMES = {"annotation": AnnotationEvaluator, "retrieval": RetrievalEvaluator, "search": SearchEvaluator}
+from aia_jax.utils.files import write_json
+from aia_jax.weights.load import check_same_data, load_arrays, model_shapes, with_reasoning_of
 
 
 def evaluate(
@@ -44,61 +38,70 @@ def evaluate(
     html: bool = False,
     task: Task | None = None,
 ) -> dict[str, Any]:
-    """Scores `split` with the best checkpoint of `workdir` (the last epoch's row is printed beside) or with `weights`.
+    """Evaluates the best checkpoint of a run, or `weights`, on a split.
 
-    Writes into `output` `metrics.json`, what the system's outcome adds, scores and pictures, and of a run that was
-    trained here `curves.png`.
+    Writes `metrics.json` and the files of the system's evaluator into `output`, and `curves.png` for a run that was
+    trained here. Prints a table. The last epoch of a run gets a row of its own if it is not the best.
 
     Args:
-        weights: workdirs, converted checkpoints or PyTorch files, instead of `workdir`; of several, where the system
-            allows it, the ensemble is scored too.
-        thresholds, html: of annotation, see `AnnotationEvaluator`.
+        config: the config; `config.model.dtype` is the dtype of the computation.
+        workdir: the run.
+        output: folder for the results.
+        weights: workdirs, converted checkpoints or PyTorch files to evaluate in place of `workdir`. Several weights of
+            retrieval are also evaluated as an ensemble, the mean of their similarities.
+        split: name of the split.
+        thresholds: annotation only, see `AnnotationEvaluator`.
+        html: annotation only, see `AnnotationEvaluator`.
+        task: the task of `config`, if it exists already.
 
     Returns:
-        The best checkpoint's metrics (the ensemble's, if there is one), as written.
+        The metrics of the best checkpoint, or of the ensemble, as written to `metrics.json`.
 
     Raises:
-        InputError: no checkpoint, weights of another model or other data, or thresholds of other labels.
+        InputError: an option that the system does not support, no checkpoint, weights of another model or of other
+            data, or thresholds of other labels.
     """
     task = task or make_task(config)
     sharding.check_batch_size("eval.batch_size", config.eval.batch_size, sharding.data_mesh())
-    outcome = _OUTCOMES[config.task](task, split, thresholds=thresholds, num_sources=len(weights) or 1, html=html)
-    candidates = _elsewhere(config, weights, task, split) if weights else _run(config, workdir, task, split)
-    predictor_of = functools.cache(_predictor)
-
-    def outputs(candidate: Candidate, name: str) -> dict[str, np.ndarray]:
-        candidate.task.prepare(candidate.weights, (name,))
-        return candidate.task.predict_split(predictor_of(candidate.task), [candidate.weights], name)[0]
-
-    results = [outcome.score(candidate, functools.partial(outputs, candidate)) for candidate in candidates]
-    results += outcome.combine(results) if len(weights) > 1 else []
+    evaluator = _make_evaluator(task, split, workdir, thresholds=thresholds, html=html, num_weights=len(weights))
+    candidates = list(
+        _from_weights(config, weights, task, split) if weights else _from_run(config, workdir, task, split)
+    )
+    if len(weights) > 1:
+        candidates = [*candidates, _ensemble(candidates, task)]
+    results = [evaluator.score(candidate) for candidate in candidates]
     best = results[-1]
+    metrics = {**best.metrics, **best.candidate.facts, "split": split}
     if jax.process_index() == 0:
-        outcome.write(output, workdir, results)
+        rows = [row for result in results[::-1] for row in result.rows]
+        write_json(output / "metrics.json", {**metrics, "rows": rows})
+        evaluator.write(output, best)
         if workdir:
-            _draw_training(output, workdir, config, best)
-        print(outcome.table(results), flush=True)
+            _draw_training(output, workdir, config, best.candidate.facts)
+        print(evaluator.table(results), flush=True)
         print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", flush=True)
-    return {**best.plain, **best.candidate.facts, "split": split}
+    return metrics
 
 
-def _draw_training(output: Path, workdir: Path, config: ConfigDict, best: Any) -> None:
-    records = read_metrics(workdir)
-    if records:
-        facts, split = best.candidate.facts, config.eval.split
-        title = f"{config.data.name}: training, and {config.eval.metric} on the {split} split"
-        draw_curves(
-            output / "curves.png", records, config.eval.metric, best=(facts["epoch"], facts["weights"]), title=title
-        )
+def _make_evaluator(
+    task: Any, split: str, workdir: Path | None, *, thresholds: str, html: bool, num_weights: int
+) -> Evaluator:
+    """Creates the evaluator of the task's system. Raises InputError for an option that the system does not support."""
+    system = task.config.task
+    name = "image search" if system == "search" else system
+    if thresholds and system != "annotation":
+        raise InputError(f"--thresholds is an option of annotation; {name} ranks and has no thresholds")
+    if html and system != "annotation":
+        raise InputError(f"--html is an option of annotation; {name} has no page of labels")
+    if num_weights > 1 and system != "retrieval":
+        raise InputError(f"several --weights make an ensemble, which {name} does not support; give one")
+    if system == "annotation":
+        return AnnotationEvaluator(task, split, thresholds=thresholds, html=html, workdir=workdir)
+    return RetrievalEvaluator(task, split) if system == "retrieval" else SearchEvaluator(task, split)
 
 
-def _predictor(task: Task) -> Predictor:
-    graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
-    return Predictor(graphdef, sharding.data_mesh())
-
-
-def _run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[Candidate]:
-    """The last evaluated epoch of a run, if it is not the best, and the best; of a converted one its weights."""
+def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[Candidate]:
+    """Yields the last evaluated epoch of a run, if it is not the best, and then the best epoch."""
     with open_run(workdir) as checkpointer:
         check_same_config(workdir, config, free=("init_from", "init_backbone", "model.dtype"))
         best = best_step(checkpointer)
@@ -107,7 +110,8 @@ def _run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[
             raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
         task.split(split)
         evaluated = [step for step in checkpointer.steps() if "weights" in checkpointer.info(step)]
-        _, shapes = abstract_weights(task.build_model, sharding.data_mesh())
+        graphdef, shapes = abstract_weights(task.build_model, sharding.data_mesh())
+        predictor = Predictor(graphdef, sharding.data_mesh())
         for step in dict.fromkeys((max(evaluated), best)):
             info = checkpointer.info(step)
             check_complete_model(workdir, info)
@@ -117,16 +121,45 @@ def _run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[
             which = "best" if step == best else "last"
             name = f"{which} epoch ({info['epoch']}, {info['weights']})" if info["epoch"] else "converted"
             facts = {"weights": info["weights"], "epoch": info["epoch"], "step": step}
-            yield Candidate(name, arrays, facts, task)
+            yield _candidate(name, task, arrays, facts, predictor)
 
 
-def _elsewhere(config: ConfigDict, sources: Sequence[str], task: Task, split: str) -> Iterator[Candidate]:
+def _from_weights(config: ConfigDict, sources: Sequence[str], task: Task, split: str) -> Iterator[Candidate]:
+    mesh = sharding.data_mesh()
     for source in sources:
         own = with_reasoning_of(source, config) if len(sources) > 1 else config
-        of_source = task if own is config else make_task(own)
-        of_source.split(split)
-        arrays = load_arrays(source, own, model_shapes(of_source.build_model), of_source.describe())
-        _, shapes = abstract_weights(of_source.build_model, sharding.data_mesh())
-        weights = replace_arrays(select_weights(shapes, "raw"), arrays)
-        placed = sharding.put_replicated(weights, sharding.data_mesh())
-        yield Candidate(Path(source).name, placed, {"weights": source}, of_source)
+        own_task = task if own is config else make_task(own)
+        own_task.split(split)
+        arrays = load_arrays(source, own, model_shapes(own_task.build_model), own_task.describe())
+        graphdef, shapes = abstract_weights(own_task.build_model, mesh)
+        weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), mesh)
+        yield _candidate(Path(source).name, own_task, weights, {"weights": source}, Predictor(graphdef, mesh))
+
+
+def _candidate(name: str, task: Task, weights: Arrays, facts: dict[str, Any], predictor: Predictor) -> Candidate:
+    @functools.cache
+    def outputs(split: str) -> dict[str, np.ndarray]:
+        task.prepare(weights, (split,))
+        return task.predict_split(predictor, [weights], split)[0]
+
+    return Candidate(name, task, weights, facts, outputs)
+
+
+def _ensemble(members: Sequence[Candidate], task: Task) -> Candidate:
+    """Returns the candidate whose outputs are the mean of the members' outputs."""
+
+    def outputs(split: str) -> dict[str, np.ndarray]:
+        found = [member.outputs(split) for member in members]
+        return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+
+    name = " + ".join(member.name for member in members)
+    return Candidate(name, task, {}, {"weights": [member.facts["weights"] for member in members]}, outputs)
+
+
+def _draw_training(output: Path, workdir: Path, config: ConfigDict, best: dict[str, Any]) -> None:
+    records = read_metrics(workdir)
+    if records:
+        title = f"{config.data.name}: training, and {config.eval.metric} on the {config.eval.split} split"
+        draw_curves(
+            output / "curves.png", records, config.eval.metric, best=(best["epoch"], best["weights"]), title=title
+        )

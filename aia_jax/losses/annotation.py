@@ -1,7 +1,7 @@
-"""Losses of multi-label annotation as pure functions, unreduced and in float32.
+"""Losses of multi-label annotation: pure functions, unreduced, in float32.
 
-All work on log-probabilities: sigmoid(x) and 1 - sigmoid(x) keep their precision for any logit, and every value and
-gradient is finite for any finite logit.
+They use log-probabilities. Values and gradients are finite for every finite logit, and `sigmoid(x)` and
+`1 - sigmoid(x)` keep their precision.
 """
 
 import math
@@ -23,14 +23,17 @@ PRESETS = {
 
 
 def bce(logits: Array, targets: Array) -> Array:
-    """Binary cross-entropy, -y log p - (1 - y) log(1 - p) with p = sigmoid(logits).
+    """Computes the binary cross-entropy.
+
+    `-y log(p) - (1 - y) log(1 - p)`, where `p = sigmoid(logits)` and `y = targets`. The mean over batch and labels
+    equals PyTorch's `MultiLabelSoftMarginLoss`.
 
     Args:
         logits: `[B, C]`, any float type.
         targets: `[B, C]`, 0 or 1.
 
     Returns:
-        float32 `[B, C]`. Its mean is torch's `MultiLabelSoftMarginLoss`.
+        float32 `[B, C]`.
     """
     x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
     return -y * jax.nn.log_sigmoid(x) - (1 - y) * jax.nn.log_sigmoid(-x)
@@ -47,22 +50,27 @@ def multi_label_loss(
     threshold: float,
     eps: float = 1e-8,
 ) -> Array:
-    """Unsymmetrical loss with margins for positives and negatives (Salar & Ahmadi 2023); focal loss is one case of it.
+    """Computes the asymmetric loss with margins for positives and negatives.
 
-        negative:  -pm^gamma_neg log(max(1 - pm, eps)),          pm = max(p - neg_margin, 0), p = sigmoid(x)
-        positive:  -log(max(q, eps))                             where q = sigmoid(x - pos_margin) >= threshold,
-                   -(1 - q)^gamma_pos log(max(q, eps))           elsewhere, and everywhere if pos_margin = 0
+        negative:  -pm^gamma_neg log(max(1 - pm, eps)),   pm = max(p - neg_margin, 0),  p = sigmoid(x)
+        positive:  -log(max(q, eps))                      if pos_margin > 0 and q >= threshold,
+                   -(1 - q)^gamma_pos log(max(q, eps))    otherwise,                    q = sigmoid(x - pos_margin)
 
-    Gradients flow through the modulating factors.
+    Gradients flow through the modulating factors. Focal loss (Lin et al., 2017) and asymmetric loss (Ridnik et al.,
+    2021) are special cases, see `PRESETS`.
+
+    Reference: Salar and Ahmadi, "Improving loss function for deep convolutional neural network applied in automatic
+    image annotation", The Visual Computer 2023.
 
     Args:
         logits: `[B, C]`, any float type.
         targets: `[B, C]`, 0 or 1.
-        gamma_neg, gamma_pos: focusing exponents, at least 0.
-        pos_margin: taken from the logit of a positive, at least 0.
-        neg_margin: taken from the probability of a negative, in [0, 1).
-        threshold: probability of a positive from which it is no longer modulated.
-        eps: least probability inside a logarithm.
+        gamma_neg: focusing exponent of negatives, at least 0.
+        gamma_pos: focusing exponent of positives, at least 0.
+        pos_margin: margin subtracted from the logits of positives, at least 0.
+        neg_margin: margin subtracted from the probabilities of negatives, in [0, 1).
+        threshold: probability from which a positive is no longer modulated.
+        eps: smallest argument of a logarithm.
 
     Returns:
         float32 `[B, C]`.
@@ -74,11 +82,11 @@ def multi_label_loss(
 
 
 def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], Array]:
-    """The loss of a preset as a function of logits and targets `[B, C]`, unreduced.
+    """Returns the loss of a preset, a function of logits and targets `[B, C]`.
 
     Args:
         name: a key of `PRESETS`.
-        overrides: parameters of the preset to replace, as `gamma_neg=2` for VG-500.
+        overrides: parameters that replace those of the preset, for example `gamma_neg=2` for VG-500.
 
     Raises:
         InputError: unknown name, or a parameter that the loss does not have.
@@ -96,7 +104,7 @@ def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], A
 def _negative_loss(x: Array, gamma: float, margin: float, eps: float) -> Array:
     p = _sigmoid(x)
     beyond = _at_least(p - margin, 0.0)
-    # 1 - beyond, without the cancellation of 1 - p.
+    # 1 - beyond, without the cancellation in 1 - p
     rest = jnp.where(p >= margin, _sigmoid(-x) + margin, 1.0)
     return -_power(beyond, gamma) * jnp.log(_at_least(rest, eps))
 
@@ -111,12 +119,12 @@ def _positive_loss(x: Array, gamma: float, margin: float, threshold: float, eps:
 
 
 def _sigmoid(x: Array) -> Array:
-    """Sigmoid whose gradient keeps its relative precision where the sigmoid is close to 1."""
+    """Sigmoid whose gradient keeps its relative precision near 1."""
     return jnp.exp(jax.nn.log_sigmoid(x))
 
 
 def _at_least(x: Array, low: float) -> Array:
-    """max(x, low) with torch's sub-gradient: it flows at equality. NaN stays NaN."""
+    """max(x, low) with PyTorch's subgradient, which is 1 at equality. NaN stays NaN."""
     return jnp.where(x < low, low, x)
 
 

@@ -1,21 +1,31 @@
-"""Losses of image-text retrieval on the scores of a batch's pairs, float32; row b is image b, column b its caption."""
+"""Losses of image-text retrieval, in float32, on the scores of all pairs in a batch.
+
+Row b is image b, column b is its caption; the diagonal holds the matching pairs.
+"""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 _TEMPERATURE = 0.001
-_STEEPEST = 50.0  # argument from which the sigmoid is taken as flat
-_ELEMENTS = 2**26  # of a rank tensor that are computed at once
+_MAX_ARGUMENT = 50.0  # the sigmoid is constant beyond it
+_BLOCK_ELEMENTS = 2**26  # elements of the rank tensor that are computed at once
 
 
 def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
-    """Hinge loss of all pairs against their negatives, both ways, summed (VSE++, arXiv 1707.05612).
+    """Computes the triplet hinge loss in both directions, summed over the batch.
+
+    `sum_b sum_c max(0, margin - s[b, b] + s[b, c]) + max(0, margin - s[b, b] + s[c, b])` over all `c != b`.
+
+    Reference: Faghri et al., "VSE++", 2018, https://arxiv.org/abs/1707.05612
 
     Args:
-        scores: `[N, N]`, true pairs on the diagonal.
-        margin: by which a true pair should lead.
-        hardest: of each image's captions and each caption's images count the worst one, not all.
+        scores: `[N, N]`.
+        margin: by how much a matching pair should score higher than the others.
+        hardest: whether only the hardest negative of each image and of each caption counts, in place of the sums.
+
+    Returns:
+        A scalar.
     """
     positive = jnp.diagonal(scores)
     true = jnp.eye(len(scores), dtype=bool)
@@ -23,51 +33,56 @@ def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
     images = _hinge(margin + scores - positive[None], true)
     if not hardest:
         return captions.sum() + images.sum()
-    # Of equal ones the first alone takes the gradient, as in torch.
+    # Of equal negatives only the first gets a gradient, as in PyTorch.
     worst_caption = jnp.take_along_axis(captions, captions.argmax(axis=1)[:, None], axis=1)
     worst_image = jnp.take_along_axis(images, images.argmax(axis=0)[None], axis=0)
     return worst_caption.sum() + worst_image.sum()
 
 
 def soft_ranks(scores: Array) -> Array:
-    """Differentiable ranks, `1 + sum_{a != c} sigmoid((scores[a, b] - scores[b, c]) / 0.001)` for all b and c.
+    """Computes differentiable ranks, `1 + sum_{a != c} sigmoid((scores[a, b] - scores[b, c]) / 0.001)`.
 
-    Column b is held against row b, as the published code does; for a symmetric matrix these are each row's plain
-    ranks. Computed in blocks of b: the N x N x N tensor is never whole, in the backward pass neither.
+    As in the published code, column b is compared with row b. For a symmetric matrix the result is the rank of each
+    element in its row. Blocks of b bound the memory, also in the backward pass: the `[N, N, N]` tensor never exists.
 
     Args:
         scores: `[N, N]`.
 
     Returns:
-        `[N, N]`, 1 for the highest.
+        `[N, N]`, 1 for the highest score.
     """
     num = len(scores)
     block = max(
-        count for count in range(1, num + 1) if num % count == 0 and (count == 1 or count * num**2 <= _ELEMENTS)
+        count for count in range(1, num + 1) if num % count == 0 and (count == 1 or count * num**2 <= _BLOCK_ELEMENTS)
     )
 
     @jax.checkpoint
-    def of_block(block: tuple[Array, Array]) -> Array:
+    def block_ranks(block: tuple[Array, Array]) -> Array:
         columns, rows = block
         argument = (columns[:, :, None] - rows[:, None]) / _TEMPERATURE
-        above = jax.nn.sigmoid(jnp.clip(argument, -_STEEPEST, _STEEPEST))
+        above = jax.nn.sigmoid(jnp.clip(argument, -_MAX_ARGUMENT, _MAX_ARGUMENT))
         return 1 + jnp.where(jnp.eye(num, dtype=bool), 0, above).sum(axis=1)
 
     blocks = (scores.T.reshape(-1, block, num), scores.reshape(-1, block, num))
-    return jax.lax.map(of_block, blocks).reshape(num, num)
+    return jax.lax.map(block_ranks, blocks).reshape(num, num)
 
 
-def rank_disagreement(scores: Array, meaning: Array) -> Array:
-    """Visual Semantic Loss: how far the rankings by score and by meaning are apart (Zhang et al., arXiv 2304.10254).
+def visual_semantic_loss(scores: Array, similarity: Array) -> Array:
+    """Computes the Visual Semantic Loss, the disagreement of the rankings by score and by semantic similarity.
 
-    `10 * (1 - mean(min(rank(scores), rank(meaning)) / max(rank(scores), rank(meaning))))`. With the meaning of captions
-    instead of images it is the paper's textual ablation.
+    `10 * (1 - mean(min(r, t) / max(r, t)))`, where `r = soft_ranks(scores)` and `t = soft_ranks(similarity)`.
+
+    Reference: Zhang et al., ICME 2023, https://arxiv.org/abs/2304.10254
 
     Args:
-        scores, meaning: `[N, N]`.
+        scores: `[N, N]`.
+        similarity: `[N, N]`, semantic similarities of the images; those of the captions give the paper's ablation.
+
+    Returns:
+        A scalar.
     """
-    by_score, by_meaning = soft_ranks(scores), soft_ranks(meaning)
-    return 10 * (1 - jnp.mean(jnp.minimum(by_score, by_meaning) / jnp.maximum(by_score, by_meaning)))
+    ranks, target = soft_ranks(scores), soft_ranks(similarity)
+    return 10 * (1 - jnp.mean(jnp.minimum(ranks, target) / jnp.maximum(ranks, target)))
 
 
 def _hinge(violation: Array, true: Array) -> Array:

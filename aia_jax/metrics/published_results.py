@@ -1,12 +1,12 @@
-"""Published results, to hold measured ones against.
+"""Published results to compare measured results with.
 
 `attention_pooling`: Salar & Ahmadi, The Visual Computer 2024, doi 10.1007/s00371-024-03618-6.
 `improved_loss`: Salar & Ahmadi, The Visual Computer 2023; `+mcc` is the same model with a threshold per label.
-Both keep the weights of the epoch with the best per-class F1 on the test split.
-`vsl`: Zhang et al., ICME 2023, arXiv 2304.10254, in per cent; "sgraf" is the mean of both models' similarities,
-`coco_1k` the mean over five folds of 1,000 test images.
-`SEARCH_AREAS`: areas under the ROC curves of Chen et al., CVPR 2017, arXiv 1704.00763, on Clickture's dev split, as
-measured in its figure to about 0.005; the tables of that paper could not be read.
+Both papers report the epoch with the best per-class F1 on the test split.
+`vsl`: Zhang et al., ICME 2023, arXiv 2304.10254, in per cent; "sgraf" uses the mean of the similarities of both models;
+`coco_1k` is the mean over five folds of 1,000 test images.
+`SEARCH_AREAS`: areas under the ROC curves of Chen et al., CVPR 2017, arXiv 1704.00763, on the dev split of Clickture.
+They are measured in the paper's figure, to about 0.005, because the tables of the paper could not be read.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,6 @@ RESULTS: dict[str, dict[str, float]] = {
     for name, row in _ROWS.items()
 }
 
-
 _RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
 _RETRIEVAL_ROWS = {
     "vsl/coco_1k/sgr": (78.5, 96.2, 98.6, 63.0, 89.9, 95.3),
@@ -46,12 +45,13 @@ RETRIEVAL_RESULTS: dict[str, dict[str, float]] = {
     name: {**dict(zip(_RECALLS, row, strict=True)), "rsum": round(sum(row), 1)} for name, row in _RETRIEVAL_ROWS.items()
 }
 
-
 SEARCH_AREAS = {"AMC": 0.673, "DSSM-image": 0.646, "RCCA": 0.637, "MB": 0.627, "DSSM-keyword": 0.551}
 SEARCH_RESULTS = {f"clickture/{name.lower()}": {"auc": area} for name, area in SEARCH_AREAS.items()}
 
+PUBLISHED = {**RESULTS, **RETRIEVAL_RESULTS, **SEARCH_RESULTS}
+
 
 def difference(metrics: Mapping[str, float], name: str) -> dict[str, float]:
-    """Measured minus published, for the metrics that both `metrics` and the published row `name` have."""
-    row = {**RESULTS, **RETRIEVAL_RESULTS, **SEARCH_RESULTS}[name]
+    """Returns measured minus published for the metrics that `metrics` and the published row `name` both have."""
+    row = PUBLISHED[name]
     return {metric: metrics[metric] - value for metric, value in row.items() if metrics.get(metric) is not None}

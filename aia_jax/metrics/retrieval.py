@@ -1,4 +1,7 @@
-"""Exact ranks and recalls of image-text retrieval, both ways."""
+"""Exact ranks and recalls of image-text retrieval in both directions.
+
+Of equal scores the last one ranks first, as in the reversed sort of the published code.
+"""
 
 import numpy as np
 
@@ -6,16 +9,17 @@ from aia_jax.utils.errors import InputError
 
 CAPTIONS_PER_IMAGE = 5
 RECALLS = (1, 5, 10)
-_FOLD = 1000  # images of a fold of COCO's 1K test
+_FOLD = 1000  # images in a fold of the COCO 1K test
 
 
 def caption_ranks(similarity: np.ndarray) -> np.ndarray:
-    """For each image the rank of the best of its captions among all, 0 the first; int64 `[I]`.
-
-    Of equal scores the later caption stands first, as in the published code's reversed sort.
+    """Returns, for each image, the rank of its best caption among all captions; 0 is the first.
 
     Args:
-        similarity: `[C, I]`, caption c being one of image c // 5.
+        similarity: `[C, I]`; caption c belongs to image `c // 5`.
+
+    Returns:
+        int64 `[I]`.
     """
     ranks = np.empty(similarity.shape[1], np.int64)
     for image, scores in enumerate(similarity.T):
@@ -27,22 +31,23 @@ def caption_ranks(similarity: np.ndarray) -> np.ndarray:
 
 
 def image_ranks(similarity: np.ndarray) -> np.ndarray:
-    """For each caption the rank of its image among all, 0 the first; int64 `[C]`. As `caption_ranks` otherwise."""
+    """Returns, for each caption, the rank of its image among all images, int64 `[C]`; see `caption_ranks`."""
     return np.array([_rank(scores, caption // CAPTIONS_PER_IMAGE) for caption, scores in enumerate(similarity)])
 
 
 def retrieval_metrics(similarity: np.ndarray) -> dict[str, float | int]:
-    """Recalls in per cent, median and mean rank (1 the best) both ways, and the sum of recalls.
+    """Computes recalls in per cent, median and mean ranks in both directions, and the sum of the recalls.
 
     Args:
-        similarity: `[C, I]`, caption c being one of image c // 5.
+        similarity: `[C, I]`; caption c belongs to image `c // 5`.
 
     Returns:
-        `i2t_r1, i2t_r5, i2t_r10, i2t_median, i2t_mean`, the same with `t2i_`, `rsum`, `num_images`, `num_captions`.
-        Where there are several whole thousands of images, also the means over each thousand, as `1k_i2t_r1`.
+        `i2t_r1`, `i2t_r5`, `i2t_r10`, `i2t_median` and `i2t_mean` (1 is the best rank); the same with `t2i_`; `rsum`;
+        `num_images`; `num_captions`. If the number of images is a multiple of 1,000 above 1,000, also the means over
+        the folds of 1,000 images, with the prefix `1k_`.
 
     Raises:
-        InputError: another shape, or NaN.
+        InputError: another shape, or a similarity is NaN.
     """
     similarity = np.asarray(similarity)
     captions, images = similarity.shape if similarity.ndim == 2 else (0, 0)
@@ -50,27 +55,28 @@ def retrieval_metrics(similarity: np.ndarray) -> dict[str, float | int]:
         raise InputError(f"similarities {similarity.shape} must be [captions, images] with five captions an image")
     if np.isnan(similarity).any():
         raise InputError(f"similarities of {int(np.isnan(similarity).any(axis=1).sum())} captions hold NaN")
-    metrics = _of_fold(similarity)
+    metrics = _recalls(similarity)
     if images > _FOLD and images % _FOLD == 0:
-        folds = [_of_fold(_fold(similarity, start)) for start in range(0, images, _FOLD)]
+        folds = [
+            _recalls(
+                similarity[CAPTIONS_PER_IMAGE * start : CAPTIONS_PER_IMAGE * (start + _FOLD), start : start + _FOLD]
+            )
+            for start in range(0, images, _FOLD)
+        ]
         metrics |= {f"1k_{name}": float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
     return {**metrics, "num_images": images, "num_captions": captions}
 
 
-def _rank(scores: np.ndarray, place: int) -> int:
-    own = scores[place]
-    return int(np.count_nonzero(scores > own) + np.count_nonzero(scores[place + 1 :] == own))
+def _rank(scores: np.ndarray, index: int) -> int:
+    own = scores[index]
+    return int(np.count_nonzero(scores > own) + np.count_nonzero(scores[index + 1 :] == own))
 
 
-def _fold(similarity: np.ndarray, start: int) -> np.ndarray:
-    captions = slice(CAPTIONS_PER_IMAGE * start, CAPTIONS_PER_IMAGE * (start + _FOLD))
-    return similarity[captions, start : start + _FOLD]
-
-
-def _of_fold(similarity: np.ndarray) -> dict[str, float]:
+def _recalls(similarity: np.ndarray) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    for way, ranks in (("i2t", caption_ranks(similarity)), ("t2i", image_ranks(similarity))):
-        metrics |= {f"{way}_r{k}": 100 * float(np.mean(ranks < k)) for k in RECALLS}
-        metrics |= {f"{way}_median": float(np.floor(np.median(ranks)) + 1), f"{way}_mean": float(np.mean(ranks) + 1)}
-    metrics["rsum"] = sum(metrics[f"{way}_r{k}"] for way in ("i2t", "t2i") for k in RECALLS)
+    for direction, ranks in (("i2t", caption_ranks(similarity)), ("t2i", image_ranks(similarity))):
+        metrics |= {f"{direction}_r{k}": 100 * float(np.mean(ranks < k)) for k in RECALLS}
+        metrics[f"{direction}_median"] = float(np.floor(np.median(ranks)) + 1)
+        metrics[f"{direction}_mean"] = float(np.mean(ranks) + 1)
+    metrics["rsum"] = sum(metrics[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in RECALLS)
     return metrics

@@ -1,6 +1,6 @@
-"""Exact metrics of image search: queries that rank images, some of which are right.
+"""Exact metrics of image search: each query ranks all images, some of which are relevant.
 
-Of equal scores the image that stands first in the data ranks first; the ROC curve counts ties by half.
+Of equal scores the first image of the data ranks first. The area under the ROC curve counts ties as one half.
 """
 
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ _CURVE_POINTS = 512
 
 
 def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str, float | int]:
-    """Means over queries, and the area under the curve of all pairs.
+    """Computes means over the queries, and the area under the ROC curve of all pairs of a query and an image.
 
     Args:
         scores: float `[Q, I]`.
-        relevant: `[Q, I]`, grades above 0 of the right images: 1 where there is only right and wrong.
+        relevant: `[Q, I]`, grades of the relevant images, above 0; binary relevance has the grade 1.
 
     Returns:
-        `ndcg_5` to `ndcg_25` (gain 2^grade - 1, discount log2 of 1 + rank; Järvelin and Kekäläinen 2002), `mrr`, `r1`,
-        `r5`, `r10` (queries with a right image that high), `median_rank` of the first right one, `auc`, in 0..1 but for
-        the rank; `num_queries`, `num_images`.
+        `ndcg_5` to `ndcg_25` (gain `2^grade - 1`, discount `log2(1 + rank)`; Järvelin and Kekäläinen 2002); `mrr`;
+        `r1`, `r5`, `r10` (fraction of queries with a relevant image among the first 1, 5, 10); `median_rank` of the
+        first relevant image, from 1; `auc`; `num_queries`; `num_images`.
 
     Raises:
-        InputError: shapes that differ, NaN, or a query without a right image.
+        InputError: the shapes differ, a score is NaN, or a query has no relevant image.
     """
     relevant = sparse.csr_matrix(relevant)
     if scores.shape != relevant.shape or not len(scores):
@@ -37,7 +37,7 @@ def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str,
     if np.isnan(scores).any():
         raise InputError(f"scores of {int(np.isnan(scores).any(axis=1).sum())} queries hold NaN")
     if (np.diff(relevant.indptr) == 0).any():
-        raise InputError(f"{int((np.diff(relevant.indptr) == 0).sum())} queries have no right image")
+        raise InputError(f"{int((np.diff(relevant.indptr) == 0).sum())} queries have no relevant image")
     firsts = first_ranks(scores, relevant)
     ranked = _ranked(scores, relevant)
     gains = np.mean([[_ndcg(ranks, grades, count) for count in GAINS_AT] for ranks, grades in ranked], axis=0)
@@ -53,34 +53,34 @@ def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str,
 
 
 def first_ranks(scores: np.ndarray, relevant: sparse.csr_matrix) -> np.ndarray:
-    """The rank, from 1, of each query's first right image, int64 `[Q]`."""
+    """Returns the rank of the first relevant image of each query, int64 `[Q]`, from 1."""
     return np.array([ranks.min() for ranks, _ in _ranked(scores, sparse.csr_matrix(relevant))], np.int64)
 
 
 def area_under_roc(scores: np.ndarray, relevant: sparse.csr_matrix) -> float:
-    """The chance that of a right and a wrong pair of query and image the right one scores higher; ties count half."""
-    right, wrong = _right_and_wrong(scores, relevant)
-    wrong.sort()
-    below = np.searchsorted(wrong, right, "left") + np.searchsorted(wrong, right, "right")
-    return float(below.mean() / (2 * len(wrong)))
+    """Returns the probability that a relevant pair scores higher than an irrelevant pair; ties count as one half."""
+    positive, negative = _split_pairs(scores, relevant)
+    negative.sort()
+    below = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
+    return float(below.mean() / (2 * len(negative)))
 
 
 def roc_curve(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Shares `[P]` of wrong and of right pairs that score at least as high as falling thresholds; from 0 to 1."""
-    right, wrong = _right_and_wrong(scores, relevant)
-    thresholds = np.unique(np.concatenate([right, np.quantile(wrong, np.linspace(0, 1, _CURVE_POINTS))]))[::-1]
+    """Returns the false positive rates and the true positive rates `[P]`, both rising from 0 to 1."""
+    positive, negative = _split_pairs(scores, relevant)
+    thresholds = np.unique(np.concatenate([positive, np.quantile(negative, np.linspace(0, 1, _CURVE_POINTS))]))[::-1]
     thresholds = thresholds[np.unique(np.linspace(0, len(thresholds) - 1, _CURVE_POINTS).round().astype(int))]
-    shares = [1 - np.searchsorted(np.sort(part), thresholds, "left") / len(part) for part in (wrong, right)]
-    return tuple(np.concatenate([[0.0], share, [1.0]]) for share in shares)
+    rates = [1 - np.searchsorted(np.sort(pairs), thresholds, "left") / len(pairs) for pairs in (negative, positive)]
+    return tuple(np.concatenate([[0.0], rate, [1.0]]) for rate in rates)
 
 
 def _ranked(scores: np.ndarray, relevant: sparse.csr_matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each query the ranks (from 1) and grades of its right images."""
-    places = np.empty(scores.shape[1], np.int64)
-    for row, own in enumerate(scores):
-        places[np.argsort(-own, kind="stable")] = np.arange(1, len(own) + 1)
-        part = slice(*relevant.indptr[row : row + 2])
-        yield places[relevant.indices[part]], relevant.data[part]
+    """Yields the ranks, from 1, and the grades of the relevant images of each query."""
+    ranks = np.empty(scores.shape[1], np.int64)
+    for query, own in enumerate(scores):
+        ranks[np.argsort(-own, kind="stable")] = np.arange(1, len(own) + 1)
+        columns = slice(*relevant.indptr[query : query + 2])
+        yield ranks[relevant.indices[columns]], relevant.data[columns]
 
 
 def _ndcg(ranks: np.ndarray, grades: np.ndarray, count: int) -> float:
@@ -90,9 +90,10 @@ def _ndcg(ranks: np.ndarray, grades: np.ndarray, count: int) -> float:
     return float(found / (ideal / np.log2(np.arange(2, len(ideal) + 2))).sum())
 
 
-def _right_and_wrong(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    right = np.zeros(scores.shape, bool)
-    right[relevant.nonzero()] = True
-    if right.all():
-        raise InputError("every image is right for every query; the ROC curve needs wrong ones")
-    return scores[right], scores[~right]
+def _split_pairs(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the scores of the relevant and of the irrelevant pairs."""
+    positive = np.zeros(scores.shape, bool)
+    positive[relevant.nonzero()] = True
+    if positive.all():
+        raise InputError("every image is relevant to every query; the ROC curve needs irrelevant images")
+    return scores[positive], scores[~positive]

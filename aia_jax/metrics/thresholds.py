@@ -1,6 +1,6 @@
-"""Per-label thresholds with the highest Matthews correlation coefficient (MCC) on scored images.
+"""Thresholds of labels with the highest Matthews correlation coefficient (MCC) on scored images.
 
-Source: Salar & Ahmadi, The Visual Computer 2023, whose grid `fit_mcc` searches; MCC as scikit-learn computes it.
+Source: Salar and Ahmadi, The Visual Computer 2023; `fit_mcc` searches their grid. The MCC is that of scikit-learn.
 """
 
 import json
@@ -12,31 +12,32 @@ import numpy as np
 
 from aia_jax.metrics.annotation import check_scores
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import read_json
+from aia_jax.utils.files import read_json, write_json
 from aia_jax.utils.messages import format_count, list_problems, nearest
 
 CANDIDATES = tuple(step / 20 for step in range(1, 15))
 
-_UNDECIDED = 0.5
-_MOST_HINTS = 20
-_BLOCK = 1 << 16  # scores looked at together; their temporaries stay in the cache
+_DEFAULT = 0.5
+_MAX_HINTS = 20
+_BLOCK = 1 << 16  # scores processed at once, so that temporary arrays stay in the CPU cache
 
 
 def fit_mcc(scores: np.ndarray, targets: np.ndarray, candidates: Sequence[float] = CANDIDATES) -> np.ndarray:
-    """Per label the candidate whose prediction, `score >= candidate`, has the highest MCC; the first of equals.
+    """Finds the candidate with the highest MCC of `score >= candidate` for each label.
 
-    An undefined MCC counts 0. Scores and candidates are compared in the scores' own floating dtype.
+    Of equal MCCs the first candidate is chosen. An undefined MCC counts as 0. Scores and candidates are compared in the
+    floating dtype of the scores. The choice is that of scikit-learn's `matthews_corrcoef`.
 
     Args:
         scores: `[N, C]`.
         targets: `[N, C]`, 0 or 1.
-        candidates: K rising thresholds.
+        candidates: K thresholds in increasing order.
 
     Returns:
-        float64 `[C]`, the same choice as scikit-learn's `matthews_corrcoef` for every label and candidate gives.
+        float64 `[C]`.
 
     Raises:
-        InputError: no images, shapes that differ, a NaN among the scores, or candidates that do not rise.
+        InputError: no images, the shapes differ, a score is NaN, or the candidates do not increase.
     """
     scores, targets = _check_images(scores, targets)
     values = np.asarray(candidates, np.float64)
@@ -50,20 +51,21 @@ def fit_mcc(scores: np.ndarray, targets: np.ndarray, candidates: Sequence[float]
 
 
 def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Per label the threshold with the highest MCC of all that its scores allow; the lowest of equals.
+    """Finds the threshold with the highest MCC among all thresholds for each label; the lowest of equals.
 
-    It lies midway between two neighbouring distinct scores, so that `>` and `>=` predict the same. Where their
-    floating dtype has no number between the two, it is the lower one, which is right for `score > threshold`.
+    The threshold is the midpoint of two neighbouring distinct scores, so that `>` and `>=` give the same predictions.
+    If the floating dtype has no number between the two, it is the lower score, which is correct for
+    `score > threshold`.
 
     Args:
         scores: `[N, C]`.
         targets: `[N, C]`, 0 or 1.
 
     Returns:
-        float64 `[C]`; 0.5 for a label that no threshold gives an MCC above 0.
+        float64 `[C]`; 0.5 for a label without a threshold whose MCC is above 0.
 
     Raises:
-        InputError: no images, shapes that differ, or a NaN among the scores.
+        InputError: no images, the shapes differ, or a score is NaN.
     """
     scores, targets = _check_images(scores, targets)
     thresholds = np.empty(scores.shape[1])
@@ -72,30 +74,32 @@ def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return thresholds
 
 
-def as_dict(labels: Sequence[str], thresholds: np.ndarray) -> dict[str, float]:
-    """`{label: threshold}`: written as JSON, it is what `load_thresholds` reads.
+def save_thresholds(path: Path, labels: Sequence[str], thresholds: np.ndarray) -> None:
+    """Writes the JSON object `{label: threshold}` that `load_thresholds` reads.
 
     Args:
+        path: path of the file.
         labels: C names.
         thresholds: `[C]`.
 
     Raises:
-        ValueError: lengths that differ.
+        ValueError: the lengths differ.
     """
-    return dict(zip(labels, map(float, thresholds), strict=True))
+    write_json(path, dict(zip(labels, map(float, thresholds), strict=True)))
 
 
 def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
-    """Reads a JSON object `{label: threshold}`.
+    """Reads the JSON object `{label: threshold}`.
 
     Args:
-        labels: the C names that it must hold, in any order, and no others.
+        path: path of the file.
+        labels: C names. The file must contain exactly these labels, in any order.
 
     Returns:
         float64 `[C]` in the order of `labels`.
 
     Raises:
-        InputError: the file is absent or malformed, or its labels are others; all problems are listed together.
+        InputError: the file is missing or malformed, or its labels differ; it lists all problems.
     """
     document = read_json(path, "{label: threshold}")
     if not isinstance(document, dict):
@@ -104,7 +108,7 @@ def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
     problems = [f"no threshold for the label {label!r}" for label in labels if label not in document]
     for label, value in document.items():
         if label not in known:
-            near = nearest(label, labels, 3) if len(problems) < _MOST_HINTS else []
+            near = nearest(label, labels, 3) if len(problems) < _MAX_HINTS else []
             problems.append(f"unknown label {label!r}" + (f"; nearest: {', '.join(near)}" if near else ""))
         elif not _is_threshold(value):
             found = f"{json.dumps(value):.80}"
@@ -123,13 +127,13 @@ def _check_images(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _blocks(length: int, width: int) -> Iterator[slice]:
-    """Slices of `length` rows whose `width` columns make about `_BLOCK` scores."""
+    """Yields slices of `length` rows; each slice has about `_BLOCK` scores in `width` columns."""
     rows = max(1, _BLOCK // max(1, width))
     return (slice(start, start + rows) for start in range(0, length, rows))
 
 
 def _count_by_bin(scores: np.ndarray, targets: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """int64 `[C, K + 1, 2]`: images by the number of the K `cuts` that the score reaches, and by target."""
+    """Counts images by the number of `cuts` that their score reaches, and by target, int64 `[C, K + 1, 2]`."""
     num_images, num_labels = scores.shape
     shape = (num_labels, len(cuts) + 1, 2)
     counts = np.zeros(np.prod(shape), np.int64)
@@ -144,26 +148,26 @@ def _count_by_bin(scores: np.ndarray, targets: np.ndarray, cuts: np.ndarray) -> 
 
 
 def _fit_sorted(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """`fit_mcc_exact` of `[C, N]`: the cut at i predicts the images from the i-th lowest score up."""
+    """Computes `fit_mcc_exact` for `[C, N]`. The cut at i predicts the images from the i-th lowest score upwards."""
     num_images = scores.shape[1]
     order = np.argsort(scores, axis=1)
     scores, targets = np.take_along_axis(scores, order, axis=1), np.take_along_axis(targets, order, axis=1)
     true = targets.sum(axis=1, keepdims=True)
     tp = true - targets.cumsum(axis=1) + targets
     mcc = _matthews(tp, np.arange(num_images, 0, -1), true, num_images)
-    mcc[:, 1:][scores[:, 1:] == scores[:, :-1]] = 0  # no threshold parts equal scores
+    mcc[:, 1:][scores[:, 1:] == scores[:, :-1]] = 0  # no threshold separates equal scores
     best = mcc.argmax(axis=1)
     labels = np.arange(len(scores))
     lower, upper = scores[labels, np.maximum(best - 1, 0)], scores[labels, best]
     middle = (lower.astype(np.float64) + upper) / 2
     thresholds = np.where(middle.astype(scores.dtype) < upper, middle, lower)
-    return np.where(mcc[labels, best] > 0, thresholds, _UNDECIDED)
+    return np.where(mcc[labels, best] > 0, thresholds, _DEFAULT)
 
 
 def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_images: int) -> np.ndarray:
-    """MCC from counts that broadcast, 0 where undefined; scikit-learn's formula, to its last bit.
+    """Computes the MCC from counts that broadcast, 0 where undefined, with the same bits as scikit-learn.
 
-    Everything before the product of the variances is a whole number below 2^53, so no order of the sums matters.
+    All numbers before the product of the variances are integers below 2^53, so the order of the sums does not matter.
     """
     tp, predicted, true, total = (np.asarray(count, np.float64) for count in (tp, predicted, true, num_images))
     correct = total - true - predicted + 2 * tp

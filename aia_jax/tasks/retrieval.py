@@ -23,7 +23,7 @@ from aia_jax.data.retrieval.captions import (
     semantic_similarity,
 )
 from aia_jax.data.vocabulary import Vocabulary
-from aia_jax.losses.retrieval import rank_disagreement, triplet
+from aia_jax.losses.retrieval import triplet, visual_semantic_loss
 from aia_jax.metrics.retrieval import retrieval_metrics
 from aia_jax.models.backbones import backbone_named
 from aia_jax.models.retriever import Retriever, build_retriever
@@ -155,7 +155,7 @@ class RetrievalTask:
             losses = {"triplet": triplet(scores, margin=self.config.loss.margin, hardest=self.config.loss.hardest)}
             for name, field in (("visual", "image_similarity"), ("textual", "caption_similarity")):
                 if self.config.loss[name]:
-                    losses[name] = rank_disagreement(scores, batch[field])
+                    losses[name] = visual_semantic_loss(scores, batch[field])
             return sum(losses.values()), losses
 
     def predict_split(

@@ -157,9 +157,7 @@ def test_fields_that_do_not_fit_are_told(root, tmp_path, overrides, message):
         train(small_config(root, **overrides), tmp_path)
 
 
-def test_thresholds_and_other_vocabularies_are_refused(root, workdir, tmp_path):
-    with pytest.raises(InputError, match="--thresholds are of annotation"):
-        evaluate(small_config(root), workdir, tmp_path, thresholds="mcc")
+def test_another_vocabulary_is_refused(root, workdir, tmp_path):
     Vocabulary.build(["a dog and a cat and the boat"], min_count=1).save(tmp_path / "other.json")
     config = small_config(root, **{"data.vocabulary": str(tmp_path / "other.json")})
     with pytest.raises(InputError, match=r"other.json|another vocabulary"):

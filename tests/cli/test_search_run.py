@@ -172,11 +172,3 @@ def test_weights_of_another_annotator_are_refused(annotator, workdir, tmp_path):
 def test_a_run_of_another_system_is_no_annotator(annotator, workdir, tmp_path):
     with pytest.raises(InputError, match=r"holds a run of .*'search'; name one of annotation"):
         train(small_config(annotator, **{"data.annotator": str(workdir)}), tmp_path)
-
-
-def test_thresholds_and_ensembles_are_refused(annotator, workdir, tmp_path):
-    config = small_config(annotator)
-    with pytest.raises(InputError, match="image search ranks and has none"):
-        evaluate(config, workdir, tmp_path, thresholds="mcc")
-    with pytest.raises(InputError, match="image search has none of; give one"):
-        evaluate(config, None, tmp_path, weights=(str(workdir), str(workdir)))

@@ -1,3 +1,5 @@
+"""Annotation losses compared with hand computations and with PyTorch."""
+
 import math
 
 import jax
@@ -29,19 +31,19 @@ def test_values_at_logit_zero(name):
     np.testing.assert_allclose([_at(loss, 0, 1), _at(loss, 0, 0)], [positive, negative], rtol=1e-6)
 
 
-def test_a_positive_beyond_the_threshold_is_not_modulated():
+def test_a_positive_above_the_threshold_is_not_modulated():
     loss = annotation_loss("proposed")
     np.testing.assert_allclose(_at(loss, 1.1, 1), math.log(2), rtol=1e-6)
     below, above = _at(loss, 0.0013, 1), _at(loss, 0.0015, 1)  # q reaches 0.25 at 1.1 - log 3 = 0.00139
     np.testing.assert_allclose([below, above], [0.75**3 * math.log(4), math.log(4)], rtol=1e-3)
 
 
-def test_a_negative_within_the_margin_costs_nothing():
+def test_a_negative_within_the_margin_has_zero_loss():
     assert _at(annotation_loss("asymmetric"), -2.95, 0) == 0  # p = 0.0497
     assert _at(annotation_loss("asymmetric"), -2.9, 0) > 0
 
 
-def test_logarithms_stop_at_eps():
+def test_logarithms_are_clamped_at_eps():
     np.testing.assert_allclose(_at(annotation_loss("focal"), -100.0, 1), -math.log(1e-8), rtol=1e-6)
     np.testing.assert_allclose(_at(annotation_loss("focal"), 100.0, 0), -math.log(1e-8), rtol=1e-6)
 
@@ -67,7 +69,7 @@ def test_values_and_gradients_are_finite_for_any_finite_logit(options, dtype):
         assert jnp.isfinite(gradient).all()
 
 
-def test_targets_of_any_type_and_unreduced_shape():
+def test_targets_may_have_any_type():
     logits = jnp.zeros((2, 3))
     for dtype in (jnp.uint8, jnp.bool_, jnp.float32):
         loss = annotation_loss("proposed")(logits, jnp.asarray([[0, 1, 0], [1, 0, 0]], dtype))
@@ -90,28 +92,27 @@ def test_unknown_names_and_parameters_are_refused():
         annotation_loss("bce", gamma_neg=2)
 
 
-def _torch_loss(torch, x, y, *, gamma_neg, gamma_pos, pos_margin, neg_margin, threshold, eps=1e-8):
-    """The formula of the paper, written out with probabilities."""
-    pm = (torch.sigmoid(x) - neg_margin).clamp(min=0)
-    negative = -(pm**gamma_neg) * (1 - pm).clamp(min=eps).log()
-    q = torch.sigmoid(x - pos_margin)
-    factor = (1 - q) ** gamma_pos
-    if pos_margin > 0:
-        factor = torch.where(q >= threshold, torch.ones_like(q), factor)
+def _torch_loss(torch, name, x, y):
+    """The formula of the paper in probabilities, or PyTorch's binary cross-entropy."""
+    if name == "bce":
+        return torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+    options, eps = PRESETS[name], 1e-8
+    pm = (torch.sigmoid(x) - options["neg_margin"]).clamp(min=0)
+    negative = -(pm ** options["gamma_neg"]) * (1 - pm).clamp(min=eps).log()
+    q = torch.sigmoid(x - options["pos_margin"])
+    factor = (1 - q) ** options["gamma_pos"]
+    if options["pos_margin"] > 0:
+        factor = torch.where(q >= options["threshold"], torch.ones_like(q), factor)
     return y * -factor * q.clamp(min=eps).log() + (1 - y) * negative
 
 
 @pytest.mark.parametrize("target", [0, 1])
 @pytest.mark.parametrize("name", PRESETS)
-def test_values_and_gradients_equal_torchs(name, target):
-    """Against float64, where 1 - sigmoid(x) still has digits left; see the next test for float32."""
+def test_values_and_gradients_equal_those_of_pytorch(name, target):
+    """PyTorch computes in float64, where 1 - sigmoid(x) still has digits left; see the next test for float32."""
     torch = pytest.importorskip("torch", reason="the oracle is torch")
     x = torch.from_numpy(LOGITS.astype(np.float64))[None].requires_grad_()
-    y = torch.full_like(x, target)
-    if name == "bce":
-        theirs = torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
-    else:
-        theirs = _torch_loss(torch, x, y, **PRESETS[name])
+    theirs = _torch_loss(torch, name, x, torch.full_like(x, target))
     theirs.sum().backward()
     ours, pullback = jax.vjp(lambda x: annotation_loss(name)(x, jnp.full(x.shape, target)), jnp.asarray(LOGITS)[None])
     (gradient,) = pullback(jnp.ones_like(ours))
@@ -120,21 +121,21 @@ def test_values_and_gradients_equal_torchs(name, target):
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "bce"])
-def test_mean_and_gradient_equal_torchs_in_float32(name):
+def test_mean_and_gradient_equal_those_of_pytorch_in_float32(name):
     torch = pytest.importorskip("torch", reason="the oracle is torch")
     rng = np.random.default_rng(1)
     logits = rng.normal(-2, 2, (16, 30)).astype(np.float32)
     targets = (rng.random((16, 30)) < 0.1).astype(np.float32)
     x = torch.from_numpy(logits).requires_grad_()
-    theirs = _torch_loss(torch, x, torch.from_numpy(targets), **PRESETS[name]).mean()
+    theirs = _torch_loss(torch, name, x, torch.from_numpy(targets)).mean()
     theirs.backward()
     ours, gradient = jax.value_and_grad(lambda x: annotation_loss(name)(x, targets).mean())(jnp.asarray(logits))
     np.testing.assert_allclose(ours, theirs.item(), rtol=1e-6)
     np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-6 * abs(x.grad.numpy()).max())
 
 
-def test_sub_gradient_at_a_clamp_is_torchs():
-    """At p = neg_margin exactly torch lets the gradient through; at x = 0 both sides are exact in floating point."""
+def test_the_subgradient_at_a_clamp_is_that_of_pytorch():
+    """At p = neg_margin PyTorch lets the gradient through; at x = 0 both sides are exact in floating point."""
     options = {"gamma_neg": 0, "gamma_pos": 0, "pos_margin": 0, "neg_margin": 0.5, "threshold": 0}
     gradient = jax.grad(lambda x: multi_label_loss(x, jnp.zeros((1, 1)), **options).sum())(jnp.zeros((1, 1)))
     np.testing.assert_allclose(gradient, [[0.25]], rtol=1e-6)
@@ -142,5 +143,5 @@ def test_sub_gradient_at_a_clamp_is_torchs():
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("target", [0.0, 1.0])
-def test_nan_is_not_hidden(name, target):
+def test_nan_logits_give_nan(name, target):
     assert np.isnan(annotation_loss(name)(jnp.full((1, 1), jnp.nan), jnp.full((1, 1), target))).all()

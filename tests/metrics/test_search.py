@@ -65,11 +65,11 @@ def test_the_curve_lies_on_the_exact_one():
     [
         (SCORES[:1], RELEVANT, "must be of one shape"),
         (SCORES * np.nan, RELEVANT, "scores of 2 queries hold NaN"),
-        (SCORES, RELEVANT * 0, "2 queries have no right image"),
-        (SCORES, sparse.csr_matrix(np.ones((2, 4))), "every image is right"),
+        (SCORES, RELEVANT * 0, "2 queries have no relevant image"),
+        (SCORES, sparse.csr_matrix(np.ones((2, 4))), "every image is relevant"),
     ],
 )
-def test_what_cannot_be_measured_is_told(scores, relevant, message):
+def test_unusable_scores_are_refused(scores, relevant, message):
     relevant = sparse.csr_matrix(relevant)
     relevant.eliminate_zeros()
     with pytest.raises(InputError, match=message):

@@ -1,3 +1,5 @@
+"""Thresholds of labels compared with scikit-learn and with brute force."""
+
 import itertools
 import json
 import warnings
@@ -10,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from aia_jax.metrics import thresholds
 from aia_jax.metrics.annotation import LabelCounts
-from aia_jax.metrics.thresholds import CANDIDATES, as_dict, fit_mcc, fit_mcc_exact, load_thresholds
+from aia_jax.metrics.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact, load_thresholds, save_thresholds
 from aia_jax.utils.errors import InputError
 from benchmarks import thresholds as benchmark
 
@@ -28,14 +30,14 @@ def columns(scores: np.ndarray, targets: np.ndarray) -> zip:
 
 
 def fit_by_loop(scores: np.ndarray, targets: np.ndarray, candidates=CANDIDATES) -> np.ndarray:
-    """As the reference does it: every label, every candidate, in the dtype of the scores."""
+    """The reference's loop over labels and candidates, in the dtype of the scores."""
     cuts = np.asarray(candidates, scores.dtype)
     table = [[sklearn_mcc(target, score >= cut) for cut in cuts] for score, target in columns(scores, targets)]
     return np.asarray(candidates)[np.argmax(table, axis=1)]
 
 
 def best_by_brute_force(score: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Threshold and MCC of one label: the best midpoint between neighbouring distinct scores, the lowest of equals."""
+    """The best midpoint of two neighbouring distinct scores of one label, the lowest of equals, and its MCC."""
     distinct = np.unique(score)
     best = (0.5, 0.0)
     for lower, upper in itertools.pairwise(distinct):
@@ -45,7 +47,7 @@ def best_by_brute_force(score: np.ndarray, target: np.ndarray) -> tuple[float, f
 
 
 def sparse_problem(num_images=300, num_labels=12, dtype=np.float32, seed=0):
-    """Labels of falling frequency; the last two never and always present, the two before with constant scores."""
+    """Labels of decreasing frequency; the last two never and always true, the two before with constant scores."""
     rng = np.random.default_rng(seed)
     targets = rng.random((num_images, num_labels)) < np.linspace(0.5, 0.01, num_labels)
     scores = np.clip(rng.normal(0.2 + 0.3 * targets, 0.15), 0, 1).astype(dtype)
@@ -60,7 +62,7 @@ def test_the_candidates_are_the_papers():
 
 
 def test_a_case_by_hand():
-    """Label 0 is parted by 0.35 .. 0.5 and takes the first; label 1 is the wrong way round: best is MCC 0, at 0.05."""
+    """0.35 to 0.5 separate label 0, the first is chosen; label 1 is reversed: its best MCC is 0, at 0.05."""
     scores = np.asarray([[0.9, 0.1], [0.5, 0.2], [0.3, 0.8], [0.1, 0.9]])
     targets = np.asarray([[1, 1], [1, 1], [0, 0], [0, 0]])
     np.testing.assert_array_equal(fit_mcc(scores, targets), [0.35, 0.05])
@@ -69,7 +71,7 @@ def test_a_case_by_hand():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("seed", range(3))
-def test_grid_chooses_as_sklearn_does(dtype, seed):
+def test_the_grid_chooses_the_threshold_of_scikit_learn(dtype, seed):
     scores, targets = sparse_problem(dtype=dtype, seed=seed)
     np.testing.assert_array_equal(fit_mcc(scores, targets), fit_by_loop(scores, targets))
 
@@ -91,7 +93,7 @@ def test_a_score_equal_to_a_candidate_is_predicted_by_it(dtype, candidate):
     assert fit_mcc(scores, [[1], [0]], (candidate, candidate + 0.01)) == candidate
 
 
-def test_a_label_nobody_can_part_takes_the_first_candidate():
+def test_a_label_that_no_threshold_separates_gets_the_first_candidate():
     scores, targets = sparse_problem()
     np.testing.assert_array_equal(fit_mcc(scores, targets)[-4:], 0.05)
     np.testing.assert_array_equal(fit_mcc_exact(scores, targets)[-4:], 0.5)
@@ -130,7 +132,7 @@ def test_any_small_problem(problem):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_exact_equals_brute_force_over_all_midpoints(dtype):
+def test_the_exact_threshold_is_the_best_of_all_midpoints(dtype):
     scores, targets = sparse_problem(120, dtype=dtype, seed=3)
     scores[:, :4] = np.round(scores[:, :4], 1)
     expected = [best_by_brute_force(*label)[0] for label in columns(scores, targets)]
@@ -141,8 +143,8 @@ def test_exact_equals_brute_force_over_all_midpoints(dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("lower", [0.3, 0.5, 0.7])
-def test_exact_parts_neighbouring_floats(dtype, lower):
-    """No number lies between the two scores; `score > threshold` must part them all the same."""
+def test_the_exact_threshold_separates_neighbouring_floats(dtype, lower):
+    """No number lies between the two scores; `score > threshold` must still separate them."""
     scores = np.asarray([[lower], [0], [0]], dtype)
     scores[1] = np.nextafter(scores[0], dtype(1))
     scores[2] = scores[1]
@@ -152,7 +154,7 @@ def test_exact_parts_neighbouring_floats(dtype, lower):
 
 
 @pytest.mark.parametrize("fit", [fit_mcc, fit_mcc_exact])
-def test_blocks_give_the_same_as_one_pass(monkeypatch, fit):
+def test_the_result_does_not_depend_on_the_block_size(monkeypatch, fit):
     scores, targets = sparse_problem(100, 9)
     whole = fit(scores, targets)
     for block in (1, 7, 250, 899):
@@ -160,7 +162,7 @@ def test_blocks_give_the_same_as_one_pass(monkeypatch, fit):
         np.testing.assert_array_equal(fit(scores, targets), whole)
 
 
-def test_mcc_has_sklearns_bits():
+def test_mcc_has_the_same_bits_as_scikit_learn():
     rng = np.random.default_rng(4)
     for num_images in (7, 499, 20_011):
         target, predicted = (rng.random((2, num_images)) < [[0.3], [0.2]]).astype(int)
@@ -169,7 +171,7 @@ def test_mcc_has_sklearns_bits():
 
 
 @pytest.mark.parametrize("fit", [fit_mcc, fit_mcc_exact])
-def test_other_layouts_and_dtypes(fit):
+def test_any_memory_layout_and_dtype(fit):
     scores, targets = sparse_problem(60)
     expected = fit(scores, targets)
     np.testing.assert_array_equal(fit(np.asfortranarray(scores), targets.astype(bool)), expected)
@@ -195,12 +197,12 @@ def test_candidates_that_do_not_rise_are_refused(candidates):
         fit_mcc(np.zeros((2, 1)), np.zeros((2, 1)), candidates)
 
 
-def test_thresholds_survive_a_file(tmp_path):
+def test_thresholds_can_be_saved_and_loaded(tmp_path):
     path = tmp_path / "thresholds.json"
-    path.write_text(json.dumps(as_dict(["sun", "über"], np.asarray([0.1, 1 / 3]))))
+    save_thresholds(path, ["sun", "über"], np.asarray([0.1, 1 / 3]))
     np.testing.assert_array_equal(load_thresholds(path, ["über", "sun"]), [1 / 3, 0.1])
     with pytest.raises(ValueError, match="zip"):
-        as_dict(["sun"], np.asarray([0.1, 0.2]))
+        save_thresholds(path, ["sun"], np.asarray([0.1, 0.2]))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_unusable_threshold_files_are_refused(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
-def test_an_absent_threshold_file_is_named(tmp_path):
+def test_a_missing_threshold_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
         load_thresholds(tmp_path / "none.json", ["sun"])
     with pytest.raises(InputError, match=f"{tmp_path} cannot be read: "):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from aia_jax.losses.retrieval import rank_disagreement, soft_ranks, triplet
+from aia_jax.losses.retrieval import soft_ranks, triplet, visual_semantic_loss
 from aia_jax.models import sgraf
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map
@@ -131,7 +131,7 @@ def test_losses_and_their_gradients(loss, spread):
         "hardest": (lambda s: triplet(s, margin=0.2, hardest=True), lambda s: torch_triplet(s, True)),
         "all": (lambda s: triplet(s, margin=0.2, hardest=False), lambda s: torch_triplet(s, False)),
         "disagreement": (
-            lambda s: rank_disagreement(s, meaning),
+            lambda s: visual_semantic_loss(s, meaning),
             lambda s: torch_disagreement(s, torch.from_numpy(meaning).double()),
         ),
     }[loss]

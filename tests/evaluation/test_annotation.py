@@ -1,4 +1,4 @@
-"""`eval.py --html`: the page and the table of labels say what was measured."""
+"""`eval.py --html`: the page and the table of labels show the measured numbers."""
 
 import csv
 import json
@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from aia_jax.evaluation.annotation_page import judged_labels
+from aia_jax.evaluation.annotation import page_labels
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.gallery.writer import OUTCOMES
 from aia_jax.tasks import make_task
 from aia_jax.utils.errors import InputError
-from configs import demo_retrieval, demo_search
+from configs import demo, demo_retrieval, demo_search
 from tests.helpers.gallery_page import read_page
 from tests.helpers.untrained import annotator_config, write_run
 
@@ -20,14 +20,14 @@ THRESHOLD = 0.5
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
-    """The output of a run without training, and its config."""
+    """The output folder of a run with random weights, and its config."""
     config = annotator_config(**{"eval.threshold": THRESHOLD, "eval.batch_size": 8, "data.num_test": 12})
     workdir = write_run(tmp_path_factory.mktemp("runs") / "annotator", config)
     evaluate(config, workdir, workdir / "evaluation", html=True)
     return workdir / "evaluation", config
 
 
-def table(path):
+def read_table(path):
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     labels = [row.pop("label") for row in rows]
@@ -37,7 +37,7 @@ def table(path):
 def test_the_table_of_labels_has_the_reported_means(evaluated):
     output, config = evaluated
     metrics = json.loads((output / "metrics.json").read_text())
-    labels, columns = table(output / "per_label.csv")
+    labels, columns = read_table(output / "per_label.csv")
     assert labels == list(make_task(config).labels)
     assert np.mean(columns["precision"]) == metrics["precision"]
     assert np.mean(columns["recall"]) == metrics["recall"]
@@ -63,13 +63,13 @@ def test_the_page_shows_true_and_predicted_labels(evaluated):
     assert {outcome for photo in photos.values() for outcome in photo["outcomes"].values()} == {0, 1, 2}
 
 
-def test_the_page_holds_the_numbers_of_labels(evaluated):
+def test_the_page_shows_the_metrics_of_the_labels(evaluated):
     output, _ = evaluated
     facts, _ = read_page(output / "report.html")
     metrics = json.loads((output / "metrics.json").read_text())
     evaluation = facts["evaluation"]
     assert {name: metrics[name] for name in evaluation["metrics"]} == evaluation["metrics"]
-    _, columns = table(output / "per_label.csv")
+    _, columns = read_table(output / "per_label.csv")
     for name, column in columns.items():
         assert [row[name] for row in evaluation["per_label"]] == column.tolist()
     assert [len(curve) for curve in evaluation["curves"]["labels"]] == columns["support"].tolist()
@@ -82,22 +82,22 @@ def test_the_page_holds_the_numbers_of_labels(evaluated):
             assert matrix["counts"][matrix["missed"].index(i)][matrix["false"].index(j)] == number
 
 
-def test_thresholds_of_labels_judge_the_page(evaluated, tmp_path):
+def test_the_page_uses_the_thresholds_of_the_labels(evaluated, tmp_path):
     output, config = evaluated
     evaluate(config, output.parent, tmp_path, thresholds="exact", html=True)
     rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
     thresholds = json.loads((tmp_path / "thresholds.json").read_text())
-    labels, columns = table(tmp_path / "per_label.csv")
+    labels, columns = read_table(tmp_path / "per_label.csv")
     assert dict(zip(labels, columns["threshold"], strict=True)) == thresholds
-    (by_label,) = [row for row in rows if row["threshold"] == "per label"]
-    assert np.mean(columns["recall"]) == by_label["recall"]
+    (at_thresholds,) = [row for row in rows if row["threshold"] == "per label"]
+    assert np.mean(columns["recall"]) == at_thresholds["recall"]
     facts, _ = read_page(tmp_path / "report.html")
-    assert facts["evaluation"]["metrics"]["recall"] == by_label["recall"]
+    assert facts["evaluation"]["metrics"]["recall"] == at_thresholds["recall"]
     assert "above the label's threshold" in facts["subtitle"]
 
 
 def test_hits_come_first_then_misses_then_false_alarms():
-    found = judged_labels(np.array([0.9, 0.1, 0.6, 0.95, 0.2], np.float32), np.array([1, 1, 0, 1, 0]), 0.5)
+    found = page_labels(np.array([0.9, 0.1, 0.6, 0.95, 0.2], np.float32), np.array([1, 1, 0, 1, 0]), 0.5)
     assert [(label, outcome) for label, _, outcome in found] == [(3, "hit"), (0, "hit"), (1, "miss"), (2, "false")]
     assert OUTCOMES == ("hit", "miss", "false")
 
@@ -107,9 +107,20 @@ def test_a_run_that_was_not_trained_here_has_no_curves(evaluated):
     assert not (output / "curves.png").exists()
 
 
-@pytest.mark.parametrize("system", [demo_retrieval, demo_search])
-def test_other_systems_have_no_such_page(system, tmp_path):
+@pytest.mark.parametrize(
+    ("system", "options", "message"),
+    [
+        (demo_retrieval, {"html": True}, "--html is an option of annotation; retrieval has no page of labels"),
+        (demo_retrieval, {"thresholds": "mcc"}, "--thresholds is an option of annotation; retrieval ranks"),
+        (demo_search, {"html": True}, "--html is an option of annotation; image search has no page of labels"),
+        (demo_search, {"thresholds": "mcc"}, "--thresholds is an option of annotation; image search ranks"),
+        (demo_search, {"weights": ["a", "b"]}, "an ensemble, which image search does not support; give one"),
+        (demo, {"weights": ["a", "b"]}, "an ensemble, which annotation does not support; give one"),
+        (demo, {"thresholds": "none"}, "thresholds 'none': no such file; known: mcc, exact, or a file's path"),
+    ],
+)
+def test_options_that_a_system_does_not_support_are_refused(system, options, message, tmp_path):
     config = system.get_config()
     config.eval.batch_size = 8
-    with pytest.raises(InputError, match="--html is of annotation"):
-        evaluate(config, tmp_path, tmp_path / "out", html=True)
+    with pytest.raises(InputError, match=message):
+        evaluate(config, tmp_path, tmp_path / "out", **options)

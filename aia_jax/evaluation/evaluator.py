@@ -1,0 +1,96 @@
+"""The interface of the evaluators, and what they share."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from aia_jax.metrics.published_results import PUBLISHED, difference
+from aia_jax.report.table import Row
+from aia_jax.training.model_arrays import Arrays
+from aia_jax.training.task import Task
+from aia_jax.utils.files import write_bytes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidate:
+    """Weights to evaluate.
+
+    Attributes:
+        name: name in the table.
+        task: task that the weights belong to.
+        weights: `{"params", "stats", "constants"}` on the devices; empty for an ensemble.
+        facts: facts about the weights for `metrics.json`.
+        outputs: returns the outputs of `task.predict_split` for a split.
+    """
+
+    name: str
+    task: Task
+    weights: Arrays
+    facts: dict[str, Any]
+    outputs: Callable[[str], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scored:
+    """A candidate with its scores and metrics.
+
+    Attributes:
+        candidate: the weights.
+        scores: `[images, labels]` of annotation, `[captions, images]` of retrieval, `[queries, images]` of search.
+        metrics: all metrics of the split.
+        rows: the rows of `metrics.json` and of the table, the main row first. A row is `name`, facts and metrics;
+            `published` is the key of the published row to compare with, or "".
+        thresholds: `[C]`, thresholds of the labels; None without them.
+    """
+
+    candidate: Candidate
+    scores: np.ndarray
+    metrics: dict[str, Any]
+    rows: list[dict[str, Any]]
+    thresholds: np.ndarray | None = None
+
+
+class Evaluator(Protocol):
+    """Evaluates candidates of one system on a split."""
+
+    def score(self, candidate: Candidate) -> Scored:
+        """Computes the metrics of a candidate."""
+
+    def write(self, output: Path, best: Scored) -> None:
+        """Writes scores and pictures of the best candidate into `output`."""
+
+    def table(self, results: Sequence[Scored]) -> str:
+        """Formats the rows of all candidates as text. The last candidate is the best and comes first."""
+
+
+def compared_rows(results: Sequence[Scored]) -> list[Row | str]:
+    """Returns the main rows, then the second rows, each with the published row and the difference of the best."""
+    lines: list[Row | str] = []
+    for rows in zip(*(result.rows for result in results[::-1]), strict=True):
+        lines += [Row(row["name"], row) for row in rows]
+        key = rows[0]["published"]
+        if key:
+            lines += [Row(f"published ({key})", PUBLISHED[key])]
+            lines += [Row("difference", difference(rows[0], key), signed=True)]
+    return lines
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Writes named arrays as a compressed NumPy archive."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def top_columns(scores: np.ndarray, count: int) -> np.ndarray:
+    """Returns the columns of the `count` highest scores of each row, int32, the highest and the leftmost first."""
+    return np.stack([np.argsort(-row, kind="stable")[:count] for row in scores]).astype(np.int32)
+
+
+def evenly_spaced(length: int, count: int) -> np.ndarray:
+    """Returns at most `count` indices below `length` at equal distances, with the first and the last."""
+    return np.linspace(0, length - 1, min(length, count)).round().astype(int)
