@@ -13,7 +13,7 @@ from aia_jax.cli.exit_codes import execute, fail
 from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least, positive
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, write_json
-from benchmarks.roofline import bounds, count_work, measure_device
+from benchmarks.roofline import Work, bounds, count_work, measure_device
 from benchmarks.step import check_config, first_device, labels_of, measure_ours
 from benchmarks.timing import isolated, machine, versions
 
@@ -42,9 +42,6 @@ def compare(
         torch_compile: compile PyTorch's step on a CPU too.
         profile: folder for a trace of this project's step.
 
-    Returns:
-        The content of the JSON file.
-
     Raises:
         InputError: the config is not supported.
     """
@@ -52,20 +49,15 @@ def compare(
     if profile:
         check_writable(Path(profile) / "trace")
     started_on = machine()
-    roofline = isolated(measure_device, windows, seconds)
-    if "failed" in roofline:
-        raise InputError(f"JAX's device cannot be used: {roofline['failed']}")
+    roofline = _usable(isolated(measure_device, windows, seconds))
     platform = roofline["device"]["platform"]
-    config = shrunk(config) if platform == "cpu" and not full_size else config
+    small = platform == "cpu" and not full_size
+    config = shrunk(config) if small else config
     timing = (inference, windows, seconds)
     rows = [{"name": "aia_jax", **isolated(measure_ours, config, *timing, profile)}]
     for variant in _VARIANTS:
         if platform != "cpu" or torch_compile or not variant[1]:
             rows.append(peer_row(_name(*variant), _measure_peer, config, variant, platform, *timing))
-    work = count_work(config, labels_of(config), inference=inference)
-    bound = bounds(work, roofline)
-    ours = rows[0].get("images_per_second", {}).get("median")
-    best, ratio = best_peer(rows)
     return {
         "step": "inference" if inference else "training",
         "machine": started_on,
@@ -76,14 +68,19 @@ def compare(
         "batch_size": config.batch_size,
         "num_labels": labels_of(config),
         "dtype": config.model.dtype,
-        "small_because_cpu": platform == "cpu" and not full_size,
-        "roofline": {
-            **roofline,
-            "gflop_per_image": work.flops / 1e9,
-            "gb_per_image": work.bytes / 1e9,
-            "images_per_second": bound,
-        },
+        "small_because_cpu": small,
         "results": rows,
+        **_ratios(rows, roofline, count_work(config, labels_of(config), inference=inference)),
+    }
+
+
+def _ratios(rows: list[dict[str, Any]], roofline: dict[str, Any], work: Work) -> dict[str, Any]:
+    """This project's speed relative to the best peer and to the bounds of the roofline."""
+    bound, ours = bounds(work, roofline), rows[0].get("images_per_second", {}).get("median")
+    best, ratio = best_peer(rows)
+    counted = {"gflop_per_image": work.flops / 1e9, "gb_per_image": work.bytes / 1e9}
+    return {
+        "roofline": {**roofline, **counted, "images_per_second": bound},
         "best_peer": best,
         "ratio_to_best_peer": ratio,
         "ratio_to_roofline": {name: ours / rate for name, rate in bound.items()} if ours else {},
@@ -112,10 +109,13 @@ def usable_device() -> dict[str, Any]:
     Raises:
         InputError: JAX finds no usable device.
     """
-    device = isolated(first_device)
-    if "failed" in device:
-        raise InputError(f"JAX's device cannot be used: {device['failed']}")
-    return device
+    return _usable(isolated(first_device))
+
+
+def _usable(found: dict[str, Any]) -> dict[str, Any]:
+    if "failed" in found:
+        raise InputError(f"JAX's device cannot be used: {found['failed']}")
+    return found
 
 
 def shrunk(config: ConfigDict) -> ConfigDict:

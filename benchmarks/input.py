@@ -60,24 +60,22 @@ def compare(
         InputError: fewer images than a batch, or a config of another task.
     """
     check_task(config)
-    started_on = machine()
-    device = usable_device()
+    started_on, device = machine(), usable_device()
     small = device["platform"] == "cpu" and not full_size
     config = shrunk(config) if small else config
+    if num_images < config.batch_size:
+        raise InputError(f"--images={num_images} is less than config.batch_size={config.batch_size}")
     size, batch_size = config.data.image_size, config.batch_size
-    if num_images < batch_size:
-        raise InputError(f"--images={num_images} is less than config.batch_size={batch_size}")
-    shape = (num_images, size, batch_size)
+    timing = (num_images, size, batch_size, windows, seconds)
     rows = [
-        {"name": "device-resident", **isolated(measure_resident, *shape, windows, seconds)},
-        {"name": "memory-mapped", **isolated(measure_mapped, *shape, windows, seconds)},
+        {"name": "device-resident", **isolated(measure_resident, *timing)},
+        {"name": "memory-mapped", **isolated(measure_mapped, *timing)},
     ]
     for workers in _WORKERS:
-        measured = isolated(measure_preparation, num_images, size, workers, windows)
-        rows.append({"name": f"JPEGs, {workers} worker processes", **measured})
-    for row in rows:
-        if "failed" not in row:
-            row["fraction_of_step_rate"] = row["images_per_second"]["median"] / step_rate
+        row = isolated(measure_preparation, num_images, size, workers, windows)
+        rows.append({"name": f"JPEGs, {workers} worker processes", **row})
+    for row in (row for row in rows if "failed" not in row):
+        row["fraction_of_step_rate"] = row["images_per_second"]["median"] / step_rate
     return {
         "machine": started_on,
         "device": device,
