@@ -141,7 +141,7 @@ def _hits(found: SearchResult, names: Sequence[str], folder: Path) -> Iterator[S
             image=image,
             name=names[row],
             score=float(found.scores[place]),
-            right=None,
+            correct=None,
             attention=found.attention[place],
             weights=tuple(map(float, found.weights[place])),
             keywords=found.keywords[place],

@@ -108,7 +108,7 @@ class SearchEvaluator:
                     image=split.images.photos[image],
                     name="",
                     score=float(found["score"][row, 0]),
-                    right=bool(relevant[image]),
+                    correct=bool(relevant[image]),
                     attention=found["visual_attention"][row, 0],
                     weights=tuple(map(float, found["weights"][row, 0])),
                     keywords=tuple((names[keyword], float(weight)) for weight, keyword in weighted[:_KEYWORDS_DRAWN]),

@@ -1,11 +1,11 @@
-"""What the pictures share: a page laid out in inches, marks, plain text, and saving that leaves no half file."""
+"""Shared parts of the pictures: a page with positions in inches, marks, and text of known width."""
 
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,13 +15,15 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from aia_jax.utils.files import atomic_path
+
 DPI = 110
 INK, QUIET = "#1a1a1a", "#6b6b6b"
+_FRAME = {"color": "#9a9a9a", "linewidth": 0.6}
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How a prediction turned out: told apart by sign and by colour, both safe for the colour-blind."""
+class Mark(NamedTuple):
+    """Sign and colour of a correct, missed or wrong prediction. Colour-blind people can distinguish both."""
 
     sign: str
     color: str
@@ -34,7 +36,7 @@ FALSE_ALARM = Mark("✗", "#c8400a", "false alarm")
 
 
 class Page:
-    """A white page measured in inches from its top left corner."""
+    """A white page. All positions are in inches from its top left corner."""
 
     def __init__(self, width: float, height: float):
         self.width, self.height = width, height
@@ -42,45 +44,57 @@ class Page:
         FigureCanvasAgg(self.figure)
 
     def picture(self, image: np.ndarray, left: float, top: float, width: float, height: float) -> Axes:
-        """Shows `image` `[H, W, 3]` in a box, with a thin frame."""
-        box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
-        axes = self.figure.add_axes(box, xticks=[], yticks=[])
+        """Shows `image` `[H, W, 3]` in a box with a thin frame."""
+        axes = self.figure.add_axes(self._box(left, top, width, height), xticks=[], yticks=[])
         axes.imshow(image, aspect="auto", interpolation="bicubic")
-        axes.spines[:].set(color="#9a9a9a", linewidth=0.6)
+        axes.spines[:].set(**_FRAME)
+        return axes
+
+    def plot(self, left: float, top: float, width: float, height: float, **options) -> Axes:
+        """Adds empty axes with a grid; `options` are those of `Figure.add_axes`."""
+        axes = self.figure.add_axes(self._box(left, top, width, height), **options)
+        axes.grid(color="#e4e4e4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[:].set(**_FRAME)
+        axes.tick_params(labelsize=8.5, labelcolor=QUIET, color="#9a9a9a", labelfontfamily="DejaVu Sans")
         return axes
 
     def fill(self, left: float, top: float, width: float, height: float, color: str) -> None:
-        """Fills a box with one colour, behind all that is written."""
-        corner = (left / self.width, 1 - (top + height) / self.height)
-        size = (width / self.width, height / self.height)
-        self.figure.add_artist(Rectangle(corner, *size, facecolor=color, linewidth=0, zorder=-1))
+        """Fills a box with one colour, behind all text."""
+        x, y, *size = self._box(left, top, width, height)
+        self.figure.add_artist(Rectangle((x, y), *size, facecolor=color, linewidth=0, zorder=-1))
 
     def write(self, text: str, left: float, top: float, *, size: float = 8.5, color: str = INK, **style) -> Text:
-        """Writes one line, literally: `$`, `_` and `%` mean nothing special. `top` is where its capitals begin."""
+        """Writes one line of literal text: `$`, `_` and `%` have no special meaning. Capitals begin at `top`."""
         position = (left / self.width, 1 - (top + 0.76 * size / 72) / self.height)
         options = {"fontproperties": _font(size), "color": color, "parse_math": False} | style
         return self.figure.text(*position, plain(text), **options)
 
-    def write_title(self, title: str, left: float, top: float) -> None:
-        """Writes the title in bold, cut where the page ends."""
-        self.write(shorten(title, self.width - 2 * left, 12, "bold"), left, top, size=12, weight="bold")
+    def write_pair(
+        self, text: str, number: str, left: float, top: float, width: float, color: str = INK, number_color: str = QUIET
+    ) -> None:
+        """Writes a number at the right end of a line, and before it a text, shortened if needed."""
+        self.write(number, left + width, top, color=number_color, ha="right")
+        self.write(shorten(text, width - measure(number) - 0.1), left, top, color=color)
 
-    def legend(self, marks: Sequence[Mark], left: float, top: float) -> None:
-        """The meaning of the marks, in one line."""
+    def write_header(self, title: str, marks: Sequence[Mark] = ()) -> None:
+        """Writes the title in bold, shortened to the width of the page, and below it the meaning of the marks."""
+        left = 0.3
+        self.write(shorten(title, self.width - 2 * left, 12, "bold"), left, 0.2, size=12, weight="bold")
         for mark in marks:
             text = f"{mark.sign} {mark.meaning}"
-            self.write(text, left, top, color=mark.color)
+            self.write(text, left, 0.49, color=mark.color)
             left += measure(text) + 0.22
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the page as a PNG, whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            self.figure.savefig(partial, format="png")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        """Writes the page as a PNG. An existing file is replaced only by a complete one."""
+        with atomic_path(Path(path)) as temporary:
+            self.figure.savefig(temporary, format="png")
+
+    def _box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """Left, bottom, width and height as fractions of the figure."""
+        bottom = 1 - (top + height) / self.height
+        return left / self.width, bottom, width / self.width, height / self.height
 
 
 def _font(size: float, weight: str = "normal") -> FontProperties:
@@ -98,7 +112,7 @@ def _known_characters() -> frozenset[int]:
 
 
 def plain(text: str) -> str:
-    """`text` in one line, characters that the font cannot show as `□`."""
+    """Puts `text` in one line and replaces characters that the font does not have by `□`."""
     return "".join(letter if ord(letter) in _known_characters() else "□" for letter in " ".join(text.split()))
 
 
@@ -108,7 +122,7 @@ def measure(text: str, size: float = 8.5, weight: str = "normal") -> float:
 
 
 def shorten(text: str, width: float, size: float = 8.5, weight: str = "normal") -> str:
-    """`text`, cut with an ellipsis where it is wider than `width` inches."""
+    """Cuts `text` to at most `width` inches, with an ellipsis at the end."""
     if measure(text, size, weight) <= width:
         return text
     kept = bisect_right(range(1, len(text)), width, key=lambda end: measure(text[:end] + "…", size, weight))
@@ -116,15 +130,15 @@ def shorten(text: str, width: float, size: float = 8.5, weight: str = "normal") 
 
 
 def check_lengths(**values: Sequence) -> None:
-    """Raises ValueError, with every name and length, unless all are of one length."""
+    """Raises ValueError, with all names and lengths, unless all arguments have the same length."""
     lengths = {name: len(value) for name, value in values.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"the arguments must be of one length, but: {listed}")
+        raise ValueError(f"the arguments must have the same length, not: {listed}")
 
 
 def check_images(name: str, images: np.ndarray, rank: int) -> None:
-    """Raises ValueError unless `images` is uint8 `[..., H, W, 3]` of `rank` axes, none of them empty."""
+    """Raises ValueError unless `images` is uint8 `[..., H, W, 3]` with `rank` axes and is not empty."""
     if images.ndim != rank or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
         letters = "[K, H, W, 3]" if rank == 4 else "[H, W, 3]"
-        raise ValueError(f"{name} must be uint8 {letters}, none of them 0, not {images.dtype} {list(images.shape)}")
+        raise ValueError(f"{name} must be uint8 {letters} and not empty, not {images.dtype} {list(images.shape)}")

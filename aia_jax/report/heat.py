@@ -6,11 +6,9 @@ from PIL import Image
 
 from aia_jax.report.figures import QUIET, Page
 
-_BAR = (1.5, 0.11)
-
 
 def upsample(attention: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The map float32 `[h, w]` at the photo's size `(H, W)`, smooth, in 0..1, its peak at 1; one of zeros stays so."""
+    """Resizes a map float32 `[h, w]` to `shape` `(H, W)` and scales its peak to 1; zeros stay zeros."""
     height, width = shape
     smooth = Image.fromarray(attention).resize((width, height), Image.Resampling.BICUBIC)
     heat = np.maximum(np.asarray(smooth), 0)
@@ -18,11 +16,14 @@ def upsample(attention: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Float `[H, W, 3]` in 0..1: the photo in pale grey, covered by the heat's colours the more the hotter.
+    """Draws heat over a pale grey photo; hotter places are more opaque.
 
     Args:
         image: uint8 `[H, W, 3]`.
         heat: `[H, W]` in 0..1.
+
+    Returns:
+        Float `[H, W, 3]` in 0..1.
     """
     grey = 0.25 + 0.7 * (image @ np.array([0.299, 0.587, 0.114]) / 255)
     cover = (0.85 * heat**0.8)[..., None]
@@ -30,8 +31,8 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def draw_scale(page: Page, left: float, top: float) -> None:
-    """The colours from 0 to a map's peak, drawn as the maps are, over the grey of a middling photo."""
+    """Draws the colours from 0 to the peak of a map, over medium grey."""
     scale = np.broadcast_to(np.linspace(0, 1, 128, dtype=np.float32), (2, 128))
     page.write("0", left, top, color=QUIET)
-    page.picture(overlay(np.full((2, 128, 3), 128, np.uint8), scale), left + 0.14, top - 0.005, *_BAR)
-    page.write("the map's peak", left + 0.14 + _BAR[0] + 0.08, top, color=QUIET)
+    page.picture(overlay(np.full((2, 128, 3), 128, np.uint8), scale), left + 0.14, top - 0.005, 1.5, 0.11)
+    page.write("peak of each map", left + 1.72, top, color=QUIET)

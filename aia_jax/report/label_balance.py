@@ -1,4 +1,4 @@
-"""How many photos each label has, as text: who trains on own photos should see that before."""
+"""The number of photos of each label as text, with warnings before training."""
 
 from collections.abc import Sequence
 
@@ -6,82 +6,58 @@ import numpy as np
 
 from aia_jax.utils.messages import format_count
 
-FEW = 10  # training photos, with fewer of which a label is hardly learned
+FEW = 10  # a label with fewer training photos is hardly learned
 
-_SHOWN = 10  # of the most and of the least frequent labels
-_NAMED = 20
-_BAR = 30
-_WIDEST = 40
+_SHOWN, _LISTED = 10, 20  # labels at each end of the table; labels in a warning
+_BAR, _WIDEST = 30, 40  # characters of the longest bar and of the longest label
 
 
 def balance_report(labels: Sequence[str], train: np.ndarray, test: np.ndarray) -> str:
-    """Counts, the most and least frequent labels as bars, and what is out of balance.
-
-    Args:
-        labels: C names, as a terminal may print them.
-        train, test: multi-hot `[N, C]` each; N may be 0.
-    """
-    lines = [_counts(labels, {"training": train, "test": test})]
+    """`balance_summary` of the test split, with a table of the most and least frequent labels."""
     counts, others = (train > 0).sum(axis=0), (test > 0).sum(axis=0)
-    order = np.lexsort((np.arange(len(labels)), -(counts + others)))
     width = min(max(map(len, labels)), _WIDEST)
-    lines.append(f"{'':<{width}}{'training':>10}{'test':>8}")
-    shown = list(order) if len(order) <= 2 * _SHOWN else [*order[:_SHOWN], None, *order[-_SHOWN:]]
-    for label in shown:
-        if label is None:
-            lines.append(f"... {format_count(len(order) - 2 * _SHOWN, 'more label')}")
-            continue
+    rows = []
+    for label in np.lexsort((np.arange(len(labels)), -(counts + others))):
         bar = "#" * int(np.ceil(_BAR * counts[label] / max(counts.max(), 1)))
-        lines.append(f"{labels[label][:width]:<{width}}{counts[label]:>10,}{others[label]:>8,}  {bar}".rstrip())
-    return "\n".join([*lines, *balance_warnings(labels, train, test, "test")])
+        rows.append(f"{labels[label][:width]:<{width}}{counts[label]:>10,}{others[label]:>8,}  {bar}".rstrip())
+    if len(rows) > 2 * _SHOWN:
+        rows[_SHOWN:-_SHOWN] = [f"... {format_count(len(rows) - 2 * _SHOWN, 'more label')}"]
+    totals, *warnings = balance_summary(labels, train, test, "test").split("\n")
+    return "\n".join([totals, f"{'':<{width}}{'training':>10}{'test':>8}", *rows, *warnings])
 
 
 def balance_summary(labels: Sequence[str], train: np.ndarray, other: np.ndarray, name: str) -> str:
-    """The counts and what is out of balance, for the time before training.
+    """Lists totals, then imbalance, labels with few training photos, and labels without a photo in the other split.
 
     Args:
-        labels, train: as of `balance_report`.
-        other: multi-hot `[M, C]`, of the part called `name` that chooses the epoch.
+        labels: C printable names.
+        train: multi-hot `[N, C]`; N may be 0.
+        other: multi-hot `[M, C]` of the split `name`.
     """
-    return "\n".join([_counts(labels, {"training": train, name: other}), *balance_warnings(labels, train, other, name)])
-
-
-def balance_warnings(labels: Sequence[str], train: np.ndarray, other: np.ndarray, name: str) -> list[str]:
-    """A line for each thing that training, or the part called `name`, will suffer from."""
-    counts, total = (train > 0).sum(axis=0), format_count(len(labels), "label")
-    lines = []
+    counts, targets = (train > 0).sum(axis=0), np.concatenate([train > 0, other > 0])
+    lines = [
+        f"{format_count(len(targets), 'photo')}, {len(train):,} for training, {len(other):,} for {name}; "
+        f"{format_count(len(labels), 'label')}, {targets.sum() / len(targets):.2f} per photo; "
+        f"{format_count(int((~targets.any(axis=1)).sum()), 'photo')} without labels"
+    ]
     if len(train):
         most, least = counts.argmax(), counts.argmin()
-        ratio = f"{counts[most] / counts[least]:,.0f} times as many as" if counts[least] else "and there is none of"
         if counts[most] >= 10 * max(counts[least], 1):
+            ratio = f"{counts[most] / counts[least]:,.0f} times as many as" if counts[least] else "and none are of"
             lines.append(f"imbalance: {labels[most]} has {counts[most]:,} training photos, {ratio} {labels[least]}")
         few = np.flatnonzero(counts < FEW)
         few = few[np.argsort(counts[few], kind="stable")]
-        if len(few):
-            named = _named([f"{labels[label]} ({counts[label]})" for label in few])
-            some = f"{len(few):,} of {total} {_have(len(few))}"
-            lines.append(f"too few: {some} fewer than {FEW} training photos: {named}")
+        names = [f"{labels[label]} ({counts[label]})" for label in few]
+        lines += _warning("too few", names, len(labels), f"fewer than {FEW} training photos")
     unseen = np.flatnonzero(~(other > 0).any(axis=0)) if len(other) else []
-    if len(unseen):
-        named = _named([labels[label] for label in unseen])
-        lines.append(f"not measured: {len(unseen):,} of {total} {_have(len(unseen))} no {name} photo: {named}")
-    return lines
+    lines += _warning("not measured", [labels[label] for label in unseen], len(labels), f"no {name} photo")
+    return "\n".join(lines)
 
 
-def _counts(labels: Sequence[str], parts: dict[str, np.ndarray]) -> str:
-    targets = np.concatenate([part > 0 for part in parts.values()])
-    sizes = ", ".join(f"{len(part):,} for {name}" for name, part in parts.items())
-    bare = int((~targets.any(axis=1)).sum())
-    return (
-        f"{format_count(len(targets), 'photo')}, {sizes}; {format_count(len(labels), 'label')}, "
-        f"{targets.sum() / len(targets):.2f} a photo; {format_count(bare, 'photo')} without labels"
-    )
-
-
-def _have(number: int) -> str:
-    return "has" if number == 1 else "have"
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _warning(kind: str, names: Sequence[str], total: int, what: str) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    have = "has" if len(names) == 1 else "have"
+    listed = ", ".join(names[:_LISTED])
+    return [f"{kind}: {len(names):,} of {format_count(total, 'label')} {have} {what}: {listed}{more}"]

@@ -1,4 +1,4 @@
-"""What all HTML pages share: colours, light and dark, and ways to put a user's words into them."""
+"""Shared parts of the HTML pages: styles, data blocks and the content security policy."""
 
 import base64
 import hashlib
@@ -8,19 +8,28 @@ from typing import Any
 
 from aia_jax.report.figures import FALSE_ALARM, HIT, MISS
 
-_MARKS = f":root {{ --hit: {HIT.color}; --miss: {MISS.color}; --false: {FALSE_ALARM.color}; }}\n"
-
 
 def base_style() -> str:
-    """CSS of colours and type."""
-    return _MARKS + (resources.files("aia_jax.report") / "page.css").read_text(encoding="utf-8")
+    """CSS for colours and text."""
+    marks = f":root {{ --hit: {HIT.color}; --miss: {MISS.color}; --false: {FALSE_ALARM.color}; }}\n"
+    return marks + read_part("page.css")
+
+
+def read_part(name: str, package: str = "aia_jax.report") -> str:
+    """Text of a file beside the code."""
+    return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
 def inert_json(value: Any) -> str:
-    """JSON for a data block: ASCII, without anything that could end a script element or begin a comment in it."""
+    """JSON for a data block, in ASCII and without text that could end a script element or start a comment."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def content_hash(content: str) -> str:
-    """A source for a content security policy: lets this very style or script be, and no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    """A source for a content security policy that allows exactly this style or script."""
+    return f"'sha256-{to_base64(hashlib.sha256(content.encode()).digest())}'"
+
+
+def to_base64(data: bytes) -> str:
+    """Base64 as text."""
+    return base64.b64encode(data).decode()

@@ -1,8 +1,8 @@
-"""A grid of photos with their true and predicted labels."""
+"""Photos in a grid with their true and predicted labels."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,8 @@ _LINE = 0.165
 _MAX_LINES = 6
 
 
-@dataclass(frozen=True)
-class _Word:
-    """A label set below a photo: `left` in inches from the photo's edge, `line` counted from 0."""
+class _Word(NamedTuple):
+    """A label below a photo: `left` in inches from the left edge of the photo, `line` counted from 0."""
 
     text: str
     color: str
@@ -31,24 +30,25 @@ def draw_predictions(
     *,
     title: str = "",
 ) -> None:
-    """Draws `images` uint8 `[K, H, W, 3]`, K >= 1, each above its labels, as a PNG at `path`.
+    """Draws photos as a PNG at `path`, each with its hits, missed labels and false alarms in three colours and marks.
 
-    Below each photo stand the labels rightly predicted, then those missed, then the false alarms, told apart by colour
-    and by mark; a list too long for its place ends in `+3 more`.
+    Args:
+        images: uint8 `[K, H, W, 3]`, K >= 1.
+        true, predicted: labels of each photo; a list that is too long ends in `+3 more`.
 
     Raises:
-        ValueError: the arguments differ in length, or `images` is not of that shape and type.
+        ValueError: arguments of different lengths, or `images` of another shape or type.
     """
     check_images("images", images, 4)
     check_lengths(images=images, true=true, predicted=predicted)
-    columns, width = _columns(len(images))
+    columns = -(-len(images) // -(-len(images) // (6 if len(images) <= 12 else 8)))  # rows of similar length
+    width = min(2.6, 12.4 / columns - _GAP)
     height = width * images.shape[1] / images.shape[2]
-    lists = [_set_words(_outcomes(*labels), width) for labels in zip(true, predicted, strict=True)]
+    lists = [_set_words(_marked_labels(*labels), width) for labels in zip(true, predicted, strict=True)]
     rows = -(-len(images) // columns)
     row_height = height + (max(words[-1].line for words in lists) + 1) * _LINE + 0.28
     page = Page(max(2 * _MARGIN + columns * (width + _GAP) - _GAP, 4.6), _HEADER + rows * row_height + 0.05)
-    page.write_title(title, _MARGIN, 0.2)
-    page.legend((HIT, MISS, FALSE_ALARM), _MARGIN, 0.49)
+    page.write_header(title, (HIT, MISS, FALSE_ALARM))
     for k, image in enumerate(images):
         left, top = _MARGIN + k % columns * (width + _GAP), _HEADER + k // columns * row_height
         page.picture(image, left, top, width, height)
@@ -57,15 +57,8 @@ def draw_predictions(
     page.save(path)
 
 
-def _columns(num_images: int) -> tuple[int, float]:
-    """Columns and the width of a photo in inches: rows as even as can be, on a page as wide as a laptop's screen."""
-    most = 6 if num_images <= 12 else 8
-    columns = -(-num_images // -(-num_images // most))
-    return columns, min(2.6, 12.4 / columns - _GAP)
-
-
-def _outcomes(true: Sequence[str], predicted: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs (text, colour): hits, then misses, then false alarms."""
+def _marked_labels(true: Sequence[str], predicted: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs (text, colour): hits, then missed labels, then false alarms."""
     groups = (
         (HIT, [label for label in predicted if label in true]),
         (MISS, [label for label in true if label not in predicted]),
@@ -75,7 +68,7 @@ def _outcomes(true: Sequence[str], predicted: Sequence[str]) -> list[tuple[str, 
 
 
 def _set_words(words: list[tuple[str, str]], width: float) -> list[_Word]:
-    """Sets the words in lines of `width` inches; the last line is kept for the count of what does not fit."""
+    """Places words in lines of `width` inches; the last line is for the number of words that do not fit."""
     if not words:
         return [_Word("no labels", QUIET, 0.0, 0)]
     placed: list[_Word] = []

@@ -1,7 +1,7 @@
-"""Rows of metrics as plain text, in the columns of the papers' tables."""
+"""Metrics as plain text, with the columns of the papers' tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 COLUMNS = {"precision": "P", "recall": "R", "f1": "F1", "n_plus": "N+", "map": "mAP"}
 RETRIEVAL_COLUMNS = {
@@ -29,14 +29,13 @@ _CELL = 9
 _NARROWEST, _WIDEST = 40, 72
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of numbers.
+class Row(NamedTuple):
+    """One line of metrics.
 
     Attributes:
-        name: what stands before the numbers.
-        metrics: values by the keys of the columns; what is absent or None stays blank, other keys are not shown.
-        signed: whether positive values carry a plus, as differences do.
+        name: text before the numbers.
+        metrics: values by column; a missing value or None stays blank, and values of other keys are not shown.
+        signed: whether positive values have a plus sign, as for differences.
     """
 
     name: str
@@ -45,20 +44,20 @@ class Row:
 
 
 def metric_table(rows: Sequence[Row | str], title: str = "", columns: Mapping[str, str] = COLUMNS) -> str:
-    """The column heads beside `title`, then `rows`; a string among them is a line of its own, taken literally.
+    """Formats `title` with the column heads, then `rows`; a string in `rows` is a line of its own.
 
-    The column of names is as wide as the longest of them, between 40 and 72 characters; a name longer than that gets a
-    line of its own, above its numbers.
+    The column of names has the width of the longest name, between 40 and 72 characters. A longer name is on a line of
+    its own above its numbers.
     """
     names = [title, *(row.name for row in rows if isinstance(row, Row))]
     width = max([_NARROWEST, *(len(name) for name in names if len(name) <= _WIDEST)])
-    lines = _beside(title, "".join(f"{head:>{_CELL}}" for head in columns.values()), width)
+    lines = _line(title, "".join(f"{head:>{_CELL}}" for head in columns.values()), width)
     for row in rows:
-        lines += [row] if isinstance(row, str) else _beside(row.name, _cells(row, columns), width)
+        lines += [row] if isinstance(row, str) else _line(row.name, _cells(row, columns), width)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _beside(name: str, cells: str, width: int) -> list[str]:
+def _line(name: str, cells: str, width: int) -> list[str]:
     return [f"{name:<{width}}{cells}"] if len(name) <= width else [name, " " * width + cells]
 
 

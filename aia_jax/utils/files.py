@@ -17,15 +17,22 @@ from tqdm import tqdm
 from aia_jax.utils.errors import InputError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically and creates its folder."""
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives a temporary path, which replaces `path` at the end, or is removed after an error. Creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}")  # cut: the longest names must stay possible
     try:
-        temporary.write_bytes(content)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically and creates its folder."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -262,7 +262,7 @@ def test_like_takes_vocabulary_and_statistics(import_labels, table, photos, tmp_
     assert test.labels == read_annotations(tmp_path / "mine", "custom", "train").labels
     assert [[test.labels[c] for c in row.nonzero()[0]] for row in test.targets] == [["night"], ["night"], []]
     assert read_channel_stats(tmp_path / "other") == read_channel_stats(tmp_path / "mine")
-    assert "3 photos, 0 for training, 3 for test; 21 labels, 0.67 a photo; 1 photo without labels" in (
+    assert "3 photos, 0 for training, 3 for test; 21 labels, 0.67 per photo; 1 photo without labels" in (
         capsys.readouterr().out
     )
 

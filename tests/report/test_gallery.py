@@ -1,4 +1,4 @@
-"""The page of photos in a real browser: found, filtered, opened, looked into; and nothing that users named is run."""
+"""The gallery page in a real browser: search, filters, photos, attention; text from users never runs."""
 
 import base64
 import io
@@ -16,13 +16,13 @@ from aia_jax.report.heat import upsample
 from aia_jax.report.page_parts import content_hash
 from tests.helpers.browser import browser, emulate
 
-EVIL = [
+HOSTILE = [
     "<script>alert(1)</script>",
     '</script><script>window.ran = "label"</script>',
     "<!--<script>",
     "<img src=x onerror=alert(1)>",
 ]
-LABELS = [*EVIL, "sea", "sky", "sand"]
+LABELS = [*HOSTILE, "sea", "sky", "sand"]
 NAMES = [
     "\"q\", 'x' & <b>.jpg",
     "line\nbreak\ttab.jpg",
@@ -49,16 +49,16 @@ def chrome():
 
 @pytest.fixture
 def page(chrome, tmp_path):
-    """Writes a page and opens it; at the end it must not have complained."""
+    """Writes a page and opens it; the page must not log an error."""
 
-    def opened(photos, address="", **facts):
+    def open_page(photos, address="", **facts):
         path = write(tmp_path / "page.html", photos, **facts)
         emulate(chrome)
         chrome.get("about:blank")
         chrome.get(f"{path.as_uri()}{address}")
         return chrome
 
-    yield opened
+    yield open_page
     assert not chrome.execute_script("return window.ran")
     assert [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"] == []
 
@@ -66,7 +66,8 @@ def page(chrome, tmp_path):
 def write(path, photos, **facts):
     with GalleryWriter(path, title="photos", labels=facts.pop("labels", LABELS), **facts) as writer:
         for name, labels, maps in photos:
-            writer.add(name, [PageLabel(*label) for label in labels], PagePicture(WEBP, maps))
+            picture = None if maps is None else PagePicture(WEBP, maps)
+            writer.add(name, [PageLabel(*label) for label in labels], picture)
     return path
 
 
@@ -92,8 +93,8 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def plain(count=40):
-    """Photo i has the label sea with the score i / count, every fourth also sky."""
+def scored_photos(count=40):
+    """Photo i has the label sea with the score i / count, and every fourth photo also sky."""
     heat = np.zeros((3, 5), np.uint8)
     heat[0, 4] = 255
     for number in range(count):
@@ -101,13 +102,13 @@ def plain(count=40):
         yield f"{number}.jpg", sorted(labels, key=lambda label: -label[1]), {4: heat, 5: heat[::-1].copy()}
 
 
-def test_what_users_named_comes_through_and_is_never_run(page, tmp_path):
+def test_text_from_users_is_shown_and_never_runs(page, tmp_path):
     photos = [(name, [(label, 0.9 - label / 10) for label in range(4)], {}) for name in NAMES]
     problems = [(name, "<b>torn</b>") for name in NAMES]
     driver = page(photos, problems=problems, subtitle="<script>alert(2)</script>")
     assert sorted(texts(driver, ".card .name")) == sorted(SHOWN.get(name, name) for name in NAMES)
-    assert texts(driver, ".card .chip bdi")[:4] == EVIL
-    assert sorted(texts(driver, "#label-list bdi")) == sorted(EVIL)
+    assert texts(driver, ".card .chip bdi")[:4] == HOSTILE
+    assert sorted(texts(driver, "#label-list bdi")) == sorted(HOSTILE)
     click(driver, "#tab-problems")
     assert texts(driver, ".problems li > bdi") == [SHOWN.get(name, name) for name in NAMES]
     click(driver, "#tab-photos")
@@ -115,7 +116,7 @@ def test_what_users_named_comes_through_and_is_never_run(page, tmp_path):
     assert texts(driver, ".card .name") == [NAMES[5]]
     click(driver, ".card button")
     assert texts(driver, "#detail-name") == [NAMES[5]]
-    assert texts(driver, "#detail-labels bdi") == EVIL
+    assert texts(driver, "#detail-labels bdi") == HOSTILE
     assert driver.execute_script("return document.querySelectorAll('script:not([type])').length") == 1
     data = re.findall(
         r'<script type="application/json" id="index">(.*?)</script>', (tmp_path / "page.html").read_text(), re.S
@@ -123,8 +124,8 @@ def test_what_users_named_comes_through_and_is_never_run(page, tmp_path):
     assert [entry[0] for entry in json.loads(data[0])] == NAMES
 
 
-def test_photos_are_found_by_name_label_and_score(page):
-    driver = page(plain())
+def test_the_search_finds_photos_by_name_label_and_score(page):
+    driver = page(scored_photos())
     assert texts(driver, "#count") == ["40 photos"]
     assert texts(driver, ".card .name")[:3] == ["0.jpg", "1.jpg", "2.jpg"]
     press(driver, "/")
@@ -144,14 +145,14 @@ def test_photos_are_found_by_name_label_and_score(page):
     assert texts(driver, ".card .name") == ["39.jpg", "38.jpg", "37.jpg", "36.jpg"]
     assert texts(driver, ".card:last-child .chip") == ["sea0.90", "sky0.90"]
     wait_for(lambda: "sort=high" in driver.current_url)
-    driver.refresh()  # the address keeps it all
+    driver.refresh()  # the address keeps the state
     assert texts(driver, ".card .name") == ["39.jpg", "38.jpg", "37.jpg", "36.jpg"]
     driver.find_element("id", "query").send_keys("nowhere")
     assert driver.find_element("id", "none").text == "Nothing matches."
 
 
-def test_a_photo_shows_where_each_label_looks(page):
-    driver = page(plain(), "#q=12.jpg+sky")
+def test_a_photo_shows_the_attention_of_each_label(page):
+    driver = page(scored_photos(), "#q=12.jpg+sky")
     click(driver, ".card button")
     wait_for(lambda: driver.execute_script("return document.querySelector('#photo').naturalWidth") == 40)
     assert texts(driver, "#detail-labels bdi") == ["sky", "sea"]
@@ -164,13 +165,13 @@ def test_a_photo_shows_where_each_label_looks(page):
     heat = np.zeros((3, 5), np.float32)
     heat[0, 4] = 1
     np.testing.assert_allclose(alpha, 0.85 * upsample(heat, alpha.shape) ** 0.8, atol=0.02)
-    press(driver, "\ue013")  # up
+    press(driver, "\ue013")  # Up
     assert driver.find_element("css selector", "[aria-pressed=true][data-label]").text.startswith("sky")
     click(driver, '#detail-labels [data-label="5"]')
     assert driver.execute_script(opacity) == 0
 
 
-def test_a_phone_shows_the_whole_name_above_many_labels(page):
+def test_a_phone_shows_the_full_name_above_many_labels(page):
     driver = page([("many.jpg", [(number, 0.9, None) for number in range(len(LABELS))] * 4, {})])
     emulate(driver, width=390, height=844)
     click(driver, ".card button")
@@ -178,11 +179,11 @@ def test_a_phone_shows_the_whole_name_above_many_labels(page):
     assert name.get_property("clientHeight") >= name.get_property("scrollHeight")
 
 
-def test_all_goes_by_keyboard(page):
-    driver = page(plain(2000))
+def test_everything_works_by_keyboard(page):
+    driver = page(scored_photos(2000))
     assert len(texts(driver, ".card")) < 100
     driver.execute_script("document.querySelector('.card button').focus()")
-    press(driver, "\ue014", "\ue010", "\ue012", "\ue007")  # right, End, left, Enter
+    press(driver, "\ue014", "\ue010", "\ue012", "\ue007")  # Right, End, Left, Enter
     assert texts(driver, "#detail-name") == ["1998.jpg"]
     press(driver, "\ue014", "\ue014")
     assert texts(driver, "#detail-name") == ["1999.jpg"]  # the last
@@ -193,19 +194,18 @@ def test_all_goes_by_keyboard(page):
     assert len(texts(driver, ".card")) < 100
 
 
-def test_without_attention_there_is_nothing_to_switch(page):
-    driver = page(((name, labels, {}) for name, labels, _ in plain()), "#photo=4")
+def test_without_attention_maps_there_are_no_buttons(page):
+    driver = page(((name, labels, {}) for name, labels, _ in scored_photos()), "#photo=4")
     wait_for(lambda: driver.execute_script("return document.querySelector('#photo').naturalWidth") == 40)
     assert texts(driver, "#detail-labels bdi") == ["sky", "sea"]
     assert not driver.find_elements("css selector", "#detail-labels button")
     assert not driver.find_element("id", "opacity").is_displayed()
 
 
-def test_photos_without_pictures_and_no_photos_at_all(page, monkeypatch):
+def test_photos_without_pictures_and_a_page_without_photos(page):
     driver = page([])
     assert driver.find_element("id", "none").text == "No photo could be read."
-    monkeypatch.setattr("test_gallery.PagePicture", lambda *_: None)
-    driver = page([("gone.jpg", [], {})])
+    driver = page([("gone.jpg", [], None)])
     wait_for(lambda: texts(driver, ".card .picture") == ["no picture"])
     assert texts(driver, ".card .chips") == ["no labels"]
     click(driver, ".card button")
@@ -213,8 +213,8 @@ def test_photos_without_pictures_and_no_photos_at_all(page, monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["photos", "labels", "confusions", "problems"])
-def test_it_fits_a_phone_and_the_dark(page, part):
-    driver = page(judged(), f"#part={part}", evaluation=EVALUATION, problems=[("x" * 200, "torn")])
+def test_the_page_fits_a_phone_and_has_a_dark_mode(page, part):
+    driver = page(evaluated_photos(), f"#part={part}", evaluation=EVALUATION, problems=[("x" * 200, "torn")])
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     for width in (1280, 360):
         emulate(driver, width=width, height=740, dark=True)
@@ -224,21 +224,14 @@ def test_it_fits_a_phone_and_the_dark(page, part):
     assert max(map(int, re.findall(r"\d+", color))) < 50
 
 
+def metrics_of(support, predicted, tp, f1, ap):
+    counts = {"support": support, "predicted": predicted, "tp": tp, "threshold": 0.5}
+    return counts | {"precision": tp / predicted, "recall": tp / support, "f1": f1, "ap": ap}
+
+
 EVALUATION = {
     "metrics": {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "n_plus": 2, "num_labels": 3, "map": 61.5},
-    "per_label": [
-        {
-            "support": s,
-            "predicted": p,
-            "tp": t,
-            "precision": t / p,
-            "recall": t / s,
-            "f1": f,
-            "ap": ap,
-            "threshold": 0.5,
-        }
-        for s, p, t, f, ap in ((9, 10, 3, 0.3, 0.7), (30, 5, 5, 0.9, 0.2), (12, 10, 9, 0.1, 0.5))
-    ],
+    "per_label": [metrics_of(9, 10, 3, 0.3, 0.7), metrics_of(30, 5, 5, 0.9, 0.2), metrics_of(12, 10, 9, 0.1, 0.5)],
     "curves": {
         "micro": [[0.5, 1.0], [1.0, 0.5]],
         "micro_ap": 0.75,
@@ -252,8 +245,8 @@ EVALUATION = {
 }
 
 
-def judged():
-    """Of ten photos three miss <script> and have </script> instead; one is wrong altogether."""
+def evaluated_photos():
+    """Ten photos: three miss the label <script> and have the false alarm </script>, and one has no hit."""
     for number in range(10):
         labels = [(4, 0.9, "hit"), (5, 0.8, "hit")]
         if number in (3, 5, 7):
@@ -263,16 +256,16 @@ def judged():
         yield f"{number}.jpg", labels, {}
 
 
-def test_the_worst_photos_come_first_and_errors_are_marked(page):
-    driver = page(judged(), evaluation=EVALUATION)
+def test_the_worst_photos_come_first_and_errors_have_marks(page):
+    driver = page(evaluated_photos(), evaluation=EVALUATION)
     assert texts(driver, ".card .name")[:5] == ["6.jpg", "3.jpg", "5.jpg", "7.jpg", "0.jpg"]
-    assert texts(driver, ".card:nth-child(2) .chip") == [f"○{EVIL[0]}", f"✗{EVIL[2]}0.70", "✓sea0.90"]
-    driver.find_element("id", "outcome").send_keys("all right")
+    assert texts(driver, ".card:nth-child(2) .chip") == [f"○{HOSTILE[0]}", f"✗{HOSTILE[2]}0.70", "✓sea0.90"]
+    driver.find_element("id", "outcome").send_keys("without errors")
     assert texts(driver, "#count") == ["6 of 10 photos"]
 
 
-def test_labels_are_sorted_by_click_and_keyboard(page):
-    driver = page(judged(), "#part=labels", evaluation=EVALUATION, labels=LABELS[:6])
+def test_labels_are_sorted_by_mouse_and_keyboard(page):
+    driver = page(evaluated_photos(), "#part=labels", evaluation=EVALUATION, labels=LABELS[:6])
     assert texts(driver, ".tiles dd") == ["0.5000", "0.2500", "0.3333", "2 of 3", "61.50"]
     support = "#part-labels td:nth-child(2)"
     assert texts(driver, support) == ["30", "12", "9"]
@@ -287,16 +280,16 @@ def test_labels_are_sorted_by_click_and_keyboard(page):
     assert "AP 0.500" in texts(driver, ".legend .chosen")[0]
 
 
-def test_confusions_lead_to_their_photos(page):
-    driver = page(judged(), "#part=confusions", evaluation=EVALUATION)
-    assert texts(driver, "#part-confusions tbody tr:first-child td") == [EVIL[0], EVIL[2], "3", "50 %"]
+def test_confusions_link_to_their_photos(page):
+    driver = page(evaluated_photos(), "#part=confusions", evaluation=EVALUATION)
+    assert texts(driver, "#part-confusions tbody tr:first-child td") == [HOSTILE[0], HOSTILE[2], "3", "50 %"]
     assert len(driver.find_elements("css selector", ".matrix .cell.some")) == 2
     click(driver, "#part-confusions tbody button")
     assert texts(driver, ".card .name") == ["3.jpg", "5.jpg", "7.jpg"]
 
 
-def test_nothing_can_be_loaded_and_only_the_own_script_runs(tmp_path):
-    text = write(tmp_path / "page.html", plain()).read_text()
+def test_the_policy_allows_only_the_own_script_and_loads_nothing(tmp_path):
+    text = write(tmp_path / "page.html", scored_photos()).read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
     (style,) = re.findall(r"<style>(.*?)</style>", text, re.S)
@@ -306,15 +299,15 @@ def test_nothing_can_be_loaded_and_only_the_own_script_runs(tmp_path):
     assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", text)
 
 
-def test_the_page_is_whole_or_absent(tmp_path):
-    path = write(tmp_path / "page.html", plain())
+def test_an_interrupted_write_keeps_the_old_page(tmp_path):
+    path = write(tmp_path / "page.html", scored_photos())
     before = path.read_bytes()
 
-    def interrupted():
+    def interrupted_photos():
         yield "a.jpg", [], {}
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(path, interrupted())
+        write(path, interrupted_photos())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

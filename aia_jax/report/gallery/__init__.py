@@ -1,4 +1,4 @@
-"""A page of photos with their labels, one HTML file that opens from disk; the page's own parts lie beside this file."""
+"""A gallery of photos with their labels as one HTML file that opens from disk."""
 
 from aia_jax.report.gallery.writer import GalleryWriter, PageLabel, PagePicture
 

@@ -1,9 +1,9 @@
-// Which label is given where another is missed.
+// Confusions: pairs of a missed label and a false alarm on the same photo.
 
 const CELL = 22;
-const LONGEST = 18; // letters of a label beside the heat map
+const LONGEST = 18; // characters of a label beside the heat map
 
-/** Fills the part of confusions: the most frequent pairs, and those of the labels most concerned as a heat map. */
+/** Fills the tab of confusions: a table of the most frequent pairs, and a heat map of the most confused labels. */
 function fillConfusions(part, { confusions }, showPhotos) {
   if (!confusions.pairs.length) {
     part.append(make("p", { class: "note", text: "No photo has both a missed label and a false alarm." }));
@@ -11,7 +11,7 @@ function fillConfusions(part, { confusions }, showPhotos) {
   }
   const show = (missed, falsely) => showPhotos(new Map([[missed, "miss"]]).set(falsely, "false"));
   const rows = confusions.pairs.map(([missed, falsely, number]) => ({ missed, falsely, number }));
-  const share = (row) => row.number / confusions.missed[row.missed];
+  const fractionOf = (row) => row.number / confusions.missed[row.missed];
   const labelColumn = (head, title, side, kind) => {
     const name = (row) => labelNames[row[side]];
     return column(head, title, name, (row) => make("bdi", { class: kind, text: name(row) }));
@@ -25,12 +25,13 @@ function fillConfusions(part, { confusions }, showPhotos) {
       (row) => row.number,
       (row) => photosButton(row, show),
     ),
-    column("of its misses", "Share of the photos where the label is missed", share, (row) => {
-      return `${Math.round(100 * share(row))} %`;
+    column("of missed", "Fraction of the photos where the label is missed", fractionOf, (row) => {
+      return `${Math.round(100 * fractionOf(row))} %`;
     }),
   ];
-  const { table } = makeTable(columns, rows, { caption: "Labels missed and falsely given on one photo", sorted: 2 });
-  const note = "Photos on which one label is missed while another is given that is not true: what is taken for what.";
+  const caption = "Missed labels and false alarms on the same photos";
+  const { table } = makeTable(columns, rows, { caption, sorted: 2 });
+  const note = "Photos that miss one label and have another one as a false alarm: labels that the model may confuse.";
   const left = make("div", { class: "listed" }, make("div", { class: "scrolled", tabindex: 0 }, table));
   const right = makeMatrix(confusions.matrix, show);
   part.append(make("p", { class: "note", text: note }), make("div", { class: "pair" }, left, right));
@@ -39,7 +40,7 @@ function fillConfusions(part, { confusions }, showPhotos) {
 function photosButton(row, show) {
   const button = make("button", { type: "button", class: "plain", text: counted.format(row.number) });
   const [missed, falsely] = [labelNames[row.missed], labelNames[row.falsely]];
-  button.setAttribute("aria-label", `${row.number}: show the photos that miss ${missed} and have ${falsely}`);
+  button.setAttribute("aria-label", `${row.number}: show the photos with ${missed} missed, ${falsely} false alarm`);
   button.addEventListener("click", () => show(row.missed, row.falsely));
   return button;
 }
@@ -49,7 +50,7 @@ function makeMatrix(matrix, show) {
   const room = 8 + 6.6 * Math.max(4, ...names.map((name) => name.length)); // pixels for the names
   const size = [room + CELL * matrix.false.length + 8, room + CELL * matrix.missed.length + 8];
   const svg = makeSvg("svg", { viewBox: `0 0 ${size.join(" ")}`, class: "matrix", role: "img" });
-  svg.setAttribute("aria-label", "The most frequent of these as a heat map");
+  svg.setAttribute("aria-label", "The most frequent pairs as a heat map");
   svg.style.maxWidth = `${size[0]}px`;
   const middle = (place) => room + CELL * (place + 0.5) + 4;
   names.forEach((name, place) => {
@@ -69,12 +70,12 @@ function makeMatrix(matrix, show) {
   });
   const legend = make("p", { class: "legend" }, make("span", { class: "miss", text: "○ missed: rows" }));
   legend.append(make("span", { class: "false", text: "✗ false alarm: columns" }), `darkest: ${count(most, "photo")}`);
-  return make("div", { class: "panel" }, make("h2", { text: "The labels most concerned" }), svg, legend);
+  return make("div", { class: "panel" }, make("h2", { text: "Most confused labels" }), svg, legend);
 }
 
 function makeCell({ missed, false: falsely, counts }, row, at, most, show) {
   const number = counts[row][at];
-  const words = `${labelNames[missed[row]]} missed, ${labelNames[falsely[at]]} given: ${count(number, "photo")}`;
+  const words = `${labelNames[missed[row]]} missed, ${labelNames[falsely[at]]} false alarm: ${count(number, "photo")}`;
   const cell = makeSvg("rect", { class: number ? "cell some" : "cell", width: CELL - 1, height: CELL - 1 });
   cell.append(makeSvg("title", {}, words));
   if (number) {

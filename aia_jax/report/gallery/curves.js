@@ -1,8 +1,8 @@
-// Precision over recall, of all labels pooled and of one that was chosen.
+// Precision-recall curves of all labels pooled and of one chosen label.
 
 const AXIS = { left: 46, top: 14, side: 300 };
 
-/** The panel's element, and a function that shows the curve of a label's row; null: of all labels alone. */
+/** Makes the panel, and a function that shows the curve of a row; null: only the curve of all labels. */
 function makeCurvePanel(curves, showPhotos) {
   const [heading, legend, links] = [make("h2"), make("p", { class: "legend" }), make("p", { class: "links" })];
   const size = [AXIS.left + AXIS.side + 14, AXIS.top + AXIS.side + 44];
@@ -28,13 +28,13 @@ function describe(row) {
   return make("span", { class: "chosen" }, make("bdi", { text: nameOf(row) }), `, AP ${decimal(row.ap, 3)}${at}`);
 }
 
-/** Precision and recall at the threshold, where something is predicted. */
+/** Precision and recall at the threshold, if the label is predicted at all. */
 function operatingPoint(row) {
   const [cx, cy] = onAxes(row.recall, row.precision);
   return row.predicted ? [makeSvg("circle", { class: "at", r: 5, cx, cy })] : [];
 }
 
-/** Buttons to the photos where the label is a hit, missed, or a false alarm. */
+/** Buttons that show the photos where the label is a hit, missed, or a false alarm. */
 function photoLinks(row, showPhotos) {
   const numbers = { hit: row.tp, miss: row.support - row.tp, false: row.predicted - row.tp };
   return Object.entries(numbers).map(([outcome, number]) => {

@@ -1,18 +1,18 @@
-// One photo, large: its labels, and over it where each of them looks.
+// One large photo with its labels, and the attention map of a label over it.
 
-const LARGEST = 3; // times a picture's own size, or so many pixels
+const LARGEST = 3; // times the size of the picture, but at least LARGEST_SIDE pixels
 const LARGEST_SIDE = 480;
-const FINER = 16; // times an attention map's size
+const FINER = 16; // times the size of an attention map
 const heatColors = bytesOf(facts.heat);
 
-/** The weights of the cubic filter that Pillow's BICUBIC is, of the four cells around `at`. */
+/** The weight of a cell at this distance in Pillow's BICUBIC filter. */
 function cubic(at) {
   const distance = Math.abs(at);
   if (distance < 1) return (1.5 * distance - 2.5) * distance * distance + 1;
   return distance < 2 ? ((-0.5 * distance + 2.5) * distance - 4) * distance + 2 : 0;
 }
 
-/** Rows of `width` values made `FINER` times as long, smoothly. */
+/** Interpolates rows of `width` values to `FINER` times the length. */
 function stretchRows(values, rows, width) {
   const longer = width * FINER;
   const out = new Float32Array(rows * longer);
@@ -35,7 +35,7 @@ function transposed(values, rows, width) {
   return out;
 }
 
-/** Draws a map uint8 [h, w] as `report.heat` does: hotter is brighter and covers more. */
+/** Draws a map uint8 [h, w] as `report.heat` does: hotter places are brighter and more opaque. */
 function drawMap(canvas, map, [height, width]) {
   const wide = transposed(stretchRows(map, height, width), height, width * FINER);
   const values = transposed(stretchRows(wide, width * FINER, height), width * FINER, height * FINER);
@@ -55,7 +55,7 @@ function drawMap(canvas, map, [height, width]) {
 }
 
 class Detail {
-  /** @param closed called with the number of the photo that was last shown; @param turned with each that is. */
+  /** @param turned called with the index of each shown photo; @param closed with that of the last one. */
   constructor({ turned, closed }) {
     [this.dialog, this.turned] = [byId("detail"), turned];
     [this.shown, this.label, this.block] = [[], null, null];
@@ -71,7 +71,7 @@ class Detail {
     this.listenToSwipes();
   }
 
-  /** Shows a photo, one of `numbers`. */
+  /** Shows the photo `number` of `numbers`. */
   open(number, numbers) {
     [this.number, this.shown] = [number, numbers];
     if (!this.dialog.open) this.dialog.showModal();
@@ -117,7 +117,7 @@ class Detail {
     return this.block?.maps[photos[this.number].labels.indexOf(label)] ?? null;
   }
 
-  /** The labels, as buttons where they have a map. */
+  /** Lists the labels; a label with a map is a button. */
   list() {
     const photo = photos[this.number];
     const rows = photo.labels.map((label, place) => {
@@ -133,11 +133,11 @@ class Detail {
       button.addEventListener("pointerleave", () => this.draw(this.label));
       return make("li", {}, button);
     });
-    if (!rows.length) rows.push(make("li", { class: "quiet", text: "No label scores above its threshold." }));
+    if (!rows.length) rows.push(make("li", { class: "quiet", text: "No label has a score above its threshold." }));
     byId("detail-labels").replaceChildren(...rows);
   }
 
-  /** Lays a label's map over the photo; null: none. */
+  /** Shows the map of a label over the photo; null: no map. */
   look(label) {
     this.label = label;
     for (const button of byId("detail-labels").querySelectorAll("button")) {
@@ -180,7 +180,7 @@ class Detail {
     event.preventDefault();
   }
 
-  /** To the next label with a map, or to none after the last. */
+  /** Moves to the next label with a map; after the last one, to no label. */
   move(step) {
     const buttons = [...byId("detail-labels").querySelectorAll("button")];
     if (!buttons.length) return;

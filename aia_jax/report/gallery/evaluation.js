@@ -1,13 +1,13 @@
-// How an annotator did: its labels with their numbers.
+// Metrics of an evaluated annotator, for all labels and for each label.
 
-/** The numbers of the whole split, as tiles. */
+/** The metrics of the split as tiles. */
 function makeSummary({ metrics }) {
   const tiles = [
     ["Precision", decimal(metrics.precision, 4), "mean over labels"],
     ["Recall", decimal(metrics.recall, 4), "mean over labels"],
-    ["F1", decimal(metrics.f1, 4), "of these two means"],
-    ["N+", `${metrics.n_plus} of ${metrics.num_labels}`, "labels with a hit"],
-    ["mAP", decimal(metrics.map), "per cent"],
+    ["F1", decimal(metrics.f1, 4), "of mean precision and mean recall"],
+    ["N+", `${metrics.n_plus} of ${metrics.num_labels}`, "labels with at least one hit"],
+    ["mAP", decimal(metrics.map), "in percent"],
   ];
   const made = tiles.map(([name, value, note]) =>
     make("div", {}, make("dt", { text: name, title: note }), make("dd", { text: value })),
@@ -31,7 +31,7 @@ const fraction = (head, name, title) =>
     (row) => decimal(row[name], 3),
   );
 
-/** Fills the part of labels: table on one side, curves on the other. */
+/** Fills the tab of labels: the table on the left, the curves on the right. */
 function fillLabels(part, evaluation, showPhotos) {
   const rows = evaluation.per_label.map((numbers, label) => ({ label, ...numbers }));
   const panel = makeCurvePanel(evaluation.curves, showPhotos);
@@ -41,13 +41,13 @@ function fillLabels(part, evaluation, showPhotos) {
   };
   const columns = [
     column("label", "Label", nameOf, (row) => nameButton(row, choose)),
-    whole("support", "Photos where the label is true"),
-    whole("predicted", "Photos where it is predicted"),
+    whole("support", "Photos with this true label"),
+    whole("predicted", "Photos with this predicted label"),
     fraction("P", "precision", "Precision"),
     fraction("R", "recall", "Recall"),
     fraction("F1", "f1", "F1 of this label"),
     fraction("AP", "ap", "Average precision"),
-    fraction("threshold", "threshold", "It is predicted where its score is above"),
+    fraction("threshold", "threshold", "The label is predicted above this score"),
   ];
   const { table, lines } = makeTable(columns, rows, { caption: "Labels", sorted: 1 });
   const find = make("input", { type: "search", id: "find-row", placeholder: "Find a label" });

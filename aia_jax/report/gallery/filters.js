@@ -1,9 +1,9 @@
-// What is looked for: the tools above the gallery, the list of labels, and the address that keeps both.
+// The filter: the tools above the gallery, the list of labels, and the address that stores the state.
 
 const DEFAULTS = { part: "photos", query: "", minimum: 0, outcome: "", sort: Object.keys(SORTS)[0], photo: null };
 const SHOWN = { "": "all photos", wrong: "with errors", miss: "with missed labels", false: "with false alarms" };
 
-/** The filter, `chosen` being labels with the outcome they must have, "" for any. */
+/** The state. `chosen` maps each chosen label to the required outcome, "" for any. */
 const state = { ...DEFAULTS, chosen: new Map() };
 
 function readAddress() {
@@ -22,7 +22,7 @@ function readAddress() {
 
 let addressing;
 
-/** Soon writes the state into the address; browsers refuse to do so at every move of a slider. */
+/** Writes the state into the address after a delay, because browsers limit the number of changes per second. */
 function writeAddress() {
   clearTimeout(addressing);
   addressing = setTimeout(writeAddressNow, 120);
@@ -43,14 +43,14 @@ function fillSelect(select, options) {
   for (const [value, text] of options) select.append(make("option", { value, text }));
 }
 
-/** Wires the tools; `changed` is called when the filter did. */
+/** Connects the tools; each change of the filter calls `changed`. */
 function setUpTools(changed) {
   fillSelect(
     byId("sort"),
     Object.entries(SORTS).map(([name, [text]]) => [name, text]),
   );
   if (facts.evaluation) {
-    fillSelect(byId("outcome"), [...Object.entries(SHOWN), ["right", "all right"]]);
+    fillSelect(byId("outcome"), [...Object.entries(SHOWN), ["right", "without errors"]]);
     document.querySelector(".with-outcome").hidden = false;
   }
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
@@ -86,7 +86,7 @@ function toggleLabel(label, changed) {
 
 const labelRows = new Map();
 
-/** The labels of all photos, the most frequent first. */
+/** Lists the labels of all photos, most frequent first. */
 function fillLabelList() {
   const order = [...labelTotals.keys()].filter((label) => labelTotals[label]);
   order.sort((a, b) => labelTotals[b] - labelTotals[a] || collator.compare(labelNames[a], labelNames[b]));
@@ -105,7 +105,7 @@ function showFoundLabels() {
   for (const [label, { row }] of labelRows) row.hidden = !folded(labelNames[label]).includes(wanted);
 }
 
-/** Brings tools, list and chips in line with the state, `found` being the photos that match. */
+/** Updates tools, list and chips to the state; `found` are the matching photos. */
 function showFilter(found, changed) {
   byId("query").value = state.query;
   byId("minimum").value = state.minimum;
@@ -135,7 +135,7 @@ function showChosen(changed) {
   for (const [label, outcome] of state.chosen) {
     const chip = make("li", { class: "chosen" }, make("bdi", { text: labelNames[label] }));
     if (facts.evaluation) {
-      const choice = make("select", { "aria-label": `${labelNames[label]}: how it turned out` });
+      const choice = make("select", { "aria-label": `${labelNames[label]}: outcome` });
       fillSelect(choice, [["", "any"], ...Object.entries(OUTCOME_NAMES)]);
       choice.value = outcome;
       choice.addEventListener("change", () => {
@@ -144,7 +144,7 @@ function showChosen(changed) {
       });
       chip.append(choice);
     }
-    const drop = make("button", { type: "button", text: "✕", "aria-label": `Drop ${labelNames[label]}` });
+    const drop = make("button", { type: "button", text: "✕", "aria-label": `Remove ${labelNames[label]}` });
     drop.addEventListener("click", () => toggleLabel(label, changed));
     chip.append(drop);
     list.append(chip);

@@ -1,19 +1,19 @@
-// The gallery: only the cards in sight, and some around them, are in the document.
+// The gallery. The document contains only the visible cards and a few rows around them.
 
 const GAP = 12;
 const NARROWEST = 150; // pixels of a card
-const [TEXT, TEXT_EVALUATED] = [6.1, 8]; // rem, of name and chips
-const AROUND = 2; // rows kept above and below what is in sight
+const [TEXT, TEXT_EVALUATED] = [6.1, 8]; // rem, height of name and chips
+const AROUND = 2; // rows to keep above and below the visible ones
 
 class Grid {
-  /** @param open called with a photo's number. */
+  /** @param open called with the index of a photo. */
   constructor(root, open) {
     this.root = root;
     this.open = open;
     this.shown = [];
     this.minimum = 0;
-    this.cards = new Map(); // place among the shown to card
-    this.current = 0; // the place that Tab leads to
+    this.cards = new Map(); // by place in `shown`
+    this.current = 0; // the place that Tab moves to
     addEventListener("scroll", () => this.schedule(), { passive: true });
     new ResizeObserver(() => this.measure()).observe(root);
     root.addEventListener("click", (event) => this.clicked(event));
@@ -21,7 +21,7 @@ class Grid {
     root.addEventListener("focusin", (event) => this.focused(event));
   }
 
-  /** Shows these photos, with their labels of at least the score `minimum`. */
+  /** Shows these photos with their labels that have at least the score `minimum`. */
   show(numbers, minimum) {
     [this.shown, this.minimum, this.current] = [numbers, minimum, 0];
     this.clear();
@@ -41,7 +41,7 @@ class Grid {
 
   measure() {
     const width = this.root.clientWidth;
-    if (!width) return; // another part of the page is in front
+    if (!width) return; // another tab is open
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     const wanted = width < 600 ? NARROWEST : 13.5 * rem;
     this.columns = Math.max(Math.floor((width + GAP) / (wanted + GAP)), 1);
@@ -78,7 +78,7 @@ class Grid {
     this.put(card, place);
     this.cards.set(place, card);
     const after = [...this.cards.keys()].filter((other) => other > place).sort((a, b) => a - b)[0];
-    this.root.insertBefore(card, this.cards.get(after) ?? null); // the order that is read aloud
+    this.root.insertBefore(card, this.cards.get(after) ?? null); // the order for screen readers
     withBlock(card, this.shown[place], (block) => showPicture(card, block));
   }
 
@@ -90,7 +90,7 @@ class Grid {
     card.style.height = `${this.height}px`;
   }
 
-  /** Scrolls to a place and gives it the focus. */
+  /** Scrolls to a place and focuses it. */
   focus(place) {
     const top = Math.floor(place / this.columns) * (this.height + GAP) + this.root.getBoundingClientRect().top;
     const hidden = document.querySelector(".top").offsetHeight + GAP;
@@ -100,7 +100,7 @@ class Grid {
     this.cards.get(place)?.firstChild.focus({ preventScroll: true });
   }
 
-  /** Gives the focus to a photo, if it is shown. */
+  /** Focuses a photo, if it is shown. */
   focusPhoto(photo) {
     const place = this.shown.indexOf(photo);
     if (place >= 0) this.focus(place);
@@ -140,7 +140,7 @@ function makeCard(index, place, total, minimum) {
   const photo = photos[index];
   const chips = make("span", { class: "chips" });
   const places = [...photo.labels.keys()].filter((at) => isShown(photo, at, minimum));
-  places.sort((a, b) => (photo.outcomes[a] === "hit") - (photo.outcomes[b] === "hit")); // room ends: errors come first
+  places.sort((a, b) => (photo.outcomes[a] === "hit") - (photo.outcomes[b] === "hit")); // errors first
   for (const at of places) chips.append(makeChip(photo.labels[at], photo.scores[at], photo.outcomes[at]));
   if (!chips.children.length) chips.append(make("span", { class: "quiet", text: "no labels" }));
   const name = make("span", { class: "name" }, make("bdi", { text: photo.shown }));

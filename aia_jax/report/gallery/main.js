@@ -1,6 +1,6 @@
-// Puts the parts together and keeps the address of what is shown.
+// Connects the parts, and keeps the address in line with the state.
 
-const PARTS = { photos: "Photos", labels: "Labels", confusions: "Confusions", problems: "Not read" };
+const PARTS = { photos: "Photos", labels: "Labels", confusions: "Confusions", problems: "Unreadable" };
 
 document.title = visible(facts.title);
 byId("title").textContent = visible(facts.title);
@@ -30,7 +30,7 @@ function changed() {
   writeAddress();
 }
 
-/** The photos where labels turned out as `chosen` says, alone. */
+/** Shows only the photos whose labels have the outcomes in `chosen`. */
 function showPhotos(chosen) {
   Object.assign(state, { query: "", minimum: 0, outcome: "", chosen });
   showPart("photos");
@@ -99,7 +99,7 @@ function setUpTabs() {
   });
 }
 
-/** Shows what the address says. */
+/** Shows the state in the address. */
 function follow() {
   readAddress();
   const { photo } = state;

@@ -1,4 +1,4 @@
-// The photos: their labels, which of them match and in which order, and their pictures, decoded where they are looked at.
+// The photos: labels, filter, sort order, and pictures, which are decoded on demand.
 
 const facts = JSON.parse(byId("facts").textContent);
 const labelNames = facts.labels.map(visible);
@@ -10,11 +10,11 @@ const photos = JSON.parse(byId("index").textContent).map(([name, labels, scores,
   outcomes: (outcomes ?? []).map((outcome) => OUTCOMES[outcome]),
 }));
 
-/** Photos of which each label is shown, all in all. */
+/** The number of photos with each label. */
 const labelTotals = facts.labels.map(() => 0);
 for (const photo of photos) for (const label of photo.labels) labelTotals[label] += 1;
 
-/** A photo's `{photo, shape, maps}`; null: it has no picture; undefined: the page has not been read that far. */
+/** A photo's `{photo, shape, maps}`; null: it has no picture; undefined: the browser has not loaded it yet. */
 function readBlock(number) {
   const block = byId(`b${number}`);
   if (!block || (!block.nextElementSibling && document.readyState === "loading")) return undefined;
@@ -23,7 +23,7 @@ function readBlock(number) {
 
 const waiting = new Map();
 
-/** Calls `use(block)` when the photo's block is there, unless `forget(key)` was called before. */
+/** Calls `use(block)` when the photo's block is loaded, unless `forget(key)` is called before. */
 function withBlock(key, number, use) {
   waiting.delete(key);
   const block = readBlock(number);
@@ -41,7 +41,7 @@ function askAgain() {
 
 const pictureUrl = (block) => `data:image/webp;base64,${block.photo}`;
 
-/** Whether a label of a photo counts under the least score; a missed one has no score that could. */
+/** Whether a label passes the minimum score. A missed label always passes, because its score is low. */
 const isShown = (photo, place, minimum) => photo.outcomes[place] === "miss" || photo.scores[place] >= minimum;
 
 function matches(photo, filter, terms) {
@@ -62,12 +62,12 @@ function matches(photo, filter, terms) {
 const collator = new Intl.Collator(undefined, { numeric: true });
 const number = (photo, outcome) => photo.outcomes.filter((other) => other === outcome).length;
 
-/** F1 of one photo's labels; 1 where nothing is true and nothing predicted. */
+/** F1 of one photo's labels; 1 if there are neither true nor predicted labels. */
 function photoF1(photo) {
   return photo.outcomes.length ? (2 * number(photo, "hit")) / (number(photo, "hit") + photo.outcomes.length) : 1;
 }
 
-/** The least score of the chosen labels, or else the highest of all. */
+/** The lowest score of the chosen labels; without chosen labels, the highest score of all labels. */
 function scoreOf(photo, filter) {
   if (!filter.chosen.size) return Math.max(0, ...photo.scores);
   return Math.min(...[...filter.chosen.keys()].map((label) => photo.scores[photo.labels.indexOf(label)]));
@@ -75,7 +75,7 @@ function scoreOf(photo, filter) {
 
 const wrongs = (photo) => number(photo, "miss") + number(photo, "false");
 
-/** By name: what a person reads, and a number for every photo, the least first. */
+/** By name: the visible text, and the sort key of a photo, lowest first. */
 const SORTS = facts.evaluation
   ? {
       worst: ["worst first", (photo) => photoF1(photo) - wrongs(photo) / 1e4],
@@ -91,7 +91,7 @@ const SORTS = facts.evaluation
       most: ["most labels", (photo) => -photo.labels.length],
     };
 
-/** Numbers of the photos that match, in order. */
+/** Indices of the matching photos, in order. */
 function select(filter) {
   const terms = folded(filter.query).split(/\s+/u).filter(Boolean);
   const found = [...photos.keys()].filter((index) => matches(photos[index], filter, terms));

@@ -1,8 +1,8 @@
-// Tables that are sorted by a click on the head of a column, or by Enter on it.
+// Tables. A click or Enter on a column head sorts by this column.
 
 /**
- * @param columns of `{head, title, value(row), cell(row)}`; `value` sorts, texts rising and numbers falling at first.
- * @param sorted the place of the column by which it is sorted at first.
+ * @param columns `{head, title, value(row), cell(row)}` each; `value` sorts, first click: text up, numbers down.
+ * @param sorted index of the column that sorts the table at first.
  */
 function makeTable(columns, rows, { caption, sorted }) {
   const body = make("tbody");

@@ -1,4 +1,4 @@
-// Elements and text. What users named reaches the page through `textContent` and attributes only, never as HTML.
+// Elements and text. Text from users reaches the page only through `textContent` and attributes, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 const MARKS = { hit: "✓", miss: "○", false: "✗" };
@@ -7,7 +7,7 @@ const OUTCOME_NAMES = { hit: "hit", miss: "missed", false: "false alarm" };
 
 const byId = (id) => document.getElementById(id);
 
-/** An element with attributes; `text` is its content. */
+/** Makes an element with attributes; `text` is its content. */
 function make(tag, { text, ...attributes } = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -25,7 +25,7 @@ function makeSvg(tag, attributes = {}, ...children) {
 
 const ESCAPES = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
 
-/** Text in one line: control characters, those that turn the direction of writing, and halves of characters escaped. */
+/** Puts text in one line and escapes control characters, direction marks and lone surrogates. */
 function visible(text) {
   return text.replace(
     /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu,
@@ -33,7 +33,7 @@ function visible(text) {
   );
 }
 
-/** As words are compared in searches. */
+/** Normalises text for searches. */
 const folded = (text) => text.normalize("NFC").toLowerCase();
 
 const counted = new Intl.NumberFormat("en-US");

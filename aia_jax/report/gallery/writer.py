@@ -1,16 +1,13 @@
-"""Writes the page photo by photo, so that memory does not grow with them.
+"""Writes the gallery page photo by photo, so that memory does not grow with the number of photos.
 
-The page holds, in this order: its facts, an index with every photo's name and labels, the script, which can then draw,
-and a block of each photo's picture and maps, which the script decodes where it is looked at. All of a user's words lie
-in blocks of inert JSON and reach the page as text.
+The page contains its facts, an index with the names and labels of all photos, the script, which can then draw the page,
+and a block with the picture and maps of each photo, which the script decodes on demand. All text from users is in
+inert JSON blocks, and the script adds it to the page as text, never as HTML.
 """
 
-import base64
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from string import Template
 from types import TracebackType
@@ -19,20 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import colormaps
 
-from aia_jax.report.page_parts import base_style, content_hash, inert_json
+from aia_jax.report.page_parts import base_style, content_hash, inert_json, read_part, to_base64
+from aia_jax.utils.files import atomic_path
 
-_SCRIPTS = (
-    "text.js",
-    "photos.js",
-    "grid.js",
-    "filters.js",
-    "detail.js",
-    "tables.js",
-    "curves.js",
-    "confusions.js",
-    "evaluation.js",
-    "main.js",
-)
+_SCRIPTS = ("text", "photos", "grid", "filters", "detail", "tables", "curves", "confusions", "evaluation", "main")
 _INDEX, _BLOCKS = "<!-- index -->", "<!-- blocks -->"
 _SCALE = 10_000  # of scores in the index
 OUTCOMES = ("hit", "miss", "false")
@@ -42,9 +29,9 @@ class PageLabel(NamedTuple):
     """A label of a photo.
 
     Attributes:
-        label: its place among the page's labels.
+        label: index of the label in the labels of the page.
         score: 0 to 1.
-        outcome: "hit", "miss" or "false" (alarm) where the truth is known, else "".
+        outcome: "hit", "miss" or "false" (alarm) if the true labels are known, else "".
     """
 
     label: int
@@ -53,11 +40,11 @@ class PageLabel(NamedTuple):
 
 
 class PagePicture(NamedTuple):
-    """A photo as the page shows it.
+    """A photo on the page.
 
     Attributes:
         webp: a WebP file.
-        maps: of labels, by their places: uint8 `[h, w]`, 255 at the map's peak.
+        maps: attention maps by label index, uint8 `[h, w]` with a peak of 255.
     """
 
     webp: bytes
@@ -65,31 +52,30 @@ class PagePicture(NamedTuple):
 
 
 class GalleryWriter:
-    """Writes one page, whole or not at all; a context.
+    """A context manager that writes one page. An existing file is replaced only by a complete one.
 
     Args:
         path: of the HTML file.
-        title: what is shown.
-        labels: names, in the order that `PageLabel.label` counts.
-        facts: more of what the page shows: `subtitle`; `problems`, pairs of a photo that cannot be read and why;
-            `evaluation`, see `commands.annotation_report`.
+        title: of the page.
+        labels: names; `PageLabel.label` is an index of them.
+        facts: more content: `subtitle`; `problems`, pairs of an unreadable photo and the reason; `evaluation`, see
+            `aia_jax.evaluation.annotation_page`.
     """
 
     def __init__(self, path: Path, *, title: str, labels: Sequence[str], **facts: Any):
         self._path = path
-        self._facts = {"title": title, "labels": list(labels), "scale": _SCALE, "heat": _heat_colors(), **facts}
+        heat = to_base64(colormaps["inferno"](np.arange(256), bytes=True)[:, :3].tobytes())  # as in report.heat
+        self._facts = {"title": title, "labels": list(labels), "scale": _SCALE, "heat": heat, **facts}
 
     def add(self, name: str, labels: Iterable[PageLabel], picture: PagePicture | None) -> None:
-        """Appends a photo, with its labels in the order in which they are shown; None: its picture is not known."""
+        """Appends a photo with its labels in this order; `picture` is None if the photo has none."""
         labels = list(labels)
         entry: list[Any] = [name, [label.label for label in labels], [round(label.score * _SCALE) for label in labels]]
         if any(label.outcome for label in labels):
             entry.append([OUTCOMES.index(label.outcome) for label in labels])
         self._index.write((",\n" if self._count else "").encode() + inert_json(entry).encode())
-        block = _block(labels, picture) if picture else None
-        self._blocks.write(
-            f'<script type="application/json" id="b{self._count}">{inert_json(block)}</script>\n'.encode()
-        )
+        block = inert_json(_block(labels, picture) if picture else None)
+        self._blocks.write(f'<script type="application/json" id="b{self._count}">{block}</script>\n'.encode())
         self._count += 1
 
     def __enter__(self) -> "GalleryWriter":
@@ -109,45 +95,30 @@ class GalleryWriter:
     def _assemble(self) -> None:
         before, rest = _page(self._facts).split(_INDEX)
         between, after = rest.split(_BLOCKS)
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                for text, part in ((before, self._index), (between, self._blocks)):
-                    file.write(text.encode())
-                    part.seek(0)
-                    shutil.copyfileobj(part, file)
-                file.write(after.encode())
-            partial.replace(self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_path(self._path) as temporary, temporary.open("wb") as file:
+            for text, part in ((before, self._index), (between, self._blocks)):
+                file.write(text.encode())
+                part.seek(0)
+                shutil.copyfileobj(part, file)
+            file.write(after.encode())
 
 
 def _block(labels: Sequence[PageLabel], picture: PagePicture) -> dict[str, Any]:
-    """`maps` are in the order of the labels, null where there is none."""
+    """`maps` has the order of the labels, with None for a label without a map."""
     maps = [picture.maps.get(label.label) for label in labels]
     shape = next((list(heat.shape) for heat in maps if heat is not None), [])
-    encoded = [None if heat is None else _base64(np.ascontiguousarray(heat)) for heat in maps]
-    return {"photo": _base64(picture.webp), "shape": shape, "maps": encoded}
+    encoded = [None if heat is None else to_base64(np.ascontiguousarray(heat)) for heat in maps]
+    return {"photo": to_base64(picture.webp), "shape": shape, "maps": encoded}
 
 
 def _page(facts: dict[str, Any]) -> str:
-    """The page with its facts, and marks where index and blocks belong."""
-    folder = resources.files(__package__)
-    style = base_style() + (folder / "gallery.css").read_text(encoding="utf-8")
-    code = "\n".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    """The page with its facts, and comments at the places of the index and the blocks."""
+    style = base_style() + read_part("gallery.css", __package__)
+    code = "\n".join(read_part(f"{name}.js", __package__) for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{code}\n}})();\n'
     policy = (
         f"default-src 'none'; img-src data:; style-src {content_hash(style)}; script-src {content_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    template = Template((folder / "page.html").read_text(encoding="utf-8"))
+    template = Template(read_part("page.html", __package__))
     return template.substitute(policy=policy, style=style, script=script, facts=inert_json(facts))
-
-
-def _heat_colors() -> str:
-    """The 256 colours of `report.heat`, red, green and blue, as base64."""
-    return _base64((colormaps["inferno"](np.arange(256), bytes=True)[:, :3]).tobytes())
-
-
-def _base64(data: bytes | np.ndarray) -> str:
-    return base64.b64encode(data).decode()
