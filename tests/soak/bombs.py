@@ -1,8 +1,8 @@
-"""Small files that ask for much: what each makes of time and memory.
+"""Small files that need much time or memory: measures both.
 
     python tests/soak/bombs.py --output bombs.json
 
-Each is read in a process of its own. Linux only.
+Each file is read in its own process. Linux only.
 """
 
 import argparse
@@ -30,7 +30,7 @@ MOST_MB, MOST_SECONDS = 2_500, 60
 def png(
     width: int, height: int, *, depth: int = 8, colours: int = 2, extra: bytes = b"", rows: int | None = None
 ) -> bytes:
-    """A PNG of zeros; of `rows` of them if that is not all."""
+    """A PNG of zeros, with `rows` rows of data instead of `height`."""
     channels = {0: 1, 2: 3, 6: 4}[colours]
     packer = zlib.compressobj(9)
     row = bytes(1 + width * channels * depth // 8)
@@ -40,7 +40,7 @@ def png(
 
 
 def text_chunk(num_bytes: int) -> bytes:
-    """A zTXt chunk that unpacks to so much."""
+    """A zTXt chunk that expands to `num_bytes`."""
     packer = zlib.compressobj(9)
     block = b"a" * 1_000_000
     packed = b"".join(packer.compress(block) for _ in range(num_bytes // len(block))) + packer.flush()
@@ -48,7 +48,7 @@ def text_chunk(num_bytes: int) -> bytes:
 
 
 def jpeg(width: int, height: int, *, scans: int = 0, **options: Any) -> bytes:
-    """A grey JPEG; with its last scan repeated."""
+    """A gray JPEG, with its last scan repeated `scans` times."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -59,19 +59,19 @@ def jpeg(width: int, height: int, *, scans: int = 0, **options: Any) -> bytes:
 
 
 def claiming(data: bytes, width: int, height: int) -> bytes:
-    """A JPEG whose header names another size than it has."""
+    """A JPEG with a wrong size in its header."""
     start = data.index(b"\xff\xc0")
     return data[: start + 5] + struct.pack(">HH", height, width) + data[start + 9 :]
 
 
 def gif(num_frames: int) -> bytes:
-    """A GIF of 1 pixel and so many frames."""
+    """A GIF of 1 pixel with `num_frames` frames."""
     frame = b"\x2c\0\0\0\0\1\0\1\0\0\2\2\x44\1\0"
     return b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + frame * num_frames + b";"
 
 
 def zipped_weights(num_bytes: int) -> bytes:
-    """A file of `torch.save` whose array of zeros is compressed."""
+    """A file of `torch.save` with a compressed array of zeros."""
     import torch
 
     plain, packed = io.BytesIO(), io.BytesIO()
@@ -95,9 +95,8 @@ def _decode(path: Path) -> str:
 def _annotations(path: Path) -> str:
     from aia_jax.data.annotation.annotations import read_annotations
 
-    return (
-        f"read: {read_annotations(path.parents[1], path.parent.name.replace('-', '').lower(), 'train').targets.shape}"
-    )
+    dataset = path.parent.name.replace("-", "").lower()
+    return f"read: {read_annotations(path.parents[1], dataset, 'train').targets.shape}"
 
 
 def _thresholds(path: Path) -> str:
@@ -122,7 +121,7 @@ def _label_names(number: int) -> list[str]:
 
 
 AUTHORS, SSGRL = "Corel-5k/train.json", "VG-500/vg_category_500_labels_index.json"
-# What is in the file, under which name it lies, and what reads it.
+# The content of a file, its name, and its reader.
 BOMBS: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], str]]] = {
     "PNG of 199 megapixels": (lambda: png(14_100, 14_100), "a.png", _decode),
     "PNG of 199 megapixels, with alpha": (lambda: png(14_100, 14_100, colours=6), "a.png", _decode),
@@ -134,8 +133,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], str]]] = {
     "JPEG of 199 megapixels, CMYK": (lambda: jpeg(14_100, 14_100, mode="CMYK"), "a.jpg", _decode),
     "JPEG of 199 megapixels, progressive": (lambda: jpeg(14_100, 14_100, progressive=True), "a.jpg", _decode),
     "JPEG of 199 megapixels, 100 scans": (lambda: jpeg(14_100, 14_100, progressive=True, scans=90), "a.jpg", _decode),
-    "JPEG of 199 megapixels, 100,000 scans": (
-        lambda: jpeg(14_100, 14_100, progressive=True, scans=100_000),
+    "JPEG of 199 megapixels, 10**5 scans": (
+        lambda: jpeg(14_100, 14_100, progressive=True, scans=10**5),
         "a.jpg",
         _decode,
     ),
@@ -161,7 +160,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], str]]] = {
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
-    """Of one bomb: its bytes, what came of it, seconds, and MB above what the process held before."""
+    """Reads one file, and returns its size, the outcome, seconds, and the additional memory in MB."""
     make, place, _ = BOMBS[name]
     path = folder / place
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Gives the product damaged and hostile files, and looks at what it makes of each.
+"""Reads damaged and malicious files with the product and checks the results.
 
     python tests/soak/fuzz.py --cases 1000 --seed 0 --output fuzz.json [--family images] [--keep FOLDER]
 
-Each case must be refused with an InputError or give what an independent reading of the same bytes gives. Anything else
-is a finding, and so is a case that takes too long or too much memory; `--keep` gets its files. Linux only.
+The product must refuse a case with an InputError, or agree with an independent reader of the same bytes. Anything else
+is a finding, also if a case takes too long or too much memory. `--keep` saves the files of findings. Linux only.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from tests.soak import fuzz_annotations, fuzz_arrays, fuzz_commands, fuzz_images
 from tests.soak.process_memory import forget_peak, peak  # noqa: E402
 
 Case = Callable[[random.Random, Path], str]
-# Of each family: what writes the files of a case into a folder, gives them to the product and returns "accepted" or
-# "refused"; an AssertionError says what is wrong.
+# A function per family writes the files of a case into a folder, reads them with the product, and returns "accepted" or
+# "refused". An AssertionError is a finding.
 FAMILIES: Mapping[str, Case] = {
     **fuzz_images.FAMILIES,
     **fuzz_annotations.FAMILIES,
@@ -43,32 +43,32 @@ FAMILIES: Mapping[str, Case] = {
     **fuzz_arrays.FAMILIES,
     **fuzz_commands.FAMILIES,
 }
-READY = {"prediction": fuzz_annotations.annotator, "runs": fuzz_commands.run}  # what takes long, once
-SHARES = {"preparation": 24, "prediction": 24, "runs": 24, "keywords": 4}  # a case of these stands for so many
-MOST_SECONDS, MOST_BYTES = 20.0, 2_500_000_000  # of a case
+PREPARATION = {"prediction": fuzz_annotations.annotator, "runs": fuzz_commands.run}  # slow, called once
+COSTS = {"preparation": 24, "prediction": 24, "runs": 24, "keywords": 4}  # a case counts as this many
+MOST_SECONDS, MOST_BYTES = 20.0, 2_500_000_000  # per case
 
 
 class TooLong(BaseException):
-    """A case is not over in time; no product code catches it."""
+    """A case takes too long. No product code catches this."""
 
 
 def soak(
     folder: Path, cases: int, seed: int, *, families: Mapping[str, Case] = FAMILIES, keep: Path | None = None
 ) -> dict[str, Any]:
-    """The report: of each family outcomes, seconds, the most memory of a case in MB, and findings.
+    """Runs the cases and returns outcomes, seconds, peak memory per case in MB, and findings of each family.
 
     Args:
-        cases: of each family, see `SHARES`.
-        keep: gets the files of the findings.
+        cases: number per family, see `COSTS`.
+        keep: folder for the files of the findings.
     """
     return {name: _soak_one(folder, name, case, cases, seed, keep) for name, case in families.items()}
 
 
 def _soak_one(folder: Path, name: str, case: Case, cases: int, seed: int, keep: Path | None) -> dict[str, Any]:
-    READY.get(name, bool)()
+    PREPARATION.get(name, bool)()
     outcomes: Counter[str] = Counter(accepted=0, refused=0)
     findings, slowest, largest, start = [], 0.0, 0, time.perf_counter()
-    for number in range(-(-cases // SHARES.get(name, 1))):
+    for number in range(-(-cases // COSTS.get(name, 1))):
         place = folder / f"{name}-{number}"
         place.mkdir(parents=True)
         outcome, seconds, used = _watched(case, random.Random(f"{seed}-{name}-{number}"), place)
@@ -87,12 +87,12 @@ def _soak_one(folder: Path, name: str, case: Case, cases: int, seed: int, keep: 
 
 
 def _watched(case: Case, rng: random.Random, place: Path) -> tuple[str, float, int]:
-    """What a case ended with, its seconds, and the most bytes of it."""
+    """The outcome of a case, its seconds, and its peak memory in bytes."""
     before, start = forget_peak(), time.perf_counter()
     silent = io.StringIO()
     try:
         with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
+            warnings.simplefilter("ignore")  # Pillow warns of damaged metadata.
             with _within(MOST_SECONDS):
                 outcome = case(rng, place)
     except (Exception, SystemExit, TooLong):
@@ -105,7 +105,7 @@ def _watched(case: Case, rng: random.Random, place: Path) -> tuple[str, float, i
 
 @contextlib.contextmanager
 def _within(seconds: float) -> Iterator[None]:
-    """Raises TooLong in Python code, and ends the process, telling where, if C code does not return."""
+    """Raises TooLong in Python code. If C code does not return, prints a traceback and exits."""
 
     def stop(*_: Any) -> None:
         raise TooLong(f"not over after {seconds} s")
@@ -124,10 +124,10 @@ def _within(seconds: float) -> Iterator[None]:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=1000, help="of each family")
+    parser.add_argument("--cases", type=int, default=1000, help="number of cases per family")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--family", action="append", choices=FAMILIES, help="only this one; may be repeated")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="gets the files of the findings")
+    parser.add_argument("--family", action="append", choices=FAMILIES, help="only this family; may be repeated")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder for the files of the findings")
     parser.add_argument("--output", type=Path, help="the report, as JSON")
     given = parser.parse_args()
     chosen = {name: FAMILIES[name] for name in given.family or FAMILIES}

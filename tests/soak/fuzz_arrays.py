@@ -1,4 +1,4 @@
-"""Damaged files of arrays: PyTorch's two formats, safetensors, NumPy's, and the layouts that are made of them."""
+"""Damaged array files: PyTorch's two formats, safetensors, NumPy, and folders of them."""
 
 import argparse
 import functools
@@ -6,7 +6,6 @@ import io
 import json
 import random
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from aia_jax.data.search.keyword_records import KeywordRecords
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.torch_files import read_torch_file
 from tests.soak import plain
-from tests.soak.mutation import damaged, damaged_json, damaged_lines
+from tests.soak.mutation import damaged, npy, write_with_damage
 from tests.soak.plain import NOTHING
 
 _RECORD = np.array([[0, 1], [0, 2], [2, 0], [3, 5]], np.int32)
@@ -26,7 +25,7 @@ _RANGES = np.array([[0, 1], [-1, -1], [2, 2], [3, 3]], np.int64)
 
 
 def weights(rng: random.Random, folder: Path) -> str:
-    """A file of `torch.save`; what torch itself reads of it, with `weights_only`, is right."""
+    """A file of `torch.save`, compared with torch.load(weights_only=True)."""
     path = folder / "weights.pth"
     data = damaged(rng.choice(_torch_seeds()), rng)
     path.write_bytes(data)
@@ -45,7 +44,7 @@ def weights(rng: random.Random, folder: Path) -> str:
 
 
 def safetensors(rng: random.Random, folder: Path) -> str:
-    """A file of safetensors; a reader of ten lines is right."""
+    """A file of safetensors, compared with a reader of ten lines."""
     path = folder / "weights.safetensors"
     data = damaged(_safetensors_seed(), rng)
     path.write_bytes(data)
@@ -61,20 +60,16 @@ def safetensors(rng: random.Random, folder: Path) -> str:
 
 
 def records(rng: random.Random, folder: Path) -> str:
-    """The record of keywords and its ranges, one of which is damaged."""
-    paths = [folder / "record.npy", folder / "ranges.npy"]
-    contents = [_npy(_RECORD), _npy(_RANGES)]
-    which = rng.randrange(2)
-    contents[which] = _damaged_array((_RECORD, _RANGES)[which], rng)
-    for path, data in zip(paths, contents, strict=True):
-        path.write_bytes(data)
-    given = paths if rng.random() < 0.7 else paths[:1]
+    """The record of keywords and its ranges, one of them damaged."""
+    valid = {"record.npy": npy(_RECORD), "ranges.npy": npy(_RANGES)}
+    files = dict(valid)
+    write_with_damage(files, folder, rng)
+    given = [folder / name for name in files][: 2 if rng.random() < 0.7 else 1]
     try:
         found = KeywordRecords.load(*given)
     except InputError as error:
-        whole = contents == [_npy(_RECORD), _npy(_RANGES)]
-        return plain.refused(error, folder, right=given == paths[:1] or not whole)
-    record = np.load(io.BytesIO(contents[0]), allow_pickle=False)
+        return plain.refused(error, folder, right=len(given) == 1 or files != valid)
+    record = np.load(io.BytesIO(files["record.npy"]), allow_pickle=False)
     for image in {0, len(found.ranges) - 1, *record[:, 0].tolist()} if len(found.ranges) else ():
         ids, counts = found.padded(np.array([image]), len(record))
         np.testing.assert_array_equal(ids[0, : counts[0]], record[record[:, 0] == image, 1])
@@ -82,36 +77,26 @@ def records(rng: random.Random, folder: Path) -> str:
 
 
 def caption_features(rng: random.Random, folder: Path) -> str:
-    """SCAN's folder of features, captions and vocabulary, and the names of the photos beside it."""
-    place = folder / "f30k_precomp"
-    place.mkdir()
+    """SCAN's folder of features, captions and vocabulary, and the names of the photos."""
     features = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
     words = {word: number for number, word in enumerate(("<pad>", "<start>", "<end>", "<unk>", "a", "dog"))}
     files = {
-        "f30k_precomp/train_ims.npy": lambda: _damaged_array(features, rng),
-        "f30k_precomp/train_ims.json": lambda: damaged_json({"images": ["a.jpg", "b.jpg"]}, rng),
-        "vocabulary.json": lambda: damaged_json({"word2idx": words}, rng),
-    }
-    whole = {
-        "f30k_precomp/train_ims.npy": _npy(features),
+        "f30k_precomp/train_ims.npy": npy(features),
         "f30k_precomp/train_ims.json": b'{"images": ["a.jpg", "b.jpg"]}',
         "vocabulary.json": json.dumps({"word2idx": words}).encode(),
     }
-    broken = rng.choice(list(files))
-    whole[broken] = files[broken]()
-    for name, data in whole.items():
-        (folder / name).write_bytes(data)
-    (place / "train_caps.txt").write_text("a dog\n" * 10)
+    broken = write_with_damage(files, folder, rng)
+    (folder / "f30k_precomp/train_caps.txt").write_text("a dog\n" * 10)
     config = ConfigDict({"name": "f30k_precomp", "root": str(folder), "vocabulary": str(folder / "vocabulary.json")})
     try:
         split = load_captions(config, "train", load_vocabulary(config))
         names = feature_photo_names(split)
     except InputError as error:
         return plain.refused(error, "" if "words" in str(error) else folder / broken)
-    expected = np.load(io.BytesIO(whole["f30k_precomp/train_ims.npy"]), allow_pickle=False)
+    expected = np.load(io.BytesIO(files["f30k_precomp/train_ims.npy"]), allow_pickle=False)
     assert split.num_images == 2
     np.testing.assert_array_equal(split.images[:], expected if len(expected) == 2 else expected[::5])
-    document = plain.json_of(whole["f30k_precomp/train_ims.json"])
+    document = plain.json_of(files["f30k_precomp/train_ims.json"])
     assert document is not NOTHING
     assert names == document["images"][:2]
     assert all(isinstance(name, str) for name in names), names
@@ -121,48 +106,38 @@ def caption_features(rng: random.Random, folder: Path) -> str:
 def clicks(rng: random.Random, folder: Path) -> str:
     """The folder of image search: maps, keywords, queries."""
     name = rng.choice(("clickture", "coco"))
-    place = folder / name
-    place.mkdir()
     maps = np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2)
     captions = {"images": [{"imgid": image, "sentences": [{"raw": f"query {image}"}]} for image in (0, 2, 3)]}
-    whole = {
-        "train_maps.npy": _npy(maps),
-        "keyword_record_train.npy": _npy(_RECORD),
-        "keyword_ranges_train.npy": _npy(_RANGES),
+    files = {
+        "train_maps.npy": npy(maps),
+        "keyword_record_train.npy": npy(_RECORD),
+        "keyword_ranges_train.npy": npy(_RANGES),
         "keyword_names_train.json": json.dumps({"a": 0, "b": 2, "c": 3}).encode(),
         "keyword_vocabulary.json": json.dumps({"words": list("uvwxyz")}).encode(),
         "train_clicks.tsv": b"0\tquery 0\t3\n2\tquery 2\n3\tquery 3\t1\n",
         "dataset.json": json.dumps(captions).encode(),
     }
-    broken = rng.choice(list(whole))
-    if broken.endswith("json"):
-        whole[broken] = damaged_json(json.loads(whole[broken]), rng)
-    elif broken.endswith("tsv"):
-        whole[broken] = damaged_lines(whole[broken].decode().splitlines(), rng)
-    else:
-        whole[broken] = _damaged_array(np.load(io.BytesIO(whole[broken])), rng)
-    for file, data in whole.items():
-        (place / file).write_bytes(data)
+    write_with_damage(files, folder / name, rng)
     images = ClickedImages(ConfigDict({"data": {"root": str(folder), "name": name, "max_keywords": 4}}))
     try:
         found = images.load("train")
     except InputError as error:
         return plain.refused(error, folder)
-    ids = list(json.loads(whole["keyword_names_train.json"]).values())
+    ids = list(json.loads(files["keyword_names_train.json"]).values())
     assert all(type(number) is int for number in ids), ids
     assert len(set(ids)) == len(ids), ids
-    record = np.load(io.BytesIO(whole["keyword_record_train.npy"]), allow_pickle=False)
+    record = np.load(io.BytesIO(files["keyword_record_train.npy"]), allow_pickle=False)
     for row, number in enumerate(ids):
         expected = record[record[:, 0] == number, 1][:4]
         np.testing.assert_array_equal(found.keywords[row, : found.counts[row]], expected)
-    np.testing.assert_array_equal(found.maps[:], np.load(io.BytesIO(whole["train_maps.npy"]), allow_pickle=False))
-    source = whole["dataset.json" if name == "coco" else "train_clicks.tsv"].decode("utf-8")
+    np.testing.assert_array_equal(found.maps[:], np.load(io.BytesIO(files["train_maps.npy"]), allow_pickle=False))
+    source = files["dataset.json" if name == "coco" else "train_clicks.tsv"].decode("utf-8")
     assert all(text in source or json.dumps(text)[1:-1] in source for text in found.queries.texts)
     return "accepted"
 
 
 def _torchs(path: Path) -> Any:
-    """All arrays in what torch reads, or NOTHING."""
+    """All arrays that torch reads, or NOTHING."""
     import torch
 
     try:
@@ -230,37 +205,10 @@ def _safetensors_of(data: bytes) -> dict[str, np.ndarray]:
     return found
 
 
-def _npy(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=True)
-    return stream.getvalue()
-
-
-def _damaged_array(array: np.ndarray, rng: random.Random) -> bytes:
-    """A `.npy` file with damaged bytes, other values, another shape or another type; or another kind of file."""
-    edit = rng.randrange(6)
-    if edit == 0:
-        stream = io.BytesIO()
-        np.savez(stream, array)
-        return damaged(stream.getvalue(), rng)
-    if edit == 1:
-        return damaged(_npy(array.astype(rng.choice((object, "U4", "f2", "c8", "u1", "?", "i8", "V8", "M8[s]")))), rng)
-    if edit == 2:
-        shapes = (array.ravel(), array[:0], array[None], array[0], array.ravel()[0], array.T, array[::-1])
-        return _npy(np.asarray(rng.choice(shapes)))
-    if edit == 3:
-        changed = array.copy()
-        changed.flat[rng.randrange(array.size)] = rng.choice((0, -1, 1, 2, 5, 6, 127))
-        return _npy(changed)
-    return damaged(_npy(array), rng)
-
-
-FAMILIES = MappingProxyType(
-    {
-        "weights": weights,
-        "safetensors": safetensors,
-        "records": records,
-        "caption_features": caption_features,
-        "clicks": clicks,
-    }
-)
+FAMILIES = {
+    "weights": weights,
+    "safetensors": safetensors,
+    "records": records,
+    "caption_features": caption_features,
+    "clicks": clicks,
+}

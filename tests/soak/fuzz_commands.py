@@ -1,4 +1,4 @@
-"""Damaged command lines, and folders of runs of which a file is damaged."""
+"""Damaged command lines, and runs with a damaged file."""
 
 import ast
 import functools
@@ -8,7 +8,6 @@ import random
 import shutil
 import tempfile
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ _WORDS = ("8", "-3", "0.5", "1e3", "True", "false", "'x'", "(1, 2)", "[1", "None
 
 
 def overrides(rng: random.Random, folder: Path) -> str:
-    """`--config.field=value` with odd fields and values; nothing may be set to what it does not say."""
+    """`--config.field=value` with odd fields and values. No field may get a value that was not given."""
     name = rng.choice(_CONFIGS)
     before = _config(name)
     fields = flatten(before.to_dict())
@@ -47,7 +46,7 @@ def overrides(rng: random.Random, folder: Path) -> str:
 
 
 def runs(rng: random.Random, folder: Path) -> str:
-    """A run's folder in which one file is damaged; the annotator is what it was, or is refused."""
+    """A run with one damaged file. It is refused, or its annotator gives the same scores."""
     import aia_jax
 
     source, scores = run()
@@ -72,15 +71,13 @@ def _config(name: str) -> ConfigDict:
 
 
 def _parsed(text: str, default: Any) -> list[Any]:
-    """What a text may stand for, where a value of the type of `default` was."""
+    """The possible values of a text for a field with the type of `default`."""
     found: list[Any] = [text] if isinstance(default, str) or default is None else []
-    for read in (
-        ast.literal_eval,
-        lambda text: int(text, 0),
-        int,
-        float,
-        lambda text: tuple(ast.literal_eval(f"({text},)")),
-    ):
+
+    def as_tuple(text: str) -> tuple:
+        return tuple(ast.literal_eval(f"({text},)"))
+
+    for read in (ast.literal_eval, lambda text: int(text, 0), int, float, as_tuple):
         try:
             found.append(read(text))
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -102,7 +99,7 @@ def _same(value: Any, other: Any) -> bool:
 
 @functools.cache
 def run() -> tuple[Path, np.ndarray]:
-    """A run's folder, and what its annotator says of an image."""
+    """A run, and the scores of its annotator for an image."""
     import aia_jax
     from tests.helpers.untrained import annotator_config, write_run
 
@@ -124,4 +121,4 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-FAMILIES = MappingProxyType({"overrides": overrides, "runs": runs})
+FAMILIES = {"overrides": overrides, "runs": runs}

@@ -1,11 +1,10 @@
-"""Damaged photos; what Pillow itself makes of the same bytes is right."""
+"""Damaged photos, compared with Pillow."""
 
 import functools
 import io
 import random
 import warnings
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -19,7 +18,7 @@ SIZE = 24
 
 
 def decode(rng: random.Random, folder: Path) -> str:
-    """One photo: its square, its square turned upright, its thumbnail."""
+    """One photo: its resized image, the upright image, and its thumbnail."""
     data = damaged(rng.choice(seeds()), rng)
     (folder / "photo").write_bytes(data)
     expected = _pillows(data)
@@ -38,22 +37,20 @@ def decode(rng: random.Random, folder: Path) -> str:
     return "accepted"
 
 
-_TURNS = MappingProxyType(
-    {
-        1: lambda x: x,
-        2: lambda x: x[:, ::-1],
-        3: lambda x: x[::-1, ::-1],
-        4: lambda x: x[::-1],
-        5: lambda x: x.transpose(1, 0, 2),
-        6: lambda x: np.rot90(x, -1),
-        7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
-        8: lambda x: np.rot90(x),
-    }
-)
+_TURNS = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda x: np.rot90(x),
+}
 
 
 def _pillows(data: bytes) -> tuple[np.ndarray, int] | None:
-    """Pixels as the data sets were prepared, and the orientation; None: Pillow refuses, or no photo is of that kind."""
+    """The pixels without orientation, and the orientation; None: Pillow refuses, or it is not a photo format."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -63,7 +60,7 @@ def _pillows(data: bytes) -> tuple[np.ndarray, int] | None:
                 image.load()
                 try:
                     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-                except Exception:  # metadata alone are damaged
+                except Exception:  # only metadata are damaged
                     orientation = 1
                 wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
                 rgb = Image.fromarray((np.asarray(image) // 256).astype(np.uint8)) if wide else image
@@ -78,7 +75,7 @@ KINDS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", 
 
 @functools.cache
 def seeds() -> tuple[bytes, ...]:
-    """Small valid photos of every kind and mode."""
+    """Small valid photos of every format and mode."""
     rng = np.random.default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize((40, 30), Image.Resampling.BICUBIC)
     grey, wide = rgb.convert("L"), Image.fromarray(rng.integers(0, 2**16, (30, 40), np.uint16))
@@ -125,4 +122,4 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
-FAMILIES = MappingProxyType({"images": decode})
+FAMILIES = {"images": decode}

@@ -1,10 +1,9 @@
-"""Damaged tables and COCO files of a user's own labels, and the channel statistics beside what is imported."""
+"""Damaged tables and COCO files of labels, and channel statistics."""
 
 import json
 import os
 import random
 from pathlib import Path
-from types import MappingProxyType
 
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, read_channel_stats
 from aia_jax.data.importing.label_lists import read_coco
@@ -29,7 +28,7 @@ _COCO = {
 
 
 def tables(rng: random.Random, folder: Path) -> str:
-    """A table: what is gathered of it are photos that are there, with labels that stand in it."""
+    """A table. The result has existing photos, with labels from the table."""
     path = folder / "labels.csv"
     lines = rng.choice(_TABLES)
     data = damaged_lines(lines, rng)
@@ -42,7 +41,7 @@ def tables(rng: random.Random, folder: Path) -> str:
 
 
 def coco(rng: random.Random, folder: Path) -> str:
-    """COCO's instances; likewise."""
+    """COCO's JSON, likewise."""
     path = folder / "instances.json"
     data = damaged_json(_COCO, rng)
     path.write_bytes(data)
@@ -83,4 +82,4 @@ def _gathered(folder: Path, rows: tuple, text: str) -> str:
     return "refused" if problems else "accepted"
 
 
-FAMILIES = MappingProxyType({"tables": tables, "coco": coco, "channel_stats": channel_stats})
+FAMILIES = {"tables": tables, "coco": coco, "channel_stats": channel_stats}

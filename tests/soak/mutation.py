@@ -1,10 +1,14 @@
-"""Damages bytes, text and JSON, as files of others come: cut, joined, overwritten, or made by somebody hostile."""
+"""Damages bytes, text, JSON and arrays: truncated, joined, overwritten or malicious files."""
 
 import copy
+import io
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _TEXTS = (
     *("NaN", "-Infinity", "1e999", "-1", "0", "1" * 5000, str(2**63), str(-(2**31)), "0x10", "1_000", "true"),
@@ -13,61 +17,17 @@ _TEXTS = (
     *("../", "/etc/passwd", "C:\\x", "a/../../x", "..\\x", "//host/x", "~", "-", "=cmd()", "x" * 300),
     *("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</title>", "javascript:alert(1)"),
 )
-TOKENS = (
-    *(text.encode("utf-8", "surrogatepass") for text in _TEXTS),
-    *(
-        b"\xff\xfe",
-        b"\xff" * 8,
-        bytes(8),
-        b"\x7f\xff\xff\xff",
-        b"\x80\x04",
-        b"\xff\xd8\xff",
-        b"PK\x03\x04",
-        b"\x93NUMPY",
-    ),
-)
+_BYTES = (b"\xff\xfe", b"\xff" * 8, bytes(8), b"\x7f\xff\xff\xff", b"\x80\x04", b"\xff\xd8\xff", b"PK\x03\x04")
+TOKENS = (*(text.encode("utf-8", "surrogatepass") for text in _TEXTS), *_BYTES, b"\x93NUMPY")
 
-_VALUES = (
-    *(
-        None,
-        True,
-        False,
-        0,
-        -1,
-        2**31,
-        2**63,
-        10**400,
-        0.5,
-        -0.0,
-        1e308,
-        float("nan"),
-        float("inf"),
-        "",
-        " ",
-        "\0",
-        "a/b",
-    ),
-    *(
-        "sky",
-        "../x",
-        "/etc/passwd",
-        "C:\\x",
-        "a/../../x",
-        "\ud800",
-        "\udcff",
-        "x\ny",
-        "\u2028",
-        "x" * 5000,
-        [],
-        {},
-        [[]],
-    ),
-    *([None], {"": None}, "<b>", "=1+1", ".", "..", "NaN", "1"),
-)
+_NUMBERS = (0, -1, 2**31, 2**63, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"))
+_STRINGS = ("", " ", "\0", "a/b", "sky", "../x", "/etc/passwd", "C:\\x", "a/../../x", "\ud800", "\udcff", "x\ny")
+_STRINGS += ("\u2028", "x" * 5000, "<b>", "=1+1", ".", "..", "NaN", "1")
+_VALUES = (None, True, False, *_NUMBERS, *_STRINGS, [], {}, [[]], [None], {"": None})
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """`data` after one to four of the mutations below; sometimes as it is."""
+    """Applies up to four mutations to `data`."""
     content = bytearray(data)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 4))):
         rng.choice(_MUTATIONS)(content, rng)
@@ -75,21 +35,21 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def damaged_json(value: Any, rng: random.Random) -> bytes:
-    """A JSON file of `value` with fields that are other, absent, more or there twice; or with damaged bytes."""
+    """A JSON file of `value` with changed, missing, additional or repeated fields, or with damaged bytes."""
     if rng.random() < 0.3:
         return damaged(json.dumps(value, ensure_ascii=rng.random() < 0.5).encode(), rng)
     tree = json.loads(json.dumps(value))
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         tree = _replaced(tree, rng)
     text = json.dumps(tree)
-    if rng.random() < 0.1:  # a field twice
+    if rng.random() < 0.1:  # a repeated field
         text = text.replace("{", f"{{{json.dumps(rng.choice(_names(tree) or ['x']))}: {json.dumps(_odd(rng))}, ", 1)
     content = text.encode()
     return damaged(content, rng) if rng.random() < 0.1 else content
 
 
 def damaged_lines(lines: list[str], rng: random.Random) -> bytes:
-    """A text file of `lines` that are other, absent or twice; or with damaged bytes."""
+    """A text file of `lines` with changed, missing or repeated lines, or with damaged bytes."""
     chosen = list(lines)
     for _ in range(rng.choice((0, 1, 2))):
         place = rng.randrange(len(chosen) + 1)
@@ -102,6 +62,48 @@ def damaged_lines(lines: list[str], rng: random.Random) -> bytes:
             chosen.insert(place, rng.choice(TOKENS).decode(errors="replace"))
     data = ("\n".join(chosen) + "\n").encode()
     return damaged(data, rng) if rng.random() < 0.5 else data
+
+
+def npy(array: np.ndarray) -> bytes:
+    """A `.npy` file."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+def damaged_array(array: np.ndarray, rng: random.Random) -> bytes:
+    """A `.npy` file with damaged bytes, or another value, shape, dtype or kind of file."""
+    edit = rng.randrange(6)
+    if edit == 0:
+        stream = io.BytesIO()
+        np.savez(stream, array)
+        return damaged(stream.getvalue(), rng)
+    if edit == 1:
+        return damaged(npy(array.astype(rng.choice((object, "U4", "f2", "c8", "u1", "?", "i8", "V8", "M8[s]")))), rng)
+    if edit == 2:
+        shapes = (array.ravel(), array[:0], array[None], array[0], array.ravel()[0], array.T, array[::-1])
+        return npy(np.asarray(rng.choice(shapes)))
+    if edit == 3:
+        changed = array.copy()
+        changed.flat[rng.randrange(array.size)] = rng.choice((0, -1, 1, 2, 5, 6, 127))
+        return npy(changed)
+    return damaged(npy(array), rng)
+
+
+def write_with_damage(files: dict[str, bytes], folder: Path, rng: random.Random) -> str:
+    """Damages one of `files` according to its suffix, writes all of them, and returns its name."""
+    name = rng.choice(list(files))
+    content = files[name]
+    if name.endswith(".json"):
+        files[name] = damaged_json(json.loads(content), rng)
+    elif name.endswith(".npy"):
+        files[name] = damaged_array(np.load(io.BytesIO(content)), rng)
+    else:
+        files[name] = damaged_lines(content.decode().removesuffix("\n").split("\n"), rng)
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return name
 
 
 def _flip(content: bytearray, rng: random.Random) -> None:
@@ -141,7 +143,7 @@ def _write_token(content: bytearray, rng: random.Random) -> None:
 
 
 def _write_number(content: bytearray, rng: random.Random) -> None:
-    """A size or an offset, as binary files have them."""
+    """Writes a size or an offset in binary."""
     width, order = rng.choice((1, 2, 4, 8)), rng.choice(("big", "little"))
     place = rng.randrange(max(len(content), 1))
     number = rng.choice((0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, len(content)))
@@ -158,7 +160,7 @@ _MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
 
 
 def _replaced(value: Any, rng: random.Random) -> Any:
-    """`value` with one thing in it changed, somewhere."""
+    """`value` with one change at a random place."""
     if not isinstance(value, dict | list) or not value or rng.random() < 0.15:
         return _odd(rng)
     places = list(value) if isinstance(value, dict) else list(range(len(value)))

@@ -1,20 +1,33 @@
-"""Independent readings of files, in the plainest Python, for the product's to be held against."""
+"""Simple, independent readers of files, to compare the product with."""
 
 import json
 import math
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from aia_jax.utils.errors import InputError
 
-NOTHING = object()  # what is in a file that must be refused
+NOTHING = object()  # the content of a file that must be refused
 
 
 def refused(error: InputError, names: object = "", *, right: bool = True) -> str:
-    """The outcome of a refusal, which must name what it is about and be `right`."""
+    """The outcome of a refusal. It must mention `names`, and be `right`."""
     if not right or str(names) not in str(error):
         raise AssertionError(f"refused, not naming {names}: {error}" if right else f"wrongly refused: {error}")
     return "refused"
+
+
+def compare(expected: Any, read: Callable[[], Any], path: Path) -> str:
+    """The outcome of `read`. It must refuse and name `path` if NOTHING is expected, else return `expected`."""
+    try:
+        found = read()
+    except InputError as error:
+        return refused(error, path, right=expected is NOTHING)
+    assert expected is not NOTHING, f"accepted: {found!r:.500}"
+    assert found == expected, (found, expected)
+    return "accepted"
 
 
 def text_of(data: bytes) -> Any:
@@ -26,7 +39,7 @@ def text_of(data: bytes) -> Any:
 
 
 def json_of(data: bytes) -> Any:
-    """A JSON file's content, or NOTHING; a field that stands there twice is none."""
+    """The content of a JSON file, or NOTHING, also if an object has a field twice."""
     text = text_of(data)
     if text is NOTHING:
         return NOTHING
@@ -44,7 +57,7 @@ def json_of(data: bytes) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number of JSON."""
+    """Whether a value is a finite number."""
     if type(value) not in (int, float):
         return False
     try:
@@ -54,7 +67,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_label(value: Any) -> bool:
-    """Whether it is a line of text without blanks around it."""
+    """Whether a value is a line of text without blanks around it."""
     return (
         isinstance(value, str)
         and value != ""
@@ -65,10 +78,8 @@ def is_label(value: Any) -> bool:
 
 
 def photo_of(name: Any) -> Any:
-    """The parts of an image's name below the folder of the photos, or NOTHING."""
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
-        return NOTHING
-    if re.search("[\ud800-\udfff]", name):
+    """The parts of an image name, relative to the folder of the photos, or NOTHING."""
+    if not isinstance(name, str) or not name.strip() or re.search("[\0\ud800-\udfff]", name):
         return NOTHING
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
     if name[0] in "/\\" or re.match("[A-Za-z]:", name) or ".." in parts or not parts:
@@ -77,7 +88,7 @@ def photo_of(name: Any) -> Any:
 
 
 def annotations_of(document: Any) -> Any:
-    """(labels, names, rows of 0 and 1) of the authors' layout, or NOTHING."""
+    """(labels, names, rows of 0 and 1) in the layout of the reference implementation, or NOTHING."""
     if not isinstance(document, dict):
         return NOTHING
     labels, samples = document.get("labels"), document.get("samples")

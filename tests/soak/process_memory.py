@@ -4,13 +4,13 @@ from pathlib import Path
 
 
 def forget_peak() -> int:
-    """Bytes that are held now, from which `peak` counts anew."""
+    """Resets `peak`, and returns the current memory in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
 
 def peak() -> int:
-    """The most bytes that were held since."""
+    """The peak memory since then, in bytes."""
     return _status("VmHWM")
 
 
