@@ -26,7 +26,7 @@ def load(
     top: int | None = None,
     batch_size: int = 32,
 ) -> PhotoAnnotator:
-    """A trained annotator.
+    """Loads a trained annotator.
 
         annotator = aia_jax.load("runs/demo")
         found = annotator(["a.jpg", "b.jpg"])
@@ -34,18 +34,25 @@ def load(
         found.scores.shape, found.attention.shape  # (2, 22), (2, 22, 6, 6)
 
     Args:
-        source: folder of an annotation run, whose best epoch counts; with `config` also a PyTorch or safetensors file.
-        config: of the file: a config, or the path of one.
-        labels: of the file: its labels, one a line or JSON with `labels`; None: those of the config's data.
-        threshold: a label is chosen where its score is above it: a number, or a file of one for each label; None:
-            `thresholds.json` of the run, or else `config.eval.threshold`.
-        top: how many labels an image gets at most; None: all that are above.
-        batch_size: images computed at once, rounded up to a multiple of the devices; fewer take as long as this many,
-            so that 1 suits images which come one at a time.
+        source: The folder of an annotation run; its best epoch is loaded. With `config`, a PyTorch or safetensors file
+            works too.
+        config: The config of a file, or the path of a config. A run has its own.
+        labels: The labels of a file: a text file with one label per line, or JSON with `labels`. The default is the
+            labels of the config's data.
+        threshold: A label is selected if its score is above this number. A file gives a threshold for each label. The
+            default is `thresholds.json` in the run's folder, or else `config.eval.threshold`.
+        top: The maximum number of labels for an image. The default is no maximum.
+        batch_size: The number of images computed at once, rounded up to a multiple of the number of devices. A smaller
+            batch takes as long as a full one, so 1 is best for images that arrive one at a time.
+
+    Returns:
+        A callable that annotates images; see `PhotoAnnotator`.
 
     Raises:
-        InputError: one of them cannot be used.
+        InputError: An argument cannot be used. The message says why, and what to do.
     """
-    from aia_jax.inference.load import load_annotator  # what is heavy to import
+    from aia_jax.inference.annotator import PhotoAnnotator  # imports JAX, which `import aia_jax` should not
+    from aia_jax.inference.load import load_trained_annotator, read_thresholds
 
-    return load_annotator(source, config, labels=labels, threshold=threshold, top=top, batch_size=batch_size)
+    annotator = load_trained_annotator(source, config, labels=labels, batch_size=batch_size)
+    return PhotoAnnotator(annotator, read_thresholds(threshold, source, annotator), top)

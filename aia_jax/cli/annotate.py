@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import aia_jax
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import positive
@@ -20,7 +21,6 @@ from aia_jax.data.photo_folder import photo_names
 from aia_jax.inference.annotation_output import PROBLEMS, AnnotationOutput
 from aia_jax.inference.annotator import PhotoAnnotator
 from aia_jax.inference.gallery_page import write_gallery
-from aia_jax.inference.load import load_annotator
 from aia_jax.training.preemption import stop_on_signals
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.messages import format_count, printable
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     names = photo_names(arguments.images)
     enable_compilation_cache()
-    annotator = load_annotator(
+    annotator = aia_jax.load(
         arguments.workdir or arguments.weights,
         arguments.config,
         labels=arguments.labels,

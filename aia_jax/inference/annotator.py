@@ -1,4 +1,4 @@
-"""Labels of one's own photos: in Python, or of many files, with the devices kept busy."""
+"""Labels of a user's own photos: for images in memory, or for many files at full device speed."""
 
 import contextlib
 import dataclasses
@@ -20,19 +20,19 @@ from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.prediction import fetch_outputs
 from aia_jax.utils.errors import InputError
 
-Labels = tuple[tuple[str, float], ...]  # label and score, the highest first
-_MOST_MAPS = 24  # of a picture
+Labels = tuple[tuple[str, float], ...]  # label and score, in descending order
+_MAX_MAPS = 24  # attention maps of a thumbnail
 OneImage = str | os.PathLike | Image.Image | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """What an annotator says of N images.
+    """Labels, scores and attention of N images.
 
     Attributes:
-        labels: of each image its labels and their scores, the highest first.
-        scores: float32 `[N, C]`, 0 to 1, of every label in the order of `PhotoAnnotator.labels`.
-        attention: float32 `[N, C, h, w]`, where each label looks; None if the head does not attend.
+        labels: for each image its labels and their scores, in descending order.
+        scores: float32 `[N, C]`, 0 to 1, for every label in the order of `PhotoAnnotator.labels`.
+        attention: float32 `[N, C, h, w]`, the attention map of each label; None if the head has no attention.
     """
 
     labels: tuple[Labels, ...]
@@ -41,19 +41,19 @@ class Annotation:
 
 
 class AnnotatedPhoto(NamedTuple):
-    """A file's labels, and its picture with their maps if that was asked for."""
+    """The labels of a file and, if requested, its thumbnail with their attention maps."""
 
     labels: Labels
     picture: Thumbnail | None
 
 
 class PhotoAnnotator:
-    """Chooses labels by their scores.
+    """Selects labels by their scores.
 
     Args:
-        annotator: whose scores.
-        threshold: a label is chosen where its score is above it, as in evaluation; one for all, or `[C]`.
-        top: how many labels an image gets at most; None: all that are above.
+        annotator: computes the scores.
+        threshold: a label is selected if its score is above it, as in evaluation; one for all labels, or `[C]`.
+        top: maximum number of labels for an image; None: no maximum.
 
     Attributes:
         labels: the vocabulary, C names.
@@ -63,13 +63,13 @@ class PhotoAnnotator:
     def __init__(self, annotator: TrainedAnnotator, threshold: float | np.ndarray, top: int | None = None):
         self._annotator, self._top = annotator, top
         self.labels = annotator.labels
-        self._places = {name: place for place, name in enumerate(self.labels)}
+        self._numbers = {name: number for number, name in enumerate(self.labels)}
         self.batch_size = annotator.batch_size
         self._thresholds = np.broadcast_to(np.asarray(threshold, np.float32), len(self.labels))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the labels depend on beside the photos."""
+        """Everything besides the photos that determines the labels."""
         return {
             "model": self._annotator.settings,
             "labels": self.labels,
@@ -78,89 +78,84 @@ class PhotoAnnotator:
         }
 
     def __call__(self, images: OneImage | Sequence[OneImage]) -> Annotation:
-        """Annotates images; give some hundreds at a time, attention takes memory.
+        """Annotates images. Give some hundreds at a time: their attention maps take memory.
 
         Args:
-            images: one or several: paths, PIL images, or arrays uint8 `[H, W, 3]` or `[H, W]`. EXIF orientation is
-                honoured.
+            images: one or more paths, PIL images, or arrays uint8 `[H, W, 3]` or `[H, W]`. EXIF orientation is applied.
 
         Raises:
-            InputError: an image that cannot be read; the message names it.
+            InputError: an image cannot be read; the message names it.
         """
-        given = [images] if _is_one(images) else list(images)
-        with contextlib.closing(fetch_outputs(self._explained(given))) as batches:
+        is_one = isinstance(images, OneImage) and not (isinstance(images, np.ndarray) and images.ndim > 3)
+        given = [images] if is_one else list(images)
+        with contextlib.closing(fetch_outputs(self._explain(given))) as batches:
             found = [{name: rows[:number] for name, rows in outputs.items()} for number, outputs in batches]
-        whole = {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
-        return Annotation(self._choose(whole["scores"]), whole["scores"], whole.get("attention"))
+        outputs = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+        return Annotation(self._select(outputs["scores"]), outputs["scores"], outputs.get("attention"))
 
     def annotate(
         self, paths: Sequence[str | Path], num_workers: int, *, picture_side: int = 0
     ) -> Iterator[list[AnnotatedPhoto | str]]:
-        """Annotates files in order, a batch at a time; memory holds a few batches. Close it at the end.
+        """Annotates files in order; memory holds a few batches. Close the iterator at the end.
 
         Args:
-            num_workers: processes that decode; 0: threads of this one.
-            picture_side: pixels of the longer side of the photos' pictures; 0: no pictures.
+            paths: the files.
+            num_workers: processes that decode; 0: threads of this process.
+            picture_side: pixels of the longer side of the thumbnails; 0: no thumbnails.
 
-        Returns:
-            Iterator over batches: of each file its labels and picture, or why it cannot be read.
+        Yields:
+            For each batch a list with an `AnnotatedPhoto` for each file, or the reason why it cannot be read.
 
         Raises:
-            InputError: the model gives scores that are not finite.
+            InputError: the model returns scores that are not finite.
         """
         size = self._annotator.image_size
         reading = read_photos(paths, size, num_workers=num_workers, upright=True, picture_side=picture_side)
         with contextlib.closing(reading) as photos:
-            for facts, outputs in fetch_outputs(self._predicted(photos, illustrated=bool(picture_side))):
-                labels = self._choose(outputs["scores"][: len(facts)])
+            predict = self._annotator.illustrate if picture_side else self._annotator.predict
+            for facts, outputs in fetch_outputs(self._predict(photos, predict)):
+                labels = self._select(outputs["scores"][: len(facts)])
                 heat = outputs.get("heat", itertools.repeat(None))
                 yield [
-                    problem or AnnotatedPhoto(chosen, self._picture(webp, chosen, maps))
-                    for (problem, webp), chosen, maps in zip(facts, labels, heat, strict=False)
+                    problem or AnnotatedPhoto(selected, self._thumbnail(webp, selected, maps))
+                    for (problem, webp), selected, maps in zip(facts, labels, heat, strict=False)
                 ]
 
-    def _explained(self, images: list[OneImage]) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+    def _explain(self, images: list[OneImage]) -> Iterator[tuple[int, dict[str, jax.Array]]]:
         size, batch_size = self._annotator.image_size, self.batch_size
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(images) or 1, batch_size):
                 numbers = range(start, min(start + batch_size, len(images)))
-                decoded = list(pool.map(lambda number: _decoded(images[number], number, size), numbers))
+                decoded = list(pool.map(lambda number: _decode(images[number], number, size), numbers))
                 rows = np.asarray(decoded, np.uint8).reshape(-1, size, size, 3)
                 yield len(rows), self._annotator.predict(rows, explain=True)
 
-    def _predicted(
-        self, photos: Iterator[Photo], *, illustrated: bool
+    def _predict(
+        self, photos: Iterator[Photo], predict: Any
     ) -> Iterator[tuple[list[tuple[str, bytes]], dict[str, jax.Array]]]:
-        predict = self._annotator.illustrate if illustrated else self._annotator.predict
         while batch := list(itertools.islice(photos, self.batch_size)):
             facts = [(photo.problem, photo.picture) for photo in batch]
             yield facts, predict(np.stack([photo.image for photo in batch]))
 
-    def _picture(self, webp: bytes, labels: Labels, maps: np.ndarray | None) -> Thumbnail | None:
-        if not webp:
-            return None
-        if maps is None:
-            return Thumbnail(webp)
-        names = tuple(name for name, _ in labels[:_MOST_MAPS])
-        return Thumbnail(webp, names, maps[[self._places[name] for name in names]])
+    def _thumbnail(self, webp: bytes, labels: Labels, maps: np.ndarray | None) -> Thumbnail | None:
+        if not webp or maps is None:
+            return Thumbnail(webp) if webp else None
+        names = tuple(name for name, _ in labels[:_MAX_MAPS])
+        return Thumbnail(webp, names, maps[[self._numbers[name] for name in names]])
 
-    def _choose(self, scores: np.ndarray) -> tuple[Labels, ...]:
+    def _select(self, scores: np.ndarray) -> tuple[Labels, ...]:
         if not np.isfinite(scores).all():
             raise InputError("the model gives scores that are not finite; its weights are damaged or diverged")
-        return tuple(map(self._choose_one, scores))
+        return tuple(map(self._select_one, scores))
 
-    def _choose_one(self, scores: np.ndarray) -> Labels:
+    def _select_one(self, scores: np.ndarray) -> Labels:
         order = np.argsort(-scores, kind="stable")
-        chosen = order[scores[order] > self._thresholds[order]][: self._top]
-        # The shortest number that is this float32.
-        return tuple((self.labels[label], float(str(scores[label]))) for label in chosen)
+        selected = order[scores[order] > self._thresholds[order]][: self._top]
+        # float(str(...)) is the shortest number that rounds to the same float32.
+        return tuple((self.labels[label], float(str(scores[label]))) for label in selected)
 
 
-def _is_one(images: OneImage | Sequence[OneImage]) -> bool:
-    return isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
-
-
-def _decoded(image: OneImage, number: int, size: int) -> np.ndarray:
+def _decode(image: OneImage, number: int, size: int) -> np.ndarray:
     try:
         if isinstance(image, Image.Image):
             return resize_image(image, size, upright=True)

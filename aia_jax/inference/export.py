@@ -1,4 +1,4 @@
-"""A trained annotator as the contents of files, each tried beside the model before anybody gets it."""
+"""Exports a trained annotator as contents of files, and compares each file's outputs with the model's."""
 
 import hashlib
 import importlib
@@ -11,7 +11,7 @@ import numpy as np
 
 from aia_jax.data import scenes
 from aia_jax.data.feature_cache import weights_digest
-from aia_jax.inference.stablehlo import here, load_stablehlo, to_stablehlo
+from aia_jax.inference.stablehlo import current_platform, load_stablehlo, to_stablehlo
 from aia_jax.models.backbones import backbone_named
 from aia_jax.models.efficientnet_lite import VARIANTS
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
@@ -19,24 +19,24 @@ from aia_jax.training.run_record import package_versions
 from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 
-NUM_IMAGES = 4  # that a file of any batch size is tried on
-# Between two computations of the same scores; in bfloat16 the compiler's order of rounding counts.
+NUM_IMAGES = 4  # for comparisons of files with any batch size
+# Largest differences between two computations of the same scores; bfloat16 depends on the compiler's order of rounding.
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
 class Exporter:
-    """Makes the files of a model.
+    """Creates the files of a model.
 
     Args:
-        annotator: of a batch size of at least `batch`, or `NUM_IMAGES`; not folded.
-        batch: images that a call takes; None: any number.
-        explain: whether the files give attention maps too.
+        annotator: not folded; its batch size is at least `batch`, or `NUM_IMAGES`.
+        batch: images in each call of a file; None: any number.
+        explain: whether the files return attention maps too.
 
     Attributes:
-        num_bytes: about the size of each file.
+        num_bytes: approximate size of each file.
 
     Raises:
-        InputError: a head that does not attend is asked to `explain`.
+        InputError: `explain` is set, but the head has no attention.
     """
 
     def __init__(self, annotator: TrainedAnnotator, *, batch: int | None, explain: bool):
@@ -48,13 +48,12 @@ class Exporter:
         self.num_bytes = sum(array.nbytes for array in self._arrays.values())
 
     def describe(self, thresholds: np.ndarray) -> dict[str, Any]:
-        """What model.json says of the model; `thresholds` `[C]`."""
+        """Returns the facts about the model in model.json; `thresholds` is `[C]`."""
         annotator, size, model = self._annotator, self._annotator.image_size, self._annotator.config.model
         mean, std = annotator.channel_stats
         batch = self._batch or "any"
-        shapes = jax.eval_shape(
-            annotator.function(explain=self._explain), jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
-        )
+        images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+        outputs = jax.eval_shape(annotator.function(explain=self._explain), images)
         return {
             "labels": annotator.labels,
             "thresholds": thresholds.tolist(),
@@ -71,8 +70,8 @@ class Exporter:
             "normalization": {"formula": "(x / 255 - mean) / std", "mean": mean, "std": std, "where": "in the files"},
             "inputs": [{"name": "image", "dtype": "uint8", "shape": [batch, size, size, 3]}],
             "outputs": [
-                {"name": name, "dtype": str(shapes[name].dtype), "shape": [batch, *shapes[name].shape[1:]]}
-                for name in _order(shapes)
+                {"name": name, "dtype": str(outputs[name].dtype), "shape": [batch, *outputs[name].shape[1:]]}
+                for name in _in_order(outputs)
             ],
             "model": {"backbone": model.backbone, "head": model.head, "dtype": model.dtype},
             "weights_digest": weights_digest(self._arrays),
@@ -80,39 +79,39 @@ class Exporter:
         }
 
     def stablehlo(self, platforms: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
-        """A file of `jax.export`, and what is told of it; `max_difference` is None if no platform of it is here."""
+        """Returns a file of `jax.export` and facts about it; `max_difference` is None if it cannot run here."""
         function = self._annotator.function(explain=self._explain)
         content = to_stablehlo(function, self._annotator.image_size, batch=self._batch, platforms=platforms)
-        differences = self._differences(load_stablehlo(content)) if here() in platforms else None
+        differences = self._compare(load_stablehlo(content)) if current_platform() in platforms else None
         return content, {**_facts(content), "platforms": platforms, "max_difference": differences}
 
     def onnx(self) -> tuple[bytes, dict[str, Any]]:
-        """An ONNX file, and what is told of it.
+        """Returns an ONNX file and facts about it.
 
         Raises:
-            InputError: a package is absent.
+            InputError: a package is not installed.
         """
         onnx_model, annotator, model = import_onnx(), self._annotator, self._annotator.config.model
         family = backbone_named(model.backbone).family
         pads_natively = family == "efficientnet_lite" and model.native_padding
         resolution = VARIANTS[model.backbone.removeprefix(family)].resolution if pads_natively else None
-        twin = onnx_model.build_twin(annotator.config, self._arrays, family=family, resolution=resolution)
+        torch_model = onnx_model.build_torch_model(annotator.config, self._arrays, family=family, resolution=resolution)
         content = onnx_model.to_onnx(
-            twin, annotator.channel_stats, annotator.image_size, batch=self._batch, explain=self._explain
+            torch_model, annotator.channel_stats, annotator.image_size, batch=self._batch, explain=self._explain
         )
-        # ONNX's float32 is exact, JAX's on GPUs and TPUs is not; a CPU would only compile the same again.
-        with jax.default_matmul_precision(None if here() == "cpu" else "highest"):
-            differences = self._differences(onnx_model.load_onnx(content))
+        # ONNX computes in full float32, JAX on GPUs and TPUs does not by default. On a CPU nothing would change.
+        with jax.default_matmul_precision(None if current_platform() == "cpu" else "highest"):
+            differences = self._compare(onnx_model.load_onnx(content))
         return content, {**_facts(content), "max_difference": differences}
 
-    def _differences(self, call: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, float]:
-        """Each output's largest difference between the model and a file of it, which `call` runs, on drawn images."""
+    def _compare(self, call: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, float]:
+        """Returns the largest difference of each output between the model and a file, which `call` runs, on scenes."""
         count = self._batch or NUM_IMAGES
-        drawn = [scenes.draw(0, index, self._annotator.image_size).image for index in range(min(count, NUM_IMAGES))]
-        images = np.stack([drawn[index % NUM_IMAGES] for index in range(count)])
-        live = jax.device_get(self._annotator.predict(images, explain=self._explain))
+        few = [scenes.draw(0, index, self._annotator.image_size).image for index in range(min(count, NUM_IMAGES))]
+        images = np.stack([few[index % NUM_IMAGES] for index in range(count)])
+        expected = jax.device_get(self._annotator.predict(images, explain=self._explain))
         found = call(images)
-        differences = {name: float(np.abs(live[name][:count] - found[name]).max()) for name in _order(live)}
+        differences = {name: float(np.abs(expected[name][:count] - found[name]).max()) for name in _in_order(expected)}
         tolerance = _TOLERANCES[self._annotator.config.model.dtype]
         wrong = [f"{name} by {value:.2g}" for name, value in differences.items() if not value <= tolerance]
         if wrong:
@@ -124,10 +123,10 @@ class Exporter:
 
 
 def import_onnx() -> types.ModuleType:
-    """`convert.onnx_model`, with what it needs.
+    """Imports `aia_jax.inference.onnx_model`, which needs further packages.
 
     Raises:
-        InputError: a package is absent.
+        InputError: a package is not installed.
     """
     try:
         return importlib.import_module("aia_jax.inference.onnx_model")
@@ -140,5 +139,5 @@ def _facts(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _order(outputs: Iterable[str]) -> list[str]:
+def _in_order(outputs: Iterable[str]) -> list[str]:
     return sorted(outputs, reverse=True)  # scores, then attention

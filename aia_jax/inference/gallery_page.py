@@ -1,4 +1,4 @@
-"""The page of photos that `aia annotate --html` leaves."""
+"""Writes the HTML page of `aia annotate --html`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,29 +6,26 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aia_jax.inference.annotation_output import AnnotationOutput
-from aia_jax.inference.thumbnails import Thumbnail
 from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
 
 
-def write_gallery(path: Path, photos: Path, labels: Sequence[str], written: AnnotationOutput) -> None:
-    """Writes all photos of an output that keeps pictures, and those that could not be read, as a page at `path`.
+def write_gallery(path: Path, photos: Path, labels: Sequence[str], output: AnnotationOutput) -> None:
+    """Writes a page with all photos of an output with pictures, and a list of the unreadable ones, to `path`.
 
     Args:
-        photos: their folder.
-        labels: the annotator's.
+        photos: the folder of the photos.
+        labels: the annotator's labels.
+        output: the annotations.
     """
     folder = photos.resolve()
-    places = {label: place for place, label in enumerate(labels)}
-    bar = tqdm(written.read(), desc="page", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5)
+    numbers = {label: number for number, label in enumerate(labels)}
+    bar = tqdm(output.read(), desc="page", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5)
     with GalleryWriter(
-        path, title=folder.name or str(folder), subtitle=str(folder), labels=labels, problems=list(written.problems())
+        path, title=folder.name or str(folder), subtitle=str(folder), labels=labels, problems=list(output.problems())
     ) as page:
-        for name, found in bar:
-            shown = [PageLabel(places[label], score) for label, score in found]
-            picture = written.pictures.get(name)
-            page.add(name, shown, picture and _shown(picture, places))
-
-
-def _shown(picture: Thumbnail, places: dict[str, int]) -> PagePicture:
-    maps = zip(picture.labels, picture.maps, strict=True)
-    return PagePicture(picture.webp, {places[label]: heat for label, heat in maps})
+        for name, scored in bar:
+            thumbnail, picture = output.pictures.get(name), None
+            if thumbnail:
+                maps = zip(thumbnail.labels, thumbnail.maps, strict=True)
+                picture = PagePicture(thumbnail.webp, {numbers[label]: heat for label, heat in maps})
+            page.add(name, [PageLabel(numbers[label], score) for label, score in scored], picture)

@@ -1,6 +1,6 @@
-"""A model's twin in PyTorch as an ONNX file, which onnxruntime and other runtimes read.
+"""Writes an annotator as an ONNX file by way of the same model in PyTorch, and runs such files.
 
-torch.onnx folds batch norm into the convolutions. Importing this needs torch, timm, onnxscript and onnxruntime.
+torch.onnx folds batch norm into the convolutions. Importing this module needs torch, timm, onnxscript and onnxruntime.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnxruntime
-import onnxscript  # noqa: F401, which torch.onnx asks for only when it is called
+import onnxscript  # noqa: F401, torch.onnx imports it only when called
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
@@ -23,23 +23,22 @@ ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class OnnxAnnotator(nn.Module):
-    """Images uint8 `[B, S, S, 3]` to scores `[B, C]` and, if asked to `explain`, attention `[B, C, h, w]`.
+    """Images uint8 `[B, S, S, 3]` to scores `[B, C]` and, with `explain`, attention `[B, C, h, w]`.
 
     Args:
-        twin: a `TorchAnnotator` or `TorchClassifier`, in evaluation mode.
-        channel_stats: mean and standard deviation, on the scale 0..1.
+        model: a `TorchAnnotator` or `TorchClassifier` in evaluation mode.
+        channel_stats: mean and standard deviation of pixels in 0..1.
     """
 
-    def __init__(self, twin: nn.Module, channel_stats: ChannelStats, *, explain: bool):
+    def __init__(self, model: nn.Module, channel_stats: ChannelStats, *, explain: bool):
         super().__init__()
-        self.twin, self.explain = twin, explain
+        self.model, self.explain = model, explain
         for name, values in zip(("mean", "std"), channel_stats, strict=True):
             self.register_buffer(name, torch.tensor(values))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
         normalised = (images.to(torch.float32) / 255 - self.mean) / self.std
-        logits, out = self.twin(normalised.permute(0, 3, 1, 2))
+        logits, out = self.model(normalised.permute(0, 3, 1, 2))
         scores = torch.sigmoid(logits)
         if not self.explain:
             return (scores,)
@@ -47,41 +46,41 @@ class OnnxAnnotator(nn.Module):
         return scores, out["attention"].unflatten(2, (side, side))
 
 
-def build_twin(
+def build_torch_model(
     config: ConfigDict, arrays: Mapping[str, np.ndarray], *, family: str, resolution: int | None = None
 ) -> nn.Module:
-    """An annotator in PyTorch, in evaluation mode.
+    """Builds an annotator in PyTorch, in evaluation mode.
 
     Args:
-        config: whose `model` the arrays are of.
+        config: its `model` is that of the arrays.
         arrays: path to array of the whole model.
-        family: of its backbone.
-        resolution: of EfficientNet-Lite: what images are padded as at, see `fix_padding`; None: as their size asks for.
+        family: the backbone's family.
+        resolution: for EfficientNet-Lite, see `fix_padding`; None: pad by the size of the images.
     """
     arrays = {path: np.asarray(value, np.float32) for path, value in arrays.items()}
     state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family=family)
-    twin = load_torch(config, identify_state(state, "the model"), state)
+    model = load_torch(config, identify_state(state, "the model"), state)
     if resolution:
-        fix_padding(twin.body, resolution)
-    return twin
+        fix_padding(model.body, resolution)
+    return model
 
 
 def to_onnx(
-    twin: nn.Module, channel_stats: ChannelStats, image_size: int, *, batch: int | None, explain: bool
+    model: nn.Module, channel_stats: ChannelStats, image_size: int, *, batch: int | None, explain: bool
 ) -> bytes:
-    """Serialises a model of one input, `image`, and the outputs `scores` and, if asked to `explain`, `attention`.
+    """Serialises a model with the input `image` and the outputs `scores` and, with `explain`, `attention`.
 
     Args:
-        twin, channel_stats, explain: see `OnnxAnnotator`.
+        model, channel_stats, explain: see `OnnxAnnotator`.
         image_size: S.
         batch: B; None: any.
     """
     images = torch.zeros((batch or 2, image_size, image_size, 3), dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of torch about itself
+        warnings.simplefilter("ignore")  # torch warns about its own code
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            OnnxAnnotator(twin, channel_stats, explain=explain).eval(),
+            OnnxAnnotator(model, channel_stats, explain=explain).eval(),
             (images,),
             dynamo=True,
             verbose=False,
@@ -89,14 +88,14 @@ def to_onnx(
             output_names=["scores", "attention"] if explain else ["scores"],
             dynamic_shapes=None if batch else {"images": {0: torch.export.Dim("B")}},
         )
-    model = program.model_proto
-    for node in model.graph.node:
-        node.ClearField("metadata_props")  # the paths of this machine's source files
-    return model.SerializeToString()
+    proto = program.model_proto
+    for node in proto.graph.node:
+        node.ClearField("metadata_props")  # paths of this machine's source files
+    return proto.SerializeToString()
 
 
 def load_onnx(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """The model as a function of images, run by onnxruntime on the CPU."""
+    """Returns the model as a function of images; onnxruntime computes it on the CPU."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))

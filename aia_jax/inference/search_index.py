@@ -1,10 +1,10 @@
-"""An index of a folder's photos on disk: what a model computed of each, brought up to date where files have changed.
+"""An index of a folder's photos on disk: a model's arrays for each photo, updated when files change.
 
-    <index>/index.json                     what this folder is, and which model made it
-    <index>/rows-<number>/photos.json      which photo each row is of: [name, bytes, time of change], or null
-    <index>/rows-<number>/<array>.npy      some hundred photos' arrays, row by row
+    <index>/index.json                     the format, and the model that computed the arrays
+    <index>/rows-<id>/photos.json          the photo of each row: [name, bytes, time of change], or null
+    <index>/rows-<id>/<array>.npy          the arrays of some hundred photos, one row for each
 
-Rows are written whole or not at all: an update that is interrupted keeps those it has written.
+Each folder of rows is written atomically, so an interrupted update keeps the folders it has written.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,21 @@ from aia_jax.utils.files import exclusive_lock, write_bytes
 
 _FORMAT = "aia_jax photo index, version 1"
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")
-_PHOTOS = 256  # whose rows are written together
-_MOST_SMALL = 8  # parts of which less than half is left, or ever was
+_PART_SIZE = 256  # photos whose rows are written together
+_MAX_SMALL_PARTS = 8  # small parts have at most half of `_PART_SIZE` photos
 
 Rows = dict[str, np.ndarray]
-State = tuple[int, int]  # bytes, and nanoseconds of the last change
+State = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What an update found.
+    """The changes that an update found.
 
     Attributes:
         new, changed, gone: numbers of photos.
-        problems: photo to why it cannot be used, of all that cannot.
-        rebuilt: why nothing of an earlier index was kept; "": it was, or there was none.
+        problems: the reason for each photo that cannot be used.
+        rebuilt: the reason why an earlier index was discarded, or "".
     """
 
     new: int
@@ -54,7 +54,7 @@ class Update:
 
 @dataclasses.dataclass
 class _Part:
-    """Rows of some photos: `photos` has a name and state for each of them, or None where it is out of date."""
+    """A folder of rows. `photos` has the name and state of each row's photo, or None if the row is out of date."""
 
     path: Path
     photos: list[tuple[str, State] | None]
@@ -69,9 +69,9 @@ class PhotoIndex:
     """The index of the photos in `folder`.
 
     Args:
-        path: where it lies, or is to be: an index, or a place where nothing is.
-        folder: of the photos, searched recursively.
-        model: tells what computes the rows from other models; an index made by another is made anew.
+        path: folder of the index; it does not exist, is empty, or has an index.
+        folder: folder of the photos, searched recursively.
+        model: identifies the model that computes the rows; an index of another model is rebuilt.
     """
 
     def __init__(self, path: Path, folder: Path, model: str):
@@ -81,51 +81,47 @@ class PhotoIndex:
     def update(
         self, read: Callable[[Sequence[Path]], Iterator[Photo]], compute: Callable[[np.ndarray], Rows], batch_size: int
     ) -> Update:
-        """Computes the rows of photos that are new or have changed, and forgets those that are gone.
+        """Computes the rows of new and changed photos, and removes those of photos that are gone.
 
-        Photos that cannot be used are tried again each time. Other processes wait meanwhile.
+        Tries unusable photos again each time. Other processes wait until the update ends.
 
         Args:
-            read: paths to decoded photos, in order.
-            compute: uint8 `[b, S, S, 3]`, b at most `batch_size`, to named arrays `[b, ...]`.
+            read: yields the decoded photos for paths, in order.
+            compute: computes named arrays `[b, ...]` of images uint8 `[b, S, S, 3]`.
+            batch_size: the largest b.
 
         Raises:
-            InputError: no such folder, no photos in it, or something else lies where the index is to be.
+            InputError: the folder does not exist or has no photos, or the index would replace something else.
         """
         names = photo_names(self._folder)
         states = {name: state for name in names if (state := _state(self._folder / name))}
-        unread = {name: "no such file" for name in names if name not in states}
-        self._claim()
+        missing = {name: "no such file" for name in names if name not in states}
+        if self._path.is_dir() and not self._is_index():
+            raise InputError(f"{self._path} holds other things than an index; --index names an empty or a new folder")
+        self._path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self._path / "index.lock"):
             rebuilt = self._load()
             known = dict(photo for part in self._parts for photo in part.photos if photo)
             gone = known.keys() - states.keys()
             fresh = [name for name, state in states.items() if known.get(name) != state]
             self._forget(gone.union(fresh))
-            problems = self._compute(fresh, states, read, compute, batch_size)
-            self._join_small()
-            self._sweep()
+            problems = self._add([(name, states[name]) for name in fresh], read, compute, batch_size)
+            self._join_small_parts()
+            self._remove_parts(keep={part.path for part in self._parts})
         changed = sum(name in known for name in fresh if name not in problems)
-        return Update(len(fresh) - len(problems) - changed, changed, len(gone), problems | unread, rebuilt)
+        return Update(len(fresh) - len(problems) - changed, changed, len(gone), problems | missing, rebuilt)
 
     @property
     def names(self) -> list[str]:
-        """The usable photos, in the order of the rows that `parts` give."""
+        """The usable photos, in the order of the rows of `parts`."""
         return [part.photos[row][0] for part in self._parts for row in part.live]
 
     def parts(self) -> list[tuple[Rows, np.ndarray]]:
-        """Memory-mapped arrays, and which of their rows belong to `names`, part by part."""
+        """Returns memory-mapped arrays, and the numbers of their rows that belong to `names`, for each part."""
         return [(part.arrays, np.array(part.live)) for part in self._parts if part.live]
 
-    def _claim(self) -> None:
-        """Makes the folder of the index; refuses one that holds anything else."""
-        if self._path.is_dir() and any(self._path.iterdir()) and not self._is_index():
-            raise InputError(f"{self._path} holds other things than an index; --index names an empty or a new folder")
-        self._path.mkdir(parents=True, exist_ok=True)
-
     def _is_index(self) -> bool:
-        """An index, or one that was hardly begun."""
-        ours = ("index.lock", ".index.json.")  # the second while index.json is being written
+        ours = ("index.lock", ".index.json.")  # the second exists while index.json is being written
         others = [path for path in self._path.iterdir() if not path.name.startswith(ours)]
         return not others or self._about().get("format") == _FORMAT
 
@@ -137,7 +133,7 @@ class PhotoIndex:
         return about if isinstance(about, dict) else {}
 
     def _load(self) -> str:
-        """Maps what is there; returns why it cannot be used, if so."""
+        """Maps the parts, or starts an empty index; returns the reason if an earlier index cannot be used."""
         about, reason = self._about(), ""
         if about and about.get("model") != self._model:
             reason = "it was made by another model"
@@ -147,9 +143,7 @@ class PhotoIndex:
             except (OSError, ValueError, EOFError, TypeError, KeyError, IndexError) as error:
                 self._parts, reason = [], f"it is damaged ({error})"
         if reason or not about:
-            for path in self._path.iterdir():
-                if _is_part(path):
-                    shutil.rmtree(path)
+            self._remove_parts()
             write_bytes(self._path / "index.json", json.dumps({"format": _FORMAT, "model": self._model}).encode())
         return reason
 
@@ -160,25 +154,26 @@ class PhotoIndex:
                 part.photos = kept
                 _write_photos(part.path, kept)
 
-    def _compute(
+    def _add(
         self,
-        names: list[str],
-        states: dict[str, State],
+        photos: list[tuple[str, State]],
         read: Callable[[Sequence[Path]], Iterator[Photo]],
         compute: Callable[[np.ndarray], Rows],
         batch_size: int,
     ) -> dict[str, str]:
-        """Writes the rows of these photos; returns why some cannot be used."""
+        """Writes the rows of photos; returns the reasons why some cannot be used."""
         problems: dict[str, str] = {}
-        bar = tqdm(total=len(names), desc="index", unit="img", dynamic_ncols=True, disable=not names or None)
-        with bar, contextlib.closing(read([self._folder / name for name in names])) as photos:
-            for chosen in _batches(zip(names, photos, strict=True), _PHOTOS):
-                problems |= {name: photo.problem for name, photo in chosen if photo.problem}
-                good = [(name, photo.image) for name, photo in chosen if not photo.problem]
-                if good:
-                    rows = _rows([image for _, image in good], compute, batch_size)
-                    self._write([(name, states[name]) for name, _ in good], rows)
-                bar.update(len(chosen))
+        bar = tqdm(total=len(photos), desc="index", unit="img", dynamic_ncols=True, disable=not photos or None)
+        with bar, contextlib.closing(read([self._folder / name for name, _ in photos])) as decoded:
+            for batch in _batches(zip(photos, decoded, strict=True), _PART_SIZE):
+                problems |= {name: photo.problem for (name, _), photo in batch if photo.problem}
+                usable = [(entry, photo.image) for entry, photo in batch if not photo.problem]
+                if usable:
+                    rows = [
+                        compute(np.stack(images)) for images in _batches((image for _, image in usable), batch_size)
+                    ]
+                    self._write([entry for entry, _ in usable], _concatenate(rows))
+                bar.update(len(batch))
         return problems
 
     def _write(self, photos: list[tuple[str, State]], rows: Rows) -> None:
@@ -194,31 +189,27 @@ class PhotoIndex:
             shutil.rmtree(temporary, ignore_errors=True)
         self._parts.append(_read_part(path))
 
-    def _join_small(self) -> None:
-        """Joins parts of which little is left, where there are many."""
-        small = [part for part in self._parts if len(part.live) <= _PHOTOS // 2]
-        if len(small) <= _MOST_SMALL:
+    def _join_small_parts(self) -> None:
+        small = [part for part in self._parts if len(part.live) <= _PART_SIZE // 2]
+        if len(small) <= _MAX_SMALL_PARTS:
             return
-        for start in range(0, len(small), _MOST_SMALL):
-            chosen = [part for part in small[start : start + _MOST_SMALL] if part.live]
-            if chosen:
-                names = chosen[0].arrays
-                rows = {name: np.concatenate([part.arrays[name][part.live] for part in chosen]) for name in names}
-                self._write([part.photos[row] for part in chosen for row in part.live], rows)
-            for part in small[start : start + _MOST_SMALL]:
+        for group in _batches(small, _MAX_SMALL_PARTS):
+            if photos := [part.photos[row] for part in group for row in part.live]:
+                rows = [{name: array[part.live] for name, array in part.arrays.items()} for part in group if part.live]
+                self._write(photos, _concatenate(rows))
+            for part in group:
                 self._parts.remove(part)
                 shutil.rmtree(part.path)
 
-    def _sweep(self) -> None:
-        """Removes what an interrupted update left."""
-        used = {part.path for part in self._parts}
+    def _remove_parts(self, keep: Collection[Path] = ()) -> None:
+        """Removes all parts, and what interrupted updates left, but not the parts `keep`."""
         for path in self._path.iterdir():
-            if _is_part(path) and path not in used:
-                shutil.rmtree(path, ignore_errors=True)
+            if _is_part(path) and path not in keep:
+                shutil.rmtree(path, ignore_errors=bool(keep))
 
 
 def _read_part(path: Path) -> _Part:
-    """Raises what JSON's reader does, or InputError, if it is not whole."""
+    """Maps a part; raises InputError or an error of the JSON reader if it is incomplete."""
     photos = [photo and (photo[0], (photo[1], photo[2])) for photo in json.loads((path / "photos.json").read_text())]
     arrays = {file.stem: map_array(file) for file in sorted(path.glob("*.npy"))}
     if not arrays or any(len(array) != len(photos) for array in arrays.values()):
@@ -228,7 +219,7 @@ def _read_part(path: Path) -> _Part:
 
 def _write_photos(path: Path, photos: Sequence[tuple[str, State] | None]) -> None:
     rows = [photo and [photo[0], *photo[1]] for photo in photos]
-    write_bytes(path / "photos.json", json.dumps(rows).encode())  # ASCII: names need not be UTF-8
+    write_bytes(path / "photos.json", json.dumps(rows).encode())  # ASCII: names may not be UTF-8
 
 
 def _is_part(path: Path) -> bool:
@@ -236,7 +227,7 @@ def _is_part(path: Path) -> bool:
 
 
 def _state(path: Path) -> State | None:
-    """None: the photo has gone since it was listed, or is a link that leads nowhere."""
+    """Returns None if the photo was removed since it was listed, or is a broken link."""
     try:
         status = path.stat()
     except OSError:
@@ -250,6 +241,5 @@ def _batches(elements: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _rows(images: list[np.ndarray], compute: Callable[[np.ndarray], Rows], batch_size: int) -> Rows:
-    batches = [compute(np.stack(batch)) for batch in _batches(images, batch_size)]
+def _concatenate(batches: Sequence[Rows]) -> Rows:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -1,7 +1,6 @@
-"""Functions as files of `jax.export`: StableHLO with its weights, for several platforms and any number of images."""
+"""Functions of images as files of `jax.export`: StableHLO with its weights, for several platforms."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,36 +13,29 @@ Outputs = dict[str, jax.Array]
 def to_stablehlo(
     function: Callable[[jax.Array], Outputs], image_size: int, *, batch: int | None, platforms: Sequence[str]
 ) -> bytes:
-    """Serialises `function` of images uint8 `[B, S, S, 3]`, which is called as `call` of what `deserialize` gives.
+    """Serialises `function` of images uint8 `[B, S, S, 3]`; `load_stablehlo` restores it.
 
     Args:
         image_size: S.
         batch: B; None: any.
-        platforms: of `PLATFORMS`, those that it is to run on; they need not be there.
+        platforms: names of `PLATFORMS` to compile for; this machine need not have them.
     """
     (size,) = export.symbolic_shape("B") if batch is None else (batch,)
     images = jax.ShapeDtypeStruct((size, image_size, image_size, 3), jnp.uint8)
-    with _without_paths():
+    option = "jax_hlo_source_file_canonicalization_regex"
+    previous = getattr(jax.config, option)
+    jax.config.update(option, ".*")  # leaves paths of this machine's source files out
+    try:
         return bytes(export.export(jax.jit(function), platforms=platforms)(images).serialize())
+    finally:
+        jax.config.update(option, previous)
 
 
 def load_stablehlo(content: bytes) -> Callable[[jax.Array], Outputs]:
-    """The function that `to_stablehlo` serialised; it compiles once for each number of images."""
+    """Restores a function of `to_stablehlo`; it compiles once for each number of images."""
     return jax.jit(export.deserialize(bytearray(content)).call)
 
 
-def here() -> str:
-    """The platform of this process's devices."""
+def current_platform() -> str:
+    """Returns the platform of this process's devices."""
     return export.default_export_platform()
-
-
-@contextlib.contextmanager
-def _without_paths() -> Iterator[None]:
-    """Leaves the paths of this machine's source files out of what is lowered meanwhile."""
-    name = "jax_hlo_source_file_canonicalization_regex"
-    previous = getattr(jax.config, name)
-    jax.config.update(name, ".*")
-    try:
-        yield
-    finally:
-        jax.config.update(name, previous)

@@ -1,8 +1,8 @@
-"""Pictures of annotated photos on disk, for a page that shows them: an append-only file that a later call continues.
+"""Pictures of annotated photos on disk, for the HTML page: an append-only file that a later call continues.
 
-    pictures.jsonl      {"image": ..., "webp": ..., "labels": [...], "shape": [h, w], "maps": ...}, a photo a line
+    pictures.jsonl      {"image": ..., "webp": ..., "labels": [...], "shape": [h, w], "maps": ...}, a line per photo
 
-`webp` and `maps`, uint8 `[K, h, w]`, are base64; without attention `labels` is empty.
+`webp` and `maps` (uint8 `[K, h, w]`) are base64; `labels` is empty without attention.
 """
 
 import base64
@@ -18,12 +18,12 @@ PICTURES = "pictures.jsonl"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """How a page shows a photo.
+    """A photo on the page.
 
     Attributes:
         webp: a small copy of the photo, as a WebP file.
-        labels: K names of labels that have a map.
-        maps: uint8 `[K, h, w]`, where each of them looks, 255 at the map's peak.
+        labels: the K labels with an attention map.
+        maps: uint8 `[K, h, w]`, their attention; 255 is the peak of each map.
     """
 
     webp: bytes
@@ -32,46 +32,45 @@ class Thumbnail:
 
 
 class ThumbnailStore:
-    """The file of pictures in `folder`; a context. Holds the place of each line, no picture.
+    """The thumbnails in `folder`, as a context manager. Memory holds the offset of each line only.
 
-    A line that was torn or damaged does not count: its photo has no picture yet.
+    Incomplete and damaged lines are ignored: their photos have no thumbnail yet.
     """
 
     def __init__(self, folder: Path):
         self._file = (folder / PICTURES).open("a+b")
-        self._places: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
         end = 0
         self._file.seek(0)
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                name, _ = _parsed(line)
-                self._places[name] = end
+                self._offsets[_parse(line)[0]] = end
             end += len(line)
         self._file.truncate(end)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._offsets
 
     def get(self, name: str) -> Thumbnail | None:
-        """A photo's picture, read from the file; None: there is none."""
-        if name not in self._places:
+        """Reads a photo's thumbnail from the file; returns None if there is none."""
+        if name not in self._offsets:
             return None
-        self._file.seek(self._places[name])
-        return _parsed(self._file.readline())[1]
+        self._file.seek(self._offsets[name])
+        return _parse(self._file.readline())[1]
 
-    def add(self, name: str, picture: Thumbnail) -> None:
-        """Appends a photo's picture; it replaces an earlier one of this name."""
+    def add(self, name: str, thumbnail: Thumbnail) -> None:
+        """Appends a photo's thumbnail; it replaces an earlier one of the same name."""
         line = {
             "image": name,
-            "webp": base64.b64encode(picture.webp).decode(),
-            "labels": picture.labels,
-            "shape": picture.maps.shape[1:],
-            "maps": base64.b64encode(np.ascontiguousarray(picture.maps)).decode(),
+            "webp": base64.b64encode(thumbnail.webp).decode(),
+            "labels": thumbnail.labels,
+            "shape": thumbnail.maps.shape[1:],
+            "maps": base64.b64encode(np.ascontiguousarray(thumbnail.maps)).decode(),
         }
         self._file.seek(0, 2)
-        self._places[name] = self._file.tell()
+        self._offsets[name] = self._file.tell()
         self._file.write((json.dumps(line) + "\n").encode())
         self._file.flush()
 
@@ -82,7 +81,7 @@ class ThumbnailStore:
         self._file.close()
 
 
-def _parsed(line: bytes) -> tuple[str, Thumbnail]:
+def _parse(line: bytes) -> tuple[str, Thumbnail]:
     photo = json.loads(line)
     maps = np.frombuffer(base64.b64decode(photo["maps"]), np.uint8)
     maps = maps.reshape(len(photo["labels"]), *photo["shape"])

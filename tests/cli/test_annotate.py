@@ -248,7 +248,7 @@ def test_thresholds_of_labels_count(annotate, workdir, tmp_path, expected, capsy
         assert annotate() == 0
         assert "0 of 20 photos read now" in capsys.readouterr().out  # they are the same
         assert annotate("--threshold", "0.5") == 2
-        assert "settings.json tells of annotations whose thresholds differ from these" in capsys.readouterr().err
+        assert "settings.json describes annotations whose thresholds differ from these" in capsys.readouterr().err
         (workdir / "thresholds.json").write_text('{"sky": 0.5}')
         assert annotate() == 2
         assert "thresholds.json does not fit the 22 labels of the data:\n  no threshold for" in capsys.readouterr().err

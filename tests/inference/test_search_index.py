@@ -135,7 +135,7 @@ def test_photos_that_cannot_be_used_are_told_once_and_again(tmp_path, folder):
 
 
 def test_an_interrupted_update_keeps_what_was_whole(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(search_index, "_PHOTOS", 3)
+    monkeypatch.setattr(search_index, "_PART_SIZE", 3)
 
     class Interrupted(Model):
         def __call__(self, images):
@@ -151,7 +151,7 @@ def test_an_interrupted_update_keeps_what_was_whole(tmp_path, folder, monkeypatc
 
 
 def test_many_small_parts_are_joined(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(search_index, "_PHOTOS", 4)
+    monkeypatch.setattr(search_index, "_PART_SIZE", 4)
     for number in range(7, 27):
         paint(folder / "sub" / f"{number}.png", number)
         index, _, _ = update(tmp_path / "index", folder)
