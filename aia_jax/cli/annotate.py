@@ -1,4 +1,11 @@
-"""Labels with scores for every photo of a folder."""
+"""Label the photos of a folder, with scores.
+
+    aia annotate --workdir runs/demo --images photos --output annotated --html
+    aia annotate --weights Annotator.pth --config configs/corel5k.py --images photos --output annotated
+
+DIR gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl. The same command continues an interrupted
+call: photos that have labels in DIR are not read again.
+"""
 
 import argparse
 import contextlib
@@ -14,8 +21,8 @@ from tqdm import tqdm
 import aia_jax
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import positive
-from aia_jax.cli.model_flags import add_model_arguments, check_model_arguments
+from aia_jax.cli.flags import Parser, positive
+from aia_jax.cli.model_flags import add_model_arguments, add_photo_arguments, check_model_arguments
 from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.inference.annotation_output import PROBLEMS, AnnotationOutput
@@ -25,53 +32,38 @@ from aia_jax.training.preemption import stop_on_signals
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.messages import format_count, printable
 
-_BYTES_PER_PHOTO = 5000  # about: a block of the disk for the keywords, and a line
-_BYTES_PER_PICTURE = 100_000  # about: of a camera's photo in base64, kept, in the page and while that is written
+_BYTES_PER_PHOTO = 5000  # about: a disk block for the keywords, and a line
+_BYTES_PER_PICTURE = 100_000  # about: a thumbnail of a camera's photo in base64, stored, in the page and a copy of it
 _PICTURE_SIDE = 448  # pixels; 5,000 natural photos of 448 x 448 make a page of 168 MB, which opens at once
-_LISTED = 5  # photos that cannot be read
+_LISTED = 5  # unreadable photos
 PAGE = "gallery.html"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `aia annotate`."""
+def add_arguments(parser: Parser) -> None:
+    """Adds the flags of `aia annotate`."""
     add_model_arguments(parser)
+    add_photo_arguments(parser)
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the labels")
     parser.add_argument(
-        "--images",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help="photos, searched recursively; hidden files are left out",
+        "--top", type=positive, metavar="N", help="at most N labels per photo, those with the highest scores"
     )
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl; what a call was interrupted in is "
-        "continued, photos that have labels there are not read again",
-    )
-    parser.add_argument("--top", type=positive, metavar="N", help="at most N labels a photo, the highest")
     parser.add_argument(
         "--html",
         action="store_true",
-        help=f"write {PAGE} into --output too: all photos with their labels and where each label looks, to search and "
-        "filter, in one file; it may also be asked for once the labels are there",
+        help=f"also write {PAGE}, one searchable page of all photos with their labels and attention; it can be added "
+        "after the photos were annotated",
     )
-    parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos computed at once")
-    parser.add_argument(
-        "--num_workers", type=int, default=0, metavar="N", help="processes that decode photos; 0: threads"
-    )
-    parser.add_argument("--force", action="store_true", help="drop annotations that are in --output and start anew")
+    parser.add_argument("--force", action="store_true", help="delete the annotations in --output and start again")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Annotates the photos that have no labels yet, derives table and keywords, and prints a summary.
+    """Annotates the photos that have no labels yet, writes the table and the keywords, and prints a summary.
 
     Raises:
-        InputError: model, photos, thresholds or output that cannot be used, or none of the photos can be read.
-        Interrupted: by Ctrl-C or SIGTERM; what was annotated stays.
+        InputError: a model, photos, thresholds or output that cannot be used, or no photo can be read.
+        Interrupted: after Ctrl-C or SIGTERM; the annotations so far are kept.
     """
-    _check(arguments)
+    check_model_arguments(arguments)
     names = photo_names(arguments.images)
     enable_compilation_cache()
     annotator = aia_jax.load(
@@ -84,25 +76,23 @@ def run(arguments: argparse.Namespace) -> None:
     )
     settings = {"images": str(arguments.images.resolve()), **annotator.settings}
     output: Path = arguments.output
-    advice = f"--output names another place; once there is room {_continuing(arguments)} continues"
+    advice = f"--output names another place; once there is room {_same_command(arguments)} continues"
     bytes_per_photo = _BYTES_PER_PHOTO + _BYTES_PER_PICTURE * arguments.html
     with (
         exit_on_sigterm(),
         os_errors_as_input_errors(output, bytes_per_photo * len(names), advice),
         AnnotationOutput(output, settings, force=arguments.force, pictures=arguments.html) as written,
     ):
-        fresh = [name for name in names if not written.has(name)]
+        remaining = [name for name in names if not written.has(name)]
         start = time.perf_counter()
-        if fresh:
-            _annotate(annotator, arguments, fresh, written, len(names) - len(fresh))
-        seconds = time.perf_counter() - start
+        if remaining:
+            _annotate(annotator, arguments, remaining, written, len(names) - len(remaining))
+        rate = f", {len(remaining) / (time.perf_counter() - start):,.1f} img/s" if remaining else ""
         _derive(written)
         if arguments.html:
             write_gallery(output / PAGE, arguments.images, annotator.labels, written)
-        now = f", {len(fresh) / seconds:,.1f} img/s" if fresh else ""
-        print(
-            f"{len(fresh):,} of {format_count(len(names), 'photo')} read now{now}; written to {printable(str(output))}"
-        )
+        photos = format_count(len(names), "photo")
+        print(f"{len(remaining):,} of {photos} read now{rate}; written to {printable(str(output))}")
 
 
 def _annotate(
@@ -125,33 +115,28 @@ def _annotate(
             bar.update(len(batch))
             if request.signum:
                 done = format_count(bar.n, "photo")
-                raise Interrupted(request.signum, f"stopped after {done}; {_continuing(arguments)} continues")
+                raise Interrupted(request.signum, f"stopped after {done}; {_same_command(arguments)} continues")
 
 
 def _derive(written: AnnotationOutput) -> None:
-    """Writes what is derived, and tells about all photos."""
+    """Writes the table and the keywords, and prints counts and problems of all photos."""
     num_photos = num_labels = num_empty = 0
     for _, labels in tqdm(written.derive(), desc="write", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5):
         num_photos += 1
         num_labels += len(labels)
         num_empty += not labels
     problems = written.problems()
-    listed = [f"{printable(name)}: {problem}" for name, problem in itertools.islice(problems, _LISTED)]
-    more = sum(1 for _ in problems)
-    told = "".join(f"\n  {line}" for line in listed) + (f"\n  and {more:,} more" if more else "")
+    lines = [f"\n  {printable(name)}: {problem}" for name, problem in itertools.islice(problems, _LISTED)]
+    num_problems = len(lines) + sum(1 for _ in problems)
+    if num_problems > _LISTED:
+        lines.append(f"\n  and {num_problems - _LISTED:,} more")
     if not num_photos:
-        raise InputError(f"none of the {len(listed) + more:,} photos can be read:{told}")
-    if listed:
-        print(f"{format_count(len(listed) + more, 'photo')} with problems, see {PROBLEMS}:{told}", file=sys.stderr)
+        raise InputError(f"none of the {num_problems:,} photos can be read:{''.join(lines)}")
+    if lines:
+        print(f"{format_count(num_problems, 'photo')} with problems, see {PROBLEMS}:{''.join(lines)}", file=sys.stderr)
     mean = num_labels / num_photos
     print(f"{format_count(num_photos, 'photo')} annotated, {mean:.2f} labels a photo, {num_empty:,} without any")
 
 
-def _continuing(arguments: argparse.Namespace) -> str:
+def _same_command(arguments: argparse.Namespace) -> str:
     return "the same command without --force" if arguments.force else "the same command"
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    check_model_arguments(arguments)
-    if arguments.num_workers < 0:
-        raise InputError(f"--num_workers must be 0, for threads, or more, not {arguments.num_workers}")

@@ -1,90 +1,83 @@
-"""Keywords of images, a JSON file each, as arrays of word ids for image search."""
+"""Encode keywords of images, one JSON file per image, as arrays of word ids for image search.
+
+    aia keywords --layout folder --keywords annotated/keywords --output records
+    aia keywords --layout coco --keywords keywords --list dataset.json --output records
+
+FOLDER holds files {"tagging": {"keywords": [...]}}. DIR gets keyword_vocabulary.json and, for each split,
+keyword_record_SPLIT.npy, keyword_ranges_SPLIT.npy and keyword_names_SPLIT.json.
+"""
 
 import argparse
 import itertools
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.data.cache import os_errors_as_input_errors
+from aia_jax.cli.flags import Parser
+from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.search.keyword_layouts import KeywordSplit, clickture_split, coco_splits, folder_split
 from aia_jax.data.search.keyword_records import write_keyword_records
 from aia_jax.data.search.keywords import KeywordVocabulary, analyze, read_keywords
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import list_problems
+from aia_jax.utils.messages import MAX_LISTED, list_problems
 
-LAYOUTS = ("clickture", "coco", "folder")
 VOCABULARY = "keyword_vocabulary.json"
+_PATTERNS = "keyword_record_{}.npy", "keyword_ranges_{}.npy", "keyword_names_{}.json"
+_BYTES_PER_IMAGE = 1000  # about: 30 keywords, as words in a temporary file and as ids
 
-_BYTES_PER_IMAGE = 1000  # about: 30 keywords, as words on the way and as ids
-_MAX_LISTED = 20
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `aia keywords`."""
+def add_arguments(parser: Parser) -> None:
+    """Adds the flags of `aia keywords`."""
     parser.add_argument(
         "--layout",
         required=True,
-        choices=LAYOUTS,
-        help="clickture: --list is a .lst, whose lines name files in FOLDER and end with the id; coco: --list is "
-        "dataset.json, FOLDER holds keyword_train and keyword_test; folder: all .json files in FOLDER, by name",
+        choices=("clickture", "coco", "folder"),
+        help="clickture: --list is a .lst whose lines name files in FOLDER and end with the id; coco: --list is "
+        "dataset.json, FOLDER holds keyword_train and keyword_test; folder: all .json files in FOLDER, sorted by name",
     )
+    parser.add_argument("--keywords", required=True, type=Path, metavar="FOLDER", help="keyword files, one per image")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="list of the images, see --layout")
     parser.add_argument(
-        "--keywords",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help='files {"tagging": {"keywords": [...]}}, one an image',
+        "--split", metavar="NAME", help="part of the file names; the default is the list's name, or all"
     )
-    parser.add_argument("--list", type=Path, metavar="FILE", help="which images there are, see --layout")
-    parser.add_argument("--split", metavar="NAME", help="in the names of the files; the default is the list's, or all")
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help=f"gets {VOCABULARY} and, for each split, keyword_record_SPLIT.npy, keyword_ranges_SPLIT.npy and "
-        "keyword_names_SPLIT.json",
-    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the arrays")
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
-        "--vocabulary", type=Path, metavar="FILE.json", help="of another run; the default is that of these images"
+        "--vocabulary",
+        type=Path,
+        metavar="FILE.json",
+        help="an existing vocabulary; the default is built from the images",
     )
     words.add_argument(
         "--min_count", type=int, default=6, metavar="N", help="leave out words of fewer images; the default is 6"
     )
-    parser.add_argument("--force", action="store_true", help="replace outputs that are there")
+    parser.add_argument("--force", action="store_true", help="replace existing outputs")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes vocabulary, records, ranges and names, all or none, and prints what they hold.
+    """Writes vocabulary, records, ranges and names, all or none, and prints a summary.
 
     Raises:
-        InputError: flags that do not go together, keywords, list, vocabulary or output that cannot be used.
+        InputError: flags that do not go together, or keywords, list, vocabulary or output that cannot be used.
     """
     output = arguments.output
     splits = _splits(arguments)
     vocabulary = KeywordVocabulary.load(arguments.vocabulary) if arguments.vocabulary else None
-    targets = _targets(output, splits, vocabulary, arguments.force)
-    num_bytes = _BYTES_PER_IMAGE * sum(map(len, splits))
-    with exit_on_sigterm(), os_errors_as_input_errors(output, num_bytes, "--output names another place"):
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".keywords.", dir=output) as temporary:
-            whole = Path(temporary)
-            words = {split.name: whole / f"{split.name}.words" for split in splits}
+    keep_vocabulary = _check_outputs(output, splits, vocabulary, arguments.force)
+    with staged_output(output, _BYTES_PER_IMAGE * sum(map(len, splits))) as folder:
+        with TemporaryDirectory(dir=folder) as temporary:
+            words = {split.name: Path(temporary) / split.name for split in splits}
             _gather(splits, words)
             if vocabulary is None:
                 documents = itertools.chain.from_iterable(map(_read_words, words.values()))
                 vocabulary = KeywordVocabulary.fit(documents, arguments.min_count)
-            vocabulary.save(whole / VOCABULARY)
-            lines = [_write(split, words[split.name], vocabulary, whole) for split in splits]
-            for target in targets:
-                (whole / target.name).replace(target)
+            lines = [_write(split, words[split.name], vocabulary, folder) for split in splits]
+        if not keep_vocabulary:
+            vocabulary.save(folder / VOCABULARY)
     print("\n".join(lines))
     print(f"{len(vocabulary):,} words in the vocabulary; written to {output}")
 
@@ -94,11 +87,10 @@ def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
     if arguments.min_count < 1:
         raise InputError(f"--min_count must be at least 1, found {arguments.min_count}")
     if not folder.is_dir():
-        raise InputError(f"--keywords {folder} is {'no folder' if folder.exists() else 'not there'}")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} is a file; name a folder")
+        raise InputError(f"--keywords {folder} {'is no folder' if folder.exists() else 'does not exist'}")
+    check_output_folder(output)
     if (listed is None) != (layout == "folder"):
-        needed = "takes no --list" if listed else "needs --list, the file that says which images there are"
+        needed = "takes no --list" if listed else "needs --list, the file that lists the images"
         raise InputError(f"--layout {layout} {needed}")
     if layout == "coco":
         if arguments.split:
@@ -114,33 +106,26 @@ def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
     return (folder_split(folder, name),)
 
 
-def _targets(
+def _check_outputs(
     output: Path, splits: Sequence[KeywordSplit], vocabulary: KeywordVocabulary | None, force: bool
-) -> list[Path]:
-    """The files to write; records that are there for other splits stay of use."""
-    own = [output / pattern.format(split.name) for split in splits for pattern in _patterns()]
-    others = sorted(set(output.glob("keyword_record_*.npy")) - set(own))
+) -> bool:
+    """Checks that no other split depends on a file to be replaced; whether the vocabulary in `output` is kept."""
+    own = [pattern.format(split.name) for split in splits for pattern in _PATTERNS]
+    others = sorted({path.name for path in output.glob("keyword_record_*.npy")} - set(own))
     path = output / VOCABULARY
     if vocabulary is None and others:
-        raise InputError(f"{others[0]} needs {path} as it is: use it with --vocabulary, or name another --output")
-    if vocabulary is None or not path.exists():
-        own.append(path)
-    elif KeywordVocabulary.load(path).words != vocabulary.words:
+        raise InputError(
+            f"{output / others[0]} needs {path} as it is: use it with --vocabulary, or name another --output"
+        )
+    keep = vocabulary is not None and path.exists()
+    if keep and KeywordVocabulary.load(path).words != vocabulary.words:
         raise InputError(f"{path} has other words than --vocabulary {vocabulary.name}; name another --output")
-    for target in own:
-        if target.is_dir():
-            raise InputError(f"{target} is a folder; name another --output")
-        if target.exists() and not force:
-            raise InputError(f"{target} is there already; --force replaces it, --output names another place")
-    return own
-
-
-def _patterns() -> tuple[str, str, str]:
-    return "keyword_record_{}.npy", "keyword_ranges_{}.npy", "keyword_names_{}.json"
+    check_output_folder(output, own if keep else [*own, VOCABULARY], force=force)
+    return keep
 
 
 def _gather(splits: Sequence[KeywordSplit], words: dict[str, Path]) -> None:
-    """Reads every keyword file once and writes its words as a line; files that cannot be used are told together."""
+    """Reads every keyword file once and writes its words as a line; the error lists all files that cannot be used."""
     problems, num_problems, total = [], 0, sum(map(len, splits))
     with tqdm(total=total, desc="keywords", unit="file", mininterval=0.5, dynamic_ncols=True) as bar:
         for split in splits:
@@ -150,10 +135,10 @@ def _gather(splits: Sequence[KeywordSplit], words: dict[str, Path]) -> None:
                         file.write(" ".join(analyze(read_keywords(path))) + "\n")
                     except InputError as error:
                         num_problems += 1
-                        if num_problems <= _MAX_LISTED:
+                        if num_problems <= MAX_LISTED:  # millions of files may be missing
                             problems.append(str(error))
                     bar.update()
-    if num_problems:
+    if problems:
         which = ", such as" if num_problems > len(problems) else ""
         raise InputError(
             f"{num_problems:,} of {total:,} keyword files cannot be used; nothing was written. An image without "
@@ -168,8 +153,8 @@ def _read_words(path: Path) -> Iterator[list[str]]:
 
 
 def _write(split: KeywordSplit, words: Path, vocabulary: KeywordVocabulary, folder: Path) -> str:
-    """Writes the files of a split; a line about them."""
-    record, ranges, names = (folder / pattern.format(split.name) for pattern in _patterns())
+    """Writes the files of a split; returns a line for the summary."""
+    record, ranges, names = (folder / pattern.format(split.name) for pattern in _PATTERNS)
     encoded = map(vocabulary.encode, _read_words(words))
     found = write_keyword_records(record, ranges, zip(split.ids.tolist(), encoded, strict=True), split.num_ids)
     _write_names(names, split)
@@ -184,7 +169,7 @@ def _write(split: KeywordSplit, words: Path, vocabulary: KeywordVocabulary, fold
 
 
 def _write_names(path: Path, split: KeywordSplit) -> None:
-    """`{name: id}` in the order of the record, a line each."""
+    """Writes `{name: id}` in the order of the record, one per line."""
     with path.open("w", encoding="utf-8") as file:
         separator = "{\n"
         for name, number in zip(split.names, split.ids.tolist(), strict=True):

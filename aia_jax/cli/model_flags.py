@@ -1,39 +1,56 @@
-"""Flags that name a trained annotator and its thresholds, for `aia annotate` and `aia export`."""
+"""Flags that several commands share: a trained annotator with its thresholds, and a folder of photos."""
 
 import argparse
 from pathlib import Path
 
+from aia_jax.cli.flags import Parser, not_negative, positive
 from aia_jax.utils.errors import InputError
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that name an annotator and its thresholds."""
-    model = parser.add_mutually_exclusive_group(required=True)
+def add_model_arguments(parser: Parser) -> None:
+    """Adds the flags of an annotator and its thresholds."""
+    group = parser.add_argument_group("model")
+    model = group.add_mutually_exclusive_group(required=True)
     model.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="folder of an annotation run, whose best epoch counts"
+        "--workdir", type=Path, metavar="DIR", help="folder of an annotation run; its best epoch is used"
     )
     model.add_argument("--weights", metavar="FILE", help="PyTorch or safetensors file; needs --config")
-    parser.add_argument("--config", metavar="CONFIG", help="of --weights; --config.field=value overrides")
-    parser.add_argument(
+    group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")
+    group.add_argument(
         "--labels",
         type=Path,
         metavar="FILE",
-        help="of --weights: its labels, one a line or JSON with `labels`; the default are those of the config's data",
+        help="labels of --weights, one per line or JSON with `labels`; the default is the labels of the config's data",
     )
-    limits = parser.add_mutually_exclusive_group()
-    limits.add_argument("--threshold", type=float, metavar="T", help="labels that score above it count")
+    limits = group.add_mutually_exclusive_group()
+    limits.add_argument("--threshold", type=float, metavar="T", help="a label is chosen if its score is above T")
     limits.add_argument(
         "--thresholds",
         type=Path,
         metavar="FILE.json",
-        help="one for each label; the default is thresholds.json of the workdir, else config.eval.threshold (0.5)",
+        help="a threshold for each label; the default is thresholds.json of the workdir, else config.eval.threshold",
     )
 
 
 def check_model_arguments(arguments: argparse.Namespace) -> None:
-    """Raises InputError on flags of `add_model_arguments` that do not go together."""
+    """Raises InputError for flags of `add_model_arguments` that do not go together."""
     for flag in ("config", "labels"):
         if arguments.workdir and getattr(arguments, flag):
             raise InputError(f"--{flag} belongs to --weights; a workdir has its own")
     if arguments.weights and not arguments.config:
         raise InputError("--weights needs --config, which says what model the file holds")
+
+
+def add_photo_arguments(parser: Parser) -> None:
+    """Adds the folder of photos, and how many are computed and decoded at once."""
+    parser.add_argument(
+        "--images",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="photos, in subfolders too; hidden files are ignored",
+    )
+    parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos per batch; default: 32")
+    parser.add_argument(
+        "--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos; 0: threads"
+    )

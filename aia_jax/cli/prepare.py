@@ -1,4 +1,10 @@
-"""One of the four public data sets: looks at what is there, downloads what can be, and counts."""
+"""Download one of the four public data sets, check it and count its images and labels.
+
+    aia prepare corel5k --root datasets
+
+The photos of corel5k, espgame and iaprtc12 come from Kaggle through the package kagglehub, those of vg500 from Visual
+Genome (15 GB, and as much again unpacked).
+"""
 
 import argparse
 import signal
@@ -7,7 +13,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import positive
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS
 from aia_jax.data.annotation.datasets import load_split
 from aia_jax.data.cache import os_errors_as_input_errors
@@ -18,38 +24,33 @@ from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import exclusive_lock
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `aia prepare`."""
+def add_arguments(parser: Parser) -> None:
+    """Adds the flags of `aia prepare`."""
     folders = ", ".join(f"{FOLDERS[name]}/" for name in PUBLIC_DATASETS)
-    parser.add_argument(
-        "dataset",
-        choices=PUBLIC_DATASETS,
-        help="the photos of corel5k, espgame and iaprtc12 come from Kaggle through the package kagglehub, those of "
-        "vg500 from Visual Genome (15 GB, and as much again unpacked)",
-    )
+    parser.add_argument("dataset", choices=PUBLIC_DATASETS, help="name of the data set")
     parser.add_argument(
         "--root",
         type=Path,
         default=Path("datasets"),
         metavar="FOLDER",
-        help=f"holds {folders}, as --config.data.root; the default is datasets",
+        help=f"folder of {folders}, as config.data.root; the default is datasets",
     )
-    parser.add_argument("--check", action="store_true", help="only look and count: no download, nothing is written")
+    parser.add_argument("--check", action="store_true", help="only check and count; download and write nothing")
     parser.add_argument(
         "--image_size",
         type=positive,
         metavar="S",
-        help="then make the copy of S x S pixels that training would make at its first start; --root must be written "
-        "as its --config.data.root",
+        help="also make the copy of S x S pixels that the first training would make; --root must be written as "
+        "--config.data.root will be",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Brings what is missing and tells what is there.
+    """Downloads missing files and prints what is there.
 
     Raises:
-        InputError: the data set is not complete, with what belongs where; or the photos cannot be resized.
-        Interrupted: by Ctrl-C; what came stays.
+        InputError: the data set is not complete, with the files that are missing; or the photos cannot be resized.
+        Interrupted: after Ctrl-C; downloaded files are kept.
     """
     dataset, root = PUBLIC_DATASETS[arguments.dataset], arguments.root
     if arguments.check and arguments.image_size:
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         found = inspect_dataset(root, dataset)
         print(found.report(), flush=True)
         if not arguments.check and not found.is_complete:
-            found = _bring(root, dataset, found)
+            found = _download(root, dataset, found)
             print(found.report(), flush=True)
         _require_complete(dataset, found)
         print(f"complete, as published; --config.data.root={root}{_superfluous(found)}")
@@ -66,8 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
             _resize(dataset, root, arguments.image_size)
 
 
-def _bring(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
-    """What is there after all that could be had was brought."""
+def _download(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
+    """Downloads what it can; returns what is there then."""
     downloads = found.folder / DOWNLOADS
     try:
         with os_errors_as_input_errors(downloads, None, "--root names another place"):
@@ -82,7 +83,7 @@ def _bring(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
     except InputError as error:
         raise InputError(f"{error}{_by_hand(dataset, found)}") from None
     except KeyboardInterrupt:
-        message = f"interrupted; what came is kept in {found.folder}, and the same command continues"
+        message = f"interrupted; downloaded files are kept in {found.folder}, and the same command continues"
         raise Interrupted(signal.SIGINT, message) from None
     return inspect_dataset(root, dataset)
 
@@ -99,7 +100,7 @@ def _by_hand(dataset: PublicDataset, found: Inspection) -> str:
 
 
 def _superfluous(found: Inspection) -> str:
-    """What may go now."""
+    """Names the downloads that may be removed."""
     downloads = found.folder / DOWNLOADS
     num_bytes = sum(path.stat().st_size for path in downloads.glob("*.zip"))
     return f"\n{downloads} ({num_bytes / 1e9:,.1f} GB) is no longer needed and may be removed" if num_bytes else ""

@@ -1,4 +1,9 @@
-"""Search a folder of your own photos in words."""
+"""Search the photos of a folder by words.
+
+    aia search --workdir runs/amc --images photos "red boat" --html found.html
+
+The index of the photos is updated first: new and changed photos are computed, removed ones are dropped.
+"""
 
 import argparse
 import hashlib
@@ -10,7 +15,8 @@ from pathlib import Path
 
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import not_negative, positive
+from aia_jax.cli.flags import Parser, not_negative, positive
+from aia_jax.cli.model_flags import add_photo_arguments
 from aia_jax.data.cache import cache_root, os_errors_as_input_errors
 from aia_jax.data.image_decoding import thumbnail
 from aia_jax.data.photo_folder import read_photos
@@ -24,33 +30,31 @@ from aia_jax.utils.messages import format_count, printable
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320
-_LISTED = 5  # photos that cannot be used
+_LISTED = 5  # unreadable photos
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `aia search`."""
+def add_arguments(parser: Parser) -> None:
+    """Adds the flags of `aia search`."""
     parser.add_argument(
-        "queries", nargs="*", metavar="QUERY", help='such as "red boat"; without any they are asked for'
+        "queries", nargs="*", metavar="QUERY", help='such as "red boat"; the default is to read queries, one per line'
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of a search run (configs/amc.py)")
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, searched recursively")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of a search run")
+    add_photo_arguments(parser)
     parser.add_argument("--annotator", default="", metavar="DIR", help="its run; the default is the search run's own")
-    parser.add_argument("--index", type=Path, metavar="DIR", help="where the index lies; the default is in the cache")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index; the default is in the cache")
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; the default is 10")
     parser.add_argument(
         "--shortlist",
         type=not_negative,
         default=1000,
         metavar="N",
-        help="photos that the whole model scores, chosen by it without visual attention; 0: all; the default is 1000",
+        help="photos that the full model scores, chosen by it without visual attention; 0: all; the default is 1000",
     )
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the photos found (one query)")
-    parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos computed at once")
-    parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Brings the index of the folder up to date, then prints what each query finds.
+    """Updates the index of the folder, then prints the photos that each query finds.
 
     Raises:
         InputError: run, photos, index or query that cannot be used.
@@ -58,37 +62,36 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")
     if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
-        raise InputError(f"--html {arguments.html} names no file in a folder that is there")
+        raise InputError(f"--html {arguments.html} names no file in an existing folder")
     enable_compilation_cache()
     search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
-        search.encode(query)  # told before any photo is read
-    path = arguments.index or _index_place(arguments.images, search.digest)
+        search.encode(query)  # reports unknown words before the photos are read
+    path = arguments.index or _index_folder(arguments.images, search.digest)
     index = PhotoIndex(path, arguments.images, search.digest)
-    advice = "--index names another place"
-    with exit_on_sigterm(), os_errors_as_input_errors(path, None, advice):
+    with exit_on_sigterm(), os_errors_as_input_errors(path, None, "--index names another place"):
         size = search.annotator.image_size
         read = partial(read_photos, size=size, num_workers=arguments.num_workers, upright=True)
         update = index.update(read, search.compute, search.annotator.batch_size)
-    _tell(update, index, path)
+    _print_update(update, index, path)
     names, parts = index.names, index.parts()
-    for query in arguments.queries or _asked(search):
+    for query in arguments.queries or _read_queries(search):
         start = time.perf_counter()
         if unknown := unknown_words(query, search.vocabulary):
             print(f"not known: {', '.join(unknown)}", file=sys.stderr)
         found = search.search(query, parts, count=arguments.top, shortlist=arguments.shortlist)
-        _print(query, found, names, time.perf_counter() - start)
+        _print_hits(query, found, names, time.perf_counter() - start)
         if arguments.html:
             write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)), title=query)
             print(f"written to {arguments.html}")
 
 
-def _index_place(folder: Path, digest: str) -> Path:
+def _index_folder(folder: Path, digest: str) -> Path:
     place = hashlib.sha256(f"{folder.resolve()} {digest}".encode(errors="surrogateescape")).hexdigest()[:12]
     return cache_root("") / "indexes" / f"{folder.resolve().name}-{place}"
 
 
-def _tell(update: Update, index: PhotoIndex, path: Path) -> None:
+def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:
     if update.rebuilt:
         print(f"the index in {path} was made anew: {update.rebuilt}", flush=True)
     changes = f"{update.new:,} new, {update.changed:,} changed, {update.gone:,} gone"
@@ -99,8 +102,8 @@ def _tell(update: Update, index: PhotoIndex, path: Path) -> None:
         print(f"{len(update.problems):,} cannot be used and are left out:{''.join(listed)}{more}", file=sys.stderr)
 
 
-def _asked(search: PhotoSearch) -> Iterator[str]:
-    """Queries from a terminal or a pipe, one a line; one of unknown words is told and the next asked for."""
+def _read_queries(search: PhotoSearch) -> Iterator[str]:
+    """Reads queries from a terminal or a pipe, one per line; reports those without a known word."""
     terminal = sys.stdin.isatty()
     while True:
         try:
@@ -119,11 +122,11 @@ def _asked(search: PhotoSearch) -> Iterator[str]:
         yield query
 
 
-def _print(query: str, found: SearchResult, names: Sequence[str], seconds: float) -> None:
+def _print_hits(query: str, found: SearchResult, names: Sequence[str], seconds: float) -> None:
     print(f"\n“{query}”  ({format_count(len(names), 'photo')} in {seconds:.2f} s)\n      score  map / keywords  file")
     for place, row in enumerate(found.rows):
         visual, keyword = found.weights[place]
-        words = "  ".join(f"{word} {share:.2f}" for word, share in found.keywords[place][:_KEYWORDS_SHOWN])
+        words = "  ".join(f"{word} {weight:.2f}" for word, weight in found.keywords[place][:_KEYWORDS_SHOWN])
         split = f"{visual:.2f} / {keyword:.2f}"
         print(
             f"{place + 1:4}  {found.scores[place]:5.3f}  {split:>14}  {printable(names[row])}  {words and f'[{words}]'}"

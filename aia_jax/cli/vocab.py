@@ -1,27 +1,31 @@
-"""A vocabulary from captions, in SCAN's JSON."""
+"""Build a vocabulary from captions, in SCAN's JSON.
+
+aia vocab train_caps.txt --output vocab/mine_precomp_vocab.json
+"""
 
 import argparse
 from pathlib import Path
 
+from aia_jax.cli.flags import Parser
 from aia_jax.data.vocabulary import Vocabulary, read_captions, word_counts
 from aia_jax.utils.errors import InputError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `aia vocab`."""
-    parser.add_argument("captions", nargs="+", type=Path, metavar="CAPTIONS", help="text files, one caption a line")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="write the vocabulary here")
+def add_arguments(parser: Parser) -> None:
+    """Adds the flags of `aia vocab`."""
+    parser.add_argument("captions", nargs="+", type=Path, metavar="CAPTIONS", help="text files, one caption per line")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file for the vocabulary")
     parser.add_argument(
-        "--min_count", type=int, default=4, metavar="N", help="leave out words that occur less often; the default is 4"
+        "--min_count", type=int, default=4, metavar="N", help="leave out words that occur less often; default: 4"
     )
     parser.add_argument("--force", action="store_true", help="overwrite the output")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Builds the vocabulary, writes it and prints what it covers.
+    """Builds the vocabulary, writes it and prints the fraction of tokens that it covers.
 
     Raises:
-        InputError: captions that cannot be read, no word that occurs so often, or an output that must not be written.
+        InputError: captions that cannot be read, no word that occurs so often, or an output that cannot be written.
     """
     output = arguments.output
     if output.is_dir():

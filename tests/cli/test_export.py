@@ -158,7 +158,7 @@ def test_a_fixed_batch_in_bfloat16_for_one_platform(run, tmp_path, capsys):
 @pytest.mark.parametrize("options", [(), ("--batch", "2", "--dtype", "bfloat16")])
 def test_a_platform_that_is_not_here_is_told(options, run, tmp_path, capsys):
     assert run("--platforms", "tpu,cuda", *options) == 0
-    assert " s, not tried: this machine has none of tpu, cuda" in capsys.readouterr().out
+    assert " s, not run: this machine has none of tpu, cuda" in capsys.readouterr().out
     told = json.loads((tmp_path / "out" / "model.json").read_text())["files"]["model.stablehlo"]
     assert (told["platforms"], told["max_difference"]) == (["tpu", "cuda"], None)
 
@@ -180,7 +180,7 @@ def test_a_model_that_is_there_is_replaced_if_told_so(run, tmp_path, capsys):
     for name in NAMES:
         (output / name).write_bytes(b"old")
     assert run("--platforms", "tpu") == 2
-    assert f"{output} holds model.stablehlo, model.onnx, model.json already; --force repl" in capsys.readouterr().err
+    assert f"{output}/model.stablehlo is there already; --force replaces it" in capsys.readouterr().err
     assert run("--platforms", "tpu", "--force") == 0
     assert sorted(path.name for path in output.iterdir()) == ["model.json", "model.stablehlo"]
     assert json.loads((output / "model.json").read_text())["labels"] == list(scenes.LABELS)
@@ -232,9 +232,9 @@ def test_models_that_are_not_exported_are_told(run, workdir, tmp_path, capsys):
     search.mkdir()
     (search / "config.json").write_text(json.dumps({"task": "search", "model": {}}))
     assert run(model=["--workdir", str(search)]) == 2
-    assert f"{search} is of config.task='search'; only annotators are exported" in capsys.readouterr().err
+    assert f"{search} has config.task='search'; only annotators are exported" in capsys.readouterr().err
     assert run(model=["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"]) == 2
-    assert "--config is of config.task='retrieval'; only annotators are exported" in capsys.readouterr().err
+    assert "--config has config.task='retrieval'; only annotators are exported" in capsys.readouterr().err
     young = tmp_path / "young"
     (young / "checkpoints").mkdir(parents=True)
     shutil.copy(workdir / "config.json", young)

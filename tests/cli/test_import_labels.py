@@ -147,7 +147,7 @@ def test_splits_of_the_list_are_honoured(import_labels, photos, tmp_path, capsys
     test = read_annotations(tmp_path / "mine", "custom", "test")
     assert set(test.image_names) == {name for name, _, split in rows if split == "val"}
     assert import_labels(table, "--force", "--test_fraction", "0.5") == 2
-    assert "tells the splits itself; leave out --test_fraction" in capsys.readouterr().err
+    assert "gives the splits itself; leave out --test_fraction" in capsys.readouterr().err
     table = write_table(tmp_path / "labels.csv", rows[:1], ("image", "label", "split"))
     assert import_labels(table, "--force") == 2
     assert "puts all photos into train; some are needed for test" in capsys.readouterr().err
@@ -184,7 +184,7 @@ def test_all_problems_are_told_together(photos, tmp_path, capsys):
     flags = ["--labels", str(table), "--images", str(folder), "--output", str(tmp_path / "mine")]
     assert main(["import-labels", *flags]) == 2
     error = capsys.readouterr().err
-    assert "error: 9 problem(s) with labels or photos; nothing was written (--skip_bad leaves out what" in error
+    assert "error: 9 problem(s) with labels or photos; nothing was written (--skip_bad leaves these" in error
     for line in (
         "labels.csv:4: repeats the labels of 'ok.png', first at labels.csv:2",
         "labels.csv:5: 'two.png' is in split 'train', at labels.csv:3 in 'test'",
@@ -199,7 +199,7 @@ def test_all_problems_are_told_together(photos, tmp_path, capsys):
         assert f"\n  {line}" in error
     assert not (tmp_path / "mine").exists()
     assert main(["import-labels", *flags, "--skip_bad"]) == 0
-    assert "9 problem(s); what they are about is left out:\n" in capsys.readouterr().err
+    assert "9 problem(s); these rows, photos and labels are left out:\n" in capsys.readouterr().err
     assert labels_of(tmp_path / "mine") == {"ok.png": {"sky"}, "good.png": {"sky"}, "fine.png": {"sea"}}
 
 
@@ -270,7 +270,7 @@ def test_like_takes_vocabulary_and_statistics(import_labels, table, photos, tmp_
 def test_rare_labels_that_take_more_photos_for_testing_are_told(import_labels, photos, tmp_path, capsys):
     rows = [(name, f"pair{number // 2}") for number, name in enumerate(photos[1])]
     assert import_labels(write_table(tmp_path / "labels.csv", rows)) == 0
-    assert "0.50 of the photos are for testing, not 0.2: labels of two photos or more" in capsys.readouterr().out
+    assert "0.50 of the photos are for testing, not 0.2: each label of two photos or more" in capsys.readouterr().out
     assert import_labels(write_table(tmp_path / "labels.csv", [(name, "sky") for name in photos[1]]), "--force") == 0
     assert "for testing, not" not in capsys.readouterr().out
 
@@ -289,12 +289,12 @@ def test_rare_labels_may_be_left_out(import_labels, photos, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--labels", "nothing.csv"], "--labels nothing.csv: no such file or folder"),
-        (["--images", "nothing"], "--images nothing is not there"),
+        (["--images", "nothing"], "--images nothing does not exist"),
         (["--images", "labels.csv"], "--images labels.csv is no folder"),
         (["--output", "labels.csv"], "--output labels.csv is a file; name a folder"),
         (["--labels", "photos", "--images", "photos"], "--images goes with a file of labels"),
         (["--labels", "photos", "--output", "photos/out"], "lies in --labels photos, whose folders are labels"),
-        (["--labels", "a.json", "--separator", ";"], "are of tables, which a.json is not"),
+        (["--labels", "a.json", "--separator", ";"], "go with a table; a.json is none"),
         (["--like", "photos"], "--like photos holds no train.json or test.json"),
         (["--like", "photos", "--min_images", "2"], "--like gives the vocabulary"),
         (["--test_fraction", "0"], "must be above 0 and at most 1, not 0"),
@@ -302,7 +302,7 @@ def test_rare_labels_may_be_left_out(import_labels, photos, tmp_path, capsys):
         (["--labels", "one.csv"], "there is one photo; at least two are needed"),
         (["--labels", "bare.csv"], "no photo has a label"),
         (["--labels", "none.csv"], "no photo can be used"),
-        (["--images", "empty"], "no photo can be used; they are looked for in empty, --images names another folder:"),
+        (["--images", "empty"], "no photo can be used; the photos must be in empty, --images names another folder:"),
     ],
 )
 def test_flags_that_cannot_be_used(photos, table, tmp_path, monkeypatch, capsys, flags, message):

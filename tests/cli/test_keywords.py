@@ -248,14 +248,14 @@ def test_bad_datasets_are_told(here, capsys, document, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--keywords=none"], "--keywords none is not there"),
+        (["--keywords=none"], "--keywords none does not exist"),
         (["--keywords=list.lst"], "--keywords list.lst is no folder"),
         (["--keywords=empty"], "empty holds no keywords; files that end in .json are looked for"),
         (["--output=list.lst"], "--output list.lst is a file; name a folder"),
         (["--output=list.lst/deep"], "cannot be written: Not a directory; --output names another place"),
         (["--output=k/out"], "--output k/out lies in --keywords k, whose .json files are keywords; name another"),
         (["--list=list.lst"], "--layout folder takes no --list"),
-        (["--layout=clickture"], "--layout clickture needs --list, the file that says which images there are"),
+        (["--layout=clickture"], "--layout clickture needs --list, the file that lists the images"),
         (["--layout=coco", "--list=x", "--split=x"], "--layout coco takes no --split, it has train and test"),
         (["--split=a/b"], "--split a/b is part of file names; it must hold no slash"),
         (["--min_count=0"], "--min_count must be at least 1, found 0"),

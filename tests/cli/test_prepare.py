@@ -232,7 +232,7 @@ def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, ca
     with monkeypatch.context() as context:
         context.setattr(archives, "write_bytes", interrupted)
         message = failing(capsys, "vg500", code=130)
-    assert "what came is kept in datasets/VG-500, and the same command continues" in message
+    assert "downloaded files are kept in datasets/VG-500, and the same command continues" in message
     assert images("VG-500") == set(written)
     asked, again = len(server.ranges), []
     monkeypatch.setattr(archives, "write_bytes", lambda path, content: again.append(path.name) or write(path, content))

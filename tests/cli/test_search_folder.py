@@ -148,7 +148,7 @@ def test_an_index_of_another_model_is_made_anew(runs, photos, capsys):
     [
         (["unheard words"], "no word of 'unheard words' is known to"),
         (["red", "blue", "--html", "x.html"], "--html shows one query; give exactly one"),
-        (["red", "--html", "nowhere/x.html"], "--html nowhere/x.html names no file in a folder that is there"),
+        (["red", "--html", "nowhere/x.html"], "--html nowhere/x.html names no file in an existing folder"),
         (["red", "--annotator", "nowhere"], "nowhere"),
         (["red", "--images", "nowhere"], "nowhere is not there; name a folder of photos"),
     ],

@@ -1,0 +1,42 @@
+"""Output folders of commands: checked before the work, and written completely or not at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from aia_jax.cli.exit_codes import exit_on_sigterm
+from aia_jax.data.cache import check_room, os_errors_as_input_errors
+from aia_jax.utils.errors import InputError
+
+
+def check_output_folder(folder: Path, files: Sequence[str] = (), *, force: bool = False) -> None:
+    """Raises InputError if `--output` is no folder, or holds one of `files` and `--force` was not given."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder} is a file; name a folder")
+    for path in (folder / name for name in files):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name another --output")
+        if path.exists() and not force:
+            raise InputError(f"{path} is there already; --force replaces it, --output names another place")
+
+
+@contextlib.contextmanager
+def staged_output(folder: Path, num_bytes: int | None = None) -> Iterator[Path]:
+    """Gives a temporary folder; its files move to `folder` at the end, unless an error or a signal ends the block.
+
+    Args:
+        folder: created if necessary.
+        num_bytes: about how much is written, to check the free space; None: unknown.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full.
+    """
+    with exit_on_sigterm(), os_errors_as_input_errors(folder, num_bytes, "--output names another place"):
+        folder.mkdir(parents=True, exist_ok=True)
+        check_room(folder, num_bytes or 0)
+        with tempfile.TemporaryDirectory(prefix=".aia.", dir=folder) as temporary:
+            yield Path(temporary)
+            for name in sorted(os.listdir(temporary)):
+                (Path(temporary) / name).replace(folder / name)

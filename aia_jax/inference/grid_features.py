@@ -1,0 +1,74 @@
+"""Grid features of a backbone: the cells of its last feature map, for image-text retrieval."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from aia_jax.data.feature_cache import weights_digest
+from aia_jax.models.annotator import build_annotator
+from aia_jax.models.backbones import build_backbone
+from aia_jax.tasks import AnnotationTask
+from aia_jax.training import sharding
+from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
+from aia_jax.training.step import make_predict_step
+from aia_jax.utils.errors import InputError
+from aia_jax.weights.load import load_arrays, model_shapes
+
+
+class GridFeatureExtractor:
+    """The backbone of an annotation config: uint8 `[batch_size, S, S, 3]` to float32 `[batch_size, h, w, F]`.
+
+    Args:
+        config: config of an annotation task.
+        weights: see `weights.load.load_arrays`.
+        batch_size: rounded up to a multiple of the number of devices.
+
+    Attributes:
+        grid: h, w, F.
+        facts: facts that determine the features, for a JSON file.
+
+    Raises:
+        InputError: a config of another task, or weights that do not fit it.
+    """
+
+    def __init__(self, config: ConfigDict, weights: str, batch_size: int):
+        if config.get("task") != "annotation":
+            raise InputError(f"config.task={config.get('task')!r}: features need the config of an annotation task")
+        task = AnnotationTask(config)
+        shapes = model_shapes(lambda rngs: build_annotator(config.model, 1, rngs=rngs), backbone_only=True)
+        arrays = load_arrays(weights, config, shapes, {})
+        self._mesh = sharding.data_mesh()
+        self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
+        graphdef, abstract = abstract_weights(lambda rngs: build_backbone(config.model, rngs=rngs), self._mesh)
+        own = {path.removeprefix("backbone."): array for path, array in arrays.items()}
+        self._weights = sharding.put_replicated(replace_arrays(select_weights(abstract, "raw"), own), self._mesh)
+        self._step = make_predict_step(graphdef, task.extract, self._mesh)
+        size = config.data.image_size
+        images = jax.ShapeDtypeStruct((self.batch_size, size, size, 3), np.uint8)
+        self.grid = jax.eval_shape(self._step, self._weights, {"image": images})["features"].shape[1:]
+        self.facts = _facts(task, weights, weights_digest(arrays), self.grid)
+
+    def __call__(self, images: np.ndarray) -> jax.Array:
+        return self._step(self._weights, sharding.put_batch({"image": images}, self._mesh))["features"]
+
+
+def _facts(task: AnnotationTask, weights: str, digest: str, grid: tuple[int, int, int]) -> dict[str, Any]:
+    model, data = task.config.model, task.config.data
+    height, width, channels = grid
+    return {
+        "statement": (
+            f"These are grid features of {model.backbone}: the {height} x {width} cells of its last map at "
+            f"{data.image_size} px. They are not the region features of the bottom-up-attention detector, which the "
+            "published results of SGRAF and VSL use; results with them are not comparable with those results."
+        ),
+        "backbone": model.backbone,
+        "image_size": data.image_size,
+        "channel_stats": task.channel_stats,
+        "native_padding": model.native_padding,
+        "computed_in": model.dtype,
+        "weights": {"source": weights, "digest": digest},
+        "grid": [height, width],
+        "num_features": channels,
+    }
