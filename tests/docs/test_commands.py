@@ -25,13 +25,14 @@ class Parsed(BaseException):
     """Raised instead of running a command; not an Exception, so that no command catches it."""
 
 
-def without_foreign_commands(text):
-    """The text without the cells of a table's column "theirs", which holds commands of other repositories."""
+def read(page):
+    """Reads a page without the table columns "theirs" and "before", which name commands and modules of other code."""
     lines, column = [], None
-    for line in text.splitlines():
+    for line in page.read_text().splitlines():
         cells = re.split(r"(?<!\\)\|", line)
         names = [cell.strip() for cell in cells]
-        column = (names.index("theirs") if "theirs" in names else column) if line.startswith("|") else None
+        found = next((names.index(name) for name in ("theirs", "before") if name in names), column)
+        column = found if line.startswith("|") else None
         lines.append("|".join(cells[:column] + cells[column + 1 :]) if column else line)
     return "\n".join(lines)
 
@@ -57,7 +58,7 @@ def arguments(command):
 
 
 def all_commands():
-    texts = {str(page.relative_to(ROOT)): without_foreign_commands(page.read_text()) for page in PAGES}
+    texts = {str(page.relative_to(ROOT)): read(page) for page in PAGES}
     for path in MODULES:
         texts[str(path.relative_to(ROOT))] = ast.get_docstring(ast.parse(path.read_text())) or ""
     return [(name, *command) for name, text in texts.items() for command in dict.fromkeys(printed_commands(text))]
@@ -128,7 +129,7 @@ def test_links_of_the_pages_lead_somewhere():
 
 def test_files_and_modules_that_the_pages_name_exist():
     for page in [page for page in PAGES if page.name != "performance.md"]:
-        text = re.sub(r"^(\| `)(aia_jax\.|configs/common).*? \|", r"\1", page.read_text(), flags=re.MULTILINE)
+        text = read(page)
         for path in re.findall(r"`((?:aia_jax|benchmarks|configs|docs|tests|\.ci)/[\w./*-]+)`", text):
             assert list(ROOT.glob(path)), f"{page.name}: {path}"
         for name in re.findall(r"`(aia_jax(?:\.\w+)+)`", text):
