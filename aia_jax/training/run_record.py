@@ -1,4 +1,4 @@
-"""What a workdir says of its run: the saved steps, the resolved config, the package versions and the devices."""
+"""Records in a workdir: saved steps, config, package versions and devices."""
 
 import contextlib
 import importlib.metadata
@@ -22,13 +22,13 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ten
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the whole checkpoints in a workdir, rising; those that a kill left half-written do not count."""
+    """Steps of the checkpoints in a workdir, in increasing order, without incomplete checkpoints of killed runs."""
     folder = Path(workdir) / "checkpoints"
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def package_versions(*others: str) -> dict[str, str]:
-    """Versions of those packages the numbers depend on that are installed, and of `others`."""
+    """Versions of the installed packages that influence results, and of `others`."""
     found = {}
     for name in (*_PACKAGES, *others):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -37,7 +37,7 @@ def package_versions(*others: str) -> dict[str, str]:
 
 
 def write_record(workdir: Path, config: ConfigDict) -> None:
-    """`config.json` and `environment.json`, by process 0."""
+    """Writes `config.json` and `environment.json`; only process 0 does so."""
     if jax.process_index():
         return
     write_json(workdir / "config.json", config.to_dict())
@@ -55,7 +55,7 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def hint_trained_root(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Adds to an InputError about `config.data.root` the one that the run in `workdir` was trained with, if another."""
+    """Adds the `config.data.root` of the run in `workdir` to an InputError about another `config.data.root`."""
     try:
         yield
     except InputError as error:
@@ -70,10 +70,19 @@ def hint_trained_root(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
 
 def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...] = ()) -> None:
-    """Raises InputError, listing the fields that differ (but the `free` ones), if `workdir` holds another run."""
+    """Checks that `config` may continue or evaluate the run in `workdir`.
+
+    Args:
+        workdir: without checkpoints, any config is allowed.
+        config: of the new command.
+        free: fields that may differ in addition to those that are resumable.
+
+    Raises:
+        InputError: other fields differ; the message lists them with both values.
+    """
     path = workdir / "config.json"
     if not path.exists() or not saved_steps(workdir):
-        return  # nothing was saved yet: a first attempt that failed binds nobody
+        return
     try:
         written = flatten(json.loads(path.read_text()))
     except json.JSONDecodeError as error:

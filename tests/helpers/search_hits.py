@@ -7,8 +7,6 @@ import numpy as np
 from aia_jax.report.search import SearchHit
 from tests.helpers.pictures import GREEN
 
-UNUSUAL = "<b>\"$x_1$\" & '日本'</b><script>alert(1)</script>"
-
 
 def hit(shape: tuple[int, int] = (30, 40), **changes: Any) -> SearchHit:
     """A hit with a green photo of this height and width."""

@@ -1,10 +1,7 @@
-import json
-
 import pytest
 from matplotlib.axes import Axes
 
 from aia_jax.report.curves import draw_curves
-from aia_jax.training.metric_writer import MetricWriter, read_metrics
 from tests.helpers.pictures import pixels
 
 
@@ -45,22 +42,3 @@ def test_loss_learning_rate_and_metric_are_plotted_and_the_best_epoch_is_marked(
 def test_plots_without_records_say_so(tmp_path, written, given, empty):
     draw_curves(tmp_path / "curves.png", given, "f1", best=(1, "raw"))
     assert written.count("no records") == empty
-
-
-def test_records_of_a_killed_and_continued_run_are_read(tmp_path):
-    with MetricWriter(tmp_path) as writer:
-        writer.write(1, "train", {"loss": 3.0})
-        writer.write(2, "train", {"loss": 2.0})
-    lines = tmp_path / "metrics.jsonl"
-    again = json.dumps({"step": 2, "kind": "train", "loss": 1.5})
-    lines.write_text(
-        lines.read_text() + '{"step": 4, "kin\n[]\n{"kind": "train"}\n' + again + '\n{"step": 3, "kind": "tr'
-    )
-    assert read_metrics(tmp_path) == [
-        {"step": 1, "kind": "train", "loss": 3.0},
-        {"step": 2, "kind": "train", "loss": 1.5},
-    ]
-    lines.write_bytes(b"\xff\xfe\n" + lines.read_bytes())
-    assert len(read_metrics(tmp_path)) == 2
-    lines.unlink()
-    assert read_metrics(tmp_path) == []

@@ -4,9 +4,10 @@ import pytest
 from aia_jax.report.figures import FALSE_ALARM, HIT
 from aia_jax.report.search import KEYWORDS, VISUAL, draw_roc, draw_search
 from tests.helpers.pictures import GREEN, count_runs, ink, pixels
-from tests.helpers.search_hits import UNUSUAL, hit
+from tests.helpers.search_hits import hit
 
 CURVE = np.linspace(0, 1, 9)
+UNUSUAL = "<b>\"$x_1$\" & '日本'</b><script>alert(1)</script>"
 
 
 @pytest.mark.parametrize(("counts", "columns", "rows"), [((1,), 1, 1), ((3, 2), 3, 2), ((10,), 5, 2), ((2, 0), 2, 1)])

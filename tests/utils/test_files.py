@@ -1,7 +1,6 @@
-"""JSON of others: whole, or refused with what is wrong and where."""
-
 import json
 import math
+import os
 import re
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import check_writable, read_json
+from aia_jax.utils.files import atomic_path, check_writable, list_files, read_json, write_bytes, write_json
 from tests.soak import plain
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
@@ -33,7 +32,7 @@ def _same(one, other) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(VALUES, st.booleans())
-def test_what_is_written_is_read(tmp_path_factory, value, as_ascii):
+def test_written_json_is_read(tmp_path_factory, value, as_ascii):
     path = tmp_path_factory.getbasetemp() / "value.json"
     path.write_bytes(json.dumps(value, ensure_ascii=as_ascii).encode("utf-8", "surrogatepass"))
     if not as_ascii and re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
@@ -45,7 +44,7 @@ def test_what_is_written_is_read(tmp_path_factory, value, as_ascii):
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=40) | st.text('{}[]":, \\u0123456789eE+-.truefalsn\0\ufeff', max_size=30).map(str.encode))
-def test_any_bytes_are_read_as_json_has_them_or_refused(tmp_path_factory, data):
+def test_any_bytes_are_read_as_json_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "bytes.json"
     path.write_bytes(data)
     expected = plain.json_of(data)
@@ -66,18 +65,18 @@ def test_any_bytes_are_read_as_json_has_them_or_refused(tmp_path_factory, data):
         ("9" * 5000, "holds a number of thousands of digits; expected a thing"),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path, content, message):
+def test_invalid_json_is_refused(tmp_path, content, message):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(InputError, match=re.escape(f"a.json {message}")):
         read_json(tmp_path / "a.json", "a thing")
 
 
-def test_only_wanted_fields_are_kept(tmp_path):
+def test_only_the_given_fields_are_kept(tmp_path):
     (tmp_path / "a.json").write_text('{"a": [{"b": 1, "c": {"a": 2}}], "d": 3}')
     assert read_json(tmp_path / "a.json", "", fields=("a", "b")) == {"a": [{"b": 1}]}
 
 
-def test_files_that_could_not_be_written_are_told_and_nothing_is_left(tmp_path):
+def test_unwritable_files_are_refused_and_no_file_is_left(tmp_path):
     (tmp_path / "file").touch()
     check_writable(None, "", tmp_path / "new" / "numbers.json")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
@@ -85,3 +84,43 @@ def test_files_that_could_not_be_written_are_told_and_nothing_is_left(tmp_path):
         check_writable(tmp_path / "new")
     with pytest.raises(InputError, match=r"numbers\.json cannot be written: "):
         check_writable(tmp_path / "file" / "numbers.json")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    def fail(path, content):
+        raise OSError("no space left on device")
+
+    def interrupted():
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    monkeypatch.setattr("aia_jax.utils.files.Path.write_bytes", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_bytes(tmp_path / "a", b"new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "字" * 85, os.fsdecode(b"\xff" * 255)])
+def test_long_names_and_names_that_are_not_utf8_are_written(tmp_path, name):
+    write_bytes(tmp_path / name, b"x")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    write_json(tmp_path / "a.json", {"name": name, "é": "字"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": name, "é": "字"}
+
+
+def test_files_are_listed_by_suffix_without_hidden_ones(tmp_path):
+    names = ["b.JPG", "a/c.jpg", "a/.hidden.jpg", ".git/d.jpg", "e.png", "f", os.fsdecode(b"\xff.jpg"), "a/.x/g.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "e.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = ["b.JPG", "a/c.jpg", "link.jpg", os.fsdecode(b"\xff.jpg")]
+    assert list_files(tmp_path, [".jpg"]) == sorted(found)
+    assert list_files(tmp_path, [".jpg"], dangling=True) == sorted([*found, "gone.jpg"])
