@@ -20,9 +20,9 @@ def map_array(path: Path) -> np.ndarray:
     except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:  # NumPy parses headers as Python literals, which can raise almost anything.
-        raise InputError(f"{path} is no .npy file, or truncated: {error}") from None
+        raise InputError(f"{path} is not a .npy file, or is truncated: {error}") from None
     if not array.ndim:
-        raise InputError(f"{path} holds one number and no rows")
+        raise InputError(f"{path} holds a single number, not rows")
     return array
 
 

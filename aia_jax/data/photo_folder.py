@@ -16,22 +16,8 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import list_files, read_text
 from aia_jax.utils.messages import list_problems
 
-SUFFIXES = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".heic",
-    ".heif",
-    ".jfif",
-    ".jp2",
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
+_FORMATS = ("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
+SUFFIXES = tuple(f".{name}" for name in _FORMATS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +47,13 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
         InputError: the folder does not exist or has no photos, or the list names files that do not exist.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; name a folder of photos")
+        reason = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {reason}; name a folder of photos")
     if listed:
         return _read_list(folder, listed)
     names = list_files(folder, SUFFIXES, dangling=True)
     if not names:
-        raise InputError(f"{folder} holds no photos; files that end in {', '.join(SUFFIXES)} are looked for")
+        raise InputError(f"{folder} has no photos; their names must end in {', '.join(SUFFIXES)}")
     return tuple(names)
 
 
@@ -122,5 +109,5 @@ def _read_list(folder: Path, listed: Path) -> tuple[str, ...]:
         found = pool.map(problem, names)
         problems = [f"{listed}:{number}: {text}" for number, text in enumerate(found, start=1) if text]
     if problems:
-        raise InputError(f"{listed} names {len(problems):,} file(s) that are not there:{list_problems(problems)}")
+        raise InputError(f"{listed} names {len(problems):,} file(s) that do not exist:{list_problems(problems)}")
     return tuple(names)

@@ -39,4 +39,4 @@ def link_problem(path: Path, folders: Iterable[Path]) -> str:
     target = Path(os.path.realpath(path))
     if any(target.is_relative_to(folder) for folder in folders):
         return ""
-    return f"a link to {target}, out of the data set; put the photo there, or link the whole folder of photos"
+    return f"a link to {target}, outside of the data set; copy the photo into it, or link the whole folder of photos"

@@ -50,7 +50,7 @@ class Vocabulary:
         if self.ids[PAD] != 0:
             raise InputError(f"{self.name}: {PAD} must be 0, which pads captions, found {self.ids[PAD]!r}")
         if odd := [word for word in self.ids if has_lone_surrogate(word)]:
-            raise InputError(f"{self.name}: {odd[0]!r:.80} is no word, it holds half of a character")
+            raise InputError(f"{self.name}: {odd[0]!r:.80} is not a word, it contains half of a character")
         words: dict[int, str] = {}
         for word, number in self.ids.items():
             if type(number) is not int or not 0 <= number < len(self.ids):
@@ -139,10 +139,10 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
     lines = read_text(Path(path), newline="\n").removesuffix("\n").split("\n")
     captions = tuple(line.strip() for line in lines)
     if captions == ("",):
-        raise InputError(f"{path} is empty; it must hold one caption a line")
+        raise InputError(f"{path} is empty; it must have one caption per line")
     if empty := [number for number, caption in enumerate(captions, start=1) if not caption]:
         others = f", as are {len(empty) - 1:,} others" if len(empty) > 1 else ""
-        raise InputError(f"{path}: line {empty[0]} is empty{others}; every line must hold a caption")
+        raise InputError(f"{path}: line {empty[0]} is empty{others}; every line must have a caption")
     return captions
 
 
@@ -230,7 +230,7 @@ def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
     """
     num_captions = rows.shape[0]
     if num_captions % per_image:
-        raise InputError(f"{num_captions:,} captions are not {per_image} for every image")
+        raise InputError(f"{num_captions:,} captions are not {per_image} per image")
     starts = np.arange(0, num_captions + 1, per_image)
     weights = np.full(num_captions, 1 / per_image, rows.dtype)
     shape = (num_captions // per_image, num_captions)

@@ -67,7 +67,7 @@ def test_a_failure_of_annotate_is_reported(photos, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--images=nowhere", "nowhere is not there; name a folder of photos"),
+        ("--images=nowhere", "nowhere does not exist; name a folder of photos"),
         ("--config.model.hiden_size=1", "no field --config.model.hiden_size; nearest: --config.model.hidden_size"),
         ("--config=configs/demo_search.py", "this benchmark needs an annotation config"),
     ],

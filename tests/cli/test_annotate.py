@@ -297,7 +297,7 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, workdir, tmp
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--images", "nowhere"], "nowhere is not there; name a folder of photos"),
+        (["--images", "nowhere"], "nowhere does not exist; name a folder of photos"),
         (["--images", f"{REPOSITORY}/configs"], "configs holds no photos; files that end in .avif"),
         (["--output", f"{REPOSITORY}/setup.cfg"], "setup.cfg is a file; name a folder"),
         (["--output", "/proc/none"], "/proc/none cannot be written"),

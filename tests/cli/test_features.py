@@ -222,8 +222,8 @@ def test_bad_lists_are_told_with_their_lines(features, tmp_path, capsys, content
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--images={}/none"], "none is not there; name a folder of photos"),
-        (["--images={}/file"], "file is no folder; name a folder of photos"),
+        (["--images={}/none"], "none does not exist; name a folder of photos"),
+        (["--images={}/file"], "file is not a folder; name a folder of photos"),
         (["--images={}/empty"], "empty holds no photos; files that end in .avif, .bmp, "),
         (["--output={}/x"], "x must end in .npy"),
         (["--output={}/file/x.npy"], "file is a file; name a folder"),

@@ -192,7 +192,7 @@ def test_all_problems_are_told_together(photos, tmp_path, capsys):
         "labels.csv:7: '../secret.png' leaves the folder of the photos; it must be relative to",
         "labels.csv:8: '/etc/passwd' leaves the folder of the photos",
         "labels.csv:9: 'C:\\\\a.png' leaves the folder of the photos",
-        "labels.csv:12: '' is no name of a photo",
+        "labels.csv:12: '' is not a name of a photo",
         "labels.csv:10: 'torn.png': ",
         "labels.csv:11: 'empty.png': the file is empty",
     ):

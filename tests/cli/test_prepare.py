@@ -114,7 +114,7 @@ def failing(capsys, *argv: str, code: int = 2) -> str:
 def test_corel5k(server, kaggle, capsys):
     assert main(["prepare", "corel5k"]) == 0
     out = capsys.readouterr().out
-    assert "train       6 images, 3 labels, 2.00 an image" in out
+    assert "train       6 images, 3 labels, 2.00 per image" in out
     assert "photos      9 of 9" in out
     assert out.endswith("complete, as published; --config.data.root=datasets\n")
     assert kaggle.calls == ["parhamsalar/corel5k"]
@@ -276,11 +276,11 @@ def spoil(split: str, change) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda d: d["samples"].pop(), "test: 2 images; published are 3"),
-        (lambda d: d["labels"].append("sea"), "test: 4 labels; published are 3"),
+        (lambda d: d["samples"].pop(), "test: 2 images; the published number is 3"),
+        (lambda d: d["labels"].append("sea"), "test: 4 labels; the published number is 3"),
         (lambda d: d["labels"].reverse(), "train and test have different labels, or in another order"),
         (lambda d: d["samples"][0].update(image_name="1.jpg"), "1 images are in train and in test: 1.jpg"),
-        (lambda d: d["samples"][0].update(image_labels=[]), "1.78 labels an image; published are 2.0"),
+        (lambda d: d["samples"][0].update(image_labels=[]), "1.78 labels per image; the published mean is 2.0"),
         (lambda d: d["samples"][0].update(image_labels=["fog"]), "'fog' is not in the vocabulary"),
         (lambda d: d.pop("samples"), "'samples' must be a list, found nothing"),
     ],
@@ -351,8 +351,8 @@ def test_bad_flags(argv, text, capsys):
 def test_the_real_corel5k(corel5k_root, capsys):
     assert main(["prepare", "corel5k", "--root", str(corel5k_root), "--check"]) == 0
     out = capsys.readouterr().out
-    assert "train   4,500 images, 260 labels, 3.38 an image" in out
-    assert "test      499 images, 260 labels, 3.52 an image" in out
+    assert "train   4,500 images, 260 labels, 3.38 per image" in out
+    assert "test      499 images, 260 labels, 3.52 per image" in out
     assert "photos  4,999 of 4,999" in out
 
 

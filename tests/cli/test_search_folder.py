@@ -150,7 +150,7 @@ def test_an_index_of_another_model_is_made_anew(runs, photos, capsys):
         (["red", "blue", "--html", "x.html"], "--html shows one query; give exactly one"),
         (["red", "--html", "nowhere/x.html"], "--html nowhere/x.html names no file in an existing folder"),
         (["red", "--annotator", "nowhere"], "nowhere"),
-        (["red", "--images", "nowhere"], "nowhere is not there; name a folder of photos"),
+        (["red", "--images", "nowhere"], "nowhere does not exist; name a folder of photos"),
     ],
 )
 def test_what_cannot_be_done_is_told(runs, photos, arguments, message, capsys):

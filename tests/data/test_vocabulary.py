@@ -125,7 +125,7 @@ def test_a_vocabulary_is_saved_in_scans_format(tmp_path, vocabulary):
         ({"word2idx": WORDS | {"a": -1}}, "file: 'a' has id -1; ids are 0 to 6"),
         ({"word2idx": WORDS | {"a": "4"}}, "file: 'a' has id '4'; ids are 0 to 6"),
         ({"word2idx": WORDS | {"<start>": True}}, "file: '<start>' has id True; ids are 0 to 6"),
-        ({"word2idx": WORDS | {"\ud800": 6}}, r"file: '\ud800' is no word, it holds half of a character"),
+        ({"word2idx": WORDS | {"\ud800": 6}}, r"file: '\ud800' is not a word, it contains half of a character"),
         ({"word2idx": WORDS | {"a": 5}}, "file: 'a' and 'dog' both have id 5; ids must be unique"),
     ],
 )
@@ -152,10 +152,10 @@ def test_captions_are_lines_without_blanks_around_them(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "file is empty; it must hold one caption a line"),
-        (b"\n", "file is empty; it must hold one caption a line"),
-        (b"a\n \r\nb\n", "file: line 2 is empty; every line must hold a caption"),
-        (b"a\n\nb\n\n\n", "file: line 2 is empty, as are 2 others; every line must hold a caption"),
+        (b"", "file is empty; it must have one caption per line"),
+        (b"\n", "file is empty; it must have one caption per line"),
+        (b"a\n \r\nb\n", "file: line 2 is empty; every line must have a caption"),
+        (b"a\n\nb\n\n\n", "file: line 2 is empty, as are 2 others; every line must have a caption"),
         (b"a\n\xe9t\xe9\n", "file is not UTF-8 text: invalid continuation byte at byte 2; convert it"),
     ],
 )
@@ -208,7 +208,7 @@ def test_tf_idf_is_that_of_scikit_learn_and_products_of_means_are_mean_cosines()
     cosines = (rows @ rows.T).toarray().reshape(2, 5, 2, 5)
     np.testing.assert_allclose((means @ means.T).toarray(), cosines.mean(axis=(1, 3)), rtol=1e-14)
     np.testing.assert_array_equal(image_means(rows, 1).toarray(), rows.toarray())
-    with pytest.raises(InputError, match="10 captions are not 4 for every image"):
+    with pytest.raises(InputError, match="10 captions are not 4 per image"):
         image_means(rows, 4)
 
 

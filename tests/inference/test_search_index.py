@@ -160,7 +160,7 @@ def test_many_small_parts_are_joined(tmp_path, folder, monkeypatch):
 
 
 def test_no_folder_and_no_photos_are_told(tmp_path):
-    with pytest.raises(InputError, match="is not there; name a folder of photos"):
+    with pytest.raises(InputError, match="does not exist; name a folder of photos"):
         update(tmp_path / "index", tmp_path / "photos")
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match="holds no photos"):

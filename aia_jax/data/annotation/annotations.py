@@ -83,7 +83,7 @@ def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
     alternative = f", or SSGRL's {split}_list_500.txt and {_SSGRL_INDEX}" if dataset == "vg500" else ""
     raise InputError(
         f"{message} holds {FOLDERS[dataset]}/ with {split}.json{alternative}, and the photos in images/;"
-        f" `aia prepare {dataset}` brings them"
+        f" `aia prepare {dataset}` downloads them"
     )
 
 
@@ -99,7 +99,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         document = read_json(path, _LABELS)
         labels = document.get("labels") if isinstance(document, dict) else document
     if not isinstance(labels, list) or not labels:
-        raise InputError(f"{path} holds no labels; expected one a line, or {_LABELS}")
+        raise InputError(f"{path} holds no labels; expected one per line, or {_LABELS}")
     _raise_problems(path, _label_problems(labels))
     return tuple(labels)
 
@@ -152,8 +152,8 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
         if valid and all(0 <= number < len(labels) for number in numbers):
             samples.append((f"line {line}", name, [labels[number] for number in numbers]))
         else:
-            value = f"has {numbers!r:.80} for" if name in index else "does not hold"
-            expected = f"indices 0..{len(labels) - 1} fit"
+            value = f"has {numbers!r:.80} for" if name in index else "has no entry for"
+            expected = f"expected indices 0..{len(labels) - 1}"
             problems.append(f"line {line}: {found[_SSGRL_INDEX].name} {value} {name!r}; {expected}")
     folders = [*_photo_folders(folder), *_photo_folders(lists.parent)]
     return _assemble(lists, labels, samples, list(dict.fromkeys(folders)), problems)
@@ -192,7 +192,7 @@ def _label_problems(labels: list) -> list[str]:
     first_use: dict[str, int] = {}
     for index, label in enumerate(labels):
         if not is_label(label):
-            expected = "must be a name of one line without blanks around it"
+            expected = "must be one line of text without spaces around it"
             problems.append(f"labels[{index}]: {expected}, found {label!r:.80}")
         elif first_use.setdefault(label, index) != index:
             problems.append(f"labels[{index}]: {label!r} repeats labels[{first_use[label]}]")

@@ -142,7 +142,7 @@ def scene_indices(config_data: ConfigDict, split: str) -> range:
     field, first = {"train": ("num_train", 0), "test": ("num_test", _FIRST_TEST_SCENE)}[split]
     count = config_data[field]
     if not 0 < count <= _FIRST_TEST_SCENE:
-        raise InputError(f"config.data.{field}={count} must lie in 1..{_FIRST_TEST_SCENE}")
+        raise InputError(f"config.data.{field}={count} must be in 1..{_FIRST_TEST_SCENE}")
     return range(first, first + count)
 
 

@@ -147,7 +147,7 @@ def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, 
 def _check_problems(split: str, problems: list[str], num_good: int, skip_corrupt: bool) -> None:
     count = f"{len(problems):,} image(s)"
     if problems and not skip_corrupt:
-        remedy = "(--config.data.skip_corrupt=True goes on without them)"
+        remedy = "(--config.data.skip_corrupt=True continues without them)"
         raise InputError(f"{split}: {count} cannot be used {remedy}:{list_problems(problems)}")
     if not num_good:
         raise InputError(f"{split}: no image can be used:{list_problems(problems)}")

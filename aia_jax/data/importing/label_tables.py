@@ -111,13 +111,13 @@ def _parse(path: Path, problems: list[str]) -> _Table:
                 elif len(cells) != len(header):
                     problems.append(
                         f"{path.name}:{line}: {len(cells)} cells, but the header has {len(header)}; a cell that holds "
-                        f"{delimiter!r} must stand in quotes"
+                        f"{delimiter!r} must be in quotes"
                     )
                 else:
                     rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path}:{line} is no row of a table: {error}") from None
+        raise InputError(f"{path}:{line} is not a row of a table: {error}") from None
     return _Table(header, rows, delimiter)
 
 
@@ -135,7 +135,7 @@ def _find_columns(path: Path, header: list[str], photo_column: str, label_column
     photo = find(photo_column, "--photo_column", _PHOTO_COLUMNS)
     if photo is None:
         raise InputError(
-            f"{path}: none of the columns ({', '.join(header)}) is called as photos' are "
+            f"{path}: none of the columns ({', '.join(header)}) has a known name for photos "
             f"({', '.join(_PHOTO_COLUMNS)}); the first line must be a header such as image,labels; "
             "--photo_column names a column"
         )
@@ -144,7 +144,7 @@ def _find_columns(path: Path, header: list[str], photo_column: str, label_column
     indicators = [column for column in others if labels is None and not _UNNAMED.fullmatch(names[column])]
     if labels is None and not indicators:
         raise InputError(
-            f"{path}: no column is called as labels' are ({', '.join(_LABEL_COLUMNS)}); --label_column names one"
+            f"{path}: no column has a known name for labels ({', '.join(_LABEL_COLUMNS)}); --label_column names one"
         )
     unused = [column for column in others if column not in indicators and names[column]]
     return _Columns(photo, labels, split, indicators, unused)
@@ -182,8 +182,8 @@ def _indicated_labels(cells: list[str], header: list[str], columns: _Columns) ->
     for label, value in values.items():
         if value not in (*_YES, *_NO):
             raise ValueError(
-                f"column {label!r} holds {value!r:.40}; each column beside photos and splits is taken for a label, "
-                "which holds 0 or 1; --label_column names a column of labels instead"
+                f"column {label!r} holds {value!r:.40}; each column beside photos and splits is read as a label "
+                "with values 0 and 1; --label_column names a column of labels instead"
             )
     return tuple(label for label, value in values.items() if value in _YES)
 
@@ -197,7 +197,7 @@ def _split_labels(cell: str, separator: str) -> tuple[str, ...]:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             names = None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{cell!r:.60} is no list of labels")
+            raise ValueError(f"{cell!r:.60} is not a list of labels")
     elif separator == " ":
         names = cell.split()
     else:

@@ -104,7 +104,7 @@ def combine_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _name_problem(row: LabelRow, folder: Path) -> str:
     if not row.photo.strip() or "\0" in row.photo:
-        return f"{row.where}: {row.photo!r} is no name of a photo"
+        return f"{row.where}: {row.photo!r} is not a name of a photo"
     if leaves_folder(row.photo):
         return f"{row.where}: {row.photo!r} leaves the folder of the photos; it must be relative to {folder}"
     if has_lone_surrogate(row.photo):
@@ -114,7 +114,7 @@ def _name_problem(row: LabelRow, folder: Path) -> str:
 
 def _label_problem(row: LabelRow) -> str:
     bad = next((label for label in row.labels if not is_label(label)), None)
-    expected = "a label must be a name of one line without blanks around it"
+    expected = "a label must be one line of text without spaces around it"
     return "" if bad is None else f"{row.where}: {expected}, found {bad!r:.60}"
 
 

@@ -51,11 +51,11 @@ def _members(archive: Path, file: zipfile.ZipFile, targets: Mapping[str, Path]) 
     for member in found.values():
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
-            raise InputError(f"{distrust} its member {member.filename!r} is no file but a link")
+            raise InputError(f"{distrust} its member {member.filename!r} is a link, not a file")
         if member.flag_bits & 1:
             raise InputError(f"{archive} cannot be used: its member {member.filename!r} is encrypted")
         if member.file_size > _LARGEST_PHOTO:
-            size = f"has {member.file_size:,} bytes, a photo {_LARGEST_PHOTO:,} at most"
+            size = f"has {member.file_size:,} bytes, a photo has at most {_LARGEST_PHOTO:,}"
             raise InputError(f"{distrust} its member {member.filename!r} {size}")
     unpacked, packed = sum(member.file_size for member in found.values()), archive.stat().st_size
     if unpacked > _LARGEST_RATIO * packed:

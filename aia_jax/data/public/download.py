@@ -166,10 +166,12 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 def _check_response(file: RemoteFile, response: http.client.HTTPResponse) -> None:
     if response.headers.get_content_type() == "text/html":
-        raise InputError(f"{file.url} gives a web page and not the file; open it in a browser to see what it asks for")
+        raise InputError(
+            f"{file.url} returns a web page instead of the file; open it in a browser to see what it asks for"
+        )
     if response.length and file.num_bytes and response.length != file.num_bytes:
         sizes = f"has {response.length:,} bytes; it had {file.num_bytes:,} when this command was written"
-        tqdm.write(f"{file.url} {sizes}. Going on: every photo in it is checked", file=sys.stderr)
+        tqdm.write(f"{file.url} {sizes}. Continuing: every photo in it is checked", file=sys.stderr)
 
 
 def _validator(response: http.client.HTTPResponse) -> str:

@@ -42,7 +42,7 @@ class Inspection:
         lines = [str(self.folder)]
         for split, found in self.annotations.items():
             per_image = found.targets.sum() / len(found)
-            lines.append(f"  {split:5} {len(found):7,} images, {len(found.labels)} labels, {per_image:.2f} an image")
+            lines.append(f"  {split:5} {len(found):7,} images, {len(found.labels)} labels, {per_image:.2f} per image")
         if total := sum(map(len, self.annotations.values())):
             lines.append(f"  photos {total - len(self.missing) - len(self.unreadable):6,} of {total:,}")
         if self.missing:
@@ -80,7 +80,7 @@ def _count_problems(dataset: PublicDataset, annotations: dict[str, Annotations])
             ("labels", len(found.labels), dataset.num_labels),
         ):
             if count != published:
-                problems.append(f"{split}: {count:,} {what}; published are {published:,}")
+                problems.append(f"{split}: {count:,} {what}; the published number is {published:,}")
     if len(annotations) < len(SPLITS):
         return problems
     train, test = (annotations[split] for split in SPLITS)
@@ -90,7 +90,7 @@ def _count_problems(dataset: PublicDataset, annotations: dict[str, Annotations])
         problems.append(f"{len(both):,} images are in train and in test: {first_names(list(map(Path, both)))}")
     per_image = float(train.targets.sum() + test.targets.sum()) / (len(train) + len(test))
     if round(per_image, 1) != dataset.labels_per_image:
-        problems.append(f"{per_image:.2f} labels an image; published are {dataset.labels_per_image}")
+        problems.append(f"{per_image:.2f} labels per image; the published mean is {dataset.labels_per_image}")
     return problems
 
 

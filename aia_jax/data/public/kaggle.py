@@ -43,13 +43,13 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
             raise
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
-            raise InputError(f"Kaggle does not give {url} to you ({status}): {_TOKEN}") from None
+            raise InputError(f"Kaggle denies access to {url} ({status}): {_TOKEN}") from None
         if status == 404:
             raise InputError(f"Kaggle has no data set {url} (any more)") from None
         raise InputError(f"{url} cannot be downloaded: {_first_line(error)}; the same command continues") from None
     except Exception as error:  # kagglehub's errors have no common base class.
         message = f"{url} cannot be downloaded, kagglehub says: {_first_line(error)}"
-        raise InputError(f"{message}. Remove {folder} if that stays so") from None
+        raise InputError(f"{message}. If the problem persists, remove {folder}") from None
 
 
 @contextlib.contextmanager

@@ -79,8 +79,8 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
     captions = read_captions(path)
     if len(captions) % CAPTIONS_PER_IMAGE:
         raise InputError(
-            f"{path} holds {len(captions)} captions, no multiple of {CAPTIONS_PER_IMAGE}: each image has"
-            f" {CAPTIONS_PER_IMAGE}, one after the other"
+            f"{path} holds {len(captions)} captions, not a multiple of {CAPTIONS_PER_IMAGE}: each image has"
+            f" {CAPTIONS_PER_IMAGE} captions in sequence"
         )
     rows = _features(folder / f"{stem}_ims.npy", len(captions))
     rows_per_image = len(rows) * CAPTIONS_PER_IMAGE // len(captions)
@@ -196,7 +196,7 @@ def feature_photo_names(split: CaptionSplit) -> list[str]:
         raise InputError(f'{path} names no photos; expected {{"images": [...]}}, as aia features writes it')
     rows = split.images.rows
     if max(rows, default=0) >= len(names):
-        raise InputError(f"{path} names {len(names)} photos, fewer than there are features; make both anew")
+        raise InputError(f"{path} names {len(names)} photos, fewer than there are features; create both again")
     return [names[row] for row in rows]
 
 
@@ -208,14 +208,14 @@ def _features(path: Path, num_captions: int) -> MappedRows:
     try:
         rows = MappedRows(path)
     except FileNotFoundError:
-        raise InputError(f"{path}, the image features, does not exist; aia features makes it of photos") from None
+        raise InputError(f"{path}, the image features, does not exist; aia features creates it from photos") from None
     if len(rows.shape) != 3 or rows.dtype.kind != "f":
         raise InputError(f"{path} must be a float array [images, regions, features], found {rows.dtype} {rows.shape}")
     num_images = num_captions // CAPTIONS_PER_IMAGE
     if len(rows) not in (num_images, num_captions):
         raise InputError(
             f"{path} holds features of {len(rows)} images, but there are {num_captions} captions beside it: "
-            f"{num_images} rows are needed, one an image, or {num_captions}, one a caption"
+            f"{num_images} rows are needed, one per image, or {num_captions}, one per caption"
         )
     return rows
 

@@ -74,6 +74,6 @@ def _check_problems(problems: dict[str, str], num_photos: int) -> None:
     if problems:
         listed = "".join(f"\n  {name}: {problem}" for name, problem in problems.items())
         raise InputError(
-            f"{len(problems):,} of {num_photos:,} photos cannot be used; nothing was written. Mend them, or take "
-            f"them out together with their captions:{listed}"
+            f"{len(problems):,} of {num_photos:,} photos cannot be used; nothing was written. Repair or "
+            f"remove them together with their captions:{listed}"
         )

@@ -73,7 +73,7 @@ class ClickedImages:
         pairs = self._captions() if self._data.name == "coco" else _clicks(self._folder / f"{name}_clicks.tsv")
         queries = _group_by_text(pairs, {int(image): row for row, image in enumerate(ids)})
         if not len(queries):
-            raise InputError(f"no query in {self._folder} is of an image of the split {name!r}")
+            raise InputError(f"no query in {self._folder} is for an image of the split {name!r}")
         return SearchImages(maps, *records.padded(ids, self._data.max_keywords), queries)
 
     def _captions(self) -> Iterator[tuple[int, str]]:
@@ -93,7 +93,9 @@ def _maps(path: Path) -> MappedRows:
     try:
         maps = MappedRows(path)
     except FileNotFoundError:
-        raise InputError(f"{path}, the maps of the images, does not exist; aia features makes it of photos") from None
+        raise InputError(
+            f"{path}, the maps of the images, does not exist; aia features creates it from photos"
+        ) from None
     cells = maps.shape[1] if len(maps.shape) == 3 else 1
     if len(maps.shape) not in (3, 4) or maps.dtype.kind != "f" or math.isqrt(cells) ** 2 != cells:
         raise InputError(

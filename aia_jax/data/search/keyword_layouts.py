@@ -55,10 +55,10 @@ def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
     """
     lines = [line.strip().strip("/") for line in read_text(listed).rstrip().split("\n")]
     if lines == [""]:
-        raise InputError(f"{listed} is empty; it needs a file on every line, whose last part is the image's id")
+        raise InputError(f"{listed} is empty; every line must name a file whose last part is the image id")
     found = (name_problem(line) if line else "" for line in lines)  # `validate_ids` reports empty lines.
     if problems := [f"{listed}:{number}: {problem}" for number, problem in enumerate(found, start=1) if problem]:
-        raise InputError(f"{listed} names {len(problems):,} file(s) that cannot be:{list_problems(problems)}")
+        raise InputError(f"{listed} has {len(problems):,} invalid file name(s):{list_problems(problems)}")
     ids = (line.rpartition("/")[2] for line in lines)
     numbers = (int(text) if re.fullmatch("[0-9]{1,18}", text) else text for text in ids)
     checked = validate_ids(numbers, lambda index: f"{listed}:{index + 1}")
@@ -81,11 +81,15 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
     for name in COCO_SPLITS:
         rows = [row for row, image in enumerate(images) if image["split"] == name]
         if not rows:
-            raise InputError(f"{dataset} has no image of split {name!r}; keywords of {' and '.join(COCO_SPLITS)} count")
+            raise InputError(
+                f"{dataset} has no image of split {name!r}; expected images of {' and '.join(COCO_SPLITS)}"
+            )
         names = tuple(PurePosixPath(images[row]["filename"]).stem for row in rows)
         if len(set(names)) < len(names):
             twice = Counter(names).most_common(1)[0][0]
-            raise InputError(f"{dataset}: two images of split {name!r} are called {twice}; each needs its keyword file")
+            raise InputError(
+                f"{dataset}: two images of split {name!r} are called {twice}; each needs its own keyword file"
+            )
         splits.append(KeywordSplit(name, folder / f"keyword_{name}", names, ids[rows], int(ids.max()) + 1))
     return tuple(splits)
 
@@ -98,7 +102,7 @@ def folder_split(folder: Path, name: str) -> KeywordSplit:
     """
     names = tuple(file.removesuffix(".json") for file in list_files(folder, [".json"]) if file.endswith(".json"))
     if not names:
-        raise InputError(f"{folder} holds no keywords; files that end in .json are looked for")
+        raise InputError(f"{folder} has no keyword files; their names must end in .json")
     return KeywordSplit(name, folder, names, np.arange(len(names), dtype=np.int32), len(names))
 
 
@@ -115,7 +119,7 @@ def validate_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndar
     problems = []
     for index, number in enumerate(numbers):
         if type(number) is not int or not 0 <= number <= LARGEST_ID:
-            problems.append(f"{where(index)}: {number!r:.40} is no id, a number from 0 to {LARGEST_ID:,}")
+            problems.append(f"{where(index)}: {number!r:.40} is not an id, a number from 0 to {LARGEST_ID:,}")
         elif (first := first_use.setdefault(number, index)) != index:
             problems.append(f"{where(index)}: id {number} is already at {where(first)}")
     if problems:

@@ -17,9 +17,9 @@ LARGEST_ID = 2**27 - 1  # Every id up to the largest has a range: 2 GB.
 
 _CHUNK = 1 << 20  # rows of a record to check at once
 _RANGES = (
-    "{path} holds ranges, the first and last row of each image, but the record is wanted, rows [image, word]. The"
-    " published programs save ranges alone, as img_keyword_ind_*.npy, and no word can be had from them: `aia keywords`"
-    " makes both of the tagging files"
+    "{path} holds ranges, the first and last row of each image, but a record is needed, rows [image, word]. The"
+    " published programs save only ranges, as img_keyword_ind_*.npy, which contain no words: `aia keywords` creates"
+    " both from the tagging files"
 )
 
 
@@ -75,8 +75,8 @@ class KeywordRecords:
                 raise InputError(_RANGES.format(path=record_path)) from None
             if not _are_ranges(given):
                 raise InputError(
-                    f"{ranges_path} holds no ranges, or not all: they begin at row 0 and follow each other without a"
-                    " gap; without this file they are found in the record"
+                    f"{ranges_path} holds no ranges, or not all of them: ranges start at row 0 and have no gaps."
+                    " Without this file they are computed from the record"
                 ) from None
             raise
         return cls(record, ranges)
@@ -153,8 +153,8 @@ def _find_ranges(record: MappedRows, num_ids: int | None, num_words: int | None)
     if (again := np.flatnonzero(np.diff(ids[order]) == 0)).size:
         one, other = firsts[order[again[0] : again[0] + 2]]
         raise InputError(
-            f"{record.path}: rows of image {ids[order[again[0]]]} begin at {one:,} and again at {other:,}; an image's"
-            " rows must follow each other"
+            f"{record.path}: the rows of image {ids[order[again[0]]]} start at {one:,} and again at {other:,}; the rows"
+            " of an image must be in sequence"
         )
     ranges = np.full((largest + 1 if num_ids is None else num_ids, 2), -1, np.int64)
     ranges[ids] = np.column_stack((firsts, np.append(firsts[1:], len(record)) - 1 if len(ids) else firsts))
@@ -204,6 +204,6 @@ def _check_equal(ranges: np.ndarray, given: np.ndarray, path: str | Path) -> Non
     if (differ := np.flatnonzero((ranges != given).any(axis=1))).size:
         image = differ[0]
         raise InputError(
-            f"{path} does not fit the record: image {image} has rows {given[image].tolist()} in it, first and last, but"
-            f" {ranges[image].tolist()} in the record; `aia keywords` makes both anew"
+            f"{path} does not match the record: image {image} has rows {given[image].tolist()} in it, first and last,"
+            f" but {ranges[image].tolist()} in the record; `aia keywords` creates both again"
         )

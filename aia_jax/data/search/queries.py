@@ -53,7 +53,7 @@ def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -
             for chosen in itertools.combinations(present, count):
                 images[chosen].append(image)
     if not images:
-        raise InputError("no image carries a label, so that there is nothing to search for")
+        raise InputError("no image has a label, so there is nothing to search for")
     found: dict[str, set[int]] = defaultdict(set)
     for chosen in sorted(images, key=lambda chosen: (len(chosen), chosen)):
         found[" ".join(labels[label] for label in chosen)].update(images[chosen])

@@ -124,8 +124,8 @@ def test_a_name_that_is_often_repeated_is_reported_fast(tmp_path, ssgrl):
     ("labels", "text"),
     [
         (["sky", "sky"], "labels[1]: 'sky' repeats labels[0]"),
-        (["sky", 3], "labels[1]: must be a name"),
-        ([" sky"], "labels[0]: must be a name"),
+        (["sky", 3], "labels[1]: must be one line"),
+        ([" sky"], "labels[0]: must be one line"),
     ],
 )
 def test_invalid_labels_are_refused(tmp_path, labels, text):
@@ -215,7 +215,9 @@ def test_ssgrl_layout(tmp_path, ssgrl):
 @pytest.mark.parametrize("numbers", [[3], [-1], ["0"], [True], 0, None])
 def test_ssgrl_bad_index(tmp_path, ssgrl, numbers):
     (ssgrl / "vg_category_500_labels_index.json").write_text(json.dumps({"2.jpg": numbers}))
-    with pytest.raises(InputError, match=r"line 1: .* has .* for '2.jpg'; indices 0..2 fit\n.*line 2: .*does not hold"):
+    with pytest.raises(
+        InputError, match=r"line 1: .* has .* for '2.jpg'; expected indices 0..2\n.*line 2: .*has no entry for"
+    ):
         read_annotations(tmp_path, "vg500", "train")
 
 
@@ -243,13 +245,13 @@ def test_labels_are_read_from_lines_and_from_json(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no labels; expected one a line, or"),
+        ("", "holds no labels; expected one per line, or"),
         ('{"names": []}', "holds no labels"),
         ('{"labels": "sky"}', "holds no labels"),
         ("{", "is not JSON"),
         ("sky\nsky", r"labels\[1\]: 'sky' repeats labels\[0\]"),
-        ('["sky", 3]', r"labels\[1\]: must be a name of one line"),
-        (r'["\ud800"]', r"labels\[0\]: must be a name of one line"),
+        ('["sky", 3]', r"labels\[1\]: must be one line of text"),
+        (r'["\ud800"]', r"labels\[0\]: must be one line of text"),
     ],
 )
 def test_files_without_usable_labels_are_refused(tmp_path, text, message):

@@ -129,7 +129,7 @@ def test_links_that_leave_the_data_set_are_refused(config, photos, tmp_path):
     (outside / "3.jpeg").symlink_to("3.jpeg")
     with pytest.raises(InputError, match=r"2 image\(s\) cannot be used") as caught:
         load_split(config, "train", 8)
-    assert f"2.jpeg: a link to {tmp_path / 'private.jpeg'}, out of the data set" in str(caught.value)
+    assert f"2.jpeg: a link to {tmp_path / 'private.jpeg'}, outside of the data set" in str(caught.value)
     assert "3.jpeg: Too many levels of symbolic links" in str(caught.value)
     config.skip_corrupt = True
     assert len(load_split(config, "train", 8)) == len(expected) - 2

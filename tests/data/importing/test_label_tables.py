@@ -86,7 +86,7 @@ def test_all_bad_rows_are_listed_with_their_lines(read):
     found = read("image,labels,split\na.jpg,sky,train\nb.jpg,sky;;sea,train\nc.jpg,sky,dev2\nd.jpg,sky\ne.jpg,sky,\n")
     assert rows_of(found) == [("a.jpg", "sky")]
     expected = [
-        "labels.csv:5: 2 cells, but the header has 3; a cell that holds ',' must stand in quotes",
+        "labels.csv:5: 2 cells, but the header has 3; a cell that holds ',' must be in quotes",
         "labels.csv:3: an empty label in 'sky;;sea'",
         "labels.csv:4: split 'dev2' is unknown; known: train, training, val, valid, validation, dev, test, testing",
         "labels.csv:6: split '' is unknown; known: train, training, val, valid, validation, dev, test, testing",
@@ -110,8 +110,8 @@ def test_malformed_lists_are_reported(read):
     ("text", "message"),
     [
         ("", r"labels\.csv is empty; expected a header such as image,labels"),
-        ("a.jpg,sky\nb.jpg,sea\n", r"none of the columns \(a\.jpg, sky\) is called as photos' are .*--photo_column"),
-        ("image\na.jpg\n", r"no column is called as labels' are .*--label_column names one"),
+        ("a.jpg,sky\nb.jpg,sea\n", r"none of the columns \(a\.jpg, sky\) has a known name for photos .*--photo_column"),
+        ("image\na.jpg\n", r"no column has a known name for labels .*--label_column names one"),
         ("image,labels,labels\na.jpg,b,c\n", "two columns are called 'labels'"),
     ],
 )
@@ -125,7 +125,7 @@ def test_unusable_tables_are_refused(read):
         read("image,labels\na.jpg,sky\n", label_column="x")
     with pytest.raises(InputError, match="is not UTF-8 text"):
         read("image,labels\na.jpg,sky\n", "utf-16")
-    with pytest.raises(InputError, match=r"labels\.csv:3 is no row of a table: field larger than field limit"):
+    with pytest.raises(InputError, match=r"labels\.csv:3 is not a row of a table: field larger than field limit"):
         read(f"image,labels\na.jpg,sky\nb.jpg,{'x' * 200_000}\n")
-    with pytest.raises(InputError, match=r"labels\.csv:1 is no row of a table"):
+    with pytest.raises(InputError, match=r"labels\.csv:1 is not a row of a table"):
         read("x" * 200_000)

@@ -68,7 +68,7 @@ def test_links_are_refused(tmp_path):
     link = zipfile.ZipInfo("VG_100K/1.jpg")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     path = write_zip(tmp_path / "images.zip", {link: "/etc/passwd"})
-    assert "'VG_100K/1.jpg' is no file but a link" in error_of(path, tmp_path)
+    assert "'VG_100K/1.jpg' is a link, not a file" in error_of(path, tmp_path)
     assert unpack_photos(path, targets(tmp_path, "2.jpg")) == set()  # not requested, not touched
     assert not written(tmp_path)
 
@@ -77,7 +77,7 @@ def test_sizes_that_no_photo_has_are_refused(tmp_path):
     path = tmp_path / "images.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("1.jpg", bytes(65 << 20))
-    assert "has 68,157,440 bytes, a photo 67,108,864 at most" in error_of(path, tmp_path)
+    assert "has 68,157,440 bytes, a photo has at most 67,108,864" in error_of(path, tmp_path)
     zeros = {name: bytes(100_000) for name in PHOTOS}
     path = write_zip(path, zeros, compression=zipfile.ZIP_DEFLATED)
     assert "bytes hold 500,000 bytes of photos" in error_of(path, tmp_path)

@@ -179,7 +179,7 @@ def test_an_unreachable_server(server, tmp_path):
 
 def test_a_login_page_is_not_the_file(server, tmp_path):
     server.files["images.zip"] = Served(b"<html>log in</html>", content_type="text/html; charset=utf-8")
-    assert "gives a web page and not the file" in error_of(remote(server), tmp_path)
+    assert "returns a web page instead of the file" in error_of(remote(server), tmp_path)
     assert names(tmp_path) == []
 
 

@@ -49,7 +49,7 @@ def test_a_broken_connection_is_continued(server, tmp_path):
 @pytest.mark.parametrize(
     ("status", "text"),
     [
-        (401, "to you (401): make a token at https://www.kaggle.com/settings/api"),
+        (401, "(401): make a token at https://www.kaggle.com/settings/api"),
         (403, "~/.kaggle/access_token or the environment variable KAGGLE_API_TOKEN"),
         (404, "has no data set https://www.kaggle.com/datasets/parhamsalar/corel5k"),
         (500, "500"),
@@ -64,7 +64,7 @@ def test_a_response_that_is_no_archive(server, tmp_path):
     server.files["kaggle.zip"] = Served(b"<html>log in</html>", content_type="text/html")
     message = error_of(tmp_path)
     assert "kagglehub says: Unsupported archive type" in message
-    assert f"Remove {tmp_path / 'cache'} if that stays so" in message
+    assert f"If the problem persists, remove {tmp_path / 'cache'}" in message
 
 
 def test_an_unreachable_server(server, tmp_path):

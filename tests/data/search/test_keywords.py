@@ -212,7 +212,7 @@ def test_ranges_are_not_taken_for_a_record(save):
         with pytest.raises(InputError, match=rf"{path} holds ranges"):
             KeywordRecords.load(path, record)
     with pytest.raises(
-        InputError, match=r"record.npy holds no ranges.*; without this file they are found in the record"
+        InputError, match=r"record.npy holds no ranges.*Without this file they are computed from the record"
     ):
         KeywordRecords.load(record, save(RECORD, "other_record.npy"))
 
@@ -227,16 +227,21 @@ def test_a_record_that_could_be_ranges_is_read_with_its_ranges(save):
 @pytest.mark.parametrize(
     ("record", "ranges", "bounds", "message"),
     [
-        ([*RECORD, [4, 1]], None, {}, "rows of image 4 begin at 0 and again at 6; an image's rows must follow each"),
+        ([*RECORD, [4, 1]], None, {}, "rows of image 4 start at 0 and again at 6; the rows of an image must be in"),
         (RECORD, None, {"num_ids": 4}, "record.npy: row 0 is of image 4; ids are 0 to 3"),
-        (RECORD, RANGES[:4], {}, "ranges.npy holds no ranges, or not all: they begin at row 0"),
+        (RECORD, RANGES[:4], {}, "ranges.npy holds no ranges, or not all of them: ranges start at row 0"),
         ([[2**30, 1], [2**30, 2]], None, {}, "row 0 is of image 1073741824; ids are 0 to 134217727"),
         (RECORD, RANGES, {"num_ids": 5}, "ranges.npy has ranges of 6 ids; there are 5"),
         (RECORD, RANGES, {"num_words": 3}, "record.npy: row 4 is [2, 3]; it must be [image, word], both ids from 0, w"),
         ([*RECORD, [-1, 1]], None, {}, "row 6 is [-1, 1]; it must be [image, word], both ids from 0, words upwards"),
         ([*RECORD, [5, 1]], RANGES, {}, "image 5 has rows [-1, -1] in it, first and last, but [6, 6] in the record"),
-        (RECORD[:5], RANGES, {}, "ranges.npy does not fit the record: image 2 has rows [4, 5] in it"),
-        (RECORD, [[-1, -1], [3, 3], [4, 6], [-1, -1], [0, 2]], {}, "does not fit the record: image 2 has rows [4, 6]"),
+        (RECORD[:5], RANGES, {}, "ranges.npy does not match the record: image 2 has rows [4, 5] in it"),
+        (
+            RECORD,
+            [[-1, -1], [3, 3], [4, 6], [-1, -1], [0, 2]],
+            {},
+            "does not match the record: image 2 has rows [4, 6]",
+        ),
         (RECORD, [[-1, -1], [3, 3], [5, 4], [-1, -1], [0, 2]], {}, "ranges.npy holds no ranges"),
     ],
 )
@@ -259,7 +264,7 @@ def test_files_that_are_no_records_are_refused(save, tmp_path):
     refused("does not exist; `aia keywords` writes record and ranges")
     for content in (b"", b"no array", cut[:-3], cut[:50]):
         bad.write_bytes(content)
-        refused("is no .npy file, or truncated: ")
+        refused("is not a .npy file, or is truncated: ")
     for array in (np.zeros((3, 2)), np.zeros((3, 3), int), np.zeros(4, int), np.zeros((2, 2), bool)):
         np.save(bad, array)
         refused(r"must hold integers \[rows, 2\], found ")

@@ -17,7 +17,7 @@ def test_queries_are_the_sets_of_labels_that_images_have():
     assert found.texts == ("sky", "sea", "polar bear", "sky sea", "sky polar bear", "sea polar bear")
     assert [row.indices.tolist() for row in found.relevant] == [[0, 2], [0, 1, 2], [1, 2], [0, 2], [2], [1, 2]]
     assert label_queries(TARGETS, LABELS, 3).texts[-1] == "sky sea polar bear"
-    with pytest.raises(InputError, match="no image carries a label"):
+    with pytest.raises(InputError, match="no image has a label"):
         label_queries(TARGETS * 0, LABELS, 2)
 
 
