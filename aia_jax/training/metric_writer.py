@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tensorboardX.summary import scalar
 
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes
+
+_METRICS = "metrics.jsonl"
 
 
 class MetricWriter:
@@ -33,10 +36,10 @@ class MetricWriter:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        self._path = Path(workdir) / "metrics.jsonl"
+        self._path = Path(workdir) / _METRICS
         with self._os_errors_as_input_errors(), contextlib.ExitStack() as stack:
-            write_bytes(self._path, "".join(read_lines_up_to(self._path, resume_step)).encode())
-            self._lines = stack.enter_context(self._path.open("a"))
+            write_bytes(self._path, to_lines(read_records(self._path, resume_step)))
+            self._lines = stack.enter_context(self._path.open("ab"))
             self._events = _EventFile(Path(workdir) / "tensorboard", resume_step + 1)
             stack.pop_all()
 
@@ -45,7 +48,7 @@ class MetricWriter:
         if not self._active:
             return
         with self._os_errors_as_input_errors():
-            self._lines.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+            self._lines.write(to_lines([{"step": step, "kind": kind, **values}]))
             self._lines.flush()
             self._events.write(step, {f"{kind}/{name}": v for name, v in values.items() if isinstance(v, int | float)})
 
@@ -102,25 +105,24 @@ class _EventFile:
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Reads the records `{"step", "kind", ...}` of a run, in order of step; [] if there are none.
 
-    If a step and kind occurs twice, as a continued run may write it, the last record counts. Incomplete lines are
-    ignored.
+    If a step and kind occurs twice, as a continued run may write it, the last record counts.
     """
-    path = Path(workdir) / "metrics.jsonl"
-    found = {}
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            record = json.loads(line)
-            found[int(record["step"]), str(record["kind"])] = record
+    records = [record for record in read_records(Path(workdir) / _METRICS) if "kind" in record]
+    found = {(record["step"], record["kind"]): record for record in records}
     return [found[key] for key in sorted(found)]
 
 
-def read_lines_up_to(path: Path, step: int) -> list[str]:
-    """Reads the JSON lines whose `step` is at most `step`, without incomplete lines; [] if there is no file."""
-    if not path.exists():
-        return []
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
+def read_records(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
+    """Reads a file of JSON lines, each with a `step`, up to `last_step`; [] if it does not exist."""
+    records = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a killed run may leave an incomplete line
-            if json.loads(line)["step"] <= step:
-                kept.append(line.rstrip("\n") + "\n")
-    return kept
+            record = json.loads(line)
+            if record["step"] <= last_step:
+                records.append(record)
+    return records
+
+
+def to_lines(records: Sequence[dict[str, Any]]) -> bytes:
+    """Returns the content of a file for `read_records`."""
+    return "".join(json.dumps(record) + "\n" for record in records).encode()

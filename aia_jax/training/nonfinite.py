@@ -1,6 +1,5 @@
 """Handles steps whose loss or gradients are NaN or infinite."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.training.metric_writer import read_lines_up_to
+from aia_jax.training.metric_writer import read_records, to_lines
 from aia_jax.training.step import all_finite
 from aia_jax.utils.errors import NonFiniteLossError
 from aia_jax.utils.files import write_bytes
@@ -37,19 +36,19 @@ class NonFiniteSteps:
         self._config, self._row_names, self._saved_steps = config, row_names, saved_steps
         process = jax.process_index()
         self._path = workdir / (f"nonfinite.{process}.jsonl" if process else "nonfinite.jsonl")
-        self._lines = read_lines_up_to(self._path, resume_step)
-        self._num_skipped = sum(json.loads(line).get("action") == "skip" for line in self._lines)
+        self._records = read_records(self._path, resume_step)
+        self._num_skipped = sum(record.get("action") == "skip" for record in self._records)
 
     def handle(self, step: int, loss: float, index: np.ndarray) -> None:
-        """Writes the line of a non-finite step; `index` are this process's rows of its batch.
+        """Records a non-finite step; `index` are this process's rows of its batch.
 
         Raises:
             NonFiniteLossError: the run must stop.
         """
-        skip = self._config.on_nonfinite == "skip"
-        line = {"step": step, "loss": str(loss), "action": self._config.on_nonfinite, "batch": self._row_names(index)}
-        self._lines.append(json.dumps(line) + "\n")
-        write_bytes(self._path, "".join(self._lines).encode())
+        action, batch = self._config.on_nonfinite, self._row_names(index)
+        self._records.append({"step": step, "loss": str(loss), "action": action, "batch": batch})
+        write_bytes(self._path, to_lines(self._records))
+        skip = action == "skip"
         self._num_skipped += skip
         if skip and self._num_skipped <= self._config.max_skipped_steps:
             return

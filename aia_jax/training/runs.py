@@ -45,14 +45,20 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         InputError: no epoch was evaluated yet, or the checkpoint is damaged.
     """
-    with _read_errors_as_input_errors(workdir), open_run(workdir) as checkpointer:
-        step = best_step(checkpointer)
-        info = {} if step is None else checkpointer.info(step)
-        if "weights" not in info:
-            raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
-        checkpointer.check_undamaged(step)
-        stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
-        return flat_arrays(select_weights(stored, info["weights"])), info
+    try:
+        with open_run(workdir) as checkpointer:
+            step = best_step(checkpointer)
+            info = {} if step is None else checkpointer.info(step)
+            if "weights" not in info:
+                raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
+            checkpointer.check_undamaged(step)
+            stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
+            return flat_arrays(select_weights(stored, info["weights"])), info
+    except (InputError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # Orbax and TensorStore raise errors of many types for damaged files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the checkpoint in {workdir} is damaged, or of another version: {reason:.300}") from error
 
 
 @contextlib.contextmanager
@@ -65,17 +71,6 @@ def config_errors_as_input_errors(workdir: Path) -> Iterator[None]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         path = workdir / "config.json"
         raise InputError(f"{path} is damaged, or of another version than this one: {error}") from error
-
-
-@contextlib.contextmanager
-def _read_errors_as_input_errors(workdir: Path) -> Iterator[None]:
-    try:
-        yield
-    except (InputError, MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:  # Orbax and TensorStore raise errors of many types for damaged files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the checkpoint in {workdir} is damaged, or of another version: {reason:.300}") from error
 
 
 def check_complete_model(workdir: Path, info: dict[str, Any]) -> None:

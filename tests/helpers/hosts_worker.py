@@ -1,6 +1,6 @@
-"""One of two processes: `python hosts_worker.py FOLDER PORT PROCESS_ID` trains in folders of FOLDER, as they say.
+"""Runs one of two processes: `python hosts_worker.py FOLDER PORT PROCESS_ID` trains in folders below FOLDER.
 
-Writes what happened as `<FOLDER>/<PROCESS_ID>.json`.
+Writes devices, steps and signals to `<FOLDER>/<PROCESS_ID>.json`.
 """
 
 import json
@@ -15,23 +15,23 @@ from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import Interrupted
 from tests.helpers.toy_task import StopAt, ToyTask, toy_config
 
-RUNS = {"plain": 1, "fsdp8": 8, "from_one": 2}  # to fsdp; the last continues what one device began
+RUNS = {"plain": 1, "fsdp8": 8, "from_one": 2}  # name: fsdp; the last one continues a run of one device
 
 
 def wide_config(**overrides):
-    """Two epochs of three steps, and wide enough for a weight that is split over devices."""
+    """Returns a config of two epochs of three steps, with a weight large enough to be sharded."""
     return toy_config(epochs=2, log_every=1, width=4096, **{"optimizer.max_learning_rate": 1e-3, **overrides})
 
 
 class LongEpochs(StopAt):
-    """Epochs of 30 steps."""
+    """A toy task with 30 steps per epoch."""
 
     def epoch_end(self, epoch: int) -> int:
         return 30 * epoch
 
 
 def stopped_at(task: ToyTask, workdir: Path) -> list[int]:
-    """The last step and the signal of a run that is stopped."""
+    """Trains; returns the last step and the signal if a signal stopped the run, or []."""
     trainer = Trainer(task.config, task, workdir)
     try:
         trainer.fit()
@@ -42,15 +42,15 @@ def stopped_at(task: ToyTask, workdir: Path) -> list[int]:
 
 def main(folder: Path, port: str, process: int) -> None:
     join_hosts(f"127.0.0.1:{port}", 2, process, timeout_s=60)
-    seen = {"devices": jax.device_count(), "local": jax.local_device_count()}
+    facts = {"devices": jax.device_count(), "local": jax.local_device_count()}
     for name, fsdp in RUNS.items():
         config = wide_config(**{"mesh.fsdp": fsdp})
         Trainer(config, ToyTask(config), folder / name).fit()
-    # Only process 1 is asked to stop.
+    # Only process 1 gets a signal.
     config, when = wide_config(), 2 if process else 10**6
-    seen["in_epoch"] = stopped_at(LongEpochs(config, when, signal.SIGTERM), folder / "in_epoch")
-    seen["at_end"] = stopped_at(StopAt(config, when, signal.SIGINT), folder / "at_end")
-    (folder / f"{process}.json").write_text(json.dumps(seen))
+    facts["in_epoch"] = stopped_at(LongEpochs(config, when, signal.SIGTERM), folder / "in_epoch")
+    facts["at_end"] = stopped_at(StopAt(config, when, signal.SIGINT), folder / "at_end")
+    (folder / f"{process}.json").write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":

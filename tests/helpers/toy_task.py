@@ -1,4 +1,4 @@
-"""A task small enough to train in a second: two-layer network with batch norm and dropout on drawn numbers."""
+"""A task that trains in a second: a two-layer network with batch norm and dropout on random numbers."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ROWS, FEATURES = 50, 6
 
 
 def toy_config(**overrides) -> ConfigDict:
-    """A config with the fields that the loop reads."""
+    """Returns a config with the fields that the trainer reads."""
     config = ConfigDict(
         {
             "seed": 3,
@@ -49,6 +49,7 @@ def toy_config(**overrides) -> ConfigDict:
                 "beta2": 0.999,
                 "eps": 1e-8,
                 "clip_norm": 0.0,
+                "decay_epochs": 1,
             },
             "eval": {"batch_size": 16, "split": "test", "metric": "accuracy"},
             "checkpoint": {"keep": 2},
@@ -58,13 +59,13 @@ def toy_config(**overrides) -> ConfigDict:
     return config
 
 
-def own_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """This process's rows."""
+def local_rows(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns this process's rows of a batch."""
     return {name: np.array_split(rows, jax.process_count())[jax.process_index()] for name, rows in batch.items()}
 
 
 class ToyModel(nnx.Module):
-    """`[B, FEATURES]` to one logit."""
+    """Maps rows `[B, FEATURES]` to logits `[B]`."""
 
     def __init__(self, width: int, dropout: float, rngs: nnx.Rngs):
         self.first = nnx.Linear(FEATURES, width, rngs=rngs)
@@ -81,7 +82,7 @@ class ToyModel(nnx.Module):
 
 
 class ToyTask:
-    """Sign of a sum; `poison_step` makes the input of that step NaN."""
+    """Predicts the sign of the sum of a row. The input of step `poison_step` is NaN."""
 
     def __init__(self, config: ConfigDict, poison_step: int | None = None):
         self.config, self.poison_step = config, poison_step
@@ -111,13 +112,13 @@ class ToyTask:
             index = np.random.default_rng(step).choice(ROWS, self.config.batch_size, replace=False).astype(np.int32)
             rows = self.rows[index]
             rows = np.full_like(rows, np.nan) if step == self.poison_step else rows
-            yield own_part({"index": index, "rows": rows})
+            yield local_rows({"index": index, "rows": rows})
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
         size = self.config.eval.batch_size
         for start in range(0, ROWS, size):
             index = np.arange(start, start + size)
-            yield own_part({"rows": self.rows[index % ROWS], "mask": index < ROWS})
+            yield local_rows({"rows": self.rows[index % ROWS], "mask": index < ROWS})
 
     def loss(self, model: ToyModel, batch: dict[str, jax.Array], key: jax.Array):
         logits = model(batch["rows"], train=True, key=key)
@@ -139,7 +140,7 @@ class ToyTask:
 
 
 class StopAt(ToyTask):
-    """Sends this process a signal while it draws the batch after `stop_step` steps."""
+    """Sends this process a signal while it prepares the batch of step `stop_step`."""
 
     def __init__(self, config: ConfigDict, stop_step: int, signum: int):
         super().__init__(config)
@@ -152,26 +153,39 @@ class StopAt(ToyTask):
             yield batch
 
 
-def run(config: ConfigDict, workdir: Path, **kwargs) -> Trainer:
-    """Trains the toy task, on two devices unless others are given."""
-    devices = kwargs.pop("devices", jax.devices()[:2])
-    trainer = Trainer(config, ToyTask(config, **kwargs), workdir, devices=devices)
+class Scored(ToyTask):
+    """Returns given accuracies, one for each evaluation; raises KeyboardInterrupt after the last."""
+
+    def __init__(self, config: ConfigDict, accuracies: Sequence[float]):
+        super().__init__(config)
+        self.accuracies = iter(accuracies)
+
+    def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+        for accuracy in self.accuracies:
+            return {"accuracy": accuracy}
+        raise KeyboardInterrupt
+
+
+def run(config: ConfigDict, workdir: Path, task: ToyTask | None = None, *, num_devices: int = 2) -> Trainer:
+    """Trains a task, the toy task if none is given."""
+    trainer = Trainer(config, task or ToyTask(config), workdir, devices=jax.devices()[:num_devices])
     trainer.fit()
     return trainer
 
 
-def final_items(trainer: Trainer, workdir: Path) -> tuple[int, dict, dict]:
-    """The step, the arrays and the facts of the newest checkpoint."""
+def last_checkpoint(trainer: Trainer, workdir: Path) -> tuple[int, dict, dict]:
+    """Returns the step, the arrays and the info of the newest checkpoint."""
     with Checkpointer(workdir) as checkpointer:
         last = checkpointer.steps()[-1]
         return last, checkpointer.restore(last, trainer.abstract_state.to_checkpoint()), checkpointer.info(last)
 
 
-def records(workdir: Path) -> list[dict]:
-    """The lines of `metrics.jsonl`."""
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def assert_same_checkpoint(trainer: Trainer, expected: Path, actual: Path) -> None:
+    """Compares the newest checkpoints of two workdirs to the bit."""
+    jax.tree.map(np.testing.assert_array_equal, last_checkpoint(trainer, actual), last_checkpoint(trainer, expected))
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """The recorded loss by step."""
-    return {line["step"]: line["loss"] for line in records(workdir) if line["kind"] == "train"}
+    """Returns the recorded losses by step, as written."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}

@@ -1,4 +1,4 @@
-"""What a failing disk does to a run; `docs/reliability.md` lists it."""
+"""Effects of damaged files and failing disks on a run; `docs/reliability.md` lists them."""
 
 import contextlib
 import os
@@ -6,34 +6,27 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.runs import best_step, run_arrays
-from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import exclusive_lock
-from tests.helpers.toy_task import ToyTask, final_items, losses, run, toy_config
+from tests.helpers.toy_task import Scored, assert_same_checkpoint, losses, run, toy_config
 
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole")
-    return workdir, run(toy_config(log_every=1), workdir)
+CONFIG = toy_config(log_every=1)
+FALLING = [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
 
 
 @pytest.fixture
-def copy(whole, tmp_path):
-    shutil.copytree(whole[0], tmp_path / "run")
-    return tmp_path / "run"
+def copy(finished, tmp_path) -> Path:
+    return shutil.copytree(finished[0], tmp_path / "run")
 
 
 @contextlib.contextmanager
 def mounted(folder: Path, options: str):
-    """A file system of its own at `folder`."""
+    """Mounts a file system at `folder`."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
@@ -48,60 +41,45 @@ def largest_file(folder: Path) -> Path:
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-def truncate(folder: Path) -> None:
-    path = largest_file(folder)
+def truncate(checkpoint: Path) -> None:
+    path = largest_file(checkpoint)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def flip_a_bit(folder: Path) -> None:
-    path = largest_file(folder / "progress")
+def flip_a_bit(checkpoint: Path) -> None:
+    path = largest_file(checkpoint / "progress")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
 
 
-def lose_a_file(folder: Path) -> None:
-    largest_file(folder / "weights").unlink()
+def delete_a_file(checkpoint: Path) -> None:
+    largest_file(checkpoint / "weights").unlink()
 
 
-def spoil_the_facts(folder: Path) -> None:
-    (folder / "info" / "metadata").write_text('{"epoch": 4')
+def cut_the_info(checkpoint: Path) -> None:
+    (checkpoint / "info" / "metadata").write_text('{"epoch": 4')
 
 
-def spoil_the_digests(folder: Path) -> None:
-    (folder / "digests.json").write_text("[]")
+def cut_the_digests(checkpoint: Path) -> None:
+    (checkpoint / "digests.json").write_text("[]")
 
 
-def assert_same_run(expected, actual):
-    assert expected[0] == actual[0]
-    assert expected[2] == actual[2]
-    jax.tree.map(np.testing.assert_array_equal, expected[1], actual[1])
-
-
-@pytest.mark.parametrize("spoil", [truncate, flip_a_bit, lose_a_file, spoil_the_facts, spoil_the_digests])
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(whole, copy, capsys, spoil):
-    workdir, trainer = whole
-    spoil(copy / "checkpoints" / "12")
-    run(toy_config(log_every=1), copy)
-    told = capsys.readouterr().out
-    assert f"the checkpoint of step 12 is damaged ({'digests.json' if spoil is spoil_the_digests else ''}" in told
-    assert f"continuing {copy} at step 9 of 12" in told
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, delete_a_file, cut_the_info, cut_the_digests])
+def test_a_run_continues_from_the_checkpoint_before_a_damaged_one(finished, copy, capsys, damage):
+    damage(copy / "checkpoints" / "12")
+    run(CONFIG, copy)
+    output = capsys.readouterr().out
+    assert f"the checkpoint of step 12 is damaged ({'digests.json' if damage is cut_the_digests else ''}" in output
+    assert f"continuing {copy} at step 9 of 12" in output
     assert (copy / "damaged" / "12").is_dir()
-    assert losses(copy) == losses(workdir)
-    assert_same_run(final_items(trainer, workdir), final_items(trainer, copy))
+    assert losses(copy) == losses(finished[0])
+    assert_same_checkpoint(finished[1], finished[0], copy)
 
 
 def test_a_damaged_best_checkpoint_is_set_aside_too(tmp_path):
     config = toy_config(**{"checkpoint.keep": 1})
-
-    class Falling(ToyTask):
-        calls = 0
-
-        def evaluate(self, split, outputs):
-            self.calls += 1
-            return {"accuracy": 1 / self.calls}
-
-    Trainer(config, Falling(config), tmp_path, devices=jax.devices()[:1]).fit()
+    run(config, tmp_path, Scored(config, FALLING), num_devices=1)
     flip_a_bit(tmp_path / "checkpoints" / "3")
     with pytest.raises(InputError, match=r"3 is damaged: .*; train.py with the same config and workdir sets it aside"):
         run_arrays(tmp_path)
@@ -110,103 +88,89 @@ def test_a_damaged_best_checkpoint_is_set_aside_too(tmp_path):
     assert run_arrays(tmp_path)[1]["epoch"] == 4
 
 
-def test_facts_that_cannot_be_read_are_told(copy):
-    spoil_the_facts(copy / "checkpoints" / "12")
+def test_a_damaged_info_is_reported(copy):
+    cut_the_info(copy / "checkpoints" / "12")
     with Checkpointer(copy) as checkpointer, pytest.raises(InputError, match=r"12 is damaged: info: .*sets it aside"):
         best_step(checkpointer)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(copy):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(copy):
     steps = sorted(path.name for path in (copy / "checkpoints").iterdir())
     for step in steps:
         flip_a_bit(copy / "checkpoints" / step)
     with pytest.raises(InputError, match=r"all checkpoints in .* are damaged; put back a copy of one") as caught:
-        run(toy_config(log_every=1), copy)
+        run(CONFIG, copy)
     assert all(f"  {step}: progress/" in str(caught.value) for step in steps)
     assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == steps
 
 
-def test_a_damaged_checkpoint_is_not_used(copy):
+def test_weights_of_a_damaged_checkpoint_are_refused(copy):
     with Checkpointer(copy) as checkpointer:
         checkpointer.check_undamaged(12)
-    for step in (copy / "checkpoints").iterdir():
-        truncate(step)
+    for checkpoint in (copy / "checkpoints").iterdir():
+        truncate(checkpoint)
     with pytest.raises(InputError, match=r"is damaged: .* is changed; train.py with the same config"):
         run_arrays(copy)
 
 
-def test_what_a_kill_left_half_written_goes(copy):
-    left = copy / "checkpoints" / "12.orbax-checkpoint-tmp"
-    left.mkdir()
+def test_an_incomplete_checkpoint_is_removed(copy):
+    incomplete = copy / "checkpoints" / "12.orbax-checkpoint-tmp"
+    incomplete.mkdir()
     shutil.rmtree(copy / "checkpoints" / "12")
-    run(toy_config(log_every=1), copy)
-    assert not left.exists()
+    run(CONFIG, copy)
+    assert not incomplete.exists()
 
 
-def test_the_best_checkpoint_survives_resuming(tmp_path):
+def test_the_best_checkpoint_is_kept_when_a_run_continues(tmp_path):
     config = toy_config(**{"checkpoint.keep": 1})
-
-    class Falling(ToyTask):
-        calls, stop = 0, None
-
-        def evaluate(self, split, outputs):
-            if self.calls == self.stop:
-                raise KeyboardInterrupt
-            self.calls += 1
-            return {"accuracy": 1 / self.calls}
-
-    first = Falling(config)
-    first.stop = 4
     with pytest.raises(KeyboardInterrupt):
-        Trainer(config, first, tmp_path, devices=jax.devices()[:1]).fit()
-    second = Falling(config)
-    second.calls = 4  # what follows is worse than what was
-    Trainer(config, second, tmp_path, devices=jax.devices()[:1]).fit()
+        run(config, tmp_path, Scored(config, FALLING[:4]), num_devices=1)
+    run(config, tmp_path, Scored(config, FALLING[4:]), num_devices=1)
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         assert checkpointer.steps() == [3, 12]
         assert checkpointer.info(3)["metric"] == 1
 
 
-def test_two_trainers_in_one_workdir(copy):
+def test_a_second_trainer_in_a_workdir_is_refused(copy):
     with (
-        exclusive_lock(copy / ".lock", ""),
+        exclusive_lock(copy / ".lock", "locked"),
         pytest.raises(InputError, match=r"another process trains in .*run; stop it, wait"),
     ):
-        run(toy_config(log_every=1), copy)
-    run(toy_config(log_every=1), copy)
+        run(CONFIG, copy)
+    run(CONFIG, copy)
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .*never awaited:RuntimeWarning")  # what Orbax no longer wrote
+@pytest.mark.filterwarnings("ignore:coroutine .*never awaited:RuntimeWarning")  # of Orbax, after a failed save
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_during_a_save(whole, tmp_path):
-    workdir, trainer = whole
-    config = toy_config(log_every=1, **{"checkpoint.keep": 4})
-    with mounted(tmp_path / "disk", "size=480k"):
+def test_a_run_continues_after_the_disk_was_full(finished, tmp_path):
+    disk, config = tmp_path / "disk", toy_config(log_every=1, **{"checkpoint.keep": 4})
+    with mounted(disk, "size=480k"):
         with pytest.raises(InputError, match=r"No space left on device.*give the same command again"):
-            run(config, tmp_path / "disk")
-        assert list((tmp_path / "disk" / "checkpoints").iterdir())
-        subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path / "disk")], check=True)
-        run(config, tmp_path / "disk")
-        assert_same_run(final_items(trainer, workdir), final_items(trainer, tmp_path / "disk"))
+            run(config, disk)
+        assert list((disk / "checkpoints").iterdir())
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        run(config, disk)
+        assert_same_checkpoint(finished[1], finished[0], disk)
 
 
-def test_records_on_a_full_disk_are_told_and_closed(tmp_path):
-    def write_all(writer):
-        for step in range(1000):
-            writer.write(step, "train", {"loss": 0.5})
+def write_many(writer: MetricWriter) -> None:
+    for step in range(1000):
+        writer.write(step, "train", {"loss": 0.5})
 
+
+def test_metrics_on_a_full_disk_are_reported_and_their_files_closed(tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "size=64k"):
         with (
             pytest.raises(InputError, match=r"metrics\.jsonl cannot be written: No space left on device"),
             MetricWriter(disk) as writer,
         ):
-            write_all(writer)
+            write_many(writer)
         opened = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
         assert [path for path in opened if path.startswith(str(disk))] == []
 
 
-def test_a_read_only_workdir(tmp_path):
+def test_a_read_only_workdir_is_refused(tmp_path):
     with (
         mounted(tmp_path / "disk", "size=1m,ro"),
         pytest.raises(InputError, match=r"disk/run cannot be written: Read-only file system; make it writable, or"),
