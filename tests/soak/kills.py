@@ -1,10 +1,10 @@
-"""Kills a training run again and again, and compares what it ends with to a run that was left alone.
+"""Kills a training run repeatedly, and compares its results with those of a run that was never killed.
 
     python tests/soak/kills.py --kills 20 --seed 0 --output kills.json
 
-Each kill is a SIGKILL to the whole process group, at a random moment: while data are prepared, within a step, while a
-checkpoint is being written, while an epoch is evaluated. Weights, averages, optimiser state, records and final metrics
-must have the same bits.
+Each kill is a SIGKILL to the process group at a random moment: while data are prepared, within a step, while a
+checkpoint is written, or while an epoch is evaluated. Weights, averages, optimizer state, records and final metrics
+must be equal to the bit.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[2]
 PHASES = ("save", "evaluation", "step", "preparation")
 EPOCHS, BATCH_SIZE, NUM_TRAIN = 4, 16, 200
-_STEPS_AN_EPOCH = NUM_TRAIN * 9 / 10 / BATCH_SIZE  # a tenth is for validation
+_STEPS_AN_EPOCH = NUM_TRAIN * 9 / 10 / BATCH_SIZE  # a tenth is the validation part
 _SETTINGS = {
     "epochs": EPOCHS,
     "batch_size": BATCH_SIZE,
@@ -43,7 +43,7 @@ _TIMES = ("images_per_second", "input_wait")
 
 
 class Run:
-    """A training run below `folder`, started, killed and started again."""
+    """A training run in `folder` that can be started, killed and started again."""
 
     def __init__(self, folder: Path):
         self.folder, self.workdir, self.cache = folder, folder / "run", folder / "cache"
@@ -59,12 +59,12 @@ class Run:
             return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
 
     def finish(self) -> None:
-        """Runs to the end; AssertionError with the output if that fails."""
+        """Runs to the end; raises AssertionError with the output if the run fails."""
         code = self.start().wait()
         assert code == 0, f"exit code {code}\n{(self.folder / 'output.txt').read_text()[-3000:]}"
 
     def kill(self, phase: str, rng: random.Random) -> str | None:
-        """Starts, and kills at a random moment of `phase`; the phase, or None if the run ended before."""
+        """Starts the run and kills it at a random moment of `phase`; returns None if the run ended before."""
         if phase == "preparation":
             shutil.rmtree(self.cache, ignore_errors=True)
         reached, delay = self._reached(phase, rng), rng.uniform(0, 0.03)
@@ -95,7 +95,7 @@ class Run:
             return 0
 
     def result(self) -> dict[str, Any]:
-        """All that the run ended with."""
+        """Returns the records, infos, arrays and final metrics of the run."""
         from aia_jax.training.checkpoint import Checkpointer
 
         records = [json.loads(line) for line in (self.workdir / "metrics.jsonl").read_text().splitlines()]
@@ -116,7 +116,7 @@ class Run:
 
 
 def _arrays(folder: Path) -> Any:
-    """Every array of an item of a checkpoint, whatever it is called."""
+    """Reads all arrays of a checkpoint's item."""
     import jax
     import orbax.checkpoint as ocp
 
@@ -127,7 +127,7 @@ def _arrays(folder: Path) -> Any:
 
 
 def differences(expected: Any, actual: Any, path: str = "") -> list[str]:
-    """Paths of what is not the same, to the bit."""
+    """Returns the paths of values that are not equal to the bit."""
     if isinstance(expected, dict) and isinstance(actual, dict):
         if expected.keys() != actual.keys():
             return [f"{path}: {sorted(map(str, expected))} and {sorted(map(str, actual))}"]
@@ -145,7 +145,7 @@ def differences(expected: Any, actual: Any, path: str = "") -> list[str]:
 
 
 def soak(folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    """The report: kills by phase, after each of which the run was continued, and differences to one left alone."""
+    """Kills and continues a run; returns the kills by phase and the differences from a run that was never killed."""
     rng = random.Random(seed)
     whole, killed = Run(folder / "whole"), Run(folder / "killed")
     whole.finish()
@@ -156,7 +156,7 @@ def soak(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         phase = PHASES[sum(done.values()) % len(PHASES)]
         if killed.kill(phase, rng):
             done[phase] += 1
-        else:  # it came to its end: look, and begin anew
+        else:  # the run ended: compare it, and start a new one
             found += differences(expected, killed.result())
             shutil.rmtree(killed.workdir)
     killed.finish()

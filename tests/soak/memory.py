@@ -1,10 +1,9 @@
-"""Peak host memory of preparing, training and evaluating: at two sizes, ten times apart, and over 60 epochs.
+"""Measures the peak host memory of preparation, training and evaluation: for two data sizes, and over 60 epochs.
 
     python tests/soak/memory.py --output memory.json
 
-Training is told in quarters of its steps, about 2,000 in each run: there shows what grows with steps or epochs.
-
-Counts anonymous memory: pages of the memory-mapped copy are the system's to take back. Linux only.
+Each run has about 2,000 steps. The peak is reported for each quarter of them, which shows memory that grows with steps
+or epochs. Counts anonymous memory, because the system can reclaim pages of memory-mapped files. Linux only.
 """
 
 import argparse
@@ -27,8 +26,8 @@ _QUARTERS = ("first quarter", "second quarter", "third quarter", "fourth quarter
 
 
 def measure(folder: Path, num_images: int, epochs: int) -> dict[str, Any]:
-    """Trains on `num_images`, evaluating after each epoch, and then on a tenth as many; peaks in MB."""
-    trained = num_images * 9 // 10  # the rest is for validation
+    """Trains on `num_images` with evaluation after each epoch, then evaluates a tenth as many; returns peaks in MB."""
+    trained = num_images * 9 // 10  # the rest is the validation part
     settings = {
         "epochs": epochs,
         "batch_size": BATCH_SIZE,
@@ -68,7 +67,7 @@ def _last_step(records: Path) -> int:
 
 
 def _anonymous(process: int) -> float:
-    """MB of a process that no file holds."""
+    """Returns the anonymous memory of a process in MB."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:

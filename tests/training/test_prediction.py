@@ -14,7 +14,7 @@ SIZE = 4
 
 
 def _batches(num_rows: int):
-    """Rows 0, 1, ... of two pixels, with their number as the value; padding is row 0."""
+    """Yields rows of two pixels whose value is the row number; padding repeats row 0."""
     for start in range(0, num_rows, SIZE):
         index = np.arange(start, start + SIZE)
         mask = index < num_rows
@@ -29,7 +29,7 @@ def _step(factors: dict, batch: dict) -> dict:
 
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("num_rows", [1, 8, 41])
-def test_all_rows_come_once_and_in_order(devices, num_rows):
+def test_each_row_is_predicted_once_and_in_order(devices, num_rows):
     mesh = sharding.data_mesh(jax.devices()[:devices])
     weights = [{"factor": np.float32(1)}, {"factor": np.float32(10)}]
     plain, scaled = predict_split(jax.jit(_step), weights, _batches(num_rows), mesh)
@@ -56,7 +56,7 @@ def test_batches_are_dispatched_ahead_and_each_is_transferred_once(monkeypatch):
     assert {name: events.count(name) for name in set(events)} == {"transfer": 9, "compute": 18, "fetch": 9}
 
 
-def test_two_splits_need_one_program_each_of_step_and_mask():
+def test_two_splits_compile_step_and_mask_once():
     mesh = sharding.data_mesh(jax.devices()[:2])
     prediction._replicate.cache_clear()  # other tests may have used it with other shapes
     step = jax.jit(lambda weights, batch: _step(weights, batch), out_shardings=sharding.replicated(mesh))
@@ -66,7 +66,7 @@ def test_two_splits_need_one_program_each_of_step_and_mask():
     assert prediction._replicate(mesh)._cache_size() == 1
 
 
-def test_the_bar_counts_images(monkeypatch):
+def test_the_progress_bar_counts_images(monkeypatch):
     shown = io.StringIO()
     forced = {"file": shown, "disable": False, "leave": True}
     monkeypatch.setattr(prediction, "tqdm", lambda **options: tqdm(**options | forced))

@@ -14,21 +14,21 @@ from tests.helpers.toy_task import ToyTask, toy_config
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
-def test_the_mesh_keeps_the_order_of_the_devices(fsdp):
+def test_the_mesh_keeps_the_order_of_devices(fsdp):
     mesh = sharding.data_mesh(fsdp=fsdp)
     assert mesh.shape == {"data": 8 // fsdp, "fsdp": fsdp}
     assert list(mesh.devices.flat) == jax.devices()
 
 
 class Device:
-    """A device of a process, as far as a mesh looks at it."""
+    """A device with the attributes that a mesh reads."""
 
     def __init__(self, process_index: int, number: int):
         self.process_index, self.id, self.platform = process_index, number, "cpu"
         self.device_kind, self.client = "cpu", None
 
 
-def test_the_devices_of_a_process_follow_each_other():
+def test_the_devices_of_a_process_are_consecutive():
     devices = [Device(number % 2, number) for number in range(8)]
     mesh = sharding.data_mesh(devices, fsdp=2)
     assert [device.id for device in mesh.devices.flat] == [0, 2, 4, 6, 1, 3, 5, 7]
@@ -55,7 +55,7 @@ def test_fsdp_that_does_not_divide_the_devices_is_refused(fsdp):
         ((), PartitionSpec()),
     ],
 )
-def test_large_arrays_are_split_along_their_longest_divisible_axis(shape, spec):
+def test_large_arrays_are_split_along_their_largest_divisible_axis(shape, spec):
     assert sharding.state_sharding(shape, sharding.data_mesh(fsdp=4)).spec == spec
     assert sharding.state_sharding(shape, sharding.data_mesh()).spec == PartitionSpec()
 
@@ -78,8 +78,8 @@ def bytes_on(device: jax.Device, tree) -> int:
     return sum(shard.data.nbytes for shard in shards if shard.device == device)
 
 
-def test_the_state_a_device_holds_shrinks(tmp_path):
-    held, names = {}, ("params", "opt_state", "ema")
+def test_fsdp_divides_the_memory_of_the_state_on_a_device(tmp_path):
+    used, names = {}, ("params", "opt_state", "ema")
     for fsdp in (1, 2, 8):
         config = toy_config(width=2**14, **{"mesh.fsdp": fsdp, "batch_size": 8, "eval.batch_size": 8})
         trainer = Trainer(config, ToyTask(config), tmp_path)
@@ -87,23 +87,23 @@ def test_the_state_a_device_holds_shrinks(tmp_path):
         resident = sharding.put_replicated(trainer.task.resident_arrays(), trainer.mesh)
         state, _ = trainer.train_step(state, sharding.put_batch(batch, trainer.mesh), resident)
         kept = {name: [a for a in jax.tree.leaves(getattr(state, name)) if a.ndim > 1] for name in names}
-        held[fsdp] = {name: bytes_on(jax.devices()[5], arrays) for name, arrays in kept.items()}
+        used[fsdp] = {name: bytes_on(jax.devices()[5], arrays) for name, arrays in kept.items()}
         assert trainer.train_step._cache_size() == 1
     for fsdp in (2, 8):
-        for name, whole in held[1].items():
-            assert whole / fsdp <= held[fsdp][name] <= whole / fsdp + 64, name
+        for name, whole in used[1].items():
+            assert whole / fsdp <= used[fsdp][name] <= whole / fsdp + 64, name
 
 
-def test_of_the_flagship_a_device_holds_a_share_of_all_but_its_small_arrays():
+def test_fsdp_8_leaves_an_eighth_of_tresnet_m_on_a_device():
     config = corel5k.get_config()
     _, shapes = abstract_weights(lambda rngs: build_annotator(config.model, 260, rngs=rngs), sharding.data_mesh(fsdp=8))
     params = jax.tree.leaves(shapes["raw"]["params"])
     whole = sum(leaf.size for leaf in params)
-    held = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in params)
-    assert whole / 8 < held < 1.05 * whole / 8
+    local = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in params)
+    assert whole / 8 < local < 1.05 * whole / 8
 
 
-def test_arrays_are_put_and_gathered():
+def test_a_gathered_array_is_the_array_that_was_put():
     mesh = sharding.data_mesh(fsdp=4)
     array = np.arange(2**15, dtype=np.float32).reshape(128, 256)
     placed = sharding.put_array(array, sharding.state_sharding(array.shape, mesh))
@@ -115,11 +115,11 @@ def test_arrays_are_put_and_gathered():
     assert again.sharding == placed.sharding
 
 
-def test_a_model_starts_the_same_however_it_is_split(tmp_path):
+def test_the_initial_weights_do_not_depend_on_fsdp(tmp_path):
     config = toy_config(width=4096)
-    drawn = []
+    initial = []
     for fsdp in (1, 8):
         config.mesh.fsdp = fsdp
         trainer = Trainer(config, ToyTask(config), tmp_path)
-        drawn.append(jax.device_get(trainer.new_state().params))
-    jax.tree.map(np.testing.assert_array_equal, *drawn)
+        initial.append(jax.device_get(trainer.new_state().params))
+    jax.tree.map(np.testing.assert_array_equal, *initial)

@@ -1,8 +1,8 @@
-"""Twenty training steps beside torch's: timm's body, a torch head, Adam, OneCycleLR and an averaged copy.
+"""Compares twenty training steps with PyTorch: timm's backbone, a PyTorch head, Adam, OneCycleLR and an EMA copy.
 
-In float64, where both agree to the last digits. In float32 some value before a ReLU sooner or later rounds to one side
-of zero here and to the other there; its gradient jumps, and Adam makes much of it. PyTorch parts from itself likewise
-if the last digits of its first weights change. So only the first steps are compared in float32.
+In float64 both agree to the last digits. In float32 some value before a ReLU sooner or later rounds to different sides
+of zero; its gradient jumps, and Adam amplifies the difference. PyTorch differs from itself in the same way if the last
+digits of its initial weights change. So only the first steps are compared in float32.
 """
 
 import copy
@@ -38,7 +38,7 @@ HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.
 
 
 def torch_loss(logits, targets):
-    """The proposed loss as the reference writes it (loss_functions.py), on its own preset."""
+    """The proposed loss as in the reference code (loss_functions.py)."""
     preset = PRESETS["proposed"]
     negative = (torch.sigmoid(logits) - preset["neg_margin"]).clamp(min=0)
     loss = (1 - targets) * torch.log((1 - negative).clamp(min=1e-8)) * negative ** preset["gamma_neg"]
@@ -85,7 +85,7 @@ def our_run(model, images, targets):
 
 
 def both_runs(steps, dtype):
-    """Rows and last weights of ours, then rows, model and averaged copy of torch's."""
+    """Returns our rows and final weights, then PyTorch's rows, model and EMA copy."""
     torch.manual_seed(0)
     tresnet, variant = build_small_tresnet()
     theirs = build_torch_annotator(tresnet, LABELS, **HEAD).train()
@@ -107,7 +107,7 @@ def both_runs(steps, dtype):
 @pytest.fixture(scope="module")
 def runs():
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jnp, "float32", jnp.float64)  # what the modules compute at least in float32
+        patch.setattr(jnp, "float32", jnp.float64)  # the dtype that modules compute at least in
         return both_runs(STEPS, "float64")
 
 
@@ -122,7 +122,7 @@ def check_weights(ours, theirs, **tolerances):
     for kind, tolerance in tolerances.items():
         for path, value in traverse_util.flatten_dict(ours[kind]).items():
             if path[-2:] == ("key", "bias"):
-                continue  # softmax does not feel it: its gradient is rounding noise, whose sign Adam follows
+                continue  # softmax cancels it: its gradient is rounding noise
             assert relative_error(value, expected[path]) <= tolerance, path
 
 
@@ -139,7 +139,7 @@ def test_the_first_steps_in_float32_follow_torch():
     check_weights(weights["ema"], average, stats=1e-4, params=1e-3)
 
 
-def test_the_frozen_embedding_stays(runs):
+def test_the_frozen_embedding_does_not_change(runs):
     _, weights, _, theirs, _ = runs
     np.testing.assert_array_equal(
         weights["constants"]["head"]["query_embedding"], theirs.head.query_emb.weight.detach().numpy()

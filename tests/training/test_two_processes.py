@@ -1,4 +1,4 @@
-"""Two processes of four devices each train as one of eight does, and as one device does."""
+"""Two processes of four devices each train as one process of eight devices, and as one device."""
 
 import json
 import os
@@ -17,21 +17,15 @@ from aia_jax.training.state import TrainState
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import Interrupted
 from tests.helpers.hosts_worker import RUNS, wide_config
-from tests.helpers.toy_task import StopAt, ToyTask
+from tests.helpers.toy_task import StopAt, ToyTask, last_checkpoint, losses
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 150
 
 
-def losses(workdir: Path) -> list[float]:
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
-
-
 def last_logits(workdir: Path, trainer: Trainer) -> np.ndarray:
-    """Of the newest checkpoint's averages, on the trainer's devices."""
-    with Checkpointer(workdir) as checkpointer:
-        items = checkpointer.restore(checkpointer.steps()[-1], trainer.abstract_state.to_checkpoint())
+    """Predicts with the EMA weights of the newest checkpoint, on the trainer's devices."""
+    _, items, _ = last_checkpoint(trainer, workdir)
     weights = TrainState.from_checkpoint(items).weights("ema")
     assert jax.tree.leaves(weights)[0].sharding.num_devices == 1
     return trainer.task.predict_split(trainer.predictor, [weights], "test")[0]["logits"]
@@ -49,13 +43,12 @@ def start(arguments: list[str]) -> subprocess.Popen:
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "PYTHONPATH": str(ROOT),
     }
-    return subprocess.Popen(
-        [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "hosts_worker.py"), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def outputs(processes: list[subprocess.Popen], limit_s: float) -> list[str]:
-    """What each printed; all are killed when one takes too long."""
+    """Returns the output of each process; kills all of them if one takes too long."""
     try:
         return [process.communicate(timeout=limit_s)[0] for process in processes]
     except subprocess.TimeoutExpired:
@@ -75,34 +68,32 @@ def one_device(tmp_path_factory) -> tuple[Path, Trainer]:
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
-    """The folder of all that two processes did."""
+    """Returns the folder with the runs of two processes."""
     folder, config = tmp_path_factory.mktemp("two"), wide_config()
     with pytest.raises(Interrupted):
         Trainer(config, StopAt(config, 4, signal.SIGTERM), folder / "from_one", devices=jax.devices()[:1]).fit()
     port = str(free_port())
-    processes = [
-        start([str(ROOT / "tests" / "helpers" / "hosts_worker.py"), str(folder), port, str(i)]) for i in range(2)
-    ]
+    processes = [start([str(folder), port, str(process)]) for process in range(2)]
     printed = outputs(processes, LIMIT_S)
     assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
     return folder
 
 
-def seen(folder: Path) -> list[dict]:
+def read_facts(folder: Path) -> list[dict]:
     return [json.loads((folder / f"{process}.json").read_text()) for process in range(2)]
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])
-def test_one_process_trains_as_one_device_does(one_device, tmp_path, fsdp):
+def test_one_process_of_eight_devices_has_the_losses_of_one_device(one_device, tmp_path, fsdp):
     config = wide_config(**{"mesh.fsdp": fsdp})
     Trainer(config, ToyTask(config), tmp_path).fit()
-    np.testing.assert_allclose(losses(tmp_path), losses(one_device[0]), rtol=1e-5)
+    assert losses(tmp_path) == pytest.approx(losses(one_device[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_two_processes_train_as_one_device_does(one_device, two_processes, name):
-    assert [(there["devices"], there["local"]) for there in seen(two_processes)] == [(8, 4)] * 2
-    np.testing.assert_allclose(losses(two_processes / name), losses(one_device[0]), rtol=1e-5)
+def test_two_processes_have_the_losses_of_one_device(one_device, two_processes, name):
+    assert [(facts["devices"], facts["local"]) for facts in read_facts(two_processes)] == [(8, 4)] * 2
+    assert losses(two_processes / name) == pytest.approx(losses(one_device[0]), rel=1e-5)
     assert json.loads((two_processes / name / "environment.json").read_text())["processes"] == 2
 
 
@@ -110,11 +101,11 @@ def test_two_processes_train_as_one_device_does(one_device, two_processes, name)
 def test_a_checkpoint_of_two_processes_restores_on_one_device(one_device, two_processes, name):
     workdir, trainer = one_device
     expected, actual = last_logits(workdir, trainer), last_logits(two_processes / name, trainer)
-    np.testing.assert_allclose(actual, expected, atol=1e-4)  # a bias before batch norm drifts by rounding alone
+    np.testing.assert_allclose(actual, expected, atol=1e-4)  # rounding moves a bias before batch norm
 
 
 @pytest.mark.parametrize(("name", "stop"), [("in_epoch", [16, signal.SIGTERM]), ("at_end", [3, signal.SIGINT])])
 def test_a_signal_to_one_process_stops_both_at_the_same_step(two_processes, name, stop):
-    assert [there[name] for there in seen(two_processes)] == [stop, stop]
+    assert [facts[name] for facts in read_facts(two_processes)] == [stop, stop]
     with Checkpointer(two_processes / name) as checkpointer:
         assert checkpointer.steps()[-1] == stop[0]
