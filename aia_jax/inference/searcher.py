@@ -109,7 +109,7 @@ class PhotoSearch:
         """
         data, count = self.config.data, len(images)
         maps = self.annotator.maps(images).astype(data.feature_dtype)
-        ids = [self._keyword_ids[labels] for labels in self.annotator.keywords_of(maps, data.keyword_threshold)]
+        ids = [self._keyword_ids[labels] for labels in self.annotator.keywords(maps, data.keyword_threshold)]
         keywords, counts = pad_ids([known[known >= 0] for known in ids], data.max_keywords)
         batch = _pad({"maps": maps, "keywords": keywords, "counts": counts}, self.annotator.batch_size)
         outputs = self._prepare(self._weights, sharding.put_batch(batch, self._mesh))

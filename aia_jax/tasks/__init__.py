@@ -1,4 +1,4 @@
-"""What differs between the systems: batch -> model -> loss -> evaluation."""
+"""The systems as tasks: data, model, loss, predictions and metrics."""
 
 from ml_collections import ConfigDict
 
@@ -11,7 +11,7 @@ from aia_jax.utils.errors import InputError
 
 
 def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask | SearchTask:
-    """The task that `config.task` names.
+    """Creates the task that `config.task` names.
 
     Raises:
         InputError: an unknown name, or a field whose value is not allowed.

@@ -1,4 +1,4 @@
-"""Automatic image annotation, systems A and B: images in, a score for every label out."""
+"""Automatic image annotation, systems A and B: images in, a score for each label out."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -10,48 +10,36 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.data import pipeline, transforms
+from aia_jax.data import transforms
 from aia_jax.data.annotation.annotations import CUSTOM
-from aia_jax.data.annotation.datasets import (
-    DATASETS,
-    ChannelStats,
-    Split,
-    channel_stats,
-    load_split,
-    read_vocabulary,
-    split_validation,
-)
+from aia_jax.data.annotation.datasets import DATASETS, ChannelStats, Split, channel_stats, read_vocabulary
 from aia_jax.losses.annotation import annotation_loss
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.metrics.published_results import RESULTS
 from aia_jax.models.annotator import Annotator, build_annotator
 from aia_jax.models.backbones import backbone_named
-from aia_jax.training.sharding import process_kwargs
+from aia_jax.tasks.annotated_splits import AnnotatedSplits
+from aia_jax.tasks.base import BaseTask, RowSource
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 
-SPLITS = ("train", "validation", "test")
 
-
-class AnnotationTask:
-    """Trains and evaluates an `Annotator`; the face that `training.loop.Task` describes.
-
-    Splits are prepared when first asked for. `validation` is a part of the training split, which `train` then lacks,
-    when `config.eval.split` is "validation"; otherwise there is none and `train` is whole.
+class AnnotationTask(BaseTask):
+    """Trains and evaluates an `Annotator`, as described by `training.task.Task`.
 
     Args:
         config: see `configs/base.py`.
-        stats: mean and standard deviation of the channels of the photos that weights were trained on; None: the data's.
+        stats: mean and standard deviation of the channels of the training photos; None: those of the config's data.
 
     Attributes:
-        channel_stats: mean and standard deviation that images are normalised by, on the scale 0..1.
+        channel_stats: mean and standard deviation that normalise the images, on the scale 0..1.
 
     Raises:
-        InputError: an unknown data set or loss, or an image size that is no multiple of 4.
+        InputError: an unknown data set, loss or published row, or an image size that does not fit the backbone.
     """
 
     def __init__(self, config: ConfigDict, stats: ChannelStats | None = None):
-        self.config = config
+        super().__init__(config)
         data = config.data
         if data.name not in DATASETS:
             raise InputError(f"config.data.name={data.name!r} is unknown; known: {', '.join(DATASETS)}")
@@ -66,45 +54,18 @@ class AnnotationTask:
         self.channel_stats = backbone.channel_stats or stats or channel_stats(data)
         if config.published and config.published not in RESULTS:
             raise InputError(f"config.published={config.published!r} is unknown; known: {', '.join(RESULTS)}")
-        given = {name: value for name, value in config.loss.items() if name != "name" and value is not None}
-        self._loss = annotation_loss(config.loss.name, **given)
-
-    def split(self, name: str) -> Split:
-        """The images and targets of `name`: "train", "validation" or "test"."""
-        if name not in SPLITS:
-            raise InputError(f"split {name!r} is unknown; known: {', '.join(SPLITS)}")
-        if name == "test":
-            return self._test
-        if self.config.eval.split == "validation":
-            train, validation = self._parts
-            return train if name == "train" else validation
-        if name == "validation":
-            raise InputError("this config has no validation part: config.eval.split is 'test'")
-        return self._whole_train
-
-    @functools.cached_property
-    def _whole_train(self) -> Split:
-        return load_split(self.config.data, "train", self.config.data.image_size)
-
-    @functools.cached_property
-    def _parts(self) -> tuple[Split, Split]:
-        data = self.config.data
-        return split_validation(
-            self._whole_train, data.validation_fraction, self.config.seed, stratified=data.name == CUSTOM
-        )
-
-    @functools.cached_property
-    def _test(self) -> Split:
-        return load_split(self.config.data, "test", self.config.data.image_size)
+        options = {name: value for name, value in config.loss.items() if name != "name" and value is not None}
+        self._loss = annotation_loss(config.loss.name, **options)
+        self._source = AnnotatedSplits(config, data.image_size, config.seed)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The vocabulary, in the order of logits, scores and targets.
 
         Raises:
-            InputError: if the loaded splits differ in it.
+            InputError: the loaded splits have different labels.
         """
-        loaded = [self.__dict__[name].labels for name in ("_whole_train", "_test") if name in self.__dict__]
+        loaded = [split.labels for split in self._splits.values()]
         labels = loaded[0] if loaded else self._vocabulary
         if any(others != labels for others in loaded):
             raise InputError(
@@ -118,65 +79,42 @@ class AnnotationTask:
         return read_vocabulary(self.config.data)
 
     def describe(self) -> dict[str, Any]:
-        """The vocabulary, in the order of the logits; of custom data also the channel statistics."""
+        """Returns the vocabulary and, for custom data, the channel statistics."""
         own = {"channel_stats": [list(values) for values in self.channel_stats]}
         return {"labels": list(self.labels), **(own if self.config.data.name == CUSTOM else {})}
 
     def summary(self) -> str:
-        """The data and the model in a line."""
+        """Returns one line about the data and the model."""
         model, images = self.config.model, format_count(len(self.split("train")), "training image")
         labels = format_count(len(self.labels), "label")
         return f"{self.config.data.name}: {images}, {labels}; {model.backbone} + {model.head}"
 
     def build_model(self, rngs: nnx.Rngs) -> Annotator:
-        """A freshly initialised annotator for this vocabulary."""
+        """Returns a newly initialised annotator for this vocabulary."""
         return build_annotator(self.config.model, len(self.labels), rngs=rngs)
 
-    def epoch_end(self, epoch: int) -> int:
-        """The step after which `epoch` (1-based) is complete."""
-        return pipeline.epoch_end(epoch, len(self.split("train")), self.config.batch_size)
-
     def resident_arrays(self) -> dict[str, np.ndarray]:
-        """The training arrays, if the config places them in device memory."""
+        """Returns the training arrays if the config places them in device memory."""
         return self.train_arrays() if self.config.data.placement == "device" else {}
 
-    def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
-        """Nothing: images are the same for all weights."""
-
     def train_arrays(self) -> dict[str, Any]:
-        """The row-aligned arrays that a training batch is gathered from."""
+        """Returns the row-aligned arrays of training batches."""
         return self.split("train").arrays
 
     def eval_arrays(self, split: str) -> dict[str, Any]:
-        """The row-aligned arrays that `predict` takes batches of."""
+        """Returns the row-aligned arrays of the batches for `predict`."""
         return {"image": self.split(split).images}
 
     def row_names(self, index: np.ndarray) -> list[str]:
-        """The names of training images."""
+        """Returns the names of training images."""
         return [self.split("train").image_names[row] for row in index]
 
-    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of the training stream from `start_step` on."""
-        return pipeline.train_batches(
-            {} if self.config.data.placement == "device" else self.train_arrays(),
-            len(self.split("train")),
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            start_step=start_step,
-            **process_kwargs(),
-        )
-
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of `split`, in order."""
-        return pipeline.eval_batches(
-            self.eval_arrays(split),
-            len(self.split(split)),
-            batch_size=self.config.eval.batch_size,
-            **process_kwargs(),
-        )
+        """Yields this process's rows of `split`, in order."""
+        return self._batches_in_order(self.eval_arrays(split), len(self.split(split)))
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Mean loss over batch and labels of a flipped (and mixed) batch.
+        """Returns the mean loss over batch and labels after random flips and, if configured, mixup.
 
         Args:
             batch: `image` uint8 `[B, S, S, 3]`, `target` uint8 `[B, C]`.
@@ -190,34 +128,34 @@ class AnnotationTask:
         return self.mean_loss(logits, targets), {}
 
     def mean_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        """The configured loss, averaged over batch and labels."""
+        """Returns the configured loss, averaged over batch and labels."""
         with jax.named_scope("loss"):
             return self._loss(logits, targets).mean()
 
     def predict_split(
         self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
     ) -> list[dict[str, np.ndarray]]:
-        """The `scores` `[N, C]` of a split under each of `weights`."""
+        """Returns `scores` `[N, C]` of a split for each of `weights`."""
         return predictor(self.predict, weights, self.eval_batches(split))
 
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """`scores` float32 `[B, C]`."""
+        """Returns `scores` float32 `[B, C]`."""
         logits, _ = model(self.normalize(batch["image"]), train=False)
         return {"scores": jax.nn.sigmoid(logits)}
 
     def extract(self, backbone: nnx.Module, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """`features` float32 `[B, h, w, F]`, the last map of a backbone alone."""
+        """Returns `features` float32 `[B, h, w, F]`, the last feature map of a backbone."""
         features, _ = backbone(self.normalize(batch["image"]), train=False)
         return {"features": features.astype(jnp.float32)}
 
     def explain(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """`scores` `[B, C]` and, if the head attends, `attention` `[B, C, h, w]`."""
+        """Returns `scores` `[B, C]` and, for an attention head, `attention` `[B, C, h, w]`."""
         logits, out = model(self.normalize(batch["image"]), train=False)
         maps = {"attention": out["attention"]} if "attention" in out else {}
         return {"scores": jax.nn.sigmoid(logits), **maps}
 
     def illustrate(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """As `explain`, but the maps as a page shows them: uint8 `heat` `[B, C, h, w]`, 255 at each map's peak."""
+        """Returns `scores` `[B, C]` and, for an attention head, `heat` uint8 `[B, C, h, w]`, 255 at each map's peak."""
         out = self.explain(model, batch)
         if "attention" not in out:
             return out
@@ -229,10 +167,16 @@ class AnnotationTask:
     def evaluate(
         self, split: str, outputs: dict[str, np.ndarray], thresholds: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """The metrics of `metrics.annotation_metrics` at `thresholds` `[C]`, or else at `config.eval.threshold`."""
+        """Returns `annotation_metrics` at `thresholds` `[C]` or, without them, at `config.eval.threshold`."""
         threshold = self.config.eval.threshold if thresholds is None else thresholds
         return annotation_metrics(outputs["scores"], self.split(split).targets, threshold)
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """uint8 images to what the backbone takes, by the dataset's channel statistics."""
+        """Normalises uint8 images by the channel statistics."""
         return transforms.normalize(images, *self.channel_stats)
+
+    def _load_split(self, name: str) -> Split:
+        return self._source.load(name)
+
+    def _train_source(self) -> RowSource:
+        return {} if self.config.data.placement == "device" else self.train_arrays()

@@ -1,4 +1,4 @@
-"""Head-only training: the backbone's feature maps, flips included, are computed once and kept like images are."""
+"""Training of the head alone: the backbone's feature maps, also of flipped images, are computed once and cached."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +17,12 @@ from aia_jax.utils.errors import InputError
 
 
 class FrozenBackboneTask(AnnotationTask):
-    """Trains and scores with the head alone; only `explain` runs the whole annotator.
+    """Trains and evaluates the head of an annotator on cached feature maps; only `explain` runs the backbone.
 
-    A batch holds `features`, `features_h`, ...: the maps of an image and of its flipped forms.
+    A batch has `features`, `features_h`, ...: the maps of an image and of its flipped versions.
 
     Args:
-        config: as of `AnnotationTask`, with `model.freeze_backbone`.
+        config: config of `AnnotationTask` with `model.freeze_backbone`.
 
     Raises:
         InputError: as of `AnnotationTask`; mixup, which mixes images.
@@ -42,7 +42,7 @@ class FrozenBackboneTask(AnnotationTask):
         self._digest = ""
 
     def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
-        """Computes the features of `splits` with the backbone in the constants of `weights`, unless they are kept."""
+        """Computes the features of `splits` with the backbone in `weights`, unless they are cached."""
         backbone = jax.device_get(weights["constants"]["backbone"])
         leaves = jax.tree_util.tree_flatten_with_path(backbone)[0]
         self._weights = jax.device_put(backbone)
@@ -51,18 +51,18 @@ class FrozenBackboneTask(AnnotationTask):
             self.eval_arrays(split)
 
     def train_arrays(self) -> dict[str, Any]:
-        """Features of every flipped form, and targets."""
+        """Returns the features of the images and of their flipped versions, and the targets."""
         forms = {
             f"features{flip and '_'}{flip}": self._features("train", flip) for flip in FLIPS[self.config.data.flips]
         }
         return {**forms, "target": self.split("train").targets}
 
     def eval_arrays(self, split: str) -> dict[str, Any]:
-        """Features of the images as they are."""
+        """Returns the features of the images."""
         return {"features": self._features(split, "")}
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Mean loss over batch and labels, each image in one of its forms, drawn at random.
+        """Returns the mean loss over batch and labels, with a random version of each image.
 
         Args:
             batch: `features...` `[B, h, w, F]` each, `target` uint8 `[B, C]`.
@@ -75,7 +75,7 @@ class FrozenBackboneTask(AnnotationTask):
         return self.mean_loss(logits, batch["target"].astype(jnp.float32)), {}
 
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """`scores` float32 `[B, C]` of `features` `[B, h, w, F]`."""
+        """Returns `scores` float32 `[B, C]` of `features` `[B, h, w, F]`."""
         logits, _ = model.head(batch["features"].astype(DTYPES[self.config.model.dtype]), train=False)
         return {"scores": jax.nn.sigmoid(logits)}
 

@@ -1,7 +1,7 @@
-"""Image-text retrieval, system C: images and captions in, a score for every pair out."""
+"""Image-text retrieval, system C: images and captions in, a score for each pair out."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.data import pipeline, transforms
+from aia_jax.data import transforms
 from aia_jax.data.annotation.datasets import CHANNEL_STATS
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.retrieval.captions import (
@@ -27,15 +27,14 @@ from aia_jax.losses.retrieval import triplet, visual_semantic_loss
 from aia_jax.metrics.retrieval import retrieval_metrics
 from aia_jax.models.backbones import backbone_named
 from aia_jax.models.retriever import Retriever, build_retriever
-from aia_jax.training.sharding import process_kwargs
+from aia_jax.tasks.base import BaseTask, RowSource
 from aia_jax.utils.errors import InputError
 
 _PHOTO_SIZE = 256
-SPLITS = ("train", "validation", "test")
 
 
-class RetrievalTask:
-    """Trains and evaluates a `Retriever`; the face that `training.loop.Task` describes.
+class RetrievalTask(BaseTask):
+    """Trains and evaluates a `Retriever`, as described by `training.task.Task`. A training row is a caption.
 
     Args:
         config: see `configs/sgraf.py`.
@@ -45,7 +44,7 @@ class RetrievalTask:
     """
 
     def __init__(self, config: ConfigDict):
-        self.config = config
+        super().__init__(config)
         joint = bool(config.model.backbone)
         if config.published not in ("", "vsl/coco", "vsl/f30k"):
             raise InputError(f"config.published={config.published!r} is unknown; known: vsl/coco, vsl/f30k")
@@ -58,42 +57,19 @@ class RetrievalTask:
         if config.accumulate_steps > 1:
             raise InputError("config.accumulate_steps: the losses rank each pair among those of its whole batch; use 1")
         if joint:
-            self._mean, self._std = backbone_named(config.model.backbone).channel_stats or CHANNEL_STATS["scenes"]
+            self._channel_stats = backbone_named(config.model.backbone).channel_stats or CHANNEL_STATS["scenes"]
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The words that captions are made of."""
+        """The words of the captions."""
         return load_vocabulary(self.config.data)
 
-    def split(self, name: str) -> CaptionSplit:
-        """The images and captions of "train", "validation" or "test".
-
-        Raises:
-            InputError: another name, or data that are absent or do not fit the config.
-        """
-        if name not in SPLITS:
-            raise InputError(f"split {name!r} is unknown; known: {', '.join(SPLITS)}")
-        if name not in self._splits:
-            loaded = load_captions(self.config.data, name, self.vocabulary)
-            expected = (self.config.model.num_regions, self.config.model.num_features)
-            if not self.config.model.backbone and loaded.rows.shape[1:] != expected:
-                raise InputError(
-                    f"{loaded.rows.path} holds {' x '.join(map(str, loaded.rows.shape[1:]))} features an image, but "
-                    f"config.model.num_regions x num_features is {' x '.join(map(str, expected))}"
-                )
-            self._splits[name] = loaded
-        return self._splits[name]
-
-    @functools.cached_property
-    def _splits(self) -> dict[str, CaptionSplit]:
-        return {}
-
     def describe(self) -> dict[str, Any]:
-        """What tells the vocabulary from others."""
+        """Returns facts that identify the vocabulary."""
         return {"vocabulary": self.vocabulary.facts}
 
     def summary(self) -> str:
-        """The data and the model in a line."""
+        """Returns one line about the data and the model."""
         train, model = self.split("train"), self.config.model
         backbone = f"{model.backbone} + " if model.backbone else ""
         return (
@@ -102,42 +78,15 @@ class RetrievalTask:
         )
 
     def build_model(self, rngs: nnx.Rngs) -> Retriever:
-        """A freshly initialised model for this vocabulary."""
+        """Returns a newly initialised model for this vocabulary."""
         return build_retriever(self.config.model, len(self.vocabulary), rngs=rngs)
 
-    def epoch_end(self, epoch: int) -> int:
-        """The step after which every training caption was seen `epoch` times."""
-        return pipeline.epoch_end(epoch, len(self.split("train")), self.config.batch_size)
-
-    def resident_arrays(self) -> dict[str, np.ndarray]:
-        """None: batches are more than rows of arrays."""
-        return {}
-
-    def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
-        """Reads the splits."""
-        for name in splits:
-            self.split(name)
-
     def row_names(self, index: np.ndarray) -> list[str]:
-        """Training captions, each with its number, from 0."""
+        """Returns training captions, each with its number, from 0."""
         return [f"{row}: {self.split('train').captions[row]}" for row in index]
 
-    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's captions of every batch, each with its image."""
-        split, loss = self.split("train"), self.config.loss
-        wanted = tuple(name for name, on in (("image", loss.visual), ("caption", loss.textual)) if on)
-        make = PairBatches(split, self.config.data.lengths, similarity=semantic_similarity(split, wanted))
-        return pipeline.train_batches(
-            make,
-            len(split),
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            start_step=start_step,
-            **process_kwargs(),
-        )
-
     def loss(self, model: Retriever, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Triplet loss and, as configured, the disagreements of rankings by score and by meaning.
+        """Returns the triplet loss plus the configured Visual Semantic Losses, and each of them by name.
 
         Args:
             batch: `image` `[B, ...]`, `tokens` `[B, L]`, `length` `[B]`; `image_similarity`, `caption_similarity`
@@ -161,20 +110,19 @@ class RetrievalTask:
     def predict_split(
         self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
     ) -> list[dict[str, np.ndarray]]:
-        """`similarity` float32 `[C, I]` of all captions and images of a split under each of `weights`.
+        """Returns `similarity` float32 `[C, I]` of all captions and images of a split for each of `weights`.
 
-        Images are encoded once; captions in batches of alike length, each scored against all images.
+        Images are encoded once. Captions run in batches of similar length, each scored against all images.
         """
-        part, size = self.split(split), self.config.eval.batch_size
-        images = pipeline.eval_batches({"image": part.images}, part.num_images, batch_size=size, **process_kwargs())
+        part = self.split(split)
+        images = self._batches_in_order({"image": part.images}, part.num_images)
         encoded = predictor(self.encode, weights, images)
         make = PairBatches(part, self.config.data.lengths, order=by_length(part), images=False)
-        captions = pipeline.eval_batches(make, len(part), batch_size=size, **process_kwargs())
-        scored = predictor(self.score, weights, captions, shared=encoded)
+        scored = predictor(self.score, weights, self._batches_in_order(make, len(part)), shared=encoded)
         return [{"similarity": _in_order(outputs)} for outputs in scored]
 
     def encode(self, model: Retriever, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Images to `regions` `[B, R, D]` and `whole` `[B, D]`."""
+        """Encodes images to `regions` `[B, R, D]` and `whole` `[B, D]`."""
         images = self.normalize(batch["image"]) if self.config.model.backbone else batch["image"]
         regions, whole = model.encode_images(images, train=False)
         return {"regions": regions, "whole": whole}
@@ -182,18 +130,18 @@ class RetrievalTask:
     def score(
         self, model: Retriever, batch: dict[str, jax.Array], encoded: dict[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """Captions against all encoded images: `similarity` `[B, I]`, and their numbers `index` `[B]`."""
+        """Returns `similarity` `[B, I]` of captions and all encoded images, and the captions' numbers `index` `[B]`."""
         captions = model.encode_captions(batch["tokens"], batch["length"], train=False)
         images, block = (encoded["regions"], encoded["whole"]), self.config.eval.block
         similarity = model.similarity(images, captions, batch["length"], train=False, block=block)
         return {"similarity": similarity, "index": batch["index"]}
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The metrics of `retrieval_metrics.retrieval_metrics`."""
+        """Returns `retrieval_metrics` of the similarities."""
         return retrieval_metrics(outputs["similarity"])
 
     def photos(self, split: str) -> Callable[[int], np.ndarray] | None:
-        """What gives image i of a split as uint8 `[S, S, 3]`; None where only features are at hand."""
+        """Returns a function from an image's number to uint8 `[S, S, 3]`; None if only features are available."""
         part, folder = self.split(split), self.config.data.photos
         if self.config.model.backbone:
             return lambda image: part.images[image]
@@ -203,8 +151,23 @@ class RetrievalTask:
         return lambda image: _read_photo(Path(folder) / names[image])
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """uint8 images to what the backbone takes."""
-        return transforms.normalize(images, self._mean, self._std)
+        """Normalises uint8 images by the channel statistics."""
+        return transforms.normalize(images, *self._channel_stats)
+
+    def _load_split(self, name: str) -> CaptionSplit:
+        loaded = load_captions(self.config.data, name, self.vocabulary)
+        expected = (self.config.model.num_regions, self.config.model.num_features)
+        if not self.config.model.backbone and loaded.rows.shape[1:] != expected:
+            raise InputError(
+                f"{loaded.rows.path} holds {' x '.join(map(str, loaded.rows.shape[1:]))} features an image, but "
+                f"config.model.num_regions x num_features is {' x '.join(map(str, expected))}"
+            )
+        return loaded
+
+    def _train_source(self) -> RowSource:
+        split, loss = self.split("train"), self.config.loss
+        wanted = tuple(name for name, on in (("image", loss.visual), ("caption", loss.textual)) if on)
+        return PairBatches(split, self.config.data.lengths, similarity=semantic_similarity(split, wanted))
 
 
 def _read_photo(path: Path) -> np.ndarray:

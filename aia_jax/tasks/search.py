@@ -1,7 +1,7 @@
-"""Image search, system D: a query in, a score for every image out."""
+"""Image search, system D: a query in, a score for each image out."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,6 @@ from flax import nnx
 from ml_collections import ConfigDict
 from scipy import sparse
 
-from aia_jax.data import pipeline
 from aia_jax.data.annotation.datasets import DATASETS
 from aia_jax.data.search.batches import ClickBatches, SearchImages, SearchSplit
 from aia_jax.data.search.clicks import LAYOUTS, ClickedImages
@@ -20,26 +19,32 @@ from aia_jax.data.search.word_vectors import read_vectors
 from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.metrics.search import BETTER_HIGHER, search_metrics
 from aia_jax.models.amc import AMC, build_amc
+from aia_jax.tasks.base import BaseTask, RowSource
 from aia_jax.tasks.search_images import AnnotatedImages
-from aia_jax.training.sharding import process_kwargs
 from aia_jax.utils.errors import InputError
 
-SPLITS = ("train", "validation", "test")
-NEW = "new_"  # metrics over the queries that training did not see
+NEW = "new_"  # prefix of the metrics of queries not trained on
 
 
-class SearchTask:
-    """Trains and evaluates an `AMC`; the face that `training.loop.Task` describes.
+class SearchTask(BaseTask):
+    """Trains and evaluates an `AMC`, as described by `training.task.Task`.
+
+    A training row is a pair of a query and a relevant image. The validation and test splits have all queries that
+    contain a known word.
 
     Args:
         config: see `configs/amc.py`.
+
+    Attributes:
+        source: source of the images and queries.
 
     Raises:
         InputError: fields that are unknown or do not fit each other.
     """
 
     def __init__(self, config: ConfigDict):
-        self.config = config
+        super().__init__(config)
+        self._images: dict[str, SearchImages] = {}
         if config.data.name not in (*DATASETS, *LAYOUTS):
             known = ", ".join((*DATASETS, *LAYOUTS))
             raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {known}")
@@ -56,48 +61,13 @@ class SearchTask:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The words of the queries that training sees."""
-        queries = self._images("train").queries
+        """The words of the training queries."""
+        queries = self._load_images("train").queries
         trained = np.flatnonzero(~held_out(queries.texts, self.config.data.held_out))
         return Vocabulary.build(queries.take(trained).texts, min_count=1)
 
-    def split(self, name: str) -> SearchSplit:
-        """The images and queries of "train", "validation" or "test"; of the last two all queries with a known word.
-
-        Raises:
-            InputError: another name, or data that are absent or do not fit the config.
-        """
-        if name not in SPLITS:
-            raise InputError(f"split {name!r} is unknown; known: {', '.join(SPLITS)}")
-        if name not in self._splits:
-            self._splits[name] = self._load(name)
-        return self._splits[name]
-
-    def _load(self, name: str) -> SearchSplit:
-        images = self._images(name)
-        known = [row for row, text in enumerate(images.queries.texts) if is_known(text, self.vocabulary)]
-        queries = images.queries.take(known)
-        there = set(self._images("train").queries.texts)
-        trained = np.array([text in there for text in queries.texts]) & ~held_out(
-            queries.texts, self.config.data.held_out
-        )
-        return SearchSplit(images, queries, *encode_queries(queries.texts, self.vocabulary), trained)
-
-    def _images(self, name: str) -> SearchImages:
-        if name not in self._loaded:
-            self._loaded[name] = self.source.load(name)
-        return self._loaded[name]
-
-    @functools.cached_property
-    def _splits(self) -> dict[str, SearchSplit]:
-        return {}
-
-    @functools.cached_property
-    def _loaded(self) -> dict[str, SearchImages]:
-        return {}
-
     def describe(self) -> dict[str, Any]:
-        """The keywords, and the words of queries, by id."""
+        """Returns the keywords and the words of queries, in the order of their ids, and the annotator's digest."""
         return {
             "labels": list(self.source.keyword_names),
             "vocabulary": self.vocabulary.facts,
@@ -106,7 +76,7 @@ class SearchTask:
         }
 
     def summary(self) -> str:
-        """The data and the model in a line."""
+        """Returns one line about the data and the model."""
         train, quality = self.split("train"), self.source.keyword_quality
         parts = ", ".join(f"{name} {precision:.2f} and {recall:.2f}" for name, (precision, recall) in quality.items())
         quality = f" (precision and recall: {parts})" if parts else ""
@@ -118,7 +88,7 @@ class SearchTask:
         )
 
     def build_model(self, rngs: nnx.Rngs) -> AMC:
-        """A freshly initialised model for these words and keywords."""
+        """Returns a newly initialised model for these words and keywords."""
         num_features = self.split("train").images.maps.shape[-1]
         sizes = len(self.vocabulary), len(self.source.keyword_names), num_features
         model = build_amc(self.config.model, *sizes, rngs=rngs)
@@ -129,7 +99,7 @@ class SearchTask:
 
     @functools.cached_property
     def _vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Words, and the vectors that they start from."""
+        """Word ids and their pretrained vectors."""
         path = self.config.model.word_vectors
         return read_vectors(path, self.vocabulary, self.config.model.word_size) if path else None
 
@@ -140,40 +110,16 @@ class SearchTask:
             self.split("train"), data.negatives, self.config.seed, (data.keywords_left_out, data.keywords_added)
         )
 
-    def epoch_end(self, epoch: int) -> int:
-        """The step after which every pair of a query and a right image was seen `epoch` times."""
-        return pipeline.epoch_end(epoch, len(self._pairs), self.config.batch_size)
-
-    def resident_arrays(self) -> dict[str, np.ndarray]:
-        """None: batches are more than rows of arrays."""
-        return {}
-
-    def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
-        """Computes maps and keywords of the splits, unless they are kept."""
-        for name in splits:
-            self.split(name)
-
     def row_names(self, index: np.ndarray) -> list[str]:
-        """Training pairs, each as the query's text and the image's number, from 0."""
+        """Returns the query's text and the image's number, from 0, of training pairs."""
         return self._pairs.names(index)
 
-    def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's pairs of every batch."""
-        return pipeline.train_batches(
-            self._pairs,
-            len(self._pairs),
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            start_step=start_step,
-            **process_kwargs(),
-        )
-
     def loss(self, model: AMC, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Mean over queries of the hinge losses, summed over the wrong images drawn for each.
+        """Returns the hinge loss, summed over the sampled negative images of a query and averaged over queries.
 
         Args:
             batch: `maps` `[B, h, w, F]`, `keywords` `[B, K]`, `counts` `[B]`, `tokens` `[B, L]`, `lengths` `[B]`,
-                `negative` bool `[B, B]`, image by query.
+                `negative` bool `[B, B]`, images by queries.
         """
         images = model.encode_images(batch["maps"], batch["keywords"], batch["counts"])
         queries = model.encode_queries(batch["tokens"], batch["lengths"])
@@ -186,27 +132,29 @@ class SearchTask:
     def predict_split(
         self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
     ) -> list[dict[str, np.ndarray]]:
-        """`scores` float32 `[Q, N]` of a split under each of `weights`: queries are encoded once, images stream by."""
+        """Returns `scores` float32 `[Q, N]` of all queries and images of a split for each of `weights`."""
         part = self.split(split)
-        encoded = predictor(self.encode, weights, self._in_order(part.columns, len(part.queries)))
-        scored = predictor(self.score, weights, self._in_order(part.images.columns, len(part.images)), shared=encoded)
+        queries = self._batches_in_order(part.columns, len(part.queries))
+        encoded = predictor(self.encode, weights, queries)
+        images = self._batches_in_order(part.images.columns, len(part.images))
+        scored = predictor(self.score, weights, images, shared=encoded)
         return [{"scores": np.ascontiguousarray(outputs["scores"].T)} for outputs in scored]
 
     def encode(self, model: AMC, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Queries to what `AMC.encode_queries` gives."""
+        """Encodes queries, see `AMC.encode_queries`."""
         return model.encode_queries(batch["tokens"], batch["lengths"])
 
     def score(self, model: AMC, batch: dict[str, jax.Array], queries: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Images for all encoded queries: `scores` `[B, Q]`."""
+        """Returns `scores` `[B, Q]` of images and all encoded queries."""
         images = model.encode_images(batch["maps"], batch["keywords"], batch["counts"])
         return {"scores": model.similarity(images, queries, block=self.config.eval.block)}
 
     def attend(self, model: AMC, batch: dict[str, jax.Array], queries: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """As `score`, with all that `AMC.attend` gives."""
+        """Returns scores and attention of images and queries, see `AMC.attend`."""
         return model.attend(model.encode_images(batch["maps"], batch["keywords"], batch["counts"]), queries)
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The metrics of `search_metrics`, and with `new_` before their names those of queries unseen in training."""
+        """Returns `search_metrics` of all queries and, with the prefix `new_`, of the queries not trained on."""
         part, scores = self.split(split), outputs["scores"]
         metrics = search_metrics(scores, part.queries.relevant)
         new = np.flatnonzero(~part.trained)
@@ -215,15 +163,34 @@ class SearchTask:
             metrics |= {f"{NEW}{name}": value for name, value in search_metrics(scores[new], unseen).items()}
         return metrics
 
-    def _in_order(self, columns: dict[str, Any], num_rows: int) -> Iterator[dict[str, np.ndarray]]:
-        return pipeline.eval_batches(columns, num_rows, batch_size=self.config.eval.batch_size, **process_kwargs())
+    def _load_split(self, name: str) -> SearchSplit:
+        images = self._load_images(name)
+        known = [row for row, text in enumerate(images.queries.texts) if is_known(text, self.vocabulary)]
+        queries = images.queries.take(known)
+        train_texts = set(self._load_images("train").queries.texts)
+        trained = np.array([text in train_texts for text in queries.texts])
+        trained &= ~held_out(queries.texts, self.config.data.held_out)
+        return SearchSplit(images, queries, *encode_queries(queries.texts, self.vocabulary), trained)
+
+    def _load_images(self, name: str) -> SearchImages:
+        if name not in self._images:
+            self._images[name] = self.source.load(name)
+        return self._images[name]
+
+    def _train_source(self) -> RowSource:
+        return self._pairs
+
+    def _num_train_rows(self) -> int:
+        return len(self._pairs)
 
 
 def describe_model(model: ConfigDict) -> str:
-    """The model and what it goes without, in words."""
+    """Returns the model's name and the parts it lacks, for example "AMC without MTN"."""
     name = "AMC" if model.modalities == "both" else f"AMC, {model.modalities} alone"
-    switches = [("VAN", model.visual_attention, "visual"), ("LAN", model.keyword_attention, "keywords")]
-    switches = [(part, on) for part, on, of in switches if model.modalities in ("both", of)]
-    switches += [("MTN", model.modality_attention)] if model.modalities == "both" else []
-    missing = [part for part, on in switches if not on]
-    return name + (f" without {', '.join(missing)}" if missing else "")
+    parts = {
+        "VAN": model.visual_attention or model.modalities == "keywords",
+        "LAN": model.keyword_attention or model.modalities == "visual",
+        "MTN": model.modality_attention or model.modalities != "both",
+    }
+    missing = ", ".join(part for part, present in parts.items() if not present)
+    return f"{name} without {missing}" if missing else name

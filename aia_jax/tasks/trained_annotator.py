@@ -1,4 +1,4 @@
-"""An annotator that was trained before: scores of images, maps of its backbone, its labels as keywords."""
+"""A trained annotator: scores of images, feature maps of its backbone, and its labels as keywords."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,22 +32,24 @@ from aia_jax.utils.errors import InputError
 
 
 class TrainedAnnotator:
-    """An annotator's weights on the devices.
+    """Runs an annotator with given weights on all devices.
 
     Args:
-        config: of annotation.
-        labels: its vocabulary, C names.
-        arrays: path to array of the whole model.
-        batch_size: images, or maps, computed at once; rounded up to a multiple of the devices.
+        config: config of annotation.
+        labels: vocabulary, C names.
+        arrays: arrays of the whole model by path.
+        batch_size: images or maps in a batch; rounded up to a multiple of the number of devices.
         stats: see `AnnotationTask`.
-        fold: whether batch norm is folded into the convolutions, once and for good, and not in each call.
+        fold: whether to fold batch norm into the convolutions once, and not in each call.
 
     Attributes:
-        labels: its vocabulary.
+        config: config of annotation.
+        labels: vocabulary.
         image_size: S, in pixels.
+        batch_size: images or maps in a batch.
         channel_stats: see `AnnotationTask`.
-        num_features: F, channels of its maps.
-        digest: tells its weights and settings from others.
+        num_features: F, number of channels of the feature maps.
+        digest: identifies the weights and settings.
 
     Raises:
         InputError: a config that cannot be used.
@@ -79,7 +81,7 @@ class TrainedAnnotator:
         self._graphdef, self._weights = graphdef, weights
         self.num_features = nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))).num_features
         self._maps = make_predict_step(graphdef, self._extract, self._mesh)
-        self._scores = make_predict_step(graphdef, self._score, self._mesh)
+        self._keyword_scores = make_predict_step(graphdef, self._score_maps, self._mesh)
         self._predict = make_predict_step(graphdef, self._task.predict, self._mesh)
         self._explain = make_predict_step(graphdef, self._task.explain, self._mesh)
         self._illustrate = make_predict_step(graphdef, self._task.illustrate, self._mesh)
@@ -91,14 +93,16 @@ class TrainedAnnotator:
     def from_run(
         cls, workdir: str | Path, batch_size: int, dtype: str | None = None, *, fold: bool = True
     ) -> "TrainedAnnotator":
-        """The best epoch of an annotation run.
+        """Loads the best epoch of an annotation run.
 
         Args:
-            dtype: of the computation, in place of the run's `config.model.dtype`.
+            workdir: folder of the run.
+            batch_size: see `TrainedAnnotator`.
+            dtype: dtype of the computation; None: the run's `config.model.dtype`.
             fold: see `TrainedAnnotator`.
 
         Raises:
-            InputError: no such run, or one of another system.
+            InputError: no such run, or a run of another system.
         """
         workdir = Path(workdir)
         config = ConfigDict(read_run_config(workdir))
@@ -116,49 +120,45 @@ class TrainedAnnotator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that scores depend on beside the images."""
+        """Everything that the scores depend on, except the images."""
         return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self.channel_stats}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Path to array of the whole model, copied to the host; folded, they are not those that were trained."""
+        """Copies the arrays of the model to the host, by path. With `fold` they differ from the trained arrays."""
         return {path: np.array(leaf) for path, leaf in flat_arrays(self._weights).items()}
 
     def function(self, *, explain: bool) -> Callable[[jax.Array], dict[str, jax.Array]]:
-        """What `predict` computes of images `[b, S, S, 3]`, to be traced: the weights are constants in it."""
+        """Returns the computation of `predict` for tracing, a function of images; the weights are constants in it."""
         weights = jax.device_get(self._weights)
         predict = self._task.explain if explain else self._task.predict
         return lambda images: predict(merge_model(self._graphdef, weights), {"image": images})
 
     def predict(self, images: np.ndarray, *, explain: bool = False) -> dict[str, jax.Array]:
-        """Dispatches uint8 `[b, S, S, 3]`, b at most `batch_size`; the caller does not wait for the devices.
+        """Dispatches a batch to the devices and does not wait for them.
+
+        Args:
+            images: uint8 `[b, S, S, 3]`, b at most `batch_size`.
+            explain: whether to return the attention of an attention head.
 
         Returns:
-            `scores` float32 `[batch_size, C]` and, if asked to `explain` and the head attends, `attention`
-            `[batch_size, C, h, w]`; rows from b on are padding.
+            `scores` float32 `[batch_size, C]` and, if requested, `attention` `[batch_size, C, h, w]`. Rows from b on
+            are padding.
         """
-        return self._dispatch(self._explain if explain else self._predict, images)
+        return self._dispatch(self._explain if explain else self._predict, "image", images)
 
     def illustrate(self, images: np.ndarray) -> dict[str, jax.Array]:
-        """As `predict`, with `heat` uint8 `[batch_size, C, h, w]` if the head attends; see `AnnotationTask`."""
-        return self._dispatch(self._illustrate, images)
+        """Dispatches a batch as `predict` does; returns `scores` and the `heat` of `AnnotationTask.illustrate`."""
+        return self._dispatch(self._illustrate, "image", images)
 
     def maps(self, images: np.ndarray) -> np.ndarray:
-        """uint8 `[b, S, S, 3]`, at most `batch_size` of them, to the backbone's maps float32 `[b, h, w, F]`."""
-        return self._run(self._maps, "image", images)
+        """Returns the feature maps float32 `[b, h, w, F]` of images uint8 `[b, S, S, 3]`, b at most `batch_size`."""
+        return np.asarray(self._dispatch(self._maps, "image", images)["features"])[: len(images)]
 
-    def scores(self, maps: np.ndarray) -> np.ndarray:
-        """Maps `[b, h, w, F]`, at most `batch_size` of them, to a score of every label float32 `[b, C]`."""
-        return self._run(self._scores, "maps", maps)
-
-    def maps_of(self, images: MappedRows, dtype: str) -> MappedRows:
-        """The maps `[N, h, w, F]` of the images of a prepared copy, computed on first use and kept beside it."""
-
-        def compute(rows: np.ndarray) -> jax.Array:
-            return self._maps(self._weights, {"image": rows})["maps"]
-
+    def cached_maps(self, images: MappedRows, dtype: str) -> MappedRows:
+        """Returns the feature maps `[N, h, w, F]` of cached images, computed on first use and stored beside them."""
         return prepare_features(
             images,
-            compute,
+            lambda rows: self._maps(self._weights, {"image": rows})["features"],
             backbone=self.config.model.backbone,
             settings=self._settings,
             flip="",
@@ -166,26 +166,22 @@ class TrainedAnnotator:
             batch_size=self.batch_size,
         )
 
-    def keywords_of(self, maps: MappedRows | np.ndarray, threshold: float) -> list[np.ndarray]:
-        """For each of `maps` the labels that score at least `threshold`, the highest first."""
+    def keywords(self, maps: MappedRows | np.ndarray, threshold: float) -> list[np.ndarray]:
+        """Returns the labels int32 of each of `maps` whose score is at least `threshold`, the highest score first."""
         found = []
         for start in range(0, len(maps), self.batch_size):
-            for scores in self.scores(np.asarray(maps[start : start + self.batch_size], np.float32)):
+            rows = np.asarray(maps[start : start + self.batch_size], np.float32)
+            for scores in np.asarray(self._dispatch(self._keyword_scores, "maps", rows)["scores"])[: len(rows)]:
                 order = np.argsort(-scores, kind="stable")
                 found.append(order[scores[order] >= threshold].astype(np.int32))
         return found
 
-    def _dispatch(self, step: Any, images: np.ndarray) -> dict[str, jax.Array]:
-        return step(self._weights, sharding.put_batch({"image": pad_batch(images, self.batch_size)}, self._mesh))
+    def _dispatch(self, step: Any, name: str, rows: np.ndarray) -> dict[str, jax.Array]:
+        return step(self._weights, sharding.put_batch({name: pad_batch(rows, self.batch_size)}, self._mesh))
 
     def _extract(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return {"maps": self._task.extract(model.backbone, batch)["features"]}
+        return self._task.extract(model.backbone, batch)
 
-    def _score(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def _score_maps(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits, _ = model.head(batch["maps"].astype(DTYPES[self.config.model.dtype]), train=False)
         return {"scores": jax.nn.sigmoid(logits.astype(jnp.float32))}
-
-    def _run(self, step: Any, name: str, rows: np.ndarray) -> np.ndarray:
-        batch = sharding.put_batch({name: pad_batch(rows, self.batch_size)}, self._mesh)
-        (found,) = step(self._weights, batch).values()
-        return np.asarray(found)[: len(rows)]

@@ -93,7 +93,7 @@ def test_ablations_are_scored_by_the_same_commands(annotator, tmp_path, capsys):
 
 def test_keywords_may_be_the_true_labels(annotator):
     task = make_task(small_config(annotator, **{"data.keywords": "labels"}))
-    part, targets = task.split("train").images, task.source._images("train").targets
+    part, targets = task.split("train").images, task.source._splits.load("train").targets
     for row in range(len(part)):
         assert part.keywords[row, : part.counts[row]].tolist() == np.flatnonzero(targets[row]).tolist()
 
@@ -111,7 +111,7 @@ def test_words_may_start_from_vectors(annotator, tmp_path):
 
 def test_the_summary_tells_how_good_the_keywords_are(annotator):
     task = make_task(small_config(annotator, **{"data.keyword_threshold": 0.0, "data.max_keywords": 22}))
-    targets = task.source._images("train").targets
+    targets = task.source._splits.load("train").targets
     # Every label is a keyword of every image.
     task.split("train")
     assert task.source.keyword_quality["train"] == pytest.approx((targets.mean(), 1.0))
@@ -122,7 +122,7 @@ def test_the_summary_tells_how_good_the_keywords_are(annotator):
 def test_queries_are_sets_of_labels_and_some_are_held_out(annotator):
     task = make_task(small_config(annotator))
     train_split, test_split = task.split("train"), task.split("test")
-    targets, labels = task.source._images("test").targets, task.source._images("test").labels
+    targets, labels = task.source._splits.load("test").targets, task.source._splits.load("test").labels
     for row, text in enumerate(test_split.queries.texts):
         carried = targets[:, [labels.index(word) for word in text.split()]].all(axis=1)
         np.testing.assert_array_equal(test_split.queries.relevant[row].toarray()[0] > 0, carried)

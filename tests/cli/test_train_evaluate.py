@@ -164,7 +164,7 @@ def test_a_checkpoint_of_other_arrays_is_refused(workdir, tmp_path):
 def test_data_with_other_labels_are_refused(workdir, tmp_path):
     task = make_task(small_demo())
     test = task.split("test")
-    task._test = dataclasses.replace(test, labels=test.labels[::-1])
+    task._splits["test"] = dataclasses.replace(test, labels=test.labels[::-1])
     with pytest.raises(InputError, match="trained on other labels, or on another order of them"):
         evaluate(small_demo(), workdir, tmp_path / "out", task=task)
 
@@ -173,7 +173,7 @@ def test_splits_with_other_labels_are_refused_before_training():
     task = make_task(small_demo())
     task.split("train")
     test = task.split("test")
-    task._test = dataclasses.replace(test, labels=test.labels[::-1])
+    task._splits["test"] = dataclasses.replace(test, labels=test.labels[::-1])
     with pytest.raises(InputError, match="list different labels"):
         _ = task.labels
 
