@@ -18,7 +18,7 @@ from aia_jax.utils.config import read_config
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = [path for folder in ("aia_jax/cli", "benchmarks", "configs") for path in sorted((ROOT / folder).glob("*.py"))]
-PROGRAM = re.compile(r"aia [a-z]|python (train|eval|convert_weights)\.py|python -m benchmarks\.\w")
+PROGRAM = re.compile(r"aia [a-z]|python (train|eval|convert_weights|tests/soak/\w+)\.py|python -m benchmarks\.\w")
 
 
 class Parsed(BaseException):
