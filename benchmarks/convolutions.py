@@ -6,7 +6,6 @@ Both use float32, channels last and batch 8.
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.cli.exit_codes import run_with_exit_code
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.models.layers.conv_norm import convolve
-from aia_jax.utils.files import check_writable, write_json
-from benchmarks.comparison import peer_row, usable_device
-from benchmarks.thresholds import positive
+from aia_jax.utils.files import write_json
+from benchmarks.comparison import peer_row, run_command, usable_device
 from benchmarks.timing import isolated, machine, time_windows, versions
 
 # Side of the image, input and output channels, side of the kernel.
@@ -118,17 +116,14 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Prints a table and, with `--output`, writes the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def _make_parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument("--windows", type=positive, default=7, help="windows to time")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
-    arguments = parser.parse_args()
-    sys.exit(run_with_exit_code(lambda: _run(arguments)))
+    return parser
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    check_writable(arguments.output)
     document = compare(windows=arguments.windows)
     print(table(document))
     if arguments.output:
@@ -148,4 +143,4 @@ def _arrays(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(_make_parser(), _run)

@@ -16,11 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aia_jax.cli.flags import Parser
 from aia_jax.cli.train import train
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.table import COLUMNS, Row, metric_table
 from aia_jax.training.run_record import package_versions
 from aia_jax.utils.files import write_json
+from benchmarks.comparison import run_command
 
 _MODEL = "efficientnet_lite2, frozen, at 288 px"
 _RUNS = (("gap", "bce"), ("gap", "focal"), ("gap", "asymmetric"), ("gap", "proposed"), ("attention", "proposed"))
@@ -64,14 +66,17 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    """Completes the runs, prints a table and, with `--output`, writes the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def _make_parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument("--root", default="datasets", help="folder that holds Corel-5k/")
     parser.add_argument("--runs", type=Path, default=Path("runs/corel5k-lite"), help="folder for the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
-    arguments = parser.parse_args()
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Completes the runs, prints a table and, with `--output`, writes the numbers as JSON."""
     rows = []
     for head, loss in _RUNS:
         for seed in arguments.seeds:
@@ -98,4 +103,4 @@ def _same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(_make_parser(), _run)

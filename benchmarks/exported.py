@@ -15,14 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from aia_jax.cli.exit_codes import run_with_exit_code
-from aia_jax.cli.flags import positive
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.inference.export import import_onnx
 from aia_jax.inference.load import load_trained_annotator
 from aia_jax.inference.stablehlo import load_stablehlo
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
+from benchmarks.comparison import run_command
 from benchmarks.timing import machine, versions
 
 Call = Callable[[np.ndarray], Any]
@@ -74,17 +74,15 @@ def measure(arguments: argparse.Namespace) -> None:
         write_json(arguments.output, {**document, "images_per_second": rows})
 
 
-def main() -> int:
-    """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def _make_parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the annotation run")
     parser.add_argument("--exported", required=True, type=Path, metavar="DIR", help="output folder of aia export")
     parser.add_argument("--batch_size", type=positive, action="append", metavar="N", help="the default is 1 and 16")
     parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="timed calls of each")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
-    arguments = parser.parse_args()
-    return run_with_exit_code(lambda: measure(arguments))
+    return parser
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_command(_make_parser(), measure)

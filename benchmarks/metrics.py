@@ -4,17 +4,17 @@ python -m benchmarks.metrics --output benchmarks/results/metrics-cpu.json
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aia_jax.cli.exit_codes import run_with_exit_code
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.metrics.annotation import annotation_metrics
-from aia_jax.utils.files import check_writable, write_json
-from benchmarks.thresholds import positive, random_scores
+from aia_jax.utils.files import write_json
+from benchmarks.comparison import run_command
+from benchmarks.thresholds import random_scores
 from benchmarks.timing import machine, time_windows, versions
 
 _TOLERANCE = 1e-4  # this project ranks the last of equal scores first and adds an epsilon to every count
@@ -80,19 +80,16 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Prints a table and, with `--output`, writes the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def _make_parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument("--images", type=positive, default=18689, help="images to score (ESP-Game's training split)")
     parser.add_argument("--labels", type=positive, default=268, help="labels (ESP-Game's)")
     parser.add_argument("--windows", type=positive, default=5, help="timed windows")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
-    arguments = parser.parse_args()
-    sys.exit(run_with_exit_code(lambda: _run(arguments)))
+    return parser
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    check_writable(arguments.output)
     document = compare(arguments.images, arguments.labels, windows=arguments.windows)
     print(table(document))
     if arguments.output:
@@ -119,4 +116,4 @@ def _ratio(rows: list[dict[str, Any]]) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(_make_parser(), _run)

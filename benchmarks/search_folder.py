@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.cli.exit_codes import run_with_exit_code
-from aia_jax.cli.flags import positive
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.vocabulary import SPECIAL_WORDS
 from aia_jax.inference.searcher import PhotoSearch
 from aia_jax.utils.files import write_json
+from benchmarks.comparison import run_command
 from benchmarks.timing import machine, time_windows, versions
 
 _PART = 512
@@ -79,18 +79,16 @@ def _blank(search: PhotoSearch) -> np.ndarray:
     return np.zeros((1, search.annotator.image_size, search.annotator.image_size, 3), np.uint8)
 
 
-def main() -> int:
-    """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def _make_parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="folder of a search run")
     parser.add_argument("--annotator", default="", help="the annotator's run; default: that of the search run")
     parser.add_argument("--images", type=positive, default=100_000, help="photos in the index")
     parser.add_argument("--shortlist", type=positive, default=1000, help="photos that the whole model scores")
     parser.add_argument("--scratch", help="folder for the index; the default is the system's temporary folder")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
-    arguments = parser.parse_args()
-    return run_with_exit_code(lambda: measure(arguments))
+    return parser
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_command(_make_parser(), measure)

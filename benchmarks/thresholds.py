@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import platform
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -17,9 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.metrics.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact
+from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from aia_jax.version import __version__
+from benchmarks.comparison import run_command
 
 _WINDOWS = 7
 _LABELS_PER_IMAGE = 5
@@ -76,31 +78,26 @@ def benchmark(num_images: int, num_labels: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Prints a table and, with `--output`, writes the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def _make_parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument("--images", type=positive, default=18689, help="images to score (ESP-Game's training split)")
     parser.add_argument("--labels", type=positive, default=268, help="labels (ESP-Game's)")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
-    arguments = parser.parse_args()
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Prints a table and, with `--output`, writes the numbers as JSON."""
     try:
         measured = benchmark(arguments.images, arguments.labels)
     except ImportError as error:
-        sys.exit(f'error: {error}; install it with pip install "aia_jax[test]"')
+        raise InputError(f'{error}; install it with pip install "aia_jax[test]"') from None
     print(f"{arguments.images} images x {arguments.labels} labels, {len(CANDIDATES)} candidates, equal thresholds")
     for name, seconds in measured["seconds"].items():
         print(f"{name:<16}{seconds['median']:>10.4f} s   median of {seconds['windows']}")
     print(f"fit_mcc is {measured['speedup_of_fit_mcc']:.0f} times the speed of the loop")
     if arguments.output:
         write_json(arguments.output, measured)
-
-
-def positive(text: str) -> int:
-    """Parses a positive integer, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
 
 
 def _measure(
@@ -117,4 +114,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(_make_parser(), _run)

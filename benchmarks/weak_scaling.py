@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from aia_jax.cli.exit_codes import run_with_exit_code
-from aia_jax.cli.flags import positive
-from aia_jax.utils.config import read_config
+from aia_jax.cli.exit_codes import execute
+from aia_jax.cli.flags import Parser, add_config_argument, positive
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 from benchmarks.traffic import estimate_collectives
@@ -103,18 +102,17 @@ def table(step: Step, seconds_at_bar: float) -> str:
     return "\n".join([head, "| --- " * 7 + "|", *rows])
 
 
-def read_step(config: str, one: Path, eight: Path) -> tuple[Step, int]:
+def read_step(config: ConfigDict, one: Path, eight: Path) -> tuple[Step, int]:
     """Reads the step of a config and the images per device from reports of `benchmarks.traffic`.
 
     Raises:
         InputError: a file cannot be read or is another report, or the config's model cannot be counted.
     """
-    given = read_config(config)
     try:
-        collectives = estimate_collectives(given)
+        collectives = estimate_collectives(config)
     except ValueError as error:
-        raise InputError(f"{config}: {error}") from None
-    alone, many = (_report(path, devices, given) for path, devices in ((one, 1), (eight, DEVICES)))
+        raise InputError(f"--config: {error}") from None
+    alone, many = (_report(path, devices, config) for path, devices in ((one, 1), (eight, DEVICES)))
     if many["batch_size"] != DEVICES * alone["batch_size"]:
         raise InputError(
             f"{eight} has batch {many['batch_size']}; needed is {DEVICES} x {alone['batch_size']}, from {one}"
@@ -165,15 +163,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="the annotation config of both reports")
+    parser = Parser(__doc__)
+    add_config_argument(parser, "annotation config of both reports")
     parser.add_argument("--one", required=True, type=Path, metavar="FILE.json", help="report for one device")
     parser.add_argument("--eight", required=True, type=Path, metavar="FILE.json", help="report for eight devices")
     parser.add_argument(
         "--bar", required=True, type=positive, metavar="IMG/S", help="speed of one device, for the last column"
     )
-    arguments = parser.parse_args()
-    return run_with_exit_code(lambda: _run(arguments))
+    return execute(parser, _run)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
 from benchmarks import weak_scaling
 from benchmarks.weak_scaling import Step, cost, read_step, table
@@ -15,7 +16,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def counted(config, name):
     files = (RESULTS / f"traffic-{name}-{devices}-train.json" for devices in ("h200", "h200x8"))
-    return read_step(str(ROOT / "configs" / config), *files)
+    return read_step(read_config(str(ROOT / "configs" / config)), *files)
 
 
 def test_a_cost_equals_a_computation_by_hand():
@@ -50,14 +51,14 @@ def test_efficiencies_at_1024_devices_are_on_the_page(monkeypatch):
 
 
 def test_files_that_are_no_reports_are_refused():
-    config, one = str(ROOT / "configs" / "corel5k.py"), RESULTS / "traffic-m448-h200-train.json"
+    config, one = read_config(str(ROOT / "configs" / "corel5k.py")), RESULTS / "traffic-m448-h200-train.json"
     with pytest.raises(InputError, match=r"absent\.json cannot be read"):
         read_step(config, one, RESULTS / "absent.json")
     with pytest.raises(InputError, match=r"m448-h200-train\.json has devices 1; needed is 8"):
         read_step(config, one, one)
     with pytest.raises(InputError, match=r"train-m224-cpu\.json is not a report of benchmarks\.traffic$"):
         read_step(config, RESULTS / "train-m224-cpu.json", one)
-    classifier = str(ROOT / "configs" / "improved_loss.py:corel5k")
+    classifier = read_config(str(ROOT / "configs" / "improved_loss.py:corel5k"))
     with pytest.raises(InputError, match="only a TResNet with the attention head can be counted"):
         read_step(classifier, one, one)
 
@@ -74,7 +75,7 @@ def test_files_that_are_no_reports_are_refused():
 def test_reports_of_another_config_are_refused(config, one, eight, message):
     files = (RESULTS / f"traffic-{name}-train.json" for name in (one, eight))
     with pytest.raises(InputError, match=message):
-        read_step(str(ROOT / "configs" / config), *files)
+        read_step(read_config(str(ROOT / "configs" / config)), *files)
 
 
 def test_reports_of_other_batch_sizes_are_refused(tmp_path):
@@ -82,4 +83,4 @@ def test_reports_of_other_batch_sizes_are_refused(tmp_path):
     one = tmp_path / "one.json"
     one.write_text(json.dumps({**report, "batch_size": 64}))
     with pytest.raises(InputError, match="has batch 1024; needed is 8 x 64"):
-        read_step(str(ROOT / "configs" / "corel5k.py"), one, RESULTS / "traffic-m448-h200x8-train.json")
+        read_step(read_config(str(ROOT / "configs" / "corel5k.py")), one, RESULTS / "traffic-m448-h200x8-train.json")
