@@ -26,7 +26,7 @@ from aia_jax.utils.errors import InputError
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Images as the content of their files, with names and labels.
+    """Images as the content of their files, with names and labels. `_example(rows, row)` returns a record.
 
     Args:
         splits: rows to write, for each split.
@@ -66,9 +66,6 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         rows = self._splits[split]
         for row in tqdm(range(len(rows)), f"{self.name} {split}: writing", unit="img", mininterval=0.5):
             yield row, self._example(rows, row)
-
-    def _example(self, rows: Any, row: int) -> dict[str, Any]:
-        raise NotImplementedError
 
 
 class _AnnotatedPhotos(_Builder, skip_registration=True):

@@ -24,18 +24,7 @@ _DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", _LISTS: "lists"
 _YES, _NO = ("1", "1.0", "true", "yes", "x"), ("0", "0.0", "-1", "false", "no", "")
 
 
-class _Table(NamedTuple):
-    """A table.
-
-    Attributes:
-        header: names of the columns.
-        rows: line number and cells of every row that is not empty, one cell per column.
-        delimiter: separates cells.
-    """
-
-    header: list[str]
-    rows: list[tuple[int, list[str]]]
-    delimiter: str
+Row = tuple[int, list[str]]  # line number, and one cell per column
 
 
 class _Columns(NamedTuple):
@@ -67,35 +56,36 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
         InputError: the file cannot be read, or has no such columns.
     """
     problems: list[str] = []
-    table = _parse(path, problems)
-    columns = _find_columns(path, table.header, photo_column, label_column)
+    header, rows, delimiter = _parse(path, problems)
+    columns = _find_columns(path, header, photo_column, label_column)
     if columns.labels is None:
-        separator, how = "", f"{len(columns.indicators):,} columns of 0 and 1 as labels"
+        how = f"{len(columns.indicators):,} columns of 0 and 1 as labels"
     else:
-        separator = _choose_separator(table, columns, separator)
+        separator = _choose_separator(rows, header, columns, separator)
         description = _DESCRIPTIONS.get(separator, f"separated by {separator!r}")
-        how = f"labels in column {table.header[columns.labels]!r}, {description}"
-    rows = []
-    for line, cells in table.rows:
+        how = f"labels in column {header[columns.labels]!r}, {description}"
+    found = []
+    for line, cells in rows:
         try:
             split = _split_name(cells, columns)
             if columns.labels is None:
-                labels = _indicated_labels(cells, table.header, columns)
+                labels = _indicated_labels(cells, header, columns)
             else:
                 labels = _split_labels(cells[columns.labels].strip(), separator)
         except ValueError as problem:
             problems.append(f"{path.name}:{line}: {problem}")
         else:
-            rows.append(LabelRow(f"{path.name}:{line}", cells[columns.photo].strip(), labels, split))
-    understood = f"{path}: separated by {table.delimiter!r}, photos in column {table.header[columns.photo]!r}, {how}"
+            found.append(LabelRow(f"{path.name}:{line}", cells[columns.photo].strip(), labels, split))
+    understood = f"{path}: separated by {delimiter!r}, photos in column {header[columns.photo]!r}, {how}"
     if columns.split is not None:
-        understood += f", splits in column {table.header[columns.split]!r}"
+        understood += f", splits in column {header[columns.split]!r}"
     if columns.unused:
-        understood += f"; not used: {', '.join(repr(table.header[column]) for column in columns.unused)}"
-    return LabelList(tuple(rows), understood, tuple(problems))
+        understood += f"; not used: {', '.join(repr(header[column]) for column in columns.unused)}"
+    return LabelList(tuple(found), understood, tuple(problems))
 
 
-def _parse(path: Path, problems: list[str]) -> _Table:
+def _parse(path: Path, problems: list[str]) -> tuple[list[str], list[Row], str]:
+    """The header, the rows that are not empty, and the delimiter of a table."""
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:
@@ -118,7 +108,7 @@ def _parse(path: Path, problems: list[str]) -> _Table:
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{line} is not a row of a table: {error}") from None
-    return _Table(header, rows, delimiter)
+    return header, rows, delimiter
 
 
 def _find_columns(path: Path, header: list[str], photo_column: str, label_column: str) -> _Columns:
@@ -150,29 +140,24 @@ def _find_columns(path: Path, header: list[str], photo_column: str, label_column
     return _Columns(photo, labels, split, indicators, unused)
 
 
-def _choose_separator(table: _Table, columns: _Columns, given: str) -> str:
+def _choose_separator(rows: list[Row], header: list[str], columns: _Columns, given: str) -> str:
     if given:
         return "" if given == "none" else given
-    rows = [cells for _, cells in table.rows if _has_known_split(cells, columns)]
-    filled = [cell for cells in rows if (cell := cells[columns.labels].strip())]
+    filled = [cell for _, cells in rows if (cell := cells[columns.labels].strip())]
     if filled and all(cell[0] == "[" and cell[-1] == "]" for cell in filled):
         return _LISTS
     for sign in ("|", ";", ","):
         if any(sign in cell for cell in filled):
             return sign
-    repeated = len({cells[columns.photo] for cells in rows}) < len(rows)
-    return "" if table.header[columns.labels].lower() in _ONE_LABEL or repeated else " "
-
-
-def _has_known_split(cells: list[str], columns: _Columns) -> bool:
-    return columns.split is None or cells[columns.split].strip().lower() in SPLIT_NAMES
+    repeated = len({cells[columns.photo] for _, cells in rows}) < len(rows)
+    return "" if header[columns.labels].lower() in _ONE_LABEL or repeated else " "
 
 
 def _split_name(cells: list[str], columns: _Columns) -> str:
     if columns.split is None:
         return ""
     split = cells[columns.split].strip()
-    if not _has_known_split(cells, columns):
+    if split.lower() not in SPLIT_NAMES:
         raise ValueError(f"split {split!r:.40} is unknown; known: {', '.join(SPLIT_NAMES)}")
     return SPLIT_NAMES[split.lower()]
 
