@@ -92,12 +92,11 @@ def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], A
         InputError: unknown name, or a parameter that the loss does not have.
     """
     if name not in PRESETS:
-        raise InputError(f"unknown loss {name!r}; known: {', '.join(PRESETS)}")
+        raise InputError(f"config.loss.name: unknown loss {name!r}; known: {', '.join(PRESETS)}")
     unknown = sorted(overrides.keys() - PRESETS[name].keys())
     if unknown:
-        raise InputError(
-            f"loss {name!r} has no parameter {', '.join(unknown)}; it has: {', '.join(PRESETS[name]) or 'none'}"
-        )
+        known = ", ".join(PRESETS[name]) or "none"
+        raise InputError(f"config.loss: {name!r} has no parameter {', '.join(unknown)}; it has: {known}")
     return bce if name == "bce" else partial(multi_label_loss, **PRESETS[name] | overrides)
 
 
