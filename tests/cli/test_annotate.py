@@ -304,7 +304,7 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, workdir, tmp
         (["--threshold", "1.5"], "the threshold must lie in 0..1, not 1.5"),
         (["--threshold", "nan"], "the threshold must lie in 0..1, not nan"),
         (["--thresholds", "none.json"], "none.json cannot be read: No such file or directory"),
-        (["--num_workers", "-1"], "--num_workers must be 0, for threads, or more, not -1"),
+        (["--num_workers", "-1"], "argument --num_workers: must be at least 0, not -1"),
         (["--config", "configs/demo.py"], "--config belongs to --weights; a workdir has its own"),
         (["--labels", "labels.txt"], "--labels belongs to --weights; a workdir has its own"),
     ],
