@@ -17,6 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least
+from aia_jax.evaluation.verify import verify
 from aia_jax.models.backbones import backbone_named
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
@@ -97,21 +98,23 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(output)
     passed = True
     if arguments.verify:
-        from aia_jax.cli.verify import verify  # imports torch
-
         passed = verify(config, source, images=arguments.images, split=arguments.split, tolerance=arguments.tolerance)
     convert(config, source, output)
     return 0 if passed else 1
 
 
 def convert(config: ConfigDict, source: Path, output: Path) -> None:
-    """Writes the model in the PyTorch file `source` as the checkpoint of step 0 in the workdir `output`.
+    """Writes the model of a PyTorch file as a checkpoint of step 0.
 
-    `train.py` continues from there, and `config.init_from`, `config.init_backbone` and `eval.py --weights` take it. A
-    file of an ImageNet model gives a backbone, its classifier is dropped.
+    `train.py` continues from there; `config.init_from`, `config.init_backbone` and `eval.py --weights` read it. An
+    ImageNet model gives a backbone without its classifier.
+
+    Args:
+        source: PyTorch or safetensors file.
+        output: workdir for the checkpoint.
 
     Raises:
-        InputError: the file cannot be used or is of another model, or `output` holds checkpoints already.
+        InputError: the file cannot be read or holds another model, or `output` holds checkpoints already.
     """
     check_output(output)
     torch_state = read_torch_state(source)
@@ -138,21 +141,24 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Raises InputError if a workdir to be written holds checkpoints."""
+    """Raises InputError if the workdir `output` holds checkpoints."""
     if saved_steps(output):
         raise InputError(f"{output} holds checkpoints already; give another --output")
 
 
 def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_only: bool) -> None:
-    """Writes the best epoch of the workdir `source` as a PyTorch or safetensors file in timm's names (>= 0.9).
+    """Writes the best epoch of a run as a PyTorch or safetensors file.
 
-    Of retrieval a PyTorch file is the checkpoint that SGRAF's programs load, options included.
+    Annotators and backbones get the names of timm >= 0.9. A retrieval model becomes a checkpoint that SGRAF's programs
+    load, options included.
 
     Args:
-        backbone_only: write timm's own model without classifier (`num_classes=0`), not the system's.
+        source: workdir of the run.
+        output: file, .pth or .safetensors.
+        backbone_only: write the backbone alone, as timm's model with `num_classes=0`.
 
     Raises:
-        InputError: no checkpoint, one of another model than the config's, or one that has no form there.
+        InputError: no checkpoint, a model other than the config's, or one that PyTorch files cannot hold.
     """
     if output.is_dir():
         raise InputError(f"{output} is a folder; with --reverse --output names a file, .pth or .safetensors")
@@ -168,8 +174,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
     if system == "retrieval":
         if config.model.backbone:
             raise InputError(
-                f"{source} was trained with its backbone, for which SGRAF's files have no place; "
-                "--backbone_only writes the backbone"
+                f"{source} was trained with its backbone, which SGRAF's files cannot hold; --backbone_only writes it"
             )
         family, names = "sgraf", "SGRAF's names"
     else:
@@ -180,7 +185,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
 
 
 def _beside(config: ConfigDict, info: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """What SGRAF's checkpoints hold beside the weights."""
+    """Returns the entries of SGRAF's checkpoints other than the weights."""
     options = sgraf_options.options_of(config, len(arrays["sgraf.text.embedding"]))
     return {"epoch": info.get("epoch", 0), "best_rsum": float(info.get("metric", 0)), "opt": options, "Eiters": 0}
 

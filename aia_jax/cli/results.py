@@ -1,7 +1,12 @@
-"""Every published row and, below it, what was measured for it."""
+"""List published results, and below each the results measured here.
+
+    aia results
+    aia results runs --json results.json
+
+A results file is a JSON object with a list `rows`, as eval.py writes it; other JSON files are ignored.
+"""
 
 import argparse
-import difflib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,20 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aia_jax.metrics.published_results import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS, difference
+from aia_jax.cli.flags import Parser
+from aia_jax.metrics.published_results import PUBLISHED, RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS, difference
 from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS, SEARCH_COLUMNS, Row, metric_table
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, write_json
+from aia_jax.utils.messages import nearest
 
 DEFAULT_FOLDERS = (Path("runs"), Path("benchmarks/results"))
 
-# Of each task: title, published rows, columns.
+# Title, published rows and columns of each task.
 _TABLES = (
     ("P, R, F1 as fractions; mAP in per cent", RESULTS, COLUMNS),
     ("retrieval: recalls in per cent", RETRIEVAL_RESULTS, RETRIEVAL_COLUMNS),
     ("search: as fractions, and the median rank", SEARCH_RESULTS, SEARCH_COLUMNS),
 )
-_PUBLISHED = {**RESULTS, **RETRIEVAL_RESULTS, **SEARCH_RESULTS}
 _LARGEST = sys.float_info.max
 
 
@@ -31,12 +37,12 @@ class Measured:
     """A row of a results file.
 
     Attributes:
-        name: which weights, epoch and thresholds.
-        published: the row of `aia_jax.metrics.published_results` that it stands beside, or "".
-        model: what was trained, at which image size.
-        metrics: by the keys of `report.table`'s columns.
-        num_images: images it was measured on, if known.
-        file: where it was read.
+        name: weights, epoch and thresholds.
+        published: name of the published row to compare with, or "".
+        model: the model and its image size.
+        metrics: metrics by the keys of `report.table`'s columns.
+        num_images: number of evaluated images, if known.
+        file: the file that holds the row.
     """
 
     name: str
@@ -47,23 +53,23 @@ class Measured:
     file: Path
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `aia results`."""
+def add_arguments(parser: Parser) -> None:
+    """Adds the flags of `aia results`."""
     parser.add_argument(
         "folders",
         nargs="*",
         type=Path,
         metavar="FOLDER",
-        help="search these for results files, which eval.py writes; the default is runs and benchmarks/results",
+        help="folders with results files; the default is runs and benchmarks/results",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints the table and, with `--json`, writes it.
+    """Prints the table, and writes it with `--json`.
 
     Raises:
-        InputError: a folder that does not exist, or one where a file is to be written.
+        InputError: a folder that does not exist, or `--json` names a folder.
     """
     for folder in arguments.folders:
         if not folder.is_dir():
@@ -82,10 +88,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
-    """All rows of the results files below `folders`, and what is wrong with those that cannot be used.
+    """Reads all results files below `folders`.
 
-    A results file is a JSON object with a list `rows` of objects `{"name", "published", "model", "precision", ...}`;
-    other JSON files are passed over.
+    Returns:
+        The rows, and the problems of files and rows that cannot be used.
     """
     rows: list[Measured] = []
     problems: list[str] = []
@@ -110,7 +116,7 @@ def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
 
 
 def format_results(rows: Sequence[Measured]) -> str:
-    """A table for every task: a paragraph for every system and dataset, then rows that no published one belongs to."""
+    """Formats a table for each task: a paragraph for each system and data set, then rows without a published one."""
     return "\n\n".join(_format_table(rows, *table) for table in _TABLES)
 
 
@@ -133,7 +139,7 @@ def _format_table(
 
 
 def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
-    """The table as JSON: `results`, an object for every published row, and `no_published_row`, a list of rows."""
+    """Returns the table for JSON: `results`, an object for each published row, and `no_published_row`, a list."""
     return {
         "results": [
             {
@@ -141,7 +147,7 @@ def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]
                 "published": published,
                 "measured": [_row_document(row) for row in rows if row.published == name],
             }
-            for name, published in _PUBLISHED.items()
+            for name, published in PUBLISHED.items()
         ],
         "no_published_row": [_row_document(row) for row in rows if not row.published],
     }
@@ -175,10 +181,10 @@ def _read_row(row: Any, path: Path) -> Measured:
     for field, text in texts.items():
         if not isinstance(text, str) or not (text.isprintable() and (text or field != "name")):
             raise InputError(f"{field} must be one line of text, found {json.dumps(text)}")
-    if texts["published"] and texts["published"] not in _PUBLISHED:
-        near = difflib.get_close_matches(texts["published"], _PUBLISHED, n=3)
-        nearest = f"; nearest: {', '.join(near)}" if near else ""
-        raise InputError(f"published {texts['published']!r} is no published row{nearest}")
+    if texts["published"] and texts["published"] not in PUBLISHED:
+        near = nearest(texts["published"], PUBLISHED, 3)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise InputError(f"published {texts['published']!r} is no published row{hint}")
     numbers = {
         field: row[field]
         for field in (*COLUMNS, *RETRIEVAL_COLUMNS, *SEARCH_COLUMNS, "num_images")

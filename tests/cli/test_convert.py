@@ -9,8 +9,8 @@ import pytest
 from aia_jax.cli.convert import convert, convert_back
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
-from aia_jax.cli.verify import verify
 from aia_jax.evaluation.evaluate import evaluate
+from aia_jax.evaluation.verify import verify
 from aia_jax.models import backbones
 from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks import make_task

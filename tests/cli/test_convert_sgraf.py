@@ -7,8 +7,8 @@ import pytest
 
 from aia_jax.cli import convert as convert_module
 from aia_jax.cli.convert import convert, convert_back
-from aia_jax.cli.verify import verify
 from aia_jax.evaluation.evaluate import evaluate
+from aia_jax.evaluation.verify import verify
 from aia_jax.metrics.retrieval import caption_ranks, image_ranks, retrieval_metrics
 from aia_jax.tasks import make_task
 from aia_jax.utils.errors import InputError
@@ -113,7 +113,7 @@ def test_verification_compares_every_stage(root, make_file, monkeypatch, capsys,
     monkeypatch.setattr(torch_sgraf, "load_torch", disturbed)
     assert not verify(config, file)
     assert "FAILED" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--images and --split are of annotation"):
+    with pytest.raises(InputError, match="--images and --split are for annotation"):
         verify(config, file, split="test")
 
 

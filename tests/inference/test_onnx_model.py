@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.cli.verify import _torch_parts
+from aia_jax.evaluation.verify import _torch_parts
 from aia_jax.models import backbones
 from aia_jax.models.efficientnet_lite import VARIANTS, EfficientNetLite, SameConv, _same_padding
 from aia_jax.models.tresnet import TResNet, Variant

@@ -1,0 +1,293 @@
+"""Compares the model of a PyTorch file with this project's model, stage by stage, on the same inputs."""
+
+import importlib
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from aia_jax.data import scenes
+from aia_jax.data.image_decoding import decode_image
+from aia_jax.models.backbones import backbone_named
+from aia_jax.models.retriever import Retriever
+from aia_jax.report.table import Row, metric_table
+from aia_jax.tasks import AnnotationTask, RetrievalTask
+from aia_jax.training.task import Task
+from aia_jax.utils.errors import InputError
+from aia_jax.weights import name_map
+from aia_jax.weights.load import check_model, model_shapes, model_with_arrays
+from aia_jax.weights.torch_files import read_torch_file
+from aia_jax.weights.torch_state import TorchStateDict, identify_state
+
+_IMAGES = 4
+_LENGTHS = np.array([20, 13, 9, 5, 3], np.int32)  # words of the random captions
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_COMPARED = ("precision", "recall", "f1", "n_plus", "map")
+
+
+class Stage(NamedTuple):
+    """The output of a stage, `[B, ...]` with channels last, and its seconds (None: part of another stage)."""
+
+    value: np.ndarray
+    seconds: float | None
+
+
+Stages = dict[str, Stage]
+
+
+def verify(
+    config: ConfigDict, source: Path, *, images: str | None = None, split: str | None = None, tolerance: float = 1e-5
+) -> bool:
+    """Prints the errors of all stages relative to PyTorch, and with `split` the metrics of both frameworks.
+
+    Both frameworks compute in float32. An error is relative to the largest absolute value of its stage.
+
+    Args:
+        config: config of the model in the file.
+        source: PyTorch or safetensors file.
+        images: annotation: folder of images; None: synthetic scenes. Retrieval takes random features and captions.
+        split: annotation: "train", "validation" or "test", to be scored in both frameworks.
+        tolerance: largest relative error.
+
+    Returns:
+        Whether the error of every stage is within `tolerance`.
+
+    Raises:
+        InputError: torch or timm is missing, the file does not fit, or the folder holds no image.
+    """
+    config = config.copy_and_resolve_references()
+    config.model.dtype = "float32"
+    if config.task == "retrieval":
+        if images or split:
+            raise InputError("--images and --split are for annotation; retrieval is compared on random features")
+        return _verify_retrieval(RetrievalTask(config), source, tolerance)
+    config.model.freeze_backbone = False
+    config.model.native_padding = False  # as timm pads
+    return _verify_annotation(AnnotationTask(config), source, images, split, tolerance)
+
+
+def _verify_annotation(
+    task: AnnotationTask, source: Path, images: str | None, split: str | None, tolerance: float
+) -> bool:
+    torch_annotator = _import("torch_annotator", "torch and timm")
+    arrays, torch_state, ours = _load(task, source)
+    theirs = torch_annotator.load_torch(task.config, torch_state, arrays)
+    pixels = _pixels(images, task.config.data.image_size)
+    inputs = np.asarray(task.normalize(pixels))
+    has_head = torch_state.system != "backbone"
+    here = _annotation_stages(ours, inputs, has_head)
+    there = _torch_annotation_stages(theirs, inputs, has_head, task.config.model.backbone)
+    passed = _compare(here, there, f"{len(pixels)} images", tolerance)
+    if split:
+        if not has_head:
+            raise InputError(
+                f"{source} holds a backbone alone, which scores no labels: no metrics of {split} to compare"
+            )
+        print(_metrics(task, split, ours, theirs), flush=True)
+    return passed
+
+
+def _verify_retrieval(task: RetrievalTask, source: Path, tolerance: float) -> bool:
+    torch_sgraf = _import("torch_sgraf", "torch")
+    arrays, _, ours = _load(task, source)
+    theirs = torch_sgraf.load_torch(task.config.model, arrays)
+    rng, model = np.random.default_rng(0), task.config.model
+    features = rng.normal(size=(_IMAGES, model.num_regions, model.num_features)).astype(np.float32)
+    tokens = rng.integers(1, len(task.vocabulary), (len(_LENGTHS), _LENGTHS.max()), dtype=np.int32)
+    tokens = np.where(np.arange(_LENGTHS.max()) < _LENGTHS[:, None], tokens, 0)
+    here, there = _retrieval_stages(ours, features, tokens), _torch_retrieval_stages(theirs, features, tokens)
+    return _compare(here, there, f"{len(features)} images, {len(tokens)} captions", tolerance)
+
+
+def _import(module: str, packages: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(f"aia_jax.weights.{module}")
+    except (ImportError, RuntimeError) as error:
+        raise InputError(f"verifying needs {packages} ({error}): pip install 'aia_jax[verify]'") from None
+
+
+def _load(task: Task, source: Path) -> tuple[dict[str, np.ndarray], TorchStateDict, nnx.Module]:
+    """Reads a file; returns its arrays, what they are, and the task's model with these weights."""
+    arrays, options = read_torch_file(source)
+    torch_state = identify_state(arrays, str(source), options)
+    shapes = model_shapes(task.build_model, backbone_only=torch_state.system == "backbone")
+    check_model(torch_state, task.config, shapes, str(source))
+    return arrays, torch_state, model_with_arrays(task, name_map.from_torch(torch_state, shapes, str(source)))
+
+
+def _pixels(folder: str | None, size: int) -> np.ndarray:
+    """uint8 `[K, S, S, 3]`: the first images of a folder, or synthetic scenes."""
+    if folder is None:
+        return np.stack([scenes.draw(0, index, size).image for index in range(_IMAGES)])
+    if not Path(folder).is_dir():
+        raise InputError(f"--images {folder} is no folder")
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES)[:_IMAGES]
+    if not files:
+        raise InputError(f"{folder} holds no image ({', '.join(_SUFFIXES)})")
+    pixels = []
+    for path in files:
+        try:
+            pixels.append(decode_image(path.read_bytes(), size))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    return np.stack(pixels)
+
+
+def _timed(call: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
+    """Returns the result of `call`, and the seconds of its second run."""
+    jax.block_until_ready(call(*inputs))
+    start = time.perf_counter()
+    return jax.block_until_ready(call(*inputs)), time.perf_counter() - start
+
+
+def _annotation_stages(model: nnx.Module, images: np.ndarray, has_head: bool) -> Stages:
+    """Runs each part of this project's model, compiled separately."""
+    stages, x = {}, images
+    for name, part in model.backbone.parts(train=False):
+        x, seconds = _timed(jax.jit(part), x)
+        stages[name] = Stage(np.asarray(x), seconds)
+    if has_head:
+        (logits, out), seconds = _timed(jax.jit(lambda features: model.head(features, train=False)), x)
+        stages |= {name: Stage(np.asarray(value), None) for name, value in out.items()}
+        stages["logits"] = Stage(np.asarray(logits), seconds)
+    return stages
+
+
+def _torch_annotation_stages(model: Any, images: np.ndarray, has_head: bool, backbone: str) -> Stages:
+    """Records the same stages of the PyTorch model, channels last, by hooks on its second run."""
+    import torch
+
+    marks: list[tuple[str, Any, float]] = []
+    body = model.body if has_head else model
+    hooks = [
+        module.register_forward_hook(
+            lambda _module, _inputs, y, name=name: marks.append((name, y, time.perf_counter()))
+        )
+        for name, module in _torch_parts(body, backbone)
+    ]
+    batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    with torch.inference_mode():
+        model(batch)
+        marks.clear()
+        clock = time.perf_counter()
+        result = model(batch)
+        end = time.perf_counter()
+    for hook in hooks:
+        hook.remove()
+    stages = {}
+    for name, value, moment in marks:
+        stages[name] = Stage(value.permute(0, 2, 3, 1).numpy(), moment - clock)
+        clock = moment
+    if has_head:
+        logits, out = result
+        height, width = next(reversed(stages.values())).value.shape[1:3]
+        if out:
+            projection, attention = out["projection"], out["attention"]
+            stages["projection"] = Stage(projection.unflatten(1, (height, width)).numpy(), None)
+            stages["attention"] = Stage(attention.unflatten(2, (height, width)).numpy(), None)
+        stages["logits"] = Stage(logits.numpy(), end - clock)
+    return stages
+
+
+def _torch_parts(body: Any, backbone: str) -> Iterator[tuple[str, Any]]:
+    if backbone_named(backbone).family == "tresnet":
+        yield "stem", body.conv1
+        for name, blocks in body.named_children():
+            if name.startswith("layer"):
+                yield name.replace("layer", "stage"), blocks
+        return
+    yield "stem", body.bn1
+    for number, blocks in enumerate(body.blocks, start=1):
+        yield f"stage{number}", blocks
+    yield "features", body.bn2
+
+
+def _retrieval_stages(model: Retriever, features: np.ndarray, tokens: np.ndarray) -> Stages:
+    images = _timed(jax.jit(lambda x: model.encode_images(x, train=False)), features)
+    encode = jax.jit(lambda x, lengths: model.encode_captions(x, lengths, train=False))
+    captions = _timed(encode, tokens, _LENGTHS)
+    pairs = len(features) * len(tokens)
+    score = jax.jit(lambda *encoded: model.similarity(*encoded, train=False, block=pairs))
+    return _named(images, captions, _timed(score, images[0], captions[0], _LENGTHS))
+
+
+def _torch_retrieval_stages(model: Any, features: np.ndarray, tokens: np.ndarray) -> Stages:
+    import torch
+
+    lengths = torch.from_numpy(_LENGTHS)
+    with torch.inference_mode():
+        images = _timed(model.encode_images, torch.from_numpy(features))
+        captions = _timed(model.encode_captions, torch.from_numpy(tokens).long(), lengths)
+        return _named(images, captions, _timed(model.similarity, images[0], captions[0], lengths))
+
+
+def _named(images: tuple[Any, float], captions: tuple[Any, float], similarity: tuple[Any, float]) -> Stages:
+    """Names the outputs of the encoders (local and global) and the similarity; each comes with its seconds."""
+    (regions, image), (words, caption) = images[0], captions[0]
+    return {
+        "regions": Stage(np.asarray(regions), None),
+        "whole image": Stage(np.asarray(image), images[1]),
+        "words": Stage(np.asarray(words), None),
+        "whole caption": Stage(np.asarray(caption), captions[1]),
+        "similarity": Stage(np.asarray(similarity[0]), similarity[1]),
+    }
+
+
+def _compare(here: Stages, there: Stages, inputs: str, tolerance: float) -> bool:
+    """Prints the errors of this project's stages relative to PyTorch's; whether all are within `tolerance`."""
+    errors = {name: _errors(stage, there[name]) for name, stage in here.items()}
+    print(_table(here, there, errors, inputs), flush=True)
+    worst = float(np.max([relative for _, relative in errors.values()]))  # NaN if one is
+    passed = worst <= tolerance
+    verdict = "passed" if passed else "FAILED"
+    print(f"largest relative error {worst:.1e}, tolerance {tolerance:.1e}: {verdict}", flush=True)
+    return passed
+
+
+def _errors(here: Stage, there: Stage) -> tuple[float, float]:
+    """Returns the largest absolute error, and its ratio to the largest magnitude."""
+    if here.value.shape != there.value.shape:
+        return float("inf"), float("inf")
+    error = float(np.abs(here.value - there.value).max())
+    return error, error / max(float(np.abs(there.value).max()), np.finfo(np.float32).tiny)
+
+
+def _table(here: Stages, there: Stages, errors: dict[str, tuple[float, float]], inputs: str) -> str:
+    first = max(12, *(len(name) + 2 for name in (*here, inputs)))
+    lines = [f"{'stage':<{first}}{'shape':>22}{'max abs':>12}{'max rel':>12}{'PyTorch ms':>12}{'JAX ms':>10}"]
+    for name, stage in here.items():
+        absolute, relative = errors[name]
+        times = ["" if side.seconds is None else f"{1e3 * side.seconds:.1f}" for side in (there[name], stage)]
+        shape = " x ".join(map(str, stage.value.shape))
+        lines.append(f"{name:<{first}}{shape:>22}{absolute:>12.2e}{relative:>12.2e}{times[0]:>12}{times[1]:>10}")
+    sums = [1e3 * sum(stage.seconds or 0 for stage in side.values()) for side in (there, here)]
+    lines.append(f"{inputs:<{first}}{'':>46}{sums[0]:>12.1f}{sums[1]:>10.1f}")
+    return "\n".join(lines)
+
+
+def _metrics(task: AnnotationTask, split: str, ours: nnx.Module, theirs: Any) -> str:
+    """Tabulates P, R, F1, N+ and mAP of both frameworks on a split."""
+    import torch
+
+    graphdef, state = nnx.split(ours)
+    predict = jax.jit(lambda state, batch: task.predict(nnx.merge(graphdef, state), batch)["scores"])
+    images, size = task.split(split).images, task.config.eval.batch_size
+    scores = {"PyTorch": [], "JAX": []}
+    for start in tqdm(range(0, len(images), size), desc=f"score {split}", unit="batch", leave=False, disable=None):
+        batch = images[start : start + size]
+        padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+        scores["JAX"].append(np.asarray(predict(state, {"image": padded}))[: len(batch)])
+        pixels = np.array(np.asarray(task.normalize(batch)).transpose(0, 3, 1, 2))
+        with torch.inference_mode():
+            scores["PyTorch"].append(torch.sigmoid(theirs(torch.from_numpy(pixels))[0]).numpy())
+    rows = {name: task.evaluate(split, {"scores": np.concatenate(parts)}) for name, parts in scores.items()}
+    difference = {name: rows["JAX"][name] - value for name, value in rows["PyTorch"].items() if name in _COMPARED}
+    table = [*(Row(name, metrics) for name, metrics in rows.items()), Row("difference", difference, signed=True)]
+    return metric_table(table, f"{task.config.data.name}, {split} split: {len(images)} images")
