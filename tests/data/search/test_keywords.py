@@ -55,9 +55,6 @@ def test_keywords_are_read(write):
     ("content", "message"),
     [
         (b"", "file is not JSON: Expecting value"),
-        (b"\xff{}", "file is not UTF-8 text: invalid start byte at byte 0"),
-        (b"[" * 100_000, "file is nested too deeply; expected {"),
-        (b"9" * 5000, "file holds a number of thousands of digits"),
         ([], 'file has no tagging.keywords; expected {"tagging": {"keywords": ["a word or more", ...]}}'),
         ({"keywords": []}, "file has no tagging.keywords"),
         ({"tagging": []}, "file has no tagging.keywords"),
