@@ -1,4 +1,4 @@
-"""`aia annotate`: scores are those of evaluation, whoever is interrupted, whatever the files are called."""
+"""`aia annotate`: scores equal those of evaluation, also after interruptions and for unusual file names."""
 
 import csv
 import errno
@@ -178,7 +178,7 @@ def test_new_photos_are_added_and_nothing_is_read_twice(annotate, photos, tmp_pa
     assert "0 of 21 photos read now; written to" in capsys.readouterr().out
 
 
-def test_photos_that_cannot_be_read_are_told_and_tried_again(annotate, photos, tmp_path, capsys):
+def test_unreadable_photos_are_listed_and_read_again(annotate, photos, tmp_path, capsys):
     contents = {
         "empty.jpg": b"",
         "torn.png": (photos / "sub" / "00.png").read_bytes()[:60],
@@ -270,14 +270,14 @@ def test_another_model_is_never_mixed_in(annotate, config, tmp_path, capsys):
 def test_a_file_of_weights_with_labels_of_its_own(annotate, config, workdir, tmp_path, capsys):
     pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
     assert annotate("--threshold", "0") == 0
-    of_run = list(written(tmp_path / "out").values())
+    run_labels = list(written(tmp_path / "out").values())
     file = tmp_path / "annotator.safetensors"
     convert_back(config, workdir, file, backbone_only=False)
     fields = {"data.image_size": 32, "model.hidden_size": 16, "model.feedforward_size": 16}
     model = ["--weights", str(file), "--config", f"{REPOSITORY}/configs/demo.py"]
     model += [f"--config.{field}={value}" for field, value in fields.items()]
     assert annotate("--threshold", "0", "--output", str(tmp_path / "same"), model=model) == 0
-    for labels, wanted in zip(written(tmp_path / "same").values(), of_run, strict=True):
+    for labels, wanted in zip(written(tmp_path / "same").values(), run_labels, strict=True):
         assert labels == pytest.approx(wanted, abs=1e-6)
     names = ["<script>alert(1)</script>", "=cmd", *scenes.LABELS[2:]]
     (tmp_path / "labels.txt").write_text("\n".join(names) + "\n")
@@ -297,6 +297,11 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, workdir, tmp
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--workdir", "a", "--weights", "b"], "not allowed with argument"),
+        (["--threshold", "0.5", "--thresholds", "b"], "not allowed with argument"),
+        (["--top", "0"], "must be at least 1, not 0"),
+        (["--config.model.dtype=float32"], "--config.model.dtype=float32 needs --config"),
+        (["--imags", "photos"], "unknown flag --imags, nearest: --images; see aia annotate --help"),
         (["--images", "nowhere"], "nowhere does not exist; name a folder of photos"),
         (["--images", f"{REPOSITORY}/configs"], "configs holds no photos; files that end in .avif"),
         (["--output", f"{REPOSITORY}/setup.cfg"], "setup.cfg is a file; name a folder"),
@@ -309,36 +314,18 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, workdir, tmp
         (["--labels", "labels.txt"], "--labels belongs to --weights; a workdir has its own"),
     ],
 )
-def test_bad_input_is_told(annotate, flags, message, capsys):
+def test_bad_input_is_reported(annotate, flags, message, capsys):
     assert annotate(*flags) == 2
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("model", "flags", "message"),
-    [
-        ([], [], "one of the arguments --workdir --weights is required"),
-        (["--workdir", "a", "--weights", "b"], [], "not allowed with argument"),
-        (["--workdir", "a"], ["--threshold", "0.5", "--thresholds", "b"], "not allowed with argument"),
-        (["--workdir", "a"], ["--top", "0"], "must be at least 1, not 0"),
-        (["--workdir", "a"], ["--config.model.dtype=float32"], "--config.model.dtype=float32 needs --config"),
-    ],
-)
-def test_flags_that_do_not_go_together(annotate, model, flags, message, capsys):
-    assert annotate(*flags, model=model) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_misspelt_flag_is_named(capsys):
-    assert main(["annotate", "--workdir", "run", "--imags", "photos", "--output", "out"]) == 2
-    assert "unknown flag --imags, nearest: --images; see aia annotate --help" in capsys.readouterr().err
-
-
-def test_models_that_cannot_be_used_are_told(annotate, workdir, tmp_path, capsys):
+def test_models_that_cannot_be_used_are_reported(annotate, workdir, tmp_path, capsys):
     assert annotate(model=["--workdir", str(tmp_path)]) == 2
     assert f"{tmp_path} is no folder of a run: {tmp_path}/config.json is not there; name" in capsys.readouterr().err
     assert annotate(model=["--workdir", str(workdir / "config.json")]) == 2
     assert "is no folder of a run; a file of weights needs its config too" in capsys.readouterr().err
+    assert annotate(model=[]) == 2
+    assert "one of the arguments --workdir --weights is required" in capsys.readouterr().err
     assert annotate(model=["--weights", "x.pth"]) == 2
     assert "--weights needs --config" in capsys.readouterr().err
     assert annotate(model=["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/demo.py"]) == 2
@@ -352,7 +339,7 @@ def test_models_that_cannot_be_used_are_told(annotate, workdir, tmp_path, capsys
     assert "holds a run of config.task='search'; name one of annotation" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_told_and_the_rest_follows(annotate, tmp_path, monkeypatch, capsys):
+def test_after_a_full_disk_the_same_command_continues(annotate, tmp_path, monkeypatch, capsys):
     add, calls = annotation_output.AnnotationOutput.add, []
 
     def fill(self, *found):

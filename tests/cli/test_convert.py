@@ -121,7 +121,7 @@ def test_the_command_line_may_ask_for_bfloat16(make_file, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_training_starts_from_converted_weights_wherever_they_lie(make_file, tmp_path, capsys):
+def test_training_starts_from_converted_weights(make_file, tmp_path, capsys):
     file, _ = make_file()
     convert(small_config(), file, tmp_path / "run")
     train(small_config(), tmp_path / "run")
@@ -163,7 +163,7 @@ class _Empty:
         return []
 
 
-def test_a_trained_run_goes_back_to_torch(tmp_path):
+def test_a_trained_run_converts_to_pytorch(tmp_path):
     config = small_config()
     train(config, tmp_path / "run")
     convert_back(config, tmp_path / "run", tmp_path / "mine.pth", backbone_only=False)
@@ -177,7 +177,7 @@ def test_a_trained_run_goes_back_to_torch(tmp_path):
     tresnet.load_state_dict(state, strict=True)
 
 
-def test_what_goes_there_and_back_is_bit_identical(make_file, tmp_path):
+def test_converting_there_and_back_keeps_all_bits(make_file, tmp_path):
     file, model = make_file(generation="timm >= 0.9")
     convert(small_config(), file, tmp_path / "run")
     convert_back(small_config(), tmp_path / "run", tmp_path / "back.pth", backbone_only=False)

@@ -34,7 +34,7 @@ RENAMED = {label: label.upper() for label in scenes.LABELS[::2]}
 
 
 def import_scenes(folder, first, output, *flags):
-    """Imports drawn scenes of which half the labels are called otherwise."""
+    """Imports synthetic scenes, half of whose labels have other names."""
     folder.mkdir()
     with (folder / "labels.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -112,7 +112,7 @@ class _Empty:
         return []
 
 
-def test_balance_is_told_before_training_and_a_whole_run_needs_its_source_no_more(folder, tmp_path, capsys):
+def test_balance_is_printed_and_a_trained_run_needs_no_source(folder, tmp_path, capsys):
     config = config_of(folder)
     shutil.copytree(folder / "run", tmp_path / "run")
     steps = sorted((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))
@@ -186,7 +186,7 @@ def test_other_photos_are_evaluated_by_the_statistics_of_training(folder, tmp_pa
         ({"init_labels": "strict"}, "was trained on other labels, or on another order of them"),
     ],
 )
-def test_what_does_not_fit_is_told_before_training(folder, tmp_path, overrides, message):
+def test_misfits_are_reported_before_training(folder, tmp_path, overrides, message):
     with pytest.raises(InputError) as caught:
         train(config_of(folder, **overrides), tmp_path / "run")
     assert message in str(caught.value)
@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_told_before_training(folder, tmp_path, overrides, 
 @pytest.mark.parametrize(
     "content", ["{}", "[]", "{", '{"mean": [0, 0], "std": [1, 1, 1]}', '{"mean": [0, 0, 0], "std": [1, 1, 0]}']
 )
-def test_damaged_statistics_are_told(tmp_path, content):
+def test_damaged_statistics_are_reported(tmp_path, content):
     (tmp_path / "channel_stats.json").write_text(content)
     with pytest.raises(InputError, match=r"channel_stats\.json(: field '(mean|std)' must be three| is not JSON)"):
         read_channel_stats(tmp_path)

@@ -56,7 +56,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def limits(live, images, tmp_path_factory):
-    """Thresholds of which some scores are above."""
+    """Thresholds that some scores exceed."""
     path = tmp_path_factory.mktemp("limits") / "thresholds.json"
     medians = np.median(live(images).scores, axis=0)
     path.write_text(json.dumps(dict(zip(live.labels, medians.tolist(), strict=True))))
@@ -107,9 +107,9 @@ def test_facts_tell_the_model(exported, live, limits, workdir):
     assert facts["outputs"] == [{"name": n, "dtype": "float32", "shape": shape} for n, shape in shapes.items()]
     assert facts["normalization"]["mean"] == list(TrainedAnnotator.from_run(workdir, 8).channel_stats[0])
     assert sorted([*facts["files"], "model.json"]) == sorted(path.name for path in exported.iterdir()) == NAMES
-    for name, told in facts["files"].items():
-        assert told["bytes"] == (exported / name).stat().st_size
-        assert 0 <= max(told["max_difference"].values()) < 1e-5
+    for name, report in facts["files"].items():
+        assert report["bytes"] == (exported / name).stat().st_size
+        assert 0 <= max(report["max_difference"].values()) < 1e-5
     file = export.deserialize(bytearray((exported / "model.stablehlo").read_bytes()))
     assert (file.platforms, file.nr_devices) == (("cpu", "cuda", "tpu"), 1)
 
@@ -156,11 +156,11 @@ def test_a_fixed_batch_in_bfloat16_for_one_platform(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options", [(), ("--batch", "2", "--dtype", "bfloat16")])
-def test_a_platform_that_is_not_here_is_told(options, run, tmp_path, capsys):
+def test_a_file_for_other_platforms_is_not_run(options, run, tmp_path, capsys):
     assert run("--platforms", "tpu,cuda", *options) == 0
     assert " s, not run: this machine has none of tpu, cuda" in capsys.readouterr().out
-    told = json.loads((tmp_path / "out" / "model.json").read_text())["files"]["model.stablehlo"]
-    assert (told["platforms"], told["max_difference"]) == (["tpu", "cuda"], None)
+    report = json.loads((tmp_path / "out" / "model.json").read_text())["files"]["model.stablehlo"]
+    assert (report["platforms"], report["max_difference"]) == (["tpu", "cuda"], None)
 
 
 def test_a_file_that_does_not_give_the_models_scores_is_refused(run, tmp_path, monkeypatch, capsys):
@@ -169,12 +169,12 @@ def test_a_file_that_does_not_give_the_models_scores_is_refused(run, tmp_path, m
         found = {"scores": np.full((4, 22), number)}
         monkeypatch.setattr(exporter, "load_stablehlo", lambda content, found=found: lambda images: found)
         assert run() == 2
-        told = f"nothing was written: the file differs from the model in scores by {number}, more than 0.0001; the"
-        assert told in capsys.readouterr().err
+        report = f"nothing was written: the file differs from the model in scores by {number}, more than 0.0001; the"
+        assert report in capsys.readouterr().err
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_model_that_is_there_is_replaced_if_told_so(run, tmp_path, capsys):
+def test_an_exported_model_is_replaced_with_force(run, tmp_path, capsys):
     output = tmp_path / "out"
     output.mkdir()
     for name in NAMES:
@@ -205,29 +205,18 @@ def test_a_file_of_weights_is_exported_as_the_run_is(run, workdir, config, tmp_p
         (["--output", f"{REPOSITORY}/setup.cfg"], "setup.cfg is a file; name a folder"),
         (["--output", "/proc/none"], "/proc/none cannot be written"),
         (["--threshold", "1.5"], "the threshold must lie in 0..1, not 1.5"),
-        (["--labels", "labels.txt"], "--labels belongs to --weights; a workdir has its own"),
-    ],
-)
-def test_bad_input_is_told(run, flags, message, capsys):
-    assert run(*flags) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
         (["--platforms", "cpu,gpu"], "unknown platform 'gpu'; known: cpu, cuda, rocm, tpu"),
         (["--batch", "0"], "must be at least 1, not 0"),
         (["--batch", "some"], "argument --batch: must be a whole number, not 'some'"),
         (["--format", "tflite"], "invalid choice: 'tflite'"),
     ],
 )
-def test_bad_flags_are_told(run, flags, message, capsys):
+def test_bad_input_is_reported(run, flags, message, capsys):
     assert run(*flags) == 2
     assert message in capsys.readouterr().err
 
 
-def test_models_that_are_not_exported_are_told(run, workdir, tmp_path, capsys):
+def test_other_models_are_refused(run, workdir, tmp_path, capsys):
     search = tmp_path / "search"
     search.mkdir()
     (search / "config.json").write_text(json.dumps({"task": "search", "model": {}}))
@@ -256,7 +245,7 @@ def test_onnx_without_its_packages_names_them(run, tmp_path, monkeypatch, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_told_before_anything_is_computed(run, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_before_the_work(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
     monkeypatch.setattr(exporter.Exporter, "stablehlo", None)
     assert run() == 2

@@ -32,13 +32,13 @@ def photos(tmp_path_factory):
     """Drawn scenes as files, and what is on them."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "sub").mkdir()
-    drawn = {}
+    labelled = {}
     for number in range(NUM_PHOTOS):
         scene = scenes.draw(3, number, 32)
         name = f"sub/{number:02}.png" if number % 2 else f"{number:02}.png"
         Image.fromarray(scene.image).save(folder / name)
-        drawn[name] = scene.labels
-    return folder, drawn
+        labelled[name] = scene.labels
+    return folder, labelled
 
 
 def write_table(path, rows, header=("image", "labels")):
@@ -72,12 +72,12 @@ def labels_of(root):
 
 
 def test_what_is_written_is_what_the_table_said(import_labels, table, photos, tmp_path, capsys):
-    folder, drawn = photos
+    folder, labelled = photos
     assert import_labels(table) == 0
-    assert labels_of(tmp_path / "mine") == {name: set(labels) for name, labels in drawn.items()}
+    assert labels_of(tmp_path / "mine") == {name: set(labels) for name, labels in labelled.items()}
     assert (tmp_path / "mine" / "images").resolve() == folder
     train, test = (read_annotations(tmp_path / "mine", "custom", split) for split in ("train", "test"))
-    assert train.labels == test.labels == tuple(sorted(set().union(*drawn.values())))
+    assert train.labels == test.labels == tuple(sorted(set().union(*labelled.values())))
     assert abs(len(test) - NUM_PHOTOS / 5) <= 3
     assert all(path.is_file() for path in train.image_paths)
     pixels = np.stack([decode_image(path.read_bytes(), 224) for path in train.image_paths]).reshape(-1, 3) / 255
@@ -110,21 +110,21 @@ def test_the_seed_and_the_fraction_decide_the_parts(import_labels, table, tmp_pa
 
 
 def test_coco_and_folders_give_the_same_as_a_table(import_labels, table, photos, tmp_path):
-    folder, drawn = photos
+    folder, labelled = photos
     assert import_labels(table, output=tmp_path / "of_table") == 0
     numbers = {label: number for number, label in enumerate(scenes.LABELS)}
     document = {
-        "images": [{"id": number, "file_name": name} for number, name in enumerate(drawn)],
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(labelled)],
         "annotations": [
             {"image_id": number, "category_id": numbers[label]}
-            for number, labels in enumerate(drawn.values())
+            for number, labels in enumerate(labelled.values())
             for label in labels
         ],
         "categories": [{"id": number, "name": label} for label, number in numbers.items()],
     }
     (tmp_path / "instances.json").write_text(json.dumps(document))
     assert import_labels(tmp_path / "instances.json", output=tmp_path / "of_coco") == 0
-    for name, labels in drawn.items():
+    for name, labels in labelled.items():
         for label in labels:
             (tmp_path / "folders" / label).mkdir(parents=True, exist_ok=True)
             (tmp_path / "folders" / label / os.path.basename(name)).symlink_to(folder / name)
@@ -132,7 +132,7 @@ def test_coco_and_folders_give_the_same_as_a_table(import_labels, table, photos,
     files = [(tmp_path / output / "train.json").read_text() for output in ("of_table", "of_coco")]
     assert files[0] == files[1]
     by_name = {os.path.basename(name): labels for name, labels in labels_of(tmp_path / "of_folders").items()}
-    assert by_name == {os.path.basename(name): set(labels) for name, labels in drawn.items()}
+    assert by_name == {os.path.basename(name): set(labels) for name, labels in labelled.items()}
 
 
 def test_splits_of_the_list_are_honoured(import_labels, photos, tmp_path, capsys):
@@ -179,7 +179,7 @@ def spoiled(photos, tmp_path):
     return folder, write_table(tmp_path / "labels.csv", rows, ("image", "label", "split"))
 
 
-def test_all_problems_are_told_together(photos, tmp_path, capsys):
+def test_all_problems_are_listed(photos, tmp_path, capsys):
     folder, table = spoiled(photos, tmp_path)
     flags = ["--labels", str(table), "--images", str(folder), "--output", str(tmp_path / "mine")]
     assert main(["import-labels", *flags]) == 2
@@ -217,7 +217,7 @@ def test_hostile_names_come_through(photos, tmp_path):
     assert set(labels_of(tmp_path / "mine")) == {*names[:-1], "no_ending.PNG"}
 
 
-def test_names_that_are_no_utf_8_are_told(photos, tmp_path, capsys):
+def test_names_that_are_not_utf_8_are_reported(photos, tmp_path, capsys):
     (tmp_path / "photos" / "sky").mkdir(parents=True)
     name = os.fsdecode(b"\xff.png")
     (tmp_path / "photos" / "sky" / name).write_bytes((photos[0] / "00.png").read_bytes())
@@ -225,7 +225,7 @@ def test_names_that_are_no_utf_8_are_told(photos, tmp_path, capsys):
     assert "'sky/\\udcff.png' cannot be written as UTF-8; rename the file" in capsys.readouterr().err
 
 
-def test_an_earlier_import_is_not_overwritten_unawares(import_labels, table, photos, tmp_path, capsys):
+def test_an_earlier_import_is_replaced_only_with_force(import_labels, table, photos, tmp_path, capsys):
     assert import_labels(table) == 0
     before = (tmp_path / "mine" / "train.json").read_text()
     assert import_labels(table) == 2
@@ -267,7 +267,7 @@ def test_like_takes_vocabulary_and_statistics(import_labels, table, photos, tmp_
     )
 
 
-def test_rare_labels_that_take_more_photos_for_testing_are_told(import_labels, photos, tmp_path, capsys):
+def test_a_larger_test_split_for_rare_labels_is_reported(import_labels, photos, tmp_path, capsys):
     rows = [(name, f"pair{number // 2}") for number, name in enumerate(photos[1])]
     assert import_labels(write_table(tmp_path / "labels.csv", rows)) == 0
     assert "0.50 of the photos are for testing, not 0.2: each label of two photos or more" in capsys.readouterr().out

@@ -150,7 +150,7 @@ def test_only_missing_and_unreadable_photos_are_replaced(server, kaggle, photos,
     assert "images/5.jpg: the file is empty" in out
 
 
-def test_a_photo_that_kaggle_lacks_is_told(server, kaggle, capsys):
+def test_a_photo_that_kaggle_lacks_is_reported(server, kaggle, capsys):
     del kaggle.files["Corel-5k/images/8.jpg"]
     assert "images/                                  1 photos: 8.jpg; https://www.kaggle.com" in failing(
         capsys, "corel5k"

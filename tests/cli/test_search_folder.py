@@ -1,4 +1,4 @@
-"""`aia search` on a folder of drawn photos, with weights as drawn."""
+"""`aia search` on synthetic photos, with random weights."""
 
 import io
 import json
@@ -153,7 +153,7 @@ def test_an_index_of_another_model_is_made_anew(runs, photos, capsys):
         (["red", "--images", "nowhere"], "nowhere does not exist; name a folder of photos"),
     ],
 )
-def test_what_cannot_be_done_is_told(runs, photos, arguments, message, capsys):
+def test_mistakes_are_reported(runs, photos, arguments, message, capsys):
     assert search(runs, photos, *arguments) == 2
     assert message in capsys.readouterr().err
 
