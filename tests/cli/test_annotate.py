@@ -303,7 +303,7 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, workdir, tmp
         (["--config.model.dtype=float32"], "--config.model.dtype=float32 needs --config"),
         (["--imags", "photos"], "unknown flag --imags, nearest: --images; see aia annotate --help"),
         (["--images", "nowhere"], "nowhere does not exist; name a folder of photos"),
-        (["--images", f"{REPOSITORY}/configs"], "configs holds no photos; files that end in .avif"),
+        (["--images", f"{REPOSITORY}/configs"], "configs has no photos; their names must end in .avif"),
         (["--output", f"{REPOSITORY}/setup.cfg"], "setup.cfg is a file; name a folder"),
         (["--output", "/proc/none"], "/proc/none cannot be written"),
         (["--threshold", "1.5"], "the threshold must lie in 0..1, not 1.5"),

@@ -221,7 +221,7 @@ def test_bad_lists_are_reported_with_line_numbers(features, tmp_path, capsys, co
     [
         (["--images={}/none"], "none does not exist; name a folder of photos"),
         (["--images={}/file"], "file is not a folder; name a folder of photos"),
-        (["--images={}/empty"], "empty holds no photos; files that end in .avif, .bmp, "),
+        (["--images={}/empty"], "empty has no photos; their names must end in .avif, .bmp, "),
         (["--output={}/x"], "x must end in .npy"),
         (["--output={}/file/x.npy"], "file is a file; name a folder"),
         (["--output={}/file/deep/x.npy"], "cannot be written: Not a directory; --output names another place"),
