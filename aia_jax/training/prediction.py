@@ -1,6 +1,5 @@
 """Predicts whole splits, with several batches dispatched ahead."""
 
-import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ Tag = TypeVar("Tag")
 
 
 class Predictor:
-    """Applies row-wise functions of a model to whole splits; compiles each function once.
+    """Applies row-wise functions of a model to whole splits; compiles each function and batch shape once.
 
     Args:
         graphdef: the model's structure.
@@ -32,6 +31,7 @@ class Predictor:
     def __init__(self, graphdef: nnx.GraphDef, mesh: Mesh, weights_sharding: Any = None):
         self._graphdef, self._mesh, self._weights_sharding = graphdef, mesh, weights_sharding
         self._steps: dict[Callable[..., Arrays], Callable[..., Arrays]] = {}
+        self._replicate = jax.jit(lambda rows: rows, out_shardings=sharding.replicated(mesh))
 
     def __call__(
         self,
@@ -40,12 +40,39 @@ class Predictor:
         batches: Iterable[dict[str, np.ndarray]],
         shared: Sequence[Arrays] | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """Returns the outputs of `predict_fn(model, batch[, shared])` for all rows; see `predict_split`."""
+        """Returns the outputs for all rows of a split, in order, without padding, on every process.
+
+        Args:
+            predict_fn: `(model, batch[, shared]) -> outputs`, row by row.
+            weights: one or more sets of weights; each batch is transferred once for all of them.
+            batches: this process's rows; padding rows have `mask` False.
+            shared: for each of `weights`, arrays that every row needs: a third argument of `predict_fn`.
+
+        Returns:
+            `{name: [N, ...]}` for each of `weights`.
+        """
         if predict_fn not in self._steps:
             self._steps[predict_fn] = make_predict_step(
                 self._graphdef, predict_fn, self._mesh, self._weights_sharding, shared=shared is not None
             )
-        return predict_split(self._steps[predict_fn], weights, batches, self._mesh, shared)
+        step = self._steps[predict_fn]
+        on_devices = [sharding.put_replicated(arrays, self._mesh) for arrays in shared or ()]
+        arguments = [(each,) for each in weights] if shared is None else list(zip(weights, on_devices, strict=True))
+        chunks: list[list[dict[str, np.ndarray]]] = [[] for _ in weights]
+
+        def dispatched() -> Iterator[tuple[None, Any]]:
+            for rows in batches:
+                batch = sharding.put_batch(rows, self._mesh)
+                mask = self._replicate(batch.pop("mask"))
+                yield None, ([step(first, batch, *rest) for first, *rest in arguments], mask)
+
+        silent = None if jax.process_index() == 0 else True
+        with tqdm(desc="predict", unit="img", leave=False, dynamic_ncols=True, disable=silent) as bar:
+            for _, (outputs, mask) in fetch_outputs(dispatched()):
+                for rows, chunk in zip(outputs, chunks, strict=True):
+                    chunk.append({name: values[mask] for name, values in rows.items()})
+                bar.update(int(mask.sum()))
+        return [{name: np.concatenate([rows[name] for rows in chunk]) for name in chunk[0]} for chunk in chunks]
 
 
 def fetch_outputs(dispatched: Iterable[tuple[Tag, Arrays]]) -> Iterator[tuple[Tag, Arrays]]:
@@ -62,49 +89,3 @@ def fetch_outputs(dispatched: Iterable[tuple[Tag, Arrays]]) -> Iterator[tuple[Ta
             yield tag, jax.device_get(outputs)
     for tag, outputs in in_flight:
         yield tag, jax.device_get(outputs)
-
-
-def predict_split(
-    predict_step: Callable[..., Arrays],
-    weights: Sequence[Arrays],
-    batches: Iterable[dict[str, np.ndarray]],
-    mesh: Mesh,
-    shared: Sequence[Arrays] | None = None,
-) -> list[dict[str, np.ndarray]]:
-    """Returns the outputs for all rows of a split, in order, without padding, on every process.
-
-    Args:
-        predict_step: `(weights, batch[, shared]) -> outputs`, row by row; see `step.make_predict_step`.
-        weights: one or more sets of weights; each batch is transferred once for all of them.
-        batches: this process's rows; padding rows have `mask` False. Each batch shape is compiled once.
-        shared: for each of `weights`, arrays that every row needs: a third argument of the step.
-
-    Returns:
-        `{name: [N, ...]}` for each of `weights`.
-    """
-    chunks: list[list[dict[str, np.ndarray]]] = [[] for _ in weights]
-    extra = [()] * len(weights) if shared is None else [(sharding.put_replicated(each, mesh),) for each in shared]
-    bar = tqdm(
-        desc="predict", unit="img", leave=False, dynamic_ncols=True, disable=None if jax.process_index() == 0 else True
-    )
-
-    def dispatched() -> Iterator[tuple[None, Any]]:
-        for batch in batches:
-            on_devices = sharding.put_batch(batch, mesh)
-            mask = _replicate(mesh)(on_devices.pop("mask"))
-            yield (
-                None,
-                ([predict_step(each, on_devices, *more) for each, more in zip(weights, extra, strict=True)], mask),
-            )
-
-    with bar:
-        for _, (outputs, mask) in fetch_outputs(dispatched()):
-            for rows, chunk in zip(outputs, chunks, strict=True):
-                chunk.append({name: values[mask] for name, values in rows.items()})
-            bar.update(int(mask.sum()))
-    return [{name: np.concatenate([rows[name] for rows in chunk]) for name in chunk[0]} for chunk in chunks]
-
-
-@functools.cache
-def _replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda rows: rows, out_shardings=sharding.replicated(mesh))

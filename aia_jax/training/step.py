@@ -20,6 +20,30 @@ LossFn = Callable[[nnx.Module, Arrays, jax.Array], tuple[jax.Array, dict[str, ja
 Gradients = Callable[[Arrays, Arrays, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays, Arrays]]
 
 
+def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradients:
+    """Returns the function `(params, stats, constants, batch, key) -> (loss, stats, metrics, gradients)`.
+
+    It is for use under `jax.jit`. Gradients are sharded as the params are.
+
+    Args:
+        loss_fn: `(model, batch, key) -> (scalar loss, metrics)`, calls the model in training mode.
+    """
+
+    def forward(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
+        model = nnx.merge(graphdef, *gather_weights((params, stats, constants), mesh))
+        loss, metrics = loss_fn(model, batch, key)
+        return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
+
+    value_and_grad = jax.value_and_grad(forward, has_aux=True)
+
+    def gradients(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # some layers constrain the layout of activations
+            (loss, (stats, metrics)), grads = value_and_grad(params, stats, constants, batch, key)
+        return loss, stats, metrics, scatter_gradients(grads, mesh)
+
+    return gradients
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     loss_fn: LossFn,
@@ -35,7 +59,7 @@ def make_train_step(
     """Returns the jitted step `(state, batch, resident) -> (state, metrics)`, which donates `state`.
 
     Args:
-        loss_fn: `(model, batch, key) -> (scalar loss, metrics)`, calls the model in training mode.
+        loss_fn: see `make_gradients`.
         ema_decay: `ema = decay * ema + (1 - decay) * new`, for weights and batch-norm statistics.
         seed: the random key of a step is `fold_in(key(seed), step)`, so a resumed run repeats it.
         accumulate_steps: microbatches per batch, see `accumulate`.
@@ -58,6 +82,7 @@ def make_train_step(
         with jax.named_scope("ema"):
             new = {"params": params, "stats": stats}
             ema = jax.tree.map(lambda average, x: ema_decay * average + (1 - ema_decay) * x, state.ema, new)
+        # Every scalar in `metrics` is logged. To log the norm of the gradients, add `optax.tree.norm(grads)`.
         metrics = {"loss": loss, **metrics, **hyperparameters(opt_state), "finite": finite}
         new_state = state.replace(params=params, stats=stats, opt_state=opt_state, ema=ema)
         if skip_nonfinite:
@@ -67,27 +92,6 @@ def make_train_step(
     replicated, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     placed = state_sharding or replicated
     return jax.jit(step, in_shardings=(placed, rows, replicated), out_shardings=(placed, replicated), donate_argnums=0)
-
-
-def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradients:
-    """Returns the function `(params, stats, constants, batch, key) -> (loss, stats, metrics, gradients)`.
-
-    It is for use under `jax.jit`. Gradients are sharded as the params are. For `loss_fn` see `make_train_step`.
-    """
-
-    def forward(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
-        model = nnx.merge(graphdef, *gather_weights((params, stats, constants), mesh))
-        loss, metrics = loss_fn(model, batch, key)
-        return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
-
-    def gradients(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # some layers constrain the layout of activations
-            (loss, (stats, metrics)), grads = jax.value_and_grad(forward, has_aux=True)(
-                params, stats, constants, batch, key
-            )
-        return loss, stats, metrics, scatter_gradients(grads, mesh)
-
-    return gradients
 
 
 def accumulate(gradients: Gradients, steps: int, mesh: Mesh) -> Gradients:
