@@ -156,7 +156,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def command(description: str, *, inference: bool) -> None:
-    """The command line of `train` and `infer`."""
+    """Runs the command line of `train` and `infer`."""
     parser = make_parser(description)
     parser.add_argument("--profile", metavar="DIR", help="write a trace of a few steps of this project here")
     run_command(parser, functools.partial(_run, inference))
@@ -169,7 +169,7 @@ def make_parser(description: str) -> Parser:
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     parser.add_argument("--windows", type=positive, default=5, metavar="N", help="windows to time; the default is 5")
     parser.add_argument(
-        "--seconds", type=at_least(0.0), default=1.0, metavar="S", help="length of a window, about; the default is 1"
+        "--seconds", type=at_least(0.0), default=1.0, metavar="S", help="approximate length of a window; default: 1"
     )
     parser.add_argument("--full_size", action=Switch, help="use the config unchanged on a CPU too")
     parser.add_argument("--torch_compile", action=Switch, help="compile PyTorch's step on a CPU too")
@@ -177,7 +177,7 @@ def make_parser(description: str) -> Parser:
 
 
 def timing_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The values of `windows`, `seconds`, `full_size` and `torch_compile`."""
+    """Returns the values of `windows`, `seconds`, `full_size` and `torch_compile`."""
     return {name: getattr(arguments, name) for name in ("windows", "seconds", "full_size", "torch_compile")}
 
 
@@ -211,7 +211,7 @@ def _name(channels_last: bool, compiled: bool) -> str:
 
 
 def _measure_peer(config: ConfigDict, variant: tuple[bool, bool], *timing: Any) -> dict[str, Any]:
-    """In a process of its own, since this one must do without torch."""
+    """Runs in a new process, because this process must not need torch."""
     from benchmarks import torch_baseline
 
     return torch_baseline.measure_peer(config, torch_baseline.Variant(*variant), *timing)
