@@ -1,7 +1,6 @@
 """Evaluation of annotators: metrics at one threshold and at thresholds of the labels, scores, pictures and a page."""
 
 import csv
-import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from aia_jax.data.annotation.datasets import Split, photo_paths
 from aia_jax.data.feature_cache import pad_batch
 from aia_jax.data.image_decoding import encode_webp, webp_thumbnail
 from aia_jax.evaluation.evaluator import Candidate, Scored, compared_rows, evenly_spaced, write_npz
-from aia_jax.metrics.annotation import Confusions, annotation_metrics, label_metrics, precision_recall_curve
+from aia_jax.metrics.annotation import annotation_metrics, confusion_counts, label_metrics, precision_recall_curve
 from aia_jax.metrics.published_results import RESULTS
 from aia_jax.metrics.thresholds import fit_mcc, fit_mcc_exact, load_thresholds, save_thresholds
 from aia_jax.report.attention import draw_attention
@@ -40,26 +39,6 @@ _FITS = {
     "mcc": ("MCC thresholds", fit_mcc),
     "exact": ("exact MCC thresholds", fit_mcc_exact),
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ScoredSplit:
-    """A split with its scores and the thresholds that turn them into predictions.
-
-    Attributes:
-        split: N images with their targets.
-        scores: `[N, C]`.
-        threshold: one number for all labels, or `[C]`.
-    """
-
-    split: Split
-    scores: np.ndarray
-    threshold: float | np.ndarray
-
-    @property
-    def limit(self) -> float | str:
-        """The threshold as titles show it."""
-        return "the label's threshold" if np.ndim(self.threshold) else self.threshold
 
 
 class AnnotationEvaluator:
@@ -122,12 +101,10 @@ class AnnotationEvaluator:
             folder = self._workdir if self._workdir and output.is_relative_to(self._workdir) else output
             save_thresholds(folder / "thresholds.json", task.labels, best.thresholds)
         threshold = self._config.eval.threshold if best.thresholds is None else best.thresholds
-        scored = ScoredSplit(split, best.scores, threshold)
-        _write_label_table(output / "per_label.csv", scored)
-        _draw(output, scored, task, best.candidate.weights, title=f"{self._title}, score > {scored.limit}")
+        _write_label_table(output / "per_label.csv", split, best.scores, threshold)
+        _draw(output, split, threshold, task, best.candidate.weights, title=self._title)
         if self._html:
-            title = f"{self._title}: {best.candidate.name}"
-            _write_page(output / "report.html", scored, task, best.candidate.weights, title=title)
+            _write_page(output / "report.html", split, best, threshold, title=f"{self._title}: {best.candidate.name}")
 
     def table(self, results: Sequence[Scored]) -> str:
         """Formats the measured and published metrics."""
@@ -149,25 +126,32 @@ class AnnotationEvaluator:
         return {"name": name, "published": published, **facts, **candidate.facts, **metrics}
 
 
-def _write_label_table(path: Path, scored: ScoredSplit) -> None:
+def _limit(threshold: float | np.ndarray) -> float | str:
+    """Returns the threshold as titles show it."""
+    return "the label's threshold" if np.ndim(threshold) else threshold
+
+
+def _write_label_table(path: Path, split: Split, scores: np.ndarray, threshold: float | np.ndarray) -> None:
     """Writes the metrics of each label as CSV with all digits."""
-    columns = label_metrics(scored.scores, scored.split.targets, scored.threshold)
+    columns = label_metrics(scores, split.targets, threshold)
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(("label", *columns))
-    table.writerows(zip(scored.split.labels, *(column.tolist() for column in columns.values()), strict=True))
+    table.writerows(zip(split.labels, *(column.tolist() for column in columns.values()), strict=True))
     write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 
-def _draw(output: Path, scored: ScoredSplit, task: AnnotationTask, weights: Arrays, *, title: str) -> None:
+def _draw(
+    output: Path, split: Split, threshold: float | np.ndarray, task: AnnotationTask, weights: Arrays, *, title: str
+) -> None:
     """Draws the predictions for a few images and, if the head attends, the attention for one of them."""
-    split = scored.split
+    title = f"{title}, score > {_limit(threshold)}"
     rows = evenly_spaced(len(split), _IMAGES_DRAWN)
     images = np.asarray(split.images[rows])
     graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
     explain = make_predict_step(graphdef, task.explain, sharding.data_mesh(jax.local_devices()[:1]))
     out = jax.device_get(explain(jax.device_get(weights), {"image": images}))
-    targets, predicted = split.targets[rows] > 0, out["scores"] > scored.threshold
+    targets, predicted = split.targets[rows] > 0, out["scores"] > threshold
     true_names, predicted_names = (
         [[split.labels[label] for label in np.flatnonzero(row)] for row in chosen] for chosen in (targets, predicted)
     )
@@ -188,32 +172,24 @@ def _draw(output: Path, scored: ScoredSplit, task: AnnotationTask, weights: Arra
     )
 
 
-def _write_page(path: Path, scored: ScoredSplit, task: AnnotationTask, weights: Arrays, *, title: str) -> None:
-    """Writes the page. Pictures and maps are written one by one, so that memory does not grow with them.
-
-    Args:
-        path: path of the HTML file.
-        scored: the scores.
-        task: the task of the weights.
-        weights: weights that computed the scores; they compute the attention maps, if the head attends.
-        title: title of the page.
-    """
-    split = scored.split
+def _write_page(path: Path, split: Split, scored: Scored, threshold: float | np.ndarray, *, title: str) -> None:
+    """Writes the page of all photos. Pictures and maps are written one by one, so that memory does not grow."""
+    task = scored.candidate.task
     sizes = f"{format_count(len(split), 'photo')}, {format_count(len(split.labels), 'label')}"
     facts = {
         "title": title,
-        "subtitle": f"{sizes}; predicted where the score is above {scored.limit}",
+        "subtitle": f"{sizes}; predicted where the score is above {_limit(threshold)}",
         "labels": split.labels,
-        "evaluation": _evaluation(scored),
+        "evaluation": _evaluation(scored.scores, split.targets, threshold),
     }
     bar = tqdm(desc="page", total=len(split), unit="img", dynamic_ncols=True, mininterval=0.5, leave=False)
     with bar, ThreadPoolExecutor() as pool, GalleryWriter(path, **facts) as page:
         originals = photo_paths(task.config.data, split.name)
-        for rows, heat in _attention_maps(task, weights, split):
+        for rows, heat in _attention_maps(task, scored.candidate.weights, split):
             names = [split.image_names[row] for row in rows]
             pictures = pool.map(_picture, [originals.get(name) for name in names], split.images[rows])
             for place, (row, name, webp) in enumerate(zip(rows, names, pictures, strict=True)):
-                labels = page_labels(scored.scores[row], split.targets[row], scored.threshold)
+                labels = page_labels(scored.scores[row], split.targets[row], threshold)
                 maps = {} if heat is None else {label.label: heat[place, label.label] for label in labels}
                 page.add(name, labels, PagePicture(webp, maps))
             bar.update(len(rows))
@@ -236,22 +212,21 @@ def page_labels(scores: np.ndarray, targets: np.ndarray, threshold: float | np.n
     return found
 
 
-def _evaluation(scored: ScoredSplit) -> dict[str, Any]:
-    scores, targets = scored.scores, scored.split.targets
-    columns = label_metrics(scores, targets, scored.threshold)
+def _evaluation(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, Any]:
+    columns = label_metrics(scores, targets, threshold)
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    curves = [precision_recall_curve(*label) for label in zip(scores.T, targets.T, strict=True)]
     micro = precision_recall_curve(scores.ravel(), targets.ravel())
+    missed = columns["support"] - columns["tp"]
     return {
-        "metrics": annotation_metrics(scores, targets, scored.threshold),
+        "metrics": annotation_metrics(scores, targets, threshold),
         "per_label": [dict(zip(columns, row, strict=True)) for row in rows],
         "curves": {
             "micro": _curve_points(micro),
             "micro_ap": float(micro[:, 1].mean()) if len(micro) else 0.0,
-            "labels": [
-                _curve_points(precision_recall_curve(*label)) for label in zip(scores.T, targets.T, strict=True)
-            ],
+            "labels": [_curve_points(curve) for curve in curves],
         },
-        "confusions": _confusions(Confusions.from_scores(scores, targets, scored.threshold)),
+        "confusions": _confusions(confusion_counts(scores, targets, threshold)) | {"missed": missed.tolist()},
     }
 
 
@@ -259,12 +234,14 @@ def _curve_points(curve: np.ndarray) -> list[list[float]]:
     return np.round(curve[evenly_spaced(len(curve), _CURVE_POINTS)], 4).tolist()
 
 
-def _confusions(found: Confusions) -> dict[str, Any]:
-    """Returns the most frequent pairs, and the matrix of their labels in order of appearance."""
-    pairs = found.top(_MAX_PAIRS)
-    missed, false = (list(dict.fromkeys(pair[side] for pair in pairs))[:_MATRIX_SIDE] for side in (0, 1))
-    matrix = {"missed": missed, "false": false, "counts": found.counts[np.ix_(missed, false)].tolist()}
-    return {"pairs": pairs, "missed": found.missed.tolist(), "matrix": matrix}
+def _confusions(counts: np.ndarray) -> dict[str, Any]:
+    """Returns the most frequent pairs (missed label, false label, images), and the counts among their labels."""
+    missed, false = np.nonzero(counts)
+    order = np.argsort(-counts[missed, false], kind="stable")[:_MAX_PAIRS]
+    pairs = np.stack([missed, false, counts[missed, false]], axis=1)[order].tolist()
+    rows, columns = (list(dict.fromkeys(pair[side] for pair in pairs))[:_MATRIX_SIDE] for side in (0, 1))
+    matrix = {"missed": rows, "false": columns, "counts": counts[np.ix_(rows, columns)].tolist()}
+    return {"pairs": pairs, "matrix": matrix}
 
 
 def _attention_maps(

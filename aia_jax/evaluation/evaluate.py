@@ -50,8 +50,7 @@ def evaluate(
         weights: workdirs, converted checkpoints or PyTorch files to evaluate in place of `workdir`. Several weights of
             retrieval are also evaluated as an ensemble, the mean of their similarities.
         split: name of the split.
-        thresholds: annotation only, see `AnnotationEvaluator`.
-        html: annotation only, see `AnnotationEvaluator`.
+        thresholds, html: for annotation only, see `AnnotationEvaluator`.
         task: the task of `config`, if it exists already.
 
     Returns:
@@ -64,11 +63,7 @@ def evaluate(
     task = task or make_task(config)
     sharding.check_batch_size("eval.batch_size", config.eval.batch_size, sharding.data_mesh())
     evaluator = _make_evaluator(task, split, workdir, thresholds=thresholds, html=html, num_weights=len(weights))
-    candidates = list(
-        _from_weights(config, weights, task, split) if weights else _from_run(config, workdir, task, split)
-    )
-    if len(weights) > 1:
-        candidates = [*candidates, _ensemble(candidates, task)]
+    candidates = _from_weights(config, weights, task, split) if weights else _from_run(config, workdir, task, split)
     results = [evaluator.score(candidate) for candidate in candidates]
     best = results[-1]
     metrics = {**best.metrics, **best.candidate.facts, "split": split}
@@ -124,8 +119,9 @@ def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iter
             yield _candidate(name, task, arrays, facts, predictor)
 
 
-def _from_weights(config: ConfigDict, sources: Sequence[str], task: Task, split: str) -> Iterator[Candidate]:
-    mesh = sharding.data_mesh()
+def _from_weights(config: ConfigDict, sources: Sequence[str], task: Task, split: str) -> list[Candidate]:
+    """Returns the weights of each source and, for several sources, their ensemble."""
+    mesh, candidates = sharding.data_mesh(), []
     for source in sources:
         own = with_reasoning_of(source, config) if len(sources) > 1 else config
         own_task = task if own is config else make_task(own)
@@ -133,7 +129,9 @@ def _from_weights(config: ConfigDict, sources: Sequence[str], task: Task, split:
         arrays = load_arrays(source, own, model_shapes(own_task.build_model), own_task.describe())
         graphdef, shapes = abstract_weights(own_task.build_model, mesh)
         weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), mesh)
-        yield _candidate(Path(source).name, own_task, weights, {"weights": source}, Predictor(graphdef, mesh))
+        predictor = Predictor(graphdef, mesh)
+        candidates.append(_candidate(Path(source).name, own_task, weights, {"weights": source}, predictor))
+    return candidates if len(candidates) == 1 else [*candidates, _ensemble(candidates, task)]
 
 
 def _candidate(name: str, task: Task, weights: Arrays, facts: dict[str, Any], predictor: Predictor) -> Candidate:

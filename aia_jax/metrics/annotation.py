@@ -15,7 +15,7 @@ _PRECISION_EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Counts for each label over a set of images. `+` merges the counts of two sets.
+    """Counts for each label over a set of images.
 
     Attributes:
         tp: int `[C]`, images where the label is predicted and true.
@@ -48,9 +48,6 @@ class LabelCounts:
             )
         predicted = scores > threshold
         return cls((predicted & targets).sum(axis=0), predicted.sum(axis=0), targets.sum(axis=0))
-
-    def __add__(self, other: "LabelCounts") -> "LabelCounts":
-        return LabelCounts(self.tp + other.tp, self.predicted + other.predicted, self.true + other.true)
 
     def per_label(self) -> dict[str, np.ndarray]:
         """Returns `precision`, `recall` and `f1` of each label, float64 `[C]`."""
@@ -174,35 +171,23 @@ def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np
     }
 
 
-@dataclass(frozen=True, eq=False)
-class Confusions:
-    """Counts the images where one label is missed and another label is a false positive.
+def confusion_counts(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Counts the images where one label is missed and another label is a false alarm.
 
-    Attributes:
-        counts: int `[C, C]`, images where the label of the row is missed and the label of the column is predicted
-            falsely.
-        missed: int `[C]`, images where the label is missed.
+    Args:
+        scores, targets, threshold: see `LabelCounts.from_scores`.
+
+    Returns:
+        int64 `[C, C]`: the label of the row is missed, the label of the column is the false alarm.
+
+    Raises:
+        InputError: the shapes differ, or a score is NaN.
     """
-
-    counts: np.ndarray
-    missed: np.ndarray
-
-    @classmethod
-    def from_scores(cls, scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> "Confusions":
-        """Counts the confusions; arguments and errors are those of `LabelCounts.from_scores`."""
-        scores, targets = check_scores(scores, targets)
-        predicted = scores > np.asarray(threshold, scores.dtype)
-        missed, false = targets & ~predicted, predicted & ~targets
-        # float32 counts exactly up to 2^24, and its matrix product is about 100 times faster than that of integers.
-        counts = missed.T.astype(np.float32) @ false.astype(np.float32)
-        return cls(np.rint(counts).astype(np.int64), missed.sum(axis=0))
-
-    def top(self, number: int) -> list[tuple[int, int, int]]:
-        """Returns the `number` most frequent pairs (missed label, false label, images), the most frequent first."""
-        missed, false = np.nonzero(self.counts)
-        counts = self.counts[missed, false]
-        order = np.argsort(-counts, kind="stable")[:number]
-        return [tuple(map(int, row)) for row in np.stack([missed, false, counts], axis=1)[order]]
+    scores, targets = check_scores(scores, targets)
+    predicted = scores > np.asarray(threshold, scores.dtype)
+    missed, false = targets & ~predicted, predicted & ~targets
+    # float32 counts exactly up to 2^24, and its matrix product is about 100 times faster than that of integers.
+    return np.rint(missed.T.astype(np.float32) @ false.astype(np.float32)).astype(np.int64)
 
 
 def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,8 +22,8 @@ _MAX_HINTS = 20
 _BLOCK = 1 << 16  # scores processed at once, so that temporary arrays stay in the CPU cache
 
 
-def fit_mcc(scores: np.ndarray, targets: np.ndarray, candidates: Sequence[float] = CANDIDATES) -> np.ndarray:
-    """Finds the candidate with the highest MCC of `score >= candidate` for each label.
+def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Finds the threshold of `CANDIDATES` with the highest MCC of `score >= candidate` for each label.
 
     Of equal MCCs the first candidate is chosen. An undefined MCC counts as 0. Scores and candidates are compared in the
     floating dtype of the scores. The choice is that of scikit-learn's `matthews_corrcoef`.
@@ -31,18 +31,15 @@ def fit_mcc(scores: np.ndarray, targets: np.ndarray, candidates: Sequence[float]
     Args:
         scores: `[N, C]`.
         targets: `[N, C]`, 0 or 1.
-        candidates: K thresholds in increasing order.
 
     Returns:
         float64 `[C]`.
 
     Raises:
-        InputError: no images, the shapes differ, a score is NaN, or the candidates do not increase.
+        InputError: no images, the shapes differ, or a score is NaN.
     """
     scores, targets = _check_images(scores, targets)
-    values = np.asarray(candidates, np.float64)
-    if values.ndim != 1 or not values.size or not np.all(np.diff(values) > 0):
-        raise InputError(f"candidates must be a list of rising thresholds, not {candidates!r}")
+    values = np.asarray(CANDIDATES)
     counts = _count_by_bin(scores, targets, values.astype(scores.dtype))
     from_bin_up = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
     predicted, true = from_bin_up[:, 1:], from_bin_up[:, :1, 1]

@@ -75,7 +75,8 @@ def test_the_page_shows_the_metrics_of_the_labels(evaluated):
     assert [len(curve) for curve in evaluation["curves"]["labels"]] == columns["support"].tolist()
     missed = columns["support"] - columns["tp"]
     assert evaluation["confusions"]["missed"] == missed.tolist()
-    matrix = evaluation["confusions"]["matrix"]
+    matrix, counts = evaluation["confusions"]["matrix"], [pair[2] for pair in evaluation["confusions"]["pairs"]]
+    assert counts == sorted(counts, reverse=True)
     for i, j, number in evaluation["confusions"]["pairs"]:
         assert 0 < number <= missed[i]
         if i in matrix["missed"] and j in matrix["false"]:

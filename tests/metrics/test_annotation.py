@@ -5,10 +5,10 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from aia_jax.metrics.annotation import (
-    Confusions,
     LabelCounts,
     annotation_metrics,
     average_precision,
+    confusion_counts,
     label_metrics,
     precision_recall_curve,
 )
@@ -72,11 +72,6 @@ def test_the_epsilons_are_those_of_the_reference():
     assert counts["precision"] == 1 / (1 + 1e-7)
     assert counts["f1"] == 2 * counts["precision"] ** 2 / (2 * counts["precision"] + 1e-7)
     assert average_precision(one, one)[0] == 1 / (1 + 1e-8)
-
-
-def test_counts_of_parts_add_up():
-    parts = LabelCounts.from_scores(SCORES[:1], TARGETS[:1]) + LabelCounts.from_scores(SCORES[1:], TARGETS[1:])
-    assert parts.compute() == LabelCounts.from_scores(SCORES, TARGETS).compute()
 
 
 def reference_average_precision(scores, targets):
@@ -180,20 +175,15 @@ def test_label_metrics_have_the_reported_means(scored, threshold):
 
 def test_confusions_equal_a_count_image_by_image(scored):
     scores, targets = scored
-    found = Confusions.from_scores(scores, targets, 0.5)
     expected = np.zeros((C, C), int)
     for row, true in zip(scores > 0.5, targets > 0, strict=True):
         for missed in np.flatnonzero(true & ~row):
             expected[missed, row & ~true] += 1
-    np.testing.assert_array_equal(found.counts, expected)
-    np.testing.assert_array_equal(found.missed, ((targets > 0) & (scores <= 0.5)).sum(0))
-    top = found.top(5)
-    assert [count for *_, count in top] == np.sort(expected.ravel())[::-1][:5].tolist()
-    assert all(expected[missed, false] == count for missed, false, count in top)
-    assert Confusions.from_scores(targets.astype(np.float32), targets, 0.5).top(5) == []
+    np.testing.assert_array_equal(confusion_counts(scores, targets, 0.5), expected)
+    assert not confusion_counts(targets.astype(np.float32), targets, 0.5).any()
 
 
-@pytest.mark.parametrize("function", [annotation_metrics, label_metrics, Confusions.from_scores])
+@pytest.mark.parametrize("function", [annotation_metrics, label_metrics, confusion_counts])
 def test_scores_of_another_shape_are_refused(function):
     with pytest.raises(InputError, match=r"scores \(4, 3\) and targets \(4, 2\) must both be"):
         function(SCORES, TARGETS[:, :2], 0.5)

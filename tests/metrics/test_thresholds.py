@@ -29,11 +29,11 @@ def columns(scores: np.ndarray, targets: np.ndarray) -> zip:
     return zip(scores.T, targets.T, strict=True)
 
 
-def fit_by_loop(scores: np.ndarray, targets: np.ndarray, candidates=CANDIDATES) -> np.ndarray:
+def fit_by_loop(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The reference's loop over labels and candidates, in the dtype of the scores."""
-    cuts = np.asarray(candidates, scores.dtype)
+    cuts = np.asarray(CANDIDATES, scores.dtype)
     table = [[sklearn_mcc(target, score >= cut) for cut in cuts] for score, target in columns(scores, targets)]
-    return np.asarray(candidates)[np.argmax(table, axis=1)]
+    return np.asarray(CANDIDATES)[np.argmax(table, axis=1)]
 
 
 def best_by_brute_force(score: np.ndarray, target: np.ndarray) -> tuple[float, float]:
@@ -88,9 +88,9 @@ def test_scores_on_the_grid_are_predicted(dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("candidate", CANDIDATES)
 def test_a_score_equal_to_a_candidate_is_predicted_by_it(dtype, candidate):
-    scores = np.asarray([[candidate], [0.01]], dtype)
-    assert fit_mcc(scores, [[1], [0]], (candidate,)) == candidate
-    assert fit_mcc(scores, [[1], [0]], (candidate, candidate + 0.01)) == candidate
+    """Only the candidate that equals the higher score separates it from the next lower number."""
+    scores = np.asarray([[candidate], [np.nextafter(dtype(candidate), dtype(0))]], dtype)
+    assert fit_mcc(scores, [[1], [0]]) == candidate
 
 
 def test_a_label_that_no_threshold_separates_gets_the_first_candidate():
@@ -191,12 +191,6 @@ def test_unusable_scores_are_refused(fit):
         fit(np.zeros((0, 3)), np.zeros((0, 3)))
 
 
-@pytest.mark.parametrize("candidates", [[], [0.5, 0.5], [0.6, 0.4], 0.5, [np.nan, 0.5]])
-def test_candidates_that_do_not_rise_are_refused(candidates):
-    with pytest.raises(InputError, match="rising"):
-        fit_mcc(np.zeros((2, 1)), np.zeros((2, 1)), candidates)
-
-
 def test_thresholds_can_be_saved_and_loaded(tmp_path):
     path = tmp_path / "thresholds.json"
     save_thresholds(path, ["sun", "über"], np.asarray([0.1, 1 / 3]))
@@ -236,10 +230,10 @@ def test_a_missing_threshold_file_is_named(tmp_path):
         load_thresholds(tmp_path, ["sun"])
 
 
-def test_the_benchmark_agrees_and_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+def test_the_benchmark_agrees_and_writes_what_it_measured(tmp_path, capsys):
     path = tmp_path / "numbers.json"
-    monkeypatch.setattr("sys.argv", ["thresholds", "--images", "40", "--labels", "6", "--output", str(path)])
-    benchmark.main()
+    arguments = ["--images", "40", "--labels", "6", "--output", str(path)]
+    benchmark._run(benchmark._make_parser().parse_args(arguments))
     document = json.loads(path.read_text())
     assert document["thresholds_equal"] is True
     assert (document["num_images"], document["num_labels"], document["dtype"]) == (40, 6, "float32")
