@@ -150,7 +150,7 @@ def test_a_backbone_is_taken_and_its_classifier_dropped_by_name(make_file, tmp_p
     initialize = initializer(config, task)
     assert "head.fc.weight [7, 512], head.fc.bias [7]" in capsys.readouterr().out
     trainer = Trainer(config, task, tmp_path / "run", initialize=initialize)
-    state, _ = trainer._start(_Empty())
+    state, _ = trainer._first_state(_Empty())
     kernel = model.state_dict()["body.layer4.0.conv3.conv.weight"].numpy().transpose(0, 2, 3, 1)
     for params in (state.weights("raw")["params"], state.weights("ema")["params"]):
         np.testing.assert_array_equal(params["backbone"]["stages"][3][0]["conv3"]["conv"]["kernel"], kernel)

@@ -90,7 +90,7 @@ def test_it_takes_over_the_network_and_trains_on_the_new_labels(folder, tmp_path
     assert task.channel_stats == read_channel_stats(folder / "mine")
     trainer = Trainer(config, task, tmp_path, initialize=initializer(config, task))
     assert "11 of 21 labels known to" in capsys.readouterr().out
-    state = trainer._start(_Empty())[0]
+    state = trainer._first_state(_Empty())[0]
     given, _ = run_arrays(folder / "source")
     row, theirs = task.labels.index("red"), scenes.LABELS.index("red")
     for name in ("raw", "ema"):

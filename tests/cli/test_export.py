@@ -18,9 +18,10 @@ from aia_jax.cli.main import main
 from aia_jax.data import scenes
 from aia_jax.inference import export as exporter
 from aia_jax.inference.stablehlo import load_stablehlo
+from aia_jax.tasks import make_task
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from tests.helpers import torch_oracles  # noqa: F401, timm where torchvision is not whole
-from tests.helpers.untrained import annotator_config, draw_weights, write_run
+from tests.helpers.untrained import annotator_config, random_weights, write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZE = 32
@@ -41,7 +42,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def workdir(config, tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "annotator", config, draw_weights(config))
+    return write_run(tmp_path_factory.mktemp("runs") / "annotator", config, random_weights(make_task(config)))
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +233,7 @@ def test_other_models_are_refused(run, workdir, tmp_path, capsys):
     assert run(model=["--workdir", str(tmp_path / "nowhere")]) == 2
     assert "nowhere is not there" in capsys.readouterr().err
     config = annotator_config(**{"model.head": "gap"})
-    gap = write_run(tmp_path / "gap", config, draw_weights(config))
+    gap = write_run(tmp_path / "gap", config, random_weights(make_task(config)))
     assert run("--attention", model=["--workdir", str(gap)]) == 2
     assert "--attention: the head of this model, config.model.head='gap', does not attend" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The browser that pages are tried in."""
+"""A browser for tests of pages."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from benchmarks import browser as benchmarks
 
 @contextlib.contextmanager
 def browser() -> Iterator:
-    """See `benchmarks.browser`; skips the test where there is none."""
+    """Opens a browser; skips the test if there is none. See `benchmarks.browser`."""
     with contextlib.ExitStack() as opened:
         try:
             driver = opened.enter_context(benchmarks.browser())
@@ -20,7 +20,7 @@ def browser() -> Iterator:
 
 
 def emulate(driver, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-    """A window of this many CSS pixels, a phone if it is narrow."""
+    """Sets the window's size in CSS pixels (a narrow window is a phone) and its colour scheme."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

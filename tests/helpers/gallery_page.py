@@ -1,4 +1,4 @@
-"""What a page of `report.gallery` holds, read as a browser does."""
+"""Reads a page of `report.gallery` as a browser does."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def read_page(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The page's facts, and by each photo's name its `labels` {name: score}, `outcomes`, `picture`, `maps` by label."""
+    """Returns the page's facts, and by name each photo's `labels` {name: score}, `outcomes`, `picture` and `maps`."""
     blocks = dict(re.findall(r'<script type="application/json" id="(\w+)">(.*?)</script>', path.read_text(), re.S))
     facts = json.loads(blocks["facts"])
     photos = {}

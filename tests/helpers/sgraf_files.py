@@ -1,4 +1,4 @@
-"""SGRAF in torch with random weights, the files its authors' programs would save of it, and data in SCAN's layout."""
+"""SGRAF in torch with random weights, its files as the authors' programs write them, and data in SCAN's layout."""
 
 import argparse
 import itertools
@@ -29,7 +29,7 @@ FEATURES = 14
 
 
 def random_sgraf(reasoning: str, seed: int = 0, num_words: int = len(WORDS)) -> TorchSGRAF:
-    """Without dropout; random in every array, and with scores that are far from alike."""
+    """A model without dropout, with random weights in every array and scores that differ clearly."""
     torch.manual_seed(seed)
     model = TorchSGRAF(num_words, FEATURES, **SIZES, reasoning=reasoning, dropout=0.0)
     generator = torch.Generator().manual_seed(seed)
@@ -52,12 +52,12 @@ def random_sgraf(reasoning: str, seed: int = 0, num_words: int = len(WORDS)) -> 
 
 
 def arrays_of(model: TorchSGRAF) -> dict[str, np.ndarray]:
-    """Its state dict."""
+    """The state dict as NumPy arrays."""
     return {name: value.numpy() for name, value in model.state_dict().items()}
 
 
 def checkpoint_of(model: TorchSGRAF, reasoning: str, **options) -> dict:
-    """What the authors' programs save; `options` replace those of `opt`, None takes one away."""
+    """A checkpoint of the authors' programs; `options` replace those of `opt`, and None removes one."""
     opt = {
         **{"data_name": "f30k_precomp", "batch_size": 128, "margin": 0.2, "max_violation": True},
         **{"img_dim": FEATURES, "word_dim": SIZES["word_size"], "embed_size": SIZES["embed_size"]},
@@ -75,7 +75,7 @@ def checkpoint_of(model: TorchSGRAF, reasoning: str, **options) -> dict:
 
 
 def ours_of(theirs: TorchSGRAF, reasoning: str) -> Retriever:
-    """This project's model with the weights of the torch one, by way of the conversion."""
+    """This project's model with the converted weights of the torch model."""
     model = Retriever(SGRAF(theirs[1].embed.num_embeddings, FEATURES, **SIZES, reasoning=reasoning, rngs=nnx.Rngs(1)))
     graphdef, weights = split_model(model)
     shapes = {path: leaf.shape for path, leaf in flat_arrays(weights).items()}
@@ -84,7 +84,7 @@ def ours_of(theirs: TorchSGRAF, reasoning: str) -> Retriever:
 
 
 def random_batch(num_images: int, lengths: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features `[I, R, F]`, tokens `[C, L]` padded with 0, their lengths `[C]`."""
+    """Random features `[I, R, F]`, tokens `[C, L]` padded with 0, and lengths `[C]`."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(num_images, SIZES["num_regions"], FEATURES)).astype(np.float32)
     tokens = rng.integers(1, len(WORDS), (len(lengths), max(lengths)), dtype=np.int32)
@@ -93,21 +93,21 @@ def random_batch(num_images: int, lengths: tuple[int, ...], seed: int = 0) -> tu
 
 
 def torch_scores(model: TorchSGRAF, features: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
-    """`[C, I]`."""
+    """Scores `[C, I]`."""
     tokens, lengths = torch.from_numpy(tokens).long(), torch.from_numpy(lengths)
     images, captions = model.encode_images(torch.from_numpy(features)), model.encode_captions(tokens, lengths)
     return model.similarity(images, captions, lengths)
 
 
 def write_vocabulary(root: Path) -> None:
-    """`<root>/vocab/f30k_precomp_vocab.json` of `WORDS`."""
+    """Writes `<root>/vocab/f30k_precomp_vocab.json` with `WORDS`."""
     (root / "vocab").mkdir(parents=True)
     document = {"word2idx": {word: number for number, word in enumerate(WORDS)}, "idx2word": {}, "idx": len(WORDS)}
     (root / "vocab" / "f30k_precomp_vocab.json").write_text(json.dumps(document))
 
 
 def write_test_split(root: Path, num_images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The test split of random features and captions, and what `random_batch` would give of it."""
+    """Writes a test split of random features and captions; returns them as `random_batch` does."""
     rng = np.random.default_rng(3)
     features, _, _ = random_batch(num_images, (1,), seed=3)
     lengths = rng.integers(2, 9, 5 * num_images)
@@ -124,7 +124,7 @@ def write_test_split(root: Path, num_images: int) -> tuple[np.ndarray, np.ndarra
 
 
 def small_config(root: Path, reasoning: str, **overrides) -> ConfigDict:
-    """`configs/sgraf.py:f30k` for such data and models."""
+    """`configs/sgraf.py:f30k` for these data and models."""
     config = sgraf.get_config(f"f30k,{reasoning}")
     sizes = {f"model.{name}": size for name, size in {**SIZES, "num_features": FEATURES}.items()}
     config.update_from_flattened_dict({"data.root": str(root), "eval.batch_size": 8, **sizes, **overrides})

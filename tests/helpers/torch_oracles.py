@@ -1,6 +1,6 @@
-"""The PyTorch side of the parity tests: timm's TResNet, `convert.torch_models`, and copying of weights.
+"""The PyTorch side of the parity tests: timm's TResNet, our PyTorch models, and copies of their weights.
 
-Importing this module skips the importing test file where torch or timm are absent.
+Importing this module skips the importing test file if torch or timm is not installed.
 """
 
 import importlib
@@ -19,11 +19,11 @@ torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch and
 
 
 def _import_timm():
-    """Imports timm, with stubs in place of torchvision's compiled operators where torchvision came without them."""
+    """Imports timm, with stubs for torchvision's compiled operators if torchvision lacks them."""
     try:
         importlib.import_module("torchvision")
     except ImportError:
-        pass  # timm says so itself, and is skipped
+        pass  # importing timm fails, which skips the test
     except RuntimeError:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
@@ -41,7 +41,7 @@ TorchAttentionPooling = torch_models.TorchAttentionPooling
 
 
 def build_torch_annotator(tresnet: torch.nn.Module, num_labels: int, **head_options) -> torch.nn.Module:
-    """System A in torch on the body of one of timm's TResNets; see `TorchAttentionPooling` for the options."""
+    """System A in torch with the body of one of timm's TResNets; see `TorchAttentionPooling` for the options."""
     return torch_models.TorchAnnotator(tresnet.body, num_labels, tresnet.num_features, **head_options)
 
 
@@ -51,14 +51,14 @@ def build_timm_body(variant: str):
 
 
 def build_small_tresnet(*, v2: bool = False) -> tuple[torch.nn.Module, Variant]:
-    """A small model of timm's TResNet class, and the row of our table that describes it."""
+    """A small model of timm's TResNet class, and our description of it."""
     blocks = (1, 1, 2, 1)
     tresnet = timm_tresnet.TResNet(layers=list(blocks), width_factor=0.25, v2=v2, num_classes=0)
     return tresnet, Variant(blocks=blocks, width=16, basic_stages=0 if v2 else 2)
 
 
 def randomize(module: torch.nn.Module, seed: int) -> None:
-    """Draws weights, biases and BN statistics at random, so that activations neither vanish nor explode."""
+    """Sets random weights, biases and batch-norm statistics, so that activations neither vanish nor explode."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tensor, mean, std):
@@ -99,24 +99,24 @@ def copy_annotator(torch_model: torch.nn.Module, nnx_model: nnx.Module) -> None:
 
 
 def annotator_values(torch_model: torch.nn.Module, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
-    """Weights and BN statistics, or the gradients of the trained weights, under the paths of our `Annotator`."""
+    """Weights and BN statistics, or gradients of the trained weights, by the paths of our `Annotator`."""
     body, head = _values(torch_model.body, gradients), _values(torch_model.head, gradients)
     flat = {("backbone", *path): value for path, value in _tresnet_entries(body)}
     return flat | {("head", *path): value for path, value in _head_entries(head)}
 
 
 def head_values(head: torch.nn.Module, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
-    """Weights of the torch head, or their gradients, under the paths of our `AttentionPooling`."""
+    """Weights of the torch head, or their gradients, by the paths of our `AttentionPooling`."""
     return dict(_head_entries(_values(head, gradients)))
 
 
 def flat_state(model: nnx.Module, *filters) -> dict[tuple, jax.Array]:
-    """Values of a module under their paths; `filters` select variable types."""
+    """Values of a module by path; `filters` select variable types."""
     return traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, *filters)))
 
 
 def relative_error(ours, theirs) -> float:
-    """Largest deviation over the largest magnitude."""
+    """The largest difference divided by the largest magnitude."""
     ours = np.asarray(ours, np.float64)
     theirs = np.asarray(theirs.detach() if isinstance(theirs, torch.Tensor) else theirs, np.float64)
     assert ours.shape == theirs.shape

@@ -1,4 +1,4 @@
-"""State dicts as other generations of code wrote them, made from timm's models of today."""
+"""State dicts with the names of earlier generations of code, made from timm's present models."""
 
 import re
 
@@ -10,7 +10,7 @@ GENERATIONS = ("timm >= 0.9", "timm <= 0.6", "MIIL")
 
 
 def give_signed_scales(body: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Draws InPlace-ABN scales of both signs, sets |scale| + 1e-5 in `body`, and returns them by module name."""
+    """Sets random scales |scale| + 1e-5 in `body`; returns InPlace-ABN's signed scales by module name."""
     generator = torch.Generator().manual_seed(seed)
     scales = {}
     for name, module in body.named_modules():
@@ -22,7 +22,7 @@ def give_signed_scales(body: torch.nn.Module, seed: int) -> dict[str, torch.Tens
 
 
 def body_state(body: torch.nn.Module, generation: str, scales: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dict of timm's TResNet body in the names of a generation, `filt` buffers of MIIL's included."""
+    """The state dict of timm's TResNet body with the names of a generation, including MIIL's `filt` buffer."""
     state = {name: value.clone() for name, value in body.state_dict().items()}
     if generation == "timm >= 0.9":
         return state
@@ -45,7 +45,7 @@ def body_state(body: torch.nn.Module, generation: str, scales: dict[str, torch.T
 
 
 def _is_blurred(parts: list[str], state: dict) -> bool:
-    """Whether this convolution stands in a stride-2 block and is followed by a blur pool."""
+    """Whether a convolution is in a block of stride 2 and is followed by a blur pool."""
     match = re.fullmatch(r"layer([2-4])\.0\.conv(\d)", ".".join(parts[:-1]))
     if not match:
         return False
@@ -54,7 +54,7 @@ def _is_blurred(parts: list[str], state: dict) -> bool:
 
 
 def wrapped(model: torch.nn.Module, generation: str, scales: dict[str, torch.Tensor]) -> dict:
-    """A file's content: system A, system B or a bare timm network as a generation of code saved it."""
+    """The content of a file of system A, system B or a timm network, with the names of a generation."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     prefix = next(
         prefix for prefix in ("backbone.features.0.", "net.body.", "body.") if f"{prefix}conv1.conv.weight" in state
@@ -68,11 +68,11 @@ def wrapped(model: torch.nn.Module, generation: str, scales: dict[str, torch.Ten
 
 
 def randomized(model: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random weights and statistics in place; returns the signed scales."""
+    """Sets random weights and statistics; returns the signed scales."""
     randomize(model, seed=seed)
     return give_signed_scales(model, seed)
 
 
 def arrays_of(content: dict) -> dict[str, np.ndarray]:
-    """As NumPy arrays."""
+    """The tensors as NumPy arrays."""
     return {name: value.numpy() for name, value in content.items()}

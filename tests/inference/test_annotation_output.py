@@ -1,3 +1,5 @@
+"""Labels on disk: any name survives, an interrupted call continues, and results of different settings never mix."""
+
 import csv
 import json
 import os
@@ -25,12 +27,12 @@ NAMES = [
 ]
 
 
-def write(folder, names=NAMES, settings=SETTINGS, labels=LABELS, **options):
-    """One whole call; the photos whose labels were there."""
-    with AnnotationOutput(folder, settings, **options) as written:
-        done = set(written.done)
-        written.add([(name, labels) for name in names if name not in done], [])
-        for _ in written.derive():
+def write(folder, names=NAMES, settings=SETTINGS, **options):
+    """Makes one complete call; returns the photos that had labels before."""
+    with AnnotationOutput(folder, settings, **options) as output:
+        done = set(output.done)
+        output.add([(name, LABELS) for name in names if name not in done], [])
+        for _ in output.derive():
             pass
     return done
 
@@ -39,7 +41,7 @@ def images(folder):
     return [json.loads(line)["image"] for line in (folder / "annotations.jsonl").read_bytes().splitlines()]
 
 
-def test_every_name_and_label_comes_through(tmp_path):
+def test_every_name_and_label_is_kept(tmp_path):
     write(tmp_path)
     assert images(tmp_path) == NAMES
     first = json.loads((tmp_path / "annotations.jsonl").read_text().splitlines()[0])
@@ -55,7 +57,7 @@ def test_every_name_and_label_comes_through(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_no_cell_of_a_name_is_a_formula(tmp_path):
+def test_no_name_in_the_table_is_a_formula(tmp_path):
     write(tmp_path)
     rows = (tmp_path / "annotations.csv").read_bytes().decode(errors="surrogateescape").split("\r\n")
     starts = {row.lstrip('"')[:1] for row in rows}
@@ -63,23 +65,17 @@ def test_no_cell_of_a_name_is_a_formula(tmp_path):
     assert "./=HYPERLINK(1).jpg" in "".join(rows)
 
 
-def test_what_is_there_is_not_done_again(tmp_path):
-    assert write(tmp_path, NAMES[:4]) == set()
-    assert write(tmp_path) == set(NAMES[:4])
-    assert images(tmp_path) == NAMES
-
-
-@pytest.mark.parametrize("torn", [b'{"image": "x', b'{"image": "x.jpg", "labels": []}'])
-def test_a_torn_last_line_is_dropped(tmp_path, torn):
-    write(tmp_path, NAMES[:2])
+@pytest.mark.parametrize("incomplete", [b"", b'{"image": "x', b'{"image": "x.jpg", "labels": []}'])
+def test_a_call_continues_and_drops_an_incomplete_last_line(tmp_path, incomplete):
+    assert write(tmp_path, NAMES[:2]) == set()
     with (tmp_path / "annotations.jsonl").open("ab") as file:
-        file.write(torn)
+        file.write(incomplete)
     assert write(tmp_path) == set(NAMES[:2])
     assert images(tmp_path) == NAMES
 
 
 @pytest.mark.parametrize("damage", [b"\0\0\0\n", b"[]\n", b'{"image": "x.jpg"}\n', b"\xff\n"])
-def test_damage_within_is_told_with_its_line(tmp_path, damage):
+def test_a_damaged_line_is_reported_with_its_number(tmp_path, damage):
     write(tmp_path, NAMES[:2])
     with (tmp_path / "annotations.jsonl").open("ab") as file:
         file.write(damage)
@@ -97,7 +93,7 @@ def test_damage_within_is_told_with_its_line(tmp_path, damage):
         ({"new": 1}, "whose new differ"),
     ],
 )
-def test_results_are_never_mixed(tmp_path, changed, text):
+def test_results_of_other_settings_are_never_mixed(tmp_path, changed, text):
     write(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=f"{text} from these.*--force starts anew, --output names another place"):
@@ -108,16 +104,25 @@ def test_results_are_never_mixed(tmp_path, changed, text):
     assert len(list((tmp_path / "keywords").rglob("*.json"))) == 1
 
 
-def test_damaged_settings_are_told(tmp_path):
-    write(tmp_path)
-    (tmp_path / "settings.json").write_text("[")
+def test_unusable_outputs_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file is a file; name a folder"):
+        write(tmp_path / "file")
+    write(tmp_path / "out")
+    with (
+        AnnotationOutput(tmp_path / "out", SETTINGS),
+        pytest.raises(InputError, match="another process is annotating into"),
+    ):
+        AnnotationOutput(tmp_path / "out", SETTINGS)
+    write(tmp_path / "out")  # the lock is released
+    (tmp_path / "out" / "settings.json").write_text("[")
     with pytest.raises(InputError, match=r"settings.json is damaged: .*; --force starts anew"):
-        write(tmp_path)
+        write(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["annotations.jsonl", "annotations.csv", "problems.jsonl", "keywords"])
 @pytest.mark.parametrize("force", [False, True])
-def test_files_of_others_are_left_alone(tmp_path, name, force):
+def test_files_of_another_origin_are_not_touched(tmp_path, name, force):
     (tmp_path / name).mkdir()
     (tmp_path / name / "mine").write_text("")
     with pytest.raises(InputError, match=f"{name} is there, without the settings.json that says what made it"):
@@ -125,36 +130,21 @@ def test_files_of_others_are_left_alone(tmp_path, name, force):
     assert (tmp_path / name / "mine").exists()
 
 
-def test_an_output_that_is_a_file(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file is a file; name a folder"):
-        write(tmp_path / "file")
-
-
-def test_two_at_once_are_refused(tmp_path):
-    with (
-        AnnotationOutput(tmp_path, SETTINGS),
-        pytest.raises(InputError, match="another process is annotating into"),
-    ):
-        AnnotationOutput(tmp_path, SETTINGS)
-    write(tmp_path)
-
-
 def test_problems_are_those_of_the_last_call(tmp_path):
-    with AnnotationOutput(tmp_path, SETTINGS) as written:
-        written.add([], [("a\n.jpg", "torn"), ("b.jpg", "empty")])
-        assert list(written.problems()) == [("a\n.jpg", "torn"), ("b.jpg", "empty")]
-    with AnnotationOutput(tmp_path, SETTINGS) as written:
-        assert written.done == set()
-        assert list(written.problems()) == []
+    with AnnotationOutput(tmp_path, SETTINGS) as output:
+        output.add([], [("a\n.jpg", "torn"), ("b.jpg", "empty")])
+        assert list(output.problems()) == [("a\n.jpg", "torn"), ("b.jpg", "empty")]
+    with AnnotationOutput(tmp_path, SETTINGS) as output:
+        assert output.done == set()
+        assert list(output.problems()) == []
 
 
-def test_a_photo_that_cannot_have_a_file_of_keywords_is_told(tmp_path):
+def test_a_photo_whose_keywords_file_is_impossible_becomes_a_problem(tmp_path):
     names = ["n" * 251 + ".jpg", "a.jpg", "a.jpg.json/b.jpg"]
-    with AnnotationOutput(tmp_path, SETTINGS) as written:
-        written.add([(name, LABELS) for name in names], [])
-        assert [name for name, _ in written.derive()] == names
-        problems = dict(written.problems())
+    with AnnotationOutput(tmp_path, SETTINGS) as output:
+        output.add([(name, LABELS) for name in names], [])
+        assert [name for name, _ in output.derive()] == names
+        problems = dict(output.problems())
     assert problems == {
         names[0]: "its file of keywords cannot be written: File name too long",
         names[2]: "its file of keywords cannot be written: File exists",
@@ -162,7 +152,7 @@ def test_a_photo_that_cannot_have_a_file_of_keywords_is_told(tmp_path):
     assert len((tmp_path / "annotations.csv").read_text().splitlines()) == 7
 
 
-def test_the_table_is_whole_or_absent(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_table(tmp_path, monkeypatch):
     write(tmp_path, NAMES[:1])
     before = (tmp_path / "annotations.csv").read_bytes()
     (tmp_path / "keywords" / "plain.jpg.json").unlink()
@@ -170,10 +160,10 @@ def test_the_table_is_whole_or_absent(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(annotation_output, "write_bytes", fail)
-    with pytest.raises(OSError, match="No space"):
-        write(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(annotation_output, "write_bytes", fail)
+        with pytest.raises(OSError, match="No space"):
+            write(tmp_path)
     assert (tmp_path / "annotations.csv").read_bytes() == before
-    monkeypatch.undo()
     assert write(tmp_path) == set(NAMES)
     assert read_keywords(tmp_path / "keywords" / "plain.jpg.json") == [label for label, _ in LABELS]

@@ -14,9 +14,10 @@ from PIL import ExifTags, Image
 
 import aia_jax
 from aia_jax.data import scenes
+from aia_jax.tasks import make_task
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
-from tests.helpers.untrained import annotator_config, draw_weights, write_run
+from tests.helpers.untrained import annotator_config, random_weights, write_run
 
 SIZE = 32
 
@@ -115,7 +116,7 @@ def test_a_head_that_does_not_attend(tmp_path, pixels):
 
 def test_norms_are_folded_once_and_nothing_changes(tmp_path, pixels):
     config = annotator_config()
-    workdir = write_run(tmp_path / "run", config, draw_weights(config))
+    workdir = write_run(tmp_path / "run", config, random_weights(make_task(config)))
     once, each_call = (TrainedAnnotator.from_run(workdir, 11, fold=fold) for fold in (True, False))
     found, expected = (jax.device_get(model.predict(pixels, explain=True)) for model in (once, each_call))
     assert found.keys() == expected.keys()

@@ -14,7 +14,7 @@ from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks import make_task
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from tests.helpers import torch_oracles
-from tests.helpers.untrained import annotator_config, draw_weights
+from tests.helpers.untrained import annotator_config, random_weights
 
 pytest.importorskip("onnxruntime", reason="ONNX needs more packages: pip install '.[test]'")
 onnx_model = pytest.importorskip("aia_jax.inference.onnx_model")
@@ -27,7 +27,7 @@ def test_the_twin_of_a_shorter_tresnet_scores_as_the_model_does(monkeypatch):
     monkeypatch.setitem(backbones.BACKBONES, "tresnet_short", backbones.Backbone(short, "tresnet", None, 4))
     options = {"activation": "gelu", "norm_first": False, "self_attention": True, "backbone": "tresnet_short"}
     config = annotator_config(**{"data.image_size": 36} | {f"model.{name}": value for name, value in options.items()})
-    task, weights = make_task(config), draw_weights(config)
+    task, weights = make_task(config), random_weights(make_task(config))
     graphdef, _ = split_model(nnx.eval_shape(lambda: task.build_model(nnx.Rngs(0))))
     images = np.random.default_rng(1).integers(0, 256, (2, 36, 36, 3), np.uint8)
     ours = jax.jit(lambda weights: task.explain(merge_model(graphdef, weights), {"image": images}))(weights)

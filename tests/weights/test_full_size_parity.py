@@ -1,4 +1,4 @@
-"""Files of full-size models in all three generations: logits of the converted weights against PyTorch's."""
+"""Full-size models in files of all three generations: the logits equal those of PyTorch."""
 
 from functools import partial
 
@@ -45,7 +45,7 @@ def build_theirs(variant: str, head: str | None):
     [("m", "attention", 448), ("v2_l", "attention", 576), ("m", "gap", 448), ("v2_l", None, 448)],
     ids=["annotator-m", "annotator-v2_l", "classifier-m", "backbone-21k"],
 )
-def test_logits_equal_torchs_in_all_generations(tmp_path, variant, head, size):
+def test_logits_equal_those_of_torch(tmp_path, variant, head, size):
     theirs = build_theirs(variant, head)
     scales = randomized(theirs)
     prefix = {"attention": "backbone.features.0.", "gap": "net.body.", None: "body."}[head]

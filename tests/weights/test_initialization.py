@@ -1,4 +1,4 @@
-"""Models of other labels: what belongs to known labels is kept by name, to the bit, and the rest stays drawn."""
+"""Initialisation from a model of other labels: common labels keep their weights, new labels stay random."""
 
 import json
 from functools import partial
@@ -29,9 +29,9 @@ LABEL_ARRAYS = {
 
 
 def other_task(config):
-    """A task of `config` whose data have other labels."""
+    """A task of `config` with other labels; its images are not read."""
     task = make_task(config)
-    task._vocabulary, task.epoch_end = LABELS, lambda epoch: epoch  # the scenes themselves are not looked at
+    task._vocabulary, task.epoch_end = LABELS, lambda epoch: epoch
     return task
 
 
@@ -43,24 +43,24 @@ def source(request, tmp_path_factory, cache_dir):
     return write_run(workdir, config, random_weights(make_task(config), 0)), request.param
 
 
-def drawn_and_started(config):
-    """Weights by path: as drawn, and what `config.init_from` makes of them."""
+def random_and_initialized(config):
+    """Weights by path: random ones, and the same after initialisation from `config.init_from`."""
     task = other_task(config)
     initialize = initializer(config, task)
-    drawn = jax.tree.map(jnp.asarray, random_weights(task, 1))
-    return flat_arrays(drawn), flat_arrays(initialize(drawn))
+    weights = jax.tree.map(jnp.asarray, random_weights(task, 1))
+    return flat_arrays(weights), flat_arrays(initialize(weights))
 
 
-def test_known_labels_keep_their_arrays_and_new_ones_stay_drawn(source, capsys):
+def test_common_labels_keep_their_weights_and_new_labels_stay_random(source, capsys):
     workdir, head = source
     config = annotator_config(**{"model.head": head, "init_from": str(workdir), "init_labels": "by_name"})
     given, _ = run_arrays(workdir)
-    drawn, weights = drawn_and_started(config)
+    random, weights = random_and_initialized(config)
     assert f"3 of 6 labels known to {workdir}: night, red, circle; 3 new: zebra, Red, aardvark\n" in (
         capsys.readouterr().out
     )
     for path, axis in LABEL_ARRAYS[head].items():
-        found, fresh, theirs = (np.moveaxis(np.asarray(arrays[path]), axis, 0) for arrays in (weights, drawn, given))
+        found, fresh, theirs = (np.moveaxis(np.asarray(arrays[path]), axis, 0) for arrays in (weights, random, given))
         for row, label in enumerate(LABELS):
             expected = theirs[scenes.LABELS.index(label)] if label in KNOWN else fresh[row]
             np.testing.assert_array_equal(found[row], expected, err_msg=f"{path} {label}")
@@ -68,14 +68,14 @@ def test_known_labels_keep_their_arrays_and_new_ones_stay_drawn(source, capsys):
         np.testing.assert_array_equal(weights[path], given[path], err_msg=path)
 
 
-def test_other_labels_are_an_error_unless_asked_for(source):
+def test_other_labels_are_refused_by_default(source):
     workdir, head = source
     config = annotator_config(**{"model.head": head, "init_from": str(workdir)})
     with pytest.raises(InputError, match=r"trained on other labels.*\(22 there, 6 here\)"):
         initializer(config, other_task(config))
 
 
-def test_values_and_sources_that_cannot_be_used(source, tmp_path):
+def test_unusable_values_and_sources_are_refused(source, tmp_path):
     workdir, head = source
     config = annotator_config(**{"model.head": head, "init_from": str(workdir), "init_labels": "byname"})
     with pytest.raises(InputError, match=r"config\.init_labels='byname' is unknown; known: strict, by_name, or a file"):
@@ -105,11 +105,11 @@ def file_of_scenes(tmp_path, monkeypatch):
     return tmp_path / "annotator.pth", arrays_of(content), annotator_config(**{"model.backbone": "tresnet_small"})
 
 
-def test_labels_of_a_file_come_from_a_list(file_of_scenes, tmp_path, capsys):
+def test_a_list_gives_the_labels_of_a_file(file_of_scenes, tmp_path, capsys):
     path, state, config = file_of_scenes
     (tmp_path / "train.json").write_text(json.dumps({"labels": list(scenes.LABELS)}))
     config.update({"init_from": str(path), "init_labels": str(tmp_path / "train.json")})
-    _, weights = drawn_and_started(config)
+    _, weights = random_and_initialized(config)
     assert "3 of 6 labels known" in capsys.readouterr().out
     row = scenes.LABELS.index("red")
     np.testing.assert_array_equal(weights["head.query_embedding"][3], state["head.query_emb.weight"][row])
@@ -119,16 +119,16 @@ def test_labels_of_a_file_come_from_a_list(file_of_scenes, tmp_path, capsys):
         initializer(config, other_task(config))
 
 
-def test_without_a_list_all_labels_of_a_file_are_drawn(file_of_scenes, capsys):
+def test_without_a_list_the_weights_of_all_labels_stay_random(file_of_scenes, capsys):
     path, state, config = file_of_scenes
     config.update({"init_from": str(path), "init_labels": "by_name"})
-    drawn, weights = drawn_and_started(config)
+    random, weights = random_and_initialized(config)
     assert (
         "does not list its labels: the queries and scores of all 6 labels start from random weights"
         in capsys.readouterr().out
     )
     for name in LABEL_ARRAYS["attention"]:
-        np.testing.assert_array_equal(weights[name], drawn[name])
+        np.testing.assert_array_equal(weights[name], random[name])
     np.testing.assert_array_equal(
         weights["head.layers.0.linear1.bias"], state["head.transformer.decoder.layers.0.linear1.bias"]
     )

@@ -1,4 +1,4 @@
-"""Recognition, strictness and the way back, on small networks of timm's TResNet class."""
+"""Identification and strict conversion in both directions, with small networks of timm's TResNet class."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from flax import nnx
 
 from aia_jax.models.annotator import Annotator, ClassifierHead
 from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.efficientnet_lite import EfficientNetLite
 from aia_jax.models.tresnet import TResNet
 from aia_jax.training.model_arrays import flat_arrays, split_model
 from aia_jax.utils.errors import InputError
@@ -69,7 +70,7 @@ def test_generations_give_the_same_arrays(tmp_path, system, v2):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("system", ["annotator", "classifier", "backbone"])
-def test_there_and_back_is_bit_identical(tmp_path, system, suffix):
+def test_conversion_in_both_directions_keeps_every_bit(tmp_path, system, suffix):
     options = {"self_attention": True, "num_layers": 2} if system == "annotator" else None
     theirs, scales, shapes = build_pair(system, head_options=options)
     path = tmp_path / f"a{suffix}"
@@ -119,22 +120,14 @@ def test_every_problem_is_listed_with_the_nearest_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "missing", ["backbone.features.0.layer4.0.se.fc1.weight", "head.transformer.decoder.norm.bias"]
-)
-def test_a_missing_array_is_named(tmp_path, missing):
-    if "layer4" in missing:  # stage 4 has no squeeze-and-excitation: an array of it is left over
-        path, shapes = annotator_file(tmp_path, lambda content: content.update({missing: torch.ones(2)}))
-        match = f"left over: {missing}"
-    else:
-        path, shapes = annotator_file(tmp_path, lambda content: content.pop(missing))
-        match = f"missing: {missing}"
-    with pytest.raises(InputError, match=match):
-        convert(path, shapes)
-
-
-@pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda c: c.pop("head.transformer.decoder.norm.bias"), "missing: head.transformer.decoder.norm.bias"),
+        # Stage 4 has no squeeze-and-excitation.
+        (
+            lambda c: c.update({"backbone.features.0.layer4.0.se.fc1.weight": torch.ones(2)}),
+            "left over: backbone.features.0.layer4.0.se.fc1.weight",
+        ),
         (lambda c: c.update({"conv1.conv.weight": torch.ones(2)}), "left over: conv1.conv.weight"),
         (
             lambda c: c.update({"backbone.features.0.layer2.0.conv1.0.weight": torch.ones(2)}),
@@ -150,37 +143,31 @@ def test_a_missing_array_is_named(tmp_path, missing):
         (lambda c: c.update({"head.b": c["head.b"].to(torch.complex64)}), "head.b: other type: complex64 in the file"),
         (lambda c: c["backbone.features.0.conv1.1.running_var"].fill_(-1), "conv1.1.running_var: variances below 0"),
     ],
-    ids=["stray", "twice", "mixed", "int8", "complex", "variance"],
+    ids=["missing", "unknown", "stray", "twice", "mixed", "int8", "complex", "variance"],
 )
-def test_arrays_that_would_be_lost_or_misread_are_refused(tmp_path, change, message):
+def test_missing_unknown_and_unfit_arrays_are_refused(tmp_path, change, message):
     path, shapes = annotator_file(tmp_path, change)
     with pytest.raises(InputError, match=message):
         convert(path, shapes)
 
 
-def test_a_file_of_nothing_known_is_refused(tmp_path):
+def test_an_unknown_model_is_refused(tmp_path):
     torch.save({"layers.0.weight": torch.ones(2), "fc.bias": torch.ones(1)}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"a\.pth holds no model that is known here: .* layers\.0\.weight, fc\.bias"):
         identify_state(read_torch_file(tmp_path / "a.pth")[0], "a.pth")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_efficientnet_lite_names_of_timm_and_back(number):
-    from aia_jax.models.efficientnet_lite import EfficientNetLite
-
+def test_efficientnet_lite_converts_from_timm_and_back(number):
     model = nnx.eval_shape(lambda: EfficientNetLite(str(number), rngs=nnx.Rngs(0)))
     shapes = {f"backbone.{path}": leaf.shape for path, leaf in flat_arrays(split_model(model)[1]).items()}
     network = torch_models.timm.create_model(f"tf_efficientnet_lite{number}", num_classes=3)
     state = arrays_of(network.state_dict())
     torch_state = identify_state(state, "timm")
-    assert (torch_state.system, torch_state.family, sorted(torch_state.head)) == (
-        "backbone",
-        "efficientnet_lite",
-        ["bias", "weight"],
-    )
-    back = name_map.to_torch(
-        name_map.from_torch(torch_state, shapes, "timm"), system="backbone", family="efficientnet_lite"
-    )
+    assert (torch_state.system, torch_state.family) == ("backbone", "efficientnet_lite")
+    assert torch_state.head.keys() == {"weight", "bias"}
+    arrays = name_map.from_torch(torch_state, shapes, "timm")
+    back = name_map.to_torch(arrays, system="backbone", family="efficientnet_lite")
     assert back.keys() == {name for name in state if not name.startswith("classifier.")}
     for name, value in back.items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)

@@ -1,8 +1,7 @@
-"""No data of others are executed: what the sources call, and what readers make of malicious files."""
+"""Data are never executed: the source code calls nothing that does, and readers refuse malicious files."""
 
 import ast
 import io
-import os
 import pickle
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from aia_jax.data.search.keyword_records import KeywordRecords
 from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.torch_files import read_torch_file
+from tests.helpers.malicious import Malicious
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "aia_jax").rglob("*.py"), *(REPOSITORY / "configs").glob("*.py")]
-# Calls that run or unpickle what they are given, and keywords without which others do.
+# Calls that execute or unpickle their argument, and keywords without which others do.
 FORBIDDEN = ("eval", "exec", "compile", "__import__", "yaml.load", "os.system", "os.popen", "runpy.run_module")
 MODULES = ("pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "_pickle")
 NEEDED = {"torch.load": ("weights_only", True)}
@@ -31,7 +31,7 @@ ALLOWED = {
 
 
 def _calls(path: Path) -> list[str]:
-    """What `path` calls that it must not."""
+    """The forbidden calls in a source file."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call):
@@ -50,7 +50,7 @@ def _calls(path: Path) -> list[str]:
     return found
 
 
-def test_the_sources_execute_nothing_that_they_read():
+def test_the_source_code_executes_no_data():
     found = {(path.relative_to(REPOSITORY).as_posix(), name) for path in SOURCES for name in _calls(path)}
     assert found == set(ALLOWED)
 
@@ -59,28 +59,14 @@ def test_the_sources_execute_nothing_that_they_read():
     "line",
     [
         *("eval(text)", "exec(text)", "pickle.load(file)", "pickle.loads(data)", "torch.load(path)", "yaml.load(text)"),
-        *(
-            "torch.load(path, weights_only=False)",
-            "np.load(path, allow_pickle=True)",
-            "subprocess.run(x, shell=True)",
-        ),
+        *("torch.load(path, weights_only=False)", "np.load(path, allow_pickle=True)", "subprocess.run(x, shell=True)"),
     ],
 )
-def test_each_of_them_would_be_found(tmp_path, line):
+def test_forbidden_calls_are_found(tmp_path, line):
     (tmp_path / "a.py").write_text(f"def read(path):\n    return [{line}]\n")
     assert _calls(tmp_path / "a.py")
     (tmp_path / "a.py").write_text("torch.load(path, weights_only=True), np.load(path), model.eval(), json.loads(text)")
     assert not _calls(tmp_path / "a.py")
-
-
-class Malicious:
-    """Unpickled it would create the file `marker`."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
 
 
 def _files(marker: Path) -> dict[str, bytes]:
@@ -93,13 +79,13 @@ def _files(marker: Path) -> dict[str, bytes]:
 
 @pytest.fixture(params=["npy", "npz", "pickle"])
 def malicious(tmp_path, request):
-    """A malicious file's bytes; nothing may have been run in the end."""
+    """The bytes of a malicious file; its code must not have run at the end."""
     data = _files(tmp_path / "marker")[request.param]
     yield data
     assert not (tmp_path / "marker").exists()
 
 
-def test_the_files_are_malicious(tmp_path):
+def test_careless_readers_would_run_the_code(tmp_path):
     for name, data in _files(tmp_path / "marker").items():
         (tmp_path / "marker").unlink(missing_ok=True)
         if name == "pickle":
@@ -111,7 +97,7 @@ def test_the_files_are_malicious(tmp_path):
 
 
 @pytest.mark.parametrize("read", [map_array, MappedRows, KeywordRecords.load, Vocabulary.load, read_torch_file])
-def test_readers_refuse_them(tmp_path, malicious, read):
+def test_readers_refuse_malicious_files(tmp_path, malicious, read):
     if read is read_torch_file:
         pytest.importorskip("torch", reason="reading .pth files needs torch: pip install '.[test]'")
     for name in ("a.npy", "a.pth", "a.safetensors", "a.bin"):
@@ -120,7 +106,7 @@ def test_readers_refuse_them(tmp_path, malicious, read):
             read(tmp_path / name)
 
 
-def test_layouts_refuse_them(tmp_path, malicious):
+def test_data_sets_refuse_malicious_files(tmp_path, malicious):
     place = tmp_path / "f30k_precomp"
     place.mkdir()
     (place / "train_caps.txt").write_text("a\n" * 5)
