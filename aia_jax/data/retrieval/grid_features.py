@@ -27,12 +27,11 @@ def write_grid_features(
     dtype: str,
     batch_size: int,
 ) -> None:
-    """Writes `[N, h * w, F]`, the cells of each map row by row. Memory does not grow with N.
+    """Writes `[N, h * w, F]` to `path`, the cells of each map row by row. Memory does not grow with N.
 
     After a photo that cannot be used nothing is computed, but all photos are read: the error lists all problems.
 
     Args:
-        path: output file.
         names: N names, for messages.
         photos: N photos in the same order.
         compute: maps uint8 `[batch_size, S, S, 3]` to feature maps `[batch_size, h, w, F]`.
