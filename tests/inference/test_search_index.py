@@ -159,5 +159,5 @@ def test_a_missing_or_empty_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist; name a folder of photos"):
         update(tmp_path / "index", tmp_path / "photos")
     (tmp_path / "photos").mkdir()
-    with pytest.raises(InputError, match="holds no photos"):
+    with pytest.raises(InputError, match="has no photos"):
         update(tmp_path / "index", tmp_path / "photos")
