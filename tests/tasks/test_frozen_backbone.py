@@ -1,4 +1,4 @@
-"""Head-only training: kept features are those of the whole annotator, and the head trains on them."""
+"""Training of the head alone: cached features equal those of the annotator, and the head trains on them."""
 
 import json
 
@@ -8,58 +8,52 @@ import pytest
 from flax import nnx
 
 from aia_jax.cli.train import train
+from aia_jax.data.feature_cache import cast_features
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.tasks import make_task
 from aia_jax.training.model_arrays import merge_model, split_model
+from aia_jax.training.runs import run_arrays
 from aia_jax.utils.errors import InputError
-from configs import demo
-from tests.helpers.untrained import write_run
+from tests.helpers.untrained import annotator_config, write_run
 
 
-def frozen_demo(**overrides):
-    """The demo cut down, its backbone frozen."""
-    config = demo.get_config()
-    config.update_from_flattened_dict(
-        {
-            "epochs": 2,
-            "batch_size": 16,
-            "data.image_size": 32,
-            "data.num_train": 64,
-            "data.num_test": 21,
-            "data.validation_fraction": 0.25,
-            "data.flips": "horizontal",
-            "model.freeze_backbone": True,
-            "model.hidden_size": 16,
-            "model.num_heads": 2,
-            "model.feedforward_size": 16,
-            "eval.batch_size": 16,
-            **overrides,
-        }
-    )
-    return config
+def frozen_config(**overrides):
+    """A very small annotator with a frozen backbone."""
+    fields = {
+        "epochs": 2,
+        "batch_size": 16,
+        "data.num_train": 64,
+        "data.num_test": 21,
+        "data.validation_fraction": 0.25,
+        "data.flips": "horizontal",
+        "model.freeze_backbone": True,
+        "model.num_heads": 2,
+        "eval.batch_size": 16,
+    }
+    return annotator_config(**fields | overrides)
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory, cache_dir):
-    """A run whose backbone is what others freeze."""
-    return write_run(tmp_path_factory.mktemp("whole"), frozen_demo(**{"model.freeze_backbone": False}))
+    """A run with the backbone that the other runs freeze."""
+    return write_run(tmp_path_factory.mktemp("whole"), frozen_config(**{"model.freeze_backbone": False}))
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, converted):
     path = tmp_path_factory.mktemp("frozen")
-    train(frozen_demo(init_backbone=str(converted)), path)
+    train(frozen_config(init_backbone=str(converted)), path)
     return path
 
 
 def prepared_task(**overrides):
-    task = make_task(frozen_demo(**overrides))
+    task = make_task(frozen_config(**overrides))
     graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
     task.prepare(weights, ())
     return task, merge_model(graphdef, weights)
 
 
-def test_scores_equal_those_of_the_whole_annotator():
+def test_scores_equal_those_of_the_annotator():
     task, model = prepared_task(**{"data.feature_dtype": "float32"})
     batch = next(task.eval_batches("test"))
     assert set(batch) == {"features", "index", "mask"}
@@ -77,7 +71,7 @@ def test_scores_equal_those_of_the_whole_annotator():
         ("both", ["features", "features_h", "features_hv", "features_v"]),
     ],
 )
-def test_flipped_forms_are_the_features_of_flipped_images(flips, names):
+def test_features_of_flipped_images_are_cached(flips, names):
     task, model = prepared_task(**{"data.flips": flips, "data.feature_dtype": "float32"})
     arrays = task.train_arrays()
     assert sorted(name for name in arrays if name != "target") == names
@@ -91,7 +85,7 @@ def test_flipped_forms_are_the_features_of_flipped_images(flips, names):
         np.testing.assert_allclose(arrays[name][rows], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_every_form_of_an_image_is_drawn():
+def test_training_samples_all_versions_of_an_image():
     task, model = prepared_task()
     seen = []
     head = model.head
@@ -102,14 +96,12 @@ def test_every_form_of_an_image_is_drawn():
 
     model.head = record
     batch = {"features": np.zeros((64, 2, 2, 3)), "features_h": np.ones((64, 2, 2, 3)), "target": np.zeros((64, 22))}
-    with pytest.raises(TypeError):  # shapes that the head refuses: only what it was given counts here
+    with pytest.raises(TypeError):  # the head refuses these shapes, but its input is recorded
         task.loss(model, {name: jax.numpy.asarray(value) for name, value in batch.items()}, jax.random.key(0))
     assert 16 < seen[0].sum() < 48
 
 
 def test_only_the_head_changes(workdir, converted):
-    from aia_jax.training.runs import run_arrays
-
     before, _ = run_arrays(converted)
     after, _ = run_arrays(workdir)
     assert before.keys() == after.keys()
@@ -120,7 +112,7 @@ def test_only_the_head_changes(workdir, converted):
 
 
 def test_a_run_is_evaluated_and_its_pictures_drawn(workdir, tmp_path, converted):
-    config = frozen_demo(init_backbone=str(converted))
+    config = frozen_config(init_backbone=str(converted))
     evaluate(config, workdir, tmp_path, thresholds="mcc")
     assert {path.name for path in tmp_path.iterdir()} == {
         "metrics.json",
@@ -135,7 +127,7 @@ def test_a_run_is_evaluated_and_its_pictures_drawn(workdir, tmp_path, converted)
 
 
 def test_features_are_computed_once(workdir, tmp_path, converted, monkeypatch):
-    config = frozen_demo(init_backbone=str(converted))
+    config = frozen_config(init_backbone=str(converted))
     task = make_task(config)
 
     def fail(*_):
@@ -146,7 +138,7 @@ def test_features_are_computed_once(workdir, tmp_path, converted, monkeypatch):
 
 
 def test_device_placement_gives_the_same(workdir, tmp_path, converted):
-    train(frozen_demo(**{"init_backbone": str(converted), "data.placement": "device"}), tmp_path)
+    train(frozen_config(**{"init_backbone": str(converted), "data.placement": "device"}), tmp_path)
     scores = [np.load(path / "evaluation" / "scores.npz")["scores"] for path in (workdir, tmp_path)]
     np.testing.assert_array_equal(*scores)
 
@@ -163,11 +155,9 @@ def test_device_placement_gives_the_same(workdir, tmp_path, converted):
 )
 def test_bad_fields_are_refused(tmp_path, overrides, message):
     with pytest.raises(InputError, match=message):
-        train(frozen_demo(**overrides), tmp_path)
+        train(frozen_config(**overrides), tmp_path)
 
 
 def test_features_that_half_precision_cannot_hold_are_refused():
-    from aia_jax.data.feature_cache import cast_features
-
     with pytest.raises(InputError, match="features of up to 70000 do not fit into float16"):
         cast_features(np.full((1, 2), 7e4, np.float32), "float16", "config.data.feature_dtype=float32")
