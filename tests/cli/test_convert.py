@@ -19,7 +19,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
 from aia_jax.weights.pretrained import PACKAGES, pretrained_file
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
-from configs import corel5k, demo, improved_loss
+from configs import corel5k, demo
 from tests.helpers.config_files import write_config
 from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
 from tests.helpers.torch_state_files import arrays_of, randomized, wrapped
@@ -27,19 +27,21 @@ from tests.helpers.torch_state_files import arrays_of, randomized, wrapped
 LABELS = 22
 
 
-@pytest.fixture(autouse=True)
-def small_backbone(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def small_backbone():
     """A backbone `tresnet_small` that timm can build too."""
     _, variant = build_small_tresnet()
-    entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
-    monkeypatch.setitem(backbones.BACKBONES, "tresnet_small", entry)
 
     def build_body(name):
         assert name == "tresnet_small"
         tresnet, _ = build_small_tresnet()
         return tresnet.body, tresnet.num_features
 
-    monkeypatch.setattr(torch_models, "build_body", build_body)
+    with pytest.MonkeyPatch.context() as patch:
+        entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
+        patch.setitem(backbones.BACKBONES, "tresnet_small", entry)
+        patch.setattr(torch_models, "build_body", build_body)
+        yield
 
 
 def small_config(**overrides):
@@ -74,16 +76,24 @@ def torch_model(system: str, num_labels: int = LABELS):
     return tresnet
 
 
-@pytest.fixture
-def make_file(tmp_path):
+@pytest.fixture(scope="module")
+def make_file(tmp_path_factory):
     def make(system="annotator", generation="timm <= 0.6", num_labels=LABELS, name="Annotator_scenes.pth"):
-        model = torch_model(system, num_labels)
+        model, path = torch_model(system, num_labels), tmp_path_factory.mktemp("file") / name
         prefix = {"annotator": "backbone.features.0.", "classifier": "net.body.", "backbone": "body."}[system]
         scales = {name.removeprefix(prefix): scale for name, scale in randomized(model).items()}
-        torch.save(wrapped(model, generation, scales), tmp_path / name)
-        return tmp_path / name, model.eval()
+        torch.save(wrapped(model, generation, scales), path)
+        return path, model.eval()
 
     return make
+
+
+@pytest.fixture(scope="module")
+def converted(make_file, tmp_path_factory):
+    """A workdir with a converted annotator."""
+    path = tmp_path_factory.mktemp("converted") / "run"
+    convert(small_config(), make_file()[0], path)
+    return path
 
 
 def torch_scores(model, task):
@@ -306,36 +316,22 @@ def test_files_of_another_model_are_refused(make_file, tmp_path, system, overrid
     assert not (tmp_path / "run").exists()
 
 
-def test_a_workdir_with_checkpoints_is_not_overwritten(make_file, tmp_path):
-    file, _ = make_file()
-    convert(small_config(), file, tmp_path / "run")
+def test_misfits_of_a_converted_checkpoint_are_refused(make_file, converted, tmp_path):
+    out, wider = tmp_path / "out", small_config(**{"model.hidden_size": 32})
     with pytest.raises(InputError, match="run holds checkpoints already; give another --output"):
-        convert(small_config(), file, tmp_path / "run")
-
-
-def test_a_converted_checkpoint_of_another_model_is_refused(make_file, tmp_path):
-    file, _ = make_file()
-    convert(small_config(), file, tmp_path / "run")
+        convert(small_config(), make_file()[0], converted)
     with pytest.raises(InputError, match=r"head\.weight: \(22, 16\) there, \(22, 32\) in the model"):
-        evaluate(small_config(**{"model.hidden_size": 32}), None, tmp_path / "out", weights=(str(tmp_path / "run"),))
+        evaluate(wider, None, out, weights=(str(converted),))
     with pytest.raises(InputError, match="holds weights of another model"):
-        convert_back(
-            small_config(**{"model.hidden_size": 32}), tmp_path / "run", tmp_path / "a.pth", backbone_only=False
-        )
-
-
-def test_what_leaves_no_trace_in_shapes_is_compared_too(make_file, tmp_path):
-    file, _ = make_file()
-    convert(small_config(), file, tmp_path / "run")
-    out = tmp_path / "out"
+        convert_back(wider, converted, tmp_path / "a.pth", backbone_only=False)
     with pytest.raises(InputError, match=r"config\.model\.num_heads: 2 there, 4 given"):
-        evaluate(small_config(**{"model.num_heads": 4}), None, out, weights=(str(tmp_path / "run"),))
+        evaluate(small_config(**{"model.num_heads": 4}), None, out, weights=(str(converted),))
     with pytest.raises(InputError, match=r"config\.model\.backbone: tresnet_small there, tresnet_tiny given"):
-        train(small_config(**{"model.backbone": "tresnet_tiny", "init_backbone": str(tmp_path / "run")}), out)
+        train(small_config(**{"model.backbone": "tresnet_tiny", "init_backbone": str(converted)}), out)
     task = make_task(small_config())
     task._vocabulary = task.labels[::-1]
     with pytest.raises(InputError, match="trained on other labels, or on another order of them"):
-        initializer(small_config(init_from=str(tmp_path / "run")), task)
+        initializer(small_config(init_from=str(converted)), task)
 
 
 def test_absent_sources_are_named(tmp_path):
@@ -359,15 +355,6 @@ def test_a_file_needs_no_torch_as_safetensors(make_file, tmp_path, monkeypatch):
     write_torch_file(tmp_path / "a.safetensors", read_torch_file(file)[0])
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     convert(small_config(), tmp_path / "a.safetensors", tmp_path / "run")
-
-
-def test_configs_of_system_b_hold_the_published_values():
-    for dataset in ("corel5k", "espgame", "iaprtc12"):
-        config = improved_loss.get_config(dataset)
-        assert (config.data.name, config.model.head, config.model.dropout, config.seed) == (dataset, "gap", 0.3, 1)
-        assert config.published == f"improved_loss/{dataset}"
-    with pytest.raises(ValueError, match="known: corel5k, espgame, iaprtc12"):
-        improved_loss.get_config("vg500")
 
 
 def test_the_vocabulary_is_enough_to_convert(make_file, tmp_path, corel5k_root):

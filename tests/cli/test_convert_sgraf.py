@@ -192,7 +192,7 @@ def test_a_retriever_with_its_backbone_has_no_form_there(make_file, tmp_path, mo
     shapes = model_shapes(make_task(config).build_model)
     arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
     monkeypatch.setattr(convert_module, "run_arrays", lambda workdir: (arrays, {}))
-    with pytest.raises(InputError, match=r"trained with its backbone, .*; --backbone_only writes the backbone"):
+    with pytest.raises(InputError, match=r"trained with its backbone, .*; --backbone_only writes it"):
         convert_back(config, tmp_path / "run", tmp_path / "a.pth", backbone_only=False)
     convert_back(config, tmp_path / "run", tmp_path / "a.safetensors", backbone_only=True)
     assert "body.conv1.conv.weight" in read_torch_file(tmp_path / "a.safetensors")[0]

@@ -200,15 +200,3 @@ def test_damaged_statistics_are_reported(tmp_path, content):
     (tmp_path / "channel_stats.json").write_text(content)
     with pytest.raises(InputError, match=r"channel_stats\.json(: field '(mean|std)' must be three| is not JSON)"):
         read_channel_stats(tmp_path)
-
-
-def test_what_training_may_start_from():
-    config = custom.get_config()
-    assert (config.data.name, config.model.head, config.init_backbone) == ("custom", "gap", "efficientnet_lite2")
-    assert (config.model.freeze_backbone, config.eval.split, config.init_labels) == (True, "validation", "strict")
-    assert custom.get_config("attention").model.head == "attention"
-    config = custom.get_config("whole")
-    assert (config.model.backbone, config.data.image_size, config.init_labels) == ("tresnet_m", 448, "by_name")
-    assert not config.model.freeze_backbone
-    with pytest.raises(ValueError, match=r"configs/custom\.py:gpa is unknown; known: gap, attention, whole, or the"):
-        custom.get_config("gpa")

@@ -14,7 +14,7 @@ from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.tasks import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
-from configs import corel5k, demo, espgame, iaprtc12, vg500
+from configs import demo
 from tests.helpers.config_files import write_config
 
 
@@ -196,13 +196,3 @@ def test_bad_fields_are_refused(tmp_path, overrides, message):
     assert jax.device_count() == 8
     with pytest.raises(InputError, match=message):
         train(small_demo(**overrides), tmp_path)
-
-
-def test_published_configs_hold_the_published_values():
-    for module, name in ((corel5k, "corel5k"), (espgame, "espgame"), (iaprtc12, "iaprtc12")):
-        config = module.get_config()
-        assert (config.data.name, config.data.image_size, config.batch_size) == (name, 448, 32)
-        assert (config.epochs, config.ema_decay, config.model.backbone) == (40, 0.99, "tresnet_m")
-    config = vg500.get_config()
-    assert (config.data.image_size, config.batch_size, config.ema_decay) == (576, 128, 0.999)
-    assert (config.model.backbone, config.loss.gamma_neg) == ("tresnet_v2_l", 2.0)

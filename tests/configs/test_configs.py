@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from aia_jax.utils.config import flatten, read_config
-from configs import corel5k, custom, demo, vg500
+from configs import corel5k, custom, demo, espgame, iaprtc12, improved_loss, vg500
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -45,3 +45,34 @@ def test_a_run_of_an_earlier_version_may_be_trained_further(tmp_path):
     assert (config.model.backbone, config.model.hidden_size, config.data.image_size) == ("tresnet_tiny", 128, 96)
     assert (config.batch_size, config.epochs, config.loss.name, config.init_from) == (16, 14, "bce", str(tmp_path))
     assert flatten(config.to_dict()).keys() == flatten(corel5k.get_config().to_dict()).keys()
+
+
+def test_published_configs_hold_the_published_values():
+    for module, name in ((corel5k, "corel5k"), (espgame, "espgame"), (iaprtc12, "iaprtc12")):
+        config = module.get_config()
+        assert (config.data.name, config.data.image_size, config.batch_size) == (name, 448, 32)
+        assert (config.epochs, config.ema_decay, config.model.backbone) == (40, 0.99, "tresnet_m")
+    config = vg500.get_config()
+    assert (config.data.image_size, config.batch_size, config.ema_decay) == (576, 128, 0.999)
+    assert (config.model.backbone, config.loss.gamma_neg) == ("tresnet_v2_l", 2.0)
+
+
+def test_configs_of_system_b_hold_the_published_values():
+    for dataset in ("corel5k", "espgame", "iaprtc12"):
+        config = improved_loss.get_config(dataset)
+        assert (config.data.name, config.model.head, config.model.dropout, config.seed) == (dataset, "gap", 0.3, 1)
+        assert config.published == f"improved_loss/{dataset}"
+    with pytest.raises(ValueError, match="known: corel5k, espgame, iaprtc12"):
+        improved_loss.get_config("vg500")
+
+
+def test_configs_of_own_labels_name_their_start():
+    config = custom.get_config()
+    assert (config.data.name, config.model.head, config.init_backbone) == ("custom", "gap", "efficientnet_lite2")
+    assert (config.model.freeze_backbone, config.eval.split, config.init_labels) == (True, "validation", "strict")
+    assert custom.get_config("attention").model.head == "attention"
+    config = custom.get_config("whole")
+    assert (config.model.backbone, config.data.image_size, config.init_labels) == ("tresnet_m", 448, "by_name")
+    assert not config.model.freeze_backbone
+    with pytest.raises(ValueError, match=r"configs/custom\.py:gpa is unknown; known: gap, attention, whole, or the"):
+        custom.get_config("gpa")
