@@ -205,5 +205,5 @@ def test_a_retriever_of_given_features_has_no_backbone(root, make_file, tmp_path
         convert_back(small_config(root, "saf"), tmp_path / "run", tmp_path / "a.pth", backbone_only=True)
     for source in (file, tmp_path / "run"):
         config = small_config(root, "saf", init_backbone=str(source))
-        with pytest.raises(InputError, match=r"config\.model\.backbone is '', so that there is none"):
+        with pytest.raises(InputError, match=r"config\.model\.backbone is '', so the model has no backbone"):
             initializer(config, make_task(config))
