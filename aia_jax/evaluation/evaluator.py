@@ -1,4 +1,4 @@
-"""The interface of the evaluators, and what they share."""
+"""The interface of the evaluators, and the types and functions that they have in common."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""What the tasks of all systems share: splits and batches."""
+"""Splits and batches, common to the tasks of all systems."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

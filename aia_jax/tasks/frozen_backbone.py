@@ -25,7 +25,7 @@ class FrozenBackboneTask(AnnotationTask):
         config: config of `AnnotationTask` with `model.freeze_backbone`.
 
     Raises:
-        InputError: as of `AnnotationTask`; mixup, which mixes images.
+        InputError: see `AnnotationTask`; or mixup is on, which needs images.
     """
 
     def __init__(self, config: ConfigDict):
@@ -52,10 +52,10 @@ class FrozenBackboneTask(AnnotationTask):
 
     def train_arrays(self) -> dict[str, Any]:
         """Returns the features of the images and of their flipped versions, and the targets."""
-        forms = {
+        versions = {
             f"features{flip and '_'}{flip}": self._features("train", flip) for flip in FLIPS[self.config.data.flips]
         }
-        return {**forms, "target": self.split("train").targets}
+        return {**versions, "target": self.split("train").targets}
 
     def eval_arrays(self, split: str) -> dict[str, Any]:
         """Returns the features of the images."""
@@ -68,9 +68,9 @@ class FrozenBackboneTask(AnnotationTask):
             batch: `features...` `[B, h, w, F]` each, `target` uint8 `[B, C]`.
         """
         flip_key, dropout_key = jax.random.split(key)
-        forms = jnp.stack([rows for name, rows in sorted(batch.items()) if name.startswith("features")], axis=1)
-        drawn = jax.random.randint(flip_key, (len(forms),), 0, forms.shape[1])
-        features = jnp.take_along_axis(forms, drawn[:, None, None, None, None], axis=1)[:, 0]
+        versions = jnp.stack([rows for name, rows in sorted(batch.items()) if name.startswith("features")], axis=1)
+        chosen = jax.random.randint(flip_key, (len(versions),), 0, versions.shape[1])
+        features = jnp.take_along_axis(versions, chosen[:, None, None, None, None], axis=1)[:, 0]
         logits, _ = model.head(features.astype(DTYPES[self.config.model.dtype]), train=True, key=dropout_key)
         return self.mean_loss(logits, batch["target"].astype(jnp.float32)), {}
 

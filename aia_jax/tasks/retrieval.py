@@ -55,7 +55,7 @@ class RetrievalTask(BaseTask):
                 else "config.data.name: scenes are images, name a config.model.backbone for them"
             )
         if config.accumulate_steps > 1:
-            raise InputError("config.accumulate_steps: the losses rank each pair among those of its whole batch; use 1")
+            raise InputError("config.accumulate_steps: the losses rank each pair among all pairs of the batch; use 1")
         if joint:
             self._channel_stats = backbone_named(config.model.backbone).channel_stats or CHANNEL_STATS["scenes"]
 

@@ -56,7 +56,7 @@ class SearchTask(BaseTask):
                 f"config.eval.metric={config.eval.metric!r} cannot choose an epoch; known: {known}, also after {NEW}"
             )
         if config.accumulate_steps > 1:
-            raise InputError("config.accumulate_steps: wrong images are drawn from a query's whole batch; use 1")
+            raise InputError("config.accumulate_steps: irrelevant images are sampled from the whole batch; use 1")
         self.source = (ClickedImages if config.data.name in LAYOUTS else AnnotatedImages)(config)
 
     @functools.cached_property

@@ -146,7 +146,7 @@ def test_scores_of_a_split_come_in_its_order(root, workdir):
         ),
         ({"data.name": "scenes"}, "scenes are images, name a config.model.backbone"),
         ({"model.backbone": "tresnet_tiny"}, "is trained on images: set config.data.name to scenes"),
-        ({"accumulate_steps": 2}, "the losses rank each pair among those of its whole batch"),
+        ({"accumulate_steps": 2}, "the losses rank each pair among all pairs of the batch"),
         ({"eval.split": "dev"}, "config.eval.split='dev' is unknown; known: validation, test"),
         ({"published": "vsl/f8k"}, "config.published='vsl/f8k' is unknown"),
         ({"model.reasoning": "gcn"}, "config.model.reasoning: unknown 'gcn'"),

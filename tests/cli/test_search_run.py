@@ -150,7 +150,7 @@ def test_queries_are_sets_of_labels_and_some_are_held_out(annotator):
         ({"loss.margin": -1.0}, "config.loss.margin=-1.0 must be above 0"),
         ({"eval.metric": "median_rank"}, "config.eval.metric='median_rank' cannot choose an epoch; known: ndcg_5"),
         ({"data.split_seed": 5}, r"was trained on other parts of scenes: set config.data.split_seed=1, "),
-        ({"accumulate_steps": 2}, "config.accumulate_steps: wrong images are drawn"),
+        ({"accumulate_steps": 2}, "config.accumulate_steps: irrelevant images are sampled"),
     ],
 )
 def test_fields_that_do_not_fit_are_told(annotator, tmp_path, overrides, message):
