@@ -1,4 +1,4 @@
-"""`aia_jax.load`: an annotator to call on photos."""
+"""`aia_jax.load`: annotators of photos in memory."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def pixels():
     return np.stack([scenes.draw(5, number, SIZE).image for number in range(11)])
 
 
-def test_paths_images_and_arrays_are_the_same(annotator, pixels, tmp_path):
+def test_paths_images_and_arrays_give_equal_results(annotator, pixels, tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(len(pixels))]
     images = [Image.fromarray(image) for image in pixels]
     for path, image in zip(paths, images, strict=True):
@@ -56,7 +56,7 @@ def test_paths_images_and_arrays_are_the_same(annotator, pixels, tmp_path):
         assert len(alone.labels) == 1
 
 
-def test_labels_are_those_above_the_threshold(workdir, pixels):
+def test_labels_score_above_the_threshold(workdir, pixels):
     scores = aia_jax.load(workdir, batch_size=8)(pixels).scores
     threshold = np.float32(np.median(scores))
     annotator = aia_jax.load(workdir, threshold=float(threshold), top=5, batch_size=8)
@@ -66,7 +66,7 @@ def test_labels_are_those_above_the_threshold(workdir, pixels):
         assert [np.float32(score) for _, score in labels] == row[order].tolist()
 
 
-def test_thresholds_of_the_run_count(workdir, pixels, tmp_path):
+def test_thresholds_of_the_run_are_used(workdir, pixels, tmp_path):
     limits = dict.fromkeys(scenes.LABELS, 1.0) | {scenes.LABELS[3]: 0.0}
     for path in (workdir / "thresholds.json", tmp_path / "given.json"):
         path.write_text(json.dumps(limits))
@@ -83,11 +83,7 @@ def test_thresholds_of_the_run_count(workdir, pixels, tmp_path):
     [
         ("config.json", b"[" * 100_000, "config.json is nested too deeply"),
         ("config.json", b"{}", "config.json does not say what model"),
-        (
-            "config.json",
-            b'{"task": "annotation", "model": {}, "data": {}}',
-            "config.json is damaged, or of another ver",
-        ),
+        ("config.json", b'{"task": "annotation", "model": {}, "data": {}}', "json is damaged, or of another version"),
         ("config.json", ("hidden_size", '"x"'), "config.json is damaged, or of another version"),
         ("config.json", ("hidden_size", "0"), "config.model.hidden_size=0 must be at least 1"),
         ("config.json", ("seed", '1, "seed": 1'), "config.json has the field 'seed' twice"),
@@ -95,7 +91,7 @@ def test_thresholds_of_the_run_count(workdir, pixels, tmp_path):
         ("checkpoints/0/info/metadata", b"{", "checkpoints/0 is damaged: info: .* sets it aside"),
     ],
 )
-def test_damaged_runs_are_told(workdir, tmp_path, file, content, message):
+def test_damaged_runs_are_refused(workdir, tmp_path, file, content, message):
     copy = shutil.copytree(workdir, tmp_path / "run")
     path = copy / file
     if isinstance(content, tuple):
@@ -107,14 +103,14 @@ def test_damaged_runs_are_told(workdir, tmp_path, file, content, message):
         aia_jax.load(copy)
 
 
-def test_a_head_that_does_not_attend(tmp_path, pixels):
+def test_a_head_without_attention_gives_no_maps(tmp_path, pixels):
     workdir = write_run(tmp_path / "run", annotator_config(**{"model.head": "gap"}))
     found = aia_jax.load(workdir, batch_size=8)(pixels)
     assert found.attention is None
     assert found.scores.shape == (11, 22)
 
 
-def test_norms_are_folded_once_and_nothing_changes(tmp_path, pixels):
+def test_folded_batch_norm_changes_no_score(tmp_path, pixels):
     config = annotator_config()
     workdir = write_run(tmp_path / "run", config, random_weights(make_task(config)))
     once, each_call = (TrainedAnnotator.from_run(workdir, 11, fold=fold) for fold in (True, False))
@@ -129,14 +125,14 @@ def test_norms_are_folded_once_and_nothing_changes(tmp_path, pixels):
     assert sum(array.nbytes for array in weights.values()) < sum(array.nbytes for array in own.values())
 
 
-def test_no_images_give_nothing(annotator):
+def test_no_images_give_empty_results(annotator):
     found = annotator([])
     assert found.labels == ()
     assert found.scores.shape == (0, 22)
     assert found.attention.shape[:2] == (0, 22)
 
 
-def test_orientation_is_honoured(annotator, pixels, tmp_path):
+def test_exif_orientation_is_applied(annotator, pixels, tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
     Image.fromarray(pixels[0, ::-1, ::-1]).save(tmp_path / "turned.png", exif=exif)
@@ -145,7 +141,7 @@ def test_orientation_is_honoured(annotator, pixels, tmp_path):
             np.testing.assert_array_equal(annotator(given).scores, annotator(pixels[0]).scores)
 
 
-def test_grey_and_large_images_are_taken(annotator, pixels):
+def test_grey_and_large_images_are_accepted(annotator, pixels):
     grey = pixels[0, ..., 0]
     np.testing.assert_array_equal(annotator(grey).scores, annotator(np.repeat(grey[..., None], 3, axis=2)).scores)
     large = np.kron(pixels[0], np.ones((4, 4, 1), np.uint8))
@@ -168,7 +164,7 @@ def test_bad_images_are_named(annotator, images, message):
         annotator(images)
 
 
-def test_diverged_weights_are_told(annotator, pixels, monkeypatch):
+def test_diverged_weights_are_refused(annotator, pixels, monkeypatch):
     monkeypatch.setattr(annotator._annotator, "predict", lambda rows, explain: {"scores": np.full((8, 22), np.nan)})
     with pytest.raises(InputError, match="the model gives scores that are not finite"):
         annotator(pixels)
@@ -182,7 +178,7 @@ def test_diverged_weights_are_told(annotator, pixels, monkeypatch):
         ({"config": "none.py"}, "none.py: no such file"),
     ],
 )
-def test_bad_options_are_told(workdir, options, message):
+def test_bad_options_are_refused(workdir, options, message):
     with pytest.raises(InputError, match=message):
         aia_jax.load(workdir, **options)
 

@@ -1,4 +1,4 @@
-"""`aia annotate --html`: the page shows what was written, whenever it is asked for and whatever was interrupted."""
+"""`aia annotate --html`: the page shows all annotations, also after an interruption or in a later call."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Scenes of several shapes; one lies on its side."""
+    """Scenes of several shapes; one is rotated by EXIF."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(NUM_PHOTOS):
@@ -66,7 +66,7 @@ def same_page(one, other):
             np.testing.assert_allclose(heat, wanted["maps"][label].astype(int), atol=1)
 
 
-def test_the_page_shows_the_labels_with_their_maps(annotate, workdir, photos, tmp_path):
+def test_the_page_shows_labels_with_their_maps(annotate, workdir, photos, tmp_path):
     (photos / "b\nad.jpg").write_bytes(b"")
     assert annotate("--html") == 0
     facts, shown = read_page(tmp_path / "out" / "gallery.html")
@@ -86,7 +86,7 @@ def test_the_page_shows_the_labels_with_their_maps(annotate, workdir, photos, tm
     assert shown["turned.png"]["picture"].shape == (269, 448, 3)
 
 
-def test_the_page_may_be_asked_for_later_and_is_continued(annotate, photos, tmp_path, monkeypatch, capsys):
+def test_a_later_call_adds_the_page_and_continues_it(annotate, photos, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     assert annotate("--html") == 0
     labels, at_once = labels_of(out), read_page(out / "gallery.html")
@@ -111,7 +111,7 @@ def test_the_page_may_be_asked_for_later_and_is_continued(annotate, photos, tmp_
     same_page(read_page(out / "gallery.html"), at_once)
 
 
-def test_photos_come_and_go(annotate, photos, tmp_path, capsys):
+def test_new_and_removed_photos_update_the_page(annotate, photos, tmp_path, capsys):
     assert annotate() == 0
     (photos / "03.png").unlink()
     assert annotate("--html") == 0
@@ -124,7 +124,7 @@ def test_photos_come_and_go(annotate, photos, tmp_path, capsys):
     assert [name for name, photo in shown.items() if photo["picture"] is None] == ["03.png"]  # its labels stay
 
 
-def test_heads_without_attention_have_pictures_alone(annotate, tmp_path):
+def test_heads_without_attention_have_pictures_without_maps(annotate, tmp_path):
     other = write_run(tmp_path / "gap", annotator_config(**{"model.head": "gap"}))
     assert annotate("--html", "--threshold", "0", model=("--workdir", str(other))) == 0
     _, shown = read_page(tmp_path / "out" / "gallery.html")

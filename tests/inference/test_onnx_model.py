@@ -1,4 +1,4 @@
-"""The PyTorch twins that ONNX files are written from, of models that timm does not have as they are."""
+"""The PyTorch models behind ONNX files, for networks that timm does not have in this form."""
 
 from functools import partial
 
@@ -21,8 +21,8 @@ onnx_model = pytest.importorskip("aia_jax.inference.onnx_model")
 torch, torch_models = torch_oracles.torch, torch_oracles.torch_models
 
 
-def test_the_twin_of_a_shorter_tresnet_scores_as_the_model_does(monkeypatch):
-    """With an odd side and the options that the published head does not use."""
+def test_a_shorter_tresnet_in_torch_gives_equal_scores(monkeypatch):
+    """With an odd image size, and options that the published head does not use."""
     short = partial(TResNet, Variant(blocks=(1, 1), width=16))
     monkeypatch.setitem(backbones.BACKBONES, "tresnet_short", backbones.Backbone(short, "tresnet", None, 4))
     options = {"activation": "gelu", "norm_first": False, "self_attention": True, "backbone": "tresnet_short"}
@@ -31,16 +31,16 @@ def test_the_twin_of_a_shorter_tresnet_scores_as_the_model_does(monkeypatch):
     graphdef, _ = split_model(nnx.eval_shape(lambda: task.build_model(nnx.Rngs(0))))
     images = np.random.default_rng(1).integers(0, 256, (2, 36, 36, 3), np.uint8)
     ours = jax.jit(lambda weights: task.explain(merge_model(graphdef, weights), {"image": images}))(weights)
-    twin = onnx_model.build_torch_model(config, flat_arrays(weights), family="tresnet")
+    model = onnx_model.build_torch_model(config, flat_arrays(weights), family="tresnet")
     with torch.no_grad():
-        theirs = onnx_model.OnnxAnnotator(twin, task.channel_stats, explain=True)(torch.as_tensor(images))
+        theirs = onnx_model.OnnxAnnotator(model, task.channel_stats, explain=True)(torch.as_tensor(images))
     for name, found in zip(("scores", "attention"), theirs, strict=True):
         np.testing.assert_allclose(found, ours[name], rtol=0, atol=1e-5)
         assert np.ptp(ours[name], axis=0).max() > 1e-3
-    assert [name for name, _ in _torch_parts(twin.body, "tresnet_short")] == ["stem", "stage1", "stage2"]
+    assert [name for name, _ in _torch_parts(model.body, "tresnet_short")] == ["stem", "stage1", "stage2"]
 
 
-def test_efficientnet_lite_is_padded_as_at_its_resolution():
+def test_efficientnet_lite_pads_as_at_its_own_resolution():
     model = nnx.eval_shape(lambda: EfficientNetLite("2", rngs=nnx.Rngs(0)))
     expected = {
         ".".join(map(str, path)): _same_padding(conv.nominal, conv.kernel.shape[0], 2)[1]
@@ -56,7 +56,7 @@ def test_efficientnet_lite_is_padded_as_at_its_resolution():
     assert len(set(paddings.values())) > 1
 
 
-def test_a_natively_padded_convolution_equals_ours():
+def test_a_convolution_with_fixed_padding_equals_ours():
     side, size = 260, 5
     conv = SameConv(4, 4, size, stride=2, nominal=side, rngs=nnx.Rngs(0))
     theirs = torch_models.Conv2dSame(4, 4, size, stride=2, bias=False)

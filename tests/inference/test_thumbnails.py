@@ -1,4 +1,4 @@
-"""Pictures on disk come back as they were, whatever was interrupted."""
+"""Thumbnails on disk are read as they were written, also after an interruption."""
 
 import json
 
@@ -14,7 +14,7 @@ def same(found, wanted):
     return found.webp == wanted.webp and found.labels == wanted.labels and np.array_equal(found.maps, wanted.maps)
 
 
-def test_pictures_come_back(tmp_path):
+def test_thumbnails_are_read_as_written(tmp_path):
     pictures = {
         "a\n\udcff.jpg": Thumbnail(b"webp", ("sea", "<sky>"), MAPS),
         "without.jpg": Thumbnail(b"\0\xff"),
@@ -31,7 +31,7 @@ def test_pictures_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b'{"image": "b.jpg", "webp": "', b'{"image": "b.jpg"}\n', b"[]\n", b"\xff\xfe\n"])
-def test_what_is_torn_or_damaged_is_not_there(tmp_path, damage):
+def test_incomplete_and_damaged_lines_are_ignored(tmp_path, damage):
     with ThumbnailStore(tmp_path) as store:
         store.add("a.jpg", Thumbnail(b"a", ("sea", "sky"), MAPS))
     with (tmp_path / PICTURES).open("ab") as file:
@@ -44,7 +44,7 @@ def test_what_is_torn_or_damaged_is_not_there(tmp_path, damage):
         assert (store.get("a.jpg").webp, store.get("b.jpg").webp) == (b"a", b"b")
 
 
-def test_maps_of_another_size_are_damage(tmp_path):
+def test_a_line_with_maps_of_another_size_is_ignored(tmp_path):
     line = {"image": "a.jpg", "webp": "", "labels": ["sea"], "shape": [2, 2], "maps": "AAAA"}
     (tmp_path / PICTURES).write_text(json.dumps(line) + "\n")
     with ThumbnailStore(tmp_path) as store:
