@@ -14,11 +14,11 @@ class TrainState(struct.PyTreeNode):
     """Everything that one training step reads and replaces.
 
     Attributes:
-        step: int32 scalar, the number of optimiser steps done.
+        step: int32 scalar, the number of optimizer steps done.
         params: trained weights.
         stats: running statistics of batch norm.
         constants: arrays that are never trained, such as a frozen label embedding.
-        opt_state: optimiser state.
+        opt_state: optimizer state.
         ema: `{"params", "stats"}`, exponential moving averages of both.
     """
 

@@ -1,4 +1,4 @@
-"""The training step, in order: forward pass, loss, gradients, optimiser update, EMA. And the prediction step."""
+"""The training step, in order: forward pass, loss, gradients, optimizer update, EMA. And the prediction step."""
 
 import functools
 from collections.abc import Callable
