@@ -93,7 +93,7 @@ def _index_folder(folder: Path, digest: str) -> Path:
 
 def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:
     if update.rebuilt:
-        print(f"the index in {path} was made anew: {update.rebuilt}", flush=True)
+        print(f"the index in {path} was rebuilt: {update.rebuilt}", flush=True)
     changes = f"{update.new:,} new, {update.changed:,} changed, {update.gone:,} gone"
     print(f"{format_count(len(index.names), 'photo')} indexed: {changes}", flush=True)
     if update.problems:

@@ -140,7 +140,7 @@ def test_an_index_of_another_model_is_made_anew(runs, photos, capsys):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "another"}))
     capsys.readouterr()
     assert search(runs, photos, "red circle") == 0
-    assert "was made anew: it was made by another model" in capsys.readouterr().out
+    assert "was rebuilt: it was made by another model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
