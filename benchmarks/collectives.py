@@ -9,7 +9,8 @@ from flax import nnx
 
 from aia_jax.models.annotator import Annotator
 from aia_jax.models.attention_pooling import AttentionPooling
-from aia_jax.models.layers.conv_norm import ConvNorm, SqueezeExcite
+from aia_jax.models.layers.conv_norm import ConvNorm
+from aia_jax.models.layers.squeeze_excite import SqueezeExcite
 from aia_jax.models.tresnet import Bottleneck, TResNet
 
 _FLOAT32 = 4

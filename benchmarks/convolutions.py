@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from aia_jax.cli.flags import Parser, positive
-from aia_jax.models.layers.conv_norm import convolve
+from aia_jax.models.layers.conv import convolve
 from aia_jax.utils.files import write_json
 from benchmarks.comparison import peer_row, run_command, usable_device
 from benchmarks.timing import isolated, machine, time_windows, versions

@@ -10,22 +10,19 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from aia_jax.models.layers.attention import attend
-from aia_jax.models.layers.common import (
-    Frozen,
-    dropout,
-    dropout_key,
-    kept_by_dropout,
-    relu,
-    split_key,
-    torch_linear,
-    uniform,
-)
-from aia_jax.models.layers.layer_norm import LayerNorm
+from aia_jax.models.layers.common import Frozen, dropout, dropout_key, relu, split_key, torch_linear, uniform
 from aia_jax.utils.errors import InputError
 
-_Keys = list[Array | None]  # of two dropouts: of weights or the hidden layer, and of the output
+_Keys = list[Array | None]  # for two dropouts: of the weights or the hidden layer, and of the output
 ACTIVATIONS = {"relu": relu, "gelu": partial(jax.nn.gelu, approximate=False)}
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer norm over the last axis with PyTorch's epsilon; in float32 with a variance that cannot cancel."""
+
+    def __init__(self, num_features: int, *, dtype: DTypeLike, **options):
+        fast = dtype != jnp.float32
+        super().__init__(num_features, epsilon=1e-5, use_fast_variance=fast, dtype=dtype, **options)
 
 
 class MultiHeadAttention(nnx.Module):
@@ -47,7 +44,7 @@ class MultiHeadAttention(nnx.Module):
         self.dropout = dropout
         self.dtype = dtype
         linear = partial(nnx.Linear, hidden_size, hidden_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        # Xavier's bound of query, key and value as one [3 * hidden, hidden] matrix, as torch packs them.
+        # Xavier bound of one [3 * hidden, hidden] matrix: PyTorch packs query, key and value.
         packed = uniform(math.sqrt(6 / (4 * hidden_size)))
         self.query = linear(kernel_init=packed)
         self.key = linear(kernel_init=packed)
@@ -58,25 +55,20 @@ class MultiHeadAttention(nnx.Module):
         """Attends from every query to all positions.
 
         Args:
-            query: `[1 or B, C, D]`; a leading 1 serves the whole batch and is never broadcast.
+            query: `[1 or B, C, D]`; a leading 1 serves the whole batch without a copy.
             keys, values: `[1 or B, P, D]`.
-            key: for dropout of the attention weights; None for no dropout.
+            key: random key for dropout of the attention weights; None for no dropout.
 
         Returns:
-            `[B, C, D]` and the attention maps float32 `[B, C, P]`: weights (after dropout) averaged over the heads.
+            `[B, C, D]` and the attention maps float32 `[B, C, P]`: the weights (after dropout) averaged over the heads.
         """
         q = self._split_heads(self.query(query))
         k = self._split_heads(self.key(keys))
         v = self._split_heads(self.value(values))
         q = q / math.sqrt(q.shape[-1])
-        if self.dtype != jnp.float32:
-            shape = k.shape[0], self.num_heads, k.shape[1], q.shape[1]
-            pooled, maps = attend(q, k, v, kept_by_dropout(shape, self.dropout, key), self.dropout)
-            return self.out(pooled.reshape(*pooled.shape[:2], -1)), maps
-        # Float32 runs are held against PyTorch's: the derivatives are autodiff's.
         scores = jnp.einsum("chd,bphd->bhcp", q[0], k) if q.shape[0] == 1 else jnp.einsum("bchd,bphd->bhcp", q, k)
-        weights = dropout(jax.nn.softmax(scores), self.dropout, key)
-        pooled = jnp.einsum("bhcp,bphd->bchd", weights, v)
+        weights = dropout(jax.nn.softmax(scores.astype(jnp.float32)), self.dropout, key)
+        pooled = jnp.einsum("bhcp,bphd->bchd", weights.astype(self.dtype), v)
         return self.out(pooled.reshape(*pooled.shape[:2], -1)), weights.mean(axis=1)
 
     def _split_heads(self, x: Array) -> Array:
@@ -115,13 +107,13 @@ class DecoderLayer(nnx.Module):
         self.norm3 = LayerNorm(hidden_size, **options)
 
     def __call__(self, x: Array, positions: Array, position: Array | None, *, key: Array | None) -> tuple[Array, Array]:
-        """Refines the queries.
+        """Updates the queries.
 
         Args:
             x: queries `[1 or B, C, D]`.
             positions: image features `[B, P, D]`.
-            position: `[1, C, D]`, added to the queries wherever they ask; None for nothing.
-            key: for dropout; None for no dropout.
+            position: `[1, C, D]`, added to the queries of each attention; None for nothing.
+            key: random key for dropout; None for no dropout.
 
         Returns:
             Queries `[B, C, D]` and attention maps `[B, C, P]`.
@@ -142,14 +134,14 @@ class DecoderLayer(nnx.Module):
 
     def _attend_to_queries(self, x: Array, position: Array | None, keys: _Keys) -> Array:
         key_weights, key_output = keys
-        asking = x if position is None else x + position
-        mixed, _ = self.self_attention(asking, asking, x, key=key_weights)
+        query = x if position is None else x + position
+        mixed, _ = self.self_attention(query, query, x, key=key_weights)
         return dropout(mixed, self.dropout, key_output)
 
     def _attend_to_image(self, x: Array, positions: Array, position: Array | None, keys: _Keys) -> tuple[Array, Array]:
         key_weights, key_output = keys
-        asking = x if position is None else x + position
-        pooled, attention = self.cross_attention(asking, positions, positions, key=key_weights)
+        query = x if position is None else x + position
+        pooled, attention = self.cross_attention(query, positions, positions, key=key_weights)
         return dropout(pooled, self.dropout, key_output), attention
 
     def _feed_forward(self, x: Array, keys: _Keys) -> Array:
@@ -159,11 +151,11 @@ class DecoderLayer(nnx.Module):
 
 
 class AttentionPooling(nnx.Module):
-    """Scores labels from the features that each label's query gathers by attention.
+    """Scores each label from the features that its query collects by attention.
 
     Attributes:
-        query_embedding: `[C, D]`, one standard normal row per label; frozen, but trained with self-attention.
-        weight, bias: `[C, D]` and `[C]`, the linear score of each label.
+        query_embedding: `[C, D]`, one standard normal row per label; frozen, except with self-attention.
+        weight, bias: `[C, D]` and `[C]`, the linear scores of the labels.
     """
 
     def __init__(
@@ -187,13 +179,13 @@ class AttentionPooling(nnx.Module):
         """Builds the head.
 
         Args:
-            num_labels, num_features: labels to score, channels of the features.
-            hidden_size, num_heads, num_layers, feedforward_size, dropout: the decoder's.
-            activation: 'relu' or 'gelu' (the exact one), in the feed-forward part.
-            norm_first: layer norm before each part instead of after its residual.
-            self_attention: whether the queries attend to each other first.
-            keep_query_position: start from zeros and add the embedding wherever the queries ask; otherwise the
-                embedding is what the decoder starts from.
+            num_labels, num_features: C and F, number of labels and of channels.
+            hidden_size, num_heads, num_layers, feedforward_size, dropout: sizes and dropout rate of the decoder.
+            activation: activation of the feed-forward part, 'relu' or 'gelu' (exact).
+            norm_first: apply layer norm before each part, not after its residual.
+            self_attention: let the queries attend to each other first.
+            keep_query_position: start from zeros and add the embedding to the queries of each attention; False: start
+                from the embedding.
 
         Raises:
             InputError: an unknown activation, or heads that do not divide the hidden size.
@@ -222,7 +214,7 @@ class AttentionPooling(nnx.Module):
             for _ in range(num_layers)
         )
         self.norm = LayerNorm(hidden_size, **options)
-        # Xavier normal of a (1, labels, hidden) tensor: torch counts fan-in labels * hidden, fan-out hidden.
+        # Xavier normal of a (1, labels, hidden) tensor in PyTorch: fan-in labels * hidden, fan-out hidden.
         std = math.sqrt(2 / (num_labels * hidden_size + hidden_size))
         self.weight = nnx.Param(std * jax.random.normal(rngs.params(), (num_labels, hidden_size), param_dtype))
         self.bias = nnx.Param(jnp.zeros((num_labels,), param_dtype))
@@ -231,14 +223,14 @@ class AttentionPooling(nnx.Module):
         """Scores every label.
 
         Args:
-            features: `[B, h, w, num_features]`.
-            train: whether to apply dropout.
-            key: for dropout; needed if `train` and the rate is above 0.
+            features: `[B, h, w, F]`.
+            train: apply dropout.
+            key: random key for dropout; required if `train` and the rate is above 0.
 
         Returns:
-            Logits float32 `[B, C]` and the intermediates: 'projection' `[B, h, w, D]`, what is attended to, and
-            'attention' float32 `[B, C, h, w]`, the last layer's maps, averaged over its heads; each sums to 1 over h
-            and w (in training up to dropout).
+            Logits float32 `[B, C]` and the intermediates: 'projection' `[B, h, w, D]`, the attended features, and
+            'attention' float32 `[B, C, h, w]`, the maps of the last layer, averaged over its heads. Without dropout
+            each map sums to 1.
         """
         batch, height, width, _ = features.shape
         key = dropout_key(key, self.dropout, train)
@@ -246,7 +238,7 @@ class AttentionPooling(nnx.Module):
         embedding = self.query_embedding[...].astype(self.dtype)[None]
         x, position = (jnp.zeros_like(embedding), embedding) if self.keep_query_position else (embedding, None)
         if self.self_attention and key is not None:
-            # Dropout between the queries differs from image to image; without it one row serves the whole batch.
+            # Dropout of self-attention differs between images; without it, one row serves the whole batch.
             x = jnp.broadcast_to(x, (batch, *x.shape[1:]))
         attention = None
         for layer, layer_key in zip(self.layers, split_key(key, len(self.layers)), strict=True):

@@ -197,16 +197,16 @@ class SameConvNorm(nnx.Module):
 
     def fold(self) -> None:
         """Folds the norm into the convolution; the module can then only evaluate."""
-        kernel, bias = self.bn.folded_into(self.conv.kernel[...])
-        self.conv.kernel = nnx.Param(kernel.astype(self.conv.dtype))
-        self.bias, self.bn = nnx.Param(bias), None
+        scale, offset = self.bn.affine()
+        self.conv.kernel = nnx.Param((self.conv.kernel[...].astype(jnp.float32) * scale).astype(self.conv.dtype))
+        self.bias, self.bn = nnx.Param(offset), None
 
     def _folded(self, x: Array) -> Array:
         if self.bn is None:
-            kernel, bias = self.conv.kernel[...], self.bias[...]
-        else:
-            kernel, bias = self.bn.folded_into(self.conv.kernel[...])
-        return self.conv(x, kernel) + bias.astype(self.conv.dtype)
+            return self.conv(x) + self.bias[...].astype(self.conv.dtype)
+        scale, offset = self.bn.affine()
+        kernel = self.conv.kernel[...].astype(jnp.float32) * scale
+        return self.conv(x, kernel) + offset.astype(self.conv.dtype)
 
 
 class MBConv(nnx.Module):

@@ -12,19 +12,20 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from aia_jax.models.layers.common import average_pool, kaiming_normal, relu, run_blocks, space_to_depth, torch_linear
-from aia_jax.models.layers.conv_norm import ConvNorm, SqueezeExcite
+from aia_jax.models.layers.conv_norm import ConvNorm
+from aia_jax.models.layers.squeeze_excite import SqueezeExcite
 from aia_jax.utils.errors import InputError
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What tells one TResNet from another.
+    """Sizes of a TResNet.
 
     Attributes:
-        blocks: residual blocks in each stage. Every stage but the first halves the resolution.
-        width: channels of the stem, and planes of stage 1; they double with each stage.
-        basic_stages: the first so many stages use BasicBlock, the others Bottleneck.
-        se_stages: the first so many stages use squeeze-and-excitation.
+        blocks: number of residual blocks in each stage. Every stage but the first halves the resolution.
+        width: channels of the stem, and planes of stage 1; the planes double with each stage.
+        basic_stages: number of stages, from the first on, that use `BasicBlock`; the others use `Bottleneck`.
+        se_stages: number of stages, from the first on, that use squeeze-and-excitation.
         stem_slope, block_slope: negative slopes of leaky ReLU in the stem and in the blocks.
     """
 
@@ -46,7 +47,7 @@ VARIANTS = {
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions, then squeeze-and-excitation, around a shortcut."""
+    """Two 3x3 convolutions with a shortcut; squeeze-and-excitation after the second one."""
 
     expansion = 1
 
@@ -69,13 +70,17 @@ class BasicBlock(nnx.Module):
         self.downsample = _downsample(in_features, planes, stride, input_statistics, options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        y = self.conv1.activated(x, self.slope, train=train, blur=self.stride == 2)
-        y = self.conv2(y, train=train) if self.se is None else self.conv2.gated(y, self.se, train=train)
+        """Applies the block to `x` `[B, H, W, C]`."""
+        y = self.conv1(x, train=train, slope=self.slope, blur=self.stride == 2)
+        y = self.conv2(y, train=train, se=self.se)
         return relu(y + _shortcut(self, x, train))
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 (then squeeze-and-excitation) and 1x1 convolutions around a shortcut; the output is 4 times as wide."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; squeeze-and-excitation after the second one.
+
+    The output has 4 times `planes` channels.
+    """
 
     expansion = 4
 
@@ -95,15 +100,15 @@ class Bottleneck(nnx.Module):
         self.slope = slope
         self.conv1 = ConvNorm(in_features, planes, 1, **options)
         self.conv2 = ConvNorm(planes, planes, 3, **options)
-        self.conv3 = ConvNorm(
-            planes, out_features, 1, scale_init=initializers.zeros, input_statistics=input_statistics, **options
-        )
+        widen = {"scale_init": initializers.zeros, "input_statistics": input_statistics}
+        self.conv3 = ConvNorm(planes, out_features, 1, **widen, **options)
         self.se = _squeeze_excite(planes, max(out_features // 8, 64), options) if use_se else None
         self.downsample = _downsample(in_features, out_features, stride, input_statistics, options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        y = self.conv1.activated(x, self.slope, train=train)
-        y = self.conv2.activated(y, self.slope, train=train, blur=self.stride == 2, se=self.se)
+        """Applies the block to `x` `[B, H, W, C]`."""
+        y = self.conv1(x, train=train, slope=self.slope)
+        y = self.conv2(y, train=train, slope=self.slope, blur=self.stride == 2, se=self.se)
         y = self.conv3(y, train=train)
         return relu(y + _shortcut(self, x, train))
 
@@ -146,15 +151,15 @@ class TResNet(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Builds a variant of `VARIANTS`, named or given as a table row.
+        """Builds a variant, given by its name in `VARIANTS` or as a `Variant`.
 
         Args:
-            input_statistics: in training, the batch statistics after the 1x1 convolutions that widen are computed from
-                those convolutions' inputs; see `ConvNorm`.
+            input_statistics: in training, compute the batch statistics after widening 1x1 convolutions from the inputs
+                of these convolutions; see `aia_jax.models.layers.input_statistics`.
             remat: see `run_blocks`.
 
         Raises:
-            InputError: no such variant.
+            InputError: unknown variant.
         """
         if isinstance(variant, str):
             if variant not in VARIANTS:
@@ -178,10 +183,10 @@ class TResNet(nnx.Module):
 
         Args:
             images: `[B, H, W, 3]` normalised; H and W are multiples of 4.
-            train: normalise by the batch's statistics and update the running ones.
+            train: normalise by the batch's statistics and update the running statistics.
 
         Returns:
-            Features `[B, h, w, C]` (h = H / stride, rounded up) and what each part gave, `{'stem', 'stage1', ...}`.
+            Features `[B, h, w, C]` (h = H / stride, rounded up) and the output of each part, `{'stem', 'stage1', ...}`.
 
         Raises:
             InputError: H or W is no multiple of 4, or too small for the number of stages.
@@ -194,18 +199,18 @@ class TResNet(nnx.Module):
         return x, out
 
     def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-        """The network in pieces, each to be called with what the one before it gave; the first with images."""
+        """Yields the parts of the network; each takes the output of the one before it, the first takes images."""
 
         def stem(images: Array) -> Array:
             x = space_to_depth(images.astype(self.dtype), 4)
-            return self.conv1.activated(x, self.stem_slope, train=train)
+            return self.conv1(x, train=train, slope=self.stem_slope)
 
         yield "stem", stem
         for number, stage in enumerate(self.stages, start=1):
             yield f"stage{number}", partial(run_blocks, stage, train, self.remat)
 
     def _check_size(self, shape: tuple[int, ...]) -> None:
-        # The last stage that halves the resolution reflects at the border, so at least two positions must reach it.
+        # Blur pooling reflects at the border: the last stage with stride 2 needs at least two positions.
         smallest = 4 if len(self.stages) == 1 else self.stride // 2 + 4
         for name, side in zip(("height", "width"), shape[1:3], strict=True):
             if side % 4 or side < smallest:
@@ -213,7 +218,7 @@ class TResNet(nnx.Module):
 
 
 def _stage(variant: Variant, index: int, features: int, options: dict) -> tuple[nnx.List, int]:
-    """The blocks of one stage, and its number of output channels."""
+    """Builds the blocks of a stage; returns them and their number of output channels."""
     block_class = BasicBlock if index < variant.basic_stages else Bottleneck
     planes = variant.width * 2**index
     blocks = nnx.List([])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.attention_pooling import AttentionPooling, LayerNorm
 from aia_jax.models.layers.common import Frozen
 from aia_jax.utils.errors import InputError
 
@@ -91,3 +91,15 @@ def test_unusable_options_are_refused():
         _head(activation="tanh")
     with pytest.raises(InputError, match="hidden_size 32 is no multiple of num_heads 5"):
         _head(num_heads=5)
+
+
+def test_layer_norm_in_bfloat16_stays_near_float32_and_finite():
+    def normalise(x):
+        return LayerNorm(16, dtype=x.dtype, rngs=nnx.Rngs(0))(x)
+
+    x = (50 + jax.random.normal(jax.random.key(0), (3, 5, 16))).astype(jnp.bfloat16)
+    expected = normalise(x.astype(jnp.float32))
+    np.testing.assert_allclose(normalise(x).astype(jnp.float32), expected, atol=0.01 * float(jnp.abs(expected).max()))
+    constant = jnp.full((2, 3, 16), 300, jnp.bfloat16)
+    np.testing.assert_array_equal(normalise(constant), jnp.zeros_like(constant))
+    assert jnp.isfinite(jax.grad(lambda x: normalise(x).astype(jnp.float32).sum())(constant)).all()

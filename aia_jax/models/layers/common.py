@@ -1,6 +1,4 @@
-"""Layers and array functions that several models share. Images and features are NHWC throughout."""
-
-import math
+"""Functions and layers that several models share. Images and features are NHWC."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +8,12 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-EPSILON = 1e-8  # of `l2norm`
+EPSILON = 1e-8  # added to lengths in `l2norm`
 kaiming_normal = initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def uniform(bound: float) -> initializers.Initializer:
-    """Initialiser that draws uniformly from [-bound, bound]."""
+    """Returns an initialiser that samples uniformly from [-bound, bound]."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -24,16 +22,16 @@ def uniform(bound: float) -> initializers.Initializer:
 
 
 class Frozen(nnx.Variable):
-    """A value that belongs to the model, is saved with it and is never trained."""
+    """A value that is saved with the model and never trained."""
 
 
 @jax.custom_vjp
 def relu(x: Array) -> Array:
-    """max(x, 0); its gradient reads the output, so that the input need not be kept."""
+    """Computes max(x, 0); the gradient uses the output, so that XLA does not store the input."""
     return jnp.maximum(x, 0)
 
 
-# Not `y > 0`, which XLA takes for the same question about the input.
+# `y > 0` would not do: XLA rewrites it as a comparison of the input.
 relu.defvjp(lambda x: (y := relu(x), y), lambda y, dy: (jnp.where(y == 0, 0, dy),))
 
 
@@ -46,7 +44,10 @@ def torch_linear(
     param_dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """Linear layer with torch's default initialisation: uniform in +-1/sqrt(in_features), the bias always so."""
+    """Builds a linear layer with PyTorch's default initialisation, uniform in +-1/sqrt(in_features).
+
+    `kernel_init` replaces that of the kernel.
+    """
     default = uniform(in_features**-0.5)
     return nnx.Linear(
         in_features,
@@ -62,13 +63,13 @@ def torch_linear(
 def xavier_linear(
     in_features: int, out_features: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """Linear layer with Xavier's uniform initialisation, the bias 0."""
+    """Builds a linear layer with Xavier uniform initialisation and bias 0."""
     xavier = initializers.xavier_uniform()
     return nnx.Linear(in_features, out_features, kernel_init=xavier, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
 def l2norm(x: Array, axis: int = -1) -> Array:
-    """`x` over its length along `axis` plus 1e-8; where that length is 0 its own gradient is 0, not NaN."""
+    """Divides `x` by its length along `axis` plus 1e-8. Where the length is 0, its gradient is 0, not NaN."""
     square = jnp.square(x).sum(axis=axis, keepdims=True)
     positive = square > 0
     length = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
@@ -76,10 +77,10 @@ def l2norm(x: Array, axis: int = -1) -> Array:
 
 
 def dropout_key(key: Array | None, rate: float, train: bool) -> Array | None:
-    """The key that dropout at `rate` is to use: None where there is none to apply.
+    """Returns the key for dropout at `rate`; None if no dropout applies.
 
     Raises:
-        ValueError: dropout is to be applied and no key was given.
+        ValueError: dropout applies and `key` is None.
     """
     if not train or rate == 0:
         return None
@@ -89,34 +90,25 @@ def dropout_key(key: Array | None, rate: float, train: bool) -> Array | None:
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate). No key: `x` itself."""
-    return scaled_where(kept_by_dropout(x.shape, rate, key), rate, x)
-
-
-def kept_by_dropout(shape: tuple[int, ...], rate: float, key: Array | None) -> Array | None:
-    """Which elements dropout at `rate` keeps; None for all."""
+    """Zeroes each element with probability `rate` and scales the others by 1 / (1 - rate). No key: no dropout."""
     if key is None or rate == 0:
-        return None
-    return jax.random.bernoulli(key, 1 - rate, (math.prod(shape),)).reshape(shape)
-
-
-def scaled_where(kept: Array | None, rate: float, x: Array) -> Array:
-    """`x / (1 - rate)` where `kept`, else 0."""
-    return x if kept is None else jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, (x.size,)).reshape(x.shape)
+    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
 
 def split_key(key: Array | None, num: int) -> list[Array | None]:
-    """`jax.random.split` that hands on the absence of a key, which means no dropout; one key is its own single part."""
+    """Splits a key into `num` keys; None (no dropout) gives None `num` times, and one part of a key is the key."""
     if key is None or num == 1:
         return [key] * num
     return list(jax.random.split(key, num))
 
 
 def run_blocks(blocks: nnx.List, train: bool, remat: bool, x: Array) -> Array:
-    """`x` through the blocks of a stage, one after the other.
+    """Applies the blocks of a stage one after the other.
 
     Args:
-        remat: of each block keep what goes in, and compute the rest again in the backward pass.
+        remat: store only the input of each block, and recompute the rest in the backward pass.
     """
 
     def run(block: nnx.Module, x: Array) -> Array:
@@ -128,16 +120,16 @@ def run_blocks(blocks: nnx.List, train: bool, remat: bool, x: Array) -> Array:
 
 
 def space_to_depth(x: Array, block: int) -> Array:
-    """`[B, H, W, C] -> [B, H/n, W/n, n*n*C]` by n x n blocks; new channel = (row, column, channel)."""
+    """Moves n x n blocks of `[B, H, W, C]` to channels `[B, H/n, W/n, n*n*C]` in the order (row, column, channel)."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // block, block, width // block, block, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // block, width // block, block * block * channels)
 
 
 def blur_pool(x: Array) -> Array:
-    """Halves height and width (rounding up) with the binomial filter [1 2 1] x [1 2 1] / 16, reflecting at the border.
+    """Halves height and width (rounding up) with the filter [1 2 1] x [1 2 1] / 16 and reflection at the border.
 
-    Zhang 2019, arXiv 1904.11486. Slices and adds: a depthwise convolution and its gradient are slow on GPUs.
+    Zhang 2019, arXiv 1904.11486. Slices and sums: a depthwise convolution and its gradient are slow on GPUs.
     """
     blurred = _blur_axis(_blur_axis(x.astype(jnp.float32), axis=1), axis=2)
     return blurred.astype(x.dtype)
@@ -166,10 +158,10 @@ def _padded(x: Array, axis: int, low: int, high: int) -> Array:
 
 
 def average_pool(x: Array) -> Array:
-    """Means over 2 x 2 with stride 2, `[B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]`; padding is not counted."""
+    """Averages 2 x 2 positions with stride 2, `[B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]`, without padding."""
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
-        # The mean of the last row and a copy of it is that row.
+        # The mean of the last row and its copy is that row.
         x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     pairs = x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, channels)
     return pairs.mean(axis=(2, 4), dtype=jnp.float32).astype(x.dtype)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +8,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.models.layers.batch_norm import BatchNorm
-from aia_jax.models.layers.common import average_pool, blur_pool, dropout, space_to_depth
-from aia_jax.models.layers.conv_norm import convolve
+from aia_jax.models.layers.common import average_pool, blur_pool, dropout, relu, run_blocks, space_to_depth
+from aia_jax.models.layers.conv import convolve
+from aia_jax.models.tresnet import BasicBlock
 
 
 def _normal(shape: tuple[int, ...], mean: float = 0, std: float = 1) -> np.ndarray:
@@ -130,3 +133,28 @@ def test_a_1x1_convolution_is_a_product_on_cpus_alone(platform, layout):
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("stablehlo.dot_general" in text, "stablehlo.convolution" in text) == (platform == "cpu", platform != "cpu")
     np.testing.assert_allclose(convolve(x, laid_out, layout), x @ kernel[:, 0, 0].T, rtol=1e-5, atol=1e-6)
+
+
+def test_relu_and_its_gradient():
+    x = jnp.asarray([-2.0, -0.0, 0.0, 3.0])
+    np.testing.assert_array_equal(relu(x), [0, 0, 0, 3])
+    np.testing.assert_array_equal(jax.grad(lambda x: relu(x).sum())(x), [0, 0, 0, 1])
+    assert np.isnan(relu(jnp.float32(np.nan)))
+
+
+def test_rematerialised_blocks_give_the_same_values_gradients_and_statistics():
+    options = {"stride": 1, "slope": 0.1, "use_se": True, "input_statistics": False}
+    options |= {"dtype": jnp.float32, "param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    blocks = nnx.List([BasicBlock(3, 3, **options) for _ in range(2)])
+    graphdef, params, stats = nnx.split(blocks, nnx.Param, nnx.BatchStat)
+
+    @partial(jax.jit, static_argnames="remat")
+    @partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def run(x, params, remat):
+        blocks = nnx.merge(graphdef, params, nnx.clone(stats))
+        return jnp.square(run_blocks(blocks, True, remat, x)).sum(), nnx.state(blocks, nnx.BatchStat)
+
+    x = jnp.asarray(_normal((2, 4, 4, 3)))
+    plain, again = (jax.tree.leaves(run(x, params, remat=remat)) for remat in (False, True))
+    for a, b in zip(again, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(float(jnp.abs(b).max()), 1e-3))

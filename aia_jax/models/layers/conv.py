@@ -1,0 +1,82 @@
+"""Convolutions of stride 1 that keep the size."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+_kaiming_normal = initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=0)
+
+
+class Conv(nnx.Module):
+    """Convolution of stride 1 without bias, padded to keep the size.
+
+    Attributes:
+        kernel: `[O, kh, kw, I]`, the order of axes that convolutions on GPUs use.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = dtype
+        shape = (out_features, kernel_size, kernel_size, in_features)
+        self.kernel = nnx.Param(_kaiming_normal(rngs.params(), shape, param_dtype))
+
+    def __call__(self, x: Array, *, scale: Array | None = None, bias: Array | None = None) -> Array:
+        """Convolves `x` `[B, H, W, I]` to `[B, H, W, O]`, scales each output by `scale` `[O]` and adds `bias` `[O]`.
+
+        The scale multiplies the kernel in float32. The bias is added in the compute dtype, so that cuDNN can fuse it.
+        """
+        kernel, x = self.kernel[...], x.astype(self.dtype)
+        if scale is not None:
+            kernel = kernel.astype(jnp.float32) * scale[:, None, None, None]
+        y = convolve(x, kernel)
+        return y if bias is None else y + bias.astype(self.dtype)
+
+
+class FoldedConv(nnx.Module):
+    """A convolution with a norm folded into it, for evaluation: computes `conv(x, scale=scale, bias=bias)`.
+
+    Attributes:
+        layout: layout of the kernel; "HWIO" on CPUs, where XLA would transpose others in each call, else "OHWI".
+        kernel: in the compute dtype.
+        bias: `[O]`, in the compute dtype.
+    """
+
+    def __init__(self, conv: Conv, scale: Array, bias: Array):
+        self.dtype = conv.dtype
+        self.layout = "HWIO" if jax.default_backend() == "cpu" else "OHWI"
+        kernel = (conv.kernel[...].astype(jnp.float32) * scale[:, None, None, None]).astype(conv.dtype)
+        self.kernel = nnx.Param(jnp.transpose(kernel, ["OHWI".index(axis) for axis in self.layout]))
+        self.bias = nnx.Param(bias.astype(conv.dtype))
+
+    def __call__(self, x: Array) -> Array:
+        """Convolves `x` `[B, H, W, I]` to `[B, H, W, O]`."""
+        return convolve(x.astype(self.dtype), self.kernel[...], self.layout) + self.bias[...]
+
+
+def convolve(x: Array, kernel: Array, layout: str = "OHWI") -> Array:
+    """Convolves `x` `[B, H, W, I]` to `[B, H, W, O]` with stride 1, padded to keep the size."""
+    padding = [(kernel.shape[layout.index(axis)] // 2,) * 2 for axis in "HW"]
+
+    def convolution(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", layout, "NHWC"))
+
+    def product(x: Array, kernel: Array) -> Array:
+        matrix = kernel.squeeze((layout.index("H"), layout.index("W")))
+        return jnp.einsum("bhwi,oi->bhwo" if layout == "OHWI" else "bhwi,io->bhwo", x, matrix)
+
+    kernel = kernel.astype(x.dtype)
+    if padding == [(0, 0)] * 2:
+        # On CPUs XLA multiplies matrices faster than it computes 1x1 convolutions.
+        return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
+    return convolution(x, kernel)

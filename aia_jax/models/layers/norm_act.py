@@ -1,0 +1,146 @@
+"""Batch norm, leaky ReLU, and the blur pooling or squeeze-and-excitation that follows, fused for training.
+
+`norm_act_plain` is the formula. `norm_act` computes the same with its own backward pass: it stores only its input and
+recomputes the rest. `docs/performance.md` lists what that saves.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from aia_jax.models.layers.common import blur_pool
+from aia_jax.models.layers.squeeze_excite import SEWeights, squeeze_excite, squeeze_excite_gate
+
+_BATCH = (0, 1, 2)
+
+
+def norm_act_plain(
+    x: Array, weight: Array, bias: Array, se_weights: SEWeights | None, slope: float, epsilon: float, blur: bool
+) -> tuple[Array, Array, Array]:
+    """Computes what `norm_act` does, for JAX to differentiate."""
+    mean, var = moments(x)
+    y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + epsilon) * weight + bias
+    y = jax.nn.leaky_relu(y, slope)
+    if blur:
+        y = blur_pool(y)
+    elif se_weights is not None:
+        y = squeeze_excite(y, se_weights)
+    return y.astype(x.dtype), mean, var
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def norm_act(
+    x: Array, weight: Array, bias: Array, se_weights: SEWeights | None, slope: float, epsilon: float, blur: bool
+) -> tuple[Array, Array, Array]:
+    """Applies batch norm, leaky ReLU, and blur pooling or squeeze-and-excitation, with the statistics of the batch.
+
+    Args:
+        x: `[B, H, W, C]`.
+        weight, bias: float32 `[C]`, of the norm.
+        se_weights: weights of squeeze-and-excitation; None, or with `blur`: none is applied.
+        slope: negative slope of the leaky ReLU; 1 for no activation.
+        epsilon: added to the variance.
+        blur: halve height and width by blur pooling.
+
+    Returns:
+        The result in the dtype of `x`; the batch's mean and biased variance float32 `[C]`, without gradients.
+    """
+    return _forward(x, weight, bias, se_weights, slope, epsilon, blur)[0]
+
+
+def _forward(x, weight, bias, se_weights, slope, epsilon, blur):
+    mean, var = moments(x)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    scale = inverse * weight
+    offset = bias - mean * scale
+    excitation = None
+    if se_weights is not None and not blur:
+        slopes = _slopes(x, scale, offset, slope)
+        normalised_sum, slopes_sum = image_sums(slopes * (x.astype(jnp.float32) - mean) * inverse, slopes)
+        means = (weight * normalised_sum + bias * slopes_sum) / (x.shape[1] * x.shape[2])
+        gate = squeeze_excite_gate(means, se_weights)
+        excitation = se_weights, normalised_sum, slopes_sum, means, gate
+    again, excitation = recompute(x, excitation)
+    y = jax.nn.leaky_relu(again.astype(jnp.float32) * scale + offset, slope)
+    if blur:
+        y = blur_pool(y)
+    elif excitation is not None:
+        y = y * excitation[-1][:, None, None]
+    return (y.astype(x.dtype), mean, var), (x, weight, bias, mean, inverse, excitation)
+
+
+def _backward(slope, epsilon, blur, residuals, cotangents):
+    """With y = gate * slopes * z, z = weight * normalised + bias and the means m of slopes * z over an image:
+
+    dgate = sum(dy * slopes * z),  dz = slopes * (dy * gate + dm),  dbias = sum(dz),  dweight = sum(dz * normalised),
+    dx = weight / deviation * (dz - mean(dz) - normalised * mean(dz * normalised)).
+
+    The sums over an image of slopes * dy, slopes * dy * normalised, slopes and slopes * normalised determine dgate,
+    dbias and dweight, so that one pass over `x` and `dy` is enough for them.
+    """
+    x, weight, bias, mean, inverse, excitation = residuals
+    scale = inverse * weight
+    offset = bias - mean * scale
+
+    def terms(x, dy):
+        dy = dy.astype(jnp.float32)
+        if blur:
+            dy = jax.linear_transpose(blur_pool, jax.ShapeDtypeStruct(x.shape, jnp.float32))(dy)[0]
+        return (x.astype(jnp.float32) - mean) * inverse, _slopes(x, scale, offset, slope), dy
+
+    x, dy = recompute(x, cotangents[0])
+    normalised, slopes, dy_wide = terms(x, dy)
+    dz = slopes * dy_wide
+    if excitation is None:
+        dweight, dbias, dse_weights = (dz * normalised).sum(axis=_BATCH), dz.sum(axis=_BATCH), None
+    else:
+        se_weights, normalised_sum, slopes_sum, means, gate = excitation
+        dz_normalised_sum, dz_sum = image_sums(dz * normalised, dz)
+        _, pull = jax.vjp(squeeze_excite_gate, means, se_weights)
+        dmeans, dse_weights = pull(weight * dz_normalised_sum + bias * dz_sum)
+        dmeans = dmeans / (x.shape[1] * x.shape[2])
+        dweight = (gate * dz_normalised_sum + dmeans * normalised_sum).sum(axis=0)
+        dbias = (gate * dz_sum + dmeans * slopes_sum).sum(axis=0)
+    x, dy, dweight, dbias = recompute(x, dy, dweight, dbias)  # the second pass
+    normalised, slopes, dy_wide = terms(x, dy)
+    if excitation is not None:
+        dy_wide = dy_wide * gate[:, None, None] + dmeans[:, None, None]
+    dz = slopes * dy_wide
+    dx = scale * (dz - (dbias + normalised * dweight) / (x.size // x.shape[-1]))
+    return dx.astype(x.dtype), dweight, dbias, dse_weights
+
+
+norm_act.defvjp(_forward, _backward)
+
+
+def moments(x: Array) -> tuple[Array, Array]:
+    """Computes mean and biased variance, float32 `[C]`, of `x` `[B, H, W, C]`."""
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axis=_BATCH)
+    if x.dtype == jnp.float32:
+        mean += (wide - mean).mean(axis=_BATCH)  # corrects the rounding of large means
+        return mean, jnp.square(wide - mean).mean(axis=_BATCH)
+    # One pass over x. What cancels in the difference is below the rounding of x itself.
+    return mean, jnp.maximum(jnp.square(wide).mean(axis=_BATCH) - jnp.square(mean), 0)
+
+
+def recompute(*arrays: Any) -> tuple[Any, ...]:
+    """Returns the arrays behind a barrier: XLA computes again what depends on them, and does not store it."""
+    return jax.lax.optimization_barrier(arrays)
+
+
+def image_sums(*arrays: Array) -> list[Array]:
+    """Sums each array `[B, H, W, C]` over H and W.
+
+    Over W first: for a single sum of few images XLA writes the summands to memory to occupy more of a GPU.
+    """
+    rows = jax.lax.optimization_barrier([array.sum(axis=2) for array in arrays])
+    return [row.sum(axis=1) for row in rows]
+
+
+def _slopes(x: Array, scale: Array, offset: Array, slope: float) -> Array:
+    """Returns the derivative of the leaky ReLU of `x * scale + offset`, float32 `[B, H, W, C]`."""
+    return jnp.where(x.astype(jnp.float32) * scale + offset >= 0, 1.0, slope)
