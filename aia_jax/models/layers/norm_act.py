@@ -93,7 +93,7 @@ def _backward(slope, epsilon, blur, residuals, cotangents):
 
     x, dy = recompute(x, cotangents[0])
     normalised, slopes, dy_wide = terms(x, dy)
-    dz = slopes * dy_wide
+    dz = slopes * dy_wide  # still without the gate
     if excitation is None:
         dweight, dbias, dse_weights = (dz * normalised).sum(axis=_BATCH), dz.sum(axis=_BATCH), None
     else:
