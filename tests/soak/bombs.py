@@ -5,7 +5,6 @@
 Each file is read in its own process. Linux only.
 """
 
-import argparse
 import io
 import json
 import multiprocessing
@@ -22,7 +21,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY)]
 
-from tests.soak.process_memory import forget_peak, peak  # noqa: E402
+from tests.soak.process import forget_peak, make_parser, memory, write_report  # noqa: E402
 
 MOST_MB, MOST_SECONDS = 2_500, 60
 
@@ -111,8 +110,8 @@ def _weights(path: Path) -> str:
     return f"read: {list(read_torch_file(path)[0])}"
 
 
-def _samples(names: int, labels: list[str], of_each: list[str]) -> bytes:
-    samples = [{"image_name": f"{number}.jpg", "image_labels": of_each} for number in range(names)]
+def _samples(number: int, labels: list[str], of_each: list[str]) -> bytes:
+    samples = [{"image_name": f"{image}.jpg", "image_labels": of_each} for image in range(number)]
     return json.dumps({"labels": labels, "samples": samples}).encode()
 
 
@@ -120,61 +119,58 @@ def _label_names(number: int) -> list[str]:
     return [f"label {index}" for index in range(number)]
 
 
+def _large_jpeg(**options: Any) -> bytes:
+    return jpeg(14_100, 14_100, **options)
+
+
 AUTHORS, SSGRL = "Corel-5k/train.json", "VG-500/vg_category_500_labels_index.json"
-# The content of a file, its name, and its reader.
-BOMBS: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], str]]] = {
-    "PNG of 199 megapixels": (lambda: png(14_100, 14_100), "a.png", _decode),
-    "PNG of 199 megapixels, with alpha": (lambda: png(14_100, 14_100, colours=6), "a.png", _decode),
-    "PNG of 199 megapixels, 16-bit grey": (lambda: png(14_100, 14_100, colours=0, depth=16), "a.png", _decode),
-    "PNG that claims 60,000 x 60,000": (lambda: png(60_000, 60_000, rows=1), "a.png", _decode),
-    "PNG that claims 14,000 x 14,000": (lambda: png(14_000, 14_000, rows=1), "a.png", _decode),
-    "PNG of 1 pixel with 1 GB of text": (lambda: png(1, 1, extra=text_chunk(10**9)), "a.png", _decode),
-    "JPEG of 199 megapixels": (lambda: jpeg(14_100, 14_100), "a.jpg", _decode),
-    "JPEG of 199 megapixels, CMYK": (lambda: jpeg(14_100, 14_100, mode="CMYK"), "a.jpg", _decode),
-    "JPEG of 199 megapixels, progressive": (lambda: jpeg(14_100, 14_100, progressive=True), "a.jpg", _decode),
-    "JPEG of 199 megapixels, 100 scans": (lambda: jpeg(14_100, 14_100, progressive=True, scans=90), "a.jpg", _decode),
-    "JPEG of 199 megapixels, 10**5 scans": (
-        lambda: jpeg(14_100, 14_100, progressive=True, scans=10**5),
-        "a.jpg",
-        _decode,
-    ),
-    "JPEG that claims 65,500 x 65,500": (lambda: claiming(jpeg(8, 8), 65_500, 65_500), "a.jpg", _decode),
-    "GIF of 1,000,000 frames": (lambda: gif(1_000_000), "a.gif", _decode),
-    "weights of 400 MB in a zip of 0.4 MB": (lambda: zipped_weights(400_000_000), "a.pth", _weights),
-    "JSON nested 10,000,000 deep": (lambda: b"[" * 10_000_000, AUTHORS, _annotations),
-    "JSON with a number of 10,000,000 digits": (lambda: b"9" * 10_000_000, AUTHORS, _annotations),
-    "1,000,000 labels": (lambda: _samples(100, _label_names(1_000_000), ["label 5"]), AUTHORS, _annotations),
-    "1,000,000 unknown labels": (lambda: _samples(1, _label_names(500), _label_names(10**6)), AUTHORS, _annotations),
-    "100,000 images by 100,000 labels": (lambda: _samples(100_000, _label_names(100_000), []), AUTHORS, _annotations),
-    "1,000,000 unknown thresholds": (
-        lambda: json.dumps(dict.fromkeys(_label_names(10**6), 2)).encode(),
-        "t.json",
-        _thresholds,
-    ),
-    "100,000 times a name with 100,000 labels": (
-        lambda: json.dumps({"a": [0] * 100_000}).encode(),
-        SSGRL,
-        _annotations,
-    ),
+# By the name of the file and its reader: the content of each file.
+BOMBS: dict[tuple[str, Callable[[Path], str]], dict[str, Callable[[], bytes]]] = {
+    ("photo", _decode): {
+        "PNG of 199 megapixels": lambda: png(14_100, 14_100),
+        "PNG of 199 megapixels, with alpha": lambda: png(14_100, 14_100, colours=6),
+        "PNG of 199 megapixels, 16-bit grey": lambda: png(14_100, 14_100, colours=0, depth=16),
+        "PNG that claims 60,000 x 60,000": lambda: png(60_000, 60_000, rows=1),
+        "PNG that claims 14,000 x 14,000": lambda: png(14_000, 14_000, rows=1),
+        "PNG of 1 pixel with 1 GB of text": lambda: png(1, 1, extra=text_chunk(10**9)),
+        "JPEG of 199 megapixels": _large_jpeg,
+        "JPEG of 199 megapixels, CMYK": lambda: _large_jpeg(mode="CMYK"),
+        "JPEG of 199 megapixels, progressive": lambda: _large_jpeg(progressive=True),
+        "JPEG of 199 megapixels, 100 scans": lambda: _large_jpeg(progressive=True, scans=90),
+        "JPEG of 199 megapixels, 10**5 scans": lambda: _large_jpeg(progressive=True, scans=10**5),
+        "JPEG that claims 65,500 x 65,500": lambda: claiming(jpeg(8, 8), 65_500, 65_500),
+        "GIF of 1,000,000 frames": lambda: gif(1_000_000),
+    },
+    ("a.pth", _weights): {"weights of 400 MB in a zip of 0.4 MB": lambda: zipped_weights(400_000_000)},
+    (AUTHORS, _annotations): {
+        "JSON nested 10,000,000 deep": lambda: b"[" * 10_000_000,
+        "JSON with a number of 10,000,000 digits": lambda: b"9" * 10_000_000,
+        "1,000,000 labels": lambda: _samples(100, _label_names(1_000_000), ["label 5"]),
+        "1,000,000 unknown labels": lambda: _samples(1, _label_names(500), _label_names(10**6)),
+        "100,000 images by 100,000 labels": lambda: _samples(100_000, _label_names(100_000), []),
+    },
+    ("t.json", _thresholds): {
+        "1,000,000 unknown thresholds": lambda: json.dumps(dict.fromkeys(_label_names(10**6), 2)).encode(),
+    },
+    (SSGRL, _annotations): {
+        "100,000 times a name with 100,000 labels": lambda: json.dumps({"a": [0] * 100_000}).encode(),
+    },
 }
 
 
-def measure(name: str, folder: Path) -> dict[str, Any]:
+def measure(path: Path, content: bytes, read: Callable[[Path], str], folder: Path) -> dict[str, Any]:
     """Reads one file, and returns its size, the outcome, seconds, and the additional memory in MB."""
-    make, place, _ = BOMBS[name]
-    path = folder / place
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(make())
+    path.write_bytes(content)
     (folder / "VG-500").mkdir(exist_ok=True)
     (folder / "VG-500" / "train_list_500.txt").write_text("a\n" * 100_000)
     (folder / "VG-500" / "vg500_vocabulary.txt").write_text("sky\n")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply(_read, (name, path))
-    return {"bytes": path.stat().st_size, **found, "outcome": found["outcome"].replace(f"{folder}/", "")[:200]}
+        found = pool.apply(_read, (read, path))
+    return {"bytes": len(content), **found, "outcome": found["outcome"].replace(f"{folder}/", "")[:200]}
 
 
-def _read(name: str, path: Path) -> dict[str, Any]:
-    read = BOMBS[name][2]
+def _read(read: Callable[[Path], str], path: Path) -> dict[str, Any]:
     from aia_jax.data import image_decoding  # noqa: F401
     from aia_jax.utils.errors import InputError
     from aia_jax.weights import torch_files
@@ -187,21 +183,18 @@ def _read(name: str, path: Path) -> dict[str, Any]:
     except InputError as error:
         outcome = f"refused: {error}"
     seconds = time.perf_counter() - start
-    return {"outcome": outcome, "seconds": round(seconds, 2), "mb": round((peak() - before) / 1e6)}
+    return {"outcome": outcome, "seconds": round(seconds, 2), "mb": round((memory() - before) / 1e6)}
 
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="the report, as JSON")
-    given = parser.parse_args()
+    given = make_parser(__doc__).parse_args()
     report = {}
-    for name in BOMBS:
-        with tempfile.TemporaryDirectory(prefix="bombs-") as folder:
-            report[name] = measure(name, Path(folder))
-        print(f"{name}: {json.dumps(report[name])}", flush=True)
-    if given.output:
-        given.output.write_text(json.dumps(report, indent=2) + "\n")
+    for (place, read), files in BOMBS.items():
+        for name, make in files.items():
+            with tempfile.TemporaryDirectory(prefix="bombs-") as folder:
+                report[name] = measure(Path(folder) / place, make(), read, Path(folder))
+    write_report(report, given.output)
     return 1 if any(one["mb"] > MOST_MB or one["seconds"] > MOST_SECONDS for one in report.values()) else 0
 
 

@@ -14,69 +14,57 @@ from ml_collections import ConfigDict
 from aia_jax.data.retrieval.captions import feature_photo_names, load_captions, load_vocabulary
 from aia_jax.data.search.clicks import ClickedImages
 from aia_jax.data.search.keyword_records import KeywordRecords
-from aia_jax.utils.errors import InputError
 from aia_jax.weights.torch_files import read_torch_file
 from tests.soak import plain
-from tests.soak.mutation import damaged, npy, write_with_damage
+from tests.soak.mutation import npy, write_damaged, write_with_damage
 from tests.soak.plain import NOTHING
 
 _RECORD = np.array([[0, 1], [0, 2], [2, 0], [3, 5]], np.int32)
 _RANGES = np.array([[0, 1], [-1, -1], [2, 2], [3, 3]], np.int64)
 
 
-def weights(rng: random.Random, folder: Path) -> str:
+def weights(rng: random.Random, folder: Path) -> None:
     """A file of `torch.save`, compared with torch.load(weights_only=True)."""
     path = folder / "weights.pth"
-    data = damaged(rng.choice(_torch_seeds()), rng)
-    path.write_bytes(data)
+    data = write_damaged(path, rng.choice(_torch_seeds()), rng)
     expected = _torchs(path)
-    try:
+    with plain.may_refuse(path, right=data not in _torch_seeds()):
         state, options = read_torch_file(path)
-    except InputError as error:
-        return plain.refused(error, path, right=data not in _torch_seeds())
     assert expected is not NOTHING, "accepted, but torch refuses it"
     assert all(value.dtype != np.object_ for value in state.values())
     assert options is None or isinstance(options, dict)
     for name, value in state.items():
         assert value.dtype.kind != "f" or (value.dtype == np.float32 and np.isfinite(value).all()), name
         assert any(_equal(value, other) for other in expected), f"{name} is nowhere in what torch reads"
-    return "accepted"
 
 
-def safetensors(rng: random.Random, folder: Path) -> str:
+def safetensors(rng: random.Random, folder: Path) -> None:
     """A file of safetensors, compared with a reader of ten lines."""
     path = folder / "weights.safetensors"
-    data = damaged(_safetensors_seed(), rng)
-    path.write_bytes(data)
-    try:
+    data = write_damaged(path, _safetensors_seed(), rng)
+    with plain.may_refuse(path, right=data != _safetensors_seed()):
         state, _ = read_torch_file(path)
-    except InputError as error:
-        return plain.refused(error, path, right=data != _safetensors_seed())
     expected = _safetensors_of(data)
     assert state.keys() == expected.keys()
     for name, value in state.items():
         assert _equal(value, expected[name]), name
-    return "accepted"
 
 
-def records(rng: random.Random, folder: Path) -> str:
+def records(rng: random.Random, folder: Path) -> None:
     """The record of keywords and its ranges, one of them damaged."""
     valid = {"record.npy": npy(_RECORD), "ranges.npy": npy(_RANGES)}
     files = dict(valid)
     write_with_damage(files, folder, rng)
     given = [folder / name for name in files][: 2 if rng.random() < 0.7 else 1]
-    try:
+    with plain.may_refuse(folder, right=len(given) == 1 or files != valid):
         found = KeywordRecords.load(*given)
-    except InputError as error:
-        return plain.refused(error, folder, right=len(given) == 1 or files != valid)
     record = np.load(io.BytesIO(files["record.npy"]), allow_pickle=False)
     for image in {0, len(found.ranges) - 1, *record[:, 0].tolist()} if len(found.ranges) else ():
         ids, counts = found.padded(np.array([image]), len(record))
         np.testing.assert_array_equal(ids[0, : counts[0]], record[record[:, 0] == image, 1])
-    return "accepted"
 
 
-def caption_features(rng: random.Random, folder: Path) -> str:
+def caption_features(rng: random.Random, folder: Path) -> None:
     """SCAN's folder of features, captions and vocabulary, and the names of the photos."""
     features = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
     words = {word: number for number, word in enumerate(("<pad>", "<start>", "<end>", "<unk>", "a", "dog"))}
@@ -88,11 +76,9 @@ def caption_features(rng: random.Random, folder: Path) -> str:
     broken = write_with_damage(files, folder, rng)
     (folder / "f30k_precomp/train_caps.txt").write_text("a dog\n" * 10)
     config = ConfigDict({"name": "f30k_precomp", "root": str(folder), "vocabulary": str(folder / "vocabulary.json")})
-    try:
+    with plain.may_refuse("words", folder / broken):
         split = load_captions(config, "train", load_vocabulary(config))
         names = feature_photo_names(split)
-    except InputError as error:
-        return plain.refused(error, "" if "words" in str(error) else folder / broken)
     expected = np.load(io.BytesIO(files["f30k_precomp/train_ims.npy"]), allow_pickle=False)
     assert split.num_images == 2
     np.testing.assert_array_equal(split.images[:], expected if len(expected) == 2 else expected[::5])
@@ -100,10 +86,9 @@ def caption_features(rng: random.Random, folder: Path) -> str:
     assert document is not NOTHING
     assert names == document["images"][:2]
     assert all(isinstance(name, str) for name in names), names
-    return "accepted"
 
 
-def clicks(rng: random.Random, folder: Path) -> str:
+def clicks(rng: random.Random, folder: Path) -> None:
     """The folder of image search: maps, keywords, queries."""
     name = rng.choice(("clickture", "coco"))
     maps = np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2)
@@ -119,10 +104,8 @@ def clicks(rng: random.Random, folder: Path) -> str:
     }
     write_with_damage(files, folder / name, rng)
     images = ClickedImages(ConfigDict({"data": {"root": str(folder), "name": name, "max_keywords": 4}}))
-    try:
+    with plain.may_refuse(folder):
         found = images.load("train")
-    except InputError as error:
-        return plain.refused(error, folder)
     ids = list(json.loads(files["keyword_names_train.json"]).values())
     assert all(type(number) is int for number in ids), ids
     assert len(set(ids)) == len(ids), ids
@@ -133,7 +116,6 @@ def clicks(rng: random.Random, folder: Path) -> str:
     np.testing.assert_array_equal(found.maps[:], np.load(io.BytesIO(files["train_maps.npy"]), allow_pickle=False))
     source = files["dataset.json" if name == "coco" else "train_clicks.tsv"].decode("utf-8")
     assert all(text in source or json.dumps(text)[1:-1] in source for text in found.queries.texts)
-    return "accepted"
 
 
 def _torchs(path: Path) -> Any:
@@ -203,12 +185,3 @@ def _safetensors_of(data: bytes) -> dict[str, np.ndarray]:
             value = np.frombuffer(data[start + first : start + last], kinds[fact["dtype"]]).reshape(fact["shape"])
             found[name] = value.astype(np.float32) if value.dtype.kind == "f" else value
     return found
-
-
-FAMILIES = {
-    "weights": weights,
-    "safetensors": safetensors,
-    "records": records,
-    "caption_features": caption_features,
-    "clicks": clicks,
-}

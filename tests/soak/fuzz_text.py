@@ -15,9 +15,8 @@ from aia_jax.data.search.keywords import KeywordVocabulary
 from aia_jax.data.search.word_vectors import read_vectors
 from aia_jax.data.vocabulary import Vocabulary, encode_captions, read_captions
 from aia_jax.metrics.thresholds import load_thresholds
-from aia_jax.utils.errors import InputError
 from tests.soak import plain
-from tests.soak.mutation import damaged_json, damaged_lines
+from tests.soak.mutation import damaged_json, damaged_lines, write_damaged
 from tests.soak.plain import NOTHING
 
 _LABELS = ("sky", "water", "tree", "日本")
@@ -39,19 +38,18 @@ _COCO = {
 }
 
 
-def thresholds(rng: random.Random, folder: Path) -> str:
+def thresholds(rng: random.Random, folder: Path) -> None:
     """`thresholds.json`."""
     path = folder / "thresholds.json"
-    data = damaged_json({label: 0.25 * number for number, label in enumerate(_LABELS)}, rng)
-    path.write_bytes(data)
+    data = write_damaged(path, {label: 0.25 * number for number, label in enumerate(_LABELS)}, rng)
     document = plain.json_of(data)
     fits = isinstance(document, dict) and set(document) == set(_LABELS)
     good = fits and all(plain.is_number(value) and 0 <= value <= 1 for value in document.values())
     expected = [float(document[label]) for label in _LABELS] if good else NOTHING
-    return plain.compare(expected, lambda: load_thresholds(path, _LABELS).tolist(), path)
+    plain.compare(expected, lambda: load_thresholds(path, _LABELS).tolist(), path)
 
 
-def results(rng: random.Random, folder: Path) -> str:
+def results(rng: random.Random, folder: Path) -> None:
     """Results files below a folder. `aia results` shows the valid rows and lists the others."""
     data = damaged_json({"rows": [_ROW, {**_ROW, "name": "x", "published": "", "i2t_r1": 3}], "other": [1]}, rng)
     (folder / "metrics.json").write_bytes(data)
@@ -68,10 +66,11 @@ def results(rng: random.Random, folder: Path) -> str:
     table = json.loads((folder / "table.out").read_text(), parse_constant=_no_constant)
     shown = [*table["no_published_row"], *(row for result in table["results"] for row in result["measured"])]
     assert len(shown) == len(rows), (shown, rows)
-    return "refused" if problems else "accepted"
+    if problems:
+        raise plain.Refused
 
 
-def keywords(rng: random.Random, folder: Path) -> str:
+def keywords(rng: random.Random, folder: Path) -> None:
     """`aia keywords` on a folder of keyword files, one of them damaged."""
     source, output = folder / "keywords", folder / "out"
     source.mkdir()
@@ -87,22 +86,21 @@ def keywords(rng: random.Random, folder: Path) -> str:
     if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
         assert code == 2, code
         assert not list(output.glob("*"))
-        return "refused"
+        raise plain.Refused
     assert code == 0, code
     words = KeywordVocabulary.load(output / "keyword_vocabulary.json").words
     assert {"red", "boat", "boats", "sea"} <= set(words), words
     record = np.load(output / "keyword_record_all.npy", allow_pickle=False)
     assert [words[word] for image, word in record if image == 0] == ["red", "boat", "boats", "sea"]
     assert all(words[word] in " ".join(found).lower() for image, word in record if image == 1)
-    return "accepted"
 
 
-def lists(rng: random.Random, folder: Path) -> str:
+def lists(rng: random.Random, folder: Path) -> None:
     """COCO's dataset.json, a Clickture list, and a list of photos."""
-    return rng.choice((_coco, _clickture, _photo_list))(rng, folder)
+    rng.choice((_coco, _clickture, _photo_list))(rng, folder)
 
 
-def scan(rng: random.Random, folder: Path) -> str:
+def scan(rng: random.Random, folder: Path) -> None:
     """SCAN's vocabulary and captions, and the encoded captions."""
     words, lines = folder / "vocab.json", folder / "train_caps.txt"
     vocabulary_data, captions_data = json.dumps(_SCAN).encode(), "\n".join(_CAPTIONS).encode()
@@ -120,98 +118,68 @@ def scan(rng: random.Random, folder: Path) -> str:
     text = plain.text_of(captions_data)
     captions = NOTHING if text is NOTHING else [line.strip() for line in text.removesuffix("\n").split("\n")]
     captions = captions if captions is not NOTHING and all(captions) else NOTHING
-    outcome = plain.compare(ids if good else NOTHING, lambda: Vocabulary.load(words).ids, words)
-    if plain.compare(captions, lambda: list(read_captions(lines)), lines) == outcome == "accepted":
-        vocabulary = Vocabulary.load(words)
-        assert len(vocabulary.facts["sha256"]) == 64
-        try:
-            rows, lengths = encode_captions(captions, vocabulary)
-        except InputError:
-            return "refused"  # most words are unknown
-        assert 0 <= rows.min() <= rows.max() < len(vocabulary)
-        assert lengths.max() == rows.shape[1]
-        return "accepted"
-    return "refused"
+    plain.compare(ids if good else NOTHING, lambda: Vocabulary.load(words).ids, words)
+    plain.compare(captions, lambda: list(read_captions(lines)), lines)
+    vocabulary = Vocabulary.load(words)
+    assert len(vocabulary.facts["sha256"]) == 64
+    with plain.may_refuse():  # most words are unknown
+        rows, lengths = encode_captions(captions, vocabulary)
+    assert 0 <= rows.min() <= rows.max() < len(vocabulary)
+    assert lengths.max() == rows.shape[1]
 
 
-def vectors(rng: random.Random, folder: Path) -> str:
+def vectors(rng: random.Random, folder: Path) -> None:
     """Word vectors as text."""
     path = folder / "vectors.txt"
-    data = damaged_lines(_VECTORS, rng)
-    path.write_bytes(data)
+    data = write_damaged(path, _VECTORS, rng)
     vocabulary = Vocabulary(dict(_SCAN["word2idx"]))
-    try:
+    with plain.may_refuse(path, right=data.decode(errors="replace") != "\n".join([*_VECTORS, ""])):
         ids, rows = read_vectors(path, vocabulary, 4)
-    except InputError as error:
-        return plain.refused(error, path, right=data.decode(errors="replace") != "\n".join([*_VECTORS, ""]))
     assert (rows.shape, rows.dtype) == ((len(ids), 4), np.float32)
     assert np.isfinite(rows).all()
     lines = dict(line.rstrip().partition(" ")[::2] for line in re.split("\r\n|\r|\n", data.decode()))
     raw = np.array([[float(number) for number in lines[_WORDS[index]].split(" ")] for index in ids])
     scale = np.sqrt(np.square(raw).mean())
     np.testing.assert_allclose(rows * scale if scale else rows, raw, rtol=1e-4, atol=1e-6)
-    return "accepted"
 
 
-def _coco(rng: random.Random, folder: Path) -> str:
+def _coco(rng: random.Random, folder: Path) -> None:
     path = folder / "dataset.json"
-    data = damaged_json(_COCO, rng)
-    path.write_bytes(data)
+    data = write_damaged(path, _COCO, rng)
     document = plain.json_of(data)
-    try:
+    with plain.may_refuse(path, right=data != json.dumps(_COCO).encode()):
         splits = coco_splits(path, folder)
-    except InputError as error:
-        return plain.refused(error, path, right=data != json.dumps(_COCO).encode())
     for split in splits:
         images = [image for image in document["images"] if image["split"] == split.name]
         assert split.ids.tolist() == [image["imgid"] for image in images]
         for keyword_file, image in zip(split.paths(), images, strict=True):
             assert keyword_file.parent == folder / f"keyword_{split.name}"
             assert image["filename"].startswith(keyword_file.stem, image["filename"].rstrip("/").rfind("/") + 1)
-    return "accepted"
 
 
-def _clickture(rng: random.Random, folder: Path) -> str:
+def _clickture(rng: random.Random, folder: Path) -> None:
     path = folder / "dev.lst"
-    data = damaged_lines([f"part/{number}" for number in (5, 17, 0, 134217727)], rng)
-    path.write_bytes(data)
-    try:
+    data = write_damaged(path, [f"part/{number}" for number in (5, 17, 0, 134217727)], rng)
+    with plain.may_refuse(path):
         split = clickture_split(path, folder, "dev")
-    except InputError as error:
-        return plain.refused(error, path)
     lines = [line.strip().strip("/") for line in data.decode().removeprefix("\ufeff").rstrip().split("\n")]
     assert [name.rsplit("/")[-1] for name in lines] == [name.rsplit("/")[-1] for name in split.names]
     assert split.ids.tolist() == [int(name.rsplit("/")[-1]) for name in split.names]
     assert all(file.resolve().is_relative_to(folder) for file in split.paths())
-    return "accepted"
 
 
-def _photo_list(rng: random.Random, folder: Path) -> str:
+def _photo_list(rng: random.Random, folder: Path) -> None:
     photos, path = folder / "photos", folder / "names.txt"
     (photos / "sub").mkdir(parents=True)
     names = ["a.jpg", "sub/b.jpg", "日本.jpg"]
     for name in names:
         (photos / name).write_bytes(b"photo")
-    data = damaged_lines([*names, *rng.choices(("../names.txt", str(path), "sub"), k=rng.randrange(2))], rng)
-    path.write_bytes(data)
-    try:
+    data = write_damaged(path, [*names, *rng.choices(("../names.txt", str(path), "sub"), k=rng.randrange(2))], rng)
+    with plain.may_refuse(path):
         found = photo_names(photos, path)
-    except InputError as error:
-        return plain.refused(error, path)
     assert set(found) <= {*names, "./a.jpg"}, found
     assert [line.strip() for line in plain.text_of(data).rstrip().splitlines()] == list(found)
-    return "accepted"
 
 
 def _no_constant(name: str) -> None:
     raise AssertionError(f"{name} is not JSON")
-
-
-FAMILIES = {
-    "thresholds": thresholds,
-    "results": results,
-    "keywords": keywords,
-    "lists": lists,
-    "scan": scan,
-    "vectors": vectors,
-}

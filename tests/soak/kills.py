@@ -7,13 +7,11 @@ checkpoint is written, or while an epoch is evaluated. Weights, averages, optimi
 must be equal to the bit.
 """
 
-import argparse
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,21 +22,13 @@ from typing import Any
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPOSITORY)]
+
+from tests.soak.process import last_step, make_parser, start_training, write_report  # noqa: E402
+
 PHASES = ("save", "evaluation", "step", "preparation")
-EPOCHS, BATCH_SIZE, NUM_TRAIN = 4, 16, 200
-_STEPS_AN_EPOCH = NUM_TRAIN * 9 / 10 / BATCH_SIZE  # a tenth is the validation part
-_SETTINGS = {
-    "epochs": EPOCHS,
-    "batch_size": BATCH_SIZE,
-    "log_every": 1,
-    "data.image_size": 32,
-    "data.num_train": NUM_TRAIN,
-    "data.num_test": 40,
-    "model.hidden_size": 16,
-    "model.num_heads": 2,
-    "model.feedforward_size": 16,
-    "model.dropout": 0.1,
-}
+_STEPS_AN_EPOCH = 200 * 9 / 10 / 16  # a tenth is the validation part
+_SETTINGS = {"epochs": 4, "batch_size": 16, "data.num_train": 200, "data.num_test": 40, "model.dropout": 0.1}
 _TIMES = ("images_per_second", "input_wait")
 
 
@@ -48,19 +38,9 @@ class Run:
     def __init__(self, folder: Path):
         self.folder, self.workdir, self.cache = folder, folder / "run", folder / "cache"
 
-    def start(self) -> subprocess.Popen:
-        """Starts `train.py`, in a process group of its own."""
-        command = [sys.executable, str(REPOSITORY / "train.py"), f"--config={REPOSITORY}/configs/demo.py"]
-        command += [f"--workdir={self.workdir}", f"--config.data.cache_dir={self.cache}"]
-        command += [f"--config.{name}={value}" for name, value in _SETTINGS.items()]
-        environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(REPOSITORY)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "output.txt").open("a") as output:
-            return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
-
     def finish(self) -> None:
         """Runs to the end; raises AssertionError with the output if the run fails."""
-        code = self.start().wait()
+        code = start_training(self.folder, _SETTINGS).wait()
         assert code == 0, f"exit code {code}\n{(self.folder / 'output.txt').read_text()[-3000:]}"
 
     def kill(self, phase: str, rng: random.Random) -> str | None:
@@ -68,7 +48,7 @@ class Run:
         if phase == "preparation":
             shutil.rmtree(self.cache, ignore_errors=True)
         reached, delay = self._reached(phase, rng), rng.uniform(0, 0.03)
-        process = self.start()
+        process = start_training(self.folder, _SETTINGS)
         while not reached():
             if process.poll() is not None:
                 assert process.returncode == 0, (self.folder / "output.txt").read_text()[-3000:]
@@ -83,16 +63,10 @@ class Run:
             return lambda: any(self.cache.rglob(".*~*~*~*"))
         if phase == "save":
             return lambda: any((self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
-        before = self._last_step()
+        before = last_step(self.folder)
         end = int((int(before / _STEPS_AN_EPOCH + 0.1) + 1) * _STEPS_AN_EPOCH)
         wanted = end if phase == "evaluation" else rng.randint(before + 1, max(end - 1, before + 1))
-        return lambda: self._last_step() >= wanted
-
-    def _last_step(self) -> int:
-        try:
-            return int(json.loads((self.workdir / "metrics.jsonl").read_text().splitlines()[-1])["step"])
-        except (OSError, IndexError, ValueError):
-            return 0
+        return lambda: last_step(self.folder) >= wanted
 
     def result(self) -> dict[str, Any]:
         """Returns the records, infos, arrays and final metrics of the run."""
@@ -101,16 +75,11 @@ class Run:
         records = [json.loads(line) for line in (self.workdir / "metrics.jsonl").read_text().splitlines()]
         with Checkpointer(self.workdir) as checkpointer:
             facts = {step: checkpointer.info(step) for step in checkpointer.steps()}
-        folders = {step: self.workdir / "checkpoints" / str(step) for step in facts}
-        arrays = {
-            f"{step}/{name}": _arrays(folder / name)
-            for step, folder in folders.items()
-            for name in ("weights", "progress")
-        }
+        items = [f"{step}/{name}" for step in facts for name in ("weights", "progress")]
         return {
             "records": [{name: value for name, value in line.items() if name not in _TIMES} for line in records],
             "facts": facts,
-            "arrays": arrays,
+            "arrays": {item: _arrays(self.workdir / "checkpoints" / item) for item in items},
             "metrics": json.loads((self.workdir / "evaluation" / "metrics.json").read_text()),
         }
 
@@ -133,10 +102,7 @@ def differences(expected: Any, actual: Any, path: str = "") -> list[str]:
             return [f"{path}: {sorted(map(str, expected))} and {sorted(map(str, actual))}"]
         return [line for name in expected for line in differences(expected[name], actual[name], f"{path}/{name}")]
     if isinstance(expected, list | tuple) and isinstance(actual, list | tuple):
-        if len(expected) != len(actual):
-            return [f"{path}: {len(expected)} and {len(actual)} entries"]
-        pairs = enumerate(zip(expected, actual, strict=True))
-        return [line for number, (a, b) in pairs for line in differences(a, b, f"{path}/{number}")]
+        return differences(dict(enumerate(expected)), dict(enumerate(actual)), path)
     if hasattr(expected, "dtype"):
         same = np.asarray(expected).tobytes() == np.asarray(actual).tobytes()
     else:
@@ -167,20 +133,15 @@ def soak(folder: Path, kills: int, seed: int) -> dict[str, Any]:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="the report, as JSON")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         report = soak(Path(folder), given.kills, given.seed)
-    text = json.dumps({"seed": given.seed, **report}, indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    write_report({"seed": given.seed, **report}, given.output)
     return 1 if report["differences"] else 0
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(REPOSITORY))
     sys.exit(main())

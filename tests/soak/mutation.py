@@ -1,10 +1,10 @@
 """Damages bytes, text, JSON and arrays: truncated, joined, overwritten or malicious files."""
 
 import copy
+import functools
 import io
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def damaged_json(value: Any, rng: random.Random) -> bytes:
         tree = _replaced(tree, rng)
     text = json.dumps(tree)
     if rng.random() < 0.1:  # a repeated field
-        text = text.replace("{", f"{{{json.dumps(rng.choice(_names(tree) or ['x']))}: {json.dumps(_odd(rng))}, ", 1)
+        name = rng.choice((list(tree) if isinstance(tree, dict) else []) or ["x"])
+        text = text.replace("{", f"{{{json.dumps(name)}: {json.dumps(_odd(rng))}, ", 1)
     content = text.encode()
     return damaged(content, rng) if rng.random() < 0.1 else content
 
@@ -62,6 +63,14 @@ def damaged_lines(lines: list[str], rng: random.Random) -> bytes:
             chosen.insert(place, rng.choice(TOKENS).decode(errors="replace"))
     data = ("\n".join(chosen) + "\n").encode()
     return damaged(data, rng) if rng.random() < 0.5 else data
+
+
+def write_damaged(path: Path, content: Any, rng: random.Random) -> bytes:
+    """Writes damaged bytes, lines (a list) or JSON (a dict) to `path`, and returns them."""
+    damage = damaged if isinstance(content, bytes) else damaged_lines if isinstance(content, list) else damaged_json
+    data = damage(content, rng)
+    path.write_bytes(data)
+    return data
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -112,23 +121,13 @@ def _flip(content: bytearray, rng: random.Random) -> None:
             content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
 
 
-def _overwrite(content: bytearray, rng: random.Random) -> None:
-    start, length = _stretch(content, rng)
-    content[start : start + length] = rng.randbytes(length)
-
-
 def _cut(content: bytearray, rng: random.Random) -> None:
     del content[rng.randrange(len(content) + 1) :]
 
 
-def _remove(content: bytearray, rng: random.Random) -> None:
+def _replace(content: bytearray, rng: random.Random, *, remove: bool = True, insert: bool = True) -> None:
     start, length = _stretch(content, rng)
-    del content[start : start + length]
-
-
-def _insert(content: bytearray, rng: random.Random) -> None:
-    start, length = _stretch(content, rng)
-    content[start:start] = rng.randbytes(length)
+    content[start : start + length * remove] = rng.randbytes(length) if insert else b""
 
 
 def _repeat(content: bytearray, rng: random.Random) -> None:
@@ -154,9 +153,8 @@ def _stretch(content: bytearray, rng: random.Random) -> tuple[int, int]:
     return rng.randrange(len(content) + 1), min(int(rng.expovariate(1 / 12)) + 1, 200)
 
 
-_MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
-    *(_flip, _flip, _overwrite, _cut, _remove, _insert, _repeat, _write_token, _write_number),
-)
+_remove, _insert = functools.partial(_replace, insert=False), functools.partial(_replace, remove=False)
+_MUTATIONS = (_flip, _flip, _replace, _cut, _remove, _insert, _repeat, _write_token, _write_number)
 
 
 def _replaced(value: Any, rng: random.Random) -> Any:
@@ -178,7 +176,3 @@ def _replaced(value: Any, rng: random.Random) -> Any:
 
 def _odd(rng: random.Random) -> Any:
     return copy.deepcopy(rng.choice(_VALUES))
-
-
-def _names(tree: Any) -> list[str]:
-    return list(tree) if isinstance(tree, dict) else []

@@ -1,9 +1,10 @@
 """Simple, independent readers of files, to compare the product with."""
 
+import contextlib
 import json
-import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,30 @@ from aia_jax.utils.errors import InputError
 NOTHING = object()  # the content of a file that must be refused
 
 
-def refused(error: InputError, names: object = "", *, right: bool = True) -> str:
-    """The outcome of a refusal. It must mention `names`, and be `right`."""
-    if not right or str(names) not in str(error):
-        raise AssertionError(f"refused, not naming {names}: {error}" if right else f"wrongly refused: {error}")
-    return "refused"
+class Refused(Exception):
+    """The product refused a case as it should."""
 
 
-def compare(expected: Any, read: Callable[[], Any], path: Path) -> str:
-    """The outcome of `read`. It must refuse and name `path` if NOTHING is expected, else return `expected`."""
+@contextlib.contextmanager
+def may_refuse(*names: object, right: bool = True) -> Iterator[None]:
+    """Turns an InputError into `Refused`. It must mention one of `names`, and be `right`."""
     try:
-        found = read()
+        yield
     except InputError as error:
-        return refused(error, path, right=expected is NOTHING)
+        named = str(error) != "" and (not names or any(str(name) in str(error) for name in names))
+        if not right or not named:
+            raise AssertionError(
+                f"refused, not naming {names}: {error}" if right else f"wrongly refused: {error}"
+            ) from error
+        raise Refused from error
+
+
+def compare(expected: Any, read: Callable[[], Any], path: Path) -> None:
+    """Checks `read`. It must refuse and name `path` if NOTHING is expected, else return `expected`."""
+    with may_refuse(path, right=expected is NOTHING):
+        found = read()
     assert expected is not NOTHING, f"accepted: {found!r:.500}"
     assert found == expected, (found, expected)
-    return "accepted"
 
 
 def text_of(data: bytes) -> Any:
@@ -58,23 +67,13 @@ def json_of(data: bytes) -> Any:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
-    if type(value) not in (int, float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def is_label(value: Any) -> bool:
     """Whether a value is a line of text without blanks around it."""
-    return (
-        isinstance(value, str)
-        and value != ""
-        and value.strip() == value
-        and len(value.splitlines()) == 1
-        and not re.search("[\ud800-\udfff]", value)
-    )
+    is_line = isinstance(value, str) and value.splitlines() == [value] == [value.strip()]
+    return is_line and not re.search("[\ud800-\udfff]", value)
 
 
 def photo_of(name: Any) -> Any:
