@@ -73,6 +73,7 @@ def config_of(folder, **overrides):
     fields = {
         "epochs": 3,
         "batch_size": 8,
+        "data.feature_dtype": "float32",  # evaluation then gives the scores of the whole network to 1e-5
         "data.num_workers": 0,
         "data.flips": "none",
         "model.freeze_backbone": True,
