@@ -1,7 +1,6 @@
 """`aia prepare` on small data sets of the same form as the public ones, from a server on this machine."""
 
 import dataclasses
-import errno
 import json
 import os
 import shutil
@@ -82,24 +81,28 @@ def server(tmp_path, monkeypatch, photos):
 
 @pytest.fixture
 def kaggle(monkeypatch, photos):
-    """A module with the function of kagglehub that unpacks into the cache, as in tests/data/public/test_kaggle.py."""
+    """A module with the function of kagglehub that unpacks into the cache; the real one: tests/data/public."""
     fake = types.ModuleType("kagglehub")
     fake.files = {f"Corel-5k/images/{name}": content for name, content in photos.items()} | {
         "Corel-5k/images/99.jpg": b"?", "Corel-5k/train.json": b"other", "thumbnails/1.jpg": b"?",
     }  # fmt: skip
-    fake.calls = []
+    fake.calls, fake.folder = [], None
 
     def dataset_download(handle, path=None, *, force_download=False, output_dir=None):
         fake.calls.append(handle)
         folder = fake.folder or Path(os.environ["KAGGLEHUB_CACHE"], "datasets", handle, "versions", "1")
-        for name, content in fake.files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-        return str(folder)
+        return str(write_files(folder, fake.files))
 
-    fake.folder, fake.dataset_download = None, dataset_download
+    fake.dataset_download = dataset_download
     monkeypatch.setitem(sys.modules, "kagglehub", fake)
     return fake
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def images(folder: str) -> set[str]:
@@ -126,35 +129,18 @@ def test_corel5k(server, kaggle, capsys):
     assert len(server.ranges) == 2
 
 
-def test_corel5k_through_the_real_kagglehub(server, photos, monkeypatch):
-    kaggle_env = pytest.importorskip("kagglesdk.kaggle_env", reason="kagglehub is not installed")
-    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, server.url("").rstrip("/"))
-    files = {f"Corel-5k/images/{name}": content for name, content in photos.items()}
-    server.files["kaggle.zip"] = Served(write_zip(Path("made.zip"), files).read_bytes())
-    assert main(["prepare", "corel5k"]) == 0
-    assert images("Corel-5k") == set(photos)
-
-
 def test_only_missing_and_unreadable_photos_are_replaced(server, kaggle, photos, capsys):
-    folder = Path("datasets/Corel-5k/images")
-    folder.mkdir(parents=True)
-    other = make_photo(folder / "3.jpg", 77).read_bytes()
-    (folder / "4.jpg").write_bytes(b"<html>")
-    (folder / "5.jpg").write_bytes(b"")
-    Path("datasets/Corel-5k/test.json").write_bytes(annotations("test"))
-    assert main(["prepare", "corel5k"]) == 0
-    assert (folder / "3.jpg").read_bytes() == other
-    assert (folder / "4.jpg").read_bytes() == photos["4.jpg"]
-    out = capsys.readouterr().out
+    other = make_photo(Path("datasets/Corel-5k/images/3.jpg"), 77).read_bytes()
+    folder = write_files(Path("datasets/Corel-5k/images"), {"4.jpg": b"<html>", "5.jpg": b""})
+    write_files(folder.parent, {"test.json": annotations("test")})
+    del kaggle.files["Corel-5k/images/8.jpg"]
+    assert main(["prepare", "corel5k"]) == 2
+    out, error = capsys.readouterr()
     assert "2 photos cannot be opened:\n    datasets/Corel-5k/images/4.jpg: not an image of a known format" in out
     assert "images/5.jpg: the file is empty" in out
-
-
-def test_a_photo_that_kaggle_lacks_is_reported(server, kaggle, capsys):
-    del kaggle.files["Corel-5k/images/8.jpg"]
-    assert "images/                                  1 photos: 8.jpg; https://www.kaggle.com" in failing(
-        capsys, "corel5k"
-    )
+    assert "images/                                  1 photos: 8.jpg; https://www.kaggle.com" in error
+    assert (folder / "3.jpg").read_bytes() == other
+    assert all((folder / name).read_bytes() == photos[name] for name in ("4.jpg", "5.jpg", "9.jpg"))
 
 
 def test_where_kaggle_has_the_files_at_hand_they_are_linked(server, kaggle, tmp_path):
@@ -193,31 +179,24 @@ def test_vg500(server, photos, capsys):
     assert len(server.ranges) == asked
 
 
-def test_ssgrls_files_of_a_user_are_used(server):
-    for name, content in SSGRL.items():
-        path = Path("datasets/VG-500/data/VG", Path(name).name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        server.files[name].statuses = [404] * 9
+def test_files_of_a_user_are_used_and_stay_where_they_are(server, photos):
+    write_files(Path("datasets/VG-500/data/VG"), {Path(name).name: content for name, content in SSGRL.items()})
+    distributed = {f"VG_100K{'_2' * (int(name[0]) % 2)}/{name}": content for name, content in photos.items()}
+    write_files(Path("datasets/VG-500"), distributed)
     assert main(["prepare", "vg500"]) == 0
     assert read_annotations("datasets", "vg500", "train").image_names == tuple(f"{n}.jpg" for n in range(1, 7))
-
-
-def test_visual_genome_as_it_is_distributed_stays_as_it_is(server, photos):
-    for name, content in photos.items():
-        path = Path("datasets/VG-500", "VG_100K_2" if int(name[0]) % 2 else "VG_100K", name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    assert main(["prepare", "vg500"]) == 0
     assert not Path("datasets/VG-500/images").exists()
-    assert len(server.ranges) == len(SSGRL)
+    assert server.ranges == []
 
 
-def test_an_archive_of_a_user_is_used(server):
-    archive = Path("datasets/VG-500/downloads/images.zip")
-    archive.parent.mkdir(parents=True)
-    archive.write_bytes(server.files.pop("downloads/images.zip").content)
+def test_an_archive_of_a_user_is_used_and_a_changed_one_refused(server, capsys):
+    folder = Path("datasets/VG-500/downloads")
+    write_files(folder, {"images.zip": server.files.pop("downloads/images.zip").content})
     assert main(["prepare", "vg500"]) == 0
+    Path("datasets/VG-500/images/1.jpg").unlink()
+    with (folder / "images2.zip").open("ab") as archive:
+        archive.write(b"?")
+    assert "downloads/images2.zip has changed since it was downloaded" in failing(capsys, "vg500")
 
 
 def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, capsys):
@@ -241,14 +220,6 @@ def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, ca
     assert set(again) == set(photos) - set(written)
 
 
-def test_an_archive_that_changed_since_its_download_is_not_unpacked(server, capsys):
-    assert main(["prepare", "vg500"]) == 0
-    Path("datasets/VG-500/images/2.jpg").unlink()
-    archive = Path("datasets/VG-500/downloads/images.zip")
-    archive.write_bytes(archive.read_bytes() + b"?")
-    assert "downloads/images.zip has changed since it was downloaded" in failing(capsys, "vg500")
-
-
 def test_no_network(server, capsys):
     server.server_close()
     message = failing(capsys, "vg500", "--root=elsewhere")
@@ -266,13 +237,6 @@ def test_check_writes_nothing(server, kaggle, capsys, tmp_path):
     assert not server.ranges
 
 
-def spoil(split: str, change) -> None:
-    path = Path(f"datasets/Corel-5k/{split}.json")
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
-
-
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -286,16 +250,16 @@ def spoil(split: str, change) -> None:
     ],
 )
 def test_annotations_that_are_not_as_published(server, kaggle, capsys, change, text):
-    assert main(["prepare", "corel5k"]) == 0
-    spoil("test", change)
-    capsys.readouterr()
-    before = Path("datasets/Corel-5k/test.json").read_bytes()
-    for argv in (["prepare", "corel5k", "--check"], ["prepare", "corel5k"]):
-        assert main(argv) == 2
+    document = json.loads(annotations("test"))
+    change(document)
+    content = json.dumps(document).encode()
+    write_files(Path("datasets/Corel-5k"), {"train.json": annotations("train"), "test.json": content})
+    for flags in (["--check"], []):
+        assert main(["prepare", "corel5k", *flags]) == 2
         captured = capsys.readouterr()
         assert text in captured.out
         assert "datasets/Corel-5k is not complete, or not as published; see above" in captured.err
-    assert Path("datasets/Corel-5k/test.json").read_bytes() == before  # a user's file
+    assert Path("datasets/Corel-5k/test.json").read_bytes() == content  # a user's file
 
 
 def test_the_resized_copy_is_the_one_that_training_takes(server, kaggle, tmp_path, monkeypatch, capsys):
@@ -308,11 +272,6 @@ def test_the_resized_copy_is_the_one_that_training_takes(server, kaggle, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("images.npy")} == copies
 
 
-def test_a_truncated_photo_shows_when_it_is_resized(server, kaggle, photos, capsys):
-    kaggle.files["Corel-5k/images/1.jpg"] = photos["1.jpg"][:-100]
-    assert "1.jpg: " in failing(capsys, "corel5k", "--image_size=16")
-
-
 def test_a_disk_without_room_for_archives_and_photos(server, capsys, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4000))
@@ -321,57 +280,37 @@ def test_a_disk_without_room_for_archives_and_photos(server, capsys, monkeypatch
     assert len(server.ranges) == len(SSGRL)
 
 
-def test_a_root_that_cannot_be_written(server, capsys, monkeypatch):
-    def refuse(self, *args, **kwargs):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    message = failing(capsys, "vg500")
-    assert "downloads cannot be written: Read-only file system; --root names another place" in message
-
-
-def test_a_root_that_is_a_file(server, capsys):
-    Path("file").write_text("")
-    assert "cannot be written: Not a directory" in failing(capsys, "corel5k", "--root=file")
-
-
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
         (["mnist"], "invalid choice: 'mnist'"),
         (["corel5k", "--check", "--image_size=16"], "give one of them"),
         (["corel5k", "--image_size=0"], "must be at least 1"),
+        (["corel5k", "--root=file"], "cannot be written: Not a directory; --root names another place"),
     ],
 )
-def test_bad_flags(argv, text, capsys):
-    assert main(["prepare", *argv]) == 2
-    assert text in capsys.readouterr().err
-
-
-def test_the_real_corel5k(corel5k_root, capsys):
-    assert main(["prepare", "corel5k", "--root", str(corel5k_root), "--check"]) == 0
-    out = capsys.readouterr().out
-    assert "train   4,500 images, 260 labels, 3.38 per image" in out
-    assert "test      499 images, 260 labels, 3.52 per image" in out
-    assert "photos  4,999 of 4,999" in out
+def test_bad_flags(server, argv, text, capsys):
+    Path("file").write_text("")
+    assert text in failing(capsys, *argv)
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "code", "texts"),
     [
-        ("espgame", "20,770 photos are missing: 15001.jpg"),
-        ("iaprtc12", "19,627 photos are missing: 25.jpg"),
-        ("vg500", "10,000 photos are missing: 2328403.jpg"),
+        ("corel5k", 0, ["train   4,500 images, 260 labels, 3.38 per image", "photos  4,999 of 4,999"]),
+        ("espgame", 2, ["20,770 photos are missing: 15001.jpg"]),
+        ("iaprtc12", 2, ["19,627 photos are missing: 25.jpg"]),
+        ("vg500", 2, ["10,000 photos are missing: 2328403.jpg"]),
     ],
 )
-def test_the_real_annotations_without_photos(name, text, capsys):
+def test_the_real_data_sets(name, code, texts, capsys):
     if not (SHARED_DATASETS / FOLDERS[name] / "test.json").is_file():
         pytest.skip(f"the annotations of {FOLDERS[name]} are not on this machine")
-    assert main(["prepare", name, "--root", str(SHARED_DATASETS), "--check"]) == 2
+    assert main(["prepare", name, "--root", str(SHARED_DATASETS), "--check"]) == code
     captured = capsys.readouterr()
-    assert text in captured.out
+    assert all(text in captured.out for text in texts)
     assert "published are" not in captured.out
-    assert "put there by hand" in captured.err
+    assert ("put there by hand" in captured.err) == (code == 2)
 
 
 def test_the_ids_in_git_are_those_of_the_real_files():
