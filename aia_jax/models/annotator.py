@@ -8,7 +8,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.attention_pooling import HEAD_FIELDS, AttentionPooling
 from aia_jax.models.backbones import build_backbone, dtypes, known_name
 from aia_jax.models.efficientnet_lite import EfficientNetLite
 from aia_jax.models.layers.common import Frozen, dropout, dropout_key, uniform
@@ -21,14 +21,7 @@ class ClassifierHead(nnx.Module):
     """Global average pooling, dropout and a linear layer (Salar & Ahmadi 2023)."""
 
     def __init__(
-        self,
-        num_labels: int,
-        num_features: int,
-        *,
-        dropout: float = 0.3,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        self, num_labels: int, num_features: int, *, dropout: float = 0.3, dtype: DTypeLike = jnp.float32, **options
     ):
         self.dropout = dropout
         self.linear = nnx.Linear(
@@ -37,9 +30,8 @@ class ClassifierHead(nnx.Module):
             kernel_init=initializers.normal(0.01),
             bias_init=uniform(num_features**-0.5),
             dtype=dtype,
-            param_dtype=param_dtype,
             preferred_element_type=jnp.float32,
-            rngs=rngs,
+            **options,
         )
 
     def __call__(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
@@ -98,8 +90,7 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
 
     Args:
         config: the fields of `build_backbone`, and `freeze_backbone`, `head` ("attention" or "gap"), `dropout`; for
-            the attention head also `hidden_size, num_heads, num_layers, feedforward_size, activation, norm_first,
-            self_attention, keep_query_position` (see `AttentionPooling`).
+            the attention head also the other `HEAD_FIELDS`.
         num_labels: number of labels to score.
         rngs: source of the initial weights (stream `params`).
 
@@ -115,15 +106,7 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
     pooling = AttentionPooling(
         num_labels,
         backbone.num_features,
-        hidden_size=config.hidden_size,
-        num_heads=config.num_heads,
-        num_layers=config.num_layers,
-        feedforward_size=config.feedforward_size,
-        dropout=config.dropout,
-        activation=config.activation,
-        norm_first=config.norm_first,
-        self_attention=config.self_attention,
-        keep_query_position=config.keep_query_position,
+        **{name: config[name] for name in HEAD_FIELDS},
         **options,
     )
     return Annotator(backbone, pooling, freeze_backbone=config.freeze_backbone)

@@ -13,7 +13,11 @@ from jax.typing import DTypeLike
 from aia_jax.models.layers.common import Frozen, dropout, dropout_key, relu, split_key, torch_linear, uniform
 from aia_jax.utils.errors import InputError
 
-_Keys = list[Array | None]  # for two dropouts: of the weights or the hidden layer, and of the output
+# The fields of `config.model` that are arguments of `AttentionPooling`.
+HEAD_FIELDS = (
+    *("hidden_size", "num_heads", "num_layers", "feedforward_size", "dropout", "activation", "norm_first"),
+    *("self_attention", "keep_query_position"),
+)
 ACTIVATIONS = {"relu": relu, "gelu": partial(jax.nn.gelu, approximate=False)}
 
 
@@ -28,22 +32,13 @@ class LayerNorm(nnx.LayerNorm):
 class MultiHeadAttention(nnx.Module):
     """Scaled dot-product attention with several heads (Vaswani et al., arXiv 1706.03762); softmax in float32."""
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        *,
-        dropout: float,
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, hidden_size: int, num_heads: int, *, dropout: float, dtype: DTypeLike, **options):
         if hidden_size % num_heads:
             raise InputError(f"hidden_size {hidden_size} is no multiple of num_heads {num_heads}")
         self.num_heads = num_heads
         self.dropout = dropout
         self.dtype = dtype
-        linear = partial(nnx.Linear, hidden_size, hidden_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        linear = partial(nnx.Linear, hidden_size, hidden_size, dtype=dtype, **options)
         # Xavier bound of one [3 * hidden, hidden] matrix: PyTorch packs query, key and value.
         packed = uniform(math.sqrt(6 / (4 * hidden_size)))
         self.query = linear(kernel_init=packed)
@@ -88,11 +83,8 @@ class DecoderLayer(nnx.Module):
         activation: str,
         norm_first: bool,
         self_attention: bool,
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        **options,
     ):
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         attention = partial(MultiHeadAttention, hidden_size, num_heads, dropout=dropout, **options)
         self.dropout = dropout
         self.activation = activation
@@ -118,36 +110,27 @@ class DecoderLayer(nnx.Module):
         Returns:
             Queries `[B, C, D]` and attention maps `[B, C, P]`.
         """
+
+        def queries(y: Array) -> Array:
+            return y if position is None else y + position
+
+        def before(norm: LayerNorm, y: Array) -> Array:
+            return norm(y) if self.norm_first else y
+
+        def add(norm: LayerNorm, x: Array, y: Array, key: Array | None) -> Array:
+            x = x + dropout(y, self.dropout, key)
+            return x if self.norm_first else norm(x)
+
         keys = split_key(key, 6)
-        key_self, key_cross, key_feedforward = keys[:2], keys[2:4], keys[4:]
-        if self.norm_first:
-            if self.self_attention is not None:
-                x = x + self._attend_to_queries(self.norm1(x), position, key_self)
-            pooled, attention = self._attend_to_image(self.norm2(x), positions, position, key_cross)
-            x = x + pooled
-            return x + self._feed_forward(self.norm3(x), key_feedforward), attention
         if self.self_attention is not None:
-            x = self.norm1(x + self._attend_to_queries(x, position, key_self))
-        pooled, attention = self._attend_to_image(x, positions, position, key_cross)
-        x = self.norm2(x + pooled)
-        return self.norm3(x + self._feed_forward(x, key_feedforward)), attention
-
-    def _attend_to_queries(self, x: Array, position: Array | None, keys: _Keys) -> Array:
-        key_weights, key_output = keys
-        query = x if position is None else x + position
-        mixed, _ = self.self_attention(query, query, x, key=key_weights)
-        return dropout(mixed, self.dropout, key_output)
-
-    def _attend_to_image(self, x: Array, positions: Array, position: Array | None, keys: _Keys) -> tuple[Array, Array]:
-        key_weights, key_output = keys
-        query = x if position is None else x + position
-        pooled, attention = self.cross_attention(query, positions, positions, key=key_weights)
-        return dropout(pooled, self.dropout, key_output), attention
-
-    def _feed_forward(self, x: Array, keys: _Keys) -> Array:
-        key_hidden, key_output = keys
-        hidden = dropout(ACTIVATIONS[self.activation](self.linear1(x)), self.dropout, key_hidden)
-        return dropout(self.linear2(hidden), self.dropout, key_output)
+            y = before(self.norm1, x)
+            mixed, _ = self.self_attention(queries(y), queries(y), y, key=keys[0])
+            x = add(self.norm1, x, mixed, keys[1])
+        y = before(self.norm2, x)
+        pooled, attention = self.cross_attention(queries(y), positions, positions, key=keys[2])
+        x = add(self.norm2, x, pooled, keys[3])
+        hidden = ACTIVATIONS[self.activation](self.linear1(before(self.norm3, x)))
+        return add(self.norm3, x, self.linear2(dropout(hidden, self.dropout, keys[4])), keys[5]), attention
 
 
 class AttentionPooling(nnx.Module):

@@ -114,38 +114,24 @@ class SameConv(nnx.Module):
         kernel = (self.kernel[...] if kernel is None else kernel).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.depthwise:
-            return depthwise_conv(x, kernel, self.stride, self.nominal)
+            # XLA's grouped convolution is slow on CPUs only.
+            shifted = partial(shifted_depthwise_conv, stride=self.stride, nominal=self.nominal)
+            grouped = partial(_same_conv, stride=self.stride, nominal=self.nominal, groups=x.shape[-1])
+            return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
         if kernel.shape[:2] == (1, 1) and self.stride == 1:
             # On CPUs XLA multiplies matrices faster than it computes 1x1 convolutions.
             return x @ kernel[0, 0]
         return _same_conv(x, kernel, self.stride, self.nominal)
 
 
-def depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
-    """Convolves each channel with its own filter and 'same' padding.
+def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
+    """Convolves each channel with its own filter, as a float32 sum of shifted products, which XLA fuses into one loop.
 
     Args:
         x: `[B, H, W, C]`.
         kernel: `[k, k, 1, C]`.
-        stride: stride of both axes.
-        nominal: see `SameConv`.
-
-    Returns:
-        `[B, h, w, C]`; without `nominal` `[B, ceil(H / stride), ceil(W / stride), C]`.
+        stride, nominal: see `SameConv`.
     """
-
-    def shifted(x: Array, kernel: Array) -> Array:
-        return shifted_depthwise_conv(x, kernel, stride, nominal)
-
-    def grouped(x: Array, kernel: Array) -> Array:
-        return _same_conv(x, kernel, stride, nominal, groups=x.shape[-1])
-
-    # XLA's grouped convolution is slow on CPUs only.
-    return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
-
-
-def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
-    """Computes `depthwise_conv` as a float32 sum of shifted products, which XLA fuses into one loop."""
     size = kernel.shape[0]
     (height, pad_height), (width, pad_width) = (_same_padding(side, size, stride, nominal) for side in x.shape[1:3])
     padded = jnp.pad(x, ((0, 0), pad_height, pad_width, (0, 0)))
@@ -249,22 +235,14 @@ class EfficientNetLite(nnx.Module):
     num_features = HEAD_FEATURES
     stride = 32
 
-    def __init__(
-        self,
-        variant: str | Variant,
-        *,
-        native_padding: bool = True,
-        remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, variant: str | Variant, *, native_padding: bool = True, remat: bool = False, **options):
         """Builds a variant, given by its name in `VARIANTS` or as a `Variant`.
 
         Args:
             native_padding: pad images of any size like images of the variant's resolution, as
                 efficientnet_lite_pytorch does; False: pad for the size of each image, as TensorFlow and timm do.
             remat: see `run_blocks`.
+            options: `dtype`, `param_dtype` and `rngs`, as for `nnx.Linear`.
 
         Raises:
             InputError: no such variant.
@@ -273,15 +251,20 @@ class EfficientNetLite(nnx.Module):
             if variant not in VARIANTS:
                 raise InputError(f"unknown EfficientNet-Lite variant {variant!r}; known: {', '.join(VARIANTS)}")
             variant = VARIANTS[variant]
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.remat = remat
         nominal = variant.resolution if native_padding else None
         self.stem = SameConvNorm(3, STEM_FEATURES, 3, stride=2, nominal=nominal, **options)
         self.stages = nnx.List([])
-        features, nominal = STEM_FEATURES, _halved(nominal, 2)
-        for index in range(len(STAGES)):
-            stage, features, nominal = _stage(variant, index, features, nominal, options)
-            self.stages.append(stage)
+        features, nominal = STEM_FEATURES, _divided(nominal, 2)
+        for index, stage in enumerate(STAGES):
+            depth = variant.depth if 0 < index < len(STAGES) - 1 else 1
+            out_features = _round_features(stage.features * variant.width)
+            blocks = nnx.List([])
+            for stride in (stage.stride, *[1] * (math.ceil(stage.blocks * depth) - 1)):
+                shape = {"kernel_size": stage.kernel_size, "stride": stride, "expand_ratio": stage.expand_ratio}
+                blocks.append(MBConv(features, out_features, **shape, nominal=nominal, **options))
+                features, nominal = out_features, _divided(nominal, stride)
+            self.stages.append(blocks)
         self.head = SameConvNorm(features, HEAD_FEATURES, 1, **options)
 
     def __call__(self, images: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
@@ -316,24 +299,8 @@ class EfficientNetLite(nnx.Module):
         yield "features", lambda x: jax.nn.relu6(self.head(x, train=train))
 
 
-def _halved(nominal: int | None, stride: int) -> int | None:
+def _divided(nominal: int | None, stride: int) -> int | None:
     return nominal and -(-nominal // stride)
-
-
-def _stage(
-    variant: Variant, index: int, features: int, nominal: int | None, options: dict
-) -> tuple[nnx.List, int, int | None]:
-    """Builds the blocks of a stage; returns them, their output channels and the nominal side of the next stage."""
-    row = STAGES[index]
-    is_scaled = 0 < index < len(STAGES) - 1
-    out_features = _round_features(row.features * variant.width)
-    blocks = nnx.List([])
-    for position in range(math.ceil(row.blocks * variant.depth) if is_scaled else row.blocks):
-        stride = row.stride if position == 0 else 1
-        shape = {"kernel_size": row.kernel_size, "stride": stride, "expand_ratio": row.expand_ratio}
-        blocks.append(MBConv(features, out_features, **shape, nominal=nominal, **options))
-        features, nominal = out_features, _halved(nominal, stride)
-    return blocks, features, nominal
 
 
 def _round_features(features: float) -> int:

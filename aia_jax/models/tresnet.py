@@ -148,8 +148,7 @@ class TResNet(nnx.Module):
         input_statistics: bool = False,
         remat: bool = False,
         dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options,
     ):
         """Builds a variant, given by its name in `VARIANTS` or as a `Variant`.
 
@@ -157,6 +156,7 @@ class TResNet(nnx.Module):
             input_statistics: in training, compute the batch statistics after widening 1x1 convolutions from the inputs
                 of these convolutions; see `aia_jax.models.layers.input_statistics`.
             remat: see `run_blocks`.
+            options: `param_dtype` and `rngs`, as for `nnx.Linear`.
 
         Raises:
             InputError: unknown variant.
@@ -165,7 +165,7 @@ class TResNet(nnx.Module):
             if variant not in VARIANTS:
                 raise InputError(f"unknown TResNet variant {variant!r}; known: {', '.join(VARIANTS)}")
             variant = VARIANTS[variant]
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options |= {"dtype": dtype}
         self.dtype = dtype
         self.remat = remat
         self.stem_slope = variant.stem_slope
@@ -173,9 +173,16 @@ class TResNet(nnx.Module):
         self.conv1 = ConvNorm(48, variant.width, 3, **options)
         self.stages = nnx.List([])
         features = variant.width
-        for index in range(len(variant.blocks)):
-            stage, features = _stage(variant, index, features, options | {"input_statistics": input_statistics})
-            self.stages.append(stage)
+        for index, count in enumerate(variant.blocks):
+            block_class = BasicBlock if index < variant.basic_stages else Bottleneck
+            planes = variant.width * 2**index
+            shape = {"slope": variant.block_slope, "use_se": index < variant.se_stages}
+            shape["input_statistics"] = input_statistics
+            blocks = nnx.List([])
+            for stride in (1 if index == 0 else 2, *[1] * (count - 1)):
+                blocks.append(block_class(features, planes, stride=stride, **shape, **options))
+                features = planes * block_class.expansion
+            self.stages.append(blocks)
         self.num_features = features
 
     def __call__(self, images: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
@@ -215,16 +222,3 @@ class TResNet(nnx.Module):
         for name, side in zip(("height", "width"), shape[1:3], strict=True):
             if side % 4 or side < smallest:
                 raise InputError(f"image {name} {side}: TResNet takes multiples of 4 from {smallest} on")
-
-
-def _stage(variant: Variant, index: int, features: int, options: dict) -> tuple[nnx.List, int]:
-    """Builds the blocks of a stage; returns them and their number of output channels."""
-    block_class = BasicBlock if index < variant.basic_stages else Bottleneck
-    planes = variant.width * 2**index
-    blocks = nnx.List([])
-    for position in range(variant.blocks[index]):
-        stride = 2 if index > 0 and position == 0 else 1
-        use_se = index < variant.se_stages
-        blocks.append(block_class(features, planes, stride=stride, slope=variant.block_slope, use_se=use_se, **options))
-        features = planes * block_class.expansion
-    return blocks, features

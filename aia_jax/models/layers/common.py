@@ -35,37 +35,18 @@ def relu(x: Array) -> Array:
 relu.defvjp(lambda x: (y := relu(x), y), lambda y, dy: (jnp.where(y == 0, 0, dy),))
 
 
-def torch_linear(
-    in_features: int,
-    out_features: int,
-    *,
-    kernel_init: initializers.Initializer | None = None,
-    dtype: DTypeLike,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> nnx.Linear:
+def torch_linear(in_features: int, out_features: int, **options) -> nnx.Linear:
     """Builds a linear layer with PyTorch's default initialisation, uniform in +-1/sqrt(in_features).
 
-    `kernel_init` replaces that of the kernel.
+    `options` are those of `nnx.Linear`.
     """
     default = uniform(in_features**-0.5)
-    return nnx.Linear(
-        in_features,
-        out_features,
-        kernel_init=kernel_init or default,
-        bias_init=default,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=rngs,
-    )
+    return nnx.Linear(in_features, out_features, **{"kernel_init": default, "bias_init": default} | options)
 
 
-def xavier_linear(
-    in_features: int, out_features: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.Linear:
-    """Builds a linear layer with Xavier uniform initialisation and bias 0."""
-    xavier = initializers.xavier_uniform()
-    return nnx.Linear(in_features, out_features, kernel_init=xavier, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+def xavier_linear(in_features: int, out_features: int, **options) -> nnx.Linear:
+    """Builds a linear layer with Xavier uniform initialisation and bias 0; `options` are those of `nnx.Linear`."""
+    return nnx.Linear(in_features, out_features, kernel_init=initializers.xavier_uniform(), **options)
 
 
 def l2norm(x: Array, axis: int = -1) -> Array:
