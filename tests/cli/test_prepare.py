@@ -13,7 +13,7 @@ import pytest
 from aia_jax.cli.main import main
 from aia_jax.data.annotation.annotations import FOLDERS, read_annotations
 from aia_jax.data.annotation.datasets import load_split
-from aia_jax.data.public import archives
+from aia_jax.data.public import acquisition
 from aia_jax.data.public import download as downloads
 from aia_jax.data.public.download import git_blob_id
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS
@@ -200,21 +200,23 @@ def test_an_archive_of_a_user_is_used_and_a_changed_one_refused(server, capsys):
 
 
 def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, capsys):
-    write, written = archives.write_bytes, []
+    write, written = acquisition.write_bytes, []
 
     def interrupted(path, content):
-        if len(written) == 6:  # in the second archive
+        if len(written) == 8:  # two lists of annotations and six photos: in the second archive
             raise KeyboardInterrupt
         written.append(path.name)
         write(path, content)
 
     with monkeypatch.context() as context:
-        context.setattr(archives, "write_bytes", interrupted)
+        context.setattr(acquisition, "write_bytes", interrupted)
         message = failing(capsys, "vg500", code=130)
     assert "downloaded files are kept in datasets/VG-500, and the same command continues" in message
-    assert images("VG-500") == set(written)
+    assert images("VG-500") == set(written) - {"train.json", "test.json"}
     asked, again = len(server.ranges), []
-    monkeypatch.setattr(archives, "write_bytes", lambda path, content: again.append(path.name) or write(path, content))
+    monkeypatch.setattr(
+        acquisition, "write_bytes", lambda path, content: again.append(path.name) or write(path, content)
+    )
     assert main(["prepare", "vg500"]) == 0
     assert len(server.ranges) == asked  # both archives are there
     assert set(again) == set(photos) - set(written)

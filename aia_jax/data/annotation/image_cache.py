@@ -87,7 +87,7 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
         num_images=len(readable),
         num_bytes=sum(files[row][0] for row in readable),
         problems=tuple(file for file in files if isinstance(file, str)),
-        make_builder=lambda folder: tfds_builders.photo_builder(dataset)({split: present}, data_dir=folder),
+        make_builder=lambda folder: tfds_builders.AnnotatedPhotos(dataset, {split: present}, data_dir=folder),
         upright=dataset == CUSTOM,  # Photos from cameras need it; the published ones were prepared without it.
     )
 

@@ -1,6 +1,6 @@
 """TFDS builders, one per data set, that write ArrayRecord files without TensorFlow.
 
-    builder = Corel5k({"train": read_annotations("datasets", "corel5k", "train")}, data_dir=...)
+    builder = AnnotatedPhotos("corel5k", {"train": read_annotations("datasets", "corel5k", "train")}, data_dir=...)
     builder.download_and_prepare(file_format="array_record")
     builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})[0]["image"]  # content of the file
 
@@ -13,7 +13,6 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -21,8 +20,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from aia_jax.data import scenes
-from aia_jax.data.annotation.annotations import CUSTOM, Annotations
+from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, Annotations
+from aia_jax.data.public.public_datasets import PUBLIC_DATASETS
 from aia_jax.utils.errors import InputError
+
+_PUBLIC = {  # name of the builder, and citation
+    "corel5k": ("corel5k", "Duygulu et al., Object recognition as machine translation, ECCV 2002"),
+    "espgame": ("esp_game", "von Ahn and Dabbish, Labeling images with a computer game, CHI 2004"),
+    "iaprtc12": ("iaprtc12", "Grubinger et al., The IAPR TC-12 benchmark, OntoImage 2006"),
+    "vg500": ("vg500", "Chen et al., Learning semantic-specific graph representation, ICCV 2019"),
+}
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -35,8 +42,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    HOMEPAGE = ""
-    CITATION = ""
+    _homepage = _citation = ""
 
     def __init__(self, splits: Mapping[str, Any], labels: Sequence[str], features: dict | None = None, **kwargs: Any):
         self._splits, self._labels, self._features = splits, labels, features or {}
@@ -45,9 +51,9 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=type(self).__doc__,
-            homepage=self.HOMEPAGE,
-            citation=self.CITATION,
+            description=self._description,
+            homepage=self._homepage,
+            citation=self._citation,
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
@@ -68,54 +74,30 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield row, self._example(rows, row)
 
 
-class _AnnotatedPhotos(_Builder, skip_registration=True):
+class AnnotatedPhotos(_Builder, skip_registration=True):
     """Photos as the content of their files, with names and labels.
 
     Args:
+        dataset: name of the data set; one that is not public is written as "custom".
         annotations: what to write, for each split, with the same `labels` in all. All photos must exist.
     """
 
-    def __init__(self, annotations: Mapping[str, Annotations], **kwargs: Any):
+    def __init__(self, dataset: str, annotations: Mapping[str, Annotations], **kwargs: Any):
+        self.name, self._citation = _PUBLIC.get(dataset, (CUSTOM, ""))
+        self._description, self._homepage = "A user's own photos, in the layout of `aia import-labels`.", ""
+        if facts := PUBLIC_DATASETS.get(dataset):
+            train, test = facts.num_images.values()
+            photos = f"{train:,} training and {test:,} test photos, {facts.num_labels} labels."
+            self._description, self._homepage = f"{FOLDERS[dataset]}: {photos}", facts.homepage
         super().__init__(annotations, next(iter(annotations.values())).labels, **kwargs)
 
     def _example(self, rows: Annotations, row: int) -> dict[str, Any]:
-        return {
-            "image": io.BytesIO(_read_photo(rows.image_paths[row])),
-            "image_name": rows.image_names[row],
-            "labels": rows.targets[row].nonzero()[0].tolist(),
-        }
-
-
-class Corel5k(_AnnotatedPhotos):
-    """Corel-5k: 4,500 training and 499 test photos, 260 labels."""
-
-    HOMEPAGE = "https://www.kaggle.com/datasets/parhamsalar/corel5k"
-    CITATION = "Duygulu et al., Object recognition as machine translation, ECCV 2002"
-
-
-class ESPGame(_AnnotatedPhotos):
-    """ESP-Game: 18,689 training and 2,081 test photos, 268 labels."""
-
-    HOMEPAGE = "https://www.kaggle.com/datasets/parhamsalar/espgame"
-    CITATION = "von Ahn and Dabbish, Labeling images with a computer game, CHI 2004"
-
-
-class IAPRTC12(_AnnotatedPhotos):
-    """IAPR TC-12: 17,665 training and 1,962 test photos, 291 labels."""
-
-    HOMEPAGE = "https://www.kaggle.com/datasets/parhamsalar/iaprtc12"
-    CITATION = "Grubinger et al., The IAPR TC-12 benchmark, OntoImage 2006"
-
-
-class VG500(_AnnotatedPhotos):
-    """VG-500, the 500 most frequent objects of Visual Genome: 82,904 training and 10,000 test photos."""
-
-    HOMEPAGE = "https://homes.cs.washington.edu/~ranjay/visualgenome"
-    CITATION = "Chen et al., Learning semantic-specific graph representation, ICCV 2019"
-
-
-class Custom(_AnnotatedPhotos):
-    """A user's own photos, in the layout of `aia import-labels`."""
+        try:
+            photo = rows.image_paths[row].read_bytes()
+        except OSError as error:
+            raise InputError(f"{rows.image_paths[row]} cannot be read: {error.strerror}") from error
+        labels = rows.targets[row].nonzero()[0].tolist()
+        return {"image": io.BytesIO(photo), "image_name": rows.image_names[row], "labels": labels}
 
 
 class Scenes(_Builder):
@@ -128,7 +110,7 @@ class Scenes(_Builder):
     """
 
     def __init__(self, seed: int, indices: Mapping[str, range], size: int, **kwargs: Any):
-        self._seed, self._size = seed, size
+        self._seed, self._size, self._description = seed, size, type(self).__doc__
         captions = tfds.features.Sequence(tfds.features.Text())
         super().__init__(indices, scenes.LABELS, {"captions": captions}, **kwargs)
 
@@ -142,14 +124,6 @@ class Scenes(_Builder):
             "labels": scene.labels,
             "captions": scene.captions,
         }
-
-
-PHOTO_BUILDERS = {"corel5k": Corel5k, "espgame": ESPGame, "iaprtc12": IAPRTC12, "vg500": VG500, CUSTOM: Custom}
-
-
-def photo_builder(dataset: str) -> type[_AnnotatedPhotos]:
-    """Returns the builder of a data set; one without a class of its own is written as `Custom`."""
-    return PHOTO_BUILDERS.get(dataset, Custom)
 
 
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
@@ -167,10 +141,3 @@ def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
     except RuntimeError as error:  # The C++ writer of ArrayRecord does not raise OSError.
         full = os.strerror(errno.ENOSPC)
         raise (OSError(errno.ENOSPC, full) if full in str(error) else error) from None
-
-
-def _read_photo(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error

@@ -10,20 +10,32 @@ Existing files stay: only missing files, and photos that cannot be opened, are w
 import json
 import os
 import shutil
+import stat
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from tqdm import tqdm
+
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, Annotations, read_annotations
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
-from aia_jax.data.public.archives import unpack_photos
 from aia_jax.data.public.download import check_unchanged, download
 from aia_jax.data.public.inspection import Inspection, first_names
-from aia_jax.data.public.kaggle import download_from_kaggle
 from aia_jax.data.public.public_datasets import PublicDataset
+from aia_jax.data.safe_names import leaves_folder
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes
 
 DOWNLOADS = "downloads"
+
+_LARGEST_PHOTO = 64 << 20  # bytes
+_LARGEST_RATIO = 4  # bytes of photos per byte of the archive; JPEGs hardly shrink
+
+_TOKEN = (
+    "make a token at https://www.kaggle.com/settings/api (a free account, «Generate New Token») and put it into "
+    "~/.kaggle/access_token or the environment variable KAGGLE_API_TOKEN"
+)
 
 
 def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
@@ -59,6 +71,79 @@ def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
         _fetch_from_archives(dataset, found.folder, targets)
 
 
+def download_from_kaggle(handle: str, folder: Path) -> Path:
+    """Downloads the newest version of a data set on Kaggle with kagglehub, and unpacks it below `folder`.
+
+    Args:
+        handle: owner/name.
+        folder: kagglehub's cache for this call. An interrupted download is continued there.
+
+    Returns:
+        The folder with the files. In Kaggle's own notebooks it is outside of `folder` and read-only.
+
+    Raises:
+        InputError: kagglehub is not installed, or Kaggle refuses the data set.
+        OSError: the disk is full or not writable.
+    """
+    try:
+        import kagglehub
+    except ImportError:
+        raise InputError(
+            "the photos are on Kaggle, and downloading from there needs one more package: pip install kagglehub. If "
+            f"Kaggle then asks who you are, {_TOKEN}"
+        ) from None
+    url = f"https://www.kaggle.com/datasets/{handle}"
+    before = os.environ.get("KAGGLEHUB_CACHE")
+    os.environ["KAGGLEHUB_CACHE"] = str(folder.absolute())
+    try:
+        return Path(kagglehub.dataset_download(handle))
+    except Exception as error:  # kagglehub's errors have no common base class.
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the operating system, not of HTTP
+            raise
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if not isinstance(error, OSError):
+            message = f"{url} cannot be downloaded, kagglehub says: {reason}"
+            raise InputError(f"{message}. If the problem persists, remove {folder}") from None
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise InputError(f"Kaggle denies access to {url} ({status}): {_TOKEN}") from None
+        if status == 404:
+            raise InputError(f"Kaggle has no data set {url} (any more)") from None
+        raise InputError(f"{url} cannot be downloaded: {reason}; the same command continues") from None
+    finally:
+        del os.environ["KAGGLEHUB_CACHE"]
+        if before is not None:
+            os.environ["KAGGLEHUB_CACHE"] = before
+
+
+def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
+    """Writes members of a zip file to the paths that `targets` gives for their names. Folders in names are ignored.
+
+    Each photo is written atomically after a check of its CRC.
+
+    Returns:
+        The names in `targets` that the archive contains.
+
+    Raises:
+        InputError: the file is not a zip file or is damaged, or contains what an archive of photos does not: paths
+            that lead out of it, links, encrypted members, or sizes that no photo has.
+    """
+    member = None
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = _members(archive, file, targets)
+            bar = tqdm(members.items(), f"{archive.name}: unpacking", unit="img", mininterval=0.5, dynamic_ncols=True)
+            for name, member in bar:
+                with file.open(member) as opened:
+                    content = opened.read(member.file_size + 1)  # a limit, whatever the compressed bytes expand to
+                write_bytes(targets[name], content)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        problem = f"its member {member.filename!r} is damaged ({error})" if member else error
+        advice = f"remove {archive.name} and {archive.name}.json, and the same command downloads it again"
+        raise InputError(f"{archive} cannot be used: {problem}; {advice}") from None
+    return set(members)
+
+
 def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
     """A tree of the missing files with their counts, sizes and download addresses; "" if none is missing."""
     no_annotations = len(found.annotations) < len(SPLITS)
@@ -69,7 +154,7 @@ def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
     if no_annotations or photos:
         total = sum(dataset.num_images.values())
         text = f"{total:,} photos" if no_annotations else f"{len(photos):,} photos: {first_names(photos)}"
-        source = f"; https://www.kaggle.com/datasets/{dataset.kaggle} has them in its images/" if dataset.kaggle else ""
+        source = f"; {dataset.homepage} has them in its images/" if dataset.kaggle else ""
         files.append(("images/", text + source))
         for file in dataset.archives:
             files.append((file.path, f"{file.num_bytes:,} bytes, {file.url}; or unpacked in this folder"))
@@ -112,7 +197,12 @@ def _find(source: Path, targets: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def _fetch_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[str, Path]) -> None:
-    num_bytes = _bytes_needed(dataset, folder, len(targets))
+    # The approximate size of the unpacked photos, which archives hardly compress, and of the downloads
+    num_bytes = sum(file.num_bytes for file in dataset.archives) * len(targets) // sum(dataset.num_images.values())
+    for file in dataset.archives:
+        if not (archive := folder / file.path).exists():
+            part = archive.with_name(f"{archive.name}.part")
+            num_bytes += max(file.num_bytes - (part.stat().st_size if part.exists() else 0), 0)
     with os_errors_as_input_errors(folder, num_bytes, "--root names another place"):
         check_room(folder, num_bytes)
         remaining = dict(targets)
@@ -128,12 +218,25 @@ def _fetch_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[
             remaining = {name: path for name, path in remaining.items() if name not in written}
 
 
-def _bytes_needed(dataset: PublicDataset, folder: Path, num_photos: int) -> int:
-    """Approximate size of the downloads and of the unpacked photos, which archives hardly compress."""
-    num_bytes = sum(file.num_bytes for file in dataset.archives) * num_photos // sum(dataset.num_images.values())
-    for file in dataset.archives:
-        archive = folder / file.path
-        if not archive.exists():
-            part = archive.with_name(f"{archive.name}.part")
-            num_bytes += max(file.num_bytes - (part.stat().st_size if part.exists() else 0), 0)
-    return num_bytes
+def _members(archive: Path, file: zipfile.ZipFile, targets: Mapping[str, Path]) -> dict[str, zipfile.ZipInfo]:
+    distrust = f"{archive} is not to be trusted:"
+    found: dict[str, zipfile.ZipInfo] = {}
+    for member in file.infolist():
+        if leaves_folder(member.filename):
+            raise InputError(f"{distrust} its member {member.filename!r} leads out of it")
+        name = member.filename.replace("\\", "/").rpartition("/")[2]
+        if name in targets and not member.is_dir():
+            found.setdefault(name, member)
+    for member in found.values():
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG):
+            raise InputError(f"{distrust} its member {member.filename!r} is a link, not a file")
+        if member.flag_bits & 1:
+            raise InputError(f"{archive} cannot be used: its member {member.filename!r} is encrypted")
+        if member.file_size > _LARGEST_PHOTO:
+            size = f"has {member.file_size:,} bytes, a photo has at most {_LARGEST_PHOTO:,}"
+            raise InputError(f"{distrust} its member {member.filename!r} {size}")
+    unpacked, packed = sum(member.file_size for member in found.values()), archive.stat().st_size
+    if unpacked > _LARGEST_RATIO * packed:
+        raise InputError(f"{distrust} its {packed:,} bytes hold {unpacked:,} bytes of photos")
+    return found

@@ -116,7 +116,13 @@ def _attempt(file: RemoteFile, part: Path) -> str:
             _start_again(part)
         total = None if rest is None else start + rest
         check_room(part.parent, rest or 0)
-        _append(response, part, start, total)
+        bar = tqdm(
+            None, part.stem, total, initial=start, unit="B", unit_scale=True, mininterval=0.5, dynamic_ncols=True
+        )
+        with part.open("ab" if start else "wb") as opened, bar:
+            while chunk := _read(response):
+                opened.write(chunk)
+                bar.update(len(chunk))
     if total is not None and _size(part) != total:
         raise _TemporaryError(f"the connection broke after {_size(part):,} of {total:,} bytes")
     return validator
@@ -145,16 +151,6 @@ def _open(url: str, part: Path, start: int, validator: str) -> http.client.HTTPR
 def _start_again(part: Path) -> NoReturn:
     part.unlink(missing_ok=True)
     raise _TemporaryError("the file on the server has changed meanwhile; starting again")
-
-
-def _append(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
-    bar = tqdm(
-        desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, mininterval=0.5, dynamic_ncols=True
-    )
-    with part.open("ab" if start else "wb") as file, bar:
-        while chunk := _read(response):
-            file.write(chunk)
-            bar.update(len(chunk))
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

@@ -63,7 +63,13 @@ def inspect_dataset(root: Path, dataset: PublicDataset) -> Inspection:
             problems.append(str(error))
     problems += _count_problems(dataset, annotations)
     paths = [path for split in annotations.values() for path in split.image_paths]
-    missing, unreadable = _check_photos(paths, dataset.name)
+    Image.preinit()
+    with ThreadPoolExecutor(16) as pool:  # A network file system answers many requests at once.
+        name = f"{dataset.name}: checking photos"
+        bar = tqdm(pool.map(_problem, paths), name, len(paths), unit="img", dynamic_ncols=True, disable=not paths)
+        found = dict(zip(paths, bar, strict=True))
+    missing = tuple(path for path, problem in found.items() if problem is None)
+    unreadable = {path: problem for path, problem in found.items() if problem}
     return Inspection(root / FOLDERS[dataset.name], annotations, tuple(problems), missing, unreadable)
 
 
@@ -92,17 +98,6 @@ def _count_problems(dataset: PublicDataset, annotations: dict[str, Annotations])
     if round(per_image, 1) != dataset.labels_per_image:
         problems.append(f"{per_image:.2f} labels per image; the published mean is {dataset.labels_per_image}")
     return problems
-
-
-def _check_photos(paths: Sequence[Path], name: str) -> tuple[tuple[Path, ...], dict[Path, str]]:
-    """The missing photos, and those that cannot be opened."""
-    Image.preinit()
-    with ThreadPoolExecutor(16) as pool:  # A network file system answers many requests at once.
-        found = pool.map(_problem, paths)
-        bar = tqdm(found, f"{name}: checking photos", len(paths), unit="img", dynamic_ncols=True, disable=not paths)
-        problems = dict(zip(paths, bar, strict=True))
-    missing = tuple(path for path, problem in problems.items() if problem is None)
-    return missing, {path: problem for path, problem in problems.items() if problem}
 
 
 def _problem(path: Path) -> str | None:

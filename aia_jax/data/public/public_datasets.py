@@ -58,6 +58,12 @@ class PublicDataset:
     kaggle: str = ""
     archives: tuple[RemoteFile, ...] = ()
 
+    @property
+    def homepage(self) -> str:
+        """The page that describes the data set."""
+        visual_genome = "https://homes.cs.washington.edu/~ranjay/visualgenome"
+        return f"https://www.kaggle.com/datasets/{self.kaggle}" if self.kaggle else visual_genome
+
 
 def _on_kaggle(name: str, git_blobs: tuple[str, str], **facts: object) -> PublicDataset:
     files = (f"{split}.json" for split in SPLITS)

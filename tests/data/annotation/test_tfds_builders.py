@@ -5,16 +5,17 @@ import tensorflow_datasets as tfds
 
 from aia_jax.data import scenes
 from aia_jax.data.annotation import tfds_builders
-from aia_jax.data.annotation.annotations import read_annotations
+from aia_jax.data.annotation.annotations import FOLDERS, read_annotations
 from aia_jax.utils.errors import InputError
 from tests.helpers.photos import LABELS, make_dataset
 
 
-@pytest.mark.parametrize("name", tfds_builders.PHOTO_BUILDERS)
-def test_records_are_the_files_in_order(tmp_path, name, capsys):
+@pytest.mark.parametrize("dataset", [*FOLDERS, "other"])
+def test_records_are_the_files_in_order(tmp_path, dataset, capsys):
     photos = make_dataset(tmp_path)
     annotations = read_annotations(tmp_path, "corel5k", "train")
-    builder = tfds_builders.PHOTO_BUILDERS[name]({"train": annotations}, data_dir=tmp_path / "records")
+    builder = tfds_builders.AnnotatedPhotos(dataset, {"train": annotations}, data_dir=tmp_path / "records")
+    assert builder.name == {"espgame": "esp_game", "other": "custom"}.get(dataset, dataset)
     tfds_builders.prepare(builder)
     records = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
     assert [record["image_name"].decode() for record in records] == list(annotations.image_names)
@@ -37,8 +38,8 @@ def test_scenes_hold_five_captions(tmp_path):
 
 def test_a_missing_photo_is_named(tmp_path):
     photos = make_dataset(tmp_path)
-    builder = tfds_builders.Corel5k(
-        {"train": read_annotations(tmp_path, "corel5k", "train")}, data_dir=tmp_path / "records"
+    builder = tfds_builders.AnnotatedPhotos(
+        "corel5k", {"train": read_annotations(tmp_path, "corel5k", "train")}, data_dir=tmp_path / "records"
     )
     (photos / "3.jpeg").unlink()
     with pytest.raises(InputError, match=r"3\.jpeg cannot be read: No such file"):

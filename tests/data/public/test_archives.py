@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from aia_jax.data.public.archives import unpack_photos
+from aia_jax.data.public.acquisition import unpack_photos
 from aia_jax.utils.errors import InputError
 from tests.helpers.file_server import write_zip
 

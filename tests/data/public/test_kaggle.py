@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from aia_jax.data.public.kaggle import download_from_kaggle
+from aia_jax.data.public.acquisition import download_from_kaggle
 from aia_jax.utils.errors import InputError
 from tests.helpers.file_server import Served, serving, write_zip
 
