@@ -13,8 +13,8 @@ import numpy as np
 
 from aia_jax.cli.flags import Parser, add_config_argument, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
+from aia_jax.data.feature_cache import write_grid_features
 from aia_jax.data.photo_folder import photo_names, read_photos
-from aia_jax.data.retrieval.grid_features import write_grid_features
 from aia_jax.inference.grid_features import GridFeatureExtractor
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json

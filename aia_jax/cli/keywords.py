@@ -19,9 +19,16 @@ from tqdm import tqdm
 
 from aia_jax.cli.flags import Parser
 from aia_jax.cli.outputs import check_output_folder, staged_output
-from aia_jax.data.search.keyword_layouts import KeywordSplit, clickture_split, coco_splits, folder_split
 from aia_jax.data.search.keyword_records import write_keyword_records
-from aia_jax.data.search.keywords import KeywordVocabulary, analyze, read_keywords
+from aia_jax.data.search.keywords import (
+    KeywordSplit,
+    KeywordVocabulary,
+    analyze,
+    clickture_split,
+    coco_splits,
+    folder_split,
+    read_keywords,
+)
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import MAX_LISTED, list_problems
 

@@ -1,7 +1,9 @@
-"""Feature maps of a split under a frozen backbone: computed once and cached beside the images."""
+"""Feature maps of photos under a frozen backbone as rows of a `.npy` file, cached or for image-text retrieval."""
 
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -10,11 +12,13 @@ from tqdm import tqdm
 
 from aia_jax.data.cache import cached_directory
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
+from aia_jax.data.photo_folder import Photo
 from aia_jax.utils.errors import InputError
 
 # The flipped versions of an image that random flips can produce, for each value of `config.data.flips`.
 FLIPS = {"none": ("",), "horizontal": ("", "h"), "both": ("", "h", "v", "hv")}
 
+_IN_FLIGHT = 2  # batches that are computed ahead of the one that is written
 _VERSION = 1  # of the code below; increase it when the same images and weights give other maps
 
 
@@ -30,7 +34,7 @@ def weights_digest(arrays: dict[str, np.ndarray]) -> str:
 
 def prepare_features(
     images: MappedRows,
-    compute: Callable[[np.ndarray], np.ndarray],
+    compute: Callable[[np.ndarray], jax.Array],
     *,
     backbone: str,
     settings: str,
@@ -63,15 +67,61 @@ def prepare_features(
 
     def write(directory: Path) -> None:
         description = f"{copy.name.partition('-')[0]} features{flip and ', flipped '}{flip}"
-        bar = tqdm(total=len(whole), desc=description, unit="img", mininterval=0.5)
-        with bar, RowWriter(directory / "features.npy", shape, dtype) as rows:
-            for start in range(0, len(whole), batch_size):
-                batch = whole[start : start + batch_size]
-                features = np.asarray(compute(pad_batch(_flip(batch, flip), batch_size)), np.float32)[: len(batch)]
-                rows.extend(cast_features(features, dtype, "config.data.feature_dtype=float32"))
-                bar.update(len(batch))
+        starts = range(0, len(whole), batch_size)
+        batches = (_flip(whole[start : start + batch_size], flip) for start in starts)
+        with tqdm(total=len(whole), desc=description, unit="img", mininterval=0.5, dynamic_ncols=True) as bar:
+            remedy = "config.data.feature_dtype=float32"
+            _write_maps(directory / "features.npy", batches, compute, shape, dtype, batch_size, remedy, bar)
 
     return MappedRows(cached_directory(copy.parent, kind, fingerprint, num_bytes, write) / "features.npy", images.rows)
+
+
+def write_grid_features(
+    path: Path,
+    names: Sequence[str],
+    photos: Iterable[Photo],
+    compute: Callable[[np.ndarray], jax.Array],
+    *,
+    grid: tuple[int, int, int],
+    dtype: str,
+    batch_size: int,
+) -> None:
+    """Writes `[N, h * w, F]` to `path`, the cells of each map row by row, in the layout of SCAN's `{split}_ims.npy`.
+
+    Memory does not grow with N. After a photo that cannot be used nothing is computed, but all photos are read: the
+    error lists all problems.
+
+    Args:
+        names: N names, for messages.
+        photos: N photos in the same order.
+        compute: maps uint8 `[batch_size, S, S, 3]` to feature maps `[batch_size, h, w, F]`.
+        grid: h, w, F.
+        dtype: dtype of the file: "float16" or "float32".
+
+    Raises:
+        InputError: photos cannot be used, or `dtype` cannot represent the features.
+    """
+    problems: dict[str, str] = {}
+
+    def batches() -> Iterator[np.ndarray]:
+        pairs = zip(names, photos, strict=True)
+        while batch := list(itertools.islice(pairs, batch_size)):
+            problems.update({name: photo.problem for name, photo in batch if photo.problem})
+            if problems:
+                bar.set_description("looking for others that cannot be used")
+                bar.update(len(batch))
+            else:
+                yield np.stack([photo.image for _, photo in batch])
+        if problems:
+            listed = "".join(f"\n  {name}: {problem}" for name, problem in problems.items())
+            raise InputError(
+                f"{len(problems):,} of {len(set(names)):,} photos cannot be used; nothing was written. Repair or "
+                f"remove them together with their captions:{listed}"
+            )
+
+    shape = grid[0] * grid[1], grid[2]
+    with tqdm(total=len(names), desc="features", unit="img", mininterval=0.5, dynamic_ncols=True) as bar:
+        _write_maps(path, batches(), compute, shape, dtype, batch_size, "--dtype float32", bar)
 
 
 def pad_batch(images: np.ndarray, batch_size: int) -> np.ndarray:
@@ -98,3 +148,31 @@ def _flip(images: np.ndarray, flip: str) -> np.ndarray:
     if "h" in flip:
         images = images[:, :, ::-1]
     return images[:, ::-1] if "v" in flip else images
+
+
+def _write_maps(
+    path: Path,
+    batches: Iterable[np.ndarray],
+    compute: Callable[[np.ndarray], jax.Array],
+    shape: tuple[int, ...],
+    dtype: str,
+    batch_size: int,
+    remedy: str,
+    bar: tqdm,
+) -> None:
+    """Writes the maps of batches of images as rows of `shape`. A batch is written while later ones are computed."""
+    in_flight: deque[tuple[jax.Array, int]] = deque()
+    with RowWriter(path, shape, dtype) as rows:
+
+        def write_oldest() -> None:
+            maps, count = in_flight.popleft()
+            features = np.asarray(maps, np.float32)[:count]
+            rows.extend(cast_features(features, dtype, remedy).reshape(count, *shape))
+            bar.update(count)
+
+        for images in batches:
+            in_flight.append((compute(pad_batch(images, batch_size)), len(images)))
+            if len(in_flight) > _IN_FLIGHT:
+                write_oldest()
+        while in_flight:
+            write_oldest()

@@ -5,13 +5,13 @@ batches hold the indices only, for data on the device.
 """
 
 import contextlib
-import dataclasses
 import gc
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +62,7 @@ def train_batches(
     if batch_size > num_rows:
         raise InputError(f"config.batch_size={batch_size} is larger than the training data of {num_rows} images")
     order = grain.MapDataset.range(num_rows).seed(seed).shuffle().repeat().batch(batch_size)
-    batches = order[start_step:].map(_Gather(arrays, part))
+    batches = order[start_step:].map(partial(_gather, arrays=arrays, part=part))
     return iter(read_ahead(batches, num_workers=num_workers))
 
 
@@ -92,9 +92,9 @@ def eval_batches(
     part = _process_slice(batch_size, process_index, process_count)
     if num_rows < 1:
         raise InputError("there are no images to evaluate")
-    num_batches = -(-num_rows // batch_size)
-    order = grain.MapDataset.range(num_batches).map(_InOrder(num_rows, batch_size))
-    return iter(read_ahead(order.map(_Gather(arrays, part)), num_workers=num_workers))
+    order = grain.MapDataset.range(-(-num_rows // batch_size))
+    order = order.map(partial(_in_order, num_rows=num_rows, batch_size=batch_size))
+    return iter(read_ahead(order.map(partial(_gather, arrays=arrays, part=part)), num_workers=num_workers))
 
 
 def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
@@ -160,31 +160,21 @@ def _exit_with(parent: int) -> None:
     os._exit(1)
 
 
-# Callable classes, because worker processes need to pickle them.
-@dataclasses.dataclass(frozen=True)
-class _InOrder:
-    """Maps a batch number to the row numbers `[B]` of the batch and their mask."""
-
-    num_rows: int
-    batch_size: int
-
-    def __call__(self, batch: int) -> dict[str, np.ndarray]:
-        positions = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
-        mask = positions < self.num_rows
-        return {"index": np.where(mask, positions, 0), "mask": mask}
+# Functions of the module, because worker processes need to pickle them.
+def _in_order(batch: int, num_rows: int, batch_size: int) -> dict[str, np.ndarray]:
+    """The row numbers `[B]` of a batch and their mask."""
+    positions = np.arange(batch * batch_size, (batch + 1) * batch_size)
+    mask = positions < num_rows
+    return {"index": np.where(mask, positions, 0), "mask": mask}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Gather:
-    """Maps the indices of a batch to the rows of this process."""
-
-    arrays: Mapping[str, Any] | MakeBatch
-    part: slice
-
-    def __call__(self, batch: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        columns = batch if isinstance(batch, dict) else {"index": batch}
-        if callable(self.arrays):
-            return self.arrays(columns, self.part)
-        columns = {name: column[self.part] for name, column in columns.items()}
-        index = columns["index"].astype(np.int32)
-        return columns | {"index": index} | {name: array[index] for name, array in self.arrays.items()}
+def _gather(
+    batch: np.ndarray | dict[str, np.ndarray], arrays: Mapping[str, Any] | MakeBatch, part: slice
+) -> dict[str, np.ndarray]:
+    """The rows of this process from the indices of a batch."""
+    columns = batch if isinstance(batch, dict) else {"index": batch}
+    if callable(arrays):
+        return arrays(columns, part)
+    columns = {name: column[part] for name, column in columns.items()}
+    index = columns["index"].astype(np.int32)
+    return columns | {"index": index} | {name: array[index] for name, array in arrays.items()}

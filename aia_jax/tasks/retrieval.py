@@ -16,7 +16,6 @@ from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.retrieval.captions import (
     CaptionSplit,
     PairBatches,
-    by_length,
     feature_photo_names,
     load_captions,
     load_vocabulary,
@@ -117,7 +116,8 @@ class RetrievalTask(BaseTask):
         part = self.split(split)
         images = self._batches_in_order({"image": part.images}, part.num_images)
         encoded = predictor(self.encode, weights, images)
-        make = PairBatches(part, self.config.data.lengths, order=by_length(part), images=False)
+        by_length = np.argsort(part.lengths, kind="stable")
+        make = PairBatches(part, self.config.data.lengths, order=by_length, images=False)
         scored = predictor(self.score, weights, self._batches_in_order(make, len(part)), shared=encoded)
         return [{"similarity": _in_order(outputs)} for outputs in scored]
 

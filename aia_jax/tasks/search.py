@@ -12,11 +12,9 @@ from ml_collections import ConfigDict
 from scipy import sparse
 
 from aia_jax.data.annotation.datasets import DATASETS
-from aia_jax.data.search.batches import ClickBatches, SearchImages, SearchSplit
 from aia_jax.data.search.clicks import LAYOUTS, ClickedImages
-from aia_jax.data.search.queries import encode_queries, held_out, is_known
-from aia_jax.data.search.word_vectors import read_vectors
-from aia_jax.data.vocabulary import Vocabulary
+from aia_jax.data.search.queries import ClickBatches, SearchImages, SearchSplit, encode_queries, held_out, is_known
+from aia_jax.data.vocabulary import Vocabulary, read_vectors
 from aia_jax.metrics.search import BETTER_HIGHER, search_metrics
 from aia_jax.models.amc import AMC, build_amc
 from aia_jax.tasks.base import BaseTask, RowSource

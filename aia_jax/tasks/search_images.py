@@ -6,8 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data.annotation.datasets import Split
-from aia_jax.data.search.batches import SearchImages
-from aia_jax.data.search.queries import label_queries
+from aia_jax.data.search.queries import SearchImages, label_queries
 from aia_jax.data.vocabulary import pad_ids
 from aia_jax.tasks.annotated_splits import AnnotatedSplits
 from aia_jax.tasks.trained_annotator import TrainedAnnotator

@@ -15,6 +15,7 @@ from aia_jax.data.vocabulary import (
     encode_captions,
     image_means,
     read_captions,
+    read_vectors,
     tf_idf,
     tokenize,
     word_counts,
@@ -34,6 +35,7 @@ CAPTIONS = (
     "Men surf",
     "A surfer on a wave .",
 )
+QUERY_WORDS = Vocabulary.build(["red boat sea"], min_count=1)
 WORDS = {"<pad>": 0, "<start>": 1, "<end>": 2, "<unk>": 3, "a": 4, "dog": 5, ".": 6}
 
 
@@ -206,8 +208,33 @@ def test_tf_idf_is_that_of_scikit_learn_and_products_of_means_are_mean_cosines()
     cosines = (rows @ rows.T).toarray().reshape(2, 5, 2, 5)
     np.testing.assert_allclose((means @ means.T).toarray(), cosines.mean(axis=(1, 3)), rtol=1e-14)
     np.testing.assert_array_equal(image_means(rows, 1).toarray(), rows.toarray())
-    with pytest.raises(InputError, match="10 captions are not 4 per image"):
-        image_means(rows, 4)
+
+
+@pytest.mark.parametrize("header", ["", "3 2\n"])
+def test_vectors_of_known_words_are_read(tmp_path, header):
+    (tmp_path / "v.txt").write_text(f"{header}boat 1 -1\nhouse 9 9\nred 3 3\n", encoding="utf-8")
+    ids, vectors = read_vectors(tmp_path / "v.txt", QUERY_WORDS, 2)
+    assert ids.tolist() == [QUERY_WORDS.ids["boat"], QUERY_WORDS.ids["red"]]
+    np.testing.assert_allclose(vectors, np.array([[1, -1], [3, 3]]) / np.sqrt(5), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"boat 1 2 3\n", r"v.txt:1: a word and 3 numbers, but config.model.word_size is 2"),
+        (b"red 1 2\nboat 1 x\n", r"v.txt:2: not all of 1 x ... are numbers"),
+        (b"boat 1 nan\n", r"v.txt:1: a number is not finite"),
+        (b"house 1 2\n", r"has none of the 7 words of the queries"),
+        (b"", r"has none of the 7 words"),
+        (b"\xff\xfe 1 2\n", r"is not UTF-8 text"),
+        (None, r"config.model.word_vectors: .*v.txt cannot be read"),
+    ],
+)
+def test_unusable_word_vectors_are_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "v.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_vectors(tmp_path / "v.txt", QUERY_WORDS, 2)
 
 
 @pytest.mark.parametrize(

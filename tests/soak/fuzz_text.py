@@ -10,10 +10,8 @@ import numpy as np
 from aia_jax.cli.main import main
 from aia_jax.cli.results import read_measured
 from aia_jax.data.photo_folder import photo_names
-from aia_jax.data.search.keyword_layouts import clickture_split, coco_splits
-from aia_jax.data.search.keywords import KeywordVocabulary
-from aia_jax.data.search.word_vectors import read_vectors
-from aia_jax.data.vocabulary import Vocabulary, encode_captions, read_captions
+from aia_jax.data.search.keywords import KeywordVocabulary, clickture_split, coco_splits
+from aia_jax.data.vocabulary import Vocabulary, encode_captions, read_captions, read_vectors
 from aia_jax.metrics.thresholds import load_thresholds
 from tests.soak import plain
 from tests.soak.mutation import damaged_json, damaged_lines, write_damaged

@@ -167,7 +167,10 @@ def _assemble(
     columns = {label: column for column, label in enumerate(labels) if isinstance(label, str)}
     first_use: dict[str, str] = {}
     for where, name, image_labels in samples:
-        problems += _name_problems(where, name, first_use)
+        if problem := name_problem(name):
+            problems.append(f"{where}.image_name: {problem}")
+        elif (first := first_use.setdefault(PureWindowsPath(name).as_posix(), where)) != where:
+            problems.append(f"{where}.image_name: {name!r} is already the name of {first}")
         problems += _image_label_problems(where, image_labels, columns, hint=len(problems) < MAX_LISTED)
     _raise_problems(path, problems)
     if not samples or not labels:
@@ -179,7 +182,9 @@ def _assemble(
     for row, (_, _, image_labels) in enumerate(samples):
         targets[row, [columns[label] for label in image_labels]] = 1
     names = tuple(name for _, name, _ in samples)
-    return Annotations(tuple(labels), names, tuple(_locate(name, photo_folders) for name in names), targets)
+    candidates = ([folder / name for folder in photo_folders] for name in names)
+    paths = (next(filter(os.path.exists, some), some[0]) if some[1:] else some[0] for some in candidates)
+    return Annotations(tuple(labels), names, tuple(paths), targets)
 
 
 def _raise_problems(path: Path, problems: list[str]) -> None:
@@ -199,13 +204,6 @@ def _label_problems(labels: list) -> list[str]:
     return problems
 
 
-def _name_problems(where: str, name: Any, first_use: dict[str, str]) -> list[str]:
-    if problem := name_problem(name):
-        return [f"{where}.image_name: {problem}"]
-    first = first_use.setdefault(PureWindowsPath(name).as_posix(), where)
-    return [] if first == where else [f"{where}.image_name: {name!r} is already the name of {first}"]
-
-
 def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int], *, hint: bool) -> list[str]:
     place = f"{where}.image_labels"
     if not isinstance(image_labels, list):
@@ -222,12 +220,6 @@ def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int]
 def _photo_folders(folder: Path) -> list[Path]:
     """`images/`, and VG_100K/ and VG_100K_2/ as in the distribution of Visual Genome."""
     return [folder / "images", *sorted(folder.glob("VG_100K*/"))]
-
-
-def _locate(name: str, folders: Sequence[Path]) -> Path:
-    if len(folders) == 1:
-        return folders[0] / name
-    return next((folder / name for folder in folders if os.path.exists(folder / name)), folders[0] / name)
 
 
 def _find_ssgrl(folder: Path, name: str) -> Path | None:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,9 +14,6 @@ from aia_jax.data.cache import cache_root
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
-
-if TYPE_CHECKING:
-    from aia_jax.data.annotation.image_cache import Source
 
 # Mean and standard deviation of the channels (red, green, blue) on the scale 0..1. Those of photos are from the
 # reference implementation, those of scenes were measured on 2,000 scenes of seed 0 at 96 px.
@@ -87,8 +83,14 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
         raise InputError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
     if image_size < 1:
         raise InputError(f"config.data.image_size={image_size} must be at least 1")
+    if config_data.name == "scenes":
+        indices = scene_indices(config_data, split)
+        source = image_cache.scenes_source(split, config_data.seed, indices, image_size)
+    else:
+        annotations = read_annotations(config_data.root, config_data.name, split)
+        source = image_cache.photo_source(config_data.root, config_data.name, split, annotations)
     copy = image_cache.prepare_copy(
-        _source(config_data, split, image_size),
+        source,
         cache_root(config_data.cache_dir),
         image_size,
         skip_corrupt=config_data.skip_corrupt,
@@ -208,12 +210,3 @@ def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
         return {}
     annotations = read_annotations(config_data.root, config_data.name, "test" if split == "test" else "train")
     return dict(zip(annotations.image_names, annotations.image_paths, strict=True))
-
-
-def _source(config_data: ConfigDict, split: str, image_size: int) -> "Source":
-    from aia_jax.data.annotation import image_cache
-
-    if config_data.name == "scenes":
-        return image_cache.scenes_source(split, config_data.seed, scene_indices(config_data, split), image_size)
-    annotations = read_annotations(config_data.root, config_data.name, split)
-    return image_cache.photo_source(config_data.root, config_data.name, split, annotations)

@@ -123,7 +123,8 @@ def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, 
 
     def write(directory: Path) -> None:
         records = _prepare_records(source, parent)
-        decoded = map_ahead(_Decode(size, source.upright), records, num_workers) if len(records) else []
+        decode = partial(_decode, size=size, upright=source.upright)
+        decoded = map_ahead(decode, records, num_workers) if len(records) else []
         description = f"{source.dataset} {source.split}: resizing to {size} px"
         names, targets, problems = [], [], list(source.problems)
         with RowWriter(directory / "images.npy", (size, size, 3), np.uint8) as images:
@@ -170,20 +171,14 @@ def _prepare_records(source: Source, parent: Path) -> Sequence[dict[str, Any]]:
     return builder.as_data_source(source.split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
-@dataclasses.dataclass(frozen=True)
-class _Decode:
-    """Maps a record to `image` uint8 `[S, S, 3]`, `name`, `labels` and `problem` ("": none). Picklable for workers."""
-
-    size: int
-    upright: bool
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        image, problem = np.zeros((self.size, self.size, 3), np.uint8), ""
-        try:
-            image = decode_image(record["image"], self.size, upright=self.upright)
-        except InputError as error:
-            problem = str(error)
-        return {"image": image, "name": record["image_name"].decode(), "labels": record["labels"], "problem": problem}
+def _decode(record: dict[str, Any], size: int, upright: bool) -> dict[str, Any]:
+    """Maps a record to `image` uint8 `[S, S, 3]`, `name`, `labels` and `problem` ("": none)."""
+    image, problem = np.zeros((size, size, 3), np.uint8), ""
+    try:
+        image = decode_image(record["image"], size, upright=upright)
+    except InputError as error:
+        problem = str(error)
+    return {"image": image, "name": record["image_name"].decode(), "labels": record["labels"], "problem": problem}
 
 
 def _examine(path: Path, folders: Sequence[Path]) -> tuple[int, int] | str:

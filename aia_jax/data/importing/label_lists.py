@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,13 @@ def read_folders(folder: Path) -> LabelList:
     tops = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
     photos: dict[str, list[tuple[str, str]]] = {}  # name of a photo to (label, split) of each of its places
-    first_names = _FirstNames(folder)
     all_labels = set()
-    for name in _photos_below(folder, tops):
+    for name, first_name in _first_names(folder, _photos_below(folder, tops)):
         parts = Path(name).parts[:-1]
         split = SPLIT_NAMES[parts[0].lower()] if has_splits and parts else ""
         label = next(iter(parts[1:] if has_splits else parts), "")
         all_labels.add(label)
-        photos.setdefault(first_names.of(name), []).append((label, split))
+        photos.setdefault(first_name, []).append((label, split))
     if not all_labels - {""}:
         raise InputError(f"{folder} holds no folders of photos; expected one for each label, such as sky/a.jpg")
     rows = [
@@ -110,25 +110,20 @@ def read_folders(folder: Path) -> LabelList:
     return LabelList(tuple(rows), f"{folder}: {len(all_labels - {''}):,} folders as labels{below}")
 
 
-class _FirstNames:
-    """Finds files that are the same photo: linked files, and files with the same name and content."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._by_file: dict[tuple[int, int], str] = {}
-        self._alike: dict[tuple[str, int], list[Path]] = {}  # by file name and size
-
-    def of(self, name: str) -> str:
-        """The first name of the photo."""
-        path = self._folder / name
+def _first_names(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each name with the first name of the same photo: of a linked file, or with the same file name and content."""
+    found: dict[tuple[int, int], str] = {}
+    alike: dict[tuple[str, int], list[str]] = defaultdict(list)  # by file name and size
+    for name in names:
+        path = folder / name
         status = path.stat()
         file = status.st_dev, status.st_ino
-        if file not in self._by_file:
-            alike = self._alike.setdefault((path.name, status.st_size), [])
-            same = next((other for other in alike if sha256_of_file(other) == sha256_of_file(path)), path)
-            self._by_file[file] = str(same.relative_to(self._folder))
-            alike.append(path)
-        return self._by_file[file]
+        if file not in found:
+            others = alike[path.name, status.st_size]
+            same = (other for other in others if sha256_of_file(folder / other) == sha256_of_file(path))
+            found[file] = next(same, name)
+            others.append(name)
+        yield name, found[file]
 
 
 def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:

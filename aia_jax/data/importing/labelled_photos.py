@@ -51,17 +51,17 @@ def merge_label_rows(
     contradictory = set()
     find = functools.cache(functools.partial(_find, folder=folder))
     for row in rows:
-        problem, name = _name_problem(row, folder) or _label_problem(row), ""
+        problem, name = _problem(row, folder), ""
         if not problem and not (name := find(row.photo)):
-            problem = f"{row.where}: no photo {row.photo!r} in {folder}"
+            problem = f"no photo {row.photo!r} in {folder}"
         known = found.get(name)
         if known and known.split != row.split:
             contradictory.add(name)
-            problem = f"{row.where}: {name!r} is in split {row.split or 'none'!r}, at {known.where} in {known.split!r}"
+            problem = f"{name!r} is in split {row.split or 'none'!r}, at {known.where} in {known.split!r}"
         elif known and set(row.labels) <= set(known.labels):
-            problem = f"{row.where}: repeats the labels of {name!r}, first at {known.where}"
+            problem = f"repeats the labels of {name!r}, first at {known.where}"
         if problem:
-            problems.append(problem)
+            problems.append(f"{row.where}: {problem}")
             continue
         unknown = [label for label in row.labels if vocabulary is not None and label not in vocabulary]
         problems += [unknown_label(row.where, label, vocabulary, hint=len(problems) < _HINTED) for label in unknown]
@@ -102,20 +102,17 @@ def combine_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.maximum(np.sqrt(np.maximum(squares - np.square(mean), 0)), _LEAST_STD)
 
 
-def _name_problem(row: LabelRow, folder: Path) -> str:
+def _problem(row: LabelRow, folder: Path) -> str:
+    """The reason why a row cannot be used; "" if it can."""
     if not row.photo.strip() or "\0" in row.photo:
-        return f"{row.where}: {row.photo!r} is not a name of a photo"
+        return f"{row.photo!r} is not a name of a photo"
     if leaves_folder(row.photo):
-        return f"{row.where}: {row.photo!r} leaves the folder of the photos; it must be relative to {folder}"
+        return f"{row.photo!r} leaves the folder of the photos; it must be relative to {folder}"
     if has_lone_surrogate(row.photo):
-        return f"{row.where}: {row.photo!r} cannot be written as UTF-8; rename the file"
-    return ""
-
-
-def _label_problem(row: LabelRow) -> str:
+        return f"{row.photo!r} cannot be written as UTF-8; rename the file"
     bad = next((label for label in row.labels if not is_label(label)), None)
     expected = "a label must be one line of text without spaces around it"
-    return "" if bad is None else f"{row.where}: {expected}, found {bad!r:.60}"
+    return "" if bad is None else f"{expected}, found {bad!r:.60}"
 
 
 def _find(name: str, folder: Path) -> str:

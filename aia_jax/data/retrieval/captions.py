@@ -152,7 +152,8 @@ class PairBatches:
         longest_first = np.argsort(-split.lengths[index], kind="stable")
         index = index[longest_first]
         columns = {name: column[longest_first][part] for name, column in columns.items()}
-        width = self._padded_length(int(split.lengths[index].max()))
+        longest = int(split.lengths[index].max())
+        width = next((length for length in self._lengths if length >= longest), -(-longest // 8) * 8)
         own = index[part]
         tokens = split.tokens[own, :width]
         tokens = np.pad(tokens, [(0, 0), (0, width - tokens.shape[1])])
@@ -163,14 +164,6 @@ class PairBatches:
             places = index // (len(split) // rows.shape[0])
             columns[f"{name}_similarity"] = (rows[places[part]] @ rows[places].T).toarray().astype(np.float32)
         return columns
-
-    def _padded_length(self, longest: int) -> int:
-        return next((length for length in self._lengths if length >= longest), -(-longest // 8) * 8)
-
-
-def by_length(split: CaptionSplit) -> np.ndarray:
-    """Caption numbers, ordered by increasing length."""
-    return np.argsort(split.lengths, kind="stable")
 
 
 def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str, sparse.csr_matrix]:

@@ -20,11 +20,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.search.batches import SearchImages
-from aia_jax.data.search.keyword_layouts import validate_ids
 from aia_jax.data.search.keyword_records import KeywordRecords
-from aia_jax.data.search.keywords import KeywordVocabulary
-from aia_jax.data.search.queries import Queries, make_queries
+from aia_jax.data.search.keywords import KeywordVocabulary, validate_ids
+from aia_jax.data.search.queries import Queries, SearchImages, make_queries
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
 
@@ -45,13 +43,8 @@ class ClickedImages:
         self._data = config.data
         self._folder = Path(config.data.root) / config.data.name
 
-    caveat = ""
+    caveat = digest = ""  # The source of the maps is unknown.
     keyword_quality: Mapping[str, tuple[float, float]] = MappingProxyType({})  # unknown
-
-    @property
-    def digest(self) -> str:
-        """Empty, because the source of the maps is unknown."""
-        return ""
 
     @functools.cached_property
     def keyword_names(self) -> tuple[str, ...]:
@@ -66,7 +59,7 @@ class ClickedImages:
         """
         maps = _maps(self._folder / f"{name}_maps.npy")
         record, ranges = (self._folder / f"keyword_{kind}_{name}.npy" for kind in ("record", "ranges"))
-        records = KeywordRecords.load(record, ranges, num_words=len(self.keyword_names))
+        records = KeywordRecords.load(record, ranges, len(self.keyword_names))
         ids = _ids(self._folder / f"keyword_names_{name}.json")
         if len(ids) != len(maps):
             raise InputError(f"{maps.path} holds maps of {len(maps):,} images, but {len(ids):,} have keywords")

@@ -16,11 +16,6 @@ from aia_jax.utils.errors import InputError
 LARGEST_ID = 2**27 - 1  # Every id up to the largest has a range: 2 GB.
 
 _CHUNK = 1 << 20  # rows of a record to check at once
-_RANGES = (
-    "{path} holds ranges, the first and last row of each image, but a record is needed, rows [image, word]. The"
-    " published programs save only ranges, as img_keyword_ind_*.npy, which contain no words: `aia keywords` creates"
-    " both from the tagging files"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,46 +32,38 @@ class KeywordRecords:
     ranges: np.ndarray
 
     @classmethod
-    def load(
-        cls,
-        record_path: str | Path,
-        ranges_path: str | Path | None = None,
-        *,
-        num_ids: int | None = None,
-        num_words: int | None = None,
-    ) -> "KeywordRecords":
+    def load(cls, record_path: str | Path, ranges_path: str | Path, num_words: int) -> "KeywordRecords":
         """Reads and checks the record, in one pass.
 
         Args:
             record_path: `[N, 2]`, `keyword_record_{split}.npy` of `aia keywords`.
-            ranges_path: `[I, 2]`, `keyword_ranges_{split}.npy`, or `img_keyword_ind_*.npy` of the published programs,
-                which may end before I; None: computed from the record.
-            num_ids: I; None: the number of ranges, or one more than the largest id of the record.
-            num_words: size of the vocabulary; None: no bound for word ids.
+            ranges_path: `[I, 2]`, `keyword_ranges_{split}.npy`, or `img_keyword_ind_*.npy` of the published programs.
+            num_words: size of the vocabulary.
 
         Raises:
             InputError: a file is absent, truncated, not of integers or out of bounds, holds the content of the other,
                 or the two do not match.
         """
-        record = _map_pairs(record_path)
-        if ranges_path is None:
-            if _are_ranges(record[:]):
-                raise InputError(f"{_RANGES.format(path=record_path)}. If it is the record, give its ranges too")
-            return cls(record, _find_ranges(record, num_ids, num_words))
-        given = _plain_ranges(_map_pairs(ranges_path)[:])
-        num_ids = len(given) if num_ids is None else num_ids
-        if len(given) > num_ids:
-            raise InputError(f"{ranges_path} has ranges of {len(given):,} ids; there are {num_ids:,}")
+        record, given = _map_pairs(record_path), _plain_ranges(_map_pairs(ranges_path)[:])
         try:
-            ranges = _find_ranges(record, num_ids, num_words)
-            _check_equal(ranges, np.pad(given, [(0, num_ids - len(given)), (0, 0)], constant_values=-1), ranges_path)
+            ranges = _find_ranges(record, len(given), num_words)
+            if (differ := np.flatnonzero((ranges != given).any(axis=1))).size:
+                image = differ[0]
+                raise InputError(
+                    f"{ranges_path} does not match the record: image {image} has rows {given[image].tolist()} in it,"
+                    f" first and last, but {ranges[image].tolist()} in the record; `aia keywords` creates both again"
+                )
         except InputError:
             if _are_ranges(record[:]):
-                raise InputError(_RANGES.format(path=record_path)) from None
+                raise InputError(
+                    f"{record_path} holds ranges, the first and last row of each image, but a record is needed, rows"
+                    " [image, word]. The published programs save only ranges, as img_keyword_ind_*.npy, which contain"
+                    " no words: `aia keywords` creates both from the tagging files"
+                ) from None
             if not _are_ranges(given):
                 raise InputError(
                     f"{ranges_path} holds no ranges, or not all of them: ranges start at row 0 and have no gaps."
-                    " Without this file they are computed from the record"
+                    " `aia keywords` creates both files"
                 ) from None
             raise
         return cls(record, ranges)
@@ -140,15 +127,13 @@ def _map_pairs(path: str | Path) -> MappedRows:
     return pairs
 
 
-def _find_ranges(record: MappedRows, num_ids: int | None, num_words: int | None) -> np.ndarray:
+def _find_ranges(record: MappedRows, num_ids: int, num_words: int) -> np.ndarray:
     """The range of rows of each image, int64 `[I, 2]`, from one pass over the record."""
     runs = list(_runs(record, num_words))
     ids, firsts = (np.concatenate(parts) for parts in zip(*runs, strict=True)) if runs else np.zeros((2, 0), np.int64)
-    largest = int(ids.max(initial=-1))
-    limit = LARGEST_ID + 1 if num_ids is None else num_ids
-    if largest >= limit:
+    if (largest := int(ids.max(initial=-1))) >= num_ids:
         row = firsts[np.argmax(ids)]
-        raise InputError(f"{record.path}: row {row:,} is of image {largest}; ids are 0 to {limit - 1}")
+        raise InputError(f"{record.path}: row {row:,} is of image {largest}; ids are 0 to {num_ids - 1}")
     order = np.argsort(ids, kind="stable")
     if (again := np.flatnonzero(np.diff(ids[order]) == 0)).size:
         one, other = firsts[order[again[0] : again[0] + 2]]
@@ -156,25 +141,22 @@ def _find_ranges(record: MappedRows, num_ids: int | None, num_words: int | None)
             f"{record.path}: the rows of image {ids[order[again[0]]]} start at {one:,} and again at {other:,}; the rows"
             " of an image must be in sequence"
         )
-    ranges = np.full((largest + 1 if num_ids is None else num_ids, 2), -1, np.int64)
+    ranges = np.full((num_ids, 2), -1, np.int64)
     ranges[ids] = np.column_stack((firsts, np.append(firsts[1:], len(record)) - 1 if len(ids) else firsts))
     return ranges
 
 
-def _runs(record: MappedRows, num_words: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Image ids and first rows of runs of equal ids, chunk by chunk."""
     previous = -1
     for start in range(0, len(record), _CHUNK):
         chunk = record[start : start + _CHUNK].astype(np.int64)
-        wrong = (chunk < 0).any(axis=1)
-        if num_words is not None:
-            wrong |= chunk[:, 1] >= num_words
+        wrong = (chunk < 0).any(axis=1) | (chunk[:, 1] >= num_words)
         if wrong.any():
             row = int(np.argmax(wrong))
-            words = "upwards" if num_words is None else f"to {num_words - 1}"
             raise InputError(
                 f"{record.path}: row {start + row:,} is {chunk[row].tolist()}; it must be [image, word], both ids from"
-                f" 0, words {words}"
+                f" 0, words to {num_words - 1}"
             )
         new = np.diff(chunk[:, 0], prepend=previous) != 0
         yield chunk[new, 0], start + np.flatnonzero(new)
@@ -198,12 +180,3 @@ def _are_ranges(pairs: np.ndarray) -> bool:
     used = used[np.argsort(used[:, 0])]
     contiguous = np.array_equal(used[:, 0], np.append(0, used[:-1, 1] + 1)[: len(used)])
     return len(pairs) > 0 and contiguous and bool((used[:, 1] >= used[:, 0]).all())
-
-
-def _check_equal(ranges: np.ndarray, given: np.ndarray, path: str | Path) -> None:
-    if (differ := np.flatnonzero((ranges != given).any(axis=1))).size:
-        image = differ[0]
-        raise InputError(
-            f"{path} does not match the record: image {image} has rows {given[image].tolist()} in it, first and last,"
-            f" but {ranges[image].tolist()} in the record; `aia keywords` creates both again"
-        )

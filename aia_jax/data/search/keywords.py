@@ -1,19 +1,29 @@
-"""Keywords from an automatic image tagger: their words and the vocabulary.
+"""Keywords from an automatic image tagger: their words, the vocabulary, and the files and ids of images.
 
 Files and words are those of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT), whose programs are Python 2.
 """
 
+import dataclasses
 import functools
 import itertools
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
+from aia_jax.data.safe_names import name_problem
+from aia_jax.data.search.keyword_records import LARGEST_ID
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import read_json, write_json
+from aia_jax.utils.files import list_files, read_json, read_text, write_json
+from aia_jax.utils.messages import list_problems
 
+COCO_SPLITS = ("train", "test")  # with keywords
+
+_COCO_FIELDS = ("images", "split", "filename", "imgid")
+_COCO = '{"images": [{"split": "train", "filename": "a.jpg", "imgid": 0}, ...]}'
 _TAGGING = '{"tagging": {"keywords": ["a word or more", ...]}}'
 
 
@@ -99,6 +109,128 @@ class KeywordVocabulary:
         """The ids of the known words in order, with repeats: int32 `[K]`."""
         ids = (self._ids.get(word) for word in words)
         return np.array([number for number in ids if number is not None], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeywordSplit:
+    """The images of a split.
+
+    Attributes:
+        name: name of the split.
+        folder: folder of the keyword files.
+        names: N keyword files, relative to `folder` and without .json.
+        ids: int32 `[N]`, without repeats.
+        num_ids: one more than the largest id of all splits that share ids.
+    """
+
+    name: str
+    folder: Path
+    names: tuple[str, ...]
+    ids: np.ndarray
+    num_ids: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def paths(self) -> Iterator[Path]:
+        """The N keyword files."""
+        return (self.folder / f"{name}.json" for name in self.names)
+
+
+def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
+    """Reads the images of a list of files, such as clickture-dev.lst. The last part of a path is the id.
+
+    Raises:
+        InputError: the list is absent or empty, a line does not end with a number, or an id is repeated.
+    """
+    lines = [line.strip().strip("/") for line in read_text(listed).rstrip().split("\n")]
+    if lines == [""]:
+        raise InputError(f"{listed} is empty; every line must name a file whose last part is the image id")
+    found = (name_problem(line) if line else "" for line in lines)  # `validate_ids` reports empty lines.
+    if problems := [f"{listed}:{number}: {problem}" for number, problem in enumerate(found, start=1) if problem]:
+        raise InputError(f"{listed} has {len(problems):,} invalid file name(s):{list_problems(problems)}")
+    ids = (line.rpartition("/")[2] for line in lines)
+    numbers = (int(text) if re.fullmatch("[0-9]{1,18}", text) else text for text in ids)
+    checked = validate_ids(numbers, lambda index: f"{listed}:{index + 1}")
+    return KeywordSplit(name, folder, tuple(lines), checked, int(checked.max()) + 1)
+
+
+def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
+    """Reads COCO's training and test images. Their ids, `imgid`, are unique over both splits.
+
+    Args:
+        dataset: dataset.json, `{"images": [{"split", "filename", "imgid"}, ...]}`.
+        folder: contains keyword_train and keyword_test with a file for each image, named like the photo.
+
+    Raises:
+        InputError: the file is absent or malformed, an id is repeated, or a split has no images.
+    """
+    images = _coco_images(dataset)
+    ids = validate_ids((image["imgid"] for image in images), lambda index: f"{dataset}: images[{index}].imgid")
+    splits = []
+    for name in COCO_SPLITS:
+        rows = [row for row, image in enumerate(images) if image["split"] == name]
+        if not rows:
+            raise InputError(
+                f"{dataset} has no image of split {name!r}; expected images of {' and '.join(COCO_SPLITS)}"
+            )
+        names = tuple(PurePosixPath(images[row]["filename"]).stem for row in rows)
+        if len(set(names)) < len(names):
+            twice = Counter(names).most_common(1)[0][0]
+            raise InputError(
+                f"{dataset}: two images of split {name!r} are called {twice}; each needs its own keyword file"
+            )
+        splits.append(KeywordSplit(name, folder / f"keyword_{name}", names, ids[rows], int(ids.max()) + 1))
+    return tuple(splits)
+
+
+def folder_split(folder: Path, name: str) -> KeywordSplit:
+    """Lists the .json files below a folder, sorted, without hidden ones. The ids are their positions.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = tuple(file.removesuffix(".json") for file in list_files(folder, [".json"]) if file.endswith(".json"))
+    if not names:
+        raise InputError(f"{folder} has no keyword files; their names must end in .json")
+    return KeywordSplit(name, folder, names, np.arange(len(names), dtype=np.int32), len(names))
+
+
+def validate_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndarray:
+    """Checks that ids of images are valid and unique, and returns them as int32 `[N]`.
+
+    Args:
+        where: maps an index to the place in the file, for messages.
+
+    Raises:
+        InputError: some are not; the message lists all problems.
+    """
+    first_use: dict[int, int] = {}
+    problems = []
+    for index, number in enumerate(numbers):
+        if type(number) is not int or not 0 <= number <= LARGEST_ID:
+            problems.append(f"{where(index)}: {number!r:.40} is not an id, a number from 0 to {LARGEST_ID:,}")
+        elif (first := first_use.setdefault(number, index)) != index:
+            problems.append(f"{where(index)}: id {number} is already at {where(first)}")
+    if problems:
+        raise InputError(f"{len(problems):,} image(s) have no unique id:{list_problems(problems)}")
+    return np.fromiter(first_use, np.int32, len(first_use))
+
+
+def _coco_images(dataset: Path) -> list[dict[str, Any]]:
+    document = read_json(dataset, _COCO, fields=_COCO_FIELDS)  # without captions, which are most of the file
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list) or not images:
+        raise InputError(f"{dataset} has no images; expected {_COCO}")
+    for number, image in enumerate(images):
+        for field in _COCO_FIELDS[1:]:
+            if not isinstance(image, dict) or field not in image:
+                raise InputError(f"{dataset}: images[{number}] has no {field}; expected {_COCO}")
+        if not isinstance(image["filename"], str):
+            raise InputError(f"{dataset}: images[{number}].filename must be a string, found {image['filename']!r:.40}")
+        if problem := name_problem(PurePosixPath(image["filename"]).stem):
+            raise InputError(f"{dataset}: images[{number}].filename {problem}")
+    return images
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Text queries and their relevant images."""
+"""Text queries, their relevant images, and batches for training and evaluating image search."""
 
 import dataclasses
 import hashlib
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
+from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.data.vocabulary import SPECIAL_WORDS, Vocabulary, pad_ids, tokenize
 from aia_jax.utils.errors import InputError
 
@@ -97,6 +98,117 @@ def is_known(text: str, vocabulary: Vocabulary) -> bool:
 def unknown_words(text: str, vocabulary: Vocabulary) -> list[str]:
     """The words of a query that are not in the vocabulary, without punctuation marks."""
     return [word for word in tokenize(text) if word not in vocabulary and any(map(str.isalnum, word))]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchImages:
+    """N images and Q queries for them.
+
+    Attributes:
+        maps: feature maps `[N, h, w, F]`, memory-mapped.
+        keywords: int32 `[N, K]`, keyword ids of each image, padded with 0.
+        counts: int32 `[N]`, number of keywords.
+        queries: texts and their relevant images.
+        photos: uint8 `[N, S, S, 3]`, or None if there are feature maps only.
+    """
+
+    maps: MappedRows
+    keywords: np.ndarray
+    counts: np.ndarray
+    queries: Queries
+    photos: MappedRows | None = None
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def columns(self) -> dict[str, MappedRows | np.ndarray]:
+        """The arrays with one row per image."""
+        return {"maps": self.maps, "keywords": self.keywords, "counts": self.counts}
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSplit:
+    """Images, and queries encoded for the model.
+
+    Attributes:
+        images: N images.
+        queries: Q texts and their relevant images.
+        tokens, lengths: word ids of the queries, int32 `[Q, L]` and `[Q]`.
+        trained: bool `[Q]`, the queries to train on.
+    """
+
+    images: SearchImages
+    queries: Queries
+    tokens: np.ndarray
+    lengths: np.ndarray
+    trained: np.ndarray
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays with one row per query."""
+        return {"tokens": self.tokens, "lengths": self.lengths}
+
+
+class ClickBatches:
+    """Makes batches of pairs of a query and a relevant image.
+
+    Row b of a batch is image b with query b. Negative images of a query are sampled from the others of its batch.
+
+    Args:
+        split: source of the pairs.
+        negatives: maximum number of negative images for each query; 0: all of the batch.
+        keyword_noise: fraction of an image's keywords to drop, and fraction of another image's to add. An annotator is
+            too accurate on its own training images, so without noise the model would trust keywords too much.
+        seed: the random choices depend on it and on the rows of the batch only.
+    """
+
+    def __init__(self, split: SearchSplit, negatives: int, seed: int, keyword_noise: tuple[float, float] = (0.0, 0.0)):
+        self._split, self._negatives, self._seed = split, negatives, seed
+        self._dropped, self._added = keyword_noise
+        chosen = np.flatnonzero(split.trained)
+        queries, self._images = split.queries.relevant[chosen].nonzero()
+        self._queries = chosen[queries]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __call__(self, columns: dict[str, np.ndarray], part: slice) -> dict[str, np.ndarray]:
+        """`index`, the columns of images and queries `[b, ...]`, and `negative` bool `[b, B]`, image by query."""
+        index = columns["index"]
+        images, queries = self._images[index], self._queries[index]
+        rng = np.random.default_rng([self._seed, *index.tolist()])
+        own = {name: rows[images[part]] for name, rows in self._split.images.columns.items()}
+        if self._dropped or self._added:
+            own |= self._noisy_keywords(rng, images, part)
+        own |= {name: rows[queries[part]] for name, rows in self._split.columns.items()}
+        negative = self._sample(rng, self._split.queries.relevant[queries][:, images].toarray() == 0)
+        return {"index": index[part].astype(np.int32), **own, "negative": negative.T[part]}
+
+    def names(self, index: np.ndarray) -> list[str]:
+        """Descriptions of pairs, such as "red boat: image 12"."""
+        texts = self._split.queries.texts
+        return [f"{texts[self._queries[pair]]}: image {self._images[pair]}" for pair in index]
+
+    def _noisy_keywords(self, rng: np.random.Generator, images: np.ndarray, part: slice) -> dict[str, np.ndarray]:
+        """Keywords of each image without some, followed by some of the previous image of the batch."""
+        keywords, counts = self._split.images.keywords[images], self._split.images.counts[images]
+        random = rng.random((2, *keywords.shape))
+        valid = np.arange(keywords.shape[1]) < counts[:, None]
+        own, others = valid & (random[0] >= self._dropped), np.roll(valid & (random[1] < self._added), 1, axis=0)
+        chosen = np.concatenate([own, others], axis=1)[part]
+        both = np.concatenate([keywords, np.roll(keywords, 1, axis=0)], axis=1)[part]
+        order = np.argsort(~chosen, axis=1, kind="stable")[:, : keywords.shape[1]]
+        front = np.take_along_axis(np.where(chosen, both, 0), order, axis=1)
+        return {"keywords": front, "counts": np.minimum(chosen.sum(axis=1), keywords.shape[1]).astype(np.int32)}
+
+    def _sample(self, rng: np.random.Generator, irrelevant: np.ndarray) -> np.ndarray:
+        """Keeps at most `negatives` of the `irrelevant` `[B, B]` images of each query."""
+        if not self._negatives or self._negatives >= len(irrelevant):
+            return irrelevant
+        keys = np.where(irrelevant, rng.random(irrelevant.shape), np.inf)
+        last = np.partition(keys, self._negatives - 1, axis=1)[:, self._negatives - 1 : self._negatives]
+        return irrelevant & (keys <= last)
 
 
 def _known_ids(text: str, vocabulary: Vocabulary) -> list[int]:

@@ -146,7 +146,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
     peak(2000)
     few, many = peak(2000), peak(20_000)
     assert many < 1.1 * few
-    assert len(KeywordRecords.load(tmp_path / "record.npy", tmp_path / "ranges.npy").record) == 400_000
+    assert len(KeywordRecords.load(tmp_path / "record.npy", tmp_path / "ranges.npy", 300).record) == 400_000
 
 
 def test_records_are_written_and_read(tmp_path):
@@ -156,7 +156,7 @@ def test_records_are_written_and_read(tmp_path):
     assert ranges.tolist() == RANGES
     assert (np.load(paths[0]).tolist(), np.load(paths[0]).dtype) == (RECORD, np.int32)
     assert np.load(paths[1]).tolist() == RANGES
-    records = pickle.loads(pickle.dumps(KeywordRecords.load(*paths, num_ids=6, num_words=4)))
+    records = pickle.loads(pickle.dumps(KeywordRecords.load(*paths, 4)))
     for image, words in images:
         assert words_of(records, image) == words
     ids, counts = records.padded(np.array([2, 0, 4, 4]), 2)
@@ -173,10 +173,9 @@ def test_records_are_written_and_read(tmp_path):
 def test_a_record_without_a_row_is_read(tmp_path):
     paths = tmp_path / "record.npy", tmp_path / "ranges.npy"
     write_keyword_records(*paths, [(0, np.zeros(0, np.int32))], 2)
-    for some in (paths, paths[:1]):
-        records = KeywordRecords.load(*some, num_ids=2)
-        assert words_of(records, 1) == []
-        assert records.padded(np.array([0, 1]), 3)[1].tolist() == [0, 0]
+    records = KeywordRecords.load(*paths, 4)
+    assert words_of(records, 1) == []
+    assert records.padded(np.array([0, 1]), 3)[1].tolist() == [0, 0]
 
 
 @settings(max_examples=100, deadline=None)
@@ -191,61 +190,41 @@ def test_published_files_are_read(tmp_path_factory, words, chunk):
     np.save(folder / "img_keyword_ind.npy", published_ranges(record))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keyword_records, "_CHUNK", chunk)
-        both = KeywordRecords.load(folder / "record.npy", folder / "img_keyword_ind.npy", num_ids=12)
-    assert {image: words_of(both, image) for image in range(12)} == {i: words.get(i, []) for i in range(12)}
-    if len(record) > len(words):
-        alone = KeywordRecords.load(folder / "record.npy")
-        np.testing.assert_array_equal(alone.ranges, both.ranges[: len(alone.ranges)])
+        both = KeywordRecords.load(folder / "record.npy", folder / "img_keyword_ind.npy", 6)
+    ids = range(len(both.ranges))
+    assert {image: words_of(both, image) for image in ids} == {image: words.get(image, []) for image in ids}
 
 
 def test_ranges_are_not_taken_for_a_record(save):
     record, ranges = save(RECORD), save(RANGES, "img_keyword_ind.npy")
-    assert KeywordRecords.load(record).ranges.tolist() == RANGES[:5]
     full = save([[2, 3], [0, 1], [4, 9]], "full.npy")
     quirk = save([[0, -1], [0, 1], [2, 9]], "quirk.npy")
     for path in (ranges, full, quirk):
         with pytest.raises(InputError, match=rf"{path} holds ranges, the first and last row of each image, but"):
-            KeywordRecords.load(path)
-        with pytest.raises(InputError, match=rf"{path} holds ranges"):
-            KeywordRecords.load(path, record)
-    with pytest.raises(
-        InputError, match=r"record.npy holds no ranges.*Without this file they are computed from the record"
-    ):
-        KeywordRecords.load(record, save(RECORD, "other_record.npy"))
-
-
-def test_a_record_that_could_be_ranges_is_read_with_its_ranges(save):
-    record = save([[0, 0], [1, 1]])
-    with pytest.raises(InputError, match=r"holds ranges.*If it is the record, give its ranges too"):
-        KeywordRecords.load(record)
-    assert words_of(KeywordRecords.load(record, save([[0, 0], [1, 1]], "ranges.npy")), 1) == [1]
+            KeywordRecords.load(path, record, 9)
+    with pytest.raises(InputError, match=r"record.npy holds no ranges.*`aia keywords` creates both files"):
+        KeywordRecords.load(record, save(RECORD, "other_record.npy"), 4)
+    both = save([[0, 0], [1, 1]])  # valid as a record and as ranges
+    assert words_of(KeywordRecords.load(both, save([[0, 0], [1, 1]], "ranges.npy"), 2), 1) == [1]
 
 
 @pytest.mark.parametrize(
-    ("record", "ranges", "bounds", "message"),
+    ("record", "ranges", "num_words", "message"),
     [
-        ([*RECORD, [4, 1]], None, {}, "rows of image 4 start at 0 and again at 6; the rows of an image must be in"),
-        (RECORD, None, {"num_ids": 4}, "record.npy: row 0 is of image 4; ids are 0 to 3"),
-        (RECORD, RANGES[:4], {}, "ranges.npy holds no ranges, or not all of them: ranges start at row 0"),
-        ([[2**30, 1], [2**30, 2]], None, {}, "row 0 is of image 1073741824; ids are 0 to 134217727"),
-        (RECORD, RANGES, {"num_ids": 5}, "ranges.npy has ranges of 6 ids; there are 5"),
-        (RECORD, RANGES, {"num_words": 3}, "record.npy: row 4 is [2, 3]; it must be [image, word], both ids from 0, w"),
-        ([*RECORD, [-1, 1]], None, {}, "row 6 is [-1, 1]; it must be [image, word], both ids from 0, words upwards"),
-        ([*RECORD, [5, 1]], RANGES, {}, "image 5 has rows [-1, -1] in it, first and last, but [6, 6] in the record"),
-        (RECORD[:5], RANGES, {}, "ranges.npy does not match the record: image 2 has rows [4, 5] in it"),
-        (
-            RECORD,
-            [[-1, -1], [3, 3], [4, 6], [-1, -1], [0, 2]],
-            {},
-            "does not match the record: image 2 has rows [4, 6]",
-        ),
-        (RECORD, [[-1, -1], [3, 3], [5, 4], [-1, -1], [0, 2]], {}, "ranges.npy holds no ranges"),
+        ([*RECORD, [4, 1]], RANGES, 4, "rows of image 4 start at 0 and again at 6; the rows of an image must be in"),
+        (RECORD, [[0, 2], [5, 5], [3, 4], [-1, -1]], 4, "record.npy: row 0 is of image 4; ids are 0 to 3"),
+        (RECORD, RANGES[:4], 4, "ranges.npy holds no ranges, or not all of them: ranges start at row 0"),
+        (RECORD, RANGES, 3, "record.npy: row 4 is [2, 3]; it must be [image, word], both ids from 0, words to 2"),
+        ([*RECORD, [-1, 1]], RANGES, 4, "row 6 is [-1, 1]; it must be [image, word], both ids from 0, words to 3"),
+        ([*RECORD, [5, 1]], RANGES, 4, "image 5 has rows [-1, -1] in it, first and last, but [6, 6] in the record"),
+        (RECORD[:5], RANGES, 4, "ranges.npy does not match the record: image 2 has rows [4, 5] in it"),
+        (RECORD, [*RANGES[:2], [4, 6], *RANGES[3:]], 4, "does not match the record: image 2 has rows [4, 6]"),
+        (RECORD, [*RANGES[:2], [5, 4], *RANGES[3:]], 4, "ranges.npy holds no ranges"),
     ],
 )
-def test_records_that_do_not_fit_are_refused(save, record, ranges, bounds, message):
-    paths = [save(record), *([save(ranges, "ranges.npy")] if ranges else [])]
+def test_records_that_do_not_fit_are_refused(save, record, ranges, num_words, message):
     with pytest.raises(InputError) as caught:
-        KeywordRecords.load(*paths, **bounds)
+        KeywordRecords.load(save(record), save(ranges, "ranges.npy"), num_words)
     assert message in str(caught.value)
 
 
@@ -254,9 +233,9 @@ def test_files_that_are_no_records_are_refused(save, tmp_path):
     cut = good.read_bytes()
 
     def refused(match):
-        for paths in ([bad], [bad, good], [good, bad]):
+        for paths in ([bad, good], [good, bad]):
             with pytest.raises(InputError, match=rf"{bad} {match}"):
-                KeywordRecords.load(*paths)
+                KeywordRecords.load(*paths, 4)
 
     refused("does not exist; `aia keywords` writes record and ranges")
     for content in (b"", b"no array", cut[:-3], cut[:50]):

@@ -3,8 +3,15 @@ import pytest
 from scipy import sparse
 
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.search.batches import ClickBatches, SearchImages, SearchSplit
-from aia_jax.data.search.queries import Queries, encode_queries, held_out, label_queries
+from aia_jax.data.search.queries import (
+    ClickBatches,
+    Queries,
+    SearchImages,
+    SearchSplit,
+    encode_queries,
+    held_out,
+    label_queries,
+)
 from aia_jax.data.vocabulary import Vocabulary, pad_ids
 from aia_jax.utils.errors import InputError
 
