@@ -22,9 +22,16 @@ from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats
 from aia_jax.data.annotation.stratification import stratified_split
-from aia_jax.data.importing.label_lists import LabelList, read_coco, read_folders
 from aia_jax.data.importing.label_tables import read_table
-from aia_jax.data.importing.labelled_photos import LabelledPhoto, combine_moments, measure_photos, merge_label_rows
+from aia_jax.data.importing.labelled_photos import (
+    LabelList,
+    LabelRow,
+    combine_moments,
+    measure_photos,
+    merge_label_rows,
+    read_coco,
+    read_folders,
+)
 from aia_jax.report.label_balance import balance_report
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -155,11 +162,11 @@ def _read_like(folder: Path) -> tuple[tuple[str, ...], ChannelStats]:
     return labels, read_channel_stats(folder)
 
 
-def _with_split(photos: list[LabelledPhoto], problems: list[str]) -> list[LabelledPhoto]:
+def _with_split(photos: list[LabelRow], problems: list[str]) -> list[LabelRow]:
     """Returns the photos that have a split, or all photos if none has one."""
     known = [photo for photo in photos if photo.split]
     if known:
-        problems += [f"{photo.where}: {photo.name!r} has no split; others have" for photo in photos if not photo.split]
+        problems += [f"{photo.where}: {photo.photo!r} has no split; others have" for photo in photos if not photo.split]
     return known or photos
 
 
@@ -177,7 +184,7 @@ def _report_problems(problems: list[str], num_photos: int, images: Path, *, skip
         print(f"{len(problems):,} problem(s); these rows, photos and labels are left out:{listed}", file=sys.stderr)
 
 
-def _vocabulary(photos: Sequence[LabelledPhoto], min_images: int) -> tuple[str, ...]:
+def _vocabulary(photos: Sequence[LabelRow], min_images: int) -> tuple[str, ...]:
     counts = Counter(label for photo in photos for label in photo.labels)
     labels = tuple(sorted(label for label, count in counts.items() if count >= min_images))
     fewest = format_count(min_images, "photo")
@@ -188,7 +195,7 @@ def _vocabulary(photos: Sequence[LabelledPhoto], min_images: int) -> tuple[str, 
     return labels
 
 
-def _targets(photos: Sequence[LabelledPhoto], labels: Sequence[str]) -> np.ndarray:
+def _targets(photos: Sequence[LabelRow], labels: Sequence[str]) -> np.ndarray:
     """bool `[N, C]`."""
     columns = {label: column for column, label in enumerate(labels)}
     targets = np.zeros((len(photos), len(labels)), bool)
@@ -197,7 +204,7 @@ def _targets(photos: Sequence[LabelledPhoto], labels: Sequence[str]) -> np.ndarr
     return targets
 
 
-def _split(photos: Sequence[LabelledPhoto], targets: np.ndarray, arguments: argparse.Namespace) -> np.ndarray:
+def _split(photos: Sequence[LabelRow], targets: np.ndarray, arguments: argparse.Namespace) -> np.ndarray:
     """bool `[N]`: whether a photo is for testing, by the splits of the list or at random."""
     given, fraction = {photo.split for photo in photos} - {""}, arguments.test_fraction
     if given and fraction:
@@ -225,12 +232,12 @@ def _split(photos: Sequence[LabelledPhoto], targets: np.ndarray, arguments: argp
 
 
 def _write(
-    folder: Path, photos: Sequence[LabelledPhoto], labels: Sequence[str], in_test: np.ndarray, stats: ChannelStats
+    folder: Path, photos: Sequence[LabelRow], labels: Sequence[str], in_test: np.ndarray, stats: ChannelStats
 ) -> None:
     known = set(labels)
     for split, chosen in zip(SPLITS, (~in_test, in_test), strict=True):
         samples = [
-            {"image_name": photo.name, "image_labels": [label for label in photo.labels if label in known]}
+            {"image_name": photo.photo, "image_labels": [label for label in photo.labels if label in known]}
             for photo in itertools.compress(photos, chosen)
         ]
         if samples:

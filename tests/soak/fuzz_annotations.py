@@ -11,7 +11,7 @@ import numpy as np
 from aia_jax.data.annotation.annotations import read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, load_split, read_channel_stats
 from aia_jax.data.image_decoding import decode_image
-from aia_jax.data.importing.label_lists import read_coco
+from aia_jax.data.importing.labelled_photos import read_coco
 from aia_jax.data.importing.label_tables import read_table
 from aia_jax.data.importing.labelled_photos import merge_label_rows
 from aia_jax.data.photo_folder import read_photos
@@ -223,7 +223,7 @@ def _gathered(folder: Path, rows: tuple, text: str) -> None:
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         (photos / name).write_bytes(b"photo")
     for photo in merge_label_rows(rows, photos, None, problems):
-        assert os.path.normpath(photo.name) in _NAMES, photo
+        assert os.path.normpath(photo.photo) in _NAMES, photo
         assert all(plain.is_label(label) and label in text for label in photo.labels), photo
     assert all(isinstance(problem, str) for problem in problems)
     if problems:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aia_jax.data.importing.label_lists import SPLIT_NAMES, LabelList, LabelRow
+from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_text
 

@@ -1,53 +1,139 @@
-"""Photos with their labels: merges the rows of a label list, finds the files, decodes and measures them."""
+"""Labels of photos from COCO's JSON or from one folder per label; then the photos: their files, labels and pixels.
+
+`label_tables` reads tables.
+"""
 
 import dataclasses
 import functools
 import os
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from aia_jax.data.annotation.annotations import is_label, unknown_label
-from aia_jax.data.importing.label_lists import LabelRow
 from aia_jax.data.photo_folder import SUFFIXES, read_photos
 from aia_jax.data.safe_names import has_lone_surrogate, leaves_folder
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import list_files, read_json, sha256_of_file
 
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_COCO = (
+    '{"images": [{"id": 1, "file_name": "a.jpg"}, ...], "annotations": [{"image_id": 1, "category_id": 1}, ...], '
+    '"categories": [{"id": 1, "name": "sky"}, ...]}'
+)
 _SIZE = 224  # pixels, for measuring: a typical input size
 _HINTED = 20  # problems with a similar label; searching takes long
 _LEAST_STD = 1 / 255  # for photos of one color, to avoid division by zero
+_COCO_FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledPhoto:
-    """A photo and its labels.
+class LabelRow:
+    """One entry of a label list.
 
     Attributes:
-        where: place of the first row for this photo.
-        name: relative to the folder of the photos.
-        labels: different labels, sorted.
-        split: see `LabelRow`.
+        where: place of the entry, such as "labels.csv:12".
+        photo: name of the photo, as written there.
+        labels: any number of labels.
+        split: a value of `SPLIT_NAMES`; "": not given.
     """
 
     where: str
-    name: str
+    photo: str
     labels: tuple[str, ...]
-    split: str
+    split: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelList:
+    """The content of a file or folder of labels.
+
+    Attributes:
+        rows: entries in their order; several may be for the same photo.
+        understood: one line that describes how the list was read.
+        problems: one line for each entry that is not in `rows`.
+    """
+
+    rows: tuple[LabelRow, ...]
+    understood: str
+    problems: tuple[str, ...] = ()
+
+
+def read_coco(path: Path) -> LabelList:
+    """Reads COCO's JSON. The labels of a photo are the different category names of its annotations.
+
+    Raises:
+        InputError: the file is not JSON of this layout.
+    """
+    document = read_json(path, f"COCO's {_COCO}")
+    for field in _COCO_FIELDS:
+        if not isinstance(document, dict) or not isinstance(document.get(field), list):
+            raise InputError(f"{path} has no list {field!r}; expected COCO's {_COCO}")
+    problems: list[str] = []
+    names = _by_id(path, document, "categories", "name", problems)
+    files = _by_id(path, document, "images", "file_name", problems)
+    labels: dict[Any, dict[str, None]] = {}
+    for where, (image, category) in _fields(path, document, "annotations", problems):
+        for field, number, known in (("image_id", image, files), ("category_id", category, names)):
+            if number not in known:
+                problems.append(f"{where}.{field}: {number!r:.40} is an unknown id")
+        if image in files and category in names:
+            labels.setdefault(image, {})[names[category][1]] = None
+    rows = tuple(LabelRow(where, file, tuple(labels.get(image, ()))) for image, (where, file) in files.items())
+    understood = f"{path}: COCO's layout, {len(document['annotations']):,} annotations of {len(names):,} categories"
+    return LabelList(rows, understood, tuple(problems))
+
+
+def read_folders(folder: Path) -> LabelList:
+    """Reads one folder per label, with photos anywhere below it. Photos beside these folders have no label.
+
+    A photo has several labels if its file is linked, or if files have the same name and content. If all folders have
+    names of splits, such as train and test, the folders of labels are below them.
+
+    Raises:
+        InputError: there is no folder with photos.
+    """
+    tops = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
+    photos: dict[str, list[tuple[str, str]]] = {}  # name of a photo to (label, split) of each of its places
+    all_labels = set()
+    for name, first_name in _first_names(folder, _photos_below(folder, tops)):
+        parts = Path(name).parts[:-1]
+        split = SPLIT_NAMES[parts[0].lower()] if has_splits and parts else ""
+        label = next(iter(parts[1:] if has_splits else parts), "")
+        all_labels.add(label)
+        photos.setdefault(first_name, []).append((label, split))
+    if not all_labels - {""}:
+        raise InputError(f"{folder} holds no folders of photos; expected one for each label, such as sky/a.jpg")
+    rows = [
+        LabelRow(repr(name), name, (label,) * bool(label), split)
+        for name, places in photos.items()
+        for label, split in dict.fromkeys(places)
+    ]
+    below = f" below the splits {', '.join(tops)}" if has_splits else ""
+    return LabelList(tuple(rows), f"{folder}: {len(all_labels - {''}):,} folders as labels{below}")
 
 
 def merge_label_rows(
     rows: Sequence[LabelRow], folder: Path, vocabulary: Collection[str] | None, problems: list[str]
-) -> list[LabelledPhoto]:
-    """Merges the rows of each photo, in the order of their first rows.
+) -> list[LabelRow]:
+    """Merges the rows of each photo, in the order of their first rows, whose places they keep. Labels are sorted.
 
     Args:
-        folder: folder of the photos.
+        folder: folder of the photos; the names of the result are relative to it.
         vocabulary: valid labels; None: all.
         problems: gets a line for each skipped row, photo and label: names that are invalid, lead out of the folder or
             have no file, invalid labels, rows without new labels, contradicting splits, labels not in the vocabulary.
     """
-    found: dict[str, LabelledPhoto] = {}
+    found: dict[str, LabelRow] = {}
     contradictory = set()
     find = functools.cache(functools.partial(_find, folder=folder))
     for row in rows:
@@ -66,13 +152,13 @@ def merge_label_rows(
         unknown = [label for label in row.labels if vocabulary is not None and label not in vocabulary]
         problems += [unknown_label(row.where, label, vocabulary, hint=len(problems) < _HINTED) for label in unknown]
         labels = tuple(sorted({*row.labels, *(known.labels if known else ())}.difference(unknown)))
-        found[name] = LabelledPhoto(known.where if known else row.where, name, labels, row.split)
+        found[name] = LabelRow(known.where if known else row.where, name, labels, row.split)
     return [photo for name, photo in found.items() if name not in contradictory]
 
 
 def measure_photos(
-    photos: Sequence[LabelledPhoto], folder: Path, num_workers: int, problems: list[str]
-) -> tuple[list[LabelledPhoto], np.ndarray]:
+    photos: Sequence[LabelRow], folder: Path, num_workers: int, problems: list[str]
+) -> tuple[list[LabelRow], np.ndarray]:
     """Decodes the photos, to find those that cannot be used, and measures their channels.
 
     Args:
@@ -83,12 +169,12 @@ def measure_photos(
         The good photos, and float64 `[N, 2, 3]`: for each photo the means of its channels and of their squares, on the
         scale 0..1.
     """
-    paths = [folder / photo.name for photo in photos]
+    paths = [folder / photo.photo for photo in photos]
     good, moments = [], []
     with tqdm(photos, "reading photos", unit="img", mininterval=0.5, dynamic_ncols=True) as bar:
         for photo, read in zip(bar, read_photos(paths, _SIZE, num_workers=num_workers, upright=True), strict=True):
             if read.problem:
-                problems.append(f"{photo.where}: {photo.name!r}: {read.problem}")
+                problems.append(f"{photo.where}: {photo.photo!r}: {read.problem}")
                 continue
             channels = np.ascontiguousarray(read.image.reshape(-1, 3).T) / 255
             good.append(photo)
@@ -100,6 +186,57 @@ def combine_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation `[3]` of the channels over all pixels, from `[N, 2, 3]` of `measure_photos`."""
     mean, squares = moments.mean(axis=0)
     return mean, np.maximum(np.sqrt(np.maximum(squares - np.square(mean), 0)), _LEAST_STD)
+
+
+def _first_names(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each name with the first name of the same photo: of a linked file, or with the same file name and content."""
+    found: dict[tuple[int, int], str] = {}
+    alike: dict[tuple[str, int], list[str]] = defaultdict(list)  # by file name and size
+    for name in names:
+        path = folder / name
+        status = path.stat()
+        file = status.st_dev, status.st_ino
+        if file not in found:
+            others = alike[path.name, status.st_size]
+            same = (other for other in others if sha256_of_file(folder / other) == sha256_of_file(path))
+            found[file] = next(same, name)
+            others.append(name)
+        yield name, found[file]
+
+
+def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
+    """Names of photos, also below linked folders at the top."""
+    beside = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    yield from (name for name in beside if os.path.splitext(name)[1].lower() in SUFFIXES)
+    for top in tops:
+        yield from (os.path.join(top, name) for name in list_files(folder / top, SUFFIXES))
+
+
+def _by_id(path: Path, document: dict, field: str, name: str, problems: list[str]) -> dict[Any, tuple[str, str]]:
+    """Maps ids to (place, name) for the entries of a list, and appends to `problems`."""
+    found: dict[Any, tuple[str, str]] = {}
+    for where, (number, text) in _fields(path, document, field, problems):
+        if not isinstance(text, str):
+            problems.append(f"{where}.{name}: must be a string, found {text!r:.40}")
+        elif found.setdefault(number, (where, text))[0] != where:
+            problems.append(f"{where}.id: {number!r:.40} is already the id of {found[number][0]}")
+    return found
+
+
+def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The place and the two fields of each entry of a list. Ids are numbers or strings."""
+    wanted = _COCO_FIELDS[field]
+    for index, entry in enumerate(document[field]):
+        where = f"{path.name}: {field}[{index}]"
+        lacking = [name for name in wanted if not isinstance(entry, dict) or name not in entry]
+        if lacking:
+            problems.append(f"{where} has no {' and no '.join(lacking)}")
+            continue
+        bad = [name for name in wanted if name.endswith("id") and not isinstance(entry[name], int | str)]
+        if bad:
+            problems.append(f"{where}.{bad[0]}: must be a number or a string, found {entry[bad[0]]!r:.40}")
+        else:
+            yield where, (entry[wanted[0]], entry[wanted[1]])
 
 
 def _problem(row: LabelRow, folder: Path) -> str:

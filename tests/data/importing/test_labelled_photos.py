@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from aia_jax.data.importing.label_lists import read_coco, read_folders
+from aia_jax.data.importing.labelled_photos import read_coco, read_folders
 from aia_jax.utils.errors import InputError
 from tests.helpers.photos import make_photo
 
