@@ -107,25 +107,22 @@ def test_malformed_lists_are_reported(read):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "options", "message"),
     [
-        ("", r"labels\.csv is empty; expected a header such as image,labels"),
-        ("a.jpg,sky\nb.jpg,sea\n", r"none of the columns \(a\.jpg, sky\) has a known name for photos .*--photo_column"),
-        ("image\na.jpg\n", r"no column has a known name for labels .*--label_column names one"),
-        ("image,labels,labels\na.jpg,b,c\n", "two columns are called 'labels'"),
+        ("", {}, r"labels\.csv is empty; expected a header such as image,labels"),
+        ("a.jpg,sky\n", {}, r"none of the columns \(a\.jpg, sky\) has a known name for photos .*--photo_column"),
+        ("image\na.jpg\n", {}, r"no column has a known name for labels .*--label_column names one"),
+        ("image,labels,labels\na.jpg,b,c\n", {}, "two columns are called 'labels'"),
+        (
+            "image,labels\n",
+            {"label_column": "x"},
+            "has no column 'x', which --label_column names; its columns: image",
+        ),
+        ("image,labels\na.jpg,sky\n", {"encoding": "utf-16"}, "is not UTF-8 text"),
+        (f"image,labels\na,sky\nb,{'x' * 200_000}\n", {}, r"\.csv:3 is not a row of a table: field larger than field"),
+        ("x" * 200_000, {}, r"labels\.csv:1 is not a row of a table"),
     ],
 )
-def test_tables_without_labels_are_refused(read, text, message):
+def test_unusable_tables_are_refused(read, text, options, message):
     with pytest.raises(InputError, match=message):
-        read(text)
-
-
-def test_unusable_tables_are_refused(read):
-    with pytest.raises(InputError, match=r"has no column 'x', which --label_column names; its columns: image, labels"):
-        read("image,labels\na.jpg,sky\n", label_column="x")
-    with pytest.raises(InputError, match="is not UTF-8 text"):
-        read("image,labels\na.jpg,sky\n", "utf-16")
-    with pytest.raises(InputError, match=r"labels\.csv:3 is not a row of a table: field larger than field limit"):
-        read(f"image,labels\na.jpg,sky\nb.jpg,{'x' * 200_000}\n")
-    with pytest.raises(InputError, match=r"labels\.csv:1 is not a row of a table"):
-        read("x" * 200_000)
+        read(text, **options)

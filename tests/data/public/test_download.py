@@ -62,16 +62,25 @@ def test_a_download_is_recorded(server, tmp_path):
     check_unchanged(path)  # like a file of the user
 
 
+DATE = "Mon, 01 Jan 2024 00:00:00 GMT"
+
+
 @pytest.mark.parametrize(
-    "headers", [{}, {"etag": "", "last_modified": "Mon, 01 Jan 2024 00:00:00 GMT"}, {"has_length": False}]
+    ("answer", "ranges"),
+    [
+        ({"breaks": [100_000, 50_000]}, ["", "bytes=100000-", "bytes=150000-"]),
+        ({"breaks": [100_000], "etag": "", "last_modified": DATE}, ["", "bytes=100000-"]),
+        ({"breaks": [10_000] * 20}, ["", *(f"bytes={number}0000-" for number in range(1, 21))]),  # there is progress
+        ({"has_length": False}, [""]),  # the end of the connection is the end of the file
+        ({"breaks": [100_000], "has_ranges": False}, ["", "bytes=100000-"]),  # the server sends the whole file
+        ({"breaks": [100_000], "etag": ""}, ["", ""]),
+        ({"breaks": [100_000], "etag": 'W/"1"'}, ["", ""]),
+    ],
 )
-def test_a_broken_connection_is_continued(server, tmp_path, headers):
-    served = Served(CONTENT, breaks=[100_000, 50_000], **headers)
-    server.files["images.zip"] = served
-    if not served.has_length:  # then the end of the connection is the end of the file
-        served.breaks = []
+def test_a_broken_connection_is_continued_or_the_download_starts_again(server, tmp_path, answer, ranges):
+    server.files["images.zip"] = Served(CONTENT, **answer)
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == (["", "bytes=100000-", "bytes=150000-"] if served.has_length else [""])
+    assert server.ranges == ranges
 
 
 def test_an_interrupted_download_is_continued(server, tmp_path, monkeypatch):
@@ -106,17 +115,6 @@ def test_a_complete_part_is_not_downloaded_again(server, tmp_path, monkeypatch):
     assert server.ranges == [""]
 
 
-@pytest.mark.parametrize(
-    ("answer", "second_range"),
-    [({"has_ranges": False}, "bytes=100000-"), ({"etag": ""}, ""), ({"etag": 'W/"1"'}, "")],
-    ids=["server ignores ranges", "no etag and no date", "weak etag"],
-)
-def test_a_download_that_cannot_be_continued_starts_again(server, tmp_path, answer, second_range):
-    server.files["images.zip"] = Served(CONTENT, breaks=[100_000], **answer)
-    assert download(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == ["", second_range]
-
-
 @pytest.mark.parametrize("has_if_range", [True, False])
 @pytest.mark.parametrize("size", [300_000, 100_000, 40_000])
 def test_a_file_that_changes_between_attempts_is_never_mixed(server, tmp_path, monkeypatch, has_if_range, size):
@@ -137,13 +135,6 @@ def test_the_part_of_another_url_is_not_used(server, tmp_path, monkeypatch):
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_refusal_is_reported_at_once(server, tmp_path, status):
-    server.files["images.zip"] = Served(CONTENT, statuses=[status])
-    assert f"/images.zip cannot be downloaded: the server answers {status}" in error_of(remote(server), tmp_path)
-    assert len(server.ranges) == 1
-
-
 def test_a_busy_server_is_tried_again(server, tmp_path, capsys):
     server.files["images.zip"] = Served(CONTENT, statuses=[500, 503, 429])
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
@@ -151,22 +142,17 @@ def test_a_busy_server_is_tried_again(server, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("answer", "message", "attempts"),
     [
-        ({"statuses": [500] * 99}, "the server answers 500"),
-        ({"has_ranges": False, "breaks": [100_000] * 99}, "the connection broke after 100,000 of 300,000 bytes"),
+        *(({"statuses": [status]}, f"the server answers {status}", 1) for status in (401, 403, 404, 410)),
+        ({"statuses": [500] * 99}, "the server answers 500", downloads.ATTEMPTS),
+        ({"has_ranges": False, "breaks": [100_000] * 99}, "the connection broke after 100,000 of 300,000 bytes", 5),
     ],
 )
-def test_it_gives_up_after_attempts_without_progress(server, tmp_path, answer, message):
+def test_it_gives_up_when_refused_or_after_attempts_without_progress(server, tmp_path, answer, message, attempts):
     server.files["images.zip"] = Served(CONTENT, **answer)
-    assert message in error_of(remote(server), tmp_path)
-    assert len(server.ranges) == downloads.ATTEMPTS
-
-
-def test_it_continues_while_there_is_progress(server, tmp_path):
-    server.files["images.zip"] = Served(CONTENT, breaks=[10_000] * 20)
-    assert download(remote(server), tmp_path).read_bytes() == CONTENT
-    assert len(server.ranges) == 21
+    assert f"/images.zip cannot be downloaded: {message}" in error_of(remote(server), tmp_path)
+    assert len(server.ranges) == attempts
 
 
 def test_an_unreachable_server(server, tmp_path):

@@ -1,5 +1,6 @@
 """kagglehub with a local server, if it is installed, and the message without it."""
 
+import dataclasses
 import os
 import sys
 
@@ -47,24 +48,19 @@ def test_a_broken_connection_is_continued(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "text"),
+    ("answer", "text"),
     [
-        (401, "(401): make a token at https://www.kaggle.com/settings/api"),
-        (403, "~/.kaggle/access_token or the environment variable KAGGLE_API_TOKEN"),
-        (404, "has no data set https://www.kaggle.com/datasets/parhamsalar/corel5k"),
-        (500, "500"),
+        ({"statuses": [401]}, "(401): make a token at https://www.kaggle.com/settings/api"),
+        ({"statuses": [403]}, "~/.kaggle/access_token or the environment variable KAGGLE_API_TOKEN"),
+        ({"statuses": [404]}, "has no data set https://www.kaggle.com/datasets/parhamsalar/corel5k"),
+        ({"statuses": [500]}, "500"),
+        ({"content": b"<html>log in</html>"}, "kagglehub says: Unsupported archive type"),
+        ({"content": b"<html>log in</html>"}, "If the problem persists, remove {cache}"),
     ],
 )
-def test_refusals(server, tmp_path, status, text):
-    server.files["kaggle.zip"].statuses = [status]
-    assert text in error_of(tmp_path)
-
-
-def test_a_response_that_is_no_archive(server, tmp_path):
-    server.files["kaggle.zip"] = Served(b"<html>log in</html>", content_type="text/html")
-    message = error_of(tmp_path)
-    assert "kagglehub says: Unsupported archive type" in message
-    assert f"If the problem persists, remove {tmp_path / 'cache'}" in message
+def test_refusals(server, tmp_path, answer, text):
+    server.files["kaggle.zip"] = dataclasses.replace(server.files["kaggle.zip"], **answer)
+    assert text.format(cache=tmp_path / "cache") in error_of(tmp_path)
 
 
 def test_an_unreachable_server(server, tmp_path):

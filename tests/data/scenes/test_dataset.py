@@ -17,20 +17,7 @@ BACKGROUND_WORDS = {
     "night": {"night", "dark"},
     "marble": {"marble"},
 }
-DIRECTIONS = {
-    "left",
-    "right",
-    "top",
-    "bottom",
-    "above",
-    "below",
-    "over",
-    "under",
-    "upper",
-    "lower",
-    "up",
-    "down",
-}
+DIRECTIONS = {"left", "right", "top", "bottom", "above", "below", "over", "under", "upper", "lower", "up", "down"}
 
 
 @pytest.fixture(scope="module")

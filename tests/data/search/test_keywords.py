@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import re
 import tracemalloc
 
 import numpy as np
@@ -15,6 +16,7 @@ from aia_jax.data.search.keyword_records import KeywordRecords, write_keyword_re
 from aia_jax.data.search.keywords import KeywordVocabulary, analyze, read_keywords
 from aia_jax.utils.errors import InputError
 
+READ, LOAD = read_keywords, KeywordVocabulary.load
 RECORD = [[4, 2], [4, 0], [4, 2], [1, 1], [2, 3], [2, 0]]
 RANGES = [[-1, -1], [3, 3], [4, 5], [-1, -1], [0, 2], [-1, -1]]
 
@@ -52,28 +54,33 @@ def test_keywords_are_read(write):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("read", "content", "message"),
     [
-        (b"", "file is not JSON: Expecting value"),
-        ([], 'file has no tagging.keywords; expected {"tagging": {"keywords": ["a word or more", ...]}}'),
-        ({"keywords": []}, "file has no tagging.keywords"),
-        ({"tagging": []}, "file has no tagging.keywords"),
-        ({"tagging": {}}, "file has no tagging.keywords"),
-        ({"tagging": {"keywords": "dog"}}, "file: tagging.keywords must be a list of strings, found 'dog'"),
-        ({"tagging": {"keywords": ["dog", 3]}}, "file: tagging.keywords[1] must be a string, found 3"),
+        (READ, None, "none cannot be read: No such file or directory"),
+        (READ, b"", "file is not JSON: Expecting value"),
+        (
+            read_keywords,
+            [],
+            'file has no tagging.keywords; expected {"tagging": {"keywords": ["a word or more", ...]}}',
+        ),
+        (READ, {"keywords": []}, "file has no tagging.keywords"),
+        (READ, {"tagging": []}, "file has no tagging.keywords"),
+        (READ, {"tagging": {}}, "file has no tagging.keywords"),
+        (READ, {"tagging": {"keywords": "dog"}}, "file: tagging.keywords must be a list of strings, found 'dog'"),
+        (READ, {"tagging": {"keywords": ["dog", 3]}}, "file: tagging.keywords[1] must be a string, found 3"),
+        (LOAD, None, "none cannot be read: No such file or directory"),
+        (LOAD, b"{", "file is not JSON"),
+        (LOAD, [], "file has no words; expected {"),
+        (LOAD, {"words": []}, "file has no words"),
+        (LOAD, {"words": {"a": 1}}, "file: words must be a list of strings"),
+        (LOAD, {"words": ["a", 1]}, "file: words[1] must be a string, found 1"),
+        (LOAD, {"words": ["a", "b", "a"]}, "file: 'a' is repeated; every word must have one id"),
     ],
 )
-def test_unusable_keywords_are_refused(write, content, message):
-    path = write(content)
-    with pytest.raises(InputError) as caught:
-        read_keywords(path)
-    assert f"{path.parent}/{message}" in str(caught.value)
-
-
-@pytest.mark.parametrize("read", [read_keywords, KeywordVocabulary.load])
-def test_an_absent_file_is_named(tmp_path, read):
-    with pytest.raises(InputError, match="none cannot be read: No such file or directory"):
-        read(tmp_path / "none")
+def test_unusable_keywords_and_vocabularies_are_refused(write, tmp_path, read, content, message):
+    path = tmp_path / "none" if content is None else write(content)
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/{message}")):
+        read(path)
 
 
 def test_keywords_are_split_into_words():
@@ -109,7 +116,7 @@ def test_words_and_ids_are_those_of_scikit_learn(images, others, min_count):
         assert encoded.tolist() == [ids[word] for word in analyzer(" ".join(image)) if word in ids]
 
 
-def test_a_vocabulary_is_saved(tmp_path, write):
+def test_a_vocabulary_is_saved(tmp_path):
     vocabulary = KeywordVocabulary(["café", "dog"])
     vocabulary.save(tmp_path / "new" / "words.json")
     loaded = KeywordVocabulary.load(tmp_path / "new" / "words.json")
@@ -117,16 +124,6 @@ def test_a_vocabulary_is_saved(tmp_path, write):
     assert len(loaded) == 2
     assert loaded.name == str(tmp_path / "new" / "words.json")
     assert loaded.encode(["dog", "x", "café", "dog"]).tolist() == [1, 0, 1]
-    for content, message in [
-        (b"{", "is not JSON"),
-        ([], "has no words; expected {"),
-        ({"words": []}, "has no words"),
-        ({"words": {"a": 1}}, "words must be a list of strings"),
-        ({"words": ["a", 1]}, r"words\[1\] must be a string, found 1"),
-        ({"words": ["a", "b", "a"]}, "'a' is repeated; every word must have one id"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            KeywordVocabulary.load(write(content))
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path):
