@@ -11,7 +11,7 @@ from aia_jax.models.annotator import Annotator
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.layers.conv_norm import ConvNorm
 from aia_jax.models.layers.squeeze_excite import SqueezeExcite
-from aia_jax.models.tresnet import Bottleneck, TResNet
+from aia_jax.models.tresnet import TResNet
 
 _FLOAT32 = 4
 
@@ -68,8 +68,6 @@ def count_bytes(model: Annotator) -> CollectiveBytes:
             gradients += (_FLOAT32 if module.input_statistics else item) * module.conv.kernel.size
             widening += _FLOAT32 * module.conv.kernel.size * module.input_statistics
             forward, backward, waits = forward + norm[0], backward + norm[1], waits + 2
-        if isinstance(module, Bottleneck) and module.downsample and module.downsample.input_statistics:
-            backward -= _FLOAT32 * module.conv3.conv.kernel.shape[0]  # both offsets share one gradient
     awaited = forward + backward + widening
     return CollectiveBytes(gradients + _head_bytes(head), forward, backward, _FLOAT32, waits, awaited)
 

@@ -128,7 +128,7 @@ def test_links_of_the_pages_lead_somewhere():
 
 
 def test_files_and_modules_that_the_pages_name_exist():
-    for page in [page for page in PAGES if page.name != "performance.md"]:
+    for page in PAGES:
         text = read(page)
         for path in re.findall(r"`((?:aia_jax|benchmarks|configs|docs|tests|\.ci)/[\w./*-]+)`", text):
             assert list(ROOT.glob(path)), f"{page.name}: {path}"
