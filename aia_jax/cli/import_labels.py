@@ -20,8 +20,7 @@ import numpy as np
 from aia_jax.cli.flags import Parser, not_negative, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, read_annotations, read_labels
-from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats
-from aia_jax.data.annotation.stratification import stratified_split
+from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats, stratified_split
 from aia_jax.data.importing.label_tables import read_table
 from aia_jax.data.importing.labelled_photos import (
     LabelList,

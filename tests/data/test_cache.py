@@ -133,7 +133,7 @@ def test_two_processes_write_once_or_without_locks_twice(tmp_path, prepare, num_
     assert _directories(tmp_path / "cache") == ["train-8px-aaa"]
 
 
-def test_a_full_disk_names_the_place_and_the_room_needed(tmp_path):
+def test_a_disk_that_is_full_or_not_writable_is_reported_with_its_place(tmp_path):
     def write(directory: Path) -> None:
         _write(directory)
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -144,10 +144,7 @@ def test_a_full_disk_names_the_place_and_the_room_needed(tmp_path):
     assert _directories(tmp_path) == []
     with pytest.raises(InputError, match="full"):  # before writing
         _prepare(tmp_path, write=pytest.fail, num_bytes=2 * shutil.disk_usage(tmp_path).total)
-
-
-def test_a_cache_that_is_a_file(tmp_path):
-    (tmp_path / "cache").touch()
+    (tmp_path / "cache").touch()  # a file
     with pytest.raises(InputError, match=r"cache cannot be written.*\$AIA_JAX_CACHE"):
         _prepare(tmp_path / "cache")
 

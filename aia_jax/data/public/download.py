@@ -109,11 +109,18 @@ def _attempt(file: RemoteFile, part: Path) -> str:
         rest = response.length  # None: unknown
         if response.status != 206:  # The whole file: requested, or the server ignores ranges, or the file has changed.
             start, validator = 0, _validator(response)
-            _check_response(file, response)
+            if response.headers.get_content_type() == "text/html":
+                advice = "open it in a browser to see what it asks for"
+                raise InputError(f"{file.url} returns a web page instead of the file; {advice}")
+            if rest and file.num_bytes and rest != file.num_bytes:
+                sizes = f"has {rest:,} bytes; it had {file.num_bytes:,} when this command was written"
+                tqdm.write(f"{file.url} {sizes}. Continuing: every photo in it is checked", file=sys.stderr)
             part.unlink(missing_ok=True)  # before the facts of another file are written
             write_json(_facts_path(part), {"url": file.url, "validator": validator, "num_bytes": rest})
-        elif _validator(response) not in ("", validator) or _first_byte(response) != start:
-            _start_again(part)
+        else:
+            first_byte = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
+            if _validator(response) not in ("", validator) or first_byte != str(start):
+                _start_again(part)
         total = None if rest is None else start + rest
         check_room(part.parent, rest or 0)
         bar = tqdm(
@@ -160,26 +167,10 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         raise _TemporaryError(f"the connection broke: {error or type(error).__name__}") from None
 
 
-def _check_response(file: RemoteFile, response: http.client.HTTPResponse) -> None:
-    if response.headers.get_content_type() == "text/html":
-        raise InputError(
-            f"{file.url} returns a web page instead of the file; open it in a browser to see what it asks for"
-        )
-    if response.length and file.num_bytes and response.length != file.num_bytes:
-        sizes = f"has {response.length:,} bytes; it had {file.num_bytes:,} when this command was written"
-        tqdm.write(f"{file.url} {sizes}. Continuing: every photo in it is checked", file=sys.stderr)
-
-
 def _validator(response: http.client.HTTPResponse) -> str:
     """The validator of this version of the file; "" if it has none."""
     etag = response.headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
-
-
-def _first_byte(response: http.client.HTTPResponse) -> int:
-    """The position of the first byte of a partial response; -1 if unknown."""
-    first = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
-    return int(first) if first.isdigit() else -1
 
 
 def _facts_path(path: Path) -> Path:

@@ -103,14 +103,8 @@ def test_all_bad_photos_are_listed_or_left_out(config, photos, tmp_path, capsys)
     (facts,) = (tmp_path / "cache").rglob("split.json")
     assert len(json.loads(facts.read_text())["left_out"]) == 4
     shutil.rmtree(photos)
-    with pytest.raises(InputError, match="no image can be used"):
-        load_split(config, "train", 16)
-
-
-def test_a_folder_in_place_of_a_photo(config, photos):
-    (photos / "0.jpeg").unlink()
-    (photos / "0.jpeg").mkdir()
-    with pytest.raises(InputError, match=r"0\.jpeg: not a file"):
+    (photos / "0.jpeg").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"no image can be used(?s:.*)0\.jpeg: not a file"):
         load_split(config, "train", 16)
 
 
@@ -185,7 +179,7 @@ def test_mapped_rows_pickle_as_their_path(tmp_path):
 
 
 @pytest.mark.parametrize("stratified", [False, True])
-def test_the_validation_part_is_disjoint_and_depends_on_the_seed_only(config, stratified):
+def test_the_validation_part_is_disjoint_not_empty_and_depends_on_the_seed_only(config, stratified):
     split = load_split(config, "train", 16)
     train, validation = split_validation(split, 0.4, seed=1, stratified=stratified)
     assert (train.name, validation.name, len(train), len(validation)) == ("train", "validation", 3, 2)
@@ -193,12 +187,9 @@ def test_the_validation_part_is_disjoint_and_depends_on_the_seed_only(config, st
     again = split_validation(split, 0.4, seed=1, stratified=stratified)
     assert (train.image_names, validation.image_names) == tuple(part.image_names for part in again)
     assert len({split_validation(split, 0.4, seed, stratified=stratified)[1].image_names for seed in range(8)}) > 1
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.95, 1.0, 1.5, -0.5])
-def test_neither_part_may_be_empty(config, fraction):
-    with pytest.raises(InputError, match=r"config\.data\.validation_fraction"):
-        split_validation(load_split(config, "train", 16), fraction, seed=1, stratified=False)
+    for fraction in (0.0, 0.05, 0.95, 1.0, 1.5, -0.5):
+        with pytest.raises(InputError, match=r"config\.data\.validation_fraction"):
+            split_validation(split, fraction, seed=1, stratified=stratified)
 
 
 def test_scenes(tmp_path):

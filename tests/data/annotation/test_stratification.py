@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aia_jax.data.annotation.stratification import stratified_split
+from aia_jax.data.annotation.datasets import stratified_split
 
 
 def random_targets(num_images, num_labels, seed):

@@ -40,10 +40,7 @@ def test_cells_with_several_labels_are_read(read, text, how):
     assert rows_of(found) == BOTH
     assert how in found.understood
     assert found.problems == ()
-
-
-def test_a_byte_order_mark_is_ignored(read):
-    assert rows_of(read("image,labels\na.jpg,sky;sea\nb.jpg,sea\n", "utf-8-sig")) == BOTH
+    assert rows_of(read(text, "utf-8-sig")) == BOTH  # with a byte-order mark
 
 
 @pytest.mark.parametrize("header", ["image,label", "photo,Class", "image,labels"])
