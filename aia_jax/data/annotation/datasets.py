@@ -120,10 +120,10 @@ def split_validation(split: Split, fraction: float, seed: int, *, stratified: bo
 
 
 def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both: bool) -> np.ndarray:
-    """Selects the second part, about `fraction` of the images, with about this fraction of the images of each label.
+    """Selects the second part: about `fraction` of the images, and about this fraction of the images of each label.
 
-    Source: Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, ECML PKDD 2011, algorithm 1, for
-    two parts. Here the first part has at least one image of each label.
+    Source: Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, ECML PKDD 2011, algorithm 1.
+    Here the first part has at least one image of each label.
 
     Args:
         targets: multi-hot `[N, C]`, N at least 2.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, Annotations, read_annotations
+from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, read_annotations
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.public.download import check_unchanged, download
 from aia_jax.data.public.inspection import Inspection, first_names
@@ -55,7 +55,12 @@ def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
         made = {split: read_annotations(root, dataset.name, split) for split in absent}
     for split, annotations in made.items():
         if not (folder / f"{split}.json").exists():
-            write_bytes(folder / f"{split}.json", _to_json(annotations))
+            samples = [
+                {"image_name": name, "image_labels": [annotations.labels[column] for column in row.nonzero()[0]]}
+                for name, row in zip(annotations.image_names, annotations.targets, strict=True)
+            ]
+            document = {"samples": samples, "labels": annotations.labels}
+            write_bytes(folder / f"{split}.json", json.dumps(document).encode())
 
 
 def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
@@ -160,14 +165,6 @@ def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
             files.append((file.path, f"{file.num_bytes:,} bytes, {file.url}; or unpacked in this folder"))
     lines = [f"  {found.folder}/", *(f"    {path:40} {text}" for path, text in files)]
     return "\n".join(lines) if files else ""
-
-
-def _to_json(annotations: Annotations) -> bytes:
-    samples = [
-        {"image_name": name, "image_labels": [annotations.labels[column] for column in row.nonzero()[0]]}
-        for name, row in zip(annotations.image_names, annotations.targets, strict=True)
-    ]
-    return json.dumps({"samples": samples, "labels": annotations.labels}).encode()
 
 
 def _fetch_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) -> None:

@@ -74,8 +74,8 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
     if config_data.name == "scenes":
         return _load_scenes(config_data, split, vocabulary)
     folder = Path(config_data.root) / config_data.name
-    stem = next((name for name in _FILES[split] if _caption_file(folder, name).exists()), _FILES[split][-1])
-    path = _caption_file(folder, stem)
+    stem = next((name for name in _FILES[split] if (folder / f"{name}_caps.txt").exists()), _FILES[split][-1])
+    path = folder / f"{stem}_caps.txt"
     captions = read_captions(path)
     if len(captions) % CAPTIONS_PER_IMAGE:
         raise InputError(
@@ -102,7 +102,7 @@ def load_vocabulary(config_data: ConfigDict) -> Vocabulary:
     given = config_data.vocabulary
     path = Path(given) if given else Path(config_data.root) / "vocab" / f"{config_data.name}_vocab.json"
     if not path.exists():
-        captions = _caption_file(Path(config_data.root) / config_data.name, "train")
+        captions = Path(config_data.root) / config_data.name / "train_caps.txt"
         raise InputError(
             f"{path}, the vocabulary, does not exist; build it with: aia vocab {captions} --output {path}, "
             "or name another with config.data.vocabulary"
@@ -191,10 +191,6 @@ def feature_photo_names(split: CaptionSplit) -> list[str]:
     if max(rows, default=0) >= len(names):
         raise InputError(f"{path} names {len(names)} photos, fewer than there are features; create both again")
     return [names[row] for row in rows]
-
-
-def _caption_file(folder: Path, stem: str) -> Path:
-    return folder / f"{stem}_caps.txt"
 
 
 def _features(path: Path, num_captions: int) -> MappedRows:

@@ -12,7 +12,7 @@ import functools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.data.search.keyword_records import KeywordRecords
 from aia_jax.data.search.keywords import KeywordVocabulary, validate_ids
-from aia_jax.data.search.queries import Queries, SearchImages, make_queries
+from aia_jax.data.search.queries import SearchImages, make_queries
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
 
@@ -64,10 +64,14 @@ class ClickedImages:
         if len(ids) != len(maps):
             raise InputError(f"{maps.path} holds maps of {len(maps):,} images, but {len(ids):,} have keywords")
         pairs = self._captions() if self._data.name == "coco" else _clicks(self._folder / f"{name}_clicks.tsv")
-        queries = _group_by_text(pairs, {int(image): row for row, image in enumerate(ids)})
-        if not len(queries):
+        rows = {int(image): row for row, image in enumerate(ids)}
+        found: dict[str, set[int]] = defaultdict(set)  # each text once
+        for image, text in pairs:
+            if image in rows:
+                found[text].add(rows[image])
+        if not found:
             raise InputError(f"no query in {self._folder} is for an image of the split {name!r}")
-        return SearchImages(maps, *records.padded(ids, self._data.max_keywords), queries)
+        return SearchImages(maps, *records.padded(ids, self._data.max_keywords), make_queries(found, len(rows)))
 
     def _captions(self) -> Iterator[tuple[int, str]]:
         path = self._folder / "dataset.json"
@@ -113,12 +117,3 @@ def _clicks(path: Path) -> Iterator[tuple[int, str]]:
         if not re.fullmatch("[0-9]{1,18}", image) or len(rest) not in (1, 2) or not rest[0].strip():
             raise InputError(f"{path}:{number}: expected id, query and clicks with tabs between, found {line[:80]!r}")
         yield int(image), rest[0].strip()
-
-
-def _group_by_text(pairs: Iterable[tuple[int, str]], rows: dict[int, int]) -> Queries:
-    """Queries for images in `rows`, which maps ids to rows; each text once."""
-    found: dict[str, set[int]] = defaultdict(set)
-    for image, text in pairs:
-        if image in rows:
-            found[text].add(rows[image])
-    return make_queries(found, len(rows))
