@@ -81,7 +81,8 @@ def test_no_name_leaves_the_folder_of_the_photos(tmp_path, ssgrl, name):
             read_annotations(tmp_path, "vg500", "train")
 
 
-def test_a_million_of_anything_takes_seconds(tmp_path):
+@pytest.mark.parametrize("ssgrl", [""], indirect=True)
+def test_a_million_of_anything_takes_seconds(tmp_path, ssgrl):
     many = [f"label {number}" for number in range(200_000)]
     start = time.perf_counter()
     write_annotations(tmp_path, [{"image_name": "a.jpg", "image_labels": many}])
@@ -90,16 +91,11 @@ def test_a_million_of_anything_takes_seconds(tmp_path):
     assert "'lable 7' is not in the vocabulary of 200,000 labels" in _read_error(tmp_path)
     write_annotations(tmp_path, [{"image_name": f"{n}.jpg", "image_labels": []} for n in range(5001)], many)
     assert "5,001 images by 200,000 labels are more than 1,000,000,000 together" in _read_error(tmp_path)
-    assert time.perf_counter() - start < 30
-
-
-def test_a_name_that_is_often_repeated_is_reported_fast(tmp_path, ssgrl):
     (ssgrl / "train_list_500.txt").write_text("1.jpg\n" * 3000)
     (ssgrl / "vg_category_500_labels_index.json").write_text(json.dumps({"1.jpg": [0] * 100_000}))
-    start = time.perf_counter()
     with pytest.raises(InputError, match=r"line 2.image_name: '1.jpg' is already the name of line 1"):
         read_annotations(tmp_path, "vg500", "train")
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 30
 
 
 @pytest.mark.parametrize(
@@ -124,14 +120,10 @@ def test_a_malformed_file_is_refused(tmp_path, content, text):
     assert text in message
 
 
-def test_a_missing_root_names_the_expected_files(tmp_path):
+def test_a_missing_root_and_unknown_names_are_refused_with_what_is_expected(tmp_path):
     message = _read_error(tmp_path / "nowhere")
-    assert str(tmp_path / "nowhere" / "Corel-5k" / "train.json") in message
-    assert "config.data.root" in message
-    assert "images/" in message
-
-
-def test_unknown_names(tmp_path):
+    for text in (str(tmp_path / "nowhere" / "Corel-5k" / "train.json"), "config.data.root", "images/"):
+        assert text in message
     with pytest.raises(InputError, match="known: corel5k, espgame, iaprtc12, vg500"):
         read_annotations(tmp_path, "corel", "train")
     with pytest.raises(InputError, match="known: train, test"):

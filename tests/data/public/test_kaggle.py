@@ -63,16 +63,14 @@ def test_refusals(server, tmp_path, answer, text):
     assert text.format(cache=tmp_path / "cache") in error_of(tmp_path)
 
 
-def test_an_unreachable_server(server, tmp_path):
+def test_a_bad_token_file_and_an_unreachable_server(server, tmp_path, monkeypatch):
+    (tmp_path / "kaggle.json").write_text("{")
+    with monkeypatch.context() as context:
+        context.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+        assert "Invalid Kaggle credentials file" in error_of(tmp_path)
     server.shutdown()
     server.server_close()
     assert "cannot be downloaded: " in error_of(tmp_path)
-
-
-def test_a_bad_token_file(server, tmp_path, monkeypatch):
-    (tmp_path / "kaggle.json").write_text("{")
-    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
-    assert "Invalid Kaggle credentials file" in error_of(tmp_path)
 
 
 def test_without_the_package(tmp_path, monkeypatch):
