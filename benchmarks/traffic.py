@@ -1,4 +1,4 @@
-"""Counts the memory traffic of one step in the program compiled for a device that need not exist here.
+"""Counts the memory traffic of one step in the program compiled for a described device; the device is not needed.
 
     python -m benchmarks.traffic --config configs/corel5k.py --target h200 --config.batch_size=128
 

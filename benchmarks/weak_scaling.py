@@ -24,7 +24,7 @@ HOSTS = (1, 2, 4, 16, 64, 128)
 DEVICES = 8  # per host
 NETWORKS = (400e9, 50e9)  # bytes per second and host: eight adapters of 400 Gb/s, or one
 _NVLINK = 370e9  # bytes per second of an all-reduce within a host
-_KERNEL = 2e-6  # seconds of a kernel that packs or unpacks
+_KERNEL = 2e-6  # seconds of an extra kernel
 _NOT_OVERLAPPED = 32e6  # bytes of the last gradients
 
 
@@ -34,14 +34,14 @@ class Step(NamedTuple):
     Attributes:
         seconds: time on one device.
         waits: number of sums without overlap.
-        packing: number of kernels that only several devices need.
+        extra_kernels: number of kernels that only the program for several devices has.
         awaited: bytes of the sums without overlap.
         overlapped: bytes of the other sums.
     """
 
     seconds: float
     waits: int
-    packing: int
+    extra_kernels: int
     awaited: float
     overlapped: float
 
@@ -50,7 +50,7 @@ class Cost(NamedTuple):
     """Seconds of a step beyond its computation."""
 
     latency: float
-    packing: float
+    extra_kernels: float
     awaited: float
     gradients: float
 
@@ -68,7 +68,7 @@ def cost(step: Step, hosts: int, network: float) -> Cost:
 
     return Cost(
         step.waits * small_sum(hosts),
-        step.packing * _KERNEL,
+        step.extra_kernels * _KERNEL,
         seconds(step.awaited),
         seconds(min(step.overlapped, _NOT_OVERLAPPED)),
     )
@@ -89,7 +89,7 @@ def table(step: Step, seconds_at_bar: float) -> str:
         cells = [
             f"{DEVICES * hosts:,}",
             f"{1e3 * costs[0].latency:.1f}",
-            f"{1e3 * costs[0].packing:.1f}",
+            f"{1e3 * costs[0].extra_kernels:.1f}",
             _cell([f"{1e3 * cost.awaited:.1f}" for cost in costs]),
             _cell([f"{1e3 * cost.gradients:.1f}" for cost in costs]),
             *(
@@ -98,7 +98,7 @@ def table(step: Step, seconds_at_bar: float) -> str:
             ),
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    head = "| GPUs | norms' latency, ms | packing | bytes waited for | last gradients | efficiency | at the bar |"
+    head = "| GPUs | norms' latency, ms | extra kernels | bytes waited for | last gradients | efficiency | at the bar |"
     return "\n".join([head, "| --- " * 7 + "|", *rows])
 
 
@@ -120,7 +120,7 @@ def read_step(config: ConfigDict, one: Path, eight: Path) -> tuple[Step, int]:
     step = Step(
         seconds=alone["modelled_ms"] / 1e3,
         waits=collectives.waits,
-        packing=many["kernels"] - alone["kernels"],
+        extra_kernels=many["kernels"] - alone["kernels"],
         awaited=collectives.awaited,
         overlapped=collectives.bytes - collectives.awaited,
     )
@@ -155,7 +155,7 @@ def _cell(numbers: list[str]) -> str:
 def _run(arguments: argparse.Namespace) -> None:
     step, images = read_step(arguments.config, arguments.one, arguments.eight)
     print(
-        f"step {1e3 * step.seconds:.1f} ms, {step.waits} waits, {step.packing:,} packing kernels; "
+        f"step {1e3 * step.seconds:.1f} ms, {step.waits} waits, {step.extra_kernels:,} extra kernels; "
         f"{step.awaited / 1e6:.1f} MB waited for, {step.overlapped / 1e6:.1f} MB overlapped"
     )
     print(table(step, images / arguments.bar))

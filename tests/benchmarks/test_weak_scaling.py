@@ -20,7 +20,7 @@ def counted(config, name):
 
 
 def test_a_cost_equals_a_computation_by_hand():
-    step = Step(seconds=0.01, waits=10, packing=5, awaited=37e6, overlapped=1e9)
+    step = Step(seconds=0.01, waits=10, extra_kernels=5, awaited=37e6, overlapped=1e9)
     here = cost(step, 1, 400e9)
     assert here == pytest.approx((10 * 15.2e-6, 1e-5, 1.75e-4, 1.75 * 32e6 / 370e9))
     assert here.efficiency(sum(here)) == pytest.approx(0.5)
