@@ -1,13 +1,36 @@
+"""Pictures and pages of search results, and ROC curves."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from typing import Any
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from aia_jax.report.figures import FALSE_ALARM, HIT
-from aia_jax.report.search import KEYWORDS, VISUAL, draw_roc, draw_search
+from aia_jax.report.search import KEYWORDS, VISUAL, SearchHit, draw_roc, draw_search
+from aia_jax.report.search_page import write_search_page
 from tests.helpers.pictures import GREEN, count_runs, ink, pixels
-from tests.helpers.search_hits import hit
 
 CURVE = np.linspace(0, 1, 9)
 UNUSUAL = "<b>\"$x_1$\" & '日本'</b><script>alert(1)</script>"
+
+
+def hit(shape: tuple[int, int] = (30, 40), **changes: Any) -> SearchHit:
+    """A hit with a green photo of this height and width."""
+    fields = {
+        "image": np.full((*shape, 3), GREEN, np.uint8),
+        "name": "a photo.jpg",
+        "score": 0.5,
+        "correct": None,
+        "attention": np.random.default_rng(0).random((3, 3)),
+        "weights": (0.7, 0.3),
+        "keywords": (("dog", 0.6), ("beach", 0.4)),
+    }
+    return SearchHit(**fields | changes)
 
 
 @pytest.mark.parametrize(("counts", "columns", "rows"), [((1,), 1, 1), ((3, 2), 3, 2), ((10,), 5, 2), ((2, 0), 2, 1)])
@@ -82,11 +105,6 @@ def test_unusual_texts_are_drawn_on_the_page(tmp_path, written):
     assert any(text.startswith("“<b>") and text.endswith("…") for text in written)
 
 
-def test_there_must_be_queries(tmp_path):
-    with pytest.raises(ValueError, match="at least one query"):
-        draw_search(tmp_path / "search.png", [])
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -104,6 +122,111 @@ def test_there_must_be_queries(tmp_path):
 def test_other_arrays_and_weights_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         hit(**changes)
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and all texts but the style."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.open = tag
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        if self.open != "style" and data.strip():
+            self.texts.append(data.strip())
+
+    def named(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def write_page(tmp_path, query, hits, **options):
+    write_search_page(tmp_path / "page.html", query, hits, **options)
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+    return Elements(tmp_path / "page.html")
+
+
+def pictures(page):
+    """Size and middle pixel of each picture; photo and attention alternate."""
+    found = []
+    for attributes in page.named("img"):
+        kind, _, content = attributes["src"].partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as picture:
+            found.append((picture.size, picture.getpixel((picture.width // 2, picture.height // 2))))
+    return found
+
+
+def test_a_page_shows_every_hit(tmp_path):
+    page = write_page(tmp_path, "a dog", [hit(correct=True), hit(correct=False), hit(keywords=())], title="demo")
+    assert len(page.named("article")) == 3
+    assert [attributes["alt"] for attributes in page.named("img")][:2] == ["a photo.jpg", "a photo.jpg with attention"]
+    for text in ("demo", "a dog", "1. score 0.50", "✓ hit", "✗ false alarm", "visual 0.70", "dog", "no keywords"):
+        assert text in page.texts
+    assert {"width:70.0%"} == {attributes["style"] for attributes in page.named("span") if "style" in attributes}
+    assert [attributes["style"] for attributes in page.named("li")][:2] == ["--weight:1.000", "--weight:0.667"]
+
+
+def test_a_page_shows_the_attention(tmp_path):
+    page = write_page(tmp_path, "a dog", [hit(attention=np.zeros((2, 2)))] * 2)
+    assert [attributes.get("id") for attributes in page.named("input")] == ["all", None, None]
+    assert {attributes["for"] for attributes in page.named("label") if "for" in attributes} == {"all"}
+    (size, photo), (same_size, heat) = pictures(page)[:2]
+    assert size == same_size == (40, 30)
+    np.testing.assert_allclose(photo, GREEN, atol=3)
+    assert np.ptp(heat) <= 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((480, 640), (320, 240)), ((900, 30), (21, 640)), ((30, 900), (320, 11)), ((1, 1), (1, 1))]
+)
+def test_thumbnails_are_small_and_keep_their_aspect(tmp_path, shape, size):
+    assert [found for found, _ in pictures(write_page(tmp_path, "a dog", [hit(shape)]))] == [size, size]
+
+
+def test_a_page_accepts_any_name_and_any_number_of_keywords(tmp_path):
+    many = tuple((f"word {k}", 0.0) for k in range(30))
+    page = write_page(tmp_path, "a\x00b\ud800c\n d", [hit(name="\udcff.jpg", keywords=many), hit(name="")])
+    assert "a�b�c d" in page.texts
+    assert page.named("img")[0]["alt"] == "�.jpg"
+    assert page.named("img")[2]["alt"] == "photo 2"
+    assert "+18 more" in page.texts
+    assert "word 12" not in page.texts
+    assert write_page(tmp_path, "a dog", []).texts[-1] == "nothing found"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        UNUSUAL,
+        '"><img src=x onerror=alert(1)>',
+        "' onload='alert(1)",
+        "</title></style><base href=//x>",
+        "javascript:alert(1)",
+        "$policy ${style} $$",
+        "<!--",
+        "&lt;script&gt;&#60;b",
+        "\ud800<b>\0\x1b[2J\r\n<i>",
+    ],
+)
+def test_text_from_users_never_becomes_markup(tmp_path, text):
+    plain, odd = (
+        write_page(tmp_path, name, [hit(name=name, keywords=((name, 0.6), ("dog", 0.4)))], title=name)
+        for name in ("plain", text)
+    )
+    shown = re.sub("[\x00-\x1f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
+    assert odd.texts.count(shown) >= 3
+    assert odd.named("img")[0]["alt"] == shown
+    assert not {"script", "link", "iframe", "b", "a"} & {tag for tag, _ in plain.tags}
+    assert "url(" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert [tag for tag, _ in odd.tags] == [tag for tag, _ in plain.tags]
+    for (_, found), (_, expected) in zip(odd.tags, plain.tags, strict=True):
+        assert found == {name: (value or "").replace("plain", shown) or value for name, value in expected.items()}
 
 
 def test_a_good_curve_is_above_a_bad_one(tmp_path):
@@ -139,7 +262,9 @@ def test_the_highest_areas_are_listed_first(tmp_path, written):
         ({"a": (CURVE, np.full(9, np.nan), 0.5)}, "0..1"),
     ],
 )
-def test_other_curves_are_refused(tmp_path, curves, message):
+def test_other_curves_and_no_queries_are_refused(tmp_path, curves, message):
     with pytest.raises(ValueError, match=message):
         draw_roc(tmp_path / "roc.png", curves)
+    with pytest.raises(ValueError, match="at least one query"):
+        draw_search(tmp_path / "search.png", [])
     assert not list(tmp_path.iterdir())
