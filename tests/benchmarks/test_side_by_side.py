@@ -11,7 +11,7 @@ import pytest
 
 from aia_jax.utils.errors import InputError
 from benchmarks import comparison, convolutions, head, input, metrics, retrieval, roofline, timing
-from benchmarks.step import check_config, measure_ours
+from benchmarks.step import check_config
 from configs import corel5k, demo, sgraf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,35 +76,12 @@ def test_estimated_work_of_tresnet_m():
     assert bound == pytest.approx({"compute": 1, "memory": 1 / 3, "in_series": 1 / 4})
 
 
-@pytest.mark.slow
-def test_inference_with_a_peer_that_fails(config, in_this_process):
-    document = comparison.compare(config, inference=True, seconds=0.0)
-    ours, *peers = document["results"]
-    assert ours["seconds_per_step"]["windows"] == 5
-    assert {"images_per_second", "compile_seconds", "temporary_gb", "peak_gb"} < ours.keys()
-    assert [row["name"] for row in peers] == ["torch NCHW", "torch channels_last"]
-    assert all(row["failed"] for row in peers)
-    assert document["ratio_to_best_peer"] is None
-    assert document["ratio_to_roofline"].keys() == {"compute", "memory", "in_series"}
-    assert (document["batch_size"], document["dtype"], document["small_because_cpu"]) == (2, "float32", True)
-    assert {"jax", "python"} < document["versions"].keys()
-    text = comparison.table(json.loads(json.dumps(document)))
-    assert "On a CPU: small shapes" in text
-    assert "failed: " in text
-
-
 def test_the_best_peer_is_the_fastest_one_that_did_not_fail():
     def row(name, rate):
         return {"name": name, "images_per_second": {"median": rate}}
 
     assert comparison.best_peer([row("aia_jax", 6.0), row("a", 2.0), row("b", 4.0)]) == ("b", 1.5)
     assert comparison.best_peer([{"name": "aia_jax", "failed": "x"}, row("b", 4.0)]) == ("b", None)
-
-
-@pytest.mark.slow
-def test_a_profile_is_written(config, tmp_path):
-    measure_ours(config, True, 1, 0.0, str(tmp_path / "trace"))
-    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
 @pytest.mark.parametrize("compare", [comparison.compare, head.compare, input.compare])
@@ -201,29 +178,27 @@ def test_metrics_without_scikit_learn(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_parent_process_uses_no_device():
-    """Otherwise JAX would reserve most of a GPU's memory, and the measured processes would lack it."""
-    program = """
-from jax._src import xla_bridge
-from benchmarks import comparison, head
-from configs import corel5k
-config = corel5k.get_config()
-head.features_shape(config)
-comparison.count_work(config, 260, inference=False)
-assert not xla_bridge.backends_are_initialized()
-"""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("what", "backbone"), [("train", "tresnet_tiny"), ("infer", "tresnet_m")])
-def test_few_packages_are_enough(tmp_path, what, backbone):
-    """Needs only jax, flax, optax, ml_collections, torch and timm; other packages cannot be imported."""
+def test_the_command_needs_few_packages_and_reports_peers_that_fail(tmp_path, what, backbone):
+    """Jax, flax, optax, ml_collections, torch and timm are enough; other packages cannot be imported.
+
+    The parent process uses no device: JAX would reserve most of a GPU's memory, which the measured processes need.
+    """
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n")
     overrides = {"batch_size": 2, "data.image_size": 32, "model.backbone": backbone}
-    command = [sys.executable, "-m", f"benchmarks.{what}", "--config", "configs/demo.py", "--seconds", "0"]
+    program = f"""
+from jax._src import xla_bridge
+from benchmarks import comparison, head
+from configs import demo
+head.features_shape(demo.get_config())
+try:
+    comparison.command("", inference={what == "infer"})
+finally:
+    assert not xla_bridge.backends_are_initialized()
+"""
+    command = [sys.executable, "-c", program, "--config", "configs/demo.py", "--seconds", "0"]
     command += [f"--config.{name}={value}" for name, value in overrides.items()]
+    command += ["--profile", str(tmp_path / "trace")] if what == "train" else []
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": ""}
     output = tmp_path / "results" / "out.json"
     done = subprocess.run(
@@ -233,9 +208,18 @@ def test_few_packages_are_enough(tmp_path, what, backbone):
     document = json.loads(output.read_text())
     ours, *peers = document["results"]
     assert ours["seconds_per_step"]["windows"] == 5
+    assert {"images_per_second", "compile_seconds", "temporary_gb", "peak_gb"} < ours.keys()
+    assert [row["name"] for row in peers] == ["torch NCHW", "torch channels_last"]
+    assert document["ratio_to_roofline"].keys() == {"compute", "memory", "in_series"}
     assert np.isfinite(document["ratio_to_roofline"]["memory"])
-    if backbone == "tresnet_tiny":
+    assert (document["batch_size"], document["dtype"], document["small_because_cpu"]) == (2, "float32", True)
+    assert {"jax", "python"} < document["versions"].keys()
+    assert "On a CPU: small shapes" in done.stdout
+    if what == "train":
         assert [row["failed"] for row in peers] == ["timm has no tresnet_tiny to verify tresnet_tiny against"] * 2
+        assert document["ratio_to_best_peer"] is None
+        assert "failed: " in done.stdout
+        assert list((tmp_path / "trace").rglob("*.xplane.pb"))
     else:
         assert [row["failed"] for row in peers if "failed" in row] == []
         assert document["ratio_to_best_peer"] > 0

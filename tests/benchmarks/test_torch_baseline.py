@@ -21,13 +21,13 @@ from benchmarks.step import TOTAL_STEPS, check_config, random_batch
 from benchmarks.torch_baseline import InferencePeer, TrainingPeer, Variant
 from configs import corel5k
 from tests.helpers.torch_oracles import (
-    annotator_values,
     build_small_tresnet,
     build_torch_annotator,
-    copy_annotator,
+    copy_weights,
     randomize,
     relative_error,
     torch,
+    torch_values,
 )
 
 LABELS, CPU = 260, torch.device("cpu")
@@ -52,7 +52,7 @@ def models():
     randomize(theirs, seed=1)
     backbone = TResNet(variant, rngs=nnx.Rngs(0))
     ours = Annotator(backbone, AttentionPooling(LABELS, backbone.num_features, **HEAD, rngs=nnx.Rngs(0)))
-    copy_annotator(theirs, ours)
+    copy_weights(theirs, ours)
     return ours, theirs
 
 
@@ -88,13 +88,13 @@ def test_a_training_step_equals_that_of_this_project(config, models, channels_la
         state, metrics = step(state, batch, {})
     peer = TrainingPeer(theirs, config, Variant(channels_last, False), CPU)
     assert float(peer.step(images, targets)) == pytest.approx(float(metrics["loss"]), rel=1e-5)
-    expected = annotator_values(peer.model)
-    averages = peer.model.state_dict() | peer.averages
-    peer.model.load_state_dict(averages)
-    for raw, values in ((True, expected), (False, annotator_values(peer.model))):
-        for kind, arrays in state.weights("raw" if raw else "ema").items():
-            for path, value in traverse_util.flatten_dict(arrays).items():
-                assert relative_error(value, values[path]) <= 1e-4, (raw, kind, path)
+    for name in ("raw", "ema"):
+        kinds = state.weights(name).values()
+        arrays = {path: value for kind in kinds for path, value in traverse_util.flatten_dict(kind).items()}
+        expected = torch_values(peer.model, arrays)
+        for path, value in arrays.items():
+            assert relative_error(value, expected[path]) <= 1e-4, (name, path)
+        peer.model.load_state_dict(peer.model.state_dict() | peer.averages)
 
 
 def test_scores_equal_those_of_this_project(config, models):
@@ -118,11 +118,10 @@ def test_flips_apply_to_whole_images(config):
     assert sum(row[0] for row in chosen) < len(chosen)
 
 
-@pytest.mark.parametrize("inference", [False, True])
-def test_a_measured_peer_reports_its_rates(config, models, monkeypatch, inference):
+def test_a_measured_peer_reports_its_rates(config, models, monkeypatch):
     monkeypatch.setattr(torch_baseline, "build_model", lambda _: models[1])
     config.batch_size, config.data.image_size, config.data.flips = 2, 32, "both"
-    row = torch_baseline.measure_peer(config, Variant(True, False), "cpu", inference, 5, 0.0)
+    row = torch_baseline.measure_peer(config, Variant(True, False), "cpu", False, 5, 0.0)
     assert row["seconds_per_step"]["windows"] == 5
     assert row["images_per_second"]["min"] <= row["images_per_second"]["median"] <= row["images_per_second"]["max"]
     assert row["compile_seconds"] is None

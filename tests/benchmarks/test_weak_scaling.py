@@ -70,17 +70,14 @@ def test_files_that_are_no_reports_are_refused():
         ("corel5k.py", "m448-h200", "v2l576-h200x8", "has model 'tresnet_v2_l"),
         ("corel5k.py", "m448-v5e", "m448-h200x8", "is for TPU v5e"),
         ("corel5k.py", "m448-h200", "m448-h200x8-fsdp8", "has fsdp 8; needed is 1"),
+        ("corel5k.py", "batch.json", "m448-h200x8", "has batch 1024; needed is 8 x 64"),
     ],
 )
-def test_reports_of_another_config_are_refused(config, one, eight, message):
-    files = (RESULTS / f"traffic-{name}-train.json" for name in (one, eight))
+def test_reports_of_another_config_or_batch_are_refused(tmp_path, config, one, eight, message):
+    changed = {**json.loads((RESULTS / "traffic-m448-h200-train.json").read_text()), "batch_size": 64}
+    (tmp_path / "batch.json").write_text(json.dumps(changed))
+    files = [
+        tmp_path / name if name == "batch.json" else RESULTS / f"traffic-{name}-train.json" for name in (one, eight)
+    ]
     with pytest.raises(InputError, match=message):
         read_step(read_config(str(ROOT / "configs" / config)), *files)
-
-
-def test_reports_of_other_batch_sizes_are_refused(tmp_path):
-    report = json.loads((RESULTS / "traffic-m448-h200-train.json").read_text())
-    one = tmp_path / "one.json"
-    one.write_text(json.dumps({**report, "batch_size": 64}))
-    with pytest.raises(InputError, match="has batch 1024; needed is 8 x 64"):
-        read_step(read_config(str(ROOT / "configs" / "corel5k.py")), one, RESULTS / "traffic-m448-h200x8-train.json")

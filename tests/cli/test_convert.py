@@ -20,9 +20,9 @@ from aia_jax.weights.initialization import initializer
 from aia_jax.weights.pretrained import PACKAGES, pretrained_file
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
 from configs import corel5k, demo
-from tests.helpers.config_files import write_config
 from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
 from tests.helpers.torch_state_files import arrays_of, randomized, wrapped
+from tests.helpers.untrained import write_config
 
 LABELS = 22
 

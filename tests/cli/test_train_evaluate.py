@@ -15,7 +15,7 @@ from aia_jax.tasks import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from configs import demo
-from tests.helpers.config_files import write_config
+from tests.helpers.untrained import write_config
 
 
 def small_demo(**overrides):

@@ -14,6 +14,7 @@ def test_the_published_recipe_is_the_default():
     assert config.to_dict() == vg500.get_config("published").to_dict()
     assert (config.batch_size, config.ema_decay, config.optimizer.max_learning_rate) == (128, 0.999, 1e-4)
     assert (config.optimizer.name, config.accumulate_steps, config.mesh.fsdp) == ("adam", 1, 1)
+    assert (config.data.image_size, config.model.backbone, config.loss.gamma_neg) == (576, "tresnet_v2_l", 2.0)
 
 
 @pytest.mark.parametrize(
@@ -32,9 +33,17 @@ def test_the_large_recipe_follows_the_batch_size(overrides, expected):
     assert isinstance(config.to_dict()["optimizer"]["max_learning_rate"], float)
 
 
-def test_an_unknown_recipe_is_refused():
-    with pytest.raises(ValueError, match=r"configs/vg500.py:huge is unknown; known: published, large"):
-        vg500.get_config("huge")
+@pytest.mark.parametrize(
+    ("config", "name", "message"),
+    [
+        (vg500, "huge", "configs/vg500.py:huge is unknown; known: published, large"),
+        (improved_loss, "vg500", "known: corel5k, espgame, iaprtc12"),
+        (custom, "gpa", r"configs/custom\.py:gpa is unknown; known: gap, attention, whole, or the"),
+    ],
+)
+def test_unknown_recipes_are_refused(config, name, message):
+    with pytest.raises(ValueError, match=message):
+        config.get_config(name)
 
 
 def test_a_run_of_an_earlier_version_may_be_trained_further(tmp_path):
@@ -47,23 +56,15 @@ def test_a_run_of_an_earlier_version_may_be_trained_further(tmp_path):
     assert flatten(config.to_dict()).keys() == flatten(corel5k.get_config().to_dict()).keys()
 
 
-def test_published_configs_hold_the_published_values():
-    for module, name in ((corel5k, "corel5k"), (espgame, "espgame"), (iaprtc12, "iaprtc12")):
-        config = module.get_config()
-        assert (config.data.name, config.data.image_size, config.batch_size) == (name, 448, 32)
-        assert (config.epochs, config.ema_decay, config.model.backbone) == (40, 0.99, "tresnet_m")
-    config = vg500.get_config()
-    assert (config.data.image_size, config.batch_size, config.ema_decay) == (576, 128, 0.999)
-    assert (config.model.backbone, config.loss.gamma_neg) == ("tresnet_v2_l", 2.0)
-
-
-def test_configs_of_system_b_hold_the_published_values():
-    for dataset in ("corel5k", "espgame", "iaprtc12"):
-        config = improved_loss.get_config(dataset)
-        assert (config.data.name, config.model.head, config.model.dropout, config.seed) == (dataset, "gap", 0.3, 1)
-        assert config.published == f"improved_loss/{dataset}"
-    with pytest.raises(ValueError, match="known: corel5k, espgame, iaprtc12"):
-        improved_loss.get_config("vg500")
+@pytest.mark.parametrize("dataset", [corel5k, espgame, iaprtc12], ids=lambda module: module.__name__)
+def test_published_configs_hold_the_published_values(dataset):
+    name = dataset.__name__.removeprefix("configs.")
+    config = dataset.get_config()
+    assert (config.data.name, config.data.image_size, config.batch_size) == (name, 448, 32)
+    assert (config.epochs, config.ema_decay, config.model.backbone) == (40, 0.99, "tresnet_m")
+    config = improved_loss.get_config(name)
+    assert (config.data.name, config.model.head, config.model.dropout, config.seed) == (name, "gap", 0.3, 1)
+    assert config.published == f"improved_loss/{name}"
 
 
 def test_configs_of_own_labels_name_their_start():
@@ -74,5 +75,3 @@ def test_configs_of_own_labels_name_their_start():
     config = custom.get_config("whole")
     assert (config.model.backbone, config.data.image_size, config.init_labels) == ("tresnet_m", 448, "by_name")
     assert not config.model.freeze_backbone
-    with pytest.raises(ValueError, match=r"configs/custom\.py:gpa is unknown; known: gap, attention, whole, or the"):
-        custom.get_config("gpa")

@@ -14,6 +14,7 @@ import pytest
 from flax import nnx, traverse_util
 
 from aia_jax.models.tresnet import Variant
+from aia_jax.weights.name_map import find_place
 
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch and timm: pip install '.[test]'")
 
@@ -82,32 +83,40 @@ def randomize(module: torch.nn.Module, seed: int) -> None:
             normal(part.in_proj_bias, 0, 0.2)
 
 
-def copy_tresnet(body: torch.nn.Module, model: nnx.Module) -> None:
-    """Copies weights and BN statistics of timm's body into our `TResNet`."""
-    _copy(model, _tresnet_entries(body.state_dict()))
+def torch_values(module: torch.nn.Module, paths: Iterable[tuple], area: str = "", *, gradients: bool = False) -> dict:
+    """Arrays of a torch module, or gradients of its trained weights, by the paths of ours; each must be used.
+
+    Args:
+        module: `TorchAnnotator`, or the part of it that `area` names.
+        paths: all paths of our arrays.
+        area: "backbone" for timm's body, "head" for `TorchAttentionPooling`.
+    """
+    if gradients:
+        state = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
+    else:
+        state = {name: value for name, value in module.state_dict().items() if "num_batches_tracked" not in name}
+    names = {area: ""} if area else {"backbone": "backbone.features.0.", "head": "head."}
+    values, used = {}, set()
+    for path in paths:
+        full = ".".join(map(str, (area, *path) if area else path))
+        (kind, name), transform, part = find_place(full, system="annotator", family="tresnet")
+        value = state[names[kind] + name].detach().numpy()
+        values[path] = transform.to_jax(value if part is None else np.split(value, 3)[part]).copy()
+        used.add(names[kind] + name)
+    assert used == state.keys(), sorted(used ^ state.keys())
+    return values
 
 
-def copy_attention_pooling(head: torch.nn.Module, model: nnx.Module) -> None:
-    """Copies the weights of the torch head into our `AttentionPooling`."""
-    _copy(model, _head_entries(head.state_dict()))
-
-
-def copy_annotator(torch_model: torch.nn.Module, nnx_model: nnx.Module) -> None:
-    """Copies weights and BN statistics of system A in torch into our `Annotator` with the attention head."""
-    _copy(nnx_model.backbone, _tresnet_entries(torch_model.body.state_dict()))
-    _copy(nnx_model.head, _head_entries(torch_model.head.state_dict()))
-
-
-def annotator_values(torch_model: torch.nn.Module, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
-    """Weights and BN statistics, or gradients of the trained weights, by the paths of our `Annotator`."""
-    body, head = _values(torch_model.body, gradients), _values(torch_model.head, gradients)
-    flat = {("backbone", *path): value for path, value in _tresnet_entries(body)}
-    return flat | {("head", *path): value for path, value in _head_entries(head)}
-
-
-def head_values(head: torch.nn.Module, *, gradients: bool = False) -> dict[tuple, np.ndarray]:
-    """Weights of the torch head, or their gradients, by the paths of our `AttentionPooling`."""
-    return dict(_head_entries(_values(head, gradients)))
+def copy_weights(module: torch.nn.Module, model: nnx.Module, area: str = "") -> None:
+    """Copies all arrays of a torch module into our model; see `torch_values`."""
+    state = flat_state(model)
+    values = torch_values(module, state, area)
+    for path, value in values.items():
+        assert value.shape == state[path].shape, (path, value.shape, state[path].shape)
+    pure_state = nnx.state(model)
+    arrays = {path: jnp.asarray(value) for path, value in values.items()}
+    nnx.replace_by_pure_dict(pure_state, traverse_util.unflatten_dict(arrays))
+    nnx.update(model, pure_state)
 
 
 def flat_state(model: nnx.Module, *filters) -> dict[tuple, jax.Array]:
@@ -121,59 +130,3 @@ def relative_error(ours, theirs) -> float:
     theirs = np.asarray(theirs.detach() if isinstance(theirs, torch.Tensor) else theirs, np.float64)
     assert ours.shape == theirs.shape
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
-def _values(module: torch.nn.Module, gradients: bool) -> dict[str, torch.Tensor]:
-    if gradients:
-        return {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
-    return module.state_dict()
-
-
-def _copy(model: nnx.Module, entries: Iterable[tuple[tuple, np.ndarray]]) -> None:
-    entries, state = dict(entries), flat_state(model)
-    assert entries.keys() == state.keys(), sorted(map(str, entries.keys() ^ state.keys()))
-    for path, value in entries.items():
-        assert value.shape == state[path].shape, (path, value.shape, state[path].shape)
-    values = traverse_util.unflatten_dict({path: jnp.asarray(value) for path, value in entries.items()})
-    pure_state = nnx.state(model)
-    nnx.replace_by_pure_dict(pure_state, values)
-    nnx.update(model, pure_state)
-
-
-def _tresnet_entries(state: dict[str, torch.Tensor]) -> Iterable[tuple[tuple, np.ndarray]]:
-    leaves = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-    for name, tensor in state.items():
-        *path, leaf = name.split(".")
-        if leaf == "num_batches_tracked":
-            continue
-        value = tensor.detach().numpy().copy()
-        if path[0].startswith("layer"):
-            # layer3.0.downsample.1.bn: in torch the pooling before the convolution counts as a part.
-            path = ["stages", int(path[0].removeprefix("layer")) - 1, int(path[1]), *path[2:]]
-            path = [part for part in path if part not in ("0", "1")]
-        if value.ndim == 4:
-            in_se = "se" in path
-            value, leaf = (value[:, :, 0, 0].T, "kernel") if in_se else (value.transpose(0, 2, 3, 1), "kernel")
-        elif "se" not in path:
-            leaf = leaves[leaf]
-        yield (*path, leaf), value
-
-
-def _head_entries(state: dict[str, torch.Tensor]) -> Iterable[tuple[tuple, np.ndarray]]:
-    whole = {"w": ("weight",), "b": ("bias",), "query_emb.weight": ("query_embedding",)}
-    modules = {"self_attn": "self_attention", "multihead_attn": "cross_attention", "out_proj": "out"}
-    for name, tensor in state.items():
-        value = tensor.detach().numpy().copy()
-        *path, leaf = name.removeprefix("transformer.decoder.").split(".")
-        path = [int(part) if part.isdigit() else modules.get(part, part) for part in path]
-        if name in whole:
-            yield whole[name], value[0] if name in ("w", "b") else value
-        elif leaf in ("in_proj_weight", "in_proj_bias"):
-            for part, rows in zip(("query", "key", "value"), np.split(value, 3), strict=True):
-                yield (*path, part, "kernel" if rows.ndim == 2 else "bias"), rows.T
-        elif path[0] == "linear_projection":
-            yield ("projection", "kernel" if value.ndim == 4 else "bias"), value.reshape(len(value), -1).squeeze().T
-        elif "norm" in str(path[-1]):
-            yield (*path, "scale" if leaf == "weight" else "bias"), value
-        else:
-            yield (*path, "kernel" if leaf == "weight" else "bias"), value.T

@@ -9,11 +9,12 @@ from tests.helpers.torch_oracles import randomize, torch
 GENERATIONS = ("timm >= 0.9", "timm <= 0.6", "MIIL")
 
 
-def give_signed_scales(body: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Sets random scales |scale| + 1e-5 in `body`; returns InPlace-ABN's signed scales by module name."""
+def randomized(model: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Sets random weights and statistics, with scales |scale| + 1e-5; returns InPlace-ABN's signed scales by module."""
+    randomize(model, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     scales = {}
-    for name, module in body.named_modules():
+    for name, module in model.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             sign = torch.where(torch.rand(module.weight.shape, generator=generator) < 0.5, -1.0, 1.0)
             scales[name] = sign * (0.4 + 0.6 * torch.rand(module.weight.shape, generator=generator))
@@ -65,12 +66,6 @@ def wrapped(model: torch.nn.Module, generation: str, scales: dict[str, torch.Ten
     if generation == "MIIL":
         return {"state_dict": {f"module.{name}": value for name, value in content.items()}, "epoch": 3}
     return {"model": content} if generation == "timm <= 0.6" and prefix == "body." else content
-
-
-def randomized(model: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Sets random weights and statistics; returns the signed scales."""
-    randomize(model, seed=seed)
-    return give_signed_scales(model, seed)
 
 
 def arrays_of(content: dict) -> dict[str, np.ndarray]:

@@ -16,45 +16,18 @@ from aia_jax.models.layers.common import dropout
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.trainer import Trainer
+from configs.base import ONE_CYCLE, run_config
 
 ROWS, FEATURES = 50, 6
 
 
 def toy_config(**overrides) -> ConfigDict:
     """Returns a config with the fields that the trainer reads."""
-    config = ConfigDict(
-        {
-            "seed": 3,
-            "epochs": 4,
-            "batch_size": 16,
-            "accumulate_steps": 1,
-            "mesh": {"fsdp": 1},
-            "width": 8,
-            "dropout": 0.2,
-            "ema_decay": 0.9,
-            "log_every": 2,
-            "on_nonfinite": "stop",
-            "max_skipped_steps": 2,
-            "data": {"root": "a"},
-            "optimizer": {
-                "name": "adam",
-                "schedule": "one_cycle",
-                "weight_decay": 0.0,
-                "max_learning_rate": 1e-2,
-                "pct_start": 0.3,
-                "initial_div": 25.0,
-                "final_div": 1e4,
-                "beta1_base": 0.85,
-                "beta1_max": 0.95,
-                "beta2": 0.999,
-                "eps": 1e-8,
-                "clip_norm": 0.0,
-                "decay_epochs": 1,
-            },
-            "eval": {"batch_size": 16, "split": "test", "metric": "accuracy"},
-            "checkpoint": {"keep": 2},
-        }
-    )
+    config = run_config("toy", "rows")
+    config.update({"seed": 3, "epochs": 4, "batch_size": 16, "ema_decay": 0.9, "log_every": 2, "max_skipped_steps": 2})
+    config.update({"width": 8, "dropout": 0.2, "data": {"root": "a"}})
+    config.optimizer.update({**ONE_CYCLE, "pct_start": 0.3, "max_learning_rate": 1e-2, "decay_epochs": 1})
+    config.eval = ConfigDict({"batch_size": 16, "split": "test", "metric": "accuracy"})
     config.update_from_flattened_dict(overrides)
     return config
 

@@ -9,7 +9,7 @@ from aia_jax.models.tresnet import VARIANTS, TResNet, Variant
 from tests.helpers.torch_oracles import (
     build_small_tresnet,
     build_timm_body,
-    copy_tresnet,
+    copy_weights,
     flat_state,
     randomize,
     relative_error,
@@ -30,7 +30,7 @@ def pair(request):
 
 def _copied(body: torch.nn.Module, variant: str | Variant, **options) -> TResNet:
     model = nnx.eval_shape(lambda: TResNet(variant, **options, rngs=nnx.Rngs(0)))
-    copy_tresnet(body, model)
+    copy_weights(body, model, "backbone")
     return model
 
 

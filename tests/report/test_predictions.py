@@ -88,13 +88,16 @@ def test_an_old_picture_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch
     assert [file.name for file in tmp_path.iterdir()] == ["predictions.png"]
 
 
-def test_arguments_of_different_lengths_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="images 2, true 3, predicted 2"):
-        draw_predictions(tmp_path / "x.png", green(2), [[]] * 3, [[]] * 2)
+@pytest.mark.parametrize(
+    ("images", "true", "message"),
+    [
+        (green(2), 3, "images 2, true 3, predicted 2"),
+        (np.zeros((1, 4, 4, 3)), 1, r"images must be uint8 \[K, H, W, 3\]"),
+        (np.zeros((4, 4, 3), np.uint8), 4, r"images must be uint8 \[K, H, W, 3\]"),
+        (green(0), 0, r"images must be uint8 \[K, H, W, 3\]"),
+    ],
+)
+def test_arguments_of_other_lengths_shapes_and_types_are_refused(tmp_path, images, true, message):
+    with pytest.raises(ValueError, match=message):
+        draw_predictions(tmp_path / "x.png", images, [[]] * true, [[]] * len(images))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("images", [np.zeros((1, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8), green(0)])
-def test_images_of_another_shape_or_type_are_refused(tmp_path, images):
-    with pytest.raises(ValueError, match=r"images must be uint8 \[K, H, W, 3\]"):
-        draw_predictions(tmp_path / "x.png", images, [[]] * len(images), [[]] * len(images))

@@ -12,7 +12,6 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 @pytest.mark.parametrize(
     ("config", "field", "value", "message"),
     [
-        ("demo", "batch_size", "0", "config.batch_size=0 must be at least 1"),
         ("demo", "epochs", "-3", "config.epochs=-3 must be at least 1"),
         ("demo", "seed", "-1", "config.seed=-1 must be at least 0"),
         ("demo", "data.image_size", str(2**63), "image_size=9223372036854775808 must be at most 2147483647"),

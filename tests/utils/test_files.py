@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import re
 
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import atomic_path, check_writable, list_files, read_json, write_bytes, write_json
-from tests.soak import plain
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 NUMBERS = st.integers() | st.floats() | st.integers(min_value=10**4000, max_value=10**4001)
@@ -18,16 +16,6 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
     max_leaves=12,
 )
-
-
-def _same(one, other) -> bool:
-    if isinstance(one, float) and math.isnan(one):
-        return isinstance(other, float) and math.isnan(other)
-    if isinstance(one, list):
-        return isinstance(other, list) and len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
-    return one == other and type(one) is type(other)
 
 
 @settings(max_examples=150, deadline=None)
@@ -39,20 +27,7 @@ def test_written_json_is_read(tmp_path_factory, value, as_ascii):
         with pytest.raises(InputError, match=r"value\.json is not UTF-8 text"):
             read_json(path, "")
     else:
-        assert _same(read_json(path, ""), value)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.binary(max_size=40) | st.text('{}[]":, \\u0123456789eE+-.truefalsn\0\ufeff', max_size=30).map(str.encode))
-def test_any_bytes_are_read_as_json_or_refused(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "bytes.json"
-    path.write_bytes(data)
-    expected = plain.json_of(data)
-    if expected is plain.NOTHING:
-        with pytest.raises(InputError, match=r"bytes\.json"):
-            read_json(path, "")
-    else:
-        assert _same(read_json(path, ""), expected)
+        assert repr(read_json(path, "")) == repr(value)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""Identification and strict conversion in both directions, with small networks of timm's TResNet class."""
+"""Identification and strict conversion in both directions, with small and full-size models of PyTorch."""
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -8,41 +9,57 @@ from aia_jax.models.annotator import Annotator, ClassifierHead
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.efficientnet_lite import EfficientNetLite
 from aia_jax.models.tresnet import TResNet
-from aia_jax.training.model_arrays import flat_arrays, split_model
+from aia_jax.training.model_arrays import flat_arrays, merge_model, replace_arrays, split_model
 from aia_jax.utils.errors import InputError
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
 from aia_jax.weights.torch_state import identify_state
-from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
+from tests.helpers.torch_oracles import (
+    build_small_tresnet,
+    build_torch_annotator,
+    relative_error,
+    timm_tresnet,
+    torch,
+    torch_models,
+)
 from tests.helpers.torch_state_files import GENERATIONS, arrays_of, randomized, wrapped
 
 LABELS = 5
 HEAD = {"hidden_size": 16, "num_heads": 2, "feedforward_size": 24, "dropout": 0.0}
+PREFIXES = {"annotator": "backbone.features.0.", "classifier": "net.body.", "backbone": "body."}
 
 
-def build_pair(system: str, *, v2: bool = False, head_options: dict | None = None):
-    """The torch model with random weights, its signed scales, and shapes of our arrays."""
-    torch.manual_seed(0)
-    options = {**HEAD, **(head_options or {})}
-    tresnet, variant = build_small_tresnet(v2=v2)
-    rngs = nnx.Rngs(0)
-    backbone = TResNet(variant, rngs=rngs)
+def build_pair(system, tresnet, variant, **options):
+    """The torch model with random weights, its signed scales, and the graph and shapes of ours."""
+
+    def build():
+        backbone, rngs = TResNet(variant, rngs=nnx.Rngs(0)), nnx.Rngs(0)
+        if system == "annotator":
+            return Annotator(backbone, AttentionPooling(LABELS, backbone.num_features, **options, rngs=rngs))
+        return Annotator(backbone, ClassifierHead(LABELS, backbone.num_features, rngs=rngs))
+
     if system == "annotator":
         theirs = build_torch_annotator(tresnet, LABELS, **options)
-        head = AttentionPooling(LABELS, backbone.num_features, **options, rngs=rngs)
-    else:
+    elif system == "classifier":
         theirs = torch_models.TorchClassifier(tresnet.body, LABELS, tresnet.num_features)
-        head = ClassifierHead(LABELS, backbone.num_features, rngs=rngs)
-    if system == "backbone":
+    else:
         theirs = tresnet
         theirs.reset_classifier(11)
-    scales = randomized(theirs.body if system == "backbone" else theirs)
-    body_name = {"annotator": "backbone.features.0.", "classifier": "net.body.", "backbone": ""}[system]
-    scales = {name.removeprefix(body_name): scale for name, scale in scales.items()}
-    shapes = {path: leaf.shape for path, leaf in flat_arrays(split_model(Annotator(backbone, head))[1]).items()}
-    if system == "backbone":
-        shapes = {path: shape for path, shape in shapes.items() if path.startswith("backbone.")}
-    return theirs, scales, shapes
+    scales = {name.removeprefix(PREFIXES[system]): scale for name, scale in randomized(theirs).items()}
+    ours = split_model(nnx.eval_shape(build))
+    return theirs, scales, ours
+
+
+def build_small_pair(system, *, v2=False, **options):
+    """The torch model, its signed scales, and shapes of our arrays."""
+    torch.manual_seed(0)
+    theirs, scales, (_, weights) = build_pair(system, *build_small_tresnet(v2=v2), **HEAD, **options)
+    return theirs, scales, shapes_of(weights, system)
+
+
+def shapes_of(weights, system):
+    shapes = {path: leaf.shape for path, leaf in flat_arrays(weights).items()}
+    return {path: shape for path, shape in shapes.items() if system != "backbone" or path.startswith("backbone.")}
 
 
 def convert(path, shapes):
@@ -53,7 +70,7 @@ def convert(path, shapes):
 @pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
 @pytest.mark.parametrize("system", ["annotator", "classifier", "backbone"])
 def test_generations_give_the_same_arrays(tmp_path, system, v2):
-    theirs, scales, shapes = build_pair(system, v2=v2)
+    theirs, scales, shapes = build_small_pair(system, v2=v2)
     converted = {}
     for generation in GENERATIONS:
         path = tmp_path / f"{generation.replace(' ', '')}.pth"
@@ -71,8 +88,7 @@ def test_generations_give_the_same_arrays(tmp_path, system, v2):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("system", ["annotator", "classifier", "backbone"])
 def test_conversion_in_both_directions_keeps_every_bit(tmp_path, system, suffix):
-    options = {"self_attention": True, "num_layers": 2} if system == "annotator" else None
-    theirs, scales, shapes = build_pair(system, head_options=options)
+    theirs, scales, shapes = build_small_pair(system, self_attention=True, num_layers=2)
     path = tmp_path / f"a{suffix}"
     state = arrays_of(wrapped(theirs, "timm >= 0.9", scales))
     write_torch_file(path, state)
@@ -88,7 +104,7 @@ def test_conversion_in_both_directions_keeps_every_bit(tmp_path, system, suffix)
 
 
 def annotator_file(tmp_path, change):
-    theirs, scales, shapes = build_pair("annotator")
+    theirs, scales, shapes = build_small_pair("annotator")
     content = wrapped(theirs, "timm <= 0.6", scales)
     change(content)
     torch.save(content, tmp_path / "a.pth")
@@ -171,3 +187,20 @@ def test_efficientnet_lite_converts_from_timm_and_back(number):
     assert back.keys() == {name for name in state if not name.startswith("classifier.")}
     for name, value in back.items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("m", 448), ("v2_l", 576)])
+def test_logits_of_full_size_annotators_equal_those_of_torch(tmp_path, name, size):
+    torch.manual_seed(0)
+    tresnet = getattr(timm_tresnet, f"tresnet_{name}")(num_classes=0)
+    theirs, scales, (graphdef, weights) = build_pair("annotator", tresnet, name)
+    assert min(scale.min() for scale in scales.values()) < -0.9
+    torch.save(wrapped(theirs, "MIIL", scales), tmp_path / "a.pth")
+    _, arrays = convert(tmp_path / "a.pth", shapes_of(weights, "annotator"))
+    images = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
+    forward = jax.jit(lambda weights, images: merge_model(graphdef, weights)(images, train=False)[0])
+    ours = forward(replace_arrays(weights, arrays), images)
+    with torch.inference_mode():
+        expected, _ = theirs.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    assert relative_error(ours, expected) <= 1e-5
