@@ -28,7 +28,7 @@ _PUBLIC = {  # name of the builder, and citation
     "corel5k": ("corel5k", "Duygulu et al., Object recognition as machine translation, ECCV 2002"),
     "espgame": ("esp_game", "von Ahn and Dabbish, Labeling images with a computer game, CHI 2004"),
     "iaprtc12": ("iaprtc12", "Grubinger et al., The IAPR TC-12 benchmark, OntoImage 2006"),
-    "vg500": ("vg500", "Chen et al., Learning semantic-specific graph representation, ICCV 2019"),
+    "vg500": ("vg500", "Chen et al., Learning semantic-specific graph representation, ICCV 2019 (Visual Genome)"),
 }
 
 
