@@ -80,49 +80,32 @@ def photos(tmp_path_factory):
 def features(weights, photos, tmp_path):
     """Runs the command; a flag replaces the one of the same name."""
 
-    def run(*flags: str, config: str = f"{REPOSITORY}/configs/demo.py") -> int:
-        given = {
-            "--weights": str(weights),
-            "--images": str(photos),
-            "--output": str(tmp_path / "out" / "x_ims.npy"),
-            "--batch_size": "8",
-        }
-        extra = []
-        for flag in flags:
-            name, equals, value = flag.partition("=")
-            if equals and not name.startswith("--config"):
-                given[name] = value
-            else:
-                extra.append(flag)
-        return main(["features", "--config", config, *(f"{k}={v}" for k, v in given.items()), *OVERRIDES, *extra])
+    def run(*flags: str) -> int:
+        given = [f"--config={REPOSITORY}/configs/demo.py", f"--weights={weights}", f"--images={photos}"]
+        given += [f"--output={tmp_path}/out/x_ims.npy", "--batch_size=8"]
+        return main(["features", *given, *OVERRIDES, *flags])
 
     return run
 
 
-def expected(config, backbone, paths):
-    """The maps, by the model itself."""
+def assert_maps(rows, config, backbone, paths, tolerance):
+    """Compares rows with the maps that the model itself computes."""
     graphdef, arrays = backbone
-    images = np.stack([decode_image(path.read_bytes(), SIZE) for path in paths])
-    normalized = make_task(config).normalize(images)
+    normalized = make_task(config).normalize(np.stack([decode_image(path.read_bytes(), SIZE) for path in paths]))
     maps = jax.jit(lambda weights, x: merge_model(graphdef, weights)(x, train=False)[0])(arrays, normalized)
-    return np.asarray(maps).reshape(len(images), -1, maps.shape[-1])
-
-
-def sorted_names(photos):
-    return sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.[pP][nN][gG]") if "/." not in str(p))
+    maps = np.asarray(maps).reshape(len(paths), -1, maps.shape[-1])
+    assert rows.shape == maps.shape
+    np.testing.assert_allclose(rows, maps, rtol=0, atol=tolerance * np.abs(maps).max())
 
 
 def test_rows_are_the_maps_of_the_backbone(features, config, backbone, photos, tmp_path, capsys):
     assert features() == 0
     out = capsys.readouterr().out
     rows = np.load(tmp_path / "out" / "x_ims.npy")
-    names = sorted_names(photos)
-    assert len(names) == NUM_PHOTOS
-    assert names[0] == "00.png"
-    assert names[-1] == "b/09.PNG"
-    wanted = expected(config, backbone, [photos / name for name in names])
-    assert (rows.shape, rows.dtype) == (wanted.shape, np.float32)
-    np.testing.assert_allclose(rows, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+    assert rows.dtype == np.float32
+    names = [f"{index:02}.png" for index in range(0, NUM_PHOTOS, 2)]
+    names += [f"b/{index:02}.PNG" for index in range(1, NUM_PHOTOS, 2)]
+    assert_maps(rows, config, backbone, [photos / name for name in names], 1e-6)
     assert np.abs(rows).max(axis=(1, 2)).min() > 0
     facts = json.loads((tmp_path / "out" / "x_ims.json").read_text())
     assert facts["images"] == names
@@ -137,31 +120,25 @@ def test_rows_are_the_maps_of_the_backbone(features, config, backbone, photos, t
 def test_a_list_gives_the_order_and_may_repeat(features, config, backbone, photos, tmp_path):
     names = ["b/03.PNG", "00.png", "b/03.PNG", "b/01.PNG"]
     (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8")
-    assert features(f"--list={tmp_path}/list.txt", "--dtype=float16") == 0
+    assert features(f"--list={tmp_path}/list.txt", "--batch_size=3", "--config.data.num_workers=1") == 0
     rows = np.load(tmp_path / "out" / "x_ims.npy")
-    assert rows.dtype == np.float16
-    wanted = expected(config, backbone, [photos / name for name in names])
-    np.testing.assert_allclose(rows, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
-    np.testing.assert_array_equal(rows[0], rows[2])
+    assert_maps(rows, config, backbone, [photos / name for name in names], 1e-6)
     assert json.loads((tmp_path / "out" / "x_ims.json").read_text())["images"] == names
-
-
-def test_batches_and_workers_change_nothing(features, tmp_path):
-    assert features() == 0
-    assert features(f"--output={tmp_path}/y.npy", "--batch_size=3", "--config.data.num_workers=1") == 0
-    one, other = (np.load(path) for path in (tmp_path / "out" / "x_ims.npy", tmp_path / "y.npy"))
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * np.abs(one).max())
 
 
 def test_an_output_is_replaced_only_by_force(features, tmp_path, capsys):
     assert features() == 0
     output = tmp_path / "out" / "x_ims.npy"
-    before = output.stat().st_mtime_ns
-    assert features() == 2
+    before = np.load(output)
+    assert features("--dtype=float16") == 2
     assert f"{output} is there already; --force replaces it" in capsys.readouterr().err
-    assert output.stat().st_mtime_ns == before
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.jpg").write_text("no image")
+    assert features("--force", f"--images={tmp_path}/bad") == 2
+    np.testing.assert_array_equal(np.load(output), before)
+    assert len(list(output.parent.iterdir())) == 2
     assert features("--force", "--dtype=float16") == 0
-    assert np.load(output).dtype == np.float16
+    np.testing.assert_array_equal(np.load(output), before.astype(np.float16))
     assert json.loads(output.with_suffix(".json").read_text())["dtype"] == "float16"
     output.unlink()
     assert features() == 2
@@ -182,17 +159,6 @@ def test_all_unusable_photos_are_listed_and_nothing_is_left(features, photos, tm
     assert "3 of 20 photos cannot be used; nothing was written" in error
     assert "\n  00.png: the file is empty\n  09.png: not an image of a known format\n  19.png: " in error
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_failed_force_keeps_what_was_there(features, photos, tmp_path, capsys):
-    assert features() == 0
-    before = (tmp_path / "out" / "x_ims.npy").read_bytes()
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    (bad / "a.jpg").write_text("no image")
-    assert features("--force", f"--images={bad}") == 2
-    assert (tmp_path / "out" / "x_ims.npy").read_bytes() == before
-    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -249,47 +215,25 @@ def test_mistakes_are_reported(features, tmp_path, capsys, flags, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_config_elsewhere_finds_what_lies_beside_it(features, tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "own.py").write_text("from configs.demo import get_config as whole\nget_config = whole\n")
-    assert features(config=f"{tmp_path}/mine/own.py") == 0
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_workers_too_and_leaves_nothing(weights, tmp_path, signum):
+def test_sigterm_ends_the_workers_too_and_leaves_nothing(weights, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.fromarray(scenes.draw(0, 0, 640).image).save(folder / "0.png")
     for index in range(1, 4000):
         (folder / f"{index}.png").symlink_to(folder / "0.png")
-    # A job in the background ignores Ctrl-C, and hands that down.
-    command = ["env", "--default-signal=INT", sys.executable, "-m", "aia_jax", "features"]
-    command += [f"--config={REPOSITORY}/configs/demo.py", *OVERRIDES]
+    command = [sys.executable, "-m", "aia_jax", "features", f"--config={REPOSITORY}/configs/demo.py", *OVERRIDES]
     command += ["--config.data.num_workers=2", f"--weights={weights}", f"--images={folder}"]
     command += [f"--output={tmp_path}/out/x.npy", "--batch_size=8"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-        env={**os.environ, "XLA_FLAGS": ""},
-        start_new_session=True,
-    )
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment)
     deadline = time.monotonic() + 90
     while not any(path.stat().st_size > 1000 for path in tmp_path.glob("out/.aia.*/x.npy")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    if signum == signal.SIGINT:
-        os.killpg(process.pid, signum)  # as a terminal does
-    else:
-        process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum, errors
-    # Python's own resource tracker, a process beside, may have a word after the last one.
-    last = [line for line in errors.rstrip().split("\n") if "resource_tracker" not in line and "warn" not in line][-1]
-    assert last.endswith("error: interrupted") == (signum == signal.SIGINT)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)  # the workers hold the pipe open until they end
+    assert process.returncode == 128 + signal.SIGTERM, errors
     assert "Traceback" not in errors
     assert list((tmp_path / "out").iterdir()) == []
