@@ -123,10 +123,8 @@ def _check(distributed: str, num_processes: int | None, process_id: int | None) 
     if num_processes is None or process_id is None:
         raise InputError(f"--distributed={distributed} needs --num_processes and --process_id too")
     if not 0 <= process_id < num_processes:
-        raise InputError(
-            f"--process_id={process_id} --num_processes={num_processes}: process IDs range from 0 to "
-            f"--num_processes - 1"
-        )
+        given = f"--process_id={process_id} --num_processes={num_processes}"
+        raise InputError(f"{given}: process IDs range from 0 to --num_processes - 1")
 
 
 def _give_up(where: str, timeout_s: int) -> None:

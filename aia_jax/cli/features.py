@@ -24,18 +24,12 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia features`."""
     add_config_argument(parser, "annotation config that gives the backbone, image size and channel statistics")
     parser.add_argument(
-        "--weights",
-        required=True,
-        help="folder of a run, PyTorch file, or name of a package such as efficientnet_lite2",
+        "--weights", required=True, help="folder of a run, PyTorch file, or package such as efficientnet_lite2"
     )
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, in subfolders too")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.npy", help="FILE.json is written beside it")
-    parser.add_argument(
-        "--list",
-        type=Path,
-        metavar="FILE.txt",
-        help="names of photos in FOLDER, one per line, in the order of the captions; the default is sorted by name",
-    )
+    names = "names of photos in FOLDER, one per line, in the order of the captions; default: all, sorted by name"
+    parser.add_argument("--list", type=Path, metavar="FILE.txt", help=names)
     parser.add_argument("--batch_size", type=positive, metavar="N", help="the default is config.eval.batch_size")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="dtype of the file")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
@@ -60,15 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
         paths = [arguments.images / name for name in names]
         photos = read_photos(paths, config.data.image_size, num_workers=config.data.num_workers)
         with contextlib.closing(photos):
-            write_grid_features(
-                folder / output.name,
-                names,
-                photos,
-                extractor,
-                grid=extractor.grid,
-                dtype=dtype,
-                batch_size=extractor.batch_size,
-            )
+            options = {"grid": extractor.grid, "dtype": dtype, "batch_size": extractor.batch_size}
+            write_grid_features(folder / output.name, names, photos, extractor, **options)
         facts = {**extractor.facts, "dtype": dtype, "num_images": len(names), "images": names}
         write_json(folder / facts_file, facts)
     print(f"{output}: [{len(names)}, {height * width}, {channels}] {dtype}, {num_bytes / 1e6:,.1f} MB")

@@ -43,42 +43,30 @@ _FILES = (*(f"{split}.json" for split in SPLITS), CUSTOM_STATS)
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia import-labels`."""
-    parser.add_argument(
-        "--labels",
-        required=True,
-        type=Path,
-        metavar="FILE|FOLDER",
-        help="table (.csv, .tsv) with a header and the columns image,labels or image,label or image and a 0/1 column "
-        "for each label, optionally split; COCO's instances (.json); or a folder of photos for each label",
+    labels_help = (
+        "table (.csv, .tsv) with a header and the columns image,labels or image,label or image and a 0/1 column "
+        "for each label, optionally split; COCO's instances (.json); or a folder of photos for each label"
     )
+    parser.add_argument("--labels", required=True, type=Path, metavar="FILE|FOLDER", help=labels_help)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the imported data")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of the photos, which are not copied; the default is the folder of the file",
+    images_help = "photos, which are not copied; default: the folder of the file"
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help=images_help)
+    fraction_help = (
+        "fraction of the photos for testing, stratified by label; rare labels may take more; "
+        f"default: {_TEST_FRACTION}, or the splits of the list; 1: all, to evaluate on"
     )
-    parser.add_argument(
-        "--test_fraction",
-        type=_fraction,
-        metavar="F",
-        help="fraction of the photos for testing, stratified by label; rare labels may take more; the default is "
-        f"{_TEST_FRACTION}, or the splits of the list; 1: all, to evaluate on",
-    )
+    parser.add_argument("--test_fraction", type=_fraction, metavar="F", help=fraction_help)
     parser.add_argument("--seed", type=not_negative, default=0, metavar="N", help="seed of the random split")
     parser.add_argument("--min_images", type=positive, metavar="N", help="leave out labels of fewer photos")
     parser.add_argument("--photo_column", default="", metavar="NAME", help="table: column of the photos, if unusual")
     parser.add_argument("--label_column", default="", metavar="NAME", help="table: column of the labels, if unusual")
-    parser.add_argument(
-        "--separator",
-        default="",
-        metavar="SIGN",
-        help="table: separator of the labels in a cell; none: each cell is one label; the default is |, ; or a comma, "
-        "whichever is there, or spaces in columns with names such as labels or tags",
+    separator_help = (
+        "table: separator of the labels in a cell; none: each cell is one label; the default is |, ; or a comma, "
+        "whichever is there, or spaces in columns with names such as labels or tags"
     )
-    parser.add_argument(
-        "--like", type=Path, metavar="DIR", help="use the vocabulary and channel statistics of this earlier output"
-    )
+    parser.add_argument("--separator", default="", metavar="SIGN", help=separator_help)
+    like_help = "use the vocabulary and channel statistics of this earlier output"
+    parser.add_argument("--like", type=Path, metavar="DIR", help=like_help)
     parser.add_argument("--skip_bad", action="store_true", help="leave out rows, photos and labels with problems")
     parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos")
     parser.add_argument("--force", action="store_true", help="replace the output of an earlier call")
@@ -108,9 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         if not os.path.lexists(link) or link.resolve() != images.resolve():
             link.unlink(missing_ok=True)
             link.symlink_to(images.resolve(), target_is_directory=True)
-        for name in _FILES:
-            if not (folder / name).exists():
-                (arguments.output / name).unlink(missing_ok=True)
+        for name in set(_FILES) - set(os.listdir(folder)):
+            (arguments.output / name).unlink(missing_ok=True)  # from an earlier call
     print(balance_report([printable(label) for label in labels], targets[~in_test], targets[in_test]))
     root = shlex.quote(str(arguments.output))
     if in_test.all():

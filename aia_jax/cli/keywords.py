@@ -48,20 +48,13 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--keywords", required=True, type=Path, metavar="FOLDER", help="keyword files, one per image")
     parser.add_argument("--list", type=Path, metavar="FILE", help="list of the images, see --layout")
-    parser.add_argument(
-        "--split", metavar="NAME", help="part of the file names; the default is the list's name, or all"
-    )
+    parser.add_argument("--split", metavar="NAME", help="part of the file names; default: the list's name, or all")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the arrays")
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
-        "--vocabulary",
-        type=Path,
-        metavar="FILE.json",
-        help="an existing vocabulary; the default is built from the images",
+        "--vocabulary", type=Path, metavar="FILE.json", help="existing vocabulary; default: built from the images"
     )
-    words.add_argument(
-        "--min_count", type=int, default=6, metavar="N", help="leave out words of fewer images; the default is 6"
-    )
+    words.add_argument("--min_count", type=int, default=6, metavar="N", help="fewest images of a word; default: 6")
     parser.add_argument("--force", action="store_true", help="replace existing outputs")
 
 
@@ -164,22 +157,11 @@ def _write(split: KeywordSplit, words: Path, vocabulary: KeywordVocabulary, fold
     record, ranges, names = (folder / pattern.format(split.name) for pattern in _PATTERNS)
     encoded = map(vocabulary.encode, _read_words(words))
     found = write_keyword_records(record, ranges, zip(split.ids.tolist(), encoded, strict=True), split.num_ids)
-    _write_names(names, split)
+    lines = (f"  {json.dumps(name)}: {number}" for name, number in zip(split.names, split.ids.tolist(), strict=True))
+    names.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     num_rows = int(found.max()) + 1
     if not num_rows:
         raise InputError(f"no keyword of {split.name} is in {vocabulary.name}; is it that of these images?")
     num_empty = len(split) - int(np.count_nonzero(found[:, 0] >= 0))
-    return (
-        f"{split.name}: {len(split):,} images, {num_rows / len(split):.2f} keywords an image, {num_empty:,} images "
-        "without any"
-    )
-
-
-def _write_names(path: Path, split: KeywordSplit) -> None:
-    """Writes `{name: id}` in the order of the record, one per line."""
-    with path.open("w", encoding="utf-8") as file:
-        separator = "{\n"
-        for name, number in zip(split.names, split.ids.tolist(), strict=True):
-            file.write(f"{separator}  {json.dumps(name)}: {number}")
-            separator = ",\n"
-        file.write("\n}\n")
+    mean = num_rows / len(split)
+    return f"{split.name}: {len(split):,} images, {mean:.2f} keywords an image, {num_empty:,} images without any"

@@ -16,20 +16,12 @@ def add_model_arguments(parser: Parser) -> None:
     )
     model.add_argument("--weights", metavar="FILE", help="PyTorch or safetensors file; needs --config")
     group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")
-    group.add_argument(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="labels of --weights, one per line or JSON with `labels`; the default is the labels of the config's data",
-    )
+    labels = "labels of --weights, one per line or JSON with `labels`; default: the labels of the config's data"
+    group.add_argument("--labels", type=Path, metavar="FILE", help=labels)
     limits = group.add_mutually_exclusive_group()
     limits.add_argument("--threshold", type=float, metavar="T", help="a label is chosen if its score is above T")
-    limits.add_argument(
-        "--thresholds",
-        type=Path,
-        metavar="FILE.json",
-        help="a threshold for each label; the default is thresholds.json of the workdir, else config.eval.threshold",
-    )
+    thresholds = "a threshold for each label; default: thresholds.json of the workdir, else config.eval.threshold"
+    limits.add_argument("--thresholds", type=Path, metavar="FILE.json", help=thresholds)
 
 
 def check_model_arguments(arguments: argparse.Namespace) -> None:
@@ -43,13 +35,8 @@ def check_model_arguments(arguments: argparse.Namespace) -> None:
 
 def add_photo_arguments(parser: Parser) -> None:
     """Adds the folder of photos, and how many are computed and decoded at once."""
-    parser.add_argument(
-        "--images",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help="photos, in subfolders too; hidden files are ignored",
-    )
+    images = "photos, in subfolders too; hidden files are ignored"
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help=images)
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos per batch; default: 32")
     parser.add_argument(
         "--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos; 0: threads"

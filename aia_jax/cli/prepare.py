@@ -26,23 +26,12 @@ from aia_jax.utils.files import exclusive_lock
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia prepare`."""
-    folders = ", ".join(f"{FOLDERS[name]}/" for name in PUBLIC_DATASETS)
     parser.add_argument("dataset", choices=PUBLIC_DATASETS, help="name of the data set")
-    parser.add_argument(
-        "--root",
-        type=Path,
-        default=Path("datasets"),
-        metavar="FOLDER",
-        help=f"folder of {folders}, as config.data.root; the default is datasets",
-    )
+    root = f"folder of {', '.join(FOLDERS[name] for name in PUBLIC_DATASETS)}, as config.data.root; default: datasets"
+    parser.add_argument("--root", type=Path, default=Path("datasets"), metavar="FOLDER", help=root)
     parser.add_argument("--check", action="store_true", help="only check and count; download and write nothing")
-    parser.add_argument(
-        "--image_size",
-        type=positive,
-        metavar="S",
-        help="also make the copy of S x S pixels that the first training would make; --root must be written as "
-        "--config.data.root will be",
-    )
+    size = "also make the copy of S x S pixels that training reads; write --root as --config.data.root will be"
+    parser.add_argument("--image_size", type=positive, metavar="S", help=size)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -61,7 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
         if not arguments.check and not found.is_complete:
             found = _download(root, dataset, found)
             print(found.report(), flush=True)
-        _require_complete(dataset, found)
+        if not found.is_complete:
+            by_hand = _by_hand(dataset, found)
+            raise InputError(f"{found.folder} is not complete, or not as published; see above{by_hand}")
         print(f"complete, as published; --config.data.root={root}{_superfluous(found)}")
         if arguments.image_size:
             _resize(dataset, root, arguments.image_size)
@@ -86,11 +77,6 @@ def _download(root: Path, dataset: PublicDataset, found: Inspection) -> Inspecti
         message = f"interrupted; downloaded files are kept in {found.folder}, and the same command continues"
         raise Interrupted(signal.SIGINT, message) from None
     return inspect_dataset(root, dataset)
-
-
-def _require_complete(dataset: PublicDataset, found: Inspection) -> None:
-    if not found.is_complete:
-        raise InputError(f"{found.folder} is not complete, or not as published; see above{_by_hand(dataset, found)}")
 
 
 def _by_hand(dataset: PublicDataset, found: Inspection) -> str:

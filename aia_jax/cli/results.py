@@ -34,33 +34,20 @@ _LARGEST = sys.float_info.max
 
 @dataclass(frozen=True)
 class Measured:
-    """A row of a results file.
+    """A row of a results file."""
 
-    Attributes:
-        name: weights, epoch and thresholds.
-        published: name of the published row to compare with, or "".
-        model: the model and its image size.
-        metrics: metrics by the keys of `report.table`'s columns.
-        num_images: number of evaluated images, if known.
-        file: the file that holds the row.
-    """
-
-    name: str
-    published: str
-    model: str
-    metrics: dict[str, float]
-    num_images: int | None
+    name: str  # weights, epoch and thresholds
+    published: str  # name of the published row to compare with, or ""
+    model: str  # the model and its image size
+    metrics: dict[str, float]  # by the keys of the columns in `report.table`
+    num_images: int | None  # number of evaluated images, if known
     file: Path
 
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia results`."""
     parser.add_argument(
-        "folders",
-        nargs="*",
-        type=Path,
-        metavar="FOLDER",
-        help="folders with results files; the default is runs and benchmarks/results",
+        "folders", nargs="*", type=Path, metavar="FOLDER", help="with results files; default: runs, benchmarks/results"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
 
@@ -99,15 +86,13 @@ def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
     for path in paths.values():
         try:
             document = read_json(path, '{"rows": [...]}, or another JSON')
+            listed = document.get("rows", []) if isinstance(document, dict) else []
+            if not isinstance(listed, list):
+                raise InputError(f"{path}: rows must be a list")
         except InputError as error:
             problems.append(str(error))
             continue
-        if not isinstance(document, dict) or "rows" not in document:
-            continue
-        if not isinstance(document["rows"], list):
-            problems.append(f"{path}: rows must be a list")
-            continue
-        for index, row in enumerate(document["rows"]):
+        for index, row in enumerate(listed):
             try:
                 rows.append(_read_row(row, path))
             except InputError as error:
@@ -140,17 +125,9 @@ def _format_table(
 
 def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
     """Returns the table for JSON: `results`, an object for each published row, and `no_published_row`, a list."""
-    return {
-        "results": [
-            {
-                "name": name,
-                "published": published,
-                "measured": [_row_document(row) for row in rows if row.published == name],
-            }
-            for name, published in PUBLISHED.items()
-        ],
-        "no_published_row": [_row_document(row) for row in rows if not row.published],
-    }
+    measured = {name: [_row_document(row) for row in rows if row.published == name] for name in ("", *PUBLISHED)}
+    results = [{"name": name, "published": PUBLISHED[name], "measured": measured[name]} for name in PUBLISHED]
+    return {"results": results, "no_published_row": measured[""]}
 
 
 def _columns_of(row: Measured) -> Mapping[str, str]:
@@ -185,11 +162,8 @@ def _read_row(row: Any, path: Path) -> Measured:
         near = nearest(texts["published"], PUBLISHED, 3)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise InputError(f"published {texts['published']!r} is no published row{hint}")
-    numbers = {
-        field: row[field]
-        for field in (*COLUMNS, *RETRIEVAL_COLUMNS, *SEARCH_COLUMNS, "num_images")
-        if row.get(field) is not None
-    }
+    fields = *COLUMNS, *RETRIEVAL_COLUMNS, *SEARCH_COLUMNS, "num_images"
+    numbers = {field: row[field] for field in fields if row.get(field) is not None}
     for field, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
             raise InputError(f"{field} must be a finite number, found {json.dumps(number)}")

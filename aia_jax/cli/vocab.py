@@ -15,9 +15,7 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia vocab`."""
     parser.add_argument("captions", nargs="+", type=Path, metavar="CAPTIONS", help="text files, one caption per line")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file for the vocabulary")
-    parser.add_argument(
-        "--min_count", type=int, default=4, metavar="N", help="leave out words that occur less often; default: 4"
-    )
+    parser.add_argument("--min_count", type=int, default=4, metavar="N", help="least occurrences of a word; default: 4")
     parser.add_argument("--force", action="store_true", help="overwrite the output")
 
 

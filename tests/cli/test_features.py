@@ -17,12 +17,11 @@ from PIL import Image
 from aia_jax.cli.main import main
 from aia_jax.data import scenes
 from aia_jax.data.image_decoding import decode_image
-from aia_jax.models.backbones import build_backbone
 from aia_jax.tasks import make_task
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_files import write_torch_file
-from configs import demo
+from tests.helpers.untrained import annotator_config, random_weights
 
 pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
 
@@ -33,29 +32,17 @@ OVERRIDES = [f"--config.data.image_size={SIZE}", "--config.model.dtype=float32",
 
 
 @pytest.fixture(scope="module")
-def config():
-    config = demo.get_config()
-    config.data.image_size, config.model.dtype = SIZE, "float32"
-    return config
+def model():
+    """The task, the structure and random weights of an annotator."""
+    task = make_task(annotator_config(**{"data.image_size": SIZE, "model.dtype": "float32"}))
+    graphdef, _ = split_model(nnx.eval_shape(lambda: task.build_model(nnx.Rngs(0))))
+    return task, graphdef, random_weights(task)
 
 
 @pytest.fixture(scope="module")
-def backbone(config):
-    """The structure of a backbone, and random weights that all differ."""
-
-    def build():
-        return build_backbone(config.model, rngs=nnx.Rngs(3))
-
-    graphdef, _ = split_model(nnx.eval_shape(build))
-    random = jax.device_get(jax.jit(lambda: split_model(build())[1])())
-    rng = np.random.default_rng(0)
-    return graphdef, jax.tree.map(lambda array: array * rng.uniform(0.8, 1.2, array.shape).astype(array.dtype), random)
-
-
-@pytest.fixture(scope="module")
-def weights(backbone, tmp_path_factory):
-    """That backbone as a file."""
-    arrays = {f"backbone.{path}": array for path, array in flat_arrays(backbone[1]).items()}
+def weights(model, tmp_path_factory):
+    """A file of its backbone."""
+    arrays = {path: array for path, array in flat_arrays(model[2]).items() if path.startswith("backbone.")}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     write_torch_file(path, name_map.to_torch(arrays, system="backbone", family="tresnet"))
     return path
@@ -88,24 +75,24 @@ def features(weights, photos, tmp_path):
     return run
 
 
-def assert_maps(rows, config, backbone, paths, tolerance):
-    """Compares rows with the maps that the model itself computes."""
-    graphdef, arrays = backbone
-    normalized = make_task(config).normalize(np.stack([decode_image(path.read_bytes(), SIZE) for path in paths]))
-    maps = jax.jit(lambda weights, x: merge_model(graphdef, weights)(x, train=False)[0])(arrays, normalized)
+def assert_maps(rows, model, paths):
+    """Compares rows with the maps that the backbone itself computes."""
+    task, graphdef, weights = model
+    images = task.normalize(np.stack([decode_image(path.read_bytes(), SIZE) for path in paths]))
+    maps = jax.jit(lambda weights, x: merge_model(graphdef, weights).backbone(x, train=False)[0])(weights, images)
     maps = np.asarray(maps).reshape(len(paths), -1, maps.shape[-1])
     assert rows.shape == maps.shape
-    np.testing.assert_allclose(rows, maps, rtol=0, atol=tolerance * np.abs(maps).max())
+    np.testing.assert_allclose(rows, maps, rtol=0, atol=1e-6 * np.abs(maps).max())
 
 
-def test_rows_are_the_maps_of_the_backbone(features, config, backbone, photos, tmp_path, capsys):
+def test_rows_are_the_maps_of_the_backbone(features, model, photos, tmp_path, capsys):
     assert features() == 0
     out = capsys.readouterr().out
     rows = np.load(tmp_path / "out" / "x_ims.npy")
     assert rows.dtype == np.float32
     names = [f"{index:02}.png" for index in range(0, NUM_PHOTOS, 2)]
     names += [f"b/{index:02}.PNG" for index in range(1, NUM_PHOTOS, 2)]
-    assert_maps(rows, config, backbone, [photos / name for name in names], 1e-6)
+    assert_maps(rows, model, [photos / name for name in names])
     assert np.abs(rows).max(axis=(1, 2)).min() > 0
     facts = json.loads((tmp_path / "out" / "x_ims.json").read_text())
     assert facts["images"] == names
@@ -117,12 +104,12 @@ def test_rows_are_the_maps_of_the_backbone(features, config, backbone, photos, t
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x_ims.json", "x_ims.npy"]
 
 
-def test_a_list_gives_the_order_and_may_repeat(features, config, backbone, photos, tmp_path):
+def test_a_list_gives_the_order_and_may_repeat(features, model, photos, tmp_path):
     names = ["b/03.PNG", "00.png", "b/03.PNG", "b/01.PNG"]
     (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8")
     assert features(f"--list={tmp_path}/list.txt", "--batch_size=3", "--config.data.num_workers=1") == 0
     rows = np.load(tmp_path / "out" / "x_ims.npy")
-    assert_maps(rows, config, backbone, [photos / name for name in names], 1e-6)
+    assert_maps(rows, model, [photos / name for name in names])
     assert json.loads((tmp_path / "out" / "x_ims.json").read_text())["images"] == names
 
 
@@ -185,11 +172,8 @@ def test_bad_lists_are_reported_with_line_numbers(features, tmp_path, capsys, co
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--images={}/none"], "none does not exist; name a folder of photos"),
         (["--images={}/file"], "file is not a folder; name a folder of photos"),
-        (["--images={}/empty"], "empty has no photos; their names must end in .avif, .bmp, "),
         (["--output={}/x"], "x must end in .npy"),
-        (["--output={}/file/x.npy"], "file is a file; name a folder"),
         (["--output={}/file/deep/x.npy"], "cannot be written: Not a directory; --output names another place"),
         (["--output={}/folder.npy"], "folder.npy is a folder; name another --output"),
         (["--weights={}/none.pth"], "none.pth"),
@@ -197,11 +181,7 @@ def test_bad_lists_are_reported_with_line_numbers(features, tmp_path, capsys, co
         (["--config.model.backbone=tresnet_m"], "tiny.safetensors"),
         (["--config.model.backbone=efficientnet_lite0"], "but config.model.backbone is efficientnet_lite0"),
         (["--config.data.image_size=33"], "config.data.image_size=33 is no multiple of 4"),
-        (["--config.data.image_sise=33"], "nearest: --config.data.im"),
-        (["--config.data.image_size", "big"], "big"),
-        (["--batchsize=3"], "unknown flag --batchsize, nearest: --batch_size; see aia features --help"),
         (["--batch_size=0"], "at least 1"),
-        (["--dtype=int8"], "int8"),
     ],
 )
 def test_mistakes_are_reported(features, tmp_path, capsys, flags, message):

@@ -1,20 +1,13 @@
-"""`aia keywords`: the arrays are those of scikit-learn's words, and nothing else is ever left behind."""
+"""`aia keywords`: the arrays of each layout; all files are written, or none."""
 
-import errno
 import json
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.feature_extraction.text import CountVectorizer
 
 from aia_jax.cli.main import main
-from aia_jax.data.mapped_rows import RowWriter
 from aia_jax.data.search.keywords import KeywordVocabulary
-from tests.conftest import SHARED_DATASETS
-
-WORDS = ["Dog", "dog", "the sea", "old man", "T-shirt", "x", "and", "CAFÉ", "go-kart", "3d", "sky", "hot dog"]
 
 
 def write_keywords(path: Path, keywords: list[str]) -> None:
@@ -52,30 +45,6 @@ def test_a_folder(here, capsys):
     assert json.loads(Path("out/keyword_names_all.json").read_text()) == {"0": 0, "1": 1, "b/10.png": 2, "b/2.png": 3}
     assert np.load("out/keyword_record_all.npy").tolist() == [[0, 0], [1, 0], [1, 0], [1, 1], [2, 1]]
     assert np.load("out/keyword_ranges_all.npy").tolist() == [[0, 0], [1, 3], [4, 4], [-1, -1]]
-
-
-def test_real_clickture_ids_as_the_published_program_encodes_them(tmp_path, capsys):
-    listed = SHARED_DATASETS / "clickture" / "clickture-dev.lst"
-    if not listed.is_file():
-        pytest.skip("the real list of Clickture is not on this machine")
-    lines = listed.read_text().split("\n")[:1000]
-    (tmp_path / "dev.lst").write_text("\n".join(lines) + "\n")
-    rng = random.Random(0)
-    texts = []
-    for line in lines:
-        keywords = rng.choices(WORDS, k=rng.randrange(8)) + [f"rare{rng.randrange(200)}"] * rng.choice((0, 1, 1, 1))
-        write_keywords(tmp_path / "dev" / f"{line}.json", keywords)
-        texts.append(" ".join(keywords))
-    flags = [f"--keywords={tmp_path}/dev", f"--list={tmp_path}/dev.lst", f"--output={tmp_path}/out"]
-    assert main(["keywords", "--layout=clickture", *flags]) == 0
-    vectorizer = CountVectorizer(min_df=6, stop_words="english").fit(texts)
-    ids, analyzer = vectorizer.vocabulary_, vectorizer.build_analyzer()
-    words = [(int(line), word) for line, text in zip(lines, texts, strict=True) for word in analyzer(text)]
-    wanted = [[number, ids[word]] for number, word in words if word in ids]
-    assert 10 < len(ids) < 210
-    assert KeywordVocabulary.load(tmp_path / "out/keyword_vocabulary.json").words == tuple(sorted(ids, key=ids.get))
-    np.testing.assert_array_equal(np.load(tmp_path / "out/keyword_record_dev.npy"), wanted)
-    assert f"dev: 1,000 images, {len(wanted) / 1000:.2f} keywords" in capsys.readouterr().out
 
 
 def test_a_second_clickture_list_takes_the_words_of_the_first(here, capsys):
@@ -187,11 +156,8 @@ def test_bad_lists_are_reported_with_line_numbers(here, capsys, content, message
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("{", "dataset.json is not JSON: Expecting property name"),
         ((("test", "\0", 0),), "images[0].filename must be a file name"),
-        ("[" * 100_000, "dataset.json is nested too deeply"),
         ("[]", 'dataset.json has no images; expected {"images": [{"split": "train"'),
-        ('{"images": []}', "dataset.json has no images"),
         ('{"images": [3]}', "dataset.json: images[0] has no split"),
         ('{"images": [{"split": "test", "filename": "a"}]}', "dataset.json: images[0] has no imgid"),
         ((("test", 1, 0),), "images[0].filename must be a string, found 1"),
@@ -212,13 +178,10 @@ def test_bad_datasets_are_reported(here, capsys, document, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--layout=flickr"], "argument --layout: invalid choice: 'flickr'"),
         (["--vocabulary=list.lst"], "argument --vocabulary: not allowed with argument --min_count"),
-        (["--min_count=many"], "argument --min_count: invalid int value: 'many'"),
         (["--keywords=none"], "--keywords none does not exist"),
         (["--keywords=list.lst"], "--keywords list.lst is no folder"),
         (["--keywords=empty"], "empty has no keyword files; their names must end in .json"),
-        (["--output=list.lst"], "--output list.lst is a file; name a folder"),
         (["--output=list.lst/deep"], "cannot be written: Not a directory; --output names another place"),
         (["--output=k/out"], "--output k/out lies in --keywords k, whose .json files are keywords; name another"),
         (["--list=list.lst"], "--layout folder takes no --list"),
@@ -237,21 +200,4 @@ def test_mistakes_are_reported(here, capsys, flags, message):
     error = capsys.readouterr().err
     assert message in error
     assert "error: " in error
-    assert left() == []
-
-
-@pytest.mark.parametrize(
-    ("failure", "code", "message"),
-    [
-        (OSError(errno.ENOSPC, "full"), 2, "the disk of out is full: about 0.0 MB are needed there;"),
-        (KeyboardInterrupt(), 130, "error: interrupted"),
-    ],
-)
-def test_a_failure_leaves_nothing(here, capsys, monkeypatch, failure, code, message):
-    def fail(*_):
-        raise failure
-
-    monkeypatch.setattr(RowWriter, "extend", fail)
-    assert main(FOLDER) == code
-    assert message in capsys.readouterr().err
     assert left() == []

@@ -153,10 +153,9 @@ def test_without_kagglehub(server, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     message = failing(capsys, "corel5k")
     assert "pip install kagglehub" in message
-    assert (
-        "  datasets/Corel-5k/\n    images/                                  9 photos: 1.jpg, 2.jpg, 3.jpg, ...; https"
-        in message
-    )
+    folder, photos = message.splitlines()[-2:]
+    assert folder == "  datasets/Corel-5k/"
+    assert photos.startswith("    images/                                  9 photos: 1.jpg, 2.jpg, 3.jpg, ...; https")
     assert Path("datasets/Corel-5k/train.json").is_file()  # which needs no Kaggle
 
 
@@ -165,12 +164,10 @@ def test_vg500(server, photos, capsys):
     assert "downloads (0.0 GB) is no longer needed" in capsys.readouterr().out
     assert images("VG-500") == set(photos)
     for split in NUMBERS:
-        made = json.loads(Path(f"datasets/VG-500/{split}.json").read_text())
-        published = json.loads(annotations(split))
-        assert made["labels"] == published["labels"]
-        assert [(s["image_name"], set(s["image_labels"])) for s in made["samples"]] == [
-            (s["image_name"], set(s["image_labels"])) for s in published["samples"]
-        ]
+        made, published = json.loads(Path(f"datasets/VG-500/{split}.json").read_text()), json.loads(annotations(split))
+        for sample in made["samples"] + published["samples"]:
+            sample["image_labels"].sort()
+        assert made == published
     shutil.rmtree("datasets/VG-500/ssgrl")
     shutil.rmtree("datasets/VG-500/downloads")
     asked = len(server.ranges)
@@ -274,14 +271,6 @@ def test_the_resized_copy_is_the_one_that_training_takes(server, kaggle, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("images.npy")} == copies
 
 
-def test_a_disk_without_room_for_archives_and_photos(server, capsys, monkeypatch):
-    usage = shutil.disk_usage(".")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4000))
-    message = failing(capsys, "vg500")
-    assert "the disk of datasets/VG-500 is full: about 0.0 MB are needed there; --root names another place" in message
-    assert len(server.ranges) == len(SSGRL)
-
-
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
@@ -308,20 +297,11 @@ def test_bad_flags(server, argv, text, capsys):
 def test_the_real_data_sets(name, code, texts, capsys):
     if not (SHARED_DATASETS / FOLDERS[name] / "test.json").is_file():
         pytest.skip(f"the annotations of {FOLDERS[name]} are not on this machine")
+    for file in PUBLIC_DATASETS[name].annotations:
+        path = SHARED_DATASETS / FOLDERS[name] / file.path
+        assert not path.is_file() or git_blob_id(path) == file.git_blob, path
     assert main(["prepare", name, "--root", str(SHARED_DATASETS), "--check"]) == code
     captured = capsys.readouterr()
     assert all(text in captured.out for text in texts)
     assert "published are" not in captured.out
     assert ("put there by hand" in captured.err) == (code == 2)
-
-
-def test_the_ids_in_git_are_those_of_the_real_files():
-    checked = 0
-    for name, dataset in PUBLIC_DATASETS.items():
-        for file in dataset.annotations:
-            path = SHARED_DATASETS / FOLDERS[name] / file.path
-            if path.is_file():
-                assert git_blob_id(path) == file.git_blob, path
-                checked += 1
-    if not checked:
-        pytest.skip("the annotations are not on this machine")

@@ -9,7 +9,6 @@ from aia_jax.cli.main import main
 from aia_jax.metrics.published_results import RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS
 
 NUM_PUBLISHED = len(RESULTS) + len(RETRIEVAL_RESULTS) + len(SEARCH_RESULTS)
-REPOSITORY = Path(__file__).resolve().parents[2]
 BEST = {
     "name": "best epoch (14, ema)",
     "published": "improved_loss/corel5k+mcc",
@@ -56,15 +55,18 @@ def test_a_measured_row_stands_below_its_published_one(runs, capsys):
     assert err == ""
 
 
-def test_recalls_have_a_table_of_their_own(runs, capsys):
+def test_each_task_has_a_table_with_rows_without_a_published_one_last(runs, capsys):
     row = {"name": "best epoch (3, raw)", "published": "vsl/f30k/saf", "model": "SAF", "i2t_r1": 70.0, "rsum": 480.0}
-    other = {"name": "on my photos", "t2i_r10": 12.5}
+    others = [{"name": "on my photos", "t2i_r10": 12.5}, {"name": "last epoch", "published": "", "f1": 0.5}]
     search = {"name": "red boats", "ndcg_10": 0.25, "auc": 0.75}
-    runs("f30k/evaluation/metrics.json", {"rows": [row, other, search]})
+    runs("f30k/evaluation/metrics.json", {"rows": [row, *others, search]})
     assert main(["results"]) == 0
     annotation, rest = capsys.readouterr().out.split("retrieval: recalls in per cent")
     retrieval, search = rest.split("search: as fractions")
     assert "on my photos" not in annotation + search
+    lines = annotation.split("no published row\n")[1].split("\n")
+    assert lines[0].split() == ["last", "epoch", "0.5000"]
+    assert lines[1] == "      runs/f30k/evaluation/metrics.json"
     assert search.split("red boats")[1].split()[:2] == ["0.2500", "0.7500"]
     lines = retrieval.split("\n")
     start = lines.index("vsl, f30k, saf")
@@ -74,20 +76,18 @@ def test_recalls_have_a_table_of_their_own(runs, capsys):
     assert lines[lines.index("no published row") + 1].split() == ["on", "my", "photos", "12.5"]
 
 
-def test_without_results_every_row_is_not_measured(runs, capsys):
+@pytest.mark.parametrize(
+    ("documents", "where"),
+    [({}, "no folder"), ({"old": {"f1": 0.5}, "list": [BEST], "number": 3, "null": None}, "runs")],
+)
+def test_without_results_every_row_is_not_measured(runs, capsys, documents, where):
+    for name, document in documents.items():
+        runs(f"{name}.json", document)
     assert main(["results"]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert out.count("  published ") + out.count("  published,") == out.count("not measured") == NUM_PUBLISHED
-    assert "0 measured rows found in no folder" in out
-
-
-def test_rows_without_a_published_one_come_last(runs, capsys):
-    runs("demo/metrics.json", {"rows": [{"name": "last epoch", "published": "", "f1": 0.5}]})
-    assert main(["results"]) == 0
-    lines = capsys.readouterr().out.split("\n")
-    start = lines.index("no published row")
-    assert lines[start + 1].split() == ["last", "epoch", "0.5000"]
-    assert lines[start + 2] == "      runs/demo/metrics.json"
+    assert f"0 measured rows found in {where}" in out
+    assert err == ""
 
 
 def test_both_default_folders_and_given_ones_are_searched_once(runs, capsys):
@@ -98,16 +98,6 @@ def test_both_default_folders_and_given_ones_are_searched_once(runs, capsys):
     assert "2 measured rows found in runs, benchmarks/results" in capsys.readouterr().out
     main(["results", "elsewhere", "runs", "."])
     assert "3 measured rows found" in capsys.readouterr().out
-
-
-def test_other_json_files_are_passed_over(runs, capsys):
-    for name, document in (("old", {"f1": 0.5}), ("list", [BEST]), ("number", 3), ("null", None)):
-        runs(f"{name}.json", document)
-    runs("log.jsonl", "{")
-    assert main(["results"]) == 0
-    out, err = capsys.readouterr()
-    assert "0 measured rows found in runs" in out
-    assert err == ""
 
 
 @pytest.mark.parametrize(
@@ -158,15 +148,15 @@ def test_json_holds_the_same(runs, capsys):
     ]
 
 
-def test_an_absent_folder_is_refused(runs, capsys):
-    assert main(["results", "none"]) == 2
-    assert capsys.readouterr().err == "error: none is no folder; name folders that hold results, such as runs\n"
-
-
-def test_a_json_file_that_cannot_be_written_is_named(runs, capsys):
-    Path("folder").mkdir()
-    assert main(["results", "--json", "folder"]) == 2
-    assert capsys.readouterr().err == "error: --json folder is a folder; name a file\n"
-    Path("file").touch()
-    assert main(["results", "--json", "file/table.json"]) == 2
-    assert capsys.readouterr().err.startswith("error: file")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none"], "error: none is no folder; name folders that hold results, such as runs\n"),
+        (["--json", "runs"], "error: --json runs is a folder; name a file\n"),
+        (["--json", "runs/file/table.json"], "error: runs/file"),
+    ],
+)
+def test_unusable_folders_and_files_are_refused(runs, capsys, arguments, message):
+    runs("file", "")
+    assert main(["results", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(message)
