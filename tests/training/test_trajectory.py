@@ -118,7 +118,7 @@ def test_losses_learning_rates_and_beta1_follow_torch(runs):
 
 
 def check_weights(ours, theirs, **tolerances):
-    arrays = {kind: traverse_util.flatten_dict(ours[kind]) for kind in tolerances}
+    arrays = {kind: traverse_util.flatten_dict(values) for kind, values in ours.items()}
     expected = torch_values(theirs, [path for values in arrays.values() for path in values])
     for kind, tolerance in tolerances.items():
         for path, value in arrays[kind].items():
