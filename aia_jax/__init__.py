@@ -51,8 +51,11 @@ def load(
     Raises:
         InputError: An argument cannot be used. The message says why, and what to do.
     """
-    from aia_jax.inference.annotator import PhotoAnnotator  # imports JAX, which `import aia_jax` should not
-    from aia_jax.inference.load import load_trained_annotator, read_thresholds
+    from aia_jax.inference.annotator import (
+        PhotoAnnotator,  # imports JAX, which `import aia_jax` should not
+        load_trained_annotator,
+        read_thresholds,
+    )
 
     annotator = load_trained_annotator(source, config, labels=labels, batch_size=batch_size)
     return PhotoAnnotator(annotator, read_thresholds(threshold, source, annotator), top)

@@ -16,9 +16,8 @@ import jax
 import numpy as np
 
 from aia_jax.cli.flags import Parser, positive
-from aia_jax.inference.export import import_onnx
-from aia_jax.inference.load import load_trained_annotator
-from aia_jax.inference.stablehlo import load_stablehlo
+from aia_jax.inference.annotator import load_trained_annotator
+from aia_jax.inference.export import import_onnx, load_stablehlo
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json

@@ -25,9 +25,8 @@ from aia_jax.cli.flags import Parser, positive
 from aia_jax.cli.model_flags import add_model_arguments, add_photo_arguments, check_model_arguments
 from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.photo_folder import photo_names
-from aia_jax.inference.annotation_output import PROBLEMS, AnnotationOutput
+from aia_jax.inference.annotation_output import PROBLEMS, AnnotationOutput, write_gallery
 from aia_jax.inference.annotator import PhotoAnnotator
-from aia_jax.inference.gallery_page import write_gallery
 from aia_jax.training.preemption import stop_on_signals
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.messages import format_count, printable

@@ -18,9 +18,8 @@ from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.flags import Parser, positive
 from aia_jax.cli.model_flags import add_model_arguments, check_model_arguments
 from aia_jax.cli.outputs import check_output_folder, staged_output
-from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
-from aia_jax.inference.load import load_trained_annotator, read_thresholds
-from aia_jax.inference.stablehlo import PLATFORMS
+from aia_jax.inference.annotator import load_trained_annotator, read_thresholds
+from aia_jax.inference.export import NUM_IMAGES, PLATFORMS, Exporter, import_onnx
 from aia_jax.models.backbones import DTYPES
 from aia_jax.training.runs import read_run_config
 from aia_jax.utils.errors import InputError

@@ -19,7 +19,7 @@ from aia_jax.metrics.annotation import annotation_metrics, confusion_counts, lab
 from aia_jax.metrics.published_results import RESULTS
 from aia_jax.metrics.thresholds import fit_mcc, fit_mcc_exact, load_thresholds, save_thresholds
 from aia_jax.report.attention import draw_attention
-from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
+from aia_jax.report.gallery.writer import GalleryWriter, PageLabel, PagePicture
 from aia_jax.report.predictions import draw_predictions
 from aia_jax.report.table import metric_table
 from aia_jax.tasks.annotation import AnnotationTask

@@ -22,7 +22,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tqdm import tqdm
+
 from aia_jax.inference.thumbnails import PICTURES, Thumbnail, ThumbnailStore
+from aia_jax.report.gallery.writer import GalleryWriter, PageLabel, PagePicture
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import exclusive_lock, write_bytes, write_json
 
@@ -137,6 +140,28 @@ class AnnotationOutput(contextlib.ExitStack):
             if error.errno not in _BAD_NAME:
                 raise
             self.add([], [(name, f"its file of keywords cannot be written: {error.strerror}")])
+
+
+def write_gallery(path: Path, photos: Path, labels: Sequence[str], output: AnnotationOutput) -> None:
+    """Writes a page with all photos of an output with pictures, and a list of the unreadable ones, to `path`.
+
+    Args:
+        photos: the folder of the photos.
+        labels: the annotator's labels.
+        output: the annotations.
+    """
+    folder = photos.resolve()
+    numbers = {label: number for number, label in enumerate(labels)}
+    bar = tqdm(output.read(), desc="page", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5)
+    with GalleryWriter(
+        path, title=folder.name or str(folder), subtitle=str(folder), labels=labels, problems=list(output.problems())
+    ) as page:
+        for name, scored in bar:
+            thumbnail, picture = output.pictures.get(name), None
+            if thumbnail:
+                maps = zip(thumbnail.labels, thumbnail.maps, strict=True)
+                picture = PagePicture(thumbnail.webp, {numbers[label]: heat for label, heat in maps})
+            page.add(name, [PageLabel(numbers[label], score) for label, score in scored], picture)
 
 
 def _check_origin(folder: Path) -> None:

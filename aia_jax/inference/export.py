@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 
 from aia_jax.data import scenes
 from aia_jax.data.feature_cache import weights_digest
-from aia_jax.inference.stablehlo import current_platform, load_stablehlo, to_stablehlo
 from aia_jax.models.backbones import backbone_named
 from aia_jax.models.efficientnet_lite import VARIANTS
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
@@ -19,9 +19,13 @@ from aia_jax.training.run_record import package_versions
 from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 NUM_IMAGES = 4  # for comparisons of files with any batch size
 # Largest differences between two computations of the same scores; bfloat16 depends on the compiler's order of rounding.
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
+
+
+Outputs = dict[str, jax.Array]
 
 
 class Exporter:
@@ -120,6 +124,37 @@ class Exporter:
                 f"{tolerance:g}; the weights are damaged or diverged, or the converter does not know a part of it"
             )
         return differences
+
+
+def to_stablehlo(
+    function: Callable[[jax.Array], Outputs], image_size: int, *, batch: int | None, platforms: Sequence[str]
+) -> bytes:
+    """Serialises `function` of images uint8 `[B, S, S, 3]`; `load_stablehlo` restores it.
+
+    Args:
+        image_size: S.
+        batch: B; None: any.
+        platforms: names of `PLATFORMS` to compile for; this machine need not have them.
+    """
+    (size,) = jax.export.symbolic_shape("B") if batch is None else (batch,)
+    images = jax.ShapeDtypeStruct((size, image_size, image_size, 3), np.uint8)
+    option = "jax_hlo_source_file_canonicalization_regex"
+    previous = getattr(jax.config, option)
+    jax.config.update(option, ".*")  # leaves paths of this machine's source files out
+    try:
+        return bytes(jax.export.export(jax.jit(function), platforms=platforms)(images).serialize())
+    finally:
+        jax.config.update(option, previous)
+
+
+def load_stablehlo(content: bytes) -> Callable[[jax.Array], Outputs]:
+    """Restores a function of `to_stablehlo`; it compiles once for each number of images."""
+    return jax.jit(jax.export.deserialize(bytearray(content)).call)
+
+
+def current_platform() -> str:
+    """Returns the platform of this process's devices."""
+    return jax.export.default_export_platform()
 
 
 def import_onnx() -> types.ModuleType:

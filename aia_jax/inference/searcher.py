@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 from aia_jax.data.feature_cache import pad_batch, weights_digest
 from aia_jax.data.search.queries import encode_queries
 from aia_jax.data.vocabulary import Vocabulary, pad_ids
-from aia_jax.models.amc import AMC, Encoded, build_amc
-from aia_jax.models.amc_shortlist import rough_scores, summarize
+from aia_jax.models.amc import AMC, Encoded, build_amc, rough_scores, summarize
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, merge_model, replace_arrays, select_weights
@@ -105,7 +104,7 @@ class PhotoSearch:
         """Computes the arrays to store for photos uint8 `[b, S, S, 3]`; b is at most the annotator's batch size.
 
         Returns:
-            `cells` `[b, h, w, d]` and the results of `amc_shortlist.summarize`; cells and means in float16.
+            `cells` `[b, h, w, d]` and the results of `amc.summarize`; cells and means in float16.
         """
         data, count = self.config.data, len(images)
         maps = self.annotator.maps(images).astype(data.feature_dtype)
@@ -158,7 +157,7 @@ class PhotoSearch:
         )
 
     def rough_scores(self, query: Encoded, parts: Sequence[Part]) -> np.ndarray:
-        """Scores all photos without visual attention, `[N]`; see `amc_shortlist.rough_scores`."""
+        """Scores all photos without visual attention, `[N]`; see `amc.rough_scores`."""
         names = ("mean", "cross", "gram", "keywords", "counts")
         total = sum(len(rows) for _, rows in parts)
         scores = []

@@ -35,16 +35,7 @@ class ClassifierHead(nnx.Module):
         )
 
     def __call__(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
-        """Scores every label.
-
-        Args:
-            features: `[B, h, w, num_features]`.
-            train: whether to apply dropout.
-            key: random key for dropout; required if `train` and the rate is above 0.
-
-        Returns:
-            Logits float32 `[B, C]` and an empty dict of intermediates.
-        """
+        """Scores every label; see `AttentionPooling`. The dict of intermediates is empty."""
         pooled = features.mean(axis=(1, 2), dtype=jnp.float32)
         pooled = dropout(pooled, self.dropout, dropout_key(key, self.dropout, train))
         return self.linear(pooled), {}

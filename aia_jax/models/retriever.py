@@ -6,7 +6,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from aia_jax.models.backbones import build_backbone, dtypes
-from aia_jax.models.sgraf import SGRAF
+from aia_jax.models.sgraf import SGRAF, SGRAF_FIELDS
 
 
 class Retriever(nnx.Module):
@@ -48,8 +48,8 @@ def build_retriever(config: ConfigDict, num_words: int, *, rngs: nnx.Rngs) -> Re
     """Builds the model that the `model` part of a config describes.
 
     Args:
-        config: `reasoning, embed_size, word_size, similarity_size, num_regions, dtype, param_dtype`; `backbone` and
-            its fields (see `build_backbone`), or "" and `num_features`.
+        config: `SGRAF_FIELDS`, `dtype`, `param_dtype`; `backbone` and its fields (see `build_backbone`), or "" and
+            `num_features`.
         num_words: size of the vocabulary.
         rngs: source of the initial weights (stream `params`).
 
@@ -60,11 +60,7 @@ def build_retriever(config: ConfigDict, num_words: int, *, rngs: nnx.Rngs) -> Re
     sgraf = SGRAF(
         num_words,
         backbone.num_features if backbone else config.num_features,
-        num_regions=config.num_regions,
-        embed_size=config.embed_size,
-        word_size=config.word_size,
-        similarity_size=config.similarity_size,
-        reasoning=config.reasoning,
+        **{name: config[name] for name in SGRAF_FIELDS},
         **dtypes(config),
         rngs=rngs,
     )

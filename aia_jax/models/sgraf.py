@@ -17,10 +17,12 @@ from aia_jax.models.layers.batch_norm import BatchNorm
 from aia_jax.models.layers.common import EPSILON, dropout, dropout_key, l2norm, split_key, uniform, xavier_linear
 from aia_jax.models.layers.gru import BidirectionalGRU
 from aia_jax.models.layers.pairwise_blocks import join_rows, num_blocks, replicate, split_rows
-from aia_jax.models.sgraf_reasoning import REASONINGS, AttentionFiltration
 from aia_jax.utils.errors import InputError
 
+# The fields of `config.model` that are arguments of `SGRAF`.
+SGRAF_FIELDS = ("num_regions", "embed_size", "word_size", "similarity_size", "reasoning")
 _DROPOUT = 0.4
+_GRAPH_STEPS = 3
 _ATTENTION_SCALE = 9.0  # inverse temperature of the attention over regions
 
 
@@ -32,13 +34,12 @@ class GlobalAttention(nnx.Module):
         num_regions: R of images, whose embeddings are batch-normalised; None for captions, which are not normalised.
     """
 
-    def __init__(self, size: int, num_regions: int | None, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.local = xavier_linear(size, size, **options)
-        self.mean = xavier_linear(size, size, **options)
-        self.common = xavier_linear(size, 1, **options)
-        self.local_norm = BatchNorm(num_regions, param_dtype=param_dtype, rngs=rngs) if num_regions else None
-        self.mean_norm = BatchNorm(size, param_dtype=param_dtype, rngs=rngs) if num_regions else None
+    def __init__(self, size: int, num_regions: int | None, *, dtype: DTypeLike, **options):
+        self.local = xavier_linear(size, size, dtype=dtype, **options)
+        self.mean = xavier_linear(size, size, dtype=dtype, **options)
+        self.common = xavier_linear(size, 1, dtype=dtype, **options)
+        self.local_norm = BatchNorm(num_regions, **options) if num_regions else None
+        self.mean_norm = BatchNorm(size, **options) if num_regions else None
 
     def __call__(self, x: Array, mask: Array | None, *, train: bool, key: Array | None) -> Array:
         """Pools `x` `[B, N, D]` where `mask` `[B, N]` (None: replicate) to float32 `[B, D]` of length 1."""
@@ -82,6 +83,84 @@ class TextEncoder(nnx.Module):
         words = dropout(self.embedding[...][tokens], _DROPOUT, dropout_key(key, _DROPOUT, train))
         states = l2norm(self.gru(words, lengths))
         return jnp.where(word_mask(tokens, lengths)[..., None], states, 0)
+
+
+class GraphReasoning(nnx.Module):
+    """SGR: reasoning over a graph whose nodes are the alignments (SGRAF, section 3.3)."""
+
+    def __init__(self, size: int, *, dtype: DTypeLike, **options):
+        self.dtype = dtype
+        linear = partial(xavier_linear, size, size, dtype=dtype, **options)
+        self.query = nnx.List(linear() for _ in range(_GRAPH_STEPS))
+        self.key = nnx.List(linear() for _ in range(_GRAPH_STEPS))
+        self.value = nnx.List(linear() for _ in range(_GRAPH_STEPS))
+
+    def __call__(self, alignments: Array, mask: Array) -> Array:
+        """Reduces `alignments` `[i, c, L + 1, S]` where `mask` `[c, L + 1]` to the global one's last state `[i, c, S]`.
+
+        The global alignment comes first. Query and key are one product: (x Wq + bq)(y Wk + bk)^T equals
+        (x Wq + bq) Wk^T y^T plus a term that is the same for all y, which softmax ignores. The last step computes the
+        global alignment alone.
+        """
+        nodes = alignments
+        for step, (query, key, value) in enumerate(zip(self.query, self.key, self.value, strict=True)):
+            updated = nodes[:, :, :1] if step == _GRAPH_STEPS - 1 else nodes
+            key_kernel = key.kernel[...].T
+            kernel, bias = (query.kernel[...] @ key_kernel), (query.bias[...] @ key_kernel)
+            queries = updated @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+            edges = jnp.einsum("icxs,icys->icxy", queries, nodes, preferred_element_type=jnp.float32)
+            edges = jax.nn.softmax(jnp.where(mask[:, None], edges, -jnp.inf)).astype(self.dtype)
+            nodes = jax.nn.relu(value(jnp.einsum("icxy,icys->icxs", edges, nodes)))
+        return nodes[:, :, 0]
+
+
+class AttentionFiltration(nnx.Module):
+    """SAF: a weighted sum of the alignments, with learned weights (SGRAF, section 3.4).
+
+    The batch norm of the weights takes its statistics from one caption with all images. It updates the running
+    statistics caption by caption, in the order of the batch, as the published loop does.
+    """
+
+    def __init__(self, size: int, *, dtype: DTypeLike, **options):
+        self.linear = xavier_linear(size, 1, dtype=dtype, **options)
+        self.norm = BatchNorm(1, **options)
+
+    def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
+        """Reduces `alignments` `[i, c, L + 1, S]` where `mask` `[c, L + 1]`.
+
+        Returns:
+            `[i, c, S]` of length 1; in training also each caption's mean and unbiased variance, float32 `[c, 2]`.
+        """
+        weights = self.linear(alignments)[..., 0].astype(jnp.float32)
+        mask = mask.astype(jnp.float32)
+        if train:
+            count = len(weights) * mask.sum(axis=1)
+            mean = (weights * mask).sum(axis=(0, 2)) / count
+            var = (jnp.square(weights - mean[:, None]) * mask).sum(axis=(0, 2)) / count
+            scale, offset = self.norm.affine(mean, var)
+            weights = weights * scale[:, None] + offset[:, None]
+            statistics = jnp.stack([mean, var * count / jnp.maximum(count - 1, 1)], axis=-1)
+        else:
+            scale, offset = self.norm.affine()
+            weights = weights * scale + offset
+            statistics = jnp.zeros((alignments.shape[1], 2), jnp.float32)
+        weights = jax.nn.sigmoid(weights) * mask
+        weights = weights / (weights.sum(axis=-1, keepdims=True) + EPSILON)
+        pooled = jnp.einsum("icl,icls->ics", weights.astype(alignments.dtype), alignments)
+        return l2norm(pooled.astype(jnp.float32)), statistics
+
+    def update(self, statistics: Array) -> None:
+        """Updates the running statistics with those of captions `[C, 2]`, one after the other."""
+        statistics = jax.lax.stop_gradient(statistics)
+        momentum = self.norm.momentum
+        remaining = (1 - momentum) ** jnp.arange(len(statistics) - 1, -1, -1)
+        mean, var = momentum * (remaining @ statistics)
+        kept = (1 - momentum) ** len(statistics)
+        self.norm.mean[...] = kept * self.norm.mean[...] + mean
+        self.norm.var[...] = kept * self.norm.var[...] + var
+
+
+REASONINGS = {"sgr": GraphReasoning, "saf": AttentionFiltration}
 
 
 class SGRAF(nnx.Module):
@@ -172,11 +251,18 @@ class SGRAF(nnx.Module):
         regions, image_wholes = replicate(images)
         regions = regions.astype(self.dtype)
         products = jnp.einsum("ird,iqd->irq", regions, regions, preferred_element_type=jnp.float32)
-        widths = _widths(words.shape[1])
+        longest = words.shape[1]
+        widths = sorted({-(-longest // 2), -(-3 * longest // 4), longest})  # few, since each takes time to compile
 
         def score_words(width: int, words: Array, wholes: Array, lengths: Array) -> tuple[Array, Array]:
-            images = regions, products, image_wholes
-            return self._score_block(images, words[:, :width], wholes, lengths, train=train)
+            words, mask = words[:, :width], word_mask(words[:, :width], lengths)
+            alignments = self._alignments(regions, products, image_wholes, words, wholes, mask)
+            mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+            if isinstance(self.reasoning, AttentionFiltration):
+                pooled, statistics = self.reasoning(alignments, mask, train)
+            else:
+                pooled, statistics = self.reasoning(alignments, mask), jnp.zeros((len(words), 2), jnp.float32)
+            return jax.nn.sigmoid(self.score(pooled)[..., 0].astype(jnp.float32)).T, statistics
 
         def score(block: tuple[Array, ...]) -> tuple[Array, Array]:
             smallest = jnp.searchsorted(jnp.array(widths), block[-1].max())
@@ -187,18 +273,6 @@ class SGRAF(nnx.Module):
         if train and isinstance(self.reasoning, AttentionFiltration):
             self.reasoning.update(join_rows(statistics))
         return join_rows(scores)
-
-    def _score_block(
-        self, images: tuple[Array, Array, Array], words: Array, wholes: Array, lengths: Array, *, train: bool
-    ) -> tuple[Array, Array]:
-        mask = jnp.arange(words.shape[1]) < lengths[:, None]
-        alignments = self._alignments(*images, words, wholes, mask)
-        mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        if isinstance(self.reasoning, AttentionFiltration):
-            pooled, statistics = self.reasoning(alignments, mask, train)
-        else:
-            pooled, statistics = self.reasoning(alignments, mask), jnp.zeros((len(words), 2), jnp.float32)
-        return jax.nn.sigmoid(self.score(pooled)[..., 0].astype(jnp.float32)).T, statistics
 
     def _alignments(
         self, regions: Array, products: Array, image_wholes: Array, words: Array, wholes: Array, mask: Array
@@ -220,10 +294,5 @@ class SGRAF(nnx.Module):
 
 
 def word_mask(tokens: Array, lengths: Array) -> Array:
-    """Marks the words among the padded `tokens` `[C, L]`, bool `[C, L]`."""
+    """Marks the words among padded tokens or vectors, `[C, L]` or `[C, L, D]`, as bool `[C, L]`."""
     return jnp.arange(tokens.shape[1]) < lengths[:, None]
-
-
-def _widths(longest: int) -> list[int]:
-    """Widths to compile for: few, since each takes time to compile."""
-    return sorted({-(-longest // 2), -(-3 * longest // 4), longest})

@@ -1,1 +1,1 @@
-"""Pictures that people look at. Nothing but the commands imports this room."""
+"""Pictures, HTML pages and tables of results. Only the commands, `evaluation` and `inference` import this package."""

@@ -5,8 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aia_jax.report.figures import FALSE_ALARM, HIT, QUIET, Page, check_images, check_lengths
-from aia_jax.report.heat import draw_scale, overlay, upsample
+from aia_jax.report.figures import (
+    FALSE_ALARM,
+    HIT,
+    QUIET,
+    Page,
+    check_images,
+    check_lengths,
+    draw_scale,
+    overlay,
+    upsample,
+)
 
 _MARGIN, _GAP, _HEADER = 0.3, 0.16, 0.78
 _CAPTION = 0.36

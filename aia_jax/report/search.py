@@ -9,8 +9,21 @@ import numpy as np
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from aia_jax.report.figures import DPI, FALSE_ALARM, HIT, INK, QUIET, Mark, Page, check_images, measure, shorten
-from aia_jax.report.heat import draw_scale, overlay, upsample
+from aia_jax.report.figures import (
+    DPI,
+    FALSE_ALARM,
+    HIT,
+    INK,
+    QUIET,
+    Mark,
+    Page,
+    check_images,
+    draw_scale,
+    measure,
+    overlay,
+    shorten,
+    upsample,
+)
 
 VISUAL, KEYWORDS = "#7b3294", "#1b7837"  # ColorBrewer's PRGn, which colour-blind people can distinguish
 _MARGIN, _GAP, _HEADER = 0.3, 0.18, 0.82

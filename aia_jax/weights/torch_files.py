@@ -15,6 +15,7 @@ import ml_dtypes  # noqa: F401, registers bfloat16 with NumPy
 import numpy as np
 
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import atomic_path
 
 _WRAPPERS = ("state_dict", "model")
 _MAX_DEPTH = 4  # of wrappers in wrappers
@@ -63,9 +64,7 @@ def write_torch_file(
         InputError: torch or safetensors is not installed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
             arrays = {name: np.ascontiguousarray(value) for name, value in state.items()}
             _import("safetensors.numpy").save_file(arrays, temporary)
@@ -75,9 +74,6 @@ def write_torch_file(
             if beside is not None:
                 content = {**beside, "model": _split_encoders(content), "opt": argparse.Namespace(**beside["opt"])}
             torch.save(content, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -11,19 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from aia_jax.models.sgraf import SGRAF_FIELDS
+
 _EPSILON = 1e-8
 Encoded = tuple[Tensor, Tensor]
-
-
-class ImageEncoder(nn.Module):
-    """Regions `[I, R, F]` to unit vectors `[I, R, D]`."""
-
-    def __init__(self, num_features: int, embed_size: int):
-        super().__init__()
-        self.fc = nn.Linear(num_features, embed_size)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return l2norm(self.fc(features))
 
 
 class CaptionEncoder(nn.Module):
@@ -146,7 +137,7 @@ class TorchSGRAF(nn.ModuleList):
     ):
         super().__init__(
             [
-                ImageEncoder(num_features, embed_size),
+                nn.ModuleDict({"fc": nn.Linear(num_features, embed_size)}),
                 CaptionEncoder(num_words, word_size, embed_size, dropout),
                 SimilarityEncoder(embed_size, similarity_size, num_regions, reasoning, dropout),
             ]
@@ -154,7 +145,7 @@ class TorchSGRAF(nn.ModuleList):
 
     def encode_images(self, features: Tensor) -> Encoded:
         """Encodes regions `[I, R, F]` to `[I, R, D]`, and their pooled vectors `[I, D]`."""
-        regions = self[0](features)
+        regions = l2norm(self[0]["fc"](features))
         return regions, self[2].v_global_w(regions)
 
     def encode_captions(self, tokens: Tensor, lengths: Tensor) -> Encoded:
@@ -181,10 +172,8 @@ def load_torch(model: ConfigDict, state: dict[str, np.ndarray]) -> TorchSGRAF:
         model: the `model` part of a config for the file.
         state: the arrays by their names in the file.
     """
-    sizes = ("num_regions", "embed_size", "word_size", "similarity_size", "reasoning")
-    network = TorchSGRAF(
-        len(state["1.embed.weight"]), model.num_features, **{name: model[name] for name in sizes}
-    ).eval()
+    fields = {name: model[name] for name in SGRAF_FIELDS}
+    network = TorchSGRAF(len(state["1.embed.weight"]), model.num_features, **fields).eval()
     counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
     network.load_state_dict(counters | {name: torch.from_numpy(value) for name, value in state.items()}, strict=True)
     return network

@@ -17,7 +17,7 @@ from aia_jax.tasks import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
-from aia_jax.weights.pretrained import PACKAGES, pretrained_file
+from aia_jax.weights.load import PACKAGES, pretrained_file
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
 from configs import corel5k, demo
 from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models

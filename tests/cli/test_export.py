@@ -17,7 +17,7 @@ from aia_jax.cli.convert import convert_back
 from aia_jax.cli.main import main
 from aia_jax.data import scenes
 from aia_jax.inference import export as exporter
-from aia_jax.inference.stablehlo import load_stablehlo
+from aia_jax.inference.export import load_stablehlo
 from aia_jax.tasks import make_task
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from tests.helpers import torch_oracles  # noqa: F401, timm where torchvision is not whole

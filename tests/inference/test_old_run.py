@@ -14,7 +14,7 @@ from aia_jax.cli.main import main
 from aia_jax.cli.train import train
 from aia_jax.data import scenes
 from aia_jax.evaluation.evaluate import evaluate
-from aia_jax.inference.stablehlo import load_stablehlo
+from aia_jax.inference.export import load_stablehlo
 from aia_jax.utils.errors import InputError
 from configs import demo
 

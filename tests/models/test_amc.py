@@ -1,7 +1,7 @@
 """AMC against the formulas of the paper's figures, written as loops over one query and one image."""
 
-import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models.amc import AMC
+from aia_jax.models.amc import AMC, rough_scores, summarize
 from aia_jax.utils.errors import InputError
 
 NUM_WORDS, NUM_KEYWORDS, FEATURES, WORD_SIZE, SIZE = 7, 6, 5, 4, 8
@@ -19,8 +19,7 @@ def build(**options):
     return AMC(NUM_WORDS, NUM_KEYWORDS, FEATURES, word_size=WORD_SIZE, embed_size=SIZE, rngs=nnx.Rngs(3), **options)
 
 
-@dataclasses.dataclass
-class Inputs:
+class Inputs(NamedTuple):
     maps: np.ndarray
     keywords: np.ndarray
     counts: np.ndarray
@@ -40,8 +39,13 @@ def inputs():
     )
 
 
+def encode(model, inputs):
+    images = model.encode_images(*map(jnp.asarray, inputs[:3]))
+    return images, model.encode_queries(*map(jnp.asarray, inputs[3:]))
+
+
 def attend(model, inputs):
-    return _attend(*nnx.split(model), *map(jnp.asarray, dataclasses.astuple(inputs)))
+    return _attend(*nnx.split(model), *map(jnp.asarray, inputs))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -122,16 +126,18 @@ def test_an_image_without_keywords_is_its_map_alone(inputs):
     np.testing.assert_array_equal(found["score"][2], alone["score"][2])
 
 
-def test_weights_sum_to_one_and_stay_moderate(inputs):
-    weights = np.asarray(attend(build(), inputs)["weights"])
+def test_all_weights_sum_to_one_and_those_of_modalities_stay_moderate(inputs):
+    found = attend(build(), inputs)
+    np.testing.assert_allclose(found["visual_attention"].sum(axis=(2, 3)), 1, rtol=1e-6)
+    np.testing.assert_allclose(found["keyword_attention"][:2].sum(axis=2), 1, rtol=1e-6)
+    weights = np.asarray(found["weights"])
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-6)
     assert ((weights[:2] > 1 / (1 + np.e**2)) & (weights[:2] < 1 / (1 + np.e**-2))).all()
     assert len(np.unique(weights[:2, :, 0])) == 4  # they depend on the query and on the image
 
 
 def test_padding_of_keywords_and_queries_changes_nothing(inputs):
-    wider = dataclasses.replace(
-        inputs,
+    wider = inputs._replace(
         keywords=np.pad(inputs.keywords, [(0, 0), (0, 3)], constant_values=4),
         tokens=np.pad(inputs.tokens, [(0, 0), (0, 2)], constant_values=5),
     )
@@ -139,12 +145,6 @@ def test_padding_of_keywords_and_queries_changes_nothing(inputs):
     narrow, wide = attend(model, inputs), attend(model, wider)
     np.testing.assert_allclose(narrow["score"], wide["score"], rtol=1e-6)
     assert (wide["keyword_attention"][..., 4:] == 0).all()
-
-
-def test_attention_is_over_places_and_keywords(inputs):
-    found = attend(build(), inputs)
-    np.testing.assert_allclose(found["visual_attention"].sum(axis=(2, 3)), 1, rtol=1e-6)
-    np.testing.assert_allclose(found["keyword_attention"][:2].sum(axis=2), 1, rtol=1e-6)
 
 
 def test_switches(inputs):
@@ -166,8 +166,7 @@ def test_switches(inputs):
 @pytest.mark.parametrize("block", [1, 4, 100])
 def test_blocks_give_what_all_pairs_at_once_do(inputs, block, remat):
     model = build()
-    images = model.encode_images(*map(jnp.asarray, (inputs.maps, inputs.keywords, inputs.counts)))
-    queries = model.encode_queries(jnp.asarray(inputs.tokens), jnp.asarray(inputs.lengths))
+    images, queries = encode(model, inputs)
     whole = model.attend(images, queries)["score"]
     np.testing.assert_allclose(model.similarity(images, queries, block=block, remat=remat), whole, rtol=1e-6)
 
@@ -195,3 +194,20 @@ def test_gradients_against_finite_differences(inputs, modalities):
         products = jax.tree.map(lambda a, b: (a * b).sum(), gradient, direction)
         assert float(sum(jax.tree.leaves(products))) == pytest.approx(float(expected), rel=1e-6)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        *({"modalities": modalities} for modalities in ("visual", "keywords")),
+        *({switch: False} for switch in ("keyword_attention", "modality_attention")),
+    ],
+)
+def test_rough_scores_are_those_of_the_model_without_visual_attention(inputs, options):
+    model = build(visual_attention=False, **options)
+    model.bilinear[...] *= 10
+    images, queries = encode(model, inputs)
+    expected = model.attend(images, queries)["score"]
+    found = rough_scores(model, summarize(model, images), queries)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

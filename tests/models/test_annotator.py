@@ -45,10 +45,11 @@ def _outputs(config: ConfigDict, images: jax.Array):
     return jax.eval_shape(call, images, jax.random.key(0))
 
 
-def test_attention_annotator_returns_logits_maps_and_features():
-    logits, out = _outputs(_config(dtype="bfloat16"), jnp.ones((2, 32, 32, 3)))
+@pytest.mark.parametrize(("head", "maps"), [("attention", (2, 9, 2, 2)), ("gap", None)])
+def test_an_annotator_returns_logits_features_and_maps_with_attention(head, maps):
+    logits, out = _outputs(_config(head=head, dtype="bfloat16"), jnp.ones((2, 32, 32, 3)))
     assert (logits.shape, logits.dtype) == ((2, 9), jnp.float32)
-    assert out["attention"].shape == (2, 9, 2, 2)
+    assert (out["attention"].shape if "attention" in out else None) == maps
     assert out["features"].shape == (2, 2, 2, 384)
     assert out["stage1"].dtype == jnp.bfloat16
 
@@ -57,12 +58,6 @@ def test_a_config_with_a_field_of_older_releases_builds():
     config = _config()
     config.gate_kernels = False
     assert _outputs(config, jnp.ones((2, 32, 32, 3)))[0].shape == (2, 9)
-
-
-def test_plain_annotator_has_no_maps():
-    logits, out = _outputs(_config(head="gap", dtype="bfloat16"), jnp.ones((2, 32, 32, 3)))
-    assert (logits.shape, logits.dtype) == ((2, 9), jnp.float32)
-    assert "attention" not in out
 
 
 @pytest.mark.parametrize(("backbone", "labels", "parameters"), [("m", 260, 40.4e6), ("v2_l", 500, 55.7e6)])

@@ -13,15 +13,10 @@ from aia_jax.models.layers import conv_norm
 CONV_NORMS = (conv_norm.ConvNorm, efficientnet_lite.SameConvNorm)
 
 
-@pytest.fixture
-def unfold(monkeypatch):
-    """Returns a function that replaces the folded convolution by convolution and norm."""
-
-    def apply() -> None:
-        for module in CONV_NORMS:
-            monkeypatch.setattr(module, "_folded", lambda self, x: self.bn(self.conv(x), train=False))
-
-    return apply
+def _unfold(monkeypatch) -> None:
+    """Replaces the folded convolution by convolution and norm."""
+    for module in CONV_NORMS:
+        monkeypatch.setattr(module, "_folded", lambda self, x: self.bn(self.conv(x), train=False))
 
 
 def _random(shape, path: tuple, rng: np.random.Generator) -> np.ndarray:
@@ -58,10 +53,10 @@ def _images(size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["tresnet_m", "tresnet_v2_l", "efficientnet_lite0"])
-def test_features_stay_the_same_at_full_depth(name, unfold):
+def test_features_stay_the_same_at_full_depth(name, monkeypatch):
     graphdef, state = _split(BACKBONES[name].build)
     folded = _features(graphdef, state, _images(48))
-    unfold()
+    _unfold(monkeypatch)
     plain = _features(graphdef, state, _images(48))
     assert 0.05 < plain.std() < 50
     error = np.abs(folded - plain).max() / np.abs(plain).max()
@@ -93,13 +88,13 @@ def test_folded_once_is_folded_in_each_call(name, dtype, platform, monkeypatch):
     np.testing.assert_allclose(once, each_call, rtol=0, atol=tolerance * np.abs(each_call).max())
 
 
-def test_bfloat16_loses_little_more_than_without_folding(unfold):
+def test_bfloat16_loses_little_more_than_without_folding(monkeypatch):
     """On a CPU XLA may keep float32 between convolution and norm, which no GPU does; hence the margin."""
     graphdef, state = _split(BACKBONES["tresnet_tiny"].build)
     half, _ = _split(BACKBONES["tresnet_tiny"].build, dtype=jnp.bfloat16)
     exact = _features(graphdef, state, _images(48))
     folded = np.linalg.norm(_features(half, state, _images(48)) - exact)
-    unfold()
+    _unfold(monkeypatch)
     plain = np.linalg.norm(_features(half, state, _images(48)) - exact)
     print(f"{folded / np.linalg.norm(exact):.4f} folded, {plain / np.linalg.norm(exact):.4f} unfolded")
     assert folded <= 1.4 * plain
@@ -113,7 +108,7 @@ def test_bfloat16_loses_little_more_than_without_folding(unfold):
         (CONV_NORMS[1], {"in_features": 4, "out_features": 4, "kernel_size": 5, "depthwise": True}),
     ],
 )
-def test_gradients_stay_the_same_and_statistics_untouched(module, arguments, unfold):
+def test_gradients_stay_the_same_and_statistics_untouched(module, arguments, monkeypatch):
     graphdef, state = _split(lambda **options: module(**arguments, **options))
     x = jnp.asarray(_images(9)) if arguments["in_features"] == 3 else jnp.ones((2, 9, 9, 4))
 
@@ -125,7 +120,8 @@ def test_gradients_stay_the_same_and_statistics_untouched(module, arguments, unf
 
         return jax.grad(objective, argnums=(0, 1), has_aux=True)(state, x)
 
-    (grads, stats), _ = run(), unfold()
+    grads, stats = run()
+    _unfold(monkeypatch)
     expected, _ = run()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), grads, expected)
     kept = nnx.to_pure_dict(nnx.filter_state(state, nnx.BatchStat))

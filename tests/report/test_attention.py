@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from aia_jax.report.attention import draw_attention
-from aia_jax.report.figures import FALSE_ALARM, HIT
-from aia_jax.report.heat import overlay, upsample
+from aia_jax.report.figures import FALSE_ALARM, HIT, overlay, upsample
 from tests.helpers.pictures import GREEN, ink, pixels
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)

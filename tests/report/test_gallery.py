@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from aia_jax.data.image_decoding import encode_webp
-from aia_jax.report.gallery import GalleryWriter, PageLabel, PagePicture
-from aia_jax.report.heat import upsample
+from aia_jax.report.figures import upsample
+from aia_jax.report.gallery.writer import GalleryWriter, PageLabel, PagePicture
 from aia_jax.report.page_parts import content_hash
 from tests.helpers.browser import browser, emulate
 

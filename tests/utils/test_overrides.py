@@ -2,8 +2,8 @@ import re
 
 import pytest
 
+from aia_jax.utils.config import apply_overrides
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.overrides import apply_overrides
 from configs import demo, demo_retrieval
 
 

@@ -36,12 +36,10 @@ class BidirectionalGRU(nnx.Module):
         dtype: dtype of the products; the state is float32.
     """
 
-    def __init__(
-        self, num_features: int, hidden_size: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, num_features: int, hidden_size: int, *, dtype: DTypeLike, **options):
         self.dtype = dtype
-        self.forward = Direction(num_features, hidden_size, param_dtype=param_dtype, rngs=rngs)
-        self.backward = Direction(num_features, hidden_size, param_dtype=param_dtype, rngs=rngs)
+        self.forward = Direction(num_features, hidden_size, **options)
+        self.backward = Direction(num_features, hidden_size, **options)
 
     def __call__(self, x: Array, lengths: Array) -> Array:
         """Computes the mean of both directions.

@@ -64,7 +64,7 @@ class GalleryWriter:
 
     def __init__(self, path: Path, *, title: str, labels: Sequence[str], **facts: Any):
         self._path = path
-        heat = to_base64(colormaps["inferno"](np.arange(256), bytes=True)[:, :3].tobytes())  # as in report.heat
+        heat = to_base64(colormaps["inferno"](np.arange(256), bytes=True)[:, :3].tobytes())  # as in `figures.overlay`
         self._facts = {"title": title, "labels": list(labels), "scale": _SCALE, "heat": heat, **facts}
 
     def add(self, name: str, labels: Iterable[PageLabel], picture: PagePicture | None) -> None:
