@@ -20,7 +20,7 @@ from aia_jax.cli.flags import Parser
 from aia_jax.cli.train import train
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.table import COLUMNS, Row, metric_table
-from aia_jax.training.run_record import package_versions
+from aia_jax.training.runs import package_versions
 from aia_jax.utils.files import write_json
 from benchmarks.comparison import run_command
 

@@ -10,7 +10,7 @@ from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.model_arrays import Arrays, split_model
-from aia_jax.training.run_record import write_record
+from aia_jax.training.runs import write_record
 
 
 def write_run(workdir: Path, config: ConfigDict, weights: Arrays | None = None) -> Path:

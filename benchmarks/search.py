@@ -22,7 +22,7 @@ from aia_jax.cli.flags import Parser
 from aia_jax.cli.train import train
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import describe_model
-from aia_jax.training.run_record import package_versions
+from aia_jax.training.runs import package_versions
 from aia_jax.utils.files import check_writable, write_json
 
 VARIANTS: dict[str, dict[str, Any]] = {

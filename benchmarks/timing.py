@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from aia_jax.training.run_record import package_versions
+from aia_jax.training.runs import package_versions
 from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 

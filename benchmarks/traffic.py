@@ -30,7 +30,7 @@ from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, select_weights
 from aia_jax.training.optimizer import make_optimizer
-from aia_jax.training.run_record import package_versions
+from aia_jax.training.runs import package_versions
 from aia_jax.training.state import initial_state
 from aia_jax.training.step import make_predict_step, make_train_step
 from aia_jax.utils.errors import InputError
@@ -63,7 +63,7 @@ def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any]
 
     if inference:
         raw = select_weights(weights, "raw")
-        step = make_predict_step(graphdef, task.predict, mesh, sharding.shardings(raw))
+        step = make_predict_step(graphdef, task.predict, mesh, jax.tree.map(lambda leaf: leaf.sharding, raw))
         lowered = step.lower(raw, {"image": array(size, size, 3)})
     else:
         optimizer = make_optimizer(config.optimizer, _TOTAL_STEPS)
@@ -77,7 +77,7 @@ def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any]
             seed=config.seed,
             mesh=mesh,
             accumulate_steps=microbatches,
-            state_sharding=sharding.shardings(state),
+            state_sharding=jax.tree.map(lambda leaf: leaf.sharding, state),
         )
         batch = {"image": array(size, size, 3), "target": array(labels)}
         lowered = step.lower(state, batch, {})

@@ -21,8 +21,7 @@ import jax
 from aia_jax.cli.devices import add_device_arguments, set_up_devices
 from aia_jax.cli.flags import Parser, Switch, add_config_argument
 from aia_jax.evaluation.evaluate import evaluate
-from aia_jax.training.run_record import hint_trained_root
-from aia_jax.training.runs import best_step, open_run
+from aia_jax.training.runs import best_step, hint_trained_root, open_run
 from aia_jax.utils.errors import InputError
 
 

@@ -1,5 +1,6 @@
 """Evaluation of annotators: metrics at one threshold and at thresholds of the labels, scores, pictures and a page."""
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -35,10 +36,7 @@ _IMAGES_DRAWN = 16
 _CURVE_POINTS = 100
 _MAX_PAIRS, _MATRIX_SIDE = 100, 16
 _PICTURE_SIDE = 384  # pixels; a page may hold ten thousand photos
-_FITS = {
-    "mcc": ("MCC thresholds", fit_mcc),
-    "exact": ("exact MCC thresholds", fit_mcc_exact),
-}
+_FITS = {"mcc": ("MCC thresholds", fit_mcc), "exact": ("exact MCC thresholds", fit_mcc_exact)}
 
 
 class AnnotationEvaluator:
@@ -48,8 +46,6 @@ class AnnotationEvaluator:
     requested, and `thresholds.json` if thresholds are fitted.
 
     Args:
-        task: the task of the config.
-        split: name of the split.
         thresholds: "" for `config.eval.threshold` alone; "mcc" or "exact" to fit a threshold for each label on the
             training split; or the path of a thresholds file.
         html: whether to write `report.html`, a page of all photos.
@@ -73,7 +69,7 @@ class AnnotationEvaluator:
             self._loaded = load_thresholds(thresholds, task.labels)
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the metrics at `config.eval.threshold` and, if requested, at the thresholds of the labels."""
+        """See `Evaluator`. The second row, if requested, is at the thresholds of the labels."""
         task, outputs = self._task, candidate.outputs(self._split)
         metrics = task.evaluate(self._split, outputs)
         published = self._config.published if self._split == "test" else ""
@@ -88,7 +84,6 @@ class AnnotationEvaluator:
         return Scored(candidate, outputs["scores"], metrics, rows, thresholds)
 
     def write(self, output: Path, best: Scored) -> None:
-        """Writes scores, metrics of the labels, thresholds, pictures and the page."""
         split, task = self._task.split(self._split), self._task
         write_npz(
             output / "scores.npz",
@@ -100,14 +95,16 @@ class AnnotationEvaluator:
         if self._thresholds in _FITS:
             folder = self._workdir if self._workdir and output.is_relative_to(self._workdir) else output
             save_thresholds(folder / "thresholds.json", task.labels, best.thresholds)
-        threshold = self._config.eval.threshold if best.thresholds is None else best.thresholds
+        threshold = limit = self._config.eval.threshold
+        if best.thresholds is not None:
+            threshold, limit = best.thresholds, "the label's threshold"
         _write_label_table(output / "per_label.csv", split, best.scores, threshold)
-        _draw(output, split, threshold, task, best.candidate.weights, title=self._title)
+        _draw(output, split, threshold, task, best.candidate.weights, title=f"{self._title}, score > {limit}")
         if self._html:
-            _write_page(output / "report.html", split, best, threshold, title=f"{self._title}: {best.candidate.name}")
+            title = f"{self._title}: {best.candidate.name}"
+            _write_page(output / "report.html", split, best, threshold, title=title, limit=limit)
 
     def table(self, results: Sequence[Scored]) -> str:
-        """Formats the measured and published metrics."""
         best, lines = results[-1], compared_rows(results)
         if self._config.eval.split == self._split == "test" and "epoch" in best.candidate.facts:
             lines.append("best epoch and weights were chosen on the test split, as in the published runs")
@@ -126,11 +123,6 @@ class AnnotationEvaluator:
         return {"name": name, "published": published, **facts, **candidate.facts, **metrics}
 
 
-def _limit(threshold: float | np.ndarray) -> float | str:
-    """Returns the threshold as titles show it."""
-    return "the label's threshold" if np.ndim(threshold) else threshold
-
-
 def _write_label_table(path: Path, split: Split, scores: np.ndarray, threshold: float | np.ndarray) -> None:
     """Writes the metrics of each label as CSV with all digits."""
     columns = label_metrics(scores, split.targets, threshold)
@@ -145,7 +137,6 @@ def _draw(
     output: Path, split: Split, threshold: float | np.ndarray, task: AnnotationTask, weights: Arrays, *, title: str
 ) -> None:
     """Draws the predictions for a few images and, if the head attends, the attention for one of them."""
-    title = f"{title}, score > {_limit(threshold)}"
     rows = evenly_spaced(len(split), _IMAGES_DRAWN)
     images = np.asarray(split.images[rows])
     graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
@@ -172,13 +163,15 @@ def _draw(
     )
 
 
-def _write_page(path: Path, split: Split, scored: Scored, threshold: float | np.ndarray, *, title: str) -> None:
+def _write_page(
+    path: Path, split: Split, scored: Scored, threshold: float | np.ndarray, *, title: str, limit: float | str
+) -> None:
     """Writes the page of all photos. Pictures and maps are written one by one, so that memory does not grow."""
     task = scored.candidate.task
     sizes = f"{format_count(len(split), 'photo')}, {format_count(len(split.labels), 'label')}"
     facts = {
         "title": title,
-        "subtitle": f"{sizes}; predicted where the score is above {_limit(threshold)}",
+        "subtitle": f"{sizes}; predicted where the score is above {limit}",
         "labels": split.labels,
         "evaluation": _evaluation(scored.scores, split.targets, threshold),
     }
@@ -196,13 +189,7 @@ def _write_page(path: Path, split: Split, scored: Scored, threshold: float | np.
 
 
 def page_labels(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> list[PageLabel]:
-    """Returns the labels of a photo: hits, then misses, then false alarms, each by descending score.
-
-    Args:
-        scores: `[C]`.
-        targets: `[C]`, 0 or 1.
-        threshold: one number for all labels, or `[C]`.
-    """
+    """Returns the labels of a photo: hits, then misses, then false alarms, each by descending score; all are `[C]`."""
     predicted, true = scores > np.asarray(threshold, scores.dtype), targets > 0
     found = []
     for kind, chosen in (("hit", predicted & true), ("miss", true & ~predicted), ("false", predicted & ~true)):
@@ -247,30 +234,22 @@ def _confusions(counts: np.ndarray) -> dict[str, Any]:
 def _attention_maps(
     task: AnnotationTask, weights: Arrays, split: Split
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yields the rows of each batch and the maps of all labels, uint8 `[b, C, h, w]`; None if the head has no maps."""
+    """Returns the rows of each batch and the maps of all labels, uint8 `[b, C, h, w]`; None if the head has no maps."""
     size = task.config.eval.batch_size
     batches = [np.arange(start, min(start + size, len(split))) for start in range(0, len(split), size)]
     if task.config.model.head != "attention":
-        yield from ((rows, None) for rows in batches)
-        return
+        return ((rows, None) for rows in batches)
     graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
     mesh = sharding.data_mesh(jax.local_devices()[:1])  # only one process writes the page
     illustrate = make_predict_step(graphdef, task.illustrate, mesh)
     placed = sharding.put_replicated(jax.device_get(weights), mesh)
-
-    def dispatched() -> Iterator[tuple[np.ndarray, Arrays]]:
-        for rows in batches:
-            yield rows, {"heat": illustrate(placed, {"image": pad_batch(split.images[rows], size)})["heat"]}
-
-    for rows, outputs in fetch_outputs(dispatched()):
-        yield rows, outputs["heat"]
+    images = ((rows, {"image": pad_batch(split.images[rows], size)}) for rows in batches)
+    return fetch_outputs((rows, illustrate(placed, batch)["heat"]) for rows, batch in images)
 
 
 def _picture(path: Path | None, prepared: np.ndarray) -> bytes:
     """Encodes the original photo or, if it cannot be read, its prepared copy."""
     if path is not None:
-        try:
+        with contextlib.suppress(InputError, OSError):
             return webp_thumbnail(path.read_bytes(), _PICTURE_SIDE)
-        except (InputError, OSError):
-            pass
     return encode_webp(prepared)

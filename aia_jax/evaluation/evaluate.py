@@ -19,8 +19,7 @@ from aia_jax.training import sharding
 from aia_jax.training.metric_writer import read_metrics
 from aia_jax.training.model_arrays import Arrays, abstract_weights, replace_arrays, select_weights
 from aia_jax.training.prediction import Predictor
-from aia_jax.training.run_record import check_same_config
-from aia_jax.training.runs import best_step, check_complete_model, open_run
+from aia_jax.training.runs import best_step, check_complete_model, check_same_config, open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -44,14 +43,10 @@ def evaluate(
     trained here. Prints a table. The last epoch of a run gets a row of its own if it is not the best.
 
     Args:
-        config: the config; `config.model.dtype` is the dtype of the computation.
-        workdir: the run.
-        output: folder for the results.
+        config: `config.model.dtype` is the dtype of the computation.
         weights: workdirs, converted checkpoints or PyTorch files to evaluate in place of `workdir`. Several weights of
             retrieval are also evaluated as an ensemble, the mean of their similarities.
-        split: name of the split.
         thresholds, html: for annotation only, see `AnnotationEvaluator`.
-        task: the task of `config`, if it exists already.
 
     Returns:
         The metrics of the best checkpoint, or of the ensemble, as written to `metrics.json`.
@@ -71,8 +66,10 @@ def evaluate(
         rows = [row for result in results[::-1] for row in result.rows]
         write_json(output / "metrics.json", {**metrics, "rows": rows})
         evaluator.write(output, best)
-        if workdir:
-            _draw_training(output, workdir, config, best.candidate.facts)
+        if workdir and (records := read_metrics(workdir)):
+            title = f"{config.data.name}: training, and {config.eval.metric} on the {config.eval.split} split"
+            chosen = best.candidate.facts["epoch"], best.candidate.facts["weights"]
+            draw_curves(output / "curves.png", records, config.eval.metric, best=chosen, title=title)
         print(evaluator.table(results), flush=True)
         print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", flush=True)
     return metrics
@@ -81,7 +78,7 @@ def evaluate(
 def _make_evaluator(
     task: Any, split: str, workdir: Path | None, *, thresholds: str, html: bool, num_weights: int
 ) -> Evaluator:
-    """Creates the evaluator of the task's system. Raises InputError for an option that the system does not support."""
+    """Raises InputError for an option that the system does not support."""
     system = task.config.task
     name = "image search" if system == "search" else system
     if thresholds and system != "annotation":
@@ -152,12 +149,3 @@ def _ensemble(members: Sequence[Candidate], task: Task) -> Candidate:
 
     name = " + ".join(member.name for member in members)
     return Candidate(name, task, {}, {"weights": [member.facts["weights"] for member in members]}, outputs)
-
-
-def _draw_training(output: Path, workdir: Path, config: ConfigDict, best: dict[str, Any]) -> None:
-    records = read_metrics(workdir)
-    if records:
-        title = f"{config.data.name}: training, and {config.eval.metric} on the {config.eval.split} split"
-        draw_curves(
-            output / "curves.png", records, config.eval.metric, best=(best["epoch"], best["weights"]), title=title
-        )

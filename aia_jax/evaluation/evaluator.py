@@ -20,8 +20,6 @@ class Candidate:
     """Weights to evaluate.
 
     Attributes:
-        name: name in the table.
-        task: task that the weights belong to.
         weights: `{"params", "stats", "constants"}` on the devices; empty for an ensemble.
         facts: facts about the weights for `metrics.json`.
         outputs: returns the outputs of `task.predict_split` for a split.
@@ -39,9 +37,7 @@ class Scored:
     """A candidate with its scores and metrics.
 
     Attributes:
-        candidate: the weights.
         scores: `[images, labels]` of annotation, `[captions, images]` of retrieval, `[queries, images]` of search.
-        metrics: all metrics of the split.
         rows: the rows of `metrics.json` and of the table, the main row first. A row is `name`, facts and metrics;
             `published` is the key of the published row to compare with, or "".
         thresholds: `[C]`, thresholds of the labels; None without them.

@@ -23,10 +23,6 @@ class RetrievalEvaluator:
 
     Writes `rankings.npz`, with the first ten hits of each query and the rank of its true match, and `retrieval.png`
     where photos are available.
-
-    Args:
-        task: the task of the config.
-        split: name of the split.
     """
 
     def __init__(self, task: RetrievalTask, split: str):
@@ -34,7 +30,7 @@ class RetrievalEvaluator:
         self._title = f"{task.config.data.name}, {split} split"
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the recalls on all images and, where there are several thousand images, on folds of 1,000."""
+        """See `Evaluator`. The second row, where there are several thousand images, is of folds of 1,000."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
         published = self._config.published if self._split == "test" else ""
@@ -47,7 +43,6 @@ class RetrievalEvaluator:
         return Scored(candidate, outputs["similarity"], metrics, rows)
 
     def write(self, output: Path, best: Scored) -> None:
-        """Writes `rankings.npz` and `retrieval.png`."""
         write_npz(
             output / "rankings.npz",
             captions_of_images=top_columns(best.scores.T, _HITS_SAVED),
@@ -58,7 +53,6 @@ class RetrievalEvaluator:
         self._draw(output / "retrieval.png", best)
 
     def table(self, results: Sequence[Scored]) -> str:
-        """Formats the measured and published recalls."""
         best = results[-1].metrics
         title = f"{self._title}: {best['num_images']} images, {best['num_captions']} captions; recalls in per cent"
         return f"{title}\n{metric_table(compared_rows(results), columns=RETRIEVAL_COLUMNS)}"
@@ -80,8 +74,7 @@ class RetrievalEvaluator:
         }
 
     def _draw(self, path: Path, best: Scored) -> None:
-        split = self._task.split(self._split)
-        photos = self._task.photos(self._split)
+        split, photos = self._task.split(self._split), self._task.photos(self._split)
         if photos is None:
             return
         images = evenly_spaced(split.num_images, _QUERIES_DRAWN)

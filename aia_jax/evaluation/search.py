@@ -26,10 +26,6 @@ class SearchEvaluator:
 
     Writes `rankings.npz`, with the queries, the first 25 images of each and the rank of its first relevant image;
     `roc.png`; and `search.png` where photos are available.
-
-    Args:
-        task: the task of the config.
-        split: name of the split.
     """
 
     def __init__(self, task: SearchTask, split: str):
@@ -37,7 +33,7 @@ class SearchEvaluator:
         self._title = f"{task.config.data.name}, {split} split"
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the metrics of all queries and of the queries not trained on."""
+        """See `Evaluator`. The second row, if any, is of the queries not trained on."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
         facts = {"model": describe_model(self._task.config.model), "split": self._split, **candidate.facts}
@@ -50,44 +46,31 @@ class SearchEvaluator:
         return Scored(candidate, outputs["scores"], metrics, rows)
 
     def write(self, output: Path, best: Scored) -> None:
-        """Writes `rankings.npz`, `roc.png` and `search.png`."""
-        queries = self._task.split(self._split).queries
+        split, title = self._task.split(self._split), f"{self._title}: {best.candidate.name}"
+        queries = split.queries
         write_npz(
             output / "rankings.npz",
             queries=np.array(queries.texts),
             images_of_queries=top_columns(best.scores, _HITS_SAVED),
             rank_of_right=first_ranks(best.scores, queries.relevant),
         )
-        self._draw_roc(output / "roc.png", best)
-        self._draw_search(output / "search.png", best)
+        curves, every = {}, np.ones(len(queries), bool)
+        for name, rows in (("all queries", every), ("not trained on", ~split.trained)):
+            if rows.any():
+                scored = best.scores[rows], queries.relevant[rows]
+                curves[name] = (*roc_curve(*scored), area_under_roc(*scored))
+        draw_roc(output / "roc.png", curves, published=SEARCH_AREAS, title=title)
+        if split.images.photos is not None:
+            drawn = evenly_spaced(len(queries), _QUERIES_DRAWN)
+            found = zip(drawn, top_columns(best.scores[drawn], _HITS_DRAWN), strict=True)
+            shown = [(queries.texts[query], self._hits(best, query, images)) for query, images in found]
+            draw_search(output / "search.png", shown, title=title)
 
     def table(self, results: Sequence[Scored]) -> str:
-        """Formats the measured metrics, all rows of one candidate together."""
         best, model = results[-1].metrics, describe_model(self._task.config.model)
         rows = [Row(row["name"], row) for result in results[::-1] for row in result.rows]
         title = f"{self._title}: {best['num_queries']} queries, {best['num_images']} images; {model}"
         return f"{title}\n{metric_table(rows, columns=SEARCH_COLUMNS)}"
-
-    def _draw_roc(self, path: Path, best: Scored) -> None:
-        split = self._task.split(self._split)
-        chosen = {"all queries": np.arange(len(split.queries)), "not trained on": np.flatnonzero(~split.trained)}
-        curves = {}
-        for name, rows in chosen.items():
-            if len(rows):
-                scored = best.scores[rows], split.queries.relevant[rows]
-                curves[name] = (*roc_curve(*scored), area_under_roc(*scored))
-        draw_roc(path, curves, published=SEARCH_AREAS, title=f"{self._title}: {best.candidate.name}")
-
-    def _draw_search(self, path: Path, best: Scored) -> None:
-        split = self._task.split(self._split)
-        if split.images.photos is None:
-            return
-        queries = evenly_spaced(len(split.queries), _QUERIES_DRAWN)
-        shown = [
-            (split.queries.texts[query], self._hits(best, query, images))
-            for query, images in zip(queries, top_columns(best.scores[queries], _HITS_DRAWN), strict=True)
-        ]
-        draw_search(path, shown, title=f"{self._title}: {best.candidate.name}")
 
     def _hits(self, best: Scored, query: int, images: np.ndarray) -> list[SearchHit]:
         """Returns the images of a query with their attention maps and their keywords with the highest attention."""

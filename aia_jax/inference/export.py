@@ -15,7 +15,7 @@ from aia_jax.data.feature_cache import weights_digest
 from aia_jax.models.backbones import backbone_named
 from aia_jax.models.efficientnet_lite import VARIANTS
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
-from aia_jax.training.run_record import package_versions
+from aia_jax.training.runs import package_versions
 from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 

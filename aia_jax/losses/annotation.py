@@ -1,7 +1,7 @@
-"""Losses of multi-label annotation: pure functions, unreduced, in float32.
+"""Losses of multi-label annotation: pure functions of logits and targets, unreduced.
 
-They use log-probabilities. Values and gradients are finite for every finite logit, and `sigmoid(x)` and
-`1 - sigmoid(x)` keep their precision.
+Logits are `[B, C]` of any float type, targets `[B, C]` of 0 or 1, losses float32 `[B, C]`. Values and gradients are
+finite for every finite logit: log-probabilities keep the precision of `sigmoid(x)` and `1 - sigmoid(x)`.
 """
 
 import math
@@ -20,6 +20,7 @@ PRESETS = {
     "asymmetric": {"gamma_neg": 4, "gamma_pos": 0, "pos_margin": 0, "neg_margin": 0.05, "threshold": 0},
     "proposed": {"gamma_neg": 4, "gamma_pos": 3, "pos_margin": 1.1, "neg_margin": 0.05, "threshold": 0.25},
 }
+_EPS = 1e-8  # smallest argument of a logarithm
 
 
 def bce(logits: Array, targets: Array) -> Array:
@@ -27,13 +28,6 @@ def bce(logits: Array, targets: Array) -> Array:
 
     `-y log(p) - (1 - y) log(1 - p)`, where `p = sigmoid(logits)` and `y = targets`. The mean over batch and labels
     equals PyTorch's `MultiLabelSoftMarginLoss`.
-
-    Args:
-        logits: `[B, C]`, any float type.
-        targets: `[B, C]`, 0 or 1.
-
-    Returns:
-        float32 `[B, C]`.
     """
     x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
     return -y * jax.nn.log_sigmoid(x) - (1 - y) * jax.nn.log_sigmoid(-x)
@@ -48,7 +42,6 @@ def multi_label_loss(
     pos_margin: float,
     neg_margin: float,
     threshold: float,
-    eps: float = 1e-8,
 ) -> Array:
     """Computes the asymmetric loss with margins for positives and negatives.
 
@@ -56,37 +49,35 @@ def multi_label_loss(
         positive:  -log(max(q, eps))                      if pos_margin > 0 and q >= threshold,
                    -(1 - q)^gamma_pos log(max(q, eps))    otherwise,                    q = sigmoid(x - pos_margin)
 
-    Gradients flow through the modulating factors. Focal loss (Lin et al., 2017) and asymmetric loss (Ridnik et al.,
-    2021) are special cases, see `PRESETS`.
+    `eps` is 1e-8. Gradients flow through the modulating factors. Focal loss (Lin et al., 2017) and asymmetric loss
+    (Ridnik et al., 2021) are special cases, see `PRESETS`.
 
     Reference: Salar and Ahmadi, "Improving loss function for deep convolutional neural network applied in automatic
     image annotation", The Visual Computer 2023.
 
     Args:
-        logits: `[B, C]`, any float type.
-        targets: `[B, C]`, 0 or 1.
-        gamma_neg: focusing exponent of negatives, at least 0.
-        gamma_pos: focusing exponent of positives, at least 0.
+        gamma_neg, gamma_pos: focusing exponents of negatives and positives, at least 0.
         pos_margin: margin subtracted from the logits of positives, at least 0.
         neg_margin: margin subtracted from the probabilities of negatives, in [0, 1).
         threshold: probability from which a positive is no longer modulated.
-        eps: smallest argument of a logarithm.
-
-    Returns:
-        float32 `[B, C]`.
     """
     x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
-    negative = _negative_loss(x, gamma_neg, neg_margin, eps)
-    positive = _positive_loss(x, gamma_pos, pos_margin, threshold, eps)
+    p = _sigmoid(x)
+    pm = _at_least(p - neg_margin, 0.0)
+    rest = jnp.where(p >= neg_margin, _sigmoid(-x) + neg_margin, 1.0)  # 1 - pm, without the cancellation in 1 - p
+    negative = -_power(pm, gamma_neg) * jnp.log(_at_least(rest, _EPS))
+    shifted = x - pos_margin
+    modulation = _power(_sigmoid(-shifted), gamma_pos)
+    if pos_margin > 0:
+        modulation = jnp.where(_sigmoid(shifted) >= threshold, 1.0, modulation)
+    positive = -modulation * _at_least(jax.nn.log_sigmoid(shifted), math.log(_EPS))
     return y * positive + (1 - y) * negative
 
 
 def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], Array]:
-    """Returns the loss of a preset, a function of logits and targets `[B, C]`.
+    """Returns the loss of a preset, a function of logits and targets.
 
-    Args:
-        name: a key of `PRESETS`.
-        overrides: parameters that replace those of the preset, for example `gamma_neg=2` for VG-500.
+    `overrides` replace parameters of the preset, for example `gamma_neg=2` for VG-500.
 
     Raises:
         InputError: unknown name, or a parameter that the loss does not have.
@@ -98,23 +89,6 @@ def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], A
         known = ", ".join(PRESETS[name]) or "none"
         raise InputError(f"config.loss: {name!r} has no parameter {', '.join(unknown)}; it has: {known}")
     return bce if name == "bce" else partial(multi_label_loss, **PRESETS[name] | overrides)
-
-
-def _negative_loss(x: Array, gamma: float, margin: float, eps: float) -> Array:
-    p = _sigmoid(x)
-    beyond = _at_least(p - margin, 0.0)
-    # 1 - beyond, without the cancellation in 1 - p
-    rest = jnp.where(p >= margin, _sigmoid(-x) + margin, 1.0)
-    return -_power(beyond, gamma) * jnp.log(_at_least(rest, eps))
-
-
-def _positive_loss(x: Array, gamma: float, margin: float, threshold: float, eps: float) -> Array:
-    x = x - margin
-    log_q = _at_least(jax.nn.log_sigmoid(x), math.log(eps))
-    modulated = _power(_sigmoid(-x), gamma)
-    if margin > 0:
-        modulated = jnp.where(_sigmoid(x) >= threshold, 1.0, modulated)
-    return -modulated * log_q
 
 
 def _sigmoid(x: Array) -> Array:

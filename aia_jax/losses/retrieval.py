@@ -1,6 +1,6 @@
-"""Losses of image-text retrieval, in float32, on the scores of all pairs in a batch.
+"""Losses of image-text retrieval, in float32, on the scores `[N, N]` of all pairs in a batch.
 
-Row b is image b, column b is its caption; the diagonal holds the matching pairs.
+Row b is image b, column b is its caption; the diagonal holds the matching pairs. Losses are scalars.
 """
 
 import jax
@@ -20,17 +20,15 @@ def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
     Reference: Faghri et al., "VSE++", 2018, https://arxiv.org/abs/1707.05612
 
     Args:
-        scores: `[N, N]`.
         margin: by how much a matching pair should score higher than the others.
         hardest: whether only the hardest negative of each image and of each caption counts, in place of the sums.
-
-    Returns:
-        A scalar.
     """
-    positive = jnp.diagonal(scores)
-    true = jnp.eye(len(scores), dtype=bool)
-    captions = _hinge(margin + scores - positive[:, None], true)
-    images = _hinge(margin + scores - positive[None], true)
+
+    def hinge(positive: Array) -> Array:
+        violation = margin + scores - positive
+        return jnp.where(jnp.eye(len(scores), dtype=bool) | (violation < 0), 0, violation)
+
+    captions, images = hinge(jnp.diagonal(scores)[:, None]), hinge(jnp.diagonal(scores)[None])
     if not hardest:
         return captions.sum() + images.sum()
     # Of equal negatives only the first gets a gradient, as in PyTorch.
@@ -43,13 +41,8 @@ def soft_ranks(scores: Array) -> Array:
     """Computes differentiable ranks, `1 + sum_{a != c} sigmoid((scores[a, b] - scores[b, c]) / 0.001)`.
 
     As in the published code, column b is compared with row b. For a symmetric matrix the result is the rank of each
-    element in its row. Blocks of b bound the memory, also in the backward pass: the `[N, N, N]` tensor never exists.
-
-    Args:
-        scores: `[N, N]`.
-
-    Returns:
-        `[N, N]`, 1 for the highest score.
+    element in its row, 1 for the highest score. Blocks of b bound the memory, also in the backward pass: the
+    `[N, N, N]` tensor never exists.
     """
     num = len(scores)
     block = max(
@@ -75,15 +68,7 @@ def visual_semantic_loss(scores: Array, similarity: Array) -> Array:
     Reference: Zhang et al., ICME 2023, https://arxiv.org/abs/2304.10254
 
     Args:
-        scores: `[N, N]`.
         similarity: `[N, N]`, semantic similarities of the images; those of the captions give the paper's ablation.
-
-    Returns:
-        A scalar.
     """
     ranks, target = soft_ranks(scores), soft_ranks(similarity)
     return 10 * (1 - jnp.mean(jnp.minimum(ranks, target) / jnp.maximum(ranks, target)))
-
-
-def _hinge(violation: Array, true: Array) -> Array:
-    return jnp.where(true | (violation < 0), 0, violation)

@@ -1,6 +1,9 @@
 """Multi-label metrics in float64: precision, recall, F1, average precision, precision-recall curves and confusions.
 
-Counts are exact integers. The small constants in the denominators are those of the reference implementation.
+Functions take scores `[N, C]` and targets `[N, C]` of 0 or 1, and raise InputError if the shapes differ or a score is
+NaN. A threshold is one number for all labels or `[C]`; a label is predicted if `score > threshold`, compared in the
+floating dtype of the scores. Counts are exact integers. The small constants in the denominators are those of the
+reference implementation.
 """
 
 from dataclasses import dataclass
@@ -18,9 +21,7 @@ class LabelCounts:
     """Counts for each label over a set of images.
 
     Attributes:
-        tp: int `[C]`, images where the label is predicted and true.
-        predicted: int `[C]`, images where the label is predicted.
-        true: int `[C]`, images where the label is true.
+        tp, predicted, true: int `[C]`, images where the label is predicted and true, predicted, and true.
     """
 
     tp: np.ndarray
@@ -29,23 +30,12 @@ class LabelCounts:
 
     @classmethod
     def from_scores(cls, scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5) -> "LabelCounts":
-        """Counts the predictions `score > threshold`, compared in the floating dtype of the scores.
-
-        Args:
-            scores: `[N, C]`.
-            targets: `[N, C]`, 0 or 1.
-            threshold: one number for all labels, or one for each label, `[C]`.
-
-        Raises:
-            InputError: the shapes differ, a score is NaN, or the number of thresholds is neither 1 nor C.
-        """
+        """Counts the predictions. Raises InputError also if the number of thresholds is neither 1 nor C."""
         scores, targets = check_scores(scores, targets)
         threshold = np.asarray(threshold, scores.dtype)
         if threshold.ndim and threshold.shape != scores.shape[1:]:
-            raise InputError(
-                f"thresholds {threshold.shape} must be one number, or one for each of the scores' labels "
-                f"{scores.shape[1:]}"
-            )
+            wanted = f"one number, or one for each of the scores' labels {scores.shape[1:]}"
+            raise InputError(f"thresholds {threshold.shape} must be {wanted}")
         predicted = scores > threshold
         return cls((predicted & targets).sum(axis=0), predicted.sum(axis=0), targets.sum(axis=0))
 
@@ -56,11 +46,10 @@ class LabelCounts:
         return {"precision": precision, "recall": recall, "f1": _f1(precision, recall)}
 
     def compute(self) -> dict[str, float | int]:
-        """Returns the metrics over all labels.
+        """Returns the means over labels `precision` and `recall`, their `f1`, and more.
 
-        Returns:
-            `precision`, `recall`: means over labels; `f1`: F1 of these means; `n_plus`: number of labels with at least
-            one true positive; `overall_precision`, `overall_recall`, `overall_f1`: from the counts summed over labels.
+        `n_plus` is the number of labels with at least one true positive; `overall_precision`, `overall_recall` and
+        `overall_f1` come from the counts summed over labels.
         """
         per_label = self.per_label()
         precision, recall = float(np.mean(per_label["precision"])), float(np.mean(per_label["recall"]))
@@ -78,22 +67,12 @@ class LabelCounts:
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Computes the mean of the precisions at each positive, with images sorted by descending score.
+    """Computes the mean of the precisions at each positive, with images sorted by descending score, float64 `[C]`.
 
-    Of equal scores the last image ranks first. The reference implementation sorts with `scores.argsort()[::-1]`; its
-    result for equal scores is defined only where NumPy's default sort is stable, and there it is the same.
+    It is 0 for a label without positives. Of equal scores the last image ranks first, as after `scores.argsort()[::-1]`
+    in the reference implementation where NumPy's default sort is stable; elsewhere its result is undefined.
 
     Source: `average_precision` in github.com/Alibaba-MIIL/ASL, src/helper_functions/helper_functions.py.
-
-    Args:
-        scores: `[N, C]`.
-        targets: `[N, C]`, 0 or 1.
-
-    Returns:
-        float64 `[C]`; 0 for a label without positives.
-
-    Raises:
-        InputError: the shapes differ, or a score is NaN.
     """
     scores, targets = check_scores(scores, targets)
     hits = np.take_along_axis(targets, _descending(scores), axis=0)
@@ -105,17 +84,11 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Computes precision and recall at each positive, with images sorted as in `average_precision`.
 
-    The mean of the precisions is the average precision.
-
-    Args:
-        scores: `[N]`, of one label; or the scores of several labels in one array, for a curve over all of them.
-        targets: `[N]`, 0 or 1.
+    The mean of the precisions is the average precision. Scores and targets are `[N]`, of one label or of several labels
+    in one array, for a curve over all of them.
 
     Returns:
         float64 `[K, 2]`: recall and precision at each of the K positives, in the order of rising recall.
-
-    Raises:
-        InputError: the shapes differ, or a score is NaN.
     """
     scores, targets = check_scores(scores[:, None], targets[:, None])
     ranks = np.flatnonzero(targets[_descending(scores)[:, 0], 0]) + 1
@@ -126,17 +99,9 @@ def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> np.ndarra
 def annotation_metrics(
     scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5
 ) -> dict[str, float | int | str]:
-    """Computes all metrics of the papers' tables.
+    """Computes all metrics of the papers' tables: those of `LabelCounts.compute` and `map`, in per cent.
 
-    Args:
-        scores, targets, threshold: see `LabelCounts.from_scores`.
-
-    Returns:
-        The metrics of `LabelCounts.compute`; `map`: mean average precision in per cent; `num_images`; `num_labels`;
-        `threshold`: the number, or "per label".
-
-    Raises:
-        InputError: see `LabelCounts.from_scores`.
+    Adds `num_images`, `num_labels` and `threshold`, the number or "per label".
     """
     return {
         **LabelCounts.from_scores(scores, targets, threshold).compute(),
@@ -150,15 +115,9 @@ def annotation_metrics(
 def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, np.ndarray]:
     """Computes the metrics of each label; their means are those of `annotation_metrics`.
 
-    Args:
-        scores, targets, threshold: see `LabelCounts.from_scores`.
-
     Returns:
         `[C]` each: `support` (images where the label is true), `predicted`, `tp`, `precision`, `recall`, `f1`, `ap`
         (average precision, from 0 to 1) and `threshold`.
-
-    Raises:
-        InputError: see `LabelCounts.from_scores`.
     """
     counts = LabelCounts.from_scores(scores, targets, threshold)
     return {
@@ -172,17 +131,7 @@ def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np
 
 
 def confusion_counts(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
-    """Counts the images where one label is missed and another label is a false alarm.
-
-    Args:
-        scores, targets, threshold: see `LabelCounts.from_scores`.
-
-    Returns:
-        int64 `[C, C]`: the label of the row is missed, the label of the column is the false alarm.
-
-    Raises:
-        InputError: the shapes differ, or a score is NaN.
-    """
+    """Counts the images where one label (row) is missed and another (column) is a false alarm, int64 `[C, C]`."""
     scores, targets = check_scores(scores, targets)
     predicted = scores > np.asarray(threshold, scores.dtype)
     missed, false = targets & ~predicted, predicted & ~targets
@@ -191,11 +140,7 @@ def confusion_counts(scores: np.ndarray, targets: np.ndarray, threshold: float |
 
 
 def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns floating scores unchanged and other scores as float64, and targets as bool, both `[N, C]`.
-
-    Raises:
-        InputError: the shapes differ, or a score is NaN.
-    """
+    """Returns floating scores unchanged and other scores as float64, and targets as bool, both `[N, C]`."""
     scores, targets = np.asarray(scores), np.asarray(targets)
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)

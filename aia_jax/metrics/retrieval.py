@@ -1,6 +1,7 @@
 """Exact ranks and recalls of image-text retrieval in both directions.
 
-Of equal scores the last one ranks first, as in the reversed sort of the published code.
+Similarities are `[C, I]`; caption c belongs to image `c // 5`. Of equal scores the last one ranks first, as in the
+reversed sort of the published code.
 """
 
 import numpy as np
@@ -13,14 +14,7 @@ _FOLD = 1000  # images in a fold of the COCO 1K test
 
 
 def caption_ranks(similarity: np.ndarray) -> np.ndarray:
-    """Returns, for each image, the rank of its best caption among all captions; 0 is the first.
-
-    Args:
-        similarity: `[C, I]`; caption c belongs to image `c // 5`.
-
-    Returns:
-        int64 `[I]`.
-    """
+    """Returns the rank of each image's best caption among all captions, int64 `[I]`; 0 is the first."""
     ranks = np.empty(similarity.shape[1], np.int64)
     for image, scores in enumerate(similarity.T):
         start = CAPTIONS_PER_IMAGE * image
@@ -31,15 +25,12 @@ def caption_ranks(similarity: np.ndarray) -> np.ndarray:
 
 
 def image_ranks(similarity: np.ndarray) -> np.ndarray:
-    """Returns, for each caption, the rank of its image among all images, int64 `[C]`; see `caption_ranks`."""
+    """Returns the rank of each caption's image among all images, int64 `[C]`; 0 is the first."""
     return np.array([_rank(scores, caption // CAPTIONS_PER_IMAGE) for caption, scores in enumerate(similarity)])
 
 
 def retrieval_metrics(similarity: np.ndarray) -> dict[str, float | int]:
     """Computes recalls in per cent, median and mean ranks in both directions, and the sum of the recalls.
-
-    Args:
-        similarity: `[C, I]`; caption c belongs to image `c // 5`.
 
     Returns:
         `i2t_r1`, `i2t_r5`, `i2t_r10`, `i2t_median` and `i2t_mean` (1 is the best rank); the same with `t2i_`; `rsum`;
@@ -57,12 +48,9 @@ def retrieval_metrics(similarity: np.ndarray) -> dict[str, float | int]:
         raise InputError(f"similarities of {int(np.isnan(similarity).any(axis=1).sum())} captions hold NaN")
     metrics = _recalls(similarity)
     if images > _FOLD and images % _FOLD == 0:
-        folds = [
-            _recalls(
-                similarity[CAPTIONS_PER_IMAGE * start : CAPTIONS_PER_IMAGE * (start + _FOLD), start : start + _FOLD]
-            )
-            for start in range(0, images, _FOLD)
-        ]
+        size = CAPTIONS_PER_IMAGE * _FOLD
+        parts = (np.s_[size * k : size * (k + 1), _FOLD * k : _FOLD * (k + 1)] for k in range(images // _FOLD))
+        folds = [_recalls(similarity[part]) for part in parts]
         metrics |= {f"1k_{name}": float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
     return {**metrics, "num_images": images, "num_captions": captions}
 

@@ -38,8 +38,8 @@ def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str,
         raise InputError(f"scores of {int(np.isnan(scores).any(axis=1).sum())} queries hold NaN")
     if (np.diff(relevant.indptr) == 0).any():
         raise InputError(f"{int((np.diff(relevant.indptr) == 0).sum())} queries have no relevant image")
-    firsts = first_ranks(scores, relevant)
-    ranked = _ranked(scores, relevant)
+    ranked = list(_ranked(scores, relevant))
+    firsts = np.array([ranks.min() for ranks, _ in ranked])
     gains = np.mean([[_ndcg(ranks, grades, count) for count in GAINS_AT] for ranks, grades in ranked], axis=0)
     return {
         **{f"ndcg_{count}": float(gain) for count, gain in zip(GAINS_AT, gains, strict=True)},

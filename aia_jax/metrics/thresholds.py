@@ -1,42 +1,31 @@
 """Thresholds of labels with the highest Matthews correlation coefficient (MCC) on scored images.
 
 Source: Salar and Ahmadi, The Visual Computer 2023; `fit_mcc` searches their grid. The MCC is that of scikit-learn.
+Thresholds are fitted to scores `[N, C]` and targets `[N, C]` of 0 or 1. Without images, if the shapes differ, or if a
+score is NaN, the functions raise InputError.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from aia_jax.metrics.annotation import check_scores
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, write_json
-from aia_jax.utils.messages import format_count, list_problems, nearest
+from aia_jax.utils.messages import MAX_LISTED, format_count, list_problems, nearest
 
 CANDIDATES = tuple(step / 20 for step in range(1, 15))
 
-_DEFAULT = 0.5
-_MAX_HINTS = 20
 _BLOCK = 1 << 16  # scores processed at once, so that temporary arrays stay in the CPU cache
 
 
 def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Finds the threshold of `CANDIDATES` with the highest MCC of `score >= candidate` for each label.
+    """Finds the threshold of `CANDIDATES` with the highest MCC of `score >= candidate` for each label, float64 `[C]`.
 
     Of equal MCCs the first candidate is chosen. An undefined MCC counts as 0. Scores and candidates are compared in the
     floating dtype of the scores. The choice is that of scikit-learn's `matthews_corrcoef`.
-
-    Args:
-        scores: `[N, C]`.
-        targets: `[N, C]`, 0 or 1.
-
-    Returns:
-        float64 `[C]`.
-
-    Raises:
-        InputError: no images, the shapes differ, or a score is NaN.
     """
     scores, targets = _check_images(scores, targets)
     values = np.asarray(CANDIDATES)
@@ -48,52 +37,39 @@ def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Finds the threshold with the highest MCC among all thresholds for each label; the lowest of equals.
+    """Finds the threshold with the highest MCC among all for each label, the lowest of equals, float64 `[C]`.
 
     The threshold is the midpoint of two neighbouring distinct scores, so that `>` and `>=` give the same predictions.
     If the floating dtype has no number between the two, it is the lower score, which is correct for
-    `score > threshold`.
-
-    Args:
-        scores: `[N, C]`.
-        targets: `[N, C]`, 0 or 1.
-
-    Returns:
-        float64 `[C]`; 0.5 for a label without a threshold whose MCC is above 0.
-
-    Raises:
-        InputError: no images, the shapes differ, or a score is NaN.
+    `score > threshold`. A label without a threshold whose MCC is above 0 gets 0.5.
     """
     scores, targets = _check_images(scores, targets)
-    thresholds = np.empty(scores.shape[1])
-    for labels in _blocks(*scores.T.shape):
-        thresholds[labels] = _fit_sorted(scores[:, labels].T, targets[:, labels].T)
+    num_images, num_labels = scores.shape
+    thresholds = np.empty(num_labels)
+    for labels in _blocks(num_labels, num_images):
+        order = np.argsort(scores[:, labels].T, axis=1)
+        ranked = np.take_along_axis(scores[:, labels].T, order, axis=1)
+        hits = np.take_along_axis(targets[:, labels].T, order, axis=1)
+        true = hits.sum(axis=1, keepdims=True)
+        # The cut at i predicts the images from the i-th lowest score upwards.
+        tp = true - hits.cumsum(axis=1) + hits
+        mcc = _matthews(tp, np.arange(num_images, 0, -1), true, num_images)
+        mcc[:, 1:][ranked[:, 1:] == ranked[:, :-1]] = 0  # no threshold separates equal scores
+        rows, best = np.arange(len(ranked)), mcc.argmax(axis=1)
+        lower, upper = ranked[rows, np.maximum(best - 1, 0)], ranked[rows, best]
+        middle = (lower.astype(np.float64) + upper) / 2
+        separating = np.where(middle.astype(scores.dtype) < upper, middle, lower)
+        thresholds[labels] = np.where(mcc[rows, best] > 0, separating, 0.5)
     return thresholds
 
 
 def save_thresholds(path: Path, labels: Sequence[str], thresholds: np.ndarray) -> None:
-    """Writes the JSON object `{label: threshold}` that `load_thresholds` reads.
-
-    Args:
-        path: path of the file.
-        labels: C names.
-        thresholds: `[C]`.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
+    """Writes `{label: threshold}` as JSON. Raises ValueError if the lengths of labels and thresholds differ."""
     write_json(path, dict(zip(labels, map(float, thresholds), strict=True)))
 
 
 def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
-    """Reads the JSON object `{label: threshold}`.
-
-    Args:
-        path: path of the file.
-        labels: C names. The file must contain exactly these labels, in any order.
-
-    Returns:
-        float64 `[C]` in the order of `labels`.
+    """Reads `{label: threshold}` from JSON with exactly `labels`, in any order; returns float64 `[C]` in their order.
 
     Raises:
         InputError: the file is missing or malformed, or its labels differ; it lists all problems.
@@ -105,9 +81,9 @@ def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
     problems = [f"no threshold for the label {label!r}" for label in labels if label not in document]
     for label, value in document.items():
         if label not in known:
-            near = nearest(label, labels, 3) if len(problems) < _MAX_HINTS else []
+            near = nearest(label, labels, 3) if len(problems) < MAX_LISTED else []
             problems.append(f"unknown label {label!r}" + (f"; nearest: {', '.join(near)}" if near else ""))
-        elif not _is_threshold(value):
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             found = f"{json.dumps(value):.80}"
             problems.append(f"label {label!r}: a threshold must be a number from 0 to 1, found {found}")
     if problems:
@@ -144,23 +120,6 @@ def _count_by_bin(scores: np.ndarray, targets: np.ndarray, cuts: np.ndarray) -> 
     return counts.reshape(shape)
 
 
-def _fit_sorted(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Computes `fit_mcc_exact` for `[C, N]`. The cut at i predicts the images from the i-th lowest score upwards."""
-    num_images = scores.shape[1]
-    order = np.argsort(scores, axis=1)
-    scores, targets = np.take_along_axis(scores, order, axis=1), np.take_along_axis(targets, order, axis=1)
-    true = targets.sum(axis=1, keepdims=True)
-    tp = true - targets.cumsum(axis=1) + targets
-    mcc = _matthews(tp, np.arange(num_images, 0, -1), true, num_images)
-    mcc[:, 1:][scores[:, 1:] == scores[:, :-1]] = 0  # no threshold separates equal scores
-    best = mcc.argmax(axis=1)
-    labels = np.arange(len(scores))
-    lower, upper = scores[labels, np.maximum(best - 1, 0)], scores[labels, best]
-    middle = (lower.astype(np.float64) + upper) / 2
-    thresholds = np.where(middle.astype(scores.dtype) < upper, middle, lower)
-    return np.where(mcc[labels, best] > 0, thresholds, _DEFAULT)
-
-
 def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_images: int) -> np.ndarray:
     """Computes the MCC from counts that broadcast, 0 where undefined, with the same bits as scikit-learn.
 
@@ -173,7 +132,3 @@ def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_image
     variance_true = total**2 - (true**2 + (total - true) ** 2)
     variances = variance_predicted * variance_true
     return np.divide(covariance, np.sqrt(variances), out=np.zeros_like(covariance), where=variances > 0)
-
-
-def _is_threshold(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

@@ -11,11 +11,7 @@ from aia_jax.utils.errors import InputError
 
 
 def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask | SearchTask:
-    """Creates the task that `config.task` names.
-
-    Raises:
-        InputError: an unknown name, or a field whose value is not allowed.
-    """
+    """Creates the task that `config.task` names. Raises InputError if it is unknown, or a field's value not allowed."""
     check_fields(config)
     if config.task == "annotation":
         return (FrozenBackboneTask if config.model.freeze_backbone else AnnotationTask)(config)

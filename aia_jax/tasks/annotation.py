@@ -11,14 +11,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.data import transforms
+from aia_jax.data.annotation import datasets
 from aia_jax.data.annotation.annotations import CUSTOM
-from aia_jax.data.annotation.datasets import DATASETS, ChannelStats, Split, channel_stats, read_vocabulary
+from aia_jax.data.annotation.datasets import ChannelStats, Split
 from aia_jax.losses.annotation import annotation_loss
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.metrics.published_results import RESULTS
 from aia_jax.models.annotator import Annotator, build_annotator
 from aia_jax.models.backbones import backbone_named
-from aia_jax.tasks.annotated_splits import AnnotatedSplits
 from aia_jax.tasks.base import BaseTask, RowSource
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
@@ -29,10 +29,7 @@ class AnnotationTask(BaseTask):
 
     Args:
         config: see `configs/base.py`.
-        stats: mean and standard deviation of the channels of the training photos; None: those of the config's data.
-
-    Attributes:
-        channel_stats: mean and standard deviation that normalise the images, on the scale 0..1.
+        stats: channel statistics of the training photos; None: those of the config's data.
 
     Raises:
         InputError: an unknown data set, loss or published row, or an image size that does not fit the backbone.
@@ -41,17 +38,14 @@ class AnnotationTask(BaseTask):
     def __init__(self, config: ConfigDict, stats: ChannelStats | None = None):
         super().__init__(config)
         data = config.data
-        if data.name not in DATASETS:
-            raise InputError(f"config.data.name={data.name!r} is unknown; known: {', '.join(DATASETS)}")
+        if data.name not in datasets.DATASETS:
+            raise InputError(f"config.data.name={data.name!r} is unknown; known: {', '.join(datasets.DATASETS)}")
         backbone = backbone_named(config.model.backbone)
         if data.image_size < 4 or data.image_size % backbone.multiple:
-            raise InputError(
-                f"config.data.image_size={data.image_size} is no multiple of {backbone.multiple}, which "
-                f"{config.model.backbone} needs"
-                if backbone.multiple > 1
-                else f"config.data.image_size={data.image_size} is too small"
-            )
-        self.channel_stats = backbone.channel_stats or stats or channel_stats(data)
+            need = f"no multiple of {backbone.multiple}, which {config.model.backbone} needs"
+            problem = need if backbone.multiple > 1 else "too small"
+            raise InputError(f"config.data.image_size={data.image_size} is {problem}")
+        self.channel_stats = backbone.channel_stats or stats or datasets.channel_stats(data)
         if config.published and config.published not in RESULTS:
             raise InputError(f"config.published={config.published!r} is unknown; known: {', '.join(RESULTS)}")
         options = {name: value for name, value in config.loss.items() if name != "name" and value is not None}
@@ -60,11 +54,7 @@ class AnnotationTask(BaseTask):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The vocabulary, in the order of logits, scores and targets.
-
-        Raises:
-            InputError: the loaded splits have different labels.
-        """
+        """The vocabulary, in the order of logits and targets. Raises InputError if those of loaded splits differ."""
         loaded = [split.labels for split in self._splits.values()]
         labels = loaded[0] if loaded else self._vocabulary
         if any(others != labels for others in loaded):
@@ -76,7 +66,7 @@ class AnnotationTask(BaseTask):
 
     @functools.cached_property
     def _vocabulary(self) -> tuple[str, ...]:
-        return read_vocabulary(self.config.data)
+        return datasets.read_vocabulary(self.config.data)
 
     def describe(self) -> dict[str, Any]:
         """Returns the vocabulary and, for custom data, the channel statistics."""
@@ -84,17 +74,14 @@ class AnnotationTask(BaseTask):
         return {"labels": list(self.labels), **(own if self.config.data.name == CUSTOM else {})}
 
     def summary(self) -> str:
-        """Returns one line about the data and the model."""
         model, images = self.config.model, format_count(len(self.split("train")), "training image")
         labels = format_count(len(self.labels), "label")
         return f"{self.config.data.name}: {images}, {labels}; {model.backbone} + {model.head}"
 
     def build_model(self, rngs: nnx.Rngs) -> Annotator:
-        """Returns a newly initialised annotator for this vocabulary."""
         return build_annotator(self.config.model, len(self.labels), rngs=rngs)
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the training arrays if the config places them in device memory."""
         return self.train_arrays() if self.config.data.placement == "device" else {}
 
     def train_arrays(self) -> dict[str, Any]:
@@ -106,7 +93,6 @@ class AnnotationTask(BaseTask):
         return {"image": self.split(split).images}
 
     def row_names(self, index: np.ndarray) -> list[str]:
-        """Returns the names of training images."""
         return [self.split("train").image_names[row] for row in index]
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
@@ -114,11 +100,7 @@ class AnnotationTask(BaseTask):
         return self._batches_in_order(self.eval_arrays(split), len(self.split(split)))
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the mean loss over batch and labels after random flips and, if configured, mixup.
-
-        Args:
-            batch: `image` uint8 `[B, S, S, 3]`, `target` uint8 `[B, C]`.
-        """
+        """Returns the mean loss of `image` uint8 `[B, S, S, 3]` and `target` uint8 `[B, C]`, after flips and mixup."""
         flip_key, dropout_key = jax.random.split(key)
         images = self.normalize(transforms.random_flips(batch["image"], flip_key, self.config.data.flips))
         targets = batch["target"].astype(jnp.float32)
@@ -171,12 +153,40 @@ class AnnotationTask(BaseTask):
         threshold = self.config.eval.threshold if thresholds is None else thresholds
         return annotation_metrics(outputs["scores"], self.split(split).targets, threshold)
 
-    def normalize(self, images: jax.Array) -> jax.Array:
-        """Normalises uint8 images by the channel statistics."""
-        return transforms.normalize(images, *self.channel_stats)
-
     def _load_split(self, name: str) -> Split:
         return self._source.load(name)
 
     def _train_source(self) -> RowSource:
         return {} if self.config.data.placement == "device" else self.train_arrays()
+
+
+class AnnotatedSplits:
+    """Loads the splits of an annotated data set.
+
+    If `config.eval.split` is "validation", "validation" is a random part of the training split, and "train" is the
+    rest; `seed` determines them. Otherwise there is no validation part.
+    """
+
+    def __init__(self, config: ConfigDict, image_size: int, seed: int):
+        self._config, self._image_size, self._seed = config, image_size, seed
+
+    def load(self, name: str) -> Split:
+        """Loads a split. Raises InputError if there is no validation part, or the data cannot be read."""
+        if name == "test":
+            return datasets.load_split(self._config.data, "test", self._image_size)
+        if self._config.eval.split == "validation":
+            return self._parts[("train", "validation").index(name)]
+        if name == "validation":
+            raise InputError("this config has no validation part: config.eval.split is 'test'")
+        return self.whole_train
+
+    @functools.cached_property
+    def whole_train(self) -> Split:
+        """The training split with its validation part."""
+        return datasets.load_split(self._config.data, "train", self._image_size)
+
+    @functools.cached_property
+    def _parts(self) -> tuple[Split, Split]:
+        data = self._config.data
+        stratified, fraction = data.name == CUSTOM, data.validation_fraction
+        return datasets.split_validation(self.whole_train, fraction, self._seed, stratified=stratified)

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data import pipeline
+from aia_jax.data import pipeline, transforms
+from aia_jax.data.annotation.datasets import ChannelStats
 from aia_jax.training.sharding import process_kwargs
 from aia_jax.utils.errors import InputError
 
@@ -19,20 +21,18 @@ class BaseTask:
 
     Subclasses load a split in `_load_split` and return the source of training batches in `_train_source`.
 
-    Args:
-        config: the config of a run.
+    Attributes:
+        channel_stats: mean and standard deviation that normalise the images, on the scale 0..1.
     """
+
+    channel_stats: ChannelStats
 
     def __init__(self, config: ConfigDict):
         self.config = config
         self._splits: dict[str, Any] = {}
 
     def split(self, name: str) -> Any:
-        """Returns the data of "train", "validation" or "test", loaded and checked on first use.
-
-        Raises:
-            InputError: unknown name, or data that are missing or do not fit the config.
-        """
+        """Returns the data of a split, loaded and checked on first use."""
         if name not in SPLITS:
             raise InputError(f"split {name!r} is unknown; known: {', '.join(SPLITS)}")
         if name not in self._splits:
@@ -49,11 +49,9 @@ class BaseTask:
         return pipeline.epoch_end(epoch, self._num_train_rows(), self.config.batch_size)
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
-        """Returns no arrays: batches hold their rows."""
-        return {}
+        return {}  # batches hold their rows
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's rows of each training batch from `start_step` on, without end."""
         return pipeline.train_batches(
             self._train_source(),
             self._num_train_rows(),
@@ -62,6 +60,10 @@ class BaseTask:
             start_step=start_step,
             **process_kwargs(),
         )
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Normalises uint8 images by the channel statistics."""
+        return transforms.normalize(images, *self.channel_stats)
 
     def _batches_in_order(self, source: RowSource, num_rows: int) -> Iterator[dict[str, np.ndarray]]:
         return pipeline.eval_batches(source, num_rows, batch_size=self.config.eval.batch_size, **process_kwargs())

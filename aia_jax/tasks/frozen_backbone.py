@@ -21,9 +21,6 @@ class FrozenBackboneTask(AnnotationTask):
 
     A batch has `features`, `features_h`, ...: the maps of an image and of its flipped versions.
 
-    Args:
-        config: config of `AnnotationTask` with `model.freeze_backbone`.
-
     Raises:
         InputError: see `AnnotationTask`; or mixup is on, which needs images.
     """
@@ -62,11 +59,7 @@ class FrozenBackboneTask(AnnotationTask):
         return {"features": self._features(split, "")}
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the mean loss over batch and labels, with a random version of each image.
-
-        Args:
-            batch: `features...` `[B, h, w, F]` each, `target` uint8 `[B, C]`.
-        """
+        """Returns the mean loss with a random version of each image, of `features...` `[B, h, w, F]` and `target`."""
         flip_key, dropout_key = jax.random.split(key)
         versions = jnp.stack([rows for name, rows in sorted(batch.items()) if name.startswith("features")], axis=1)
         chosen = jax.random.randint(flip_key, (len(versions),), 0, versions.shape[1])

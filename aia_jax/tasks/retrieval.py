@@ -56,7 +56,7 @@ class RetrievalTask(BaseTask):
         if config.accumulate_steps > 1:
             raise InputError("config.accumulate_steps: the losses rank each pair among all pairs of the batch; use 1")
         if joint:
-            self._channel_stats = backbone_named(config.model.backbone).channel_stats or CHANNEL_STATS["scenes"]
+            self.channel_stats = backbone_named(config.model.backbone).channel_stats or CHANNEL_STATS["scenes"]
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -64,11 +64,9 @@ class RetrievalTask(BaseTask):
         return load_vocabulary(self.config.data)
 
     def describe(self) -> dict[str, Any]:
-        """Returns facts that identify the vocabulary."""
         return {"vocabulary": self.vocabulary.facts}
 
     def summary(self) -> str:
-        """Returns one line about the data and the model."""
         train, model = self.split("train"), self.config.model
         backbone = f"{model.backbone} + " if model.backbone else ""
         return (
@@ -77,7 +75,6 @@ class RetrievalTask(BaseTask):
         )
 
     def build_model(self, rngs: nnx.Rngs) -> Retriever:
-        """Returns a newly initialised model for this vocabulary."""
         return build_retriever(self.config.model, len(self.vocabulary), rngs=rngs)
 
     def row_names(self, index: np.ndarray) -> list[str]:
@@ -119,7 +116,8 @@ class RetrievalTask(BaseTask):
         by_length = np.argsort(part.lengths, kind="stable")
         make = PairBatches(part, self.config.data.lengths, order=by_length, images=False)
         scored = predictor(self.score, weights, self._batches_in_order(make, len(part)), shared=encoded)
-        return [{"similarity": _in_order(outputs)} for outputs in scored]
+        # The rows are in the order of the batches; `argsort` restores the order of the split.
+        return [{"similarity": outputs["similarity"][np.argsort(outputs["index"])]} for outputs in scored]
 
     def encode(self, model: Retriever, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Encodes images to `regions` `[B, R, D]` and `whole` `[B, D]`."""
@@ -137,22 +135,26 @@ class RetrievalTask(BaseTask):
         return {"similarity": similarity, "index": batch["index"]}
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns `retrieval_metrics` of the similarities."""
         return retrieval_metrics(outputs["similarity"])
 
     def photos(self, split: str) -> Callable[[int], np.ndarray] | None:
         """Returns a function from an image's number to uint8 `[S, S, 3]`; None if only features are available."""
         part, folder = self.split(split), self.config.data.photos
         if self.config.model.backbone:
-            return lambda image: part.images[image]
+            return part.images.__getitem__
         if not folder:
             return None
         names = feature_photo_names(part)
-        return lambda image: _read_photo(Path(folder) / names[image])
 
-    def normalize(self, images: jax.Array) -> jax.Array:
-        """Normalises uint8 images by the channel statistics."""
-        return transforms.normalize(images, *self._channel_stats)
+        def read_photo(image: int) -> np.ndarray:
+            path = Path(folder) / names[image]
+            try:
+                return decode_image(path.read_bytes(), _PHOTO_SIZE)
+            except (OSError, InputError) as error:
+                problem = f"{path}: {error}; config.data.photos names the folder that aia features was given"
+                raise InputError(problem) from None
+
+        return read_photo
 
     def _load_split(self, name: str) -> CaptionSplit:
         loaded = load_captions(self.config.data, name, self.vocabulary)
@@ -168,16 +170,3 @@ class RetrievalTask(BaseTask):
         split, loss = self.split("train"), self.config.loss
         wanted = tuple(name for name, on in (("image", loss.visual), ("caption", loss.textual)) if on)
         return PairBatches(split, self.config.data.lengths, similarity=semantic_similarity(split, wanted))
-
-
-def _read_photo(path: Path) -> np.ndarray:
-    try:
-        return decode_image(path.read_bytes(), _PHOTO_SIZE)
-    except (OSError, InputError) as error:
-        raise InputError(f"{path}: {error}; config.data.photos names the folder that aia features was given") from None
-
-
-def _in_order(outputs: dict[str, np.ndarray]) -> np.ndarray:
-    similarity = np.empty_like(outputs["similarity"])
-    similarity[outputs["index"]] = outputs["similarity"]
-    return similarity

@@ -9,16 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
-from scipy import sparse
 
-from aia_jax.data.annotation.datasets import DATASETS
+from aia_jax.data.annotation.datasets import DATASETS, Split
 from aia_jax.data.search.clicks import LAYOUTS, ClickedImages
-from aia_jax.data.search.queries import ClickBatches, SearchImages, SearchSplit, encode_queries, held_out, is_known
-from aia_jax.data.vocabulary import Vocabulary, read_vectors
+from aia_jax.data.search.queries import (
+    ClickBatches,
+    SearchImages,
+    SearchSplit,
+    encode_queries,
+    held_out,
+    is_known,
+    label_queries,
+)
+from aia_jax.data.vocabulary import Vocabulary, pad_ids, read_vectors
 from aia_jax.metrics.search import BETTER_HIGHER, search_metrics
 from aia_jax.models.amc import AMC, build_amc
+from aia_jax.tasks.annotation import AnnotatedSplits
 from aia_jax.tasks.base import BaseTask, RowSource
-from aia_jax.tasks.search_images import AnnotatedImages
+from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 
 NEW = "new_"  # prefix of the metrics of queries not trained on
@@ -33,19 +41,15 @@ class SearchTask(BaseTask):
     Args:
         config: see `configs/amc.py`.
 
-    Attributes:
-        source: source of the images and queries.
-
     Raises:
         InputError: fields that are unknown or do not fit each other.
     """
 
     def __init__(self, config: ConfigDict):
         super().__init__(config)
-        self._images: dict[str, SearchImages] = {}
-        if config.data.name not in (*DATASETS, *LAYOUTS):
-            known = ", ".join((*DATASETS, *LAYOUTS))
-            raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {known}")
+        names = (*DATASETS, *LAYOUTS)
+        if config.data.name not in names:
+            raise InputError(f"config.data.name={config.data.name!r} is unknown; known: {', '.join(names)}")
         if config.batch_size < 2:
             raise InputError(f"config.batch_size={config.batch_size} must be at least 2")
         if config.eval.metric.removeprefix(NEW) not in BETTER_HIGHER:
@@ -56,6 +60,7 @@ class SearchTask(BaseTask):
         if config.accumulate_steps > 1:
             raise InputError("config.accumulate_steps: irrelevant images are sampled from the whole batch; use 1")
         self.source = (ClickedImages if config.data.name in LAYOUTS else AnnotatedImages)(config)
+        self._load_images = functools.cache(self.source.load)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -74,9 +79,8 @@ class SearchTask(BaseTask):
         }
 
     def summary(self) -> str:
-        """Returns one line about the data and the model."""
-        train, quality = self.split("train"), self.source.keyword_quality
-        parts = ", ".join(f"{name} {precision:.2f} and {recall:.2f}" for name, (precision, recall) in quality.items())
+        train = self.split("train")
+        parts = ", ".join(f"{name} {p:.2f} and {r:.2f}" for name, (p, r) in self.source.keyword_quality.items())
         quality = f" (precision and recall: {parts})" if parts else ""
         caveat = f"; {self.source.caveat}" if self.source.caveat else ""
         return (
@@ -86,20 +90,18 @@ class SearchTask(BaseTask):
         )
 
     def build_model(self, rngs: nnx.Rngs) -> AMC:
-        """Returns a newly initialised model for these words and keywords."""
         num_features = self.split("train").images.maps.shape[-1]
         sizes = len(self.vocabulary), len(self.source.keyword_names), num_features
         model = build_amc(self.config.model, *sizes, rngs=rngs)
-        if self._vectors is not None:
+        if self.config.model.word_vectors:
             ids, vectors = self._vectors
             model.words[...] = model.words[...].at[ids].set(vectors)
         return model
 
     @functools.cached_property
-    def _vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def _vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Word ids and their pretrained vectors."""
-        path = self.config.model.word_vectors
-        return read_vectors(path, self.vocabulary, self.config.model.word_size) if path else None
+        return read_vectors(self.config.model.word_vectors, self.vocabulary, self.config.model.word_size)
 
     @functools.cached_property
     def _pairs(self) -> ClickBatches:
@@ -148,7 +150,6 @@ class SearchTask(BaseTask):
         return {"scores": model.similarity(images, queries, block=self.config.eval.block)}
 
     def attend(self, model: AMC, batch: dict[str, jax.Array], queries: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns scores and attention of images and queries, see `AMC.attend`."""
         return model.attend(model.encode_images(batch["maps"], batch["keywords"], batch["counts"]), queries)
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -157,8 +158,8 @@ class SearchTask(BaseTask):
         metrics = search_metrics(scores, part.queries.relevant)
         new = np.flatnonzero(~part.trained)
         if len(new):
-            unseen: sparse.csr_matrix = part.queries.relevant[new]
-            metrics |= {f"{NEW}{name}": value for name, value in search_metrics(scores[new], unseen).items()}
+            unseen = search_metrics(scores[new], part.queries.relevant[new])
+            metrics |= {f"{NEW}{name}": value for name, value in unseen.items()}
         return metrics
 
     def _load_split(self, name: str) -> SearchSplit:
@@ -169,11 +170,6 @@ class SearchTask(BaseTask):
         trained = np.array([text in train_texts for text in queries.texts])
         trained &= ~held_out(queries.texts, self.config.data.held_out)
         return SearchSplit(images, queries, *encode_queries(queries.texts, self.vocabulary), trained)
-
-    def _load_images(self, name: str) -> SearchImages:
-        if name not in self._images:
-            self._images[name] = self.source.load(name)
-        return self._images[name]
 
     def _train_source(self) -> RowSource:
         return self._pairs
@@ -192,3 +188,83 @@ def describe_model(model: ConfigDict) -> str:
     }
     missing = ", ".join(part for part, present in parts.items() if not present)
     return f"{name} without {missing}" if missing else name
+
+
+class AnnotatedImages:
+    """Loads the splits of an annotated data set for image search.
+
+    Attributes:
+        keyword_quality: precision and recall of the predicted keywords of each loaded split.
+
+    Raises:
+        InputError: no annotator is named.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self._config, self._data = config, config.data
+        self.keyword_quality: dict[str, tuple[float, float]] = {}
+        if not self._data.annotator:
+            raise InputError(
+                "config.data.annotator: name the folder of an annotation run, whose backbone makes the maps of images; "
+                "train.py --config configs/demo.py makes one for the scenes"
+            )
+
+    @functools.cached_property
+    def annotator(self) -> TrainedAnnotator:
+        """The annotator that computes feature maps and keywords."""
+        found = TrainedAnnotator.from_run(self._data.annotator, self._config.eval.batch_size)
+        self._check_parts(found.config)
+        return found
+
+    @property
+    def caveat(self) -> str:
+        """A warning about the annotator's training data; "" if there is none."""
+        there = self.annotator.config
+        shared = there.data.name == self._data.name and self._config.eval.split == "validation"
+        return "the annotator was trained on the validation images too" if shared and there.eval.split == "test" else ""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the annotator's weights and settings."""
+        return self.annotator.digest
+
+    @functools.cached_property
+    def keyword_names(self) -> tuple[str, ...]:
+        """The keywords in the order of their ids."""
+        return self.annotator.labels if self._data.keywords == "annotator" else self._splits.whole_train.labels
+
+    def load(self, name: str) -> SearchImages:
+        """Loads the images of a split and the queries that are relevant to any of them; see `AnnotatedSplits.load`."""
+        images, data = self._splits.load(name), self._data
+        maps = self.annotator.cached_maps(images.images, data.feature_dtype)
+        if data.keywords == "annotator":
+            found = self.annotator.keywords(maps, data.keyword_threshold)
+            chosen = [own[: data.max_keywords] for own in found]
+            self.keyword_quality[name] = _quality(chosen, self.annotator.labels, images)
+        else:
+            chosen = [np.flatnonzero(row).astype(np.int32) for row in images.targets]
+        queries = label_queries(images.targets, images.labels, data.query_words)
+        return SearchImages(maps, *pad_ids(chosen, data.max_keywords), queries, images.images)
+
+    def _check_parts(self, there: ConfigDict) -> None:
+        """Raises InputError if annotator and search have different validation parts of the same data set."""
+        data = self._data
+        if there.data.name != data.name or {there.eval.split, self._config.eval.split} != {"validation"}:
+            return
+        ours = {"split_seed": data.split_seed, "validation_fraction": data.validation_fraction}
+        theirs = {"split_seed": there.seed, "validation_fraction": there.data.validation_fraction}
+        if ours != theirs:
+            wanted = ", ".join(f"config.data.{name}={value}" for name, value in theirs.items())
+            raise InputError(f"{data.annotator} was trained on other parts of {data.name}: set {wanted}")
+
+    @functools.cached_property
+    def _splits(self) -> AnnotatedSplits:
+        return AnnotatedSplits(self._config, self.annotator.image_size, self._data.split_seed)
+
+
+def _quality(chosen: list[np.ndarray], names: tuple[str, ...], images: Split) -> tuple[float, float]:
+    """Returns precision and recall of keywords, ids of `names`, compared with the labels of the images."""
+    true = [{images.labels[label] for label in np.flatnonzero(row)} for row in images.targets]
+    pairs = zip(true, chosen, strict=True)
+    hits = sum(len(labels.intersection(names[keyword] for keyword in own)) for labels, own in pairs)
+    return hits / max(sum(map(len, chosen)), 1), hits / max(sum(map(len, true)), 1)

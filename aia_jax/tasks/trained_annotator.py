@@ -16,15 +16,8 @@ from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.models.annotator import Annotator, build_annotator
 from aia_jax.models.backbones import DTYPES, build_backbone, fold_norms
 from aia_jax.tasks.annotation import AnnotationTask
-from aia_jax.training import sharding
-from aia_jax.training.model_arrays import (
-    abstract_weights,
-    change_model,
-    flat_arrays,
-    merge_model,
-    replace_arrays,
-    select_weights,
-)
+from aia_jax.training import model_arrays, sharding
+from aia_jax.training.model_arrays import Arrays, abstract_weights, merge_model, split_model
 from aia_jax.training.runs import check_complete_model, config_errors_as_input_errors, read_run_config, run_arrays
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.config import check_fields
@@ -35,7 +28,6 @@ class TrainedAnnotator:
     """Runs an annotator with given weights on all devices.
 
     Args:
-        config: config of annotation.
         labels: vocabulary, C names.
         arrays: arrays of the whole model by path.
         batch_size: images or maps in a batch; rounded up to a multiple of the number of devices.
@@ -43,11 +35,7 @@ class TrainedAnnotator:
         fold: whether to fold batch norm into the convolutions once, and not in each call.
 
     Attributes:
-        config: config of annotation.
-        labels: vocabulary.
         image_size: S, in pixels.
-        batch_size: images or maps in a batch.
-        channel_stats: see `AnnotationTask`.
         num_features: F, number of channels of the feature maps.
         digest: identifies the weights and settings.
 
@@ -75,12 +63,21 @@ class TrainedAnnotator:
         graphdef, shapes = abstract_weights(
             lambda rngs: build_annotator(config.model, len(self.labels), rngs=rngs), self._mesh
         )
-        weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), self._mesh)
+        given = model_arrays.replace_arrays(model_arrays.select_weights(shapes, "raw"), arrays)
+        weights = sharding.put_replicated(given, self._mesh)
+
+        def folded(weights: Arrays) -> tuple[nnx.GraphDef, Arrays]:
+            model = merge_model(graphdef, weights)
+            fold_norms(model)
+            return split_model(model)
+
         if fold:
-            graphdef, weights = change_model(graphdef, weights, fold_norms, self._mesh)
+            graphdef, weights = jax.jit(folded, out_shardings=sharding.replicated(self._mesh))(weights)
         self._graphdef, self._weights = graphdef, weights
         self.num_features = nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))).num_features
-        self._maps = make_predict_step(graphdef, self._extract, self._mesh)
+        self._maps = make_predict_step(
+            graphdef, lambda model, batch: self._task.extract(model.backbone, batch), self._mesh
+        )
         self._keyword_scores = make_predict_step(graphdef, self._score_maps, self._mesh)
         self._predict = make_predict_step(graphdef, self._task.predict, self._mesh)
         self._explain = make_predict_step(graphdef, self._task.explain, self._mesh)
@@ -95,11 +92,7 @@ class TrainedAnnotator:
     ) -> "TrainedAnnotator":
         """Loads the best epoch of an annotation run.
 
-        Args:
-            workdir: folder of the run.
-            batch_size: see `TrainedAnnotator`.
-            dtype: dtype of the computation; None: the run's `config.model.dtype`.
-            fold: see `TrainedAnnotator`.
+        `dtype` is that of the computation; None: the run's `config.model.dtype`.
 
         Raises:
             InputError: no such run, or a run of another system.
@@ -125,7 +118,7 @@ class TrainedAnnotator:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Copies the arrays of the model to the host, by path. With `fold` they differ from the trained arrays."""
-        return {path: np.array(leaf) for path, leaf in flat_arrays(self._weights).items()}
+        return {path: np.array(leaf) for path, leaf in model_arrays.flat_arrays(self._weights).items()}
 
     def function(self, *, explain: bool) -> Callable[[jax.Array], dict[str, jax.Array]]:
         """Returns the computation of `predict` for tracing, a function of images; the weights are constants in it."""
@@ -178,9 +171,6 @@ class TrainedAnnotator:
 
     def _dispatch(self, step: Any, name: str, rows: np.ndarray) -> dict[str, jax.Array]:
         return step(self._weights, sharding.put_batch({name: pad_batch(rows, self.batch_size)}, self._mesh))
-
-    def _extract(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return self._task.extract(model.backbone, batch)
 
     def _score_maps(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits, _ = model.head(batch["maps"].astype(DTYPES[self.config.model.dtype]), train=False)

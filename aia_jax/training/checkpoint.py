@@ -18,31 +18,29 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from aia_jax.training.checkpoint_recovery import UNFINISHED, find_damage, write_digests
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import list_problems
 
-_MAX_LISTED = 10
 
-
-class Checkpointer:
-    """The checkpoints of one run, in `<workdir>/checkpoints/<step>`.
+class Checkpointer(contextlib.AbstractContextManager):
+    """The checkpoints of one run, in `<workdir>/checkpoints/<step>`. At exit waits for running saves.
 
     A checkpoint has the trees `weights` and `progress`, the JSON-able dict `info`, and digests of its files (see
     `checkpoint_recovery`). The best checkpoint is the one with the largest `info["metric"]`; if several are equal, the
     first. Checkpoints without a metric are never the best.
 
     Args:
-        workdir: the run's folder.
         keep: the number of newest checkpoints to keep, besides the best one.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2):
         self._directory = Path(workdir).resolve() / "checkpoints"
-        self._metrics: dict[int, float] = {}
+        self._infos: dict[int, dict[str, Any]] = {}
         self._saving = 0
         logging.getLogger("absl").addFilter(_is_not_orbax_traceback)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_NewestAndBest(keep, self._metrics),
+                preservation_policy=_NewestAndBest(keep, self._infos),
                 enable_async_checkpointing=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
@@ -54,19 +52,18 @@ class Checkpointer:
         )
         for step in self.steps():
             with contextlib.suppress(InputError):  # restoring a damaged checkpoint raises the error
-                self._note_metric(step, self.info(step))
+                self._infos[step] = self.info(step)
 
     def save(self, step: int, trees: dict[str, Any], info: dict[str, Any]) -> None:
         """Starts writing `info` and the trees `weights` and `progress`; returns before they are on disk.
 
         Raises:
-            InputError: the disk is full or cannot be written. `wait` and `close` raise it for the last save.
+            InputError: the disk is full or cannot be written. For the last save `wait` and the exit raise it.
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         with self._disk_errors_as_input_errors():
             self._manager.wait_until_finished()
-            self._saving = step
-            self._note_metric(step, info)
+            self._saving, self._infos[step] = step, info
             self._manager.save(step, args=ocp.args.Composite(info=ocp.args.JsonSave(info), **items), force=True)
 
     def check_undamaged(self, step: int) -> None:
@@ -79,11 +76,7 @@ class Checkpointer:
         return sorted(self._manager.all_steps())
 
     def info(self, step: int) -> dict[str, Any]:
-        """Returns the `info` of a checkpoint.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """Returns the `info` of a checkpoint. Raises InputError if it cannot be read."""
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))
             return dict(restored["info"])
@@ -102,14 +95,7 @@ class Checkpointer:
         return restored["weights"]
 
     def restore(self, step: int, abstract_trees: dict[str, Any]) -> dict[str, Any]:
-        """Returns trees of a checkpoint, `weights` alone or `weights` and `progress`.
-
-        Args:
-            abstract_trees: `jax.ShapeDtypeStruct` for each leaf, with shape and sharding.
-
-        Raises:
-            InputError: the checkpoint has other arrays.
-        """
+        """Returns trees as `jax.ShapeDtypeStruct` leaves describe them. Raises InputError if there are other arrays."""
         self._check_arrays(step, abstract_trees)
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_trees.items()}
         try:
@@ -122,56 +108,41 @@ class Checkpointer:
 
     def _check_arrays(self, step: int, abstract_trees: dict[str, Any]) -> None:
         """Raises InputError, listing the differences, if a checkpoint has other arrays; reads no array."""
-        problems = {
+        causes = {
             "weights": "does not fit this config; give the config it was trained with, or another workdir",
             "progress": "was saved by another version of aia_jax, whose optimizer state this version cannot continue; "
             "its weights can be used: start a new run, in another workdir, with "
             f"--config.init_from={self._directory.parent}",
         }
         for name, tree in abstract_trees.items():
-            if lines := self._differences(step, name, tree):
-                raise InputError("\n".join([f"checkpoint {self._directory / str(step)} {problems[name]}", *lines]))
-
-    def _differences(self, step: int, name: str, abstract_tree: Any) -> list[str]:
-        """Lists the arrays whose shape or name differs between a stored tree and `abstract_tree`; reads no array."""
-        leaves = jax.tree.leaves(self._manager.item_metadata(step)[name].tree)
-        stored = {leaf.name: tuple(leaf.shape) for leaf in leaves}
-        paths = jax.tree_util.tree_flatten_with_path(abstract_tree)[0]
-        expected = {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in paths}
-        lines = [
-            f"  {path}: {stored.get(path, 'absent')} there, {expected.get(path, 'absent')} in the model"
-            for path in sorted(stored.keys() | expected.keys())
-            if stored.get(path) != expected.get(path)
-        ]
-        more = [f"  ... and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else []
-        return lines[:_MAX_LISTED] + more
+            leaves = jax.tree.leaves(self._manager.item_metadata(step)[name].tree)
+            there = {leaf.name: tuple(leaf.shape) for leaf in leaves}
+            paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+            here = {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in paths}
+            differing = [
+                f"{path}: {there.get(path, 'absent')} there, {here.get(path, 'absent')} in the model"
+                for path in sorted(there.keys() | here.keys())
+                if there.get(path) != here.get(path)
+            ]
+            if differing:
+                problem = f"{causes[name]}{list_problems(differing)}"
+                raise InputError(f"checkpoint {self._directory / str(step)} {problem}")
 
     def wait(self) -> None:
         """Waits until every save is on disk."""
         with self._disk_errors_as_input_errors():
             self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        """Waits for running saves and closes the manager."""
-        with self._disk_errors_as_input_errors():
-            self._manager.close()
-
-    def __enter__(self) -> "Checkpointer":
-        return self
-
     def __exit__(self, exception: type[BaseException] | None, *_rest: object) -> None:
-        with contextlib.suppress(*[InputError] if exception else []):  # an earlier exception matters more
-            self.close()
+        suppressed = [InputError] if exception else []  # an earlier exception matters more
+        with contextlib.suppress(*suppressed), self._disk_errors_as_input_errors():
+            self._manager.close()
 
     def _damaged(self, step: int, problem: str) -> InputError:
         return InputError(
             f"checkpoint {self._directory / str(step)} is damaged: {problem}; train.py with the same config and "
             "workdir sets it aside and continues without it"
         )
-
-    def _note_metric(self, step: int, info: dict[str, Any]) -> None:
-        if "metric" in info:
-            self._metrics[step] = info["metric"]
 
     def _write_digests(self) -> None:
         """Orbax calls this when all files of a checkpoint are written, before it commits the checkpoint."""
@@ -198,15 +169,15 @@ class Checkpointer:
 class _NewestAndBest:
     """Orbax's preservation policy; has its own metrics because Orbax forgets them when a run is resumed."""
 
-    def __init__(self, keep: int, metrics: dict[int, float]):
-        self._keep, self._metrics = keep, metrics
+    def __init__(self, keep: int, infos: dict[int, dict[str, Any]]):
+        self._keep, self._infos = keep, infos
 
     def should_preserve(
         self, checkpoints: Sequence[policies.PolicyCheckpointInfo], *, context: policies.PreservationContext
     ) -> list[bool]:
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
-        measured = [step for step in steps if step in self._metrics]
-        best = max(measured, key=lambda step: (self._metrics[step], -step), default=None)
+        metrics = {step: self._infos[step]["metric"] for step in steps if "metric" in self._infos.get(step, {})}
+        best = max(metrics, key=lambda step: (metrics[step], -step), default=None)
         kept = {*steps[-self._keep :], best}
         return [checkpoint.step in kept for checkpoint in checkpoints]
 

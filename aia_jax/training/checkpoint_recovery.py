@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
+from aia_jax.training.runs import saved_steps
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint that Orbax has not committed
-_DAMAGED = "damaged"
 _DIGESTS = "digests.json"
 # Orbax rewrites these files when it commits a checkpoint, after the digests were computed.
 _REWRITTEN = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -23,11 +23,7 @@ def write_digests(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str:
-    """Compares the files of a checkpoint with its digests.
-
-    Returns:
-        The first problem, such as "weights/d/1a2b is changed"; "" if there is none, or no digests were written.
-    """
+    """Returns a checkpoint's first problem, such as "weights/d/1a2b is changed"; "" without any, or without digests."""
     path = folder / _DIGESTS
     try:
         expected = dict(json.loads(path.read_text()).items())
@@ -51,24 +47,22 @@ def recover(workdir: Path) -> list[str]:
     """Removes incomplete checkpoints of a workdir and moves damaged ones to `<workdir>/damaged`.
 
     Only the process that holds the workdir's lock may call it. Of several processes of a run all call it, and the first
-    one acts.
-
-    Returns:
-        One line for each damaged checkpoint.
+    one acts. Returns one line for each damaged checkpoint.
 
     Raises:
         InputError: all checkpoints are damaged.
     """
-    lines = _set_aside(workdir / "checkpoints", workdir / _DAMAGED) if jax.process_index() == 0 else []
+    lines = _set_aside_damaged(workdir) if jax.process_index() == 0 else []
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("checkpoints are checked")
     return lines
 
 
-def _set_aside(folder: Path, damaged_folder: Path) -> list[str]:
+def _set_aside_damaged(workdir: Path) -> list[str]:
+    folder = workdir / "checkpoints"
     for unfinished in folder.glob(f"*{UNFINISHED}*"):
         shutil.rmtree(unfinished, ignore_errors=True)
-    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    steps = saved_steps(workdir)
     damaged = {step: problem for step in steps if (problem := find_damage(folder / str(step)))}
     if damaged and len(damaged) == len(steps):
         listed = "\n".join(f"  {step}: {problem}" for step, problem in damaged.items())
@@ -77,9 +71,9 @@ def _set_aside(folder: Path, damaged_folder: Path) -> list[str]:
         )
     lines = []
     for step, problem in damaged.items():
-        target = damaged_folder / str(step)
+        target = workdir / "damaged" / str(step)
         shutil.rmtree(target, ignore_errors=True)
-        damaged_folder.mkdir(exist_ok=True)
+        target.parent.mkdir(exist_ok=True)
         (folder / str(step)).rename(target)
         lines.append(f"the checkpoint of step {step} is damaged ({problem}); moved to {target}")
     return lines

@@ -21,11 +21,10 @@ from aia_jax.utils.files import write_bytes
 _METRICS = "metrics.jsonl"
 
 
-class MetricWriter:
+class MetricWriter(contextlib.AbstractContextManager):
     """Appends records to `<workdir>/metrics.jsonl` and `<workdir>/tensorboard`; only process 0 writes.
 
     Args:
-        workdir: the run's folder.
         resume_step: records of later steps are dropped, because a resumed run writes them again.
 
     Raises:
@@ -36,11 +35,17 @@ class MetricWriter:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        self._path = Path(workdir) / _METRICS
+        self._path, folder = Path(workdir) / _METRICS, Path(workdir) / "tensorboard"
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         with self._os_errors_as_input_errors(), contextlib.ExitStack() as stack:
             write_bytes(self._path, to_lines(read_records(self._path, resume_step)))
             self._lines = stack.enter_context(self._path.open("ab"))
-            self._events = _EventFile(Path(workdir) / "tensorboard", resume_step + 1)
+            folder.mkdir(exist_ok=True)
+            # tensorboardX's SummaryWriter hangs when the disk is full, and its EventsWriter leaves the file open.
+            self._events = RecordWriter(str(folder / name))
+            self._write_event(file_version="brain.Event:2")
+            # Makes TensorBoard hide events of the same or later steps in earlier files.
+            self._write_event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
             stack.pop_all()
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
@@ -50,15 +55,13 @@ class MetricWriter:
         with self._os_errors_as_input_errors():
             self._lines.write(to_lines([{"step": step, "kind": kind, **values}]))
             self._lines.flush()
-            self._events.write(step, {f"{kind}/{name}": v for name, v in values.items() if isinstance(v, int | float)})
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._write_event(step=step, summary=scalar(f"{kind}/{name}", value))
+            self._events.flush()
 
-    def close(self) -> None:
-        """Closes both files."""
-        if not self._active:
-            return
-        for file in (self._lines, self._events):
-            with contextlib.suppress(OSError):  # each line was flushed before, or its error was raised
-                file.close()
+    def _write_event(self, **fields: Any) -> None:
+        self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     @contextlib.contextmanager
     def _os_errors_as_input_errors(self) -> Iterator[None]:
@@ -69,37 +72,10 @@ class MetricWriter:
                 f"{self._path} cannot be written: {error.strerror}; make that possible and give the same command again"
             ) from error
 
-    def __enter__(self) -> "MetricWriter":
-        return self
-
     def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-
-class _EventFile:
-    """A TensorBoard file, flushed after each write.
-
-    tensorboardX's SummaryWriter hangs when the disk is full, and its EventsWriter leaves the file open.
-    """
-
-    def __init__(self, folder: Path, first_step: int):
-        folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = RecordWriter(str(folder / name))
-        self._write(file_version="brain.Event:2")
-        # Makes TensorBoard hide events of the same or later steps in earlier files.
-        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        for name, value in scalars.items():
-            self._write(step=step, summary=scalar(name, value))
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, **fields: Any) -> None:
-        self._file.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        for file in (self._lines, self._events) if self._active else ():
+            with contextlib.suppress(OSError):  # each line was flushed before, or its error was raised
+                file.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from aia_jax.training.sharding import replicated, shard_shapes
+from aia_jax.training.sharding import shard_shapes
 
 Arrays = dict[str, Any]
 
@@ -21,19 +21,6 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays]:
 def merge_model(graphdef: nnx.GraphDef, weights: Arrays) -> nnx.Module:
     """Inverts `split_model`."""
     return nnx.merge(graphdef, weights["params"], weights["stats"], weights["constants"])
-
-
-def change_model(
-    graphdef: nnx.GraphDef, weights: Arrays, change: Callable[[nnx.Module], None], mesh: Mesh
-) -> tuple[nnx.GraphDef, Arrays]:
-    """Applies `change` to a model in place; returns the new structure and weights, replicated on `mesh`."""
-
-    def changed(weights: Arrays) -> tuple[nnx.GraphDef, Arrays]:
-        model = merge_model(graphdef, weights)
-        change(model)
-        return split_model(model)
-
-    return jax.jit(changed, out_shardings=replicated(mesh))(weights)
 
 
 def abstract_weights(build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tuple[nnx.GraphDef, Arrays]:

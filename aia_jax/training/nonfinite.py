@@ -20,9 +20,7 @@ class NonFiniteSteps:
     Args:
         config: `on_nonfinite`: "stop", or "skip" where the step has changed nothing; `max_skipped_steps`.
         workdir: the file's folder; each further process writes its own file, `nonfinite.1.jsonl` and so on.
-        row_names: returns the names of training rows.
         resume_step: lines of later steps are dropped, because a resumed run repeats those steps.
-        saved_steps: returns the steps of the checkpoints on disk.
     """
 
     def __init__(
@@ -40,11 +38,7 @@ class NonFiniteSteps:
         self._num_skipped = sum(record.get("action") == "skip" for record in self._records)
 
     def handle(self, step: int, loss: float, index: np.ndarray) -> None:
-        """Records a non-finite step; `index` are this process's rows of its batch.
-
-        Raises:
-            NonFiniteLossError: the run must stop.
-        """
+        """Records a step and the rows `index` of this process; raises NonFiniteLossError if the run must stop."""
         action, batch = self._config.on_nonfinite, self._row_names(index)
         self._records.append({"step": step, "loss": str(loss), "action": action, "batch": batch})
         write_bytes(self._path, to_lines(self._records))
@@ -52,10 +46,8 @@ class NonFiniteSteps:
         self._num_skipped += skip
         if skip and self._num_skipped <= self._config.max_skipped_steps:
             return
-        if np.isfinite(loss):
-            problem = f"gradients are not finite at step {step} (loss {loss})"
-        else:
-            problem = f"loss is {loss} at step {step}"
+        gradients = f"gradients are not finite at step {step} (loss {loss})"
+        problem = gradients if np.isfinite(loss) else f"loss is {loss} at step {step}"
         if skip:
             problem += f", after {self._config.max_skipped_steps} skipped steps, config.max_skipped_steps"
         raise NonFiniteLossError(
@@ -66,7 +58,7 @@ class NonFiniteSteps:
 
     def check_state(self, step: int, state: Any) -> None:
         """Raises NonFiniteLossError if a state that is about to be saved holds a number that is not finite."""
-        if not _all_finite(state):
+        if not jax.jit(all_finite)(state):
             raise NonFiniteLossError(
                 f"weights or averages are not finite at step {step}, though every loss was; "
                 f"{self._last_checkpoint()}. Lower config.optimizer.max_learning_rate, in another workdir"
@@ -75,6 +67,3 @@ class NonFiniteSteps:
     def _last_checkpoint(self) -> str:
         saved = self._saved_steps()
         return f"the checkpoint of step {saved[-1]} remains" if saved else "no checkpoint had been written yet"
-
-
-_all_finite = jax.jit(all_finite)

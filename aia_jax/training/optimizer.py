@@ -20,10 +20,6 @@ def one_cycle(total_steps: int, pct_start: float, start: float, peak: float, end
     The phases end at steps `pct_start * total_steps - 1` and `total_steps - 1` (not rounded), as in
     `torch.optim.lr_scheduler.OneCycleLR`. The schedule maps the 0-based step to the value.
 
-    Args:
-        total_steps: optimizer steps of the run.
-        pct_start: fraction of the steps in the first phase, in (0, 1).
-
     Raises:
         InputError: the first phase has less than one step.
     """
@@ -50,10 +46,7 @@ def step_decay(
 ) -> Schedule:
     """Returns a schedule that begins with `start` and is multiplied by `factor` after every `decay_epochs` epochs.
 
-    Args:
-        total_steps: optimizer steps of the run.
-        decay_epochs: at least 1.
-        epoch_end: returns the number of steps after which an epoch (1-based) is complete.
+    `epoch_end` returns the number of steps after which an epoch (1-based) is complete.
     """
     ends = itertools.takewhile(
         lambda end: end < total_steps, map(epoch_end, itertools.count(decay_epochs, decay_epochs))
@@ -71,7 +64,6 @@ def make_optimizer(
             (0: no clipping of gradients) and `schedule`. Schedule "one_cycle" moves learning rate and beta1 in opposite
             directions (paper A, section 4; `OneCycleLR`) and reads `pct_start`, `initial_div`, `final_div`,
             `beta1_base` and `beta1_max`. Schedule "step" reads `decay_epochs`, `decay_factor` and `beta1`.
-        total_steps: optimizer steps of the run.
         epoch_end: see `step_decay`; only schedule "step" needs it.
 
     Raises:
@@ -84,29 +76,20 @@ def make_optimizer(
         raise InputError(
             f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or name to lamb"
         )
-    learning_rate, beta1 = _schedules(config, total_steps, epoch_end)
+    peak = config.max_learning_rate
+    if config.schedule == "step":
+        learning_rate = step_decay(total_steps, peak, config.decay_factor, config.decay_epochs, epoch_end)
+        beta1 = config.beta1
+    else:
+        start = peak / config.initial_div
+        learning_rate = one_cycle(total_steps, config.pct_start, start, peak, start / config.final_div)
+        beta1 = one_cycle(total_steps, config.pct_start, config.beta1_max, config.beta1_base, config.beta1_max)
     fields = {"b1": beta1, "b2": config.beta2, "eps": config.eps}
     if config.name == "lamb":
         fields["weight_decay"] = config.weight_decay
     make = optax.inject_hyperparams(_lamb if config.name == "lamb" else optax.adam, hyperparam_dtype=jnp.float32)
     optimizer = make(learning_rate, **fields)
-    if config.clip_norm > 0:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    return optimizer
-
-
-def _schedules(
-    config: ConfigDict, total_steps: int, epoch_end: Callable[[int], int] | None
-) -> tuple[Schedule, Schedule | float]:
-    """Returns learning rate and beta1."""
-    peak = config.max_learning_rate
-    if config.schedule == "step":
-        return step_decay(total_steps, peak, config.decay_factor, config.decay_epochs, epoch_end), config.beta1
-    start = peak / config.initial_div
-    return (
-        one_cycle(total_steps, config.pct_start, start, peak, start / config.final_div),
-        one_cycle(total_steps, config.pct_start, config.beta1_max, config.beta1_base, config.beta1_max),
-    )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm > 0 else optimizer
 
 
 def _lamb(
@@ -130,9 +113,5 @@ def _matrices(params: Any) -> Any:
 
 def hyperparameters(opt_state: optax.OptState) -> dict[str, jax.Array]:
     """Returns the `learning_rate` and `beta1` of the last update."""
-    injected = next(
-        node
-        for node in jax.tree.leaves(opt_state, is_leaf=lambda node: hasattr(node, "hyperparams"))
-        if hasattr(node, "hyperparams")
-    )
-    return {"learning_rate": injected.hyperparams["learning_rate"], "beta1": injected.hyperparams["b1"]}
+    found = optax.tree_utils.tree_get(opt_state, "hyperparams")
+    return {"learning_rate": found["learning_rate"], "beta1": found["b1"]}

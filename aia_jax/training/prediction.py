@@ -22,10 +22,7 @@ Tag = TypeVar("Tag")
 class Predictor:
     """Applies row-wise functions of a model to whole splits; compiles each function and batch shape once.
 
-    Args:
-        graphdef: the model's structure.
-        mesh: the devices.
-        weights_sharding: one sharding for the weights, or one for each leaf; None: replicated.
+    `weights_sharding` is one sharding for the weights, or one for each leaf; None: replicated.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, mesh: Mesh, weights_sharding: Any = None):
@@ -66,8 +63,8 @@ class Predictor:
                 mask = self._replicate(batch.pop("mask"))
                 yield None, ([step(first, batch, *rest) for first, *rest in arguments], mask)
 
-        silent = None if jax.process_index() == 0 else True
-        with tqdm(desc="predict", unit="img", leave=False, dynamic_ncols=True, disable=silent) as bar:
+        disable = jax.process_index() > 0 or None  # None: only where the output is no terminal
+        with tqdm(desc="predict", unit="img", leave=False, dynamic_ncols=True, disable=disable) as bar:
             for _, (outputs, mask) in fetch_outputs(dispatched()):
                 for rows, chunk in zip(outputs, chunks, strict=True):
                     chunk.append({name: values[mask] for name, values in rows.items()})
@@ -78,8 +75,7 @@ class Predictor:
 def fetch_outputs(dispatched: Iterable[tuple[Tag, Arrays]]) -> Iterator[tuple[Tag, Arrays]]:
     """Copies outputs to the host, in order, while the next batches are computed.
 
-    Args:
-        dispatched: pairs of any data about a batch, and the batch's outputs on the devices.
+    `dispatched` yields pairs of any data about a batch, and the batch's outputs on the devices.
     """
     in_flight: deque[tuple[Tag, Arrays]] = deque()
     for one in dispatched:

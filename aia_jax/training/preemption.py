@@ -27,10 +27,6 @@ class AgreedStop:
 
     A single process stops at once. Several processes compute the maximum of their signal numbers every 8 steps and read
     it at the next exchange, so that neither devices nor hosts wait: the run stops after 9 to 16 steps.
-
-    Args:
-        request: the signal that this process received.
-        mesh: the devices of all processes.
     """
 
     def __init__(self, request: StopRequest, mesh: Mesh):

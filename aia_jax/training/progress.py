@@ -18,15 +18,10 @@ from aia_jax.training.nonfinite import NonFiniteSteps
 _IN_FLIGHT = 4
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
     """Shows a progress bar, writes a "train" record every `config.log_every` steps, handles non-finite steps.
 
-    Args:
-        config: `batch_size` and `log_every`.
-        writer: receives the records.
-        step: steps done before.
-        total_steps: steps of the run.
-        nonfinite: handles steps whose loss or gradients are NaN or infinite.
+    `step` is the number of steps done before.
     """
 
     def __init__(
@@ -40,7 +35,7 @@ class Progress:
             initial=step * config.batch_size,
             unit="img",
             dynamic_ncols=True,
-            disable=None if jax.process_index() == 0 else True,
+            disable=jax.process_index() > 0 or None,
             desc="train",
         )
         self._start_interval()
@@ -53,11 +48,7 @@ class Progress:
         self._waited += time.perf_counter() - start
 
     def dispatched(self, step: int, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
-        """Notes a dispatched step on the rows `index`, and reads the metrics of an earlier one.
-
-        Raises:
-            NonFiniteLossError: that step must stop the run; see `NonFiniteSteps`.
-        """
+        """Notes a dispatched step on the rows `index`. Handles an earlier one, see `NonFiniteSteps` for the error."""
         self._in_flight.append((step, metrics, index))
         if len(self._in_flight) > _IN_FLIGHT:
             self._read_oldest()
@@ -112,9 +103,6 @@ class Progress:
         self._writer.write(step, "train", record)
         self._bar.set_postfix(loss=f"{mean_loss:.5f}", wait=f"{record['input_wait']:.0%}", refresh=False)
         self._start_interval()
-
-    def __enter__(self) -> "Progress":
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self._bar.close()

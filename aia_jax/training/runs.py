@@ -1,19 +1,102 @@
-"""Opens the workdirs of earlier runs: weights, facts about them, configs."""
+"""Workdirs of runs: their steps, configs, environments and weights."""
 
 import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+from ml_collections import ConfigDict
 
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import flat_arrays, select_weights
+from aia_jax.utils.config import FIELDS, Field, flatten
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import read_json
+from aia_jax.utils.files import read_json, write_json
+from aia_jax.version import __version__
 
 if TYPE_CHECKING:
     from aia_jax.training.checkpoint import Checkpointer  # imported where it is used: Orbax may not be installed
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the checkpoints in a workdir, in increasing order, without incomplete checkpoints of killed runs."""
+    folder = Path(workdir) / "checkpoints"
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def package_versions(*others: str) -> dict[str, str]:
+    """Versions of the installed packages that influence results, and of `others`."""
+    found = {}
+    for name in (*_PACKAGES, *others):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def write_record(workdir: Path, config: ConfigDict) -> None:
+    """Writes `config.json` and `environment.json`; only process 0 does so."""
+    if jax.process_index():
+        return
+    write_json(workdir / "config.json", config.to_dict())
+    environment = {
+        "packages": {"aia_jax": __version__, **package_versions()},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+    write_json(workdir / "environment.json", environment)
+
+
+@contextlib.contextmanager
+def hint_trained_root(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Adds the `config.data.root` of the run in `workdir` to an InputError about another `config.data.root`."""
+    try:
+        yield
+    except InputError as error:
+        written = None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            written = json.loads((workdir / "config.json").read_text())["data"]["root"]
+        if "config.data.root" not in str(error) or written in (None, config.data.root):
+            raise
+        raise InputError(
+            f"{error}\n{workdir} was trained with --config.data.root={shlex.quote(str(written))}"
+        ) from error
+
+
+def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...] = ()) -> None:
+    """Checks that `config` may continue or evaluate the run in `workdir`.
+
+    Resumable fields and those in `free` may differ. Without checkpoints, any config is allowed.
+
+    Raises:
+        InputError: other fields differ; the message lists them with both values.
+    """
+    path = workdir / "config.json"
+    if not path.exists() or not saved_steps(workdir):
+        return
+    try:
+        written = flatten(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}); delete it, or give another workdir") from error
+    given = flatten(json.loads(json.dumps(config.to_dict())))
+    differing = [
+        f"  config.{field}: {written.get(field, 'absent')} there, {given.get(field, 'absent')} given"
+        for field in sorted(written.keys() | given.keys())
+        if not FIELDS.get(field, Field()).resumable and field not in free and written.get(field) != given.get(field)
+    ]
+    if differing:
+        problem = f"{workdir} holds a run of another config; give another workdir, or the same fields:"
+        raise InputError("\n".join([problem, *differing]))
 
 
 def best_step(checkpointer: "Checkpointer") -> int | None:
@@ -24,11 +107,7 @@ def best_step(checkpointer: "Checkpointer") -> int | None:
 
 
 def open_run(workdir: Path) -> "Checkpointer":
-    """Opens the checkpoints of a workdir.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Opens the checkpoints of a workdir. Raises InputError if there are none."""
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{workdir} holds no checkpoints; train first, or name the folder given to train.py")
     from aia_jax.training.checkpoint import Checkpointer
@@ -80,11 +159,7 @@ def check_complete_model(workdir: Path, info: dict[str, Any]) -> None:
 
 
 def read_run_config(workdir: Path) -> dict[str, Any]:
-    """Reads the config that a run was trained with.
-
-    Raises:
-        InputError: the file is missing, or is not such a config.
-    """
+    """Reads the config that a run was trained with. Raises InputError if its file is missing or no such config."""
     path = workdir / "config.json"
     if not path.is_file():
         raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the folder given to train.py")

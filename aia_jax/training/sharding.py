@@ -24,7 +24,7 @@ def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh
     processes. `data.pipeline` relies on it.
 
     Args:
-        devices: the devices, which may be ahead-of-time descriptions; None: all devices of all hosts.
+        devices: may be ahead-of-time descriptions; None: all devices of all hosts.
         fsdp: the number of devices that share one copy of the state.
 
     Raises:
@@ -72,15 +72,10 @@ def shard_shapes(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
-def shardings(tree: Any) -> Any:
-    """Returns the sharding of each leaf."""
-    return jax.tree.map(lambda leaf: leaf.sharding, tree)
-
-
 def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
     """Raises InputError unless the global `batch_size` (config field `field`) divides over devices and microbatches."""
     unit = mesh.size * microbatches
-    if batch_size < 1 or batch_size % unit:
+    if batch_size % unit:
         accumulated = f" x {microbatches} microbatches (config.accumulate_steps)" if microbatches > 1 else ""
         raise InputError(
             f"config.{field}={batch_size} does not divide over {mesh.size} devices{accumulated}; "

@@ -18,7 +18,6 @@ class TrainState(struct.PyTreeNode):
         params: trained weights.
         stats: running statistics of batch norm.
         constants: arrays that are never trained, such as a frozen label embedding.
-        opt_state: optimizer state.
         ema: `{"params", "stats"}`, exponential moving averages of both.
     """
 
@@ -32,12 +31,8 @@ class TrainState(struct.PyTreeNode):
     @classmethod
     def create(cls, weights: Arrays, optimizer: optax.GradientTransformation) -> "TrainState":
         """Returns the state before the first step, from weights `{"params", "stats", "constants"}`."""
-        return cls(
-            step=jnp.zeros((), jnp.int32),
-            **weights,
-            opt_state=optimizer.init(weights["params"]),
-            ema=_initial_ema(weights),
-        )
+        opt_state = optimizer.init(weights["params"])
+        return cls(step=jnp.zeros((), jnp.int32), **weights, opt_state=opt_state, ema=_initial_ema(weights))
 
     def with_weights(self, weights: Arrays) -> "TrainState":
         """Returns this state with other weights `{"params", "stats", "constants"}`, from which the EMA starts too."""

@@ -16,17 +16,14 @@ from aia_jax.training.optimizer import hyperparameters
 from aia_jax.training.state import TrainState
 
 LossFn = Callable[[nnx.Module, Arrays, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-# (params, stats, constants, batch, key) -> (loss, stats, metrics, gradients)
 Gradients = Callable[[Arrays, Arrays, Arrays, Arrays, jax.Array], tuple[jax.Array, Arrays, Arrays, Arrays]]
 
 
 def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradients:
     """Returns the function `(params, stats, constants, batch, key) -> (loss, stats, metrics, gradients)`.
 
-    It is for use under `jax.jit`. Gradients are sharded as the params are.
-
-    Args:
-        loss_fn: `(model, batch, key) -> (scalar loss, metrics)`, calls the model in training mode.
+    It is for use under `jax.jit`. Gradients are sharded as the params are. `loss_fn` calls the model in training mode
+    and returns a scalar loss and metrics.
     """
 
     def forward(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
@@ -59,7 +56,6 @@ def make_train_step(
     """Returns the jitted step `(state, batch, resident) -> (state, metrics)`, which donates `state`.
 
     Args:
-        loss_fn: see `make_gradients`.
         ema_decay: `ema = decay * ema + (1 - decay) * new`, for weights and batch-norm statistics.
         seed: the random key of a step is `fold_in(key(seed), step)`, so a resumed run repeats it.
         accumulate_steps: microbatches per batch, see `accumulate`.

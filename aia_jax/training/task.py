@@ -13,11 +13,7 @@ from aia_jax.training.prediction import Predictor
 
 
 class Task(Protocol):
-    """A system: its data, model, loss, predictions and metrics.
-
-    Attributes:
-        config: the config that the task was made from.
-    """
+    """A system: its data, model, loss, predictions and metrics. Weights are `{"params", "stats", "constants"}`."""
 
     config: ConfigDict
 
@@ -38,11 +34,7 @@ class Task(Protocol):
         """Returns a newly initialised model."""
 
     def prepare(self, weights: Arrays, splits: Sequence[str]) -> None:
-        """Called once before batches of `splits` are read; loads data and computes features of frozen parts.
-
-        Args:
-            weights: inference weights of the model, `{"params", "stats", "constants"}`. Frozen parts never change.
-        """
+        """Called once before batches of `splits` are read; loads data and computes features of frozen parts."""
 
     def epoch_end(self, epoch: int) -> int:
         """Returns the number of steps after which `epoch` (1-based) is complete."""

@@ -19,8 +19,7 @@ from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.preemption import AgreedStop, stop_on_signals
 from aia_jax.training.progress import Progress
-from aia_jax.training.run_record import check_same_config, write_record
-from aia_jax.training.runs import check_complete_model
+from aia_jax.training.runs import check_complete_model, check_same_config, write_record
 from aia_jax.training.state import TrainState, initial_state
 from aia_jax.training.step import make_train_step
 from aia_jax.training.task import Task
@@ -33,8 +32,7 @@ class Trainer:
     """Trains one task in one workdir. `fit` starts the run or continues it.
 
     Args:
-        config: the resolved config; see `configs/base.py` for the fields.
-        task: the data, the model and the loss.
+        config: see `configs/base.py` for the fields.
         workdir: folder for `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json` and `environment.json`.
         devices: devices to train on; None: all devices of all hosts.
         initialize: maps the random initial weights `{"params", "stats", "constants"}` to those a new run starts from.
@@ -55,12 +53,19 @@ class Trainer:
         self.config, self.task, self.workdir, self._initialize = config, task, Path(workdir), initialize
         check_fields(config)
         self.mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
-        self._check_config()
+        sharding.check_batch_size("batch_size", config.batch_size, self.mesh, config.accumulate_steps)
+        sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        check_same_config(self.workdir, config)
+        if task.epoch_end(1) < 1:
+            raise InputError(
+                f"config.batch_size={config.batch_size} is larger than the training data of "
+                f"{task.epoch_end(config.batch_size):,}; give one that is a multiple of {self.mesh.size} and fits"
+            )
         self.total_steps = task.epoch_end(config.epochs)
         optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)
         self._initial_state = functools.partial(initial_state, task.build_model, optimizer, config.seed)
         self.abstract_state = sharding.shard_shapes(jax.eval_shape(self._initial_state), self.mesh)
-        self._state_sharding = sharding.shardings(self.abstract_state)
+        self._state_sharding = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         self._weights_sharding = self._state_sharding.weights("raw")
         graphdef, _ = abstract_weights(task.build_model, self.mesh)
         self.train_step = make_train_step(
@@ -75,17 +80,6 @@ class Trainer:
             skip_nonfinite=config.on_nonfinite == "skip",
         )
         self.predictor = Predictor(graphdef, self.mesh, self._weights_sharding)
-
-    def _check_config(self) -> None:
-        config = self.config
-        sharding.check_batch_size("batch_size", config.batch_size, self.mesh, config.accumulate_steps)
-        sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
-        check_same_config(self.workdir, config)
-        if self.task.epoch_end(1) < 1:
-            raise InputError(
-                f"config.batch_size={config.batch_size} is larger than the training data of "
-                f"{self.task.epoch_end(config.batch_size):,}; give one that is a multiple of {self.mesh.size} and fits"
-            )
 
     def new_state(self) -> TrainState:
         """Returns the state before the first step, with random weights, on the mesh."""
@@ -152,10 +146,8 @@ class Trainer:
         resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
         batches = self.task.train_batches(step)
         nonfinite = NonFiniteSteps(self.config, self.workdir, self.task.row_names, step, checkpointer.steps)
-        with (
-            stop_on_signals() as request,
-            Progress(self.config, writer, step, self.total_steps, nonfinite) as progress,
-        ):
+        progress = Progress(self.config, writer, step, self.total_steps, nonfinite)
+        with stop_on_signals() as request, progress:
             stop = AgreedStop(request, self.mesh)
             for epoch in range(epochs_done + 1, self.config.epochs + 1):
                 last = self.task.epoch_end(epoch)
@@ -180,9 +172,8 @@ class Trainer:
 
     def _interrupt(self, signum: int, step: int, checkpointer: Checkpointer) -> None:
         checkpointer.wait()
-        raise Interrupted(
-            signum, f"stopped at step {step} of {self.total_steps}, saved; the same command continues there"
-        )
+        problem = f"stopped at step {step} of {self.total_steps}, saved; the same command continues there"
+        raise Interrupted(signum, problem)
 
     def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, progress: Progress) -> dict[str, Any]:
         """Evaluates raw and EMA weights; returns the checkpoint's info with the better of both."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx, traverse_util
 
+from aia_jax.losses.annotation import PRESETS
 from aia_jax.models.tresnet import Variant
 from aia_jax.weights.name_map import find_place
 
@@ -117,6 +118,20 @@ def copy_weights(module: torch.nn.Module, model: nnx.Module, area: str = "") -> 
     arrays = {path: jnp.asarray(value) for path, value in values.items()}
     nnx.replace_by_pure_dict(pure_state, traverse_util.unflatten_dict(arrays))
     nnx.update(model, pure_state)
+
+
+def torch_loss(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The formula of the paper in probabilities, or PyTorch's binary cross-entropy, unreduced."""
+    if name == "bce":
+        return torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+    options, eps = PRESETS[name], 1e-8
+    pm = (torch.sigmoid(x) - options["neg_margin"]).clamp(min=0)
+    negative = -(pm ** options["gamma_neg"]) * (1 - pm).clamp(min=eps).log()
+    q = torch.sigmoid(x - options["pos_margin"])
+    factor = (1 - q) ** options["gamma_pos"]
+    if options["pos_margin"] > 0:
+        factor = torch.where(q >= options["threshold"], torch.ones_like(q), factor)
+    return y * -factor * q.clamp(min=eps).log() + (1 - y) * negative
 
 
 def flat_state(model: nnx.Module, *filters) -> dict[tuple, jax.Array]:

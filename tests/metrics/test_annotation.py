@@ -18,8 +18,6 @@ from aia_jax.utils.errors import InputError
 # image 2; label 2 in image 0. The score 0.5 of image 3 for label 1 is not above the threshold.
 SCORES = np.asarray([[0.9, 0.1, 0.7], [0.8, 0.4, 0.2], [0.3, 0.6, 0.1], [0.6, 0.5, 0.3]])
 TARGETS = np.asarray([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 1, 0]], np.uint8)
-
-
 N, C = 200, 12
 
 
@@ -34,36 +32,18 @@ def scored():
     return scores, targets.astype(np.uint8)
 
 
-def test_counts_per_label():
-    counts = LabelCounts.from_scores(SCORES, TARGETS)
-    np.testing.assert_array_equal(counts.tp, [2, 1, 0])
-    np.testing.assert_array_equal(counts.predicted, [3, 1, 1])
-    np.testing.assert_array_equal(counts.true, [3, 2, 0])
-
-
-def test_metrics_of_a_small_case_by_hand():
+def test_a_small_case_by_hand():
     """P = (2/3 + 1 + 0) / 3, R = (2/3 + 1/2 + 0) / 3; overall 3 true positives of 5 predicted and 5 true.
 
     AP of label 0, sorted 1 0 1 1: (1 + 2/3 + 3/4) / 3; of label 1, sorted 1 1 ..: 1; of label 2, no positive: 0.
     """
-    metrics = annotation_metrics(SCORES, TARGETS)
-    precision, recall = 5 / 9, 7 / 18
-    expected = {
-        "precision": precision,
-        "recall": recall,
-        "f1": 2 * precision * recall / (precision + recall),
-        "n_plus": 2,
-        "overall_precision": 0.6,
-        "overall_recall": 0.6,
-        "overall_f1": 0.6,
-        "map": 100 * (29 / 36 + 1) / 3,
-        "num_images": 4,
-        "num_labels": 3,
-        "threshold": 0.5,
-    }
-    assert metrics.keys() == expected.keys()
-    for name, value in expected.items():
-        assert metrics[name] == pytest.approx(value, rel=3e-7), name
+    counts = LabelCounts.from_scores(SCORES, TARGETS)
+    np.testing.assert_array_equal([counts.tp, counts.predicted, counts.true], [[2, 1, 0], [3, 1, 1], [3, 2, 0]])
+    f1 = 2 * 5 / 9 * 7 / 18 / (5 / 9 + 7 / 18)
+    expected = {"precision": 5 / 9, "recall": 7 / 18, "f1": f1, "n_plus": 2, "map": 100 * (29 / 36 + 1) / 3}
+    expected |= dict.fromkeys(["overall_precision", "overall_recall", "overall_f1"], 0.6)
+    expected |= {"num_images": 4, "num_labels": 3, "threshold": 0.5}
+    assert annotation_metrics(SCORES, TARGETS) == pytest.approx(expected, rel=3e-7)
 
 
 def test_the_epsilons_are_those_of_the_reference():
@@ -118,30 +98,17 @@ def test_average_precision_and_curves_are_those_of_scikit_learn(scored):
     np.testing.assert_allclose(average_precision(scores[order], targets[order]), found["ap"])
 
 
-def test_a_label_without_positives_counts_zero():
-    np.testing.assert_array_equal(average_precision(SCORES, np.zeros_like(TARGETS)), 0)
-    assert annotation_metrics(SCORES, np.zeros_like(TARGETS))["map"] == 0
-
-
-def test_a_threshold_per_call_is_strict():
-    assert LabelCounts.from_scores(SCORES, TARGETS, threshold=0.9).predicted.sum() == 0
-    assert LabelCounts.from_scores(SCORES, TARGETS, threshold=0.8).predicted.sum() == 1
-
-
 def test_a_threshold_per_label():
     """Label 0 above 0.7: images 0 and 1; label 1 above 0.4: images 2 and 3; label 2 above 0.2: images 0 and 3."""
-    counts = LabelCounts.from_scores(SCORES, TARGETS, np.asarray([0.7, 0.4, 0.2]))
-    np.testing.assert_array_equal(counts.tp, [1, 2, 0])
-    np.testing.assert_array_equal(counts.predicted, [2, 2, 2])
-    metrics = annotation_metrics(SCORES, TARGETS, np.asarray([0.7, 0.4, 0.2]))
-    assert metrics["threshold"] == "per label"
-    assert metrics["n_plus"] == 2
+    thresholds = np.asarray([0.7, 0.4, 0.2])
+    counts, metrics = (f(SCORES, TARGETS, thresholds) for f in (LabelCounts.from_scores, annotation_metrics))
+    np.testing.assert_array_equal([counts.tp, counts.predicted], [[1, 2, 0], [2, 2, 2]])
+    assert (metrics["threshold"], metrics["n_plus"]) == ("per label", 2)
     assert metrics["precision"] == pytest.approx((1 / 2 + 1) / 3, rel=3e-7)
-
-
-def test_one_threshold_is_the_same_as_one_for_each():
     every = annotation_metrics(SCORES, TARGETS, np.full(3, 0.4))
     assert every | {"threshold": 0.4} == annotation_metrics(SCORES, TARGETS, 0.4)
+    with pytest.raises(InputError, match=r"thresholds \(2,\) must be one number, or one for each .* \(3,\)"):
+        annotation_metrics(SCORES, TARGETS, np.zeros(2))
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.35, 0.7])
@@ -154,17 +121,11 @@ def test_scores_are_compared_in_their_own_dtype(threshold):
         np.testing.assert_array_equal(LabelCounts.from_scores(above, targets, given).predicted, [1, 1])
 
 
-def test_thresholds_of_another_number_of_labels_are_refused():
-    with pytest.raises(InputError, match=r"thresholds \(2,\) must be one number, or one for each .* \(3,\)"):
-        annotation_metrics(SCORES, TARGETS, np.zeros(2))
-
-
 @pytest.mark.parametrize("threshold", [0.5, np.linspace(0.2, 0.7, C)])
 def test_label_metrics_have_the_reported_means(scored, threshold):
     found, reported = label_metrics(*scored, threshold), annotation_metrics(*scored, threshold)
-    assert np.mean(found["precision"]) == reported["precision"]
-    assert np.mean(found["recall"]) == reported["recall"]
-    assert 100 * np.mean(found["ap"]) == reported["map"]
+    means = [np.mean(found["precision"]), np.mean(found["recall"]), 100 * np.mean(found["ap"])]
+    assert means == [reported["precision"], reported["recall"], reported["map"]]
     assert np.count_nonzero(found["tp"]) == reported["n_plus"]
     assert found["tp"].sum() / found["predicted"].sum() == pytest.approx(reported["overall_precision"], abs=1e-6)
     assert found["threshold"].tolist() == np.broadcast_to(threshold, C).tolist()
@@ -184,11 +145,8 @@ def test_confusions_equal_a_count_image_by_image(scored):
 
 
 @pytest.mark.parametrize("function", [annotation_metrics, label_metrics, confusion_counts])
-def test_scores_of_another_shape_are_refused(function):
+def test_unusable_scores_are_refused(function):
     with pytest.raises(InputError, match=r"scores \(4, 3\) and targets \(4, 2\) must both be"):
         function(SCORES, TARGETS[:, :2], 0.5)
-
-
-def test_nan_scores_are_refused():
     with pytest.raises(InputError, match="scores of 1 images hold NaN, the first in row 2"):
-        average_precision(np.where(SCORES == 0.6, np.where(TARGETS == 1, np.nan, 0), SCORES)[:3], TARGETS[:3])
+        function(np.where(SCORES == 0.3, [[np.nan, 0, 0]], SCORES)[:3], TARGETS[:3], 0.5)

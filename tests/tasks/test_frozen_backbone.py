@@ -19,17 +19,8 @@ from tests.helpers.untrained import annotator_config, write_run
 
 def frozen_config(**overrides):
     """A very small annotator with a frozen backbone."""
-    fields = {
-        "epochs": 2,
-        "batch_size": 16,
-        "data.num_train": 64,
-        "data.num_test": 21,
-        "data.validation_fraction": 0.25,
-        "data.flips": "horizontal",
-        "model.freeze_backbone": True,
-        "model.num_heads": 2,
-        "eval.batch_size": 16,
-    }
+    fields = {"epochs": 2, "batch_size": 16, "eval.batch_size": 16, "model.freeze_backbone": True, "model.num_heads": 2}
+    fields |= {"data.num_train": 64, "data.num_test": 21, "data.validation_fraction": 0.25, "data.flips": "horizontal"}
     return annotator_config(**fields | overrides)
 
 
@@ -40,9 +31,14 @@ def converted(tmp_path_factory, cache_dir):
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, converted):
+def config(converted):
+    return frozen_config(init_backbone=str(converted))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("frozen")
-    train(frozen_config(init_backbone=str(converted)), path)
+    train(config, path)
     return path
 
 
@@ -63,18 +59,11 @@ def test_scores_equal_those_of_the_annotator():
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("flips", "names"),
-    [
-        ("none", ["features"]),
-        ("horizontal", ["features", "features_h"]),
-        ("both", ["features", "features_h", "features_hv", "features_v"]),
-    ],
-)
-def test_features_of_flipped_images_are_cached(flips, names):
+@pytest.mark.parametrize(("flips", "forms"), [("none", ""), ("horizontal", "_h"), ("both", "_h _hv _v")])
+def test_features_of_flipped_images_are_cached(flips, forms):
     task, model = prepared_task(**{"data.flips": flips, "data.feature_dtype": "float32"})
-    arrays = task.train_arrays()
-    assert sorted(name for name in arrays if name != "target") == names
+    arrays, names = task.train_arrays(), ["features", *(f"features{form}" for form in forms.split())]
+    assert sorted(arrays) == [*names, "target"]
     rows = np.array([3, 7])
     images = np.asarray(task.split("train").images[rows])
     for name in names:
@@ -87,8 +76,7 @@ def test_features_of_flipped_images_are_cached(flips, names):
 
 def test_training_samples_all_versions_of_an_image():
     task, model = prepared_task()
-    seen = []
-    head = model.head
+    seen, head = [], model.head
 
     def record(features, **_):
         seen.append(np.asarray(features)[:, 0, 0, 0])
@@ -102,8 +90,7 @@ def test_training_samples_all_versions_of_an_image():
 
 
 def test_only_the_head_changes(workdir, converted):
-    before, _ = run_arrays(converted)
-    after, _ = run_arrays(workdir)
+    (before, _), (after, _) = map(run_arrays, (converted, workdir))
     assert before.keys() == after.keys()
     for name, value in after.items():
         if name.startswith("backbone."):
@@ -111,34 +98,18 @@ def test_only_the_head_changes(workdir, converted):
     assert not np.array_equal(after["head.weight"], before["head.weight"])
 
 
-def test_a_run_is_evaluated_and_its_pictures_drawn(workdir, tmp_path, converted):
-    config = frozen_config(init_backbone=str(converted))
+def test_a_run_is_evaluated_on_the_cached_features(workdir, tmp_path, config, monkeypatch):
+    monkeypatch.setattr("aia_jax.data.feature_cache.pad_batch", lambda *_: pytest.fail("computed again"))
     evaluate(config, workdir, tmp_path, thresholds="mcc")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "metrics.json",
-        "per_label.csv",
-        "curves.png",
-        "scores.npz",
-        "predictions.png",
-        "attention.png",
-        "thresholds.json",
-    }
+    names = "attention.png curves.png metrics.json per_label.csv predictions.png scores.npz thresholds.json"
+    assert sorted(path.name for path in tmp_path.iterdir()) == names.split()
     assert len(json.loads((tmp_path / "thresholds.json").read_text())) == 22
 
 
-def test_features_are_computed_once(workdir, tmp_path, converted, monkeypatch):
-    config = frozen_config(init_backbone=str(converted))
-    task = make_task(config)
-
-    def fail(*_):
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr("aia_jax.data.feature_cache.pad_batch", fail)
-    evaluate(config, workdir, tmp_path, task=task)
-
-
-def test_device_placement_gives_the_same(workdir, tmp_path, converted):
-    train(frozen_config(**{"init_backbone": str(converted), "data.placement": "device"}), tmp_path)
+def test_device_placement_gives_the_same(workdir, tmp_path, config):
+    placed = config.copy_and_resolve_references()
+    placed.data.placement = "device"
+    train(placed, tmp_path)
     scores = [np.load(path / "evaluation" / "scores.npz")["scores"] for path in (workdir, tmp_path)]
     np.testing.assert_array_equal(*scores)
 
@@ -148,7 +119,6 @@ def test_device_placement_gives_the_same(workdir, tmp_path, converted):
     [
         ({}, r"config\.model\.freeze_backbone needs a backbone: give config\.init_backbone"),
         ({"mixup": True}, r"config\.mixup mixes images"),
-        ({"data.feature_dtype": "int8"}, r"config\.data\.feature_dtype='int8' is unknown; known: float16, float32"),
         ({"data.flips": "vertical"}, r"config\.data\.flips='vertical' is unknown; known: none, horizontal, both"),
         ({"init_from": "a", "init_backbone": "b"}, "give one of them"),
     ],

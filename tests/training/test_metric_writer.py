@@ -18,5 +18,7 @@ def test_records_of_a_killed_and_continued_run_are_read(tmp_path):
     ]
     lines.write_bytes(b"\xff\xfe\n" + lines.read_bytes())
     assert len(read_metrics(tmp_path)) == 2
+    with MetricWriter(tmp_path, resume_step=1):  # drops later steps
+        assert [record["step"] for record in read_metrics(tmp_path)] == [1]
     lines.unlink()
     assert read_metrics(tmp_path) == []

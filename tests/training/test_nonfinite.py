@@ -1,3 +1,4 @@
+import contextlib
 import json
 import signal
 
@@ -31,8 +32,7 @@ class BadGradients(ToyTask):
 
 def test_a_non_finite_loss_stops_the_run_and_names_step_and_batch(tmp_path):
     config = toy_config()
-    message = r"loss is nan at step 8; the checkpoint of step 6 remains, .* names"
-    with pytest.raises(NonFiniteLossError, match=message):
+    with pytest.raises(NonFiniteLossError, match=r"loss is nan at step 8; the checkpoint of step 6 remains, .* names"):
         run(config, tmp_path, ToyTask(config, poison_step=8))
     task = ToyTask(config)
     batch = task.row_names(next(task.train_batches(7))["index"])
@@ -45,12 +45,9 @@ def test_a_non_finite_loss_stops_the_run_and_names_step_and_batch(tmp_path):
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_non_finite_gradients_of_a_finite_loss_are_found(tmp_path, policy):
     config = toy_config(on_nonfinite=policy, max_skipped_steps=1)
-    task = BadGradients(config, poison_step=5)
-    if policy == "stop":
-        with pytest.raises(NonFiniteLossError, match=r"gradients are not finite at step 5 \(loss 0\.\d+\); the"):
-            run(config, tmp_path, task)
-    else:
-        run(config, tmp_path, task)
+    stops = pytest.raises(NonFiniteLossError, match=r"gradients are not finite at step 5 \(loss 0\.\d+\); the")
+    with stops if policy == "stop" else contextlib.nullcontext():
+        run(config, tmp_path, BadGradients(config, poison_step=5))
     (line,) = read_lines(tmp_path)
     assert (line["step"], line["action"]) == (5, policy)
     assert float(line["loss"]) > 0
@@ -93,8 +90,7 @@ def test_a_run_stops_after_too_many_skipped_steps(tmp_path):
             for step, batch in enumerate(super().train_batches(start_step), start_step + 1):
                 yield {**batch, "rows": batch["rows"] * (np.nan if step >= 4 else 1)}
 
-    message = r"nan at step 6, after 2 skipped steps, config.max_skipped_steps; the"
-    with pytest.raises(NonFiniteLossError, match=message):
+    with pytest.raises(NonFiniteLossError, match=r"nan at step 6, after 2 skipped steps, config.max_skipped_steps"):
         run(config, tmp_path, Poisoned(config))
     assert [line["step"] for line in read_lines(tmp_path)] == [4, 5, 6]
 

@@ -14,12 +14,6 @@ from tests.helpers.toy_task import FEATURES, ToyModel
 ROWS = 64
 
 
-def loss_fn(model: ToyModel, batch, key, *, train: bool):
-    logits = model(batch["rows"], train=train, key=key)
-    losses = jnp.logaddexp(0, logits) - batch["target"] * logits
-    return losses.mean(), {"largest": logits.mean()}
-
-
 def make(accumulate_steps: int, *, fsdp: int = 1, devices: int = 8, train: bool = False, width: int = 4096):
     """Returns the jitted gradient function and its arguments for a fixed batch."""
     mesh = sharding.data_mesh(jax.devices()[:devices], fsdp=fsdp)
@@ -29,15 +23,13 @@ def make(accumulate_steps: int, *, fsdp: int = 1, devices: int = 8, train: bool 
     batch = sharding.put_batch({"rows": rows, "target": (rows.sum(1) > 0).astype(np.float32)}, mesh)
 
     def loss(model, batch, key):
-        return loss_fn(model, batch, key, train=train)
+        logits = model(batch["rows"], train=train, key=key)
+        losses = jnp.logaddexp(0, logits) - batch["target"] * logits
+        return losses.mean(), {"largest": logits.mean()}
 
-    weights = weights["params"], weights["stats"], weights["constants"]
     placed = jax.tree.map(lambda leaf: sharding.put_array(leaf, sharding.state_sharding(leaf.shape, mesh)), weights)
-    return jax.jit(accumulate(make_gradients(graphdef, loss, mesh), accumulate_steps, mesh)), (
-        *placed,
-        batch,
-        jax.random.key(0),
-    )
+    arguments = placed["params"], placed["stats"], placed["constants"], batch, jax.random.key(0)
+    return jax.jit(accumulate(make_gradients(graphdef, loss, mesh), accumulate_steps, mesh)), arguments
 
 
 def compute(accumulate_steps: int, **kwargs):
@@ -46,9 +38,7 @@ def compute(accumulate_steps: int, **kwargs):
     return jax.device_get(gradients(*arguments))
 
 
-@pytest.mark.parametrize(
-    ("accumulate_steps", "fsdp", "devices"), [(2, 1, 8), (8, 1, 8), (4, 4, 8), (64, 1, 1), (1, 8, 8)]
-)
+@pytest.mark.parametrize(("accumulate_steps", "fsdp", "devices"), [(8, 1, 8), (4, 4, 8), (64, 1, 1), (1, 8, 8)])
 def test_microbatches_equal_the_large_batch_if_batch_norm_is_frozen(accumulate_steps, fsdp, devices):
     expected = compute(1, devices=1)
     actual = compute(accumulate_steps, fsdp=fsdp, devices=devices)

@@ -1,6 +1,5 @@
 import contextlib
 import json
-import shutil
 import signal
 
 import jax
@@ -9,7 +8,7 @@ import pytest
 from flax import nnx
 
 from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.metric_writer import MetricWriter, read_metrics
+from aia_jax.training.metric_writer import read_metrics
 from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
 from tests.helpers.toy_task import (
     FEATURES,
@@ -32,28 +31,22 @@ def ema_epochs(workdir) -> list[int]:
 def test_a_run_learns_and_writes_its_files(finished):
     workdir, trainer = finished
     last, _, info = last_checkpoint(trainer, workdir)
-    assert last == 4 * ROWS // 16
-    assert info["epoch"] == 4
+    assert (last, info["epoch"]) == (4 * ROWS // 16, 4)
     assert set(info["evaluations"]) == {"raw", "ema"}
     assert info["metric"] == info["evaluations"][info["weights"]]["accuracy"]
-    by_step = losses(workdir)
-    assert list(by_step) == list(range(1, last + 1))
-    assert np.mean(list(by_step.values())[-3:]) < np.mean(list(by_step.values())[:3])
+    steps, by_step = zip(*losses(workdir).items(), strict=True)
+    assert steps == tuple(range(1, last + 1))
+    assert np.mean(by_step[-3:]) < np.mean(by_step[:3])
     assert ema_epochs(workdir) == [1, 2, 3, 4]
     assert json.loads((workdir / "config.json").read_text())["batch_size"] == 16
     assert "jax" in json.loads((workdir / "environment.json").read_text())["packages"]
     assert list((workdir / "tensorboard").iterdir())
 
 
-def test_the_steps_compile_once(finished):
-    _, trainer = finished
-    assert trainer.train_step._cache_size() == 1
+def test_the_steps_compile_once_and_a_finished_run_does_not_change(finished, capsys):
+    workdir, trainer = finished
     (predict_step,) = trainer.predictor._steps.values()
-    assert predict_step._cache_size() == 1
-
-
-def test_a_finished_run_does_not_change(finished, capsys):
-    workdir, _ = finished
+    assert trainer.train_step._cache_size() == predict_step._cache_size() == 1
     before = losses(workdir)
     run(toy_config(log_every=1), workdir)
     assert "nothing to train" in capsys.readouterr().out
@@ -76,16 +69,12 @@ def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, signu
 
 @pytest.mark.parametrize("num_devices", [1, 4, 8])
 def test_any_number_of_devices_gives_the_same_losses(finished, tmp_path, num_devices):
-    run(toy_config(log_every=1), tmp_path, num_devices=num_devices)
-    assert losses(tmp_path) == pytest.approx(losses(finished[0]), rel=1e-5)
-
-
-def test_a_run_continues_with_fewer_devices(finished, tmp_path):
+    """The run is interrupted and continues with fewer devices."""
     config = toy_config(log_every=1)
-    for num_devices, stop_step in ((8, 4), (4, 8)):
+    if num_devices > 1:
         with pytest.raises(Interrupted):
-            run(config, tmp_path, StopAt(config, stop_step, signal.SIGTERM), num_devices=num_devices)
-    run(config, tmp_path, num_devices=1)
+            run(config, tmp_path, StopAt(config, 5, signal.SIGTERM), num_devices=num_devices)
+    run(config, tmp_path, num_devices=max(1, num_devices // 2))
     assert losses(tmp_path) == pytest.approx(losses(finished[0]), rel=1e-5)
 
 
@@ -124,10 +113,8 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(tmp_path):
 
 
 def test_a_workdir_of_another_config_is_refused(finished):
-    config = toy_config(log_every=1, **{"optimizer.max_learning_rate": 0.5, "data.root": "elsewhere"})
-    with pytest.raises(InputError, match=r"config.optimizer.max_learning_rate: 0.01 there, 0.5 given") as caught:
-        run(config, finished[0])
-    assert "data.root" not in str(caught.value)
+    with pytest.raises(InputError, match=r"config.optimizer.max_learning_rate: 0.01 there, 0.5 given"):
+        run(toy_config(**{"optimizer.max_learning_rate": 0.5}), finished[0])
 
 
 def test_a_run_that_saved_nothing_may_start_again_with_another_config(tmp_path):
@@ -138,24 +125,12 @@ def test_a_run_that_saved_nothing_may_start_again_with_another_config(tmp_path):
     assert last_checkpoint(run(config, tmp_path), tmp_path)[0] == 12
 
 
-def test_an_incomplete_record_is_dropped_when_a_run_continues(finished, tmp_path):
-    copy = shutil.copytree(finished[0], tmp_path / "copy")
-    with (copy / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 12, "ki')
-    with MetricWriter(copy, resume_step=6):
-        pass
-    assert max(losses(copy)) == 6
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"batch_size": 15}, r"config.batch_size=15 does not divide over 2 devices; use a multiple of 2"),
-        ({"batch_size": 18, "accumulate_steps": 2}, r"does not divide over 2 devices x 2 microbatches"),
         ({"accumulate_steps": 0}, r"config.accumulate_steps=0 must be at least 1"),
-        ({"optimizer.decay_epochs": 0}, r"config.optimizer.decay_epochs=0 must be at least 1"),
         ({"on_nonfinite": "ignore"}, "config.on_nonfinite='ignore' is unknown; known: stop, skip"),
-        ({"max_skipped_steps": 0}, "config.max_skipped_steps=0 must be at least 1"),
         ({"mesh.fsdp": 3}, r"config.mesh.fsdp=3 does not divide the 2 devices; possible: 1, 2"),
         ({"eval.batch_size": 7}, r"config.eval.batch_size=7 does not divide"),
         ({"eval.metric": "f2"}, r"config.eval.metric='f2' is not a metric of this task; known: accuracy"),

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -31,33 +32,6 @@ def last_logits(workdir: Path, trainer: Trainer) -> np.ndarray:
     return trainer.task.predict_split(trainer.predictor, [weights], "test")[0]["logits"]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def start(arguments: list[str]) -> subprocess.Popen:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, str(ROOT / "tests" / "helpers" / "hosts_worker.py"), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def outputs(processes: list[subprocess.Popen], limit_s: float) -> list[str]:
-    """Returns the output of each process; kills all of them if one takes too long."""
-    try:
-        return [process.communicate(timeout=limit_s)[0] for process in processes]
-    except subprocess.TimeoutExpired:
-        for process in processes:
-            process.kill()
-        printed = [process.communicate()[0] for process in processes]
-        pytest.fail(f"still running after {limit_s} s:\n" + "\n".join(printed))
-
-
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory) -> tuple[Path, Trainer]:
     workdir, config = tmp_path_factory.mktemp("one"), wide_config()
@@ -72,10 +46,18 @@ def two_processes(tmp_path_factory) -> Path:
     folder, config = tmp_path_factory.mktemp("two"), wide_config()
     with pytest.raises(Interrupted):
         Trainer(config, StopAt(config, 4, signal.SIGTERM), folder / "from_one", devices=jax.devices()[:1]).fit()
-    port = str(free_port())
-    processes = [start([str(folder), port, str(process)]) for process in range(2)]
-    printed = outputs(processes, LIMIT_S)
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "hosts_worker.py"), str(folder), str(port)]
+    options = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen([*command, str(number)], env=os.environ | options, **pipes) for number in range(2)]
+    stop = threading.Timer(LIMIT_S, lambda: [process.kill() for process in both])
+    stop.start()
+    printed = [process.communicate()[0] for process in both]
+    stop.cancel()
+    assert [process.returncode for process in both] == [0, 0], "\n".join(printed)
     return folder
 
 
@@ -91,15 +73,11 @@ def test_one_process_of_eight_devices_has_the_losses_of_one_device(one_device, t
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_two_processes_have_the_losses_of_one_device(one_device, two_processes, name):
-    assert [(facts["devices"], facts["local"]) for facts in read_facts(two_processes)] == [(8, 4)] * 2
-    assert losses(two_processes / name) == pytest.approx(losses(one_device[0]), rel=1e-5)
-    assert json.loads((two_processes / name / "environment.json").read_text())["processes"] == 2
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_a_checkpoint_of_two_processes_restores_on_one_device(one_device, two_processes, name):
+def test_two_processes_train_as_one_device_which_restores_their_checkpoint(one_device, two_processes, name):
     workdir, trainer = one_device
+    assert [(facts["devices"], facts["local"]) for facts in read_facts(two_processes)] == [(8, 4)] * 2
+    assert losses(two_processes / name) == pytest.approx(losses(workdir), rel=1e-5)
+    assert json.loads((two_processes / name / "environment.json").read_text())["processes"] == 2
     expected, actual = last_logits(workdir, trainer), last_logits(two_processes / name, trainer)
     np.testing.assert_allclose(actual, expected, atol=1e-4)  # rounding moves a bias before batch norm
 
