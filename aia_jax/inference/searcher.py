@@ -19,7 +19,7 @@ from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, merge_model, replace_arrays, select_weights
 from aia_jax.training.runs import config_errors_as_input_errors, read_run_config, run_arrays
 from aia_jax.training.step import make_predict_step
-from aia_jax.utils.config import check_fields
+from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 

@@ -6,7 +6,7 @@ from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
 from aia_jax.tasks.retrieval import RetrievalTask
 from aia_jax.tasks.search import SearchTask
-from aia_jax.utils.config import check_fields
+from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError
 
 

@@ -20,7 +20,7 @@ from aia_jax.training import model_arrays, sharding
 from aia_jax.training.model_arrays import Arrays, abstract_weights, merge_model, split_model
 from aia_jax.training.runs import check_complete_model, config_errors_as_input_errors, read_run_config, run_arrays
 from aia_jax.training.step import make_predict_step
-from aia_jax.utils.config import check_fields
+from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import flat_arrays, select_weights
-from aia_jax.utils.config import FIELDS, Field, flatten
+from aia_jax.utils.config_fields import FIELDS, Field, flatten
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, write_json
 from aia_jax.version import __version__

@@ -23,7 +23,7 @@ from aia_jax.training.runs import check_complete_model, check_same_config, write
 from aia_jax.training.state import TrainState, initial_state
 from aia_jax.training.step import make_train_step
 from aia_jax.training.task import Task
-from aia_jax.utils.config import check_fields
+from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import exclusive_lock
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from aia_jax.utils.config import flatten, read_config
+from aia_jax.utils.config import read_config
+from aia_jax.utils.config_fields import flatten
 from configs import corel5k, custom, demo, espgame, iaprtc12, improved_loss, vg500
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aia_jax.utils.config import FIELDS, Field, flatten
+from aia_jax.utils.config_fields import FIELDS, Field, flatten
 from configs.amc import search_config
 from configs.base import annotation_config
 from configs.sgraf import retrieval_config

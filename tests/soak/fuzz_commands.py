@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.utils.config import flatten, read_config
+from aia_jax.utils.config import read_config
+from aia_jax.utils.config_fields import flatten
 from tests.soak import plain
 from tests.soak.mutation import TOKENS, damaged, damaged_json
 

@@ -59,7 +59,7 @@ class GalleryWriter:
         title: of the page.
         labels: names; `PageLabel.label` is an index of them.
         facts: more content: `subtitle`; `problems`, pairs of an unreadable photo and the reason; `evaluation`, see
-            `aia_jax.evaluation.annotation_page`.
+            `aia_jax.evaluation.annotation`.
     """
 
     def __init__(self, path: Path, *, title: str, labels: Sequence[str], **facts: Any):

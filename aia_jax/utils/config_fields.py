@@ -1,0 +1,161 @@
+"""The table of config fields: allowed values, and whether a resumed run may change them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from aia_jax.utils.errors import InputError
+
+_LARGEST = 2**31 - 1  # of a whole number
+
+
+class Field(NamedTuple):
+    """The values that a config field may have.
+
+    Attributes:
+        least: the smallest number; None: no bound.
+        most: the largest number; None: no bound.
+        above: the number must be greater than this one; None: no bound.
+        words: the strings that are known; (): any string.
+        resumable: a run may be continued with another value, because the value does not change what is computed.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    words: tuple[str, ...] = ()
+    resumable: bool = False
+
+    @property
+    def range(self) -> str:
+        """The range of a number, for example "at least 1"; "" if there is none."""
+        if self.above is not None:
+            return f"above {self.above:g}"
+        if self.most is not None:
+            return f"{self.least:g}..{self.most:g}"
+        return "" if self.least is None else f"at least {self.least:g}"
+
+
+# In the order of docs/configs.md. A field that is not listed here may have any value and is not resumable. Names of
+# models, losses, data sets and optimisers are checked where they are used.
+FIELDS = {
+    "seed": Field(least=0),
+    "epochs": Field(least=1),
+    "batch_size": Field(least=1),
+    "accumulate_steps": Field(least=1),
+    "ema_decay": Field(least=0, most=1),
+    "log_every": Field(least=1, resumable=True),
+    "on_nonfinite": Field(words=("stop", "skip"), resumable=True),
+    "max_skipped_steps": Field(least=1, resumable=True),
+    "published": Field(resumable=True),
+    "init_labels": Field(resumable=True),  # read only at the start
+    "mesh.fsdp": Field(least=1, resumable=True),
+    "checkpoint.keep": Field(least=1, resumable=True),
+    "data.root": Field(resumable=True),
+    "data.image_size": Field(least=1),
+    "data.cache_dir": Field(resumable=True),
+    "data.placement": Field(words=("host", "device"), resumable=True),
+    "data.num_workers": Field(least=0, resumable=True),
+    "data.flips": Field(words=("none", "horizontal", "both")),
+    "data.validation_fraction": Field(least=0, most=1),
+    "data.feature_dtype": Field(words=("float16", "float32")),
+    "data.photos": Field(resumable=True),
+    "data.lengths": Field(least=1),
+    "data.keywords": Field(words=("annotator", "labels")),
+    "data.keyword_threshold": Field(least=0, most=1),
+    "data.max_keywords": Field(least=1),
+    "data.keywords_left_out": Field(least=0, most=1),
+    "data.keywords_added": Field(least=0, most=1),
+    "data.query_words": Field(least=1),
+    "data.held_out": Field(least=0, most=1),
+    "data.negatives": Field(least=0),
+    "data.split_seed": Field(least=0),
+    "data.num_train": Field(least=1),
+    "data.num_test": Field(least=1),
+    "data.seed": Field(least=0),
+    "model.gate_kernels": Field(resumable=True),  # in runs of earlier versions
+    "model.remat": Field(resumable=True),
+    "model.hidden_size": Field(least=1),
+    "model.num_heads": Field(least=1),
+    "model.num_layers": Field(least=1),
+    "model.feedforward_size": Field(least=1),
+    "model.dropout": Field(least=0, most=1),
+    "model.embed_size": Field(least=1),
+    "model.word_size": Field(least=1),
+    "model.similarity_size": Field(least=1),
+    "model.num_regions": Field(least=1),
+    "model.num_features": Field(least=1),
+    "model.block": Field(least=1, resumable=True),
+    "model.recompute": Field(resumable=True),
+    "model.kernel_size": Field(least=1),
+    "loss.margin": Field(above=0),
+    "optimizer.max_learning_rate": Field(least=0),
+    "optimizer.pct_start": Field(least=0, most=1),
+    "optimizer.initial_div": Field(above=0),
+    "optimizer.final_div": Field(above=0),
+    "optimizer.beta1_base": Field(least=0, most=1),
+    "optimizer.beta1_max": Field(least=0, most=1),
+    "optimizer.beta1": Field(least=0, most=1),
+    "optimizer.beta2": Field(least=0, most=1),
+    "optimizer.eps": Field(above=0),
+    "optimizer.decay_epochs": Field(least=1),
+    "optimizer.decay_factor": Field(above=0),
+    "optimizer.weight_decay": Field(least=0),
+    "optimizer.clip_norm": Field(least=0),
+    "eval.batch_size": Field(least=1, resumable=True),
+    "eval.block": Field(least=1, resumable=True),
+    "eval.threshold": Field(least=0, most=1, resumable=True),
+    "eval.split": Field(words=("validation", "test")),
+}
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Checks each value against the range or the words of its field.
+
+    Raises:
+        InputError: it lists all values that are not allowed.
+    """
+    problems = [
+        f"config.{name}={value!r:.80} {problem}"
+        for name, value in flatten(config.to_dict()).items()
+        if (problem := _problem(FIELDS.get(name, Field()), value))
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _problem(field: Field, value: Any) -> str:
+    if isinstance(value, str):
+        return f"is unknown; known: {', '.join(field.words)}" if field.words and value not in field.words else ""
+    if isinstance(value, tuple | list):
+        rising = all(type(number) is int for number in value) and [0, *value] == sorted({0, *value})
+        return "" if rising and value else "must be whole numbers above 0 in increasing order"
+    required = field.range and f"must {'be' if field.most is None else 'lie in'} {field.range}"
+    if value is None:
+        return required
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return ""
+    if not math.isfinite(value):
+        return "must be a finite number"
+    if isinstance(value, int) and value > _LARGEST:
+        return f"must be at most {_LARGEST}"
+    return "" if _contains(field, value) else required
+
+
+def _contains(field: Field, value: float) -> bool:
+    return (
+        (field.least is None or value >= field.least)
+        and (field.most is None or value <= field.most)
+        and (field.above is None or value > field.above)
+    )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns nested fields into `{"model.backbone": value}`; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat
