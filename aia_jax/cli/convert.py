@@ -22,8 +22,9 @@ from aia_jax.models.backbones import backbone_named
 from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.checkpoint_recovery import saved_steps
 from aia_jax.training.model_arrays import Arrays, abstract_weights, replace_arrays, select_weights
-from aia_jax.training.runs import run_arrays, saved_steps, write_record
+from aia_jax.training.runs import run_arrays, write_record
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
 from aia_jax.weights import name_map, sgraf_options

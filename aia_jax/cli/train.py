@@ -23,7 +23,8 @@ from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.label_balance import balance_summary
 from aia_jax.tasks import make_task
 from aia_jax.tasks.annotation import AnnotationTask
-from aia_jax.training.runs import hint_trained_root, saved_steps
+from aia_jax.training.checkpoint_recovery import saved_steps
+from aia_jax.training.runs import hint_trained_root
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import printable

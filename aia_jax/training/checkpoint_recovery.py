@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from aia_jax.training.runs import saved_steps
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
 
@@ -82,3 +81,9 @@ def _set_aside_damaged(workdir: Path) -> list[str]:
 def _digests(folder: Path) -> dict[str, str]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (_DIGESTS, *_REWRITTEN)]
     return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the checkpoints in a workdir, in increasing order, without incomplete checkpoints of killed runs."""
+    folder = Path(workdir) / "checkpoints"
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())

@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from aia_jax.training import sharding
+from aia_jax.training.checkpoint_recovery import saved_steps
 from aia_jax.training.model_arrays import flat_arrays, select_weights
 from aia_jax.utils.config_fields import FIELDS, Field, flatten
 from aia_jax.utils.errors import InputError
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from aia_jax.training.checkpoint import Checkpointer  # imported where it is used: Orbax may not be installed
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
-
-
-def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the checkpoints in a workdir, in increasing order, without incomplete checkpoints of killed runs."""
-    folder = Path(workdir) / "checkpoints"
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def package_versions(*others: str) -> dict[str, str]:
