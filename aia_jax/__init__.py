@@ -34,22 +34,22 @@ def load(
         found.scores.shape, found.attention.shape  # (2, 22), (2, 22, 6, 6)
 
     Args:
-        source: The folder of an annotation run; its best epoch is loaded. With `config`, a PyTorch or safetensors file
-            works too.
-        config: The config of a file, or the path of a config. A run has its own.
-        labels: The labels of a file: a text file with one label per line, or JSON with `labels`. The default is the
-            labels of the config's data.
-        threshold: A label is selected if its score is above this number. A file gives a threshold for each label. The
-            default is `thresholds.json` in the run's folder, or else `config.eval.threshold`.
+        source: The folder of an annotation run, from which the best epoch is loaded. With `config`, `source` can be a
+            PyTorch or safetensors file.
+        config: The config of a PyTorch or safetensors file, or the config's path. A run's folder has its own config.
+        labels: A file with the labels of a PyTorch or safetensors file: text with one label per line, or JSON with
+            `labels`. The default is the labels of the config's data.
+        threshold: A label is selected if its score is above this number. A path to a thresholds file sets one threshold
+            per label. The default is `thresholds.json` in the run's folder, or else `config.eval.threshold`.
         top: The maximum number of labels for an image. The default is no maximum.
-        batch_size: The number of images computed at once, rounded up to a multiple of the number of devices. A smaller
-            batch takes as long as a full one, so 1 is best for images that arrive one at a time.
+        batch_size: The number of images per batch, rounded up to a multiple of the number of devices. Fewer images take
+            as long as a full batch, so 1 is best for images that arrive one at a time.
 
     Returns:
         A callable that annotates images; see `PhotoAnnotator`.
 
     Raises:
-        InputError: An argument cannot be used. The message says why, and what to do.
+        InputError: An argument cannot be used. The message gives the reason and the way to correct it.
     """
     from aia_jax.inference.annotator import (
         PhotoAnnotator,  # imports JAX, which `import aia_jax` should not

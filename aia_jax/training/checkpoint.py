@@ -1,4 +1,4 @@
-"""Saves and restores checkpoints with Orbax: asynchronously, keeping the newest ones and the best one.
+"""Saves checkpoints asynchronously with Orbax, restores them, and keeps the newest ones and the best one.
 
 No other module of the package uses Orbax.
 """
@@ -22,11 +22,11 @@ from aia_jax.utils.messages import list_problems
 
 
 class Checkpointer(contextlib.AbstractContextManager):
-    """The checkpoints of one run, in `<workdir>/checkpoints/<step>`. At exit waits for running saves.
+    """Saves and restores the checkpoints of one run, in `<workdir>/checkpoints/<step>`. Waits for saves at exit.
 
     A checkpoint has the trees `weights` and `progress`, the JSON-able dict `info`, and digests of its files (see
-    `checkpoint_recovery`). The best checkpoint is the one with the largest `info["metric"]`; if several are equal, the
-    first. Checkpoints without a metric are never the best.
+    `checkpoint_recovery`). The best checkpoint has the largest `info["metric"]`. If several are equal, the first one is
+    the best. A checkpoint without a metric is never the best.
 
     Args:
         keep: the number of newest checkpoints to keep, besides the best one.
@@ -58,7 +58,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         """Starts writing `info` and the trees `weights` and `progress`; returns before they are on disk.
 
         Raises:
-            InputError: the disk is full or cannot be written. For the last save `wait` and the exit raise it.
+            InputError: the disk is full or cannot be written. For the last save, `wait` and the exit raise this error.
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         with self._disk_errors_as_input_errors():
@@ -67,7 +67,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             self._manager.save(step, args=ocp.args.Composite(info=ocp.args.JsonSave(info), **items), force=True)
 
     def check_undamaged(self, step: int) -> None:
-        """Raises InputError if a file of a checkpoint has changed since it was written; reads all of its files."""
+        """Reads all files of a checkpoint. Raises InputError if one has changed since it was written."""
         if problem := find_damage(self._directory / str(step)):
             raise self._damaged(step, problem)
 
@@ -84,18 +84,21 @@ class Checkpointer(contextlib.AbstractContextManager):
             raise self._damaged(step, f"info: {error}") from error
 
     def has_progress(self, step: int) -> bool:
-        """Returns whether a checkpoint was saved by training; a converted one has weights alone."""
+        """Returns whether training saved this checkpoint. A converted checkpoint has only weights."""
         return self._manager.item_metadata(step).get("progress") is not None
 
     def restore_weights(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-        """Returns the tree `weights` of a checkpoint of any model."""
+        """Returns the tree `weights` of a checkpoint. The checkpoint can hold any model."""
         stored = self._manager.item_metadata(step)["weights"].tree
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored)
         restored = self._manager.restore(step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(shapes)))
         return restored["weights"]
 
     def restore(self, step: int, abstract_trees: dict[str, Any]) -> dict[str, Any]:
-        """Returns trees as `jax.ShapeDtypeStruct` leaves describe them. Raises InputError if there are other arrays."""
+        """Returns the trees that `abstract_trees` describes. Raises InputError if the checkpoint has other arrays.
+
+        The leaves of `abstract_trees` are `jax.ShapeDtypeStruct`.
+        """
         self._check_arrays(step, abstract_trees)
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_trees.items()}
         try:
@@ -107,7 +110,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             ) from error
 
     def _check_arrays(self, step: int, abstract_trees: dict[str, Any]) -> None:
-        """Raises InputError, listing the differences, if a checkpoint has other arrays; reads no array."""
+        """Compares the shapes without reading arrays. Raises InputError with a list of the differences."""
         causes = {
             "weights": "does not fit this config; give the config it was trained with, or another workdir",
             "progress": "was saved by another version of aia_jax, whose optimizer state this version cannot continue; "
@@ -167,7 +170,7 @@ class Checkpointer(contextlib.AbstractContextManager):
 
 
 class _NewestAndBest:
-    """Orbax's preservation policy; has its own metrics because Orbax forgets them when a run is resumed."""
+    """Keeps the newest checkpoints and the best one. Stores the metrics because Orbax loses them on resume."""
 
     def __init__(self, keep: int, infos: dict[int, dict[str, Any]]):
         self._keep, self._infos = keep, infos
@@ -183,7 +186,7 @@ class _NewestAndBest:
 
 
 def _disk_error(error: Exception) -> str:
-    """Returns the reason if the disk made a save fail, or ""."""
+    """Returns the reason if the disk caused the error, or else ""."""
     number = error.errno if isinstance(error, OSError) else None
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
         if number == code or os.strerror(code) in str(error):
@@ -192,5 +195,5 @@ def _disk_error(error: Exception) -> str:
 
 
 def _is_not_orbax_traceback(record: logging.LogRecord) -> bool:
-    """Filters the tracebacks that Orbax logs before it raises the same error."""
+    """Removes the tracebacks that Orbax logs before it raises the logged error."""
     return not (record.exc_info and "orbax" in record.pathname)

@@ -17,12 +17,15 @@ _REWRITTEN = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def write_digests(folder: Path) -> None:
-    """Writes `digests.json`, the SHA-256 of every file below `folder`, into it."""
+    """Writes the SHA-256 of every file below `folder` to `digests.json` in `folder`."""
     (folder / _DIGESTS).write_text(json.dumps(_digests(folder), indent=1))
 
 
 def find_damage(folder: Path) -> str:
-    """Returns a checkpoint's first problem, such as "weights/d/1a2b is changed"; "" without any, or without digests."""
+    """Returns the first problem of a checkpoint, such as "weights/d/1a2b is changed".
+
+    Returns "" if there is no problem, or if the checkpoint has no digests.
+    """
     path = folder / _DIGESTS
     try:
         expected = dict(json.loads(path.read_text()).items())
@@ -45,8 +48,8 @@ def find_damage(folder: Path) -> str:
 def recover(workdir: Path) -> list[str]:
     """Removes incomplete checkpoints of a workdir and moves damaged ones to `<workdir>/damaged`.
 
-    Only the process that holds the workdir's lock may call it. Of several processes of a run all call it, and the first
-    one acts. Returns one line for each damaged checkpoint.
+    The caller must hold the workdir's lock. In a run with several processes, every process calls this function. Only
+    process 0 changes files and returns the list of damaged checkpoints, one line for each.
 
     Raises:
         InputError: all checkpoints are damaged.
@@ -84,6 +87,6 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the checkpoints in a workdir, in increasing order, without incomplete checkpoints of killed runs."""
+    """Returns the steps of the checkpoints in a workdir in increasing order. Ignores incomplete checkpoints."""
     folder = Path(workdir) / "checkpoints"
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())

@@ -28,7 +28,7 @@ class MetricWriter(contextlib.AbstractContextManager):
         resume_step: records of later steps are dropped, because a resumed run writes them again.
 
     Raises:
-        InputError: a file cannot be written. So does `write`.
+        InputError: a file cannot be written. `write` raises it too.
     """
 
     def __init__(self, workdir: Path, resume_step: int = 0):
@@ -49,7 +49,7 @@ class MetricWriter(contextlib.AbstractContextManager):
             stack.pop_all()
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """Writes one line `{"step", "kind", **values}`; TensorBoard gets the numbers among `values` as `kind/name`."""
+        """Writes one line `{"step", "kind", **values}`, and each number in `values` to TensorBoard as `kind/name`."""
         if not self._active:
             return
         with self._os_errors_as_input_errors():
@@ -79,9 +79,9 @@ class MetricWriter(contextlib.AbstractContextManager):
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Reads the records `{"step", "kind", ...}` of a run, in order of step; [] if there are none.
+    """Returns the records `{"step", "kind", ...}` of a run, in order of step, or [] if there are none.
 
-    If a step and kind occurs twice, as a continued run may write it, the last record counts.
+    A continued run may write two records with the same step and kind. Only the last one is returned.
     """
     records = [record for record in read_records(Path(workdir) / _METRICS) if "kind" in record]
     found = {(record["step"], record["kind"]): record for record in records}
@@ -89,7 +89,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def read_records(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
-    """Reads a file of JSON lines, each with a `step`, up to `last_step`; [] if it does not exist."""
+    """Returns the records of a JSON-lines file whose `step` is at most `last_step`, or [] if there is no file."""
     records = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a killed run may leave an incomplete line
@@ -100,5 +100,5 @@ def read_records(path: Path, last_step: float = math.inf) -> list[dict[str, Any]
 
 
 def to_lines(records: Sequence[dict[str, Any]]) -> bytes:
-    """Returns the content of a file for `read_records`."""
+    """Converts records to JSON lines, the format of `read_records`."""
     return "".join(json.dumps(record) + "\n" for record in records).encode()

@@ -19,12 +19,12 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays]:
 
 
 def merge_model(graphdef: nnx.GraphDef, weights: Arrays) -> nnx.Module:
-    """Inverts `split_model`."""
+    """Builds the model from the results of `split_model`."""
     return nnx.merge(graphdef, weights["params"], weights["stats"], weights["constants"])
 
 
 def abstract_weights(build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tuple[nnx.GraphDef, Arrays]:
-    """Returns a model's structure, and the shapes and shardings of a checkpoint's weights. Computes no array."""
+    """Returns a model's structure, and the shapes and shardings of its weights in a checkpoint. Computes no array."""
     graphdef, arrays = split_model(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     arrays = shard_shapes(arrays, mesh)
     constants = arrays.pop("constants")
@@ -37,13 +37,13 @@ def select_weights(weights: Arrays, name: str) -> Arrays:
 
 
 def flat_arrays(weights: Arrays) -> dict[str, Any]:
-    """Returns the leaves by their path in the model, such as "head.bias", without the collection."""
+    """Returns `{path: array}`, with paths in the model such as "head.bias". The collection is not in the path."""
     paths = jax.tree_util.tree_flatten_with_path(weights)[0]
     return {_model_path(path): leaf for path, leaf in paths}
 
 
 def replace_arrays(weights: Arrays, arrays: dict[str, Any]) -> Arrays:
-    """Returns the weights with some leaves replaced; the keys of `arrays` are those of `flat_arrays`."""
+    """Returns the weights with some leaves replaced by `arrays`, `{path: array}` as `flat_arrays` returns it."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: arrays.get(_model_path(path), leaf), weights)
 
 

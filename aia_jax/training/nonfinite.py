@@ -15,12 +15,14 @@ from aia_jax.utils.files import write_bytes
 
 
 class NonFiniteSteps:
-    """Writes the rows of each non-finite batch to `nonfinite.jsonl`, and stops the run or lets it continue.
+    """Writes the row names of each non-finite batch to `nonfinite.jsonl`, and stops the run or lets it continue.
 
     Args:
-        config: `on_nonfinite`: "stop", or "skip" where the step has changed nothing; `max_skipped_steps`.
-        workdir: the file's folder; each further process writes its own file, `nonfinite.1.jsonl` and so on.
+        config: reads `on_nonfinite` ("stop" or "skip"; a skipped step changes no weights) and `max_skipped_steps`.
+        workdir: the folder of `nonfinite.jsonl`. Process 1 writes `nonfinite.1.jsonl`, and so on.
+        row_names: returns the names of training rows.
         resume_step: lines of later steps are dropped, because a resumed run repeats those steps.
+        saved_steps: returns the steps of the saved checkpoints.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class NonFiniteSteps:
         self._num_skipped = sum(record.get("action") == "skip" for record in self._records)
 
     def handle(self, step: int, loss: float, index: np.ndarray) -> None:
-        """Records a step and the rows `index` of this process; raises NonFiniteLossError if the run must stop."""
+        """Records a step and this process's rows `index`. Raises NonFiniteLossError if the run must stop."""
         action, batch = self._config.on_nonfinite, self._row_names(index)
         self._records.append({"step": step, "loss": str(loss), "action": action, "batch": batch})
         write_bytes(self._path, to_lines(self._records))
@@ -57,7 +59,7 @@ class NonFiniteSteps:
         )
 
     def check_state(self, step: int, state: Any) -> None:
-        """Raises NonFiniteLossError if a state that is about to be saved holds a number that is not finite."""
+        """Checks a state before it is saved. Raises NonFiniteLossError if it holds a NaN or infinite number."""
         if not jax.jit(all_finite)(state):
             raise NonFiniteLossError(
                 f"weights or averages are not finite at step {step}, though every loss was; "

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules: Adam and LAMB, one-cycle and step decay, as PyTorch computes them."""
+"""Optimizers (Adam, LAMB) and learning-rate schedules (one-cycle, step decay), computed as in PyTorch."""
 
 import itertools
 from collections.abc import Callable
@@ -44,9 +44,9 @@ def one_cycle(total_steps: int, pct_start: float, start: float, peak: float, end
 def step_decay(
     total_steps: int, start: float, factor: float, decay_epochs: int, epoch_end: Callable[[int], int]
 ) -> Schedule:
-    """Returns a schedule that begins with `start` and is multiplied by `factor` after every `decay_epochs` epochs.
+    """Returns a schedule that begins at `start` and multiplies the value by `factor` every `decay_epochs` epochs.
 
-    `epoch_end` returns the number of steps after which an epoch (1-based) is complete.
+    `epoch_end` maps an epoch (1-based) to the number of steps at its end.
     """
     ends = itertools.takewhile(
         lambda end: end < total_steps, map(epoch_end, itertools.count(decay_epochs, decay_epochs))

@@ -1,4 +1,4 @@
-"""Predicts whole splits, with several batches dispatched ahead."""
+"""Computes predictions for whole splits. Dispatches several batches before it reads the first result."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,9 +20,9 @@ Tag = TypeVar("Tag")
 
 
 class Predictor:
-    """Applies row-wise functions of a model to whole splits; compiles each function and batch shape once.
+    """Applies a function of the model to all rows of a split. Compiles each function and batch shape once.
 
-    `weights_sharding` is one sharding for the weights, or one for each leaf; None: replicated.
+    `weights_sharding` is one sharding for all weights, or a tree with one for each leaf. None replicates the weights.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, mesh: Mesh, weights_sharding: Any = None):
@@ -37,16 +37,16 @@ class Predictor:
         batches: Iterable[dict[str, np.ndarray]],
         shared: Sequence[Arrays] | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """Returns the outputs for all rows of a split, in order, without padding, on every process.
+        """Returns the outputs for all N rows of a split, in order and without padding rows, on every process.
 
         Args:
-            predict_fn: `(model, batch[, shared]) -> outputs`, row by row.
-            weights: one or more sets of weights; each batch is transferred once for all of them.
-            batches: this process's rows; padding rows have `mask` False.
-            shared: for each of `weights`, arrays that every row needs: a third argument of `predict_fn`.
+            predict_fn: `(model, batch[, shared]) -> outputs`. Each output row depends only on its own batch row.
+            weights: one or more sets of weights. Each batch is transferred once for all sets.
+            batches: this process's rows. `mask` is False for padding rows.
+            shared: arrays that every row needs, for each set of weights. They are the third argument of `predict_fn`.
 
         Returns:
-            `{name: [N, ...]}` for each of `weights`.
+            `{name: [N, ...]}` for each set of weights.
         """
         if predict_fn not in self._steps:
             self._steps[predict_fn] = make_predict_step(
@@ -73,9 +73,9 @@ class Predictor:
 
 
 def fetch_outputs(dispatched: Iterable[tuple[Tag, Arrays]]) -> Iterator[tuple[Tag, Arrays]]:
-    """Copies outputs to the host, in order, while the next batches are computed.
+    """Copies outputs to the host, in order, while the devices compute the next batches.
 
-    `dispatched` yields pairs of any data about a batch, and the batch's outputs on the devices.
+    `dispatched` yields pairs `(tag, outputs)`: any data about a batch, and its outputs on the devices.
     """
     in_flight: deque[tuple[Tag, Arrays]] = deque()
     for one in dispatched:

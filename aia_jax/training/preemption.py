@@ -12,21 +12,21 @@ from jax.sharding import Mesh
 
 from aia_jax.training.sharding import batch_sharding, replicated
 
-# Steps between two exchanges. More than the trainer keeps in flight, so that a result is ready when it is read.
+# Steps between two exchanges. This is more than the number of steps in flight, so a result is ready when it is read.
 _INTERVAL = 8
 
 
 class StopRequest:
-    """Attributes: signum: the signal that asked this process to stop, or None."""
+    """Holds `signum`, the signal that asked this process to stop, or None."""
 
     signum: int | None = None
 
 
 class AgreedStop:
-    """Makes all processes of a run stop at the same step, whichever of them received a signal.
+    """Stops all processes of a run at the same step after any process receives a signal.
 
-    A single process stops at once. Several processes compute the maximum of their signal numbers every 8 steps and read
-    it at the next exchange, so that neither devices nor hosts wait: the run stops after 9 to 16 steps.
+    A single process stops at once. Several processes exchange the maximum of their signal numbers every 8 steps. They
+    read the result at the next exchange, so neither devices nor hosts wait. The run stops after 9 to 16 steps.
     """
 
     def __init__(self, request: StopRequest, mesh: Mesh):
@@ -36,7 +36,7 @@ class AgreedStop:
         self._pending: jax.Array | None = None
 
     def signum(self, step: int) -> int:
-        """Returns the signal on which all processes stop after `step`, or 0. Every process calls it at every step."""
+        """Returns the signal that stops all processes after `step`, or 0. Every process must call this in each step."""
         if self._alone:
             return self._request.signum or 0
         if step % _INTERVAL:
@@ -45,7 +45,7 @@ class AgreedStop:
         return 0 if result is None else int(result)
 
     def signum_now(self) -> int:
-        """Returns the same, but waits for the other processes. Every process calls it."""
+        """Waits for all processes and returns the signal that stops them, or 0. Every process must call this."""
         return (self._request.signum or 0) if self._alone else int(self._exchange())
 
     def _exchange(self) -> jax.Array:
@@ -55,7 +55,7 @@ class AgreedStop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Notes the first SIGINT or SIGTERM within the context; a second one has its usual effect."""
+    """Records the first SIGINT or SIGTERM in the context. The second signal has its usual effect."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

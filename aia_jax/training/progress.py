@@ -1,4 +1,4 @@
-"""Logs training progress: a progress bar and metrics, read a few steps after the dispatch."""
+"""Logs training progress: a progress bar and metrics. Reads metrics a few steps after the step was dispatched."""
 
 import contextlib
 import time
@@ -19,9 +19,9 @@ _IN_FLIGHT = 4
 
 
 class Progress(contextlib.AbstractContextManager):
-    """Shows a progress bar, writes a "train" record every `config.log_every` steps, handles non-finite steps.
+    """Shows a progress bar, writes a "train" record every `config.log_every` steps, and handles non-finite steps.
 
-    `step` is the number of steps done before.
+    `step` is the number of steps that are already done.
     """
 
     def __init__(
@@ -42,19 +42,19 @@ class Progress(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def input_wait(self) -> Iterator[None]:
-        """Counts the time in this context as waiting for input."""
+        """Counts the time in this context as time spent waiting for input."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     def dispatched(self, step: int, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
-        """Notes a dispatched step on the rows `index`. Handles an earlier one, see `NonFiniteSteps` for the error."""
+        """Adds a dispatched step on the rows `index`. Reads an earlier step, and raises as `NonFiniteSteps.handle`."""
         self._in_flight.append((step, metrics, index))
         if len(self._in_flight) > _IN_FLIGHT:
             self._read_oldest()
 
     def drain(self) -> None:
-        """Waits for all dispatched steps and reads their metrics; raises as `dispatched`."""
+        """Waits for all dispatched steps and reads their metrics. Raises as `NonFiniteSteps.handle`."""
         while self._in_flight:
             self._read_oldest()
 

@@ -1,4 +1,4 @@
-"""Workdirs of runs: their steps, configs, environments and weights."""
+"""Reads and checks the workdirs of runs: steps, configs, environments and weights."""
 
 import contextlib
 import importlib.metadata
@@ -28,7 +28,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ten
 
 
 def package_versions(*others: str) -> dict[str, str]:
-    """Versions of the installed packages that influence results, and of `others`."""
+    """Returns the versions of `others` and of the installed packages that influence results."""
     found = {}
     for name in (*_PACKAGES, *others):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -37,7 +37,7 @@ def package_versions(*others: str) -> dict[str, str]:
 
 
 def write_record(workdir: Path, config: ConfigDict) -> None:
-    """Writes `config.json` and `environment.json`; only process 0 does so."""
+    """Writes `config.json` and `environment.json`. Only process 0 writes them."""
     if jax.process_index():
         return
     write_json(workdir / "config.json", config.to_dict())
@@ -54,7 +54,7 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def hint_trained_root(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Adds the `config.data.root` of the run in `workdir` to an InputError about another `config.data.root`."""
+    """Adds the run's own `config.data.root` to an InputError that is about another `config.data.root`."""
     try:
         yield
     except InputError as error:
@@ -69,9 +69,9 @@ def hint_trained_root(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
 
 def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...] = ()) -> None:
-    """Checks that `config` may continue or evaluate the run in `workdir`.
+    """Checks whether `config` can continue or evaluate the run in `workdir`.
 
-    Resumable fields and those in `free` may differ. Without checkpoints, any config is allowed.
+    Resumable fields and the fields in `free` may differ. If the run has no checkpoints, any config is allowed.
 
     Raises:
         InputError: other fields differ; the message lists them with both values.
@@ -95,7 +95,10 @@ def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...
 
 
 def best_step(checkpointer: "Checkpointer") -> int | None:
-    """Returns the step of the best evaluated epoch; without any the newest step; None without checkpoints."""
+    """Returns the step of the best evaluated epoch.
+
+    Returns the newest step if no epoch was evaluated, or None if there are no checkpoints.
+    """
     steps = checkpointer.steps()
     metrics = {step: info["metric"] for step in steps if "metric" in (info := checkpointer.info(step))}
     return max(metrics, key=lambda step: (metrics[step], -step)) if metrics else max(steps, default=None)
@@ -111,10 +114,10 @@ def open_run(workdir: Path) -> "Checkpointer":
 
 
 def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the weights of the best epoch of a run, or converted weights.
+    """Reads the weights of a run's best epoch, or the converted weights in a workdir.
 
     Returns:
-        The arrays by path, as `model_arrays.flat_arrays` gives them, and the checkpoint's info.
+        `{path: array}`, as `model_arrays.flat_arrays` returns it, and the checkpoint's info.
 
     Raises:
         InputError: no epoch was evaluated yet, or the checkpoint is damaged.
@@ -137,7 +140,7 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @contextlib.contextmanager
 def config_errors_as_input_errors(workdir: Path) -> Iterator[None]:
-    """Raises InputError if code in the context finds missing or wrong fields in the config of a run."""
+    """Turns errors about missing or wrong fields in a run's config into InputError."""
     try:
         yield
     except InputError:
@@ -154,7 +157,7 @@ def check_complete_model(workdir: Path, info: dict[str, Any]) -> None:
 
 
 def read_run_config(workdir: Path) -> dict[str, Any]:
-    """Reads the config that a run was trained with. Raises InputError if its file is missing or no such config."""
+    """Reads a run's config from `config.json`. Raises InputError if the file is missing or is not a run's config."""
     path = workdir / "config.json"
     if not path.is_file():
         raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the folder given to train.py")

@@ -1,8 +1,8 @@
 """Places arrays on a mesh of devices with the axes `data` and `fsdp`.
 
-Batches are split over both axes, large arrays of the training state over `fsdp`. Each `fsdp` consecutive devices share
-one copy of the state, if possible within one host. `jit` sees global arrays, so batch statistics do not depend on the
-mesh.
+Batches are split over both axes. Large arrays of the training state are split over `fsdp`. Each group of `fsdp`
+consecutive devices shares one copy of the state, if possible within one host. `jit` sees global arrays, so batch
+statistics do not depend on the mesh.
 """
 
 from typing import Any
@@ -13,18 +13,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.utils.errors import InputError
 
-# In elements. Smaller arrays are replicated: gathering 64 KB costs more time than the memory is worth.
+# In elements. Smaller arrays are replicated, because gathering 64 KB takes too much time for the memory that it saves.
 MIN_SHARDED_SIZE = 2**14
 
 
 def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
     """Returns a mesh of devices with the axes `data` and `fsdp`.
 
-    The devices of a process are consecutive, so each process owns consecutive rows of a batch, in the order of the
-    processes. `data.pipeline` relies on it.
+    The devices of a process are consecutive. So each process owns consecutive rows of a batch, in the order of the
+    processes. `data.pipeline` depends on this order.
 
     Args:
-        devices: may be ahead-of-time descriptions; None: all devices of all hosts.
+        devices: real devices, or descriptions for ahead-of-time compilation. None means all devices of all hosts.
         fsdp: the number of devices that share one copy of the state.
 
     Raises:
@@ -43,19 +43,19 @@ def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding with the complete array on every device."""
+    """Returns the sharding that puts the complete array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding with the first axis split over all devices."""
+    """Returns the sharding that splits the first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of an array of the state: its largest axis that `fsdp` divides is split over `fsdp`.
+    """Returns the sharding of an array of the state, which splits the largest axis that is divisible by `fsdp`.
 
-    Vectors, arrays of fewer than `MIN_SHARDED_SIZE` elements, and arrays without such an axis are replicated.
+    Vectors, arrays of fewer than `MIN_SHARDED_SIZE` elements, and arrays without a divisible axis are replicated.
     """
     fsdp = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
@@ -66,14 +66,14 @@ def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 def shard_shapes(shapes: Any, mesh: Mesh) -> Any:
-    """Returns the tree of `jax.ShapeDtypeStruct` with the `state_sharding` of each leaf."""
+    """Returns a tree of `jax.ShapeDtypeStruct` with the shapes of `shapes` and the `state_sharding` of each leaf."""
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=state_sharding(a.shape, mesh)), shapes
     )
 
 
 def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
-    """Raises InputError unless the global `batch_size` (config field `field`) divides over devices and microbatches."""
+    """Raises InputError if `batch_size`, the config's `field`, is no multiple of devices times microbatches."""
     unit = mesh.size * microbatches
     if batch_size % unit:
         accumulated = f" x {microbatches} microbatches (config.accumulate_steps)" if microbatches > 1 else ""
@@ -84,23 +84,23 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int 
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays, split over the devices, from this process's rows of a batch."""
+    """Makes global arrays from this process's rows of a batch, and splits them over the devices."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
 def put_replicated(arrays: Any, mesh: Mesh) -> Any:
-    """Puts a tree of arrays onto every device; every process must give the same arrays."""
+    """Puts a tree of arrays onto every device. Every process must pass equal arrays."""
     return jax.tree.map(lambda rows: put_array(rows, replicated(mesh)), arrays)
 
 
 def process_kwargs() -> dict[str, int]:
-    """Returns this process's index and the number of processes, as arguments of `data.pipeline`."""
+    """Returns this process's index and the number of processes, as keyword arguments for `data.pipeline`."""
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 def put_array(array: Any, sharding: NamedSharding) -> jax.Array:
-    """Puts an array where `sharding` says; a host array must be the same on every process."""
+    """Puts an array onto the devices of `sharding`. A host array must be equal on every process."""
     if isinstance(array, jax.Array):
         return jax.device_put(array, sharding)
     rows = np.asarray(array)
@@ -108,7 +108,7 @@ def put_array(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def gather(arrays: Any, mesh: Mesh) -> Any:
-    """Copies the complete arrays of a tree onto every device; all processes must call it."""
+    """Copies the complete arrays of a tree onto every device. Every process must call this."""
     if mesh.shape["fsdp"] == 1:
         return arrays
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(arrays)

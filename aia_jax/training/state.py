@@ -11,14 +11,15 @@ from aia_jax.training.model_arrays import Arrays, select_weights, split_model
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that one training step reads and replaces.
+    """Holds all arrays that a training step reads and replaces.
 
     Attributes:
         step: int32 scalar, the number of optimizer steps done.
         params: trained weights.
         stats: running statistics of batch norm.
         constants: arrays that are never trained, such as a frozen label embedding.
-        ema: `{"params", "stats"}`, exponential moving averages of both.
+        opt_state: state of the optimizer.
+        ema: `{"params", "stats"}`, exponential moving averages of `params` and `stats`.
     """
 
     step: jax.Array
@@ -35,7 +36,7 @@ class TrainState(struct.PyTreeNode):
         return cls(step=jnp.zeros((), jnp.int32), **weights, opt_state=opt_state, ema=_initial_ema(weights))
 
     def with_weights(self, weights: Arrays) -> "TrainState":
-        """Returns this state with other weights `{"params", "stats", "constants"}`, from which the EMA starts too."""
+        """Returns this state with the given `{"params", "stats", "constants"}`. The EMA starts from them too."""
         return self.replace(**weights, ema=_initial_ema(weights))
 
     def weights(self, name: str) -> Arrays:
@@ -43,7 +44,7 @@ class TrainState(struct.PyTreeNode):
         return select_weights(self.to_checkpoint()["weights"], name)
 
     def to_checkpoint(self) -> dict[str, Arrays]:
-        """Returns the trees of a checkpoint: `weights` for inference, and `progress`, which only training needs."""
+        """Returns the trees of a checkpoint: `weights` for inference, and `progress` to continue training."""
         raw = {"params": self.params, "stats": self.stats}
         return {
             "weights": {"raw": raw, "ema": self.ema, "constants": self.constants},
@@ -52,7 +53,7 @@ class TrainState(struct.PyTreeNode):
 
     @classmethod
     def from_checkpoint(cls, trees: dict[str, Arrays]) -> "TrainState":
-        """Inverts `to_checkpoint`."""
+        """Returns the state from the trees of `to_checkpoint`."""
         weights = trees["weights"]
         return cls(**trees["progress"], **weights["raw"], ema=weights["ema"], constants=weights["constants"])
 
@@ -65,5 +66,5 @@ def initial_state(
 
 
 def _initial_ema(weights: Arrays) -> Arrays:
-    """Copies, because a donated state must not hold a buffer twice."""
+    """Copies the weights, because a donated state must not hold a buffer twice."""
     return jax.tree.map(jnp.copy, {"params": weights["params"], "stats": weights["stats"]})

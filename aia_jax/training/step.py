@@ -1,4 +1,4 @@
-"""The training step, in order: forward pass, loss, gradients, optimizer update, EMA. And the prediction step."""
+"""The training step (forward pass, loss, gradients, optimizer update, EMA) and the prediction step."""
 
 import functools
 from collections.abc import Callable
@@ -22,8 +22,8 @@ Gradients = Callable[[Arrays, Arrays, Arrays, Arrays, jax.Array], tuple[jax.Arra
 def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradients:
     """Returns the function `(params, stats, constants, batch, key) -> (loss, stats, metrics, gradients)`.
 
-    It is for use under `jax.jit`. Gradients are sharded as the params are. `loss_fn` calls the model in training mode
-    and returns a scalar loss and metrics.
+    Call this function under `jax.jit`. The gradients have the sharding of the params. `loss_fn` calls the model in
+    training mode and returns a scalar loss and metrics.
     """
 
     def forward(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
@@ -57,13 +57,13 @@ def make_train_step(
 
     Args:
         ema_decay: `ema = decay * ema + (1 - decay) * new`, for weights and batch-norm statistics.
-        seed: the random key of a step is `fold_in(key(seed), step)`, so a resumed run repeats it.
-        accumulate_steps: microbatches per batch, see `accumulate`.
-        state_sharding: one sharding for the state, or one for each leaf; None: replicated.
-        skip_nonfinite: a step with a NaN or infinite loss or gradient changes nothing but `state.step`.
+        seed: the random key of a step is `fold_in(key(seed), step)`, so a resumed run uses the same keys.
+        accumulate_steps: the number of microbatches per batch; see `accumulate`.
+        state_sharding: one sharding for the state, or a tree with one for each leaf. None replicates the state.
+        skip_nonfinite: whether a step with a NaN or infinite loss or gradient changes only `state.step`.
 
     Returns:
-        The step. Its metrics are `loss`, those of `loss_fn`, `learning_rate`, `beta1` and `finite` (bool).
+        The step. Its metrics are `loss`, the metrics of `loss_fn`, `learning_rate`, `beta1` and `finite` (bool).
     """
     gradients = accumulate(make_gradients(graphdef, loss_fn, mesh), accumulate_steps, mesh)
 
@@ -91,21 +91,21 @@ def make_train_step(
 
 
 def accumulate(gradients: Gradients, steps: int, mesh: Mesh) -> Gradients:
-    """Returns `gradients` computed in microbatches: less memory for the same batch size.
+    """Returns a function that computes `gradients` in microbatches, which needs less memory at the same batch size.
 
-    Loss, metrics and gradients are means over the microbatches. Batch norm normalises each microbatch by its own
-    statistics and updates its running statistics once for each. Compiled for GPUs, the gradients are summed over the
-    devices once, after the last microbatch.
+    Loss, metrics and gradients are means over the microbatches. Batch norm normalises each microbatch by the
+    microbatch's statistics, and updates the running statistics once per microbatch. On GPUs, the gradients are summed
+    over the devices once, after the last microbatch.
 
     Args:
-        steps: the number k of microbatches. Of a batch `[B, ...]`, microbatch j takes the rows j, k + j, 2k + j, ...,
-            so that no row moves to another device, and the random key `fold_in(key, j)`.
+        steps: the number k of microbatches. Microbatch j has the rows j, k + j, 2k + j, ... of the batch, so that no
+            row moves to another device. Its random key is `fold_in(key, j)`.
     """
     if steps == 1:
         return gradients
 
     def microbatches(rows: jax.Array) -> jax.Array:
-        """`[B, ...]` to `[k, B / k, ...]`."""
+        """Splits the B rows of a batch, `[B, ...]`, into k microbatches, `[k, B / k, ...]`."""
         parts = rows.reshape(-1, steps, *rows.shape[1:]).swapaxes(0, 1)
         return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, mesh.axis_names)))
 
@@ -134,12 +134,12 @@ def make_predict_step(
     *,
     shared: bool = False,
 ) -> Callable[..., Arrays]:
-    """Returns the jitted step `(weights, batch) -> outputs`; every device holds all rows of the outputs.
+    """Returns the jitted step `(weights, batch) -> outputs`. Every device holds all rows of the outputs.
 
     Args:
-        predict_fn: `(model, batch) -> outputs`, row by row.
-        weights_sharding: one sharding for the weights, or one for each leaf; None: replicated.
-        shared: the step and `predict_fn` take a third argument, arrays that every row needs.
+        predict_fn: `(model, batch) -> outputs`. Each output row depends only on its own batch row.
+        weights_sharding: one sharding for the weights, or a tree with one for each leaf. None replicates the weights.
+        shared: whether the step and `predict_fn` take a third argument: arrays that every row needs.
     """
 
     def step(weights: Arrays, batch: Arrays, *shared: Arrays) -> Arrays:
@@ -152,19 +152,19 @@ def make_predict_step(
 
 
 def gather_rows(batch: Arrays, resident: Arrays) -> Arrays:
-    """Returns the batch with the rows `batch["index"]` of the device-resident arrays added."""
+    """Adds the rows `batch["index"]` of the device-resident arrays to the batch."""
     return {**batch, **{name: rows[batch["index"]] for name, rows in resident.items()}}
 
 
 def gather_weights(weights: Any, mesh: Mesh) -> Any:
-    """FSDP, under jit: each device gets the complete weights (all-gather)."""
+    """Copies the complete weights to each device under jit (FSDP all-gather)."""
     if mesh.shape["fsdp"] == 1:
         return weights
     return jax.lax.with_sharding_constraint(weights, sharding.replicated(mesh))
 
 
 def scatter_gradients(grads: Arrays, mesh: Mesh) -> Arrays:
-    """FSDP, under jit: each device keeps the gradients of its part of the params (reduce-scatter)."""
+    """Keeps on each device only the gradients of the device's part of the params, under jit (FSDP reduce-scatter)."""
     if mesh.shape["fsdp"] == 1:
         return grads
     return jax.tree.map(
@@ -173,5 +173,5 @@ def scatter_gradients(grads: Arrays, mesh: Mesh) -> Arrays:
 
 
 def all_finite(*trees: Any) -> jax.Array:
-    """Returns a bool scalar: whether no number in the trees is NaN or infinite."""
+    """Returns a bool scalar that is True if all numbers in the trees are finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]).all()

@@ -18,32 +18,32 @@ class Task(Protocol):
     config: ConfigDict
 
     def split(self, name: str) -> Any:
-        """Loads and checks the data of "train", "validation" or "test"; the type is the system's own.
+        """Loads and checks the data of "train", "validation" or "test". Each system has its own type of data.
 
         Raises:
-            InputError: unknown name, or data that are missing or do not fit the config.
+            InputError: the name is unknown, or the data are missing or do not fit the config.
         """
 
     def summary(self) -> str:
         """Returns one line about the data and the model, printed before training."""
 
     def describe(self) -> dict[str, Any]:
-        """Returns facts about the data that a checkpoint needs later, such as the labels; JSON-able."""
+        """Returns JSON-able facts about the data that a checkpoint must keep, such as the labels."""
 
     def build_model(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns a newly initialised model."""
 
     def prepare(self, weights: Arrays, splits: Sequence[str]) -> None:
-        """Called once before batches of `splits` are read; loads data and computes features of frozen parts."""
+        """Loads data and computes the features of frozen parts. Called once before batches of `splits` are read."""
 
     def epoch_end(self, epoch: int) -> int:
-        """Returns the number of steps after which `epoch` (1-based) is complete."""
+        """Returns the number of steps at the end of `epoch` (1-based)."""
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
-        """Returns training arrays to keep in device memory; the step gathers the rows `batch["index"]` of them."""
+        """Returns training arrays to keep in device memory. The step reads the rows `batch["index"]` of each array."""
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's rows of each global batch, from `start_step` on, without end."""
+        """Yields this process's rows of each global batch, from `start_step` on. Never ends."""
 
     def row_names(self, index: np.ndarray) -> list[str]:
         """Returns a name for each of the training rows `index`, such as the image's name."""
@@ -52,7 +52,7 @@ class Task(Protocol):
         """Returns the mean loss of a batch in training mode, and further scalars to log."""
 
     def predict_split(self, predictor: Predictor, weights: Sequence[Arrays], split: str) -> list[dict[str, np.ndarray]]:
-        """Returns the outputs for all rows of `split`, one dict for each of `weights`."""
+        """Returns the outputs for all rows of `split`, one dict for each set of weights."""
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """Returns the metrics of the outputs for all rows of `split`."""

@@ -1,4 +1,4 @@
-"""Trains the model of any task: epochs of one jitted step, evaluation of raw and EMA weights, checkpoints."""
+"""Trains the model of any task: runs the jitted step, evaluates raw and EMA weights, and saves checkpoints."""
 
 import contextlib
 import functools
@@ -29,13 +29,14 @@ from aia_jax.utils.files import exclusive_lock
 
 
 class Trainer:
-    """Trains one task in one workdir. `fit` starts the run or continues it.
+    """Trains one task in one workdir. `fit` starts or continues the run.
 
     Args:
         config: see `configs/base.py` for the fields.
+        task: the system to train.
         workdir: folder for `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json` and `environment.json`.
-        devices: devices to train on; None: all devices of all hosts.
-        initialize: maps the random initial weights `{"params", "stats", "constants"}` to those a new run starts from.
+        devices: devices to train on. None means all devices of all hosts.
+        initialize: maps random weights `{"params", "stats", "constants"}` to the first weights of a new run.
 
     Raises:
         InputError: a batch size or `mesh.fsdp` does not fit the devices, or the workdir holds a run of another config.
@@ -82,17 +83,17 @@ class Trainer:
         self.predictor = Predictor(graphdef, self.mesh, self._weights_sharding)
 
     def new_state(self) -> TrainState:
-        """Returns the state before the first step, with random weights, on the mesh."""
+        """Returns the state before the first step, with random weights, placed on the mesh."""
         return jax.jit(self._initial_state, out_shardings=self._state_sharding)()
 
     def fit(self) -> None:
-        """Trains to the last epoch, from the newest checkpoint in the workdir if there is one.
+        """Trains to the last epoch. Continues from the newest checkpoint in the workdir if there is one.
 
         Raises:
-            NonFiniteLossError: loss, gradients or weights became NaN or infinite; the last good checkpoint remains.
-            Interrupted: a signal asked to stop; the state was saved first.
-            InputError: another process trains there, the disk is full or read-only, all checkpoints are damaged, or
-                the newest one was saved by another version.
+            NonFiniteLossError: loss, gradients or weights became NaN or infinite. The last good checkpoint remains.
+            Interrupted: a signal stopped the run after the state was saved.
+            InputError: another process trains in the workdir, the disk is full or read-only, all checkpoints are
+                damaged, or another version saved the newest checkpoint.
         """
         with contextlib.ExitStack() as stack:
             self._lock_workdir(stack)
@@ -120,7 +121,7 @@ class Trainer:
             raise InputError(f"{reason}; make it writable, or give another workdir") from error
 
     def _first_state(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
-        """Returns the state that training starts from, and how many epochs it has done."""
+        """Returns the first state of the training and the number of completed epochs."""
         last = max(checkpointer.steps(), default=None)
         if last is not None and checkpointer.has_progress(last):
             restored = checkpointer.restore(last, self.abstract_state.to_checkpoint())
@@ -139,9 +140,9 @@ class Trainer:
         return state, 0
 
     def _train(self, state: TrainState, epochs_done: int, checkpointer: Checkpointer, writer: MetricWriter) -> None:
-        """Runs the remaining epochs; evaluates and saves after each."""
+        """Runs the remaining epochs. Evaluates and saves after each epoch."""
         step = int(state.step)
-        # Loads and computes all data before signals are caught: until then a signal stops the process at once.
+        # Data are loaded and computed before signals are caught, so that a signal still stops the process at once.
         self.task.prepare(sharding.gather(state.weights("raw"), self.mesh), ("train", self.config.eval.split))
         resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
         batches = self.task.train_batches(step)
@@ -176,7 +177,7 @@ class Trainer:
         raise Interrupted(signum, problem)
 
     def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, progress: Progress) -> dict[str, Any]:
-        """Evaluates raw and EMA weights; returns the checkpoint's info with the better of both."""
+        """Evaluates raw and EMA weights. Returns the checkpoint's info, which names the better of the two."""
         split, metric = self.config.eval.split, self.config.eval.metric
         names, evaluations = ("raw", "ema") if self.config.ema_decay else ("raw",), {}
         predicted = self.task.predict_split(self.predictor, [state.weights(name) for name in names], split)
