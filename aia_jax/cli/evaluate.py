@@ -102,7 +102,7 @@ def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> Non
 
 
 def _is_from_pytorch(source: Path) -> bool:
-    """Whether `source` is a file, or a folder whose weights were converted and not trained further."""
+    """Checks whether `source` is a file, or a folder whose weights were converted and not trained further."""
     if not source.is_dir():
         return True
     with open_run(source) as checkpointer:

@@ -91,7 +91,7 @@ def add_config_argument(parser: Parser, help: str = "config file, such as config
 
 
 def at_least(least: int | float) -> Callable[[str], Any]:
-    """A flag's type: numbers of the type of `least`, from `least` on."""
+    """Returns a flag's type: numbers of the type of `least`, from `least` on."""
 
     def number(text: str) -> int | float:
         try:

@@ -1,4 +1,4 @@
-"""Cache directories that are either complete or absent, despite interruptions and concurrent processes."""
+"""Creates cache directories that are either complete or absent, despite interruptions and concurrent processes."""
 
 import contextlib
 import errno
@@ -15,25 +15,25 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import exclusive_lock
 
 _MANIFEST = "whole.json"  # {file: size}, written last
-_ABANDONED_AFTER = 24 * 3600  # seconds without a write, for writers on other hosts
+_ABANDONED_AFTER = 24 * 3600  # seconds without a write by a process on another host
 
 
 def cache_root(configured: str) -> Path:
-    """The root folder of all cached data: `configured`, else $AIA_JAX_CACHE, else ~/.cache/aia_jax."""
+    """Returns the root folder of all caches: `configured` or, if empty, $AIA_JAX_CACHE or else ~/.cache/aia_jax."""
     chosen = configured or os.environ.get("AIA_JAX_CACHE") or "~/.cache/aia_jax"
     return Path(chosen).expanduser().absolute()
 
 
 def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: Callable[[Path], None]) -> Path:
-    """Returns `<parent>/<kind>-<fingerprint>`. Calls `write` to create it unless it is complete.
+    """Returns the directory `<parent>/<kind>-<fingerprint>`. Calls `write` to create the directory if necessary.
 
-    `write` fills a temporary directory, which is renamed at the end. Other processes wait for it. On file systems
-    without locks both processes write, and the first to finish wins. This removes directories of the same kind with
-    another fingerprint, and the incomplete ones of dead processes.
+    `write` fills a temporary directory, which is renamed at the end. Other processes wait until then. On file systems
+    without locks, several processes write, and the result of the first to finish is kept. Directories of the same
+    `kind` with another fingerprint, and incomplete directories of dead processes, are removed.
 
     Args:
-        kind: kind of data, such as "train-448px", without "~".
-        num_bytes: approximate size, for the message about a full disk.
+        kind: kind of data, such as "train-448px". It must not contain "~".
+        num_bytes: approximate size of the directory, for the message about a full disk.
 
     Raises:
         InputError: the directory cannot be written or the disk is full.
@@ -107,7 +107,7 @@ def _file_sizes(directory: Path) -> dict[str, int]:
 
 
 def _sweep(parent: Path, kind: str, path: Path) -> None:
-    """Removes outdated, damaged and abandoned directories. Processes that have mapped their files keep them."""
+    """Removes outdated, damaged and abandoned directories. Files that a process has mapped stay readable for it."""
     for directory in parent.glob(f"{kind}-*"):
         shutil.rmtree(directory, ignore_errors=directory != path)
     for directory in parent.glob(f".{kind}-*~*~*~*"):
@@ -124,7 +124,7 @@ def _is_abandoned(directory: Path) -> bool:
             return False
         return time.time() - newest > _ABANDONED_AFTER
     if int(pid) == os.getpid():
-        return True  # This process has the lock and writes nothing yet: a dead process had the same number.
+        return True  # This process has the lock but has not written yet, so a dead process had the same number.
     try:
         os.kill(int(pid), 0)
     except PermissionError:

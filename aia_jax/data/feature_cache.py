@@ -1,4 +1,4 @@
-"""Feature maps of photos under a frozen backbone as rows of a `.npy` file, cached or for image-text retrieval."""
+"""Writes the feature maps of a frozen backbone as rows of a `.npy` file, for a cache or for image-text retrieval."""
 
 import hashlib
 import itertools
@@ -18,12 +18,12 @@ from aia_jax.utils.errors import InputError
 # The flipped versions of an image that random flips can produce, for each value of `config.data.flips`.
 FLIPS = {"none": ("",), "horizontal": ("", "h"), "both": ("", "h", "v", "hv")}
 
-_IN_FLIGHT = 2  # batches that are computed ahead of the one that is written
-_VERSION = 1  # of the code below; increase it when the same images and weights give other maps
+_IN_FLIGHT = 2  # batches that are computed while an earlier batch is written
+_VERSION = 1  # version of the code below; increase it when the same images and weights give other maps
 
 
 def weights_digest(arrays: dict[str, np.ndarray]) -> str:
-    """Twelve hexadecimal digits that identify the weights."""
+    """Returns twelve hexadecimal digits that identify the weights."""
     digest = hashlib.sha256()
     for path in sorted(arrays):
         value = np.ascontiguousarray(arrays[path])
@@ -42,20 +42,20 @@ def prepare_features(
     dtype: str,
     batch_size: int,
 ) -> MappedRows:
-    """Returns the feature maps of `images`, row by row. On first use it computes them for all images of the file.
+    """Returns the feature maps of `images`, one row per image. The first call computes them for all images of the file.
 
-    They are cached beside the folder of the images, and replaced when the images change.
+    The maps are cached beside the folder of the images, and replaced when the images change.
 
     Args:
-        images: uint8 `[N, S, S, 3]` of a prepared copy.
-        compute: maps uint8 `[batch_size, S, S, 3]` to features `[batch_size, h, w, C]`.
+        images: uint8 `[N, S, S, 3]`, N images of S x S pixels of a prepared copy.
+        compute: maps uint8 `[batch_size, S, S, 3]` to feature maps of C channels, `[batch_size, h, w, C]`.
         backbone: name of the backbone, for the name of the folder.
         settings: everything else that determines the features, including the weights.
-        flip: flips to apply to the images first: "", "h", "v" or "hv".
+        flip: flips to apply to the images first: "", "h" (left-right), "v" (up-down) or "hv".
         dtype: dtype of the file: "float16" or "float32".
 
     Raises:
-        InputError: the cache has no room, or `dtype` cannot represent the features.
+        InputError: the disk of the cache is full, or `dtype` cannot represent the features.
     """
     copy = images.path.parent
     name = copy.name.rpartition("-")[0]
@@ -86,16 +86,16 @@ def write_grid_features(
     dtype: str,
     batch_size: int,
 ) -> None:
-    """Writes `[N, h * w, F]` to `path`, the cells of each map row by row, in the layout of SCAN's `{split}_ims.npy`.
+    """Writes the feature maps of N photos, `[N, h * w, F]`, in the layout of SCAN's `{split}_ims.npy`.
 
-    Memory does not grow with N. After a photo that cannot be used nothing is computed, but all photos are read: the
-    error lists all problems.
+    The cells of a map are in row-major order. Memory does not grow with N. After the first unusable photo, no more
+    features are computed, but the other photos are still read, so that the error lists all problems.
 
     Args:
         names: N names, for messages.
-        photos: N photos in the same order.
+        photos: N photos, in the order of `names`.
         compute: maps uint8 `[batch_size, S, S, 3]` to feature maps `[batch_size, h, w, F]`.
-        grid: h, w, F.
+        grid: height h, width w and number of channels F of a feature map.
         dtype: dtype of the file: "float16" or "float32".
 
     Raises:
@@ -160,7 +160,7 @@ def _write_maps(
     remedy: str,
     bar: tqdm,
 ) -> None:
-    """Writes the maps of batches of images as rows of `shape`. A batch is written while later ones are computed."""
+    """Writes the feature maps of batches of images as rows of `shape`. Later batches are computed during a write."""
     in_flight: deque[tuple[jax.Array, int]] = deque()
     with RowWriter(path, shape, dtype) as rows:
 

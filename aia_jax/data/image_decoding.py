@@ -14,12 +14,12 @@ from PIL import ExifTags, Image
 
 from aia_jax.utils.errors import InputError
 
-MOST_PIXELS = 200_000_000  # as many as the largest phone cameras have
+MOST_PIXELS = 200_000_000  # the resolution of the largest phone cameras
 
-# Pillow reads other formats too, but these are photos; its EPS reader, for example, starts Ghostscript.
+# The formats of photos. Pillow reads others too, but not all are safe: its EPS reader, for example, starts Ghostscript.
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _LARGE_PIXELS = 70_000_000
-_MOST_SCANS = 100  # of a JPEG; cameras write about ten, and the decoder visits all pixels in each
+_MOST_SCANS = 100  # scans of a JPEG; cameras write about ten, and the decoder visits all pixels in each scan
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _one_large = threading.Lock()  # Large photos decoded in parallel would fill the memory.
@@ -27,7 +27,7 @@ _one_large = threading.Lock()  # Large photos decoded in parallel would fill the
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
-_UPRIGHT = {  # by value of the EXIF field Orientation
+_UPRIGHT = {  # from the value of the EXIF field Orientation to the transposition that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -42,11 +42,12 @@ Result = TypeVar("Result")
 
 
 def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray:
-    """Decodes to RGB and resizes with Pillow's antialiasing bilinear filter, without keeping the aspect ratio.
+    """Decodes an image to RGB and resizes it to a square with Pillow's antialiasing bilinear filter.
 
-    Colors are those of `PIL.Image.convert("RGB")`, as in the reference implementation: alpha and palette transparency
-    are dropped, CMYK is converted, gray is repeated, and only the first frame of an animation is read. 16-bit gray is
-    scaled to 8 bits, which Pillow would clip. HEIC and HEIF need the package pillow_heif.
+    The aspect ratio is not kept. Colors are converted by `PIL.Image.convert("RGB")`, as in the reference
+    implementation: alpha and palette transparency are dropped, CMYK is converted, and gray is repeated. Only the first
+    frame of an animation is read. 16-bit gray is scaled to 8 bits, because Pillow would clip the values. HEIC and HEIF
+    need the package pillow_heif.
 
     Args:
         data: content of the file.
@@ -64,15 +65,15 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
 
 
 def resize_image(image: Image.Image, size: int, *, upright: bool = False) -> np.ndarray:
-    """Resizes an open image as `decode_image` does: uint8 `[S, S, 3]`."""
+    """Resizes an open image as `decode_image` does, and returns uint8 `[S, S, 3]`."""
     image.load()
     turn = _upright_turn(image) if upright else None
-    # Turned after resizing, because a small square is turned faster.
+    # The image is rotated after resizing, because rotating a small square is faster.
     return _to_array(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR), turn)
 
 
 def thumbnail(data: bytes, side: int) -> np.ndarray:
-    """Decodes a photo, upright and with its aspect ratio: uint8 `[H, W, 3]`, whose longer side is `side`."""
+    """Decodes a photo to uint8 `[H, W, 3]`, upright and with its aspect ratio. The longer side is `side` pixels."""
 
     def shrink(image: Image.Image) -> np.ndarray:
         turn, longest = _upright_turn(image), max(image.size)
@@ -83,11 +84,11 @@ def thumbnail(data: bytes, side: int) -> np.ndarray:
 
 
 def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, bytes]:
-    """Decodes a photo once to an upright image, as `decode_image` does, and to a picture for a web page.
+    """Decodes a photo once and returns two upright images: the input of the network, and a picture for a web page.
 
     Returns:
-        uint8 `[S, S, 3]`, and a WebP file with the aspect ratio of the photo, without metadata, whose sides are at
-        most `side`.
+        The image of `decode_image`, uint8 `[S, S, 3]`, and a WebP file without metadata. The picture in the WebP file
+        keeps the aspect ratio of the photo. Its sides have at most `side` pixels.
     """
 
     def shrink(image: Image.Image) -> tuple[np.ndarray, bytes]:
@@ -98,7 +99,7 @@ def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, 
 
 
 def webp_thumbnail(data: bytes, side: int) -> bytes:
-    """Only the picture of `decode_with_picture`, without EXIF orientation, as for the published data sets."""
+    """Returns the WebP file of `decode_with_picture`, but ignores the EXIF orientation, as published data sets do."""
     return _decode(data, lambda image: _small_webp(image, side, None))
 
 
@@ -110,7 +111,7 @@ def encode_webp(image: np.ndarray) -> bytes:
 
 
 def _small_webp(image: Image.Image, side: int, turn: Image.Transpose | None) -> bytes:
-    small = _to_rgb(image)  # This may be `image` itself, which is not needed afterwards.
+    small = _to_rgb(image)  # may be `image` itself, so `thumbnail` may change `image`, which is not used afterwards
     small.thumbnail((side, side))  # never enlarges
     return encode_webp(_to_array(small, turn))
 
@@ -141,7 +142,7 @@ def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
 
 
 def _has_many_scans(data: bytes) -> bool:
-    """Whether the data is a JPEG with so many scans that a few kilobytes take minutes to decode."""
+    """Checks whether the data is a JPEG with too many scans: a few kilobytes could take minutes to decode."""
     place, scans = 2, 0
     while data[:2] == b"\xff\xd8" and (found := _MARKER.search(data, place)) and found[0][1] != _END_OF_IMAGE:
         scans += found[0][1] == _START_OF_SCAN
@@ -153,7 +154,7 @@ def _has_many_scans(data: bytes) -> bool:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The formats in `_FORMATS` that this installation can read."""
+    """Returns the formats in `_FORMATS` that this installation can read."""
     with contextlib.suppress(ImportError):
         import pillow_heif
 

@@ -1,4 +1,4 @@
-"""Arrays on disk that are written row by row and read lazily."""
+"""Writes arrays to disk row by row, and reads their rows lazily."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ def map_array(path: Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        InputError: it is not a `.npy` file, is truncated, or holds Python objects or a single number.
+        InputError: the file is not a `.npy` file, is truncated, or holds Python objects or a single number.
     """
     try:
         array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
@@ -27,13 +27,13 @@ def map_array(path: Path) -> np.ndarray:
 
 
 class MappedRows:
-    """Rows of a `.npy` file, read on indexing. The first axis takes every NumPy index.
+    """Reads rows of a `.npy` file when they are indexed. The first axis takes every NumPy index.
 
-    Pickled as its path, so that worker processes map the same file.
+    Pickling stores the path and not the content, so that worker processes map the same file.
 
     Args:
         path: file of an array `[M, ...]`.
-        rows: indices of the selected rows, in order; None: all.
+        rows: indices of the selected rows, in order; None: all M rows.
 
     Raises:
         FileNotFoundError, InputError: see `map_array`.
@@ -64,13 +64,14 @@ class MappedRows:
 
 
 class RowWriter:
-    """Writes an array `[N, ...]` to a `.npy` file row by row; a context manager.
+    """Context manager that writes an array `[N, ...]` to a `.npy` file row by row.
 
-    It uses `write`, not a memory map: a full disk raises an OSError here, but kills a process that writes to a map.
+    The rows are written with `write` and not through a memory map. With `write`, a full disk raises an OSError. With a
+    map, it would kill the process.
 
     Args:
-        path: file, which is overwritten.
-        shape, dtype: of one row.
+        path: file to write. An existing file is overwritten.
+        shape, dtype: shape and dtype of one row.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike):
@@ -80,7 +81,7 @@ class RowWriter:
         self._write_header()
 
     def extend(self, rows: np.ndarray) -> None:
-        """Writes rows `[M, ...]`."""
+        """Appends M rows, `[M, ...]`."""
         self._file.write(np.ascontiguousarray(rows, self._dtype).data)
         self._num_rows += len(rows)
 
@@ -95,7 +96,7 @@ class RowWriter:
             os.fsync(self._file.fileno())
 
     def _write_header(self) -> None:
-        # NumPy pads headers so that the first axis can grow in place: the header of an empty array has the same length.
+        # NumPy pads headers so that the number of rows can grow: the header of an empty array has the same length.
         descr = np.lib.format.dtype_to_descr(self._dtype)
         header = {"descr": descr, "fortran_order": False, "shape": (self._num_rows, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, header)

@@ -1,4 +1,4 @@
-"""Photos of a user: their names, their order, and their pixels, decoded ahead of use."""
+"""Lists the photos of a user in order, and decodes them ahead of use."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ class Photo:
 
     Attributes:
         image: uint8 `[S, S, 3]`; zeros if the photo cannot be used.
-        problem: reason why the photo cannot be used; "": it can.
+        problem: reason why the photo cannot be used; "" if it can be used.
         picture: the photo as a WebP file, if requested.
     """
 
@@ -38,12 +38,12 @@ class Photo:
 
 
 def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
-    """Names of photos, relative to `folder`.
+    """Returns the names of photos, relative to `folder`.
 
     Args:
-        listed: text file with one name per line, such as SCAN's `{split}_images.txt`. It gives the order and may
-            repeat names. None: all files below `folder` with the suffix of a photo, sorted, without hidden ones. They
-            include links without a target, so that these are reported.
+        listed: text file with one name per line, such as SCAN's `{split}_images.txt`. The result has the order of the
+            file, which may repeat names. None: the result has all files below `folder` with the suffix of a photo,
+            sorted, without hidden files. Links without a target are included, so that they are reported.
 
     Raises:
         InputError: the folder does not exist or has no photos, or the list names files that do not exist.
@@ -62,12 +62,12 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
 def read_photos(
     paths: Sequence[str | Path], size: int, *, num_workers: int, upright: bool = False, picture_side: int = 0
 ) -> Iterator[Photo]:
-    """Yields the photos in order, each resized to `size` x `size` pixels as in data preparation. Close it at the end.
+    """Yields the photos in order, resized to `size` x `size` pixels by `decode_image`. Close the iterator at the end.
 
     Args:
-        num_workers: number of processes that decode; 0: threads of this one.
+        num_workers: number of processes that decode photos; 0: threads of this process decode them.
         upright: see `decode_image`.
-        picture_side: longer side, in pixels, of the pictures to make of upright photos; 0: make none.
+        picture_side: longer side of the pictures of upright photos, in pixels; 0: no pictures are made.
     """
     decode = functools.partial(_decode, size=size, upright=upright, picture_side=picture_side)
     with contextlib.closing(map_ahead(decode, [str(path) for path in paths], num_workers)) as photos:
@@ -75,7 +75,7 @@ def read_photos(
 
 
 def _decode(path: str, size: int, upright: bool, picture_side: int) -> tuple[np.ndarray, str, bytes]:
-    """The fields of a `Photo`. Worker processes return arrays faster than objects."""
+    """Returns the fields of a `Photo`. Worker processes return arrays faster than objects."""
     try:
         data = Path(path).read_bytes()
         if picture_side:

@@ -1,7 +1,7 @@
-"""Batches of rows, read with Grain. The order depends on the seed and the global step only.
+"""Reads batches of rows with Grain. The order of the rows depends only on the seed and the global step.
 
-Batches come from row-aligned arrays, or from a function where a batch is more than rows of arrays. Without arrays the
-batches hold the indices only, for data on the device.
+The source of a batch is a dict of arrays with the same number of rows, or a function from row indices to a batch. If
+the dict is empty, a batch holds only the row indices, for data that is on the device already.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import grain  # Imported where it is used: a machine that only measures steps may lack it.
 
 
-# Maps the columns of a global batch (`index` [B], in evaluation also `mask` [B]) and the slice of its rows for this
-# process to the columns of that slice. It must be picklable if there are workers.
+# A function that takes the columns of a global batch (`index` [B], in evaluation also `mask` [B]) and the slice of rows
+# for this process. It returns the columns of that slice. It must be picklable if there are workers.
 MakeBatch = Callable[[dict[str, np.ndarray], slice], dict[str, np.ndarray]]
 
 
@@ -39,16 +39,16 @@ def train_batches(
     process_count: int = 1,
     num_workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """An endless stream of this process's part of every training batch, starting at batch `start_step`.
+    """Returns an endless iterator over the training batches, from batch `start_step` on.
 
-    Epoch e is a permutation of all rows that `(seed, e)` determines. A batch may contain rows of two epochs, so each
-    row occurs exactly once per epoch. Each process takes a contiguous slice of a batch.
+    Each process gets a contiguous slice of every batch. `(seed, e)` determines the permutation of the rows in epoch e.
+    Each row occurs exactly once per epoch, so a batch may contain rows of two epochs.
 
     Args:
-        arrays: `[N, ...]` each, indexable by an integer array; or a function that makes a batch from its indices.
-        num_rows: N.
+        arrays: arrays `[N, ...]` that an integer array can index; or a function that makes a batch from row indices.
+        num_rows: number of rows N.
         batch_size: global batch size B, over all processes.
-        num_workers: number of processes that gather rows; 0: threads of this one. The arrays are pickled into them.
+        num_workers: number of processes that gather rows, to which the arrays are pickled; 0: threads of this process.
 
     Returns:
         Iterator over `{"index": int32 [b], **{name: [b, ...]}}` with b = B / process_count. `close()` stops workers.
@@ -75,9 +75,9 @@ def eval_batches(
     process_count: int = 1,
     num_workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's part of every evaluation batch: each row once, in order.
+    """Returns an iterator over the evaluation batches, which contain each row once, in order.
 
-    The last batch is padded with row 0, where `mask` is False.
+    Each process gets a contiguous slice of every batch. Copies of row 0 pad the last batch; their `mask` is False.
 
     Args: see `train_batches`.
 
@@ -85,7 +85,7 @@ def eval_batches(
         Iterator over `{"index": int32 [b], "mask": bool [b], **{name: [b, ...]}}` with b = B / process_count.
 
     Raises:
-        InputError: B is not divisible by `process_count`, or there are no rows.
+        InputError: B is not divisible by `process_count`, or `num_rows` is 0.
     """
     import grain
 
@@ -98,7 +98,7 @@ def eval_batches(
 
 
 def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
-    """The global step that completes `epoch` (1-based), except for rows in a batch shared with the next epoch."""
+    """Returns the number of steps in the first `epoch` epochs, without a last batch that the next epoch shares."""
     return epoch * num_rows // batch_size
 
 
@@ -108,9 +108,9 @@ def read_ahead(
     """Computes the elements of a data set ahead of use, in order.
 
     Args:
-        dataset: must be picklable if there are workers.
-        num_threads, buffer_size: of this process, or of each worker.
-        num_workers: number of processes that compute; 0: threads of this one.
+        dataset: data set to read. It must be picklable if there are workers.
+        num_threads, buffer_size: number of threads and of buffered elements, in this process or in each worker.
+        num_workers: number of processes that compute elements; 0: threads of this process compute them.
     """
     import grain
 
@@ -118,17 +118,17 @@ def read_ahead(
     if not num_workers:
         return elements
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads its absl flags, which only a command parses.
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only a program based on absl parses
     options = grain.multiprocessing.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
     return elements.mp_prefetch(options, worker_init_fn=_start_worker)
 
 
 def map_ahead(function: Callable[[Any], Any], elements: Any, num_workers: int) -> Iterator[Any]:
-    """Yields `function(element)` for each element in order, computed ahead of use on all cores.
+    """Yields `function(element)` for each element, in order. The results are computed ahead of use on all cores.
 
     Args:
-        function, elements: must be picklable if there are workers; elements is a sequence.
-        num_workers: number of processes that compute; 0: threads of this one.
+        function, elements: a function and a sequence. Both must be picklable if there are workers.
+        num_workers: number of processes that compute results; 0: threads of this process compute them.
     """
     import grain
 
@@ -149,7 +149,7 @@ def _process_slice(batch_size: int, process_index: int, process_count: int) -> s
 
 
 def _start_worker(*_: int) -> None:
-    """Makes a worker ignore Ctrl-C, which its parent handles, and exit when its parent is killed."""
+    """Lets a worker ignore Ctrl-C, which the parent process handles, and exit when the parent process is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
@@ -160,9 +160,9 @@ def _exit_with(parent: int) -> None:
     os._exit(1)
 
 
-# Functions of the module, because worker processes need to pickle them.
+# These functions are at module level because they are pickled for worker processes.
 def _in_order(batch: int, num_rows: int, batch_size: int) -> dict[str, np.ndarray]:
-    """The row numbers `[B]` of a batch and their mask."""
+    """Returns the row numbers `[B]` of a batch and their mask."""
     positions = np.arange(batch * batch_size, (batch + 1) * batch_size)
     mask = positions < num_rows
     return {"index": np.where(mask, positions, 0), "mask": mask}
@@ -171,7 +171,7 @@ def _in_order(batch: int, num_rows: int, batch_size: int) -> dict[str, np.ndarra
 def _gather(
     batch: np.ndarray | dict[str, np.ndarray], arrays: Mapping[str, Any] | MakeBatch, part: slice
 ) -> dict[str, np.ndarray]:
-    """The rows of this process from the indices of a batch."""
+    """Returns the columns of this process's slice of a batch, from the row indices of the whole batch."""
     columns = batch if isinstance(batch, dict) else {"index": batch}
     if callable(arrays):
         return arrays(columns, part)

@@ -1,4 +1,4 @@
-"""Checks of photo names from annotation files: a name must not lead out of the folder of the photos."""
+"""Checks photo names from annotation files: a name must not lead out of the folder of the photos."""
 
 import os
 import re
@@ -10,19 +10,19 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Whether `text` contains half of a surrogate pair, which JSON allows and UTF-8 cannot encode."""
+    """Checks whether `text` contains half of a surrogate pair, which JSON allows and UTF-8 cannot encode."""
     return bool(_LONE_SURROGATE.search(text))
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether the path `name` leads out of the folder that it is relative to."""
-    # Windows rules know drives and both slashes, so they also find the paths that are unsafe on other systems.
+    """Checks whether the relative path `name` leads out of its folder."""
+    # The rules of Windows include drives and both slashes, so they also find paths that are unsafe on other systems.
     relative = PureWindowsPath(name)
     return bool(relative.anchor) or ".." in relative.parts
 
 
 def name_problem(name: Any) -> str:
-    """The reason why `name` is not the name of a file below a folder; "" if it is one."""
+    """Returns the reason why `name` is not a valid name of a file below a folder; "" if it is valid."""
     if not isinstance(name, str) or not name.strip() or "\0" in name or has_lone_surrogate(name):
         return f"must be a file name, found {name!r:.80}"
     if leaves_folder(name):
@@ -31,10 +31,10 @@ def name_problem(name: Any) -> str:
 
 
 def link_problem(path: Path, folders: Iterable[Path]) -> str:
-    """The reason why a photo must not be read: a link leads out of all `folders`; "" if none does.
+    """Returns the reason why a photo must not be read: a link leads out of all `folders`. Returns "" otherwise.
 
     Args:
-        folders: resolved paths.
+        folders: allowed folders, as resolved paths.
     """
     target = Path(os.path.realpath(path))
     if any(target.is_relative_to(folder) for folder in folders):

@@ -1,4 +1,4 @@
-"""Image transforms that run on the device, inside the jitted step."""
+"""Image transforms, which run on the device inside the jitted step."""
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +24,19 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 
     Args:
         images: uint8 `[B, H, W, 3]`.
-        mean, std: per channel, on the scale 0..1.
+        mean, std: mean and standard deviation of each channel, on the scale 0..1.
     """
     return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def mixup(images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Replaces the first half of a batch by the mean of both halves, and its labels by their union.
+    """Replaces images in the first half of a batch by the mean of both halves, and their labels by the union.
 
     This is the mixup of the reference implementation of system A.
 
     Args:
-        images: float `[B, H, W, C]`.
-        targets: multi-hot `[B, L]`.
+        images: float `[B, H, W, C]`, with C channels.
+        targets: multi-hot `[B, L]`, for L labels.
 
     Raises:
         InputError: B is odd.

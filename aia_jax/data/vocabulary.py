@@ -1,7 +1,7 @@
-"""Captions: their words, the vocabulary, word ids, tf-idf rows and word vectors.
+"""Splits captions into words, and computes the vocabulary, word ids, tf-idf rows and word vectors.
 
-Caption files have the layout of SCAN (Lee et al., ECCV 2018), one caption per line with the captions of an image in
-sequence. SCAN's vocabulary files can be read as they are.
+Caption files have the layout of SCAN (Lee et al., ECCV 2018): one caption per line, and the captions of an image are
+consecutive. Vocabulary files have SCAN's format.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from aia_jax.utils.files import read_json, read_text, write_json
 
 PAD, START, END, UNKNOWN = SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
 
-# COCO's vocabulary, made with punkt, has no "street.". Of 609,029 tokens of Flickr30K and Flickr8k, 5,066 are unknown
-# with and without this rule, and 5,071 if it splits after shorter words too ("j.p.").
+# COCO's vocabulary was made with punkt, and has no "street.". Of 609,029 tokens of Flickr30K and Flickr8k, 5,066 are
+# unknown with and without this rule. If the rule also splits after shorter words ("j.p."), 5,071 are unknown.
 _INNER_STOP = re.compile(r"(?<=\w{3})(?<!\bave)(?<!\bmrs)\.(?=\s)")
-# 96 to 98 % of these captions are plain: two patterns give nltk's tokens in a tenth of its time.
+# 96 to 98 % of these captions match this pattern. For them, two patterns give nltk's tokens in a tenth of nltk's time.
 _PLAIN = re.compile(r"(?!.*(?:--|,,|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b))[a-z ,-]*\.?")
 _PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.]")
 
@@ -38,8 +38,8 @@ class Vocabulary:
     """Words and their ids. The id of `<pad>` is 0.
 
     Attributes:
-        ids: word to id; the ids are 0 to n - 1.
-        name: name for messages, such as the file.
+        ids: the id of each word; the ids of n words are 0 to n - 1.
+        name: name of the vocabulary in messages, such as its file.
     """
 
     ids: dict[str, int]
@@ -72,7 +72,7 @@ class Vocabulary:
 
     @property
     def facts(self) -> dict[str, int | str]:
-        """The number of `words` and their `sha256`, which identify the vocabulary."""
+        """Two facts that identify the vocabulary: the number of `words`, and the `sha256` of the words."""
         return {"words": len(self), "sha256": hashlib.sha256("\n".join(self.words).encode()).hexdigest()}
 
     @classmethod
@@ -94,12 +94,12 @@ class Vocabulary:
 
     @classmethod
     def build(cls, captions: Iterable[str], min_count: int = 4) -> "Vocabulary":
-        """Makes a vocabulary of the special words and the words that occur at least `min_count` times.
+        """Builds a vocabulary of the special words and the words that occur at least `min_count` times.
 
-        Ids follow the order of first occurrence.
+        The words have ids in the order of first occurrence.
 
         Raises:
-            InputError: no word occurs so often.
+            InputError: no word occurs `min_count` times.
         """
         words = [word for word, count in word_counts(captions).items() if count >= min_count]
         if not words:
@@ -107,7 +107,7 @@ class Vocabulary:
         return cls({word: number for number, word in enumerate((*SPECIAL_WORDS, *words))})
 
     def encode(self, caption: str) -> list[int]:
-        """The ids of `<start>`, of the words of a caption and of `<end>`."""
+        """Returns the id of `<start>`, the ids of the words of a caption, and the id of `<end>`."""
         unknown = self.ids[UNKNOWN]
         words = (self.ids.get(word, unknown) for word in tokenize(caption))
         return [self.ids[START], *words, self.ids[END]]
@@ -116,7 +116,7 @@ class Vocabulary:
 def tokenize(caption: str) -> list[str]:
     """Splits a caption into lower-case words and punctuation marks.
 
-    The result is that of nltk's `word_tokenize`, without its data files, and with other sentence ends.
+    The result equals that of nltk's `word_tokenize`, except at the ends of sentences. nltk's data files are not needed.
     """
     text = _INNER_STOP.sub(" .", caption.lower().strip())
     if _PLAIN.fullmatch(text):
@@ -127,12 +127,12 @@ def tokenize(caption: str) -> list[str]:
 
 
 def word_counts(captions: Iterable[str]) -> Counter[str]:
-    """The number of occurrences of each word, in the order of first occurrence."""
+    """Returns the number of occurrences of each word, in the order of first occurrence."""
     return Counter(chain.from_iterable(map(tokenize, captions)))
 
 
 def read_captions(path: str | Path) -> tuple[str, ...]:
-    r"""Reads captions from a UTF-8 file, one per line, without blanks around them. Only "\n" ends a line.
+    r"""Reads captions from a UTF-8 file, one per line. Strips whitespace around them. Only "\n" ends a line.
 
     Raises:
         InputError: the file is absent, not UTF-8 or empty, or a line is empty.
@@ -148,15 +148,15 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
 
 
 def pad_ids(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Pads or cuts rows of ids.
+    """Pads or cuts rows of ids to the same length.
 
     Args:
         rows: N rows of ids.
-        width: length L of the result; None: length of the longest row.
+        width: length L of the rows in the result; None: length of the longest row.
 
     Returns:
         ids: int32 `[N, L]`, padded with 0.
-        lengths: int32 `[N]`, without padding.
+        lengths: int32 `[N]`, length of each row without padding.
     """
     rows = [row[:width] for row in rows]
     lengths = np.fromiter(map(len, rows), np.int32, len(rows))
@@ -169,14 +169,14 @@ def pad_ids(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np
 def encode_captions(
     captions: Sequence[str], vocabulary: Vocabulary, *, name: str = "the captions"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes captions as word ids.
+    """Encodes N captions as word ids.
 
     Args:
-        name: name of the captions for messages, such as their file.
+        name: name of the captions in messages, such as their file.
 
     Returns:
-        ids: int32 `[N, L]`, rows of `Vocabulary.encode` padded with 0 to the longest.
-        lengths: int32 `[N]`, without padding.
+        ids: int32 `[N, L]`, the rows of `Vocabulary.encode`, padded with 0 to the length L of the longest row.
+        lengths: int32 `[N]`, length of each row without padding.
 
     Raises:
         InputError: more than half of the words are not in the vocabulary; a few unknown words are common.
@@ -196,13 +196,13 @@ def encode_captions(
 
 
 def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
-    """Computes tf-idf rows of captions with scikit-learn's default weights. Their dot products are cosines.
+    """Computes tf-idf rows of captions with scikit-learn's default weights. Dot products of rows are cosines.
 
-    This is CountVectorizer (words of two or more letters), then TfidfTransformer (smooth idf, rows of length 1), as in
-    VSL (Zhang et al., ICME 2023). A dense matrix of COCO's training split would take over 100 GB.
+    The steps are those of VSL (Zhang et al., ICME 2023): CountVectorizer (words of two or more letters), then
+    TfidfTransformer (smooth idf, rows of length 1). A dense matrix of COCO's training split would take over 100 GB.
 
     Returns:
-        float64 `[N, V]` with V different words; a caption without such a word is a row of zeros.
+        float64 `[N, V]` for N captions and V different words. A caption without any of these words has a row of zeros.
 
     Raises:
         InputError: no caption has a word of two letters.
@@ -218,13 +218,14 @@ def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
 def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
     """Computes the mean of the tf-idf rows of each image.
 
-    The dot product of two means is the mean cosine between the captions of one image and those of the other.
+    The dot product of the means of two images is the mean cosine between captions of one and captions of the other.
 
     Args:
-        rows: `[N, V]`, the rows of an image in sequence.
+        rows: tf-idf rows of N captions, `[N, V]`. The rows of an image are consecutive.
+        per_image: number of captions of each image.
 
     Returns:
-        `[N / per_image, V]`
+        One row for each image, `[N / per_image, V]`.
     """
     num_captions = rows.shape[0]
     starts = np.arange(0, num_captions + 1, per_image)
@@ -234,17 +235,17 @@ def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
 
 
 def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads word vectors of GloVe or word2vec for a vocabulary. Memory does not grow with the file.
+    """Reads GloVe or word2vec vectors of the words in a vocabulary. Memory does not grow with the size of the file.
 
     Args:
-        path: UTF-8 text with a word and its `size` numbers per line. The header of word2vec, two numbers, is skipped.
+        path: UTF-8 text with a word and `size` numbers per line. The header of word2vec, two numbers, is skipped.
 
     Returns:
-        ids: int64 `[K]`.
-        vectors: float32 `[K, size]`, scaled together to a mean square of 1, as random initial vectors have.
+        ids: int64 `[K]`, the ids of the K words that the file contains.
+        vectors: float32 `[K, size]`. One factor scales all vectors to a mean square of 1, as for random vectors.
 
     Raises:
-        InputError: the file is absent or malformed, its vectors have another size, or it has none of the words.
+        InputError: the file is absent or malformed, the vectors have another size, or no word is in the vocabulary.
     """
     found: dict[int, np.ndarray] = {}
     try:

@@ -81,7 +81,7 @@ class AnnotationOutput(contextlib.ExitStack):
             self.enter_context(opened.pop_all())
 
     def has(self, name: str) -> bool:
-        """Whether a photo has its labels and, if they are stored, its picture."""
+        """Checks whether a photo has its labels and, if they are stored, its picture."""
         return name in self.done and (self.pictures is None or name in self.pictures)
 
     def add(

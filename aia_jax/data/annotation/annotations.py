@@ -38,8 +38,8 @@ class Annotations:
     """The images of one split and their labels.
 
     Attributes:
-        labels: the vocabulary, C names.
-        image_names: N names as in the annotation file, in its order.
+        labels: the vocabulary, C label names.
+        image_names: N names, in the order of the annotation file.
         image_paths: N paths of the photos, whether they exist or not.
         targets: uint8 `[N, C]`, multi-hot in the order of `labels`.
     """
@@ -53,7 +53,7 @@ class Annotations:
         return len(self.image_names)
 
     def take(self, rows: Sequence[int]) -> "Annotations":
-        """Selects images, in this order."""
+        """Returns the images at the indices `rows`, in the order of `rows`."""
         names, paths = (tuple(column[row] for row in rows) for column in (self.image_names, self.image_paths))
         return Annotations(self.labels, names, paths, self.targets[list(rows)])
 
@@ -88,10 +88,10 @@ def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Reads label names from a file: one per line, or JSON with a list or a field `labels`, such as `<split>.json`.
+    """Reads label names from a text file, one per line, or from JSON: a list, or an object with the field `labels`.
 
     Raises:
-        InputError: the file cannot be read, has no labels, or has a name twice.
+        InputError: the file cannot be read, has no labels, or repeats a label.
     """
     text = read_text(path)
     labels = [line.strip() for line in text.splitlines() if line.strip()]
@@ -105,12 +105,12 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def is_label(value: Any) -> bool:
-    """Whether a value is a valid label: one line of UTF-8 without blanks around it."""
+    """Checks whether a value is a valid label: one line of UTF-8 without spaces at the start or the end."""
     return isinstance(value, str) and value.strip().splitlines() == [value] and not has_lone_surrogate(value)
 
 
 def unknown_label(where: str, label: str, vocabulary: Collection[str], *, hint: bool) -> str:
-    """The message for a label that is not in the vocabulary, with a similar label if `hint` is set."""
+    """Returns the message for a label that is not in the vocabulary, with a similar label if `hint` is set."""
     similar = nearest(label, vocabulary) if hint else []
     suggestion = f"; did you mean {similar[0]!r}?" if similar else ""
     return f"{where}: {label!r} is not in the vocabulary of {format_count(len(vocabulary), 'label')}{suggestion}"
@@ -218,7 +218,7 @@ def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int]
 
 
 def _photo_folders(folder: Path) -> list[Path]:
-    """`images/`, and VG_100K/ and VG_100K_2/ as in the distribution of Visual Genome."""
+    """Returns the folders that may contain photos: images/, and VG_100K/ and VG_100K_2/ of Visual Genome."""
     return [folder / "images", *sorted(folder.glob("VG_100K*/"))]
 
 

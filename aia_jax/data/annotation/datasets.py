@@ -14,8 +14,8 @@ from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 
-# Mean and standard deviation of the channels (red, green, blue) on the scale 0..1. Those of photos are from the
-# reference implementation, those of scenes were measured on 2,000 scenes of seed 0 at 96 px.
+# Mean and standard deviation of the channels (red, green, blue) on the scale 0..1. The values for photos are from the
+# reference implementation. The values for scenes were measured on 2,000 scenes of seed 0 at 96 px.
 CHANNEL_STATS = {
     "corel5k": ((0.3928, 0.4079, 0.3531), (0.2559, 0.2436, 0.2544)),
     "espgame": ((0.5377, 0.5087, 0.4845), (0.3244, 0.3181, 0.3254)),
@@ -23,7 +23,7 @@ CHANNEL_STATS = {
     "vg500": ((0.4697, 0.4518, 0.4163), (0.2727, 0.2684, 0.2855)),
     "scenes": ((0.4533, 0.4700, 0.3761), (0.2589, 0.2179, 0.2147)),
 }
-CUSTOM_STATS = "channel_stats.json"  # of a user's own photos, beside the annotations
+CUSTOM_STATS = "channel_stats.json"  # statistics of a user's own photos, in the folder of the annotations
 DATASETS = (*FOLDERS, "scenes")
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -32,14 +32,14 @@ _FIRST_TEST_SCENE = 10_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """N annotated images of S x S pixels.
+    """N annotated images of S x S pixels, with C labels.
 
     Attributes:
         name: name of the split, such as "train".
         images: uint8 `[N, S, S, 3]`, memory-mapped.
         targets: uint8 `[N, C]`, multi-hot.
         image_names: N names, in the order of the annotation file.
-        labels: C names.
+        labels: C label names.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Split:
 
     @property
     def arrays(self) -> dict[str, MappedRows | np.ndarray]:
-        """The row-aligned arrays for batches."""
+        """The arrays for batches, with one row per image."""
         return {"image": self.images, "target": self.targets}
 
     def take(self, indices: np.ndarray, name: str | None = None) -> "Split":
-        """Selects rows, in this order, without reading images."""
+        """Returns the rows `indices`, in the order of `indices`. Images are not read."""
         indices = np.asarray(indices)
         names = tuple(self.image_names[index] for index in indices)
         return Split(name or self.name, self.images.take(indices), self.targets[indices], names, self.labels)
@@ -67,12 +67,13 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
     """Loads a split at `image_size` x `image_size` pixels, and prepares its images on first use.
 
     Args:
-        config_data: `name`, `root`, `cache_dir`, `skip_corrupt`, `num_workers`; for scenes `num_train`, `num_test` and
-            `seed` instead of `root`.
+        config_data: uses `name`, `root`, `cache_dir`, `skip_corrupt` and `num_workers`. Scenes have no `root`, but
+            `num_train`, `num_test` and `seed`.
         split: "train" or "test".
 
     Raises:
-        InputError: unknown name or split, absent or malformed annotations, unreadable images, no room in the cache.
+        InputError: the name or the split is unknown, the annotations are absent or malformed, images are unreadable, or
+            the disk of the cache is full.
     """
     from aia_jax.data.annotation import image_cache  # needs Grain and TFDS, which some machines lack
 
@@ -101,11 +102,11 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
 
 
 def split_validation(split: Split, fraction: float, seed: int, *, stratified: bool) -> tuple[Split, Split]:
-    """Splits at random into `(train, validation)`. The result depends on the seed only; both keep the order of rows.
+    """Splits at random into `(train, validation)`. The result depends only on the seed. Both parts keep the row order.
 
     Args:
-        stratified: whether to split each label in the same proportion, so that training has all labels. Useful for
-            small data sets.
+        stratified: whether to split the images of each label in the same proportion, so that the training part has all
+            labels. This is useful for small data sets.
 
     Raises:
         InputError: one of the parts would be empty.
@@ -120,18 +121,18 @@ def split_validation(split: Split, fraction: float, seed: int, *, stratified: bo
 
 
 def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both: bool) -> np.ndarray:
-    """Selects the second part: about `fraction` of the images, and about this fraction of the images of each label.
+    """Splits N images into two parts. The second part has about `fraction` of all images and of each label's images.
 
     Source: Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, ECML PKDD 2011, algorithm 1.
-    Here the first part has at least one image of each label.
+    Unlike there, the first part always has at least one image of each label.
 
     Args:
-        targets: multi-hot `[N, C]`, N at least 2.
+        targets: multi-hot `[N, C]` for C labels. N is at least 2.
         fraction: size of the second part, above 0 and below 1.
         seed: seed of the random order, which breaks ties.
-        in_both: whether each label of two or more images should be in both parts, even if its fraction is less than one
-            image. This holds unless other labels of the images prevent it. With many rare labels the second part is
-            larger than `fraction`.
+        in_both: whether both parts should have each label of two or more images, even if `fraction` of its images is
+            less than one image. Other labels of these images can prevent this. If many labels are rare, the second part
+            is larger than `fraction`.
 
     Returns:
         bool `[N]`, True for images in the second part. Neither part is empty.
@@ -145,7 +146,7 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
     part = np.full(len(targets), -1)
 
     def place(row: int, wanted_here: np.ndarray) -> None:
-        """Puts an image into the part that needs its label most; for a tie, the part that needs images most."""
+        """Adds an image to the part that lacks more images of its label or, for a tie, more images of any label."""
         difference = wanted_here[1] - wanted_here[0] or wanted_images[1] - wanted_images[0]
         part[row] = int(difference > 0)
         wanted[part[row], targets[row]] -= 1
@@ -158,7 +159,7 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
         for row in order[targets[order, label] & (part[order] < 0)]:
             place(row, wanted[:, label])
             remaining -= targets[row]
-    for row in order[part[order] < 0]:  # without labels
+    for row in order[part[order] < 0]:  # images without labels
         place(row, wanted_images)
     in_second = part == 1
     _repair(in_second, targets, counts, in_both)
@@ -166,7 +167,7 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
 
 
 def validation_size(fraction: float, num_images: int) -> int:
-    """The number of validation images.
+    """Returns the number of validation images.
 
     Raises:
         InputError: no image would be left for training or for validation.
@@ -181,7 +182,7 @@ def validation_size(fraction: float, num_images: int) -> int:
 
 
 def scene_indices(config_data: ConfigDict, split: str) -> range:
-    """The scenes of "train" or "test", as indices of the endless sequence of scenes.
+    """Returns the indices of the scenes of "train" or "test" in the endless sequence of scenes.
 
     Raises:
         InputError: `num_train` or `num_test` is out of range.
@@ -194,10 +195,10 @@ def scene_indices(config_data: ConfigDict, split: str) -> range:
 
 
 def channel_stats(config_data: ConfigDict) -> ChannelStats:
-    """Mean and standard deviation of the channels (red, green, blue) of a data set, on the scale 0..1.
+    """Returns the mean and standard deviation of the channels (red, green, blue) of a data set, on the scale 0..1.
 
     Args:
-        config_data: `name`, one of `DATASETS`; for "custom" data also `root`.
+        config_data: uses `name`, one of `DATASETS`, and for "custom" data also `root`.
 
     Raises:
         InputError: the statistics of "custom" data cannot be read.
@@ -206,7 +207,7 @@ def channel_stats(config_data: ConfigDict) -> ChannelStats:
 
 
 def read_channel_stats(root: str | Path) -> ChannelStats:
-    """Reads the channel statistics beside a user's own annotations.
+    """Reads the channel statistics of a user's own photos from the folder of the annotations.
 
     Raises:
         InputError: the file is absent or malformed.
@@ -226,10 +227,10 @@ def read_channel_stats(root: str | Path) -> ChannelStats:
 
 
 def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
-    """The labels of a data set, from the training split if it exists. Images are not read.
+    """Returns the labels of a data set. Reads the training split if it exists, else the test split, but no images.
 
     Raises:
-        InputError: unknown name, absent or malformed annotations.
+        InputError: the name is unknown, or the annotations are absent or malformed.
     """
     if config_data.name == "scenes":
         return scenes.LABELS
@@ -243,13 +244,13 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
 
 
 def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
-    """The paths of the photos of a split by name; empty for scenes, which are generated.
+    """Returns a dict from the name of each photo of a split to its path. Scenes are generated, so theirs is empty.
 
     Args:
         split: "train", "test", or "validation", which is part of "train".
 
     Raises:
-        InputError: absent or malformed annotations.
+        InputError: the annotations are absent or malformed.
     """
     if config_data.name == "scenes":
         return {}
@@ -258,7 +259,7 @@ def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
 
 
 def _repair(in_second: np.ndarray, targets: np.ndarray, counts: np.ndarray, in_both: bool) -> None:
-    """Moves images into a part that is empty or lacks a label, preferably without removing a label from the other."""
+    """Moves images into a part that is empty or lacks a label. Prefers moves that leave the other part all labels."""
     present = np.stack([targets[~in_second].sum(axis=0), targets[in_second].sum(axis=0)])  # [2, C] images per label
 
     def move(row: int, to: int) -> None:
@@ -267,7 +268,7 @@ def _repair(in_second: np.ndarray, targets: np.ndarray, counts: np.ndarray, in_b
         present[1 - to, targets[row]] -= 1
 
     def least_needed(rows: np.ndarray, part: int) -> int:
-        """The row whose removal from `part` removes the fewest labels."""
+        """Returns the row whose removal from `part` removes the fewest labels."""
         return int(rows[(targets[rows] & (present[part] == 1)).sum(axis=1).argmin()])
 
     for label in np.flatnonzero((counts > 1) & (present[1] == 0)) if in_both else ():

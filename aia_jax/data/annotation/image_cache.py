@@ -1,4 +1,4 @@
-"""Prepared copies: a split as one memory-mapped array of resized images, kept until its sources change.
+"""Prepares copies of splits. A copy is a memory-mapped array of resized images. It is kept until its sources change.
 
     <cache>/<dataset>-<hash of its place>/<split>-records-<fingerprint>/     the original bytes, as ArrayRecord files
     <cache>/<dataset>-<hash of its place>/<split>-<S>px-<fingerprint>/       images.npy  targets.npy  split.json
@@ -33,7 +33,7 @@ from aia_jax.data.safe_names import link_problem
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import list_problems
 
-_VERSION = 1  # of the code below; increase it when the same sources give another copy
+_VERSION = 1  # version of the code below; increase it when the same sources give another copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Source:
 
     Attributes:
         dataset, split: names.
-        place: location of the sources, to keep caches apart.
+        place: location of the sources. Each location has a cache of its own.
         labels: the vocabulary.
         fingerprint: changes when the sources change.
         num_images: number of readable images.
-        num_bytes: approximate size of these images together.
+        num_bytes: approximate total size of the readable images.
         problems: one line for each photo that cannot be read.
         make_builder: takes `data_dir` and returns the TFDS builder of the readable images.
         upright: see `image_decoding.decode_image`.
@@ -65,10 +65,10 @@ class Source:
 
 
 def photo_source(root: str | Path, dataset: str, split: str, annotations: Annotations) -> Source:
-    """Annotated photos on disk. Absent, empty and unreadable ones become `problems`.
+    """Returns the source of annotated photos on disk. `problems` lists absent, empty and unreadable photos.
 
-    So do links that lead out of `root`, because the file lists of public data sets come from others; a user's own
-    photos may be links. A whole folder of photos may be a link to any place.
+    It also lists links that lead out of `root`, because other people wrote the file lists of public data sets. A
+    user's own photos may be links. A whole folder of photos may be a link to any place.
     """
     paths = dict(zip(annotations.image_names, annotations.image_paths, strict=True))
     folders = {Path(root), *(path.parents[len(PurePath(name).parts) - 1] for name, path in paths.items())}
@@ -88,12 +88,12 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
         num_bytes=sum(files[row][0] for row in readable),
         problems=tuple(file for file in files if isinstance(file, str)),
         make_builder=lambda folder: tfds_builders.AnnotatedPhotos(dataset, {split: present}, data_dir=folder),
-        upright=dataset == CUSTOM,  # Photos from cameras need it; the published ones were prepared without it.
+        upright=dataset == CUSTOM,  # photos from cameras need rotation; published data sets were prepared without it
     )
 
 
 def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
-    """Generated scenes, at their final size."""
+    """Returns the source of generated scenes, which have the final size already."""
     folder = Path(scenes.__file__).parent
     code = "".join((folder / name).read_text() for name in ("dataset.py", "painting.py"))
     return Source(
@@ -114,7 +114,7 @@ def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, 
 
     Args:
         skip_corrupt: whether to leave out unreadable images instead of raising.
-        num_workers: number of processes that decode; 0: threads of this one.
+        num_workers: number of processes that decode images; 0: threads of this process decode them.
 
     Raises:
         InputError: images are unreadable, none is left, or the cache has no room.
@@ -157,7 +157,7 @@ def _check_problems(split: str, problems: list[str], num_good: int, skip_corrupt
 
 
 def _prepare_records(source: Source, parent: Path) -> Sequence[dict[str, Any]]:
-    """The readable originals as a random-access sequence of `{"image": bytes, "image_name", "labels"}`."""
+    """Returns the readable original images as a sequence of `{"image": bytes, "image_name", "labels"}`."""
     if not source.num_images:
         return []
     kind, fingerprint = f"{source.split}-records", _hash(_VERSION, source.fingerprint)[:12]
@@ -172,7 +172,7 @@ def _prepare_records(source: Source, parent: Path) -> Sequence[dict[str, Any]]:
 
 
 def _decode(record: dict[str, Any], size: int, upright: bool) -> dict[str, Any]:
-    """Maps a record to `image` uint8 `[S, S, 3]`, `name`, `labels` and `problem` ("": none)."""
+    """Decodes a record to `image` uint8 `[S, S, 3]`, `name`, `labels` and `problem` ("" if there is no problem)."""
     image, problem = np.zeros((size, size, 3), np.uint8), ""
     try:
         image = decode_image(record["image"], size, upright=upright)
@@ -182,7 +182,7 @@ def _decode(record: dict[str, Any], size: int, upright: bool) -> dict[str, Any]:
 
 
 def _examine(path: Path, folders: Sequence[Path]) -> tuple[int, int] | str:
-    """Size and modification time of a photo, or its problem. Links must not lead out of `folders`, if there are any."""
+    """Returns the size and modification time of a photo, or its problem. Links must not lead out of given `folders`."""
     if folders and (problem := link_problem(path, folders)):
         return f"{path}: {problem}"
     try:

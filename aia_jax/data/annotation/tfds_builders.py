@@ -24,7 +24,7 @@ from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, Annotations
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS
 from aia_jax.utils.errors import InputError
 
-_PUBLIC = {  # name of the builder, and citation
+_PUBLIC = {  # data set: (name of the builder, citation)
     "corel5k": ("corel5k", "Duygulu et al., Object recognition as machine translation, ECCV 2002"),
     "espgame": ("esp_game", "von Ahn and Dabbish, Labeling images with a computer game, CHI 2004"),
     "iaprtc12": ("iaprtc12", "Grubinger et al., The IAPR TC-12 benchmark, OntoImage 2006"),
@@ -33,12 +33,12 @@ _PUBLIC = {  # name of the builder, and citation
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Images as the content of their files, with names and labels. `_example(rows, row)` returns a record.
+    """Writes the file contents, names and labels of images. Subclasses return a record from `_example(rows, row)`.
 
     Args:
         splits: rows to write, for each split.
         labels: the vocabulary.
-        features: further TFDS features.
+        features: additional TFDS features.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -75,11 +75,11 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class AnnotatedPhotos(_Builder, skip_registration=True):
-    """Photos as the content of their files, with names and labels.
+    """Writes the file contents, names and labels of photos.
 
     Args:
-        dataset: name of the data set; one that is not public is written as "custom".
-        annotations: what to write, for each split, with the same `labels` in all. All photos must exist.
+        dataset: name of the data set. Data sets that are not public are written under the name "custom".
+        annotations: annotations to write, for each split. All splits have the same `labels`. All photos must exist.
     """
 
     def __init__(self, dataset: str, annotations: Mapping[str, Annotations], **kwargs: Any):
@@ -101,11 +101,11 @@ class AnnotatedPhotos(_Builder, skip_registration=True):
 
 
 class Scenes(_Builder):
-    """Generated pictures of coloured shapes with labels and five captions each; see `aia_jax.data.scenes`.
+    """Writes generated pictures of coloured shapes, each with labels and five captions; see `aia_jax.data.scenes`.
 
     Args:
         seed: seed of the endless sequence of scenes.
-        indices: scenes to write, for each split.
+        indices: indices of the scenes to write in that sequence, for each split.
         size: side of the pictures in pixels.
     """
 
@@ -127,7 +127,7 @@ class Scenes(_Builder):
 
 
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
-    """Writes all ArrayRecord files of a builder, with progress bars of this project instead of the output of TFDS.
+    """Writes all ArrayRecord files of a builder. Progress bars of this project replace the output of TFDS.
 
     Raises:
         InputError: a photo cannot be read.

@@ -1,1 +1,1 @@
-"""Label lists of users: tables, COCO's JSON, or one folder per label."""
+"""Imports label lists of users: tables, COCO's JSON, or one folder per label."""

@@ -1,4 +1,4 @@
-"""Labels of photos from text tables of many layouts; see `read_table`."""
+"""Reads labels of photos from text tables of many layouts; see `read_table`."""
 
 import ast
 import csv
@@ -17,10 +17,10 @@ _PHOTO_COLUMNS += ("file_path", "path", "photo", "name")
 _ONE_LABEL = ("label", "tag", "keyword", "class", "category")
 _LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "categories", *_ONE_LABEL)
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
-_UNNAMED = re.compile(r"(unnamed:_\d+)?")  # pandas names its row numbers so
+_UNNAMED = re.compile(r"(unnamed:_\d+)?")  # the name that pandas gives to a column of row numbers
 _DELIMITERS = (",", ";", "\t", "|")
 _LISTS = "lists"
-_DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", _LISTS: "lists"}  # of separators
+_DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", _LISTS: "lists"}  # descriptions of separators
 _YES, _NO = ("1", "1.0", "true", "yes", "x"), ("0", "0.0", "-1", "false", "no", "")
 
 
@@ -28,7 +28,7 @@ Row = tuple[int, list[str]]  # line number, and one cell per column
 
 
 class _Columns(NamedTuple):
-    """Column numbers. If `labels` is None, each of `indicators` is a label with values 0 and 1."""
+    """Column numbers. If `labels` is None, each column in `indicators` stands for a label and has values 0 and 1."""
 
     photo: int
     labels: int | None
@@ -40,20 +40,23 @@ class _Columns(NamedTuple):
 def read_table(path: Path, *, photo_column: str = "", label_column: str = "", separator: str = "") -> LabelList:
     """Reads labels from a text table with a header, in UTF-8 with or without a byte-order mark.
 
-    The delimiter is the one of , ; tab and | that gives the header most columns. Columns are found by name, in any
-    case: photos ("image", "file_name", ...), labels ("labels", "tags", "label", ...) and splits ("split", "subset",
-    ...). Without a column of labels, each other column is a label with values 0 and 1.
+    The delimiter is comma, semicolon, tab or "|": the one that splits the header into most columns. Columns are found
+    by name, and case is ignored: photos ("image", "file_name", ...), labels ("labels", "tags", "label", ...) and splits
+    ("split", "subset", ...). If there is no column of labels, each other column is a label with values 0 and 1.
 
-    If all cells with labels are lists in the syntax of Python or JSON, they are read as such. Otherwise labels are
-    separated by the first of | ; , that occurs in a cell, else by blanks if the name of the column is a plural and no
-    photo has two rows. Otherwise a cell is one label.
+    The first of these rules that applies separates the labels of all cells:
+
+    1. If all cells with labels are lists in the syntax of Python or JSON, the items of the lists are the labels.
+    2. If any cell contains "|", else ";", else ",", this character separates the labels.
+    3. If the name of the column is a plural, and no photo has two rows, spaces separate the labels.
+    4. Otherwise a cell is one label.
 
     Args:
-        photo_column, label_column: names of columns, if they differ from the known names.
-        separator: separator of labels; "none": a cell is one label; "": as above.
+        photo_column, label_column: names of the columns, if they differ from the known names.
+        separator: separator of labels; "none": a cell is one label; "": the rules above apply.
 
     Raises:
-        InputError: the file cannot be read, or has no such columns.
+        InputError: the file cannot be read, or a column is missing.
     """
     problems: list[str] = []
     header, rows, delimiter = _parse(path, problems)
@@ -85,7 +88,7 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
 
 
 def _parse(path: Path, problems: list[str]) -> tuple[list[str], list[Row], str]:
-    """The header, the rows that are not empty, and the delimiter of a table."""
+    """Returns the header, the rows that are not empty, and the delimiter of a table."""
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:

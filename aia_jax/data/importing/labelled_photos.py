@@ -1,6 +1,6 @@
-"""Labels of photos from COCO's JSON or from one folder per label; then the photos: their files, labels and pixels.
+"""Reads labels from COCO's JSON or from one folder per label, and checks the photos: their files, labels and pixels.
 
-`label_tables` reads tables.
+`label_tables` reads labels from tables.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ _COCO = (
     '{"images": [{"id": 1, "file_name": "a.jpg"}, ...], "annotations": [{"image_id": 1, "category_id": 1}, ...], '
     '"categories": [{"id": 1, "name": "sky"}, ...]}'
 )
-_SIZE = 224  # pixels, for measuring: a typical input size
-_HINTED = 20  # problems with a similar label; searching takes long
+_SIZE = 224  # pixels; photos are measured at a typical input size
+_HINTED = 20  # problems for which a similar label is searched, because the search is slow
 _LEAST_STD = 1 / 255  # for photos of one color, to avoid division by zero
 _COCO_FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
@@ -41,9 +41,9 @@ class LabelRow:
 
     Attributes:
         where: place of the entry, such as "labels.csv:12".
-        photo: name of the photo, as written there.
-        labels: any number of labels.
-        split: a value of `SPLIT_NAMES`; "": not given.
+        photo: name of the photo, as written in the entry.
+        labels: labels of the photo, possibly none.
+        split: a value of `SPLIT_NAMES`; "" if the entry gives no split.
     """
 
     where: str
@@ -57,7 +57,7 @@ class LabelList:
     """The content of a file or folder of labels.
 
     Attributes:
-        rows: entries in their order; several may be for the same photo.
+        rows: entries, in the order of the list. Several entries may be for the same photo.
         understood: one line that describes how the list was read.
         problems: one line for each entry that is not in `rows`.
     """
@@ -68,10 +68,10 @@ class LabelList:
 
 
 def read_coco(path: Path) -> LabelList:
-    """Reads COCO's JSON. The labels of a photo are the different category names of its annotations.
+    """Reads COCO's JSON. The labels of a photo are the category names of its annotations, without repeats.
 
     Raises:
-        InputError: the file is not JSON of this layout.
+        InputError: the file is not JSON in COCO's layout.
     """
     document = read_json(path, f"COCO's {_COCO}")
     for field in _COCO_FIELDS:
@@ -93,10 +93,10 @@ def read_coco(path: Path) -> LabelList:
 
 
 def read_folders(folder: Path) -> LabelList:
-    """Reads one folder per label, with photos anywhere below it. Photos beside these folders have no label.
+    """Reads one folder per label, with photos anywhere below that folder. Photos outside label folders have no label.
 
-    A photo has several labels if its file is linked, or if files have the same name and content. If all folders have
-    names of splits, such as train and test, the folders of labels are below them.
+    A photo has several labels if several label folders have links to its file, or files with the same name and content.
+    If all folders in `folder` have names of splits, such as train and test, the label folders are inside them.
 
     Raises:
         InputError: there is no folder with photos.
@@ -125,13 +125,16 @@ def read_folders(folder: Path) -> LabelList:
 def merge_label_rows(
     rows: Sequence[LabelRow], folder: Path, vocabulary: Collection[str] | None, problems: list[str]
 ) -> list[LabelRow]:
-    """Merges the rows of each photo, in the order of their first rows, whose places they keep. Labels are sorted.
+    """Merges the rows of each photo into one row, with sorted labels and the place of the photo's first row.
+
+    The result has the order of these first rows.
 
     Args:
-        folder: folder of the photos; the names of the result are relative to it.
-        vocabulary: valid labels; None: all.
-        problems: gets a line for each skipped row, photo and label: names that are invalid, lead out of the folder or
-            have no file, invalid labels, rows without new labels, contradicting splits, labels not in the vocabulary.
+        folder: folder of the photos. The names in the result are relative to this folder.
+        vocabulary: valid labels; None: all labels are valid.
+        problems: list to which a line is appended for each skipped row, photo and label. Problems are names that are
+            invalid, lead out of the folder or have no file; invalid labels; rows without new labels; contradictory
+            splits; and labels that are not in the vocabulary.
     """
     found: dict[str, LabelRow] = {}
     contradictory = set()
@@ -159,15 +162,15 @@ def merge_label_rows(
 def measure_photos(
     photos: Sequence[LabelRow], folder: Path, num_workers: int, problems: list[str]
 ) -> tuple[list[LabelRow], np.ndarray]:
-    """Decodes the photos, to find those that cannot be used, and measures their channels.
+    """Decodes the photos, finds those that cannot be used, and measures the channels of the others.
 
     Args:
-        num_workers: number of processes that decode; 0: threads of this one.
-        problems: gets a line for each photo that cannot be decoded.
+        num_workers: number of processes that decode photos; 0: threads of this process decode them.
+        problems: list to which a line is appended for each photo that cannot be decoded.
 
     Returns:
-        The good photos, and float64 `[N, 2, 3]`: for each photo the means of its channels and of their squares, on the
-        scale 0..1.
+        The N usable photos, and float64 `[N, 2, 3]`: the mean of each channel and the mean of each squared channel of
+        each photo, on the scale 0..1.
     """
     paths = [folder / photo.photo for photo in photos]
     good, moments = [], []
@@ -183,15 +186,15 @@ def measure_photos(
 
 
 def combine_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation `[3]` of the channels over all pixels, from `[N, 2, 3]` of `measure_photos`."""
+    """Computes the mean and standard deviation `[3]` of the channels from the `[N, 2, 3]` of `measure_photos`."""
     mean, squares = moments.mean(axis=0)
     return mean, np.maximum(np.sqrt(np.maximum(squares - np.square(mean), 0)), _LEAST_STD)
 
 
 def _first_names(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each name with the first name of the same photo: of a linked file, or with the same file name and content."""
+    """Yields each name with the first name of the same photo: a linked file, or one with the same name and content."""
     found: dict[tuple[int, int], str] = {}
-    alike: dict[tuple[str, int], list[str]] = defaultdict(list)  # by file name and size
+    alike: dict[tuple[str, int], list[str]] = defaultdict(list)  # names of photos by file name and size
     for name in names:
         path = folder / name
         status = path.stat()
@@ -205,7 +208,7 @@ def _first_names(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]
 
 
 def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
-    """Names of photos, also below linked folders at the top."""
+    """Yields the names of the photos in `folder`, then of those below its folders `tops`, which may be links."""
     beside = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
     yield from (name for name in beside if os.path.splitext(name)[1].lower() in SUFFIXES)
     for top in tops:
@@ -213,7 +216,7 @@ def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
 
 
 def _by_id(path: Path, document: dict, field: str, name: str, problems: list[str]) -> dict[Any, tuple[str, str]]:
-    """Maps ids to (place, name) for the entries of a list, and appends to `problems`."""
+    """Returns a dict from the id of each entry in the list `field` to (place, name). Appends to `problems`."""
     found: dict[Any, tuple[str, str]] = {}
     for where, (number, text) in _fields(path, document, field, problems):
         if not isinstance(text, str):
@@ -224,7 +227,7 @@ def _by_id(path: Path, document: dict, field: str, name: str, problems: list[str
 
 
 def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The place and the two fields of each entry of a list. Ids are numbers or strings."""
+    """Yields the place and the two fields of each valid entry in the list `field`. Ids are numbers or strings."""
     wanted = _COCO_FIELDS[field]
     for index, entry in enumerate(document[field]):
         where = f"{path.name}: {field}[{index}]"
@@ -240,7 +243,7 @@ def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iter
 
 
 def _problem(row: LabelRow, folder: Path) -> str:
-    """The reason why a row cannot be used; "" if it can."""
+    """Returns the reason why a row cannot be used; "" if it can."""
     if not row.photo.strip() or "\0" in row.photo:
         return f"{row.photo!r} is not a name of a photo"
     if leaves_folder(row.photo):
@@ -253,7 +256,7 @@ def _problem(row: LabelRow, folder: Path) -> str:
 
 
 def _find(name: str, folder: Path) -> str:
-    """The name of the photo in the folder; "" if absent. Also tries slashes for backslashes, and missing suffixes."""
+    """Returns the name of the photo in the folder, or "". Also tries slashes for backslashes, and known suffixes."""
     plain = PurePosixPath(name).as_posix()
     slashed = plain.replace("\\", "/")
     candidates = [plain, slashed]

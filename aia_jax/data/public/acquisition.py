@@ -1,10 +1,10 @@
 """Downloads the missing files of a public data set into the layout of the reference implementation.
 
-    <root>/<Folder>/train.json  test.json  images/...     the files that are used later
+    <root>/<Folder>/train.json  test.json  images/...     the files that training and evaluation read
     <root>/<Folder>/ssgrl/  vg500_vocabulary.txt          sources of VG-500's annotations
     <root>/<Folder>/downloads/                            archives and partial downloads
 
-Existing files stay: only missing files, and photos that cannot be opened, are written.
+Only missing files, and photos that cannot be opened, are written. Other files are not changed.
 """
 
 import json
@@ -30,7 +30,7 @@ from aia_jax.utils.files import write_bytes
 DOWNLOADS = "downloads"
 
 _LARGEST_PHOTO = 64 << 20  # bytes
-_LARGEST_RATIO = 4  # bytes of photos per byte of the archive; JPEGs hardly shrink
+_LARGEST_RATIO = 4  # bytes of photos per byte of the archive; an archive compresses JPEGs very little
 
 _TOKEN = (
     "make a token at https://www.kaggle.com/settings/api (a free account, «Generate New Token») and put it into "
@@ -39,7 +39,7 @@ _TOKEN = (
 
 
 def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
-    """Downloads `train.json` and `test.json` if they are absent, or makes them from SSGRL's files.
+    """Creates `train.json` and `test.json` if they are absent: from local SSGRL files, or by download.
 
     Raises:
         InputError: a download fails, or existing files cannot be used.
@@ -64,7 +64,7 @@ def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
 
 
 def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
-    """Downloads the missing and unreadable photos to their places. Photos that no source has stay missing.
+    """Downloads the missing and unreadable photos. Photos that no source has stay missing.
 
     Raises:
         InputError: a download fails, an archive cannot be used, or there is no room.
@@ -80,11 +80,11 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
     """Downloads the newest version of a data set on Kaggle with kagglehub, and unpacks it below `folder`.
 
     Args:
-        handle: owner/name.
-        folder: kagglehub's cache for this call. An interrupted download is continued there.
+        handle: owner and name of the data set, as "owner/name".
+        folder: kagglehub's cache for this call. A later call with this folder continues an interrupted download.
 
     Returns:
-        The folder with the files. In Kaggle's own notebooks it is outside of `folder` and read-only.
+        The folder with the files. In Kaggle's own notebooks this folder is outside of `folder` and read-only.
 
     Raises:
         InputError: kagglehub is not installed, or Kaggle refuses the data set.
@@ -122,16 +122,17 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
 
 
 def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
-    """Writes members of a zip file to the paths that `targets` gives for their names. Folders in names are ignored.
+    """Unpacks the photos in `targets` from a zip file. Each photo is written atomically after a check of its CRC.
 
-    Each photo is written atomically after a check of its CRC.
+    Args:
+        targets: the path to write for each file name. Folders in the archive are ignored.
 
     Returns:
         The names in `targets` that the archive contains.
 
     Raises:
-        InputError: the file is not a zip file or is damaged, or contains what an archive of photos does not: paths
-            that lead out of it, links, encrypted members, or sizes that no photo has.
+        InputError: the file is not a zip file or is damaged, or its content is unsafe: paths that lead out of the
+            archive, links, encrypted members, or sizes that no photo has.
     """
     member = None
     try:
@@ -140,7 +141,7 @@ def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
             bar = tqdm(members.items(), f"{archive.name}: unpacking", unit="img", mininterval=0.5, dynamic_ncols=True)
             for name, member in bar:
                 with file.open(member) as opened:
-                    content = opened.read(member.file_size + 1)  # a limit, whatever the compressed bytes expand to
+                    content = opened.read(member.file_size + 1)  # limits the memory if the stated size is wrong
                 write_bytes(targets[name], content)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         problem = f"its member {member.filename!r} is damaged ({error})" if member else error
@@ -150,7 +151,7 @@ def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
 
 
 def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
-    """A tree of the missing files with their counts, sizes and download addresses; "" if none is missing."""
+    """Formats a tree of the missing files with their counts, sizes and download addresses; "" if none is missing."""
     no_annotations = len(found.annotations) < len(SPLITS)
     photos = (*found.missing, *found.unreadable)
     files = []
@@ -182,7 +183,7 @@ def _fetch_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) ->
 
 
 def _find(source: Path, targets: Mapping[str, Path]) -> dict[str, Path]:
-    """Regular files below `source` by name. If several folders have a name, the one with most targets wins."""
+    """Finds the files `targets` below `source`, by name. For repeated names, chooses the folder with most targets."""
     folders = []
     for directory, _, files in os.walk(source):
         here = {name: Path(directory, name) for name in files if name in targets}
@@ -194,7 +195,7 @@ def _find(source: Path, targets: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def _fetch_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[str, Path]) -> None:
-    # The approximate size of the unpacked photos, which archives hardly compress, and of the downloads
+    # The approximate size of the unpacked photos, which is about that of the archives, and of the downloads
     num_bytes = sum(file.num_bytes for file in dataset.archives) * len(targets) // sum(dataset.num_images.values())
     for file in dataset.archives:
         if not (archive := folder / file.path).exists():

@@ -1,10 +1,11 @@
 """Atomic downloads over HTTP that continue after an interruption.
 
     <file>.part         the bytes downloaded so far
-    <file>.part.json    {"url", "validator", "num_bytes"}: identifies the file, so that only its own rest is appended
+    <file>.part.json    {"url", "validator", "num_bytes"}: identifies the file that the partial download belongs to
     <file>.json         {"url", "validator", "num_bytes", "sha256"}: record of a file without a published checksum
 
-A validator is a value for the header If-Range: a strong ETag, or the date of the last change.
+A validator is a value for the HTTP header If-Range: a strong ETag, or the date of the last change. It ensures that the
+bytes of another version of the file are not appended.
 """
 
 import hashlib
@@ -25,8 +26,8 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file, write_json
 from aia_jax.version import __version__
 
-ATTEMPTS = 5  # in sequence without progress
-PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
+ATTEMPTS = 5  # maximum number of successive attempts without progress
+PAUSE = 1.0  # seconds before the second attempt; doubled for each later attempt
 TIMEOUT = 60.0  # seconds without a byte
 
 _CHUNK = 1 << 20
@@ -34,17 +35,17 @@ _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _TemporaryError(Exception):
-    """A failure that another attempt may not have."""
+    """A failure that may not occur again, so that another attempt makes sense."""
 
 
 def download(file: RemoteFile, folder: Path) -> Path:
-    """Downloads `file` to its place in `folder` and checks or records its checksum. Keeps partial downloads.
+    """Downloads `file` to `file.path` in `folder`, and checks or records its checksum. Keeps partial downloads.
 
     Returns:
-        The path of the file.
+        The path of the downloaded file.
 
     Raises:
-        InputError: the server refuses the file or sends another one, or the disk is full or not writable.
+        InputError: the server refuses the request or sends another file, or the disk is full or not writable.
     """
     path = folder / file.path
     part = path.with_name(f"{path.name}.part")
@@ -77,13 +78,13 @@ def check_unchanged(path: Path) -> None:
 
 
 def git_blob_id(path: Path) -> str:
-    """The id of a file in a git repository: SHA-1 of a header with its size, and its content."""
+    """Returns the id of a file in a git repository: the SHA-1 of a header with the size, followed by the content."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _download_part(file: RemoteFile, part: Path) -> str:
-    """Completes `part` and returns its validator. Gives up after `ATTEMPTS` attempts without progress."""
+    """Completes the partial download `part` and returns its validator. Stops after `ATTEMPTS` without progress."""
     furthest, failures = _size(part), 0
     while True:
         try:
@@ -107,7 +108,7 @@ def _attempt(file: RemoteFile, part: Path) -> str:
         return validator
     with _open(file.url, part, start, validator) as response:
         rest = response.length  # None: unknown
-        if response.status != 206:  # The whole file: requested, or the server ignores ranges, or the file has changed.
+        if response.status != 206:  # whole file: it was requested or has changed, or the server does not support ranges
             start, validator = 0, _validator(response)
             if response.headers.get_content_type() == "text/html":
                 advice = "open it in a browser to see what it asks for"
@@ -115,7 +116,7 @@ def _attempt(file: RemoteFile, part: Path) -> str:
             if rest and file.num_bytes and rest != file.num_bytes:
                 sizes = f"has {rest:,} bytes; it had {file.num_bytes:,} when this command was written"
                 tqdm.write(f"{file.url} {sizes}. Continuing: every photo in it is checked", file=sys.stderr)
-            part.unlink(missing_ok=True)  # before the facts of another file are written
+            part.unlink(missing_ok=True)  # the new facts do not describe the old bytes
             write_json(_facts_path(part), {"url": file.url, "validator": validator, "num_bytes": rest})
         else:
             first_byte = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
@@ -168,7 +169,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 def _validator(response: http.client.HTTPResponse) -> str:
-    """The validator of this version of the file; "" if it has none."""
+    """Returns the validator in the headers of `response`; "" if there is none."""
     etag = response.headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
@@ -186,7 +187,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def _known(file: RemoteFile, part: Path) -> dict[str, Any]:
-    """The facts of the partial download `part`; {} if they do not identify the rest of the file."""
+    """Returns the facts about the partial download `part`; {} if they cannot show that the rest is of the same file."""
     facts = _read_facts(part)
     return facts if part.exists() and facts.get("url") == file.url and facts.get("validator") else {}
 

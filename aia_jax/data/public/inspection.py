@@ -12,19 +12,19 @@ from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, Annotations, re
 from aia_jax.data.public.public_datasets import PublicDataset
 from aia_jax.utils.errors import InputError
 
-_SHOWN = 3  # names
+_SHOWN = 3  # number of names in a report
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """The local state of a data set.
+    """The local state of a public data set.
 
     Attributes:
         folder: folder of the data set.
-        annotations: by split, for splits with readable annotations.
+        annotations: annotations of each split whose files can be read.
         problems: problems of the annotations, one message each.
         missing: paths of photos that do not exist.
-        unreadable: photos that cannot be opened, and the reason.
+        unreadable: paths of photos that cannot be opened, with the reasons.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class Inspection:
         return not (self.problems or self.missing or self.unreadable)
 
     def report(self) -> str:
-        """Counts, and the names of the first missing or unreadable photos, in a few lines."""
+        """Formats the counts, and the names of the first missing or unreadable photos, in a few lines."""
         lines = [str(self.folder)]
         for split, found in self.annotations.items():
             per_image = found.targets.sum() / len(found)
@@ -54,7 +54,7 @@ class Inspection:
 
 
 def inspect_dataset(root: Path, dataset: PublicDataset) -> Inspection:
-    """Reads the annotations, counts them, and reads the header of every photo. Writes nothing."""
+    """Reads the annotations of a data set and the header of every photo. Writes nothing."""
     annotations, problems = {}, []
     for split in SPLITS:
         try:
@@ -74,7 +74,7 @@ def inspect_dataset(root: Path, dataset: PublicDataset) -> Inspection:
 
 
 def first_names(paths: Sequence[Path]) -> str:
-    """The names of the first files."""
+    """Formats the names of the first files in a line."""
     return ", ".join([*(path.name for path in paths[:_SHOWN]), *(["..."] if len(paths) > _SHOWN else [])])
 
 
@@ -101,7 +101,7 @@ def _count_problems(dataset: PublicDataset, annotations: dict[str, Annotations])
 
 
 def _problem(path: Path) -> str | None:
-    """The reason why a photo cannot be opened; "": it can; None: it does not exist."""
+    """Returns the reason why a photo cannot be opened; "" if it can be opened; None if it does not exist."""
     try:
         with Image.open(path):
             return ""

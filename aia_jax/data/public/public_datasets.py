@@ -1,9 +1,9 @@
-"""The four public data sets: published facts and download addresses.
+"""Lists the published facts and the download addresses of the four public data sets.
 
 Annotations come from git repositories at fixed commits, so the git id of each file is its published checksum. The ids
-of the files of Corel-5k, ESP-Game and IAPR TC-12, of SSGRL's lists and of VG-500's vocabulary were compared with local
-copies; the id of SSGRL's label index was only read from the repository. Visual Genome's archives have no published
-checksum: their sizes are those that several downloaders noted, and every photo is checked when it is unpacked.
+were compared with local copies of the files, except the id of SSGRL's label index. Visual Genome's archives have no
+published checksum. Their sizes here are those that several downloaders reported, and every photo is checked when it is
+unpacked.
 """
 
 import dataclasses
@@ -42,11 +42,11 @@ class PublicDataset:
 
     Attributes:
         name: a key of `annotations.FOLDERS`.
-        num_images: by split.
+        num_images: number of images in each split.
         num_labels: size of the vocabulary.
         labels_per_image: mean over both splits, to one decimal, from the README of the reference implementation.
         annotations: annotation files.
-        kaggle: data set on Kaggle with the photos; "": they are in `archives`.
+        kaggle: data set on Kaggle with the photos; "" if the photos are in `archives`.
         archives: zip files with the photos.
     """
 

@@ -1,4 +1,4 @@
-"""Images with five captions each: SCAN's precomputed features, or scenes."""
+"""Loads images with five captions each: SCAN's precomputed features, or generated scenes."""
 
 import dataclasses
 from pathlib import Path
@@ -15,21 +15,21 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 
 CAPTIONS_PER_IMAGE = 5
-_DEV_CAPTIONS = 5000  # of a larger dev split, as in the published code
+_DEV_CAPTIONS = 5000  # captions that are used of a larger dev split, as in the published code
 _FILES = {"train": ("train",), "validation": ("dev",), "test": ("testall", "test")}
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionSplit:
-    """I images and their C = 5 I captions. The captions of an image are in sequence.
+    """A split of I images with C = 5 I captions. The five captions of an image are consecutive.
 
     Attributes:
         name: "train", "validation" or "test".
-        rows: rows of images: region features `[M, R, F]`, or uint8 `[M, S, S, 3]`, memory-mapped.
+        rows: M = I * `rows_per_image` rows, memory-mapped: features of R regions `[M, R, F]`, or uint8 `[M, S, S, 3]`.
         rows_per_image: 1, or 5 if the file repeats an image for each of its captions.
         captions: C texts.
-        tokens: int32 `[C, L]`, padded with 0.
-        lengths: int32 `[C]`.
+        tokens: word ids, int32 `[C, L]`, padded with 0.
+        lengths: number of word ids of each caption, int32 `[C]`.
     """
 
     name: str
@@ -44,16 +44,16 @@ class CaptionSplit:
 
     @property
     def num_images(self) -> int:
-        """I."""
+        """The number of images, I."""
         return len(self) // CAPTIONS_PER_IMAGE
 
     @property
     def images(self) -> MappedRows:
-        """The rows of images, `[I, ...]`, each image once."""
+        """One row for each image, `[I, ...]`."""
         return self.rows.take(np.arange(0, self.num_images * self.rows_per_image, self.rows_per_image))
 
     def take(self, images: np.ndarray, name: str) -> "CaptionSplit":
-        """Selects images with their captions, without reading images."""
+        """Returns a split of the selected images and their captions. Images are not read."""
         captions = (CAPTIONS_PER_IMAGE * images[:, None] + np.arange(CAPTIONS_PER_IMAGE)).ravel()
         rows = (self.rows_per_image * images[:, None] + np.arange(self.rows_per_image)).ravel()
         texts = tuple(self.captions[caption] for caption in captions)
@@ -65,11 +65,11 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
     """Loads a split of a data set.
 
     Args:
-        config_data: `name`, "scenes" or a folder such as "f30k_precomp"; `root`, the parent of that folder.
-        split: "train", "validation" (the files "dev") or "test" (the files "testall" if they exist).
+        config_data: `name` is "scenes" or a folder such as "f30k_precomp"; `root` is the parent of that folder.
+        split: "train", "validation" (the files "dev") or "test" (the files "testall" if they exist, else "test").
 
     Raises:
-        InputError: files are absent, have a wrong shape or do not match; or the vocabulary lacks most words.
+        InputError: files are absent, have a wrong shape or do not match, or the vocabulary lacks most words.
     """
     if config_data.name == "scenes":
         return _load_scenes(config_data, split, vocabulary)
@@ -92,7 +92,7 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
 
 
 def load_vocabulary(config_data: ConfigDict) -> Vocabulary:
-    """Loads `data.vocabulary`, or `<root>/vocab/<name>_vocab.json`; for scenes, builds the vocabulary.
+    """Loads the vocabulary `data.vocabulary` or, if unset, `<root>/vocab/<name>_vocab.json`. Builds that of scenes.
 
     Raises:
         InputError: the file is absent or not valid.
@@ -111,8 +111,8 @@ def load_vocabulary(config_data: ConfigDict) -> Vocabulary:
 
 
 def scene_captions(config_data: ConfigDict, split: str) -> tuple[str, ...]:
-    """The captions of the scenes of "train" or "test"."""
-    # Captions do not depend on the size of the picture, so this uses a very small one.
+    """Returns the captions of the scenes of "train" or "test"."""
+    # Captions do not depend on the size of the picture, so the pictures are very small.
     drawn = (scenes.draw(config_data.seed, index, 8) for index in scene_indices(config_data, split))
     return tuple(caption for scene in drawn for caption in scene.captions)
 
@@ -120,17 +120,17 @@ def scene_captions(config_data: ConfigDict, split: str) -> tuple[str, ...]:
 class PairBatches:
     """Makes batches of captions and their images.
 
-    Captions are padded to the smallest of a few lengths that fits the longest of the batch, so that the step is
-    compiled only a few times. The longest captions of a batch come first, as in the published code, whose running
-    statistics depend on the order.
+    The captions of a batch are padded to one of a few lengths: the smallest that fits the longest caption. So the step
+    is compiled only a few times. The captions of a batch are sorted by descending length, as in the published code,
+    whose running statistics depend on the order.
 
     Args:
         split: source of the captions and images.
-        lengths: padded lengths, increasing; a longer caption is padded to the next multiple of 8.
-        order: caption numbers by position; None: the position is the number.
+        lengths: allowed lengths, increasing. Longer captions are padded to a multiple of 8.
+        order: caption number at each position of the order; None: the position is the number.
         images: whether to include the images.
-        similarity: the rows that `image_similarity` and `caption_similarity` are computed from, see
-            `semantic_similarity`; None: no such columns.
+        similarity: tf-idf rows of `semantic_similarity`, from which the columns `image_similarity` and
+            `caption_similarity` are computed; None: no such columns.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class PairBatches:
         self._images, self._similarity = images, similarity or {}
 
     def __call__(self, columns: dict[str, np.ndarray], part: slice) -> dict[str, np.ndarray]:
-        """`index`, `tokens`, `length` of captions, `image` `[b, ...]`, and `..._similarity` `[b, B]` to the batch."""
+        """Returns the columns of this process's b rows. Similarities `[b, B]` are those to all B rows of the batch."""
         split = self._split
         index = columns["index"] if self._order is None else self._order[columns["index"]]
         longest_first = np.argsort(-split.lengths[index], kind="stable")
@@ -167,7 +167,7 @@ class PairBatches:
 
 
 def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str, sparse.csr_matrix]:
-    """Computes the tf-idf rows of captions ("caption"), and their means for each image ("image"), as `names` asks."""
+    """Computes the tf-idf rows of the captions ("caption") or their means per image ("image"), for each of `names`."""
     if not names:
         return {}
     rows = tf_idf(split.captions)
@@ -175,7 +175,7 @@ def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str
 
 
 def feature_photo_names(split: CaptionSplit) -> list[str]:
-    """The photo of each image, from the file that `aia features` writes beside the features.
+    """Returns the photo name of each image, from the file that `aia features` writes beside the features.
 
     Raises:
         InputError: the file is absent or malformed, or lists too few photos.

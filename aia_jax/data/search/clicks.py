@@ -1,10 +1,10 @@
-"""Images and queries from files: Clickture's click log, or COCO's captions as queries.
+"""Reads images and their queries from files: Clickture's click log, or COCO's captions as queries.
 
 <root>/<name>/{split}_maps.npy                        [N, h, w, F], or [N, h w, F] as written by `aia features`
 <root>/<name>/keyword_{record,ranges}_{split}.npy     as written by `aia keywords --split {split}`, with
 <root>/<name>/keyword_names_{split}.json              {file: id} in the order of the maps, and
 <root>/<name>/keyword_vocabulary.json
-<root>/clickture/{split}_clicks.tsv                   lines of an image id, a query, and its number of clicks
+<root>/clickture/{split}_clicks.tsv                   lines of an image id, a query, and the number of clicks
 <root>/coco/dataset.json                              {"images": [{"imgid": 0, "sentences": [{"raw": "..."}]}]}
 """
 
@@ -33,7 +33,7 @@ _IDS = "{file: id}, as aia keywords writes it"
 
 
 class ClickedImages:
-    """The splits of a folder in this layout.
+    """Loads the splits of a folder in the layout above.
 
     Args:
         config: config of image search.
@@ -52,7 +52,7 @@ class ClickedImages:
         return KeywordVocabulary.load(self._folder / "keyword_vocabulary.json").words
 
     def load(self, name: str) -> SearchImages:
-        """Loads the images of "train", "validation" or "test", and the queries for them.
+        """Loads the images of "train", "validation" or "test", and the queries for these images.
 
         Raises:
             InputError: files are absent, malformed or do not match.
@@ -65,7 +65,7 @@ class ClickedImages:
             raise InputError(f"{maps.path} holds maps of {len(maps):,} images, but {len(ids):,} have keywords")
         pairs = self._captions() if self._data.name == "coco" else _clicks(self._folder / f"{name}_clicks.tsv")
         rows = {int(image): row for row, image in enumerate(ids)}
-        found: dict[str, set[int]] = defaultdict(set)  # each text once
+        found: dict[str, set[int]] = defaultdict(set)  # from the text of a query to the rows of its images
         for image, text in pairs:
             if image in rows:
                 found[text].add(rows[image])

@@ -1,7 +1,7 @@
-"""Keywords of images as two arrays: the record, rows of (image, word), and the range of rows of each image.
+"""Stores the keywords of images in two arrays: the record, with rows (image, word), and the row range of each image.
 
-AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT) documents the record under the name img_keyword_ind_*.npy. Its
-programs save the ranges under this name, and do not save the record.
+AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT) documents the record under the name img_keyword_ind_*.npy. But
+AMC's programs save the ranges under this name, and do not save the record.
 """
 
 import dataclasses
@@ -13,19 +13,19 @@ import numpy as np
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.utils.errors import InputError
 
-LARGEST_ID = 2**27 - 1  # Every id up to the largest has a range: 2 GB.
+LARGEST_ID = 2**27 - 1  # every id up to the largest has a range, which takes 2 GB for this id
 
 _CHUNK = 1 << 20  # rows of a record to check at once
 
 
 @dataclasses.dataclass(frozen=True)
 class KeywordRecords:
-    """The keywords of images.
+    """The keywords of images with ids below I.
 
     Attributes:
-        record: integers `[N, 2]`, rows of image id and word id, memory-mapped. The rows of an image are in sequence,
-            the images in any order.
-        ranges: int64 `[I, 2]`, the first and last row of each image id, inclusive; -1 -1: no keywords.
+        record: integers `[N, 2]`, memory-mapped. Each of the N rows has an image id and a word id. The rows of an image
+            are consecutive. The images are in any order.
+        ranges: int64 `[I, 2]`, the first and the last row of each image id; -1 -1 if an image has no keywords.
     """
 
     record: MappedRows
@@ -33,16 +33,16 @@ class KeywordRecords:
 
     @classmethod
     def load(cls, record_path: str | Path, ranges_path: str | Path, num_words: int) -> "KeywordRecords":
-        """Reads and checks the record, in one pass.
+        """Reads both arrays, and checks the record in one pass.
 
         Args:
-            record_path: `[N, 2]`, `keyword_record_{split}.npy` of `aia keywords`.
-            ranges_path: `[I, 2]`, `keyword_ranges_{split}.npy`, or `img_keyword_ind_*.npy` of the published programs.
+            record_path: file `keyword_record_{split}.npy` of `aia keywords`.
+            ranges_path: file `keyword_ranges_{split}.npy`, or `img_keyword_ind_*.npy` of the published programs.
             num_words: size of the vocabulary.
 
         Raises:
-            InputError: a file is absent, truncated, not of integers or out of bounds, holds the content of the other,
-                or the two do not match.
+            InputError: a file is absent or truncated, does not hold integers, or has ids out of bounds; or the two
+                files are swapped or do not match.
         """
         record, given = _map_pairs(record_path), _plain_ranges(_map_pairs(ranges_path)[:])
         try:
@@ -69,17 +69,17 @@ class KeywordRecords:
         return cls(record, ranges)
 
     def padded(self, indices: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first `width` keywords of each image.
+        """Returns the first `width` keywords of each image.
 
         Args:
-            indices: ids of images, integers `[B]`.
+            indices: ids of B images, integers `[B]`.
 
         Returns:
-            ids: int32 `[B, width]`, padded with 0, which is also the id of a word.
+            ids: word ids, int32 `[B, width]`, padded with 0. 0 is also the id of a word.
             counts: int32 `[B]`, number of keywords in each row.
 
         Raises:
-            InputError: an id is out of range.
+            InputError: an image id is out of range.
         """
         indices = np.asarray(indices)
         outside = indices[(indices < 0) | (indices >= len(self.ranges))]
@@ -96,10 +96,10 @@ class KeywordRecords:
 def write_keyword_records(
     record_path: Path, ranges_path: Path, images: Iterable[tuple[int, np.ndarray]], num_ids: int
 ) -> np.ndarray:
-    """Writes the record and the ranges, see `KeywordRecords`. Memory grows with `num_ids` only.
+    """Writes the record and the ranges of `KeywordRecords`. Memory grows only with `num_ids`.
 
     Args:
-        images: image id and word ids of each image, without repeated image ids.
+        images: pairs of an image id and the word ids of the image. Image ids must not be repeated.
 
     Returns:
         The ranges, int64 `[num_ids, 2]`.
@@ -128,7 +128,7 @@ def _map_pairs(path: str | Path) -> MappedRows:
 
 
 def _find_ranges(record: MappedRows, num_ids: int, num_words: int) -> np.ndarray:
-    """The range of rows of each image, int64 `[I, 2]`, from one pass over the record."""
+    """Returns the range of rows of each image, int64 `[I, 2]`, from one pass over the record."""
     runs = list(_runs(record, num_words))
     ids, firsts = (np.concatenate(parts) for parts in zip(*runs, strict=True)) if runs else np.zeros((2, 0), np.int64)
     if (largest := int(ids.max(initial=-1))) >= num_ids:
@@ -147,7 +147,7 @@ def _find_ranges(record: MappedRows, num_ids: int, num_words: int) -> np.ndarray
 
 
 def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Image ids and first rows of runs of equal ids, chunk by chunk."""
+    """Yields the image ids and first rows of the runs of equal image ids, for each chunk of the record."""
     previous = -1
     for start in range(0, len(record), _CHUNK):
         chunk = record[start : start + _CHUNK].astype(np.int64)
@@ -164,14 +164,14 @@ def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.n
 
 
 def _plain_ranges(ranges: np.ndarray) -> np.ndarray:
-    """Casts ranges to int64. The published programs write 0 -1 if image 0 has no keywords."""
+    """Casts ranges to int64. Replaces 0 -1, which the published programs write if image 0 has no keywords."""
     ranges = ranges.astype(np.int64)
     ranges[:1][(ranges[:1] == (0, -1)).all(axis=1)] = -1
     return ranges
 
 
 def _are_ranges(pairs: np.ndarray) -> bool:
-    """Whether pairs are ranges: they cover rows 0 to n, each once. A record may too if no image has two keywords."""
+    """Checks whether pairs are ranges: they cover rows 0 to n once each. A record can too, with one word per image."""
     firsts = _plain_ranges(pairs[:1000])[:, 0]
     if np.any((firsts[1:] == firsts[:-1]) & (firsts[1:] >= 0)):
         return False

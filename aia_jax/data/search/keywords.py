@@ -1,6 +1,6 @@
-"""Keywords from an automatic image tagger: their words, the vocabulary, and the files and ids of images.
+"""Reads keywords of an automatic image tagger, builds their vocabulary, and lists keyword files and image ids.
 
-Files and words are those of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT), whose programs are Python 2.
+The files and the words are those of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT), written in Python 2.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import list_files, read_json, read_text, write_json
 from aia_jax.utils.messages import list_problems
 
-COCO_SPLITS = ("train", "test")  # with keywords
+COCO_SPLITS = ("train", "test")  # the splits that have keywords
 
 _COCO_FIELDS = ("images", "split", "filename", "imgid")
 _COCO = '{"images": [{"split": "train", "filename": "a.jpg", "imgid": 0}, ...]}'
@@ -28,7 +28,7 @@ _TAGGING = '{"tagging": {"keywords": ["a word or more", ...]}}'
 
 
 def read_keywords(path: str | Path) -> list[str]:
-    """Reads the keywords of a tagger's JSON, `{"tagging": {"keywords": [...]}}`.
+    """Reads the keywords from the JSON file of a tagger, `{"tagging": {"keywords": [...]}}`.
 
     Raises:
         InputError: the file is absent or malformed.
@@ -41,19 +41,19 @@ def read_keywords(path: str | Path) -> list[str]:
 
 
 def analyze(keywords: Iterable[str]) -> list[str]:
-    """Splits keywords into words of two or more letters, in lower case, without English stop words. Keeps repeats.
+    """Splits keywords into lower-case words of two or more letters. Drops English stop words, and keeps repeats.
 
-    The result is that of scikit-learn's CountVectorizer(stop_words="english") for the keywords joined by spaces.
+    The result equals that of scikit-learn's CountVectorizer(stop_words="english") for the keywords joined by spaces.
     """
     return _analyzer()(" ".join(keywords))
 
 
 class KeywordVocabulary:
-    """Words and their ids, which are their positions.
+    """A vocabulary of V words. The id of a word is its position.
 
     Args:
         words: V different words.
-        name: name for messages, such as the file.
+        name: name of the vocabulary in messages, such as its file.
 
     Raises:
         InputError: a word is repeated.
@@ -72,15 +72,15 @@ class KeywordVocabulary:
 
     @classmethod
     def fit(cls, documents: Iterable[list[str]], min_count: int = 6) -> "KeywordVocabulary":
-        """Makes a vocabulary of the words in at least `min_count` documents, with the ids of CountVectorizer(min_df).
+        """Builds a vocabulary of the words that occur in at least `min_count` documents.
 
-        Memory grows with the number of different words only.
+        The ids equal those of CountVectorizer(min_df). Memory grows only with the number of different words.
 
         Args:
             documents: the words of each image, see `analyze`.
 
         Raises:
-            InputError: no word is in so many documents.
+            InputError: no word occurs in `min_count` documents.
         """
         counts = Counter(itertools.chain.from_iterable(map(set, documents)))
         words = sorted(word for word, count in counts.items() if count >= min_count)
@@ -90,7 +90,7 @@ class KeywordVocabulary:
 
     @classmethod
     def load(cls, path: str | Path) -> "KeywordVocabulary":
-        """Reads a file of `save`, `{"words": [...]}`.
+        """Reads a file `{"words": [...]}`, as `save` writes it.
 
         Raises:
             InputError: the file is absent or malformed, or a word is repeated.
@@ -106,7 +106,7 @@ class KeywordVocabulary:
         write_json(Path(path), {"words": self.words})
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
-        """The ids of the known words in order, with repeats: int32 `[K]`."""
+        """Returns the ids of the K known words, int32 `[K]`, in order and with repeats."""
         ids = (self._ids.get(word) for word in words)
         return np.array([number for number in ids if number is not None], np.int32)
 
@@ -118,9 +118,9 @@ class KeywordSplit:
     Attributes:
         name: name of the split.
         folder: folder of the keyword files.
-        names: N keyword files, relative to `folder` and without .json.
-        ids: int32 `[N]`, without repeats.
-        num_ids: one more than the largest id of all splits that share ids.
+        names: names of N keyword files, relative to `folder` and without .json.
+        ids: image ids, int32 `[N]`, without repeats.
+        num_ids: the largest id plus one. For COCO, the largest id of both splits.
     """
 
     name: str
@@ -133,12 +133,12 @@ class KeywordSplit:
         return len(self.names)
 
     def paths(self) -> Iterator[Path]:
-        """The N keyword files."""
+        """Yields the paths of the N keyword files."""
         return (self.folder / f"{name}.json" for name in self.names)
 
 
 def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
-    """Reads the images of a list of files, such as clickture-dev.lst. The last part of a path is the id.
+    """Reads a list of image paths, such as clickture-dev.lst. The last part of a path is the image id.
 
     Raises:
         InputError: the list is absent or empty, a line does not end with a number, or an id is repeated.
@@ -156,11 +156,11 @@ def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
 
 
 def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
-    """Reads COCO's training and test images. Their ids, `imgid`, are unique over both splits.
+    """Reads COCO's training and test images. The ids `imgid` are unique over both splits.
 
     Args:
         dataset: dataset.json, `{"images": [{"split", "filename", "imgid"}, ...]}`.
-        folder: contains keyword_train and keyword_test with a file for each image, named like the photo.
+        folder: contains keyword_train and keyword_test. They have a file for each image, with the name of the photo.
 
     Raises:
         InputError: the file is absent or malformed, an id is repeated, or a split has no images.
@@ -185,10 +185,10 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
 
 
 def folder_split(folder: Path, name: str) -> KeywordSplit:
-    """Lists the .json files below a folder, sorted, without hidden ones. The ids are their positions.
+    """Lists the .json files below a folder, sorted, without hidden files. The id of a file is its position.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no .json file.
     """
     names = tuple(file.removesuffix(".json") for file in list_files(folder, [".json"]) if file.endswith(".json"))
     if not names:
@@ -200,10 +200,10 @@ def validate_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndar
     """Checks that ids of images are valid and unique, and returns them as int32 `[N]`.
 
     Args:
-        where: maps an index to the place in the file, for messages.
+        where: returns the place in the file for the index of an id, for messages.
 
     Raises:
-        InputError: some are not; the message lists all problems.
+        InputError: an id is not valid or is repeated; the message lists all problems.
     """
     first_use: dict[int, int] = {}
     problems = []
@@ -218,7 +218,7 @@ def validate_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndar
 
 
 def _coco_images(dataset: Path) -> list[dict[str, Any]]:
-    document = read_json(dataset, _COCO, fields=_COCO_FIELDS)  # without captions, which are most of the file
+    document = read_json(dataset, _COCO, fields=_COCO_FIELDS)  # skips the captions, most of the file
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(images, list) or not images:
         raise InputError(f"{dataset} has no images; expected {_COCO}")

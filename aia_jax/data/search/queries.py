@@ -1,4 +1,4 @@
-"""Text queries, their relevant images, and batches for training and evaluating image search."""
+"""Text queries, relevant images, and batches of both for training and evaluating image search."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ class Queries:
 
     Attributes:
         texts: Q texts.
-        relevant: `[Q, N]`, above 0 for relevant images; each query has at least one.
+        relevant: `[Q, N]`, above 0 where an image is relevant to a query. Each query has at least one relevant image.
     """
 
     texts: tuple[str, ...]
@@ -30,19 +30,21 @@ class Queries:
         return len(self.texts)
 
     def take(self, chosen: np.ndarray) -> "Queries":
-        """Selects queries, for the same images."""
+        """Returns the queries with the indices `chosen`, for all N images."""
         return Queries(tuple(self.texts[query] for query in chosen), self.relevant[chosen])
 
 
 def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -> Queries:
-    """Makes a query of each set of one to `most_words` labels that some image has. All images with them are relevant.
+    """Makes a query from each set of one to `most_words` labels that occurs in an image.
+
+    An image is relevant to a query if it has all labels of the query.
 
     Args:
-        targets: `[N, C]`, multi-hot.
-        labels: C names.
+        targets: `[N, C]`, multi-hot, for N images and C labels.
+        labels: C label names.
 
     Returns:
-        Queries in order of their number of labels. The labels of a query have the order of the vocabulary.
+        Queries, sorted by the number of labels. The labels of a query have the order of `labels`.
 
     Raises:
         InputError: no image has a label.
@@ -71,12 +73,12 @@ def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries
 
 
 def held_out(texts: Sequence[str], fraction: float) -> np.ndarray:
-    """Selects queries to exclude from training: a fraction of those with several words, by a hash. bool `[Q]`."""
+    """Selects queries to exclude from training, bool `[Q]`: a fraction of those with several words, by a hash."""
     return np.array([" " in text and _hash(text) < fraction for text in texts], bool)
 
 
 def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes queries as ids of their known words, int32 `[Q, L]` padded with 0, and their lengths `[Q]`.
+    """Encodes Q queries. Returns the ids of known words, int32 `[Q, L]` padded with 0, and their numbers, `[Q]`.
 
     Raises:
         InputError: a query has no known word.
@@ -91,12 +93,12 @@ def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.nda
 
 
 def is_known(text: str, vocabulary: Vocabulary) -> bool:
-    """Whether a word of a query is in the vocabulary."""
+    """Checks whether at least one word of a query is in the vocabulary."""
     return bool(_known_ids(text, vocabulary))
 
 
 def unknown_words(text: str, vocabulary: Vocabulary) -> list[str]:
-    """The words of a query that are not in the vocabulary, without punctuation marks."""
+    """Returns the words of a query that are not in the vocabulary, without punctuation marks."""
     return [word for word in tokenize(text) if word not in vocabulary and any(map(str.isalnum, word))]
 
 
@@ -107,8 +109,8 @@ class SearchImages:
     Attributes:
         maps: feature maps `[N, h, w, F]`, memory-mapped.
         keywords: int32 `[N, K]`, keyword ids of each image, padded with 0.
-        counts: int32 `[N]`, number of keywords.
-        queries: texts and their relevant images.
+        counts: int32 `[N]`, number of keywords of each image.
+        queries: Q texts and the relevant images.
         photos: uint8 `[N, S, S, 3]`, or None if there are feature maps only.
     """
 
@@ -129,11 +131,11 @@ class SearchImages:
 
 @dataclasses.dataclass(frozen=True)
 class SearchSplit:
-    """Images, and queries encoded for the model.
+    """A split of images, with queries encoded for the model.
 
     Attributes:
         images: N images.
-        queries: Q texts and their relevant images.
+        queries: Q texts and the relevant images.
         tokens, lengths: word ids of the queries, int32 `[Q, L]` and `[Q]`.
         trained: bool `[Q]`, the queries to train on.
     """
@@ -151,16 +153,16 @@ class SearchSplit:
 
 
 class ClickBatches:
-    """Makes batches of pairs of a query and a relevant image.
+    """Makes batches of B pairs of a query and a relevant image. A row of a batch is a pair.
 
-    Row b of a batch is image b with query b. Negative images of a query are sampled from the others of its batch.
+    The negative images of a query are sampled from the other images of the batch.
 
     Args:
         split: source of the pairs.
-        negatives: maximum number of negative images for each query; 0: all of the batch.
-        keyword_noise: fraction of an image's keywords to drop, and fraction of another image's to add. An annotator is
-            too accurate on its own training images, so without noise the model would trust keywords too much.
-        seed: the random choices depend on it and on the rows of the batch only.
+        negatives: maximum number of negative images for each query; 0: all irrelevant images of the batch.
+        keyword_noise: fraction of an image's keywords to drop, and fraction of another image's keywords to add. An
+            annotator is too accurate on its training images. Without noise the model would rely on keywords too much.
+        seed: seed of the random choices, which depend only on the seed and the rows of the batch.
     """
 
     def __init__(self, split: SearchSplit, negatives: int, seed: int, keyword_noise: tuple[float, float] = (0.0, 0.0)):
@@ -174,7 +176,7 @@ class ClickBatches:
         return len(self._images)
 
     def __call__(self, columns: dict[str, np.ndarray], part: slice) -> dict[str, np.ndarray]:
-        """`index`, the columns of images and queries `[b, ...]`, and `negative` bool `[b, B]`, image by query."""
+        """Returns `index`, the columns of b images and queries, and `negative`, bool `[b, B]`, images by queries."""
         index = columns["index"]
         images, queries = self._images[index], self._queries[index]
         rng = np.random.default_rng([self._seed, *index.tolist()])
@@ -186,12 +188,12 @@ class ClickBatches:
         return {"index": index[part].astype(np.int32), **own, "negative": negative.T[part]}
 
     def names(self, index: np.ndarray) -> list[str]:
-        """Descriptions of pairs, such as "red boat: image 12"."""
+        """Returns descriptions of pairs, such as "red boat: image 12"."""
         texts = self._split.queries.texts
         return [f"{texts[self._queries[pair]]}: image {self._images[pair]}" for pair in index]
 
     def _noisy_keywords(self, rng: np.random.Generator, images: np.ndarray, part: slice) -> dict[str, np.ndarray]:
-        """Keywords of each image without some, followed by some of the previous image of the batch."""
+        """Drops some keywords of each image, and appends some keywords of the previous image of the batch."""
         keywords, counts = self._split.images.keywords[images], self._split.images.counts[images]
         random = rng.random((2, *keywords.shape))
         valid = np.arange(keywords.shape[1]) < counts[:, None]
@@ -203,7 +205,7 @@ class ClickBatches:
         return {"keywords": front, "counts": np.minimum(chosen.sum(axis=1), keywords.shape[1]).astype(np.int32)}
 
     def _sample(self, rng: np.random.Generator, irrelevant: np.ndarray) -> np.ndarray:
-        """Keeps at most `negatives` of the `irrelevant` `[B, B]` images of each query."""
+        """Samples at most `negatives` images of each query from the `irrelevant` images, bool `[B, B]`."""
         if not self._negatives or self._negatives >= len(irrelevant):
             return irrelevant
         keys = np.where(irrelevant, rng.random(irrelevant.shape), np.inf)
@@ -217,5 +219,5 @@ def _known_ids(text: str, vocabulary: Vocabulary) -> list[int]:
 
 
 def _hash(text: str) -> float:
-    """A number in [0, 1)."""
+    """Returns a hash of the text as a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
