@@ -1,1 +1,1 @@
-"""Evaluators, one for each system: outputs of a split to metrics, files and pictures."""
+"""Evaluators, one for each system. They turn the outputs of a split into metrics, files and pictures."""

@@ -1,4 +1,4 @@
-"""Evaluation of annotators: metrics at one threshold and at thresholds of the labels, scores, pictures and a page."""
+"""Evaluates annotators: metrics at one threshold and at per-label thresholds, scores, pictures and a page."""
 
 import contextlib
 import csv
@@ -35,24 +35,24 @@ from aia_jax.utils.messages import format_count
 _IMAGES_DRAWN = 16
 _CURVE_POINTS = 100
 _MAX_PAIRS, _MATRIX_SIDE = 100, 16
-_PICTURE_SIDE = 384  # pixels; a page may hold ten thousand photos
+_PICTURE_SIDE = 384  # pixels; small, because a page may have ten thousand photos
 _FITS = {"mcc": ("MCC thresholds", fit_mcc), "exact": ("exact MCC thresholds", fit_mcc_exact)}
 
 
 class AnnotationEvaluator:
-    """Evaluates an annotator with the scores `[N, C]` of all images and labels.
+    """Evaluates an annotator with the scores `[N, C]` of N images and C labels.
 
-    Writes `scores.npz`, `per_label.csv`, `predictions.png`, `attention.png` if the head attends, `report.html` if
-    requested, and `thresholds.json` if thresholds are fitted.
+    Writes `scores.npz`, `per_label.csv` and `predictions.png`; for an attention head `attention.png`; with `html`
+    `report.html`; and for fitted thresholds `thresholds.json`.
 
     Args:
-        thresholds: "" for `config.eval.threshold` alone; "mcc" or "exact" to fit a threshold for each label on the
+        thresholds: "" to use only `config.eval.threshold`; "mcc" or "exact" to fit a threshold for each label on the
             training split; or the path of a thresholds file.
         html: whether to write `report.html`, a page of all photos.
-        workdir: folder of the run; `thresholds.json` is written there if the output folder is inside it.
+        workdir: folder of the run. If the output folder is inside `workdir`, `thresholds.json` is written to `workdir`.
 
     Raises:
-        InputError: unknown thresholds, or thresholds of other labels.
+        InputError: the thresholds are unknown, or are for other labels.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class AnnotationEvaluator:
             self._loaded = load_thresholds(thresholds, task.labels)
 
     def score(self, candidate: Candidate) -> Scored:
-        """See `Evaluator`. The second row, if requested, is at the thresholds of the labels."""
+        """Computes the metrics; see `Evaluator`. The second row, if requested, has those at per-label thresholds."""
         task, outputs = self._task, candidate.outputs(self._split)
         metrics = task.evaluate(self._split, outputs)
         published = self._config.published if self._split == "test" else ""
@@ -124,7 +124,7 @@ class AnnotationEvaluator:
 
 
 def _write_label_table(path: Path, split: Split, scores: np.ndarray, threshold: float | np.ndarray) -> None:
-    """Writes the metrics of each label as CSV with all digits."""
+    """Writes the metrics of each label as CSV, without rounding."""
     columns = label_metrics(scores, split.targets, threshold)
     text = io.StringIO(newline="")
     table = csv.writer(text)
@@ -136,7 +136,7 @@ def _write_label_table(path: Path, split: Split, scores: np.ndarray, threshold: 
 def _draw(
     output: Path, split: Split, threshold: float | np.ndarray, task: AnnotationTask, weights: Arrays, *, title: str
 ) -> None:
-    """Draws the predictions for a few images and, if the head attends, the attention for one of them."""
+    """Draws the predictions for a few images and, for an attention head, the attention maps of one image."""
     rows = evenly_spaced(len(split), _IMAGES_DRAWN)
     images = np.asarray(split.images[rows])
     graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
@@ -166,7 +166,7 @@ def _draw(
 def _write_page(
     path: Path, split: Split, scored: Scored, threshold: float | np.ndarray, *, title: str, limit: float | str
 ) -> None:
-    """Writes the page of all photos. Pictures and maps are written one by one, so that memory does not grow."""
+    """Writes the page of all photos. Memory does not grow, because pictures and maps are written one by one."""
     task = scored.candidate.task
     sizes = f"{format_count(len(split), 'photo')}, {format_count(len(split.labels), 'label')}"
     facts = {
@@ -189,7 +189,11 @@ def _write_page(
 
 
 def page_labels(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> list[PageLabel]:
-    """Returns the labels of a photo: hits, then misses, then false alarms, each by descending score; all are `[C]`."""
+    """Returns the hits, then the misses, then the false alarms of a photo, each in descending order of score.
+
+    Args:
+        scores, targets, threshold: `[C]` for C labels; the threshold may be one number.
+    """
     predicted, true = scores > np.asarray(threshold, scores.dtype), targets > 0
     found = []
     for kind, chosen in (("hit", predicted & true), ("miss", true & ~predicted), ("false", predicted & ~true)):
@@ -222,7 +226,7 @@ def _curve_points(curve: np.ndarray) -> list[list[float]]:
 
 
 def _confusions(counts: np.ndarray) -> dict[str, Any]:
-    """Returns the most frequent pairs (missed label, false label, images), and the counts among their labels."""
+    """Returns the most frequent pairs (missed label, false label, number of images), and a matrix of their labels."""
     missed, false = np.nonzero(counts)
     order = np.argsort(-counts[missed, false], kind="stable")[:_MAX_PAIRS]
     pairs = np.stack([missed, false, counts[missed, false]], axis=1)[order].tolist()
@@ -234,7 +238,7 @@ def _confusions(counts: np.ndarray) -> dict[str, Any]:
 def _attention_maps(
     task: AnnotationTask, weights: Arrays, split: Split
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Returns the rows of each batch and the maps of all labels, uint8 `[b, C, h, w]`; None if the head has no maps."""
+    """Yields the row numbers of each batch and its attention maps, uint8 `[b, C, h, w]`; None without attention."""
     size = task.config.eval.batch_size
     batches = [np.arange(start, min(start + size, len(split))) for start in range(0, len(split), size)]
     if task.config.model.head != "attention":
@@ -248,7 +252,7 @@ def _attention_maps(
 
 
 def _picture(path: Path | None, prepared: np.ndarray) -> bytes:
-    """Encodes the original photo or, if it cannot be read, its prepared copy."""
+    """Encodes the original photo as WebP. If the photo cannot be read, encodes the image of the prepared copy."""
     if path is not None:
         with contextlib.suppress(InputError, OSError):
             return webp_thumbnail(path.read_bytes(), _PICTURE_SIDE)

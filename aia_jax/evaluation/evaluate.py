@@ -1,4 +1,4 @@
-"""Evaluates the checkpoints of a run, or weights from other files, on a split."""
+"""Evaluates a run's checkpoints, or weights from other files, on a split."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -39,21 +39,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint of a run, or `weights`, on a split.
 
-    Writes `metrics.json` and the files of the system's evaluator into `output`, and `curves.png` for a run that was
-    trained here. Prints a table. The last epoch of a run gets a row of its own if it is not the best.
+    Writes `metrics.json` and the files of the system's evaluator into `output`. Also writes `curves.png` for a run that
+    was trained here. Prints a table. If the last epoch of a run is not the best, it has its own row.
 
     Args:
         config: `config.model.dtype` is the dtype of the computation.
-        weights: workdirs, converted checkpoints or PyTorch files to evaluate in place of `workdir`. Several weights of
+        weights: workdirs, converted checkpoints or PyTorch files to evaluate instead of `workdir`. Several weights of
             retrieval are also evaluated as an ensemble, the mean of their similarities.
-        thresholds, html: for annotation only, see `AnnotationEvaluator`.
+        thresholds, html: options for annotation only; see `AnnotationEvaluator`.
 
     Returns:
         The metrics of the best checkpoint, or of the ensemble, as written to `metrics.json`.
 
     Raises:
-        InputError: an option that the system does not support, no checkpoint, weights of another model or of other
-            data, or thresholds of other labels.
+        InputError: the system does not support an option, there is no checkpoint, the weights are of another model or
+            of other data, or the thresholds are for other labels.
     """
     task = task or make_task(config)
     sharding.check_batch_size("eval.batch_size", config.eval.batch_size, sharding.data_mesh())
@@ -78,7 +78,7 @@ def evaluate(
 def _make_evaluator(
     task: Any, split: str, workdir: Path | None, *, thresholds: str, html: bool, num_weights: int
 ) -> Evaluator:
-    """Raises InputError for an option that the system does not support."""
+    """Creates the evaluator of a task. Raises InputError for an option that the system does not support."""
     system = task.config.task
     name = "image search" if system == "search" else system
     if thresholds and system != "annotation":
@@ -93,7 +93,7 @@ def _make_evaluator(
 
 
 def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[Candidate]:
-    """Yields the last evaluated epoch of a run, if it is not the best, and then the best epoch."""
+    """Yields the last evaluated epoch of a run, unless it is the best epoch, and then the best epoch."""
     with open_run(workdir) as checkpointer:
         check_same_config(workdir, config, free=("init_from", "init_backbone", "model.dtype"))
         best = best_step(checkpointer)
@@ -117,7 +117,7 @@ def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iter
 
 
 def _from_weights(config: ConfigDict, sources: Sequence[str], task: Task, split: str) -> list[Candidate]:
-    """Returns the weights of each source and, for several sources, their ensemble."""
+    """Returns a candidate for each source and, if there are several sources, a candidate for their ensemble."""
     mesh, candidates = sharding.data_mesh(), []
     for source in sources:
         own = with_reasoning_of(source, config) if len(sources) > 1 else config
@@ -141,7 +141,7 @@ def _candidate(name: str, task: Task, weights: Arrays, facts: dict[str, Any], pr
 
 
 def _ensemble(members: Sequence[Candidate], task: Task) -> Candidate:
-    """Returns the candidate whose outputs are the mean of the members' outputs."""
+    """Returns a candidate. Its outputs are the mean of the outputs of `members`."""
 
     def outputs(split: str) -> dict[str, np.ndarray]:
         found = [member.outputs(split) for member in members]

@@ -1,4 +1,4 @@
-"""The interface of the evaluators, and the types and functions that they have in common."""
+"""Defines the interface of the evaluators, and the types and functions that they share."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ class Candidate:
     Attributes:
         weights: `{"params", "stats", "constants"}` on the devices; empty for an ensemble.
         facts: facts about the weights for `metrics.json`.
-        outputs: returns the outputs of `task.predict_split` for a split.
+        outputs: function that returns the outputs of `task.predict_split` for a split.
     """
 
     name: str
@@ -38,9 +38,9 @@ class Scored:
 
     Attributes:
         scores: `[images, labels]` of annotation, `[captions, images]` of retrieval, `[queries, images]` of search.
-        rows: the rows of `metrics.json` and of the table, the main row first. A row is `name`, facts and metrics;
-            `published` is the key of the published row to compare with, or "".
-        thresholds: `[C]`, thresholds of the labels; None without them.
+        rows: the rows of `metrics.json` and of the table. The main row is the first. A row has `name`, facts, metrics,
+            and `published`: the key of the published row to compare with, or "".
+        thresholds: a threshold for each of C labels, `[C]`; None if one threshold is used for all labels.
     """
 
     candidate: Candidate
@@ -60,11 +60,14 @@ class Evaluator(Protocol):
         """Writes scores and pictures of the best candidate into `output`."""
 
     def table(self, results: Sequence[Scored]) -> str:
-        """Formats the rows of all candidates as text. The last candidate is the best and comes first."""
+        """Formats the rows of all candidates as text. The last candidate is the best, and is the first in the text."""
 
 
 def compared_rows(results: Sequence[Scored]) -> list[Row | str]:
-    """Returns the main rows, then the second rows, each with the published row and the difference of the best."""
+    """Returns the main rows of all results, then the second rows. The published row and a difference follow each group.
+
+    The difference is that of the best result, which is the last of `results`, from the published row.
+    """
     lines: list[Row | str] = []
     for rows in zip(*(result.rows for result in results[::-1]), strict=True):
         lines += [Row(row["name"], row) for row in rows]
@@ -76,17 +79,20 @@ def compared_rows(results: Sequence[Scored]) -> list[Row | str]:
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Writes named arrays as a compressed NumPy archive."""
+    """Writes named arrays to a compressed NumPy archive."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def top_columns(scores: np.ndarray, count: int) -> np.ndarray:
-    """Returns the columns of the `count` highest scores of each row, int32, the highest and the leftmost first."""
+    """Returns the columns of the `count` highest scores of each row, int32, in descending order of score.
+
+    Of equal scores, the leftmost column is the first.
+    """
     return np.stack([np.argsort(-row, kind="stable")[:count] for row in scores]).astype(np.int32)
 
 
 def evenly_spaced(length: int, count: int) -> np.ndarray:
-    """Returns at most `count` indices below `length` at equal distances, with the first and the last."""
+    """Returns at most `count` evenly spaced indices below `length`, which include the first and the last index."""
     return np.linspace(0, length - 1, min(length, count)).round().astype(int)

@@ -1,4 +1,4 @@
-"""Evaluation of image-text retrieval: recalls in both directions, rankings and a picture."""
+"""Evaluates image-text retrieval: computes recalls in both directions, and writes rankings and a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +19,10 @@ _QUERIES_DRAWN = 6
 
 
 class RetrievalEvaluator:
-    """Evaluates retrieval with the similarities `[C, I]` of all captions and images.
+    """Evaluates retrieval with the similarities `[C, I]` of C captions and I images.
 
-    Writes `rankings.npz`, with the first ten hits of each query and the rank of its true match, and `retrieval.png`
-    where photos are available.
+    Writes `rankings.npz`: the first ten hits of each query and the rank of the true match. Writes `retrieval.png` if
+    photos are available.
     """
 
     def __init__(self, task: RetrievalTask, split: str):
@@ -30,7 +30,7 @@ class RetrievalEvaluator:
         self._title = f"{task.config.data.name}, {split} split"
 
     def score(self, candidate: Candidate) -> Scored:
-        """See `Evaluator`. The second row, where there are several thousand images, is of folds of 1,000."""
+        """Computes the metrics; see `Evaluator`. For several thousand images, a second row has folds of 1,000."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
         published = self._config.published if self._split == "test" else ""

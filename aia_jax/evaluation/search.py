@@ -1,4 +1,4 @@
-"""Evaluation of image search: gains, ranks and ROC curves, for all queries and for the queries not trained on."""
+"""Evaluates image search: gains, ranks and ROC curves, for all queries and for the queries not trained on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +22,10 @@ _KEYWORDS_DRAWN = 4
 
 
 class SearchEvaluator:
-    """Evaluates image search with the scores `[Q, N]` of all queries and images.
+    """Evaluates image search with the scores `[Q, N]` of Q queries and N images.
 
-    Writes `rankings.npz`, with the queries, the first 25 images of each and the rank of its first relevant image;
-    `roc.png`; and `search.png` where photos are available.
+    Writes `rankings.npz`: the queries, the first 25 images of each query and the rank of the first relevant image.
+    Writes `roc.png` and, if photos are available, `search.png`.
     """
 
     def __init__(self, task: SearchTask, split: str):
@@ -33,7 +33,7 @@ class SearchEvaluator:
         self._title = f"{task.config.data.name}, {split} split"
 
     def score(self, candidate: Candidate) -> Scored:
-        """See `Evaluator`. The second row, if any, is of the queries not trained on."""
+        """Computes the metrics; see `Evaluator`. A second row has those of the queries not trained on, if any exist."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
         facts = {"model": describe_model(self._task.config.model), "split": self._split, **candidate.facts}
@@ -73,7 +73,7 @@ class SearchEvaluator:
         return f"{title}\n{metric_table(rows, columns=SEARCH_COLUMNS)}"
 
     def _hits(self, best: Scored, query: int, images: np.ndarray) -> list[SearchHit]:
-        """Returns the images of a query with their attention maps and their keywords with the highest attention."""
+        """Returns each image of a query with its attention map and the keywords that have the highest attention."""
         split, task = self._task.split(self._split), self._task
         graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
         model = merge_model(graphdef, jax.device_get(best.candidate.weights))

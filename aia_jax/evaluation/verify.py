@@ -27,13 +27,16 @@ from aia_jax.weights.torch_files import read_torch_file
 from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
 _IMAGES = 4
-_LENGTHS = np.array([20, 13, 9, 5, 3], np.int32)  # words of the random captions
+_LENGTHS = np.array([20, 13, 9, 5, 3], np.int32)  # number of words of each random caption
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _COMPARED = ("precision", "recall", "f1", "n_plus", "map")
 
 
 class Stage(NamedTuple):
-    """The output of a stage, `[B, ...]` with channels last, and its seconds (None: part of another stage)."""
+    """The output of a stage, `[B, ...]` with channels last, and its time in seconds.
+
+    The time is None if another stage includes it.
+    """
 
     value: np.ndarray
     seconds: float | None
@@ -45,20 +48,20 @@ Stages = dict[str, Stage]
 def verify(
     config: ConfigDict, source: Path, *, images: str | None = None, split: str | None = None, tolerance: float = 1e-5
 ) -> bool:
-    """Prints the errors of all stages relative to PyTorch, and with `split` the metrics of both frameworks.
+    """Compares all stages with PyTorch and prints the errors. With `split`, prints the metrics of both frameworks.
 
-    Both frameworks compute in float32. An error is relative to the largest absolute value of its stage.
+    Both frameworks compute in float32. An error is relative to the largest absolute value of the stage.
 
     Args:
         source: PyTorch or safetensors file.
-        images: annotation: folder of images; None: synthetic scenes. Retrieval takes random features and captions.
-        split: annotation: "train", "validation" or "test", to be scored in both frameworks.
+        images: folder of images for annotation; None: synthetic scenes. Retrieval uses random features and captions.
+        split: for annotation, the split to score in both frameworks: "train", "validation" or "test".
 
     Returns:
         Whether the error of every stage is within `tolerance`.
 
     Raises:
-        InputError: torch or timm is missing, the file does not fit, or the folder holds no image.
+        InputError: torch or timm is missing, the file does not fit the config, or the folder has no image.
     """
     config = config.copy_and_resolve_references()
     config.model.dtype = "float32"
@@ -129,7 +132,7 @@ def _load(task: Task, source: Path) -> tuple[dict[str, np.ndarray], TorchStateDi
 
 
 def _pixels(folder: str | None, size: int) -> np.ndarray:
-    """uint8 `[K, S, S, 3]`: the first images of a folder, or synthetic scenes."""
+    """Returns the first K images of a folder, or K synthetic scenes, as uint8 `[K, S, S, 3]`."""
     if folder is None:
         return np.stack([scenes.draw(0, index, size).image for index in range(_IMAGES)])
     if not Path(folder).is_dir():
@@ -154,7 +157,7 @@ def _timed(call: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
 
 
 def _annotation_stages(model: nnx.Module, images: np.ndarray, has_head: bool) -> Stages:
-    """Runs each part of this project's model, compiled separately."""
+    """Compiles and runs each part of this project's model separately."""
     stages, x = {}, images
     for name, part in model.backbone.parts(train=False):
         x, seconds = _timed(jax.jit(part), x)
@@ -167,7 +170,7 @@ def _annotation_stages(model: nnx.Module, images: np.ndarray, has_head: bool) ->
 
 
 def _torch_annotation_stages(model: Any, images: np.ndarray, has_head: bool, backbone: str) -> Stages:
-    """Records the same stages of the PyTorch model, channels last, by hooks on its second run."""
+    """Records the stages of `_annotation_stages` in the PyTorch model with hooks, on the second run. Channels last."""
     import torch
 
     marks: list[tuple[str, Any, float]] = []
@@ -221,7 +224,10 @@ def _retrieval_stages(
     score: Callable[..., Any],
     inputs: Sequence[Any],
 ) -> Stages:
-    """Runs the encoders, which return local and global vectors, and the similarity on `features, tokens, lengths`."""
+    """Runs the encoders and the similarity on `inputs`, which are features, tokens and lengths.
+
+    The encoders return local and global vectors.
+    """
     features, tokens, lengths = inputs
     images, image_seconds = _timed(encode_images, features)
     captions, caption_seconds = _timed(encode_captions, tokens, lengths)
@@ -236,7 +242,7 @@ def _retrieval_stages(
 
 
 def _compare(here: Stages, there: Stages, inputs: str, tolerance: float) -> bool:
-    """Prints the errors of this project's stages relative to PyTorch's; whether all are within `tolerance`."""
+    """Prints the errors of the stages `here` relative to `there`. Returns whether all are within `tolerance`."""
     first = max(12, *(len(name) + 2 for name in (*here, inputs)))
     print(f"{'stage':<{first}}{'shape':>22}{'max abs':>12}{'max rel':>12}{'PyTorch ms':>12}{'JAX ms':>10}")
     errors = []
@@ -251,7 +257,7 @@ def _compare(here: Stages, there: Stages, inputs: str, tolerance: float) -> bool
         print(f"{name:<{first}}{shape:>22}{absolute:>12.2e}{relative:>12.2e}{times[0]:>12}{times[1]:>10}")
     sums = [1e3 * sum(stage.seconds or 0 for stage in side.values()) for side in (there, here)]
     print(f"{inputs:<{first}}{'':>46}{sums[0]:>12.1f}{sums[1]:>10.1f}")
-    worst = float(np.max(errors))  # NaN if one is
+    worst = float(np.max(errors))  # NaN if any error is NaN
     verdict = "passed" if worst <= tolerance else "FAILED"
     print(f"largest relative error {worst:.1e}, tolerance {tolerance:.1e}: {verdict}", flush=True)
     return worst <= tolerance

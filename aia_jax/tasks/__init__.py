@@ -1,4 +1,4 @@
-"""The systems as tasks: data, model, loss, predictions and metrics."""
+"""The tasks of the systems. A task has the data, model, loss, predictions and metrics of a system."""
 
 from ml_collections import ConfigDict
 
@@ -11,7 +11,7 @@ from aia_jax.utils.errors import InputError
 
 
 def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask | SearchTask:
-    """Creates the task that `config.task` names. Raises InputError if it is unknown, or a field's value not allowed."""
+    """Creates the task named by `config.task`. Raises InputError if the task is unknown or a field has a bad value."""
     check_fields(config)
     if config.task == "annotation":
         return (FrozenBackboneTask if config.model.freeze_backbone else AnnotationTask)(config)

@@ -1,4 +1,4 @@
-"""Automatic image annotation, systems A and B: images in, a score for each label out."""
+"""Automatic image annotation, systems A and B: computes a score for each label of an image."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -25,14 +25,16 @@ from aia_jax.utils.messages import format_count
 
 
 class AnnotationTask(BaseTask):
-    """Trains and evaluates an `Annotator`, as described by `training.task.Task`.
+    """Trains and evaluates an `Annotator`. Implements `training.task.Task`.
+
+    In the shapes, a batch has B images of S x S pixels, and the vocabulary has C labels.
 
     Args:
         config: see `configs/base.py`.
-        stats: channel statistics of the training photos; None: those of the config's data.
+        stats: channel statistics of the training photos; None: the statistics of the data in `config`.
 
     Raises:
-        InputError: an unknown data set, loss or published row, or an image size that does not fit the backbone.
+        InputError: the data set, loss or published row is unknown, or the image size does not fit the backbone.
     """
 
     def __init__(self, config: ConfigDict, stats: ChannelStats | None = None):
@@ -54,7 +56,7 @@ class AnnotationTask(BaseTask):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The vocabulary, in the order of logits and targets. Raises InputError if those of loaded splits differ."""
+        """The C labels, in the order of logits and targets. Raises InputError if two loaded splits differ in labels."""
         loaded = [split.labels for split in self._splits.values()]
         labels = loaded[0] if loaded else self._vocabulary
         if any(others != labels for others in loaded):
@@ -85,22 +87,22 @@ class AnnotationTask(BaseTask):
         return self.train_arrays() if self.config.data.placement == "device" else {}
 
     def train_arrays(self) -> dict[str, Any]:
-        """Returns the row-aligned arrays of training batches."""
+        """Returns the arrays for training batches, with one row per image."""
         return self.split("train").arrays
 
     def eval_arrays(self, split: str) -> dict[str, Any]:
-        """Returns the row-aligned arrays of the batches for `predict`."""
+        """Returns the arrays for the batches of `predict`, with one row per image."""
         return {"image": self.split(split).images}
 
     def row_names(self, index: np.ndarray) -> list[str]:
         return [self.split("train").image_names[row] for row in index]
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's rows of `split`, in order."""
+        """Yields the batches of `split` in order. Each batch has the rows of this process."""
         return self._batches_in_order(self.eval_arrays(split), len(self.split(split)))
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the mean loss of `image` uint8 `[B, S, S, 3]` and `target` uint8 `[B, C]`, after flips and mixup."""
+        """Flips and mixes up `image` uint8 `[B, S, S, 3]` with `target` uint8 `[B, C]`, and returns the mean loss."""
         flip_key, dropout_key = jax.random.split(key)
         images = self.normalize(transforms.random_flips(batch["image"], flip_key, self.config.data.flips))
         targets = batch["target"].astype(jnp.float32)
@@ -110,34 +112,34 @@ class AnnotationTask(BaseTask):
         return self.mean_loss(logits, targets), {}
 
     def mean_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        """Returns the configured loss, averaged over batch and labels."""
+        """Returns the mean of the configured loss over the batch and the labels."""
         with jax.named_scope("loss"):
             return self._loss(logits, targets).mean()
 
     def predict_split(
         self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
     ) -> list[dict[str, np.ndarray]]:
-        """Returns `scores` `[N, C]` of a split for each of `weights`."""
+        """Returns the `scores` `[N, C]` of the N images of a split, for each of `weights`."""
         return predictor(self.predict, weights, self.eval_batches(split))
 
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `scores` float32 `[B, C]`."""
+        """Returns the `scores` of a batch, float32 `[B, C]`."""
         logits, _ = model(self.normalize(batch["image"]), train=False)
         return {"scores": jax.nn.sigmoid(logits)}
 
     def extract(self, backbone: nnx.Module, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `features` float32 `[B, h, w, F]`, the last feature map of a backbone."""
+        """Returns the last feature maps of a backbone as `features`, float32 `[B, h, w, F]`."""
         features, _ = backbone(self.normalize(batch["image"]), train=False)
         return {"features": features.astype(jnp.float32)}
 
     def explain(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `scores` `[B, C]` and, for an attention head, `attention` `[B, C, h, w]`."""
+        """Returns `scores` `[B, C]` and, if the model has an attention head, `attention` `[B, C, h, w]`."""
         logits, out = model(self.normalize(batch["image"]), train=False)
         maps = {"attention": out["attention"]} if "attention" in out else {}
         return {"scores": jax.nn.sigmoid(logits), **maps}
 
     def illustrate(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `scores` `[B, C]` and, for an attention head, `heat` uint8 `[B, C, h, w]`, 255 at each map's peak."""
+        """Returns the outputs of `explain`, with attention as `heat` uint8 `[B, C, h, w]`: 255 is the peak of a map."""
         out = self.explain(model, batch)
         if "attention" not in out:
             return out
@@ -149,7 +151,7 @@ class AnnotationTask(BaseTask):
     def evaluate(
         self, split: str, outputs: dict[str, np.ndarray], thresholds: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Returns `annotation_metrics` at `thresholds` `[C]` or, without them, at `config.eval.threshold`."""
+        """Returns `annotation_metrics` at `thresholds` `[C]` or, if that is None, at `config.eval.threshold`."""
         threshold = self.config.eval.threshold if thresholds is None else thresholds
         return annotation_metrics(outputs["scores"], self.split(split).targets, threshold)
 
@@ -163,8 +165,8 @@ class AnnotationTask(BaseTask):
 class AnnotatedSplits:
     """Loads the splits of an annotated data set.
 
-    If `config.eval.split` is "validation", "validation" is a random part of the training split, and "train" is the
-    rest; `seed` determines them. Otherwise there is no validation part.
+    If `config.eval.split` is "validation", the training split is divided at random: "validation" is one part, and
+    "train" is the other. `seed` determines the parts. Otherwise there is no validation part.
     """
 
     def __init__(self, config: ConfigDict, image_size: int, seed: int):
@@ -182,7 +184,7 @@ class AnnotatedSplits:
 
     @functools.cached_property
     def whole_train(self) -> Split:
-        """The training split with its validation part."""
+        """The complete training split, with the images of the validation part."""
         return datasets.load_split(self._config.data, "train", self._image_size)
 
     @functools.cached_property

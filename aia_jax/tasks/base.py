@@ -1,4 +1,4 @@
-"""Splits and batches, common to the tasks of all systems."""
+"""Implements splits and batches for the tasks of all systems."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -45,11 +45,11 @@ class BaseTask:
             self.split(name)
 
     def epoch_end(self, epoch: int) -> int:
-        """Returns the number of steps after which all training rows were seen `epoch` times."""
+        """Returns the last global step of `epoch` (1-based); see `pipeline.epoch_end`."""
         return pipeline.epoch_end(epoch, self._num_train_rows(), self.config.batch_size)
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
-        return {}  # batches hold their rows
+        return {}  # the batches contain all data of their rows
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         return pipeline.train_batches(
@@ -62,7 +62,7 @@ class BaseTask:
         )
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Normalises uint8 images by the channel statistics."""
+        """Normalises uint8 images with the channel statistics."""
         return transforms.normalize(images, *self.channel_stats)
 
     def _batches_in_order(self, source: RowSource, num_rows: int) -> Iterator[dict[str, np.ndarray]]:

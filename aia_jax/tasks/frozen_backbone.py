@@ -1,4 +1,4 @@
-"""Training of the head alone: the backbone's feature maps, also of flipped images, are computed once and cached."""
+"""Trains only the head. The backbone's feature maps of images and flipped images are computed once and cached."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +17,12 @@ from aia_jax.utils.errors import InputError
 
 
 class FrozenBackboneTask(AnnotationTask):
-    """Trains and evaluates the head of an annotator on cached feature maps; only `explain` runs the backbone.
+    """Trains and evaluates the head of an annotator on cached feature maps. Only `explain` runs the backbone.
 
-    A batch has `features`, `features_h`, ...: the maps of an image and of its flipped versions.
+    A batch has the feature maps of the images, `features`, and of flipped images, `features_h` and others.
 
     Raises:
-        InputError: see `AnnotationTask`; or mixup is on, which needs images.
+        InputError: see `AnnotationTask`; also if mixup is on, because mixup needs images.
     """
 
     def __init__(self, config: ConfigDict):
@@ -59,7 +59,7 @@ class FrozenBackboneTask(AnnotationTask):
         return {"features": self._features(split, "")}
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the mean loss with a random version of each image, of `features...` `[B, h, w, F]` and `target`."""
+        """Selects the maps `[B, h, w, F]` of each image or of a flipped image at random. Returns the mean loss."""
         flip_key, dropout_key = jax.random.split(key)
         versions = jnp.stack([rows for name, rows in sorted(batch.items()) if name.startswith("features")], axis=1)
         chosen = jax.random.randint(flip_key, (len(versions),), 0, versions.shape[1])
@@ -68,7 +68,7 @@ class FrozenBackboneTask(AnnotationTask):
         return self.mean_loss(logits, batch["target"].astype(jnp.float32)), {}
 
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `scores` float32 `[B, C]` of `features` `[B, h, w, F]`."""
+        """Returns the `scores` float32 `[B, C]` that the head computes from `features` `[B, h, w, F]`."""
         logits, _ = model.head(batch["features"].astype(DTYPES[self.config.model.dtype]), train=False)
         return {"scores": jax.nn.sigmoid(logits)}
 

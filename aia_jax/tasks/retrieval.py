@@ -1,4 +1,4 @@
-"""Image-text retrieval, system C: images and captions in, a score for each pair out."""
+"""Image-text retrieval, system C: computes the similarity of each pair of an image and a caption."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -33,13 +33,13 @@ _PHOTO_SIZE = 256
 
 
 class RetrievalTask(BaseTask):
-    """Trains and evaluates a `Retriever`, as described by `training.task.Task`. A training row is a caption.
+    """Trains and evaluates a `Retriever`. Implements `training.task.Task`. A training row is a caption.
 
     Args:
         config: see `configs/sgraf.py`.
 
     Raises:
-        InputError: fields that are unknown or do not fit each other.
+        InputError: fields of the config are unknown or do not fit each other.
     """
 
     def __init__(self, config: ConfigDict):
@@ -78,15 +78,15 @@ class RetrievalTask(BaseTask):
         return build_retriever(self.config.model, len(self.vocabulary), rngs=rngs)
 
     def row_names(self, index: np.ndarray) -> list[str]:
-        """Returns training captions, each with its number, from 0."""
+        """Returns the training captions with the numbers `index`. Each text starts with the number."""
         return [f"{row}: {self.split('train').captions[row]}" for row in index]
 
     def loss(self, model: Retriever, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the triplet loss plus the configured Visual Semantic Losses, and each of them by name.
+        """Returns the sum of the triplet loss and the configured Visual Semantic Losses, and each loss by name.
 
         Args:
-            batch: `image` `[B, ...]`, `tokens` `[B, L]`, `length` `[B]`; `image_similarity`, `caption_similarity`
-                `[B, B]`.
+            batch: B pairs of an image and a caption. `image` `[B, ...]`, `tokens` `[B, L]`, `length` `[B]`, and for
+                some losses `image_similarity` and `caption_similarity` `[B, B]`.
         """
         flip_key, image_key, caption_key = jax.random.split(key, 3)
         images = batch["image"]
@@ -106,9 +106,9 @@ class RetrievalTask(BaseTask):
     def predict_split(
         self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
     ) -> list[dict[str, np.ndarray]]:
-        """Returns `similarity` float32 `[C, I]` of all captions and images of a split for each of `weights`.
+        """Returns the `similarity` of all C captions and I images of a split, float32 `[C, I]`, for each of `weights`.
 
-        Images are encoded once. Captions run in batches of similar length, each scored against all images.
+        Images are encoded once. Each batch has captions of similar length, which are scored against all images.
         """
         part = self.split(split)
         images = self._batches_in_order({"image": part.images}, part.num_images)
@@ -120,7 +120,7 @@ class RetrievalTask(BaseTask):
         return [{"similarity": outputs["similarity"][np.argsort(outputs["index"])]} for outputs in scored]
 
     def encode(self, model: Retriever, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Encodes images to `regions` `[B, R, D]` and `whole` `[B, D]`."""
+        """Encodes B images as vectors of R regions, `regions` `[B, R, D]`, and of the whole image, `whole` `[B, D]`."""
         images = self.normalize(batch["image"]) if self.config.model.backbone else batch["image"]
         regions, whole = model.encode_images(images, train=False)
         return {"regions": regions, "whole": whole}
@@ -128,7 +128,7 @@ class RetrievalTask(BaseTask):
     def score(
         self, model: Retriever, batch: dict[str, jax.Array], encoded: dict[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """Returns `similarity` `[B, I]` of captions and all encoded images, and the captions' numbers `index` `[B]`."""
+        """Returns the `similarity` `[B, I]` of B captions and all I encoded images, and the caption numbers `index`."""
         captions = model.encode_captions(batch["tokens"], batch["length"], train=False)
         images, block = (encoded["regions"], encoded["whole"]), self.config.eval.block
         similarity = model.similarity(images, captions, batch["length"], train=False, block=block)
@@ -138,7 +138,7 @@ class RetrievalTask(BaseTask):
         return retrieval_metrics(outputs["similarity"])
 
     def photos(self, split: str) -> Callable[[int], np.ndarray] | None:
-        """Returns a function from an image's number to uint8 `[S, S, 3]`; None if only features are available."""
+        """Returns a function from an image number to the image, uint8 `[S, S, 3]`; None if there are only features."""
         part, folder = self.split(split), self.config.data.photos
         if self.config.model.backbone:
             return part.images.__getitem__

@@ -1,4 +1,4 @@
-"""Image search, system D: a query in, a score for each image out."""
+"""Image search, system D: computes the score of each image for a query."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ NEW = "new_"  # prefix of the metrics of queries not trained on
 
 
 class SearchTask(BaseTask):
-    """Trains and evaluates an `AMC`, as described by `training.task.Task`.
+    """Trains and evaluates an `AMC`. Implements `training.task.Task`.
 
     A training row is a pair of a query and a relevant image. The validation and test splits have all queries that
     contain a known word.
@@ -42,7 +42,7 @@ class SearchTask(BaseTask):
         config: see `configs/amc.py`.
 
     Raises:
-        InputError: fields that are unknown or do not fit each other.
+        InputError: fields of the config are unknown or do not fit each other.
     """
 
     def __init__(self, config: ConfigDict):
@@ -70,7 +70,7 @@ class SearchTask(BaseTask):
         return Vocabulary.build(queries.take(trained).texts, min_count=1)
 
     def describe(self) -> dict[str, Any]:
-        """Returns the keywords and the words of queries, in the order of their ids, and the annotator's digest."""
+        """Returns the keywords by keyword id, the query words by word id, and the digest of the annotator."""
         return {
             "labels": list(self.source.keyword_names),
             "vocabulary": self.vocabulary.facts,
@@ -100,7 +100,7 @@ class SearchTask(BaseTask):
 
     @functools.cached_property
     def _vectors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Word ids and their pretrained vectors."""
+        """The ids of the words that have pretrained vectors, and these vectors."""
         return read_vectors(self.config.model.word_vectors, self.vocabulary, self.config.model.word_size)
 
     @functools.cached_property
@@ -111,15 +111,15 @@ class SearchTask(BaseTask):
         )
 
     def row_names(self, index: np.ndarray) -> list[str]:
-        """Returns the query's text and the image's number, from 0, of training pairs."""
+        """Returns a text for each training pair in `index`: the query and the number of the image."""
         return self._pairs.names(index)
 
     def loss(self, model: AMC, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the hinge loss, summed over the sampled negative images of a query and averaged over queries.
+        """Returns the hinge loss: the sum over the sampled negative images of a query, averaged over the queries.
 
         Args:
-            batch: `maps` `[B, h, w, F]`, `keywords` `[B, K]`, `counts` `[B]`, `tokens` `[B, L]`, `lengths` `[B]`,
-                `negative` bool `[B, B]`, images by queries.
+            batch: B pairs of an image and a query. `maps` `[B, h, w, F]`, `keywords` `[B, K]`, `counts` `[B]`,
+                `tokens` `[B, L]`, `lengths` `[B]`, and `negative` bool `[B, B]`, images by queries.
         """
         images = model.encode_images(batch["maps"], batch["keywords"], batch["counts"])
         queries = model.encode_queries(batch["tokens"], batch["lengths"])
@@ -132,7 +132,7 @@ class SearchTask(BaseTask):
     def predict_split(
         self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
     ) -> list[dict[str, np.ndarray]]:
-        """Returns `scores` float32 `[Q, N]` of all queries and images of a split for each of `weights`."""
+        """Returns the `scores` of all Q queries and N images of a split, float32 `[Q, N]`, for each of `weights`."""
         part = self.split(split)
         queries = self._batches_in_order(part.columns, len(part.queries))
         encoded = predictor(self.encode, weights, queries)
@@ -141,11 +141,11 @@ class SearchTask(BaseTask):
         return [{"scores": np.ascontiguousarray(outputs["scores"].T)} for outputs in scored]
 
     def encode(self, model: AMC, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Encodes queries, see `AMC.encode_queries`."""
+        """Encodes queries; see `AMC.encode_queries`."""
         return model.encode_queries(batch["tokens"], batch["lengths"])
 
     def score(self, model: AMC, batch: dict[str, jax.Array], queries: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `scores` `[B, Q]` of images and all encoded queries."""
+        """Returns the `scores` `[B, Q]` of B images for all Q encoded queries."""
         images = model.encode_images(batch["maps"], batch["keywords"], batch["counts"])
         return {"scores": model.similarity(images, queries, block=self.config.eval.block)}
 
@@ -153,7 +153,7 @@ class SearchTask(BaseTask):
         return model.attend(model.encode_images(batch["maps"], batch["keywords"], batch["counts"]), queries)
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns `search_metrics` of all queries and, with the prefix `new_`, of the queries not trained on."""
+        """Returns the `search_metrics` of all queries. The prefix `new_` marks those of the queries not trained on."""
         part, scores = self.split(split), outputs["scores"]
         metrics = search_metrics(scores, part.queries.relevant)
         new = np.flatnonzero(~part.trained)
@@ -179,7 +179,7 @@ class SearchTask(BaseTask):
 
 
 def describe_model(model: ConfigDict) -> str:
-    """Returns the model's name and the parts it lacks, for example "AMC without MTN"."""
+    """Returns the name of the model and of the parts that are switched off, for example "AMC without MTN"."""
     name = "AMC" if model.modalities == "both" else f"AMC, {model.modalities} alone"
     parts = {
         "VAN": model.visual_attention or model.modalities == "keywords",
@@ -197,7 +197,7 @@ class AnnotatedImages:
         keyword_quality: precision and recall of the predicted keywords of each loaded split.
 
     Raises:
-        InputError: no annotator is named.
+        InputError: the config names no annotator.
     """
 
     def __init__(self, config: ConfigDict):
@@ -225,16 +225,16 @@ class AnnotatedImages:
 
     @property
     def digest(self) -> str:
-        """Digest of the annotator's weights and settings."""
+        """The digest of the annotator's weights and settings."""
         return self.annotator.digest
 
     @functools.cached_property
     def keyword_names(self) -> tuple[str, ...]:
-        """The keywords in the order of their ids."""
+        """The keywords, in the order of the keyword ids."""
         return self.annotator.labels if self._data.keywords == "annotator" else self._splits.whole_train.labels
 
     def load(self, name: str) -> SearchImages:
-        """Loads the images of a split and the queries that are relevant to any of them; see `AnnotatedSplits.load`."""
+        """Loads the images of a split, and the queries for which an image is relevant; see `AnnotatedSplits.load`."""
         images, data = self._splits.load(name), self._data
         maps = self.annotator.cached_maps(images.images, data.feature_dtype)
         if data.keywords == "annotator":
@@ -247,7 +247,7 @@ class AnnotatedImages:
         return SearchImages(maps, *pad_ids(chosen, data.max_keywords), queries, images.images)
 
     def _check_parts(self, there: ConfigDict) -> None:
-        """Raises InputError if annotator and search have different validation parts of the same data set."""
+        """Raises InputError if annotator and search divide the same data set into different validation parts."""
         data = self._data
         if there.data.name != data.name or {there.eval.split, self._config.eval.split} != {"validation"}:
             return
@@ -263,7 +263,7 @@ class AnnotatedImages:
 
 
 def _quality(chosen: list[np.ndarray], names: tuple[str, ...], images: Split) -> tuple[float, float]:
-    """Returns precision and recall of keywords, ids of `names`, compared with the labels of the images."""
+    """Returns precision and recall of the keywords `chosen`, which are indices of `names`, for the labels of images."""
     true = [{images.labels[label] for label in np.flatnonzero(row)} for row in images.targets]
     pairs = zip(true, chosen, strict=True)
     hits = sum(len(labels.intersection(names[keyword] for keyword in own)) for labels, own in pairs)

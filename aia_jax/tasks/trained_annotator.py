@@ -1,4 +1,4 @@
-"""A trained annotator: scores of images, feature maps of its backbone, and its labels as keywords."""
+"""Runs a trained annotator: computes scores, the backbone's feature maps, and predicted labels as keywords."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,19 +28,19 @@ class TrainedAnnotator:
     """Runs an annotator with given weights on all devices.
 
     Args:
-        labels: vocabulary, C names.
-        arrays: arrays of the whole model by path.
+        labels: vocabulary, C label names.
+        arrays: all arrays of the model, by path.
         batch_size: images or maps in a batch; rounded up to a multiple of the number of devices.
         stats: see `AnnotationTask`.
         fold: whether to fold batch norm into the convolutions once, and not in each call.
 
     Attributes:
-        image_size: S, in pixels.
-        num_features: F, number of channels of the feature maps.
-        digest: identifies the weights and settings.
+        image_size: side S of the images in pixels.
+        num_features: number F of channels of the feature maps.
+        digest: text that identifies the weights and settings.
 
     Raises:
-        InputError: a config that cannot be used.
+        InputError: the config cannot be used.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class TrainedAnnotator:
     ) -> "TrainedAnnotator":
         """Loads the best epoch of an annotation run.
 
-        `dtype` is that of the computation; None: the run's `config.model.dtype`.
+        `dtype` is the dtype of the computation; None: the run's `config.model.dtype`.
 
         Raises:
-            InputError: no such run, or a run of another system.
+            InputError: `workdir` has no run, or has a run of another system.
         """
         workdir = Path(workdir)
         config = ConfigDict(read_run_config(workdir))
@@ -113,42 +113,42 @@ class TrainedAnnotator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the scores depend on, except the images."""
+        """All facts besides the images that determine the scores."""
         return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self.channel_stats}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Copies the arrays of the model to the host, by path. With `fold` they differ from the trained arrays."""
+        """Copies the arrays of the model to the host, by path. `fold` makes them differ from the trained arrays."""
         return {path: np.array(leaf) for path, leaf in model_arrays.flat_arrays(self._weights).items()}
 
     def function(self, *, explain: bool) -> Callable[[jax.Array], dict[str, jax.Array]]:
-        """Returns the computation of `predict` for tracing, a function of images; the weights are constants in it."""
+        """Returns the computation of `predict` as a function of images, for tracing. Its weights are constants."""
         weights = jax.device_get(self._weights)
         predict = self._task.explain if explain else self._task.predict
         return lambda images: predict(merge_model(self._graphdef, weights), {"image": images})
 
     def predict(self, images: np.ndarray, *, explain: bool = False) -> dict[str, jax.Array]:
-        """Dispatches a batch to the devices and does not wait for them.
+        """Dispatches a batch to the devices, and does not wait for the results.
 
         Args:
-            images: uint8 `[b, S, S, 3]`, b at most `batch_size`.
+            images: b images, uint8 `[b, S, S, 3]`. b is at most `batch_size`.
             explain: whether to return the attention of an attention head.
 
         Returns:
-            `scores` float32 `[batch_size, C]` and, if requested, `attention` `[batch_size, C, h, w]`. Rows from b on
-            are padding.
+            `scores` float32 `[batch_size, C]` and, if `explain` is set, `attention` `[batch_size, C, h, w]`. The rows
+            after the first b are padding.
         """
         return self._dispatch(self._explain if explain else self._predict, "image", images)
 
     def illustrate(self, images: np.ndarray) -> dict[str, jax.Array]:
-        """Dispatches a batch as `predict` does; returns `scores` and the `heat` of `AnnotationTask.illustrate`."""
+        """Dispatches a batch as `predict` does. Returns the `scores` and the `heat` of `AnnotationTask.illustrate`."""
         return self._dispatch(self._illustrate, "image", images)
 
     def maps(self, images: np.ndarray) -> np.ndarray:
-        """Returns the feature maps float32 `[b, h, w, F]` of images uint8 `[b, S, S, 3]`, b at most `batch_size`."""
+        """Returns the feature maps float32 `[b, h, w, F]` of b <= `batch_size` images, uint8 `[b, S, S, 3]`."""
         return np.asarray(self._dispatch(self._maps, "image", images)["features"])[: len(images)]
 
     def cached_maps(self, images: MappedRows, dtype: str) -> MappedRows:
-        """Returns the feature maps `[N, h, w, F]` of cached images, computed on first use and stored beside them."""
+        """Returns the feature maps `[N, h, w, F]` of N cached images. The first call stores them beside the images."""
         return prepare_features(
             images,
             lambda rows: self._maps(self._weights, {"image": rows})["features"],
@@ -160,7 +160,11 @@ class TrainedAnnotator:
         )
 
     def keywords(self, maps: MappedRows | np.ndarray, threshold: float) -> list[np.ndarray]:
-        """Returns the labels int32 of each of `maps` whose score is at least `threshold`, the highest score first."""
+        """Selects the labels of each feature map with a score of at least `threshold`.
+
+        Returns:
+            Label ids of each map, int32, in descending order of score.
+        """
         found = []
         for start in range(0, len(maps), self.batch_size):
             rows = np.asarray(maps[start : start + self.batch_size], np.float32)
