@@ -9,7 +9,6 @@ frameworks and compares every stage.
 """
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +35,10 @@ from aia_jax.weights.torch_state import TorchStateDict
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia convert`."""
     add_config_argument(parser)
-    parser.add_argument(
-        "--input",
-        required=True,
-        type=Path,
-        metavar="FILE|DIR",
-        help="PyTorch or safetensors file; with --reverse the folder of a run",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="DIR|FILE",
-        help="folder for the checkpoint; with --reverse a file, .pth or .safetensors",
-    )
+    source = "PyTorch or safetensors file; with --reverse the folder of a run"
+    target = "folder for the checkpoint; with --reverse a file, .pth or .safetensors"
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE|DIR", help=source)
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR|FILE", help=target)
     reverse = parser.add_argument_group("to PyTorch")
     reverse.add_argument(
         "--reverse", action=Switch, help="write a PyTorch file in the names of timm >= 0.9, or SGRAF's checkpoint"
@@ -61,19 +50,10 @@ def add_arguments(parser: Parser) -> None:
     check.add_argument(
         "--verify", action=Switch, help="compare every stage with PyTorch; exit code 1 if an error exceeds --tolerance"
     )
-    check.add_argument(
-        "--tolerance",
-        type=at_least(0.0),
-        default=1e-5,
-        metavar="E",
-        help="largest error, relative to the largest value of a stage; the default is 1e-5",
-    )
-    check.add_argument(
-        "--images", metavar="FOLDER", help="annotation: images to compare on; the default is synthetic scenes"
-    )
-    check.add_argument(
-        "--split", help="annotation: also score this split (train, validation or test) in both frameworks"
-    )
+    tolerance = "largest error, relative to the largest value of a stage; default: 1e-5"
+    check.add_argument("--tolerance", type=at_least(0.0), default=1e-5, metavar="E", help=tolerance)
+    check.add_argument("--images", metavar="FOLDER", help="annotation: images to compare on; default: synthetic scenes")
+    check.add_argument("--split", help="annotation: also score train, validation or test in both frameworks")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -170,24 +150,20 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
         arrays = {path: value for path, value in arrays.items() if path.startswith("backbone.")}
         if not arrays:
             raise InputError(f"{source} holds no backbone; leave out --backbone_only")
-    system = name_map.system_of(arrays)
+    system, beside = name_map.system_of(arrays), None
     if system == "retrieval":
         if config.model.backbone:
             raise InputError(
                 f"{source} was trained with its backbone, which SGRAF's files cannot hold; --backbone_only writes it"
             )
         family, names = "sgraf", "SGRAF's names"
+        options = sgraf_options.options_of(config, len(arrays["sgraf.text.embedding"]))
+        beside = {"epoch": info.get("epoch", 0), "best_rsum": float(info.get("metric", 0)), "opt": options, "Eiters": 0}
     else:
         family, names = backbone_named(config.model.backbone).family, "timm's names"
     state = name_map.to_torch(jax.device_get(arrays), system=system, family=family)
-    write_torch_file(output, state, beside=_beside(config, info, arrays) if system == "retrieval" else None)
+    write_torch_file(output, state, beside=beside)
     print(f"{output}: {len(state)} arrays in {names}; it holds: {system}", flush=True)
-
-
-def _beside(config: ConfigDict, info: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the entries of SGRAF's checkpoints other than the weights."""
-    options = sgraf_options.options_of(config, len(arrays["sgraf.text.embedding"]))
-    return {"epoch": info.get("epoch", 0), "best_rsum": float(info.get("metric", 0)), "opt": options, "Eiters": 0}
 
 
 def _abstract(task: Any, backbone_only: bool) -> Arrays:

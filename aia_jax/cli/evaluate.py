@@ -37,15 +37,10 @@ def add_arguments(parser: Parser) -> None:
         help="instead of --workdir: a PyTorch file, or a folder that convert_weights.py or train.py wrote; retrieval "
         "takes several and scores their ensemble too",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder for the results; the default is `evaluation` in the folder of --workdir or --weights",
-    )
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test", help="split to score; the default is test"
-    )
+    output = "folder for the results; default: `evaluation` in the folder of --workdir or --weights"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=output)
+    splits = ("train", "validation", "test")
+    parser.add_argument("--split", choices=splits, default="test", help="split to score; default: test")
     parser.add_argument(
         "--thresholds",
         default="",
@@ -77,15 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     set_up_devices(arguments)
     _choose_dtype(arguments, [workdir] if workdir else [Path(source) for source in weights])
     with hint_trained_root(workdir, arguments.config) if workdir else contextlib.nullcontext():
-        evaluate(
-            arguments.config,
-            workdir,
-            arguments.output or folder / "evaluation",
-            weights=weights,
-            split=arguments.split,
-            thresholds=arguments.thresholds,
-            html=arguments.html,
-        )
+        output = arguments.output or folder / "evaluation"
+        options = {"split": arguments.split, "thresholds": arguments.thresholds, "html": arguments.html}
+        evaluate(arguments.config, workdir, output, weights=weights, **options)
 
 
 def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> None:

@@ -54,17 +54,10 @@ def add_arguments(parser: Parser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the files")
     parser.add_argument("--format", choices=(*_FILES, "both"), default="stablehlo", help="the default is stablehlo")
-    parser.add_argument(
-        "--batch", type=_batch, metavar="N|dynamic", help="images per call; the default is dynamic, any number"
-    )
+    parser.add_argument("--batch", type=_batch, metavar="N|dynamic", help="images per call; default: dynamic, any")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation; the default is float32")
-    parser.add_argument(
-        "--platforms",
-        type=_platforms,
-        default=("cpu", "cuda", "tpu"),
-        metavar="P,P",
-        help=f"platforms of the StableHLO file, out of {', '.join(PLATFORMS)}; the default is cpu,cuda,tpu",
-    )
+    platforms = f"platforms of the StableHLO file, out of {', '.join(PLATFORMS)}; default: cpu,cuda,tpu"
+    parser.add_argument("--platforms", type=_platforms, default=("cpu", "cuda", "tpu"), metavar="P,P", help=platforms)
     parser.add_argument("--attention", action="store_true", help="also export the attention maps of all labels")
     parser.add_argument("--force", action="store_true", help="replace an exported model in --output")
 

@@ -43,13 +43,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--annotator", default="", metavar="DIR", help="its run; the default is the search run's own")
     parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index; the default is in the cache")
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; the default is 10")
-    parser.add_argument(
-        "--shortlist",
-        type=not_negative,
-        default=1000,
-        metavar="N",
-        help="photos that the full model scores, chosen by it without visual attention; 0: all; the default is 1000",
-    )
+    shortlist = "photos that the full model scores, chosen without visual attention; 0: all; default: 1000"
+    parser.add_argument("--shortlist", type=not_negative, default=1000, metavar="N", help=shortlist)
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the photos found (one query)")
 
 
@@ -127,10 +122,8 @@ def _print_hits(query: str, found: SearchResult, names: Sequence[str], seconds: 
     for place, row in enumerate(found.rows):
         visual, keyword = found.weights[place]
         words = "  ".join(f"{word} {weight:.2f}" for word, weight in found.keywords[place][:_KEYWORDS_SHOWN])
-        split = f"{visual:.2f} / {keyword:.2f}"
-        print(
-            f"{place + 1:4}  {found.scores[place]:5.3f}  {split:>14}  {printable(names[row])}  {words and f'[{words}]'}"
-        )
+        split, name = f"{visual:.2f} / {keyword:.2f}", printable(names[row])
+        print(f"{place + 1:4}  {found.scores[place]:5.3f}  {split:>14}  {name}  {words and f'[{words}]'}")
 
 
 def _hits(found: SearchResult, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:

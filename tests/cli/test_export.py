@@ -28,13 +28,6 @@ SIZE = 32
 NAMES = ["model.json", "model.onnx", "model.stablehlo"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _programs_stay_where_they_are():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "enable_compilation_cache", lambda: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def config():
     return annotator_config(**{"data.image_size": SIZE})
@@ -82,20 +75,15 @@ def run(workdir, tmp_path):
     return run
 
 
-def load_onnx(path):
-    from aia_jax.inference import onnx_model
-
-    return onnx_model.load_onnx(path.read_bytes())
-
-
 @pytest.mark.parametrize(("file", "count"), [("model.stablehlo", 1), ("model.onnx", 1), ("model.onnx", 3)])
 def test_scores_and_attention_are_the_models(exported, live, images, file, count):
-    load = load_onnx if file == "model.onnx" else lambda path: load_stablehlo(path.read_bytes())
-    expected = live(images[:count])
-    found = load(exported / file)(images[:count])
+    from aia_jax.inference.onnx_model import load_onnx
+
+    load = load_onnx if file == "model.onnx" else load_stablehlo
+    expected, found = live(images[:count]), load((exported / file).read_bytes())(images[:count])
     assert set(found) == {"scores", "attention"}
-    np.testing.assert_allclose(found["scores"], expected.scores, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found["attention"], expected.attention, rtol=0, atol=1e-5)
+    for name, rows in found.items():
+        np.testing.assert_allclose(rows, getattr(expected, name), rtol=0, atol=1e-5)
     assert np.ptp(expected.scores) > 0.01
 
 
@@ -122,14 +110,11 @@ def test_paths_of_this_machine_stay_here(exported):
         assert str(REPOSITORY).encode() not in content
 
 
-@pytest.mark.parametrize("page", ["docs/export.md", "aia export --help"])
-def test_the_example_runs_as_written_without_this_project(exported, live, limits, workdir, tmp_path, page, capsys):
-    if page.endswith("--help"):
-        with pytest.raises(SystemExit):
-            main(["export", "--help"])
-        assert command.EXAMPLE in capsys.readouterr().out
-        return
-    assert command.EXAMPLE in (REPOSITORY / page).read_text()
+def test_the_example_runs_as_written_without_this_project(exported, live, limits, workdir, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    assert command.EXAMPLE in capsys.readouterr().out
+    assert command.EXAMPLE in (REPOSITORY / "docs/export.md").read_text()
     shutil.copytree(exported, tmp_path / "exported")
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -156,9 +141,8 @@ def test_a_fixed_batch_in_bfloat16_for_one_platform(run, tmp_path, capsys):
     assert " s; largest difference from the model: scores " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options", [(), ("--batch", "2", "--dtype", "bfloat16")])
-def test_a_file_for_other_platforms_is_not_run(options, run, tmp_path, capsys):
-    assert run("--platforms", "tpu,cuda", *options) == 0
+def test_a_file_for_other_platforms_is_not_run(run, tmp_path, capsys):
+    assert run("--platforms", "tpu,cuda", "--batch", "2", "--dtype", "bfloat16") == 0
     assert " s, not run: this machine has none of tpu, cuda" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "model.json").read_text())["files"]["model.stablehlo"]
     assert (report["platforms"], report["max_difference"]) == (["tpu", "cuda"], None)
@@ -203,13 +187,8 @@ def test_a_file_of_weights_is_exported_as_the_run_is(run, workdir, config, tmp_p
     ("flags", "message"),
     [
         (["--format", "onnx", "--dtype", "bfloat16"], "ONNX is written in float32; leave out --dtype bfloat16, or"),
-        (["--output", f"{REPOSITORY}/setup.cfg"], "setup.cfg is a file; name a folder"),
-        (["--output", "/proc/none"], "/proc/none cannot be written"),
-        (["--threshold", "1.5"], "the threshold must lie in 0..1, not 1.5"),
         (["--platforms", "cpu,gpu"], "unknown platform 'gpu'; known: cpu, cuda, rocm, tpu"),
-        (["--batch", "0"], "must be at least 1, not 0"),
         (["--batch", "some"], "argument --batch: must be a whole number, not 'some'"),
-        (["--format", "tflite"], "invalid choice: 'tflite'"),
     ],
 )
 def test_bad_input_is_reported(run, flags, message, capsys):
@@ -217,25 +196,27 @@ def test_bad_input_is_reported(run, flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_other_models_are_refused(run, workdir, tmp_path, capsys):
-    search = tmp_path / "search"
-    search.mkdir()
-    (search / "config.json").write_text(json.dumps({"task": "search", "model": {}}))
-    assert run(model=["--workdir", str(search)]) == 2
-    assert f"{search} has config.task='search'; only annotators are exported" in capsys.readouterr().err
-    assert run(model=["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"]) == 2
-    assert "--config has config.task='retrieval'; only annotators are exported" in capsys.readouterr().err
-    young = tmp_path / "young"
-    (young / "checkpoints").mkdir(parents=True)
-    shutil.copy(workdir / "config.json", young)
-    assert run(model=["--workdir", str(young)]) == 2
-    assert "holds no evaluated epoch yet; let train.py finish one" in capsys.readouterr().err
-    assert run(model=["--workdir", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is not there" in capsys.readouterr().err
-    config = annotator_config(**{"model.head": "gap"})
-    gap = write_run(tmp_path / "gap", config, random_weights(make_task(config)))
-    assert run("--attention", model=["--workdir", str(gap)]) == 2
-    assert "--attention: the head of this model, config.model.head='gap', does not attend" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (["--workdir", "search"], "search has config.task='search'; only annotators are exported"),
+        (["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"], "--config has config.task='retrieval'"),
+        (["--workdir", "young"], "holds no evaluated epoch yet; let train.py finish one"),
+        (["--workdir", "nowhere"], "nowhere is not there"),
+        (["--workdir", "gap"], "--attention: the head of this model, config.model.head='gap', does not attend"),
+    ],
+)
+def test_other_models_are_refused(run, workdir, tmp_path, monkeypatch, capsys, model, message):
+    monkeypatch.chdir(tmp_path)
+    Path("search").mkdir()
+    Path("search/config.json").write_text(json.dumps({"task": "search", "model": {}}))
+    Path("young/checkpoints").mkdir(parents=True)
+    shutil.copy(workdir / "config.json", "young")
+    if model[1] == "gap":
+        config = annotator_config(**{"model.head": "gap"})
+        write_run(Path("gap"), config, random_weights(make_task(config)))
+    assert run("--attention", model=model) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_onnx_without_its_packages_names_them(run, tmp_path, monkeypatch, capsys):
@@ -244,10 +225,3 @@ def test_onnx_without_its_packages_names_them(run, tmp_path, monkeypatch, capsys
     assert run("--format", "both") == 2
     assert "pip install 'aia_jax[onnx]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_full_disk_is_reported_before_the_work(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
-    monkeypatch.setattr(exporter.Exporter, "stablehlo", None)
-    assert run() == 2
-    assert f"the disk of {tmp_path}/out is full: about 1." in capsys.readouterr().err

@@ -11,6 +11,7 @@ from aia_jax.tasks import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from configs import demo_search
+from tests.helpers.toy_task import losses
 from tests.helpers.untrained import annotator_config, write_run
 
 
@@ -47,11 +48,6 @@ def workdir(annotator, tmp_path_factory):
     return path
 
 
-def records(workdir, kind):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
-
-
 def test_training_ends_with_metrics_and_pictures(workdir, annotator):
     folder = workdir / "evaluation"
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -70,16 +66,15 @@ def test_training_ends_with_metrics_and_pictures(workdir, annotator):
 
 
 def test_the_loss_falls(workdir):
-    losses = [line["loss"] for line in records(workdir, "train")]
-    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    found = list(losses(workdir).values())
+    assert np.mean(found[-3:]) < 0.8 * np.mean(found[:3])
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_any_number_of_devices_gives_the_same_losses(annotator, workdir, tmp_path, devices):
+def test_one_device_gives_the_same_losses(annotator, workdir, tmp_path):
     config = small_config(annotator)
-    Trainer(config, make_task(config), tmp_path, devices=jax.devices()[:devices]).fit()
-    losses = [[line["loss"] for line in records(path, "train")][:5] for path in (tmp_path, workdir)]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    Trainer(config, make_task(config), tmp_path, devices=jax.devices()[:1]).fit()
+    one, eight = ([losses(path)[step] for step in range(1, 6)] for path in (tmp_path, workdir))
+    np.testing.assert_allclose(one, eight, rtol=1e-4)
 
 
 def test_ablations_are_scored_by_the_same_commands(annotator, tmp_path, capsys):
@@ -119,20 +114,6 @@ def test_the_summary_tells_how_good_the_keywords_are(annotator):
     assert "precision" not in make_task(small_config(annotator, **{"data.keywords": "labels"})).summary()
 
 
-def test_queries_are_sets_of_labels_and_some_are_held_out(annotator):
-    task = make_task(small_config(annotator))
-    train_split, test_split = task.split("train"), task.split("test")
-    targets, labels = task.source._splits.load("test").targets, task.source._splits.load("test").labels
-    for row, text in enumerate(test_split.queries.texts):
-        carried = targets[:, [labels.index(word) for word in text.split()]].all(axis=1)
-        np.testing.assert_array_equal(test_split.queries.relevant[row].toarray()[0] > 0, carried)
-    held = {text for text, seen in zip(train_split.queries.texts, train_split.trained, strict=True) if not seen}
-    assert 0.1 < len(held) / len(train_split.queries) < 0.3
-    assert not any(
-        seen for text, seen in zip(test_split.queries.texts, test_split.trained, strict=True) if text in held
-    )
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -140,13 +121,9 @@ def test_queries_are_sets_of_labels_and_some_are_held_out(annotator):
         ({"data.annotator": "nowhere"}, "nowhere is no folder of a run"),
         ({"data.keywords": "tags"}, "config.data.keywords='tags' is unknown; known: annotator, labels"),
         ({"data.name": "flickr"}, "config.data.name='flickr' is unknown"),
-        ({"data.query_words": 0}, "config.data.query_words=0 must be at least 1"),
-        ({"data.negatives": -1}, "config.data.negatives=-1 must be"),
         ({"eval.split": "train"}, "config.eval.split='train' is unknown"),
         ({"model.modalities": "text"}, "config.model.modalities: unknown 'text'"),
         ({"batch_size": 1}, "config.batch_size=1 must be at least 2"),
-        ({"data.held_out": 2.0}, "config.data.held_out=2.0 must lie in 0..1"),
-        ({"data.feature_dtype": "int8"}, "config.data.feature_dtype='int8' is unknown; known: float16, float32"),
         ({"loss.margin": -1.0}, "config.loss.margin=-1.0 must be above 0"),
         ({"eval.metric": "median_rank"}, "config.eval.metric='median_rank' cannot choose an epoch; known: ndcg_5"),
         ({"data.split_seed": 5}, r"was trained on other parts of scenes: set config.data.split_seed=1, "),
@@ -160,15 +137,12 @@ def test_fields_that_do_not_fit_are_told(annotator, tmp_path, overrides, message
 
 def test_a_run_may_start_from_another(annotator, workdir, tmp_path, capsys):
     train(small_config(annotator, init_from=str(workdir), **{"optimizer.max_learning_rate": 1e-5}), tmp_path)
-    assert records(tmp_path, "train")[0]["loss"] < 0.9 * records(workdir, "train")[0]["loss"]
+    assert losses(tmp_path)[1] < 0.9 * losses(workdir)[1]
 
 
 def test_weights_of_another_annotator_are_refused(annotator, workdir, tmp_path):
     other = write_run(tmp_path / "other", annotator_config(**{"model.hidden_size": 32}))
     with pytest.raises(InputError, match="on maps and keywords of another annotator"):
         evaluate(small_config(other), None, tmp_path / "out", weights=(str(workdir),))
-
-
-def test_a_run_of_another_system_is_no_annotator(annotator, workdir, tmp_path):
     with pytest.raises(InputError, match=r"holds a run of .*'search'; name one of annotation"):
-        train(small_config(annotator, **{"data.annotator": str(workdir)}), tmp_path)
+        train(small_config(workdir), tmp_path)

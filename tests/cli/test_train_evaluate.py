@@ -14,31 +14,24 @@ from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.tasks import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
-from configs import demo
-from tests.helpers.untrained import write_config
+from tests.helpers.toy_task import losses
+from tests.helpers.untrained import annotator_config, write_config
 
 
 def small_demo(**overrides):
-    """The demo, cut down to a few seconds."""
-    config = demo.get_config()
-    config.update_from_flattened_dict(
-        {
-            "epochs": 2,
-            "log_every": 1,
-            "batch_size": 16,
-            "data.image_size": 32,
-            "data.num_train": 80,
-            "data.num_test": 21,
-            "data.num_workers": 0,
-            "data.validation_fraction": 0.2,
-            "model.hidden_size": 16,
-            "model.num_heads": 2,
-            "model.feedforward_size": 16,
-            "eval.batch_size": 16,
-            **overrides,
-        }
-    )
-    return config
+    """The demo, reduced to a few seconds."""
+    fields = {
+        "epochs": 2,
+        "log_every": 1,
+        "batch_size": 16,
+        "data.num_train": 80,
+        "data.num_test": 21,
+        "data.num_workers": 0,
+        "data.validation_fraction": 0.2,
+        "model.num_heads": 2,
+        "eval.batch_size": 16,
+    }
+    return annotator_config(**fields | overrides)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +44,8 @@ def workdir(tmp_path_factory, cache_dir):
 def test_training_ends_with_numbers_and_pictures(workdir):
     output = workdir / "evaluation"
     metrics = json.loads((output / "metrics.json").read_text())
-    assert {"precision", "recall", "f1", "n_plus", "map", "overall_precision", "overall_recall", "overall_f1"} < set(
-        metrics
-    )
+    names = {"precision", "recall", "f1", "n_plus", "map", "overall_precision", "overall_recall", "overall_f1"}
+    assert names < metrics.keys()
     assert metrics["num_images"] == 21
     assert metrics["weights"] in ("raw", "ema")
     scores = np.load(output / "scores.npz")
@@ -70,29 +62,22 @@ def test_training_ends_with_numbers_and_pictures(workdir):
             assert min(picture.size) > 200
 
 
-def losses(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
-
-
-@pytest.mark.parametrize("devices", [1, 4])
-def test_fewer_devices_give_the_same_losses(workdir, tmp_path, devices):
+def test_one_device_gives_the_same_losses(workdir, tmp_path):
     config = small_demo()
-    Trainer(config, make_task(config), tmp_path, devices=jax.devices()[:devices]).fit()
+    Trainer(config, make_task(config), tmp_path, devices=jax.devices()[:1]).fit()
     assert len(losses(workdir)) == 8
-    np.testing.assert_allclose(losses(tmp_path), losses(workdir), rtol=1e-5)
+    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=1e-5)
 
 
-def test_evaluating_again_gives_the_same(workdir, tmp_path, capsys):
+def test_evaluating_again_gives_the_same_and_a_published_row(workdir, tmp_path, capsys):
     first = json.loads((workdir / "evaluation" / "metrics.json").read_text())
     rows = first.pop("rows")
-    assert evaluate(small_demo(), workdir, tmp_path) == pytest.approx(first)
+    assert evaluate(small_demo(published="attention_pooling/corel5k"), workdir, tmp_path) == pytest.approx(first)
     assert rows[0]["name"].startswith("best epoch")
     assert rows[0]["f1"] == first["f1"]
     assert rows[-1]["epoch"] == 2
     shown = capsys.readouterr().out
-    assert "best epoch" in shown
-    assert "last epoch" in shown
+    assert all(text in shown for text in ("best epoch", "last epoch", "0.5200", "difference"))
 
 
 def test_evaluating_the_training_split(workdir, tmp_path):
@@ -103,25 +88,18 @@ def test_a_run_is_evaluated_in_the_precision_of_the_config(workdir, tmp_path, ca
     config = write_config(tmp_path / "config.py", small_demo(**{"model.dtype": "bfloat16"}))
     assert main(["evaluate", f"--config={config}", f"--workdir={workdir}", f"--output={tmp_path}"]) == 0
     assert "computing in bfloat16, config.model.dtype" in capsys.readouterr().out
-    half = json.loads((tmp_path / "metrics.json").read_text())
-    full = json.loads((workdir / "evaluation" / "metrics.json").read_text())
-    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
-    assert (rows[0]["dtype"], full["rows"][0]["dtype"]) == ("bfloat16", "float32")
+    half, full = (json.loads((path / "metrics.json").read_text()) for path in (tmp_path, workdir / "evaluation"))
+    assert (half["rows"][0]["dtype"], full["rows"][0]["dtype"]) == ("bfloat16", "float32")
     scores, exact = (np.load(folder / "scores.npz")["scores"] for folder in (tmp_path, workdir / "evaluation"))
     assert 0 < np.abs(scores - exact).max() < 0.02
     assert half["map"] == pytest.approx(full["map"], abs=3)  # per cent, over 21 images
-    assert half["overall_f1"] == pytest.approx(full["overall_f1"], abs=0.03)
 
 
 def test_placement_in_device_memory_changes_nothing(workdir, tmp_path):
     train(small_demo(**{"data.placement": "device"}), tmp_path)
-    lines = [(path / "metrics.jsonl").read_text().splitlines() for path in (workdir, tmp_path)]
-    host, device = ([json.loads(line) for line in side] for side in lines)
-    assert [line.get("f1") for line in host] == [line.get("f1") for line in device]
-    np.testing.assert_array_equal(
-        np.load(workdir / "evaluation" / "scores.npz")["scores"],
-        np.load(tmp_path / "evaluation" / "scores.npz")["scores"],
-    )
+    assert losses(tmp_path) == losses(workdir)
+    scores = [np.load(path / "evaluation" / "scores.npz")["scores"] for path in (workdir, tmp_path)]
+    np.testing.assert_array_equal(*scores)
 
 
 def test_other_options_train(tmp_path):
@@ -131,34 +109,14 @@ def test_other_options_train(tmp_path):
     assert not (tmp_path / "evaluation" / "attention.png").exists()
 
 
-def test_a_published_row_is_shown_beside(workdir, tmp_path, capsys):
-    config = small_demo()
-    config.published = "attention_pooling/corel5k"
-    evaluate(config, workdir, tmp_path)
-    shown = capsys.readouterr().out
-    assert "0.5200" in shown
-    assert "difference" in shown
-
-
-def test_a_workdir_without_checkpoints_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no checkpoints; train first"):
-        evaluate(small_demo(), tmp_path, tmp_path / "out")
-
-
 def test_a_checkpoint_of_another_model_is_refused(workdir, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
+    copy, wider = shutil.copytree(workdir, tmp_path / "copy"), small_demo(**{"model.hidden_size": 32})
     with pytest.raises(InputError, match=r"config\.model\.hidden_size: 16 there, 32 given"):
-        evaluate(small_demo(**{"model.hidden_size": 32}), copy, tmp_path / "out")
+        evaluate(wider, copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_checkpoint_of_other_arrays_is_refused(workdir, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
     (copy / "config.json").unlink()
     with pytest.raises(InputError, match=r"head\.query_embedding: \(22, 16\) there, \(22, 32\) in the model"):
-        evaluate(small_demo(**{"model.hidden_size": 32}), copy, tmp_path / "out")
+        evaluate(wider, copy, tmp_path / "out")
 
 
 def test_data_with_other_labels_are_refused(workdir, tmp_path):
@@ -167,13 +125,7 @@ def test_data_with_other_labels_are_refused(workdir, tmp_path):
     task._splits["test"] = dataclasses.replace(test, labels=test.labels[::-1])
     with pytest.raises(InputError, match="trained on other labels, or on another order of them"):
         evaluate(small_demo(), workdir, tmp_path / "out", task=task)
-
-
-def test_splits_with_other_labels_are_refused_before_training():
-    task = make_task(small_demo())
     task.split("train")
-    test = task.split("test")
-    task._splits["test"] = dataclasses.replace(test, labels=test.labels[::-1])
     with pytest.raises(InputError, match="list different labels"):
         _ = task.labels
 
@@ -181,18 +133,13 @@ def test_splits_with_other_labels_are_refused_before_training():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"data.name": "corel"}, "config.data.name='corel' is unknown; known: corel5k"),
         ({"data.placement": "gpu"}, "config.data.placement='gpu'"),
-        ({"eval.split": "train"}, "config.eval.split='train'"),
         ({"model.backbone": "tresnet_s"}, "tresnet_tiny"),
-        ({"loss.name": "hinge"}, "proposed"),
         ({"data.image_size": 30}, "config.data.image_size=30 is no multiple of 4"),
-        ({"batch_size": 12}, r"batch_size=12 does not divide over 8 devices"),
         ({"published": "attention_pooling/corel"}, "known: attention_pooling/corel5k"),
         ({"task": "detection"}, "config.task='detection' is unknown"),
     ],
 )
 def test_bad_fields_are_refused(tmp_path, overrides, message):
-    assert jax.device_count() == 8
     with pytest.raises(InputError, match=message):
         train(small_demo(**overrides), tmp_path)
