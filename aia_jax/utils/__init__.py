@@ -1,1 +1,1 @@
-"""Errors, files, messages and configs."""
+"""Helpers for errors, files, messages and configs."""

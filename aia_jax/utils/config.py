@@ -1,4 +1,4 @@
-"""Reads configs: executes the file, applies overrides, checks the values of fields."""
+"""Reads configs: executes the config file, applies overrides, and checks the values of the fields."""
 
 import ast
 import functools
@@ -30,7 +30,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         The locked config.
 
     Raises:
-        InputError: a missing file, an unknown argument or field, a value of another type or one that is not allowed.
+        InputError: the file is missing, an argument or field is unknown, or a value has another type or is not allowed.
     """
     config = _get_config(path)
     apply_overrides(config, overrides)
@@ -65,11 +65,11 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Sets fields of `config` in place.
 
     Args:
-        config: its fields give the types of the values; a whole number is a number too, and a number may be None.
+        config: a value must have the type of its field. A whole number is also a number, and a number may be None.
         overrides: `--config.field=value`; for a bool field also `--config.field` and `--noconfig.field`.
 
     Raises:
-        InputError: it lists all unknown fields and all values of another type than their field.
+        InputError: fields are unknown, or values have another type than their fields. The message lists all of them.
     """
     known = flatten(config.to_dict())
     problems = []

@@ -8,18 +8,18 @@ from ml_collections import ConfigDict
 
 from aia_jax.utils.errors import InputError
 
-_LARGEST = 2**31 - 1  # of a whole number
+_LARGEST = 2**31 - 1  # the largest allowed whole number
 
 
 class Field(NamedTuple):
     """The values that a config field may have.
 
     Attributes:
-        least: the smallest number; None: no bound.
-        most: the largest number; None: no bound.
-        above: the number must be greater than this one; None: no bound.
-        words: the strings that are known; (): any string.
-        resumable: a run may be continued with another value, because the value does not change what is computed.
+        least: the smallest allowed number. None means no bound.
+        most: the largest allowed number. None means no bound.
+        above: a bound that the number must exceed. None means no bound.
+        words: the allowed strings. () allows any string.
+        resumable: whether a resumed run may have another value, because the value does not change the results.
     """
 
     least: float | None = None
@@ -30,7 +30,7 @@ class Field(NamedTuple):
 
     @property
     def range(self) -> str:
-        """The range of a number, for example "at least 1"; "" if there is none."""
+        """The allowed range of a number, for example "at least 1", or "" if there is no bound."""
         if self.above is not None:
             return f"above {self.above:g}"
         if self.most is not None:
@@ -38,8 +38,8 @@ class Field(NamedTuple):
         return "" if self.least is None else f"at least {self.least:g}"
 
 
-# In the order of docs/configs.md. A field that is not listed here may have any value and is not resumable. Names of
-# models, losses, data sets and optimisers are checked where they are used.
+# The order is that of docs/configs.md. A field that is not listed may have any value and is not resumable. The code
+# that uses the name of a model, loss, data set or optimiser checks the name.
 FIELDS = {
     "seed": Field(least=0),
     "epochs": Field(least=1),
@@ -50,7 +50,7 @@ FIELDS = {
     "on_nonfinite": Field(words=("stop", "skip"), resumable=True),
     "max_skipped_steps": Field(least=1, resumable=True),
     "published": Field(resumable=True),
-    "init_labels": Field(resumable=True),  # read only at the start
+    "init_labels": Field(resumable=True),  # read only at the start of a run
     "mesh.fsdp": Field(least=1, resumable=True),
     "checkpoint.keep": Field(least=1, resumable=True),
     "data.root": Field(resumable=True),
@@ -75,7 +75,7 @@ FIELDS = {
     "data.num_train": Field(least=1),
     "data.num_test": Field(least=1),
     "data.seed": Field(least=0),
-    "model.gate_kernels": Field(resumable=True),  # in runs of earlier versions
+    "model.gate_kernels": Field(resumable=True),  # exists only in runs of earlier versions
     "model.remat": Field(resumable=True),
     "model.hidden_size": Field(least=1),
     "model.num_heads": Field(least=1),
@@ -112,10 +112,10 @@ FIELDS = {
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Checks each value against the range or the words of its field.
+    """Checks that each value is in the range or among the allowed words of its field.
 
     Raises:
-        InputError: it lists all values that are not allowed.
+        InputError: values are not allowed. The message lists all of them.
     """
     problems = [
         f"config.{name}={value!r:.80} {problem}"
@@ -153,7 +153,7 @@ def _contains(field: Field, value: float) -> bool:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested fields into `{"model.backbone": value}`; an empty mapping stays a value."""
+    """Converts nested fields to a flat dict such as `{"model.backbone": value}`. An empty mapping stays a value."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         nested = isinstance(value, Mapping) and value

@@ -2,21 +2,21 @@
 
 
 class InputError(ValueError):
-    """A file, folder or config field that the user gave cannot be used.
+    """A file, folder or config field of the user cannot be used.
 
-    The message says what is wrong, where, and what would be right.
+    The message names the problem, its place, and the way to correct it.
     """
 
 
 class NonFiniteLossError(RuntimeError):
-    """The training loss is NaN or infinite. The message names the step and the last good checkpoint."""
+    """Training has a NaN or infinite loss, gradient or weight. The message names the step and the last checkpoint."""
 
 
 class Interrupted(Exception):
-    """A signal stopped the run, after its state was saved.
+    """A signal stopped the run. The state was saved first.
 
     Attributes:
-        signum: number of the signal; the command exits with `128 + signum`.
+        signum: number of the signal. The command exits with `128 + signum`.
     """
 
     def __init__(self, signum: int, message: str):

@@ -1,4 +1,4 @@
-"""Files: atomic writes, reads with precise errors, locks, checksums and listings."""
+"""Functions for files: atomic writes, reads with precise errors, locks, checksums and listings."""
 
 import contextlib
 import fcntl
@@ -19,9 +19,9 @@ from aia_jax.utils.errors import InputError
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary path, which replaces `path` at the end, or is removed after an error. Creates the folder."""
+    """Creates the folder of `path` and yields a temporary path. Moves the file to `path` if no error occurs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}")  # cut: the longest names must stay possible
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}")  # shortened, because file systems limit names
     try:
         yield temporary
         temporary.replace(path)
@@ -30,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically and creates its folder."""
+    """Writes a file atomically. Creates its folder."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -66,8 +66,9 @@ def exclusive_lock(path: Path, refusal: str = "") -> Iterator[None]:
     On file systems without locks this does nothing.
 
     Args:
-        path: an existing folder, or a file, which is created if it does not exist.
-        refusal: the error message if another process has the lock; "": wait for it, with a note on stderr.
+        path: an existing folder, or a file. A missing file is created.
+        refusal: the error message if another process has the lock. With "", this function prints a note to stderr and
+            waits for the lock.
 
     Raises:
         InputError: another process has the lock, and `refusal` is given.
@@ -94,19 +95,19 @@ def _lock(descriptor: int, path: Path, refusal: str) -> None:
 
 
 def sha256_of_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Returns the SHA-256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def list_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False) -> list[str]:
-    """Lists the files below `folder` that have one of these suffixes, in any case: sorted relative paths.
+    """Returns the sorted relative paths of the files below `folder` that have one of the suffixes.
 
-    Hidden files and folders are skipped.
+    Ignores the case of a file's suffix. Skips hidden files and folders.
 
     Args:
-        suffixes: lower case, with the dot.
-        dangling: whether to list links without a target too.
+        suffixes: suffixes in lower case, with the dot.
+        dangling: whether to include symbolic links without a target.
     """
     found = []
     for directory, folders, files in os.walk(folder):  # needs a fifth of the memory of Path.rglob
@@ -124,7 +125,7 @@ def read_text(path: Path, *, newline: str | None = None) -> str:
     """Reads a UTF-8 text file, with or without a byte-order mark.
 
     Args:
-        newline: as for `open`.
+        newline: see `open`.
 
     Raises:
         InputError: the file cannot be read or is not UTF-8.
@@ -142,8 +143,8 @@ def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = ()) ->
     """Reads a JSON file in UTF-8.
 
     Args:
-        expected: description of the right content, for error messages.
-        fields: fields of objects to keep; empty: all.
+        expected: description of the expected content, for error messages.
+        fields: names of the fields to keep in each object. An empty sequence keeps all fields.
 
     Raises:
         InputError: the file cannot be read, is not JSON, is nested too deeply, or an object has a field twice.
@@ -164,7 +165,7 @@ def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = ()) ->
     except json.JSONDecodeError as error:
         where = f"{error.msg} at line {error.lineno}, column {error.colno}"
         raise InputError(f"{path} is not JSON: {where}; expected {expected}") from None
-    except ValueError:  # Python refuses to parse longer numbers.
+    except ValueError:  # Python does not parse integers of more than 4,300 digits
         raise InputError(f"{path} holds a number of thousands of digits; expected {expected}") from None
     except RecursionError:
         raise InputError(f"{path} is nested too deeply; expected {expected}") from None

@@ -1,1 +1,1 @@
-"""Weights files of PyTorch: read safely, recognised by their names, converted strictly both ways."""
+"""Reads PyTorch weights files safely, identifies them by their array names, and converts weights in both directions."""

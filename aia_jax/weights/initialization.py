@@ -1,4 +1,4 @@
-"""Initial weights of training from `config.init_from` or `config.init_backbone`, for the same labels or for others."""
+"""Loads initial weights from `config.init_from` or `config.init_backbone`, for the same labels or for other labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count, printable
 from aia_jax.weights.load import Shapes, count_labels, load_arrays, model_shapes, read_torch_state
 
-# Arrays with an entry for each label, and the axis of the labels.
+# Paths of the arrays with an entry for each label, and the axis of the labels.
 _LABEL_AXES = {
     "head.query_embedding": 0,
     "head.weight": 0,
@@ -32,11 +32,11 @@ _LISTED = 20
 def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | None:
     """Returns a function that replaces random weights by those of `config.init_from` or `config.init_backbone`.
 
-    The weights are read now, so that a source that does not fit is reported before any computation. Returns None if the
+    Reads the weights at once, so that an unsuitable source is reported before any computation. Returns None if the
     config names no source.
 
     Raises:
-        InputError: the config names two sources, or one that cannot be used.
+        InputError: the config names two sources, or a source that cannot be used.
     """
     if config.init_from and config.init_backbone:
         raise InputError("config.init_from brings a whole model, config.init_backbone a backbone: give one of them")
@@ -54,16 +54,16 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
 
 
 def _facts(config: ConfigDict, task: Task) -> dict[str, Any]:
-    """Returns what the source of a whole model must have been trained on; its photos' statistics may differ."""
+    """Returns the facts about the data that a whole model's source must share. Channel statistics may differ."""
     facts = task.describe() if config.init_from else {}
     return {name: value for name, value in facts.items() if name != "channel_stats"}
 
 
 def _initializer_by_name(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays]:
-    """Returns a function that keeps the trained weights of labels in both vocabularies; new labels stay random.
+    """Returns a function that keeps the trained weights of labels in both vocabularies. New labels stay random.
 
-    `config.init_labels` is "by_name", or a file with the labels of a PyTorch file, which does not list them itself.
-    Without such a list all weights of labels stay random.
+    `config.init_labels` is "by_name", or the path of a file that lists the labels. A PyTorch file does not list its
+    labels: with "by_name", the weights of all labels stay random.
     """
     source = config.init_from
     names, count = _source_labels(source, config)
@@ -78,7 +78,7 @@ def _initializer_by_name(config: ConfigDict, task: Task) -> Callable[[Arrays], A
 
 
 def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | None, int | None]:
-    """Returns the labels of a model (None if unknown) and their number (None for a model without labels)."""
+    """Returns the source model's labels (None if unknown) and their number (None for a model without labels)."""
     given = config.init_labels
     if given != _BY_NAME and not Path(given).is_file():
         raise InputError(f"config.init_labels={given!r} is unknown; known: {_STRICT}, {_BY_NAME}, or a file of labels")
@@ -98,7 +98,7 @@ def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | N
 
 
 def _with_label_count(shapes: Shapes, count: int | None) -> Shapes:
-    """Returns the shapes of the same model for `count` labels."""
+    """Returns `shapes` with the number of labels changed to `count`. With None, returns them unchanged."""
     if count is None:
         return shapes
     return {
@@ -110,7 +110,7 @@ def _with_label_count(shapes: Shapes, count: int | None) -> Shapes:
 def _merge(
     random: Mapping[str, jax.Array], arrays: Mapping[str, np.ndarray], rows: np.ndarray, columns: np.ndarray
 ) -> dict[str, Any]:
-    """Returns `arrays`; arrays of labels are the random ones, with entries `rows` taken from `columns` of `arrays`."""
+    """Returns `arrays`. Arrays of labels are the random ones, with entries `columns` of `arrays` copied to `rows`."""
     merged = dict(arrays)
     for path in _LABEL_AXES.keys() & arrays.keys():
         axis = _LABEL_AXES[path]

@@ -1,4 +1,4 @@
-"""Loads weights from a run, a converted checkpoint, a PyTorch file or a package, and checks that they fit."""
+"""Loads weights from a run, a converted checkpoint, a PyTorch file or a package. Checks that they fit the config."""
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
@@ -37,14 +37,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> dict[str, tuple[int, ...]]:
-    """Returns path to shape for every array of the model that `build` makes, or of its backbone."""
+    """Returns `{path: shape}` for all arrays of the model that `build` returns, or for the backbone's arrays only."""
     _, abstract = abstract_weights(build, sharding.data_mesh())
     shapes = {path: leaf.shape for path, leaf in flat_arrays(select_weights(abstract, "raw")).items()}
     return {path: shape for path, shape in shapes.items() if not backbone_only or path.startswith("backbone.")}
 
 
 def model_with_arrays(task: Task, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
-    """Builds the task's model with `arrays`, path to array."""
+    """Builds the task's model with the weights `arrays`, `{path: array}`."""
     graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
     return merge_model(graphdef, replace_arrays(weights, {path: jnp.asarray(array) for path, array in arrays.items()}))
 
@@ -52,19 +52,20 @@ def model_with_arrays(task: Task, arrays: Mapping[str, np.ndarray]) -> nnx.Modul
 def load_arrays(
     source: str | Path, config: ConfigDict, shapes: Shapes, described: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Loads the arrays of `shapes` from a workdir (its best epoch), a PyTorch file, or a package of backbone weights.
+    """Loads a model's arrays from a workdir (its best epoch), a PyTorch file, or a package of backbone weights.
 
     Args:
         source: a folder, a file, or a name such as "efficientnet_lite2".
-        config: the arrays are for its `model`.
-        shapes: see `model_shapes`. If it has the backbone alone, the head of the source is dropped; a message lists it.
-        described: the task's facts about the data.
+        config: a config whose `model` part describes the model.
+        shapes: `{path: shape}` of the arrays to load; see `model_shapes`. If it has only the backbone's arrays, the
+            head in the source is ignored, and a message lists the ignored arrays.
+        described: the task's facts about the data; see `Task.describe`.
 
     Returns:
-        Path to array.
+        `{path: array}`.
 
     Raises:
-        InputError: there is no such source, or it holds another model or other labels.
+        InputError: the source does not exist, or it holds another model or other labels.
     """
     if Path(source).is_dir():
         return _load_run(Path(source), config, shapes, described)
@@ -76,20 +77,16 @@ def load_arrays(
 
 
 def read_torch_state(source: str | Path) -> TorchStateDict:
-    """Reads and identifies a PyTorch file, or the file in a package.
-
-    Raises:
-        InputError: it cannot be read, or holds no known model.
-    """
+    """Reads a PyTorch file, or the file in a package. Raises InputError if that fails or the model is unknown."""
     state, options = read_torch_file(pretrained_file(source) if source in PACKAGES else source)
     return identify_state(state, str(source), options)
 
 
 def pretrained_file(name: str) -> Path:
-    """The weights file of the installed package for `name`, a key of `PACKAGES`.
+    """Returns the path of the weights file in the installed package for `name`, a key of `PACKAGES`.
 
     Raises:
-        InputError: unknown name, or the package is not installed.
+        InputError: the name is unknown, or the package is not installed.
     """
     if name not in PACKAGES:
         raise InputError(f"no package holds weights of {name!r}; known: {', '.join(PACKAGES)}")
@@ -106,7 +103,7 @@ def pretrained_file(name: str) -> Path:
 
 
 def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
-    """Raises InputError if a file's system, family, size or number of labels is not that of the config."""
+    """Raises InputError if a file and the config differ in system, family, size or number of labels."""
     model, whole, found = config.model, _is_whole(shapes), f"{where} holds {torch_state.describe()}"
     is_retrieval = torch_state.system == "retrieval"
     if whole and torch_state.system == "backbone" and model.backbone:
@@ -138,12 +135,12 @@ def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes,
 
 
 def count_labels(torch_state: TorchStateDict) -> int | None:
-    """Returns the number of labels that a file's model scores; None without a head."""
+    """Returns the number of labels that the model in a file scores, or None if the model has no head."""
     return _count_labels({f"head.{name}": value.shape for name, value in torch_state.head.items()})
 
 
 def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, Any]) -> None:
-    """Raises InputError if a checkpoint's `info` does not match the task's facts about the data, `described`."""
+    """Raises InputError if a checkpoint's `info` and the task's facts `described` are about different data."""
     if info.get("labels") != described.get("labels"):
         there, here = (len(facts.get("labels", ())) for facts in (info, described))
         raise InputError(
@@ -169,10 +166,10 @@ def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, An
 
 
 def with_reasoning_of(source: str, config: ConfigDict) -> ConfigDict:
-    """Returns `config` with the `model.reasoning` of the weights in `source`, a workdir or a PyTorch file.
+    """Returns a copy of `config` with the `model.reasoning` of the weights in `source`, a workdir or a PyTorch file.
 
     Raises:
-        InputError: the file cannot be read, or is not of retrieval.
+        InputError: the source cannot be read, or the PyTorch file holds no retrieval model.
     """
     config = config.copy_and_resolve_references()
     if Path(source).is_dir():
@@ -191,7 +188,7 @@ def _load_run(workdir: Path, config: ConfigDict, shapes: Shapes, described: dict
     if whole:
         check_complete_model(workdir, info)
         check_same_data(workdir, info, described)
-    # Fields that do not show in the shapes of the arrays.
+    # These fields do not change the shapes of the arrays.
     fields = ("backbone", *(_TRACELESS if whole and config.model.get("head") == "attention" else ()))
     written = read_run_config(workdir)["model"]
     _check_equal(
@@ -206,7 +203,7 @@ def _load_run(workdir: Path, config: ConfigDict, shapes: Shapes, described: dict
 
 
 def _check_equal(problem: str, there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> None:
-    """Raises InputError with a list of the names whose values differ."""
+    """Compares two mappings. Raises InputError with a list of the names whose values differ."""
     differing = [
         f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} {where}"
         for name in sorted(there.keys() | here.keys())
@@ -221,6 +218,6 @@ def _is_whole(shapes: Shapes) -> bool:
 
 
 def _count_labels(shapes: Shapes) -> int | None:
-    """Counts labels by the head's bias, of our arrays or of a PyTorch file's."""
+    """Returns the size of the head's bias, under our path or a PyTorch name, or None if there is no bias."""
     biases = ("head.linear.bias", "head.bias", "head.b")
     return next((shapes[path][-1] for path in biases if shapes.get(path)), None)

@@ -1,6 +1,6 @@
 """Converts arrays between PyTorch's names and ours, strictly and in both directions.
 
-The PyTorch names are in tables of `Rule`s; those of TResNet and EfficientNet-Lite are timm's.
+Tables of `Rule`s contain the PyTorch names. The names for TResNet and EfficientNet-Lite are timm's.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from aia_jax.weights.torch_state import TorchStateDict, full_name
 
 
 class Transform(NamedTuple):
-    """How the axes of an array change between PyTorch and JAX."""
+    """Functions that change the order of an array's axes between PyTorch and JAX."""
 
     to_jax: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -33,10 +33,10 @@ class Rule(NamedTuple):
     """The PyTorch name of an array, or of all arrays of a module.
 
     Attributes:
-        pattern: regular expression for the path of the array or module here, without "backbone", "head" or "sgraf".
-        target: its name in PyTorch, as a template of `re.Match.expand`.
-        transform: of the array, or of the module's `kernel`; other arrays of a module keep their axes.
-        part: 0, 1 or 2 for the query, key and value parts of a packed `<target>_weight` and `<target>_bias`.
+        pattern: regular expression for our path of the array or module, without "backbone", "head" or "sgraf".
+        target: the name in PyTorch, as a template of `re.Match.expand`.
+        transform: changes the axes of the array, or of the module's `kernel`. Other arrays of a module keep their axes.
+        part: 0, 1 or 2 for the query, key or value part of a packed `<target>_weight` and `<target>_bias`.
     """
 
     pattern: str
@@ -45,14 +45,14 @@ class Rule(NamedTuple):
     part: int | None = None
 
 
-# Names of a module's arrays; others, such as `bias`, are the same.
+# Our names of a module's arrays, and PyTorch's. Other names, such as `bias`, are equal.
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 _TRESNET = (  # `stages.0` here is written as `layer1` before the rules apply
     Rule(r"conv1\.(conv|bn)", r"conv1.\1", CONV),
     Rule(r"(layer\d+\.\d+\.conv\d)\.(conv|bn)", r"\1.\2", CONV),
     Rule(r"(layer1\.\d+\.downsample)\.(conv|bn)", r"\1.0.\2", CONV),
-    Rule(r"(layer\d+\.\d+\.downsample)\.(conv|bn)", r"\1.1.\2", CONV),  # follows an average pool
+    Rule(r"(layer\d+\.\d+\.downsample)\.(conv|bn)", r"\1.1.\2", CONV),  # module 0 is an average pool
     Rule(r"(layer\d+\.\d+\.se\.fc\d)", r"\1", POINTWISE),
 )
 _EFFICIENTNET_LITE = (
@@ -130,7 +130,7 @@ Key = tuple[str, str]  # area ("backbone", "head" or "sgraf") and PyTorch name i
 
 
 class Place(NamedTuple):
-    """The place of one of our arrays in a state dict; see `Rule` for `part`."""
+    """The place of an array of this project in a PyTorch state dict; see `Rule` for `part`."""
 
     key: Key
     transform: Transform
@@ -138,11 +138,7 @@ class Place(NamedTuple):
 
 
 def find_place(path: str, *, system: str, family: str) -> Place:
-    """Looks up our array `path`, such as "backbone.stages.0.1.conv1.bn.scale".
-
-    Raises:
-        ValueError: there is no rule for it.
-    """
+    """Returns the place of our array `path`, such as "backbone.stem.bn.scale". Raises ValueError if no rule fits."""
     area, _, inner = path.partition(".")
     if area == "backbone" and family == "tresnet":
         inner = re.sub(r"^stages\.(\d+)", lambda match: f"layer{int(match[1]) + 1}", inner)
@@ -158,7 +154,7 @@ def find_place(path: str, *, system: str, family: str) -> Place:
 
 
 def system_of(paths: Iterable[str]) -> str:
-    """Returns the system of a model with our arrays `paths`: "annotator", "classifier", "retrieval" or "backbone"."""
+    """Returns a model's system, from the paths of its arrays: "annotator", "classifier", "retrieval" or "backbone"."""
     marks = {
         "head.query_embedding": "annotator",
         "head.linear.bias": "classifier",
@@ -168,20 +164,22 @@ def system_of(paths: Iterable[str]) -> str:
 
 
 def from_torch(torch_state: TorchStateDict, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-    """Converts an identified state dict to our arrays: fills every array of `shapes` and uses every array given.
+    """Converts an identified state dict to arrays with our paths.
+
+    Fills every array of `shapes`, and uses every array of the areas ("backbone", "head", "sgraf") that `shapes` has.
+    Ignores the arrays of other areas.
 
     Args:
-        torch_state: see `identify_state`; arrays outside the areas ("backbone", "head", "sgraf") of `shapes` are
-            ignored.
-        shapes: our paths, such as "head.bias", to their shapes.
+        torch_state: see `identify_state`.
+        shapes: `{path: shape}` with our paths, such as "head.bias".
         where: the file's name, for messages.
 
     Returns:
-        Path to array.
+        `{path: array}`.
 
     Raises:
-        InputError: arrays are missing, left over, or have another shape or type, or variances are below 0; the message
-            lists all of them.
+        InputError: arrays are missing, left over, or have another shape or type, or variances are below 0. The message
+            lists all these arrays.
     """
     areas = {path.partition(".")[0] for path in shapes}
     given = {(area, name): value for area in sorted(areas) for name, value in getattr(torch_state, area).items()}
@@ -204,10 +202,10 @@ def from_torch(torch_state: TorchStateDict, shapes: Mapping[str, tuple[int, ...]
 
 
 def to_torch(arrays: Mapping[str, np.ndarray], *, system: str, family: str) -> dict[str, np.ndarray]:
-    """Converts our arrays to a state dict of `system`; adds `num_batches_tracked` of 0 for each batch norm.
+    """Converts our arrays to a PyTorch state dict. Adds `num_batches_tracked` with the value 0 for each batch norm.
 
     Args:
-        arrays: path to array, of the backbone, the head or both, or of SGRAF.
+        arrays: `{path: array}` of the backbone, the head or both, or of SGRAF.
         system: "annotator", "classifier", "backbone" or "retrieval".
         family: "tresnet", "efficientnet_lite" or "sgraf".
     """

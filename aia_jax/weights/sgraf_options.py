@@ -1,7 +1,7 @@
-"""The contents of SGRAF's and Visual Semantic Loss's files: which reasoning, which sizes, and the options of a run.
+"""Reads the reasoning and the sizes from files of SGRAF and Visual Semantic Loss, and returns options for such files.
 
-Array names are those of the encoders' state dicts behind the encoder's number (0 image, 1 text, 2 similarity):
-`0.fc.weight`, `1.embed.weight`, `2.sim_eval_w.weight`.
+An array name is the encoder's number (0 image, 1 text, 2 similarity) and the name in the encoder's state dict, such as
+`0.fc.weight`, `1.embed.weight` and `2.sim_eval_w.weight`.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from aia_jax.utils.errors import InputError
 
 _MARKS = ("0.fc.weight", "1.embed.weight", "2.sim_eval_w.weight")
-_REASONINGS = {"sgr": "2.SGR_module.", "saf": "2.SAF_module."}  # to the start of its arrays' names
+_REASONINGS = {"sgr": "2.SGR_module.", "saf": "2.SAF_module."}  # reasoning: first part of its array names
 _EMBEDDING = "1.embed.weight"
-_SIZES = {  # field of config.model: an array that shows it, and the axis
+_SIZES = {  # field of config.model: an array with this size, and the axis of the size
     "embed_size": ("0.fc.weight", 0),
     "num_features": ("0.fc.weight", 1),
     "word_size": (_EMBEDDING, 1),
@@ -27,12 +27,12 @@ _FIXED_OF = {"sgr": {"sgr_step": 3, **_FIXED}, "saf": _FIXED}
 
 
 def is_sgraf(names: Collection[str]) -> bool:
-    """Whether these are the array names of such a file."""
+    """Checks whether these are the array names of a file of SGRAF or Visual Semantic Loss."""
     return any(mark in names for mark in _MARKS)
 
 
 def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, where: str) -> str:
-    """Returns "sgr" or "saf", from the options or, if the file has none, from the array names.
+    """Returns "sgr" or "saf", from the options or, if the file has no options, from the array names.
 
     Args:
         names: array names.
@@ -40,7 +40,7 @@ def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, wher
         where: the file's name, for messages.
 
     Raises:
-        InputError: neither can be told, or the options are of a model that this project does not have.
+        InputError: the reasoning cannot be determined, or this project has no model with these options.
     """
     if options is None:
         found = [reasoning for reasoning, start in _REASONINGS.items() if any(name.startswith(start) for name in names)]
@@ -68,16 +68,19 @@ def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, wher
 def check_sizes(
     arrays: Mapping[str, np.ndarray], reasoning: str, model: ConfigDict, num_words: int, where: str
 ) -> None:
-    """Compares a file with a config's `model`; ignores sizes whose arrays are missing, which conversion reports.
+    """Checks that a file's sizes and reasoning equal those of a config's `model`.
+
+    Ignores the sizes of missing arrays, because the conversion reports missing arrays.
 
     Args:
-        arrays, reasoning: of the file.
+        arrays: the file's arrays by name.
+        reasoning: the file's reasoning, "sgr" or "saf".
         model: the `model` part of a config.
         num_words: the size of the vocabulary.
         where: the file's name, for messages.
 
     Raises:
-        InputError: sizes or reasoning differ; the message lists the fields.
+        InputError: sizes or reasoning differ. The message lists the fields.
     """
     found = {
         field: arrays[name].shape[axis]
@@ -100,7 +103,7 @@ def check_sizes(
 
 
 def options_of(config: ConfigDict, num_words: int) -> dict[str, Any]:
-    """Returns `opt`, which the authors' programs expect beside the weights of a model of `config`."""
+    """Returns `opt`, the options of `config` that the authors' programs expect in the same file as the weights."""
     model, optimizer, data = config.model, config.optimizer, config.data
     return {
         "data_name": data.name,

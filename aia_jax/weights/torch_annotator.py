@@ -1,6 +1,7 @@
-"""Annotators in PyTorch, from timm's backbones and torch's attention: the reference for conversion and for ONNX export.
+"""Annotators in PyTorch, built from timm's backbones and torch's attention. Conversion and ONNX export use them.
 
-Parameter names are those of the authors' files, in timm's present names. Importing this module needs torch and timm.
+Parameters have the names of the authors' files, and backbones have timm's present names. This module imports torch and
+timm.
 """
 
 import re
@@ -24,7 +25,7 @@ ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
 
 
 class TorchDecoderLayer(nn.Module):
-    """Decoder layer of system A: optional self-attention, attention to the image, feed-forward network."""
+    """Decoder layer of system A: optional self-attention, attention to the image, and a feed-forward network."""
 
     def __init__(
         self,
@@ -52,7 +53,10 @@ class TorchDecoderLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries `[B, C, D]`, image features `[B, P, D]`, positions of the queries: to queries, maps `[B, C, P]`."""
+        """Returns updated queries `[B, C, D]` and attention maps `[B, C, P]`, for C labels and P image positions.
+
+        Adds `position` to the queries `x` `[B, C, D]` in each attention. `positions` are image features `[B, P, D]`.
+        """
 
         def before(norm: nn.Module, y: Tensor) -> Tensor:
             return norm(y) if self.norm_first else y
@@ -72,10 +76,10 @@ class TorchDecoderLayer(nn.Module):
 
 
 class TorchAttentionPooling(nn.Module):
-    """Head of system A: features `[B, F, h, w]` to logits `[B, C]` and intermediates.
+    """Head of system A. Maps features `[B, F, h, w]` to logits `[B, C]` and intermediates.
 
-    The intermediates are "projection" `[B, h*w, D]` and "attention" `[B, C, h*w]`. The options are those of our
-    `AttentionPooling`; `layer_options` go to `TorchDecoderLayer`.
+    The intermediates are "projection" `[B, h*w, D]` and "attention" `[B, C, h*w]`. The options are those of
+    `aia_jax.models.attention_pooling.AttentionPooling`. `layer_options` are passed to `TorchDecoderLayer`.
     """
 
     def __init__(
@@ -112,11 +116,11 @@ class TorchAttentionPooling(nn.Module):
 
 
 class TorchAnnotator(nn.Module):
-    """System A: images `[B, 3, H, W]` to logits `[B, C]` and the head's intermediates.
+    """System A. Maps images `[B, 3, H, W]` to logits `[B, C]` and the head's intermediates.
 
     Args:
         body: a network that returns features `[B, F, h, w]`.
-        num_labels, num_features: C, F.
+        num_labels, num_features: the sizes C and F.
         head_options: see `TorchAttentionPooling`.
     """
 
@@ -134,7 +138,7 @@ class TorchAnnotator(nn.Module):
 
 
 class TorchClassifier(nn.Module):
-    """System B: images `[B, 3, H, W]` to logits `[B, C]` by global mean, dropout and a linear layer."""
+    """System B. Maps images `[B, 3, H, W]` to logits `[B, C]`: global mean, dropout, and a linear layer."""
 
     def __init__(self, body: nn.Module, num_labels: int, num_features: int, *, dropout: float = 0.3):
         super().__init__()
@@ -150,11 +154,11 @@ class TorchClassifier(nn.Module):
 
 
 class FixedPaddingConv(nn.Module):
-    """timm's `Conv2dSame` of stride 2 with the padding for one input size, under the same parameter name.
+    """Computes timm's `Conv2dSame` of stride 2 with the padding for one input size. Keeps the parameter name.
 
     Args:
-        conv: the convolution, whose weight is used.
-        side: height and width of that input.
+        conv: the convolution that provides the weight.
+        side: height and width of the input for which the padding is computed.
     """
 
     def __init__(self, conv: Conv2dSame, side: int):
@@ -168,7 +172,10 @@ class FixedPaddingConv(nn.Module):
 
 
 def fix_padding(body: nn.Module, resolution: int) -> None:
-    """Makes timm's EfficientNet-Lite pad images of any size as it pads one size: `config.model.native_padding`."""
+    """Makes timm's EfficientNet-Lite pad images of all sizes like images of side `resolution`.
+
+    `config.model.native_padding` has the same effect on our EfficientNet-Lite.
+    """
     side = resolution
     for name, module in list(body.named_modules()):
         if isinstance(module, Conv2dSame):
@@ -177,10 +184,10 @@ def fix_padding(body: nn.Module, resolution: int) -> None:
 
 
 def build_body(backbone: str) -> tuple[nn.Module, int]:
-    """Builds timm's network for a backbone of `BACKBONES`; returns it and its number of features.
+    """Builds timm's network for a backbone of `BACKBONES`. Returns the network and its number of features.
 
     Raises:
-        InputError: timm has no such network.
+        InputError: timm does not have this network.
     """
     name = backbone if backbone.startswith("tresnet") else f"tf_{backbone}"
     if not timm.is_model(name):
@@ -190,13 +197,13 @@ def build_body(backbone: str) -> tuple[nn.Module, int]:
 
 
 def load_torch(config: ConfigDict, torch_state: TorchStateDict, state: dict[str, np.ndarray]) -> nn.Module:
-    """Loads the model of an identified file with `strict=True`, in evaluation mode.
+    """Builds a file's model in evaluation mode, and loads the weights with `strict=True`.
 
-    timm's own filter, not this project, brings TResNet's names up to date. EfficientNet-Lite pads as timm does; see
-    `fix_padding`.
+    timm's filter converts TResNet's names, so that the names do not depend on this project. EfficientNet-Lite pads as
+    timm does; see `fix_padding`.
 
     Args:
-        config: its `model` is that of the file.
+        config: a config whose `model` part describes the file's model.
         torch_state: the identified file.
         state: the arrays by their names in the file.
     """
@@ -226,7 +233,7 @@ def load_torch(config: ConfigDict, torch_state: TorchStateDict, state: dict[str,
 
 
 def _build_short_tresnet(arrays: dict[str, np.ndarray]) -> tuple[nn.Module, int]:
-    """Builds timm's TResNet without its last stages, such as `tresnet_tiny`; returns it and its number of features."""
+    """Builds timm's TResNet without the last stages, such as `tresnet_tiny`. Returns network and number of features."""
     blocks = {match.groups() for name in arrays if (match := re.match(r"layer(\d)\.(\d+)\.", name))}
     counts = [number for _, number in sorted(Counter(stage for stage, _ in blocks).items())]
     width = len(arrays["conv1.conv.weight"])

@@ -1,4 +1,4 @@
-"""Reads PyTorch and safetensors files without executing anything in them, and writes them."""
+"""Reads and writes PyTorch and safetensors files. Reading a file never executes code from it."""
 
 import argparse
 import importlib
@@ -18,23 +18,23 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import atomic_path
 
 _WRAPPERS = ("state_dict", "model")
-_MAX_DEPTH = 4  # of wrappers in wrappers
-_NUM_ENCODERS = 3  # of SGRAF; each has its own state dict
+_MAX_DEPTH = 4  # levels of nested wrappers
+_NUM_ENCODERS = 3  # encoders of SGRAF; each encoder has its own state dict
 _FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 
 
 def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """Reads a `.safetensors` file, or a file of `torch.save` with `weights_only=True`.
 
-    Unwraps a dict in `{"state_dict": ...}` or `{"model": ...}`, and removes `module.` if all names begin with it. Joins
-    three state dicts to one, with names that begin with `0.`, `1.` and `2.`.
+    Takes the inner dict of `{"state_dict": ...}` or `{"model": ...}`, and removes the prefix `module.` if all names
+    have it. Joins three state dicts into one; the joined names begin with `0.`, `1.` and `2.`.
 
     Returns:
-        Name to array, with float32 for all floating types; and the options in the file's `opt`, an
-        `argparse.Namespace`, or None.
+        `{name: array}`, with all floating types converted to float32, and a dict of the options in the file's `opt`
+        (an `argparse.Namespace`), or None if the file has no options.
 
     Raises:
-        InputError: the file is missing, damaged or truncated, or holds other objects than arrays, NaN or infinity; or
+        InputError: the file is missing, damaged or truncated, it holds NaN, infinity or objects that are no arrays, or
             torch is not installed.
     """
     path = Path(path)
@@ -52,13 +52,13 @@ def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
 def write_torch_file(
     path: str | Path, state: dict[str, np.ndarray], *, beside: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a `.safetensors` file, or a file for `torch.load`; the whole file or none.
+    """Writes a `.safetensors` file, or a file for `torch.load`. The write is atomic.
 
     Args:
         path: the file.
-        state: name to array.
-        beside: for `torch.load`, the other entries of SGRAF's checkpoints, with the options as a dict `opt`. The
-            arrays, whose names begin with `0.`, `1.` and `2.`, then become a list of state dicts, `model`.
+        state: `{name: array}`.
+        beside: the other entries of an SGRAF checkpoint for `torch.load`, with the options as a dict `opt`. The arrays
+            are then written as `model`, a list of three state dicts. Their names must begin with `0.`, `1.` and `2.`.
 
     Raises:
         InputError: torch or safetensors is not installed.
@@ -78,7 +78,7 @@ def write_torch_file(
 
 def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # JSON follows its length of 8 bytes
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # 8 bytes with the length, then JSON
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -95,7 +95,7 @@ def _read_torch(path: Path) -> Any:
     _check_unpacked_size(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # about pickle protocols and old storages
+            warnings.simplefilter("ignore")  # hides warnings about pickle protocols and old storages
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = _FORBIDDEN.search(str(error))
@@ -111,11 +111,11 @@ def _read_torch(path: Path) -> Any:
 
 
 def _check_unpacked_size(path: Path) -> None:
-    """Refuses archives that unpack to more bytes than they have; `torch.save` compresses nothing."""
+    """Raises InputError if an archive unpacks to more bytes than the file has. `torch.save` does not compress."""
     try:
         with zipfile.ZipFile(path) as archive:
             num_bytes = sum(part.file_size for part in archive.infolist())
-    except Exception:  # no archive, or a damaged one: torch reports that
+    except Exception:  # torch reports files that are no archives or are damaged
         return
     if num_bytes > path.stat().st_size:
         raise InputError(
@@ -125,7 +125,7 @@ def _check_unpacked_size(path: Path) -> None:
 
 
 def _unwrap(content: Any, path: Path) -> tuple[dict[Any, Any], dict[str, Any] | None]:
-    """Returns the innermost dict, whose values should be arrays, and the options found beside it."""
+    """Returns the innermost dict, which should contain only arrays, and the options from an outer dict."""
     options = None
     for _ in range(_MAX_DEPTH):
         wrapper = next((name for name in _WRAPPERS if _is_wrapped(content, name)), None)
@@ -150,7 +150,7 @@ def _is_wrapped(content: Any, name: str) -> bool:
 
 
 def _encoders(content: Any) -> list[dict[Any, Any]] | None:
-    """Returns the three state dicts of SGRAF's encoders, or None if `content` is anything else."""
+    """Returns the state dicts of SGRAF's three encoders, or None if `content` does not contain them."""
     parts = list(content.values()) if isinstance(content, dict) else content
     fits = isinstance(parts, list | tuple) and len(parts) == _NUM_ENCODERS
     return list(parts) if fits and all(isinstance(part, dict) for part in parts) else None

@@ -1,7 +1,9 @@
-"""SGRAF in PyTorch, which scores one caption at a time: the reference for conversions of retrieval models.
+"""SGRAF in PyTorch, which scores one caption at a time. It is the reference for conversions of retrieval models.
 
-Written from the paper (Diao et al., AAAI 2021, arXiv 2101.01368). Parameter names are those of the authors' files after
-the number of the encoder. Importing this module needs torch.
+The code follows the paper (Diao et al., AAAI 2021, arXiv 2101.01368). A parameter name is the encoder's number and the
+name in the authors' files. This module imports torch.
+
+Shapes: I images, R regions, F features of a region, C captions, L words, D embedding size, S similarity size.
 """
 
 import numpy as np
@@ -18,7 +20,7 @@ Encoded = tuple[Tensor, Tensor]
 
 
 class CaptionEncoder(nn.Module):
-    """Tokens `[C, L]` with `lengths` `[C]` to unit vectors `[C, L, D]`, 0 beyond the lengths."""
+    """Encodes tokens `[C, L]` as unit vectors `[C, L, D]`. The vectors after `lengths` `[C]` words are 0."""
 
     def __init__(self, num_words: int, word_size: int, embed_size: int, dropout: float):
         super().__init__()
@@ -34,7 +36,10 @@ class CaptionEncoder(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Vectors `[B, N, D]` to one unit vector `[B, D]`; with batch norm if N is always `num_regions`."""
+    """Pools the N vectors of each of B rows, `[B, N, D]`, to one unit vector `[B, D]`.
+
+    With `num_regions`, N must be `num_regions`, and the embeddings are batch-normalised.
+    """
 
     def __init__(self, size: int, num_regions: int | None, dropout: float):
         super().__init__()
@@ -53,7 +58,7 @@ class SelfAttention(nn.Module):
 
 
 class GraphStep(nn.Module):
-    """A step of SGR: each node of `[I, N, S]` attends to all nodes."""
+    """Computes one step of SGR: each of the N nodes in `[I, N, S]` attends to all nodes."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -67,7 +72,7 @@ class GraphStep(nn.Module):
 
 
 class Filtration(nn.Module):
-    """SAF: alignments `[I, N, S]` to their normalised weighted mean `[I, S]`."""
+    """Computes SAF: the normalised weighted mean `[I, S]` of N alignments `[I, N, S]`."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -81,7 +86,7 @@ class Filtration(nn.Module):
 
 
 class SimilarityEncoder(nn.Module):
-    """Scores images `[I, R, D]` for one caption; see `score`."""
+    """Scores all images for one caption; see `score`."""
 
     def __init__(self, embed_size: int, similarity_size: int, num_regions: int, reasoning: str, dropout: float):
         super().__init__()
@@ -96,7 +101,7 @@ class SimilarityEncoder(nn.Module):
             self.SAF_module = Filtration(similarity_size)
 
     def score(self, images: Encoded, words: Tensor, whole: Tensor) -> Tensor:
-        """Scores one caption, `[L, D]` and `[D]` without padding, for all images: `[I]`."""
+        """Returns the scores `[I]` of all images for a caption, `words` `[L, D]` without padding and `whole` `[D]`."""
         regions, image_wholes = images
         affinity = l2norm(functional.leaky_relu(regions @ words.T, 0.1))
         context = l2norm((9 * affinity).softmax(1).mT @ regions)
@@ -113,14 +118,15 @@ class SimilarityEncoder(nn.Module):
 
 
 class TorchSGRAF(nn.ModuleList):
-    """The three encoders; `read_torch_file` gives the authors' files the names of its `state_dict`.
+    """Combines the three encoders. The names in `state_dict` are those that `read_torch_file` returns.
 
     Args:
         num_words: size of the vocabulary.
-        num_features, num_regions: F, R.
-        embed_size, word_size, similarity_size: D, size of the word vectors, S.
+        num_features, num_regions: F and R.
+        embed_size, similarity_size: D and S.
+        word_size: size of the word vectors.
         reasoning: "sgr" or "saf".
-        dropout: for words and the self-attention.
+        dropout: dropout rate of the words and of the self-attention.
     """
 
     def __init__(
@@ -144,32 +150,35 @@ class TorchSGRAF(nn.ModuleList):
         )
 
     def encode_images(self, features: Tensor) -> Encoded:
-        """Encodes regions `[I, R, F]` to `[I, R, D]`, and their pooled vectors `[I, D]`."""
+        """Encodes regions `[I, R, F]`. Returns region vectors `[I, R, D]` and image vectors `[I, D]`."""
         regions = l2norm(self[0]["fc"](features))
         return regions, self[2].v_global_w(regions)
 
     def encode_captions(self, tokens: Tensor, lengths: Tensor) -> Encoded:
-        """Encodes tokens `[C, L]` to `[C, L, D]`, and their pooled vectors `[C, D]`."""
+        """Encodes tokens `[C, L]`. Returns word vectors `[C, L, D]` and caption vectors `[C, D]`."""
         words = self[1](tokens, lengths)
         wholes = [self[2].t_global_w(own[None, :length]) for own, length in zip(words, lengths.tolist(), strict=True)]
         return words, torch.cat(wholes)
 
     def similarity(self, images: Encoded, captions: Encoded, lengths: Tensor) -> Tensor:
-        """Scores `[C, I]`, caption by caption; in training each caption updates SAF's running statistics."""
+        """Returns the scores `[C, I]`. Computes one caption after the other.
+
+        In training mode, each caption updates the running statistics of SAF.
+        """
         rows = zip(*captions, lengths.tolist(), strict=True)
         return torch.stack([self[2].score(images, words[:length], whole) for words, whole, length in rows])
 
 
 def l2norm(x: Tensor) -> Tensor:
-    """Normalises over the last axis."""
+    """Divides `x` by its length along the last axis."""
     return x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + _EPSILON)
 
 
 def load_torch(model: ConfigDict, state: dict[str, np.ndarray]) -> TorchSGRAF:
-    """Loads a file's model with `strict=True`, in evaluation mode.
+    """Builds a file's model in evaluation mode, and loads the weights with `strict=True`.
 
     Args:
-        model: the `model` part of a config for the file.
+        model: the `model` part of a config that describes the file.
         state: the arrays by their names in the file.
     """
     fields = {name: model[name] for name in SGRAF_FIELDS}

@@ -1,7 +1,7 @@
-"""Identifies a PyTorch state dict by its array names: the system, the backbone's family, the generation of the code.
+"""Identifies a PyTorch state dict by its array names: system, family of the backbone, and generation of the code.
 
-Early TResNet code (timm <= 0.6, Alibaba MIIL) uses InPlace-ABN, whose scale is |weight| + 1e-5; timm >= 0.9 uses plain
-batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. All names become timm 0.9's.
+Early TResNet code (timm <= 0.6, Alibaba MIIL) uses InPlace-ABN, whose scale is |weight| + 1e-5. timm >= 0.9 uses plain
+batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. All names become those of timm 0.9.
 """
 
 import re
@@ -16,7 +16,7 @@ from aia_jax.weights import sgraf_options
 
 
 class _Prefixes(NamedTuple):
-    """How the array names of a system's backbone and head begin in a file."""
+    """The prefixes of a system's backbone and head in the array names of a file."""
 
     system: str
     backbone: str
@@ -31,14 +31,14 @@ _PREFIXES = (
     _Prefixes("backbone", "", "_fc."),
 )
 _FAMILIES = (
-    # family, generation, a name that only its backbones have
+    # family, generation, an array name that only backbones of this family and generation have
     ("tresnet", "timm >= 0.9", "conv1.conv.weight"),
     ("tresnet", "InPlace-ABN", "conv1.0.weight"),
     ("efficientnet_lite", "timm", "conv_stem.weight"),
     ("efficientnet_lite", "efficientnet_lite_pytorch", "_conv_stem.weight"),
 )
 _NOT_TRAINED = re.compile(r"(.*\.)?(num_batches_tracked|filt)")  # counters, and fixed filters of blur pools
-_SQUEEZE_EXCITE = re.compile(r".*\.se\.fc\d\.\w+")  # named alike in all generations
+_SQUEEZE_EXCITE = re.compile(r".*\.se\.fc\d\.\w+")  # all generations use the same names
 _INPLACE_ABN = (
     (r"(conv\d)\.0\.0\.", r"\1.conv."),  # a convolution followed by a blur pool
     (r"(conv\d)\.0\.1\.", r"\1.bn."),
@@ -48,7 +48,7 @@ _INPLACE_ABN = (
     (r"(downsample\.\d)\.1\.", r"\1.bn."),
 )
 _LITE_PARTS = {
-    # name in efficientnet_lite_pytorch: timm's name in stage 0, which has no expansion, and in the other stages
+    # name in efficientnet_lite_pytorch: (timm's name in stage 0, which has no expansion; timm's name in other stages)
     "_expand_conv": (None, "conv_pw"),
     "_bn0": (None, "bn1"),
     "_depthwise_conv": ("conv_dw", "conv_dw"),
@@ -65,16 +65,17 @@ class TorchStateDict:
     """An identified state dict.
 
     Attributes:
-        system: "annotator" (system A), "classifier" (B), "retrieval" (SGRAF), or "backbone" (an ImageNet model and its
+        system: "annotator" (system A), "classifier" (B), "retrieval" (SGRAF), or "backbone" (an ImageNet model with its
             classifier).
         family: "tresnet", "efficientnet_lite" or "sgraf".
-        generation: the code whose names the file uses.
-        backbone, head: arrays by timm's names without the system's prefix; `head` of a backbone is its classifier.
+        generation: the code whose array names the file uses.
+        backbone, head: arrays by timm's names, without the system's prefix. If the system is "backbone", `head` is the
+            ImageNet classifier.
         origin: the name in the file for each (area, name), with the area "backbone", "head" or "sgraf".
         others: names in the file that belong to no area.
-        prefix: the start of the backbone's names in the file.
+        prefix: the prefix of the backbone's names in the file.
         sgraf: arrays of SGRAF's three encoders by their names in the file.
-        reasoning: SGRAF's "sgr" or "saf", else "".
+        reasoning: "sgr" or "saf" for SGRAF, or else "".
     """
 
     system: str
@@ -102,16 +103,16 @@ class TorchStateDict:
         return f"{what} ({family} of {counts} blocks, {self.generation} names)"
 
     def list_head(self) -> str:
-        """Returns the names of the head's arrays in the file, with their shapes; "" without a head."""
+        """Returns the names and shapes of the head's arrays in the file, or "" if there is no head."""
         return ", ".join(f"{self.origin['head', name]} {list(value.shape)}" for name, value in self.head.items())
 
     def name_in_file(self, key: tuple[str, str]) -> str:
-        """Returns the name in the file for (area, name), or the name it would have."""
+        """Returns the name in the file for `key`, (area, name). For a missing array, returns the expected name."""
         return self.origin.get(key) or full_name(self.system, self.family, *key)
 
 
 def full_name(system: str, family: str, area: str, name: str) -> str:
-    """Returns an array's name in a file of `system`, from its area and its name in the area."""
+    """Returns an array's full name in a file of `system`, from the array's area and name in the area."""
     if area == "sgraf":
         return name
     prefixes = next(row for row in _PREFIXES if row.system == system)
@@ -130,7 +131,7 @@ def identify_state(
         where: the file's name, for messages.
 
     Raises:
-        InputError: the names belong to no known system, or the options to a model that this project does not have.
+        InputError: the names belong to no known system, or this project has no model with these options.
     """
     arrays = {name: value for name, value in state.items() if not _NOT_TRAINED.fullmatch(name)}
     if sgraf_options.is_sgraf(state):
@@ -149,7 +150,7 @@ def identify_state(
             f"{where} holds no model that is known here: none of {known}, of EfficientNet-Lite's names or of SGRAF's "
             f"is among its {len(state)} arrays, the first of which are {', '.join(list(state)[:3])}"
         )
-    # Bare backbones differ in the name of their classifier, which may also be absent.
+    # The name of the classifier distinguishes bare backbones. A file may also have no classifier.
     best = max(fitting, key=lambda found: any(name.startswith(found[0].head) for name in state))
     return _rename(arrays, *best, where)
 
@@ -181,7 +182,7 @@ def _rename(
 
 
 def _renaming(generation: str, names: Iterable[str], where: str) -> Callable[[str], str | None]:
-    """Returns a function from a generation's name to timm's; it gives None for a name of another generation."""
+    """Returns a function that maps a generation's array name to timm's, and a name of another generation to None."""
     if generation == "InPlace-ABN":
         return _from_inplace_abn
     if generation == "efficientnet_lite_pytorch":
