@@ -37,7 +37,7 @@ def get_config(dataset="corel5k"):
 
 
 def search_config(dataset):
-    """The fields of search; `dataset` is an annotated data set (its label words are queries), "clickture" or "coco"."""
+    """Returns search's fields. `dataset` is "clickture", "coco", or an annotated data set whose labels are queries."""
     config = run_config("search", dataset)
     config.epochs = 10
 

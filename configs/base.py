@@ -1,4 +1,4 @@
-"""The fields that all configs share, and those of annotation. docs/configs.md lists the fields of all systems."""
+"""The config fields of all systems, and the fields of annotation. docs/configs.md describes all fields."""
 
 from ml_collections import ConfigDict, config_dict
 
@@ -22,7 +22,7 @@ ONE_CYCLE = {
 
 
 def run_config(task: str, dataset: str) -> ConfigDict:
-    """The fields that all systems share; `task` is "annotation", "retrieval" or "search"."""
+    """Returns the fields of all systems. `task` is "annotation", "retrieval" or "search"."""
     config = ConfigDict()
     config.task = task
     config.seed = 1
@@ -50,7 +50,7 @@ def run_config(task: str, dataset: str) -> ConfigDict:
 
 
 def annotation_config(dataset: str) -> ConfigDict:
-    """System A on TResNet-M at 448 px, as published for Corel-5k, ESP-Game and IAPR TC-12 (paper A, section 4).
+    """Returns system A on TResNet-M at 448 px, as published for Corel-5k, ESP-Game and IAPR TC-12 (paper A, section 4).
 
     `dataset` is "corel5k", "espgame", "iaprtc12", "vg500", "custom" or "scenes".
     """
@@ -100,7 +100,7 @@ def annotation_config(dataset: str) -> ConfigDict:
 
 
 def published_run(dataset: str) -> ConfigDict:
-    """`annotation_config`, with the best epoch chosen on the test split as in the published tables."""
+    """Returns `annotation_config` with the best epoch chosen on the test split, as in the published tables."""
     config = annotation_config(dataset)
     config.published = f"attention_pooling/{dataset}"
     config.eval.split = "test"

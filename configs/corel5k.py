@@ -11,5 +11,5 @@ from configs.base import published_run
 
 
 def get_config():
-    """The published hyper-parameters."""
+    """Returns the published hyper-parameters."""
     return published_run("corel5k")

@@ -14,8 +14,8 @@ The argument chooses the start of training:
                                       --config.init_from=Annotator.pth --config.init_labels=Corel-5k/train.json
 
 With a complete network, labels in both vocabularies keep their trained weights. The other labels start from random
-weights. Training prints which. A complete network needs a GPU; with `--config.model.freeze_backbone=True` only its head
-is trained, which a CPU can do. The best epoch is chosen on a fifth of the training photos.
+weights. Training prints both lists of labels. A complete network needs a GPU. `--config.model.freeze_backbone=True`
+trains only the head, which a CPU can do. The best epoch is chosen on a fifth of the training photos.
 """
 
 from pathlib import Path
@@ -42,7 +42,7 @@ def get_config(start="gap"):
 
 
 def _continue_run(config, folder):
-    """Sets the network of a run, its loss and its training to those of the run."""
+    """Copies the fields of model, loss and training from the run in `folder` to `config`."""
     if not Path(folder, "config.json").is_file():
         raise ValueError(f"configs/custom.py:{folder} is unknown; known: gap, attention, whole, or the folder of a run")
     written = read_run_config(Path(folder))

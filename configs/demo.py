@@ -9,7 +9,7 @@ from configs.base import annotation_config
 
 
 def get_config():
-    """Scenes at 96 px, a three-stage TResNet and a small attention-pooling head."""
+    """Returns the config of scenes at 96 px, a three-stage TResNet and a small attention-pooling head."""
     config = annotation_config("scenes")
     config.seed = 1
     config.epochs = 14

@@ -10,7 +10,7 @@ from configs.sgraf import retrieval_config
 
 
 def get_config():
-    """Scenes at 96 px: 6 x 6 cells of a three-stage TResNet, and SAF at small widths."""
+    """Returns the config of scenes at 96 px, 6 x 6 cells of a three-stage TResNet, and a small SAF."""
     config = retrieval_config("scenes", "saf")
     config.epochs = 3
     config.batch_size = 50

@@ -10,7 +10,7 @@ from configs.amc import search_config
 
 
 def get_config():
-    """The scenes of `configs/demo.py`, and AMC at small widths."""
+    """Returns the config of the scenes of `configs/demo.py` and a small AMC."""
     config = search_config("scenes")
     config.epochs = 2
     config.data.annotator = "runs/demo"

@@ -16,7 +16,7 @@ from configs.base import run_config
 
 
 def get_config(argument="f30k"):
-    """`argument` is "coco", "f30k" or "flickr8k", for SGR with ",sgr" behind it."""
+    """Returns the config. `argument` is "coco", "f30k" or "flickr8k"; the suffix ",sgr" selects SGR instead of SAF."""
     name, _, reasoning = argument.partition(",")
     if name not in ("coco", "f30k", "flickr8k") or reasoning not in ("", "saf", "sgr"):
         raise ValueError(f"configs/sgraf.py:{argument}: give coco, f30k or flickr8k, and ,sgr or ,saf behind it")
@@ -39,7 +39,7 @@ def get_config(argument="f30k"):
 
 
 def retrieval_config(dataset, reasoning):
-    """The fields of retrieval; `dataset` is a folder in SCAN's layout or "scenes", `reasoning` is "sgr" or "saf"."""
+    """Returns retrieval's fields. `dataset` is a folder in SCAN's layout or "scenes"; `reasoning` is "sgr" or "saf"."""
     config = run_config("retrieval", dataset)
     config.batch_size = 128
 

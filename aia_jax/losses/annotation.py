@@ -1,7 +1,8 @@
-"""Losses of multi-label annotation: pure functions of logits and targets, unreduced.
+"""Losses of multi-label annotation: pure functions of logits and targets, without reduction.
 
-Logits are `[B, C]` of any float type, targets `[B, C]` of 0 or 1, losses float32 `[B, C]`. Values and gradients are
-finite for every finite logit: log-probabilities keep the precision of `sigmoid(x)` and `1 - sigmoid(x)`.
+For B images and C labels, logits are `[B, C]` of any float type, targets `[B, C]` of 0 or 1, and losses float32
+`[B, C]`. Values and gradients are finite for every finite logit: log-probabilities keep the precision of `sigmoid(x)`
+and `1 - sigmoid(x)`.
 """
 
 import math
@@ -26,7 +27,7 @@ _EPS = 1e-8  # smallest argument of a logarithm
 def bce(logits: Array, targets: Array) -> Array:
     """Computes the binary cross-entropy.
 
-    `-y log(p) - (1 - y) log(1 - p)`, where `p = sigmoid(logits)` and `y = targets`. The mean over batch and labels
+    The loss is `-y log(p) - (1 - y) log(1 - p)` with `p = sigmoid(logits)` and `y = targets`. The mean over elements
     equals PyTorch's `MultiLabelSoftMarginLoss`.
     """
     x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
@@ -59,7 +60,7 @@ def multi_label_loss(
         gamma_neg, gamma_pos: focusing exponents of negatives and positives, at least 0.
         pos_margin: margin subtracted from the logits of positives, at least 0.
         neg_margin: margin subtracted from the probabilities of negatives, in [0, 1).
-        threshold: probability from which a positive is no longer modulated.
+        threshold: probability at and above which a positive is not modulated.
     """
     x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
     p = _sigmoid(x)
@@ -92,16 +93,16 @@ def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], A
 
 
 def _sigmoid(x: Array) -> Array:
-    """Sigmoid whose gradient keeps its relative precision near 1."""
+    """Computes the sigmoid. The gradient keeps its relative precision if the sigmoid is near 1."""
     return jnp.exp(jax.nn.log_sigmoid(x))
 
 
 def _at_least(x: Array, low: float) -> Array:
-    """max(x, low) with PyTorch's subgradient, which is 1 at equality. NaN stays NaN."""
+    """Computes max(x, low) with PyTorch's subgradient, which is 1 at equality. NaN stays NaN."""
     return jnp.where(x < low, low, x)
 
 
 def _power(base: Array, exponent: float) -> Array:
-    """base ** exponent for base >= 0, with gradient 0 instead of NaN at base 0."""
+    """Computes base ** exponent for base >= 0. At base 0, the gradient is 0 instead of NaN."""
     positive = ~(base <= 0)  # NaN stays NaN
     return jnp.where(positive, jnp.where(positive, base, 1.0) ** exponent, 0.0**exponent)

@@ -1,6 +1,6 @@
-"""Losses of image-text retrieval, in float32, on the scores `[N, N]` of all pairs in a batch.
+"""Losses of image-text retrieval in float32. They use the scores `[N, N]` of all pairs in a batch of N pairs.
 
-Row b is image b, column b is its caption; the diagonal holds the matching pairs. Losses are scalars.
+Row b is image b, column b is the caption of image b, and the diagonal has the matching pairs. Losses are scalars.
 """
 
 import jax
@@ -15,13 +15,13 @@ _BLOCK_ELEMENTS = 2**26  # elements of the rank tensor that are computed at once
 def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
     """Computes the triplet hinge loss in both directions, summed over the batch.
 
-    `sum_b sum_c max(0, margin - s[b, b] + s[b, c]) + max(0, margin - s[b, b] + s[c, b])` over all `c != b`.
+    The loss is `sum_b sum_c max(0, margin - s[b, b] + s[b, c]) + max(0, margin - s[b, b] + s[c, b])` over `c != b`.
 
     Reference: Faghri et al., "VSE++", 2018, https://arxiv.org/abs/1707.05612
 
     Args:
-        margin: by how much a matching pair should score higher than the others.
-        hardest: whether only the hardest negative of each image and of each caption counts, in place of the sums.
+        margin: required difference between the score of a matching pair and the score of a negative pair.
+        hardest: whether to use only the hardest negative of each image and caption instead of the sum over negatives.
     """
 
     def hinge(positive: Array) -> Array:
@@ -31,7 +31,7 @@ def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
     captions, images = hinge(jnp.diagonal(scores)[:, None]), hinge(jnp.diagonal(scores)[None])
     if not hardest:
         return captions.sum() + images.sum()
-    # Of equal negatives only the first gets a gradient, as in PyTorch.
+    # If negatives are equal, only the first one gets a gradient, as in PyTorch.
     worst_caption = jnp.take_along_axis(captions, captions.argmax(axis=1)[:, None], axis=1)
     worst_image = jnp.take_along_axis(images, images.argmax(axis=0)[None], axis=0)
     return worst_caption.sum() + worst_image.sum()
@@ -40,9 +40,9 @@ def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
 def soft_ranks(scores: Array) -> Array:
     """Computes differentiable ranks, `1 + sum_{a != c} sigmoid((scores[a, b] - scores[b, c]) / 0.001)`.
 
-    As in the published code, column b is compared with row b. For a symmetric matrix the result is the rank of each
-    element in its row, 1 for the highest score. Blocks of b bound the memory, also in the backward pass: the
-    `[N, N, N]` tensor never exists.
+    As in the published code, column b is compared with row b. For a symmetric matrix, the result is the rank of each
+    element in its row, and the highest score has rank 1. The forward and backward passes use blocks of b to limit the
+    memory: the `[N, N, N]` tensor is never stored.
     """
     num = len(scores)
     block = max(
@@ -63,12 +63,12 @@ def soft_ranks(scores: Array) -> Array:
 def visual_semantic_loss(scores: Array, similarity: Array) -> Array:
     """Computes the Visual Semantic Loss, the disagreement of the rankings by score and by semantic similarity.
 
-    `10 * (1 - mean(min(r, t) / max(r, t)))`, where `r = soft_ranks(scores)` and `t = soft_ranks(similarity)`.
+    The loss is `10 * (1 - mean(min(r, t) / max(r, t)))` with `r = soft_ranks(scores)` and `t = soft_ranks(similarity)`.
 
     Reference: Zhang et al., ICME 2023, https://arxiv.org/abs/2304.10254
 
     Args:
-        similarity: `[N, N]`, semantic similarities of the images; those of the captions give the paper's ablation.
+        similarity: `[N, N]`, semantic similarities of the images. The paper's ablation uses those of the captions.
     """
     ranks, target = soft_ranks(scores), soft_ranks(similarity)
     return 10 * (1 - jnp.mean(jnp.minimum(ranks, target) / jnp.maximum(ranks, target)))

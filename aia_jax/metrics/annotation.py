@@ -1,9 +1,9 @@
 """Multi-label metrics in float64: precision, recall, F1, average precision, precision-recall curves and confusions.
 
-Functions take scores `[N, C]` and targets `[N, C]` of 0 or 1, and raise InputError if the shapes differ or a score is
-NaN. A threshold is one number for all labels or `[C]`; a label is predicted if `score > threshold`, compared in the
-floating dtype of the scores. Counts are exact integers. The small constants in the denominators are those of the
-reference implementation.
+For N images and C labels, functions take scores `[N, C]` and targets `[N, C]` of 0 or 1. They raise InputError if the
+shapes differ or a score is NaN. A threshold is one number for all labels, or `[C]`. A label is predicted if
+`score > threshold`, compared in the floating dtype of the scores. Counts are exact integers. The denominators have the
+small constants of the reference implementation.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ class LabelCounts:
     """Counts for each label over a set of images.
 
     Attributes:
-        tp, predicted, true: int `[C]`, images where the label is predicted and true, predicted, and true.
+        tp: int `[C]`, numbers of images where the label is both predicted and true.
+        predicted, true: int `[C]`, numbers of images where the label is predicted, and where it is true.
     """
 
     tp: np.ndarray
@@ -30,7 +31,7 @@ class LabelCounts:
 
     @classmethod
     def from_scores(cls, scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5) -> "LabelCounts":
-        """Counts the predictions. Raises InputError also if the number of thresholds is neither 1 nor C."""
+        """Counts the predictions. Also raises InputError if the number of thresholds is not 1 or C."""
         scores, targets = check_scores(scores, targets)
         threshold = np.asarray(threshold, scores.dtype)
         if threshold.ndim and threshold.shape != scores.shape[1:]:
@@ -46,10 +47,10 @@ class LabelCounts:
         return {"precision": precision, "recall": recall, "f1": _f1(precision, recall)}
 
     def compute(self) -> dict[str, float | int]:
-        """Returns the means over labels `precision` and `recall`, their `f1`, and more.
+        """Returns the means of `precision` and `recall` over labels, the `f1` of both means, and overall metrics.
 
-        `n_plus` is the number of labels with at least one true positive; `overall_precision`, `overall_recall` and
-        `overall_f1` come from the counts summed over labels.
+        `n_plus` is the number of labels with at least one true positive. `overall_precision`, `overall_recall` and
+        `overall_f1` are computed from counts that are summed over the labels.
         """
         per_label = self.per_label()
         precision, recall = float(np.mean(per_label["precision"])), float(np.mean(per_label["recall"]))
@@ -67,10 +68,11 @@ class LabelCounts:
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Computes the mean of the precisions at each positive, with images sorted by descending score, float64 `[C]`.
+    """Computes each label's mean precision over its positives, with images sorted by descending score, float64 `[C]`.
 
-    It is 0 for a label without positives. Of equal scores the last image ranks first, as after `scores.argsort()[::-1]`
-    in the reference implementation where NumPy's default sort is stable; elsewhere its result is undefined.
+    The result is 0 for a label without positives. Among equal scores, the last image ranks first. This equals
+    `scores.argsort()[::-1]` in the reference implementation if NumPy's default sort is stable. If the sort is not
+    stable, the order of equal scores in the reference implementation is undefined.
 
     Source: `average_precision` in github.com/Alibaba-MIIL/ASL, src/helper_functions/helper_functions.py.
     """
@@ -84,11 +86,11 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Computes precision and recall at each positive, with images sorted as in `average_precision`.
 
-    The mean of the precisions is the average precision. Scores and targets are `[N]`, of one label or of several labels
-    in one array, for a curve over all of them.
+    The mean of the precisions is the average precision. Scores and targets are `[N]`. They belong to one label, or to
+    several labels joined in one array, for one curve over all these labels.
 
     Returns:
-        float64 `[K, 2]`: recall and precision at each of the K positives, in the order of rising recall.
+        float64 `[K, 2]`: recall and precision at each of the K positives, in order of increasing recall.
     """
     scores, targets = check_scores(scores[:, None], targets[:, None])
     ranks = np.flatnonzero(targets[_descending(scores)[:, 0], 0]) + 1
@@ -99,9 +101,9 @@ def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> np.ndarra
 def annotation_metrics(
     scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5
 ) -> dict[str, float | int | str]:
-    """Computes all metrics of the papers' tables: those of `LabelCounts.compute` and `map`, in per cent.
+    """Computes all metrics of the papers' tables: the metrics of `LabelCounts.compute`, and `map` in per cent.
 
-    Adds `num_images`, `num_labels` and `threshold`, the number or "per label".
+    Adds `num_images`, `num_labels` and `threshold`, which is the number or "per label".
     """
     return {
         **LabelCounts.from_scores(scores, targets, threshold).compute(),
@@ -113,11 +115,11 @@ def annotation_metrics(
 
 
 def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, np.ndarray]:
-    """Computes the metrics of each label; their means are those of `annotation_metrics`.
+    """Computes the metrics of each label. `annotation_metrics` returns their means.
 
     Returns:
-        `[C]` each: `support` (images where the label is true), `predicted`, `tp`, `precision`, `recall`, `f1`, `ap`
-        (average precision, from 0 to 1) and `threshold`.
+        Arrays `[C]`: `support` (number of images where the label is true), `predicted`, `tp`, `precision`, `recall`,
+        `f1`, `ap` (average precision, from 0 to 1) and `threshold`.
     """
     counts = LabelCounts.from_scores(scores, targets, threshold)
     return {
@@ -140,7 +142,7 @@ def confusion_counts(scores: np.ndarray, targets: np.ndarray, threshold: float |
 
 
 def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns floating scores unchanged and other scores as float64, and targets as bool, both `[N, C]`."""
+    """Returns scores and targets, both `[N, C]`. Converts scores of other types to float64, and targets to bool."""
     scores, targets = np.asarray(scores), np.asarray(targets)
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)
@@ -153,7 +155,7 @@ def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _descending(scores: np.ndarray) -> np.ndarray:
-    """Indices `[N, C]` that sort each column by descending score, the last of equal scores first."""
+    """Returns indices `[N, C]` that sort each column by descending score. Among equal scores, the last comes first."""
     return np.argsort(scores, axis=0, kind="stable")[::-1]
 
 

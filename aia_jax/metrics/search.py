@@ -1,6 +1,6 @@
-"""Exact metrics of image search: each query ranks all images, some of which are relevant.
+"""Exact metrics of image search. Each of Q queries ranks all I images, and some images are relevant.
 
-Of equal scores the first image of the data ranks first. The area under the ROC curve counts ties as one half.
+Among equal scores, the first image of the data ranks first. The area under the ROC curve counts ties as one half.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ _CURVE_POINTS = 512
 
 
 def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str, float | int]:
-    """Computes means over the queries, and the area under the ROC curve of all pairs of a query and an image.
+    """Computes means over the queries, and the area under the ROC curve over all pairs of a query and an image.
 
     Args:
         scores: float `[Q, I]`.
-        relevant: `[Q, I]`, grades of the relevant images, above 0; binary relevance has the grade 1.
+        relevant: `[Q, I]`, grades of the relevant images. Grades are above 0. Binary relevance has the grade 1.
 
     Returns:
-        `ndcg_5` to `ndcg_25` (gain `2^grade - 1`, discount `log2(1 + rank)`; Järvelin and Kekäläinen 2002); `mrr`;
-        `r1`, `r5`, `r10` (fraction of queries with a relevant image among the first 1, 5, 10); `median_rank` of the
-        first relevant image, from 1; `auc`; `num_queries`; `num_images`.
+        `ndcg_5` to `ndcg_25` (gain `2^grade - 1`, discount `log2(1 + rank)`; Järvelin and Kekäläinen 2002), `mrr`,
+        `r1`, `r5` and `r10` (fraction of queries with a relevant image among the first 1, 5 or 10), `median_rank` of
+        the first relevant image (from 1), `auc`, `num_queries` and `num_images`.
 
     Raises:
         InputError: the shapes differ, a score is NaN, or a query has no relevant image.
@@ -53,7 +53,7 @@ def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str,
 
 
 def first_ranks(scores: np.ndarray, relevant: sparse.csr_matrix) -> np.ndarray:
-    """Returns the rank of the first relevant image of each query, int64 `[Q]`, from 1."""
+    """Returns the rank of the first relevant image of each query, int64 `[Q]`. The first rank is 1."""
     return np.array([ranks.min() for ranks, _ in _ranked(scores, sparse.csr_matrix(relevant))], np.int64)
 
 
@@ -66,7 +66,7 @@ def area_under_roc(scores: np.ndarray, relevant: sparse.csr_matrix) -> float:
 
 
 def roc_curve(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the false positive rates and the true positive rates `[P]`, both rising from 0 to 1."""
+    """Returns false positive rates and true positive rates at P points, both `[P]` and increasing from 0 to 1."""
     positive, negative = _split_pairs(scores, relevant)
     thresholds = np.unique(np.concatenate([positive, np.quantile(negative, np.linspace(0, 1, _CURVE_POINTS))]))[::-1]
     thresholds = thresholds[np.unique(np.linspace(0, len(thresholds) - 1, _CURVE_POINTS).round().astype(int))]
@@ -75,7 +75,7 @@ def roc_curve(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarr
 
 
 def _ranked(scores: np.ndarray, relevant: sparse.csr_matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the ranks, from 1, and the grades of the relevant images of each query."""
+    """Yields the ranks (the first is 1) and the grades of the relevant images, for each query."""
     ranks = np.empty(scores.shape[1], np.int64)
     for query, own in enumerate(scores):
         ranks[np.argsort(-own, kind="stable")] = np.arange(1, len(own) + 1)
@@ -91,7 +91,7 @@ def _ndcg(ranks: np.ndarray, grades: np.ndarray, count: int) -> float:
 
 
 def _split_pairs(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the scores of the relevant and of the irrelevant pairs."""
+    """Returns the scores of the relevant pairs and the scores of the irrelevant pairs."""
     positive = np.zeros(scores.shape, bool)
     positive[relevant.nonzero()] = True
     if positive.all():

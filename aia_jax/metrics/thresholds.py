@@ -1,8 +1,8 @@
-"""Thresholds of labels with the highest Matthews correlation coefficient (MCC) on scored images.
+"""Finds the threshold of each label with the highest Matthews correlation coefficient (MCC) on scored images.
 
-Source: Salar and Ahmadi, The Visual Computer 2023; `fit_mcc` searches their grid. The MCC is that of scikit-learn.
-Thresholds are fitted to scores `[N, C]` and targets `[N, C]` of 0 or 1. Without images, if the shapes differ, or if a
-score is NaN, the functions raise InputError.
+Source: Salar and Ahmadi, The Visual Computer 2023. `fit_mcc` searches their grid. The MCC equals that of scikit-learn.
+For N images and C labels, thresholds are fitted to scores `[N, C]` and targets `[N, C]` of 0 or 1. The functions raise
+InputError if there is no image, the shapes differ, or a score is NaN.
 """
 
 import json
@@ -24,8 +24,8 @@ _BLOCK = 1 << 16  # scores processed at once, so that temporary arrays stay in t
 def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Finds the threshold of `CANDIDATES` with the highest MCC of `score >= candidate` for each label, float64 `[C]`.
 
-    Of equal MCCs the first candidate is chosen. An undefined MCC counts as 0. Scores and candidates are compared in the
-    floating dtype of the scores. The choice is that of scikit-learn's `matthews_corrcoef`.
+    Among equal MCCs, the first candidate is chosen. An undefined MCC counts as 0. Scores and candidates are compared in
+    the floating dtype of the scores. scikit-learn's `matthews_corrcoef` gives the same choice.
     """
     scores, targets = _check_images(scores, targets)
     values = np.asarray(CANDIDATES)
@@ -37,11 +37,11 @@ def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Finds the threshold with the highest MCC among all for each label, the lowest of equals, float64 `[C]`.
+    """Finds the best of all possible thresholds for each label by MCC, float64 `[C]`. Chooses the lowest of equals.
 
     The threshold is the midpoint of two neighbouring distinct scores, so that `>` and `>=` give the same predictions.
-    If the floating dtype has no number between the two, it is the lower score, which is correct for
-    `score > threshold`. A label without a threshold whose MCC is above 0 gets 0.5.
+    If the floating dtype has no number between these scores, the threshold is the lower score, which is correct for
+    `score > threshold`. If no threshold of a label has an MCC above 0, the label gets 0.5.
     """
     scores, targets = _check_images(scores, targets)
     num_images, num_labels = scores.shape
@@ -69,10 +69,10 @@ def save_thresholds(path: Path, labels: Sequence[str], thresholds: np.ndarray) -
 
 
 def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
-    """Reads `{label: threshold}` from JSON with exactly `labels`, in any order; returns float64 `[C]` in their order.
+    """Reads `{label: threshold}` from JSON. Returns thresholds in the order of `labels`, float64 `[C]`.
 
     Raises:
-        InputError: the file is missing or malformed, or its labels differ; it lists all problems.
+        InputError: the file is missing or malformed, or its labels are not exactly `labels`. Lists all problems.
     """
     document = read_json(path, "{label: threshold}")
     if not isinstance(document, dict):
@@ -100,13 +100,16 @@ def _check_images(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _blocks(length: int, width: int) -> Iterator[slice]:
-    """Yields slices of `length` rows; each slice has about `_BLOCK` scores in `width` columns."""
+    """Yields slices of the numbers 0 to `length - 1`. A slice of rows with `width` scores has about `_BLOCK` scores."""
     rows = max(1, _BLOCK // max(1, width))
     return (slice(start, start + rows) for start in range(0, length, rows))
 
 
 def _count_by_bin(scores: np.ndarray, targets: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """Counts images by the number of `cuts` that their score reaches, and by target, int64 `[C, K + 1, 2]`."""
+    """Counts the images of each label by target and by how many of the K `cuts` the score reaches.
+
+    Returns int64 `[C, K + 1, 2]`.
+    """
     num_images, num_labels = scores.shape
     shape = (num_labels, len(cuts) + 1, 2)
     counts = np.zeros(np.prod(shape), np.int64)
@@ -121,7 +124,7 @@ def _count_by_bin(scores: np.ndarray, targets: np.ndarray, cuts: np.ndarray) -> 
 
 
 def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_images: int) -> np.ndarray:
-    """Computes the MCC from counts that broadcast, 0 where undefined, with the same bits as scikit-learn.
+    """Computes the MCC from counts that broadcast. An undefined MCC is 0. The bits equal those of scikit-learn.
 
     All numbers before the product of the variances are integers below 2^53, so the order of the sums does not matter.
     """

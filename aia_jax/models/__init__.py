@@ -1,1 +1,1 @@
-"""Networks as flax.nnx modules: backbones, heads and the annotators made of them. No training code lives here."""
+"""Networks as flax.nnx modules: backbones, heads, and complete models. This package has no training code."""

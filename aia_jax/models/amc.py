@@ -1,9 +1,11 @@
 """AMC: image search with attention within and across an image's regions and its keywords.
 
 Chen et al., CVPR 2017, arXiv 1704.00763. The authors published no code. The branches and their products, softmaxes and
-cosines follow the paper's framework figure or a third party's transcription of it. The sizes, the kernel width, the
-query encoder, sums in place of that transcription's means, the weights of images without keywords, the initial values
-and the scale of the maps are choices of this project.
+cosines follow the paper's framework figure or a third party's transcription of the figure. This project chose the
+sizes, the kernel width, the query encoder, sums where the transcription has means, the weights of images without
+keywords, the initial values and the scale of the maps.
+
+Shapes: I images, Q queries, L words, K keywords, h x w cells, F channels, d embedding size, r kernel size.
 """
 
 import itertools
@@ -32,7 +34,7 @@ Encoded = dict[str, Array]
 
 
 class AMC(nnx.Module):
-    """Scores images for queries, by the images' feature maps and keywords.
+    """Scores images for queries. An image is given by its feature map and its keywords.
 
     Args:
         num_words: size of the query vocabulary.
@@ -42,9 +44,9 @@ class AMC(nnx.Module):
         embed_size: d, size of the joint embedding.
         kernel_size: r, side of the convolution kernel that each query generates.
         modalities: "both", "visual" or "keywords".
-        visual_attention: use the visual attention network (VAN); False: the mean of the map.
-        keyword_attention: use the language attention network (LAN); False: the mean of the keywords.
-        modality_attention: use the modality attention network (MTN); False: equal weights.
+        visual_attention: use the visual attention network (VAN). False uses the mean of the map.
+        keyword_attention: use the language attention network (LAN). False uses the mean of the keywords.
+        modality_attention: use the modality attention network (MTN). False uses equal weights.
 
     Raises:
         InputError: unknown modalities.
@@ -87,7 +89,7 @@ class AMC(nnx.Module):
         self.bilinear = nnx.Param(bilinear(rngs.params(), (embed_size, embed_size), param_dtype))
 
     def encode_queries(self, tokens: Array, lengths: Array) -> Encoded:
-        """Computes the part of the scores that depends on the query alone.
+        """Computes the part of the scores that depends only on the query.
 
         Args:
             tokens: int `[Q, L]`, padded.
@@ -98,7 +100,7 @@ class AMC(nnx.Module):
         """
         mask = (jnp.arange(tokens.shape[1]) < lengths[:, None]).astype(self.wide)
         query = jnp.einsum("ql,qld->qd", mask / lengths[:, None], self.words[...][tokens])
-        # Both softmaxes take sums of many products. Divided by the root of their number, the sums start at about 1.
+        # Both softmaxes take sums of n products. Division by sqrt(n) gives initial sums of about 1.
         kernel = relu(self.kernel(query)) / math.sqrt(self.kernel.out_features)
         asked = self.asking(query) @ self.bilinear[...].astype(self.dtype) / math.sqrt(len(self.bilinear[...]))
         encoded = {
@@ -110,12 +112,12 @@ class AMC(nnx.Module):
         return {name: value.astype(self.wide) for name, value in encoded.items()}
 
     def encode_images(self, maps: Array, keywords: Array, counts: Array) -> Encoded:
-        """Computes the part of the scores that depends on the image alone.
+        """Computes the part of the scores that depends only on the image.
 
         Args:
-            maps: `[I, h, w, F]`, or `[I, h w, F]` of a square grid; each map is scaled to a mean square of 1.
+            maps: `[I, h, w, F]`, or `[I, h w, F]` of a square grid. Each map is scaled to a mean square of 1.
             keywords: int `[I, K]`, padded.
-            counts: `[I]`, the number of keywords of each image; may be 0.
+            counts: `[I]`, the number of keywords of each image, which may be 0.
 
         Returns:
             `cells` `[I, h, w, d]` in the model's dtype; `keywords` and `counts` unchanged.
@@ -132,7 +134,7 @@ class AMC(nnx.Module):
 
         Args:
             images, queries: results of `encode_images` and `encode_queries`.
-            block: number of pairs that each device computes at once; at least one image with all queries.
+            block: number of pairs that each device computes at once. A block has at least one image with all queries.
             remat: recompute the attention in the backward pass instead of storing it.
 
         Returns:
@@ -149,11 +151,11 @@ class AMC(nnx.Module):
         return join_rows(jax.lax.map(jax.checkpoint(score) if remat else score, blocks))
 
     def attend(self, images: Encoded, queries: Encoded) -> dict[str, Array]:
-        """Scores all pairs at once and returns their attention.
+        """Scores all pairs of an image and a query at once, and returns the attention of each pair.
 
         Returns:
             float32 `score` `[I, Q]`, `visual_attention` `[I, Q, h, w]`, `keyword_attention` `[I, Q, K]` (0 in the
-            padding) and `weights` `[I, Q, 2]`, of the map and of the keywords.
+            padding) and `weights` `[I, Q, 2]`: the weight of the map and the weight of the keywords.
         """
         visual, visual_attention = self._attend_to_cells(images["cells"], queries["kernel"])
         keyword_attention = self.attend_to_keywords(queries["asked"], images["keywords"], images["counts"])
@@ -173,18 +175,18 @@ class AMC(nnx.Module):
         }
 
     def _attend_to_cells(self, cells: Array, kernel: Array) -> tuple[Array, Array]:
-        """VAN: the weighted sums of cells `[I, Q, d]` and the weights `[I, Q, h, w]`, a softmax of convolutions."""
+        """VAN: returns the weighted sums of cells `[I, Q, d]`, and the weights `[I, Q, h, w]`, a softmax."""
         shape = (len(cells), len(kernel), *cells.shape[1:3])
         weights = jnp.full(shape, 1 / math.prod(shape[2:]), self.wide)
         if self.visual_attention:
-            # One product for all taps, then their shifted sum: far less work than a convolution for each pair.
+            # One product for all taps and a shifted sum need far less work than a convolution for each pair.
             taps = jnp.einsum("ihwd,qtd->iqthw", cells, kernel.astype(self.dtype), preferred_element_type=self.wide)
             weights = jax.nn.softmax(_shifted_sum(taps, self.kernel_size).reshape(*shape[:2], -1)).reshape(shape)
         total = jnp.einsum("iqhw,ihwd->iqd", weights.astype(self.dtype), cells, preferred_element_type=self.wide)
         return total, weights
 
     def attend_to_keywords(self, asked: Array, keywords: Array, counts: Array) -> Array:
-        """LAN: the weights `[I, Q, K]`, a softmax of the query's bilinear form with each keyword; 0 in the padding.
+        """LAN: returns the weights `[I, Q, K]`, a softmax of the query's bilinear form with each keyword; 0 in padding.
 
         Args:
             asked: `[Q, d]`.
@@ -194,15 +196,15 @@ class AMC(nnx.Module):
         mask = (jnp.arange(keywords.shape[1]) < counts[:, None])[:, None]
         logits = jnp.zeros((len(keywords), len(asked), keywords.shape[1]), self.wide)
         if self.keyword_attention:
-            # Each query with each word of the vocabulary once, not with each image's words.
+            # Multiplies each query once by each word of the vocabulary, not by the words of each image.
             table = self.keywords[...].astype(self.dtype)
             products = jnp.einsum("qd,vd->vq", asked.astype(self.dtype), table, preferred_element_type=self.wide)
             logits = products[keywords].swapaxes(1, 2)
-        # A finite mask, so that the gradient of a row without keywords is not NaN.
+        # The mask is finite, so that the gradient of a row without keywords is not NaN.
         return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, -1e9)), 0)
 
     def weigh(self, visual_cosine: Array, keyword_cosine: Array, counts: Array) -> Array:
-        """MTN: the weights `[I, Q, 2]` of both modalities from their cosines `[I, Q]`; no keywords: weight 0."""
+        """MTN: returns the modalities' weights `[I, Q, 2]` from their cosines `[I, Q]`; weight 0 without keywords."""
         if self.modalities != "both":
             chosen = jnp.eye(2, dtype=self.wide)[MODALITIES.index(self.modalities) - 1]
             return jnp.broadcast_to(chosen, (*visual_cosine.shape, 2))
@@ -223,11 +225,11 @@ def build_amc(model: ConfigDict, num_words: int, num_keywords: int, num_features
 
 
 def summarize(model: AMC, images: Encoded) -> Encoded:
-    """Precomputes sums of encoded images, by which `rough_scores` scores 100,000 images fast, to select a shortlist.
+    """Precomputes sums of encoded images for `rough_scores`, which selects a shortlist from 100,000 images fast.
 
     Returns:
-        `keywords` `[I, K]` and `counts` `[I]`; float32 `mean` `[I, d]` of the cells, `cross` `[I, K]`, its dot products
-        with the keywords' embeddings, and `gram` `[I, K, K]`, the embeddings' dot products with each other.
+        `keywords` `[I, K]`, `counts` `[I]`, and in float32: `mean` `[I, d]` of the cells, `cross` `[I, K]`, the dot
+        products of `mean` and the keywords' embeddings, and `gram` `[I, K, K]`, the dot products of the embeddings.
     """
     mean = images["cells"].astype(jnp.float32).mean(axis=(1, 2))
     embedded = model.keywords[...].astype(jnp.float32)[images["keywords"]]
@@ -241,7 +243,7 @@ def summarize(model: AMC, images: Encoded) -> Encoded:
 
 
 def rough_scores(model: AMC, images: Encoded, queries: Encoded) -> Array:
-    """Computes the scores `[I, Q]` that `AMC.attend` returns where all visual attention weights are equal."""
+    """Computes the scores `[I, Q]` that `AMC.attend` would return if all visual attention weights were equal."""
     table, keywords = model.keywords[...], images["keywords"]
     compared, matched = l2norm(queries["compared"]), l2norm(queries["matched"])
     weights = model.attend_to_keywords(queries["asked"], keywords, images["counts"])
@@ -258,7 +260,7 @@ def rough_scores(model: AMC, images: Encoded, queries: Encoded) -> Array:
 
 
 def _shifted_sum(taps: Array, size: int) -> Array:
-    """Sums the responses of the taps `[..., size size, h, w]` of a kernel to `[..., h, w]`, padded as SAME."""
+    """Sums the responses `[..., size size, h, w]` of a kernel's taps to `[..., h, w]`, with 'same' padding."""
     height, width = taps.shape[-2:]
     before = (size - 1) // 2
     edges = [(0, 0)] * (taps.ndim - 2) + [(before, size - 1 - before)] * 2

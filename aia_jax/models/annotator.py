@@ -1,4 +1,4 @@
-"""Annotators: a backbone and a head that scores every label of the vocabulary."""
+"""Annotators: models of a backbone and a head that scores every label of the vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class ClassifierHead(nnx.Module):
 
 
 class Annotator(nnx.Module):
-    """A backbone and a head on its features; a frozen backbone is saved with the model but never trained."""
+    """A backbone, and a head on the backbone's features. A frozen backbone is saved with the model but not trained."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class Annotator(nnx.Module):
         Args:
             images: `[B, H, W, 3]` normalised.
             train: use batch statistics, update the running statistics, apply dropout.
-            key: random key for dropout; required if `train` and the head's rate is above 0.
+            key: random key for dropout, required if `train` is True and the head's rate is above 0.
 
         Returns:
-            Logits float32 `[B, C]` and the intermediates: the outputs of the backbone's parts, 'features'
-            `[B, h, w, F]`, and with the attention head 'projection' `[B, h, w, D]` and 'attention' float32
+            Logits float32 `[B, C]` for C labels, and the intermediates: the outputs of the backbone's parts, and
+            'features' `[B, h, w, F]`. The attention head adds 'projection' `[B, h, w, D]` and 'attention' float32
             `[B, C, h, w]`.
         """
         features, stages = self.backbone(images, train=train and not self.freeze_backbone)
@@ -80,8 +80,8 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
     """Builds the annotator that the `model` part of a config describes.
 
     Args:
-        config: the fields of `build_backbone`, and `freeze_backbone`, `head` ("attention" or "gap"), `dropout`; for
-            the attention head also the other `HEAD_FIELDS`.
+        config: has the fields of `build_backbone`, `freeze_backbone`, `head` ("attention" or "gap") and `dropout`. The
+            attention head also needs the other `HEAD_FIELDS`.
         num_labels: number of labels to score.
         rngs: source of the initial weights (stream `params`).
 

@@ -1,4 +1,7 @@
-"""Attention pooling: a decoder layer with one query per label (Salar & Ahmadi 2024, doi 10.1007/s00371-024-03618-6)."""
+"""Attention pooling: a decoder layer with one query per label (Salar & Ahmadi 2024, doi 10.1007/s00371-024-03618-6).
+
+Shapes: B images, C labels, h x w = P positions, F channels, D hidden size.
+"""
 
 import math
 from functools import partial
@@ -22,7 +25,7 @@ ACTIVATIONS = {"relu": relu, "gelu": partial(jax.nn.gelu, approximate=False)}
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer norm over the last axis with PyTorch's epsilon; in float32 with a variance that cannot cancel."""
+    """Layer norm over the last axis with PyTorch's epsilon. In float32, the variance has no cancellation error."""
 
     def __init__(self, num_features: int, *, dtype: DTypeLike, **options):
         fast = dtype != jnp.float32
@@ -30,7 +33,7 @@ class LayerNorm(nnx.LayerNorm):
 
 
 class MultiHeadAttention(nnx.Module):
-    """Scaled dot-product attention with several heads (Vaswani et al., arXiv 1706.03762); softmax in float32."""
+    """Scaled dot-product attention with several heads (Vaswani et al., arXiv 1706.03762). The softmax is float32."""
 
     def __init__(self, hidden_size: int, num_heads: int, *, dropout: float, dtype: DTypeLike, **options):
         if hidden_size % num_heads:
@@ -50,9 +53,9 @@ class MultiHeadAttention(nnx.Module):
         """Attends from every query to all positions.
 
         Args:
-            query: `[1 or B, C, D]`; a leading 1 serves the whole batch without a copy.
+            query: `[1 or B, C, D]`. With a leading 1, all images share one query array.
             keys, values: `[1 or B, P, D]`.
-            key: random key for dropout of the attention weights; None for no dropout.
+            key: random key for dropout of the attention weights. None means no dropout.
 
         Returns:
             `[B, C, D]` and the attention maps float32 `[B, C, P]`: the weights (after dropout) averaged over the heads.
@@ -71,7 +74,7 @@ class MultiHeadAttention(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Self-attention between the queries (optional), attention to the image, feed-forward; each with a residual."""
+    """Optional self-attention of the queries, attention to the image, and a feed-forward part, each with a residual."""
 
     def __init__(
         self,
@@ -104,8 +107,8 @@ class DecoderLayer(nnx.Module):
         Args:
             x: queries `[1 or B, C, D]`.
             positions: image features `[B, P, D]`.
-            position: `[1, C, D]`, added to the queries of each attention; None for nothing.
-            key: random key for dropout; None for no dropout.
+            position: `[1, C, D]`, added to the queries of each attention. None adds nothing.
+            key: random key for dropout. None means no dropout.
 
         Returns:
             Queries `[B, C, D]` and attention maps `[B, C, P]`.
@@ -134,10 +137,10 @@ class DecoderLayer(nnx.Module):
 
 
 class AttentionPooling(nnx.Module):
-    """Scores each label from the features that its query collects by attention.
+    """Scores each label from the features that the label's query collects by attention.
 
     Attributes:
-        query_embedding: `[C, D]`, one standard normal row per label; frozen, except with self-attention.
+        query_embedding: `[C, D]`, one standard normal row per label. It is frozen unless self-attention is used.
         weight, bias: `[C, D]` and `[C]`, the linear scores of the labels.
     """
 
@@ -162,12 +165,12 @@ class AttentionPooling(nnx.Module):
         """Builds the head.
 
         Args:
-            num_labels, num_features: C and F, number of labels and of channels.
+            num_labels, num_features: C and F.
             hidden_size, num_heads, num_layers, feedforward_size, dropout: sizes and dropout rate of the decoder.
             activation: activation of the feed-forward part, 'relu' or 'gelu' (exact).
-            norm_first: apply layer norm before each part, not after its residual.
+            norm_first: apply layer norm before each part. False applies layer norm after the part's residual.
             self_attention: let the queries attend to each other first.
-            keep_query_position: start from zeros and add the embedding to the queries of each attention; False: start
+            keep_query_position: start from zeros and add the embedding to the queries of each attention. False starts
                 from the embedding.
 
         Raises:
@@ -208,12 +211,12 @@ class AttentionPooling(nnx.Module):
         Args:
             features: `[B, h, w, F]`.
             train: apply dropout.
-            key: random key for dropout; required if `train` and the rate is above 0.
+            key: random key for dropout, required if `train` is True and the rate is above 0.
 
         Returns:
-            Logits float32 `[B, C]` and the intermediates: 'projection' `[B, h, w, D]`, the attended features, and
-            'attention' float32 `[B, C, h, w]`, the maps of the last layer, averaged over its heads. Without dropout
-            each map sums to 1.
+            Logits float32 `[B, C]`, and the intermediates: 'projection' `[B, h, w, D]`, the features that queries
+            attend to, and 'attention' float32 `[B, C, h, w]`, the last layer's maps averaged over the heads. Without
+            dropout, each map sums to 1.
         """
         batch, height, width, _ = features.shape
         key = dropout_key(key, self.dropout, train)
@@ -221,7 +224,7 @@ class AttentionPooling(nnx.Module):
         embedding = self.query_embedding[...].astype(self.dtype)[None]
         x, position = (jnp.zeros_like(embedding), embedding) if self.keep_query_position else (embedding, None)
         if self.self_attention and key is not None:
-            # Dropout of self-attention differs between images; without it, one row serves the whole batch.
+            # Dropout of self-attention differs between images, so each image needs its own row.
             x = jnp.broadcast_to(x, (batch, *x.shape[1:]))
         attention = None
         for layer, layer_key in zip(self.layers, split_key(key, len(self.layers)), strict=True):

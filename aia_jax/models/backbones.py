@@ -1,4 +1,4 @@
-"""The backbones by name, and what every system builds from the `model` part of a config."""
+"""Lists the backbones by name, and builds them from the `model` part of a config."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -20,10 +20,10 @@ class Backbone(NamedTuple):
     """A backbone that configs can name.
 
     Attributes:
-        build: builds it from `dtype`, `param_dtype`, `rngs` and the options of its family.
+        build: builds the backbone from `dtype`, `param_dtype`, `rngs` and the options of the family.
         family: "tresnet" or "efficientnet_lite".
-        channel_stats: mean and standard deviation that normalise its images; None: those of the data.
-        multiple: the sides of its images must be multiples of this.
+        channel_stats: mean and standard deviation that normalise images. None means those of the data.
+        multiple: the sides of images must be multiples of this number.
     """
 
     build: Callable[..., TResNet | EfficientNetLite]
@@ -48,8 +48,8 @@ def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | Efficient
     """Builds the backbone that the `model` part of a config describes.
 
     Args:
-        config: `backbone`, `remat`, `dtype`, `param_dtype`; `input_statistics` of TResNet, used in bfloat16 only;
-            `native_padding` of EfficientNet-Lite. Other fields are ignored.
+        config: has `backbone`, `remat`, `dtype` and `param_dtype`, for TResNet also `input_statistics` (used only in
+            bfloat16), and for EfficientNet-Lite also `native_padding`. Other fields are ignored.
         rngs: source of the initial weights (stream `params`).
 
     Raises:
@@ -57,7 +57,7 @@ def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | Efficient
     """
     entry = backbone_named(config.backbone)
     if entry.family == "tresnet":
-        # Float32 runs are compared with PyTorch's and keep its order of operations.
+        # Float32 runs are compared with PyTorch and keep PyTorch's order of operations.
         own = {"input_statistics": config.input_statistics and config.dtype == "bfloat16"}
     else:
         own = {"native_padding": config.native_padding}
@@ -65,38 +65,26 @@ def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | Efficient
 
 
 def backbone_named(name: str) -> Backbone:
-    """Looks up an entry of `BACKBONES`.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Returns an entry of `BACKBONES`. Raises InputError if the name is unknown."""
     if name not in BACKBONES:
         raise InputError(f"config.model.backbone: unknown {name!r}; known: {', '.join(BACKBONES)}")
     return BACKBONES[name]
 
 
 def dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
-    """Returns `dtype` and `param_dtype` of the `model` part of a config.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Returns `dtype` and `param_dtype` of the `model` part of a config. Raises InputError if a name is unknown."""
     return {name: DTYPES[known_name(config, name, DTYPES)] for name in ("dtype", "param_dtype")}
 
 
 def known_name(config: ConfigDict, field: str, names: Collection[str]) -> str:
-    """Returns the value of a `model` field that must be one of `names`.
-
-    Raises:
-        InputError: it is none of them.
-    """
+    """Returns the value of a field of `model`. Raises InputError if the value is not in `names`."""
     if config[field] not in names:
         raise InputError(f"config.model.{field}: unknown {config[field]!r}; known: {', '.join(names)}")
     return config[field]
 
 
 def fold_norms(model: nnx.Module) -> None:
-    """Folds each batch norm of `model` into the convolution before it; the model can then only evaluate."""
+    """Folds each batch norm of `model` into the convolution before it. After this, the model cannot be trained."""
     for _, module in list(nnx.iter_modules(model)):
         if isinstance(module, conv_norm.ConvNorm | efficientnet_lite.SameConvNorm):
             module.fold()

@@ -1,11 +1,11 @@
 """EfficientNet-Lite: EfficientNet (Tan & Le, arXiv 1905.11946) without squeeze-and-excitation and with ReLU6.
 
-Layers and widths equal those of TensorFlow's `efficientnet/lite` and timm's `tf_efficientnet_lite`, without their drop
-connect: training skips no block at random.
+Layers and widths equal those of TensorFlow's `efficientnet/lite` and timm's `tf_efficientnet_lite`. Unlike them, this
+code has no drop connect: training skips no block at random.
 
-Padding is 'same'. At stride 2 the image size decides whether the zeros after exceed the zeros before. TensorFlow and
-timm pad for the size of each image. efficientnet_lite_pytorch pads for the size that the weights were trained at, and
-so keeps the alignment of the features.
+Padding is 'same'. At stride 2, the image size decides whether there are more zeros after the image than before.
+TensorFlow and timm pad for the size of each image. efficientnet_lite_pytorch pads for the size that the weights were
+trained at, which keeps the alignment of the features.
 """
 
 import itertools
@@ -53,7 +53,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of one resolution, before scaling; the first block has the stride and changes the number of channels."""
+    """Blocks of one resolution, before scaling. The first block has the stride and changes the number of channels."""
 
     blocks: int
     kernel_size: int
@@ -77,7 +77,7 @@ class SameConv(nnx.Module):
     """Convolution without bias, with 'same' padding; full or depthwise.
 
     Args:
-        nominal: side of the input that the padding is computed for; None: the side of each input.
+        nominal: the input side for which the padding is computed. None uses the side of each input.
 
     Attributes:
         kernel: `[k, k, in_features, out_features]`; depthwise `[k, k, 1, out_features]`.
@@ -100,13 +100,13 @@ class SameConv(nnx.Module):
         self.depthwise = depthwise
         self.nominal = nominal
         self.dtype = dtype
-        # Fan-out of one group, as in EfficientNet: a depthwise filter feeds one channel.
+        # The fan-out is that of one group, as in EfficientNet: a depthwise filter has one output channel.
         fan_out = kernel_size**2 * (1 if depthwise else out_features)
         shape = (kernel_size, kernel_size, 1 if depthwise else in_features, out_features)
         self.kernel = nnx.Param(initializers.normal((2 / fan_out) ** 0.5)(rngs.params(), shape, param_dtype))
 
     def __call__(self, x: Array, kernel: Array | None = None) -> Array:
-        """Convolves `[B, H, W, in_features]` to `[B, h, w, out_features]`; h is ceil(H / stride) without `nominal`.
+        """Maps `[B, H, W, in_features]` to `[B, h, w, out_features]`. Without `nominal`, h is ceil(H / stride).
 
         Args:
             kernel: replaces the layer's kernel.
@@ -114,7 +114,7 @@ class SameConv(nnx.Module):
         kernel = (self.kernel[...] if kernel is None else kernel).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.depthwise:
-            # XLA's grouped convolution is slow on CPUs only.
+            # Only on CPUs, XLA's grouped convolution is slow.
             shifted = partial(shifted_depthwise_conv, stride=self.stride, nominal=self.nominal)
             grouped = partial(_same_conv, stride=self.stride, nominal=self.nominal, groups=x.shape[-1])
             return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
@@ -144,7 +144,7 @@ def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | 
 
 
 def _same_padding(side: int, size: int, stride: int, nominal: int | None = None) -> tuple[int, tuple[int, int]]:
-    """Computes the output positions along a side, and the zeros before and after it; an odd zero comes after."""
+    """Returns the number of outputs along a side, and of zeros before and after. An odd zero comes after."""
     padded_for = nominal or side
     zeros = max((-(-padded_for // stride) - 1) * stride + size - padded_for, 0)
     return (side + zeros - size) // stride + 1, (zeros // 2, zeros - zeros // 2)
@@ -182,7 +182,7 @@ class SameConvNorm(nnx.Module):
         return self.bn(self.conv(x), train=train)
 
     def fold(self) -> None:
-        """Folds the norm into the convolution; the module can then only evaluate."""
+        """Folds the norm into the convolution. After this, the module cannot be trained."""
         scale, offset = self.bn.affine()
         self.conv.kernel = nnx.Param((self.conv.kernel[...].astype(jnp.float32) * scale).astype(self.conv.dtype))
         self.bias, self.bn = nnx.Param(offset), None
@@ -196,7 +196,10 @@ class SameConvNorm(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """Inverted residual (arXiv 1801.04381): expansion, depthwise convolution, projection; shortcut if shapes agree."""
+    """Inverted residual (arXiv 1801.04381): expansion, depthwise convolution and projection.
+
+    The block has a shortcut if the shapes of input and output are equal.
+    """
 
     def __init__(
         self,
@@ -225,7 +228,7 @@ class MBConv(nnx.Module):
 
 
 class EfficientNetLite(nnx.Module):
-    """The body of an EfficientNet-Lite: normalised images to features, without pooling or classifier.
+    """The body of an EfficientNet-Lite, without pooling or classifier. Maps normalised images to features.
 
     Attributes:
         num_features: channels of the features.
@@ -240,7 +243,7 @@ class EfficientNetLite(nnx.Module):
 
         Args:
             native_padding: pad images of any size like images of the variant's resolution, as
-                efficientnet_lite_pytorch does; False: pad for the size of each image, as TensorFlow and timm do.
+                efficientnet_lite_pytorch does. False pads for the size of each image, as TensorFlow and timm do.
             remat: see `run_blocks`.
             options: `dtype`, `param_dtype` and `rngs`, as for `nnx.Linear`.
 
@@ -271,13 +274,13 @@ class EfficientNetLite(nnx.Module):
         """Computes features.
 
         Args:
-            images: `[B, H, W, 3]` normalised (the published weights: from -1 to 1, x / 127.5 - 1); any H and W from
-                32 on.
-            train: normalise by the batch's statistics and update the running ones.
+            images: `[B, H, W, 3]` normalised; H and W are at least 32. The published weights need values from -1 to 1
+                (x / 127.5 - 1).
+            train: normalise by the batch's statistics and update the running statistics.
 
         Returns:
-            Features `[B, h, w, 1280]` (h = H / 32, rounded up; with `native_padding` sometimes down) and the output of
-            each part, `{'stem', 'stage1', ..., 'stage7'}`.
+            Features `[B, h, w, 1280]`, where h is H / 32 rounded up (with `native_padding` sometimes down), and the
+            output of each part, `{'stem', 'stage1', ..., 'stage7'}`.
 
         Raises:
             InputError: H or W is below 32.
@@ -292,7 +295,7 @@ class EfficientNetLite(nnx.Module):
         return out.pop("features"), out
 
     def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-        """Yields the parts of the network; each takes the output of the one before it, the first takes images."""
+        """Yields the parts of the network. The first part takes images. Each other part takes the previous output."""
         yield "stem", lambda images: jax.nn.relu6(self.stem(images, train=train))
         for number, stage in enumerate(self.stages, start=1):
             yield f"stage{number}", partial(run_blocks, stage, train, self.remat)

@@ -1,4 +1,4 @@
-"""Image-text retrieval: SGRAF on given region features, or on the grid features of a backbone trained with it."""
+"""Image-text retrieval: SGRAF on given region features, or on grid features of a backbone that is trained too."""
 
 import jax
 from flax import nnx
@@ -14,7 +14,7 @@ class Retriever(nnx.Module):
 
     Args:
         sgraf: the similarity model.
-        backbone: the cells of its last feature map are the regions; None: regions are given.
+        backbone: the cells of the backbone's last feature map are the regions. With None, inputs are region features.
     """
 
     def __init__(self, sgraf: SGRAF, backbone: nnx.Module | None = None):
@@ -48,8 +48,8 @@ def build_retriever(config: ConfigDict, num_words: int, *, rngs: nnx.Rngs) -> Re
     """Builds the model that the `model` part of a config describes.
 
     Args:
-        config: `SGRAF_FIELDS`, `dtype`, `param_dtype`; `backbone` and its fields (see `build_backbone`), or "" and
-            `num_features`.
+        config: has `SGRAF_FIELDS`, `dtype`, `param_dtype` and `backbone`. A backbone needs its fields (see
+            `build_backbone`). Without one (""), `num_features` is needed.
         num_words: size of the vocabulary.
         rngs: source of the initial weights (stream `params`).
 

@@ -1,8 +1,11 @@
 """SGRAF: image-text similarity by graph reasoning or attention filtration (Diao et al., AAAI 2021, arXiv 2101.01368).
 
-The published code processes the captions one by one. Here all pairs of a block are computed at once, with padded and
-masked captions. No score depends on the padding or on the other captions of the batch: in training, the batch
-statistics are those of each caption alone.
+The published code processes the captions one by one. This code computes all pairs of a block at once, with padded and
+masked captions. No score depends on the padding or on other captions: in training, each caption has its own batch
+statistics.
+
+Shapes: I or B images, R regions, F features of a region, C captions, L words, D embedding size, S similarity size, and
+i images and c captions in a block.
 """
 
 from functools import partial
@@ -31,7 +34,7 @@ class GlobalAttention(nnx.Module):
 
     Args:
         size: D.
-        num_regions: R of images, whose embeddings are batch-normalised; None for captions, which are not normalised.
+        num_regions: R for images, which use batch norm, or None for captions, which do not.
     """
 
     def __init__(self, size: int, num_regions: int | None, *, dtype: DTypeLike, **options):
@@ -42,7 +45,7 @@ class GlobalAttention(nnx.Module):
         self.mean_norm = BatchNorm(size, **options) if num_regions else None
 
     def __call__(self, x: Array, mask: Array | None, *, train: bool, key: Array | None) -> Array:
-        """Pools `x` `[B, N, D]` where `mask` `[B, N]` (None: replicate) to float32 `[B, D]` of length 1."""
+        """Pools the vectors in `x` `[B, N, D]` that `mask` `[B, N]` selects (None: all) to unit vectors `[B, D]`."""
         key_local, key_mean = split_key(dropout_key(key, _DROPOUT, train), 2)
         weight = jnp.ones(x.shape[:2], jnp.float32) if mask is None else mask.astype(jnp.float32)
         mean = (x * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
@@ -79,7 +82,7 @@ class TextEncoder(nnx.Module):
         self.gru = BidirectionalGRU(word_size, embed_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, tokens: Array, lengths: Array, *, train: bool, key: Array | None) -> Array:
-        """Encodes `tokens` int `[C, L]` as float32 `[C, L, D]`, 0 beyond the lengths `[C]`."""
+        """Encodes `tokens` int `[C, L]` as float32 `[C, L, D]`. The vectors after `lengths` `[C]` words are 0."""
         words = dropout(self.embedding[...][tokens], _DROPOUT, dropout_key(key, _DROPOUT, train))
         states = l2norm(self.gru(words, lengths))
         return jnp.where(word_mask(tokens, lengths)[..., None], states, 0)
@@ -96,11 +99,11 @@ class GraphReasoning(nnx.Module):
         self.value = nnx.List(linear() for _ in range(_GRAPH_STEPS))
 
     def __call__(self, alignments: Array, mask: Array) -> Array:
-        """Reduces `alignments` `[i, c, L + 1, S]` where `mask` `[c, L + 1]` to the global one's last state `[i, c, S]`.
+        """Returns the last state `[i, c, S]` of the global alignment, which is the first in `[i, c, L + 1, S]`.
 
-        The global alignment comes first. Query and key are one product: (x Wq + bq)(y Wk + bk)^T equals
-        (x Wq + bq) Wk^T y^T plus a term that is the same for all y, which softmax ignores. The last step computes the
-        global alignment alone.
+        `mask` `[c, L + 1]` selects alignments. Query and key are one product: (x Wq + bq)(y Wk + bk)^T equals
+        (x Wq + bq) Wk^T y^T plus a term that is equal for all y, which softmax ignores. The last step computes only
+        the global alignment.
         """
         nodes = alignments
         for step, (query, key, value) in enumerate(zip(self.query, self.key, self.value, strict=True)):
@@ -117,8 +120,8 @@ class GraphReasoning(nnx.Module):
 class AttentionFiltration(nnx.Module):
     """SAF: a weighted sum of the alignments, with learned weights (SGRAF, section 3.4).
 
-    The batch norm of the weights takes its statistics from one caption with all images. It updates the running
-    statistics caption by caption, in the order of the batch, as the published loop does.
+    The batch norm of the weights computes its statistics for each caption, over all images. The running statistics are
+    updated caption by caption, in the order of the batch, as in the published loop.
     """
 
     def __init__(self, size: int, *, dtype: DTypeLike, **options):
@@ -126,10 +129,10 @@ class AttentionFiltration(nnx.Module):
         self.norm = BatchNorm(1, **options)
 
     def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
-        """Reduces `alignments` `[i, c, L + 1, S]` where `mask` `[c, L + 1]`.
+        """Reduces `alignments` `[i, c, L + 1, S]` to their weighted sums. `mask` `[c, L + 1]` selects alignments.
 
         Returns:
-            `[i, c, S]` of length 1; in training also each caption's mean and unbiased variance, float32 `[c, 2]`.
+            `[i, c, S]` of length 1, and each caption's mean and unbiased variance, float32 `[c, 2]` (0 in evaluation).
         """
         weights = self.linear(alignments)[..., 0].astype(jnp.float32)
         mask = mask.astype(jnp.float32)
@@ -150,7 +153,7 @@ class AttentionFiltration(nnx.Module):
         return l2norm(pooled.astype(jnp.float32)), statistics
 
     def update(self, statistics: Array) -> None:
-        """Updates the running statistics with those of captions `[C, 2]`, one after the other."""
+        """Updates the running statistics with the captions' statistics `[C, 2]`, one caption after the other."""
         statistics = jax.lax.stop_gradient(statistics)
         momentum = self.norm.momentum
         remaining = (1 - momentum) ** jnp.arange(len(statistics) - 1, -1, -1)
@@ -164,11 +167,11 @@ REASONINGS = {"sgr": GraphReasoning, "saf": AttentionFiltration}
 
 
 class SGRAF(nnx.Module):
-    """Similarity of images and captions.
+    """Computes the similarity of images and captions.
 
     Args:
         num_words: size of the vocabulary.
-        num_features, num_regions: F and R, channels and number of an image's regions.
+        num_features, num_regions: F and R.
         embed_size, word_size, similarity_size: D, the size of the word vectors, and S.
         reasoning: "sgr" or "saf".
 
@@ -204,7 +207,7 @@ class SGRAF(nnx.Module):
         self.score = xavier_linear(similarity_size, 1, **options)
 
     def encode_images(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, Array]:
-        """Encodes regions `[B, R, F]` as float32 vectors of length 1: `[B, R, D]` each, and `[B, D]` all together."""
+        """Encodes regions `[B, R, F]`. Returns unit vectors of regions `[B, R, D]` and of images `[B, D]`, float32."""
         regions = l2norm(self.image(features.astype(self.dtype)).astype(jnp.float32))
         return regions, self.image_attention(regions, None, train=train, key=key)
 
@@ -214,7 +217,7 @@ class SGRAF(nnx.Module):
         """Encodes tokens `[C, L]` as float32 vectors of length 1.
 
         Returns:
-            `[C, L, D]` of each word, 0 beyond `lengths` `[C]`; and `[C, D]` of the whole caption.
+            Word vectors `[C, L, D]`, which are 0 after `lengths` `[C]` words, and caption vectors `[C, D]`.
         """
         key_words, key_attention = split_key(key, 2)
         words = self.text(tokens, lengths, train=train, key=key_words)
@@ -233,14 +236,14 @@ class SGRAF(nnx.Module):
     ) -> Array:
         """Scores every caption against every image.
 
-        Each block of captions is computed at the width of its longest caption. Sort captions by length to save time.
+        The longest caption of a block determines the block's width. Sort captions by length to save time.
 
         Args:
-            images, captions: results of `encode_images` and `encode_captions`; `[I, R, D]` and `[I, D]`, `[C, L, D]`
-                and `[C, D]`.
-            lengths: `[C]`.
+            images: result of `encode_images`, `[I, R, D]` and `[I, D]`.
+            captions: result of `encode_captions`, `[C, L, D]` and `[C, D]`.
+            lengths: `[C]`, numbers of words.
             train: use the statistics of each caption, and update the running statistics.
-            block: number of pairs that each device computes at once; at least one caption with all images.
+            block: number of pairs that each device computes at once. A block has at least one caption with all images.
             remat: recompute the alignments in the backward pass instead of storing them.
 
         Returns:
@@ -277,12 +280,12 @@ class SGRAF(nnx.Module):
     def _alignments(
         self, regions: Array, products: Array, image_wholes: Array, words: Array, wholes: Array, mask: Array
     ) -> Array:
-        """Similarity vectors `[i, c, L + 1, S]`: of caption and image, then of each word and its attended region."""
+        """Returns similarity vectors `[i, c, L + 1, S]` of caption and image, then of each word and its context."""
         words = words.astype(self.dtype)
         affinity = jnp.einsum("ird,cld->iclr", regions, words, preferred_element_type=jnp.float32)
         affinity = jax.nn.leaky_relu(affinity, 0.1) * mask[..., None]
         attention = jax.nn.softmax(_ATTENTION_SCALE * l2norm(affinity, axis=2))
-        # The length of each context vector, from the products of the regions: far fewer numbers than the vector.
+        # The products of regions give the length of each context vector with far fewer numbers than the vector has.
         square = (jnp.einsum("iclr,irq->iclq", attention, products) * attention).sum(axis=-1, keepdims=True)
         attention = (attention / (jnp.sqrt(jnp.maximum(square, EPSILON**2)) + EPSILON)).astype(self.dtype)
         context = jnp.einsum("iclr,ird->icld", attention, regions)
@@ -294,5 +297,5 @@ class SGRAF(nnx.Module):
 
 
 def word_mask(tokens: Array, lengths: Array) -> Array:
-    """Marks the words among padded tokens or vectors, `[C, L]` or `[C, L, D]`, as bool `[C, L]`."""
+    """Returns bool `[C, L]`, True for words and False for padding, for tokens `[C, L]` or vectors `[C, L, D]`."""
     return jnp.arange(tokens.shape[1]) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""TResNet (Ridnik et al., arXiv 2003.13630), as timm builds it and as the annotators were trained."""
+"""TResNet (Ridnik et al., arXiv 2003.13630), in the form that timm builds and that the annotators were trained with."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class Variant:
     """Sizes of a TResNet.
 
     Attributes:
-        blocks: number of residual blocks in each stage. Every stage but the first halves the resolution.
-        width: channels of the stem, and planes of stage 1; the planes double with each stage.
-        basic_stages: number of stages, from the first on, that use `BasicBlock`; the others use `Bottleneck`.
-        se_stages: number of stages, from the first on, that use squeeze-and-excitation.
+        blocks: number of residual blocks in each stage. Every stage except the first halves the resolution.
+        width: channels of the stem, and planes of stage 1. The planes double with each stage.
+        basic_stages: number of first stages that use `BasicBlock`. The other stages use `Bottleneck`.
+        se_stages: number of first stages that use squeeze-and-excitation.
         stem_slope, block_slope: negative slopes of leaky ReLU in the stem and in the blocks.
     """
 
@@ -47,7 +47,7 @@ VARIANTS = {
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions with a shortcut; squeeze-and-excitation after the second one."""
+    """Two 3x3 convolutions with a shortcut, and squeeze-and-excitation after the second convolution."""
 
     expansion = 1
 
@@ -77,7 +77,7 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 and 1x1 convolutions with a shortcut; squeeze-and-excitation after the second one.
+    """1x1, 3x3 and 1x1 convolutions with a shortcut, and squeeze-and-excitation after the 3x3 convolution.
 
     The output has 4 times `planes` channels.
     """
@@ -134,7 +134,7 @@ def _shortcut(block: BasicBlock | Bottleneck, x: Array, train: bool) -> Array:
 
 
 class TResNet(nnx.Module):
-    """The body of a TResNet: normalised images to features, without pooling or classifier.
+    """The body of a TResNet, without pooling or classifier. Maps normalised images to features.
 
     Attributes:
         num_features: channels of the last stage.
@@ -153,8 +153,8 @@ class TResNet(nnx.Module):
         """Builds a variant, given by its name in `VARIANTS` or as a `Variant`.
 
         Args:
-            input_statistics: in training, compute the batch statistics after widening 1x1 convolutions from the inputs
-                of these convolutions; see `aia_jax.models.layers.input_statistics`.
+            input_statistics: in training, compute the output statistics of widening 1x1 convolutions from their inputs;
+                see `aia_jax.models.layers.input_statistics`.
             remat: see `run_blocks`.
             options: `param_dtype` and `rngs`, as for `nnx.Linear`.
 
@@ -206,7 +206,7 @@ class TResNet(nnx.Module):
         return x, out
 
     def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-        """Yields the parts of the network; each takes the output of the one before it, the first takes images."""
+        """Yields the parts of the network. The first part takes images. Each other part takes the previous output."""
 
         def stem(images: Array) -> Array:
             x = space_to_depth(images.astype(self.dtype), 4)
@@ -217,7 +217,7 @@ class TResNet(nnx.Module):
             yield f"stage{number}", partial(run_blocks, stage, train, self.remat)
 
     def _check_size(self, shape: tuple[int, ...]) -> None:
-        # Blur pooling reflects at the border: the last stage with stride 2 needs at least two positions.
+        # Blur pooling reflects at the border, so the last stage with stride 2 needs at least two positions.
         smallest = 4 if len(self.stages) == 1 else self.stride // 2 + 4
         for name, side in zip(("height", "width"), shape[1:3], strict=True):
             if side % 4 or side < smallest:

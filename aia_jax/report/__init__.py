@@ -1,1 +1,1 @@
-"""Pictures, HTML pages and tables of results. Only the commands, `evaluation` and `inference` import this package."""
+"""Draws results as pictures, HTML pages and tables. Only the commands, `evaluation` and `inference` import this."""

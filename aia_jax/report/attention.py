@@ -1,4 +1,4 @@
-"""Attention maps of an annotator: the photo, and the map of each predicted label over it."""
+"""Draws a photo and the attention map of each predicted label over the photo."""
 
 import os
 from collections.abc import Sequence
@@ -35,12 +35,12 @@ def draw_attention(
 
     Args:
         image: uint8 `[H, W, 3]`.
-        maps: `[K, h, w]` >= 0, of the predicted labels; each map is scaled to its own peak. K may be 0.
+        maps: `[K, h, w]` >= 0, maps of the K predicted labels. Each map is scaled to its own peak. K may be 0.
         labels, scores: `[K]`, written below the maps.
         hits: `[K]`, whether each label is true.
 
     Raises:
-        ValueError: arguments of different lengths, or arrays of another shape or type.
+        ValueError: the arguments have different lengths, or an array has the wrong shape or type.
     """
     check_images("image", image, 3)
     maps = np.asarray(maps, np.float32)

@@ -1,4 +1,4 @@
-"""Training curves: loss and learning rate by step, the metric of raw and averaged weights by epoch."""
+"""Draws training curves: loss and learning rate by step, and the metric of raw and averaged weights by epoch."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ def draw_curves(
     best: tuple[int, str] | None = None,
     title: str = "",
 ) -> None:
-    """Draws the records of a run as a PNG at `path`. A plot without records says so.
+    """Draws the records of a run as a PNG at `path`. A plot without records contains a message.
 
     Args:
-        records: `{"step", "kind", ...}` by increasing step, see `training.metric_writer`: of kind "train" with `loss`
-            and `learning_rate`, of kinds that end in `_raw` or `_ema` with `epoch` and `metric`.
+        records: `{"step", "kind", ...}` by increasing step; see `training.metric_writer`. Records of kind "train" have
+            `loss` and `learning_rate`. Kinds that end in `_raw` or `_ema` have `epoch` and `metric`.
         metric: name of the metric that chooses the best epoch.
-        best: the best epoch and its weights, "raw" or "ema".
+        best: the best epoch, and the better weights of this epoch, "raw" or "ema".
     """
     page = Page(_RIGHT + 0.35, _TOP + _PLOT_HEIGHT + 0.7)
     page.write_header(title)

@@ -1,4 +1,4 @@
-"""Shared parts of the pictures: pages with positions in inches, marks, text of known width, attention maps as heat."""
+"""Shared parts of the pictures: pages with positions in inches, marks, measured text and attention heat maps."""
 
 import os
 from bisect import bisect_right
@@ -25,7 +25,7 @@ _FRAME = {"color": "#9a9a9a", "linewidth": 0.6}
 
 
 class Mark(NamedTuple):
-    """Sign and colour of a correct, missed or wrong prediction. Colour-blind people can distinguish both."""
+    """Sign and colour of a correct, missed or wrong prediction. Colour-blind people can distinguish the marks."""
 
     sign: str
     color: str
@@ -53,7 +53,7 @@ class Page:
         return axes
 
     def plot(self, left: float, top: float, width: float, height: float, **options) -> Axes:
-        """Adds empty axes with a grid; `options` are those of `Figure.add_axes`."""
+        """Adds empty axes with a grid. `options` are passed to `Figure.add_axes`."""
         axes = self.figure.add_axes(self._box(left, top, width, height), **options)
         axes.grid(color="#e4e4e4", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -75,12 +75,12 @@ class Page:
     def write_pair(
         self, text: str, number: str, left: float, top: float, width: float, color: str = INK, number_color: str = QUIET
     ) -> None:
-        """Writes a number at the right end of a line, and before it a text, shortened if needed."""
+        """Writes a number at the right end of a line and a text before the number. Shortens the text if needed."""
         self.write(number, left + width, top, color=number_color, ha="right")
         self.write(shorten(text, width - measure(number) - 0.1), left, top, color=color)
 
     def write_header(self, title: str, marks: Sequence[Mark] = ()) -> None:
-        """Writes the title in bold, shortened to the width of the page, and below it the meaning of the marks."""
+        """Writes the title in bold, shortened to the page's width. Writes the meaning of the marks below the title."""
         left = 0.3
         self.write(shorten(title, self.width - 2 * left, 12, "bold"), left, 0.2, size=12, weight="bold")
         for mark in marks:
@@ -89,12 +89,12 @@ class Page:
             left += measure(text) + 0.22
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the page as a PNG. An existing file is replaced only by a complete one."""
+        """Writes the page as a PNG, atomically."""
         with atomic_path(Path(path)) as temporary:
             self.figure.savefig(temporary, format="png")
 
     def _box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
-        """Left, bottom, width and height as fractions of the figure."""
+        """Returns left, bottom, width and height as fractions of the figure."""
         bottom = 1 - (top + height) / self.height
         return left / self.width, bottom, width / self.width, height / self.height
 
@@ -114,12 +114,12 @@ def _known_characters() -> frozenset[int]:
 
 
 def plain(text: str) -> str:
-    """Puts `text` in one line and replaces characters that the font does not have by `□`."""
+    """Returns `text` in one line, with `□` for characters that the font does not have."""
     return "".join(letter if ord(letter) in _known_characters() else "□" for letter in " ".join(text.split()))
 
 
 def measure(text: str, size: float = 8.5, weight: str = "normal") -> float:
-    """Width of one line in inches."""
+    """Returns the width of a line of text in inches."""
     return _renderer().get_text_width_height_descent(plain(text), _font(size, weight), ismath=False)[0] / DPI
 
 
@@ -132,7 +132,7 @@ def shorten(text: str, width: float, size: float = 8.5, weight: str = "normal") 
 
 
 def upsample(attention: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resizes a map float32 `[h, w]` to `shape` `(H, W)` and scales its peak to 1; zeros stay zeros."""
+    """Resizes a float32 map `[h, w]` to `shape` `(H, W)` and scales its peak to 1. A map of zeros stays zero."""
     height, width = shape
     smooth = Image.fromarray(attention).resize((width, height), Image.Resampling.BICUBIC)
     heat = np.maximum(np.asarray(smooth), 0)
@@ -140,7 +140,7 @@ def upsample(attention: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Draws heat over a pale grey photo; hotter places are more opaque.
+    """Draws heat over a pale grey version of a photo. Hotter places are more opaque.
 
     Args:
         image: uint8 `[H, W, 3]`.
@@ -155,7 +155,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def draw_scale(page: Page, left: float, top: float) -> None:
-    """Draws the colours from 0 to the peak of a map, over medium grey."""
+    """Draws the colour scale of a map, from 0 to the peak, over medium grey."""
     scale = np.broadcast_to(np.linspace(0, 1, 128, dtype=np.float32), (2, 128))
     page.write("0", left, top, color=QUIET)
     page.picture(overlay(np.full((2, 128, 3), 128, np.uint8), scale), left + 0.14, top - 0.005, 1.5, 0.11)
@@ -163,7 +163,7 @@ def draw_scale(page: Page, left: float, top: float) -> None:
 
 
 def check_lengths(**values: Sequence) -> None:
-    """Raises ValueError, with all names and lengths, unless all arguments have the same length."""
+    """Raises ValueError, with all names and lengths, if the arguments have different lengths."""
     lengths = {name: len(value) for name, value in values.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -171,7 +171,7 @@ def check_lengths(**values: Sequence) -> None:
 
 
 def check_images(name: str, images: np.ndarray, rank: int) -> None:
-    """Raises ValueError unless `images` is uint8 `[..., H, W, 3]` with `rank` axes and is not empty."""
+    """Raises ValueError if `images` is empty or is not uint8 `[..., H, W, 3]` with `rank` axes."""
     if images.ndim != rank or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
         letters = "[K, H, W, 3]" if rank == 4 else "[H, W, 3]"
         raise ValueError(f"{name} must be uint8 {letters} and not empty, not {images.dtype} {list(images.shape)}")

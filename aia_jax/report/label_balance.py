@@ -1,4 +1,4 @@
-"""The number of photos of each label as text, with warnings before training."""
+"""Reports the number of photos of each label as text, with warnings before training."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from aia_jax.utils.messages import format_count
 
-FEW = 10  # a label with fewer training photos is hardly learned
+FEW = 10  # labels with fewer training photos are learned badly
 
 _SHOWN, _LISTED = 10, 20  # labels at each end of the table; labels in a warning
 _BAR, _WIDEST = 30, 40  # characters of the longest bar and of the longest label
 
 
 def balance_report(labels: Sequence[str], train: np.ndarray, test: np.ndarray) -> str:
-    """`balance_summary` of the test split, with a table of the most and least frequent labels."""
+    """Returns `balance_summary` of the test split, and a table of the most and least frequent labels."""
     counts, others = (train > 0).sum(axis=0), (test > 0).sum(axis=0)
     width = min(max(map(len, labels)), _WIDEST)
     rows = []
@@ -27,12 +27,13 @@ def balance_report(labels: Sequence[str], train: np.ndarray, test: np.ndarray) -
 
 
 def balance_summary(labels: Sequence[str], train: np.ndarray, other: np.ndarray, name: str) -> str:
-    """Lists totals, then imbalance, labels with few training photos, and labels without a photo in the other split.
+    """Lists totals, then imbalance, labels with few training photos, and labels without a photo in another split.
 
     Args:
-        labels: C printable names.
-        train: multi-hot `[N, C]`; N may be 0.
-        other: multi-hot `[M, C]` of the split `name`.
+        labels: printable names of the C labels.
+        train: multi-hot labels `[N, C]` of N training photos. N may be 0.
+        other: multi-hot labels `[M, C]` of M photos in another split.
+        name: name of the other split.
     """
     counts, targets = (train > 0).sum(axis=0), np.concatenate([train > 0, other > 0])
     lines = [

@@ -10,26 +10,26 @@ from aia_jax.report.figures import FALSE_ALARM, HIT, MISS
 
 
 def base_style() -> str:
-    """CSS for colours and text."""
+    """Returns the CSS for colours and text."""
     marks = f":root {{ --hit: {HIT.color}; --miss: {MISS.color}; --false: {FALSE_ALARM.color}; }}\n"
     return marks + read_part("page.css")
 
 
 def read_part(name: str, package: str = "aia_jax.report") -> str:
-    """Text of a file beside the code."""
+    """Returns the text of the file `name` in `package`."""
     return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
 def inert_json(value: Any) -> str:
-    """JSON for a data block, in ASCII and without text that could end a script element or start a comment."""
+    """Returns ASCII JSON for a data block, without text that could end a script element or start a comment."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def content_hash(content: str) -> str:
-    """A source for a content security policy that allows exactly this style or script."""
+    """Returns the source for a content security policy that allows only this style or script."""
     return f"'sha256-{to_base64(hashlib.sha256(content.encode()).digest())}'"
 
 
 def to_base64(data: bytes) -> str:
-    """Base64 as text."""
+    """Encodes `data` in Base64 and returns text."""
     return base64.b64encode(data).decode()

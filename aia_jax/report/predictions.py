@@ -1,4 +1,4 @@
-"""Photos in a grid with their true and predicted labels."""
+"""Draws photos in a grid with their true and predicted labels."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _MAX_LINES = 6
 
 
 class _Word(NamedTuple):
-    """A label below a photo: `left` in inches from the left edge of the photo, `line` counted from 0."""
+    """A label below a photo. `left` is in inches from the photo's left edge; the first `line` is 0."""
 
     text: str
     color: str
@@ -30,14 +30,14 @@ def draw_predictions(
     *,
     title: str = "",
 ) -> None:
-    """Draws photos as a PNG at `path`, each with its hits, missed labels and false alarms in three colours and marks.
+    """Draws photos as a PNG at `path`. Colours and marks distinguish hits, missed labels and false alarms.
 
     Args:
-        images: uint8 `[K, H, W, 3]`, K >= 1.
-        true, predicted: labels of each photo; a list that is too long ends in `+3 more`.
+        images: uint8 `[K, H, W, 3]` of K >= 1 photos.
+        true, predicted: labels of each photo. A list that is too long ends in text such as `+3 more`.
 
     Raises:
-        ValueError: arguments of different lengths, or `images` of another shape or type.
+        ValueError: the arguments have different lengths, or `images` has the wrong shape or type.
     """
     check_images("images", images, 4)
     check_lengths(images=images, true=true, predicted=predicted)
@@ -58,7 +58,7 @@ def draw_predictions(
 
 
 def _marked_labels(true: Sequence[str], predicted: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs (text, colour): hits, then missed labels, then false alarms."""
+    """Returns pairs (text, colour): hits, then missed labels, then false alarms."""
     groups = (
         (HIT, [label for label in predicted if label in true]),
         (MISS, [label for label in true if label not in predicted]),
@@ -68,7 +68,7 @@ def _marked_labels(true: Sequence[str], predicted: Sequence[str]) -> list[tuple[
 
 
 def _set_words(words: list[tuple[str, str]], width: float) -> list[_Word]:
-    """Places words in lines of `width` inches; the last line is for the number of words that do not fit."""
+    """Places words in lines of `width` inches. The last line has the number of words that do not fit."""
     if not words:
         return [_Word("no labels", QUIET, 0.0, 0)]
     placed: list[_Word] = []

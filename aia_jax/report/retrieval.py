@@ -1,4 +1,4 @@
-"""Queries of image-text retrieval with their results."""
+"""Draws queries of image-text retrieval with their results."""
 
 import os
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ ImageQuery = tuple[np.ndarray, Sequence[tuple[str, bool]]]
 def draw_retrieval(
     path: str | os.PathLike, text_queries: Sequence[TextQuery], image_queries: Sequence[ImageQuery], *, title: str = ""
 ) -> None:
-    """Draws captions above the photos they found, and photos beside the captions they found, best results first.
+    """Draws each caption above its photo results, and each photo beside its caption results, best results first.
 
-    Mark, colour and frame show which results are correct.
+    Marks, colours and frames show which results are correct.
 
     Args:
-        text_queries: a caption, and (uint8 `[H, W, 3]`, correct) of each result.
-        image_queries: a photo, and (caption, correct) of each result.
+        text_queries: pairs of a caption and its results, (photo uint8 `[H, W, 3]`, correct).
+        image_queries: pairs of a photo and its results, (caption, correct).
 
     Raises:
         ValueError: there is no query.

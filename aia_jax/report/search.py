@@ -1,4 +1,4 @@
-"""Image search: the photos that queries found, with attention and keywords; ROC curves."""
+"""Draws the results of image search with attention and keywords, and ROC curves."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -46,15 +46,15 @@ class SearchHit:
 
     Args:
         image: uint8 `[H, W, 3]`, with any aspect ratio.
-        name: file name; may be "".
-        score: higher is better.
-        correct: None if unknown.
+        name: file name, which may be "".
+        score: score for the query. A higher score is better.
+        correct: whether the photo is relevant, or None if unknown.
         attention: `[h, w]` >= 0, the visual attention.
-        weights: of the feature map and of the keywords, with a sum of 1.
-        keywords: with their attention weights, highest first; may be empty.
+        weights: weight of the feature map and weight of the keywords, with a sum of 1.
+        keywords: pairs of a keyword and its attention weight, highest weight first. May be empty.
 
     Raises:
-        ValueError: an array of another shape or type, or weights that are negative or do not sum to 1.
+        ValueError: an array has the wrong shape or type, or weights are negative or do not sum to 1.
     """
 
     image: np.ndarray
@@ -77,16 +77,16 @@ class SearchHit:
 
     @property
     def mark(self) -> Mark | None:
-        """Whether the hit is correct, as a mark; None if unknown."""
+        """The mark for a correct or wrong hit, or None if unknown."""
         return None if self.correct is None else HIT if self.correct else FALSE_ALARM
 
     def rounded_weights(self) -> tuple[str, str]:
-        """Both weights with two digits and a sum of 1."""
+        """Returns both weights as text with two digits. The rounded weights have a sum of 1."""
         visual = round(float(self.weights[0]), 2)
         return f"{visual:.2f}", f"{1 - visual:.2f}"
 
     def render(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """The photo, and the photo with its attention, both uint8 `[height, width, 3]`."""
+        """Returns the photo without and with its attention, both uint8 `[height, width, 3]`."""
         photo = np.asarray(Image.fromarray(self.image).resize((width, height), Image.Resampling.LANCZOS))
         heat = upsample(np.asarray(self.attention, np.float32), photo.shape[:2])
         return photo, np.round(255 * overlay(photo, heat)).astype(np.uint8)
@@ -95,10 +95,10 @@ class SearchHit:
 def draw_search(
     path: str | os.PathLike, queries: Sequence[tuple[str, Sequence[SearchHit]]], *, title: str = ""
 ) -> None:
-    """Draws each query and the photos that it found, best first, as a PNG at `path`.
+    """Draws each query and its results, best first, as a PNG at `path`.
 
-    Below each photo: the photo with its attention, name and score, the weights of the feature map and of the keywords,
-    and the keywords with the highest weights.
+    Draws below each photo: the photo with its attention, name and score, the weights of the feature map and of the
+    keywords, and the keywords with the highest weights.
 
     Raises:
         ValueError: there is no query.
@@ -133,7 +133,7 @@ def draw_search(
 
 
 def _height(hits: Sequence[SearchHit], height: float) -> float:
-    """Height in inches of a line of hits, with the space below it."""
+    """Returns the height in inches of a line of hits, including the space below."""
     if not hits:
         return 0.5
     return 2 * height + 0.06 + 0.1 + _LINE + _SPLIT + max(len(_keyword_lines(hit)) for hit in hits) * _LINE + 0.3
@@ -185,7 +185,7 @@ def _draw_weights(page: Page, hit: SearchHit, left: float, top: float, width: fl
 
 
 def _keyword_lines(hit: SearchHit) -> list[tuple[str, float | None]]:
-    """Keywords with their weights; other texts have None instead."""
+    """Returns pairs of a keyword and its weight. Other texts have None instead of a weight."""
     if not hit.keywords:
         return [("no keywords", None)]
     if len(hit.keywords) <= _MOST_KEYWORDS + 1:
@@ -203,11 +203,11 @@ def draw_roc(
     """Draws ROC curves as a PNG at `path`.
 
     Args:
-        curves: by name, false and true positive rates `[P]` each, in 0..1, and the area under the curve.
-        published: areas on other data, listed beside the plot.
+        curves: `{name: (false positive rates [P], true positive rates [P], area under the curve)}`, all in 0..1.
+        published: published areas on other data, listed beside the plot.
 
     Raises:
-        ValueError: there is no curve, or one of another shape or range.
+        ValueError: there is no curve, or a curve has the wrong shape or range.
     """
     _check_curves(curves)
     by_area = sorted(curves.items(), key=lambda item: -item[1][2])
@@ -221,7 +221,7 @@ def draw_roc(
     top = _PLOT_TOP + 0.05
     looks = zip(by_area, cycle((color, style) for style in _STYLES for color in _COLORS), strict=False)
     for place, ((name, (false_rates, true_rates, area)), (color, style)) in enumerate(looks):
-        order = 3 + len(curves) - place  # the best curve lies on top
+        order = 3 + len(curves) - place  # draws the best curve on top
         axes.plot(false_rates, true_rates, color=color, linestyle=style, linewidth=1.6, zorder=order)
         _list_area(page, name, area, top, color=color, linestyle=style, linewidth=2.2)
         top += 0.22
@@ -246,7 +246,7 @@ def _check_curves(curves: Mapping[str, Curve]) -> None:
 
 
 def _list_area(page: Page, name: str, area: float, top: float, **line) -> None:
-    """Writes the name and area of a curve beside the plot, with a sample of its `line` if there is one."""
+    """Writes the name and area of a curve beside the plot. Draws a sample of the curve if `line` has a style."""
     left = _LIST_LEFT
     if line:
         ends = [left / page.width, (left + 0.3) / page.width]

@@ -1,4 +1,4 @@
-"""The results of a query as one HTML file without scripts and without external files."""
+"""Writes the results of a query as one HTML file without scripts and without external files."""
 
 import io
 import os
@@ -22,10 +22,10 @@ _MODALITIES = f":root {{ --visual: {VISUAL}; --keywords: {KEYWORDS}; }}\n"
 
 
 def write_search_page(path: str | os.PathLike, query: str, hits: Sequence[SearchHit], *, title: str = "") -> None:
-    """Writes the results of `query`, best first. An existing file is replaced only by a complete one.
+    """Writes the results of `query` atomically to `path`, best first.
 
-    Each photo has its score, its name, the weights of the feature map and of the keywords, and the keywords by weight.
-    The page shows the visual attention of one photo on hover or tap, and of all photos with a checkbox.
+    Each photo has a score, a name, the weights of the feature map and of the keywords, and keywords sorted by weight.
+    Hover or tap shows the visual attention of one photo. A checkbox shows the visual attention of all photos.
     """
     cards = "".join(_card(place, hit) for place, hit in enumerate(hits, 1))
     switch = '<input type="checkbox" id="all"><label for="all">show attention</label>' if hits else ""
@@ -90,5 +90,5 @@ def _jpeg(image: np.ndarray) -> str:
 
 
 def _text(text: str) -> str:
-    """Escapes `text` for HTML, with control characters and lone surrogates as `�`."""
+    """Escapes `text` for HTML. Replaces control characters and lone surrogates by `�`."""
     return escape(re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "�", " ".join(text.split())))

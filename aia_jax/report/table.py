@@ -1,4 +1,4 @@
-"""Metrics as plain text, with the columns of the papers' tables."""
+"""Formats metrics as plain text, with the columns of the papers' tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -34,8 +34,8 @@ class Row(NamedTuple):
 
     Attributes:
         name: text before the numbers.
-        metrics: values by column; a missing value or None stays blank, and values of other keys are not shown.
-        signed: whether positive values have a plus sign, as for differences.
+        metrics: values by column. A missing value or None stays blank. Values of other keys are not shown.
+        signed: whether positive values have a plus sign, which is useful for differences.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Row(NamedTuple):
 
 
 def metric_table(rows: Sequence[Row | str], title: str = "", columns: Mapping[str, str] = COLUMNS) -> str:
-    """Formats `title` with the column heads, then `rows`; a string in `rows` is a line of its own.
+    """Formats `title` with the column heads, then `rows`. A string in `rows` becomes a separate line.
 
-    The column of names has the width of the longest name, between 40 and 72 characters. A longer name is on a line of
-    its own above its numbers.
+    The column of names has the width of the longest name, between 40 and 72 characters. A longer name is on a separate
+    line above the numbers.
     """
     names = [title, *(row.name for row in rows if isinstance(row, Row))]
     width = max([_NARROWEST, *(len(name) for name in names if len(name) <= _WIDEST)])

@@ -12,10 +12,10 @@ from aia_jax.models.layers.squeeze_excite import SEWeights
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation with PyTorch's conventions; statistics are float32 in every compute dtype.
+    """Batch normalisation with PyTorch's conventions. Statistics are float32 in every compute dtype.
 
-    Training uses the statistics of the whole batch (of all devices, where `jax.jit` shards it). The running statistics
-    move towards them by `momentum`; the running variance is unbiased.
+    Training uses the statistics of the whole batch, over all devices if `jax.jit` shards the batch. The running
+    statistics move towards the batch statistics by `momentum`. The running variance is unbiased.
 
     Attributes:
         scale, bias: `[C]`, trained.
@@ -42,7 +42,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((num_features,), jnp.float32))
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """Normalises `x` `[B, H, W, C]` over B, H and W; the result has the compute dtype."""
+        """Normalises `x` `[B, H, W, C]` over B, H and W. The result has the compute dtype."""
         if train:
             return self.normalize_activate(x)
         scale, offset = self.affine()
@@ -57,7 +57,7 @@ class BatchNorm(nnx.Module):
         return y.astype(self.dtype)
 
     def affine(self, mean: Array | None = None, var: Array | None = None) -> tuple[Array, Array]:
-        """Returns the float32 scale and offset `[C]` that normalise; without arguments, by the running statistics."""
+        """Returns float32 scale and offset `[C]` of the normalisation. The default is the running statistics."""
         if mean is None or var is None:
             mean, var = self.mean[...], self.var[...]
         weight, bias = self.weights()

@@ -27,16 +27,16 @@ class Frozen(nnx.Variable):
 
 @jax.custom_vjp
 def relu(x: Array) -> Array:
-    """Computes max(x, 0); the gradient uses the output, so that XLA does not store the input."""
+    """Computes max(x, 0). The gradient uses the output, so that XLA does not store the input."""
     return jnp.maximum(x, 0)
 
 
-# `y > 0` would not do: XLA rewrites it as a comparison of the input.
+# The comparison is not `y > 0`, because XLA rewrites that as a comparison of the input.
 relu.defvjp(lambda x: (y := relu(x), y), lambda y, dy: (jnp.where(y == 0, 0, dy),))
 
 
 def torch_linear(in_features: int, out_features: int, **options) -> nnx.Linear:
-    """Builds a linear layer with PyTorch's default initialisation, uniform in +-1/sqrt(in_features).
+    """Builds a linear layer with PyTorch's default initialisation: uniform in [-b, b], b = 1/sqrt(in_features).
 
     `options` are those of `nnx.Linear`.
     """
@@ -50,7 +50,7 @@ def xavier_linear(in_features: int, out_features: int, **options) -> nnx.Linear:
 
 
 def l2norm(x: Array, axis: int = -1) -> Array:
-    """Divides `x` by its length along `axis` plus 1e-8. Where the length is 0, its gradient is 0, not NaN."""
+    """Divides `x` by (length along `axis` + 1e-8). If the length is 0, the gradient of the length is 0, not NaN."""
     square = jnp.square(x).sum(axis=axis, keepdims=True)
     positive = square > 0
     length = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
@@ -58,11 +58,7 @@ def l2norm(x: Array, axis: int = -1) -> Array:
 
 
 def dropout_key(key: Array | None, rate: float, train: bool) -> Array | None:
-    """Returns the key for dropout at `rate`; None if no dropout applies.
-
-    Raises:
-        ValueError: dropout applies and `key` is None.
-    """
+    """Returns `key`, or None without dropout (`rate` 0 or not `train`). Raises ValueError if a needed key is None."""
     if not train or rate == 0:
         return None
     if key is None:
@@ -71,7 +67,7 @@ def dropout_key(key: Array | None, rate: float, train: bool) -> Array | None:
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeroes each element with probability `rate` and scales the others by 1 / (1 - rate). No key: no dropout."""
+    """Sets each element to 0 with probability `rate`, and scales the others by 1 / (1 - rate). No key: no dropout."""
     if key is None or rate == 0:
         return x
     kept = jax.random.bernoulli(key, 1 - rate, (x.size,)).reshape(x.shape)
@@ -79,7 +75,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def split_key(key: Array | None, num: int) -> list[Array | None]:
-    """Splits a key into `num` keys; None (no dropout) gives None `num` times, and one part of a key is the key."""
+    """Splits a key into `num` keys. For None (no dropout), returns None `num` times. For `num` 1, returns the key."""
     if key is None or num == 1:
         return [key] * num
     return list(jax.random.split(key, num))
@@ -101,7 +97,7 @@ def run_blocks(blocks: nnx.List, train: bool, remat: bool, x: Array) -> Array:
 
 
 def space_to_depth(x: Array, block: int) -> Array:
-    """Moves n x n blocks of `[B, H, W, C]` to channels `[B, H/n, W/n, n*n*C]` in the order (row, column, channel)."""
+    """Maps `[B, H, W, C]` to `[B, H/n, W/n, n*n*C]`: n x n blocks become channels, ordered (row, column, channel)."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // block, block, width // block, block, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // block, width // block, block * block * channels)
@@ -110,21 +106,22 @@ def space_to_depth(x: Array, block: int) -> Array:
 def blur_pool(x: Array) -> Array:
     """Halves height and width (rounding up) with the filter [1 2 1] x [1 2 1] / 16 and reflection at the border.
 
-    Zhang 2019, arXiv 1904.11486. Slices and sums: a depthwise convolution and its gradient are slow on GPUs.
+    Zhang 2019, arXiv 1904.11486. Uses slices and sums, because depthwise convolutions and their gradients are slow on
+    GPUs.
     """
     blurred = _blur_axis(_blur_axis(x.astype(jnp.float32), axis=1), axis=2)
     return blurred.astype(x.dtype)
 
 
 def _blur_axis(x: Array, axis: int) -> Array:
-    """Output i is x[2i - 1] / 4 + x[2i] / 2 + x[2i + 1] / 4 along `axis`; the neighbours are the odd positions."""
+    """Computes y[i] = x[2i - 1] / 4 + x[2i] / 2 + x[2i + 1] / 4 along `axis`."""
     size = x.shape[axis]
     if size < 2:
         raise ValueError(f"blur pooling reflects at the border and needs at least 2 positions, got {size}")
     even = jax.lax.slice_in_dim(x, 0, size, stride=2, axis=axis)
     odd = jax.lax.slice_in_dim(x, 1, size, stride=2, axis=axis)
     last = size % 2  # 1: the last even position has no neighbour after it
-    # Padding and selecting fuse into one loop over the result; concatenations would be written to memory.
+    # Padding and selection fuse into one loop over the result. XLA would write concatenations to memory.
     before, after = _padded(odd, axis, 1, last - 1), _padded(odd, axis, 0, last)
     position = np.arange(even.shape[axis]).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
     left = jnp.where(position == 0, after, before)
@@ -133,7 +130,7 @@ def _blur_axis(x: Array, axis: int) -> Array:
 
 
 def _padded(x: Array, axis: int, low: int, high: int) -> Array:
-    """`x` with `low` and `high` zeros along `axis`; a negative number takes as many elements away."""
+    """Adds `low` zeros before and `high` zeros after `x` along `axis`. Negative numbers remove elements."""
     edges = [(low, high, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
 

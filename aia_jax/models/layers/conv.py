@@ -14,7 +14,7 @@ class Conv(nnx.Module):
     """Convolution of stride 1 without bias, padded to keep the size.
 
     Attributes:
-        kernel: `[O, kh, kw, I]`, the order of axes that convolutions on GPUs use.
+        kernel: `[O, kh, kw, I]` for I input and O output channels, the axis order of convolutions on GPUs.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class Conv(nnx.Module):
 
 
 class FoldedConv(nnx.Module):
-    """A convolution with a norm folded into it, for evaluation: computes `conv(x, scale=scale, bias=bias)`.
+    """A convolution that includes a folded norm, for evaluation. Computes `conv(x, scale=scale, bias=bias)`.
 
     Attributes:
-        layout: layout of the kernel; "HWIO" on CPUs, where XLA would transpose others in each call, else "OHWI".
+        layout: kernel layout: "HWIO" on CPUs, where XLA would transpose other layouts in each call, else "OHWI".
         kernel: in the compute dtype.
         bias: `[O]`, in the compute dtype.
     """

@@ -1,4 +1,4 @@
-"""Convolution, batch norm and what follows, in one layer: training fuses them, evaluation folds the norm."""
+"""One layer of convolution, batch norm and activation. Training fuses the parts; evaluation folds the norm."""
 
 import jax
 from flax import nnx
@@ -13,10 +13,10 @@ from aia_jax.models.layers.squeeze_excite import SqueezeExcite
 
 
 class ConvNorm(nnx.Module):
-    """Convolution and batch norm; then leaky ReLU, blur pooling and squeeze-and-excitation where the caller asks.
+    """Convolution and batch norm, optionally with leaky ReLU, blur pooling and squeeze-and-excitation.
 
-    In evaluation the norm is folded into the convolution. With `input_statistics` training does so too, see
-    `aia_jax.models.layers.input_statistics`; otherwise it fuses what follows the convolution, see `norm_act`.
+    Evaluation folds the norm into the convolution. With `input_statistics`, training does the same; see
+    `aia_jax.models.layers.input_statistics`. Otherwise training fuses all parts after the convolution; see `norm_act`.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class ConvNorm(nnx.Module):
         blur: bool = False,
         se: SqueezeExcite | None = None,
     ) -> Array:
-        """Applies the layer to `x` `[B, H, W, I]`; the result is `[B, H, W, O]`, with `blur` of half the size.
+        """Maps `x` `[B, H, W, I]` to `[B, H, W, O]`. `blur` halves height and width.
 
         Args:
             train: normalise by the batch's statistics and update the running statistics.
-            slope: negative slope of a leaky ReLU; None for no activation.
+            slope: negative slope of a leaky ReLU. None means no activation.
             blur: apply blur pooling after the activation.
-            se: squeeze-and-excitation to apply last.
+            se: squeeze-and-excitation, applied last.
         """
         if train and not self.input_statistics:
             y = self.conv(x)
@@ -65,7 +65,7 @@ class ConvNorm(nnx.Module):
         return y if se is None else se(y)
 
     def fold(self) -> None:
-        """Folds the norm into the convolution; the module can then only evaluate."""
+        """Folds the norm into the convolution. After this, the module cannot be trained."""
         self.conv, self.bn = FoldedConv(self.conv, *self.bn.affine()), None
 
     def _folded(self, x: Array) -> Array:

@@ -12,11 +12,11 @@ from aia_jax.models.layers.common import uniform
 
 
 class Direction(nnx.Module):
-    """The weights of one direction; the gates are in PyTorch's order: reset, update, candidate.
+    """The weights of one direction. The gates are in PyTorch's order: reset, update, candidate.
 
     Attributes:
-        input_kernel, hidden_kernel: `[F, 3 D]` and `[D, 3 D]`.
-        input_bias, hidden_bias: `[3 D]`; the reset gate multiplies the candidate's hidden bias too.
+        input_kernel, hidden_kernel: `[F, 3 D]` and `[D, 3 D]`, for F features and state size D.
+        input_bias, hidden_bias: `[3 D]`. The reset gate also multiplies the candidate's hidden bias.
     """
 
     def __init__(self, num_features: int, hidden_size: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
@@ -29,7 +29,7 @@ class Direction(nnx.Module):
 
 
 class BidirectionalGRU(nnx.Module):
-    """One layer, both directions in one scan; equals `torch.nn.GRU` on packed sequences.
+    """A GRU layer that computes both directions in one scan. Equals `torch.nn.GRU` on packed sequences.
 
     Args:
         num_features, hidden_size: F and D.
@@ -45,17 +45,17 @@ class BidirectionalGRU(nnx.Module):
         """Computes the mean of both directions.
 
         Args:
-            x: `[B, L, F]`; values beyond the lengths are ignored.
+            x: `[B, L, F]`. Values after the end of a sequence are ignored.
             lengths: int `[B]`, 1 to L.
 
         Returns:
-            float32 `[B, L, D]`; undefined beyond the lengths.
+            float32 `[B, L, D]`. Values after the end of a sequence are undefined.
         """
         input_kernel, hidden_kernel = (
             self._both(name).astype(self.dtype) for name in ("input_kernel", "hidden_kernel")
         )
         input_bias, hidden_bias = self._both("input_bias")[:, None, None], self._both("hidden_bias")[:, None]
-        # A reversed sequence starts at its own end, so that no step sees padding before it.
+        # A reversed sequence starts with its last valid row, so that the padding comes last.
         x = jnp.stack([x, reverse(x, lengths)]).astype(self.dtype)
         gates = jnp.einsum("nblf,nfg->nblg", x, input_kernel, preferred_element_type=jnp.float32) + input_bias
 
@@ -80,7 +80,7 @@ class BidirectionalGRU(nnx.Module):
 
 
 def reverse(x: Array, lengths: Array) -> Array:
-    """Reverses the first `lengths` `[B]` rows of each sequence of `x` `[B, L, F]`; the padding stays in place."""
+    """Reverses the first `lengths` `[B]` rows of each sequence in `x` `[B, L, F]`. Does not move the padding."""
     position = jnp.arange(x.shape[1])
     source = jnp.where(position < lengths[:, None], lengths[:, None] - 1 - position, position)
     return jnp.take_along_axis(x, source[..., None], axis=1)

@@ -1,7 +1,7 @@
-"""Statistics of a 1x1 convolution's output, computed from its input.
+"""Computes the statistics of a 1x1 convolution's output from the convolution's input.
 
-The rows of y = W a have the mean W E[a] and the mean squares diag(W E[a a^T] W^T). Where the convolution widens, a is
-the smaller array: with these statistics the norm folds into W, and y before the norm is never stored.
+The rows of y = W a have the mean W E[a] and the mean squares diag(W E[a a^T] W^T). If the convolution widens, a is the
+smaller array. With these statistics, the norm folds into W, and y before the norm is never stored.
 """
 
 import jax
@@ -13,7 +13,7 @@ from aia_jax.models.layers.conv import convolve
 
 
 def fold_and_convolve(x: Array, kernel: Array, norm: BatchNorm) -> Array:
-    """Convolves and normalises in training, as one convolution; updates the running statistics of the norm.
+    """Convolves and normalises with one convolution, in training. Updates the running statistics of the norm.
 
     Args:
         x: `[B, H, W, I]`.
@@ -29,9 +29,9 @@ def fold_and_convolve(x: Array, kernel: Array, norm: BatchNorm) -> Array:
 
 @jax.custom_vjp
 def _convolve_and_add(x: Array, kernel: Array, bias: Array) -> Array:
-    """Convolves with a float32 1x1 kernel and adds a float32 bias, in the dtype of `x`.
+    """Convolves with a float32 1x1 kernel and adds a float32 bias. The result has the dtype of `x`.
 
-    Both gradients stay float32: they nearly cancel in the gradients of the scale and of the original kernel.
+    The gradients of kernel and bias stay float32, because they nearly cancel in later sums.
     """
     return convolve(x, kernel) + bias.astype(x.dtype)
 
@@ -51,7 +51,7 @@ _convolve_and_add.defvjp(_convolve_and_add_forward, _convolve_and_add_backward)
 
 
 def linear_moments_plain(x: Array, kernel: Array) -> tuple[Array, Array]:
-    """Computes what `linear_moments` does, from the output."""
+    """Computes the result of `linear_moments` from the output of the product."""
     y = x @ kernel.T
     return y.mean(axis=0), y.var(axis=0)
 
@@ -76,7 +76,7 @@ def _moments_of_products_forward(x, kernel):
 
 
 def _moments_of_products_backward(residuals, cotangents):
-    """The cotangent of E[x x^T] is W^T diag(dsquare) W. Computed in the dtype of `x`, it halves the next product."""
+    """Uses the cotangent W^T diag(dsquare) W of E[x x^T], in the dtype of `x` to halve the cost of the next product."""
     x, kernel, mean, product = residuals
     dmean, dsquare = (cotangent[:, None] for cotangent in cotangents)
     dcovariance = kernel.astype(x.dtype).T @ (kernel * dsquare * (2 / len(x))).astype(x.dtype)

@@ -1,7 +1,7 @@
-"""Batch norm, leaky ReLU, and the blur pooling or squeeze-and-excitation that follows, fused for training.
+"""Fuses batch norm, leaky ReLU, and blur pooling or squeeze-and-excitation for training.
 
-`norm_act_plain` is the formula. `norm_act` computes the same with its own backward pass: it stores only its input and
-recomputes the rest. `docs/performance.md` lists what that saves.
+`norm_act_plain` is the formula. `norm_act` has the same result and its own backward pass: it stores only the input and
+recomputes the other arrays. `docs/performance.md` lists the savings.
 """
 
 import functools
@@ -20,7 +20,7 @@ _BATCH = (0, 1, 2)
 def norm_act_plain(
     x: Array, weight: Array, bias: Array, se_weights: SEWeights | None, slope: float, epsilon: float, blur: bool
 ) -> tuple[Array, Array, Array]:
-    """Computes what `norm_act` does, for JAX to differentiate."""
+    """Computes the result of `norm_act` with operations that JAX differentiates."""
     mean, var = moments(x)
     y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + epsilon) * weight + bias
     y = jax.nn.leaky_relu(y, slope)
@@ -39,14 +39,14 @@ def norm_act(
 
     Args:
         x: `[B, H, W, C]`.
-        weight, bias: float32 `[C]`, of the norm.
-        se_weights: weights of squeeze-and-excitation; None, or with `blur`: none is applied.
-        slope: negative slope of the leaky ReLU; 1 for no activation.
+        weight, bias: float32 `[C]`, scale and bias of the norm.
+        se_weights: weights of squeeze-and-excitation. None means no squeeze-and-excitation. `blur` ignores them.
+        slope: negative slope of the leaky ReLU. 1 means no activation.
         epsilon: added to the variance.
         blur: halve height and width by blur pooling.
 
     Returns:
-        The result in the dtype of `x`; the batch's mean and biased variance float32 `[C]`, without gradients.
+        The result in the dtype of `x`, and the batch's mean and biased variance, float32 `[C]`, without gradients.
     """
     return _forward(x, weight, bias, se_weights, slope, epsilon, blur)[0]
 
@@ -123,19 +123,19 @@ def moments(x: Array) -> tuple[Array, Array]:
     if x.dtype == jnp.float32:
         mean += (wide - mean).mean(axis=_BATCH)  # corrects the rounding of large means
         return mean, jnp.square(wide - mean).mean(axis=_BATCH)
-    # One pass over x. What cancels in the difference is below the rounding of x itself.
+    # One pass over x is enough: the cancellation error is smaller than the rounding of x itself.
     return mean, jnp.maximum(jnp.square(wide).mean(axis=_BATCH) - jnp.square(mean), 0)
 
 
 def recompute(*arrays: Any) -> tuple[Any, ...]:
-    """Returns the arrays behind a barrier: XLA computes again what depends on them, and does not store it."""
+    """Returns the arrays behind a barrier, so that XLA recomputes values that depend on them without storing them."""
     return jax.lax.optimization_barrier(arrays)
 
 
 def image_sums(*arrays: Array) -> list[Array]:
     """Sums each array `[B, H, W, C]` over H and W.
 
-    Over W first: for a single sum of few images XLA writes the summands to memory to occupy more of a GPU.
+    Sums over W first. For a single sum over few images, XLA would write the summands to memory to occupy more of a GPU.
     """
     rows = jax.lax.optimization_barrier([array.sum(axis=2) for array in arrays])
     return [row.sum(axis=1) for row in rows]

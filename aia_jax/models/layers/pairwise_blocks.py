@@ -1,4 +1,4 @@
-"""Blocks of rows for all pairs of rows and columns, to limit memory; several devices split the rows."""
+"""Splits the rows into blocks to limit the memory of all pairs of rows and columns. Devices share the rows."""
 
 import math
 from typing import Any
@@ -8,27 +8,27 @@ from jax import Array
 
 
 def num_blocks(rows: int, columns: int, block: int) -> int:
-    """The smallest number of equal blocks on each device, each of at most `block` pairs (or one row)."""
+    """Returns the smallest number of equal blocks per device with at most `block` pairs (or one row) in a block."""
     own = rows // _devices(rows)
     largest = max(block // columns, 1)
     return next(count for count in range(math.ceil(own / largest), own + 1) if own % count == 0)
 
 
 def split_rows(rows: Array, num_blocks: int) -> Array:
-    """Splits `[N, ...]` into `[blocks, N / blocks, ...]`; each block takes rows from every device, and none moves."""
+    """Splits `[N, ...]` into `[blocks, N / blocks, ...]`. A block has rows of every device, so that no row moves."""
     parts = rows.reshape(_devices(len(rows)), num_blocks, -1, *rows.shape[1:])
     return parts.swapaxes(0, 1).reshape(num_blocks, -1, *rows.shape[1:])
 
 
 def join_rows(blocks: Array) -> Array:
-    """The inverse of `split_rows`."""
+    """Joins the blocks of `split_rows` to rows in the original order."""
     devices = _devices(blocks.shape[0] * blocks.shape[1])
     parts = blocks.reshape(len(blocks), devices, -1, *blocks.shape[2:])
     return parts.swapaxes(0, 1).reshape(-1, *blocks.shape[2:])
 
 
 def _devices(rows: int) -> int:
-    """The number of devices that split the rows."""
+    """Returns the number of devices that share the rows."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty or rows % mesh.size else mesh.size
 

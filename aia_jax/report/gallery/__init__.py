@@ -1,1 +1,1 @@
-"""A gallery of photos with their labels as one HTML file that opens from disk."""
+"""A gallery of photos and labels in one HTML file, which works without a server."""

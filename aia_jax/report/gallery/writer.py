@@ -1,8 +1,8 @@
 """Writes the gallery page photo by photo, so that memory does not grow with the number of photos.
 
-The page contains its facts, an index with the names and labels of all photos, the script, which can then draw the page,
-and a block with the picture and maps of each photo, which the script decodes on demand. All text from users is in
-inert JSON blocks, and the script adds it to the page as text, never as HTML.
+The page contains facts about the page, an index with the names and labels of all photos, the script that draws the
+page, and one block per photo with its picture and maps. The script decodes a block on demand. All text from users is in
+inert JSON blocks, and the script adds this text to the page as text, never as HTML.
 """
 
 import shutil
@@ -30,8 +30,8 @@ class PageLabel(NamedTuple):
 
     Attributes:
         label: index of the label in the labels of the page.
-        score: 0 to 1.
-        outcome: "hit", "miss" or "false" (alarm) if the true labels are known, else "".
+        score: the score, from 0 to 1.
+        outcome: "hit", "miss" or "false" (false alarm) if the true labels are known, or else "".
     """
 
     label: int
@@ -43,7 +43,7 @@ class PagePicture(NamedTuple):
     """A photo on the page.
 
     Attributes:
-        webp: a WebP file.
+        webp: bytes of a WebP file.
         maps: attention maps by label index, uint8 `[h, w]` with a peak of 255.
     """
 
@@ -52,14 +52,14 @@ class PagePicture(NamedTuple):
 
 
 class GalleryWriter:
-    """A context manager that writes one page. An existing file is replaced only by a complete one.
+    """A context manager that writes one page atomically.
 
     Args:
-        path: of the HTML file.
-        title: of the page.
-        labels: names; `PageLabel.label` is an index of them.
-        facts: more content: `subtitle`; `problems`, pairs of an unreadable photo and the reason; `evaluation`, see
-            `aia_jax.evaluation.annotation`.
+        path: path of the HTML file.
+        title: title of the page.
+        labels: names of all labels. `PageLabel.label` is an index in this list.
+        facts: more content: `subtitle`, `problems` (pairs of an unreadable photo and the reason) and `evaluation` (see
+            `aia_jax.evaluation.annotation`).
     """
 
     def __init__(self, path: Path, *, title: str, labels: Sequence[str], **facts: Any):
@@ -68,7 +68,7 @@ class GalleryWriter:
         self._facts = {"title": title, "labels": list(labels), "scale": _SCALE, "heat": heat, **facts}
 
     def add(self, name: str, labels: Iterable[PageLabel], picture: PagePicture | None) -> None:
-        """Appends a photo with its labels in this order; `picture` is None if the photo has none."""
+        """Appends a photo with its labels in the given order. `picture` is None if the photo has no picture."""
         labels = list(labels)
         entry: list[Any] = [name, [label.label for label in labels], [round(label.score * _SCALE) for label in labels]]
         if any(label.outcome for label in labels):
@@ -104,7 +104,7 @@ class GalleryWriter:
 
 
 def _block(labels: Sequence[PageLabel], picture: PagePicture) -> dict[str, Any]:
-    """`maps` has the order of the labels, with None for a label without a map."""
+    """Returns a photo's block. Its `maps` have the order of `labels`, with None for a label without a map."""
     maps = [picture.maps.get(label.label) for label in labels]
     shape = next((list(heat.shape) for heat in maps if heat is not None), [])
     encoded = [None if heat is None else to_base64(np.ascontiguousarray(heat)) for heat in maps]
@@ -112,7 +112,7 @@ def _block(labels: Sequence[PageLabel], picture: PagePicture) -> dict[str, Any]:
 
 
 def _page(facts: dict[str, Any]) -> str:
-    """The page with its facts, and comments at the places of the index and the blocks."""
+    """Returns the page with its facts, and with comments as placeholders for the index and the blocks."""
     style = base_style() + read_part("gallery.css", __package__)
     code = "\n".join(read_part(f"{name}.js", __package__) for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{code}\n}})();\n'
