@@ -1,1 +1,1 @@
-"""What a user can run."""
+"""The commands of the command line."""

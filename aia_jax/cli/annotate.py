@@ -31,10 +31,10 @@ from aia_jax.training.preemption import stop_on_signals
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.messages import format_count, printable
 
-_BYTES_PER_PHOTO = 5000  # about: a disk block for the keywords, and a line
-_BYTES_PER_PICTURE = 100_000  # about: a thumbnail of a camera's photo in base64, stored, in the page and a copy of it
-_PICTURE_SIDE = 448  # pixels; 5,000 natural photos of 448 x 448 make a page of 168 MB, which opens at once
-_LISTED = 5  # unreadable photos
+_BYTES_PER_PHOTO = 5000  # estimate: a disk block for the keywords file, and a line
+_BYTES_PER_PICTURE = 100_000  # estimate: a base64 thumbnail of a photo, in the store, in the page and in a copy of it
+_PICTURE_SIDE = 448  # pixels; a page of 5,000 natural photos of 448 x 448 has 168 MB and opens immediately
+_LISTED = 5  # maximum number of unreadable photos to list
 PAGE = "gallery.html"
 
 
@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Annotates the photos that have no labels yet, writes the table and the keywords, and prints a summary.
 
     Raises:
-        InputError: a model, photos, thresholds or output that cannot be used, or no photo can be read.
-        Interrupted: after Ctrl-C or SIGTERM; the annotations so far are kept.
+        InputError: the model, photos, thresholds or output cannot be used, or no photo can be read.
+        Interrupted: Ctrl-C or SIGTERM stopped the command. The annotations so far are kept.
     """
     check_model_arguments(arguments)
     names = photo_names(arguments.images)

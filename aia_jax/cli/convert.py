@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code, 1 if the comparison failed.
 
     Raises:
-        InputError: flags that do not go together, and see `convert`, `convert_back` and `verify`.
+        InputError: the flags contradict each other. Also the errors of `convert`, `convert_back` and `verify`.
     """
     config, source, output = arguments.config, arguments.input, arguments.output
     if arguments.reverse:
@@ -86,15 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
 def convert(config: ConfigDict, source: Path, output: Path) -> None:
     """Writes the model of a PyTorch file as a checkpoint of step 0.
 
-    `train.py` continues from there; `config.init_from`, `config.init_backbone` and `eval.py --weights` read it. An
-    ImageNet model gives a backbone without its classifier.
+    `train.py` can continue from this checkpoint. `config.init_from`, `config.init_backbone` and `eval.py --weights` can
+    read it. For an ImageNet model, the checkpoint has the backbone without the classifier.
 
     Args:
         source: PyTorch or safetensors file.
         output: workdir for the checkpoint.
 
     Raises:
-        InputError: the file cannot be read or holds another model, or `output` holds checkpoints already.
+        InputError: the file cannot be read or contains another model, or `output` already has checkpoints.
     """
     check_output(output)
     torch_state = read_torch_state(source)
@@ -121,7 +121,7 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Raises InputError if the workdir `output` holds checkpoints."""
+    """Raises InputError if the workdir `output` already has checkpoints."""
     if saved_steps(output):
         raise InputError(f"{output} holds checkpoints already; give another --output")
 
@@ -129,16 +129,16 @@ def check_output(output: Path) -> None:
 def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_only: bool) -> None:
     """Writes the best epoch of a run as a PyTorch or safetensors file.
 
-    Annotators and backbones get the names of timm >= 0.9. A retrieval model becomes a checkpoint that SGRAF's programs
-    load, options included.
+    Arrays of annotators and backbones get the names of timm >= 0.9. A retrieval model is written as a checkpoint with
+    options, which SGRAF's programs can load.
 
     Args:
         source: workdir of the run.
-        output: file, .pth or .safetensors.
-        backbone_only: write the backbone alone, as timm's model with `num_classes=0`.
+        output: .pth or .safetensors file to write.
+        backbone_only: whether to write only the backbone, as timm's model with `num_classes=0`.
 
     Raises:
-        InputError: no checkpoint, a model other than the config's, or one that PyTorch files cannot hold.
+        InputError: there is no checkpoint, it is not of the config's model, or PyTorch files do not support the model.
     """
     if output.is_dir():
         raise InputError(f"{output} is a folder; with --reverse --output names a file, .pth or .safetensors")

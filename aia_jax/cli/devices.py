@@ -1,9 +1,9 @@
-"""Flags of commands that may run on several devices or hosts, and what they set up before the first computation.
+"""Adds the flags for several devices or hosts, and sets up the devices before the first computation.
 
-No XLA flag is set unless `--xla_preset` asks for it: XLA's defaults serve one GPU, TPUs and CPUs best. With several
-GPUs the all-reduce of the gradients should overlap with the backward pass. The scheduler must move it there, in pieces
-large enough for the links and small enough to start before the last gradient is known. See
-https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The values are the usual ones, not measured here.
+XLA flags are set only by `--xla_preset`, because XLA's defaults are best for one GPU, TPUs and CPUs. With several GPUs,
+the all-reduce of the gradients should overlap with the backward pass. The preset lets the scheduler move the all-reduce
+there in pieces: large enough to use the links well, and small enough to start before the last gradient is known. See
+https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The values are common ones, not measured here.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "xla_gpu_all_gather_combine_threshold_bytes": str(32 << 20),  # weights, with config.mesh.fsdp
         "xla_gpu_reduce_scatter_combine_threshold_bytes": str(32 << 20),  # gradients, with config.mesh.fsdp
     },
-    # Without atomics and without kernels that are chosen by timing: the same bits in every run, but slower.
+    # Every run gives the same bits, but is slower: no atomics, and no kernels that are chosen by timing.
     "deterministic": {"xla_gpu_deterministic_ops": "true"},
 }
 _JOIN_SECONDS = 300
@@ -47,10 +47,10 @@ def add_device_arguments(parser: Parser) -> None:
 
 
 def set_up_devices(arguments: argparse.Namespace) -> None:
-    """Sets the XLA flags and joins the other hosts; must run before JAX uses a device.
+    """Sets the XLA flags and connects to the other hosts. Must be called before JAX uses a device.
 
     Raises:
-        InputError: flags that do not fit together, or no known cluster.
+        InputError: the flags contradict each other, or no known cluster was found.
     """
     apply_preset(arguments.xla_preset)
     join_hosts(arguments.distributed, arguments.num_processes, arguments.process_id)
@@ -63,7 +63,7 @@ def enable_compilation_cache() -> None:
 
 
 def apply_preset(name: str | None, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Puts the flags of a preset before those in `XLA_FLAGS`, where the last one counts, and prints the result."""
+    """Puts the flags of a preset in front of `XLA_FLAGS`, whose flags have precedence, and prints the result."""
     if name is None:
         return
     ours = [f"--{flag}={value}" for flag, value in PRESETS[name].items()]
@@ -74,24 +74,24 @@ def apply_preset(name: str | None, environment: MutableMapping[str, str] = os.en
 def join_hosts(
     distributed: str | None, num_processes: int | None, process_id: int | None, *, timeout_s: int = _JOIN_SECONDS
 ) -> None:
-    """Connects this process to the others, if there are any.
+    """Connects this process to the other processes of a run, if there are any.
 
-    CPU processes communicate through Gloo, JAX's default there.
+    CPU processes communicate through Gloo, which is JAX's default on CPUs.
 
     Args:
-        distributed: "auto", the HOST:PORT of process 0, or None for a run of one process.
-        num_processes, process_id: given with HOST:PORT only.
-        timeout_s: seconds to wait for the others; then the process prints an error and exits with code 2.
+        distributed: "auto", the HOST:PORT of process 0, or None for a run with one process.
+        num_processes, process_id: only for HOST:PORT.
+        timeout_s: seconds to wait for the other processes. Then the process prints an error and exits with code 2.
 
     Raises:
-        InputError: flags that do not fit together, or no known cluster.
+        InputError: the flags contradict each other, or no known cluster was found.
     """
     if distributed is None:
         if num_processes is not None or process_id is not None:
             raise InputError("--num_processes and --process_id need --distributed=HOST:PORT, the address of process 0")
         return
     _check(distributed, num_processes, process_id)
-    # The training loop handles SIGTERM; this service would take the signal away from it.
+    # The training loop handles SIGTERM, and would not get the signal if this service handled it.
     jax.config.update("jax_enable_preemption_service", False)
     where = "the other processes" if distributed == "auto" or process_id == 0 else f"process 0 at {distributed}"
     # JAX aborts with a stack trace after its own timeout, so ours is shorter.

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Evaluates the run or the weights.
 
     Raises:
-        InputError: flags that do not go together, and see `evaluate`.
+        InputError: the flags contradict each other. Also the errors of `evaluate`.
     """
     workdir, weights = arguments.workdir, arguments.weights
     if bool(workdir) == bool(weights):
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> None:
-    """Sets float32 for weights from PyTorch, unless the command line sets `model.dtype`; prints the choice."""
+    """Sets float32 for weights from PyTorch and prints the choice, unless the command line sets `model.dtype`."""
     model = arguments.config.model
     if any(override.partition("=")[0] == "--config.model.dtype" for override in arguments.overrides):
         reason = "given on the command line"
@@ -91,7 +91,7 @@ def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> Non
 
 
 def _is_from_pytorch(source: Path) -> bool:
-    """Checks whether `source` is a file, or a folder whose weights were converted and not trained further."""
+    """Checks whether `source` is a file, or a folder with converted weights that were not trained afterwards."""
     if not source.is_dir():
         return True
     with open_run(source) as checkpointer:

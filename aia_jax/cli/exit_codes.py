@@ -1,7 +1,7 @@
-"""Runs a command and turns what happens into an exit code.
+"""Runs a command and returns an exit code.
 
-0: done. 1: done, with a failed check. 2: flags or input that cannot be used. 3: non-finite loss. 128 + signal:
-interrupted.
+0: the command succeeded. 1: the command ended, but a check failed. 2: flags or input cannot be used. 3: the loss is not
+finite. 128 + signal: the command was interrupted.
 """
 
 import argparse
@@ -23,8 +23,8 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
     """Parses a command line, reads its config and runs a command.
 
     Args:
-        run: gets the arguments, `config` as a ConfigDict; may return an exit code.
-        argv: without the name of the program; None: those of this process.
+        run: function of the parsed arguments, whose `config` is a ConfigDict. It may return an exit code.
+        argv: arguments without the name of the program; None: the arguments of this process.
 
     Returns:
         The exit code.
@@ -46,7 +46,7 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
 
 
 def run_with_exit_code(command: Callable[[], int | None]) -> int:
-    """Calls `command`, prints an expected error in one line, and returns the exit code."""
+    """Calls `command` and returns the exit code. Prints an expected error in one line."""
     try:
         return command() or 0
     except InputError as error:
@@ -63,7 +63,7 @@ def run_with_exit_code(command: Callable[[], int | None]) -> int:
 
 
 def fail(message: str, code: int = EXIT_INPUT) -> int:
-    """Prints an error; returns the exit code."""
+    """Prints an error and returns the exit code `code`."""
     print(f"error: {message}", file=sys.stderr)
     return code
 

@@ -66,13 +66,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the requested files and prints what they are.
 
     Raises:
-        InputError: a model, thresholds or output that cannot be used, a missing package, or a file whose scores are
-            not the model's.
+        InputError: the model, thresholds or output cannot be used, a package is missing, or the scores of a file differ
+            from those of the model.
     """
     _check(arguments)
     formats = tuple(_FILES) if arguments.format == "both" else (arguments.format,)
     if "onnx" in formats:
-        import_onnx()  # reports a missing package before the work
+        import_onnx()  # reports a missing package before the export
     enable_compilation_cache()
     source, batch, output = arguments.workdir or arguments.weights, arguments.batch, arguments.output
     options = {"labels": arguments.labels, "batch_size": batch or NUM_IMAGES, "dtype": arguments.dtype}
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
             (folder / _FILES[name]).write_bytes(content)
         write_json(folder / _FACTS, {**exporter.describe(thresholds), "files": files})
         for file in set(_FILES.values()) - set(files):
-            (output / file).unlink(missing_ok=True)  # exported from an earlier model
+            (output / file).unlink(missing_ok=True)  # an earlier export, which may be of another model
     for file, facts in files.items():
         print(f"{printable(str(output / file))}: {_summary(facts)}")
     labels = format_count(len(annotator.labels), "label")

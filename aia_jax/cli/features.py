@@ -36,10 +36,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the features `[N, h * w, F]`, and facts about them beside the file.
+    """Writes the features of N photos, `[N, h * w, F]`, and a JSON file with facts beside them.
 
     Raises:
-        InputError: photos, list, weights, config or output that cannot be used.
+        InputError: the photos, list, weights, config or output cannot be used.
     """
     output, config, dtype = arguments.output, arguments.config, arguments.dtype
     if output.suffix != ".npy":

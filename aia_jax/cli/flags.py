@@ -1,4 +1,4 @@
-"""The parser that every command shares, and the types of its flags."""
+"""The parser of all commands, and types of flags."""
 
 import argparse
 import difflib
@@ -14,8 +14,8 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises InputError for every mistake and names the nearest known flag.
 
     Args:
-        description: shown by `--help` as it is, examples included.
-        prog: name of the program; None: that of the running script.
+        description: text that `--help` shows unchanged, with examples.
+        prog: name of the program; None: the name of the running script.
     """
 
     def __init__(self, description: str, prog: str | None = None):
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="show this text and exit")
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
-        """Adds a positional argument, or a flag to the group of required or of other flags."""
+        """Adds a positional argument or a flag. Required flags and other flags are in separate groups."""
         if not names[0].startswith("-"):
             return super().add_argument(*names, **options)
         return (self._required if options.get("required") else self._optional).add_argument(*names, **options)
@@ -40,10 +40,10 @@ class Parser(argparse.ArgumentParser):
         """Parses a command line.
 
         Returns:
-            The arguments; `overrides` holds those that set fields of the config, as `--config.field=value`.
+            The arguments. `overrides` has the arguments that set fields of the config, as `--config.field=value`.
 
         Raises:
-            InputError: an unknown or missing flag, or a value that does not fit its flag.
+            InputError: a flag is unknown or missing, or a value does not fit the flag.
         """
         plain, overrides = _split_overrides(argv) if self._knows("--config") else (list(argv), [])
         if not {"-h", "--help"} & set(plain) and (problem := self._unknown_flags(plain)):
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        """Raises InputError."""
+        """Raises InputError with the message."""
         raise InputError(f"{message}; see {self.prog} --help")
 
     def _knows(self, flag: str) -> bool:
@@ -75,23 +75,23 @@ class Parser(argparse.ArgumentParser):
 
 
 class Switch(argparse.Action):
-    """A flag without a value: `--name` sets it, `--noname` unsets it."""
+    """A flag without a value. `--name` sets the flag, and `--noname` unsets it."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
         super().__init__([*option_strings, f"--no{dest}"], dest, nargs=0, default=False, **options)
 
     def __call__(self, _parser: Any, namespace: argparse.Namespace, _values: Any, option: str | None = None) -> None:
-        """Sets the flag."""
+        """Sets or unsets the flag."""
         setattr(namespace, self.dest, option == f"--{self.dest}")
 
 
 def add_config_argument(parser: Parser, help: str = "config file, such as configs/demo.py") -> None:
-    """Adds `--config FILE`, whose fields `--config.field=value` sets."""
+    """Adds `--config FILE`. `--config.field=value` sets a field of this config."""
     parser.add_argument("--config", required=True, metavar="FILE", help=f"{help}; --config.field=value sets a field")
 
 
 def at_least(least: int | float) -> Callable[[str], Any]:
-    """Returns a flag's type: numbers of the type of `least`, from `least` on."""
+    """Returns a type for flags: numbers that are at least `least` and have the same type."""
 
     def number(text: str) -> int | float:
         try:

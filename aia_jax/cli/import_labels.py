@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Reads labels and photos, splits them, writes all files or none, and prints the balance of the labels.
 
     Raises:
-        InputError: flags, labels or photos that cannot be used; it lists all of them.
+        InputError: flags, labels or photos cannot be used; the message lists all problems.
     """
     images = _check(arguments)
     vocabulary, stats = _read_like(arguments.like) if arguments.like else (None, None)
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
             link.unlink(missing_ok=True)
             link.symlink_to(images.resolve(), target_is_directory=True)
         for name in set(_FILES) - set(os.listdir(folder)):
-            (arguments.output / name).unlink(missing_ok=True)  # from an earlier call
+            (arguments.output / name).unlink(missing_ok=True)  # written by an earlier call
     print(balance_report([printable(label) for label in labels], targets[~in_test], targets[in_test]))
     root = shlex.quote(str(arguments.output))
     if in_test.all():
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> Path:
-    """Checks the flags; returns the folder of the photos."""
+    """Checks the flags and returns the folder of the photos."""
     labels, output = arguments.labels, arguments.output
     if not labels.exists():
         raise InputError(f"--labels {labels}: no such file or folder")
@@ -182,7 +182,7 @@ def _vocabulary(photos: Sequence[LabelRow], min_images: int) -> tuple[str, ...]:
 
 
 def _targets(photos: Sequence[LabelRow], labels: Sequence[str]) -> np.ndarray:
-    """bool `[N, C]`."""
+    """Returns multi-hot targets of N photos and C labels, bool `[N, C]`."""
     columns = {label: column for column, label in enumerate(labels)}
     targets = np.zeros((len(photos), len(labels)), bool)
     for row, photo in enumerate(photos):
@@ -191,12 +191,12 @@ def _targets(photos: Sequence[LabelRow], labels: Sequence[str]) -> np.ndarray:
 
 
 def _split(photos: Sequence[LabelRow], targets: np.ndarray, arguments: argparse.Namespace) -> np.ndarray:
-    """bool `[N]`: whether a photo is for testing, by the splits of the list or at random."""
+    """Selects the photos for testing, bool `[N]`, by the splits of the list or, without these, at random."""
     given, fraction = {photo.split for photo in photos} - {""}, arguments.test_fraction
     if given and fraction:
         raise InputError(f"{arguments.labels} gives the splits itself; leave out --test_fraction")
     if given:
-        # Training makes its own validation split, so the given one is used for testing, or else for training.
+        # Training makes its own validation split. A given one is for testing or, with a test split, for training.
         test = "test" if "test" in given else "validation"
         if test not in given:
             raise InputError(f"{arguments.labels} puts all photos into {', '.join(given)}; some are needed for test")
@@ -228,7 +228,7 @@ def _write(
         ]
         if samples:
             write_json(folder / f"{split}.json", {"labels": list(labels), "samples": samples})
-            read_annotations(folder, CUSTOM, split)  # refuses what training would refuse
+            read_annotations(folder, CUSTOM, split)  # raises the errors that training would raise
     mean, std = ([round(float(value), 4) for value in values] for values in stats)
     write_json(folder / CUSTOM_STATS, {"mean": mean, "std": std})
 

@@ -34,7 +34,7 @@ from aia_jax.utils.messages import MAX_LISTED, list_problems
 
 VOCABULARY = "keyword_vocabulary.json"
 _PATTERNS = "keyword_record_{}.npy", "keyword_ranges_{}.npy", "keyword_names_{}.json"
-_BYTES_PER_IMAGE = 1000  # about: 30 keywords, as words in a temporary file and as ids
+_BYTES_PER_IMAGE = 1000  # estimate for 30 keywords: the words in a temporary file, and the ids
 
 
 def add_arguments(parser: Parser) -> None:
@@ -59,10 +59,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes vocabulary, records, ranges and names, all or none, and prints a summary.
+    """Writes all of vocabulary, records, ranges and names, or nothing after an error, and prints a summary.
 
     Raises:
-        InputError: flags that do not go together, or keywords, list, vocabulary or output that cannot be used.
+        InputError: the flags contradict each other, or the keywords, list, vocabulary or output cannot be used.
     """
     output = arguments.output
     splits = _splits(arguments)
@@ -109,7 +109,7 @@ def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
 def _check_outputs(
     output: Path, splits: Sequence[KeywordSplit], vocabulary: KeywordVocabulary | None, force: bool
 ) -> bool:
-    """Checks that no other split depends on a file to be replaced; whether the vocabulary in `output` is kept."""
+    """Checks that no other split needs a file that will be replaced. Returns whether the vocabulary file is kept."""
     own = [pattern.format(split.name) for split in splits for pattern in _PATTERNS]
     others = sorted({path.name for path in output.glob("keyword_record_*.npy")} - set(own))
     path = output / VOCABULARY
@@ -125,7 +125,7 @@ def _check_outputs(
 
 
 def _gather(splits: Sequence[KeywordSplit], words: dict[str, Path]) -> None:
-    """Reads every keyword file once and writes its words as a line; the error lists all files that cannot be used."""
+    """Reads every keyword file once, and writes the words of a file as a line. The error lists all unusable files."""
     problems, num_problems, total = [], 0, sum(map(len, splits))
     with tqdm(total=total, desc="keywords", unit="file", mininterval=0.5, dynamic_ncols=True) as bar:
         for split in splits:
@@ -135,7 +135,7 @@ def _gather(splits: Sequence[KeywordSplit], words: dict[str, Path]) -> None:
                         file.write(" ".join(analyze(read_keywords(path))) + "\n")
                     except InputError as error:
                         num_problems += 1
-                        if num_problems <= MAX_LISTED:  # millions of files may be missing
+                        if num_problems <= MAX_LISTED:  # saves memory, because millions of files may be missing
                             problems.append(str(error))
                     bar.update()
     if problems:
@@ -153,7 +153,7 @@ def _read_words(path: Path) -> Iterator[list[str]]:
 
 
 def _write(split: KeywordSplit, words: Path, vocabulary: KeywordVocabulary, folder: Path) -> str:
-    """Writes the files of a split; returns a line for the summary."""
+    """Writes the files of a split, and returns a line for the summary."""
     record, ranges, names = (folder / pattern.format(split.name) for pattern in _PATTERNS)
     encoded = map(vocabulary.encode, _read_words(words))
     found = write_keyword_records(record, ranges, zip(split.ids.tolist(), encoded, strict=True), split.num_ids)

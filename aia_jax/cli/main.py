@@ -1,4 +1,4 @@
-"""The command line: `aia COMMAND`, which is also `python -m aia_jax COMMAND`, and the scripts such as `train.py`."""
+"""Runs the command line: `aia COMMAND`, `python -m aia_jax COMMAND`, and scripts such as `train.py`."""
 
 import difflib
 import importlib
@@ -27,10 +27,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `aia`; `argv` is the command line without the name of the program.
+    """Runs `aia`. `argv` is the command line without the name of the program.
 
     Returns:
-        The exit code, see `exit_codes`.
+        The exit code; see `exit_codes`.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in ("-h", "--help"):
@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_script(name: str) -> None:
-    """Runs the command `name` as the script that is running, and exits."""
+    """Runs the command `name` under the name of the running script, and exits."""
     sys.exit(run_command(name, sys.argv[1:], Path(sys.argv[0]).name))
 
 
 def run_command(name: str, argv: Sequence[str], prog: str) -> int:
-    """Runs a command; imports only its module, so that `aia --help` is fast. Returns the exit code."""
+    """Runs a command and returns the exit code. Imports only the module of this command, to start fast."""
     command = importlib.import_module(f"aia_jax.cli.{name.replace('-', '_')}")
     parser = Parser(command.__doc__, prog)
     command.add_arguments(parser)

@@ -1,4 +1,4 @@
-"""Flags that several commands share: a trained annotator with its thresholds, and a folder of photos."""
+"""Adds flags that several commands share: a trained annotator with thresholds, and a folder of photos."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from aia_jax.utils.errors import InputError
 
 
 def add_model_arguments(parser: Parser) -> None:
-    """Adds the flags of an annotator and its thresholds."""
+    """Adds the flags for an annotator and its thresholds."""
     group = parser.add_argument_group("model")
     model = group.add_mutually_exclusive_group(required=True)
     model.add_argument(
@@ -25,7 +25,7 @@ def add_model_arguments(parser: Parser) -> None:
 
 
 def check_model_arguments(arguments: argparse.Namespace) -> None:
-    """Raises InputError for flags of `add_model_arguments` that do not go together."""
+    """Raises InputError if flags of `add_model_arguments` contradict each other."""
     for flag in ("config", "labels"):
         if arguments.workdir and getattr(arguments, flag):
             raise InputError(f"--{flag} belongs to --weights; a workdir has its own")
@@ -34,7 +34,7 @@ def check_model_arguments(arguments: argparse.Namespace) -> None:
 
 
 def add_photo_arguments(parser: Parser) -> None:
-    """Adds the folder of photos, and how many are computed and decoded at once."""
+    """Adds the flags for the folder of photos, the batch size and the number of decoding processes."""
     images = "photos, in subfolders too; hidden files are ignored"
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help=images)
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos per batch; default: 32")

@@ -1,4 +1,4 @@
-"""Output folders of commands: checked before the work, and written completely or not at all."""
+"""Checks the output folders of commands before the work, and writes them completely or not at all."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from aia_jax.utils.errors import InputError
 
 
 def check_output_folder(folder: Path, files: Sequence[str] = (), *, force: bool = False) -> None:
-    """Raises InputError if `--output` is no folder, or holds one of `files` and `--force` was not given."""
+    """Raises InputError if `--output` is not a folder, or if it has one of `files` and `--force` is not given."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder} is a file; name a folder")
     for path in (folder / name for name in files):
@@ -24,11 +24,13 @@ def check_output_folder(folder: Path, files: Sequence[str] = (), *, force: bool 
 
 @contextlib.contextmanager
 def staged_output(folder: Path, num_bytes: int | None = None) -> Iterator[Path]:
-    """Gives a temporary folder; its files move to `folder` at the end, unless an error or a signal ends the block.
+    """Context manager for a temporary folder. At the end of the block, the files in it are moved to `folder`.
+
+    If an error or a signal ends the block, no file is moved.
 
     Args:
-        folder: created if necessary.
-        num_bytes: about how much is written, to check the free space; None: unknown.
+        folder: output folder, which is created if necessary.
+        num_bytes: approximate number of bytes to write, to check the free space; None: unknown.
 
     Raises:
         InputError: the folder cannot be written, or the disk is full.

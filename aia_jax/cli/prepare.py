@@ -35,11 +35,11 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Downloads missing files and prints what is there.
+    """Downloads missing files, and prints a report of the files.
 
     Raises:
-        InputError: the data set is not complete, with the files that are missing; or the photos cannot be resized.
-        Interrupted: after Ctrl-C; downloaded files are kept.
+        InputError: files are missing, and the message lists them; or the photos cannot be resized.
+        Interrupted: Ctrl-C stopped the command. Downloaded files are kept.
     """
     dataset, root = PUBLIC_DATASETS[arguments.dataset], arguments.root
     if arguments.check and arguments.image_size:
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _download(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
-    """Downloads what it can; returns what is there then."""
+    """Downloads missing files if possible, and returns a new inspection."""
     downloads = found.folder / DOWNLOADS
     try:
         with os_errors_as_input_errors(downloads, None, "--root names another place"):
@@ -86,7 +86,7 @@ def _by_hand(dataset: PublicDataset, found: Inspection) -> str:
 
 
 def _superfluous(found: Inspection) -> str:
-    """Names the downloads that may be removed."""
+    """Returns a message about downloads that may be removed; "" if there are none."""
     downloads = found.folder / DOWNLOADS
     num_bytes = sum(path.stat().st_size for path in downloads.glob("*.zip"))
     return f"\n{downloads} ({num_bytes / 1e9:,.1f} GB) is no longer needed and may be removed" if num_bytes else ""

@@ -39,8 +39,8 @@ class Measured:
     name: str  # weights, epoch and thresholds
     published: str  # name of the published row to compare with, or ""
     model: str  # the model and its image size
-    metrics: dict[str, float]  # by the keys of the columns in `report.table`
-    num_images: int | None  # number of evaluated images, if known
+    metrics: dict[str, float]  # metrics by column key, see `report.table`
+    num_images: int | None  # number of evaluated images; None if unknown
     file: Path
 
 
@@ -53,10 +53,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints the table, and writes it with `--json`.
+    """Prints the table of results. With `--json`, also writes the table.
 
     Raises:
-        InputError: a folder that does not exist, or `--json` names a folder.
+        InputError: a folder does not exist, or `--json` names a folder.
     """
     for folder in arguments.folders:
         if not folder.is_dir():
@@ -78,7 +78,7 @@ def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
     """Reads all results files below `folders`.
 
     Returns:
-        The rows, and the problems of files and rows that cannot be used.
+        The rows, and a message for each file and row that cannot be used.
     """
     rows: list[Measured] = []
     problems: list[str] = []
@@ -101,7 +101,7 @@ def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
 
 
 def format_results(rows: Sequence[Measured]) -> str:
-    """Formats a table for each task: a paragraph for each system and data set, then rows without a published one."""
+    """Formats a table for each task: a paragraph for each system and data set, then rows without a published result."""
     return "\n\n".join(_format_table(rows, *table) for table in _TABLES)
 
 
@@ -124,7 +124,7 @@ def _format_table(
 
 
 def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
-    """Returns the table for JSON: `results`, an object for each published row, and `no_published_row`, a list."""
+    """Returns the table for JSON: `results` has an object for each published row, `no_published_row` has other rows."""
     measured = {name: [_row_document(row) for row in rows if row.published == name] for name in ("", *PUBLISHED)}
     results = [{"name": name, "published": PUBLISHED[name], "measured": measured[name]} for name in PUBLISHED]
     return {"results": results, "no_published_row": measured[""]}

@@ -30,7 +30,7 @@ from aia_jax.utils.messages import format_count, printable
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320
-_LISTED = 5  # unreadable photos
+_LISTED = 5  # maximum number of unreadable photos to list
 
 
 def add_arguments(parser: Parser) -> None:
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Updates the index of the folder, then prints the photos that each query finds.
 
     Raises:
-        InputError: run, photos, index or query that cannot be used.
+        InputError: the run, photos, index or query cannot be used.
     """
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     enable_compilation_cache()
     search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
-        search.encode(query)  # reports unknown words before the photos are read
+        search.encode(query)  # raises the error for unknown words before the photos are read
     path = arguments.index or _index_folder(arguments.images, search.digest)
     index = PhotoIndex(path, arguments.images, search.digest)
     with exit_on_sigterm(), os_errors_as_input_errors(path, None, "--index names another place"):
@@ -98,7 +98,7 @@ def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:
 
 
 def _read_queries(search: PhotoSearch) -> Iterator[str]:
-    """Reads queries from a terminal or a pipe, one per line; reports those without a known word."""
+    """Yields queries from a terminal or a pipe, one per line. Reports queries without a known word."""
     terminal = sys.stdin.isatty()
     while True:
         try:

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Builds the vocabulary, writes it and prints the fraction of tokens that it covers.
 
     Raises:
-        InputError: captions that cannot be read, no word that occurs so often, or an output that cannot be written.
+        InputError: the captions cannot be read, no word is frequent enough, or the output cannot be written.
     """
     output = arguments.output
     if output.is_dir():

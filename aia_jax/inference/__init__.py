@@ -1,1 +1,1 @@
-"""Trained models at work: load, annotate, search, export."""
+"""Loads trained models, annotates and searches photos, and exports models."""

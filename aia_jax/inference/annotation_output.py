@@ -1,4 +1,4 @@
-"""Labels of photos on disk: an append-only file that continues after an interruption, and files derived from it.
+"""Writes labels of photos: appends them to a file, continues after an interruption, and derives other files.
 
     settings.json                  what determines the labels; a folder holds labels of one model, folder and threshold
     annotations.jsonl              {"image": ..., "labels": [{"label": ..., "score": ...}, ...]}, a line per photo
@@ -7,9 +7,10 @@
     keywords/<image>.json          {"tagging": {"keywords": [...]}}; derived
     pictures.jsonl                 see `thumbnails`; only for the HTML page
 
-JSON is ASCII, so that any file name is safe in it: line separators, and bytes that are not UTF-8 (as Python's
-surrogateescape codes). CSV is RFC 4180 in UTF-8, with such bytes unchanged. A name that a spreadsheet would run as a
-formula gets "./" in front in the CSV, and names the same file. Labels come from the model and stay unchanged.
+JSON is ASCII, so that it can hold any file name, also one with line separators or with bytes that are not UTF-8. These
+bytes are written as Python's surrogateescape codes. CSV is RFC 4180 in UTF-8, where bytes that are not UTF-8 stay
+unchanged. If a spreadsheet would run a file name as a formula, the CSV has "./" in front of the name, which is the same
+file. Labels are written unchanged.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ KEYWORDS = "keywords"
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-Labels = Sequence[tuple[str, float]]  # label and score
+Labels = Sequence[tuple[str, float]]  # pairs of a label and its score
 
 
 class AnnotationOutput(contextlib.ExitStack):
@@ -45,17 +46,17 @@ class AnnotationOutput(contextlib.ExitStack):
 
     Args:
         folder: created if it does not exist.
-        settings: what determines the labels; JSON-able.
-        force: delete existing labels.
-        pictures: store pictures of the photos too.
+        settings: the settings that determine the labels, as values for JSON.
+        force: whether to delete existing labels.
+        pictures: whether to store pictures of the photos too.
 
     Attributes:
         done: names of the photos with labels.
         pictures: the stored pictures, or None.
 
     Raises:
-        InputError: the folder has labels of other settings, files of another origin or damaged ones, or another process
-            writes to it.
+        InputError: the folder has labels of other settings, files of another origin or damaged files, or another
+            process writes to the folder.
         OSError: the folder cannot be written.
     """
 
@@ -72,7 +73,7 @@ class AnnotationOutput(contextlib.ExitStack):
             if force:
                 _clear(folder)
             else:
-                _check_settings(folder, json.loads(json.dumps(settings)))  # as they will be read again
+                _check_settings(folder, json.loads(json.dumps(settings)))  # JSON changes tuples to lists, for example
             write_json(folder / SETTINGS, settings)
             self._annotations = opened.enter_context((folder / ANNOTATIONS).open("a+b"))
             self._problems = opened.enter_context((folder / PROBLEMS).open("wb"))
@@ -81,7 +82,7 @@ class AnnotationOutput(contextlib.ExitStack):
             self.enter_context(opened.pop_all())
 
     def has(self, name: str) -> bool:
-        """Checks whether a photo has its labels and, if they are stored, its picture."""
+        """Checks whether the labels of a photo are stored and, if pictures are stored, also its picture."""
         return name in self.done and (self.pictures is None or name in self.pictures)
 
     def add(
@@ -90,7 +91,7 @@ class AnnotationOutput(contextlib.ExitStack):
         problems: Iterable[tuple[str, str]],
         pictures: Iterable[tuple[str, Thumbnail]] = (),
     ) -> None:
-        """Appends labels of photos, reasons why others cannot be used, and pictures; they survive a crash."""
+        """Appends labels, reasons why photos cannot be used, and pictures. The data on disk survives a crash."""
         for name, picture in pictures:
             self.pictures.add(name, picture)
         for name, labels in photos:
@@ -109,15 +110,15 @@ class AnnotationOutput(contextlib.ExitStack):
                 yield _parse(line, path, number)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the photos that cannot be used, and the reasons."""
+        """Yields the photos that cannot be used, with the reasons."""
         with (self._folder / PROBLEMS).open("rb") as file:
             for line in map(json.loads, file):
                 yield line["image"], line["problem"]
 
     def derive(self) -> Iterator[tuple[str, Labels]]:
-        """Writes the table, atomically, and the keywords of every photo; yields the photos of `read` meanwhile.
+        """Writes the table, atomically, and a keywords file for each photo. Yields each photo of `read` after its rows.
 
-        A photo whose keywords file cannot have the photo's name is added to the problems.
+        If the name of a photo cannot be used for the keywords file, the photo is added to the problems.
         """
         with tempfile.TemporaryDirectory(prefix=".annotations.", dir=self._folder) as temporary:
             path = Path(temporary) / TABLE
@@ -143,12 +144,12 @@ class AnnotationOutput(contextlib.ExitStack):
 
 
 def write_gallery(path: Path, photos: Path, labels: Sequence[str], output: AnnotationOutput) -> None:
-    """Writes a page with all photos of an output with pictures, and a list of the unreadable ones, to `path`.
+    """Writes an HTML page with all annotated photos and a list of the unreadable photos to `path`.
 
     Args:
         photos: the folder of the photos.
         labels: the annotator's labels.
-        output: the annotations.
+        output: the annotations. The output must store pictures.
     """
     folder = photos.resolve()
     numbers = {label: number for number, label in enumerate(labels)}
@@ -198,7 +199,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _recover(file: BinaryIO, path: Path) -> set[str]:
-    """Returns the photos of the complete lines; cuts off an incomplete last line."""
+    """Returns the photo names in the complete lines, and removes an incomplete last line."""
     done, end = set(), 0
     file.seek(0)
     for number, line in enumerate(file, start=1):

@@ -1,4 +1,4 @@
-"""Labels of a user's own photos by a trained annotator: of images in memory, or of many files at full device speed."""
+"""Labels a user's own photos with a trained annotator: images in memory, or many files at full device speed."""
 
 import contextlib
 import dataclasses
@@ -27,17 +27,17 @@ from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.load import load_arrays, model_shapes
 
-Labels = tuple[tuple[str, float], ...]  # label and score, in descending order
-_MAX_MAPS = 24  # attention maps of a thumbnail
+Labels = tuple[tuple[str, float], ...]  # pairs of a label and its score, in descending order of score
+_MAX_MAPS = 24  # maximum number of attention maps of a thumbnail
 OneImage = str | os.PathLike | Image.Image | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """Labels, scores and attention of N images.
+    """Labels, scores and attention of N images, by a model with C labels.
 
     Attributes:
-        labels: for each image its labels and their scores, in descending order.
+        labels: for each image, pairs of a selected label and its score, in descending order of score.
         scores: float32 `[N, C]`, 0 to 1, for every label in the order of `PhotoAnnotator.labels`.
         attention: float32 `[N, C, h, w]`, the attention map of each label; None if the head has no attention.
     """
@@ -48,7 +48,7 @@ class Annotation:
 
 
 class AnnotatedPhoto(NamedTuple):
-    """The labels of a file and, if requested, its thumbnail with their attention maps."""
+    """The labels of a file and, if requested, a thumbnail with the attention maps of the labels."""
 
     labels: Labels
     picture: Thumbnail | None
@@ -58,13 +58,13 @@ class PhotoAnnotator:
     """Selects labels by their scores.
 
     Args:
-        annotator: computes the scores.
-        threshold: a label is selected if its score is above it, as in evaluation; one for all labels, or `[C]`.
+        annotator: model that computes the scores.
+        threshold: one threshold for all labels, or `[C]`. A label is selected if its score is above the threshold.
         top: maximum number of labels for an image; None: no maximum.
 
     Attributes:
-        labels: the vocabulary, C names.
-        batch_size: images computed at once.
+        labels: the vocabulary, C label names.
+        batch_size: number of images in a batch.
     """
 
     def __init__(self, annotator: TrainedAnnotator, threshold: float | np.ndarray, top: int | None = None):
@@ -76,7 +76,7 @@ class PhotoAnnotator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything besides the photos that determines the labels."""
+        """All facts besides the photos that determine the labels."""
         return {
             "model": self._annotator.settings,
             "labels": self.labels,
@@ -85,13 +85,13 @@ class PhotoAnnotator:
         }
 
     def __call__(self, images: OneImage | Sequence[OneImage]) -> Annotation:
-        """Annotates images. Give some hundreds at a time: their attention maps take memory.
+        """Annotates images. Pass at most some hundreds in a call, because the attention maps take memory.
 
         Args:
             images: one or more paths, PIL images, or arrays uint8 `[H, W, 3]` or `[H, W]`. EXIF orientation is applied.
 
         Raises:
-            InputError: an image cannot be read; the message names it.
+            InputError: an image cannot be read; the message names the image.
         """
         is_one = isinstance(images, OneImage) and not (isinstance(images, np.ndarray) and images.ndim > 3)
         given = [images] if is_one else list(images)
@@ -103,15 +103,15 @@ class PhotoAnnotator:
     def annotate(
         self, paths: Sequence[str | Path], num_workers: int, *, picture_side: int = 0
     ) -> Iterator[list[AnnotatedPhoto | str]]:
-        """Annotates files in order; memory holds a few batches. Close the iterator at the end.
+        """Annotates files in order. Only a few batches are in memory. Close the iterator at the end.
 
         Args:
             paths: the files.
-            num_workers: processes that decode; 0: threads of this process.
-            picture_side: pixels of the longer side of the thumbnails; 0: no thumbnails.
+            num_workers: number of processes that decode files; 0: threads of this process decode them.
+            picture_side: longer side of the thumbnails in pixels; 0: no thumbnails.
 
         Yields:
-            For each batch a list with an `AnnotatedPhoto` for each file, or the reason why it cannot be read.
+            A list for each batch. For each file it has an `AnnotatedPhoto`, or the reason why the file cannot be read.
 
         Raises:
             InputError: the model returns scores that are not finite.
@@ -171,11 +171,11 @@ def load_trained_annotator(
     dtype: str | None = None,
     fold: bool = True,
 ) -> TrainedAnnotator:
-    """Loads the model of `aia_jax.load`.
+    """Loads the model for `aia_jax.load`.
 
     Args:
         source, config, labels, batch_size: see `aia_jax.load`.
-        dtype: of the computation, instead of `config.model.dtype`.
+        dtype: dtype of the computation; None: `config.model.dtype`.
         fold: see `TrainedAnnotator`.
 
     Raises:
@@ -208,10 +208,10 @@ def load_trained_annotator(
 def read_thresholds(
     given: float | str | Path | None, source: str | Path, annotator: TrainedAnnotator
 ) -> float | np.ndarray:
-    """Returns one threshold for all labels, or `[C]`; see `threshold` of `aia_jax.load`.
+    """Returns one threshold for all C labels, or `[C]`; see `threshold` of `aia_jax.load`.
 
     Raises:
-        InputError: the threshold is not in 0..1, or its file cannot be used.
+        InputError: the threshold is not in 0..1, or the thresholds file cannot be used.
     """
     if given is None and (Path(source) / "thresholds.json").is_file():
         given = Path(source) / "thresholds.json"

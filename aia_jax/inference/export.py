@@ -1,4 +1,4 @@
-"""Exports a trained annotator as contents of files, and compares each file's outputs with the model's."""
+"""Exports a trained annotator as contents of files, and compares the outputs of each file with those of the model."""
 
 import hashlib
 import importlib
@@ -20,8 +20,8 @@ from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-NUM_IMAGES = 4  # for comparisons of files with any batch size
-# Largest differences between two computations of the same scores; bfloat16 depends on the compiler's order of rounding.
+NUM_IMAGES = 4  # batch size for comparisons of files that accept any batch size
+# Largest differences between two computations of the same scores. In bfloat16 the compiler decides when to round.
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
@@ -32,9 +32,9 @@ class Exporter:
     """Creates the files of a model.
 
     Args:
-        annotator: not folded; its batch size is at least `batch`, or `NUM_IMAGES`.
-        batch: images in each call of a file; None: any number.
-        explain: whether the files return attention maps too.
+        annotator: model loaded with `fold=False`. Its batch size is at least `batch` or, if None, `NUM_IMAGES`.
+        batch: number of images in each call of a file; None: any number.
+        explain: whether the files also return attention maps.
 
     Attributes:
         num_bytes: approximate size of each file.
@@ -52,7 +52,7 @@ class Exporter:
         self.num_bytes = sum(array.nbytes for array in self._arrays.values())
 
     def describe(self, thresholds: np.ndarray) -> dict[str, Any]:
-        """Returns the facts about the model in model.json; `thresholds` is `[C]`."""
+        """Returns the facts about the model for model.json. `thresholds` is `[C]`, for C labels."""
         annotator, size, model = self._annotator, self._annotator.image_size, self._annotator.config.model
         mean, std = annotator.channel_stats
         batch = self._batch or "any"
@@ -83,14 +83,14 @@ class Exporter:
         }
 
     def stablehlo(self, platforms: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
-        """Returns a file of `jax.export` and facts about it; `max_difference` is None if it cannot run here."""
+        """Returns the content of a `jax.export` file, and facts. `max_difference` is None if it cannot run here."""
         function = self._annotator.function(explain=self._explain)
         content = to_stablehlo(function, self._annotator.image_size, batch=self._batch, platforms=platforms)
         differences = self._compare(load_stablehlo(content)) if current_platform() in platforms else None
         return content, {**_facts(content), "platforms": platforms, "max_difference": differences}
 
     def onnx(self) -> tuple[bytes, dict[str, Any]]:
-        """Returns an ONNX file and facts about it.
+        """Returns the content of an ONNX file, and facts about the file.
 
         Raises:
             InputError: a package is not installed.
@@ -103,13 +103,13 @@ class Exporter:
         content = onnx_model.to_onnx(
             torch_model, annotator.channel_stats, annotator.image_size, batch=self._batch, explain=self._explain
         )
-        # ONNX computes in full float32, JAX on GPUs and TPUs does not by default. On a CPU nothing would change.
+        # ONNX computes in full float32. By default JAX does so only on CPUs, and not on GPUs and TPUs.
         with jax.default_matmul_precision(None if current_platform() == "cpu" else "highest"):
             differences = self._compare(onnx_model.load_onnx(content))
         return content, {**_facts(content), "max_difference": differences}
 
     def _compare(self, call: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, float]:
-        """Returns the largest difference of each output between the model and a file, which `call` runs, on scenes."""
+        """Compares the model with a file on scenes. `call` runs the file. Returns the largest difference per output."""
         count = self._batch or NUM_IMAGES
         few = [scenes.draw(0, index, self._annotator.image_size).image for index in range(min(count, NUM_IMAGES))]
         images = np.stack([few[index % NUM_IMAGES] for index in range(count)])
@@ -129,12 +129,12 @@ class Exporter:
 def to_stablehlo(
     function: Callable[[jax.Array], Outputs], image_size: int, *, batch: int | None, platforms: Sequence[str]
 ) -> bytes:
-    """Serialises `function` of images uint8 `[B, S, S, 3]`; `load_stablehlo` restores it.
+    """Serialises `function`, a function of images uint8 `[B, S, S, 3]`. `load_stablehlo` restores the function.
 
     Args:
-        image_size: S.
-        batch: B; None: any.
-        platforms: names of `PLATFORMS` to compile for; this machine need not have them.
+        image_size: side S of the images in pixels.
+        batch: batch size B; None: any number.
+        platforms: names of `PLATFORMS` to compile for. This machine may lack these platforms.
     """
     (size,) = jax.export.symbolic_shape("B") if batch is None else (batch,)
     images = jax.ShapeDtypeStruct((size, image_size, image_size, 3), np.uint8)
@@ -148,7 +148,7 @@ def to_stablehlo(
 
 
 def load_stablehlo(content: bytes) -> Callable[[jax.Array], Outputs]:
-    """Restores a function of `to_stablehlo`; it compiles once for each number of images."""
+    """Restores a function that `to_stablehlo` serialised. It is compiled once for each number of images."""
     return jax.jit(jax.export.deserialize(bytearray(content)).call)
 
 
@@ -158,7 +158,7 @@ def current_platform() -> str:
 
 
 def import_onnx() -> types.ModuleType:
-    """Imports `aia_jax.inference.onnx_model`, which needs further packages.
+    """Imports `aia_jax.inference.onnx_model`, which needs additional packages.
 
     Raises:
         InputError: a package is not installed.

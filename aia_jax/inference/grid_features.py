@@ -1,4 +1,4 @@
-"""Grid features of a backbone: the cells of its last feature map, for image-text retrieval."""
+"""Computes grid features for image-text retrieval: the cells of a backbone's last feature map."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from aia_jax.weights.load import load_arrays, model_shapes
 
 
 class GridFeatureExtractor:
-    """The backbone of an annotation config: uint8 `[batch_size, S, S, 3]` to float32 `[batch_size, h, w, F]`.
+    """Maps images uint8 `[batch_size, S, S, 3]` to the backbone's features, float32 `[batch_size, h, w, F]`.
 
     Args:
         config: config of an annotation task.
@@ -26,11 +26,11 @@ class GridFeatureExtractor:
         batch_size: rounded up to a multiple of the number of devices.
 
     Attributes:
-        grid: h, w, F.
+        grid: height h, width w and number of channels F of the feature map.
         facts: facts that determine the features, for a JSON file.
 
     Raises:
-        InputError: a config of another task, or weights that do not fit it.
+        InputError: the config is for another task, or the weights do not fit the config.
     """
 
     def __init__(self, config: ConfigDict, weights: str, batch_size: int):

@@ -1,4 +1,4 @@
-"""Writes an annotator as an ONNX file by way of the same model in PyTorch, and runs such files.
+"""Converts an annotator to PyTorch and then to an ONNX file, and runs these files.
 
 torch.onnx folds batch norm into the convolutions. Importing this module needs torch, timm, onnxscript and onnxruntime.
 """
@@ -23,11 +23,11 @@ ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class OnnxAnnotator(nn.Module):
-    """Images uint8 `[B, S, S, 3]` to scores `[B, C]` and, with `explain`, attention `[B, C, h, w]`.
+    """Maps images uint8 `[B, S, S, 3]` to scores `[B, C]` and, with `explain`, attention `[B, C, h, w]`.
 
     Args:
         model: a `TorchAnnotator` or `TorchClassifier` in evaluation mode.
-        channel_stats: mean and standard deviation of pixels in 0..1.
+        channel_stats: mean and standard deviation of each channel, on the scale 0..1.
     """
 
     def __init__(self, model: nn.Module, channel_stats: ChannelStats, *, explain: bool):
@@ -52,10 +52,10 @@ def build_torch_model(
     """Builds an annotator in PyTorch, in evaluation mode.
 
     Args:
-        config: its `model` is that of the arrays.
-        arrays: path to array of the whole model.
-        family: the backbone's family.
-        resolution: for EfficientNet-Lite, see `fix_padding`; None: pad by the size of the images.
+        config: config whose field `model` describes the arrays.
+        arrays: all arrays of the model, by path.
+        family: family of the backbone.
+        resolution: image size for EfficientNet-Lite, see `fix_padding`; None: the padding depends on each image size.
     """
     arrays = {path: np.asarray(value, np.float32) for path, value in arrays.items()}
     state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family=family)
@@ -72,8 +72,8 @@ def to_onnx(
 
     Args:
         model, channel_stats, explain: see `OnnxAnnotator`.
-        image_size: S.
-        batch: B; None: any.
+        image_size: side S of the images in pixels.
+        batch: batch size B; None: any number.
     """
     images = torch.zeros((batch or 2, image_size, image_size, 3), dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
@@ -95,7 +95,7 @@ def to_onnx(
 
 
 def load_onnx(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Returns the model as a function of images; onnxruntime computes it on the CPU."""
+    """Returns the model as a function of images. onnxruntime runs the model on the CPU."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))

@@ -1,10 +1,10 @@
-"""An index of a folder's photos on disk: a model's arrays for each photo, updated when files change.
+"""Stores an index of the photos in a folder: a model's arrays for each photo. Updates the index when files change.
 
     <index>/index.json                     the format, and the model that computed the arrays
-    <index>/rows-<id>/photos.json          the photo of each row: [name, bytes, time of change], or null
+    <index>/rows-<id>/photos.json          the photo of each row: [name, bytes, time of change], or null if out of date
     <index>/rows-<id>/<array>.npy          the arrays of some hundred photos, one row for each
 
-Each folder of rows is written atomically, so an interrupted update keeps the folders it has written.
+Each folder of rows is written atomically, so the folders that an interrupted update wrote stay usable.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ class Update:
     """The changes that an update found.
 
     Attributes:
-        new, changed, gone: numbers of photos.
-        problems: the reason for each photo that cannot be used.
+        new, changed, gone: numbers of new, changed and removed photos.
+        problems: the reason why a photo cannot be used, for each such photo.
         rebuilt: the reason why an earlier index was discarded, or "".
     """
 
@@ -69,9 +69,9 @@ class PhotoIndex:
     """The index of the photos in `folder`.
 
     Args:
-        path: folder of the index; it does not exist, is empty, or has an index.
+        path: folder of the index. It must be absent or empty, or contain an index.
         folder: folder of the photos, searched recursively.
-        model: identifies the model that computes the rows; an index of another model is rebuilt.
+        model: text that identifies the model. An index of another model is rebuilt.
     """
 
     def __init__(self, path: Path, folder: Path, model: str):
@@ -81,17 +81,17 @@ class PhotoIndex:
     def update(
         self, read: Callable[[Sequence[Path]], Iterator[Photo]], compute: Callable[[np.ndarray], Rows], batch_size: int
     ) -> Update:
-        """Computes the rows of new and changed photos, and removes those of photos that are gone.
+        """Computes the rows of new and changed photos, and removes the rows of photos that no longer exist.
 
-        Tries unusable photos again each time. Other processes wait until the update ends.
+        Each update tries unusable photos again. Other processes wait until the update ends.
 
         Args:
-            read: yields the decoded photos for paths, in order.
-            compute: computes named arrays `[b, ...]` of images uint8 `[b, S, S, 3]`.
-            batch_size: the largest b.
+            read: function that yields the decoded photos of some paths, in order.
+            compute: function from b images, uint8 `[b, S, S, 3]`, to named arrays `[b, ...]`.
+            batch_size: largest number b of images.
 
         Raises:
-            InputError: the folder does not exist or has no photos, or the index would replace something else.
+            InputError: the folder does not exist or has no photos, or `path` contains something other than an index.
         """
         names = photo_names(self._folder)
         states = {name: state for name in names if (state := _state(self._folder / name))}
@@ -117,11 +117,11 @@ class PhotoIndex:
         return [part.photos[row][0] for part in self._parts for row in part.live]
 
     def parts(self) -> list[tuple[Rows, np.ndarray]]:
-        """Returns memory-mapped arrays, and the numbers of their rows that belong to `names`, for each part."""
+        """Returns memory-mapped arrays and the numbers of their usable rows, for each part."""
         return [(part.arrays, np.array(part.live)) for part in self._parts if part.live]
 
     def _is_index(self) -> bool:
-        ours = ("index.lock", ".index.json.")  # the second exists while index.json is being written
+        ours = ("index.lock", ".index.json.")  # temporary files .index.json.* exist while index.json is written
         others = [path for path in self._path.iterdir() if not path.name.startswith(ours)]
         return not others or self._about().get("format") == _FORMAT
 
@@ -133,7 +133,7 @@ class PhotoIndex:
         return about if isinstance(about, dict) else {}
 
     def _load(self) -> str:
-        """Maps the parts, or starts an empty index; returns the reason if an earlier index cannot be used."""
+        """Maps the parts, or starts an empty index. Returns the reason why an earlier index cannot be used, or ""."""
         about, reason = self._about(), ""
         if about and about.get("model") != self._model:
             reason = "it was made by another model"
@@ -161,7 +161,7 @@ class PhotoIndex:
         compute: Callable[[np.ndarray], Rows],
         batch_size: int,
     ) -> dict[str, str]:
-        """Writes the rows of photos; returns the reasons why some cannot be used."""
+        """Writes the rows of photos. Returns the reason for each photo that cannot be used."""
         problems: dict[str, str] = {}
         bar = tqdm(total=len(photos), desc="index", unit="img", dynamic_ncols=True, disable=not photos or None)
         with bar, contextlib.closing(read([self._folder / name for name, _ in photos])) as decoded:
@@ -202,14 +202,14 @@ class PhotoIndex:
                 shutil.rmtree(part.path)
 
     def _remove_parts(self, keep: Collection[Path] = ()) -> None:
-        """Removes all parts, and what interrupted updates left, but not the parts `keep`."""
+        """Removes all parts except `keep`, and the files that interrupted updates left."""
         for path in self._path.iterdir():
             if _is_part(path) and path not in keep:
                 shutil.rmtree(path, ignore_errors=bool(keep))
 
 
 def _read_part(path: Path) -> _Part:
-    """Maps a part; raises InputError or an error of the JSON reader if it is incomplete."""
+    """Maps a part. Raises InputError or an error of the JSON reader if the part is incomplete."""
     photos = [photo and (photo[0], (photo[1], photo[2])) for photo in json.loads((path / "photos.json").read_text())]
     arrays = {file.stem: map_array(file) for file in sorted(path.glob("*.npy"))}
     if not arrays or any(len(array) != len(photos) for array in arrays.values()):
@@ -227,7 +227,7 @@ def _is_part(path: Path) -> bool:
 
 
 def _state(path: Path) -> State | None:
-    """Returns None if the photo was removed since it was listed, or is a broken link."""
+    """Returns the state of a photo; None if the photo has been removed or is a broken link."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Search of many photos by a trained AMC: per-photo arrays are computed once, a query scores a shortlist in full."""
+"""Searches many photos with a trained AMC. Arrays of photos are computed once. A query scores a shortlist in full."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 
-_ROUGH_BATCH, _FULL_BATCH = 8192, 1024  # photos scored at once, for the shortlist and in full
-Part = tuple[dict[str, np.ndarray], np.ndarray]  # arrays of photos, and the rows in use
+_ROUGH_BATCH, _FULL_BATCH = 8192, 1024  # photos in a batch: to select the shortlist, and to score in full
+Part = tuple[dict[str, np.ndarray], np.ndarray]  # arrays of photos, and the usable rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,10 @@ class SearchResult:
 
     Attributes:
         rows: int `[n]`, numbers of the photos.
-        scores: `[n]`.
-        weights: `[n, 2]`, of the map and of the keywords.
+        scores: `[n]`, scores of the photos.
+        weights: `[n, 2]`, weights of the feature map and of the keywords.
         attention: `[n, h, w]`, visual attention.
-        keywords: for each photo (keyword, attention), in descending order of attention.
+        keywords: for each photo, pairs (keyword, attention) in descending order of attention.
     """
 
     rows: np.ndarray
@@ -47,21 +47,21 @@ class SearchResult:
 
 
 class PhotoSearch:
-    """The best epoch of a search run, with the annotator whose maps and keywords it was trained on.
+    """Searches photos with the best epoch of a search run, and the annotator that computed the run's training inputs.
 
     Args:
         workdir: folder of the search run.
-        annotator: folder of the annotator's run; "": the one in the search run's config.
-        batch_size: photos computed at once.
+        annotator: folder of the annotator's run; "": the folder in the config of the search run.
+        batch_size: number of photos in a batch.
 
     Attributes:
         config: the config of the run.
         vocabulary: the words of queries.
         annotator: the annotator.
-        digest: identifies the weights of both models.
+        digest: text that identifies the weights of both models.
 
     Raises:
-        InputError: there is no such run, it is of another system, or it was trained with another annotator.
+        InputError: a run does not exist or is of another system, or the search run used another annotator.
     """
 
     def __init__(self, workdir: Path, annotator: str = "", batch_size: int = 32):
@@ -101,10 +101,10 @@ class PhotoSearch:
         self.digest = f"{weights_digest(arrays)} {self.annotator.digest}"
 
     def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Computes the arrays to store for photos uint8 `[b, S, S, 3]`; b is at most the annotator's batch size.
+        """Computes the arrays to store for b photos, uint8 `[b, S, S, 3]`. b is at most the annotator's batch size.
 
         Returns:
-            `cells` `[b, h, w, d]` and the results of `amc.summarize`; cells and means in float16.
+            `cells` `[b, h, w, d]` and the results of `amc.summarize`. The cells and the means are float16.
         """
         data, count = self.config.data, len(images)
         maps = self.annotator.maps(images).astype(data.feature_dtype)
@@ -119,7 +119,7 @@ class PhotoSearch:
         """Encodes a query for the model.
 
         Raises:
-            InputError: the vocabulary has none of its words.
+            InputError: the vocabulary has no word of the query.
         """
         tokens, lengths = encode_queries([query], self.vocabulary)
         return self._model.encode_queries(jnp.asarray(tokens), jnp.asarray(lengths))
@@ -131,8 +131,8 @@ class PhotoSearch:
             query: the words.
             parts: the photos; see `PhotoIndex.parts`.
             count: number of photos to return.
-            shortlist: number of photos to score in full, at least `count`; the scores without visual attention select
-                them. 0: all.
+            shortlist: number of photos to score in full, at least `count`; 0: all. The shortlist has the photos with
+                the highest scores without visual attention.
 
         Raises:
             InputError: the vocabulary has no word of the query, or the index is empty.
@@ -169,7 +169,7 @@ class PhotoSearch:
         return np.concatenate(scores)
 
     def _full_scores(self, query: Encoded, parts: Sequence[Part], chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the outputs of `AMC.attend` and the keywords of the photos `chosen`, in ascending order."""
+        """Returns the outputs of `AMC.attend` and the keywords of the photos `chosen`, which must be sorted."""
         found = []
         for start in range(0, len(chosen), _FULL_BATCH):
             images = _gather(parts, chosen[start : start + _FULL_BATCH], ("cells", "keywords", "counts"))
@@ -210,12 +210,12 @@ def _prepare(model: AMC, batch: dict[str, jax.Array]) -> Encoded:
 
 
 def _pad(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """Pads rows `[b, ...]` to `size`, so that few programs are compiled."""
+    """Pads b rows, `[b, ...]`, to `size` rows, so that few programs are compiled."""
     return {name: pad_batch(values, size) for name, values in rows.items()}
 
 
 def _gather(parts: Sequence[Part], chosen: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Reads the arrays `names` of the photos `chosen`, in ascending order."""
+    """Reads the arrays `names` of the photos `chosen`, which must be in ascending order."""
     ends = np.cumsum([len(rows) for _, rows in parts])
     edges = pairwise([0, *np.searchsorted(chosen, ends)])
     pieces = []

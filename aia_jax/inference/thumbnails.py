@@ -1,4 +1,4 @@
-"""Pictures of annotated photos on disk, for the HTML page: an append-only file that a later call continues.
+"""Stores pictures of annotated photos for the HTML page, in an append-only file that a later call continues.
 
     pictures.jsonl      {"image": ..., "webp": ..., "labels": [...], "shape": [h, w], "maps": ...}, a line per photo
 
@@ -23,7 +23,7 @@ class Thumbnail:
     Attributes:
         webp: a small copy of the photo, as a WebP file.
         labels: the K labels with an attention map.
-        maps: uint8 `[K, h, w]`, their attention; 255 is the peak of each map.
+        maps: uint8 `[K, h, w]`, the attention map of each label. 255 is the peak of each map.
     """
 
     webp: bytes
@@ -32,9 +32,9 @@ class Thumbnail:
 
 
 class ThumbnailStore:
-    """The thumbnails in `folder`, as a context manager. Memory holds the offset of each line only.
+    """Context manager for the thumbnails in `folder`. Only the offset of each line is in memory.
 
-    Incomplete and damaged lines are ignored: their photos have no thumbnail yet.
+    Incomplete and damaged lines are ignored, as if their photos had no thumbnail yet.
     """
 
     def __init__(self, folder: Path):
@@ -54,14 +54,14 @@ class ThumbnailStore:
         return name in self._offsets
 
     def get(self, name: str) -> Thumbnail | None:
-        """Reads a photo's thumbnail from the file; returns None if there is none."""
+        """Reads the thumbnail of a photo from the file. Returns None if the photo has no thumbnail."""
         if name not in self._offsets:
             return None
         self._file.seek(self._offsets[name])
         return _parse(self._file.readline())[1]
 
     def add(self, name: str, thumbnail: Thumbnail) -> None:
-        """Appends a photo's thumbnail; it replaces an earlier one of the same name."""
+        """Appends the thumbnail of a photo, which replaces an earlier thumbnail with the same name."""
         line = {
             "image": name,
             "webp": base64.b64encode(thumbnail.webp).decode(),
