@@ -25,10 +25,14 @@ from aia_jax.training.runs import best_step, hint_trained_root, open_run
 from aia_jax.utils.errors import InputError
 
 
+def _optional_path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia evaluate`."""
     add_config_argument(parser)
-    parser.add_argument("--workdir", type=Path, metavar="DIR", help="folder of the run to evaluate")
+    parser.add_argument("--workdir", type=_optional_path, metavar="DIR", help="folder of the run to evaluate")
     parser.add_argument(
         "--weights",
         action="append",
@@ -38,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
         "takes several and scores their ensemble too",
     )
     output = "folder for the results; default: `evaluation` in the folder of --workdir or --weights"
-    parser.add_argument("--output", type=Path, metavar="DIR", help=output)
+    parser.add_argument("--output", type=_optional_path, metavar="DIR", help=output)
     splits = ("train", "validation", "test")
     parser.add_argument("--split", choices=splits, default="test", help="split to score; default: test")
     parser.add_argument(

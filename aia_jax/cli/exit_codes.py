@@ -31,15 +31,18 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
     """
 
     def command() -> int | None:
+        arguments = parser.parse(sys.argv[1:] if argv is None else argv)
+        has_config = getattr(arguments, "config", None) is not None
         try:
-            arguments = parser.parse(sys.argv[1:] if argv is None else argv)
-            if getattr(arguments, "config", None):
+            if has_config:
                 arguments.config = read_config(arguments.config, arguments.overrides)
             code = run(arguments)
             sys.stdout.flush()
             return code
         except BrokenPipeError:  # the reader of the output, such as `head`, has stopped
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if has_config:  # work such as training is not complete
+                raise
             return 0
 
     return run_with_exit_code(command)

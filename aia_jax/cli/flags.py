@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         plain, overrides = _split_overrides(argv) if self._knows("--config") else (list(argv), [])
         if not {"-h", "--help"} & set(plain) and (problem := self._unknown_flags(plain)):
             self.error(problem)
-        arguments, others = self.parse_known_args(plain)
+        arguments, others = self.parse_known_args([self._without_value(argument) for argument in plain])
         if others:
             self.error(f"unexpected argument {others[0]!r}; every argument is a flag")
         if overrides and not arguments.config:
@@ -59,6 +59,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises InputError with the message."""
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def _without_value(self, argument: str) -> str:
+        """Returns `--name` for `--name=true` and `--noname` for `--name=false`, if `--name` is a switch."""
+        flag, equals, text = argument.partition("=")
+        switches = [action.dest for action in self._actions if isinstance(action, Switch)]
+        if not equals or flag.removeprefix("--") not in switches or text.lower() not in ("true", "false", "1", "0"):
+            return argument
+        return flag if text.lower() in ("true", "1") else flag.replace("--", "--no", 1)
 
     def _knows(self, flag: str) -> bool:
         return any(flag in action.option_strings for action in self._actions)

@@ -115,7 +115,7 @@ def _check(arguments: argparse.Namespace) -> Path:
         raise InputError("--images goes with a file of labels; a folder of labels holds the photos itself")
     if labels.is_dir() and output.resolve().is_relative_to(labels.resolve()):
         raise InputError(f"--output {output} lies in --labels {labels}, whose folders are labels; name another")
-    is_table = labels.is_file() and labels.suffix.lower() != ".json"
+    is_table = not labels.is_dir() and labels.suffix.lower() != ".json"
     if not is_table and (arguments.photo_column or arguments.label_column or arguments.separator):
         raise InputError(f"--photo_column, --label_column and --separator go with a table; {labels} is none")
     if arguments.like and arguments.min_images:

@@ -83,7 +83,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
     A continued run may write two records with the same step and kind. Only the last one is returned.
     """
-    records = [record for record in read_records(Path(workdir) / _METRICS) if "kind" in record]
+    records = [record for record in read_records(Path(workdir) / _METRICS) if isinstance(record.get("kind"), str)]
     found = {(record["step"], record["kind"]): record for record in records}
     return [found[key] for key in sorted(found)]
 

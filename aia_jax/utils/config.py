@@ -83,6 +83,8 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
         *groups, name = field.split(".")
         group = functools.reduce(ConfigDict.__getitem__, groups, config)
         try:
+            if equals and prefix == "--noconfig":
+                raise ValueError("takes no value")
             kind = group.get_type(name)
             group[name] = _parse(kind, text) if equals else _parse_switch(kind, prefix)
         except ValueError as error:

@@ -123,8 +123,10 @@ def test_fields_of_the_config_and_switches_are_parsed():
     arguments = parser.parse(given)
     assert (arguments.config, str(arguments.workdir)) == ("c.py", "w")
     assert arguments.overrides == ["--config.a=1", "--config.b=-2", "--config.on", "--noconfig.off"]
-    for flags, html in (([], False), (["--html"], True), (["--html", "--nohtml"], False)):
+    switches = {"--html": True, "--html=true": True, "--html=0": False, "--html --nohtml": False}
+    for flags, html in (([], False), *((flags.split(), html) for flags, html in switches.items())):
         assert parser_of("evaluate").parse(["--config=c.py", *flags]).html == html
+    assert parser_of("evaluate").parse(["--config=c.py", "--output", ""]).output is None
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_tuples_are_set(text):
         ("--config.batch_size=" + "9" * 5000, "must be a whole number"),
         ("--config.batch_size", "needs a value, as --config.field=value"),
         ("--noconfig.batch_size", "needs a value"),
+        ("--noconfig.mixup=1", "'--noconfig.mixup=1': takes no value"),
         ("--config.ema_decay=high", "must be a number"),
         ("--config.mixup=maybe", "must be true or false"),
         ("--config.batch_sise=8", "no field --config.batch_sise; nearest: --config.batch_size"),

@@ -64,7 +64,8 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
     if columns.labels is None:
         how = f"{len(columns.indicators):,} columns of 0 and 1 as labels"
     else:
-        separator = _choose_separator(rows, header, columns, separator)
+        valid = [row for row in rows if _has_valid_split(row[1], columns)]
+        separator = _choose_separator(valid, header, columns, separator)
         description = _DESCRIPTIONS.get(separator, f"separated by {separator!r}")
         how = f"labels in column {header[columns.labels]!r}, {description}"
     found = []
@@ -154,6 +155,14 @@ def _choose_separator(rows: list[Row], header: list[str], columns: _Columns, giv
             return sign
     repeated = len({cells[columns.photo] for _, cells in rows}) < len(rows)
     return "" if header[columns.labels].lower() in _ONE_LABEL or repeated else " "
+
+
+def _has_valid_split(cells: list[str], columns: _Columns) -> bool:
+    try:
+        _split_name(cells, columns)
+    except ValueError:
+        return False
+    return True
 
 
 def _split_name(cells: list[str], columns: _Columns) -> str:

@@ -35,7 +35,7 @@ function transposed(values, rows, width) {
   return out;
 }
 
-/** Draws a map uint8 [h, w] as `report.heat` does: hotter places are brighter and more opaque. */
+/** Draws a map uint8 [h, w] as `report.figures.overlay` does: hotter places are brighter and more opaque. */
 function drawMap(canvas, map, [height, width]) {
   const wide = transposed(stretchRows(map, height, width), height, width * FINER);
   const values = transposed(stretchRows(wide, width * FINER, height), width * FINER, height * FINER);

@@ -79,6 +79,12 @@ def test_unusual_names_are_read(read):
     assert [row.where for row in found.rows] == [f"labels.csv:{line}" for line in (2, 3, 5, 6)]
 
 
+def test_rows_of_an_unknown_split_do_not_choose_the_separator(read):
+    found = read("image,labels,split\na.jpg,sky sun,train\nb.jpg,sea sand,test\nc.jpg,x|y,foo\n")
+    assert [row.labels for row in found.rows] == [("sky", "sun"), ("sea", "sand")]
+    assert len(found.problems) == 1
+
+
 def test_all_bad_rows_are_listed_with_their_lines(read):
     found = read("image,labels,split\na.jpg,sky,train\nb.jpg,sky;;sea,train\nc.jpg,sky,dev2\nd.jpg,sky\ne.jpg,sky,\n")
     assert rows_of(found) == [("a.jpg", "sky")]
