@@ -182,8 +182,8 @@ def test_every_part_gives_its_output(height, width):
     features, out = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x, train=False), state, images)
     strides, channels = (2, 2, 4, 8, 16, 16, 32, 32), (32, 16, 24, 40, 80, 112, 192, 320)
     expected = [(2, -(-height // n), -(-width // n), size) for n, size in zip(strides, channels, strict=True)]
-    assert list(out) == ["stem", *(f"stage{n}" for n in range(1, 8))]
-    assert [value.shape for value in out.values()] == expected
+    names = ["stem", *(f"stage{n}" for n in range(1, 8))]
+    assert {name: value.shape for name, value in out.items()} == dict(zip(names, expected, strict=True))
     assert features.shape == (2, -(-height // 32), -(-width // 32), 1280)
 
 
