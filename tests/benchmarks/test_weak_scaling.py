@@ -46,8 +46,8 @@ def test_efficiencies_at_1024_devices_are_on_the_page(monkeypatch):
     monkeypatch.setattr(weak_scaling, "small_sum", lambda hosts: small_sum)
     of_a_host = cost(step, 128, 400e9).efficiency(step.seconds)
     page = (ROOT / "docs" / "performance.md").read_text()
-    assert f"15 us a wait at any scale, {of_a_host:.0%}".replace("%", " %") in page
-    assert f"four times the work, {larger:.0%}".replace("%", " %") in page
+    assert f"15 us at any scale, and the efficiency is {of_a_host:.0%}".replace("%", " %") in page
+    assert f"four times the work, and the efficiency is {larger:.0%}".replace("%", " %") in page
 
 
 def test_files_that_are_no_reports_are_refused():
