@@ -1,6 +1,5 @@
 """Identification and strict conversion in both directions, with small and full-size models of PyTorch."""
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -9,7 +8,7 @@ from aia_jax.models.annotator import Annotator, ClassifierHead
 from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.efficientnet_lite import EfficientNetLite
 from aia_jax.models.tresnet import TResNet
-from aia_jax.training.model_arrays import flat_arrays, merge_model, replace_arrays, split_model
+from aia_jax.training.model_arrays import flat_arrays, split_model
 from aia_jax.utils.errors import InputError
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
@@ -17,8 +16,6 @@ from aia_jax.weights.torch_state import identify_state
 from tests.helpers.torch_oracles import (
     build_small_tresnet,
     build_torch_annotator,
-    relative_error,
-    timm_tresnet,
     torch,
     torch_models,
 )
@@ -187,20 +184,3 @@ def test_efficientnet_lite_converts_from_timm_and_back(number):
     assert back.keys() == {name for name in state if not name.startswith("classifier.")}
     for name, value in back.items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), [("m", 448), ("v2_l", 576)])
-def test_logits_of_full_size_annotators_equal_those_of_torch(tmp_path, name, size):
-    torch.manual_seed(0)
-    tresnet = getattr(timm_tresnet, f"tresnet_{name}")(num_classes=0)
-    theirs, scales, (graphdef, weights) = build_pair("annotator", tresnet, name)
-    assert min(scale.min() for scale in scales.values()) < -0.9
-    torch.save(wrapped(theirs, "MIIL", scales), tmp_path / "a.pth")
-    _, arrays = convert(tmp_path / "a.pth", shapes_of(weights, "annotator"))
-    images = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
-    forward = jax.jit(lambda weights, images: merge_model(graphdef, weights)(images, train=False)[0])
-    ours = forward(replace_arrays(weights, arrays), images)
-    with torch.inference_mode():
-        expected, _ = theirs.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-    assert relative_error(ours, expected) <= 1e-5
