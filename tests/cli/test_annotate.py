@@ -5,6 +5,9 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +149,39 @@ def test_what_was_interrupted_is_continued(annotate, tmp_path, monkeypatch, caps
         assert annotate("--threshold", "0.4") == 0
         assert "4 of 20 photos read now" in capsys.readouterr().out
         assert files(tmp_path / "out") == complete
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_is_stopped_is_continued(annotate, workdir, photos, tmp_path, signum, capsys):
+    Image.fromarray(scenes.draw(0, 0, 640).image).save(photos / "0.png")
+    for index in range(1, 400):
+        (photos / f"{index}.png").symlink_to(photos / "0.png")
+    # A job in the background ignores Ctrl-C, and hands that down.
+    workers = 0 if signum == signal.SIGKILL else 1  # which a killed parent cannot end
+    flags = ["--workdir", workdir, "--images", photos, "--output", tmp_path / "out", f"--num_workers={workers}"]
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT", sys.executable, "-m", "aia_jax", "annotate", *flags, "--batch_size=8"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    output = tmp_path / "out" / "annotations.jsonl"
+    while not output.exists() or not output.stat().st_size:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signum) if signum == signal.SIGINT else process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), errors
+    assert "Traceback" not in errors
+    done = len(output.read_bytes().splitlines())
+    assert 0 < done < 400
+    assert annotate() == 0
+    assert f" of {400 + NUM_PHOTOS} photos read now" in capsys.readouterr().out
+    assert len(written(tmp_path / "out")) == 400 + NUM_PHOTOS
 
 
 def test_only_new_and_unreadable_photos_are_read_again(annotate, photos, tmp_path, monkeypatch, capsys):

@@ -193,6 +193,18 @@ def test_verification_passes_and_compares_metrics(make_file, capsys):
     assert [float(number) for number in rows["difference"]] == pytest.approx([0] * 5, abs=5e-5)
 
 
+@pytest.mark.slow
+def test_metrics_on_the_real_test_split_are_equal_in_both_frameworks(make_file, corel5k_root, capsys):
+    file, _ = make_file(num_labels=260)
+    config = small_config(**{"data.name": "corel5k", "data.image_size": 64, "eval.batch_size": 64})
+    config.data.root = str(corel5k_root)
+    assert verify(config, file, split="test")
+    rows = {line.split()[0]: line.split()[-5:] for line in capsys.readouterr().out.splitlines() if line}
+    assert all(float(number) > 0 for number in rows["PyTorch"])
+    assert rows["JAX"] == rows["PyTorch"]  # P, R, F1 to 4 decimals, N+, mAP in per cent to 2
+    assert [float(number) for number in rows["difference"]] == pytest.approx([0] * 5, abs=5e-5)
+
+
 @pytest.mark.parametrize("system", ["classifier", "backbone", "bare body"])
 def test_other_systems_verify_too(make_file, tmp_path, system, capsys):
     file, model = make_file("classifier" if system == "classifier" else "backbone", "MIIL")

@@ -219,6 +219,14 @@ def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, ca
     assert set(again) == set(photos) - set(written)
 
 
+def test_a_disk_without_room_for_archives_and_photos(server, capsys, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4000))
+    message = failing(capsys, "vg500")
+    assert "the disk of datasets/VG-500 is full: about 0.0 MB are needed there; --root names another place" in message
+    assert len(server.ranges) == len(SSGRL)
+
+
 def test_no_network(server, capsys):
     server.server_close()
     message = failing(capsys, "vg500", "--root=elsewhere")
