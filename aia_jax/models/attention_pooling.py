@@ -25,11 +25,19 @@ ACTIVATIONS = {"relu": relu, "gelu": partial(jax.nn.gelu, approximate=False)}
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer norm over the last axis with PyTorch's epsilon. In float32, the variance has no cancellation error."""
+    """Layer norm over the last axis with PyTorch's epsilon, computed in float32 and returned in `dtype`.
+
+    In float32, the variance has no cancellation error.
+    """
 
     def __init__(self, num_features: int, *, dtype: DTypeLike, **options):
+        self.output_dtype = dtype
         fast = dtype != jnp.float32
-        super().__init__(num_features, epsilon=1e-5, use_fast_variance=fast, dtype=dtype, **options)
+        super().__init__(num_features, epsilon=1e-5, use_fast_variance=fast, dtype=jnp.float32, **options)
+
+    def __call__(self, x: Array) -> Array:
+        """Normalises `x` `[..., D]`."""
+        return super().__call__(x.astype(self.output_dtype)).astype(self.output_dtype)
 
 
 class MultiHeadAttention(nnx.Module):
