@@ -88,8 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
             files[_FILES[name]] = {**facts, "seconds": round(time.perf_counter() - start, 1)}
             (folder / _FILES[name]).write_bytes(content)
         write_json(folder / _FACTS, {**exporter.describe(thresholds), "files": files})
-        for file in set(_FILES.values()) - set(files):
-            (output / file).unlink(missing_ok=True)  # an earlier export, which may be of another model
+    for file in set(_FILES.values()) - set(files):
+        (output / file).unlink(missing_ok=True)  # an earlier export, which may be of another model
     for file, facts in files.items():
         print(f"{printable(str(output / file))}: {_summary(facts)}")
     labels = format_count(len(annotator.labels), "label")

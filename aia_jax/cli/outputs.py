@@ -1,7 +1,6 @@
 """Checks the output folders of commands before the work, and writes them completely or not at all."""
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,8 @@ def check_output_folder(folder: Path, files: Sequence[str] = (), *, force: bool 
 def staged_output(folder: Path, num_bytes: int | None = None) -> Iterator[Path]:
     """Context manager for a temporary folder. At the end of the block, the files in it are moved to `folder`.
 
-    If an error or a signal ends the block, no file is moved.
+    The files are moved in the order in which they were written. If an error or a signal ends the block, no file is
+    moved.
 
     Args:
         folder: output folder, which is created if necessary.
@@ -40,5 +40,5 @@ def staged_output(folder: Path, num_bytes: int | None = None) -> Iterator[Path]:
         check_room(folder, num_bytes or 0)
         with tempfile.TemporaryDirectory(prefix=".aia.", dir=folder) as temporary:
             yield Path(temporary)
-            for name in sorted(os.listdir(temporary)):
-                (Path(temporary) / name).replace(folder / name)
+            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.lstat().st_mtime_ns):
+                path.replace(folder / path.name)

@@ -105,8 +105,7 @@ class Trainer:
                 _print(f"{self.workdir} holds all {epochs_done} epochs of this run; nothing to train")
                 return
             write_record(self.workdir, self.config)
-            writer = stack.enter_context(MetricWriter(self.workdir, int(state.step)))
-            self._train(state, epochs_done, checkpointer, writer)
+            self._train(state, epochs_done, checkpointer, stack)
 
     def _lock_workdir(self, stack: contextlib.ExitStack) -> None:
         """Creates the workdir and locks it until `stack` closes."""
@@ -139,13 +138,16 @@ class Trainer:
             state = state.with_weights(jax.tree.map(sharding.put_array, given, self._weights_sharding))
         return state, 0
 
-    def _train(self, state: TrainState, epochs_done: int, checkpointer: Checkpointer, writer: MetricWriter) -> None:
-        """Runs the remaining epochs. Evaluates and saves after each epoch."""
+    def _train(
+        self, state: TrainState, epochs_done: int, checkpointer: Checkpointer, stack: contextlib.ExitStack
+    ) -> None:
+        """Runs the remaining epochs. Evaluates and saves after each epoch. `stack` closes the metrics."""
         step = int(state.step)
         # Data are loaded and computed before signals are caught, so that a signal still stops the process at once.
         self.task.prepare(sharding.gather(state.weights("raw"), self.mesh), ("train", self.config.eval.split))
         resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
         batches = self.task.train_batches(step)
+        writer = stack.enter_context(MetricWriter(self.workdir, step))  # removes the metrics of later steps
         nonfinite = NonFiniteSteps(self.config, self.workdir, self.task.row_names, step, checkpointer.steps)
         progress = Progress(self.config, writer, step, self.total_steps, nonfinite)
         with stop_on_signals() as request, progress:

@@ -78,7 +78,7 @@ def load_arrays(
 
 def read_torch_state(source: str | Path) -> TorchStateDict:
     """Reads a PyTorch file, or the file in a package. Raises InputError if that fails or the model is unknown."""
-    state, options = read_torch_file(pretrained_file(source) if source in PACKAGES else source)
+    state, options = read_torch_file(pretrained_file(str(source)) if str(source) in PACKAGES else source)
     return identify_state(state, str(source), options)
 
 

@@ -1,4 +1,5 @@
 import errno
+import os
 import signal
 import types
 
@@ -60,3 +61,13 @@ def test_existing_outputs_need_force(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             check_output_folder(folder, files)
+
+
+def test_files_are_moved_in_the_order_in_which_they_were_written(tmp_path, monkeypatch):
+    moved, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (moved.append(path.name), replace(path, target)))
+    with staged_output(tmp_path / "out") as folder:
+        for seconds, name in enumerate(("model.onnx", "labels.txt", "a.json")):
+            (folder / name).touch()
+            os.utime(folder / name, (seconds, seconds))
+    assert moved == ["model.onnx", "labels.txt", "a.json"]
