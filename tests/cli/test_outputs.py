@@ -2,6 +2,7 @@ import errno
 import os
 import signal
 import types
+from pathlib import Path
 
 import pytest
 
