@@ -194,19 +194,9 @@ class AttentionPooling(nnx.Module):
         self.projection = torch_linear(num_features, hidden_size, **options)
         embedding = jax.random.normal(rngs.params(), (num_labels, hidden_size), param_dtype)
         self.query_embedding = nnx.Param(embedding) if self_attention else Frozen(embedding)
-        self.layers = nnx.List(
-            DecoderLayer(
-                hidden_size,
-                num_heads,
-                feedforward_size,
-                dropout=dropout,
-                activation=activation,
-                norm_first=norm_first,
-                self_attention=self_attention,
-                **options,
-            )
-            for _ in range(num_layers)
-        )
+        parts = {"activation": activation, "norm_first": norm_first, "self_attention": self_attention}
+        layer = partial(DecoderLayer, hidden_size, num_heads, feedforward_size, dropout=dropout, **parts, **options)
+        self.layers = nnx.List(layer() for _ in range(num_layers))
         self.norm = LayerNorm(hidden_size, **options)
         # Xavier normal of a (1, labels, hidden) tensor in PyTorch: fan-in labels * hidden, fan-out hidden.
         std = math.sqrt(2 / (num_labels * hidden_size + hidden_size))

@@ -236,12 +236,11 @@ class SGRAF(nnx.Module):
     ) -> Array:
         """Scores every caption against every image.
 
-        The longest caption of a block determines the block's width. Sort captions by length to save time.
-
         Args:
             images: result of `encode_images`, `[I, R, D]` and `[I, D]`.
             captions: result of `encode_captions`, `[C, L, D]` and `[C, D]`.
-            lengths: `[C]`, numbers of words.
+            lengths: `[C]`, numbers of words. The longest caption of a block determines the block's width. Sort captions
+                by length to save time.
             train: use the statistics of each caption, and update the running statistics.
             block: number of pairs that each device computes at once. A block has at least one caption with all images.
             remat: recompute the alignments in the backward pass instead of storing them.
@@ -251,8 +250,7 @@ class SGRAF(nnx.Module):
         """
         words, wholes = captions
         count = num_blocks(len(words), len(images[0]), block)
-        regions, image_wholes = replicate(images)
-        regions = regions.astype(self.dtype)
+        regions, image_wholes = replicate((images[0].astype(self.dtype), images[1]))
         products = jnp.einsum("ird,iqd->irq", regions, regions, preferred_element_type=jnp.float32)
         longest = words.shape[1]
         widths = sorted({-(-longest // 2), -(-3 * longest // 4), longest})  # few, since each takes time to compile
@@ -271,8 +269,8 @@ class SGRAF(nnx.Module):
             smallest = jnp.searchsorted(jnp.array(widths), block[-1].max())
             return jax.lax.switch(smallest, [partial(score_words, width) for width in widths], *block)
 
-        blocks = [split_rows(rows, count) for rows in (words, wholes, lengths)]
-        scores, statistics = jax.lax.map(jax.checkpoint(score) if remat else score, tuple(blocks))
+        blocks = tuple(split_rows(rows, count) for rows in (words, wholes, lengths))
+        scores, statistics = jax.lax.map(jax.checkpoint(score) if remat else score, blocks)
         if train and isinstance(self.reasoning, AttentionFiltration):
             self.reasoning.update(join_rows(statistics))
         return join_rows(scores)
