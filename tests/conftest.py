@@ -45,7 +45,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Models whose numbers are held against PyTorch's, or whose bytes are counted, are compiled as users' are."""
+    """Compiles as a user's process does, for tests that compare with PyTorch or count bytes."""
     import jax  # once the environment says where programs are kept
 
     name = "jax_disable_most_optimizations"

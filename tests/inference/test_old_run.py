@@ -1,4 +1,4 @@
-"""A run trained by commit 4bae2d0 evaluates, annotates, exports and exports as it did then, and does not continue."""
+"""A run trained by commit 4bae2d0 evaluates, annotates and exports as it did then, and is not continued."""
 
 import json
 import re
