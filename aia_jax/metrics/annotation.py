@@ -1,12 +1,10 @@
 """Multi-label metrics in float64: precision, recall, F1, average precision, precision-recall curves and confusions.
 
-For N images and C labels, functions take scores `[N, C]` and targets `[N, C]` of 0 or 1. They raise InputError if the
-shapes differ or a score is NaN. A threshold is one number for all labels, or `[C]`. A label is predicted if
-`score > threshold`, compared in the floating dtype of the scores. Counts are exact integers. The denominators have the
-small constants of the reference implementation.
+For N images and C labels, functions take scores `[N, C]` and targets `[N, C]` of 0 or 1. A threshold is one number for
+all labels, or `[C]`. The functions raise InputError if the shapes differ, a score is NaN, or a threshold has another
+shape. A label is predicted if `score > threshold`, compared in the floating dtype of the scores. Counts are exact
+integers. The denominators have the small constants of the reference implementation.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,57 +12,6 @@ from aia_jax.utils.errors import InputError
 
 _COUNT_EPSILON = 1e-7
 _PRECISION_EPSILON = 1e-8
-
-
-@dataclass(frozen=True)
-class LabelCounts:
-    """Counts for each label over a set of images.
-
-    Attributes:
-        tp: int `[C]`, numbers of images where the label is both predicted and true.
-        predicted, true: int `[C]`, numbers of images where the label is predicted, and where it is true.
-    """
-
-    tp: np.ndarray
-    predicted: np.ndarray
-    true: np.ndarray
-
-    @classmethod
-    def from_scores(cls, scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5) -> "LabelCounts":
-        """Counts the predictions. Also raises InputError if the number of thresholds is not 1 or C."""
-        scores, targets = check_scores(scores, targets)
-        threshold = np.asarray(threshold, scores.dtype)
-        if threshold.ndim and threshold.shape != scores.shape[1:]:
-            wanted = f"one number, or one for each of the scores' labels {scores.shape[1:]}"
-            raise InputError(f"thresholds {threshold.shape} must be {wanted}")
-        predicted = scores > threshold
-        return cls((predicted & targets).sum(axis=0), predicted.sum(axis=0), targets.sum(axis=0))
-
-    def per_label(self) -> dict[str, np.ndarray]:
-        """Returns `precision`, `recall` and `f1` of each label, float64 `[C]`."""
-        precision = self.tp / (self.predicted + _COUNT_EPSILON)
-        recall = self.tp / (self.true + _COUNT_EPSILON)
-        return {"precision": precision, "recall": recall, "f1": _f1(precision, recall)}
-
-    def compute(self) -> dict[str, float | int]:
-        """Returns the means of `precision` and `recall` over labels, the `f1` of both means, and overall metrics.
-
-        `n_plus` is the number of labels with at least one true positive. `overall_precision`, `overall_recall` and
-        `overall_f1` are computed from counts that are summed over the labels.
-        """
-        per_label = self.per_label()
-        precision, recall = float(np.mean(per_label["precision"])), float(np.mean(per_label["recall"]))
-        overall_precision = float(self.tp.sum() / (self.predicted.sum() + _COUNT_EPSILON))
-        overall_recall = float(self.tp.sum() / (self.true.sum() + _COUNT_EPSILON))
-        return {
-            "precision": precision,
-            "recall": recall,
-            "f1": _f1(precision, recall),
-            "n_plus": int(np.count_nonzero(self.tp)),
-            "overall_precision": overall_precision,
-            "overall_recall": overall_recall,
-            "overall_f1": _f1(overall_precision, overall_recall),
-        }
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -101,41 +48,57 @@ def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> np.ndarra
 def annotation_metrics(
     scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5
 ) -> dict[str, float | int | str]:
-    """Computes all metrics of the papers' tables: the metrics of `LabelCounts.compute`, and `map` in per cent.
+    """Computes all metrics of the papers' tables.
 
-    Adds `num_images`, `num_labels` and `threshold`, which is the number or "per label".
+    Returns:
+        `precision` and `recall`, the means over labels, and `f1` of both means; `n_plus`, the number of labels with at
+        least one true positive; `overall_precision`, `overall_recall` and `overall_f1` from counts summed over labels;
+        `map` in per cent; `num_images`, `num_labels` and `threshold`, which is the number or "per label".
     """
+    labels = label_metrics(scores, targets, threshold)
+    precision, recall = (float(np.mean(labels[name])) for name in ("precision", "recall"))
+    tp, predicted, true = (labels[name].sum() for name in ("tp", "predicted", "support"))
+    overall_precision, overall_recall = (float(tp / (count + _COUNT_EPSILON)) for count in (predicted, true))
     return {
-        **LabelCounts.from_scores(scores, targets, threshold).compute(),
-        "map": 100 * float(np.mean(average_precision(scores, targets))),
+        "precision": precision,
+        "recall": recall,
+        "f1": _f1(precision, recall),
+        "n_plus": int(np.count_nonzero(labels["tp"])),
+        "overall_precision": overall_precision,
+        "overall_recall": overall_recall,
+        "overall_f1": _f1(overall_precision, overall_recall),
+        "map": 100 * float(np.mean(labels["ap"])),
         "num_images": len(scores),
-        "num_labels": np.shape(scores)[1],
+        "num_labels": len(labels["ap"]),
         "threshold": "per label" if np.ndim(threshold) else float(threshold),
     }
 
 
 def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, np.ndarray]:
-    """Computes the metrics of each label. `annotation_metrics` returns their means.
+    """Computes the metrics of each label.
 
     Returns:
-        Arrays `[C]`: `support` (number of images where the label is true), `predicted`, `tp`, `precision`, `recall`,
-        `f1`, `ap` (average precision, from 0 to 1) and `threshold`.
+        Arrays `[C]`: the numbers of images where the label is true (`support`), predicted (`predicted`), and both
+        (`tp`); `precision`, `recall` and `f1`; `ap` (average precision, from 0 to 1) and `threshold`.
     """
-    counts = LabelCounts.from_scores(scores, targets, threshold)
+    predicted, targets = _predict(scores, targets, threshold)
+    tp, num_predicted, support = (images.sum(axis=0) for images in (predicted & targets, predicted, targets))
+    precision, recall = tp / (num_predicted + _COUNT_EPSILON), tp / (support + _COUNT_EPSILON)
     return {
-        "support": counts.true,
-        "predicted": counts.predicted,
-        "tp": counts.tp,
-        **counts.per_label(),
+        "support": support,
+        "predicted": num_predicted,
+        "tp": tp,
+        "precision": precision,
+        "recall": recall,
+        "f1": _f1(precision, recall),
         "ap": average_precision(scores, targets),
-        "threshold": np.broadcast_to(np.asarray(threshold, np.float64), counts.tp.shape),
+        "threshold": np.broadcast_to(np.asarray(threshold, np.float64), tp.shape),
     }
 
 
 def confusion_counts(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
     """Counts the images where one label (row) is missed and another (column) is a false alarm, int64 `[C, C]`."""
-    scores, targets = check_scores(scores, targets)
-    predicted = scores > np.asarray(threshold, scores.dtype)
+    predicted, targets = _predict(scores, targets, threshold)
     missed, false = targets & ~predicted, predicted & ~targets
     # float32 counts exactly up to 2^24, and its matrix product is about 100 times faster than that of integers.
     return np.rint(missed.T.astype(np.float32) @ false.astype(np.float32)).astype(np.int64)
@@ -152,6 +115,16 @@ def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
     if bad.size:
         raise InputError(f"scores of {bad.size} images hold NaN, the first in row {bad[0]}")
     return scores, targets.astype(bool, copy=False)
+
+
+def _predict(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns predictions and targets, both bool `[N, C]`."""
+    scores, targets = check_scores(scores, targets)
+    threshold = np.asarray(threshold, scores.dtype)
+    if threshold.ndim and threshold.shape != scores.shape[1:]:
+        wanted = f"one number, or one for each of the scores' labels {scores.shape[1:]}"
+        raise InputError(f"thresholds {threshold.shape} must be {wanted}")
+    return scores > threshold, targets
 
 
 def _descending(scores: np.ndarray) -> np.ndarray:

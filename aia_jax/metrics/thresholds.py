@@ -6,7 +6,7 @@ InputError if there is no image, the shapes differ, or a score is NaN.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,6 @@ from aia_jax.utils.messages import MAX_LISTED, format_count, list_problems, near
 
 CANDIDATES = tuple(step / 20 for step in range(1, 15))
 
-_BLOCK = 1 << 16  # scores processed at once, so that temporary arrays stay in the CPU cache
-
 
 def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Finds the threshold of `CANDIDATES` with the highest MCC of `score >= candidate` for each label, float64 `[C]`.
@@ -28,12 +26,14 @@ def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     the floating dtype of the scores. scikit-learn's `matthews_corrcoef` gives the same choice.
     """
     scores, targets = _check_images(scores, targets)
-    values = np.asarray(CANDIDATES)
-    counts = _count_by_bin(scores, targets, values.astype(scores.dtype))
-    from_bin_up = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
-    predicted, true = from_bin_up[:, 1:], from_bin_up[:, :1, 1]
-    mcc = _matthews(predicted[:, :, 1], predicted.sum(axis=2), true, len(scores))
-    return values[mcc.argmax(axis=1)]
+    true = targets.sum(axis=0)
+
+    def mcc(candidate: np.floating) -> np.ndarray:
+        predicted = scores >= candidate
+        return _matthews((predicted & targets).sum(axis=0), predicted.sum(axis=0), true, len(scores))
+
+    best = np.argmax([mcc(candidate) for candidate in np.asarray(CANDIDATES, scores.dtype)], axis=0)
+    return np.asarray(CANDIDATES)[best]
 
 
 def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -44,22 +44,19 @@ def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     `score > threshold`. If no threshold of a label has an MCC above 0, the label gets 0.5.
     """
     scores, targets = _check_images(scores, targets)
-    num_images, num_labels = scores.shape
-    thresholds = np.empty(num_labels)
-    for labels in _blocks(num_labels, num_images):
-        order = np.argsort(scores[:, labels].T, axis=1)
-        ranked = np.take_along_axis(scores[:, labels].T, order, axis=1)
-        hits = np.take_along_axis(targets[:, labels].T, order, axis=1)
-        true = hits.sum(axis=1, keepdims=True)
+    thresholds = np.full(scores.shape[1], 0.5)
+    for label, (own, hits) in enumerate(zip(scores.T, targets.T, strict=True)):
+        order = np.argsort(own)
+        ranked, hits = own[order], hits[order]
+        true = hits.sum()
         # The cut at i predicts the images from the i-th lowest score upwards.
-        tp = true - hits.cumsum(axis=1) + hits
-        mcc = _matthews(tp, np.arange(num_images, 0, -1), true, num_images)
-        mcc[:, 1:][ranked[:, 1:] == ranked[:, :-1]] = 0  # no threshold separates equal scores
-        rows, best = np.arange(len(ranked)), mcc.argmax(axis=1)
-        lower, upper = ranked[rows, np.maximum(best - 1, 0)], ranked[rows, best]
-        middle = (lower.astype(np.float64) + upper) / 2
-        separating = np.where(middle.astype(scores.dtype) < upper, middle, lower)
-        thresholds[labels] = np.where(mcc[rows, best] > 0, separating, 0.5)
+        mcc = _matthews(true - hits.cumsum() + hits, np.arange(len(own), 0, -1), true, len(own))
+        mcc[1:][ranked[1:] == ranked[:-1]] = 0  # no threshold separates equal scores
+        best = mcc.argmax()
+        if mcc[best] > 0:
+            lower, upper = ranked[best - 1 : best + 1]
+            middle = (float(lower) + float(upper)) / 2
+            thresholds[label] = middle if scores.dtype.type(middle) < upper else lower
     return thresholds
 
 
@@ -97,30 +94,6 @@ def _check_images(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, 
     if not len(scores):
         raise InputError("thresholds cannot be fitted to no images")
     return scores, targets
-
-
-def _blocks(length: int, width: int) -> Iterator[slice]:
-    """Yields slices of the numbers 0 to `length - 1`. A slice of rows with `width` scores has about `_BLOCK` scores."""
-    rows = max(1, _BLOCK // max(1, width))
-    return (slice(start, start + rows) for start in range(0, length, rows))
-
-
-def _count_by_bin(scores: np.ndarray, targets: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """Counts the images of each label by target and by how many of the K `cuts` the score reaches.
-
-    Returns int64 `[C, K + 1, 2]`.
-    """
-    num_images, num_labels = scores.shape
-    shape = (num_labels, len(cuts) + 1, 2)
-    counts = np.zeros(np.prod(shape), np.int64)
-    first_cell = np.arange(num_labels) * (2 * shape[1])
-    for rows in _blocks(num_images, num_labels):
-        cells = np.searchsorted(cuts, scores[rows], side="right")
-        cells *= 2
-        cells += targets[rows]
-        cells += first_cell
-        counts += np.bincount(cells.ravel(), minlength=counts.size)
-    return counts.reshape(shape)
 
 
 def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_images: int) -> np.ndarray:

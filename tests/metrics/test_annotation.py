@@ -5,7 +5,6 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from aia_jax.metrics.annotation import (
-    LabelCounts,
     annotation_metrics,
     average_precision,
     confusion_counts,
@@ -37,8 +36,9 @@ def test_a_small_case_by_hand():
 
     AP of label 0, sorted 1 0 1 1: (1 + 2/3 + 3/4) / 3; of label 1, sorted 1 1 ..: 1; of label 2, no positive: 0.
     """
-    counts = LabelCounts.from_scores(SCORES, TARGETS)
-    np.testing.assert_array_equal([counts.tp, counts.predicted, counts.true], [[2, 1, 0], [3, 1, 1], [3, 2, 0]])
+    labels = label_metrics(SCORES, TARGETS, 0.5)
+    counts = [labels["tp"], labels["predicted"], labels["support"]]
+    np.testing.assert_array_equal(counts, [[2, 1, 0], [3, 1, 1], [3, 2, 0]])
     f1 = 2 * 5 / 9 * 7 / 18 / (5 / 9 + 7 / 18)
     expected = {"precision": 5 / 9, "recall": 7 / 18, "f1": f1, "n_plus": 2, "map": 100 * (29 / 36 + 1) / 3}
     expected |= dict.fromkeys(["overall_precision", "overall_recall", "overall_f1"], 0.6)
@@ -48,9 +48,9 @@ def test_a_small_case_by_hand():
 
 def test_the_epsilons_are_those_of_the_reference():
     one = np.ones((1, 1))
-    counts = LabelCounts.from_scores(one, one).compute()
-    assert counts["precision"] == 1 / (1 + 1e-7)
-    assert counts["f1"] == 2 * counts["precision"] ** 2 / (2 * counts["precision"] + 1e-7)
+    metrics = annotation_metrics(one, one)
+    assert metrics["precision"] == 1 / (1 + 1e-7)
+    assert metrics["f1"] == 2 * metrics["precision"] ** 2 / (2 * metrics["precision"] + 1e-7)
     assert average_precision(one, one)[0] == 1 / (1 + 1e-8)
 
 
@@ -101,8 +101,8 @@ def test_average_precision_and_curves_are_those_of_scikit_learn(scored):
 def test_a_threshold_per_label():
     """Label 0 above 0.7: images 0 and 1; label 1 above 0.4: images 2 and 3; label 2 above 0.2: images 0 and 3."""
     thresholds = np.asarray([0.7, 0.4, 0.2])
-    counts, metrics = (f(SCORES, TARGETS, thresholds) for f in (LabelCounts.from_scores, annotation_metrics))
-    np.testing.assert_array_equal([counts.tp, counts.predicted], [[1, 2, 0], [2, 2, 2]])
+    labels, metrics = (f(SCORES, TARGETS, thresholds) for f in (label_metrics, annotation_metrics))
+    np.testing.assert_array_equal([labels["tp"], labels["predicted"]], [[1, 2, 0], [2, 2, 2]])
     assert (metrics["threshold"], metrics["n_plus"]) == ("per label", 2)
     assert metrics["precision"] == pytest.approx((1 / 2 + 1) / 3, rel=3e-7)
     every = annotation_metrics(SCORES, TARGETS, np.full(3, 0.4))
@@ -116,9 +116,9 @@ def test_scores_are_compared_in_their_own_dtype(threshold):
     """A float32 score equal to the float32 threshold is not above it, though 0.05 in float32 is above 0.05."""
     scores, targets = np.full((1, 2), threshold, np.float32), np.ones((1, 2))
     for given in (threshold, np.full(2, threshold)):
-        np.testing.assert_array_equal(LabelCounts.from_scores(scores, targets, given).predicted, [0, 0])
+        np.testing.assert_array_equal(label_metrics(scores, targets, given)["predicted"], [0, 0])
         above = np.nextafter(scores, np.float32(1))
-        np.testing.assert_array_equal(LabelCounts.from_scores(above, targets, given).predicted, [1, 1])
+        np.testing.assert_array_equal(label_metrics(above, targets, given)["predicted"], [1, 1])
 
 
 @pytest.mark.parametrize("threshold", [0.5, np.linspace(0.2, 0.7, C)])
