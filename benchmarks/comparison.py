@@ -3,6 +3,7 @@
 import argparse
 import functools
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from aia_jax.cli.exit_codes import execute, fail
 from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least, positive
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import check_writable, write_json
+from aia_jax.utils.files import write_json
 from benchmarks.roofline import Work, bounds, count_work, measure_device
 from benchmarks.step import check_config, first_device, labels_of, measure_ours
 from benchmarks.timing import isolated, machine, versions
@@ -189,6 +190,25 @@ def run_command(parser: Parser, measure: Callable[[argparse.Namespace], int | No
         return measure(arguments)
 
     sys.exit(execute(parser, checked))
+
+
+def check_writable(*paths: str | Path | None) -> None:
+    """Checks before a long computation that its output files can be written. Creates their folders.
+
+    Args:
+        paths: output files; None and "" are ignored.
+
+    Raises:
+        InputError: a path is a folder, or no file can be created in its folder.
+    """
+    for path in map(Path, filter(None, paths)):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file in it")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def finish(document: dict[str, Any], text: str, output: Path | None) -> int:

@@ -23,7 +23,8 @@ from aia_jax.cli.train import train
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import describe_model
 from aia_jax.training.runs import package_versions
-from aia_jax.utils.files import check_writable, write_json
+from aia_jax.utils.files import write_json
+from benchmarks.comparison import check_writable
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "amc": {},

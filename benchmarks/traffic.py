@@ -34,8 +34,9 @@ from aia_jax.training.runs import package_versions
 from aia_jax.training.state import initial_state
 from aia_jax.training.step import make_predict_step, make_train_step
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import check_writable, write_json
+from aia_jax.utils.files import write_json
 from benchmarks.collectives import CollectiveBytes, count_bytes
+from benchmarks.comparison import check_writable
 from benchmarks.hlo import Kernel, entry_kernels
 from benchmarks.step import labels_of
 from benchmarks.targets import TARGETS, Target, compiler_options, described_devices

@@ -21,7 +21,7 @@ import jax
 from aia_jax.cli.devices import add_device_arguments, set_up_devices
 from aia_jax.cli.flags import Parser, Switch, add_config_argument
 from aia_jax.evaluation.evaluate import evaluate
-from aia_jax.training.runs import best_step, hint_trained_root, open_run
+from aia_jax.training.runs import hint_trained_root, open_run
 from aia_jax.utils.errors import InputError
 
 
@@ -99,5 +99,4 @@ def _is_from_pytorch(source: Path) -> bool:
     if not source.is_dir():
         return True
     with open_run(source) as checkpointer:
-        step = best_step(checkpointer)
-        return step is not None and "source" in checkpointer.info(step)
+        return "source" in checkpointer.best()[1]

@@ -19,7 +19,7 @@ from aia_jax.training import sharding
 from aia_jax.training.metric_writer import read_metrics
 from aia_jax.training.model_arrays import Arrays, abstract_weights, replace_arrays, select_weights
 from aia_jax.training.prediction import Predictor
-from aia_jax.training.runs import best_step, check_complete_model, check_same_config, open_run
+from aia_jax.training.runs import check_complete_model, check_same_config, open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -96,10 +96,7 @@ def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iter
     """Yields the last evaluated epoch of a run, unless it is the best epoch, and then the best epoch."""
     with open_run(workdir) as checkpointer:
         check_same_config(workdir, config, free=("init_from", "init_backbone", "model.dtype"))
-        best = best_step(checkpointer)
-        info = {} if best is None else checkpointer.info(best)
-        if "weights" not in info:
-            raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
+        best, _ = checkpointer.best_epoch()
         task.split(split)
         evaluated = [step for step in checkpointer.steps() if "weights" in checkpointer.info(step)]
         graphdef, shapes = abstract_weights(task.build_model, sharding.data_mesh())

@@ -18,7 +18,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from aia_jax.training.checkpoint_recovery import UNFINISHED, find_damage, write_digests
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import list_problems
+from aia_jax.utils.messages import differences, list_problems
 
 
 class Checkpointer(contextlib.AbstractContextManager):
@@ -83,6 +83,19 @@ class Checkpointer(contextlib.AbstractContextManager):
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise self._damaged(step, f"info: {error}") from error
 
+    def best(self) -> tuple[int, dict[str, Any]]:
+        """Returns step and `info` of the best checkpoint, else of the newest one; (-1, {}) if there is none."""
+        infos = {step: self.info(step) for step in self.steps()}
+        step = _best_step(infos, max(infos, default=-1))
+        return step, infos.get(step, {})
+
+    def best_epoch(self) -> tuple[int, dict[str, Any]]:
+        """Returns step and `info` of the best evaluated epoch. Raises InputError if no epoch was evaluated."""
+        step, info = self.best()
+        if "weights" not in info:
+            raise InputError(f"{self._directory} holds no evaluated epoch yet; let train.py finish one")
+        return step, info
+
     def has_progress(self, step: int) -> bool:
         """Returns whether training saved this checkpoint. A converted checkpoint has only weights."""
         return self._manager.item_metadata(step).get("progress") is not None
@@ -122,12 +135,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             there = {leaf.name: tuple(leaf.shape) for leaf in leaves}
             paths = jax.tree_util.tree_flatten_with_path(tree)[0]
             here = {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in paths}
-            differing = [
-                f"{path}: {there.get(path, 'absent')} there, {here.get(path, 'absent')} in the model"
-                for path in sorted(there.keys() | here.keys())
-                if there.get(path) != here.get(path)
-            ]
-            if differing:
+            if differing := differences(there, here, "in the model"):
                 problem = f"{causes[name]}{list_problems(differing)}"
                 raise InputError(f"checkpoint {self._directory / str(step)} {problem}")
 
@@ -179,10 +187,15 @@ class _NewestAndBest:
         self, checkpoints: Sequence[policies.PolicyCheckpointInfo], *, context: policies.PreservationContext
     ) -> list[bool]:
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
-        metrics = {step: self._infos[step]["metric"] for step in steps if "metric" in self._infos.get(step, {})}
-        best = max(metrics, key=lambda step: (metrics[step], -step), default=None)
+        best = _best_step({step: self._infos.get(step, {}) for step in steps}, -1)
         kept = {*steps[-self._keep :], best}
         return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def _best_step(infos: dict[int, dict[str, Any]], default: int) -> int:
+    """Returns the step with the largest metric, the first of several. Returns `default` if no step has a metric."""
+    metrics = {step: info["metric"] for step, info in infos.items() if "metric" in info}
+    return max(metrics, key=lambda step: (metrics[step], -step), default=default)
 
 
 def _disk_error(error: Exception) -> str:

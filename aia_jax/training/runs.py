@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint_recovery import saved_steps
 from aia_jax.training.model_arrays import flat_arrays, select_weights
-from aia_jax.utils.config_fields import FIELDS, Field, flatten
+from aia_jax.utils.config_fields import FIELDS, flatten
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, write_json
+from aia_jax.utils.messages import differences
 from aia_jax.version import __version__
 
 if TYPE_CHECKING:
@@ -80,28 +81,17 @@ def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...
     if not path.exists() or not saved_steps(workdir):
         return
     try:
-        written = flatten(json.loads(path.read_text()))
+        written = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged ({error}); delete it, or give another workdir") from error
-    given = flatten(json.loads(json.dumps(config.to_dict())))
-    differing = [
-        f"  config.{field}: {written.get(field, 'absent')} there, {given.get(field, 'absent')} given"
-        for field in sorted(written.keys() | given.keys())
-        if not FIELDS.get(field, Field()).resumable and field not in free and written.get(field) != given.get(field)
-    ]
-    if differing:
+    may_differ = {*free, *(name for name, field in FIELDS.items() if field.resumable)}
+    there, given = (
+        {f"  config.{name}": value for name, value in flatten(fields).items() if name not in may_differ}
+        for fields in (written, json.loads(json.dumps(config.to_dict())))
+    )
+    if differing := differences(there, given, "given"):
         problem = f"{workdir} holds a run of another config; give another workdir, or the same fields:"
         raise InputError("\n".join([problem, *differing]))
-
-
-def best_step(checkpointer: "Checkpointer") -> int | None:
-    """Returns the step of the best evaluated epoch.
-
-    Returns the newest step if no epoch was evaluated, or None if there are no checkpoints.
-    """
-    steps = checkpointer.steps()
-    metrics = {step: info["metric"] for step in steps if "metric" in (info := checkpointer.info(step))}
-    return max(metrics, key=lambda step: (metrics[step], -step)) if metrics else max(steps, default=None)
 
 
 def open_run(workdir: Path) -> "Checkpointer":
@@ -124,10 +114,7 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         with open_run(workdir) as checkpointer:
-            step = best_step(checkpointer)
-            info = {} if step is None else checkpointer.info(step)
-            if "weights" not in info:
-                raise InputError(f"{workdir / 'checkpoints'} holds no evaluated epoch yet; let train.py finish one")
+            step, info = checkpointer.best_epoch()
             checkpointer.check_undamaged(step)
             stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
             return flat_arrays(select_weights(stored, info["weights"])), info

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,25 +37,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically. Bytes of file names that are not UTF-8 become JSON escapes."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-
-
-def check_writable(*paths: str | Path | None) -> None:
-    """Checks before a long computation that its output files can be written. Creates their folders.
-
-    Args:
-        paths: output files; None and "" are ignored.
-
-    Raises:
-        InputError: a path is a folder, or no file can be created in its folder.
-    """
-    for path in map(Path, filter(None, paths)):
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; name a file in it")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Formats text for messages: counts, lists of problems, similar names and printable names."""
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 MAX_LISTED = 20
 _MOST_COMPARED, _LONGEST_COMPARED = 10_000, 100  # largest number of names, and of characters in a name
@@ -18,6 +19,15 @@ def list_problems(problems: Sequence[str]) -> str:
     if len(problems) > len(lines):
         lines.append(f"... and {len(problems) - len(lines):,} more")
     return "".join(f"\n  {line}" for line in lines)
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> list[str]:
+    """Returns a line for each name whose values differ, such as `epochs: 3 there, 4 given`; `where` is "given"."""
+    return [
+        f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} {where}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
 
 
 def nearest(name: str, known: Collection[str], number: int = 1) -> list[str]:

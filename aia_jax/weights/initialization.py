@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.training.model_arrays import Arrays, flat_arrays, replace_arrays
-from aia_jax.training.runs import best_step, open_run
+from aia_jax.training.runs import open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count, printable
@@ -85,8 +85,7 @@ def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | N
     listed = None if given == _BY_NAME else read_labels(Path(given))
     if Path(source).is_dir():
         with open_run(Path(source)) as checkpointer:
-            step = best_step(checkpointer)
-            names = None if step is None else checkpointer.info(step).get("labels")
+            names = checkpointer.best()[1].get("labels")
         if names is None:
             raise InputError(f"the checkpoint in {source} does not list its labels; train or convert it again")
         return listed or tuple(names), len(names)

@@ -23,7 +23,7 @@ from aia_jax.training.model_arrays import (
 from aia_jax.training.runs import check_complete_model, read_run_config, run_arrays
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import format_count
+from aia_jax.utils.messages import differences, format_count
 from aia_jax.weights import name_map
 from aia_jax.weights.sgraf_options import check_sizes
 from aia_jax.weights.torch_files import read_torch_file
@@ -204,13 +204,8 @@ def _load_run(workdir: Path, config: ConfigDict, shapes: Shapes, described: dict
 
 def _check_equal(problem: str, there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> None:
     """Compares two mappings. Raises InputError with a list of the names whose values differ."""
-    differing = [
-        f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} {where}"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]
-    if differing:
-        raise InputError("\n".join([problem, *differing]))
+    if differing := differences(there, here, where):
+        raise InputError("\n  ".join([problem, *differing]))
 
 
 def _is_whole(shapes: Shapes) -> bool:

@@ -248,3 +248,13 @@ def test_single_convolutions_compared_with_pytorch():
         assert [len(passes) for passes in row["seconds"]] == [3, 3]
         assert all(timed["median"] > 0 for passes in row["seconds"] for timed in passes)
     assert "3x3, 4 to 5, 6 x 6" in convolutions.table(document)
+
+
+def test_unwritable_files_are_refused_and_no_file_is_left(tmp_path):
+    (tmp_path / "file").touch()
+    comparison.check_writable(None, "", tmp_path / "new" / "numbers.json")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
+    with pytest.raises(InputError, match="new is a folder; name a file in it"):
+        comparison.check_writable(tmp_path / "new")
+    with pytest.raises(InputError, match=r"numbers\.json cannot be written: "):
+        comparison.check_writable(tmp_path / "file" / "numbers.json")

@@ -10,7 +10,7 @@ import pytest
 
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.metric_writer import MetricWriter
-from aia_jax.training.runs import best_step, run_arrays
+from aia_jax.training.runs import run_arrays
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import exclusive_lock
 from tests.helpers.toy_task import Scored, assert_same_checkpoint, losses, run, toy_config
@@ -107,7 +107,7 @@ def test_weights_and_info_of_a_damaged_checkpoint_are_refused(copy):
         run_arrays(copy)
     cut_the_info(copy / "checkpoints" / "12")
     with Checkpointer(copy) as checkpointer, pytest.raises(InputError, match=r"12 is damaged: info: .*sets it aside"):
-        best_step(checkpointer)
+        checkpointer.best()
 
 
 def test_the_best_checkpoint_is_kept_when_a_run_continues(tmp_path):

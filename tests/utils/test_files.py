@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import atomic_path, check_writable, list_files, read_json, write_bytes, write_json
+from aia_jax.utils.files import atomic_path, list_files, read_json, write_bytes, write_json
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 NUMBERS = st.integers() | st.floats() | st.integers(min_value=10**4000, max_value=10**4001)
@@ -49,16 +49,6 @@ def test_invalid_json_is_refused(tmp_path, content, message):
 def test_only_the_given_fields_are_kept(tmp_path):
     (tmp_path / "a.json").write_text('{"a": [{"b": 1, "c": {"a": 2}}], "d": 3}')
     assert read_json(tmp_path / "a.json", "", fields=("a", "b")) == {"a": [{"b": 1}]}
-
-
-def test_unwritable_files_are_refused_and_no_file_is_left(tmp_path):
-    (tmp_path / "file").touch()
-    check_writable(None, "", tmp_path / "new" / "numbers.json")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
-    with pytest.raises(InputError, match="new is a folder; name a file in it"):
-        check_writable(tmp_path / "new")
-    with pytest.raises(InputError, match=r"numbers\.json cannot be written: "):
-        check_writable(tmp_path / "file" / "numbers.json")
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
