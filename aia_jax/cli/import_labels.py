@@ -7,6 +7,7 @@ DIR gets train.json, test.json, channel_stats.json and images, a link to the pho
 """
 
 import argparse
+import dataclasses
 import itertools
 import os
 import shlex
@@ -19,7 +20,7 @@ import numpy as np
 
 from aia_jax.cli.flags import Parser, not_negative, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
-from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, read_annotations, read_labels
+from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, multi_hot, read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats, stratified_split
 from aia_jax.data.importing.label_tables import read_table
 from aia_jax.data.importing.labelled_photos import (
@@ -87,13 +88,16 @@ def run(arguments: argparse.Namespace) -> None:
     photos, moments = measure_photos(photos, images, arguments.num_workers, problems)
     _report_problems(problems, len(photos), images, skip=arguments.skip_bad)
     labels = vocabulary or _vocabulary(photos, arguments.min_images or 1)
-    targets = _targets(photos, labels)
+    known = set(labels)
+    kept = [tuple(label for label in photo.labels if label in known) for photo in photos]
+    photos = [dataclasses.replace(photo, labels=names) for photo, names in zip(photos, kept, strict=True)]
+    targets = multi_hot(kept, labels)
     in_test = _split(photos, targets, arguments)
     stats = stats or combine_moments(moments if in_test.all() else moments[~in_test])
     with staged_output(arguments.output) as folder:
         _write(folder, photos, labels, in_test, stats)
         link = arguments.output / _IMAGES
-        if not os.path.lexists(link) or link.resolve() != images.resolve():
+        if link.resolve() != images.resolve():
             link.unlink(missing_ok=True)
             link.symlink_to(images.resolve(), target_is_directory=True)
         for name in set(_FILES) - set(os.listdir(folder)):
@@ -115,9 +119,6 @@ def _check(arguments: argparse.Namespace) -> Path:
         raise InputError("--images goes with a file of labels; a folder of labels holds the photos itself")
     if labels.is_dir() and output.resolve().is_relative_to(labels.resolve()):
         raise InputError(f"--output {output} lies in --labels {labels}, whose folders are labels; name another")
-    is_table = not labels.is_dir() and labels.suffix.lower() != ".json"
-    if not is_table and (arguments.photo_column or arguments.label_column or arguments.separator):
-        raise InputError(f"--photo_column, --label_column and --separator go with a table; {labels} is none")
     if arguments.like and arguments.min_images:
         raise InputError("--like gives the vocabulary; --min_images cannot leave out labels of it")
     images = arguments.images or (labels if labels.is_dir() else labels.parent)
@@ -132,12 +133,12 @@ def _check(arguments: argparse.Namespace) -> Path:
 
 def _read(arguments: argparse.Namespace) -> LabelList:
     labels = arguments.labels
-    if labels.is_dir():
-        return read_folders(labels)
-    if labels.suffix.lower() == ".json":
-        return read_coco(labels)
-    columns = {"photo_column": arguments.photo_column, "label_column": arguments.label_column}
-    return read_table(labels, **columns, separator=arguments.separator)
+    options = {name: getattr(arguments, name) for name in ("photo_column", "label_column", "separator")}
+    if not labels.is_dir() and labels.suffix.lower() != ".json":
+        return read_table(labels, **options)
+    if any(options.values()):
+        raise InputError(f"--photo_column, --label_column and --separator go with a table; {labels} is none")
+    return read_folders(labels) if labels.is_dir() else read_coco(labels)
 
 
 def _read_like(folder: Path) -> tuple[tuple[str, ...], ChannelStats]:
@@ -157,17 +158,15 @@ def _with_split(photos: list[LabelRow], problems: list[str]) -> list[LabelRow]:
 
 
 def _report_problems(problems: list[str], num_photos: int, images: Path, *, skip: bool) -> None:
-    listed = list_problems(problems)
+    count, listed = f"{len(problems):,} problem(s)", list_problems(problems)
     if not num_photos:
         where = f"; the photos must be in {images}, --images names another folder:" if problems else ""
         raise InputError(f"no photo can be used{where}{listed}")
     if problems and not skip:
-        raise InputError(
-            f"{len(problems):,} problem(s) with labels or photos; nothing was written (--skip_bad leaves these rows, "
-            f"photos and labels out):{listed}"
-        )
+        leave = "--skip_bad leaves these rows, photos and labels out"
+        raise InputError(f"{count} with labels or photos; nothing was written ({leave}):{listed}")
     if problems:
-        print(f"{len(problems):,} problem(s); these rows, photos and labels are left out:{listed}", file=sys.stderr)
+        print(f"{count}; these rows, photos and labels are left out:{listed}", file=sys.stderr)
 
 
 def _vocabulary(photos: Sequence[LabelRow], min_images: int) -> tuple[str, ...]:
@@ -179,15 +178,6 @@ def _vocabulary(photos: Sequence[LabelRow], min_images: int) -> tuple[str, ...]:
     if rare := sorted(set(counts) - set(labels)):
         print(f"{format_count(len(rare), 'label')} of fewer than {fewest} left out: {', '.join(map(printable, rare))}")
     return labels
-
-
-def _targets(photos: Sequence[LabelRow], labels: Sequence[str]) -> np.ndarray:
-    """Returns multi-hot targets of N photos and C labels, bool `[N, C]`."""
-    columns = {label: column for column, label in enumerate(labels)}
-    targets = np.zeros((len(photos), len(labels)), bool)
-    for row, photo in enumerate(photos):
-        targets[row, [columns[label] for label in photo.labels if label in columns]] = True
-    return targets
 
 
 def _split(photos: Sequence[LabelRow], targets: np.ndarray, arguments: argparse.Namespace) -> np.ndarray:
@@ -220,16 +210,13 @@ def _split(photos: Sequence[LabelRow], targets: np.ndarray, arguments: argparse.
 def _write(
     folder: Path, photos: Sequence[LabelRow], labels: Sequence[str], in_test: np.ndarray, stats: ChannelStats
 ) -> None:
-    known = set(labels)
     for split, chosen in zip(SPLITS, (~in_test, in_test), strict=True):
-        samples = [
-            {"image_name": photo.photo, "image_labels": [label for label in photo.labels if label in known]}
-            for photo in itertools.compress(photos, chosen)
-        ]
+        selected = itertools.compress(photos, chosen)
+        samples = [{"image_name": photo.photo, "image_labels": photo.labels} for photo in selected]
         if samples:
-            write_json(folder / f"{split}.json", {"labels": list(labels), "samples": samples})
+            write_json(folder / f"{split}.json", {"labels": labels, "samples": samples})
             read_annotations(folder, CUSTOM, split)  # raises the errors that training would raise
-    mean, std = ([round(float(value), 4) for value in values] for values in stats)
+    mean, std = np.round(stats, 4).tolist()
     write_json(folder / CUSTOM_STATS, {"mean": mean, "std": std})
 
 

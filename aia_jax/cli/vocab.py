@@ -6,7 +6,7 @@ aia vocab train_caps.txt --output vocab/mine_precomp_vocab.json
 import argparse
 from pathlib import Path
 
-from aia_jax.cli.flags import Parser
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.data.vocabulary import Vocabulary, read_captions, word_counts
 from aia_jax.utils.errors import InputError
 
@@ -15,7 +15,8 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia vocab`."""
     parser.add_argument("captions", nargs="+", type=Path, metavar="CAPTIONS", help="text files, one caption per line")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file for the vocabulary")
-    parser.add_argument("--min_count", type=int, default=4, metavar="N", help="least occurrences of a word; default: 4")
+    count_help = "least occurrences of a word; default: 4"
+    parser.add_argument("--min_count", type=positive, default=4, metavar="N", help=count_help)
     parser.add_argument("--force", action="store_true", help="overwrite the output")
 
 
@@ -32,8 +33,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--output {output} is one of the files of captions; name another")
     if output.exists() and not arguments.force:
         raise InputError(f"--output {output} exists; name another file, or give --force to overwrite it")
-    if arguments.min_count < 1:
-        raise InputError(f"--min_count must be at least 1, found {arguments.min_count}")
     captions = [caption for path in arguments.captions for caption in read_captions(path)]
     vocabulary = Vocabulary.build(captions, arguments.min_count)
     counts = word_counts(captions)

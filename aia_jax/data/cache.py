@@ -110,9 +110,8 @@ def _sweep(parent: Path, kind: str, path: Path) -> None:
     """Removes outdated, damaged and abandoned directories. Files that a process has mapped stay readable for it."""
     for directory in parent.glob(f"{kind}-*"):
         shutil.rmtree(directory, ignore_errors=directory != path)
-    for directory in parent.glob(f".{kind}-*~*~*~*"):
-        if _is_abandoned(directory):
-            shutil.rmtree(directory, ignore_errors=True)
+    for directory in filter(_is_abandoned, parent.glob(f".{kind}-*~*~*~*")):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _is_abandoned(directory: Path) -> bool:
@@ -123,12 +122,11 @@ def _is_abandoned(directory: Path) -> bool:
         except FileNotFoundError:
             return False
         return time.time() - newest > _ABANDONED_AFTER
-    if int(pid) == os.getpid():
-        return True  # This process has the lock but has not written yet, so a dead process had the same number.
     try:
         os.kill(int(pid), 0)
     except PermissionError:
         return False
     except ProcessLookupError:
         return True
-    return False
+    # This process has the lock but has not written yet, so a dead process had the same number.
+    return int(pid) == os.getpid()

@@ -63,7 +63,7 @@ def train_batches(
         raise InputError(f"config.batch_size={batch_size} is larger than the training data of {num_rows} images")
     order = grain.MapDataset.range(num_rows).seed(seed).shuffle().repeat().batch(batch_size)
     batches = order[start_step:].map(partial(_gather, arrays=arrays, part=part))
-    return iter(read_ahead(batches, num_workers=num_workers))
+    return iter(_read_ahead(batches, num_workers=num_workers))
 
 
 def eval_batches(
@@ -92,9 +92,9 @@ def eval_batches(
     part = _process_slice(batch_size, process_index, process_count)
     if num_rows < 1:
         raise InputError("there are no images to evaluate")
-    order = grain.MapDataset.range(-(-num_rows // batch_size))
-    order = order.map(partial(_in_order, num_rows=num_rows, batch_size=batch_size))
-    return iter(read_ahead(order.map(partial(_gather, arrays=arrays, part=part)), num_workers=num_workers))
+    order = grain.MapDataset.range(-(-num_rows // batch_size) * batch_size).batch(batch_size)
+    batches = order.map(partial(_gather, arrays=arrays, part=part, num_rows=num_rows))
+    return iter(_read_ahead(batches, num_workers=num_workers))
 
 
 def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
@@ -102,16 +102,10 @@ def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
     return epoch * num_rows // batch_size
 
 
-def read_ahead(
-    dataset: "grain.MapDataset", *, num_threads: int = 4, buffer_size: int = 4, num_workers: int = 0
+def _read_ahead(
+    dataset: "grain.MapDataset", *, num_threads: int = 4, buffer_size: int = 4, num_workers: int
 ) -> "grain.IterDataset":
-    """Computes the elements of a data set ahead of use, in order.
-
-    Args:
-        dataset: data set to read. It must be picklable if there are workers.
-        num_threads, buffer_size: number of threads and of buffered elements, in this process or in each worker.
-        num_workers: number of processes that compute elements; 0: threads of this process compute them.
-    """
+    """Computes the elements of a data set ahead of use, in order, in this process or in each of the workers."""
     import grain
 
     elements = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer_size))
@@ -133,7 +127,7 @@ def map_ahead(function: Callable[[Any], Any], elements: Any, num_workers: int) -
     import grain
 
     dataset = grain.MapDataset.source(elements).map(function)
-    ahead = read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
+    ahead = _read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
     try:
         with contextlib.closing(iter(ahead)) as results:
             yield from results
@@ -160,19 +154,17 @@ def _exit_with(parent: int) -> None:
     os._exit(1)
 
 
-# These functions are at module level because they are pickled for worker processes.
-def _in_order(batch: int, num_rows: int, batch_size: int) -> dict[str, np.ndarray]:
-    """Returns the row numbers `[B]` of a batch and their mask."""
-    positions = np.arange(batch * batch_size, (batch + 1) * batch_size)
-    mask = positions < num_rows
-    return {"index": np.where(mask, positions, 0), "mask": mask}
-
-
 def _gather(
-    batch: np.ndarray | dict[str, np.ndarray], arrays: Mapping[str, Any] | MakeBatch, part: slice
+    index: np.ndarray, arrays: Mapping[str, Any] | MakeBatch, part: slice, num_rows: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns the columns of this process's slice of a batch, from the row indices of the whole batch."""
-    columns = batch if isinstance(batch, dict) else {"index": batch}
+    """Returns the columns of this process's slice of a batch, from the row indices of the whole batch.
+
+    With `num_rows`, there is a column `mask`, and row 0 replaces indices from `num_rows` on.
+    """
+    columns = {"index": index}
+    if num_rows is not None:
+        mask = index < num_rows
+        columns = {"index": np.where(mask, index, 0), "mask": mask}
     if callable(arrays):
         return arrays(columns, part)
     columns = {name: column[part] for name, column in columns.items()}

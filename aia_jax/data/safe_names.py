@@ -21,13 +21,15 @@ def leaves_folder(name: str) -> bool:
     return bool(relative.anchor) or ".." in relative.parts
 
 
-def name_problem(name: Any) -> str:
-    """Returns the reason why `name` is not a valid name of a file below a folder; "" if it is valid."""
-    if not isinstance(name, str) or not name.strip() or "\0" in name or has_lone_surrogate(name):
+def name_problem(name: Any, folder: Path | str = "it") -> str:
+    """Returns the reason why `name` is not a valid name of a file below `folder`; "" if it is valid."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name or not PureWindowsPath(name).parts:
         return f"must be a file name, found {name!r:.80}"
+    if has_lone_surrogate(name):
+        return f"{name!r:.80} cannot be written as UTF-8; rename the file"
     if leaves_folder(name):
-        return f"{name!r} leaves the folder of the photos; it must be relative to it"
-    return "" if PureWindowsPath(name).parts else f"must be a file name, found {name!r}"
+        return f"{name!r} leaves the folder of the photos; it must be relative to {folder}"
+    return ""
 
 
 def link_problem(path: Path, folders: Iterable[Path]) -> str:

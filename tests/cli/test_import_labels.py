@@ -155,7 +155,7 @@ PROBLEMS = {
     ("C:\\a.png", "sky", "train"): "labels.csv:9: 'C:\\\\a.png' leaves the folder of the photos",
     ("torn.png", "sky", "train"): "labels.csv:10: 'torn.png': ",
     ("empty.png", "sky", "train"): "labels.csv:11: 'empty.png': the file is empty",
-    ("", "sky", "train"): "labels.csv:12: '' is not a name of a photo",
+    ("", "sky", "train"): "labels.csv:12: must be a file name, found ''",
     ("good.png", "sky", "train"): "",
     ("fine.png", "sea", "test"): "",
 }

@@ -42,7 +42,7 @@ def test_a_vocabulary_is_overwritten_on_request_alone(capsys):
     ("arguments", "message"),
     [
         (["train.txt"], "no word occurs 4 times; give more captions or a lower min_count"),
-        (["train.txt", "--min_count=0"], "--min_count must be at least 1, found 0"),
+        (["train.txt", "--min_count=0"], "--min_count: must be at least 1, not 0"),
         (["none.txt"], "none.txt cannot be read: No such file or directory"),
         (["train.txt", "--output=.", "--force"], "--output . is a folder; name a file"),
         (["dev.txt", "--output=./dev.txt", "--force"], "dev.txt is one of the files of captions; name another"),

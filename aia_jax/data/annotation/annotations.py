@@ -9,7 +9,7 @@ folder itself. Photos are located here, but not opened.
 
 import dataclasses
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -94,7 +94,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         InputError: the file cannot be read, has no labels, or repeats a label.
     """
     text = read_text(path)
-    labels = [line.strip() for line in text.splitlines() if line.strip()]
+    labels = _lines(text)
     if text.lstrip().startswith(("{", "[")):
         document = read_json(path, _LABELS)
         labels = document.get("labels") if isinstance(document, dict) else document
@@ -104,16 +104,28 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def is_label(value: Any) -> bool:
-    """Checks whether a value is a valid label: one line of UTF-8 without spaces at the start or the end."""
-    return isinstance(value, str) and value.strip().splitlines() == [value] and not has_lone_surrogate(value)
+def label_problem(value: Any) -> str:
+    """Returns the reason why a value is not a valid label; "" if it is valid."""
+    if isinstance(value, str) and value.strip().splitlines() == [value] and not has_lone_surrogate(value):
+        return ""
+    return f"must be one line of text without spaces around it, found {value!r:.80}"
 
 
-def unknown_label(where: str, label: str, vocabulary: Collection[str], *, hint: bool) -> str:
-    """Returns the message for a label that is not in the vocabulary, with a similar label if `hint` is set."""
-    similar = nearest(label, vocabulary) if hint else []
-    suggestion = f"; did you mean {similar[0]!r}?" if similar else ""
-    return f"{where}: {label!r} is not in the vocabulary of {format_count(len(vocabulary), 'label')}{suggestion}"
+def add_unknown_label(problems: list[str], where: str, label: str, vocabulary: Collection[str]) -> None:
+    """Appends to `problems` that a label is not in the vocabulary. Names a similar label if the message is listed."""
+    similar = nearest(label, vocabulary) if len(problems) < MAX_LISTED else []  # the search is slow
+    hint = f"; did you mean {similar[0]!r}?" if similar else ""
+    known = format_count(len(vocabulary), "label")
+    problems.append(f"{where}: {label!r} is not in the vocabulary of {known}{hint}")
+
+
+def multi_hot(image_labels: Sequence[Iterable[str]], labels: Sequence[str]) -> np.ndarray:
+    """Returns the targets of N images, uint8 `[N, C]`: 1 for each label of an image, in the order of C `labels`."""
+    columns = {label: column for column, label in enumerate(labels)}
+    targets = np.zeros((len(image_labels), len(labels)), np.uint8)
+    for row, names in enumerate(image_labels):
+        targets[row, [columns[name] for name in names]] = 1
+    return targets
 
 
 def _read_reference(path: Path, photo_folders: Sequence[Path]) -> Annotations:
@@ -140,12 +152,12 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
     for name, path in found.items():
         if path is None:
             raise InputError(f"{lists} needs {name} beside it, which is absent")
-    labels = _read_lines(found[_SSGRL_VOCABULARY])
+    labels = _lines(read_text(found[_SSGRL_VOCABULARY]))
     index = read_json(found[_SSGRL_INDEX], _SSGRL)
     if not isinstance(index, dict):
         raise InputError(f"{found[_SSGRL_INDEX]}: expected {_SSGRL}, found {_type(index)}")
     samples, problems, seen = [], [], set()
-    for line, name in enumerate(_read_lines(lists), start=1):
+    for line, name in enumerate(_lines(read_text(lists)), start=1):
         numbers = index.get(name) if name not in seen else []  # `_assemble` reports repeated names.
         seen.add(name)
         valid = isinstance(numbers, list) and all(type(number) is int for number in numbers)
@@ -164,27 +176,31 @@ def _assemble(
 ) -> Annotations:
     """Checks `(place in the file, image name, labels)` of all samples, and raises all problems of `path` together."""
     problems = [*_label_problems(labels), *problems]
-    columns = {label: column for column, label in enumerate(labels) if isinstance(label, str)}
+    known = {label for label in labels if isinstance(label, str)}
     first_use: dict[str, str] = {}
     for where, name, image_labels in samples:
         if problem := name_problem(name):
             problems.append(f"{where}.image_name: {problem}")
         elif (first := first_use.setdefault(PureWindowsPath(name).as_posix(), where)) != where:
             problems.append(f"{where}.image_name: {name!r} is already the name of {first}")
-        problems += _image_label_problems(where, image_labels, columns, hint=len(problems) < MAX_LISTED)
+        if not isinstance(image_labels, list):
+            problems.append(f"{where}.image_labels: must be a list of names, found {_type(image_labels)}")
+            continue
+        for label in image_labels:
+            if not isinstance(label, str):
+                problems.append(f"{where}.image_labels: {label!r:.80} is not a name")
+            elif label not in known:
+                add_unknown_label(problems, f"{where}.image_labels", label, known)
     _raise_problems(path, problems)
     if not samples or not labels:
         raise InputError(f"{path}: the split is empty, it needs at least one sample and one label")
     if len(samples) * len(labels) > _MOST_TARGETS:
         size = f"{len(samples):,} images by {len(labels):,} labels"
         raise InputError(f"{path}: {size} are more than {_MOST_TARGETS:,} together")
-    targets = np.zeros((len(samples), len(labels)), np.uint8)
-    for row, (_, _, image_labels) in enumerate(samples):
-        targets[row, [columns[label] for label in image_labels]] = 1
-    names = tuple(name for _, name, _ in samples)
+    _, names, image_labels = zip(*samples, strict=True)
     candidates = ([folder / name for folder in photo_folders] for name in names)
     paths = (next(filter(os.path.exists, some), some[0]) if some[1:] else some[0] for some in candidates)
-    return Annotations(tuple(labels), names, tuple(paths), targets)
+    return Annotations(tuple(labels), names, tuple(paths), multi_hot(image_labels, labels))
 
 
 def _raise_problems(path: Path, problems: list[str]) -> None:
@@ -196,24 +212,10 @@ def _label_problems(labels: list) -> list[str]:
     problems = []
     first_use: dict[str, int] = {}
     for index, label in enumerate(labels):
-        if not is_label(label):
-            expected = "must be one line of text without spaces around it"
-            problems.append(f"labels[{index}]: {expected}, found {label!r:.80}")
+        if problem := label_problem(label):
+            problems.append(f"labels[{index}]: {problem}")
         elif first_use.setdefault(label, index) != index:
             problems.append(f"labels[{index}]: {label!r} repeats labels[{first_use[label]}]")
-    return problems
-
-
-def _image_label_problems(where: str, image_labels: Any, columns: dict[str, int], *, hint: bool) -> list[str]:
-    place = f"{where}.image_labels"
-    if not isinstance(image_labels, list):
-        return [f"{place}: must be a list of names, found {_type(image_labels)}"]
-    problems = []
-    for label in image_labels:
-        if not isinstance(label, str):
-            problems.append(f"{place}: {label!r:.80} is not a name")
-        elif label not in columns:
-            problems.append(unknown_label(place, label, columns, hint=hint and len(problems) < MAX_LISTED))
     return problems
 
 
@@ -226,8 +228,8 @@ def _find_ssgrl(folder: Path, name: str) -> Path | None:
     return next((path for sub in _SSGRL_FOLDERS if (path := folder / sub / name).is_file()), None)
 
 
-def _read_lines(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _type(value: Any) -> str:

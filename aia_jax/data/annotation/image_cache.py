@@ -146,14 +146,14 @@ def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, 
 
 
 def _check_problems(split: str, problems: list[str], num_good: int, skip_corrupt: bool) -> None:
-    count = f"{len(problems):,} image(s)"
+    count, listed = f"{split}: {len(problems):,} image(s)", list_problems(problems)
     if problems and not skip_corrupt:
         remedy = "(--config.data.skip_corrupt=True continues without them)"
-        raise InputError(f"{split}: {count} cannot be used {remedy}:{list_problems(problems)}")
+        raise InputError(f"{count} cannot be used {remedy}:{listed}")
     if not num_good:
-        raise InputError(f"{split}: no image can be used:{list_problems(problems)}")
+        raise InputError(f"{split}: no image can be used:{listed}")
     if problems:
-        tqdm.write(f"{split}: {count} left out:{list_problems(problems)}", file=sys.stderr)
+        tqdm.write(f"{count} left out:{listed}", file=sys.stderr)
 
 
 def _prepare_records(source: Source, parent: Path) -> Sequence[dict[str, Any]]:

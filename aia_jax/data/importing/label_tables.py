@@ -61,25 +61,28 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
     problems: list[str] = []
     header, rows, delimiter = _parse(path, problems)
     columns = _find_columns(path, header, photo_column, label_column)
+    splits = [_split_name(cells, columns) for _, cells in rows]
     if columns.labels is None:
         how = f"{len(columns.indicators):,} columns of 0 and 1 as labels"
     else:
-        valid = [row for row in rows if _has_valid_split(row[1], columns)]
+        valid = [cells for (_, cells), split in zip(rows, splits, strict=True) if split is not None]
         separator = _choose_separator(valid, header, columns, separator)
         description = _DESCRIPTIONS.get(separator, f"separated by {separator!r}")
         how = f"labels in column {header[columns.labels]!r}, {description}"
     found = []
-    for line, cells in rows:
+    for (line, cells), split in zip(rows, splits, strict=True):
+        where = f"{path.name}:{line}"
         try:
-            split = _split_name(cells, columns)
+            if split is None:
+                known = ", ".join(SPLIT_NAMES)
+                raise ValueError(f"split {cells[columns.split].strip()!r:.40} is unknown; known: {known}")
             if columns.labels is None:
                 labels = _indicated_labels(cells, header, columns)
             else:
                 labels = _split_labels(cells[columns.labels].strip(), separator)
+            found.append(LabelRow(where, cells[columns.photo].strip(), labels, split))
         except ValueError as problem:
-            problems.append(f"{path.name}:{line}: {problem}")
-        else:
-            found.append(LabelRow(f"{path.name}:{line}", cells[columns.photo].strip(), labels, split))
+            problems.append(f"{where}: {problem}")
     understood = f"{path}: separated by {delimiter!r}, photos in column {header[columns.photo]!r}, {how}"
     if columns.split is not None:
         understood += f", splits in column {header[columns.split]!r}"
@@ -117,8 +120,7 @@ def _parse(path: Path, problems: list[str]) -> tuple[list[str], list[Row], str]:
 
 def _find_columns(path: Path, header: list[str], photo_column: str, label_column: str) -> _Columns:
     names = [re.sub(r"[\s-]+", "_", name.lower()) for name in header]
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise InputError(f"{path}: two columns are called {twice[0]!r}")
 
     def find(given: str, flag: str, known: Sequence[str]) -> int | None:
@@ -144,34 +146,21 @@ def _find_columns(path: Path, header: list[str], photo_column: str, label_column
     return _Columns(photo, labels, split, indicators, unused)
 
 
-def _choose_separator(rows: list[Row], header: list[str], columns: _Columns, given: str) -> str:
+def _choose_separator(rows: list[list[str]], header: list[str], columns: _Columns, given: str) -> str:
     if given:
         return "" if given == "none" else given
-    filled = [cell for _, cells in rows if (cell := cells[columns.labels].strip())]
+    filled = [cell for cells in rows if (cell := cells[columns.labels].strip())]
     if filled and all(cell[0] == "[" and cell[-1] == "]" for cell in filled):
         return _LISTS
-    for sign in ("|", ";", ","):
-        if any(sign in cell for cell in filled):
-            return sign
-    repeated = len({cells[columns.photo] for _, cells in rows}) < len(rows)
+    if sign := next((sign for sign in "|;," if any(sign in cell for cell in filled)), ""):
+        return sign
+    repeated = len({cells[columns.photo] for cells in rows}) < len(rows)
     return "" if header[columns.labels].lower() in _ONE_LABEL or repeated else " "
 
 
-def _has_valid_split(cells: list[str], columns: _Columns) -> bool:
-    try:
-        _split_name(cells, columns)
-    except ValueError:
-        return False
-    return True
-
-
-def _split_name(cells: list[str], columns: _Columns) -> str:
-    if columns.split is None:
-        return ""
-    split = cells[columns.split].strip()
-    if split.lower() not in SPLIT_NAMES:
-        raise ValueError(f"split {split!r:.40} is unknown; known: {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[split.lower()]
+def _split_name(cells: list[str], columns: _Columns) -> str | None:
+    """Returns the split of a row; "" if the table has no column of splits, None if the split is unknown."""
+    return "" if columns.split is None else SPLIT_NAMES.get(cells[columns.split].strip().lower())
 
 
 def _indicated_labels(cells: list[str], header: list[str], columns: _Columns) -> tuple[str, ...]:

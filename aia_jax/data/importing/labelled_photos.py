@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.annotation.annotations import is_label, unknown_label
+from aia_jax.data.annotation.annotations import add_unknown_label, label_problem
 from aia_jax.data.photo_folder import SUFFIXES, read_photos
-from aia_jax.data.safe_names import has_lone_surrogate, leaves_folder
+from aia_jax.data.safe_names import name_problem
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import list_files, read_json, sha256_of_file
 
@@ -30,7 +30,6 @@ _COCO = (
     '"categories": [{"id": 1, "name": "sky"}, ...]}'
 )
 _SIZE = 224  # pixels; photos are measured at a typical input size
-_HINTED = 20  # problems for which a similar label is searched, because the search is slow
 _LEAST_STD = 1 / 255  # for photos of one color, to avoid division by zero
 _COCO_FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
@@ -78,8 +77,7 @@ def read_coco(path: Path) -> LabelList:
         if not isinstance(document, dict) or not isinstance(document.get(field), list):
             raise InputError(f"{path} has no list {field!r}; expected COCO's {_COCO}")
     problems: list[str] = []
-    names = _by_id(path, document, "categories", "name", problems)
-    files = _by_id(path, document, "images", "file_name", problems)
+    names, files = (_by_id(path, document, field, problems) for field in ("categories", "images"))
     labels: dict[Any, dict[str, None]] = {}
     for where, (image, category) in _fields(path, document, "annotations", problems):
         for field, number, known in (("image_id", image, files), ("category_id", category, names)):
@@ -140,11 +138,13 @@ def merge_label_rows(
     contradictory = set()
     find = functools.cache(functools.partial(_find, folder=folder))
     for row in rows:
-        problem, name = _problem(row, folder), ""
-        if not problem and not (name := find(row.photo)):
-            problem = f"no photo {row.photo!r} in {folder}"
+        bad_labels = (f"a label {problem}" for problem in map(label_problem, row.labels) if problem)
+        problem = name_problem(row.photo, folder) or next(bad_labels, "")
+        name = "" if problem else find(row.photo)
         known = found.get(name)
-        if known and known.split != row.split:
+        if not name:
+            problem = problem or f"no photo {row.photo!r} in {folder}"
+        elif known and known.split != row.split:
             contradictory.add(name)
             problem = f"{name!r} is in split {row.split or 'none'!r}, at {known.where} in {known.split!r}"
         elif known and set(row.labels) <= set(known.labels):
@@ -153,7 +153,8 @@ def merge_label_rows(
             problems.append(f"{row.where}: {problem}")
             continue
         unknown = [label for label in row.labels if vocabulary is not None and label not in vocabulary]
-        problems += [unknown_label(row.where, label, vocabulary, hint=len(problems) < _HINTED) for label in unknown]
+        for label in unknown:
+            add_unknown_label(problems, row.where, label, vocabulary)
         labels = tuple(sorted({*row.labels, *(known.labels if known else ())}.difference(unknown)))
         found[name] = LabelRow(known.where if known else row.where, name, labels, row.split)
     return [photo for name, photo in found.items() if name not in contradictory]
@@ -215,12 +216,12 @@ def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
         yield from (os.path.join(top, name) for name in list_files(folder / top, SUFFIXES))
 
 
-def _by_id(path: Path, document: dict, field: str, name: str, problems: list[str]) -> dict[Any, tuple[str, str]]:
+def _by_id(path: Path, document: dict, field: str, problems: list[str]) -> dict[Any, tuple[str, str]]:
     """Returns a dict from the id of each entry in the list `field` to (place, name). Appends to `problems`."""
     found: dict[Any, tuple[str, str]] = {}
     for where, (number, text) in _fields(path, document, field, problems):
         if not isinstance(text, str):
-            problems.append(f"{where}.{name}: must be a string, found {text!r:.40}")
+            problems.append(f"{where}.{_COCO_FIELDS[field][1]}: must be a string, found {text!r:.40}")
         elif found.setdefault(number, (where, text))[0] != where:
             problems.append(f"{where}.id: {number!r:.40} is already the id of {found[number][0]}")
     return found
@@ -240,19 +241,6 @@ def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iter
             problems.append(f"{where}.{bad[0]}: must be a number or a string, found {entry[bad[0]]!r:.40}")
         else:
             yield where, (entry[wanted[0]], entry[wanted[1]])
-
-
-def _problem(row: LabelRow, folder: Path) -> str:
-    """Returns the reason why a row cannot be used; "" if it can."""
-    if not row.photo.strip() or "\0" in row.photo:
-        return f"{row.photo!r} is not a name of a photo"
-    if leaves_folder(row.photo):
-        return f"{row.photo!r} leaves the folder of the photos; it must be relative to {folder}"
-    if has_lone_surrogate(row.photo):
-        return f"{row.photo!r} cannot be written as UTF-8; rename the file"
-    bad = next((label for label in row.labels if not is_label(label)), None)
-    expected = "a label must be one line of text without spaces around it"
-    return "" if bad is None else f"{expected}, found {bad!r:.60}"
 
 
 def _find(name: str, folder: Path) -> str:

@@ -71,9 +71,9 @@ UNSAFE_NAMES = ("../x", "/etc/passwd", "C:\\x", "C:x", "a/../../x", "a\\..\\..\\
 @pytest.mark.parametrize("name", [*UNSAFE_NAMES, "", "\0", "\ud800"])
 def test_no_name_leaves_the_folder_of_the_photos(tmp_path, ssgrl, name):
     write_annotations(tmp_path, [{"image_name": name, "image_labels": []}])
-    assert f"samples[0].image_name: {name!r} leaves" in (message := _read_error(tmp_path)) or (
-        f"samples[0].image_name: must be a file name, found {name!r}" in message
-    )
+    problems = (f"{name!r} leaves", f"must be a file name, found {name!r}", f"{name!r} cannot be written as UTF-8")
+    message = _read_error(tmp_path)
+    assert any(f"samples[0].image_name: {problem}" in message for problem in problems)
     if name.isprintable() and name:
         (ssgrl / "train_list_500.txt").write_text(f"{name}\n")
         (ssgrl / "vg_category_500_labels_index.json").write_text(json.dumps({name: [0]}))
