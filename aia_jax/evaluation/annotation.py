@@ -20,7 +20,7 @@ from aia_jax.metrics.annotation import annotation_metrics, confusion_counts, lab
 from aia_jax.metrics.published_results import RESULTS
 from aia_jax.metrics.thresholds import fit_mcc, fit_mcc_exact, load_thresholds, save_thresholds
 from aia_jax.report.attention import draw_attention
-from aia_jax.report.gallery.writer import GalleryWriter, PageLabel, PagePicture
+from aia_jax.report.gallery.writer import PageLabel, PagePhoto, write_gallery_page
 from aia_jax.report.predictions import draw_predictions
 from aia_jax.report.table import metric_table
 from aia_jax.tasks.annotation import AnnotationTask
@@ -166,25 +166,31 @@ def _draw(
 def _write_page(
     path: Path, split: Split, scored: Scored, threshold: float | np.ndarray, *, title: str, limit: float | str
 ) -> None:
-    """Writes the page of all photos. Memory does not grow, because pictures and maps are written one by one."""
-    task = scored.candidate.task
+    """Writes the page of all photos."""
     sizes = f"{format_count(len(split), 'photo')}, {format_count(len(split.labels), 'label')}"
-    facts = {
-        "title": title,
-        "subtitle": f"{sizes}; predicted where the score is above {limit}",
-        "labels": split.labels,
-        "evaluation": _evaluation(scored.scores, split.targets, threshold),
-    }
+    write_gallery_page(
+        path,
+        _page_photos(split, scored, threshold),
+        title=title,
+        subtitle=f"{sizes}; predicted where the score is above {limit}",
+        labels=split.labels,
+        evaluation=_evaluation(scored.scores, split.targets, threshold),
+    )
+
+
+def _page_photos(split: Split, scored: Scored, threshold: float | np.ndarray) -> Iterator[PagePhoto]:
+    """Yields the photos of the page. Only one batch of pictures and maps is in memory."""
+    task = scored.candidate.task
+    originals = photo_paths(task.config.data, split.name)
     bar = tqdm(desc="page", total=len(split), unit="img", dynamic_ncols=True, mininterval=0.5, leave=False)
-    with bar, ThreadPoolExecutor() as pool, GalleryWriter(path, **facts) as page:
-        originals = photo_paths(task.config.data, split.name)
+    with bar, ThreadPoolExecutor() as pool:
         for rows, heat in _attention_maps(task, scored.candidate.weights, split):
             names = [split.image_names[row] for row in rows]
             pictures = pool.map(_picture, [originals.get(name) for name in names], split.images[rows])
             for place, (row, name, webp) in enumerate(zip(rows, names, pictures, strict=True)):
                 labels = page_labels(scored.scores[row], split.targets[row], threshold)
                 maps = {} if heat is None else {label.label: heat[place, label.label] for label in labels}
-                page.add(name, labels, PagePicture(webp, maps))
+                yield PagePhoto(name, labels, webp, maps)
             bar.update(len(rows))
 
 

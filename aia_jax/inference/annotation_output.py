@@ -18,17 +18,16 @@ import csv
 import errno
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
 from aia_jax.inference.thumbnails import PICTURES, Thumbnail, ThumbnailStore
-from aia_jax.report.gallery.writer import GalleryWriter, PageLabel, PagePicture
+from aia_jax.report.gallery.writer import PageLabel, PagePhoto, write_gallery_page
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import exclusive_lock, write_bytes, write_json
+from aia_jax.utils.files import atomic_path, complete_lines, exclusive_lock, write_bytes, write_json
 
 SETTINGS = "settings.json"
 ANNOTATIONS = "annotations.jsonl"
@@ -77,7 +76,8 @@ class AnnotationOutput(contextlib.ExitStack):
             write_json(folder / SETTINGS, settings)
             self._annotations = opened.enter_context((folder / ANNOTATIONS).open("a+b"))
             self._problems = opened.enter_context((folder / PROBLEMS).open("wb"))
-            self.done = _recover(self._annotations, folder / ANNOTATIONS)
+            lines = enumerate(complete_lines(self._annotations), start=1)
+            self.done = {_parse(line, folder / ANNOTATIONS, number)[0] for number, (_, line) in lines}
             self.pictures = opened.enter_context(ThumbnailStore(folder)) if pictures else None
             self.enter_context(opened.pop_all())
 
@@ -120,17 +120,17 @@ class AnnotationOutput(contextlib.ExitStack):
 
         If the name of a photo cannot be used for the keywords file, the photo is added to the problems.
         """
-        with tempfile.TemporaryDirectory(prefix=".annotations.", dir=self._folder) as temporary:
-            path = Path(temporary) / TABLE
-            with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                table = csv.writer(file)
-                table.writerow(("image", "label", "score"))
-                for name, labels in self.read():
-                    safe_name = f"./{name}" if name.startswith(_FORMULA) else name
-                    table.writerows((safe_name, label, score) for label, score in labels)
-                    self._write_keywords(name, [label for label, _ in labels])
-                    yield name, labels
-            path.replace(self._folder / TABLE)
+        with (
+            atomic_path(self._folder / TABLE) as path,
+            path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            table = csv.writer(file)
+            table.writerow(("image", "label", "score"))
+            for name, labels in self.read():
+                safe_name = f"./{name}" if name.startswith(_FORMULA) else name
+                table.writerows((safe_name, label, score) for label, score in labels)
+                self._write_keywords(name, [label for label, _ in labels])
+                yield name, labels
 
     def _write_keywords(self, name: str, keywords: list[str]) -> None:
         path = self._folder / KEYWORDS / f"{name}.json"
@@ -152,17 +152,18 @@ def write_gallery(path: Path, photos: Path, labels: Sequence[str], output: Annot
         output: the annotations. The output must store pictures.
     """
     folder = photos.resolve()
+    title, problems = folder.name or str(folder), list(output.problems())
+    page_photos = _page_photos(labels, output)
+    write_gallery_page(path, page_photos, title=title, subtitle=str(folder), labels=labels, problems=problems)
+
+
+def _page_photos(labels: Sequence[str], output: AnnotationOutput) -> Iterator[PagePhoto]:
     numbers = {label: number for number, label in enumerate(labels)}
     bar = tqdm(output.read(), desc="page", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5)
-    with GalleryWriter(
-        path, title=folder.name or str(folder), subtitle=str(folder), labels=labels, problems=list(output.problems())
-    ) as page:
-        for name, scored in bar:
-            thumbnail, picture = output.pictures.get(name), None
-            if thumbnail:
-                maps = zip(thumbnail.labels, thumbnail.maps, strict=True)
-                picture = PagePicture(thumbnail.webp, {numbers[label]: heat for label, heat in maps})
-            page.add(name, [PageLabel(numbers[label], score) for label, score in scored], picture)
+    for name, scored in bar:
+        thumbnail = output.pictures.get(name) or Thumbnail(b"")
+        maps = {numbers[label]: heat for label, heat in zip(thumbnail.labels, thumbnail.maps, strict=True)}
+        yield PagePhoto(name, [PageLabel(numbers[label], score) for label, score in scored], thumbnail.webp, maps)
 
 
 def _check_origin(folder: Path) -> None:
@@ -196,19 +197,6 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
             f"{path} describes annotations whose {', '.join(differing)} differ from these; results are never mixed: "
             "--force starts anew, --output names another place"
         )
-
-
-def _recover(file: BinaryIO, path: Path) -> set[str]:
-    """Returns the photo names in the complete lines, and removes an incomplete last line."""
-    done, end = set(), 0
-    file.seek(0)
-    for number, line in enumerate(file, start=1):
-        if not line.endswith(b"\n"):
-            break
-        done.add(_parse(line, path, number)[0])
-        end += len(line)
-    file.truncate(end)
-    return done
 
 
 def _parse(line: bytes, path: Path, number: int) -> tuple[str, Labels]:

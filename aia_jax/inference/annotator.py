@@ -70,7 +70,6 @@ class PhotoAnnotator:
     def __init__(self, annotator: TrainedAnnotator, threshold: float | np.ndarray, top: int | None = None):
         self._annotator, self._top = annotator, top
         self.labels = annotator.labels
-        self._numbers = {name: number for number, name in enumerate(self.labels)}
         self.batch_size = annotator.batch_size
         self._thresholds = np.broadcast_to(np.asarray(threshold, np.float32), len(self.labels))
 
@@ -148,18 +147,18 @@ class PhotoAnnotator:
         if not webp or maps is None:
             return Thumbnail(webp) if webp else None
         names = tuple(name for name, _ in labels[:_MAX_MAPS])
-        return Thumbnail(webp, names, maps[[self._numbers[name] for name in names]])
+        return Thumbnail(webp, names, maps[[self.labels.index(name) for name in names]])
 
     def _select(self, scores: np.ndarray) -> tuple[Labels, ...]:
         if not np.isfinite(scores).all():
             raise InputError("the model gives scores that are not finite; its weights are damaged or diverged")
-        return tuple(map(self._select_one, scores))
-
-    def _select_one(self, scores: np.ndarray) -> Labels:
-        order = np.argsort(-scores, kind="stable")
-        selected = order[scores[order] > self._thresholds[order]][: self._top]
-        # float(str(...)) is the shortest number that rounds to the same float32.
-        return tuple((self.labels[label], float(str(scores[label]))) for label in selected)
+        found = []
+        for row in scores:
+            order = np.argsort(-row, kind="stable")
+            selected = order[row[order] > self._thresholds[order]][: self._top]
+            # float(str(...)) is the shortest number that rounds to the same float32.
+            found.append(tuple((self.labels[label], float(str(row[label]))) for label in selected))
+        return tuple(found)
 
 
 def load_trained_annotator(
@@ -229,7 +228,15 @@ def _decode(image: OneImage, number: int, size: int) -> np.ndarray:
         if isinstance(image, Image.Image):
             return resize_image(image, size, upright=True)
         if isinstance(image, np.ndarray):
-            return resize_image(_from_array(image), size)
+            if (
+                image.dtype != np.uint8
+                or image.ndim not in (2, 3)
+                or image.shape[2:] not in ((), (3,))
+                or not image.size
+            ):
+                found = f"{image.dtype} {list(image.shape)}"
+                raise InputError(f"an array must be uint8 [H, W, 3] or [H, W], found {found}")
+            return resize_image(Image.fromarray(image), size)
         if not isinstance(image, str | os.PathLike):
             raise InputError(f"must be a path, a PIL image or an array, found {type(image).__name__}")
         return decode_image(Path(image).read_bytes(), size, upright=True)
@@ -237,9 +244,3 @@ def _decode(image: OneImage, number: int, size: int) -> np.ndarray:
         name = image if isinstance(image, str | os.PathLike) else f"images[{number}]"
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: {reason}") from None
-
-
-def _from_array(pixels: np.ndarray) -> Image.Image:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
-        raise InputError(f"an array must be uint8 [H, W, 3] or [H, W], found {pixels.dtype} {list(pixels.shape)}")
-    return Image.fromarray(pixels)

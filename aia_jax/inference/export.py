@@ -25,9 +25,6 @@ NUM_IMAGES = 4  # batch size for comparisons of files that accept any batch size
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
-Outputs = dict[str, jax.Array]
-
-
 class Exporter:
     """Creates the files of a model.
 
@@ -83,9 +80,21 @@ class Exporter:
         }
 
     def stablehlo(self, platforms: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
-        """Returns the content of a `jax.export` file, and facts. `max_difference` is None if it cannot run here."""
-        function = self._annotator.function(explain=self._explain)
-        content = to_stablehlo(function, self._annotator.image_size, batch=self._batch, platforms=platforms)
+        """Returns the content of a `jax.export` file for some of `PLATFORMS`, and facts about the file.
+
+        This machine may lack the platforms. `max_difference` in the facts is None if the file cannot run here.
+        """
+        size = self._annotator.image_size
+        batch = self._batch or jax.export.symbolic_shape("B")[0]
+        images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
+        function = jax.jit(self._annotator.function(explain=self._explain))
+        option = "jax_hlo_source_file_canonicalization_regex"
+        previous = getattr(jax.config, option)
+        jax.config.update(option, ".*")  # leaves paths of this machine's source files out
+        try:
+            content = bytes(jax.export.export(function, platforms=platforms)(images).serialize())
+        finally:
+            jax.config.update(option, previous)
         differences = self._compare(load_stablehlo(content)) if current_platform() in platforms else None
         return content, {**_facts(content), "platforms": platforms, "max_difference": differences}
 
@@ -126,29 +135,8 @@ class Exporter:
         return differences
 
 
-def to_stablehlo(
-    function: Callable[[jax.Array], Outputs], image_size: int, *, batch: int | None, platforms: Sequence[str]
-) -> bytes:
-    """Serialises `function`, a function of images uint8 `[B, S, S, 3]`. `load_stablehlo` restores the function.
-
-    Args:
-        image_size: side S of the images in pixels.
-        batch: batch size B; None: any number.
-        platforms: names of `PLATFORMS` to compile for. This machine may lack these platforms.
-    """
-    (size,) = jax.export.symbolic_shape("B") if batch is None else (batch,)
-    images = jax.ShapeDtypeStruct((size, image_size, image_size, 3), np.uint8)
-    option = "jax_hlo_source_file_canonicalization_regex"
-    previous = getattr(jax.config, option)
-    jax.config.update(option, ".*")  # leaves paths of this machine's source files out
-    try:
-        return bytes(jax.export.export(jax.jit(function), platforms=platforms)(images).serialize())
-    finally:
-        jax.config.update(option, previous)
-
-
-def load_stablehlo(content: bytes) -> Callable[[jax.Array], Outputs]:
-    """Restores a function that `to_stablehlo` serialised. It is compiled once for each number of images."""
+def load_stablehlo(content: bytes) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """Restores the function of a `jax.export` file. It is compiled once for each number of images."""
     return jax.jit(jax.export.deserialize(bytearray(content)).call)
 
 

@@ -15,11 +15,10 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
+from aia_jax.data.annotation.datasets import ChannelStats
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_annotator import fix_padding, load_torch
 from aia_jax.weights.torch_state import identify_state
-
-ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class OnnxAnnotator(nn.Module):

@@ -32,7 +32,7 @@ _PART_SIZE = 256  # photos whose rows are written together
 _MAX_SMALL_PARTS = 8  # small parts have at most half of `_PART_SIZE` photos
 
 Rows = dict[str, np.ndarray]
-State = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
+Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last change in nanoseconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Update:
 
 @dataclasses.dataclass
 class _Part:
-    """A folder of rows. `photos` has the name and state of each row's photo, or None if the row is out of date."""
+    """A folder of rows. `photos` has the entry of each row's photo, or None if the row is out of date."""
 
     path: Path
-    photos: list[tuple[str, State] | None]
+    photos: list[Entry | None]
     arrays: Rows
 
     @property
@@ -94,18 +94,18 @@ class PhotoIndex:
             InputError: the folder does not exist or has no photos, or `path` contains something other than an index.
         """
         names = photo_names(self._folder)
-        states = {name: state for name in names if (state := _state(self._folder / name))}
-        missing = {name: "no such file" for name in names if name not in states}
+        present = {name: entry for name in names if (entry := _entry(self._folder, name))}
+        missing = {name: "no such file" for name in names if name not in present}
         if self._path.is_dir() and not self._is_index():
             raise InputError(f"{self._path} holds other things than an index; --index names an empty or a new folder")
         self._path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self._path / "index.lock"):
             rebuilt = self._load()
-            known = dict(photo for part in self._parts for photo in part.photos if photo)
-            gone = known.keys() - states.keys()
-            fresh = [name for name, state in states.items() if known.get(name) != state]
+            known = {photo[0]: photo for part in self._parts for photo in part.photos if photo}
+            gone = known.keys() - present.keys()
+            fresh = [name for name, entry in present.items() if known.get(name) != entry]
             self._forget(gone.union(fresh))
-            problems = self._add([(name, states[name]) for name in fresh], read, compute, batch_size)
+            problems = self._add([present[name] for name in fresh], read, compute, batch_size)
             self._join_small_parts()
             self._remove_parts(keep={part.path for part in self._parts})
         changed = sum(name in known for name in fresh if name not in problems)
@@ -156,7 +156,7 @@ class PhotoIndex:
 
     def _add(
         self,
-        photos: list[tuple[str, State]],
+        photos: list[Entry],
         read: Callable[[Sequence[Path]], Iterator[Photo]],
         compute: Callable[[np.ndarray], Rows],
         batch_size: int,
@@ -164,9 +164,9 @@ class PhotoIndex:
         """Writes the rows of photos. Returns the reason for each photo that cannot be used."""
         problems: dict[str, str] = {}
         bar = tqdm(total=len(photos), desc="index", unit="img", dynamic_ncols=True, disable=not photos or None)
-        with bar, contextlib.closing(read([self._folder / name for name, _ in photos])) as decoded:
+        with bar, contextlib.closing(read([self._folder / name for name, *_ in photos])) as decoded:
             for batch in _batches(zip(photos, decoded, strict=True), _PART_SIZE):
-                problems |= {name: photo.problem for (name, _), photo in batch if photo.problem}
+                problems |= {name: photo.problem for (name, *_), photo in batch if photo.problem}
                 usable = [(entry, photo.image) for entry, photo in batch if not photo.problem]
                 if usable:
                     rows = [
@@ -176,7 +176,7 @@ class PhotoIndex:
                 bar.update(len(batch))
         return problems
 
-    def _write(self, photos: list[tuple[str, State]], rows: Rows) -> None:
+    def _write(self, photos: list[Entry], rows: Rows) -> None:
         path = self._path / f"rows-{uuid.uuid4().hex[:12]}"
         temporary = path.with_name(f".{path.name}")
         temporary.mkdir()
@@ -210,29 +210,28 @@ class PhotoIndex:
 
 def _read_part(path: Path) -> _Part:
     """Maps a part. Raises InputError or an error of the JSON reader if the part is incomplete."""
-    photos = [photo and (photo[0], (photo[1], photo[2])) for photo in json.loads((path / "photos.json").read_text())]
+    photos = [photo and (photo[0], photo[1], photo[2]) for photo in json.loads((path / "photos.json").read_text())]
     arrays = {file.stem: map_array(file) for file in sorted(path.glob("*.npy"))}
     if not arrays or any(len(array) != len(photos) for array in arrays.values()):
         raise InputError(f"{path.name} is not whole")
     return _Part(path, photos, arrays)
 
 
-def _write_photos(path: Path, photos: Sequence[tuple[str, State] | None]) -> None:
-    rows = [photo and [photo[0], *photo[1]] for photo in photos]
-    write_bytes(path / "photos.json", json.dumps(rows).encode())  # ASCII: names may not be UTF-8
+def _write_photos(path: Path, photos: Sequence[Entry | None]) -> None:
+    write_bytes(path / "photos.json", json.dumps(photos).encode())  # ASCII: names may not be UTF-8
 
 
 def _is_part(path: Path) -> bool:
     return _PART.fullmatch(path.name) is not None and path.is_dir()
 
 
-def _state(path: Path) -> State | None:
-    """Returns the state of a photo; None if the photo has been removed or is a broken link."""
+def _entry(folder: Path, name: str) -> Entry | None:
+    """Returns the entry of a photo; None if the photo has been removed or is a broken link."""
     try:
-        status = path.stat()
+        status = (folder / name).stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return name, status.st_size, status.st_mtime_ns
 
 
 def _batches(elements: Iterable[Any], size: int) -> Iterator[list[Any]]:

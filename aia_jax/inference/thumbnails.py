@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from aia_jax.utils.files import complete_lines
+
 PICTURES = "pictures.jsonl"
 
 
@@ -31,24 +33,19 @@ class Thumbnail:
     maps: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
 
 
-class ThumbnailStore:
+class ThumbnailStore(contextlib.ExitStack):
     """Context manager for the thumbnails in `folder`. Only the offset of each line is in memory.
 
     Incomplete and damaged lines are ignored, as if their photos had no thumbnail yet.
     """
 
     def __init__(self, folder: Path):
-        self._file = (folder / PICTURES).open("a+b")
+        super().__init__()
+        self._file = self.enter_context((folder / PICTURES).open("a+b"))
         self._offsets: dict[str, int] = {}
-        end = 0
-        self._file.seek(0)
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
+        for offset, line in complete_lines(self._file):
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                self._offsets[_parse(line)[0]] = end
-            end += len(line)
-        self._file.truncate(end)
+                self._offsets[_parse(line)[0]] = offset
 
     def __contains__(self, name: str) -> bool:
         return name in self._offsets
@@ -73,12 +70,6 @@ class ThumbnailStore:
         self._offsets[name] = self._file.tell()
         self._file.write((json.dumps(line) + "\n").encode())
         self._file.flush()
-
-    def __enter__(self) -> "ThumbnailStore":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def _parse(line: bytes) -> tuple[str, Thumbnail]:

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -37,6 +37,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically. Bytes of file names that are not UTF-8 become JSON escapes."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+
+
+def complete_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yields the position and content of each complete line. At the end, removes an incomplete last line."""
+    end = 0
+    file.seek(0)
+    for line in file:
+        if not line.endswith(b"\n"):
+            break
+        yield end, line
+        end += len(line)
+    file.truncate(end)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from PIL import Image
 
 from aia_jax.data.image_decoding import encode_webp
 from aia_jax.report.figures import upsample
-from aia_jax.report.gallery.writer import GalleryWriter, PageLabel, PagePicture
+from aia_jax.report.gallery.writer import PageLabel, PagePhoto, write_gallery_page
 from aia_jax.report.page_parts import content_hash
 from tests.helpers.browser import browser, emulate
 
@@ -64,10 +64,11 @@ def page(chrome, tmp_path):
 
 
 def write(path, photos, **facts):
-    with GalleryWriter(path, title="photos", labels=facts.pop("labels", LABELS), **facts) as writer:
-        for name, labels, maps in photos:
-            picture = None if maps is None else PagePicture(WEBP, maps)
-            writer.add(name, [PageLabel(*label) for label in labels], picture)
+    rows = (
+        PagePhoto(name, [PageLabel(*label) for label in labels], b"" if maps is None else WEBP, maps or {})
+        for name, labels, maps in photos
+    )
+    write_gallery_page(path, rows, title="photos", **{"labels": LABELS} | facts)
     return path
 
 

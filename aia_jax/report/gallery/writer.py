@@ -6,11 +6,10 @@ inert JSON blocks, and the script adds this text to the page as text, never as H
 """
 
 import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
-from types import TracebackType
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,76 +38,62 @@ class PageLabel(NamedTuple):
     outcome: str = ""
 
 
-class PagePicture(NamedTuple):
+class PagePhoto(NamedTuple):
     """A photo on the page.
 
     Attributes:
-        webp: bytes of a WebP file.
+        name: file name.
+        labels: labels in the order of display.
+        webp: bytes of a WebP file, or b"" if the photo has no picture.
         maps: attention maps by label index, uint8 `[h, w]` with a peak of 255.
     """
 
+    name: str
+    labels: Sequence[PageLabel]
     webp: bytes
-    maps: dict[int, np.ndarray]
+    maps: Mapping[int, np.ndarray]
 
 
-class GalleryWriter:
-    """A context manager that writes one page atomically.
+def write_gallery_page(
+    path: Path, photos: Iterable[PagePhoto], *, title: str, labels: Sequence[str], **facts: Any
+) -> None:
+    """Writes the page atomically to `path`.
 
     Args:
-        path: path of the HTML file.
-        title: title of the page.
         labels: names of all labels. `PageLabel.label` is an index in this list.
         facts: more content: `subtitle`, `problems` (pairs of an unreadable photo and the reason) and `evaluation` (see
             `aia_jax.evaluation.annotation`).
     """
-
-    def __init__(self, path: Path, *, title: str, labels: Sequence[str], **facts: Any):
-        self._path = path
-        heat = to_base64(colormaps["inferno"](np.arange(256), bytes=True)[:, :3].tobytes())  # as in `figures.overlay`
-        self._facts = {"title": title, "labels": list(labels), "scale": _SCALE, "heat": heat, **facts}
-
-    def add(self, name: str, labels: Iterable[PageLabel], picture: PagePicture | None) -> None:
-        """Appends a photo with its labels in the given order. `picture` is None if the photo has no picture."""
-        labels = list(labels)
-        entry: list[Any] = [name, [label.label for label in labels], [round(label.score * _SCALE) for label in labels]]
-        if any(label.outcome for label in labels):
-            entry.append([OUTCOMES.index(label.outcome) for label in labels])
-        self._index.write((",\n" if self._count else "").encode() + inert_json(entry).encode())
-        block = inert_json(_block(labels, picture) if picture else None)
-        self._blocks.write(f'<script type="application/json" id="b{self._count}">{block}</script>\n'.encode())
-        self._count += 1
-
-    def __enter__(self) -> "GalleryWriter":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._count = 0
-        self._index = tempfile.TemporaryFile(dir=self._path.parent)
-        self._blocks = tempfile.TemporaryFile(dir=self._path.parent)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._index, self._blocks:
-            if kind is None:
-                self._assemble()
-
-    def _assemble(self) -> None:
-        before, rest = _page(self._facts).split(_INDEX)
-        between, after = rest.split(_BLOCKS)
-        with atomic_path(self._path) as temporary, temporary.open("wb") as file:
-            for text, part in ((before, self._index), (between, self._blocks)):
-                file.write(text.encode())
-                part.seek(0)
-                shutil.copyfileobj(part, file)
-            file.write(after.encode())
+    heat = to_base64(colormaps["inferno"](np.arange(256), bytes=True)[:, :3].tobytes())  # as in `figures.overlay`
+    page = _page({"title": title, "labels": list(labels), "scale": _SCALE, "heat": heat, **facts})
+    before, rest = page.split(_INDEX)
+    between, after = rest.split(_BLOCKS)
+    with atomic_path(path) as temporary, temporary.open("wb") as file, TemporaryFile(dir=path.parent) as blocks:
+        file.write(before.encode())
+        for number, photo in enumerate(photos):
+            file.write((",\n" if number else "").encode() + inert_json(_index_entry(photo)).encode())
+            block = inert_json(_block(photo))
+            blocks.write(f'<script type="application/json" id="b{number}">{block}</script>\n'.encode())
+        file.write(between.encode())
+        blocks.seek(0)
+        shutil.copyfileobj(blocks, file)
+        file.write(after.encode())
 
 
-def _block(labels: Sequence[PageLabel], picture: PagePicture) -> dict[str, Any]:
-    """Returns a photo's block. Its `maps` have the order of `labels`, with None for a label without a map."""
-    maps = [picture.maps.get(label.label) for label in labels]
+def _index_entry(photo: PagePhoto) -> list[Any]:
+    labels, scores, outcomes = zip(*photo.labels, strict=True) if photo.labels else ((), (), ())
+    entry = [photo.name, labels, [round(score * _SCALE) for score in scores]]
+    return [*entry, [OUTCOMES.index(outcome) for outcome in outcomes]] if any(outcomes) else entry
+
+
+def _block(photo: PagePhoto) -> dict[str, Any] | None:
+    """Returns a photo's picture and maps. `maps` has the order of the labels, with None for a label without a map."""
+    if not photo.webp:
+        return None
+    maps = [photo.maps.get(label.label) for label in photo.labels]
     shape = next((list(heat.shape) for heat in maps if heat is not None), [])
     encoded = [None if heat is None else to_base64(np.ascontiguousarray(heat)) for heat in maps]
-    return {"photo": to_base64(picture.webp), "shape": shape, "maps": encoded}
+    return {"photo": to_base64(photo.webp), "shape": shape, "maps": encoded}
 
 
 def _page(facts: dict[str, Any]) -> str:
