@@ -9,7 +9,6 @@ keyword_record_SPLIT.npy, keyword_ranges_SPLIT.npy and keyword_names_SPLIT.json.
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.cli.flags import Parser
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.search.keyword_records import write_keyword_records
 from aia_jax.data.search.keywords import (
@@ -30,6 +29,7 @@ from aia_jax.data.search.keywords import (
     read_keywords,
 )
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import write_json
 from aia_jax.utils.messages import MAX_LISTED, list_problems
 
 VOCABULARY = "keyword_vocabulary.json"
@@ -54,7 +54,7 @@ def add_arguments(parser: Parser) -> None:
     words.add_argument(
         "--vocabulary", type=Path, metavar="FILE.json", help="existing vocabulary; default: built from the images"
     )
-    words.add_argument("--min_count", type=int, default=6, metavar="N", help="fewest images of a word; default: 6")
+    words.add_argument("--min_count", type=positive, default=6, metavar="N", help="fewest images of a word; default: 6")
     parser.add_argument("--force", action="store_true", help="replace existing outputs")
 
 
@@ -84,8 +84,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
     layout, folder, listed, output = arguments.layout, arguments.keywords, arguments.list, arguments.output
-    if arguments.min_count < 1:
-        raise InputError(f"--min_count must be at least 1, found {arguments.min_count}")
     if not folder.is_dir():
         raise InputError(f"--keywords {folder} {'is no folder' if folder.exists() else 'does not exist'}")
     check_output_folder(output)
@@ -157,8 +155,7 @@ def _write(split: KeywordSplit, words: Path, vocabulary: KeywordVocabulary, fold
     record, ranges, names = (folder / pattern.format(split.name) for pattern in _PATTERNS)
     encoded = map(vocabulary.encode, _read_words(words))
     found = write_keyword_records(record, ranges, zip(split.ids.tolist(), encoded, strict=True), split.num_ids)
-    lines = (f"  {json.dumps(name)}: {number}" for name, number in zip(split.names, split.ids.tolist(), strict=True))
-    names.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write_json(names, dict(zip(split.names, split.ids.tolist(), strict=True)))
     num_rows = int(found.max()) + 1
     if not num_rows:
         raise InputError(f"no keyword of {split.name} is in {vocabulary.name}; is it that of these images?")

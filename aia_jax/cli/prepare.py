@@ -53,9 +53,14 @@ def run(arguments: argparse.Namespace) -> None:
         if not found.is_complete:
             by_hand = _by_hand(dataset, found)
             raise InputError(f"{found.folder} is not complete, or not as published; see above{by_hand}")
-        print(f"complete, as published; --config.data.root={root}{_superfluous(found)}")
-        if arguments.image_size:
-            _resize(dataset, root, arguments.image_size)
+        print(f"complete, as published; --config.data.root={root}")
+        downloads = found.folder / DOWNLOADS
+        if num_bytes := sum(path.stat().st_size for path in downloads.glob("*.zip")):
+            print(f"{downloads} ({num_bytes / 1e9:,.1f} GB) is no longer needed and may be removed")
+        if size := arguments.image_size:
+            fields = {"name": dataset.name, "root": str(root), "cache_dir": "", "skip_corrupt": False, "num_workers": 0}
+            for split in SPLITS:
+                print(f"{split}: {len(load_split(ConfigDict(fields), split, size)):,} images of {size} x {size} pixels")
 
 
 def _download(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
@@ -83,16 +88,3 @@ def _by_hand(dataset: PublicDataset, found: Inspection) -> str:
     tree = list_missing_files(dataset, found)
     command = f"`aia prepare {dataset.name} --root {found.folder.parent}`"
     return f"\n{command} downloads what is missing; or put there by hand\n{tree}" if tree else ""
-
-
-def _superfluous(found: Inspection) -> str:
-    """Returns a message about downloads that may be removed; "" if there are none."""
-    downloads = found.folder / DOWNLOADS
-    num_bytes = sum(path.stat().st_size for path in downloads.glob("*.zip"))
-    return f"\n{downloads} ({num_bytes / 1e9:,.1f} GB) is no longer needed and may be removed" if num_bytes else ""
-
-
-def _resize(dataset: PublicDataset, root: Path, size: int) -> None:
-    fields = {"name": dataset.name, "root": str(root), "cache_dir": "", "skip_corrupt": False, "num_workers": 0}
-    for split in SPLITS:
-        print(f"{split}: {len(load_split(ConfigDict(fields), split, size)):,} images of {size} x {size} pixels")

@@ -159,9 +159,9 @@ class RetrievalTask(BaseTask):
     def _load_split(self, name: str) -> CaptionSplit:
         loaded = load_captions(self.config.data, name, self.vocabulary)
         expected = (self.config.model.num_regions, self.config.model.num_features)
-        if not self.config.model.backbone and loaded.rows.shape[1:] != expected:
+        if not self.config.model.backbone and loaded.images.shape[1:] != expected:
             raise InputError(
-                f"{loaded.rows.path} holds {' x '.join(map(str, loaded.rows.shape[1:]))} features an image, but "
+                f"{loaded.images.path} holds {' x '.join(map(str, loaded.images.shape[1:]))} features an image, but "
                 f"config.model.num_regions x num_features is {' x '.join(map(str, expected))}"
             )
         return loaded

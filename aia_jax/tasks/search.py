@@ -18,7 +18,7 @@ from aia_jax.data.search.queries import (
     SearchSplit,
     encode_queries,
     held_out,
-    is_known,
+    known_ids,
     label_queries,
 )
 from aia_jax.data.vocabulary import Vocabulary, pad_ids, read_vectors
@@ -164,7 +164,7 @@ class SearchTask(BaseTask):
 
     def _load_split(self, name: str) -> SearchSplit:
         images = self._load_images(name)
-        known = [row for row, text in enumerate(images.queries.texts) if is_known(text, self.vocabulary)]
+        known = [row for row, text in enumerate(images.queries.texts) if known_ids(text, self.vocabulary)]
         queries = images.queries.take(known)
         train_texts = set(self._load_images("train").queries.texts)
         trained = np.array([text in train_texts for text in queries.texts])

@@ -188,7 +188,7 @@ def test_bad_datasets_are_reported(here, capsys, document, message):
         (["--layout=clickture"], "--layout clickture needs --list, the file that lists the images"),
         (["--layout=coco", "--list=x", "--split=x"], "--layout coco takes no --split, it has train and test"),
         (["--split=a/b"], "--split a/b is part of file names; it must hold no slash"),
-        (["--min_count=0"], "--min_count must be at least 1, found 0"),
+        (["--min_count=0"], "argument --min_count: must be at least 1, not 0"),
         (["--min_count=4"], "no word is in the keywords of 4 images; give more images or a lower min_count"),
         (["--output=blocked"], "blocked/keyword_ranges_all.npy is a folder; name another --output"),
     ],

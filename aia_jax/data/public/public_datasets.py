@@ -65,21 +65,15 @@ class PublicDataset:
         return f"https://www.kaggle.com/datasets/{self.kaggle}" if self.kaggle else visual_genome
 
 
+def _file(path: str, source: str, git_blob: str = "", num_bytes: int = 0) -> RemoteFile:
+    """Returns the file `path`, which has the same name in the folder `source` of a server."""
+    return RemoteFile(path, f"{source}/{path.rpartition('/')[2]}", git_blob, num_bytes)
+
+
 def _on_kaggle(name: str, git_blobs: tuple[str, str], **facts: object) -> PublicDataset:
-    files = (f"{split}.json" for split in SPLITS)
-    annotations = tuple(
-        RemoteFile(file, f"{_AUTHORS}/{FOLDERS[name]}/{file}", git_blob)
-        for file, git_blob in zip(files, git_blobs, strict=True)
-    )
+    blobs = zip(SPLITS, git_blobs, strict=True)
+    annotations = tuple(_file(f"{split}.json", f"{_AUTHORS}/{FOLDERS[name]}", blob) for split, blob in blobs)
     return PublicDataset(name, annotations=annotations, kaggle=f"parhamsalar/{name}", **facts)
-
-
-def _ssgrl_file(name: str, git_blob: str) -> RemoteFile:
-    return RemoteFile(f"ssgrl/{name}", f"{_SSGRL}/{name}", git_blob)
-
-
-def _archive(name: str, num_bytes: int) -> RemoteFile:
-    return RemoteFile(f"downloads/{name}", f"{_VISUAL_GENOME}/{name}", num_bytes=num_bytes)
 
 
 _DATASETS = (
@@ -110,16 +104,15 @@ _DATASETS = (
         num_labels=500,
         labels_per_image=13.6,
         annotations=(
-            _ssgrl_file("train_list_500.txt", "f71ca6653a197f2ce4b50aa72c326f72ece06860"),
-            _ssgrl_file("test_list_500.txt", "fac3c14161b266634aa4952a99f3c9bc09d56e92"),
-            _ssgrl_file("vg_category_500_labels_index.json", "a67255890d03cb7dddfd389a96433f252ca209c3"),
-            RemoteFile(
-                "vg500_vocabulary.txt",
-                f"{_AUTHORS}/VG-500/vg500_vocabulary.txt",
-                "7207bd84699226c7925ff521f4e6bd5e1844b445",
-            ),
+            _file("ssgrl/train_list_500.txt", _SSGRL, "f71ca6653a197f2ce4b50aa72c326f72ece06860"),
+            _file("ssgrl/test_list_500.txt", _SSGRL, "fac3c14161b266634aa4952a99f3c9bc09d56e92"),
+            _file("ssgrl/vg_category_500_labels_index.json", _SSGRL, "a67255890d03cb7dddfd389a96433f252ca209c3"),
+            _file("vg500_vocabulary.txt", f"{_AUTHORS}/VG-500", "7207bd84699226c7925ff521f4e6bd5e1844b445"),
         ),
-        archives=(_archive("images.zip", 9_731_705_982), _archive("images2.zip", 5_471_658_058)),
+        archives=(
+            _file("downloads/images.zip", _VISUAL_GENOME, num_bytes=9_731_705_982),
+            _file("downloads/images2.zip", _VISUAL_GENOME, num_bytes=5_471_658_058),
+        ),
     ),
 )
 PUBLIC_DATASETS = {dataset.name: dataset for dataset in _DATASETS}

@@ -25,16 +25,14 @@ class CaptionSplit:
 
     Attributes:
         name: "train", "validation" or "test".
-        rows: M = I * `rows_per_image` rows, memory-mapped: features of R regions `[M, R, F]`, or uint8 `[M, S, S, 3]`.
-        rows_per_image: 1, or 5 if the file repeats an image for each of its captions.
+        images: one memory-mapped row for each image: features of R regions `[I, R, F]`, or uint8 `[I, S, S, 3]`.
         captions: C texts.
         tokens: word ids, int32 `[C, L]`, padded with 0.
         lengths: number of word ids of each caption, int32 `[C]`.
     """
 
     name: str
-    rows: MappedRows
-    rows_per_image: int
+    images: MappedRows
     captions: tuple[str, ...]
     tokens: np.ndarray
     lengths: np.ndarray
@@ -45,20 +43,13 @@ class CaptionSplit:
     @property
     def num_images(self) -> int:
         """The number of images, I."""
-        return len(self) // CAPTIONS_PER_IMAGE
-
-    @property
-    def images(self) -> MappedRows:
-        """One row for each image, `[I, ...]`."""
-        return self.rows.take(np.arange(0, self.num_images * self.rows_per_image, self.rows_per_image))
+        return len(self.images)
 
     def take(self, images: np.ndarray, name: str) -> "CaptionSplit":
         """Returns a split of the selected images and their captions. Images are not read."""
         captions = (CAPTIONS_PER_IMAGE * images[:, None] + np.arange(CAPTIONS_PER_IMAGE)).ravel()
-        rows = (self.rows_per_image * images[:, None] + np.arange(self.rows_per_image)).ravel()
         texts = tuple(self.captions[caption] for caption in captions)
-        rest = texts, self.tokens[captions], self.lengths[captions]
-        return CaptionSplit(name, self.rows.take(rows), self.rows_per_image, *rest)
+        return CaptionSplit(name, self.images.take(images), texts, self.tokens[captions], self.lengths[captions])
 
 
 def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -> CaptionSplit:
@@ -82,10 +73,8 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
             f"{path} holds {len(captions)} captions, not a multiple of {CAPTIONS_PER_IMAGE}: each image has"
             f" {CAPTIONS_PER_IMAGE} captions in sequence"
         )
-    rows = _features(folder / f"{stem}_ims.npy", len(captions))
-    rows_per_image = len(rows) * CAPTIONS_PER_IMAGE // len(captions)
-    tokens, lengths = encode_captions(captions, vocabulary, name=str(path))
-    whole = CaptionSplit(split, rows, rows_per_image, captions, tokens, lengths)
+    images = _features(folder / f"{stem}_ims.npy", len(captions))
+    whole = CaptionSplit(split, images, captions, *encode_captions(captions, vocabulary, name=str(path)))
     if split == "validation" and len(captions) > _DEV_CAPTIONS:
         return whole.take(np.arange(_DEV_CAPTIONS // CAPTIONS_PER_IMAGE), split)
     return whole
@@ -159,7 +148,7 @@ class PairBatches:
         tokens = np.pad(tokens, [(0, 0), (0, width - tokens.shape[1])])
         columns |= {"index": own.astype(np.int32), "length": split.lengths[own], "tokens": tokens}
         if self._images:
-            columns["image"] = split.rows[own // CAPTIONS_PER_IMAGE * split.rows_per_image]
+            columns["image"] = split.images[own // CAPTIONS_PER_IMAGE]
         for name, rows in self._similarity.items():
             places = index // (len(split) // rows.shape[0])
             columns[f"{name}_similarity"] = (rows[places[part]] @ rows[places].T).toarray().astype(np.float32)
@@ -180,7 +169,7 @@ def feature_photo_names(split: CaptionSplit) -> list[str]:
     Raises:
         InputError: the file is absent or malformed, or lists too few photos.
     """
-    path = split.rows.path.with_suffix(".json")
+    path = split.images.path.with_suffix(".json")
     if not path.exists():
         raise InputError(f"{path}, which names the photos of the features, does not exist; aia features writes it")
     document = read_json(path, '{"images": [...]}, the names of the photos of the features')
@@ -194,10 +183,10 @@ def feature_photo_names(split: CaptionSplit) -> list[str]:
 
 
 def _features(path: Path, num_captions: int) -> MappedRows:
-    try:
-        rows = MappedRows(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}, the image features, does not exist; aia features creates it from photos") from None
+    """Maps the features of I images, `[I, R, F]`. A file may repeat an image for each of its captions."""
+    if not path.exists():
+        raise InputError(f"{path}, the image features, does not exist; aia features creates it from photos")
+    rows = MappedRows(path)
     if len(rows.shape) != 3 or rows.dtype.kind != "f":
         raise InputError(f"{path} must be a float array [images, regions, features], found {rows.dtype} {rows.shape}")
     num_images = num_captions // CAPTIONS_PER_IMAGE
@@ -206,14 +195,14 @@ def _features(path: Path, num_captions: int) -> MappedRows:
             f"{path} holds features of {len(rows)} images, but there are {num_captions} captions beside it: "
             f"{num_images} rows are needed, one per image, or {num_captions}, one per caption"
         )
-    return rows
+    return rows.take(np.arange(0, len(rows), len(rows) // num_images))
 
 
 def _load_scenes(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -> CaptionSplit:
     part = "test" if split == "test" else "train"
     captions = scene_captions(config_data, part)
     images = load_split(config_data, part, config_data.image_size).images
-    whole = CaptionSplit(split, images, 1, captions, *encode_captions(captions, vocabulary))
+    whole = CaptionSplit(split, images, captions, *encode_captions(captions, vocabulary))
     if split == "test":
         return whole
     first = whole.num_images - validation_size(config_data.validation_fraction, whole.num_images)

@@ -12,9 +12,8 @@ import functools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -42,9 +41,8 @@ class ClickedImages:
     def __init__(self, config: ConfigDict):
         self._data = config.data
         self._folder = Path(config.data.root) / config.data.name
-
-    caveat = digest = ""  # The source of the maps is unknown.
-    keyword_quality: Mapping[str, tuple[float, float]] = MappingProxyType({})  # unknown
+        self.caveat = self.digest = ""  # The source of the maps is unknown.
+        self.keyword_quality: dict[str, tuple[float, float]] = {}  # unknown
 
     @functools.cached_property
     def keyword_names(self) -> tuple[str, ...]:
@@ -87,12 +85,9 @@ class ClickedImages:
 
 
 def _maps(path: Path) -> MappedRows:
-    try:
-        maps = MappedRows(path)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}, the maps of the images, does not exist; aia features creates it from photos"
-        ) from None
+    if not path.exists():
+        raise InputError(f"{path}, the maps of the images, does not exist; aia features creates it from photos")
+    maps = MappedRows(path)
     cells = maps.shape[1] if len(maps.shape) == 3 else 1
     if len(maps.shape) not in (3, 4) or maps.dtype.kind != "f" or math.isqrt(cells) ** 2 != cells:
         raise InputError(
@@ -107,7 +102,7 @@ def _ids(path: Path) -> np.ndarray:
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected {_IDS}, found a {type(document).__name__}")
     names = list(document)
-    return validate_ids(document.values(), lambda index: f"{path}: {names[index]!r:.80}").astype(np.int64)
+    return validate_ids(document.values(), lambda index: f"{path}: {names[index]!r:.80}")
 
 
 def _clicks(path: Path) -> Iterator[tuple[int, str]]:

@@ -32,7 +32,7 @@ class KeywordRecords:
     ranges: np.ndarray
 
     @classmethod
-    def load(cls, record_path: str | Path, ranges_path: str | Path, num_words: int) -> "KeywordRecords":
+    def load(cls, record_path: Path, ranges_path: Path, num_words: int) -> "KeywordRecords":
         """Reads both arrays, and checks the record in one pass.
 
         Args:
@@ -81,7 +81,6 @@ class KeywordRecords:
         Raises:
             InputError: an image id is out of range.
         """
-        indices = np.asarray(indices)
         outside = indices[(indices < 0) | (indices >= len(self.ranges))]
         if outside.size:
             raise InputError(f"image {outside[0]} is not among the {len(self.ranges):,} ids of {self.record.path}")
@@ -96,13 +95,10 @@ class KeywordRecords:
 def write_keyword_records(
     record_path: Path, ranges_path: Path, images: Iterable[tuple[int, np.ndarray]], num_ids: int
 ) -> np.ndarray:
-    """Writes the record and the ranges of `KeywordRecords`. Memory grows only with `num_ids`.
+    """Writes the record and the ranges of `KeywordRecords`, and returns the ranges. Memory grows only with `num_ids`.
 
     Args:
         images: pairs of an image id and the word ids of the image. Image ids must not be repeated.
-
-    Returns:
-        The ranges, int64 `[num_ids, 2]`.
     """
     ranges = np.full((num_ids, 2), -1, np.int64)
     num_rows = 0
@@ -117,11 +113,10 @@ def write_keyword_records(
     return ranges
 
 
-def _map_pairs(path: str | Path) -> MappedRows:
-    try:
-        pairs = MappedRows(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; `aia keywords` writes record and ranges") from None
+def _map_pairs(path: Path) -> MappedRows:
+    if not path.exists():
+        raise InputError(f"{path} does not exist; `aia keywords` writes record and ranges")
+    pairs = MappedRows(path)
     if pairs.dtype.kind not in "iu" or len(pairs.shape) != 2 or pairs.shape[1] != 2:
         raise InputError(f"{path} must hold integers [rows, 2], found {pairs.dtype} {list(pairs.shape)}")
     return pairs
@@ -172,9 +167,6 @@ def _plain_ranges(ranges: np.ndarray) -> np.ndarray:
 
 def _are_ranges(pairs: np.ndarray) -> bool:
     """Checks whether pairs are ranges: they cover rows 0 to n once each. A record can too, with one word per image."""
-    firsts = _plain_ranges(pairs[:1000])[:, 0]
-    if np.any((firsts[1:] == firsts[:-1]) & (firsts[1:] >= 0)):
-        return False
     pairs = _plain_ranges(pairs)
     used = pairs[(pairs != -1).any(axis=1)]
     used = used[np.argsort(used[:, 0])]

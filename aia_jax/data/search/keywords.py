@@ -20,8 +20,6 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import list_files, read_json, read_text, write_json
 from aia_jax.utils.messages import list_problems
 
-COCO_SPLITS = ("train", "test")  # the splits that have keywords
-
 _COCO_FIELDS = ("images", "split", "filename", "imgid")
 _COCO = '{"images": [{"split": "train", "filename": "a.jpg", "imgid": 0}, ...]}'
 _TAGGING = '{"tagging": {"keywords": ["a word or more", ...]}}'
@@ -168,12 +166,10 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
     images = _coco_images(dataset)
     ids = validate_ids((image["imgid"] for image in images), lambda index: f"{dataset}: images[{index}].imgid")
     splits = []
-    for name in COCO_SPLITS:
+    for name in ("train", "test"):  # the splits that have keywords
         rows = [row for row, image in enumerate(images) if image["split"] == name]
         if not rows:
-            raise InputError(
-                f"{dataset} has no image of split {name!r}; expected images of {' and '.join(COCO_SPLITS)}"
-            )
+            raise InputError(f"{dataset} has no image of split {name!r}; expected images of train and test")
         names = tuple(PurePosixPath(images[row]["filename"]).stem for row in rows)
         if len(set(names)) < len(names):
             twice = Counter(names).most_common(1)[0][0]

@@ -74,7 +74,8 @@ def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries
 
 def held_out(texts: Sequence[str], fraction: float) -> np.ndarray:
     """Selects queries to exclude from training, bool `[Q]`: a fraction of those with several words, by a hash."""
-    return np.array([" " in text and _hash(text) < fraction for text in texts], bool)
+    hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48 for text in texts)
+    return np.array([" " in text and value < fraction for text, value in zip(texts, hashes, strict=True)], bool)
 
 
 def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +84,7 @@ def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.nda
     Raises:
         InputError: a query has no known word.
     """
-    rows = [_known_ids(text, vocabulary) for text in texts]
+    rows = [known_ids(text, vocabulary) for text in texts]
     if unknown := [text for text, row in zip(texts, rows, strict=True) if not row]:
         listed = ", ".join(repr(text) for text in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise InputError(
@@ -92,9 +93,10 @@ def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.nda
     return pad_ids(rows)
 
 
-def is_known(text: str, vocabulary: Vocabulary) -> bool:
-    """Checks whether at least one word of a query is in the vocabulary."""
-    return bool(_known_ids(text, vocabulary))
+def known_ids(text: str, vocabulary: Vocabulary) -> list[int]:
+    """Returns the ids of the words of a query that are in the vocabulary, in order."""
+    special = {vocabulary.ids[word] for word in SPECIAL_WORDS}
+    return [number for number in vocabulary.encode(text) if number not in special]
 
 
 def unknown_words(text: str, vocabulary: Vocabulary) -> list[str]:
@@ -211,13 +213,3 @@ class ClickBatches:
         keys = np.where(irrelevant, rng.random(irrelevant.shape), np.inf)
         last = np.partition(keys, self._negatives - 1, axis=1)[:, self._negatives - 1 : self._negatives]
         return irrelevant & (keys <= last)
-
-
-def _known_ids(text: str, vocabulary: Vocabulary) -> list[int]:
-    special = {vocabulary.ids[word] for word in SPECIAL_WORDS}
-    return [number for number in vocabulary.encode(text) if number not in special]
-
-
-def _hash(text: str) -> float:
-    """Returns a hash of the text as a number in [0, 1)."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48

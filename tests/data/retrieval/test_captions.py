@@ -38,11 +38,11 @@ def load(data, split="train"):
 
 def test_a_split_has_five_captions_an_image(data):
     split = load(data)
-    assert (len(split), split.num_images, split.rows_per_image) == (30, IMAGES, 1)
+    assert (len(split), split.num_images) == (30, IMAGES)
     assert split.captions == tuple(TEXTS)
     assert split.tokens.shape == (30, split.lengths.max())
     np.testing.assert_array_equal((split.tokens > 0).sum(1), split.lengths)
-    np.testing.assert_array_equal(split.images[:], np.load(split.rows.path))
+    np.testing.assert_array_equal(split.images[:], np.load(split.images.path))
 
 
 def test_features_may_be_repeated_for_each_caption(data, tmp_path):
@@ -50,7 +50,6 @@ def test_features_may_be_repeated_for_each_caption(data, tmp_path):
     once = np.load(path)
     np.save(path, np.repeat(once, 5, axis=0))
     split = load(data)
-    assert split.rows_per_image == 5
     np.testing.assert_array_equal(split.images[:], once)
     batch = PairBatches(split, (8, 16))({"index": np.arange(30)}, slice(None))
     np.testing.assert_array_equal(batch["image"], once[batch["index"] // 5])
