@@ -8,47 +8,36 @@ training flips pictures both ways.
 from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from aia_jax.data.scenes.painting import Object, paint
 
-# Frequency of each word, in per cent of the objects (backgrounds: of the pictures). The distributions are long-tailed;
-# the rarest words are easy to see, so that a few dozen examples suffice to learn them.
-SHAPES = {"circle": 32.0, "ring": 26.0, "star": 20.0, "hourglass": 14.0, "cross": 8.0}
-COLORS = {
-    "red": 28.9,
-    "blue": 22.0,
-    "yellow": 16.0,
-    "green": 12.0,
-    "white": 8.5,
-    "purple": 6.0,
-    "orange": 4.3,
-    "pink": 2.4,
+_RGB_AND_FREQUENCY = {
+    "red": ((214, 30, 36), 28.9),
+    "blue": ((30, 72, 226), 22.0),
+    "yellow": ((250, 222, 36), 16.0),
+    "green": ((26, 178, 70), 12.0),
+    "white": ((246, 246, 242), 8.5),
+    "purple": ((122, 40, 176), 6.0),
+    "orange": ((248, 128, 16), 4.3),
+    "pink": ((252, 132, 196), 2.4),
 }
+# Frequency of each word, in per cent of the objects (backgrounds: of the pictures). The distributions have a long tail.
+# The rarest words are easy to see, so that a few dozen examples suffice to learn them.
+SHAPES = {"circle": 32.0, "ring": 26.0, "star": 20.0, "hourglass": 14.0, "cross": 8.0}
+COLORS = {color: frequency for color, (_, frequency) in _RGB_AND_FREQUENCY.items()}
 TEXTURES = {"solid": 34.0, "striped": 28.0, "dotted": 20.0, "checkered": 18.0}
 BACKGROUNDS = {"grass": 32.0, "sand": 24.0, "sea": 18.0, "brick": 13.0, "night": 8.0, "marble": 5.0}
 
 LABELS: tuple[str, ...] = (*SHAPES, *COLORS, *(name for name in TEXTURES if name != "solid"), *BACKGROUNDS)
 
-_RGB = {
-    "red": (214, 30, 36),
-    "blue": (30, 72, 226),
-    "yellow": (250, 222, 36),
-    "green": (26, 178, 70),
-    "white": (246, 246, 242),
-    "purple": (122, 40, 176),
-    "orange": (248, 128, 16),
-    "pink": (252, 132, 196),
-}
 _COUNTS = {1: 45.0, 2: 40.0, 3: 15.0}
 _DIAMETERS = (0.36, 0.52)
 # The smallest diameter with a texture: on smaller or thinner objects it could not be recognised at 96 pixels.
 _TEXTURED_FROM = {"circle": 0.0, "hourglass": 0.38, "star": 0.44, "cross": 0.40}
 _SMALL, _LARGE = 0.40, 0.47
-
-Word = TypeVar("Word")
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,8 @@ def draw(seed: int, index: int, size: int) -> Scene:
     return Scene(paint(rng, background, objects, size), labels, captions)
 
 
-def _pick(rng: np.random.Generator, frequencies: dict[Word, float]) -> Word:
+def _pick(rng: np.random.Generator, frequencies: dict[Any, float]) -> Any:
+    """Samples a key of `frequencies`."""
     cumulative = list(accumulate(frequencies.values()))
     return list(frequencies)[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
 
@@ -94,7 +84,7 @@ def _make_object(rng: np.random.Generator, diameter: float, center: tuple[float,
     shape, color, texture = _pick(rng, SHAPES), _pick(rng, COLORS), _pick(rng, TEXTURES)
     if diameter < _TEXTURED_FROM.get(shape, 1.0):
         texture = "solid"
-    rgb = np.array(_RGB[color]) * rng.uniform(0.9, 1.05) + rng.uniform(-8, 8, 3)
+    rgb = np.array(_RGB_AND_FREQUENCY[color][0]) * rng.uniform(0.9, 1.05) + rng.uniform(-8, 8, 3)
     return Object(shape, color, texture, diameter, center, rng.uniform(-0.3, 0.3), rgb.astype(np.float32))
 
 
@@ -111,7 +101,7 @@ _OPENINGS = ("", "a picture of ", "a drawing of ", "here we see ", "this is an i
 
 
 def _write_captions(rng: np.random.Generator, objects: list[Object], background: str) -> tuple[str, ...]:
-    """Five captions: all objects, their number, the place first, the largest object, the colors."""
+    """Writes five captions: all objects, their number, the place first, the largest object, the colors."""
     opening, *places = rng.integers(0, (len(_OPENINGS), 3, 3, 3, 3, 3)).tolist()
     everywhere = [_PLACES[background][place] for place in places]
     colors = _and(list(dict.fromkeys(item.color for item in objects)))
@@ -126,7 +116,7 @@ def _write_captions(rng: np.random.Generator, objects: list[Object], background:
 
 
 def _compare_sizes(objects: list[Object]) -> str:
-    """The largest object and then the others, or a list if sizes are similar."""
+    """Returns a phrase with the largest object and then the others, or a list if the sizes are similar."""
     first, *others = sorted(objects, key=lambda item: -item.diameter)
     if not others:
         return f"only {_list(objects, 'size', 'color', 'texture', 'shape')}"
@@ -137,13 +127,13 @@ def _compare_sizes(objects: list[Object]) -> str:
 
 
 def _list(objects: list[Object], *attributes: str) -> str:
-    """A phrase for the objects, with equal ones counted: 'a red star and two blue rings'."""
+    """Returns a phrase for the objects, and counts equal objects: 'a red star and two blue rings'."""
     words = [" ".join(filter(None, (_word(item, name) for name in attributes))) for item in objects]
     return _and([_count(phrase, number) for phrase, number in Counter(words).items()])
 
 
 def _word(item: Object, attribute: str) -> str:
-    """The word for an attribute; none for a solid texture or a medium size."""
+    """Returns the word for an attribute; "" for a solid texture or a medium size."""
     if attribute == "size":
         return "small" if item.diameter < _SMALL else "large" if item.diameter > _LARGE else ""
     word = getattr(item, attribute)

@@ -1,6 +1,6 @@
 """Paints scenes: outlines, textures and backgrounds, in units of the side of the picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,16 +26,16 @@ class Object:
 
 
 def paint(rng: np.random.Generator, background: str, objects: Sequence[Object], size: int) -> np.ndarray:
-    """Paints the background, the objects, then light and grain over all: uint8 `[size, size, 3]`."""
+    """Paints the background, then the objects, then light and grain over both: uint8 `[size, size, 3]`."""
     canvas = _BACKGROUNDS[background](rng, size)
     for item in objects:
         _paint_object(canvas, item)
     return _light(rng, canvas)
 
 
-def _polar(radii: Sequence[float], start: float = -np.pi / 2) -> np.ndarray:
-    """Corners `[N, 2]` at evenly spaced angles, the first one at the top."""
-    angles = start + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+def _polar(radii: Sequence[float]) -> np.ndarray:
+    """Returns corners `[N, 2]` at evenly spaced angles. The first corner is at the top."""
+    angles = -np.pi / 2 + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii)[:, None]
 
 
@@ -73,7 +73,7 @@ def _paint_object(canvas: np.ndarray, item: Object) -> None:
 
 
 def _coverage(outlines: list[np.ndarray], shape: tuple[int, ...], line: int, width: int) -> np.ndarray:
-    """The fraction of each pixel inside the outlines, 0..1 `[H, W, 1]`, with their lines (255) or without (0)."""
+    """Returns the fraction of each pixel inside the outlines, 0..1 `[H, W, 1]`, with (255) or without (0) the lines."""
     image = Image.new("L", (shape[1] * _SUPERSAMPLING, shape[0] * _SUPERSAMPLING))
     pen = ImageDraw.Draw(image)
     for outline, fill in zip(outlines, (255, 0), strict=False):
@@ -84,7 +84,7 @@ def _coverage(outlines: list[np.ndarray], shape: tuple[int, ...], line: int, wid
 
 
 def _dark(texture: str, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
-    """The darkness of a texture, 0..1 `[H, W]`, at points in the axes of the object. Edges are one pixel wide."""
+    """Returns the darkness of a texture, 0..1 `[H, W]`, at points in the axes of the object. Edges take one pixel."""
     if texture == "striped":
         dark = np.sin(2 * np.pi / 0.086 * x) * (0.086 * size / 6)
     elif texture == "checkered":
@@ -95,7 +95,7 @@ def _dark(texture: str, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, size: int, rows: int, columns: int) -> np.ndarray:
-    """Smooth noise `[size, size, 1]` of about unit variance, sampled on a lattice that does not depend on `size`."""
+    """Samples smooth noise `[size, size, 1]` of about unit variance on a lattice that does not depend on `size`."""
     lattice = Image.fromarray(rng.standard_normal((rows, columns), np.float32))
     return np.asarray(lattice.resize((size, size), Image.Resampling.BICUBIC))[..., None]
 
@@ -147,14 +147,7 @@ def _marble(rng: np.random.Generator, size: int) -> np.ndarray:
     return _mix((158, 160, 164), (84, 86, 92), veins + 0.12 * _noise(rng, size, 8, 8))
 
 
-_BACKGROUNDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "grass": _grass,
-    "sand": _sand,
-    "sea": _sea,
-    "brick": _brick,
-    "night": _night,
-    "marble": _marble,
-}
+_BACKGROUNDS = {"grass": _grass, "sand": _sand, "sea": _sea, "brick": _brick, "night": _night, "marble": _marble}
 
 
 def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
