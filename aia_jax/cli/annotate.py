@@ -9,8 +9,6 @@ call: photos that have labels in DIR are not read again.
 
 import argparse
 import contextlib
-import itertools
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -21,20 +19,18 @@ from tqdm import tqdm
 import aia_jax
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import Parser, positive
-from aia_jax.cli.model_flags import add_model_arguments, add_photo_arguments, check_model_arguments
+from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, check_model_arguments, positive
 from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.inference.annotation_output import PROBLEMS, AnnotationOutput, write_gallery
 from aia_jax.inference.annotator import PhotoAnnotator
 from aia_jax.training.preemption import stop_on_signals
 from aia_jax.utils.errors import InputError, Interrupted
-from aia_jax.utils.messages import format_count, printable
+from aia_jax.utils.messages import format_count, list_problems, printable
 
 _BYTES_PER_PHOTO = 5000  # estimate: a disk block for the keywords file, and a line
 _BYTES_PER_PICTURE = 100_000  # estimate: a base64 thumbnail of a photo, in the store, in the page and in a copy of it
 _PICTURE_SIDE = 448  # pixels; a page of 5,000 natural photos of 448 x 448 has 168 MB and opens immediately
-_LISTED = 5  # maximum number of unreadable photos to list
 PAGE = "gallery.html"
 
 
@@ -69,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.workdir or arguments.weights,
         arguments.config,
         labels=arguments.labels,
-        threshold=arguments.thresholds if arguments.threshold is None else arguments.threshold,
+        threshold=arguments.threshold,
         top=arguments.top,
         batch_size=arguments.batch_size,
     )
@@ -98,13 +94,13 @@ def _annotate(
     annotator: PhotoAnnotator, arguments: argparse.Namespace, names: Sequence[str], written: AnnotationOutput, done: int
 ) -> None:
     remaining = iter(names)
-    paths = [os.path.join(arguments.images, name) for name in names]
+    paths = [arguments.images / name for name in names]
     bar = tqdm(desc="annotate", total=done + len(names), initial=done, unit="img", dynamic_ncols=True, mininterval=0.5)
     side = _PICTURE_SIDE if arguments.html else 0
     annotated = annotator.annotate(paths, arguments.num_workers, picture_side=side)
     with stop_on_signals() as request, bar, contextlib.closing(annotated) as batches:
         for batch in batches:
-            found = list(zip(itertools.islice(remaining, len(batch)), batch, strict=True))
+            found = [(name, photo) for photo, name in zip(batch, remaining, strict=False)]
             read = [(name, photo) for name, photo in found if not isinstance(photo, str)]
             written.add(
                 [(name, photo.labels) for name, photo in read if name not in written.done],
@@ -119,22 +115,16 @@ def _annotate(
 
 def _derive(written: AnnotationOutput) -> None:
     """Writes the table and the keywords, and prints counts and problems of all photos."""
-    num_photos = num_labels = num_empty = 0
-    for _, labels in tqdm(written.derive(), desc="write", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5):
-        num_photos += 1
-        num_labels += len(labels)
-        num_empty += not labels
-    problems = written.problems()
-    lines = [f"\n  {printable(name)}: {problem}" for name, problem in itertools.islice(problems, _LISTED)]
-    num_problems = len(lines) + sum(1 for _ in problems)
-    if num_problems > _LISTED:
-        lines.append(f"\n  and {num_problems - _LISTED:,} more")
-    if not num_photos:
-        raise InputError(f"none of the {num_problems:,} photos can be read:{''.join(lines)}")
-    if lines:
-        print(f"{format_count(num_problems, 'photo')} with problems, see {PROBLEMS}:{''.join(lines)}", file=sys.stderr)
-    mean = num_labels / num_photos
-    print(f"{format_count(num_photos, 'photo')} annotated, {mean:.2f} labels a photo, {num_empty:,} without any")
+    photos = tqdm(written.derive(), desc="write", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5)
+    counts = [len(labels) for _, labels in photos]
+    problems = [f"{printable(name)}: {problem}" for name, problem in written.problems()]
+    if not counts:
+        raise InputError(f"none of the {len(problems):,} photos can be read:{list_problems(problems, 5)}")
+    if problems:
+        number = format_count(len(problems), "photo")
+        print(f"{number} with problems, see {PROBLEMS}:{list_problems(problems, 5)}", file=sys.stderr)
+    mean, num_empty = sum(counts) / len(counts), counts.count(0)
+    print(f"{format_count(len(counts), 'photo')} annotated, {mean:.2f} labels a photo, {num_empty:,} without any")
 
 
 def _same_command(arguments: argparse.Namespace) -> str:

@@ -10,7 +10,6 @@ frameworks and compares every stage.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -22,14 +21,13 @@ from aia_jax.tasks import make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.checkpoint_recovery import saved_steps
-from aia_jax.training.model_arrays import Arrays, abstract_weights, replace_arrays, select_weights
+from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.runs import run_arrays, write_record
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
 from aia_jax.weights import name_map, sgraf_options
 from aia_jax.weights.load import check_model, model_shapes, read_torch_state
 from aia_jax.weights.torch_files import write_torch_file
-from aia_jax.weights.torch_state import TorchStateDict
 
 
 def add_arguments(parser: Parser) -> None:
@@ -103,8 +101,12 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
     shapes = model_shapes(task.build_model, backbone_only=backbone_only)
     check_model(torch_state, config, shapes, str(source))
     arrays = name_map.from_torch(torch_state, shapes, str(source))
-    weights = replace_arrays(_abstract(task, backbone_only), arrays)
-    trees = sharding.put_replicated(weights, sharding.data_mesh())
+    abstract = select_weights(abstract_weights(task.build_model, sharding.data_mesh())[1], "raw")
+    if backbone_only:
+        abstract = {
+            name: {"backbone": tree["backbone"]} if "backbone" in tree else {} for name, tree in abstract.items()
+        }
+    trees = sharding.put_replicated(replace_arrays(abstract, arrays), sharding.data_mesh())
     raw = {name: trees[name] for name in ("params", "stats")}
     info = {
         "epoch": 0,
@@ -117,7 +119,11 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
         checkpointer.save(0, {"weights": {"raw": raw, "ema": raw, "constants": trees["constants"]}}, info)
     write_record(output, config)
     if jax.process_index() == 0:
-        print(_summary(torch_state, source, output, len(arrays), backbone_only), flush=True)
+        print(f"{source} holds {torch_state.describe()}; {len(arrays)} arrays written to {output}")
+        if backbone_only and torch_state.head:
+            print(f"its classifier was dropped: {torch_state.list_head()}")
+        if backbone_only:
+            print(f"train from it with --config.init_backbone={output}", flush=True)
 
 
 def check_output(output: Path) -> None:
@@ -126,7 +132,7 @@ def check_output(output: Path) -> None:
         raise InputError(f"{output} holds checkpoints already; give another --output")
 
 
-def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_only: bool) -> None:
+def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_only: bool = False) -> None:
     """Writes the best epoch of a run as a PyTorch or safetensors file.
 
     Arrays of annotators and backbones get the names of timm >= 0.9. A retrieval model is written as a checkpoint with
@@ -164,18 +170,3 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
     state = name_map.to_torch(jax.device_get(arrays), system=system, family=family)
     write_torch_file(output, state, beside=beside)
     print(f"{output}: {len(state)} arrays in {names}; it holds: {system}", flush=True)
-
-
-def _abstract(task: Any, backbone_only: bool) -> Arrays:
-    weights = select_weights(abstract_weights(task.build_model, sharding.data_mesh())[1], "raw")
-    if not backbone_only:
-        return weights
-    return {name: {"backbone": tree["backbone"]} if "backbone" in tree else {} for name, tree in weights.items()}
-
-
-def _summary(torch_state: TorchStateDict, source: Path, output: Path, num_arrays: int, backbone_only: bool) -> str:
-    lines = [f"{source} holds {torch_state.describe()}; {num_arrays} arrays written to {output}"]
-    if backbone_only:
-        lines += [f"its classifier was dropped: {torch_state.list_head()}"] if torch_state.head else []
-        lines += [f"train from it with --config.init_backbone={output}"]
-    return "\n".join(lines)

@@ -9,7 +9,6 @@ https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The values
 import argparse
 import os
 import threading
-from collections.abc import MutableMapping
 
 import jax
 
@@ -27,7 +26,6 @@ PRESETS: dict[str, dict[str, str]] = {
     # Every run gives the same bits, but is slower: no atomics, and no kernels that are chosen by timing.
     "deterministic": {"xla_gpu_deterministic_ops": "true"},
 }
-_JOIN_SECONDS = 300
 
 
 def add_device_arguments(parser: Parser) -> None:
@@ -62,17 +60,17 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def apply_preset(name: str | None, environment: MutableMapping[str, str] = os.environ) -> None:
+def apply_preset(name: str | None) -> None:
     """Puts the flags of a preset in front of `XLA_FLAGS`, whose flags have precedence, and prints the result."""
     if name is None:
         return
     ours = [f"--{flag}={value}" for flag, value in PRESETS[name].items()]
-    environment["XLA_FLAGS"] = " ".join([*ours, *environment.get("XLA_FLAGS", "").split()])
-    print(f"XLA_FLAGS={environment['XLA_FLAGS']!r}", flush=True)
+    os.environ["XLA_FLAGS"] = " ".join([*ours, *os.environ.get("XLA_FLAGS", "").split()])
+    print(f"XLA_FLAGS={os.environ['XLA_FLAGS']!r}", flush=True)
 
 
 def join_hosts(
-    distributed: str | None, num_processes: int | None, process_id: int | None, *, timeout_s: int = _JOIN_SECONDS
+    distributed: str | None, num_processes: int | None, process_id: int | None, *, timeout_s: int = 300
 ) -> None:
     """Connects this process to the other processes of a run, if there are any.
 
@@ -86,11 +84,9 @@ def join_hosts(
     Raises:
         InputError: the flags contradict each other, or no known cluster was found.
     """
-    if distributed is None:
-        if num_processes is not None or process_id is not None:
-            raise InputError("--num_processes and --process_id need --distributed=HOST:PORT, the address of process 0")
-        return
     _check(distributed, num_processes, process_id)
+    if distributed is None:
+        return
     # The training loop handles SIGTERM, and would not get the signal if this service handled it.
     jax.config.update("jax_enable_preemption_service", False)
     where = "the other processes" if distributed == "auto" or process_id == 0 else f"process 0 at {distributed}"
@@ -112,11 +108,13 @@ def join_hosts(
         watch.cancel()
 
 
-def _check(distributed: str, num_processes: int | None, process_id: int | None) -> None:
-    if distributed == "auto":
-        if num_processes is not None or process_id is not None:
-            raise InputError("--distributed=auto finds --num_processes and --process_id itself; leave them out")
-        return
+def _check(distributed: str | None, num_processes: int | None, process_id: int | None) -> None:
+    if distributed in (None, "auto"):
+        if num_processes is None and process_id is None:
+            return
+        if distributed is None:
+            raise InputError("--num_processes and --process_id need --distributed=HOST:PORT, the address of process 0")
+        raise InputError("--distributed=auto finds --num_processes and --process_id itself; leave them out")
     host, _, port = distributed.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise InputError(f"--distributed={distributed}: neither auto nor HOST:PORT, such as 10.0.0.1:1234")

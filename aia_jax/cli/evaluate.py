@@ -12,7 +12,6 @@ or float32 overrides both.
 """
 
 import argparse
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--weights FILE needs --output, a folder for the results")
     set_up_devices(arguments)
     _choose_dtype(arguments, [workdir] if workdir else [Path(source) for source in weights])
-    with hint_trained_root(workdir, arguments.config) if workdir else contextlib.nullcontext():
+    with hint_trained_root(workdir, arguments.config):
         output = arguments.output or folder / "evaluation"
         options = {"split": arguments.split, "thresholds": arguments.thresholds, "html": arguments.html}
         evaluate(arguments.config, workdir, output, weights=weights, **options)

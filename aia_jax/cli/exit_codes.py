@@ -16,11 +16,9 @@ from aia_jax.cli.flags import Parser
 from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
 
-EXIT_INPUT, EXIT_NON_FINITE = 2, 3
-
 
 def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None) -> int:
-    """Parses a command line, reads its config and runs a command.
+    """Parses a command line, reads its config and runs a command. Prints an expected error in one line.
 
     Args:
         run: function of the parsed arguments, whose `config` is a ConfigDict. It may return an exit code.
@@ -29,35 +27,25 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
     Returns:
         The exit code.
     """
-
-    def command() -> int | None:
+    has_config = False
+    try:
         arguments = parser.parse(sys.argv[1:] if argv is None else argv)
         has_config = getattr(arguments, "config", None) is not None
-        try:
-            if has_config:
-                arguments.config = read_config(arguments.config, arguments.overrides)
-            code = run(arguments)
-            sys.stdout.flush()
-            return code
-        except BrokenPipeError:  # the reader of the output, such as `head`, has stopped
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if has_config:  # work such as training is not complete
-                raise
-            return 0
-
-    return run_with_exit_code(command)
-
-
-def run_with_exit_code(command: Callable[[], int | None]) -> int:
-    """Calls `command` and returns the exit code. Prints an expected error in one line."""
-    try:
-        return command() or 0
+        if has_config:
+            arguments.config = read_config(arguments.config, arguments.overrides)
+        code = run(arguments)
+        sys.stdout.flush()
+        return code or 0
     except InputError as error:
         return fail(str(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of the output, such as `head`, has stopped
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not has_config:  # no work such as training is incomplete
+                return 0
         return fail(f"{error.filename or 'the system'}: {error.strerror or error}")
     except NonFiniteLossError as error:
-        return fail(str(error), EXIT_NON_FINITE)
+        return fail(str(error), 3)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         return 128 + interruption.signum
@@ -65,7 +53,7 @@ def run_with_exit_code(command: Callable[[], int | None]) -> int:
         return fail("interrupted", 130)
 
 
-def fail(message: str, code: int = EXIT_INPUT) -> int:
+def fail(message: str, code: int = 2) -> int:
     """Prints an error and returns the exit code `code`."""
     print(f"error: {message}", file=sys.stderr)
     return code

@@ -15,13 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from aia_jax.cli.devices import enable_compilation_cache
-from aia_jax.cli.flags import Parser, positive
-from aia_jax.cli.model_flags import add_model_arguments, check_model_arguments
+from aia_jax.cli.flags import Parser, add_model_arguments, check_model_arguments, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.inference.annotator import load_trained_annotator, read_thresholds
 from aia_jax.inference.export import NUM_IMAGES, PLATFORMS, Exporter, import_onnx
 from aia_jax.models.backbones import DTYPES
-from aia_jax.training.runs import read_run_config
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from aia_jax.utils.messages import format_count, printable
@@ -69,7 +67,10 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: the model, thresholds or output cannot be used, a package is missing, or the scores of a file differ
             from those of the model.
     """
-    _check(arguments)
+    check_model_arguments(arguments)
+    if arguments.format != "stablehlo" and arguments.dtype != "float32":
+        raise InputError(f"ONNX is written in float32; leave out --dtype {arguments.dtype}, or --format stablehlo")
+    check_output_folder(arguments.output, (*_FILES.values(), _FACTS), force=arguments.force)
     formats = tuple(_FILES) if arguments.format == "both" else (arguments.format,)
     if "onnx" in formats:
         import_onnx()  # reports a missing package before the export
@@ -77,8 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     source, batch, output = arguments.workdir or arguments.weights, arguments.batch, arguments.output
     options = {"labels": arguments.labels, "batch_size": batch or NUM_IMAGES, "dtype": arguments.dtype}
     annotator = load_trained_annotator(source, arguments.config, **options, fold=False)
-    given = arguments.thresholds if arguments.threshold is None else arguments.threshold
-    thresholds = np.broadcast_to(read_thresholds(given, source, annotator), len(annotator.labels))
+    thresholds = np.broadcast_to(read_thresholds(arguments.threshold, source, annotator), len(annotator.labels))
     exporter = Exporter(annotator, batch=batch, explain=arguments.attention)
     files = {}
     with staged_output(output, len(formats) * exporter.num_bytes) as folder:
@@ -102,17 +102,6 @@ def _summary(facts: dict[str, Any]) -> str:
         return f"{size}, not run: this machine has none of {', '.join(facts['platforms'])}"
     listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
     return f"{size}; largest difference from the model: {listed}"
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    check_model_arguments(arguments)
-    task = (arguments.config or (read_run_config(arguments.workdir) if arguments.workdir.is_dir() else {})).get("task")
-    if task not in (None, "annotation"):
-        source = arguments.workdir or "--config"
-        raise InputError(f"{source} has config.task={task!r}; only annotators are exported, config.task='annotation'")
-    if arguments.format != "stablehlo" and arguments.dtype != "float32":
-        raise InputError(f"ONNX is written in float32; leave out --dtype {arguments.dtype}, or --format stablehlo")
-    check_output_folder(arguments.output, (*_FILES.values(), _FACTS), force=arguments.force)
 
 
 def _batch(text: str) -> int | None:

@@ -1,13 +1,16 @@
-"""The parser of all commands, and types of flags."""
+"""The parser of all commands, types of flags, and flags that several commands share."""
 
 import argparse
 import difflib
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from aia_jax.utils.errors import InputError
+
+_SWITCH_VALUES = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InputError: a flag is unknown or missing, or a value does not fit the flag.
         """
-        plain, overrides = _split_overrides(argv) if self._knows("--config") else (list(argv), [])
+        plain, overrides = _split_overrides(argv) if "--config" in self._option_string_actions else (list(argv), [])
         if not {"-h", "--help"} & set(plain) and (problem := self._unknown_flags(plain)):
             self.error(problem)
         arguments, others = self.parse_known_args([self._without_value(argument) for argument in plain])
@@ -62,17 +65,14 @@ class Parser(argparse.ArgumentParser):
 
     def _without_value(self, argument: str) -> str:
         """Returns `--name` for `--name=true` and `--noname` for `--name=false`, if `--name` is a switch."""
-        flag, equals, text = argument.partition("=")
-        switches = [action.dest for action in self._actions if isinstance(action, Switch)]
-        if not equals or flag.removeprefix("--") not in switches or text.lower() not in ("true", "false", "1", "0"):
+        flag, _, text = argument.partition("=")
+        action = self._option_string_actions.get(flag)
+        if not isinstance(action, Switch) or flag != f"--{action.dest}" or text.lower() not in _SWITCH_VALUES:
             return argument
-        return flag if text.lower() in ("true", "1") else flag.replace("--", "--no", 1)
-
-    def _knows(self, flag: str) -> bool:
-        return any(flag in action.option_strings for action in self._actions)
+        return flag if _SWITCH_VALUES[text.lower()] else f"--no{action.dest}"
 
     def _unknown_flags(self, argv: Sequence[str]) -> str:
-        known = [option for action in self._actions for option in action.option_strings]
+        known = self._option_string_actions
         given = (argument.split("=")[0] for argument in itertools.takewhile(lambda argument: argument != "--", argv))
         problems = []
         for flag in given:
@@ -116,6 +116,42 @@ def at_least(least: int | float) -> Callable[[str], Any]:
 
 
 positive, not_negative = at_least(1), at_least(0)
+
+
+def add_model_arguments(parser: Parser) -> None:
+    """Adds the flags for an annotator and its thresholds."""
+    group = parser.add_argument_group("model")
+    model = group.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="folder of an annotation run; its best epoch is used"
+    )
+    model.add_argument("--weights", metavar="FILE", help="PyTorch or safetensors file; needs --config")
+    group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")
+    labels = "labels of --weights, one per line or JSON with `labels`; default: the labels of the config's data"
+    group.add_argument("--labels", type=Path, metavar="FILE", help=labels)
+    limits = group.add_mutually_exclusive_group()
+    limits.add_argument("--threshold", type=float, metavar="T", help="a label is chosen if its score is above T")
+    thresholds = "a threshold for each label; default: thresholds.json of the workdir, else config.eval.threshold"
+    limits.add_argument("--thresholds", dest="threshold", type=Path, metavar="FILE.json", help=thresholds)
+
+
+def check_model_arguments(arguments: argparse.Namespace) -> None:
+    """Raises InputError if flags of `add_model_arguments` contradict each other."""
+    for flag in ("config", "labels"):
+        if arguments.workdir and getattr(arguments, flag):
+            raise InputError(f"--{flag} belongs to --weights; a workdir has its own")
+    if arguments.weights and not arguments.config:
+        raise InputError("--weights needs --config, which says what model the file holds")
+
+
+def add_photo_arguments(parser: Parser) -> None:
+    """Adds the flags for the folder of photos, the batch size and the number of decoding processes."""
+    images = "photos, in subfolders too; hidden files are ignored"
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help=images)
+    parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos per batch; default: 32")
+    parser.add_argument(
+        "--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos; 0: threads"
+    )
 
 
 def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -9,8 +9,7 @@ A results file is a JSON object with a list `rows`, as eval.py writes it; other 
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,9 @@ _TABLES = (
     ("search: as fractions, and the median rank", SEARCH_RESULTS, SEARCH_COLUMNS),
 )
 _LARGEST = sys.float_info.max
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A row of a results file."""
-
-    name: str  # weights, epoch and thresholds
-    published: str  # name of the published row to compare with, or ""
-    model: str  # the model and its image size
-    metrics: dict[str, float]  # metrics by column key, see `report.table`
-    num_images: int | None  # number of evaluated images; None if unknown
-    file: Path
+# The rows of results files by the name of their published row, "" for none. A row has `name` (weights, epoch and
+# thresholds), `model`, `file`, `num_images` (None if unknown), `metrics` and, below a published row, `difference`.
+Measured = dict[str, list[dict[str, Any]]]
 
 
 def add_arguments(parser: Parser) -> None:
@@ -64,23 +54,25 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json and arguments.json.is_dir():
         raise InputError(f"--json {arguments.json} is a folder; name a file")
     folders = arguments.folders or [folder for folder in DEFAULT_FOLDERS if folder.is_dir()]
-    rows, problems = read_measured(folders)
+    measured, problems = read_measured(folders)
     for problem in problems:
         print(f"skipped: {problem}", file=sys.stderr)
-    print(format_results(rows))
-    print(f"\n{len(rows)} measured rows found in {', '.join(map(str, folders)) or 'no folder'}")
+    print("\n\n".join(_format_table(measured, *table) for table in _TABLES))
+    count = sum(map(len, measured.values()))
+    print(f"\n{count} measured rows found in {', '.join(map(str, folders)) or 'no folder'}")
     if arguments.json:
-        write_json(arguments.json, results_document(rows))
+        results = [{"name": name, "published": row, "measured": measured[name]} for name, row in PUBLISHED.items()]
+        write_json(arguments.json, {"results": results, "no_published_row": measured[""]})
         print(f"written to {arguments.json}")
 
 
-def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
+def read_measured(folders: Iterable[Path]) -> tuple[Measured, list[str]]:
     """Reads all results files below `folders`.
 
     Returns:
         The rows, and a message for each file and row that cannot be used.
     """
-    rows: list[Measured] = []
+    measured: Measured = {name: [] for name in ("", *PUBLISHED)}
     problems: list[str] = []
     paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob("*.json"))}
     for path in paths.values():
@@ -94,20 +86,16 @@ def read_measured(folders: Iterable[Path]) -> tuple[list[Measured], list[str]]:
             continue
         for index, row in enumerate(listed):
             try:
-                rows.append(_read_row(row, path))
+                _add_row(measured, row, path)
             except InputError as error:
                 problems.append(f"{path}: rows[{index}]: {error}")
-    return rows, problems
-
-
-def format_results(rows: Sequence[Measured]) -> str:
-    """Formats a table for each task: a paragraph for each system and data set, then rows without a published result."""
-    return "\n\n".join(_format_table(rows, *table) for table in _TABLES)
+    return measured, problems
 
 
 def _format_table(
-    rows: Sequence[Measured], title: str, results: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]
+    measured: Measured, title: str, results: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]
 ) -> str:
+    """Formats a paragraph for each system and data set, then the rows without a published result."""
     lines: list[Row | str] = []
     heading = None
     for name, published in results.items():
@@ -115,43 +103,28 @@ def _format_table(
             heading = group
             lines += ["", group.replace("/", ", ")]
         lines.append(Row("  published" + ", MCC thresholds" * (name != group), published))
-        found = [row for row in rows if row.published == name]
-        lines += [line for row in found for line in _measured_lines(row)] or ["    not measured"]
-    others = [row for row in rows if not row.published and _columns_of(row) is columns]
+        lines += [line for row in measured[name] for line in _measured_lines(row)] or ["    not measured"]
+    others = [line for row in measured[""] if _columns_of(row) is columns for line in _measured_lines(row)]
     if others:
-        lines += ["", "no published row", *(line for row in others for line in _measured_lines(row))]
+        lines += ["", "no published row", *others]
     return metric_table(lines, title, columns)
 
 
-def results_document(rows: Sequence[Measured]) -> dict[str, list[dict[str, Any]]]:
-    """Returns the table for JSON: `results` has an object for each published row, `no_published_row` has other rows."""
-    measured = {name: [_row_document(row) for row in rows if row.published == name] for name in ("", *PUBLISHED)}
-    results = [{"name": name, "published": PUBLISHED[name], "measured": measured[name]} for name in PUBLISHED]
-    return {"results": results, "no_published_row": measured[""]}
-
-
-def _columns_of(row: Measured) -> Mapping[str, str]:
-    shared = (columns for _, _, columns in _TABLES[1:] if row.metrics.keys() & columns.keys())
+def _columns_of(row: dict[str, Any]) -> Mapping[str, str]:
+    shared = (columns for _, _, columns in _TABLES[1:] if row["metrics"].keys() & columns.keys())
     return next(shared, COLUMNS)
 
 
-def _measured_lines(row: Measured) -> list[Row | str]:
-    lines: list[Row | str] = [Row(f"    {row.name}", row.metrics)]
-    if row.published:
-        lines.append(Row("      difference", difference(row.metrics, row.published), signed=True))
-    images = "" if row.num_images is None else f"{row.num_images} images"
-    return [*lines, "      " + "; ".join(part for part in (row.model, images, str(row.file)) if part)]
+def _measured_lines(row: dict[str, Any]) -> list[Row | str]:
+    lines: list[Row | str] = [Row(f"    {row['name']}", row["metrics"])]
+    if "difference" in row:
+        lines.append(Row("      difference", row["difference"], signed=True))
+    images = "" if row["num_images"] is None else f"{row['num_images']} images"
+    return [*lines, "      " + "; ".join(part for part in (row["model"], images, row["file"]) if part)]
 
 
-def _row_document(row: Measured) -> dict[str, Any]:
-    document = {"name": row.name, "model": row.model, "file": str(row.file), "num_images": row.num_images}
-    document["metrics"] = row.metrics
-    if row.published:
-        document["difference"] = difference(row.metrics, row.published)
-    return document
-
-
-def _read_row(row: Any, path: Path) -> Measured:
+def _add_row(measured: Measured, row: Any, path: Path) -> None:
+    """Adds a row of the results file `path`. Raises InputError if the row cannot be used."""
     if not isinstance(row, dict):
         raise InputError("must be an object")
     texts = {field: row.get(field, "") for field in ("name", "published", "model")}
@@ -167,5 +140,9 @@ def _read_row(row: Any, path: Path) -> Measured:
     for field, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
             raise InputError(f"{field} must be a finite number, found {json.dumps(number)}")
-    num_images = numbers.pop("num_images", None)
-    return Measured(**texts, metrics=numbers, num_images=num_images, file=path)
+    published = texts.pop("published")
+    entry = {"name": texts["name"], "model": texts["model"], "file": str(path)}
+    entry |= {"num_images": numbers.pop("num_images", None), "metrics": numbers}
+    if published:
+        entry["difference"] = difference(numbers, published)
+    measured[published].append(entry)

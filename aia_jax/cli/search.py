@@ -15,8 +15,7 @@ from pathlib import Path
 
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import Parser, not_negative, positive
-from aia_jax.cli.model_flags import add_photo_arguments
+from aia_jax.cli.flags import Parser, add_photo_arguments, not_negative, positive
 from aia_jax.data.cache import cache_root, os_errors_as_input_errors
 from aia_jax.data.image_decoding import thumbnail
 from aia_jax.data.photo_folder import read_photos
@@ -26,11 +25,10 @@ from aia_jax.inference.searcher import PhotoSearch, SearchResult
 from aia_jax.report.search import SearchHit
 from aia_jax.report.search_page import write_search_page
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import format_count, printable
+from aia_jax.utils.messages import format_count, list_problems, printable
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320
-_LISTED = 5  # maximum number of unreadable photos to list
 
 
 def add_arguments(parser: Parser) -> None:
@@ -92,9 +90,8 @@ def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:
     changes = f"{update.new:,} new, {update.changed:,} changed, {update.gone:,} gone"
     print(f"{format_count(len(index.names), 'photo')} indexed: {changes}", flush=True)
     if update.problems:
-        listed = [f"\n  {printable(name)}: {problem}" for name, problem in list(update.problems.items())[:_LISTED]]
-        more = f"\n  and {len(update.problems) - _LISTED:,} more" if len(update.problems) > _LISTED else ""
-        print(f"{len(update.problems):,} cannot be used and are left out:{''.join(listed)}{more}", file=sys.stderr)
+        problems = [f"{printable(name)}: {problem}" for name, problem in update.problems.items()]
+        print(f"{len(problems):,} cannot be used and are left out:{list_problems(problems, 5)}", file=sys.stderr)
 
 
 def _read_queries(search: PhotoSearch) -> Iterator[str]:

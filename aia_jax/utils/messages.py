@@ -13,9 +13,9 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def list_problems(problems: Sequence[str]) -> str:
-    """Returns the first `MAX_LISTED` problems, one per line, and the number of further problems."""
-    lines = list(problems[:MAX_LISTED])
+def list_problems(problems: Sequence[str], limit: int = MAX_LISTED) -> str:
+    """Returns the first `limit` problems, one per line, and the number of further problems."""
+    lines = list(problems[:limit])
     if len(problems) > len(lines):
         lines.append(f"... and {len(problems) - len(lines):,} more")
     return "".join(f"\n  {line}" for line in lines)

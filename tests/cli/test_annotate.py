@@ -226,7 +226,7 @@ def test_only_unreadable_photos_are_an_error(annotate, tmp_path, capsys):
     assert annotate("--images", str(tmp_path / "bad")) == 2
     error = capsys.readouterr().err
     assert "error: none of the 20 photos can be read:\n  00.jpg: the file is empty\n" in error
-    assert "\n  and 15 more" in error
+    assert "\n  ... and 15 more" in error
 
 
 def test_unusual_names_workers_and_batches_change_no_score(annotate, photos, tmp_path, expected):
@@ -281,7 +281,7 @@ def test_another_model_is_never_mixed_in(annotate, config, tmp_path, capsys):
 def test_a_file_of_weights_with_labels_of_its_own(annotate, config, workdir, expected, tmp_path, capsys):
     pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
     file = tmp_path / "annotator.safetensors"
-    convert_back(config, workdir, file, backbone_only=False)
+    convert_back(config, workdir, file)
     fields = {"data.image_size": 32, "model.hidden_size": 16, "model.feedforward_size": 16}
     model = ["--weights", str(file), "--config", DEMO]
     model += [f"--config.{field}={value}" for field, value in fields.items()]

@@ -162,7 +162,7 @@ def test_a_run_converts_to_pytorch(tmp_path):
     config = small_config()
     run = write_run(tmp_path / "run", config, random_weights(make_task(config)))
     evaluate(config, run, tmp_path / "out")
-    convert_back(config, run, tmp_path / "mine.pth", backbone_only=False)
+    convert_back(config, run, tmp_path / "mine.pth")
     model = torch_model("annotator")
     model.load_state_dict(torch.load(tmp_path / "mine.pth", weights_only=True), strict=True)
     assert_scores(np.load(tmp_path / "out" / "scores.npz")["scores"], model.eval(), config, atol=1e-5)
@@ -175,7 +175,7 @@ def test_a_run_converts_to_pytorch(tmp_path):
 def test_converting_there_and_back_keeps_all_bits(make_file, tmp_path):
     file, model = make_file(generation="timm >= 0.9")
     convert(small_config(), file, tmp_path / "run")
-    convert_back(small_config(), tmp_path / "run", tmp_path / "back.pth", backbone_only=False)
+    convert_back(small_config(), tmp_path / "run", tmp_path / "back.pth")
     back = read_torch_file(tmp_path / "back.pth")[0]
     assert back.keys() == model.state_dict().keys()
     for name, value in arrays_of(model.state_dict()).items():
@@ -296,7 +296,7 @@ def test_misfits_of_a_converted_checkpoint_are_refused(make_file, converted, tmp
     with pytest.raises(InputError, match=r"head\.weight: \(22, 16\) there, \(22, 32\) in the model"):
         evaluate(wider, None, out, weights=(str(converted),))
     with pytest.raises(InputError, match="holds weights of another model"):
-        convert_back(wider, converted, tmp_path / "a.pth", backbone_only=False)
+        convert_back(wider, converted, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"config\.model\.num_heads: 2 there, 4 given"):
         evaluate(small_config(**{"model.num_heads": 4}), None, out, weights=(str(converted),))
     with pytest.raises(InputError, match=r"config\.model\.backbone: tresnet_small there, tresnet_tiny given"):

@@ -54,7 +54,7 @@ def test_the_vocabulary_is_enough_to_convert_there_and_back(root, make_file, tmp
     convert(config, file, tmp_path / "run")
     assert f"an image-text retriever (SGRAF's {reasoning.upper()}); " in capsys.readouterr().out
     for name in ("back.pth.tar", "back.safetensors"):
-        convert_back(config, tmp_path / "run", tmp_path / name, backbone_only=False)
+        convert_back(config, tmp_path / "run", tmp_path / name)
         back = read_torch_file(tmp_path / name)[0]
         assert back.keys() == model.state_dict().keys()
         for key, value in arrays_of(model).items():
@@ -183,7 +183,7 @@ def test_a_retriever_with_its_backbone_has_no_form_there(make_file, tmp_path, mo
     arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
     monkeypatch.setattr(convert_module, "run_arrays", lambda workdir: (arrays, {}))
     with pytest.raises(InputError, match=r"trained with its backbone, .*; --backbone_only writes it"):
-        convert_back(config, tmp_path / "run", tmp_path / "a.pth", backbone_only=False)
+        convert_back(config, tmp_path / "run", tmp_path / "a.pth")
     convert_back(config, tmp_path / "run", tmp_path / "a.safetensors", backbone_only=True)
     assert "body.conv1.conv.weight" in read_torch_file(tmp_path / "a.safetensors")[0]
 

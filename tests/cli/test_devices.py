@@ -47,11 +47,11 @@ def test_who_does_not_come_is_named(process, who):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_installed_xla_knows_the_flags_of_the_presets():
-    environment = {}
+def test_the_installed_xla_knows_the_flags_of_the_presets(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
     for name in PRESETS:
-        apply_preset(name, environment)
-    for flags, unknown in ((environment["XLA_FLAGS"], ""), ("--xla_gpu_no_such_flag=true", "xla_gpu_no_such_flag")):
+        apply_preset(name)
+    for flags, unknown in ((os.environ["XLA_FLAGS"], ""), ("--xla_gpu_no_such_flag=true", "xla_gpu_no_such_flag")):
         # The start of a backend parses the flags of every platform and aborts at those it does not know.
         command = [sys.executable, "-c", "import jax; jax.devices()"]
         variables = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
@@ -60,19 +60,19 @@ def test_the_installed_xla_knows_the_flags_of_the_presets():
         assert unknown in done.stderr
 
 
-def test_a_preset_says_what_it_sets_and_gives_way_to_the_users_flags(capsys):
-    environment = {"XLA_FLAGS": "--xla_gpu_enable_latency_hiding_scheduler=false --xla_dump_to=d"}
-    apply_preset("multi_gpu", environment)
-    given = environment["XLA_FLAGS"].split()
+def test_a_preset_says_what_it_sets_and_gives_way_to_the_users_flags(monkeypatch, capsys):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false --xla_dump_to=d")
+    apply_preset("multi_gpu")
+    given = os.environ["XLA_FLAGS"].split()
     ours = given.index("--xla_gpu_enable_latency_hiding_scheduler=true")
     assert ours < given.index("--xla_gpu_enable_latency_hiding_scheduler=false")
     assert given[-1] == "--xla_dump_to=d"
-    assert capsys.readouterr().out == f"XLA_FLAGS={environment['XLA_FLAGS']!r}\n"
+    assert capsys.readouterr().out == f"XLA_FLAGS={os.environ['XLA_FLAGS']!r}\n"
 
 
 def test_without_flags_nothing_is_set(capsys):
+    before = dict(os.environ)
     join_hosts(None, None, None)
-    environment = {}
-    apply_preset(None, environment)
-    assert environment == {}
+    apply_preset(None)
+    assert dict(os.environ) == before
     assert capsys.readouterr().out == ""

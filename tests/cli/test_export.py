@@ -173,7 +173,7 @@ def test_an_exported_model_is_replaced_with_force(run, tmp_path, capsys):
 
 def test_a_file_of_weights_is_exported_as_the_run_is(run, workdir, config, tmp_path, exported):
     file = tmp_path / "model.safetensors"
-    convert_back(config, workdir, file, backbone_only=False)
+    convert_back(config, workdir, file)
     model = ["--weights", str(file), "--config", f"{REPOSITORY}/configs/demo.py"]
     model += [f"--config.model.{name}=16" for name in ("hidden_size", "feedforward_size")]
     assert run("--threshold", "0.25", "--platforms", "tpu", f"--config.data.image_size={SIZE}", model=model) == 0
@@ -199,8 +199,11 @@ def test_bad_input_is_reported(run, flags, message, capsys):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (["--workdir", "search"], "search has config.task='search'; only annotators are exported"),
-        (["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"], "--config has config.task='retrieval'"),
+        (["--workdir", "search"], "search holds a run of config.task='search'; name one of annotation"),
+        (
+            ["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"],
+            "task='retrieval': labels are",
+        ),
         (["--workdir", "young"], "holds no evaluated epoch yet; let train.py finish one"),
         (["--workdir", "nowhere"], "nowhere is not there"),
         (["--workdir", "gap"], "--attention: the head of this model, config.model.head='gap', does not attend"),

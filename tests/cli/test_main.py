@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aia_jax.cli.exit_codes import run_with_exit_code
+from aia_jax.cli.exit_codes import execute
 from aia_jax.cli.flags import Parser
 from aia_jax.cli.main import COMMANDS, main
 from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
@@ -140,10 +140,10 @@ def test_fields_of_the_config_and_switches_are_parsed():
     ],
 )
 def test_errors_have_exit_codes(error, code, message, capsys):
-    def fail():
+    def fail(arguments):
         raise error
 
-    assert run_with_exit_code(fail) == code
+    assert execute(Parser("", "aia"), fail, []) == code
     assert capsys.readouterr().err == message
 
 

@@ -54,13 +54,14 @@ def results(rng: random.Random, folder: Path) -> None:
     assert main(["results", str(folder), "--json", str(folder / "table.out")]) == 0
     document = plain.json_of(data)
     given = document.get("rows", []) if isinstance(document, dict) else []
-    rows, problems = read_measured([folder])
+    measured, problems = read_measured([folder])
+    rows = [row for found in measured.values() for row in found]
     counted = len(given) if isinstance(given, list) else 0
     assert len(rows) + len(problems) == counted or (not rows and len(problems) == 1), (rows, problems)
     for row in rows:
-        sources = [one for one in given if isinstance(one, dict) and one.get("name") == row.name]
-        assert any(row.metrics == {key: one.get(key) for key in row.metrics} for one in sources), row
-        assert all(map(plain.is_number, row.metrics.values())), row
+        sources = [one for one in given if isinstance(one, dict) and one.get("name") == row["name"]]
+        assert any(row["metrics"] == {key: one.get(key) for key in row["metrics"]} for one in sources), row
+        assert all(map(plain.is_number, row["metrics"].values())), row
     table = json.loads((folder / "table.out").read_text(), parse_constant=_no_constant)
     shown = [*table["no_published_row"], *(row for result in table["results"] for row in result["measured"])]
     assert len(shown) == len(rows), (shown, rows)
