@@ -100,7 +100,7 @@ def _parse(path: Path, problems: list[str]) -> tuple[list[str], list[Row], str]:
     header, rows, line = [], [], 1
     try:
         delimiter = max(_DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 if not header:
@@ -114,7 +114,7 @@ def _parse(path: Path, problems: list[str]) -> tuple[list[str], list[Row], str]:
                     rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path}:{line} is not a row of a table: {error}") from None
+        raise InputError(f"{path}:{line} is not a row of a table: {error}; check its quotes") from None
     return header, rows, delimiter
 
 

@@ -121,6 +121,8 @@ def test_cells_of_other_values_are_reported(read):
         ("image,labels\na.jpg,sky\n", {"encoding": "utf-16"}, "is not UTF-8 text"),
         (f"image,labels\na,sky\nb,{'x' * 200_000}\n", {}, r"\.csv:3 is not a row of a table: field larger than field"),
         ("x" * 200_000, {}, r"labels\.csv:1 is not a row of a table"),
+        ('image,labels\na.jpg,"sky\nb.jpg,sea\n', {}, r"\.csv:2 .*: unexpected end of data; check its quotes"),
+        ('image,labels\na.jpg,"sky"sea\n', {}, r"\.csv:2 is not a row of a table: ',' expected after '\"'"),
     ],
 )
 def test_unusable_tables_are_refused(read, text, options, message):
