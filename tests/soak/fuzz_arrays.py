@@ -6,44 +6,40 @@ import io
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from ml_collections import ConfigDict
+from safetensors.numpy import save as safetensors_file
 
 from aia_jax.data.retrieval.captions import feature_photo_names, load_captions, load_vocabulary
 from aia_jax.data.search.clicks import ClickedImages
 from aia_jax.data.search.keyword_records import KeywordRecords
 from aia_jax.weights.torch_files import read_torch_file
 from tests.soak import plain
-from tests.soak.mutation import npy, write_damaged, write_with_damage
-from tests.soak.plain import NOTHING
+from tests.soak.mutation import encoded, in_memory, write_with_damage
 
 _RECORD = np.array([[0, 1], [0, 2], [2, 0], [3, 5]], np.int32)
 _RANGES = np.array([[0, 1], [-1, -1], [2, 2], [3, 3]], np.int64)
+_ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array([7]), "b": np.ones(2, "f2")}
 
 
 def weights(rng: random.Random, folder: Path) -> None:
     """A file of `torch.save`, compared with torch.load(weights_only=True)."""
     path = folder / "weights.pth"
-    data = write_damaged(path, rng.choice(_torch_seeds()), rng)
+    _, (state, options) = plain.read_damaged(path, rng.choice(_torch_seeds()), rng, read_torch_file)
     expected = _torchs(path)
-    with plain.may_refuse(path, right=data not in _torch_seeds()):
-        state, options = read_torch_file(path)
-    assert expected is not NOTHING, "accepted, but torch refuses it"
-    assert all(value.dtype != np.object_ for value in state.values())
     assert options is None or isinstance(options, dict)
     for name, value in state.items():
+        assert value.dtype != np.object_
         assert value.dtype.kind != "f" or (value.dtype == np.float32 and np.isfinite(value).all()), name
         assert any(_equal(value, other) for other in expected), f"{name} is nowhere in what torch reads"
 
 
 def safetensors(rng: random.Random, folder: Path) -> None:
     """A file of safetensors, compared with a reader of ten lines."""
-    path = folder / "weights.safetensors"
-    data = write_damaged(path, _safetensors_seed(), rng)
-    with plain.may_refuse(path, right=data != _safetensors_seed()):
-        state, _ = read_torch_file(path)
+    content = safetensors_file(_ARRAYS)
+    data, (state, _) = plain.read_damaged(folder / "weights.safetensors", content, rng, read_torch_file)
     expected = _safetensors_of(data)
     assert state.keys() == expected.keys()
     for name, value in state.items():
@@ -52,12 +48,11 @@ def safetensors(rng: random.Random, folder: Path) -> None:
 
 def records(rng: random.Random, folder: Path) -> None:
     """The record of keywords and its ranges, one of them damaged."""
-    valid = {"record.npy": npy(_RECORD), "ranges.npy": npy(_RANGES)}
-    files = dict(valid)
-    write_with_damage(files, folder, rng)
-    with plain.may_refuse(folder, right=files != valid):
+    contents = {"record.npy": _RECORD, "ranges.npy": _RANGES}
+    broken, files = write_with_damage(contents, folder, rng)
+    with plain.may_refuse(folder, right=files[broken] != encoded(contents[broken])):
         found = KeywordRecords.load(*(folder / name for name in files), np.iinfo(np.int64).max)
-    record = np.load(io.BytesIO(files["record.npy"]), allow_pickle=False)
+    record = _array(files["record.npy"])
     for image in {0, len(found.ranges) - 1, *record[:, 0].tolist()} if len(found.ranges) else ():
         ids, counts = found.padded(np.array([image]), len(record))
         np.testing.assert_array_equal(ids[0, : counts[0]], record[record[:, 0] == image, 1])
@@ -65,67 +60,61 @@ def records(rng: random.Random, folder: Path) -> None:
 
 def caption_features(rng: random.Random, folder: Path) -> None:
     """SCAN's folder of features, captions and vocabulary, and the names of the photos."""
-    features = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
     words = {word: number for number, word in enumerate(("<pad>", "<start>", "<end>", "<unk>", "a", "dog"))}
-    files = {
-        "f30k_precomp/train_ims.npy": npy(features),
-        "f30k_precomp/train_ims.json": b'{"images": ["a.jpg", "b.jpg"]}',
-        "vocabulary.json": json.dumps({"word2idx": words}).encode(),
+    contents = {
+        "f30k_precomp/train_ims.npy": np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4),
+        "f30k_precomp/train_ims.json": {"images": ["a.jpg", "b.jpg"]},
+        "vocabulary.json": {"word2idx": words},
     }
-    broken = write_with_damage(files, folder, rng)
+    broken, files = write_with_damage(contents, folder, rng)
     (folder / "f30k_precomp/train_caps.txt").write_text("a dog\n" * 10)
     config = ConfigDict({"name": "f30k_precomp", "root": str(folder), "vocabulary": str(folder / "vocabulary.json")})
     with plain.may_refuse("words", folder / broken):
         split = load_captions(config, "train", load_vocabulary(config))
         names = feature_photo_names(split)
-    expected = np.load(io.BytesIO(files["f30k_precomp/train_ims.npy"]), allow_pickle=False)
+    expected = _array(files["f30k_precomp/train_ims.npy"])
     assert split.num_images == 2
     np.testing.assert_array_equal(split.images[:], expected if len(expected) == 2 else expected[::5])
-    document = plain.json_of(files["f30k_precomp/train_ims.json"])
-    assert document is not NOTHING
-    assert names == document["images"][:2]
+    assert names == plain.json_of(files["f30k_precomp/train_ims.json"])["images"][:2]
     assert all(isinstance(name, str) for name in names), names
 
 
 def clicks(rng: random.Random, folder: Path) -> None:
     """The folder of image search: maps, keywords, queries."""
     name = rng.choice(("clickture", "coco"))
-    maps = np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2)
-    captions = {"images": [{"imgid": image, "sentences": [{"raw": f"query {image}"}]} for image in (0, 2, 3)]}
-    files = {
-        "train_maps.npy": npy(maps),
-        "keyword_record_train.npy": npy(_RECORD),
-        "keyword_ranges_train.npy": npy(_RANGES),
-        "keyword_names_train.json": json.dumps({"a": 0, "b": 2, "c": 3}).encode(),
-        "keyword_vocabulary.json": json.dumps({"words": list("uvwxyz")}).encode(),
-        "train_clicks.tsv": b"0\tquery 0\t3\n2\tquery 2\n3\tquery 3\t1\n",
-        "dataset.json": json.dumps(captions).encode(),
+    contents = {
+        "train_maps.npy": np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2),
+        "keyword_record_train.npy": _RECORD,
+        "keyword_ranges_train.npy": _RANGES,
+        "keyword_names_train.json": {"a": 0, "b": 2, "c": 3},
+        "keyword_vocabulary.json": {"words": list("uvwxyz")},
+        "train_clicks.tsv": ["0\tquery 0\t3", "2\tquery 2", "3\tquery 3\t1"],
+        "dataset.json": {"images": [{"imgid": n, "sentences": [{"raw": f"query {n}"}]} for n in (0, 2, 3)]},
     }
-    write_with_damage(files, folder / name, rng)
+    _, files = write_with_damage(contents, folder / name, rng)
     images = ClickedImages(ConfigDict({"data": {"root": str(folder), "name": name, "max_keywords": 4}}))
     with plain.may_refuse(folder):
         found = images.load("train")
     ids = list(json.loads(files["keyword_names_train.json"]).values())
     assert all(type(number) is int for number in ids), ids
     assert len(set(ids)) == len(ids), ids
-    record = np.load(io.BytesIO(files["keyword_record_train.npy"]), allow_pickle=False)
+    record = _array(files["keyword_record_train.npy"])
     for row, number in enumerate(ids):
         expected = record[record[:, 0] == number, 1][:4]
         np.testing.assert_array_equal(found.keywords[row, : found.counts[row]], expected)
-    np.testing.assert_array_equal(found.maps[:], np.load(io.BytesIO(files["train_maps.npy"]), allow_pickle=False))
+    np.testing.assert_array_equal(found.maps[:], _array(files["train_maps.npy"]))
     source = files["dataset.json" if name == "coco" else "train_clicks.tsv"].decode("utf-8")
     assert all(text in source or json.dumps(text)[1:-1] in source for text in found.queries.texts)
 
 
-def _torchs(path: Path) -> Any:
-    """All arrays that torch reads, or NOTHING."""
-    import torch
+def _array(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False)
 
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        return NOTHING
+
+def _torchs(path: Path) -> list[np.ndarray]:
+    """All arrays that torch reads. An error of torch is a finding, because the product read the file."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
     found, waiting, seen = [], [content], set()
     while waiting:
         value = waiting.pop()
@@ -144,8 +133,6 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 @functools.cache
 def _torch_seeds() -> tuple[bytes, ...]:
-    import torch
-
     state = {"module.a.weight": torch.arange(6.0).reshape(2, 3), "module.b": torch.tensor([1.5], dtype=torch.float16)}
     plain_state = {"a.weight": torch.arange(6.0), "count": torch.tensor(7), "half": torch.ones(2, dtype=torch.bfloat16)}
     contents = [
@@ -153,24 +140,8 @@ def _torch_seeds() -> tuple[bytes, ...]:
         {"state_dict": state, "epoch": 3},
         {"model": [plain_state, state, {"c": torch.ones(1)}], "opt": argparse.Namespace(x=1), "best": 0.5},
     ]
-    return tuple(_saved(content, zipped) for content in contents for zipped in (True, False))
-
-
-def _saved(content: Any, zipped: bool) -> bytes:
-    import torch
-
-    stream = io.BytesIO()
-    torch.save(content, stream, _use_new_zipfile_serialization=zipped)
-    return stream.getvalue()
-
-
-@functools.cache
-def _safetensors_seed() -> bytes:
-    from safetensors.numpy import save
-
-    return save(
-        {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array([7]), "b": np.ones(2, "f2")}
-    )
+    writers = [functools.partial(torch.save, content) for content in contents]
+    return tuple(in_memory(save, _use_new_zipfile_serialization=new) for save in writers for new in (True, False))
 
 
 def _safetensors_of(data: bytes) -> dict[str, np.ndarray]:

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+import aia_jax
+from aia_jax.inference.annotator import PhotoAnnotator
 from aia_jax.utils.config import read_config
 from aia_jax.utils.config_fields import flatten
+from tests.helpers.untrained import annotator_config, write_run
 from tests.soak import plain
+from tests.soak.fuzz_images import SIZE
 from tests.soak.mutation import TOKENS, damaged, damaged_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -44,9 +48,7 @@ def overrides(rng: random.Random, folder: Path) -> None:
 
 def runs(rng: random.Random, folder: Path) -> None:
     """A run with one damaged file. It is refused, or its annotator gives the same scores."""
-    import aia_jax
-
-    source, scores = run()
+    source, model = run()
     workdir = shutil.copytree(source, folder / "run")
     files = sorted(path for path in workdir.rglob("*") if path.is_file())
     broken = rng.choice([*files, *(path for path in files if _is_json(path))])
@@ -56,7 +58,7 @@ def runs(rng: random.Random, folder: Path) -> None:
     with plain.may_refuse("config.", workdir, right=changed != data):
         found = aia_jax.load(workdir, batch_size=8)(_image()).scores
     if broken.name != "config.json":
-        np.testing.assert_array_equal(found, scores)
+        np.testing.assert_array_equal(found, model(_image()).scores)
 
 
 @functools.cache
@@ -92,19 +94,16 @@ def _same(value: Any, other: Any) -> bool:
 
 
 @functools.cache
-def run() -> tuple[Path, np.ndarray]:
-    """A run, and the scores of its annotator for an image."""
-    import aia_jax
-    from tests.helpers.untrained import annotator_config, write_run
-
-    workdir = write_run(Path(tempfile.mkdtemp(prefix="fuzz-run-")) / "run", annotator_config(**{"data.image_size": 32}))
+def run() -> tuple[Path, PhotoAnnotator]:
+    """A run with random weights, and its annotator."""
+    workdir = write_run(Path(tempfile.mkdtemp(prefix="fuzz-run-")), annotator_config(**{"data.image_size": SIZE}))
     thresholds = dict.fromkeys(aia_jax.load(workdir).labels, 0.25)
     (workdir / "thresholds.json").write_text(json.dumps(thresholds))
-    return workdir, aia_jax.load(workdir, batch_size=8)(_image()).scores
+    return workdir, aia_jax.load(workdir, batch_size=8)
 
 
 def _image() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
 
 
 def _is_json(path: Path) -> bool:

@@ -14,7 +14,7 @@ from aia_jax.data.search.keywords import KeywordVocabulary, clickture_split, coc
 from aia_jax.data.vocabulary import Vocabulary, encode_captions, read_captions, read_vectors
 from aia_jax.metrics.thresholds import load_thresholds
 from tests.soak import plain
-from tests.soak.mutation import damaged_json, damaged_lines, write_damaged
+from tests.soak.mutation import encoded, write_damaged, write_files, write_with_damage
 from tests.soak.plain import NOTHING
 
 _LABELS = ("sky", "water", "tree", "日本")
@@ -40,17 +40,13 @@ def thresholds(rng: random.Random, folder: Path) -> None:
     """`thresholds.json`."""
     path = folder / "thresholds.json"
     data = write_damaged(path, {label: 0.25 * number for number, label in enumerate(_LABELS)}, rng)
-    document = plain.json_of(data)
-    fits = isinstance(document, dict) and set(document) == set(_LABELS)
-    good = fits and all(plain.is_number(value) and 0 <= value <= 1 for value in document.values())
-    expected = [float(document[label]) for label in _LABELS] if good else NOTHING
-    plain.compare(expected, lambda: load_thresholds(path, _LABELS).tolist(), path)
+    plain.compare(_thresholds_of(data), lambda: load_thresholds(path, _LABELS).tolist(), path)
 
 
 def results(rng: random.Random, folder: Path) -> None:
     """Results files below a folder. `aia results` shows the valid rows and lists the others."""
-    data = damaged_json({"rows": [_ROW, {**_ROW, "name": "x", "published": "", "i2t_r1": 3}], "other": [1]}, rng)
-    (folder / "metrics.json").write_bytes(data)
+    other = {**_ROW, "name": "x", "published": "", "i2t_r1": 3}
+    data = write_damaged(folder / "metrics.json", {"rows": [_ROW, other], "other": [1]}, rng)
     assert main(["results", str(folder), "--json", str(folder / "table.out")]) == 0
     document = plain.json_of(data)
     given = document.get("rows", []) if isinstance(document, dict) else []
@@ -62,7 +58,8 @@ def results(rng: random.Random, folder: Path) -> None:
         sources = [one for one in given if isinstance(one, dict) and one.get("name") == row["name"]]
         assert any(row["metrics"] == {key: one.get(key) for key in row["metrics"]} for one in sources), row
         assert all(map(plain.is_number, row["metrics"].values())), row
-    table = json.loads((folder / "table.out").read_text(), parse_constant=_no_constant)
+    table = json.loads((folder / "table.out").read_text())
+    json.dumps(table, allow_nan=False)  # raises an error for NaN and Infinity, which are not JSON
     shown = [*table["no_published_row"], *(row for result in table["results"] for row in result["measured"])]
     assert len(shown) == len(rows), (shown, rows)
     if problems:
@@ -71,18 +68,12 @@ def results(rng: random.Random, folder: Path) -> None:
 
 def keywords(rng: random.Random, folder: Path) -> None:
     """`aia keywords` on a folder of keyword files, one of them damaged."""
-    source, output = folder / "keywords", folder / "out"
-    source.mkdir()
-    tagging = {"tagging": {"keywords": ["red boat", "boats", "the sea"]}}
-    (source / "a.json").write_text(json.dumps(tagging))
-    data = damaged_json(tagging, rng)
-    (source / "b.json").write_bytes(data)
-    arguments = ["--layout=folder", f"--keywords={source}", "--min_count=1", f"--output={output}"]
-    document = plain.json_of(data)
-    inner = document.get("tagging") if isinstance(document, dict) else None
-    found = inner.get("keywords") if isinstance(inner, dict) else None
-    code = main(["keywords", *arguments])
-    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+    output, tagging = folder / "out", {"tagging": {"keywords": ["red boat", "boats", "the sea"]}}
+    write_files({"a.json": encoded(tagging)}, folder / "keywords")
+    data = write_damaged(folder / "keywords" / "b.json", tagging, rng)
+    arguments = ["--layout=folder", f"--keywords={folder}/keywords", "--min_count=1", f"--output={output}"]
+    code, found = main(["keywords", *arguments]), _keywords_of(data)
+    if found is NOTHING:
         assert code == 2, code
         assert not list(output.glob("*"))
         raise plain.Refused
@@ -102,22 +93,9 @@ def lists(rng: random.Random, folder: Path) -> None:
 def scan(rng: random.Random, folder: Path) -> None:
     """SCAN's vocabulary and captions, and the encoded captions."""
     words, lines = folder / "vocab.json", folder / "train_caps.txt"
-    vocabulary_data, captions_data = json.dumps(_SCAN).encode(), "\n".join(_CAPTIONS).encode()
-    if rng.random() < 0.5:
-        vocabulary_data = damaged_json(_SCAN, rng)
-    else:
-        captions_data = damaged_lines(_CAPTIONS, rng)
-    words.write_bytes(vocabulary_data)
-    lines.write_bytes(captions_data)
-    document = plain.json_of(vocabulary_data)
-    ids = document.get("word2idx") if isinstance(document, dict) else None
-    good = isinstance(ids, dict) and all(type(number) is int for number in ids.values())
-    good = good and sorted(ids.values()) == list(range(len(ids))) and set(_WORDS[:4]) <= set(ids) and ids["<pad>"] == 0
-    good = good and not any("\ud800" <= character <= "\udfff" for word in ids for character in word)
-    text = plain.text_of(captions_data)
-    captions = NOTHING if text is NOTHING else [line.strip() for line in text.removesuffix("\n").split("\n")]
-    captions = captions if captions is not NOTHING and all(captions) else NOTHING
-    plain.compare(ids if good else NOTHING, lambda: Vocabulary.load(words).ids, words)
+    _, files = write_with_damage({words.name: _SCAN, lines.name: _CAPTIONS}, folder, rng)
+    captions = _captions_of(files[lines.name])
+    plain.compare(_ids_of(files[words.name]), lambda: Vocabulary.load(words).ids, words)
     plain.compare(captions, lambda: list(read_captions(lines)), lines)
     vocabulary = Vocabulary.load(words)
     assert len(vocabulary.facts["sha256"]) == 64
@@ -129,11 +107,8 @@ def scan(rng: random.Random, folder: Path) -> None:
 
 def vectors(rng: random.Random, folder: Path) -> None:
     """Word vectors as text."""
-    path = folder / "vectors.txt"
-    data = write_damaged(path, _VECTORS, rng)
     vocabulary = Vocabulary(dict(_SCAN["word2idx"]))
-    with plain.may_refuse(path, right=data.decode(errors="replace") != "\n".join([*_VECTORS, ""])):
-        ids, rows = read_vectors(path, vocabulary, 4)
+    data, (ids, rows) = plain.read_damaged(folder / "vectors.txt", _VECTORS, rng, read_vectors, vocabulary, 4)
     assert (rows.shape, rows.dtype) == ((len(ids), 4), np.float32)
     assert np.isfinite(rows).all()
     lines = dict(line.rstrip().partition(" ")[::2] for line in re.split("\r\n|\r|\n", data.decode()))
@@ -142,12 +117,37 @@ def vectors(rng: random.Random, folder: Path) -> None:
     np.testing.assert_allclose(rows * scale if scale else rows, raw, rtol=1e-4, atol=1e-6)
 
 
-def _coco(rng: random.Random, folder: Path) -> None:
-    path = folder / "dataset.json"
-    data = write_damaged(path, _COCO, rng)
+@plain.or_nothing
+def _thresholds_of(data: bytes) -> list[float]:
     document = plain.json_of(data)
-    with plain.may_refuse(path, right=data != json.dumps(_COCO).encode()):
-        splits = coco_splits(path, folder)
+    found = [document[label] for label in _LABELS]
+    good = len(document) == len(found) and all(plain.is_number(value) and 0 <= value <= 1 for value in found)
+    return found if good else NOTHING
+
+
+@plain.or_nothing
+def _keywords_of(data: bytes) -> list[str]:
+    found = plain.json_of(data)["tagging"]["keywords"]
+    return found if isinstance(found, list) and all(isinstance(word, str) for word in found) else NOTHING
+
+
+@plain.or_nothing
+def _ids_of(data: bytes) -> dict[str, int]:
+    ids = plain.json_of(data)["word2idx"]
+    good = all(type(number) is int for number in ids.values()) and sorted(ids.values()) == list(range(len(ids)))
+    good = good and set(_WORDS[:4]) <= set(ids) and ids["<pad>"] == 0
+    return ids if good and not re.search("[\ud800-\udfff]", "".join(ids)) else NOTHING
+
+
+@plain.or_nothing
+def _captions_of(data: bytes) -> list[str]:
+    captions = [line.strip() for line in plain.text_of(data).removesuffix("\n").split("\n")]
+    return captions if all(captions) else NOTHING
+
+
+def _coco(rng: random.Random, folder: Path) -> None:
+    data, splits = plain.read_damaged(folder / "dataset.json", _COCO, rng, coco_splits, folder)
+    document = plain.json_of(data)
     for split in splits:
         images = [image for image in document["images"] if image["split"] == split.name]
         assert split.ids.tolist() == [image["imgid"] for image in images]
@@ -157,11 +157,9 @@ def _coco(rng: random.Random, folder: Path) -> None:
 
 
 def _clickture(rng: random.Random, folder: Path) -> None:
-    path = folder / "dev.lst"
-    data = write_damaged(path, [f"part/{number}" for number in (5, 17, 0, 134217727)], rng)
-    with plain.may_refuse(path):
-        split = clickture_split(path, folder, "dev")
-    lines = [line.strip().strip("/") for line in data.decode().removeprefix("\ufeff").rstrip().split("\n")]
+    names = [f"part/{number}" for number in (5, 17, 0, 134217727)]
+    data, split = plain.read_damaged(folder / "dev.lst", names, rng, clickture_split, folder, "dev")
+    lines = [line.strip().strip("/") for line in plain.text_of(data).rstrip().split("\n")]
     assert [name.rsplit("/")[-1] for name in lines] == [name.rsplit("/")[-1] for name in split.names]
     assert split.ids.tolist() == [int(name.rsplit("/")[-1]) for name in split.names]
     assert all(file.resolve().is_relative_to(folder) for file in split.paths())
@@ -169,16 +167,10 @@ def _clickture(rng: random.Random, folder: Path) -> None:
 
 def _photo_list(rng: random.Random, folder: Path) -> None:
     photos, path = folder / "photos", folder / "names.txt"
-    (photos / "sub").mkdir(parents=True)
     names = ["a.jpg", "sub/b.jpg", "日本.jpg"]
-    for name in names:
-        (photos / name).write_bytes(b"photo")
+    write_files(dict.fromkeys(names, b"photo"), photos)
     data = write_damaged(path, [*names, *rng.choices(("../names.txt", str(path), "sub"), k=rng.randrange(2))], rng)
     with plain.may_refuse(path):
         found = photo_names(photos, path)
     assert set(found) <= {*names, "./a.jpg"}, found
     assert [line.strip() for line in plain.text_of(data).rstrip().splitlines()] == list(found)
-
-
-def _no_constant(name: str) -> None:
-    raise AssertionError(f"{name} is not JSON")

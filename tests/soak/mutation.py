@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,54 +66,71 @@ def damaged_lines(lines: list[str], rng: random.Random) -> bytes:
     return damaged(data, rng) if rng.random() < 0.5 else data
 
 
-def write_damaged(path: Path, content: Any, rng: random.Random) -> bytes:
-    """Writes damaged bytes, lines (a list) or JSON (a dict) to `path`, and returns them."""
-    damage = damaged if isinstance(content, bytes) else damaged_lines if isinstance(content, list) else damaged_json
-    data = damage(content, rng)
-    path.write_bytes(data)
-    return data
+def in_memory(save: Callable[..., Any], *args: Any, **options: Any) -> bytes:
+    """The file that `save(file, *args, **options)` writes."""
+    stream = io.BytesIO()
+    save(stream, *args, **options)
+    return stream.getvalue()
 
 
 def npy(array: np.ndarray) -> bytes:
     """A `.npy` file."""
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=True)
-    return stream.getvalue()
+    return in_memory(np.save, array, allow_pickle=True)
+
+
+def encoded(content: Any) -> bytes:
+    """The file of bytes, of lines (a list), of an array, or of a JSON document (a dict)."""
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, list):
+        return ("\n".join(content) + "\n").encode()
+    return npy(content) if isinstance(content, np.ndarray) else json.dumps(content).encode()
 
 
 def damaged_array(array: np.ndarray, rng: random.Random) -> bytes:
     """A `.npy` file with damaged bytes, or another value, shape, dtype or kind of file."""
     edit = rng.randrange(6)
     if edit == 0:
-        stream = io.BytesIO()
-        np.savez(stream, array)
-        return damaged(stream.getvalue(), rng)
+        return damaged(in_memory(np.savez, array), rng)
     if edit == 1:
-        return damaged(npy(array.astype(rng.choice((object, "U4", "f2", "c8", "u1", "?", "i8", "V8", "M8[s]")))), rng)
+        array = array.astype(rng.choice((object, "U4", "f2", "c8", "u1", "?", "i8", "V8", "M8[s]")))
     if edit == 2:
         shapes = (array.ravel(), array[:0], array[None], array[0], array.ravel()[0], array.T, array[::-1])
         return npy(np.asarray(rng.choice(shapes)))
     if edit == 3:
-        changed = array.copy()
-        changed.flat[rng.randrange(array.size)] = rng.choice((0, -1, 1, 2, 5, 6, 127))
-        return npy(changed)
+        array = array.copy()
+        array.flat[rng.randrange(array.size)] = rng.choice((0, -1, 1, 2, 5, 6, 127))
+        return npy(array)
     return damaged(npy(array), rng)
 
 
-def write_with_damage(files: dict[str, bytes], folder: Path, rng: random.Random) -> str:
-    """Damages one of `files` according to its suffix, writes all of them, and returns its name."""
-    name = rng.choice(list(files))
-    content = files[name]
-    if name.endswith(".json"):
-        files[name] = damaged_json(json.loads(content), rng)
-    elif name.endswith(".npy"):
-        files[name] = damaged_array(np.load(io.BytesIO(content)), rng)
-    else:
-        files[name] = damaged_lines(content.decode().removesuffix("\n").split("\n"), rng)
-    for path, data in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
-    return name
+def damage(content: Any, rng: random.Random) -> bytes:
+    """Damages the file of `content` according to its kind, see `encoded`."""
+    kinds = {bytes: damaged, list: damaged_lines, np.ndarray: damaged_array, dict: damaged_json}
+    return kinds[type(content)](content, rng)
+
+
+def write_damaged(path: Path, content: Any, rng: random.Random) -> bytes:
+    """Writes the file of `content` with damage, and returns it."""
+    data = damage(content, rng)
+    write_files({path.name: data}, path.parent)
+    return data
+
+
+def write_with_damage(contents: dict[str, Any], folder: Path, rng: random.Random) -> tuple[str, dict[str, bytes]]:
+    """Writes files and damages one of them; returns its name, and all files."""
+    broken = rng.choice(list(contents))
+    files = {name: encoded(content) for name, content in contents.items()}
+    files[broken] = damage(contents[broken], rng)
+    write_files(files, folder)
+    return broken, files
+
+
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Writes files by their names, with the folders that they need."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
 
 
 def _flip(content: bytearray, rng: random.Random) -> None:

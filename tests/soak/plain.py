@@ -1,7 +1,9 @@
 """Simple, independent readers of files, to compare the product with."""
 
 import contextlib
+import functools
 import json
+import random
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aia_jax.utils.errors import InputError
+from tests.soak.mutation import encoded, write_damaged
 
 NOTHING = object()  # the content of a file that must be refused
 
@@ -23,11 +26,9 @@ def may_refuse(*names: object, right: bool = True) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        named = str(error) != "" and (not names or any(str(name) in str(error) for name in names))
+        named = str(error) and any(str(name) in str(error) for name in names or [""])
         if not right or not named:
-            raise AssertionError(
-                f"refused, not naming {names}: {error}" if right else f"wrongly refused: {error}"
-            ) from error
+            raise AssertionError(f"{'not named' if right else 'wrongly refused'}: {names} in {error}") from error
         raise Refused from error
 
 
@@ -39,30 +40,47 @@ def compare(expected: Any, read: Callable[[], Any], path: Path) -> None:
     assert found == expected, (found, expected)
 
 
-def text_of(data: bytes) -> Any:
-    """UTF-8, with or without a byte-order mark, or NOTHING."""
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        return NOTHING
+def read_damaged(
+    path: Path, content: Any, rng: random.Random, read: Callable[..., Any], *args: Any
+) -> tuple[bytes, Any]:
+    """Writes `content` with damage; returns the file and `read(path, *args)`, which may refuse only a changed file."""
+    data = write_damaged(path, content, rng)
+    with may_refuse(path, right=data != encoded(content)):
+        return data, read(path, *args)
 
 
+def or_nothing(read: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a reader return NOTHING where it would raise an error."""
+
+    @functools.wraps(read)
+    def reader(*args: Any) -> Any:
+        try:
+            return read(*args)
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+            return NOTHING
+
+    return reader
+
+
+def text_of(data: bytes) -> str:
+    """UTF-8, with or without a byte-order mark."""
+    return data.decode("utf-8").removeprefix("\ufeff")
+
+
+def lines_of(data: bytes) -> list[str]:
+    """The lines of a text that are not blank."""
+    return [line.strip() for line in text_of(data).splitlines() if line.strip()]
+
+
+@or_nothing
 def json_of(data: bytes) -> Any:
-    """The content of a JSON file, or NOTHING, also if an object has a field twice."""
-    text = text_of(data)
-    if text is NOTHING:
-        return NOTHING
-    twice = []
+    """The content of a JSON file without repeated fields."""
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice.extend([1] * (len(pairs) - len({name for name, _ in pairs})))
+        assert len(dict(pairs)) == len(pairs)
         return dict(pairs)
 
-    try:
-        document = json.loads(text, object_pairs_hook=members)
-    except (ValueError, RecursionError):
-        return NOTHING
-    return NOTHING if twice else document
+    return json.loads(text_of(data), object_pairs_hook=members)
 
 
 def is_number(value: Any) -> bool:
@@ -76,34 +94,30 @@ def is_label(value: Any) -> bool:
     return is_line and not re.search("[\ud800-\udfff]", value)
 
 
-def photo_of(name: Any) -> Any:
-    """The parts of an image name, relative to the folder of the photos, or NOTHING."""
-    if not isinstance(name, str) or not name.strip() or re.search("[\0\ud800-\udfff]", name):
-        return NOTHING
+@or_nothing
+def labels_of(values: Any) -> list[str]:
+    """A list of different labels."""
+    good = isinstance(values, list) and values and all(map(is_label, values)) and len(set(values)) == len(values)
+    return values if good else NOTHING
+
+
+@or_nothing
+def photo_of(name: Any) -> tuple[str, ...]:
+    """The parts of an image name, relative to the folder of the photos."""
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
-    if name[0] in "/\\" or re.match("[A-Za-z]:", name) or ".." in parts or not parts:
-        return NOTHING
-    return tuple(parts)
+    odd = (
+        not name.strip() or ".." in parts or re.match(r"[/\\]|[A-Za-z]:", name) or re.search("[\0\ud800-\udfff]", name)
+    )
+    return NOTHING if odd or not parts else tuple(parts)
 
 
-def annotations_of(document: Any) -> Any:
-    """(labels, names, rows of 0 and 1) in the layout of the reference implementation, or NOTHING."""
-    if not isinstance(document, dict):
-        return NOTHING
-    labels, samples = document.get("labels"), document.get("samples")
-    if not isinstance(labels, list) or not isinstance(samples, list) or not labels or not samples:
-        return NOTHING
-    if not all(map(is_label, labels)) or len(set(labels)) < len(labels):
-        return NOTHING
-    names, rows, photos = [], [], []
-    for sample in samples:
-        if not isinstance(sample, dict) or not isinstance(sample.get("image_labels"), list):
-            return NOTHING
-        if not all(isinstance(label, str) and label in labels for label in sample["image_labels"]):
-            return NOTHING
-        names.append(sample.get("image_name"))
-        photos.append(photo_of(names[-1]))
-        rows.append([int(label in sample["image_labels"]) for label in labels])
-    if NOTHING in photos or len(set(photos)) < len(photos):
-        return NOTHING
-    return labels, names, rows
+@or_nothing
+def annotations_of(document: Any) -> tuple[list[str], list[str], list[list[int]]]:
+    """(labels, names, rows of 0 and 1) in the layout of the reference implementation."""
+    labels, samples = labels_of(document["labels"]), document["samples"]
+    names, given = ([sample[field] for sample in samples] for field in ("image_name", "image_labels"))
+    photos = [photo_of(name) for name in names]
+    good = isinstance(samples, list) and photos and NOTHING not in photos and len(set(photos)) == len(photos)
+    good = good and all(isinstance(those, list) and set(those) <= set(labels) for those in given)
+    rows = [[int(label in those) for label in labels] for those in given]
+    return (labels, names, rows) if good else NOTHING
