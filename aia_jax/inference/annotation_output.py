@@ -68,11 +68,12 @@ class AnnotationOutput(contextlib.ExitStack):
             folder.mkdir(parents=True, exist_ok=True)
             refusal = f"another process is annotating into {folder}; wait for it, or name another --output"
             opened.enter_context(exclusive_lock(folder, refusal))
-            _check_origin(folder)
+            if not (folder / SETTINGS).exists():
+                _check_origin(folder)
+            elif not force:
+                _check_settings(folder, json.loads(json.dumps(settings)))  # JSON changes tuples to lists, for example
             if force:
                 _clear(folder)
-            else:
-                _check_settings(folder, json.loads(json.dumps(settings)))  # JSON changes tuples to lists, for example
             write_json(folder / SETTINGS, settings)
             self._annotations = opened.enter_context((folder / ANNOTATIONS).open("a+b"))
             self._problems = opened.enter_context((folder / PROBLEMS).open("wb"))
@@ -167,8 +168,6 @@ def _page_photos(labels: Sequence[str], output: AnnotationOutput) -> Iterator[Pa
 
 
 def _check_origin(folder: Path) -> None:
-    if (folder / SETTINGS).exists():
-        return
     for name in (ANNOTATIONS, PROBLEMS, TABLE, KEYWORDS, PICTURES):
         if (folder / name).exists():
             raise InputError(
@@ -185,8 +184,6 @@ def _clear(folder: Path) -> None:
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS
-    if not path.exists():
-        return
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
         differing = sorted(key for key in written.keys() | settings.keys() if written.get(key) != settings.get(key))

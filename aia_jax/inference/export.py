@@ -95,7 +95,9 @@ class Exporter:
             content = bytes(jax.export.export(function, platforms=platforms)(images).serialize())
         finally:
             jax.config.update(option, previous)
-        differences = self._compare(load_stablehlo(content)) if current_platform() in platforms else None
+        differences = (
+            self._compare(load_stablehlo(content)) if jax.export.default_export_platform() in platforms else None
+        )
         return content, {**_facts(content), "platforms": platforms, "max_difference": differences}
 
     def onnx(self) -> tuple[bytes, dict[str, Any]]:
@@ -113,7 +115,7 @@ class Exporter:
             torch_model, annotator.channel_stats, annotator.image_size, batch=self._batch, explain=self._explain
         )
         # ONNX computes in full float32. By default JAX does so only on CPUs, and not on GPUs and TPUs.
-        with jax.default_matmul_precision(None if current_platform() == "cpu" else "highest"):
+        with jax.default_matmul_precision(None if jax.export.default_export_platform() == "cpu" else "highest"):
             differences = self._compare(onnx_model.load_onnx(content))
         return content, {**_facts(content), "max_difference": differences}
 
@@ -138,11 +140,6 @@ class Exporter:
 def load_stablehlo(content: bytes) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """Restores the function of a `jax.export` file. It is compiled once for each number of images."""
     return jax.jit(jax.export.deserialize(bytearray(content)).call)
-
-
-def current_platform() -> str:
-    """Returns the platform of this process's devices."""
-    return jax.export.default_export_platform()
 
 
 def import_onnx() -> types.ModuleType:

@@ -82,8 +82,12 @@ class PhotoSearch:
         self._keyword_names = tuple(info["labels"])
         self.vocabulary = Vocabulary({word: number for number, word in enumerate(info["words"])}, str(workdir))
         num_features = len(arrays["visual.kernel"])
-        self.annotator = _load_annotator(annotator or config.data.annotator, batch_size, workdir, bool(annotator))
-        _check_annotator(self.annotator, info["annotator"], num_features, annotator or config.data.annotator, workdir)
+        advice = "" if annotator else f"; {workdir} was trained with it, --annotator names where it lies now"
+        source = annotator or config.data.annotator
+        self.annotator = _load_annotator(source, batch_size, info["annotator"], workdir, advice)
+        if self.annotator.num_features != num_features:
+            needed = f"maps of {num_features} channels"
+            raise InputError(f"{workdir} takes {needed}, the annotator's have others; name its own")
         ids = {name: number for number, name in enumerate(self._keyword_names)}
         self._keyword_ids = np.array([ids.get(label, -1) for label in self.annotator.labels], np.int32)
         if (self._keyword_ids < 0).all():
@@ -186,22 +190,17 @@ class PhotoSearch:
         return tuple((self._keyword_names[keywords[place]], float(attention[place])) for place in order)
 
 
-def _load_annotator(source: str, batch_size: int, workdir: Path, given: bool) -> TrainedAnnotator:
+def _load_annotator(source: str, batch_size: int, digest: str, workdir: Path, advice: str) -> TrainedAnnotator:
     try:
-        return TrainedAnnotator.from_run(source, batch_size)
+        annotator = TrainedAnnotator.from_run(source, batch_size)
     except InputError as error:
-        advice = "" if given else f"; {workdir} was trained with it, --annotator names where it lies now"
         raise InputError(f"{error}{advice}") from None
-
-
-def _check_annotator(annotator: TrainedAnnotator, digest: str, num_features: int, source: str, workdir: Path) -> None:
     if digest and annotator.digest != digest:
         raise InputError(
             f"{source} is another annotator than {workdir} was trained with; "
             "name that one's folder with --annotator, or train the search again"
         )
-    if annotator.num_features != num_features:
-        raise InputError(f"{workdir} takes maps of {num_features} channels, the annotator's have others; name its own")
+    return annotator
 
 
 def _prepare(model: AMC, batch: dict[str, jax.Array]) -> Encoded:

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from aia_jax.report.figures import QUIET, Page, measure
 
 _PLOT_WIDTH, _PLOT_HEIGHT, _LEFT, _TOP, _BETWEEN = 3.9, 2.9, 0.75, 0.95, 0.85
-_RIGHT = _LEFT + 3 * _PLOT_WIDTH + 2 * _BETWEEN
+_LEFTS = [_LEFT + place * (_PLOT_WIDTH + _BETWEEN) for place in range(3)]
+_RIGHT = _LEFTS[2] + _PLOT_WIDTH
 _WEIGHTS = {"raw": ("#0068a8", "-", "raw weights"), "ema": ("#c8400a", "--", "averaged weights")}
 
 
@@ -33,48 +34,39 @@ def draw_curves(
     page = Page(_RIGHT + 0.35, _TOP + _PLOT_HEIGHT + 0.7)
     page.write_header(title)
     trained = [record for record in records if record["kind"] == "train"]
-    for place, (name, color) in enumerate((("loss", "#0068a8"), ("learning_rate", "#8c5a00"))):
-        axes = _axes(page, place, name.replace("_", " "), "step")
-        _plot(page, axes, place, [(record["step"], record.get(name)) for record in trained], color=color)
-    _draw_metric(page, records, metric, best)
-    page.save(path)
-
-
-def _draw_metric(page: Page, records: Sequence[Mapping[str, Any]], metric: str, best: tuple[int, str] | None) -> None:
-    axes = _axes(page, 2, metric, "epoch")
-    left, top = _left(2), _TOP - 0.2
+    for left, name, color in zip(_LEFTS, ("loss", "learning_rate"), ("#0068a8", "#8c5a00"), strict=False):
+        axes = _axes(page, left, name.replace("_", " "), "step")
+        _plot(page, axes, left, [(record["step"], record.get(name)) for record in trained], color=color)
+    axes = _axes(page, _LEFTS[2], metric, "epoch")
+    left, top = _LEFTS[2], _TOP - 0.2
     for weights, (color, style, name) in _WEIGHTS.items():
         evaluated = [record for record in records if str(record["kind"]).endswith(f"_{weights}")]
         points = [(record.get("epoch"), record.get(metric)) for record in evaluated]
         if not evaluated and weights == "ema":
             continue
-        shown = _plot(page, axes, 2, points, color=color, linestyle=style, marker="o", markersize=3)
+        shown = _plot(page, axes, _LEFTS[2], points, color=color, linestyle=style, marker="o", markersize=3)
         page.write(name, left, top, color=color)
         left += measure(name) + 0.2
         at = [value for epoch, value in shown if best == (epoch, weights)]
         if at:
             axes.plot(best[0], at[0], "*", color=color, markersize=15, markeredgecolor="white", zorder=5)
             page.write(f"★ best: epoch {best[0]}, {at[0]:.4f}", _RIGHT, top - 0.2, color=color, ha="right")
+    page.save(path)
 
 
-def _left(place: int) -> float:
-    return _LEFT + place * (_PLOT_WIDTH + _BETWEEN)
-
-
-def _axes(page: Page, place: int, name: str, below: str) -> Axes:
-    left = _left(place)
+def _axes(page: Page, left: float, name: str, below: str) -> Axes:
     page.write(name, left, _TOP - 0.42, size=10)
     page.write(below, left + _PLOT_WIDTH, _TOP + _PLOT_HEIGHT + 0.36, color=QUIET, ha="right")
     return page.plot(left, _TOP, _PLOT_WIDTH, _PLOT_HEIGHT)
 
 
-def _plot(page: Page, axes: Axes, place: int, points: Sequence[tuple[Any, Any]], **style) -> list[tuple[float, float]]:
+def _plot(page: Page, axes: Axes, left: float, points: Sequence[tuple[Any, Any]], **style) -> list[tuple[float, float]]:
     """Plots the points whose coordinates are finite numbers, and returns them."""
     shown = [(x, y) for x, y in points if _is_number(x) and _is_number(y)]
     if shown:
         axes.plot(*zip(*shown, strict=True), linewidth=1.4, **style)
     else:
-        page.write("no records", _left(place) + 0.15, _TOP + 0.15, color=QUIET)
+        page.write("no records", left + 0.15, _TOP + 0.15, color=QUIET)
     return shown
 
 

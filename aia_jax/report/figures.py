@@ -22,6 +22,7 @@ from aia_jax.utils.files import atomic_path
 DPI = 110
 INK, QUIET = "#1a1a1a", "#6b6b6b"
 _FRAME = {"color": "#9a9a9a", "linewidth": 0.6}
+_RENDERER = RendererAgg(1, 1, DPI)  # measures text
 
 
 class Mark(NamedTuple):
@@ -45,12 +46,13 @@ class Page:
         self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
         FigureCanvasAgg(self.figure)
 
-    def picture(self, image: np.ndarray, left: float, top: float, width: float, height: float) -> Axes:
-        """Shows `image` `[H, W, 3]` in a box with a thin frame."""
+    def picture(
+        self, image: np.ndarray, left: float, top: float, width: float, height: float, mark: Mark | None = None
+    ) -> None:
+        """Shows `image` `[H, W, 3]` in a box. The frame is thin, or has the colour of `mark` and is thick for a hit."""
         axes = self.figure.add_axes(self._box(left, top, width, height), xticks=[], yticks=[])
         axes.imshow(image, aspect="auto", interpolation="bicubic")
-        axes.spines[:].set(**_FRAME)
-        return axes
+        axes.spines[:].set(**({"color": mark.color, "linewidth": 3.0 if mark is HIT else 1.0} if mark else _FRAME))
 
     def plot(self, left: float, top: float, width: float, height: float, **options) -> Axes:
         """Adds empty axes with a grid. `options` are passed to `Figure.add_axes`."""
@@ -104,11 +106,6 @@ def _font(size: float, weight: str = "normal") -> FontProperties:
 
 
 @cache
-def _renderer() -> RendererAgg:
-    return RendererAgg(1, 1, DPI)
-
-
-@cache
 def _known_characters() -> frozenset[int]:
     return frozenset(get_font(findfont(_font(8.5))).get_charmap())
 
@@ -120,7 +117,7 @@ def plain(text: str) -> str:
 
 def measure(text: str, size: float = 8.5, weight: str = "normal") -> float:
     """Returns the width of a line of text in inches."""
-    return _renderer().get_text_width_height_descent(plain(text), _font(size, weight), ismath=False)[0] / DPI
+    return _RENDERER.get_text_width_height_descent(plain(text), _font(size, weight), ismath=False)[0] / DPI
 
 
 def shorten(text: str, width: float, size: float = 8.5, weight: str = "normal") -> str:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,15 +10,6 @@ from aia_jax.report.figures import FALSE_ALARM, HIT, MISS, QUIET, Page, check_im
 _MARGIN, _GAP, _HEADER = 0.3, 0.18, 0.78
 _LINE = 0.165
 _MAX_LINES = 6
-
-
-class _Word(NamedTuple):
-    """A label below a photo. `left` is in inches from the photo's left edge; the first `line` is 0."""
-
-    text: str
-    color: str
-    left: float
-    line: int
 
 
 def draw_predictions(
@@ -46,14 +36,14 @@ def draw_predictions(
     height = width * images.shape[1] / images.shape[2]
     lists = [_set_words(_marked_labels(*labels), width) for labels in zip(true, predicted, strict=True)]
     rows = -(-len(images) // columns)
-    row_height = height + (max(words[-1].line for words in lists) + 1) * _LINE + 0.28
+    row_height = height + (max(line for words in lists for *_, line in words) + 1) * _LINE + 0.28
     page = Page(max(2 * _MARGIN + columns * (width + _GAP) - _GAP, 4.6), _HEADER + rows * row_height + 0.05)
     page.write_header(title, (HIT, MISS, FALSE_ALARM))
     for k, image in enumerate(images):
         left, top = _MARGIN + k % columns * (width + _GAP), _HEADER + k // columns * row_height
         page.picture(image, left, top, width, height)
-        for word in lists[k]:
-            page.write(word.text, left + word.left, top + height + 0.1 + word.line * _LINE, color=word.color)
+        for text, color, indent, line in lists[k]:
+            page.write(text, left + indent, top + height + 0.1 + line * _LINE, color=color)
     page.save(path)
 
 
@@ -67,11 +57,15 @@ def _marked_labels(true: Sequence[str], predicted: Sequence[str]) -> list[tuple[
     return [(f"{mark.sign} {label}", mark.color) for mark, labels in groups for label in labels]
 
 
-def _set_words(words: list[tuple[str, str]], width: float) -> list[_Word]:
-    """Places words in lines of `width` inches. The last line has the number of words that do not fit."""
+def _set_words(words: list[tuple[str, str]], width: float) -> list[tuple[str, str, float, int]]:
+    """Places words in lines of `width` inches. The last line has the number of words that do not fit.
+
+    Returns:
+        (text, colour, distance from the left edge in inches, number of the line from 0) of each word.
+    """
     if not words:
-        return [_Word("no labels", QUIET, 0.0, 0)]
-    placed: list[_Word] = []
+        return [("no labels", QUIET, 0.0, 0)]
+    placed = []
     left, line = 0.0, 0
     for text, color in words:
         text = shorten(text, width)
@@ -79,7 +73,7 @@ def _set_words(words: list[tuple[str, str]], width: float) -> list[_Word]:
         if left and left + extent > width:
             left, line = 0.0, line + 1
         if line == _MAX_LINES - 1:
-            return [*placed, _Word(f"+{len(words) - len(placed)} more", QUIET, 0.0, line)]
-        placed.append(_Word(text, color, left, line))
+            return [*placed, (f"+{len(words) - len(placed)} more", QUIET, 0.0, line)]
+        placed.append((text, color, left, line))
         left += extent + 0.1
     return placed

@@ -42,8 +42,7 @@ def draw_retrieval(
         for place, (photo, correct) in enumerate(photos):
             mark = HIT if correct else FALSE_ALARM
             left = _MARGIN + place * (_PHOTO + _GAP)
-            axes = page.picture(photo, left, top + _LINE, _PHOTO, _PHOTO)
-            axes.spines[:].set(color=mark.color, linewidth=3.0 if correct else 1.0)
+            page.picture(photo, left, top + _LINE, _PHOTO, _PHOTO, mark)
             page.write(mark.sign, left, top + _LINE + _PHOTO + 0.02, color=mark.color)
     for row, (photo, captions) in enumerate(image_queries):
         top = _HEADER + row * _ROW

@@ -156,9 +156,7 @@ def _draw_hit(page: Page, hit: SearchHit, left: float, top: float, width: float,
     for image, mark in zip(hit.render(*pixels), (hit.mark, None), strict=True):
         page.fill(left, top, width, height, _MAT)
         x, y = left + (width - own_width) / 2, top + (height - own_height) / 2
-        axes = page.picture(image, x, y, own_width, own_height)
-        if mark:
-            axes.spines[:].set(color=mark.color, linewidth=3.0 if hit.correct else 1.0)
+        page.picture(image, x, y, own_width, own_height, mark)
         top += height + 0.06
     top += 0.04
     name, color = (f"{hit.mark.sign} {hit.name}", hit.mark.color) if hit.mark else (hit.name, INK)
