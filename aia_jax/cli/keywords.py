@@ -83,10 +83,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
-    layout, folder, listed, output = arguments.layout, arguments.keywords, arguments.list, arguments.output
+    layout, folder, listed = arguments.layout, arguments.keywords, arguments.list
     if not folder.is_dir():
         raise InputError(f"--keywords {folder} {'is no folder' if folder.exists() else 'does not exist'}")
-    check_output_folder(output)
     if (listed is None) != (layout == "folder"):
         needed = "takes no --list" if listed else "needs --list, the file that lists the images"
         raise InputError(f"--layout {layout} {needed}")
@@ -99,8 +98,10 @@ def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
         raise InputError(f"--split {name} is part of file names; it must hold no slash")
     if layout == "clickture":
         return (clickture_split(listed, folder, name),)
-    if output.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"--output {output} lies in --keywords {folder}, whose .json files are keywords; name another")
+    if arguments.output.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"--output {arguments.output} lies in --keywords {folder}, whose .json files are keywords; name another"
+        )
     return (folder_split(folder, name),)
 
 

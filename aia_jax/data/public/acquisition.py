@@ -13,6 +13,7 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -154,44 +155,34 @@ def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
     """Formats a tree of the missing files with their counts, sizes and download addresses; "" if none is missing."""
     no_annotations = len(found.annotations) < len(SPLITS)
     photos = (*found.missing, *found.unreadable)
-    files = []
-    if no_annotations:
-        files = [(file.path, file.url) for file in dataset.annotations if not (found.folder / file.path).exists()]
-    if no_annotations or photos:
-        total = sum(dataset.num_images.values())
-        text = f"{total:,} photos" if no_annotations else f"{len(photos):,} photos: {first_names(photos)}"
-        source = f"; {dataset.homepage} has them in its images/" if dataset.kaggle else ""
-        files.append(("images/", text + source))
-        for file in dataset.archives:
-            files.append((file.path, f"{file.num_bytes:,} bytes, {file.url}; or unpacked in this folder"))
-    lines = [f"  {found.folder}/", *(f"    {path:40} {text}" for path, text in files)]
-    return "\n".join(lines) if files else ""
+    if not no_annotations and not photos:
+        return ""
+    absent = [file for file in dataset.annotations if no_annotations and not (found.folder / file.path).exists()]
+    total = sum(dataset.num_images.values())
+    text = f"{total:,} photos" if no_annotations else f"{len(photos):,} photos: {first_names(photos)}"
+    source = f"; {dataset.homepage} has them in its images/" if dataset.kaggle else ""
+    files = [(file.path, file.url) for file in absent] + [("images/", text + source)]
+    for file in dataset.archives:
+        files.append((file.path, f"{file.num_bytes:,} bytes, {file.url}; or unpacked in this folder"))
+    return "\n".join([f"  {found.folder}/", *(f"    {path:40} {text}" for path, text in files)])
 
 
 def _fetch_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) -> None:
-    with os_errors_as_input_errors(cache, None, "--root names another place"):
-        source = download_from_kaggle(handle, cache)
-        is_ours = source.resolve().is_relative_to(cache.resolve())
-        for name, path in _find(source, targets).items():
-            targets[name].parent.mkdir(parents=True, exist_ok=True)
-            if is_ours:
-                shutil.move(path, targets[name])
-            else:  # Kaggle's own notebooks have the files in a read-only folder.
-                targets[name].unlink(missing_ok=True)
-                targets[name].symlink_to(path.resolve())
-        shutil.rmtree(cache, ignore_errors=True)
-
-
-def _find(source: Path, targets: Mapping[str, Path]) -> dict[str, Path]:
-    """Finds the files `targets` below `source`, by name. For repeated names, chooses the folder with most targets."""
-    folders = []
-    for directory, _, files in os.walk(source):
-        here = {name: Path(directory, name) for name in files if name in targets}
-        folders.append({name: path for name, path in here.items() if not path.is_symlink()})
-    found: dict[str, Path] = {}
-    for folder in sorted(folders, key=len):
-        found |= folder
-    return found
+    source = download_from_kaggle(handle, cache)
+    folders = [
+        {name: path for name in files if name in targets and not (path := Path(directory, name)).is_symlink()}
+        for directory, _, files in os.walk(source)
+    ]
+    found = ChainMap(*sorted(folders, key=len)[::-1])  # A repeated name is taken from the folder with most targets.
+    is_ours = source.resolve().is_relative_to(cache.resolve())
+    for name, path in found.items():
+        targets[name].parent.mkdir(parents=True, exist_ok=True)
+        if is_ours:
+            shutil.move(path, targets[name])
+        else:  # Kaggle's own notebooks have the files in a read-only folder.
+            targets[name].unlink(missing_ok=True)
+            targets[name].symlink_to(path.resolve())
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 def _fetch_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[str, Path]) -> None:
@@ -203,17 +194,16 @@ def _fetch_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[
             num_bytes += max(file.num_bytes - (part.stat().st_size if part.exists() else 0), 0)
     with os_errors_as_input_errors(folder, num_bytes, "--root names another place"):
         check_room(folder, num_bytes)
-        remaining = dict(targets)
         for file in dataset.archives:
-            archive = folder / file.path
-            if not remaining:
+            if not targets:
                 break
+            archive = folder / file.path
             if archive.exists():
                 check_unchanged(archive)
             else:
                 download(file, folder)
-            written = unpack_photos(archive, remaining)
-            remaining = {name: path for name, path in remaining.items() if name not in written}
+            written = unpack_photos(archive, targets)
+            targets = {name: path for name, path in targets.items() if name not in written}
 
 
 def _members(archive: Path, file: zipfile.ZipFile, targets: Mapping[str, Path]) -> dict[str, zipfile.ZipInfo]:

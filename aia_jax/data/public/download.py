@@ -39,10 +39,9 @@ class _TemporaryError(Exception):
 
 
 def download(file: RemoteFile, folder: Path) -> Path:
-    """Downloads `file` to `file.path` in `folder`, and checks or records its checksum. Keeps partial downloads.
+    """Downloads `file` to `file.path` in `folder`, checks or records its checksum, and returns the path.
 
-    Returns:
-        The path of the downloaded file.
+    Keeps partial downloads. A later call continues them.
 
     Raises:
         InputError: the server refuses the request or sends another file, or the disk is full or not writable.

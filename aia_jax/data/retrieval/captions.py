@@ -88,8 +88,7 @@ def load_vocabulary(config_data: ConfigDict) -> Vocabulary:
     """
     if config_data.name == "scenes":
         return Vocabulary.build(scene_captions(config_data, "train"), min_count=1)
-    given = config_data.vocabulary
-    path = Path(given) if given else Path(config_data.root) / "vocab" / f"{config_data.name}_vocab.json"
+    path = Path(config_data.vocabulary or Path(config_data.root) / "vocab" / f"{config_data.name}_vocab.json")
     if not path.exists():
         captions = Path(config_data.root) / config_data.name / "train_caps.txt"
         raise InputError(

@@ -105,7 +105,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return axis[None, :, None], axis[:, None, None]
 
 
-def _mix(first: Sequence[float], second: Sequence[float], weight: np.ndarray) -> np.ndarray:
+def _mix(first: np.typing.ArrayLike, second: np.typing.ArrayLike, weight: np.ndarray) -> np.ndarray:
     first, second = np.array(first, np.float32), np.array(second, np.float32)
     return first + (second - first) * weight
 
@@ -134,7 +134,7 @@ def _brick(rng: np.random.Generator, size: int) -> np.ndarray:
     from_joint = np.minimum((0.5 - np.abs(row % 1 - 0.5)) * height, (0.5 - np.abs(column % 1 - 0.5)) * width)
     mortar = np.clip(0.5 + (joint - from_joint) * size, 0, 1)
     clay = _mix((126, 78, 62), (150, 98, 78), 0.6 * _noise(rng, size, 9, 5) + 0.3 * _noise(rng, size, 60, 60))
-    return clay + (np.array((190, 182, 172), np.float32) - clay) * mortar
+    return _mix(clay, (190, 182, 172), mortar)
 
 
 def _night(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -32,11 +32,7 @@ _IDS = "{file: id}, as aia keywords writes it"
 
 
 class ClickedImages:
-    """Loads the splits of a folder in the layout above.
-
-    Args:
-        config: config of image search.
-    """
+    """Loads the splits of a folder in the layout above. `config` is the config of image search."""
 
     def __init__(self, config: ConfigDict):
         self._data = config.data

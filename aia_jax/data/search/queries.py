@@ -37,14 +37,12 @@ class Queries:
 def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -> Queries:
     """Makes a query from each set of one to `most_words` labels that occurs in an image.
 
-    An image is relevant to a query if it has all labels of the query.
+    An image is relevant to a query if it has all labels of the query. The queries are sorted by their number of labels.
+    The labels of a query have the order of `labels`.
 
     Args:
         targets: `[N, C]`, multi-hot, for N images and C labels.
         labels: C label names.
-
-    Returns:
-        Queries, sorted by the number of labels. The labels of a query have the order of `labels`.
 
     Raises:
         InputError: no image has a label.
