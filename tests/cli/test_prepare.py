@@ -14,7 +14,6 @@ from aia_jax.cli.main import main
 from aia_jax.data.annotation.annotations import FOLDERS, read_annotations
 from aia_jax.data.annotation.datasets import load_split
 from aia_jax.data.public import acquisition
-from aia_jax.data.public import download as downloads
 from aia_jax.data.public.download import git_blob_id
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS
 from tests.conftest import SHARED_DATASETS
@@ -50,9 +49,7 @@ def photos(tmp_path_factory) -> dict[str, bytes]:
 def server(tmp_path, monkeypatch, photos):
     """Small public data sets of the same names, on a server; the current directory is empty."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(downloads, "PAUSE", 0)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as running:
+    with serving(monkeypatch) as running:
         for name, contents in ANNOTATIONS.items():
             files = []
             for file in PUBLIC_DATASETS[name].annotations:
@@ -153,6 +150,7 @@ def test_without_kagglehub(server, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     message = failing(capsys, "corel5k")
     assert "pip install kagglehub" in message
+    assert "https://www.kaggle.com/settings/api" in message
     folder, photos = message.splitlines()[-2:]
     assert folder == "  datasets/Corel-5k/"
     assert photos.startswith("    images/                                  9 photos: 1.jpg, 2.jpg, 3.jpg, ...; https")

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
+from aia_jax.data.public import download
+
 
 @dataclasses.dataclass
 class Served:
@@ -52,8 +56,10 @@ class FileServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[FileServer]:
-    """A running server on a free port."""
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """Runs a server on a free port. Downloads from it use no proxy, and repeat failed requests at once."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "PAUSE", 0)
     with FileServer() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

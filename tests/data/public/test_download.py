@@ -20,9 +20,7 @@ CONTENT = random.Random(0).randbytes(300_000)
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(downloads, "PAUSE", 0)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as running:
+    with serving(monkeypatch) as running:
         yield running
 
 
@@ -83,22 +81,24 @@ def test_a_broken_connection_is_continued_or_the_download_starts_again(server, t
     assert server.ranges == ranges
 
 
-def test_an_interrupted_download_is_continued(server, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [KeyboardInterrupt("^C"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+def test_a_download_that_was_interrupted_or_filled_the_disk_is_continued(server, tmp_path, monkeypatch, error):
     server.files["images.zip"] = Served(CONTENT)
-    read = downloads._read
-    chunks = iter([1, 0])
+    read, chunks = downloads._read, []
 
-    def interrupted(response):
-        if not next(chunks):
-            raise KeyboardInterrupt
-        return read(response)
+    def stopping(response):
+        if chunks:
+            raise error
+        chunks.append(read(response))
+        return chunks[0]
 
     with monkeypatch.context() as context:
-        context.setattr(downloads, "_read", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        context.setattr(downloads, "_read", stopping)
+        with pytest.raises((KeyboardInterrupt, InputError), match=r"\^C|is full"):
             download(remote(server), tmp_path)
     assert names(tmp_path) == ["images.zip.part", "images.zip.part.json"]
-    size = (tmp_path / "downloads" / "images.zip.part").stat().st_size
+    assert (tmp_path / "downloads" / "images.zip.part").read_bytes() == chunks[0]
+    size = len(chunks[0])
     assert 0 < size < len(CONTENT)
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
     assert server.ranges == ["", f"bytes={size}-"]
@@ -135,10 +135,17 @@ def test_the_part_of_another_url_is_not_used(server, tmp_path, monkeypatch):
     assert download(remote(server), tmp_path).read_bytes() == CONTENT
 
 
-def test_a_busy_server_is_tried_again(server, tmp_path, capsys):
-    server.files["images.zip"] = Served(CONTENT, statuses=[500, 503, 429])
-    assert download(remote(server), tmp_path).read_bytes() == CONTENT
-    assert "the server answers 503 Service Unavailable; trying again in 0 s" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("statuses", "num_bytes", "note"),
+    [
+        ([500, 503, 429], 0, "the server answers 503 Service Unavailable; trying again in 0 s"),
+        ([], 200_000, "/images.zip has 300,000 bytes; it had 200,000 when this command was written"),
+    ],
+)
+def test_a_busy_server_and_an_unexpected_size_are_reported(server, tmp_path, capsys, statuses, num_bytes, note):
+    server.files["images.zip"] = Served(CONTENT, statuses=statuses)
+    assert download(remote(server, num_bytes=num_bytes), tmp_path).read_bytes() == CONTENT
+    assert note in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -183,35 +190,9 @@ def test_the_git_id_is_the_checksum(server, tmp_path):
     assert names(tmp_path) == ["images.zip"]  # a published checksum needs no record
 
 
-def test_an_unexpected_size_is_reported(server, tmp_path, capsys):
-    server.files["images.zip"] = Served(CONTENT)
-    download(remote(server, num_bytes=200_000), tmp_path)
-    assert "/images.zip has 300,000 bytes; it had 200,000 when this command was written" in capsys.readouterr().err
-
-
 def test_a_disk_without_room_is_reported_before_the_download(server, tmp_path, monkeypatch):
     server.files["images.zip"] = Served(CONTENT)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=len(CONTENT) - 1))
-    message = error_of(remote(server, num_bytes=len(CONTENT)), tmp_path)
-    assert (
-        f"the disk of {tmp_path / 'downloads'} is full: about 0.3 MB are needed there; --root names another" in message
-    )
-
-
-def test_a_disk_that_fills_up_keeps_the_part(server, tmp_path, monkeypatch):
-    server.files["images.zip"] = Served(CONTENT, breaks=[100_000])
-    read, chunks = downloads._read, []
-
-    def full(response):
-        chunks.append(read(response))
-        if len(chunks) > 1:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return chunks[-1]
-
-    with monkeypatch.context() as context:
-        context.setattr(downloads, "_read", full)
-        assert "is full" in error_of(remote(server), tmp_path)
-    assert (tmp_path / "downloads" / "images.zip.part").read_bytes() == chunks[0]
-    server.files["images.zip"].breaks = []
-    assert download(remote(server), tmp_path).read_bytes() == CONTENT
+    expected = f"the disk of {tmp_path}/downloads is full: about 0.3 MB are needed there; --root names another place"
+    assert error_of(remote(server, num_bytes=len(CONTENT)), tmp_path) == expected

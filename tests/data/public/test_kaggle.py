@@ -1,8 +1,7 @@
-"""kagglehub with a local server, if it is installed, and the message without it."""
+"""Downloads by kagglehub, if it is installed, from a local server."""
 
 import dataclasses
 import os
-import sys
 
 import pytest
 
@@ -18,8 +17,7 @@ def server(tmp_path, monkeypatch):
     kaggle_env = pytest.importorskip("kagglesdk.kaggle_env", reason="kagglehub is not installed")
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLEHUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as running:
+    with serving(monkeypatch) as running:
         monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, running.url("").rstrip("/"))
         running.files["kaggle.zip"] = Served(write_zip(tmp_path / "made.zip", FILES).read_bytes())
         yield running
@@ -71,10 +69,3 @@ def test_a_bad_token_file_and_an_unreachable_server(server, tmp_path, monkeypatc
     server.shutdown()
     server.server_close()
     assert "cannot be downloaded: " in error_of(tmp_path)
-
-
-def test_without_the_package(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "kagglehub", None)
-    message = error_of(tmp_path)
-    assert "pip install kagglehub" in message
-    assert "https://www.kaggle.com/settings/api" in message
