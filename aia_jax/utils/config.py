@@ -16,6 +16,12 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import nearest
 
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
+_EXPECTED = {
+    bool: "must be true or false",
+    int: "must be a whole number",
+    float: "must be a number",
+    tuple: "must be a tuple, such as (8, 16)",
+}
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -83,44 +89,31 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
         *groups, name = field.split(".")
         group = functools.reduce(ConfigDict.__getitem__, groups, config)
         try:
+            kind = group.get_type(name)
             if equals and prefix == "--noconfig":
                 raise ValueError("takes no value")
-            kind = group.get_type(name)
-            group[name] = _parse(kind, text) if equals else _parse_switch(kind, prefix)
+            if not equals and kind is not bool:
+                raise ValueError("needs a value, as --config.field=value")
+            group[name] = _parse(kind, text) if equals else prefix == "--config"
         except ValueError as error:
             problems.append(f"{override!r:.200}: {error}")
     if problems:
         raise InputError("\n".join(problems))
 
 
-def _parse_switch(kind: type, prefix: str) -> bool:
-    if kind is not bool:
-        raise ValueError("needs a value, as --config.field=value")
-    return prefix == "--config"
-
-
 def _parse(kind: type, text: str) -> Any:
     if kind is str:
         return text
-    if kind is bool:
-        if text.lower() not in _WORDS:
-            raise ValueError("must be true or false")
-        return _WORDS[text.lower()]
-    if kind is tuple:
-        return _parse_tuple(text)
-    if kind not in (int, float):
+    if kind not in _EXPECTED:
         raise ValueError("cannot be set on the command line")
-    if text == "None":  # check_fields refuses it where a field needs a number
+    if text == "None" and kind in (int, float):  # check_fields refuses it where a field needs a number
         return None
     try:
+        if kind is bool:
+            return _WORDS[text.lower()]
+        if kind is tuple:
+            value = ast.literal_eval(text)
+            return tuple(value) if isinstance(value, tuple | list) else (value,)
         return kind(text)
-    except ValueError:
-        raise ValueError("must be a whole number" if kind is int else "must be a number") from None
-
-
-def _parse_tuple(text: str) -> tuple[Any, ...]:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise ValueError("must be a tuple, such as (8, 16)") from None
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
+    except (ValueError, KeyError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise ValueError(_EXPECTED[kind]) from None

@@ -15,27 +15,26 @@ class Field(NamedTuple):
     """The values that a config field may have.
 
     Attributes:
-        least: the smallest allowed number. None means no bound.
-        most: the largest allowed number. None means no bound.
-        above: a bound that the number must exceed. None means no bound.
+        least, most: the smallest and the largest allowed number.
+        above: a bound that the number must exceed.
         words: the allowed strings. () allows any string.
         resumable: whether a resumed run may have another value, because the value does not change the results.
     """
 
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
     words: tuple[str, ...] = ()
     resumable: bool = False
 
     @property
     def range(self) -> str:
         """The allowed range of a number, for example "at least 1", or "" if there is no bound."""
-        if self.above is not None:
+        if self.above > -math.inf:
             return f"above {self.above:g}"
-        if self.most is not None:
+        if self.most < math.inf:
             return f"{self.least:g}..{self.most:g}"
-        return "" if self.least is None else f"at least {self.least:g}"
+        return f"at least {self.least:g}" if self.least > -math.inf else ""
 
 
 # The order is that of docs/configs.md. A field that is not listed may have any value and is not resumable. The code
@@ -132,7 +131,7 @@ def _problem(field: Field, value: Any) -> str:
     if isinstance(value, tuple | list):
         rising = all(type(number) is int for number in value) and [0, *value] == sorted({0, *value})
         return "" if rising and value else "must be whole numbers above 0 in increasing order"
-    required = field.range and f"must {'be' if field.most is None else 'lie in'} {field.range}"
+    required = field.range and f"must {'lie in' if field.most < math.inf else 'be'} {field.range}"
     if value is None:
         return required
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -141,15 +140,7 @@ def _problem(field: Field, value: Any) -> str:
         return "must be a finite number"
     if isinstance(value, int) and value > _LARGEST:
         return f"must be at most {_LARGEST}"
-    return "" if _contains(field, value) else required
-
-
-def _contains(field: Field, value: float) -> bool:
-    return (
-        (field.least is None or value >= field.least)
-        and (field.most is None or value <= field.most)
-        and (field.above is None or value > field.above)
-    )
+    return "" if field.least <= value <= field.most and value > field.above else required
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

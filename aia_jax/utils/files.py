@@ -70,20 +70,16 @@ def exclusive_lock(path: Path, refusal: str = "") -> Iterator[None]:
     descriptor = os.open(path, flags, 0o666)
     try:
         with contextlib.suppress(OSError):
-            _lock(descriptor, path, refusal)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if refusal:
+                    raise InputError(refusal) from None
+                tqdm.write(f"Another process is preparing {path.with_suffix('')}; waiting for it", file=sys.stderr)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, path: Path, refusal: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if refusal:
-            raise InputError(refusal) from None
-        tqdm.write(f"Another process is preparing {path.with_suffix('')}; waiting for it", file=sys.stderr)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def sha256_of_file(path: Path) -> str:
