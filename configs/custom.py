@@ -42,14 +42,15 @@ def get_config(start="gap"):
 
 
 def _continue_run(config, folder):
-    """Copies the fields of model, loss and training from the run in `folder` to `config`."""
+    """Copies all fields of model, loss and optimizer, and some others, from the run in `folder` to `config`."""
     if not Path(folder, "config.json").is_file():
         raise ValueError(f"configs/custom.py:{folder} is unknown; known: gap, attention, whole, or the folder of a run")
     written = read_run_config(Path(folder))
     if written.get("task") != "annotation":
         raise ValueError(f"configs/custom.py:{folder} is not a run of annotation")
+    written["model"].pop("gate_kernels", None)  # exists only in runs of earlier versions
     for part in ("model", "loss", "optimizer"):
-        config[part].update({name: written[part][name] for name in config[part] if name in written[part]})
+        config[part].update(written[part])
     config.data.update({name: written["data"][name] for name in ("image_size", "flips")})
     config.update({name: written[name] for name in ("batch_size", "ema_decay", "epochs")})
     config.init_from = folder

@@ -50,11 +50,14 @@ def test_unknown_recipes_are_refused(config, name, message):
 def test_a_run_of_an_earlier_version_may_be_trained_further(tmp_path):
     written = demo.get_config().to_dict()
     written["model"]["gate_kernels"] = False
+    written["loss"]["own_field"] = 3
     (tmp_path / "config.json").write_text(json.dumps(written))
     config = custom.get_config(str(tmp_path))
     assert (config.model.backbone, config.model.hidden_size, config.data.image_size) == ("tresnet_tiny", 128, 96)
     assert (config.batch_size, config.epochs, config.loss.name, config.init_from) == (16, 14, "bce", str(tmp_path))
-    assert flatten(config.to_dict()).keys() == flatten(corel5k.get_config().to_dict()).keys()
+    fields = flatten(config.to_dict())
+    assert fields.pop("loss.own_field") == 3
+    assert fields.keys() == flatten(corel5k.get_config().to_dict()).keys()
 
 
 @pytest.mark.parametrize("dataset", [corel5k, espgame, iaprtc12], ids=lambda module: module.__name__)
