@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -55,10 +55,10 @@ class ToyModel(nnx.Module):
 
 
 class ToyTask:
-    """Predicts the sign of the sum of a row. The input of step `poison_step` is NaN."""
+    """Predicts the sign of the sum of a row. The input of the steps `poison` is NaN."""
 
-    def __init__(self, config: ConfigDict, poison_step: int | None = None):
-        self.config, self.poison_step = config, poison_step
+    def __init__(self, config: ConfigDict, poison: Container[int] = ()):
+        self.config, self.poison = config, poison
         rng = np.random.default_rng(0)
         self.rows = rng.normal(size=(ROWS, FEATURES)).astype(np.float32)
         self.targets = (self.rows.sum(1) > 0).astype(np.float32)
@@ -84,7 +84,7 @@ class ToyTask:
             step += 1
             index = np.random.default_rng(step).choice(ROWS, self.config.batch_size, replace=False).astype(np.int32)
             rows = self.rows[index]
-            rows = np.full_like(rows, np.nan) if step == self.poison_step else rows
+            rows = np.full_like(rows, np.nan) if step in self.poison else rows
             yield local_rows({"index": index, "rows": rows})
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:

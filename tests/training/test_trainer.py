@@ -120,7 +120,7 @@ def test_a_workdir_of_another_config_is_refused(finished):
 def test_a_run_that_saved_nothing_may_start_again_with_another_config(tmp_path):
     config = toy_config()
     with pytest.raises(NonFiniteLossError, match="no checkpoint had been written yet"):
-        run(config, tmp_path, ToyTask(config, poison_step=2))
+        run(config, tmp_path, ToyTask(config, poison=[2]))
     config = toy_config(**{"optimizer.max_learning_rate": 1e-3})
     assert last_checkpoint(run(config, tmp_path), tmp_path)[0] == 12
 
