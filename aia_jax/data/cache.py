@@ -58,9 +58,6 @@ def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: st
     Args:
         num_bytes: approximate number of bytes to write, for the message about a full disk; None: unknown.
         advice: how to write to another place.
-
-    Raises:
-        InputError: in place of an OSError.
     """
     try:
         yield

@@ -68,7 +68,8 @@ def prepare_features(
     def write(directory: Path) -> None:
         description = f"{copy.name.partition('-')[0]} features{flip and ', flipped '}{flip}"
         starts = range(0, len(whole), batch_size)
-        batches = (_flip(whole[start : start + batch_size], flip) for start in starts)
+        rows, columns = (slice(None, None, -1 if side in flip else 1) for side in "vh")
+        batches = (whole[start : start + batch_size][:, rows, columns] for start in starts)
         with tqdm(total=len(whole), desc=description, unit="img", mininterval=0.5, dynamic_ncols=True) as bar:
             remedy = "config.data.feature_dtype=float32"
             _write_maps(directory / "features.npy", batches, compute, shape, dtype, batch_size, remedy, bar)
@@ -142,12 +143,6 @@ def cast_features(features: np.ndarray, dtype: str, remedy: str) -> np.ndarray:
     if not largest <= np.finfo(dtype).max:
         raise InputError(f"features of up to {largest:g} do not fit into {dtype}; set {remedy}")
     return features.astype(dtype)
-
-
-def _flip(images: np.ndarray, flip: str) -> np.ndarray:
-    if "h" in flip:
-        images = images[:, :, ::-1]
-    return images[:, ::-1] if "v" in flip else images
 
 
 def _write_maps(

@@ -67,7 +67,7 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
 def resize_image(image: Image.Image, size: int, *, upright: bool = False) -> np.ndarray:
     """Resizes an open image as `decode_image` does, and returns uint8 `[S, S, 3]`."""
     image.load()
-    turn = _upright_turn(image) if upright else None
+    turn = _turn(image, upright)
     # The image is rotated after resizing, because rotating a small square is faster.
     return _to_array(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR), turn)
 
@@ -76,7 +76,7 @@ def thumbnail(data: bytes, side: int) -> np.ndarray:
     """Decodes a photo to uint8 `[H, W, 3]`, upright and with its aspect ratio. The longer side is `side` pixels."""
 
     def shrink(image: Image.Image) -> np.ndarray:
-        turn, longest = _upright_turn(image), max(image.size)
+        turn, longest = _turn(image, True), max(image.size)
         size = [max(round(length / longest * side), 1) for length in image.size]
         return _to_array(_to_rgb(image).resize(size, Image.Resampling.BICUBIC), turn)
 
@@ -90,17 +90,12 @@ def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, 
         The image of `decode_image`, uint8 `[S, S, 3]`, and a WebP file without metadata. The picture in the WebP file
         keeps the aspect ratio of the photo. Its sides have at most `side` pixels.
     """
-
-    def shrink(image: Image.Image) -> tuple[np.ndarray, bytes]:
-        turn = _upright_turn(image)
-        return resize_image(image, size, upright=True), _small_webp(image, side, turn)
-
-    return _decode(data, shrink)
+    return _decode(data, lambda image: (resize_image(image, size, upright=True), _small_webp(image, side, True)))
 
 
 def webp_thumbnail(data: bytes, side: int) -> bytes:
     """Returns the WebP file of `decode_with_picture`, but ignores the EXIF orientation, as published data sets do."""
-    return _decode(data, lambda image: _small_webp(image, side, None))
+    return _decode(data, lambda image: _small_webp(image, side, False))
 
 
 def encode_webp(image: np.ndarray) -> bytes:
@@ -110,7 +105,8 @@ def encode_webp(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _small_webp(image: Image.Image, side: int, turn: Image.Transpose | None) -> bytes:
+def _small_webp(image: Image.Image, side: int, upright: bool) -> bytes:
+    turn = _turn(image, upright)
     small = _to_rgb(image)  # may be `image` itself, so `thumbnail` may change `image`, which is not used afterwards
     small.thumbnail((side, side))  # never enlarges
     return encode_webp(_to_array(small, turn))
@@ -163,9 +159,10 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _upright_turn(image: Image.Image) -> Image.Transpose | None:
+def _turn(image: Image.Image, upright: bool) -> Image.Transpose | None:
+    """Returns the transposition that makes an image upright; None if there is none, or if `upright` is not set."""
     try:
-        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation)) if upright else None
     except Exception:  # The metadata is damaged; the pixels may be fine.
         return None
 

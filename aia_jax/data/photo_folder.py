@@ -1,13 +1,12 @@
 """Lists the photos of a user in order, and decodes them ahead of use."""
 
 import contextlib
-import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +21,7 @@ _FORMATS = ("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpeg", "jpg", 
 SUFFIXES = tuple(f".{name}" for name in _FORMATS)
 
 
-@dataclasses.dataclass(frozen=True)
-class Photo:
+class Photo(NamedTuple):
     """A decoded photo.
 
     Attributes:
@@ -71,22 +69,21 @@ def read_photos(
     """
     decode = functools.partial(_decode, size=size, upright=upright, picture_side=picture_side)
     with contextlib.closing(map_ahead(decode, [str(path) for path in paths], num_workers)) as photos:
-        yield from itertools.starmap(Photo, photos)
+        yield from photos
 
 
-def _decode(path: str, size: int, upright: bool, picture_side: int) -> tuple[np.ndarray, str, bytes]:
-    """Returns the fields of a `Photo`. Worker processes return arrays faster than objects."""
+def _decode(path: str, size: int, upright: bool, picture_side: int) -> Photo:
     try:
         data = Path(path).read_bytes()
         if picture_side:
             square, picture = decode_with_picture(data, size, picture_side)
-            return square, "", picture
-        return decode_image(data, size, upright=upright), "", b""
+            return Photo(square, "", picture)
+        return Photo(decode_image(data, size, upright=upright), "")
     except InputError as error:
         problem = str(error)
     except OSError as error:
         problem = error.strerror or str(error)
-    return np.zeros((size, size, 3), np.uint8), problem, b""
+    return Photo(np.zeros((size, size, 3), np.uint8), problem)
 
 
 def _read_list(folder: Path, listed: Path) -> tuple[str, ...]:

@@ -1,8 +1,6 @@
 """Checks photo names from annotation files: a name must not lead out of the folder of the photos."""
 
-import os
 import re
-from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -30,15 +28,3 @@ def name_problem(name: Any, folder: Path | str = "it") -> str:
     if leaves_folder(name):
         return f"{name!r} leaves the folder of the photos; it must be relative to {folder}"
     return ""
-
-
-def link_problem(path: Path, folders: Iterable[Path]) -> str:
-    """Returns the reason why a photo must not be read: a link leads out of all `folders`. Returns "" otherwise.
-
-    Args:
-        folders: allowed folders, as resolved paths.
-    """
-    target = Path(os.path.realpath(path))
-    if any(target.is_relative_to(folder) for folder in folders):
-        return ""
-    return f"a link to {target}, outside of the data set; copy the photo into it, or link the whole folder of photos"

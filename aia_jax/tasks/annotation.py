@@ -47,7 +47,8 @@ class AnnotationTask(BaseTask):
             need = f"no multiple of {backbone.multiple}, which {config.model.backbone} needs"
             problem = need if backbone.multiple > 1 else "too small"
             raise InputError(f"config.data.image_size={data.image_size} is {problem}")
-        self.channel_stats = backbone.channel_stats or stats or datasets.channel_stats(data)
+        stats = backbone.channel_stats or stats or datasets.CHANNEL_STATS.get(data.name)
+        self.channel_stats = stats or datasets.read_channel_stats(data.root)
         if config.published and config.published not in RESULTS:
             raise InputError(f"config.published={config.published!r} is unknown; known: {', '.join(RESULTS)}")
         options = {name: value for name, value in config.loss.items() if name != "name" and value is not None}
@@ -88,7 +89,8 @@ class AnnotationTask(BaseTask):
 
     def train_arrays(self) -> dict[str, Any]:
         """Returns the arrays for training batches, with one row per image."""
-        return self.split("train").arrays
+        split = self.split("train")
+        return {"image": split.images, "target": split.targets}
 
     def eval_arrays(self, split: str) -> dict[str, Any]:
         """Returns the arrays for the batches of `predict`, with one row per image."""

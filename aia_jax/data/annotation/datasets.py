@@ -1,5 +1,6 @@
 """Splits ready for training and evaluation: resized images on disk, targets in memory."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -8,8 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data import scenes
-from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, SPLITS, read_annotations
-from aia_jax.data.cache import cache_root
+from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, read_annotations
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
@@ -51,11 +51,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.image_names)
 
-    @property
-    def arrays(self) -> dict[str, MappedRows | np.ndarray]:
-        """The arrays for batches, with one row per image."""
-        return {"image": self.images, "target": self.targets}
-
     def take(self, indices: np.ndarray, name: str | None = None) -> "Split":
         """Returns the rows `indices`, in the order of `indices`. Images are not read."""
         indices = np.asarray(indices)
@@ -89,13 +84,7 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
     else:
         annotations = read_annotations(config_data.root, config_data.name, split)
         source = image_cache.photo_source(config_data.root, config_data.name, split, annotations)
-    copy = image_cache.prepare_copy(
-        source,
-        cache_root(config_data.cache_dir),
-        image_size,
-        skip_corrupt=config_data.skip_corrupt,
-        num_workers=config_data.num_workers,
-    )
+    copy = image_cache.prepare_copy(source, config_data, image_size)
     facts = json.loads((copy / "split.json").read_text())
     targets = np.load(copy / "targets.npy")
     return Split(split, MappedRows(copy / "images.npy"), targets, tuple(facts["image_names"]), tuple(facts["labels"]))
@@ -194,18 +183,6 @@ def scene_indices(config_data: ConfigDict, split: str) -> range:
     return range(first, first + count)
 
 
-def channel_stats(config_data: ConfigDict) -> ChannelStats:
-    """Returns the mean and standard deviation of the channels (red, green, blue) of a data set, on the scale 0..1.
-
-    Args:
-        config_data: uses `name`, one of `DATASETS`, and for "custom" data also `root`.
-
-    Raises:
-        InputError: the statistics of "custom" data cannot be read.
-    """
-    return read_channel_stats(config_data.root) if config_data.name == CUSTOM else CHANNEL_STATS[config_data.name]
-
-
 def read_channel_stats(root: str | Path) -> ChannelStats:
     """Reads the channel statistics of a user's own photos from the folder of the annotations.
 
@@ -236,11 +213,10 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
         return scenes.LABELS
     try:
         return read_annotations(config_data.root, config_data.name, "train").labels
-    except InputError as absent:
-        try:
+    except InputError:
+        with contextlib.suppress(InputError):
             return read_annotations(config_data.root, config_data.name, "test").labels
-        except InputError:
-            raise absent from None
+        raise
 
 
 def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:

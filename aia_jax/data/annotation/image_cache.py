@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aia_jax.data import scenes
 from aia_jax.data.annotation import tfds_builders
 from aia_jax.data.annotation.annotations import CUSTOM, Annotations
-from aia_jax.data.cache import cached_directory
+from aia_jax.data.cache import cache_root, cached_directory
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.mapped_rows import RowWriter
 from aia_jax.data.pipeline import map_ahead
-from aia_jax.data.safe_names import link_problem
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import list_problems
 
@@ -49,7 +49,6 @@ class Source:
         num_bytes: approximate total size of the readable images.
         problems: one line for each photo that cannot be read.
         make_builder: takes `data_dir` and returns the TFDS builder of the readable images.
-        upright: see `image_decoding.decode_image`.
     """
 
     dataset: str
@@ -61,7 +60,6 @@ class Source:
     num_bytes: int
     problems: tuple[str, ...]
     make_builder: Callable[[Path], tfds.core.GeneratorBasedBuilder]
-    upright: bool = False
 
 
 def photo_source(root: str | Path, dataset: str, split: str, annotations: Annotations) -> Source:
@@ -88,7 +86,6 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
         num_bytes=sum(files[row][0] for row in readable),
         problems=tuple(file for file in files if isinstance(file, str)),
         make_builder=lambda folder: tfds_builders.AnnotatedPhotos(dataset, {split: present}, data_dir=folder),
-        upright=dataset == CUSTOM,  # photos from cameras need rotation; published data sets were prepared without it
     )
 
 
@@ -109,22 +106,23 @@ def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
     )
 
 
-def prepare_copy(source: Source, cache: Path, size: int, *, skip_corrupt: bool, num_workers: int) -> Path:
+def prepare_copy(source: Source, config_data: ConfigDict, size: int) -> Path:
     """Returns the directory of the prepared copy of `source` at `size` x `size` pixels, and creates it on first use.
 
     Args:
-        skip_corrupt: whether to leave out unreadable images instead of raising.
-        num_workers: number of processes that decode images; 0: threads of this process decode them.
+        config_data: uses `cache_dir`, `skip_corrupt` and `num_workers`.
 
     Raises:
         InputError: images are unreadable, none is left, or the cache has no room.
     """
-    parent = cache / f"{source.dataset}-{_hash(source.place)[:8]}"
+    parent = cache_root(config_data.cache_dir) / f"{source.dataset}-{_hash(source.place)[:8]}"
+    skip_corrupt = config_data.skip_corrupt
 
     def write(directory: Path) -> None:
         records = _prepare_records(source, parent)
-        decode = partial(_decode, size=size, upright=source.upright)
-        decoded = map_ahead(decode, records, num_workers) if len(records) else []
+        # Photos from cameras need rotation. The published data sets were prepared without it.
+        decode = partial(_decode, size=size, upright=source.dataset == CUSTOM)
+        decoded = map_ahead(decode, records, config_data.num_workers) if len(records) else []
         description = f"{source.dataset} {source.split}: resizing to {size} px"
         names, targets, problems = [], [], list(source.problems)
         with RowWriter(directory / "images.npy", (size, size, 3), np.uint8) as images:
@@ -161,11 +159,9 @@ def _prepare_records(source: Source, parent: Path) -> Sequence[dict[str, Any]]:
     if not source.num_images:
         return []
     kind, fingerprint = f"{source.split}-records", _hash(_VERSION, source.fingerprint)[:12]
-
-    def write(directory: Path) -> None:
-        tfds_builders.prepare(source.make_builder(directory))
-
-    folder = cached_directory(parent, kind, fingerprint, source.num_bytes, write)
+    folder = cached_directory(
+        parent, kind, fingerprint, source.num_bytes, lambda path: tfds_builders.prepare(source.make_builder(path))
+    )
     written = next(folder.rglob("dataset_info.json")).parent
     builder = tfds.builder_from_directory(written)  # Unlike the builder that wrote it, this one can be pickled.
     return builder.as_data_source(source.split, decoders={"image": tfds.decode.SkipDecoding()})
@@ -183,8 +179,10 @@ def _decode(record: dict[str, Any], size: int, upright: bool) -> dict[str, Any]:
 
 def _examine(path: Path, folders: Sequence[Path]) -> tuple[int, int] | str:
     """Returns the size and modification time of a photo, or its problem. Links must not lead out of given `folders`."""
-    if folders and (problem := link_problem(path, folders)):
-        return f"{path}: {problem}"
+    target = Path(os.path.realpath(path))
+    if folders and not any(target.is_relative_to(folder) for folder in folders):
+        remedy = "copy the photo into it, or link the whole folder of photos"
+        return f"{path}: a link to {target}, outside of the data set; {remedy}"
     try:
         status = path.stat()
     except OSError as error:

@@ -101,21 +101,16 @@ def read_folders(folder: Path) -> LabelList:
     """
     tops = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
-    photos: dict[str, list[tuple[str, str]]] = {}  # name of a photo to (label, split) of each of its places
+    rows: dict[LabelRow, None] = {}  # without repeats, in order
     all_labels = set()
     for name, first_name in _first_names(folder, _photos_below(folder, tops)):
         parts = Path(name).parts[:-1]
         split = SPLIT_NAMES[parts[0].lower()] if has_splits and parts else ""
         label = next(iter(parts[1:] if has_splits else parts), "")
         all_labels.add(label)
-        photos.setdefault(first_name, []).append((label, split))
+        rows[LabelRow(repr(first_name), first_name, (label,) * bool(label), split)] = None
     if not all_labels - {""}:
         raise InputError(f"{folder} holds no folders of photos; expected one for each label, such as sky/a.jpg")
-    rows = [
-        LabelRow(repr(name), name, (label,) * bool(label), split)
-        for name, places in photos.items()
-        for label, split in dict.fromkeys(places)
-    ]
     below = f" below the splits {', '.join(tops)}" if has_splits else ""
     return LabelList(tuple(rows), f"{folder}: {len(all_labels - {''}):,} folders as labels{below}")
 

@@ -162,7 +162,7 @@ def test_take_selects_rows_in_order(config):
     np.testing.assert_array_equal(part.targets, split.targets[[4, 0, 2]])
     nested = part.take(np.array([2, 1]))
     assert nested.image_names == ("2.jpeg", "0.jpeg")
-    np.testing.assert_array_equal(nested.arrays["image"][np.array([1, 0])], np.asarray(split.images)[[0, 2]])
+    np.testing.assert_array_equal(nested.images[np.array([1, 0])], np.asarray(split.images)[[0, 2]])
 
 
 def test_mapped_rows_pickle_as_their_path(tmp_path):
