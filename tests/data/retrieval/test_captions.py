@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -55,10 +53,9 @@ def test_features_may_be_repeated_for_each_caption(data, tmp_path):
     np.testing.assert_array_equal(batch["image"], once[batch["index"] // 5])
 
 
-def test_testall_is_used_if_it_exists(data, tmp_path):
-    folder = tmp_path / "tiny_precomp"
-    (folder / "testall_caps.txt").write_text("\n".join(TEXTS[:10]) + "\n")
-    np.save(folder / "testall_ims.npy", np.zeros((2, 4, 3), np.float32))
+def test_testall_is_used_if_it_exists(data, write):
+    write("\n".join(TEXTS[:10]).encode(), "tiny_precomp/testall_caps.txt")
+    write(np.zeros((2, 4, 3), np.float32), "tiny_precomp/testall_ims.npy")
     assert load(data, "test").num_images == 2
 
 
@@ -108,46 +105,41 @@ def test_captions_can_be_ordered_by_length(data):
     assert sorted(batch["mask"].tolist()) == [False, True, True, True]
 
 
-def test_photo_names_are_read_from_beside_the_features(data, tmp_path):
+def test_photo_names_are_read_from_beside_the_features(data, write):
     split = load(data)
     with pytest.raises(InputError, match="which names the photos of the features, does not exist"):
         feature_photo_names(split)
-    for content in ("[", "3", '{"images": 3}', '{"images": [3, 4]}'):
-        (tmp_path / "tiny_precomp" / "train_ims.json").write_text(content)
+    for content in (b"[", 3, {"images": 3}, {"images": [3, 4]}):
+        write(content, "tiny_precomp/train_ims.json")
         with pytest.raises(InputError, match=r"train_ims\.json"):
             feature_photo_names(split)
     names = [f"{k}.jpg" for k in range(IMAGES)]
-    (tmp_path / "tiny_precomp" / "train_ims.json").write_text(json.dumps({"images": names}))
+    write({"images": names}, "tiny_precomp/train_ims.json")
     assert feature_photo_names(split) == names
     assert feature_photo_names(split.take(np.array([4, 1]), "part")) == ["4.jpg", "1.jpg"]
 
 
-def captions(folder, text):
-    (folder / "train_caps.txt").write_text(text)
-
-
-def features(folder, array):
-    np.save(folder / "train_ims.npy", array)
+CAPTIONS, FEATURES = "tiny_precomp/train_caps.txt", "tiny_precomp/train_ims.npy"
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("file", "content", "message"),
     [
-        (lambda folder: captions(folder, "a red dog here\n" * 7), "holds 7 captions, not a multiple of 5"),
-        (lambda folder: captions(folder, "a red dog here\n" * 4 + "\n"), r"train_caps.txt.*5"),
-        (lambda folder: captions(folder, "wholly other words\n" * 30), r"train_caps.txt.*vocab.json"),
-        (lambda folder: (folder / "train_caps.txt").unlink(), "train_caps.txt"),
-        (lambda folder: features(folder, np.zeros((7, 4, 3), np.float32)), "of 7 images, but there are 30 captions"),
-        (lambda folder: features(folder, np.zeros((6, 12), np.float32)), r"must be a float array \[images, regions, f"),
-        (lambda folder: features(folder, np.zeros((6, 4, 3), np.int32)), "must be a float array"),
-        (lambda folder: (folder / "train_ims.npy").write_bytes(b"\x93NUMPY"), "is not a .npy file, or is truncated"),
-        (lambda folder: features(folder, np.float32(3)), "holds a single number, not rows"),
-        (lambda folder: (folder / "train_ims.npy").unlink(), "does not exist; aia features creates it from photos"),
-        (lambda folder: (folder.parent / "vocab.json").write_text("{}"), "vocab.json"),
-        (lambda folder: (folder.parent / "vocab.json").unlink(), "build it with: aia vocab"),
+        (CAPTIONS, b"a red dog here\n" * 7, "holds 7 captions, not a multiple of 5"),
+        (CAPTIONS, b"a red dog here\n" * 4 + b"\n", r"train_caps.txt.*5"),
+        (CAPTIONS, b"wholly other words\n" * 30, r"train_caps.txt.*vocab.json"),
+        (CAPTIONS, None, "train_caps.txt"),
+        (FEATURES, np.zeros((7, 4, 3), np.float32), "of 7 images, but there are 30 captions"),
+        (FEATURES, np.zeros((6, 12), np.float32), r"must be a float array \[images, regions, f"),
+        (FEATURES, np.zeros((6, 4, 3), np.int32), "must be a float array"),
+        (FEATURES, b"\x93NUMPY", "is not a .npy file, or is truncated"),
+        (FEATURES, np.array(3, np.float32), "holds a single number, not rows"),
+        (FEATURES, None, "does not exist; aia features creates it from photos"),
+        ("vocab.json", {}, "vocab.json"),
+        ("vocab.json", None, "build it with: aia vocab"),
     ],
 )
-def test_files_that_do_not_match_are_refused(data, tmp_path, damage, message):
-    damage(tmp_path / "tiny_precomp")
+def test_files_that_do_not_match_are_refused(data, write, file, content, message):
+    write(content, file)
     with pytest.raises(InputError, match=message):
         load(data)

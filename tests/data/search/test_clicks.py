@@ -1,6 +1,5 @@
 """Clickture's and COCO's layouts with keyword files of `aia keywords`."""
 
-import io
 import json
 
 import numpy as np
@@ -24,15 +23,11 @@ def write_tagging(folder, keywords):
 @pytest.fixture
 def clickture(tmp_path):
     root = tmp_path / "clickture"
-    write_tagging(tmp_path / "tags", KEYWORDS)
     (tmp_path / "images.lst").write_text("".join(f"a/{image}\n" for image in KEYWORDS))
     write_tagging(tmp_path / "tags" / "a", KEYWORDS)
-    for split in ("train", "test"):
-        flags = ["--layout", "clickture", "--keywords", str(tmp_path / "tags"), "--list", str(tmp_path / "images.lst")]
-        vocabulary = (
-            ["--vocabulary", str(root / "keyword_vocabulary.json")] if split == "test" else ["--min_count", "1"]
-        )
-        assert main(["keywords", *flags, "--split", split, "--output", str(root), *vocabulary]) == 0
+    command = ["keywords", "--layout=clickture", f"--keywords={tmp_path}/tags", f"--list={tmp_path}/images.lst"]
+    for split, words in {"train": "--min_count=1", "test": f"--vocabulary={root}/keyword_vocabulary.json"}.items():
+        assert main([*command, f"--split={split}", f"--output={root}", words]) == 0
         np.save(root / f"{split}_maps.npy", np.arange(4 * 4 * 2, dtype=np.float32).reshape(4, 4, 2))
     (root / "train_clicks.tsv").write_text("7\ta dog\t3\n3\ta dog\t1\n5\tgreen park\n99\telsewhere\t1\n")
     (root / "test_clicks.tsv").write_text("0\ta dog\t1\n")
@@ -45,7 +40,7 @@ def config_of(root, name):
     return config
 
 
-def test_clicked_images_are_relevant(clickture):
+def test_clicked_images_are_relevant_and_a_task_reads_them(clickture):
     images = ClickedImages(config_of(clickture, "clickture"))
     part = images.load("train")
     assert part.queries.texts == ("a dog", "green park")
@@ -53,9 +48,6 @@ def test_clicked_images_are_relevant(clickture):
     rows = zip(part.keywords, part.counts, strict=True)
     words = [[images.keyword_names[word] for word in row[:count]] for row, count in rows]
     assert words == list(KEYWORDS.values())
-
-
-def test_a_task_reads_clicks(clickture):
     task = make_task(config_of(clickture, "clickture"))
     assert len(task.split("test").queries) == 1
     assert task.epoch_end(256) == 3  # three pairs
@@ -73,8 +65,8 @@ def test_the_captions_of_coco_are_queries(clickture, tmp_path):
     (root / "dataset.json").write_text(json.dumps({"images": images}))
     write_tagging(root / "keyword_train", {"a": ["park"], "b": ["dog"]})
     write_tagging(root / "keyword_test", {"c": ["dog"]})
-    flags = ["--layout", "coco", "--keywords", str(root), "--list", str(root / "dataset.json"), "--min_count", "1"]
-    assert main(["keywords", *flags, "--output", str(root)]) == 0
+    flags = ["--layout=coco", f"--keywords={root}", f"--list={root}/dataset.json", "--min_count=1", f"--output={root}"]
+    assert main(["keywords", *flags]) == 0
     np.save(root / "train_maps.npy", np.ones((2, 3, 3, 2), np.float32))
     part = ClickedImages(config_of(tmp_path, "coco")).load("train")
     assert part.queries.texts == ("A dog.", "Two dogs", "A park")
@@ -82,12 +74,6 @@ def test_the_captions_of_coco_are_queries(clickture, tmp_path):
     (root / "dataset.json").write_text('{"images": [{"imgid": 1}]}')
     with pytest.raises(InputError, match=r"dataset.json is not as expected"):
         ClickedImages(config_of(tmp_path, "coco")).load("train")
-
-
-def _npy(array) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +85,7 @@ def _npy(array) -> bytes:
         ("train_clicks.tsv", None, "train_clicks.tsv"),
         ("train_maps.npy", None, "the maps of the images, does not exist"),
         ("train_maps.npy", b"x", "is not a .npy file, or is truncated"),
-        ("train_maps.npy", _npy(np.ones((4, 5, 2), np.float32)), r"of a square grid; found float32 \(4, 5, 2\)"),
+        ("train_maps.npy", np.ones((4, 5, 2), np.float32), r"of a square grid; found float32 \(4, 5, 2\)"),
         ("train_clicks.tsv", b"9" * 5000 + b"\ta dog\t1\n", "train_clicks.tsv:1: expected id, query and clicks"),
         ("keyword_names_train.json", b"[]", r"expected \{file: id\}, as aia keywords writes it, found a list"),
         ("keyword_names_train.json", b'{"a": 7.5}', "'a': 7.5 is not an id"),
@@ -111,8 +97,7 @@ def _npy(array) -> bytes:
         ("keyword_record_train.npy", None, "does not exist; `aia keywords` writes record and ranges"),
     ],
 )
-def test_files_that_cannot_be_used_are_named(clickture, file, content, message):
-    path = clickture / "clickture" / file
-    path.unlink() if content is None else path.write_bytes(content)
+def test_files_that_cannot_be_used_are_named(clickture, write, file, content, message):
+    write(content, f"clickture/{file}")
     with pytest.raises(InputError, match=message):
         ClickedImages(config_of(clickture, "clickture")).load("train")

@@ -30,6 +30,11 @@ def save(tmp_path):
     return save
 
 
+@pytest.fixture
+def paths(tmp_path):
+    return tmp_path / "record.npy", tmp_path / "ranges.npy"
+
+
 def words_of(records: KeywordRecords, image: int) -> list[int]:
     ids, counts = records.padded(np.array([image]), 50)
     return ids[0, : counts[0]].tolist()
@@ -58,11 +63,7 @@ def test_keywords_are_read(write):
     [
         (READ, None, "none cannot be read: No such file or directory"),
         (READ, b"", "file is not JSON: Expecting value"),
-        (
-            read_keywords,
-            [],
-            'file has no tagging.keywords; expected {"tagging": {"keywords": ["a word or more", ...]}}',
-        ),
+        (READ, [], 'file has no tagging.keywords; expected {"tagging": {"keywords": ["a word or more", ...]}}'),
         (READ, {"keywords": []}, "file has no tagging.keywords"),
         (READ, {"tagging": []}, "file has no tagging.keywords"),
         (READ, {"tagging": {}}, "file has no tagging.keywords"),
@@ -89,10 +90,8 @@ def test_keywords_are_split_into_words():
     assert analyze(["the", "a", "x"]) == analyze([]) == []
 
 
-PIECES = st.sampled_from(
-    ["dog", "Dog", "CAT", "the", "a", "x", "t-shirt", "old man", "café", "_", "__", "3D", "", "\n"]
-)
-IMAGES = st.lists(st.lists(PIECES | st.text(max_size=4), max_size=6), min_size=1, max_size=12)
+PIECES = "dog", "Dog", "CAT", "the", "a", "x", "t-shirt", "old man", "café", "_", "__", "3D", "", "\n"
+IMAGES = st.lists(st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=6), min_size=1, max_size=12)
 
 
 @settings(max_examples=300, deadline=None)
@@ -126,7 +125,7 @@ def test_a_vocabulary_is_saved(tmp_path):
     assert loaded.encode(["dog", "x", "café", "dog"]).tolist() == [1, 0, 1]
 
 
-def test_memory_does_not_grow_with_the_images(tmp_path):
+def test_memory_does_not_grow_with_the_images(paths):
     def peak(num_images: int) -> int:
         def documents():
             return ([f"word{(7 * image + place) % 300}" for place in range(20)] for image in range(num_images))
@@ -134,20 +133,18 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
         tracemalloc.start()
         vocabulary = KeywordVocabulary.fit(documents())
         images = zip(itertools.count(), map(vocabulary.encode, documents()))
-        write_keyword_records(tmp_path / "record.npy", tmp_path / "ranges.npy", images, 20_000)
-        try:
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        write_keyword_records(*paths, images, 20_000)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
 
     peak(2000)
     few, many = peak(2000), peak(20_000)
     assert many < 1.1 * few
-    assert len(KeywordRecords.load(tmp_path / "record.npy", tmp_path / "ranges.npy", 300).record) == 400_000
+    assert len(KeywordRecords.load(*paths, 300).record) == 400_000
 
 
-def test_records_are_written_and_read(tmp_path):
-    paths = tmp_path / "record.npy", tmp_path / "ranges.npy"
+def test_records_are_written_and_read(paths):
     images = [(4, [2, 0, 2]), (0, []), (1, [1]), (2, [3, 0]), (5, [])]
     ranges = write_keyword_records(*paths, ((image, np.array(words, np.int32)) for image, words in images), 6)
     assert ranges.tolist() == RANGES
@@ -167,8 +164,7 @@ def test_records_are_written_and_read(tmp_path):
             records.padded(np.array([1, index]), 2)
 
 
-def test_a_record_without_a_row_is_read(tmp_path):
-    paths = tmp_path / "record.npy", tmp_path / "ranges.npy"
+def test_a_record_without_a_row_is_read(paths):
     write_keyword_records(*paths, [(0, np.zeros(0, np.int32))], 2)
     records = KeywordRecords.load(*paths, 4)
     assert words_of(records, 1) == []
