@@ -1,6 +1,7 @@
 """`aia prepare` on small data sets of the same form as the public ones, from a server on this machine."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -15,9 +16,9 @@ from aia_jax.data.annotation.annotations import FOLDERS, read_annotations
 from aia_jax.data.annotation.datasets import load_split
 from aia_jax.data.public import acquisition
 from aia_jax.data.public.download import git_blob_id
-from aia_jax.data.public.public_datasets import PUBLIC_DATASETS
+from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, RemoteFile
 from tests.conftest import SHARED_DATASETS
-from tests.helpers.file_server import Served, serving, write_zip
+from tests.helpers.file_server import Served, serving, zip_file
 from tests.helpers.photos import LABELS, data_config, make_photo
 
 NUMBERS = {"train": range(1, 7), "test": range(7, 10)}
@@ -50,29 +51,24 @@ def server(tmp_path, monkeypatch, photos):
     """Small public data sets of the same names, on a server; the current directory is empty."""
     monkeypatch.chdir(tmp_path)
     with serving(monkeypatch) as running:
+
+        def served(file: RemoteFile, content: bytes, **facts: object) -> RemoteFile:
+            running.files[file.path] = Served(content)
+            return dataclasses.replace(file, url=running.url(file.path), **facts)
+
         for name, contents in ANNOTATIONS.items():
-            files = []
+            files, archives = [], []
             for file in PUBLIC_DATASETS[name].annotations:
-                running.files[file.path] = Served(contents[file.path], content_type="text/plain")
-                Path("blob").write_bytes(contents[file.path])
-                files.append(dataclasses.replace(file, url=running.url(file.path), git_blob=git_blob_id(Path("blob"))))
-            Path("blob").unlink()
-            archives = []
+                content = contents[file.path]
+                blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+                files.append(served(file, content, git_blob=blob))
             for part, file in enumerate(PUBLIC_DATASETS[name].archives):
                 members = {f"VG_100K/{n}.jpg": photos[f"{n}.jpg"] for n in range(1, 10) if n % 2 == part}
-                path = write_zip(Path("made.zip"), {"VG_100K/": b"", "VG_100K/99.jpg": b"?", **members})
-                running.files[file.path] = Served(path.read_bytes())
-                archives.append(dataclasses.replace(file, url=running.url(file.path), num_bytes=path.stat().st_size))
-                path.unlink()
-            small = dataclasses.replace(
-                PUBLIC_DATASETS[name],
-                num_images={split: len(numbers) for split, numbers in NUMBERS.items()},
-                num_labels=3,
-                labels_per_image=2.0,
-                annotations=tuple(files),
-                archives=tuple(archives),
-            )
-            monkeypatch.setitem(PUBLIC_DATASETS, name, small)
+                content = zip_file({"VG_100K/": b"", "VG_100K/99.jpg": b"?", **members})
+                archives.append(served(file, content, num_bytes=len(content)))
+            facts = {"num_images": {split: len(NUMBERS[split]) for split in NUMBERS}, "num_labels": 3}
+            facts |= {"labels_per_image": 2.0, "annotations": tuple(files), "archives": tuple(archives)}
+            monkeypatch.setitem(PUBLIC_DATASETS, name, dataclasses.replace(PUBLIC_DATASETS[name], **facts))
         yield running
 
 
@@ -196,25 +192,22 @@ def test_an_archive_of_a_user_is_used_and_a_changed_one_refused(server, capsys):
 
 def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, capsys):
     write, written = acquisition.write_bytes, []
+    last = 8  # two lists of annotations and six photos: in the second archive
 
-    def interrupted(path, content):
-        if len(written) == 8:  # two lists of annotations and six photos: in the second archive
+    def write_some(path, content):
+        if len(written) == last:
             raise KeyboardInterrupt
         written.append(path.name)
         write(path, content)
 
-    with monkeypatch.context() as context:
-        context.setattr(acquisition, "write_bytes", interrupted)
-        message = failing(capsys, "vg500", code=130)
+    monkeypatch.setattr(acquisition, "write_bytes", write_some)
+    message = failing(capsys, "vg500", code=130)
     assert "downloaded files are kept in datasets/VG-500, and the same command continues" in message
     assert images("VG-500") == set(written) - {"train.json", "test.json"}
-    asked, again = len(server.ranges), []
-    monkeypatch.setattr(
-        acquisition, "write_bytes", lambda path, content: again.append(path.name) or write(path, content)
-    )
+    asked, last = len(server.ranges), None
     assert main(["prepare", "vg500"]) == 0
     assert len(server.ranges) == asked  # both archives are there
-    assert set(again) == set(photos) - set(written)
+    assert set(written[8:]) == set(photos) - set(written[:8])
 
 
 def test_a_disk_without_room_for_archives_and_photos(server, capsys, monkeypatch):

@@ -1,13 +1,13 @@
 """An HTTP server for files in memory that can misbehave like real ones, and zip files for it."""
 
 import dataclasses
+import io
 import json
 import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -70,12 +70,13 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
             thread.join()
 
 
-def write_zip(path: Path, members: dict[str | zipfile.ZipInfo, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
-    """Writes a zip file and returns its path."""
-    with zipfile.ZipFile(path, "w", compression) as file:
-        for member, content in members.items():
-            file.writestr(member, content)
-    return path
+def zip_file(members: dict[str | zipfile.ZipInfo, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """Returns the content of a zip file."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", compression) as file:
+        for member, data in members.items():
+            file.writestr(member, data)
+    return content.getvalue()
 
 
 class _Handler(BaseHTTPRequestHandler):

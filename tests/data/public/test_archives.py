@@ -1,6 +1,5 @@
 """Valid, damaged and malicious zip files of photos."""
 
-import io
 import random
 import stat
 import zipfile
@@ -9,59 +8,55 @@ import pytest
 
 from aia_jax.data.public.acquisition import unpack_photos
 from aia_jax.utils.errors import InputError
-from tests.helpers.file_server import write_zip
+from tests.helpers.file_server import zip_file
 
 RANDOM = random.Random(0)
 PHOTOS = {f"{number}.jpg": RANDOM.randbytes(2000) for number in range(5)}
-
-
 LINK = zipfile.ZipInfo("VG_100K/1.jpg")
 LINK.external_attr = (stat.S_IFLNK | 0o777) << 16
+ARCHIVE = zip_file({"../../1.jpg": b"?"})
+OUTSIDE = ["../1.jpg", "VG_100K/../../1.jpg", "/etc/1.jpg", "C:\\1.jpg", "..\\1.jpg"]
 
 
 @pytest.fixture
 def archive(tmp_path):
+    path = tmp_path / "images.zip"
     members = {"VG_100K/": b"", **{f"VG_100K/{name}": content for name, content in PHOTOS.items()}}
-    return write_zip(tmp_path / "images.zip", {**members, "VG_100K/Thumbs.db": b"?"})
+    path.write_bytes(zip_file({**members, "VG_100K/Thumbs.db": b"?"}))
+    return path
 
 
-def targets(tmp_path, *names):
-    return {name: tmp_path / "images" / name for name in names or PHOTOS}
+def unpack(archive, *names) -> set[str]:
+    return unpack_photos(archive, {name: archive.parent / "images" / name for name in names or PHOTOS})
 
 
-def written(tmp_path):
-    return {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} - {"images.zip"}
+def written(archive) -> dict[str, bytes]:
+    files = [path for path in archive.parent.rglob("*") if path.is_file() and path != archive]
+    return {str(path.relative_to(archive.parent)): path.read_bytes() for path in files}
 
 
-def error_of(path, tmp_path) -> str:
+def error_of(archive) -> str:
     with pytest.raises(InputError) as caught:
-        unpack_photos(path, targets(tmp_path))
+        unpack(archive)
     return str(caught.value)
 
 
-def test_only_requested_photos_are_written(archive, tmp_path):
-    assert unpack_photos(archive, targets(tmp_path, "1.jpg", "3.jpg", "9.jpg")) == {"1.jpg", "3.jpg"}
-    assert written(tmp_path) == {"images/1.jpg", "images/3.jpg"}
-    assert (tmp_path / "images" / "3.jpg").read_bytes() == PHOTOS["3.jpg"]
+def test_only_requested_photos_are_written(archive):
+    assert unpack(archive, "1.jpg", "3.jpg", "9.jpg") == {"1.jpg", "3.jpg"}
+    assert written(archive) == {f"images/{name}": PHOTOS[name] for name in ("1.jpg", "3.jpg")}
 
 
-def test_the_first_of_two_members_with_the_same_name_is_used_and_may_be_compressed(tmp_path):
-    members = {"VG_100K/1.jpg": PHOTOS["1.jpg"], "VG_100K_2/1.jpg": PHOTOS["2.jpg"]}
-    path = write_zip(tmp_path / "images.zip", members, compression=zipfile.ZIP_DEFLATED)
-    assert unpack_photos(path, targets(tmp_path)) == {"1.jpg"}
-    assert (tmp_path / "images" / "1.jpg").read_bytes() == PHOTOS["1.jpg"]
-
-
-def test_an_archive_in_an_archive_is_a_plain_file(tmp_path):
-    inner = io.BytesIO()
-    with zipfile.ZipFile(inner, "w") as file:
-        file.writestr("../../1.jpg", b"?")
-    path = write_zip(tmp_path / "images.zip", {"1.jpg": inner.getvalue()})
-    assert unpack_photos(path, targets(tmp_path)) == {"1.jpg"}
-    assert written(tmp_path) == {"images/1.jpg"}
-
-
-OUTSIDE = ["../1.jpg", "VG_100K/../../1.jpg", "/etc/1.jpg", "C:\\1.jpg", "..\\1.jpg"]
+@pytest.mark.parametrize(
+    ("members", "content"),
+    [
+        ({"VG_100K/1.jpg": PHOTOS["1.jpg"], "VG_100K_2/1.jpg": PHOTOS["2.jpg"]}, PHOTOS["1.jpg"]),
+        ({"1.jpg": ARCHIVE}, ARCHIVE),
+    ],
+)
+def test_the_first_member_of_a_name_is_written_even_if_it_is_compressed_or_an_archive(archive, members, content):
+    archive.write_bytes(zip_file(members, zipfile.ZIP_DEFLATED))
+    assert unpack(archive) == {"1.jpg"}
+    assert written(archive) == {"images/1.jpg": content}
 
 
 @pytest.mark.parametrize(
@@ -73,12 +68,12 @@ OUTSIDE = ["../1.jpg", "VG_100K/../../1.jpg", "/etc/1.jpg", "C:\\1.jpg", "..\\1.
         (dict.fromkeys(PHOTOS, bytes(100_000)), "bytes hold 500,000 bytes of photos"),
     ],
 )
-def test_paths_that_lead_out_and_links_and_sizes_that_no_photo_has_are_refused(tmp_path, members, message):
-    path = write_zip(tmp_path / "images.zip", members, compression=zipfile.ZIP_DEFLATED)
-    assert message in error_of(path, tmp_path)
+def test_paths_that_lead_out_and_links_and_sizes_that_no_photo_has_are_refused(archive, members, message):
+    archive.write_bytes(zip_file(members, zipfile.ZIP_DEFLATED))
+    assert message in error_of(archive)
     if LINK in members:
-        assert unpack_photos(path, targets(tmp_path, "2.jpg")) == set()  # not requested, not touched
-    assert not written(tmp_path)
+        assert unpack(archive, "2.jpg") == set()  # not requested, not touched
+    assert not written(archive)
 
 
 def _patch_directory(path, name, offset, content):
@@ -89,28 +84,27 @@ def _patch_directory(path, name, offset, content):
     path.write_bytes(data)
 
 
-def test_a_member_is_never_expanded_beyond_its_declared_size(tmp_path, monkeypatch):
-    members = {"0.jpg": PHOTOS["0.jpg"], "1.jpg": bytes(50_000_000)}
-    path = write_zip(tmp_path / "images.zip", members, compression=zipfile.ZIP_DEFLATED)
-    _patch_directory(path, "1.jpg", 24, (1000).to_bytes(4, "little"))
+def test_a_member_is_never_expanded_beyond_its_declared_size(archive, monkeypatch):
+    archive.write_bytes(zip_file({"0.jpg": PHOTOS["0.jpg"], "1.jpg": bytes(50_000_000)}, zipfile.ZIP_DEFLATED))
+    _patch_directory(archive, "1.jpg", 24, (1000).to_bytes(4, "little"))
     inflated = []
     inflate = zipfile.ZipExtFile._read1
     monkeypatch.setattr(zipfile.ZipExtFile, "_read1", lambda self, n: inflated.append(n) or inflate(self, n))
-    assert "'1.jpg' is damaged (Bad CRC-32" in error_of(path, tmp_path)
+    assert "'1.jpg' is damaged (Bad CRC-32" in error_of(archive)
     assert max(inflated) < 10_000
-    assert written(tmp_path) == {"images/0.jpg"}  # The members before it are valid.
+    assert written(archive).keys() == {"images/0.jpg"}  # The members before it are valid.
 
 
-def test_damaged_and_encrypted_members_are_refused(archive, tmp_path):
+def test_damaged_and_encrypted_members_are_refused(archive):
     content = archive.read_bytes()
     place = content.index(PHOTOS["2.jpg"]) + 7
     archive.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    message = error_of(archive, tmp_path)
+    message = error_of(archive)
     assert "'VG_100K/2.jpg' is damaged (Bad CRC-32" in message
     assert "remove images.zip and images.zip.json, and the same command downloads it again" in message
     archive.write_bytes(content)
     _patch_directory(archive, "1.jpg", 8, b"\1")
-    assert "is encrypted" in error_of(archive, tmp_path)
+    assert "is encrypted" in error_of(archive)
     for damaged in (content[:-30], b"", b"<html>"):
         archive.write_bytes(damaged)
-        assert f"{archive} cannot be used: File is not a zip file" in error_of(archive, tmp_path)
+        assert f"{archive} cannot be used: File is not a zip file" in error_of(archive)

@@ -7,19 +7,19 @@ import pytest
 
 from aia_jax.data.public.acquisition import download_from_kaggle
 from aia_jax.utils.errors import InputError
-from tests.helpers.file_server import Served, serving, write_zip
+from tests.helpers.file_server import Served, serving, zip_file
 
 FILES = {"Corel-5k/images/1.jpeg": bytes(3_000_000), "Corel-5k/train.json": b"{}"}
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def server(monkeypatch):
     kaggle_env = pytest.importorskip("kagglesdk.kaggle_env", reason="kagglehub is not installed")
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLEHUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     with serving(monkeypatch) as running:
         monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, running.url("").rstrip("/"))
-        running.files["kaggle.zip"] = Served(write_zip(tmp_path / "made.zip", FILES).read_bytes())
+        running.files["kaggle.zip"] = Served(zip_file(FILES))
         yield running
 
 
