@@ -28,6 +28,8 @@ def here(tmp_path, monkeypatch):
 
 
 FOLDER = ["keywords", "--layout=folder", "--keywords=k", "--output=out", "--min_count=2"]
+CLICKTURE = ["keywords", "--layout=clickture", "--keywords=k", "--output=out", "--list=list.lst"]
+COCO = ["keywords", "--layout=coco", "--keywords=k", "--list=dataset.json", "--output=out", "--min_count=2"]
 
 
 def left() -> list[str]:
@@ -52,9 +54,9 @@ def test_a_second_clickture_list_takes_the_words_of_the_first(here, capsys):
     Path("lite.lst").write_text("/4\n")
     for name, keywords in {"b/7": ["dog"], "3": ["dog", "sea"], "4": ["sea", "cat", "dog"]}.items():
         write_keywords(Path(f"files/{name}.json"), keywords)
-    command = ["keywords", "--layout=clickture", "--keywords=files", "--output=out"]
-    dev = [*command, "--list=dev.lst", "--min_count=1"]
-    lite = [*command, "--list=lite.lst", "--split=train", "--vocabulary=out/keyword_vocabulary.json"]
+    dev = [*CLICKTURE, "--keywords=files", "--list=dev.lst", "--min_count=1"]
+    vocabulary = "--vocabulary=out/keyword_vocabulary.json"
+    lite = [*CLICKTURE, "--keywords=files", "--list=lite.lst", "--split=train", vocabulary]
     assert main(dev) == 0
     assert main(lite) == 0
     assert json.loads(Path("out/keyword_names_dev.json").read_text()) == {"b/7": 7, "3": 3}
@@ -66,21 +68,21 @@ def test_a_second_clickture_list_takes_the_words_of_the_first(here, capsys):
     error = capsys.readouterr().err
     assert "out/keyword_record_train.npy needs out/keyword_vocabulary.json as it is: use it with" in error
     KeywordVocabulary(["sea"]).save("other.json")
-    assert main([*lite[:-1], "--vocabulary=other.json", "--force"]) == 2
+    assert main([*lite, "--vocabulary=other.json", "--force"]) == 2
     assert "keyword_vocabulary.json has other words than --vocabulary other.json; name" in capsys.readouterr().err
     KeywordVocabulary(["bird"]).save("other.json")
-    assert main([*lite[:-1], "--vocabulary=other.json", "--output=new"]) == 2
+    assert main([*lite, "--vocabulary=other.json", "--output=new"]) == 2
     assert "no keyword of train is in other.json; is it that of these images?" in capsys.readouterr().err
     assert main([*lite, "--output=new"]) == 0
     assert KeywordVocabulary.load("new/keyword_vocabulary.json").words == ("dog", "sea")
 
 
+A = ("train", "a", 0)
+
+
 def coco(*images: tuple[str, str, object]) -> None:
     entries = [{"split": split, "filename": name, "imgid": number, "sentences": []} for split, name, number in images]
     Path("dataset.json").write_text(json.dumps({"images": entries}))
-
-
-COCO = ["keywords", "--layout=coco", "--keywords=k", "--list=dataset.json", "--output=out", "--min_count=2"]
 
 
 def test_coco(here, capsys):
@@ -124,7 +126,7 @@ def test_all_unusable_files_are_listed(here, capsys):
     Path("many.lst").write_text("\n".join(f"x/{number}" for number in range(30)))
     write_keywords(Path("k/x/3.json"), ["dog"])
     Path("k/x/4.json").write_text("no JSON")
-    assert main(["keywords", "--layout=clickture", "--keywords=k", "--list=many.lst", "--output=out"]) == 2
+    assert main([*CLICKTURE, "--list=many.lst"]) == 2
     error = capsys.readouterr().err
     assert "error: 29 of 30 keyword files cannot be used; nothing was written. An image without keywords has" in error
     assert "empty list, such as:\n  k/x/0.json cannot be read: No such file or directory\n  k/x/1.json" in error
@@ -134,43 +136,40 @@ def test_all_unusable_files_are_listed(here, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("command", "content", "message"),
     [
-        ("", "list.lst is empty; every line must name a file whose last part is the image id"),
-        ("1\n\n2\n", "list.lst:2: '' is not an id, a number from 0 to 134,217,727"),
-        ("1\nb/dog\nx/-3\n", "2 image(s) have no unique id:\n  list.lst:2: 'dog' is not an id"),
-        ("1\n2\nb/01\n", "list.lst:3: id 1 is already at list.lst:1"),
-        ("3385593926\n", "list.lst:1: 3385593926 is not an id"),
-        ("a/1\n../../x/5\n", "list.lst:2: '../../x/5' leaves the folder of the photos; it must be relative to it"),
-        ("9" * 5000, "list.lst:1: '99999"),
-        (None, "list.lst cannot be read: No such file or directory"),
+        (CLICKTURE, "", "list.lst is empty; every line must name a file whose last part is the image id"),
+        (CLICKTURE, "1\n\n2\n", "list.lst:2: '' is not an id, a number from 0 to 134,217,727"),
+        (CLICKTURE, "1\nb/dog\nx/-3\n", "2 image(s) have no unique id:\n  list.lst:2: 'dog' is not an id"),
+        (CLICKTURE, "1\n2\nb/01\n", "list.lst:3: id 1 is already at list.lst:1"),
+        (CLICKTURE, "3385593926\n", "list.lst:1: 3385593926 is not an id"),
+        (
+            CLICKTURE,
+            "1\n../../x/5\n",
+            "list.lst:2: '../../x/5' leaves the folder of the photos; it must be relative to",
+        ),
+        (CLICKTURE, "9" * 5000, "list.lst:1: '99999"),
+        (CLICKTURE, None, "list.lst cannot be read: No such file or directory"),
+        (COCO, (("test", "\0", 0),), "images[0].filename must be a file name"),
+        (COCO, "[]", 'dataset.json has no images; expected {"images": [{"split": "train"'),
+        (COCO, '{"images": [3]}', "dataset.json: images[0] has no split"),
+        (COCO, '{"images": [{"split": "test", "filename": "a"}]}', "dataset.json: images[0] has no imgid"),
+        (COCO, (("test", 1, 0),), "images[0].filename must be a string, found 1"),
+        (COCO, (("train", "a", "0"),), "dataset.json: images[0].imgid: '0' is not an id"),
+        (COCO, (A, ("test", "b", 0)), "images[1].imgid: id 0 is already at dataset.json: images[0].imgid"),
+        (COCO, (A, ("val", "b", 1)), "has no image of split 'test'; expected images of train and test"),
+        (COCO, (A, ("train", "a.png", 1)), "two images of split 'train' are called a; each needs its"),
+        (COCO, (A, ("test", "b", 1)), "2 of 2 keyword files cannot be used"),
     ],
 )
-def test_bad_lists_are_reported_with_line_numbers(here, capsys, content, message):
-    Path("list.lst").unlink() if content is None else Path("list.lst").write_text(content)
-    assert main(["keywords", "--layout=clickture", "--keywords=k", "--list=list.lst", "--output=out"]) == 2
-    assert message in capsys.readouterr().err
-    assert left() == []
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ((("test", "\0", 0),), "images[0].filename must be a file name"),
-        ("[]", 'dataset.json has no images; expected {"images": [{"split": "train"'),
-        ('{"images": [3]}', "dataset.json: images[0] has no split"),
-        ('{"images": [{"split": "test", "filename": "a"}]}', "dataset.json: images[0] has no imgid"),
-        ((("test", 1, 0),), "images[0].filename must be a string, found 1"),
-        ((("train", "a", "0"),), "dataset.json: images[0].imgid: '0' is not an id"),
-        ((("train", "a", 0), ("test", "b", 0)), "images[1].imgid: id 0 is already at dataset.json: images[0].imgid"),
-        ((("train", "a", 0), ("val", "b", 1)), "has no image of split 'test'; expected images of train and test"),
-        ((("train", "a.jpg", 0), ("train", "a.png", 1)), "two images of split 'train' are called a; each needs its"),
-        ((("train", "a", 0), ("test", "b", 1)), "2 of 2 keyword files cannot be used"),
-    ],
-)
-def test_bad_datasets_are_reported(here, capsys, document, message):
-    Path("dataset.json").write_text(document) if isinstance(document, str) else coco(*document)
-    assert main(COCO) == 2
+def test_bad_lists_and_datasets_are_reported_with_the_place(here, capsys, command, content, message):
+    if content is None:
+        Path("list.lst").unlink()
+    elif isinstance(content, str):
+        Path("list.lst" if command is CLICKTURE else "dataset.json").write_text(content)
+    else:
+        coco(*content)
+    assert main(command) == 2
     assert message in capsys.readouterr().err
     assert left() == []
 
