@@ -26,7 +26,7 @@ from aia_jax.training.runs import run_arrays, write_record
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
 from aia_jax.weights import name_map, sgraf_options
-from aia_jax.weights.load import check_model, model_shapes, read_torch_state
+from aia_jax.weights.load import load_torch_file, model_shapes
 from aia_jax.weights.torch_files import write_torch_file
 
 
@@ -95,12 +95,9 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
         InputError: the file cannot be read or contains another model, or `output` already has checkpoints.
     """
     check_output(output)
-    torch_state = read_torch_state(source)
     task = make_task(config)
+    torch_state, arrays = load_torch_file(source, task)
     backbone_only = torch_state.system == "backbone"
-    shapes = model_shapes(task.build_model, backbone_only=backbone_only)
-    check_model(torch_state, config, shapes, str(source))
-    arrays = name_map.from_torch(torch_state, shapes, str(source))
     abstract = select_weights(abstract_weights(task.build_model, sharding.data_mesh())[1], "raw")
     if backbone_only:
         abstract = {

@@ -3,7 +3,7 @@
 import importlib
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +15,14 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aia_jax.data import scenes
+from aia_jax.data.feature_cache import pad_batch
 from aia_jax.data.image_decoding import decode_image
-from aia_jax.models.backbones import backbone_named
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks import AnnotationTask, RetrievalTask
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
-from aia_jax.weights import name_map
-from aia_jax.weights.load import check_model, model_shapes, model_with_arrays
-from aia_jax.weights.torch_files import read_torch_file
-from aia_jax.weights.torch_state import TorchStateDict, identify_state
+from aia_jax.weights.load import load_torch_file, model_with_arrays
+from aia_jax.weights.torch_state import TorchStateDict
 
 _IMAGES = 4
 _LENGTHS = np.array([20, 13, 9, 5, 3], np.int32)  # number of words of each random caption
@@ -78,13 +76,21 @@ def _verify_annotation(
     task: AnnotationTask, source: Path, images: str | None, split: str | None, tolerance: float
 ) -> bool:
     torch_annotator = _import("torch_annotator", "torch and timm")
-    arrays, torch_state, ours = _load(task, source)
-    theirs = torch_annotator.load_torch(task.config, torch_state, arrays)
+    import torch
+
+    torch_state, ours = _load(task, source)
+    theirs = torch_annotator.load_torch(task.config, torch_state)
     pixels = _pixels(images, task.config.data.image_size)
     inputs = np.asarray(task.normalize(pixels))
     has_head = torch_state.system != "backbone"
-    here = _annotation_stages(ours, inputs, has_head)
-    there = _torch_annotation_stages(theirs, inputs, has_head, task.config.model.backbone)
+    parts = [(name, jax.jit(part)) for name, part in ours.backbone.parts(train=False)]
+    head = jax.jit(lambda features: ours.head(features, train=False)) if has_head else None
+    here = _annotation_stages(parts, head, inputs, np.asarray)
+    parts = _torch_parts(theirs.body if has_head else theirs, torch_state.family)
+    head = partial(_torch_head, theirs) if has_head else None
+    with torch.inference_mode():
+        batch = torch.from_numpy(np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)))
+        there = _annotation_stages(parts, head, batch, lambda features: features.permute(0, 2, 3, 1).numpy())
     passed = _compare(here, there, f"{len(pixels)} images", tolerance)
     if split:
         if not has_head:
@@ -98,8 +104,8 @@ def _verify_retrieval(task: RetrievalTask, source: Path, tolerance: float) -> bo
     torch_sgraf = _import("torch_sgraf", "torch")
     import torch
 
-    arrays, _, ours = _load(task, source)
-    theirs = torch_sgraf.load_torch(task.config.model, arrays)
+    torch_state, ours = _load(task, source)
+    theirs = torch_sgraf.load_torch(task.config.model, torch_state.sgraf)
     rng, model = np.random.default_rng(0), task.config.model
     features = rng.normal(size=(_IMAGES, model.num_regions, model.num_features)).astype(np.float32)
     tokens = rng.integers(1, len(task.vocabulary), (len(_LENGTHS), _LENGTHS.max()), dtype=np.int32)
@@ -123,12 +129,9 @@ def _import(module: str, packages: str) -> types.ModuleType:
         raise InputError(f"verifying needs {packages} ({error}): pip install 'aia_jax[verify]'") from None
 
 
-def _load(task: Task, source: Path) -> tuple[dict[str, np.ndarray], TorchStateDict, nnx.Module]:
-    arrays, options = read_torch_file(source)
-    torch_state = identify_state(arrays, str(source), options)
-    shapes = model_shapes(task.build_model, backbone_only=torch_state.system == "backbone")
-    check_model(torch_state, task.config, shapes, str(source))
-    return arrays, torch_state, model_with_arrays(task, name_map.from_torch(torch_state, shapes, str(source)))
+def _load(task: Task, source: Path) -> tuple[TorchStateDict, nnx.Module]:
+    torch_state, arrays = load_torch_file(source, task)
+    return torch_state, model_with_arrays(task, arrays)
 
 
 def _pixels(folder: str | None, size: int) -> np.ndarray:
@@ -156,66 +159,42 @@ def _timed(call: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
     return jax.block_until_ready(call(*inputs)), time.perf_counter() - start
 
 
-def _annotation_stages(model: nnx.Module, images: np.ndarray, has_head: bool) -> Stages:
-    """Compiles and runs each part of this project's model separately."""
+def _annotation_stages(
+    parts: Iterable[tuple[str, Callable[..., Any]]],
+    head: Callable[..., Any] | None,
+    images: Any,
+    channels_last: Callable[[Any], np.ndarray],
+) -> Stages:
+    """Runs the parts of a backbone and the head one after the other. `channels_last` converts the features."""
     stages, x = {}, images
-    for name, part in model.backbone.parts(train=False):
-        x, seconds = _timed(jax.jit(part), x)
-        stages[name] = Stage(np.asarray(x), seconds)
-    if has_head:
-        (logits, out), seconds = _timed(jax.jit(lambda features: model.head(features, train=False)), x)
-        stages |= {name: Stage(np.asarray(value), None) for name, value in out.items()}
+    for name, part in parts:
+        x, seconds = _timed(part, x)
+        stages[name] = Stage(channels_last(x), seconds)
+    if head:
+        (logits, maps), seconds = _timed(head, x)
+        stages |= {name: Stage(np.asarray(value), None) for name, value in maps.items()}
         stages["logits"] = Stage(np.asarray(logits), seconds)
     return stages
 
 
-def _torch_annotation_stages(model: Any, images: np.ndarray, has_head: bool, backbone: str) -> Stages:
-    """Records the stages of `_annotation_stages` in the PyTorch model with hooks, on the second run. Channels last."""
-    import torch
-
-    marks: list[tuple[str, Any, float]] = []
-    body = model.body if has_head else model
-    hooks = [
-        module.register_forward_hook(
-            lambda _module, _inputs, y, name=name: marks.append((name, y, time.perf_counter()))
-        )
-        for name, module in _torch_parts(body, backbone)
-    ]
-    batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    with torch.inference_mode():
-        model(batch)
-        marks.clear()
-        clock = time.perf_counter()
-        result = model(batch)
-        end = time.perf_counter()
-    for hook in hooks:
-        hook.remove()
-    stages = {}
-    for name, value, moment in marks:
-        stages[name] = Stage(value.permute(0, 2, 3, 1).numpy(), moment - clock)
-        clock = moment
-    if has_head:
-        logits, out = result
-        height, width = next(reversed(stages.values())).value.shape[1:3]
-        if out:
-            projection, attention = out["projection"], out["attention"]
-            stages["projection"] = Stage(projection.unflatten(1, (height, width)).numpy(), None)
-            stages["attention"] = Stage(attention.unflatten(2, (height, width)).numpy(), None)
-        stages["logits"] = Stage(logits.numpy(), end - clock)
-    return stages
+def _torch_parts(body: Any, family: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yields the parts of timm's network; see `TResNet.parts` and `EfficientNetLite.parts`."""
+    if family == "tresnet":
+        yield "stem", body[:2]
+        blocks = body[2:]
+    else:
+        yield "stem", lambda x: body.bn1(body.conv_stem(x))
+        blocks = body.blocks
+    yield from ((f"stage{number}", stage) for number, stage in enumerate(blocks, start=1))
+    if family != "tresnet":
+        yield "features", lambda x: body.bn2(body.conv_head(x))
 
 
-def _torch_parts(body: Any, backbone: str) -> Iterator[tuple[str, Any]]:
-    if backbone_named(backbone).family == "tresnet":
-        yield "stem", body.conv1
-        for name, blocks in body.named_children():
-            if name.startswith("layer"):
-                yield name.replace("layer", "stage"), blocks
-        return
-    yield "stem", body.bn1
-    for number, blocks in enumerate(body.blocks, start=1):
-        yield f"stage{number}", blocks
-    yield "features", body.bn2
+def _torch_head(model: Any, features: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns the logits and, for an attention head, maps of the shapes in this project's head."""
+    logits, maps = model.head(features)
+    axes = {"projection": 1, "attention": 2}  # of the positions
+    return logits, {name: value.unflatten(axes[name], features.shape[2:]) for name, value in maps.items()}
 
 
 def _retrieval_stages(
@@ -273,8 +252,7 @@ def _metrics(task: AnnotationTask, split: str, ours: nnx.Module, theirs: Any) ->
     scores = {"PyTorch": [], "JAX": []}
     for start in tqdm(range(0, len(images), size), desc=f"score {split}", unit="batch", leave=False, disable=None):
         batch = images[start : start + size]
-        padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
-        scores["JAX"].append(np.asarray(predict(state, {"image": padded}))[: len(batch)])
+        scores["JAX"].append(np.asarray(predict(state, {"image": pad_batch(batch, size)}))[: len(batch)])
         pixels = np.array(np.asarray(task.normalize(batch)).transpose(0, 3, 1, 2))
         with torch.inference_mode():
             scores["PyTorch"].append(torch.sigmoid(theirs(torch.from_numpy(pixels))[0]).numpy())

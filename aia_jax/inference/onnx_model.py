@@ -58,7 +58,7 @@ def build_torch_model(
     """
     arrays = {path: np.asarray(value, np.float32) for path, value in arrays.items()}
     state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family=family)
-    model = load_torch(config, identify_state(state, "the model"), state)
+    model = load_torch(config, identify_state(state, "the model"))
     if resolution:
         fix_padding(model.body, resolution)
     return model

@@ -82,6 +82,22 @@ def read_torch_state(source: str | Path) -> TorchStateDict:
     return identify_state(state, str(source), options)
 
 
+def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dict[str, np.ndarray]]:
+    """Reads a PyTorch file, or the file in a package, and converts its arrays for the task's model.
+
+    Returns:
+        The identified file, and `{path: array}` of the model. If the file holds only a backbone, the arrays are those
+        of the model's backbone.
+
+    Raises:
+        InputError: the file cannot be read, or it holds another model.
+    """
+    torch_state = read_torch_state(source)
+    shapes = model_shapes(task.build_model, backbone_only=torch_state.system == "backbone")
+    check_model(torch_state, task.config, shapes, str(source))
+    return torch_state, name_map.from_torch(torch_state, shapes, str(source))
+
+
 def pretrained_file(name: str) -> Path:
     """Returns the path of the weights file in the installed package for `name`, a key of `PACKAGES`.
 

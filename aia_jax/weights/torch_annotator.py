@@ -6,6 +6,7 @@ timm.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,10 @@ from torch.nn import functional
 
 from aia_jax.models.attention_pooling import HEAD_FIELDS
 from aia_jax.utils.errors import InputError
-from aia_jax.weights.torch_state import TorchStateDict, full_name
-
-ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
+from aia_jax.weights.torch_state import TorchStateDict
 
 
-class TorchDecoderLayer(nn.Module):
+class TorchDecoderLayer(nn.TransformerDecoderLayer):
     """Decoder layer of system A: optional self-attention, attention to the image, and a feed-forward network."""
 
     def __init__(
@@ -33,24 +32,13 @@ class TorchDecoderLayer(nn.Module):
         *,
         num_heads: int = 8,
         feedforward_size: int = 2048,
-        dropout: float = 0.1,
-        activation: str = "relu",
         norm_first: bool = True,
         self_attention: bool = False,
+        **options,
     ):
-        super().__init__()
-        self.norm_first = norm_first
-        self.activation = ACTIVATIONS[activation]
-        self.self_attn = None
-        if self_attention:
-            self.self_attn = nn.MultiheadAttention(hidden_size, num_heads, dropout, batch_first=True)
-            self.norm1 = nn.LayerNorm(hidden_size)
-        self.multihead_attn = nn.MultiheadAttention(hidden_size, num_heads, dropout, batch_first=True)
-        self.norm2 = nn.LayerNorm(hidden_size)
-        self.linear1 = nn.Linear(hidden_size, feedforward_size)
-        self.linear2 = nn.Linear(feedforward_size, hidden_size)
-        self.norm3 = nn.LayerNorm(hidden_size)
-        self.drop = nn.Dropout(dropout)
+        super().__init__(hidden_size, num_heads, feedforward_size, norm_first=norm_first, batch_first=True, **options)
+        if not self_attention:
+            self.self_attn = self.norm1 = None
 
     def forward(self, x: Tensor, positions: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Returns updated queries `[B, C, D]` and attention maps `[B, C, P]`, for C labels and P image positions.
@@ -62,7 +50,7 @@ class TorchDecoderLayer(nn.Module):
             return norm(y) if self.norm_first else y
 
         def add(norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            x = x + self.drop(y)
+            x = x + self.dropout(y)
             return x if self.norm_first else norm(x)
 
         if self.self_attn is not None:
@@ -71,7 +59,7 @@ class TorchDecoderLayer(nn.Module):
         y = before(self.norm2, x)
         pooled, attention = self.multihead_attn(y + position, positions, positions)
         x = add(self.norm2, x, pooled)
-        hidden = self.drop(self.activation(self.linear1(before(self.norm3, x))))
+        hidden = self.dropout(self.activation(self.linear1(before(self.norm3, x))))
         return add(self.norm3, x, self.linear2(hidden)), attention
 
 
@@ -149,8 +137,11 @@ class TorchClassifier(nn.Module):
     def body(self) -> nn.Module:
         return self.net["body"]
 
+    def head(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.net["head"]["fc"](features.mean((2, 3))), {}
+
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.net["head"]["fc"](self.body(images).mean((2, 3))), {}
+        return self.head(self.body(images))
 
 
 class FixedPaddingConv(nn.Module):
@@ -196,7 +187,7 @@ def build_body(backbone: str) -> tuple[nn.Module, int]:
     return (network.body if backbone.startswith("tresnet") else network), network.num_features
 
 
-def load_torch(config: ConfigDict, torch_state: TorchStateDict, state: dict[str, np.ndarray]) -> nn.Module:
+def load_torch(config: ConfigDict, torch_state: TorchStateDict) -> nn.Module:
     """Builds a file's model in evaluation mode, and loads the weights with `strict=True`.
 
     timm's filter converts TResNet's names, so that the names do not depend on this project. EfficientNet-Lite pads as
@@ -205,48 +196,37 @@ def load_torch(config: ConfigDict, torch_state: TorchStateDict, state: dict[str,
     Args:
         config: a config whose `model` part describes the file's model.
         torch_state: the identified file.
-        state: the arrays by their names in the file.
     """
-    head, arrays = torch_state.head, torch_state.backbone
-    is_short = torch_state.family == "tresnet" and not any(name.startswith("layer4.") for name in arrays)
-    body, num_features = _build_short_tresnet(arrays) if is_short else build_body(config.model.backbone)
+    head = torch_state.head
     if torch_state.family == "tresnet":
-        arrays = _filter_tresnet(state, torch_state.prefix)
-    if torch_state.system == "backbone":
-        model, named = body, arrays
+        body, num_features = _build_tresnet(torch_state.backbone)
+        original = {f"body.{name}": torch.as_tensor(value) for name, value in torch_state.original.items()}
+        arrays = {name.removeprefix("body."): value for name, value in checkpoint_filter_fn(original, None).items()}
     else:
-        if torch_state.system == "classifier":
-            model = TorchClassifier(body, len(head["bias"]), num_features)
-        else:
-            options = {name: config.model[name] for name in HEAD_FIELDS}
-            model = TorchAnnotator(body, head["w"].shape[1], num_features, **options)
-        areas = {"backbone": arrays, "head": head}
-        named = {
-            full_name(torch_state.system, torch_state.family, area, name): value
-            for area, of_area in areas.items()
-            for name, value in of_area.items()
-        }
-    tensors = {name: torch.as_tensor(value) for name, value in named.items()}
-    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    model.load_state_dict(counters | tensors, strict=True)
+        body, num_features = build_body(config.model.backbone)
+        arrays = torch_state.backbone
+    _load(body, arrays)
+    if torch_state.system == "backbone":
+        return body.eval()
+    if torch_state.system == "classifier":
+        model = TorchClassifier(body, len(head["bias"]), num_features)
+        _load(model.net["head"]["fc"][1], head)
+    else:
+        options = {name: config.model[name] for name in HEAD_FIELDS}
+        model = TorchAnnotator(body, head["w"].shape[1], num_features, **options)
+        _load(model.head, head)
     return model.eval()
 
 
-def _build_short_tresnet(arrays: dict[str, np.ndarray]) -> tuple[nn.Module, int]:
-    """Builds timm's TResNet without the last stages, such as `tresnet_tiny`. Returns network and number of features."""
+def _load(module: nn.Module, arrays: Mapping[str, Any]) -> None:
+    module.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()}, strict=True)
+
+
+def _build_tresnet(arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, int]:
+    """Builds timm's TResNet for a backbone of one to four stages. Returns the network and its number of features."""
     blocks = {match.groups() for name in arrays if (match := re.match(r"layer(\d)\.(\d+)\.", name))}
     counts = [number for _, number in sorted(Counter(stage for stage, _ in blocks).items())]
-    width = len(arrays["conv1.conv.weight"])
-    network = TResNet([*counts, *[1] * (4 - len(counts))], width_factor=width / 64, num_classes=0)
-    for stage in range(len(counts) + 1, 5):
-        delattr(network.body, f"layer{stage}")
-    return network.body, network.feature_info[len(counts)]["num_chs"]
-
-
-def _filter_tresnet(state: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
-    body = {
-        f"body.{name.removeprefix(prefix)}": torch.as_tensor(value)
-        for name, value in state.items()
-        if name.startswith(prefix) and not re.search(r"(^|\.)filt$", name)
-    }
-    return {name.removeprefix("body."): value for name, value in checkpoint_filter_fn(body, None).items()}
+    layers, width = [*counts, *[1] * (4 - len(counts))], len(arrays["conv1.conv.weight"])
+    is_v2 = "layer1.0.conv3.conv.weight" in arrays
+    network = TResNet(layers, width_factor=width / 64, v2=is_v2, num_classes=0)
+    return network.body[: 2 + len(counts)], network.feature_info[len(counts)]["num_chs"]

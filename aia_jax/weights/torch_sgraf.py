@@ -183,6 +183,5 @@ def load_torch(model: ConfigDict, state: dict[str, np.ndarray]) -> TorchSGRAF:
     """
     fields = {name: model[name] for name in SGRAF_FIELDS}
     network = TorchSGRAF(len(state["1.embed.weight"]), model.num_features, **fields).eval()
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    network.load_state_dict(counters | {name: torch.from_numpy(value) for name, value in state.items()}, strict=True)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, strict=True)
     return network

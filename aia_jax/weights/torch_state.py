@@ -73,7 +73,7 @@ class TorchStateDict:
             ImageNet classifier.
         origin: the name in the file for each (area, name), with the area "backbone", "head" or "sgraf".
         others: names in the file that belong to no area.
-        prefix: the prefix of the backbone's names in the file.
+        original: the backbone's arrays as in the file, by their names without the system's prefix.
         sgraf: arrays of SGRAF's three encoders by their names in the file.
         reasoning: "sgr" or "saf" for SGRAF, or else "".
     """
@@ -85,7 +85,7 @@ class TorchStateDict:
     head: dict[str, np.ndarray]
     origin: dict[tuple[str, str], str]
     others: tuple[str, ...]
-    prefix: str
+    original: dict[str, np.ndarray]
     sgraf: dict[str, np.ndarray] = field(default_factory=dict)
     reasoning: str = ""
 
@@ -137,7 +137,7 @@ def identify_state(
     if sgraf_options.is_sgraf(state):
         origin = {("sgraf", name): name for name in arrays}
         reasoning = sgraf_options.reasoning_of(arrays, options, where)
-        return TorchStateDict("retrieval", "sgraf", "SGRAF", {}, {}, origin, (), "", sgraf=arrays, reasoning=reasoning)
+        return TorchStateDict("retrieval", "sgraf", "SGRAF", {}, {}, origin, (), {}, sgraf=arrays, reasoning=reasoning)
     fitting = [
         (prefixes, family, generation)
         for prefixes in _PREFIXES
@@ -160,7 +160,7 @@ def _rename(
 ) -> TorchStateDict:
     areas: dict[str, dict[str, np.ndarray]] = {"backbone": {}, "head": {}}
     origin: dict[tuple[str, str], str] = {}
-    others = []
+    others, original = [], {}
     to_timm = _renaming(generation, [name.removeprefix(prefixes.backbone) for name in arrays], where)
     for name, value in arrays.items():
         area = "head" if name.startswith(prefixes.head) else "backbone"
@@ -172,12 +172,14 @@ def _rename(
             continue
         if (area, inner) in origin:
             raise InputError(f"{where}: {origin[area, inner]} and {name} are both names of one array")
+        if area == "backbone":
+            original[name.removeprefix(prefix)] = value
         if generation == "InPlace-ABN" and area == "backbone" and inner.endswith(".bn.weight"):
             value = np.abs(value) + np.float32(1e-5)
         areas[area][inner] = value
         origin[area, inner] = name
     return TorchStateDict(
-        prefixes.system, family, generation, **areas, origin=origin, others=tuple(others), prefix=prefixes.backbone
+        prefixes.system, family, generation, **areas, origin=origin, others=tuple(others), original=original
     )
 
 

@@ -37,7 +37,7 @@ def test_a_shorter_tresnet_in_torch_gives_equal_scores(monkeypatch):
     for name, found in zip(("scores", "attention"), theirs, strict=True):
         np.testing.assert_allclose(found, ours[name], rtol=0, atol=1e-5)
         assert np.ptp(ours[name], axis=0).max() > 1e-3
-    assert [name for name, _ in _torch_parts(model.body, "tresnet_short")] == ["stem", "stage1", "stage2"]
+    assert [name for name, _ in _torch_parts(model.body, "tresnet")] == ["stem", "stage1", "stage2"]
 
 
 def test_efficientnet_lite_pads_as_at_its_own_resolution():
