@@ -15,7 +15,7 @@ from tqdm import tqdm
 from aia_jax.data.annotation.datasets import Split, photo_paths
 from aia_jax.data.feature_cache import pad_batch
 from aia_jax.data.image_decoding import encode_webp, webp_thumbnail
-from aia_jax.evaluation.evaluator import Candidate, Scored, compared_rows, evenly_spaced, write_npz
+from aia_jax.evaluation.evaluator import Candidate, Evaluator, Scored, compared_rows, evenly_spaced, write_npz
 from aia_jax.metrics.annotation import annotation_metrics, confusion_counts, label_metrics, precision_recall_curve
 from aia_jax.metrics.published_results import RESULTS
 from aia_jax.metrics.thresholds import fit_mcc, fit_mcc_exact, load_thresholds, save_thresholds
@@ -39,7 +39,7 @@ _PICTURE_SIDE = 384  # pixels; small, because a page may have ten thousand photo
 _FITS = {"mcc": ("MCC thresholds", fit_mcc), "exact": ("exact MCC thresholds", fit_mcc_exact)}
 
 
-class AnnotationEvaluator:
+class AnnotationEvaluator(Evaluator):
     """Evaluates an annotator with the scores `[N, C]` of N images and C labels.
 
     Writes `scores.npz`, `per_label.csv` and `predictions.png`; for an attention head `attention.png`; with `html`
@@ -58,9 +58,8 @@ class AnnotationEvaluator:
     def __init__(
         self, task: AnnotationTask, split: str, *, thresholds: str = "", html: bool = False, workdir: Path | None = None
     ):
-        self._task, self._config, self._split, self._thresholds = task, task.config, split, thresholds
-        self._html, self._workdir = html, workdir
-        self._title = f"{task.config.data.name}, {split} split"
+        super().__init__(task, split)
+        self._thresholds, self._html, self._workdir = thresholds, html, workdir
         self._loaded = None
         if thresholds and thresholds not in _FITS:
             if not Path(thresholds).exists():
@@ -72,14 +71,13 @@ class AnnotationEvaluator:
         """Computes the metrics; see `Evaluator`. The second row, if requested, has those at per-label thresholds."""
         task, outputs = self._task, candidate.outputs(self._split)
         metrics = task.evaluate(self._split, outputs)
-        published = self._config.published if self._split == "test" else ""
-        rows = [self._row(candidate, candidate.name, metrics, published)]
+        rows = [self._row(candidate, candidate.name, metrics, self._published)]
         if not self._thresholds:
             return Scored(candidate, outputs["scores"], metrics, rows)
         name, fit = _FITS.get(self._thresholds, (Path(self._thresholds).name, None))
         thresholds = fit(candidate.outputs("train")["scores"], task.split("train").targets) if fit else self._loaded
         at_thresholds = task.evaluate(self._split, outputs, thresholds)
-        key = f"{published}+mcc" if self._thresholds == "mcc" else ""
+        key = f"{self._published}+mcc" if self._thresholds == "mcc" else ""
         rows.append(self._row(candidate, f"{candidate.name}, {name}", at_thresholds, key if key in RESULTS else ""))
         return Scored(candidate, outputs["scores"], metrics, rows, thresholds)
 

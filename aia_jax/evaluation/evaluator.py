@@ -4,7 +4,7 @@ import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +50,13 @@ class Scored:
     thresholds: np.ndarray | None = None
 
 
-class Evaluator(Protocol):
-    """Evaluates candidates of one system on a split."""
+class Evaluator:
+    """Evaluates candidates of one system on a split. The subclasses are `{Annotation,Retrieval,Search}Evaluator`."""
+
+    def __init__(self, task: Any, split: str):
+        self._task, self._config, self._split = task, task.config, split
+        self._title = f"{task.config.data.name}, {split} split"
+        self._published = task.config.published if split == "test" else ""
 
     def score(self, candidate: Candidate) -> Scored:
         """Computes the metrics of a candidate."""

@@ -6,34 +6,37 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.evaluation.evaluator import Candidate, Scored, compared_rows, evenly_spaced, top_columns, write_npz
+from aia_jax.evaluation.evaluator import (
+    Candidate,
+    Evaluator,
+    Scored,
+    compared_rows,
+    evenly_spaced,
+    top_columns,
+    write_npz,
+)
 from aia_jax.metrics.published_results import RETRIEVAL_RESULTS
 from aia_jax.metrics.retrieval import CAPTIONS_PER_IMAGE, caption_ranks, image_ranks
 from aia_jax.report.retrieval import draw_retrieval
 from aia_jax.report.table import RETRIEVAL_COLUMNS, metric_table
-from aia_jax.tasks.retrieval import RetrievalTask
 
 _HITS_SAVED = 10
 _HITS_DRAWN = 5
 _QUERIES_DRAWN = 6
 
 
-class RetrievalEvaluator:
+class RetrievalEvaluator(Evaluator):
     """Evaluates retrieval with the similarities `[C, I]` of C captions and I images.
 
     Writes `rankings.npz`: the first ten hits of each query and the rank of the true match. Writes `retrieval.png` if
     photos are available.
     """
 
-    def __init__(self, task: RetrievalTask, split: str):
-        self._task, self._config, self._split = task, task.config, split
-        self._title = f"{task.config.data.name}, {split} split"
-
     def score(self, candidate: Candidate) -> Scored:
         """Computes the metrics; see `Evaluator`. For several thousand images, a second row has folds of 1,000."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
-        published = self._config.published if self._split == "test" else ""
+        published = self._published
         all_images = f"{published}_5k" if published == "vsl/coco" else published
         rows = [self._row(candidate, candidate.name, metrics, all_images)]
         folds = {name.removeprefix("1k_"): value for name, value in metrics.items() if name.startswith("1k_")}

@@ -6,12 +6,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from aia_jax.evaluation.evaluator import Candidate, Scored, evenly_spaced, top_columns, write_npz
+from aia_jax.evaluation.evaluator import Candidate, Evaluator, Scored, evenly_spaced, top_columns, write_npz
 from aia_jax.metrics.published_results import SEARCH_AREAS
 from aia_jax.metrics.search import area_under_roc, first_ranks, roc_curve
 from aia_jax.report.search import SearchHit, draw_roc, draw_search
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
-from aia_jax.tasks.search import NEW, SearchTask, describe_model
+from aia_jax.tasks.search import NEW, describe_model
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, merge_model
 
@@ -21,22 +21,18 @@ _QUERIES_DRAWN = 6
 _KEYWORDS_DRAWN = 4
 
 
-class SearchEvaluator:
+class SearchEvaluator(Evaluator):
     """Evaluates image search with the scores `[Q, N]` of Q queries and N images.
 
     Writes `rankings.npz`: the queries, the first 25 images of each query and the rank of the first relevant image.
     Writes `roc.png` and, if photos are available, `search.png`.
     """
 
-    def __init__(self, task: SearchTask, split: str):
-        self._task, self._split = task, split
-        self._title = f"{task.config.data.name}, {split} split"
-
     def score(self, candidate: Candidate) -> Scored:
         """Computes the metrics; see `Evaluator`. A second row has those of the queries not trained on, if any exist."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
-        facts = {"model": describe_model(self._task.config.model), "split": self._split, **candidate.facts}
+        facts = {"model": describe_model(self._config.model), "split": self._split, **candidate.facts}
         main = {name: value for name, value in metrics.items() if not name.startswith(NEW)}
         new = {name.removeprefix(NEW): value for name, value in metrics.items() if name.startswith(NEW)}
         rows = [{"name": candidate.name, **facts, **main}]
@@ -67,7 +63,7 @@ class SearchEvaluator:
             draw_search(output / "search.png", shown, title=title)
 
     def table(self, results: Sequence[Scored]) -> str:
-        best, model = results[-1].metrics, describe_model(self._task.config.model)
+        best, model = results[-1].metrics, describe_model(self._config.model)
         rows = [Row(row["name"], row) for result in results[::-1] for row in result.rows]
         title = f"{self._title}: {best['num_queries']} queries, {best['num_images']} images; {model}"
         return f"{title}\n{metric_table(rows, columns=SEARCH_COLUMNS)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -17,16 +18,17 @@ from tqdm import tqdm
 from aia_jax.data import scenes
 from aia_jax.data.feature_cache import pad_batch
 from aia_jax.data.image_decoding import decode_image
+from aia_jax.data.photo_folder import photo_names
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks import AnnotationTask, RetrievalTask
+from aia_jax.training.model_arrays import merge_model, replace_arrays, split_model
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
-from aia_jax.weights.load import load_torch_file, model_with_arrays
+from aia_jax.weights.load import load_torch_file
 from aia_jax.weights.torch_state import TorchStateDict
 
 _IMAGES = 4
 _LENGTHS = np.array([20, 13, 9, 5, 3], np.int32)  # number of words of each random caption
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _COMPARED = ("precision", "recall", "f1", "n_plus", "map")
 
 
@@ -131,20 +133,18 @@ def _import(module: str, packages: str) -> types.ModuleType:
 
 def _load(task: Task, source: Path) -> tuple[TorchStateDict, nnx.Module]:
     torch_state, arrays = load_torch_file(source, task)
-    return torch_state, model_with_arrays(task, arrays)
+    graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
+    arrays = {path: jnp.asarray(array) for path, array in arrays.items()}
+    return torch_state, merge_model(graphdef, replace_arrays(weights, arrays))
 
 
 def _pixels(folder: str | None, size: int) -> np.ndarray:
     """Returns the first K images of a folder, or K synthetic scenes, as uint8 `[K, S, S, 3]`."""
     if folder is None:
         return np.stack([scenes.draw(0, index, size).image for index in range(_IMAGES)])
-    if not Path(folder).is_dir():
-        raise InputError(f"--images {folder} is no folder")
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES)[:_IMAGES]
-    if not files:
-        raise InputError(f"{folder} holds no image ({', '.join(_SUFFIXES)})")
     pixels = []
-    for path in files:
+    for name in photo_names(Path(folder))[:_IMAGES]:
+        path = Path(folder, name)
         try:
             pixels.append(decode_image(path.read_bytes(), size))
         except InputError as error:

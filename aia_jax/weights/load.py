@@ -5,21 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.models.backbones import backbone_named
 from aia_jax.training import sharding
-from aia_jax.training.model_arrays import (
-    abstract_weights,
-    flat_arrays,
-    merge_model,
-    replace_arrays,
-    select_weights,
-    split_model,
-)
+from aia_jax.training.model_arrays import abstract_weights, flat_arrays, select_weights
 from aia_jax.training.runs import check_complete_model, read_run_config, run_arrays
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
@@ -41,12 +32,6 @@ def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> d
     _, abstract = abstract_weights(build, sharding.data_mesh())
     shapes = {path: leaf.shape for path, leaf in flat_arrays(select_weights(abstract, "raw")).items()}
     return {path: shape for path, shape in shapes.items() if not backbone_only or path.startswith("backbone.")}
-
-
-def model_with_arrays(task: Task, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
-    """Builds the task's model with the weights `arrays`, `{path: array}`."""
-    graphdef, weights = split_model(task.build_model(nnx.Rngs(0)))
-    return merge_model(graphdef, replace_arrays(weights, {path: jnp.asarray(array) for path, array in arrays.items()}))
 
 
 def load_arrays(
@@ -85,12 +70,8 @@ def read_torch_state(source: str | Path) -> TorchStateDict:
 def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dict[str, np.ndarray]]:
     """Reads a PyTorch file, or the file in a package, and converts its arrays for the task's model.
 
-    Returns:
-        The identified file, and `{path: array}` of the model. If the file holds only a backbone, the arrays are those
-        of the model's backbone.
-
-    Raises:
-        InputError: the file cannot be read, or it holds another model.
+    Returns the identified file, and `{path: array}` of the model or, if the file holds only a backbone, of the model's
+    backbone. Raises InputError if the file cannot be read or holds another model.
     """
     torch_state = read_torch_state(source)
     shapes = model_shapes(task.build_model, backbone_only=torch_state.system == "backbone")
@@ -102,10 +83,8 @@ def pretrained_file(name: str) -> Path:
     """Returns the path of the weights file in the installed package for `name`, a key of `PACKAGES`.
 
     Raises:
-        InputError: the name is unknown, or the package is not installed.
+        InputError: the package is not installed, or it lacks the file.
     """
-    if name not in PACKAGES:
-        raise InputError(f"no package holds weights of {name!r}; known: {', '.join(PACKAGES)}")
     try:
         distribution = importlib.metadata.distribution(PACKAGES[name])
     except importlib.metadata.PackageNotFoundError:

@@ -55,21 +55,18 @@ _TRESNET = (  # `stages.0` here is written as `layer1` before the rules apply
     Rule(r"(layer\d+\.\d+\.downsample)\.(conv|bn)", r"\1.1.\2", CONV),  # module 0 is an average pool
     Rule(r"(layer\d+\.\d+\.se\.fc\d)", r"\1", POINTWISE),
 )
-_EFFICIENTNET_LITE = (
-    Rule(r"stem\.conv", "conv_stem", HWIO),
-    Rule(r"stem\.bn", "bn1"),
-    Rule(r"stages\.0\.(\d+)\.depthwise\.conv", r"blocks.0.\1.conv_dw", HWIO),
-    Rule(r"stages\.0\.(\d+)\.depthwise\.bn", r"blocks.0.\1.bn1"),
-    Rule(r"stages\.0\.(\d+)\.project\.conv", r"blocks.0.\1.conv_pw", HWIO),
-    Rule(r"stages\.0\.(\d+)\.project\.bn", r"blocks.0.\1.bn2"),
-    Rule(r"stages\.(\d+\.\d+)\.expand\.conv", r"blocks.\1.conv_pw", HWIO),
-    Rule(r"stages\.(\d+\.\d+)\.expand\.bn", r"blocks.\1.bn1"),
-    Rule(r"stages\.(\d+\.\d+)\.depthwise\.conv", r"blocks.\1.conv_dw", HWIO),
-    Rule(r"stages\.(\d+\.\d+)\.depthwise\.bn", r"blocks.\1.bn2"),
-    Rule(r"stages\.(\d+\.\d+)\.project\.conv", r"blocks.\1.conv_pwl", HWIO),
-    Rule(r"stages\.(\d+\.\d+)\.project\.bn", r"blocks.\1.bn3"),
-    Rule(r"head\.conv", "conv_head", HWIO),
-    Rule(r"head\.bn", "bn2"),
+_EFFICIENTNET_LITE = tuple(
+    rule
+    for here, conv, norm in (
+        ("stem", "conv_stem", "bn1"),
+        (r"stages\.(0\.\d+)\.depthwise", r"blocks.\1.conv_dw", r"blocks.\1.bn1"),  # stage 0 has no expansion
+        (r"stages\.(0\.\d+)\.project", r"blocks.\1.conv_pw", r"blocks.\1.bn2"),
+        (r"stages\.(\d+\.\d+)\.expand", r"blocks.\1.conv_pw", r"blocks.\1.bn1"),
+        (r"stages\.(\d+\.\d+)\.depthwise", r"blocks.\1.conv_dw", r"blocks.\1.bn2"),
+        (r"stages\.(\d+\.\d+)\.project", r"blocks.\1.conv_pwl", r"blocks.\1.bn3"),
+        ("head", "conv_head", "bn2"),
+    )
+    for rule in (Rule(rf"{here}\.conv", conv, HWIO), Rule(rf"{here}\.bn", norm))
 )
 _LAYER = r"transformer.decoder.layers.\1"
 _ATTENTION_HEAD = (
@@ -100,18 +97,15 @@ _SGRAF = (  # the number of the encoder, then the name in its state dict
             ("hidden_bias", "bias_hh", SAME),
         )
     ),
-    Rule(r"image_attention\.local", "2.v_global_w.embedding_local.0", LINEAR),
-    Rule(r"image_attention\.local_norm", "2.v_global_w.embedding_local.1"),
+    Rule(r"image_attention\.(local|common)", r"2.v_global_w.embedding_\1.0", LINEAR),
     Rule(r"image_attention\.mean", "2.v_global_w.embedding_global.0", LINEAR),
+    Rule(r"image_attention\.local_norm", "2.v_global_w.embedding_local.1"),
     Rule(r"image_attention\.mean_norm", "2.v_global_w.embedding_global.1"),
-    Rule(r"image_attention\.common", "2.v_global_w.embedding_common.0", LINEAR),
-    Rule(r"text_attention\.local", "2.t_global_w.embedding_local.0", LINEAR),
+    Rule(r"text_attention\.(local|common)", r"2.t_global_w.embedding_\1.0", LINEAR),
     Rule(r"text_attention\.mean", "2.t_global_w.embedding_global.0", LINEAR),
-    Rule(r"text_attention\.common", "2.t_global_w.embedding_common.0", LINEAR),
     Rule("local", "2.sim_tranloc_w", LINEAR),
     Rule("whole", "2.sim_tranglo_w", LINEAR),
-    Rule(r"reasoning\.query\.(\d)", r"2.SGR_module.\1.graph_query_w", LINEAR),
-    Rule(r"reasoning\.key\.(\d)", r"2.SGR_module.\1.graph_key_w", LINEAR),
+    Rule(r"reasoning\.(query|key)\.(\d)", r"2.SGR_module.\2.graph_\1_w", LINEAR),
     Rule(r"reasoning\.value\.(\d)", r"2.SGR_module.\1.sim_graph_w", LINEAR),
     Rule(r"reasoning\.linear", "2.SAF_module.attn_sim_w", LINEAR),
     Rule(r"reasoning\.norm", "2.SAF_module.bn"),
@@ -155,11 +149,7 @@ def find_place(path: str, *, system: str, family: str) -> Place:
 
 def system_of(paths: Iterable[str]) -> str:
     """Returns a model's system, from the paths of its arrays: "annotator", "classifier", "retrieval" or "backbone"."""
-    marks = {
-        "head.query_embedding": "annotator",
-        "head.linear.bias": "classifier",
-        "sgraf.score.bias": "retrieval",
-    }
+    marks = {"head.query_embedding": "annotator", "head.linear.bias": "classifier", "sgraf.score.bias": "retrieval"}
     return next((system for path, system in marks.items() if path in paths), "backbone")
 
 

