@@ -1,6 +1,21 @@
 import pytest
 
 from aia_jax.report.figures import Page
+from tests.helpers.pictures import pixels
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Calls a function that draws a picture, and returns the pixels. The picture is small and the only file."""
+
+    def draw(function, *arguments, **options):
+        path = tmp_path / "picture.png"
+        function(path, *arguments, **options)
+        assert list(tmp_path.iterdir()) == [path]
+        assert path.stat().st_size < 1_500_000
+        return pixels(path)
+
+    return draw
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import pytest
 from matplotlib.axes import Axes
 
 from aia_jax.report.curves import draw_curves
-from tests.helpers.pictures import pixels
 
 
 def records(epochs=3, ema=True):
@@ -13,18 +12,17 @@ def records(epochs=3, ema=True):
             yield {"step": 10 * epoch, "kind": f"validation_{weights}", "epoch": epoch, "f1": f1}
 
 
-def test_loss_learning_rate_and_metric_are_plotted_and_the_best_epoch_is_marked(tmp_path, written, monkeypatch):
+def test_loss_learning_rate_and_metric_are_plotted_and_the_best_epoch_is_marked(drawn, written, monkeypatch):
     points = []
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda axes, x, y, *a, **k: points.append((x, y)) or plot(axes, x, y, *a, **k))
-    draw_curves(tmp_path / "curves.png", list(records()), "f1", best=(2, "ema"), title="demo")
+    image = drawn(draw_curves, list(records()), "f1", best=(2, "ema"), title="demo")
     assert points[0] == ((5, 15, 25), (1.0, 0.5, 1 / 3))
     assert points[1][1] == pytest.approx((0.1, 0.2, 0.3))
     assert points[2] == ((1, 2, 3), (0.1, 0.2, 0.3))
     assert points[3] == ((1, 2, 3), (1.1, 1.2, 1.3))
     assert points[4] == (2, 1.2)
     assert "★ best: epoch 2, 1.2000" in written
-    image = pixels(tmp_path / "curves.png")
     assert min(image.shape[:2]) > 400
     assert image.std() > 10
 
@@ -39,6 +37,6 @@ def test_loss_learning_rate_and_metric_are_plotted_and_the_best_epoch_is_marked(
         ([{"step": 1, "kind": "test_raw", "epoch": "one", "f1": 0.5}], 3),
     ],
 )
-def test_plots_without_records_say_so(tmp_path, written, given, empty):
-    draw_curves(tmp_path / "curves.png", given, "f1", best=(1, "raw"))
+def test_plots_without_records_say_so(drawn, written, given, empty):
+    drawn(draw_curves, given, "f1", best=(1, "raw"))
     assert written.count("no records") == empty

@@ -14,12 +14,9 @@ def green(count, height=12, width=12):
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 4), (7, 4), (12, 6), (24, 8)])
-def test_the_grid_fits_a_screen(tmp_path, count, columns):
-    path = tmp_path / "predictions.png"
-    draw_predictions(path, green(count), [["sea"]] * count, [["sea"]] * count, title="demo")
-    image = pixels(path)
+def test_the_grid_fits_a_screen(drawn, count, columns):
+    image = drawn(draw_predictions, green(count), [["sea"]] * count, [["sea"]] * count, title="demo")
     assert 500 <= image.shape[1] <= 1440
-    assert path.stat().st_size < 1_500_000
     photos = ink(image, GREEN)
     assert count_runs(photos.any(0)) == columns
     assert count_runs(photos.any(1)) == -(-count // columns)
@@ -28,17 +25,11 @@ def test_the_grid_fits_a_screen(tmp_path, count, columns):
 @pytest.mark.parametrize(
     ("true", "predicted", "mark"), [(["sea"], ["sea"], HIT), (["sea"], [], MISS), ([], ["sea"], FALSE_ALARM)]
 )
-def test_hits_misses_and_false_alarms_have_their_own_colors(tmp_path, true, predicted, mark):
-    draw_predictions(tmp_path / "empty.png", green(1), [[]], [[]])
-    draw_predictions(tmp_path / "one.png", green(1), [true], [predicted])
-    legend, image = (
-        [ink(pixels(tmp_path / name), each.color).sum() for each in MARKS] for name in ("empty.png", "one.png")
-    )
+def test_hits_misses_and_false_alarms_have_their_own_colors_and_signs(drawn, true, predicted, mark):
+    empty, one = drawn(draw_predictions, green(1), [[]], [[]]), drawn(draw_predictions, green(1), [true], [predicted])
+    legend, image = ([ink(picture, each.color).sum() for each in MARKS] for picture in (empty, one))
     assert min(legend) > 0
     assert [each for each, before, now in zip(MARKS, legend, image, strict=True) if now > before] == [mark]
-
-
-def test_marks_differ_without_color():
     assert plain("".join(mark.sign for mark in MARKS)) == "✓○✗"
 
 
@@ -56,26 +47,24 @@ def test_a_long_list_wraps_and_ends_in_a_count():
     assert [text for text, *_ in predictions._set_words([], 2.0)] == ["no labels"]
 
 
-def test_unusual_characters_are_drawn_literally(tmp_path):
+def test_unusual_characters_are_drawn_literally(drawn):
     odd = ["$x_1$", "100%", r"$\frac$", "a_b^c", "日本", "naïve", "tab\there", "two\nlines", "", "x" * 300]
-    draw_predictions(tmp_path / "odd.png", green(2), [odd, []], [odd[:3], odd[4:]], title="$ _ % \\ 日本 " * 40)
-    assert ink(pixels(tmp_path / "odd.png"), HIT.color).any()
+    image = drawn(draw_predictions, green(2), [odd, []], [odd[:3], odd[4:]], title="$ _ % \\ 日本 " * 40)
+    assert ink(image, HIT.color).any()
     assert plain("日本\n$x_1$ naïve") == "□□ $x_1$ naïve"
     assert shorten("x" * 300, 1.0).endswith("x…")
     assert shorten("sea", 1.0) == "sea"
 
 
-def test_photos_keep_their_aspect(tmp_path):
-    draw_predictions(tmp_path / "wide.png", green(2, 10, 40), [["a"], []], [[], ["b"]])
-    photos = ink(pixels(tmp_path / "wide.png"), GREEN)
+def test_photos_keep_their_aspect(drawn):
+    photos = ink(drawn(draw_predictions, green(2, 10, 40), [["a"], []], [[], ["b"]]), GREEN)
     assert photos.any(0).sum() / 2 == pytest.approx(4 * photos.any(1).sum(), rel=0.05)
 
 
-def test_an_old_picture_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
-    path = tmp_path / "predictions.png"
+def test_an_old_picture_is_replaced_only_by_a_complete_one(drawn, tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
     path.write_bytes(b"old")
-    draw_predictions(path, green(1), [["a"]], [["a"]])
-    before = pixels(path)
+    before = drawn(draw_predictions, green(1), [["a"]], [["a"]])
 
     def fail(figure, file, **_):
         file.write_bytes(b"half")
@@ -83,9 +72,9 @@ def test_an_old_picture_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch
 
     monkeypatch.setattr("aia_jax.report.figures.Figure.savefig", fail)
     with pytest.raises(OSError, match="no space"):
-        draw_predictions(path, green(2), [["a"]] * 2, [["a"]] * 2)
+        drawn(draw_predictions, green(2), [["a"]] * 2, [["a"]] * 2)
     np.testing.assert_array_equal(pixels(path), before)
-    assert [file.name for file in tmp_path.iterdir()] == ["predictions.png"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

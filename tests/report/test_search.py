@@ -13,7 +13,7 @@ from PIL import Image
 from aia_jax.report.figures import FALSE_ALARM, HIT
 from aia_jax.report.search import KEYWORDS, VISUAL, SearchHit, draw_roc, draw_search
 from aia_jax.report.search_page import write_search_page
-from tests.helpers.pictures import GREEN, count_runs, ink, pixels
+from tests.helpers.pictures import GREEN, count_runs, ink
 
 CURVE = np.linspace(0, 1, 9)
 UNUSUAL = "<b>\"$x_1$\" & '日本'</b><script>alert(1)</script>"
@@ -34,19 +34,15 @@ def hit(shape: tuple[int, int] = (30, 40), **changes: Any) -> SearchHit:
 
 
 @pytest.mark.parametrize(("counts", "columns", "rows"), [((1,), 1, 1), ((3, 2), 3, 2), ((10,), 5, 2), ((2, 0), 2, 1)])
-def test_every_query_has_its_photos(tmp_path, counts, columns, rows):
-    draw_search(tmp_path / "search.png", [("a dog", [hit()] * count) for count in counts], title="demo")
-    image = pixels(tmp_path / "search.png")
+def test_every_query_has_its_photos(drawn, counts, columns, rows):
+    image = drawn(draw_search, [("a dog", [hit()] * count) for count in counts], title="demo")
     photos = ink(image, GREEN)
     assert (count_runs(photos.any(0)), count_runs(photos.any(1))) == (columns, rows)
     assert 700 <= image.shape[1] <= 1440
 
 
-def test_hits_have_marks_only_if_their_correctness_is_known(tmp_path):
-    images = []
-    for correct in (True, False, None):
-        draw_search(tmp_path / "search.png", [("a dog", [hit(correct=correct)])])
-        images.append(pixels(tmp_path / "search.png"))
+def test_hits_have_marks_only_if_their_correctness_is_known(drawn):
+    images = [drawn(draw_search, [("a dog", [hit(correct=correct)])]) for correct in (True, False, None)]
     correct, wrong, unknown = images
     assert ink(correct, HIT.color).sum() > 4 * ink(wrong, HIT.color).sum() > 0
     assert ink(wrong, FALSE_ALARM.color).sum() > ink(correct, FALSE_ALARM.color).sum() > 0
@@ -55,21 +51,18 @@ def test_hits_have_marks_only_if_their_correctness_is_known(tmp_path):
 
 
 @pytest.mark.parametrize("visual", [0.0, 0.27, 0.645, np.float32(1)])
-def test_the_bar_shows_the_weights(tmp_path, visual):
+def test_the_bar_shows_the_weights(drawn, visual):
     found = hit(weights=(visual, 1 - visual), keywords=())
     assert sum(map(float, found.rounded_weights())) == 1
-    draw_search(tmp_path / "search.png", [("a dog", [found])])
-    image = pixels(tmp_path / "search.png")
+    image = drawn(draw_search, [("a dog", [found])])
     lengths = [ink(image[200:], color).sum(1).max() for color in (VISUAL, KEYWORDS)]
     assert lengths[0] / sum(lengths) == pytest.approx(visual, abs=0.03)
 
 
-def test_the_photo_is_above_its_attention(tmp_path):
+def test_the_photo_is_above_its_attention(drawn):
     attention = np.zeros((1, 9))
     attention[0, 8] = 1
-    draw_search(tmp_path / "search.png", [("a dog", [hit(attention=attention)])])
-    assert [file.name for file in tmp_path.iterdir()] == ["search.png"]
-    image = pixels(tmp_path / "search.png")
+    image = drawn(draw_search, [("a dog", [hit(attention=attention)])])
     rows, columns = (np.flatnonzero(ink(image, GREEN).any(axis)) for axis in (1, 0))
     below = image[rows[-1] + len(rows) // 2, columns].astype(int)
     assert np.ptp(below[len(columns) // 4]) == 0
@@ -79,27 +72,25 @@ def test_the_photo_is_above_its_attention(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(90, 30), (30, 90), (40, 40), (400, 4), (1, 1)])
-def test_photos_keep_their_aspect(tmp_path, shape):
-    draw_search(tmp_path / "search.png", [("a dog", [hit(shape)])])
-    photos = ink(pixels(tmp_path / "search.png"), GREEN)
+def test_photos_keep_their_aspect(drawn, shape):
+    photos = ink(drawn(draw_search, [("a dog", [hit(shape)])]), GREEN)
     height, width = photos.any(1).sum(), photos.any(0).sum()
     assert max(height, width) < 190
     if min(shape) > 10:
         assert height / width == pytest.approx(shape[0] / shape[1], rel=0.1)
 
 
-def test_keywords_have_their_weights_and_a_long_list_ends_in_a_count(tmp_path, written):
+def test_keywords_have_their_weights_and_a_long_list_ends_in_a_count(drawn, written):
     many = tuple((f"word {k}", 0.1) for k in range(10))
-    draw_search(tmp_path / "search.png", [("a dog", [hit(), hit(keywords=()), hit(keywords=many)]), ("a cat", [])])
+    drawn(draw_search, [("a dog", [hit(), hit(keywords=()), hit(keywords=many)]), ("a cat", [])])
     assert {"dog", "0.60", "no keywords", "word 3", "+6 more", "nothing found"} <= set(written)
     assert abs(written.index("dog") - written.index("0.60")) == 1
     assert "word 4" not in written
 
 
-def test_unusual_texts_are_drawn_on_the_page(tmp_path, written):
+def test_unusual_texts_are_drawn_on_the_page(drawn, written):
     odd = hit(name="", correct=True, keywords=((UNUSUAL, 0.9), ("x" * 300, 0.1)))
-    draw_search(tmp_path / "search.png", [(UNUSUAL * 20, [odd, hit(name="y" * 300)])], title=UNUSUAL * 20)
-    image = pixels(tmp_path / "search.png")
+    image = drawn(draw_search, [(UNUSUAL * 20, [odd, hit(name="y" * 300)])], title=UNUSUAL * 20)
     assert image.shape[1] < 900
     assert (image[:, -20:] == 255).all()
     assert any(text.startswith("“<b>") and text.endswith("…") for text in written)
@@ -229,24 +220,22 @@ def test_text_from_users_never_becomes_markup(tmp_path, text):
         assert found == {name: (value or "").replace("plain", shown) or value for name, value in expected.items()}
 
 
-def test_a_good_curve_is_above_a_bad_one(tmp_path):
-    best = (np.array([0, 0, 1]), np.array([0, 1, 1]), 1.0)
-    draw_roc(tmp_path / "best.png", {"best": best})
-    draw_roc(tmp_path / "worst.png", {"worst": (best[1], best[0], 0.0)})
-    images = [ink(pixels(tmp_path / f"{name}.png"), HIT.color) for name in ("best", "worst")]
+def test_a_good_curve_is_above_a_bad_one(drawn):
+    low, high = np.array([0, 0, 1]), np.array([0, 1, 1])
+    curves = {"best": (low, high, 1.0)}, {"worst": (high, low, 0.0)}
+    images = [ink(drawn(draw_roc, curve), HIT.color) for curve in curves]
     for axis in (0, 1):  # the best curve follows the left and upper edges, the worst the lower and right ones
         best, worst = (image.sum(axis).argmax() for image in images)
         assert worst - best > 400
 
 
-def test_the_highest_areas_are_listed_first(tmp_path, written):
+def test_the_highest_areas_are_listed_first(drawn, written):
     curves = {f"run {k}": (CURVE, CURVE**power, 1 / (1 + power)) for k, power in enumerate((0.8, 0.3, 0.5))}
-    draw_roc(tmp_path / "roc.png", curves | {"x" * 300: (CURVE, CURVE, 0.5)}, published={"B": 0.627, "A": 0.673})
+    few = drawn(draw_roc, curves | {"x" * 300: (CURVE, CURVE, 0.5)}, published={"B": 0.627, "A": 0.673})
     listed = [text for text in written if text in curves or text in {"A", "B", "published, other data:", "chance"}]
     assert listed == ["run 1", "run 2", "run 0", "chance", "published, other data:", "A", "B"]
     assert {"0.769", "0.667", "0.556", "0.500", "0.673", "0.627"} <= set(written)
-    draw_roc(tmp_path / "many.png", {f"$x_{k}$": (CURVE, CURVE, 0.5) for k in range(40)})
-    few, many = pixels(tmp_path / "roc.png"), pixels(tmp_path / "many.png")
+    many = drawn(draw_roc, {f"$x_{k}$": (CURVE, CURVE, 0.5) for k in range(40)})
     assert len(few) < len(many)
     assert all((image[:, -20:] == 255).all() and (image[-10:] == 255).all() for image in (few, many))
 
