@@ -232,6 +232,8 @@ finally:
         ("accumulate_steps", 2, "time one whole batch on one device with Adam"),
         ("mesh.fsdp", 2, "time one whole batch on one device with Adam"),
         ("optimizer.name", "lamb", "time one whole batch on one device with Adam"),
+        ("mixup", True, "no mixup"),
+        ("model.freeze_backbone", True, "freeze_backbone"),
         ("data.name", "photos", "config.data.name='photos' is not one of corel5k, espgame"),
     ],
 )

@@ -17,7 +17,7 @@ from aia_jax.training.state import TrainState
 from aia_jax.training.step import make_predict_step, make_train_step
 from aia_jax.utils.errors import InputError
 from benchmarks import torch_baseline
-from benchmarks.step import TOTAL_STEPS, check_config, random_batch
+from benchmarks.step import TOTAL_STEPS, random_batch
 from benchmarks.torch_baseline import InferencePeer, TrainingPeer, Variant
 from configs import corel5k
 from tests.helpers.torch_oracles import (
@@ -139,9 +139,3 @@ def test_options_that_the_peer_lacks_are_refused(config):
     config.model.backbone = "tresnet_tiny"
     with pytest.raises(InputError, match="timm has no tresnet_tiny"):
         torch_baseline.build_model(config)
-    config.mixup = True
-    with pytest.raises(InputError, match="no mixup"):
-        check_config(config)
-    config.model.freeze_backbone = True
-    with pytest.raises(InputError, match="freeze_backbone"):
-        check_config(config)

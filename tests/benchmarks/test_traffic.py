@@ -31,23 +31,64 @@ custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{
   ROOT %tuple = (f32[4]{0}) tuple(%reduce.2)
 }
 """
+GATHER = """
+ENTRY %main (x: f32[4], y: f32[2,4]) -> f32[8,4] {
+  %x = f32[4]{0} parameter(0)
+  %y = f32[2,4]{1,0} parameter(1)
+  %start = ((f32[4]{0}, f32[2,4]{1,0}), (f32[16]{0}, f32[8,4]{1,0})) all-gather-start(%x, %y), dimensions={0}
+  %done = (f32[16]{0}, f32[8,4]{1,0}) all-gather-done(%start)
+  ROOT %part = f32[8,4]{1,0} get-tuple-element(%done), index=1
+}
+"""
+TPU = """
+ENTRY %main (x: f32[8,128], w: f32[4,8,128]) -> f32[8,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %w = f32[4,8,128]{2,1,0:T(8,128)} parameter(1)
+  %copy-start = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+  %copy-done = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy-start)
+  %slice-start = ((f32[4,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%w)
+  %slice-done = f32[1,8,128]{2,1,0:T(8,128)S(1)} slice-done(%slice-start)
+  %joined = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%slice-done), custom_call_target="ConcatBitcast"
+  ROOT %sum = f32[8,128]{1,0:T(8,128)} fusion(%copy-done, %joined), kind=kLoop, calls=%fused
+}
+"""
+COLLECTIVE = """
+ENTRY %main (x: f32[24]) -> f32[24] {
+  %x = f32[24]{0:T(128)S(1)} parameter(0)
+  ROOT %sum = f32[24]{0:T(128)S(1)} all-reduce(%x), to_apply=%add
+}
+"""
 X, W, Y, SMALL = 2 * 8 * 8 * 16 * 2, 32 * 9 * 16 * 2, 2 * 8 * 8 * 32 * 2, 8 * 4 * 2
 CONV_FLOPS = 2 * (2 * 8 * 8) * (32 * 9 * 16)
 
 
-def test_kernels_of_a_program():
-    assert entry_kernels(PROGRAM) == [
-        Kernel(
-            "conv.1",
-            "convolution forward",
-            X + W + Y + 128,
-            2 * (2 * 8 * 8) * (32 * 9 * 16),
-            "jit(step)/jvp(stage2)/conv",
+@pytest.mark.parametrize(
+    ("program", "kernels"),
+    [
+        (
+            PROGRAM,
+            [
+                Kernel("conv.1", "convolution forward", X + W + Y + 128, CONV_FLOPS, "jit(step)/jvp(stage2)/conv"),
+                Kernel("fusion.1", "fusion kLoop", Y + SMALL, 0, "jit(step)/head/add"),
+                Kernel("dot.1", "matmul", 2 * SMALL + 8 * 6 * 4 + 64, 2 * 8 * 6 * 4, ""),
+                Kernel("reduce.1", "all-reduce", SMALL + 16, 0, "jit(step)/optimizer/add", SMALL, 16),
+            ],
         ),
-        Kernel("fusion.1", "fusion kLoop", Y + SMALL, 0, "jit(step)/head/add"),
-        Kernel("dot.1", "matmul", 2 * SMALL + 8 * 6 * 4 + 64, 2 * 8 * 6 * 4, ""),
-        Kernel("reduce.1", "all-reduce", SMALL + 16, 0, "jit(step)/optimizer/add", SMALL, 16),
-    ]
+        (GATHER, [Kernel("start", "all-gather", 48 + 192, 0, "", 48, 192)]),
+        (
+            TPU,
+            [
+                Kernel("copy-start", "transfer", 4096, 0, ""),
+                Kernel("slice-start", "transfer", 4096, 0, ""),
+                Kernel("sum", "fusion kLoop", 4096, 0, ""),
+            ],
+        ),
+        (COLLECTIVE, [Kernel("sum", "all-reduce", 0, 0, "", 96, 96)]),
+    ],
+    ids=["GPU", "gathered arrays count once", "main memory of a TPU", "collectives in any memory space"],
+)
+def test_kernels_of_a_program(program, kernels):
+    assert entry_kernels(program) == kernels
 
 
 def test_a_summary_counts_by_kind_and_stage():
@@ -60,51 +101,7 @@ def test_a_summary_counts_by_kind_and_stage():
     convolution = CONV_FLOPS / 1e9  # more operations than bytes
     others = (Y + SMALL + 2 * SMALL + 192 + 64 + SMALL + 16) / 1e9
     assert summary["modelled_ms"] == pytest.approx(1e3 * (convolution + others))
-
-
-def test_gathered_arrays_count_once():
-    program = """
-ENTRY %main (x: f32[4], y: f32[2,4]) -> f32[8,4] {
-  %x = f32[4]{0} parameter(0)
-  %y = f32[2,4]{1,0} parameter(1)
-  %start = ((f32[4]{0}, f32[2,4]{1,0}), (f32[16]{0}, f32[8,4]{1,0})) all-gather-start(%x, %y), dimensions={0}
-  %done = (f32[16]{0}, f32[8,4]{1,0}) all-gather-done(%start)
-  ROOT %part = f32[8,4]{1,0} get-tuple-element(%done), index=1
-}
-"""
-    assert entry_kernels(program) == [Kernel("start", "all-gather", 48 + 192, 0, "", 48, 192)]
-
-
-def test_main_memory_is_counted_in_programs_for_tpus():
-    program = """
-ENTRY %main (x: f32[8,128], w: f32[4,8,128]) -> f32[8,128] {
-  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
-  %w = f32[4,8,128]{2,1,0:T(8,128)} parameter(1)
-  %copy-start = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
-  %copy-done = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy-start)
-  %slice-start = ((f32[4,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%w)
-  %slice-done = f32[1,8,128]{2,1,0:T(8,128)S(1)} slice-done(%slice-start)
-  %joined = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%slice-done), custom_call_target="ConcatBitcast"
-  ROOT %sum = f32[8,128]{1,0:T(8,128)} fusion(%copy-done, %joined), kind=kLoop, calls=%fused
-}
-"""
-    size = 8 * 128 * 4
-    assert entry_kernels(program) == [
-        Kernel("copy-start", "transfer", size, 0, ""),
-        Kernel("slice-start", "transfer", size, 0, ""),
-        Kernel("sum", "fusion kLoop", size, 0, ""),
-    ]
-    assert summarize(entry_kernels(program), bandwidth=1e9, flops=1e9, images=1)["kernels"] == 1
-
-
-def test_collectives_count_in_any_memory_space():
-    program = """
-ENTRY %main (x: f32[24]) -> f32[24] {
-  %x = f32[24]{0:T(128)S(1)} parameter(0)
-  ROOT %sum = f32[24]{0:T(128)S(1)} all-reduce(%x), to_apply=%add
-}
-"""
-    assert entry_kernels(program) == [Kernel("sum", "all-reduce", 0, 0, "", 96, 96)]
+    assert summarize(entry_kernels(TPU), bandwidth=1e9, flops=1e9, images=1)["kernels"] == 1
 
 
 def test_a_loop_counts_once_per_iteration():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from unittest.mock import patch
 
 import pytest
 
@@ -100,15 +101,12 @@ def test_results_of_other_settings_are_never_mixed(tmp_path, changed, text):
 
 
 def test_unusable_outputs_are_refused(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is a file; name a folder"):
         write(tmp_path / "file")
     write(tmp_path / "out")
-    with (
-        AnnotationOutput(tmp_path / "out", SETTINGS),
-        pytest.raises(InputError, match="another process is annotating into"),
-    ):
-        AnnotationOutput(tmp_path / "out", SETTINGS)
+    with AnnotationOutput(tmp_path / "out", SETTINGS), pytest.raises(InputError, match="another process is annotating"):
+        write(tmp_path / "out")
     write(tmp_path / "out")  # the lock is released
     (tmp_path / "out" / "settings.json").write_text("[")
     with pytest.raises(InputError, match=r"settings.json is damaged: .*; --force starts anew"):
@@ -147,18 +145,13 @@ def test_a_photo_whose_keywords_file_is_impossible_becomes_a_problem(tmp_path):
     assert len((tmp_path / "annotations.csv").read_text().splitlines()) == 7
 
 
-def test_a_full_disk_keeps_the_old_table(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_table(tmp_path):
     write(tmp_path, NAMES[:1])
     before = (tmp_path / "annotations.csv").read_bytes()
     (tmp_path / "keywords" / "plain.jpg.json").unlink()
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(annotation_output, "write_bytes", fail)
-        with pytest.raises(OSError, match="No space"):
-            write(tmp_path)
+    full = OSError(28, "No space left on device")
+    with patch.object(annotation_output, "write_bytes", side_effect=full), pytest.raises(OSError, match="No space"):
+        write(tmp_path)
     assert (tmp_path / "annotations.csv").read_bytes() == before
     assert write(tmp_path) == set(NAMES)
     assert read_keywords(tmp_path / "keywords" / "plain.jpg.json") == [label for label, _ in LABELS]

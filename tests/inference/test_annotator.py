@@ -23,11 +23,6 @@ SIZE = 32
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "annotator", annotator_config())
-
-
-@pytest.fixture(scope="module")
 def annotator(workdir):
     return aia_jax.load(workdir, batch_size=8)
 
@@ -43,11 +38,11 @@ def test_paths_images_and_arrays_give_equal_results(annotator, pixels, tmp_path)
     for path, image in zip(paths, images, strict=True):
         image.save(path)
     found = annotator(pixels)
-    assert found.scores.shape == (11, 22)
+    for result, count in ((found, 11), (annotator([]), 0)):
+        assert len(result.labels) == count
+        assert result.scores.shape == result.attention.shape[:2] == (count, 22)
     assert found.scores.dtype == found.attention.dtype == np.float32
-    assert found.attention.shape[:2] == (11, 22)
     np.testing.assert_allclose(found.attention.sum(axis=(2, 3)), 1, rtol=1e-5)
-    assert len(found.labels) == 11
     for given in (paths, images, list(pixels), [*map(str, paths[:4]), *images[4:8], *pixels[8:]]):
         np.testing.assert_array_equal(annotator(given).scores, found.scores)
     for one in (paths[3], str(paths[3]), images[3], pixels[3]):
@@ -56,11 +51,11 @@ def test_paths_images_and_arrays_give_equal_results(annotator, pixels, tmp_path)
         assert len(alone.labels) == 1
 
 
-def test_labels_score_above_the_threshold(workdir, pixels):
-    scores = aia_jax.load(workdir, batch_size=8)(pixels).scores
+def test_labels_score_above_the_threshold(annotator, workdir, pixels):
+    scores = annotator(pixels).scores
     threshold = np.float32(np.median(scores))
-    annotator = aia_jax.load(workdir, threshold=float(threshold), top=5, batch_size=8)
-    for labels, row in zip(annotator(pixels).labels, scores, strict=True):
+    found = aia_jax.load(workdir, threshold=float(threshold), top=5, batch_size=8)(pixels)
+    for labels, row in zip(found.labels, scores, strict=True):
         order = [column for column in np.argsort(-row, kind="stable") if row[column] > threshold][:5]
         assert [label for label, _ in labels] == [annotator.labels[column] for column in order]
         assert [np.float32(score) for _, score in labels] == row[order].tolist()
@@ -68,12 +63,10 @@ def test_labels_score_above_the_threshold(workdir, pixels):
 
 def test_thresholds_of_the_run_are_used(workdir, pixels, tmp_path):
     limits = dict.fromkeys(scenes.LABELS, 1.0) | {scenes.LABELS[3]: 0.0}
-    for path in (workdir / "thresholds.json", tmp_path / "given.json"):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for path in (run / "thresholds.json", tmp_path / "given.json"):
         path.write_text(json.dumps(limits))
-    try:
-        found = aia_jax.load(workdir, batch_size=8)(pixels)
-    finally:
-        (workdir / "thresholds.json").unlink()
+    found = aia_jax.load(run, batch_size=8)(pixels)
     assert [[label for label, _ in labels] for labels in found.labels] == [[scenes.LABELS[3]]] * 11
     assert aia_jax.load(workdir, threshold=tmp_path / "given.json", batch_size=8)(pixels).labels == found.labels
 
@@ -123,13 +116,6 @@ def test_folded_batch_norm_changes_no_score(tmp_path, pixels):
     weights, own = once.arrays(), each_call.arrays()
     assert not any(path.endswith(".bn.var") for path in weights)
     assert sum(array.nbytes for array in weights.values()) < sum(array.nbytes for array in own.values())
-
-
-def test_no_images_give_empty_results(annotator):
-    found = annotator([])
-    assert found.labels == ()
-    assert found.scores.shape == (0, 22)
-    assert found.attention.shape[:2] == (0, 22)
 
 
 def test_exif_orientation_is_applied(annotator, pixels, tmp_path):
@@ -185,7 +171,5 @@ def test_bad_options_are_refused(workdir, options, message):
 
 def test_importing_the_package_is_light():
     code = "import sys, aia_jax; aia_jax.load; print(sorted({'jax', 'numpy', 'PIL', 'flax'} & set(sys.modules)))"
-    ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(aia_jax.__file__).parents[1]
-    )
-    assert ran.stdout == "[]\n"
+    folder = Path(aia_jax.__file__).parents[1]
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=folder) == "[]\n"

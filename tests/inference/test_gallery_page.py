@@ -20,11 +20,6 @@ from tests.helpers.untrained import annotator_config, write_run
 NUM_PHOTOS = 12
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "annotator", annotator_config())
-
-
 @pytest.fixture
 def photos(tmp_path):
     """Scenes of several shapes; one is rotated by EXIF."""
@@ -43,9 +38,9 @@ def photos(tmp_path):
 def annotate(workdir, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
 
-    def run(*flags, model=("--workdir", str(workdir))):
+    def run(*flags, model=workdir):
         given = ["--images", str(photos), "--output", str(tmp_path / "out"), "--batch_size", "8", "--threshold", "0.5"]
-        return main(["annotate", *model, *given, *flags])
+        return main(["annotate", "--workdir", str(model), *given, *flags])
 
     return run
 
@@ -126,7 +121,9 @@ def test_new_and_removed_photos_update_the_page(annotate, photos, tmp_path, caps
 
 def test_heads_without_attention_have_pictures_without_maps(annotate, tmp_path):
     other = write_run(tmp_path / "gap", annotator_config(**{"model.head": "gap"}))
-    assert annotate("--html", "--threshold", "0", model=("--workdir", str(other))) == 0
+    assert annotate("--html", "--threshold", "0", model=other) == 0
     _, shown = read_page(tmp_path / "out" / "gallery.html")
-    assert all(len(photo["labels"]) == len(scenes.LABELS) and not photo["maps"] for photo in shown.values())
-    assert all(photo["picture"] is not None for photo in shown.values())
+    for photo in shown.values():
+        assert len(photo["labels"]) == len(scenes.LABELS)
+        assert not photo["maps"]
+        assert photo["picture"] is not None

@@ -129,14 +129,10 @@ def test_two_simultaneous_updates_write_one_complete_index(tmp_path, folder):
     assert all(len(reds(index)) == 7 for index, _, _ in found)
 
 
-def test_an_index_without_its_first_file_is_started_again(tmp_path, folder):
-    (tmp_path / "index").mkdir()
-    for name in ("index.lock", ".index.json.123"):
-        (tmp_path / "index" / name).touch()
-    assert len(update(tmp_path / "index", folder)[0].names) == 7
-
-
 def test_an_interrupted_update_keeps_the_complete_parts(tmp_path, folder, monkeypatch):
+    (tmp_path / "index").mkdir()
+    for name in ("index.lock", ".index.json.123"):  # files of an update without a complete part
+        (tmp_path / "index" / name).touch()
     monkeypatch.setattr(search_index, "_PART_SIZE", 3)
     with pytest.raises(KeyboardInterrupt):
         update(tmp_path / "index", folder, Model(stop_after=3))

@@ -1,7 +1,21 @@
+import contextlib
+
 import pytest
 
 from aia_jax.report.figures import Page
+from benchmarks.browser import NoBrowserError, browser
 from tests.helpers.pictures import pixels
+
+
+@pytest.fixture(scope="session")
+def chrome():
+    """The driver of a browser. Skips the test if there is no browser."""
+    with contextlib.ExitStack() as opened:
+        try:
+            driver = opened.enter_context(browser())
+        except NoBrowserError as error:
+            pytest.skip(str(error))
+        yield driver
 
 
 @pytest.fixture

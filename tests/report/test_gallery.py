@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 import time
 
@@ -14,7 +13,7 @@ from aia_jax.data.image_decoding import encode_webp
 from aia_jax.report.figures import upsample
 from aia_jax.report.gallery.writer import PageLabel, PagePhoto, write_gallery_page
 from aia_jax.report.page_parts import content_hash
-from tests.helpers.browser import browser, emulate
+from tests.helpers.gallery_page import read_page
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -41,12 +40,6 @@ SHOWN = {
 WEBP = encode_webp(np.full((30, 40, 3), (10, 120, 200), np.uint8))
 
 
-@pytest.fixture(scope="module")
-def chrome():
-    with browser() as driver:
-        yield driver
-
-
 @pytest.fixture
 def page(chrome, tmp_path):
     """Writes a page and opens it; the page must not log an error."""
@@ -70,6 +63,14 @@ def write(path, photos, **facts):
     )
     write_gallery_page(path, rows, title="photos", **{"labels": LABELS} | facts)
     return path
+
+
+def emulate(driver, *, width=1280, height=900, dark=False):
+    """Sets the size of the window in CSS pixels (a narrow window is a phone) and its colour scheme."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
 
 def texts(driver, selector):
@@ -119,10 +120,7 @@ def test_text_from_users_is_shown_and_never_runs(page, tmp_path):
     assert texts(driver, "#detail-name") == [NAMES[5]]
     assert texts(driver, "#detail-labels bdi") == HOSTILE
     assert driver.execute_script("return document.querySelectorAll('script:not([type])').length") == 1
-    data = re.findall(
-        r'<script type="application/json" id="index">(.*?)</script>', (tmp_path / "page.html").read_text(), re.S
-    )
-    assert [entry[0] for entry in json.loads(data[0])] == NAMES
+    assert list(read_page(tmp_path / "page.html")[1]) == NAMES
 
 
 def test_the_search_finds_photos_by_name_label_and_score(page):

@@ -40,13 +40,10 @@ def test_a_long_table_has_only_both_ends():
     assert few.startswith("too few: 9 of 30 labels have fewer than 10 training photos: label29 (1), label28 (2)")
 
 
-def test_one_label_and_one_photo_are_singular():
-    report = balance_report(["a"], targets_of([1]), np.zeros((0, 1)))
-    assert "1 label, 0.50 per photo; 1 photo without labels" in report
-    assert "too few: 1 of 1 label has fewer than 10 training photos: a (1)" in report
-
-
 def test_labels_without_training_photos_and_splits_without_photos():
+    one = balance_report(["a"], targets_of([1]), np.zeros((0, 1)))
+    assert "1 label, 0.50 per photo; 1 photo without labels" in one
+    assert "too few: 1 of 1 label has fewer than 10 training photos: a (1)" in one
     report = balance_report(["a", "b"], targets_of([30, 0]), np.zeros((0, 2)))
     assert "imbalance: a has 30 training photos, and none are of b" in report
     assert "not measured" not in report

@@ -153,19 +153,16 @@ def pictures(page):
     return found
 
 
-def test_a_page_shows_every_hit(tmp_path):
-    page = write_page(tmp_path, "a dog", [hit(correct=True), hit(correct=False), hit(keywords=())], title="demo")
+def test_a_page_shows_every_hit_and_its_attention(tmp_path):
+    hits = [hit(correct=True, attention=np.zeros((2, 2))), hit(correct=False), hit(keywords=())]
+    page = write_page(tmp_path, "a dog", hits, title="demo")
     assert len(page.named("article")) == 3
     assert [attributes["alt"] for attributes in page.named("img")][:2] == ["a photo.jpg", "a photo.jpg with attention"]
     for text in ("demo", "a dog", "1. score 0.50", "✓ hit", "✗ false alarm", "visual 0.70", "dog", "no keywords"):
         assert text in page.texts
     assert {"width:70.0%"} == {attributes["style"] for attributes in page.named("span") if "style" in attributes}
     assert [attributes["style"] for attributes in page.named("li")][:2] == ["--weight:1.000", "--weight:0.667"]
-
-
-def test_a_page_shows_the_attention(tmp_path):
-    page = write_page(tmp_path, "a dog", [hit(attention=np.zeros((2, 2)))] * 2)
-    assert [attributes.get("id") for attributes in page.named("input")] == ["all", None, None]
+    assert [attributes.get("id") for attributes in page.named("input")] == ["all", None, None, None]
     assert {attributes["for"] for attributes in page.named("label") if "for" in attributes} == {"all"}
     (size, photo), (same_size, heat) = pictures(page)[:2]
     assert size == same_size == (40, 30)

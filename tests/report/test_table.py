@@ -3,7 +3,7 @@ from aia_jax.report.table import Row, metric_table
 ROW = {"precision": 0.45321, "recall": 0.611, "f1": 0.52, "n_plus": 202, "map": 42.519, "num_images": 499}
 
 
-def test_a_table_has_titles_numbers_blanks_and_lines_of_text():
+def test_a_table_has_titles_numbers_signs_blanks_and_lines_of_text():
     rows = [Row("best epoch", ROW), "", "a line of its own", Row("last epoch", {"f1": 0.1, "n_plus": 0, "map": None})]
     assert metric_table(rows, title="test split").split("\n") == [
         "test split                                      P        R       F1       N+      mAP",
@@ -13,22 +13,16 @@ def test_a_table_has_titles_numbers_blanks_and_lines_of_text():
         "last epoch                                                   0.1000        0",
     ]
     assert metric_table([]).split() == ["P", "R", "F1", "N+", "mAP"]
-
-
-def test_differences_have_a_sign():
     difference = Row("difference", {"precision": 0.0123, "recall": -0.5, "n_plus": 3, "map": 0.0}, signed=True)
     assert metric_table([difference]).split("\n")[1] == (
         "difference                                +0.0123  -0.5000                +3    +0.00"
     )
 
 
-def test_the_column_of_names_is_as_wide_as_the_longest_name():
+def test_the_column_of_names_is_as_wide_as_the_longest_name_but_a_very_long_name_has_its_own_line():
     header, first, second = metric_table([Row("n" * 60, ROW), Row("short", ROW)]).split("\n")
     assert first.startswith("n" * 60 + "   0.4532")
     assert header.index("mAP") + 3 == len(header) == len(first) == len(second)
-
-
-def test_a_very_long_name_has_a_line_of_its_own():
     lines = metric_table([Row("n" * 200, ROW), Row("short", ROW)], title="t" * 100).split("\n")
     title, header, name, numbers, short = lines
     assert (title, name) == ("t" * 100, "n" * 200)
