@@ -5,6 +5,7 @@
 Each file is read in its own process. Linux only.
 """
 
+import functools
 import io
 import json
 import multiprocessing
@@ -21,14 +22,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from aia_jax.data.annotation.annotations import read_annotations  # noqa: E402
 from aia_jax.data.image_decoding import decode_image  # noqa: E402
 from aia_jax.metrics.thresholds import load_thresholds  # noqa: E402
 from aia_jax.utils.errors import InputError  # noqa: E402
 from aia_jax.weights.torch_files import read_torch_file  # noqa: E402
+from tests.soak.mutation import in_memory, write_files  # noqa: E402
 from tests.soak.process import forget_peak, make_parser, memory, write_report  # noqa: E402
 
 MOST_MB, MOST_SECONDS = 2_500, 60
@@ -39,26 +40,19 @@ def png(
 ) -> bytes:
     """A PNG of zeros, with `rows` rows of data instead of `height`."""
     channels = {0: 1, 2: 3, 6: 4}[colours]
-    packer = zlib.compressobj(9)
-    row = bytes(1 + width * channels * depth // 8)
-    lines = b"".join(packer.compress(row) for _ in range(height if rows is None else rows)) + packer.flush()
+    lines = _compressed(bytes(1 + width * channels * depth // 8), height if rows is None else rows)
     header = struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + extra + _chunk(b"IDAT", lines) + _chunk(b"IEND", b"")
 
 
 def text_chunk(num_bytes: int) -> bytes:
-    """A zTXt chunk that expands to `num_bytes`."""
-    packer = zlib.compressobj(9)
-    block = b"a" * 1_000_000
-    packed = b"".join(packer.compress(block) for _ in range(num_bytes // len(block))) + packer.flush()
-    return _chunk(b"zTXt", b"comment\0\0" + packed)
+    """A zTXt chunk that expands to `num_bytes`, a multiple of 1,000,000."""
+    return _chunk(b"zTXt", b"comment\0\0" + _compressed(b"a" * 1_000_000, num_bytes // 1_000_000))
 
 
 def jpeg(width: int, height: int, *, scans: int = 0, **options: Any) -> bytes:
     """A gray JPEG, with its last scan repeated `scans` times."""
-    stream = io.BytesIO()
-    Image.new(options.pop("mode", "RGB"), (width, height)).save(stream, "JPEG", **options)
-    data = stream.getvalue()
+    data = in_memory(Image.new(options.pop("mode", "RGB"), (width, height)).save, "JPEG", **options)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * scans + data[-2:]
 
@@ -77,28 +71,21 @@ def gif(num_frames: int) -> bytes:
 
 def zipped_weights(num_bytes: int) -> bytes:
     """A file of `torch.save` with a compressed array of zeros."""
-    plain, packed = io.BytesIO(), io.BytesIO()
-    torch.save({"a": torch.zeros(num_bytes // 4)}, plain)
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+    plain = in_memory(functools.partial(torch.save, {"a": torch.zeros(num_bytes // 4)}))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(plain)) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for part in source.infolist():
             target.writestr(part.filename, source.read(part))
     return packed.getvalue()
 
 
+def _compressed(block: bytes, times: int) -> bytes:
+    packer = zlib.compressobj(9)
+    return b"".join(packer.compress(block) for _ in range(times)) + packer.flush()
+
+
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def _decode(path: Path) -> object:
-    return decode_image(path.read_bytes(), 448, upright=True)
-
-
-def _annotations(path: Path) -> object:
-    return read_annotations(path.parents[1], path.parent.name.replace("-", "").lower(), "train")
-
-
-def _thresholds(path: Path) -> object:
-    return load_thresholds(path, _label_names(500))
 
 
 def _samples(number: int, labels: list[str], of_each: list[str]) -> bytes:
@@ -110,61 +97,54 @@ def _label_names(number: int) -> list[str]:
     return [f"label {index}" for index in range(number)]
 
 
-def _large_jpeg(**options: Any) -> bytes:
-    return jpeg(14_100, 14_100, **options)
-
-
 AUTHORS, SSGRL = "Corel-5k/train.json", "VG-500/vg_category_500_labels_index.json"
-# By the name of the file and its reader: the content of each file.
-BOMBS: dict[tuple[str, Callable[[Path], object]], dict[str, Callable[[], bytes]]] = {
-    ("photo", _decode): {
+# By the path of the file, from which `_read` knows the reader: the content of each file.
+BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
+    "photo": {
         "PNG of 199 megapixels": lambda: png(14_100, 14_100),
         "PNG of 199 megapixels, with alpha": lambda: png(14_100, 14_100, colours=6),
         "PNG of 199 megapixels, 16-bit grey": lambda: png(14_100, 14_100, colours=0, depth=16),
         "PNG that claims 60,000 x 60,000": lambda: png(60_000, 60_000, rows=1),
         "PNG that claims 14,000 x 14,000": lambda: png(14_000, 14_000, rows=1),
         "PNG of 1 pixel with 1 GB of text": lambda: png(1, 1, extra=text_chunk(10**9)),
-        "JPEG of 199 megapixels": _large_jpeg,
-        "JPEG of 199 megapixels, CMYK": lambda: _large_jpeg(mode="CMYK"),
-        "JPEG of 199 megapixels, progressive": lambda: _large_jpeg(progressive=True),
-        "JPEG of 199 megapixels, 100 scans": lambda: _large_jpeg(progressive=True, scans=90),
-        "JPEG of 199 megapixels, 10**5 scans": lambda: _large_jpeg(progressive=True, scans=10**5),
+        "JPEG of 199 megapixels": lambda: jpeg(14_100, 14_100),
+        "JPEG of 199 megapixels, CMYK": lambda: jpeg(14_100, 14_100, mode="CMYK"),
+        "JPEG of 199 megapixels, progressive": lambda: jpeg(14_100, 14_100, progressive=True),
+        "JPEG of 199 megapixels, 100 scans": lambda: jpeg(14_100, 14_100, progressive=True, scans=90),
+        "JPEG of 199 megapixels, 10**5 scans": lambda: jpeg(14_100, 14_100, progressive=True, scans=10**5),
         "JPEG that claims 65,500 x 65,500": lambda: claiming(jpeg(8, 8), 65_500, 65_500),
         "GIF of 1,000,000 frames": lambda: gif(1_000_000),
     },
-    ("a.pth", read_torch_file): {"weights of 400 MB in a zip of 0.4 MB": lambda: zipped_weights(400_000_000)},
-    (AUTHORS, _annotations): {
+    "weights.pth": {"weights of 400 MB in a zip of 0.4 MB": lambda: zipped_weights(400_000_000)},
+    AUTHORS: {
         "JSON nested 10,000,000 deep": lambda: b"[" * 10_000_000,
         "JSON with a number of 10,000,000 digits": lambda: b"9" * 10_000_000,
         "1,000,000 labels": lambda: _samples(100, _label_names(1_000_000), ["label 5"]),
         "1,000,000 unknown labels": lambda: _samples(1, _label_names(500), _label_names(10**6)),
         "100,000 images by 100,000 labels": lambda: _samples(100_000, _label_names(100_000), []),
     },
-    ("t.json", _thresholds): {
+    "thresholds.json": {
         "1,000,000 unknown thresholds": lambda: json.dumps(dict.fromkeys(_label_names(10**6), 2)).encode(),
     },
-    (SSGRL, _annotations): {
+    SSGRL: {
         "100,000 times a name with 100,000 labels": lambda: json.dumps({"a": [0] * 100_000}).encode(),
     },
 }
 
 
-def measure(path: Path, content: bytes, read: Callable[[Path], object], folder: Path) -> dict[str, Any]:
+def measure(name: str, content: bytes, folder: Path) -> dict[str, Any]:
     """Reads one file, and returns its size, the outcome, seconds, and the additional memory in MB."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    (folder / "VG-500").mkdir(exist_ok=True)
-    (folder / "VG-500" / "train_list_500.txt").write_text("a\n" * 100_000)
-    (folder / "VG-500" / "vg500_vocabulary.txt").write_text("sky\n")
+    vocabulary, listed = (f"{Path(SSGRL).parent}/{file}" for file in ("vg500_vocabulary.txt", "train_list_500.txt"))
+    write_files({vocabulary: b"sky\n", listed: b"a\n" * 100_000, name: content}, folder)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply(_read, (read, path))
+        found = pool.apply(_measured, (folder / name,))
     return {"bytes": len(content), **found, "outcome": found["outcome"].replace(f"{folder}/", "")[:200]}
 
 
-def _read(read: Callable[[Path], object], path: Path) -> dict[str, Any]:
+def _measured(path: Path) -> dict[str, Any]:
     before, start = forget_peak(), time.perf_counter()
     try:
-        read(path)
+        _read(path)
         outcome = "read"
     except InputError as error:
         outcome = f"refused: {error}"
@@ -172,14 +152,25 @@ def _read(read: Callable[[Path], object], path: Path) -> dict[str, Any]:
     return {"outcome": outcome, "seconds": round(seconds, 2), "mb": round((memory() - before) / 1e6)}
 
 
+def _read(path: Path) -> None:
+    if path.name == "photo":
+        decode_image(path.read_bytes(), 448, upright=True)
+    elif path.suffix == ".pth":
+        read_torch_file(path)
+    elif path.name == "thresholds.json":
+        load_thresholds(path, _label_names(500))
+    else:
+        read_annotations(path.parents[1], path.parent.name.replace("-", "").lower(), "train")
+
+
 def main() -> int:
     """The command."""
     given = make_parser(__doc__).parse_args()
     report = {}
-    for (place, read), files in BOMBS.items():
+    for place, files in BOMBS.items():
         for name, make in files.items():
             with tempfile.TemporaryDirectory(prefix="bombs-") as folder:
-                report[name] = measure(Path(folder) / place, make(), read, Path(folder))
+                report[name] = measure(place, make(), Path(folder))
     write_report(report, given.output)
     return 1 if any(one["mb"] > MOST_MB or one["seconds"] > MOST_SECONDS for one in report.values()) else 0
 

@@ -19,14 +19,11 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-if __name__ == "__main__":
-    sys.path[:0] = [str(REPOSITORY)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from tests.soak import fuzz_annotations, fuzz_arrays, fuzz_commands, fuzz_images, fuzz_text  # noqa: E402
 from tests.soak.plain import Refused  # noqa: E402
@@ -46,7 +43,7 @@ FAMILIES: Mapping[str, Case] = {
         *(fuzz_arrays.caption_features, fuzz_arrays.clicks, fuzz_commands.overrides, fuzz_commands.runs),
     )
 }
-TRAINED = ("prediction", "runs")  # need a run
+TRAINED = ("prediction", "runs")  # need a run; compilation takes longer than all other families together
 COSTS = {"preparation": 24, "prediction": 24, "runs": 24, "keywords": 4}  # a case counts as this many
 MOST_SECONDS, MOST_BYTES = 20.0, 2_500_000_000  # per case
 
@@ -55,37 +52,29 @@ class TooLong(BaseException):
     """A case takes too long. No product code catches this."""
 
 
-def soak(
-    folder: Path, cases: int, seed: int, *, families: Mapping[str, Case] = FAMILIES, keep: Path | None = None
-) -> dict[str, Any]:
-    """Runs the cases and returns outcomes, seconds, peak memory per case in MB, and findings of each family.
+def soak(folder: Path, name: str, case: Case, cases: int, seed: int, keep: Path | None = None) -> dict[str, Any]:
+    """Runs the cases of a family and returns outcomes, seconds, peak memory per case in MB, and findings.
 
     Args:
-        cases: number per family, see `COSTS`.
+        cases: number of cases, see `COSTS`.
         keep: folder for the files of the findings.
     """
-    return {name: _soak_one(folder, name, case, cases, seed, keep) for name, case in families.items()}
-
-
-def _soak_one(folder: Path, name: str, case: Case, cases: int, seed: int, keep: Path | None) -> dict[str, Any]:
     if name in TRAINED:
         fuzz_commands.run()  # slow, only once
-    outcomes: Counter[str] = Counter(accepted=0, refused=0)
-    findings, slowest, largest, start = [], 0.0, 0, time.perf_counter()
+    findings, measured = [], []
     for number in range(-(-cases // COSTS.get(name, 1))):
         place = folder / f"{name}-{number}"
         place.mkdir(parents=True)
-        outcome, seconds, used = _watched(case, random.Random(f"{seed}-{name}-{number}"), place)
-        slowest, largest = max(slowest, seconds), max(largest, used)
-        if outcome in ("accepted", "refused"):
-            outcomes[outcome] += 1
-        else:
+        measured.append(_watched(case, random.Random(f"{seed}-{name}-{number}"), place))
+        if (outcome := measured[-1][0]) not in ("accepted", "refused"):
             findings.append({"case": number, "what": outcome})
             if keep:
                 shutil.copytree(place, keep / place.name, dirs_exist_ok=True, symlinks=True)
         shutil.rmtree(place)
-    seconds = round(time.perf_counter() - start, 1)
-    report = {**outcomes, "seconds": seconds, "slowest_seconds": round(slowest, 2), "most_mb": round(largest / 1e6)}
+    outcomes, seconds, used = zip(*measured, strict=True)
+    report = {outcome: outcomes.count(outcome) for outcome in ("accepted", "refused")}
+    report |= {"seconds": round(sum(seconds), 1), "slowest_seconds": round(max(seconds), 2)}
+    report["most_mb"] = round(max(used) / 1e6)
     print(f"{name}: {json.dumps({**report, 'findings': len(findings)})}", file=sys.stderr, flush=True)
     return {**report, "findings": findings}
 
@@ -136,9 +125,11 @@ def main() -> int:
     parser.add_argument("--family", action="append", choices=FAMILIES, help="only this family; may be repeated")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder for the files of the findings")
     given = parser.parse_args()
-    chosen = {name: FAMILIES[name] for name in given.family or FAMILIES}
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        report = soak(Path(folder), given.cases, given.seed, families=chosen, keep=given.keep)
+        report = {
+            name: soak(Path(folder), name, FAMILIES[name], given.cases, given.seed, given.keep)
+            for name in given.family or FAMILIES
+        }
     peak_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
     write_report({"seed": given.seed, "cases": given.cases, "peak_mb": peak_mb, "families": report}, given.output)
     return 1 if any(family["findings"] for family in report.values()) else 0

@@ -83,22 +83,22 @@ def prediction(rng: random.Random, folder: Path) -> None:
     contents = _photos(folder / "photos", rng)
     paths = [folder / "photos" / name for name in contents]
     expected = [_decoded(data, True) for data in contents.values()]
-    for photo, pixels in zip(read_photos(paths, SIZE, num_workers=0, upright=True), expected, strict=True):
-        assert bool(photo.problem) == (pixels is None), photo.problem
-        np.testing.assert_array_equal(photo.image, 0 if pixels is None else pixels)
     (_, model), side = run(), rng.choice((0, SIZE))
+    read = read_photos(paths, SIZE, num_workers=0, upright=True)
     found = [photo for batch in model.annotate(paths, 0, picture_side=side) for photo in batch]
     whole = [path for path, pixels in zip(paths, expected, strict=True) if pixels is not None]
     alone = iter(model(whole).labels if whole else ())
-    for photo, pixels in zip(found, expected, strict=True):
+    for one, photo, pixels in zip(read, found, expected, strict=True):
+        assert bool(one.problem) == (pixels is None), one.problem
+        np.testing.assert_array_equal(one.image, 0 if pixels is None else pixels)
         if pixels is None:
             assert isinstance(photo, str)
             assert photo
-        else:
-            one = dict(next(alone))
-            assert dict(photo.labels).keys() == one.keys()
-            np.testing.assert_allclose([score for _, score in photo.labels], list(one.values()), atol=1e-6)
-            assert bool(photo.picture) == bool(side)
+            continue
+        scores = dict(next(alone))
+        assert dict(photo.labels).keys() == scores.keys()
+        np.testing.assert_allclose([score for _, score in photo.labels], list(scores.values()), atol=1e-6)
+        assert bool(photo.picture) == bool(side)
     if not whole:
         raise plain.Refused
 
@@ -127,13 +127,14 @@ def channel_stats(rng: random.Random, folder: Path) -> None:
 
 
 def _same_annotations(folder: Path, dataset: str, expected: object) -> None:
-    with plain.may_refuse(folder, right=expected is NOTHING):
+    def read() -> tuple:
         found = read_annotations(folder.parent, dataset, "train")
-    assert expected is not NOTHING, "accepted"
-    assert (list(found.labels), list(found.image_names), found.targets.tolist()) == expected
-    assert found.targets.dtype == np.uint8
-    for photo in found.image_paths:
-        assert os.path.normpath(photo).startswith(f"{folder}{os.sep}"), photo
+        assert found.targets.dtype == np.uint8
+        for photo in found.image_paths:
+            assert os.path.normpath(photo).startswith(f"{folder}{os.sep}"), photo
+        return list(found.labels), list(found.image_names), found.targets.tolist()
+
+    plain.compare(expected, read, folder)
 
 
 @plain.or_nothing

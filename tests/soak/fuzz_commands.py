@@ -1,6 +1,7 @@
 """Damaged command lines, and runs with a damaged file."""
 
 import ast
+import contextlib
 import functools
 import json
 import math
@@ -21,8 +22,9 @@ from tests.helpers.untrained import annotator_config, write_run
 from tests.soak import plain
 from tests.soak.fuzz_images import SIZE
 from tests.soak.mutation import TOKENS, damaged, damaged_json
+from tests.soak.process import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+_IMAGE = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
 _CONFIGS = ("demo.py", "demo_retrieval.py", "demo_search.py", "corel5k.py", "improved_loss.py:corel5k", "amc.py:coco")
 _WORDS = ("8", "-3", "0.5", "1e3", "True", "false", "'x'", "(1, 2)", "[1", "None", "nan", "{}", "1,2", "()", "inf", "")
 
@@ -43,7 +45,9 @@ def overrides(rng: random.Random, folder: Path) -> None:
         after = flatten(read_config(f"{REPOSITORY}/configs/{name}", arguments).to_dict())
     for field, value in after.items():
         expected = _parsed(given[field], fields[field]) if field in given else [fields[field]]
-        assert any(_same(value, one) for one in expected), f"{field}: {value!r} of {given.get(field)!r}"
+        assert any(value == one and type(value) in (type(one), float) for one in expected), (
+            f"{field}: {value!r} of {given.get(field)!r}"
+        )
 
 
 def runs(rng: random.Random, folder: Path) -> None:
@@ -51,14 +55,15 @@ def runs(rng: random.Random, folder: Path) -> None:
     source, model = run()
     workdir = shutil.copytree(source, folder / "run")
     files = sorted(path for path in workdir.rglob("*") if path.is_file())
-    broken = rng.choice([*files, *(path for path in files if _is_json(path))])
+    documents = [path for path in files if plain.json_of(path.read_bytes()) is not plain.NOTHING]
+    broken = rng.choice([*files, *documents])
     data = broken.read_bytes()
-    changed = damaged_json(json.loads(data), rng) if _is_json(broken) else damaged(data, rng)
+    changed = damaged_json(json.loads(data), rng) if broken in documents else damaged(data, rng)
     broken.write_bytes(changed)
     with plain.may_refuse("config.", workdir, right=changed != data):
-        found = aia_jax.load(workdir, batch_size=8)(_image()).scores
+        found = aia_jax.load(workdir, batch_size=8)(_IMAGE).scores
     if broken.name != "config.json":
-        np.testing.assert_array_equal(found, model(_image()).scores)
+        np.testing.assert_array_equal(found, model(_IMAGE).scores)
 
 
 @functools.cache
@@ -69,15 +74,16 @@ def _config(name: str) -> ConfigDict:
 def _parsed(text: str, default: Any) -> list[Any]:
     """The possible values of a text for a field with the type of `default`."""
     found: list[Any] = [text] if isinstance(default, str) or default is None else []
-
-    def as_tuple(text: str) -> tuple:
-        return tuple(ast.literal_eval(f"({text},)"))
-
-    for read in (ast.literal_eval, lambda text: int(text, 0), int, float, as_tuple):
-        try:
+    readers = (
+        ast.literal_eval,
+        int,
+        float,
+        lambda text: int(text, 0),
+        lambda text: tuple(ast.literal_eval(f"({text},)")),
+    )
+    for read in readers:
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             found.append(read(text))
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            continue
     found = [value for value in found if not isinstance(value, float) or math.isfinite(value)]
     found += {"true": [True], "false": [False], "1": [True], "0": [False]}.get(text.lower(), [])
     if isinstance(default, tuple):
@@ -87,12 +93,6 @@ def _parsed(text: str, default: Any) -> list[Any]:
     return [value for value in found if isinstance(value, kinds)]
 
 
-def _same(value: Any, other: Any) -> bool:
-    return (type(value) is type(other) and (value == other or value != value)) or (
-        isinstance(value, float) and isinstance(other, int) and value == other
-    )
-
-
 @functools.cache
 def run() -> tuple[Path, PhotoAnnotator]:
     """A run with random weights, and its annotator."""
@@ -100,15 +100,3 @@ def run() -> tuple[Path, PhotoAnnotator]:
     thresholds = dict.fromkeys(aia_jax.load(workdir).labels, 0.25)
     (workdir / "thresholds.json").write_text(json.dumps(thresholds))
     return workdir, aia_jax.load(workdir, batch_size=8)
-
-
-def _image() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except ValueError:
-        return False
-    return True

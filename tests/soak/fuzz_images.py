@@ -14,6 +14,7 @@ from tests.soak import plain
 from tests.soak.mutation import in_memory, write_damaged
 
 SIZE = 24
+KINDS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def images(rng: random.Random, folder: Path) -> None:
@@ -45,9 +46,6 @@ def _pillows(data: bytes) -> tuple[np.ndarray, np.ndarray] | None:
     return None
 
 
-KINDS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-
-
 @functools.cache
 def seeds() -> tuple[bytes, ...]:
     """Small valid photos of every format and mode."""
@@ -58,38 +56,34 @@ def seeds() -> tuple[bytes, ...]:
     turned[ExifTags.Base.Orientation] = 6
     frames = {"save_all": True, "append_images": [rgb.rotate(90)] * 2}
     jpegs = [
-        _saved(rgb, "JPEG", exif=turned),
-        _saved(rgb, "JPEG", progressive=True, quality=95, subsampling=0, comment=b"a comment"),
-        _saved(rgb.convert("CMYK"), "JPEG"),
-        _saved(grey, "JPEG", optimize=True, restart_marker_blocks=1),
-        _saved(rgb.resize((300, 200)), "JPEG", exif=turned, icc_profile=bytes(200)),
-        _saved(rgb, "MPO", save_all=True, append_images=[rgb]),
+        in_memory(rgb.save, "JPEG", exif=turned),
+        in_memory(rgb.save, "JPEG", progressive=True, quality=95, subsampling=0, comment=b"a comment"),
+        in_memory(rgb.convert("CMYK").save, "JPEG"),
+        in_memory(grey.save, "JPEG", optimize=True, restart_marker_blocks=1),
+        in_memory(rgb.resize((300, 200)).save, "JPEG", exif=turned, icc_profile=bytes(200)),
+        in_memory(rgb.save, "MPO", save_all=True, append_images=[rgb]),
     ]
     pngs = [
-        _saved(rgb, "PNG", exif=turned),
-        _saved(wide, "PNG"),
-        _saved(rgb.quantize(16), "PNG", transparency=3),
-        _saved(rgb.convert("RGBA"), "PNG"),
-        _saved(grey.convert("1"), "PNG"),
-        _saved(grey.convert("LA"), "PNG", **frames),
-        _saved(rgb, "PNG", **frames),
+        in_memory(rgb.save, "PNG", exif=turned),
+        in_memory(wide.save, "PNG"),
+        in_memory(rgb.quantize(16).save, "PNG", transparency=3),
+        in_memory(rgb.convert("RGBA").save, "PNG"),
+        in_memory(grey.convert("1").save, "PNG"),
+        in_memory(grey.convert("LA").save, "PNG", **frames),
+        in_memory(rgb.save, "PNG", **frames),
     ]
     others = [
-        _saved(rgb, "WEBP", exif=turned),
-        _saved(rgb.convert("RGBA"), "WEBP", lossless=True),
-        _saved(rgb, "WEBP", **frames),
-        _saved(rgb, "GIF", **frames),
-        _saved(rgb.quantize(4), "GIF", transparency=1),
-        _saved(rgb, "BMP"),
-        _saved(rgb, "TIFF", compression="tiff_lzw"),
-        _saved(rgb, "TIFF", compression="jpeg"),
-        _saved(wide, "TIFF"),
-        _saved(wide, "PPM"),
-        _saved(rgb, "JPEG2000"),
-        *([_saved(rgb, "AVIF")] if "AVIF" in Image.SAVE else []),
+        in_memory(rgb.save, "WEBP", exif=turned),
+        in_memory(rgb.convert("RGBA").save, "WEBP", lossless=True),
+        in_memory(rgb.save, "WEBP", **frames),
+        in_memory(rgb.save, "GIF", **frames),
+        in_memory(rgb.quantize(4).save, "GIF", transparency=1),
+        in_memory(rgb.save, "BMP"),
+        in_memory(rgb.save, "TIFF", compression="tiff_lzw"),
+        in_memory(rgb.save, "TIFF", compression="jpeg"),
+        in_memory(wide.save, "TIFF"),
+        in_memory(wide.save, "PPM"),
+        in_memory(rgb.save, "JPEG2000"),
+        *([in_memory(rgb.save, "AVIF")] if "AVIF" in Image.SAVE else []),
     ]
     return (*jpegs * 3, *pngs * 3, *others)  # most photos are JPEG and PNG
-
-
-def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    return in_memory(image.save, kind, **options)

@@ -19,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
+from aia_jax.training.checkpoint import Checkpointer  # noqa: E402
 from tests.soak.process import last_step, make_parser, start_training, write_report  # noqa: E402
 
 PHASES = ("save", "evaluation", "step", "preparation")
@@ -70,8 +72,6 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """Returns the records, infos, arrays and final metrics of the run."""
-        from aia_jax.training.checkpoint import Checkpointer
-
         records = [json.loads(line) for line in (self.workdir / "metrics.jsonl").read_text().splitlines()]
         with Checkpointer(self.workdir) as checkpointer:
             facts = {step: checkpointer.info(step) for step in checkpointer.steps()}
@@ -86,28 +86,22 @@ class Run:
 
 def _arrays(folder: Path) -> Any:
     """Reads all arrays of a checkpoint's item."""
-    import jax
-    import orbax.checkpoint as ocp
-
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         stored = checkpointer.metadata(folder).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
         return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def differences(expected: Any, actual: Any, path: str = "") -> list[str]:
+def differences(expected: Any, actual: Any) -> list[str]:
     """Returns the paths of values that are not equal to the bit."""
-    if isinstance(expected, dict) and isinstance(actual, dict):
-        if expected.keys() != actual.keys():
-            return [f"{path}: {sorted(map(str, expected))} and {sorted(map(str, actual))}"]
-        return [line for name in expected for line in differences(expected[name], actual[name], f"{path}/{name}")]
-    if isinstance(expected, list | tuple) and isinstance(actual, list | tuple):
-        return differences(dict(enumerate(expected)), dict(enumerate(actual)), path)
-    if hasattr(expected, "dtype"):
-        same = np.asarray(expected).tobytes() == np.asarray(actual).tobytes()
-    else:
-        same = expected == actual
-    return [] if same else [path]
+    one, other = (
+        {
+            jax.tree_util.keystr(path): leaf.tobytes() if isinstance(leaf, np.ndarray) else leaf
+            for path, leaf in jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: leaf is None)
+        }
+        for tree in (expected, actual)
+    )
+    return sorted({path for path, _ in one.items() ^ other.items()})
 
 
 def soak(folder: Path, kills: int, seed: int) -> dict[str, Any]:

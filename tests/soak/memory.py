@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from benchmarks.timing import machine, versions  # noqa: E402
 from tests.soak.process import last_step, make_parser, memory, start_training, write_report  # noqa: E402

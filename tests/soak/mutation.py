@@ -1,7 +1,6 @@
 """Damages bytes, text, JSON and arrays: truncated, joined, overwritten or malicious files."""
 
 import copy
-import functools
 import io
 import json
 import random
@@ -29,10 +28,9 @@ _VALUES = (None, True, False, *_NUMBERS, *_STRINGS, [], {}, [[]], [None], {"": N
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
     """Applies up to four mutations to `data`."""
-    content = bytearray(data)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 4))):
-        rng.choice(_MUTATIONS)(content, rng)
-    return bytes(content)
+        data = _flipped(data, rng) if rng.random() < 0.2 else _spliced(data, rng)
+    return data
 
 
 def damaged_json(value: Any, rng: random.Random) -> bytes:
@@ -55,15 +53,10 @@ def damaged_lines(lines: list[str], rng: random.Random) -> bytes:
     chosen = list(lines)
     for _ in range(rng.choice((0, 1, 2))):
         place = rng.randrange(len(chosen) + 1)
-        edit = rng.randrange(3)
-        if edit == 0:
-            chosen.insert(place, rng.choice(chosen or [""]))
-        elif edit == 1:
-            chosen[place : place + 1] = []
-        else:
-            chosen.insert(place, rng.choice(TOKENS).decode(errors="replace"))
-    data = ("\n".join(chosen) + "\n").encode()
-    return damaged(data, rng) if rng.random() < 0.5 else data
+        repeated, token = rng.choice(chosen or [""]), rng.choice(TOKENS).decode(errors="replace")
+        removed, inserted = rng.choice(((0, [repeated]), (1, []), (0, [token])))
+        chosen[place : place + removed] = inserted
+    return damaged(encoded(chosen), rng) if rng.random() < 0.5 else encoded(chosen)
 
 
 def in_memory(save: Callable[..., Any], *args: Any, **options: Any) -> bytes:
@@ -104,15 +97,10 @@ def damaged_array(array: np.ndarray, rng: random.Random) -> bytes:
     return damaged(npy(array), rng)
 
 
-def damage(content: Any, rng: random.Random) -> bytes:
-    """Damages the file of `content` according to its kind, see `encoded`."""
-    kinds = {bytes: damaged, list: damaged_lines, np.ndarray: damaged_array, dict: damaged_json}
-    return kinds[type(content)](content, rng)
-
-
 def write_damaged(path: Path, content: Any, rng: random.Random) -> bytes:
-    """Writes the file of `content` with damage, and returns it."""
-    data = damage(content, rng)
+    """Damages the file of `content` according to its kind, see `encoded`, writes it, and returns it."""
+    kinds = {bytes: damaged, list: damaged_lines, np.ndarray: damaged_array, dict: damaged_json}
+    data = kinds[type(content)](content, rng)
     write_files({path.name: data}, path.parent)
     return data
 
@@ -121,8 +109,8 @@ def write_with_damage(contents: dict[str, Any], folder: Path, rng: random.Random
     """Writes files and damages one of them; returns its name, and all files."""
     broken = rng.choice(list(contents))
     files = {name: encoded(content) for name, content in contents.items()}
-    files[broken] = damage(contents[broken], rng)
     write_files(files, folder)
+    files[broken] = write_damaged(folder / broken, contents[broken], rng)
     return broken, files
 
 
@@ -133,46 +121,32 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
-def _flip(content: bytearray, rng: random.Random) -> None:
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        if content:
-            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+def _flipped(content: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 8)) if content else 0):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
 
 
-def _cut(content: bytearray, rng: random.Random) -> None:
-    del content[rng.randrange(len(content) + 1) :]
-
-
-def _replace(content: bytearray, rng: random.Random, *, remove: bool = True, insert: bool = True) -> None:
-    start, length = _stretch(content, rng)
-    content[start : start + length * remove] = rng.randbytes(length) if insert else b""
-
-
-def _repeat(content: bytearray, rng: random.Random) -> None:
-    start, length = _stretch(content, rng)
-    place = rng.randrange(len(content) + 1)
-    content[place:place] = content[start : start + length] * rng.choice((1, 1, 2, 50))
-
-
-def _write_token(content: bytearray, rng: random.Random) -> None:
-    token, place = rng.choice(TOKENS), rng.randrange(len(content) + 1)
-    content[place : place + rng.choice((0, 0, len(token)))] = token
-
-
-def _write_number(content: bytearray, rng: random.Random) -> None:
-    """Writes a size or an offset in binary."""
-    width, order = rng.choice((1, 2, 4, 8)), rng.choice(("big", "little"))
-    place = rng.randrange(max(len(content), 1))
-    number = rng.choice((0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, len(content)))
-    content[place : place + width] = (number % 256**width).to_bytes(width, order)
-
-
-def _stretch(content: bytearray, rng: random.Random) -> tuple[int, int]:
-    return rng.randrange(len(content) + 1), min(int(rng.expovariate(1 / 12)) + 1, 200)
-
-
-_remove, _insert = functools.partial(_replace, insert=False), functools.partial(_replace, remove=False)
-_MUTATIONS = (_flip, _flip, _replace, _cut, _remove, _insert, _repeat, _write_token, _write_number)
+def _spliced(content: bytes, rng: random.Random) -> bytes:
+    """Cuts `content`, or replaces, removes, inserts or repeats bytes, or writes a token or a number into it."""
+    start, source = (rng.randrange(len(content) + 1) for _ in range(2))
+    length = min(int(rng.expovariate(1 / 12)) + 1, 200)
+    noise, token = rng.randbytes(length), rng.choice(TOKENS)
+    size = rng.choice((0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, len(content)))
+    width = rng.choice((1, 2, 4, 8))
+    removed, inserted = rng.choice(
+        (
+            (len(content), b""),
+            (length, noise),
+            (length, b""),
+            (0, noise),
+            (0, content[source : source + length] * rng.choice((1, 1, 2, 50))),
+            (rng.choice((0, 0, len(token))), token),
+            (width, (size % 256**width).to_bytes(width, rng.choice(("big", "little")))),
+        )
+    )
+    return content[:start] + inserted + content[start + removed :]
 
 
 def _replaced(value: Any, rng: random.Random) -> Any:

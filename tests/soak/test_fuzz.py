@@ -4,12 +4,10 @@ import pytest
 
 from tests.soak import fuzz
 
-_SLOW = {"prediction", "runs"}  # Compilation takes longer than all others together.
 
-
-@pytest.mark.parametrize("family", sorted(fuzz.FAMILIES.keys() - _SLOW))
+@pytest.mark.parametrize("family", sorted(fuzz.FAMILIES.keys() - fuzz.TRAINED))
 def test_damaged_files_are_refused_or_read_correctly(tmp_path, family):
-    report = fuzz.soak(tmp_path, 96, seed=3, families={family: fuzz.FAMILIES[family]})[family]
+    report = fuzz.soak(tmp_path, family, fuzz.FAMILIES[family], cases=96, seed=3)
     assert report["findings"] == []
     assert report["accepted"] > 0
     assert report["refused"] > 0 or family == "preparation"
@@ -25,7 +23,7 @@ def test_errors_and_endless_cases_are_found(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(fuzz, "MOST_SECONDS", 0.05)
-    report = fuzz.soak(tmp_path / "cases", 12, seed=0, families={"wrong": case}, keep=tmp_path / "kept")["wrong"]
+    report = fuzz.soak(tmp_path / "cases", "wrong", case, cases=12, seed=0, keep=tmp_path / "kept")
     assert report["accepted"] > 0
     assert report["accepted"] + len(report["findings"]) == 12
     lines = {finding["what"].strip().splitlines()[-1] for finding in report["findings"]}
@@ -36,5 +34,5 @@ def test_errors_and_endless_cases_are_found(tmp_path, monkeypatch):
 
 def test_a_case_with_too_much_memory_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "MOST_BYTES", -1)
-    report = fuzz.soak(tmp_path, 1, seed=0, families={"large": lambda rng, folder: None})["large"]
+    report = fuzz.soak(tmp_path, "large", lambda rng, folder: None, cases=1, seed=0)
     assert "MB" in report["findings"][0]["what"]
