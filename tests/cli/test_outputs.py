@@ -10,12 +10,17 @@ from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.utils.errors import InputError
 
 
-def test_files_move_to_the_output_at_the_end(tmp_path):
-    output = tmp_path / "deep" / "out"
+def test_files_move_to_the_output_at_the_end_in_the_order_of_their_writing(tmp_path, monkeypatch):
+    output, names = tmp_path / "deep" / "out", ["model.onnx", "labels.txt", "a.json"]
+    moved, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (moved.append(path.name), replace(path, target)))
     with staged_output(output) as folder:
-        (folder / "a.json").write_text("new")
-        assert not (output / "a.json").exists()
-    assert {path.name: path.read_text() for path in output.iterdir()} == {"a.json": "new"}
+        for seconds, name in enumerate(names):
+            (folder / name).write_text(name)
+            os.utime(folder / name, (seconds, seconds))
+            assert not (output / name).exists()
+    assert {path.name: path.read_text() for path in output.iterdir()} == {name: name for name in names}
+    assert moved == names
 
 
 @pytest.mark.parametrize(
@@ -62,13 +67,3 @@ def test_existing_outputs_need_force(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             check_output_folder(folder, files)
-
-
-def test_files_are_moved_in_the_order_in_which_they_were_written(tmp_path, monkeypatch):
-    moved, replace = [], Path.replace
-    monkeypatch.setattr(Path, "replace", lambda path, target: (moved.append(path.name), replace(path, target)))
-    with staged_output(tmp_path / "out") as folder:
-        for seconds, name in enumerate(("model.onnx", "labels.txt", "a.json")):
-            (folder / name).touch()
-            os.utime(folder / name, (seconds, seconds))
-    assert moved == ["model.onnx", "labels.txt", "a.json"]

@@ -148,7 +148,7 @@ def test_scores_of_a_split_come_in_its_order(root, workdir):
         ({"model.reasoning": "gcn"}, "config.model.reasoning: unknown 'gcn'"),
     ],
 )
-def test_fields_that_do_not_fit_are_told(root, tmp_path, overrides, message):
+def test_fields_that_do_not_fit_are_refused(root, tmp_path, overrides, message):
     with pytest.raises(InputError, match=message):
         train(small_config(root, **overrides), tmp_path)
 

@@ -1,12 +1,19 @@
+"""Image search: training, evaluation, and `aia search` on the photos of a folder."""
+
+import io
 import json
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import ExifTags, Image
 
+from aia_jax.cli.main import main
 from aia_jax.cli.train import train
+from aia_jax.data import scenes
 from aia_jax.evaluation.evaluate import evaluate
+from aia_jax.inference.searcher import PhotoSearch
 from aia_jax.tasks import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
@@ -104,7 +111,7 @@ def test_words_may_start_from_vectors(annotator, tmp_path):
     assert np.count_nonzero(words) > 0.9 * (words.size - 14)  # the others are drawn
 
 
-def test_the_summary_tells_how_good_the_keywords_are(annotator):
+def test_the_summary_has_the_precision_and_recall_of_the_keywords(annotator):
     task = make_task(small_config(annotator, **{"data.keyword_threshold": 0.0, "data.max_keywords": 22}))
     targets = task.source._splits.load("train").targets
     # Every label is a keyword of every image.
@@ -130,7 +137,7 @@ def test_the_summary_tells_how_good_the_keywords_are(annotator):
         ({"accumulate_steps": 2}, "config.accumulate_steps: irrelevant images are sampled"),
     ],
 )
-def test_fields_that_do_not_fit_are_told(annotator, tmp_path, overrides, message):
+def test_fields_that_do_not_fit_are_refused(annotator, tmp_path, overrides, message):
     with pytest.raises(InputError, match=message):
         train(small_config(annotator, **overrides), tmp_path)
 
@@ -146,3 +153,111 @@ def test_weights_of_another_annotator_are_refused(annotator, workdir, tmp_path):
         evaluate(small_config(other), None, tmp_path / "out", weights=(str(workdir),))
     with pytest.raises(InputError, match=r"holds a run of .*'search'; name one of annotation"):
         train(small_config(workdir), tmp_path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(scenes.draw(3, number, 48).image).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def search(workdir, photos, tmp_path):
+    def run(*arguments):
+        flags = ["--workdir", str(workdir), "--images", str(photos), "--index", str(tmp_path / "index")]
+        return main(["search", *flags, "--batch_size", "8", *arguments])
+
+    return run
+
+
+def listed(text):
+    """Returns the files and scores of the printed rankings."""
+    lines = [line.split() for line in text.splitlines() if line.strip()[:1].isdigit() and ".png" in line]
+    return [(words[5], float(words[1])) for words in lines]
+
+
+def test_ranked_photos_are_printed_and_the_index_is_kept(search, photos, tmp_path, capsys):
+    (photos / "torn.jpg").write_bytes(b"\xff\xd8")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    upright = Image.fromarray(scenes.draw(3, 50, 48).image)
+    upright.save(photos / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(photos / "turned.png", exif=exif)
+    assert search("red circle", "--top", "20", "--html", str(tmp_path / "found.html")) == 0
+    first = capsys.readouterr()
+    assert "14 photos indexed: 14 new, 0 changed, 0 gone" in first.out
+    assert "1 cannot be used and are left out:\n  torn.jpg: " in first.err
+    scores = dict(listed(first.out))
+    assert len(scores) == 14
+    assert scores["upright.png"] == pytest.approx(scores["turned.png"], abs=2e-3)
+    assert abs(scores["upright.png"] - scores["05.png"]) > 5e-3
+    page = (tmp_path / "found.html").read_text()
+    assert page.count("<img") >= 10
+    assert "red circle" in page
+    (photos / "03.png").unlink()
+    assert search("red circle", "blue ring", "--top", "5") == 0
+    second = capsys.readouterr().out
+    assert "13 photos indexed: 0 new, 0 changed, 1 gone" in second
+    assert len(listed(second)) == 10
+    path = tmp_path / "index" / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "another"}))
+    assert search("red circle") == 0
+    assert "was rebuilt: it was made by another model" in capsys.readouterr().out
+
+
+def test_scores_are_those_of_the_model(workdir):
+    found = PhotoSearch(workdir, batch_size=8)
+    images = np.stack([scenes.draw(3, number, 32).image for number in range(12)])
+    rows = [found.compute(images[start : start + 8]) for start in (0, 8)]
+    parts = [(part, np.arange(len(part["counts"]))) for part in rows]
+    best = found.search("red circle", parts, count=12, shortlist=0)
+    task = make_task(found.config)
+    maps = np.concatenate([found.annotator.maps(images[start : start + 8]) for start in (0, 8)])
+    keywords, counts = (np.concatenate([part[name] for part in rows]) for name in ("keywords", "counts"))
+    model = found._model
+    expected = task.attend(
+        model, {"maps": maps.astype(np.float16), "keywords": keywords, "counts": counts}, found.encode("red circle")
+    )
+    expected = jax.device_get(expected)
+    np.testing.assert_allclose(best.scores, np.sort(expected["score"][:, 0])[::-1], rtol=2e-3)
+    np.testing.assert_allclose(best.weights, expected["weights"][best.rows, 0], rtol=2e-3)
+    np.testing.assert_allclose(best.attention, expected["visual_attention"][best.rows, 0], rtol=2e-2)
+    # A shortlist leaves out whom the model without visual attention ranks last.
+    rough = found.rough_scores(found.encode("red circle"), parts)
+    few = found.search("red circle", parts, count=3, shortlist=5)
+    assert set(few.rows) <= set(np.argsort(-rough)[:5])
+    assert found.search("red circle", parts, count=12, shortlist=3).rows.tolist() == best.rows.tolist()
+
+
+def test_queries_come_from_a_pipe(search, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("red circle\nunheard\nblue ring\n"))
+    assert search("--top", "2") == 0
+    printed = capsys.readouterr()
+    assert len(listed(printed.out)) == 4
+    assert "no word of 'unheard' is known" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["unheard words"], "no word of 'unheard words' is known to"),
+        (["red", "blue", "--html", "x.html"], "--html shows one query; give exactly one"),
+        (["red", "--html", "nowhere/x.html"], "--html nowhere/x.html names no file in an existing folder"),
+        (["red", "--annotator", "nowhere"], "nowhere"),
+        (["red", "--images", "nowhere"], "nowhere does not exist; name a folder of photos"),
+    ],
+)
+def test_mistakes_are_reported(search, arguments, message, capsys):
+    assert search(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_only_a_search_run_with_its_own_annotator_will_do(search, annotator, tmp_path, capsys):
+    assert search("red", "--workdir", str(annotator)) == 2
+    assert "name one of image search" in capsys.readouterr().err
+    other = write_run(tmp_path / "other", annotator_config(**{"data.num_test": 16, "seed": 5}))
+    assert search("red", "--annotator", str(other)) == 2
+    assert "is another annotator than" in capsys.readouterr().err
