@@ -1,10 +1,11 @@
-"""`aia import-labels`: what it writes is what the annotation tasks and the authors' programs read."""
+"""`aia import-labels` writes the files that the annotation tasks and the reference implementation read."""
 
 import csv
 import gc
 import json
 import os
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ NUM_PHOTOS = 40
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_collections():
-    """What reads photos collects garbage after it, which takes long with everything that other tests left."""
+    """Excludes the objects of earlier tests from garbage collection, which runs after each reading of photos."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -29,7 +30,7 @@ def _quick_collections():
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Drawn scenes as files, and what is on them."""
+    """A folder of scenes as PNG files, and a dict from file name to labels."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "sub").mkdir()
     labelled = {}
@@ -41,42 +42,54 @@ def photos(tmp_path_factory):
     return folder, labelled
 
 
-def write_table(path, rows, header=("image", "labels")):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
+@pytest.fixture
+def write_table(tmp_path):
+    def write(rows, header=("image", "labels"), name="labels.csv"):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+        return tmp_path / name
+
+    return write
 
 
 @pytest.fixture
-def table(photos, tmp_path):
-    return write_table(tmp_path / "labels.csv", [(name, ";".join(labels)) for name, labels in photos[1].items()])
+def table(photos, write_table):
+    return write_table([(name, ";".join(labels)) for name, labels in photos[1].items()])
 
 
 @pytest.fixture
-def import_labels(photos, tmp_path):
-    def run(labels, *flags, output=tmp_path / "mine"):
-        images = [] if labels.is_dir() else ["--images", str(photos[0])]
-        return main(["import-labels", "--labels", str(labels), *images, "--output", str(output), *flags])
+def import_labels(photos, tmp_path, capsys):
+    """Runs the command, checks its exit code, and returns what it printed."""
+
+    def run(labels, *flags, images=photos[0], output=tmp_path / "mine", code=0):
+        images = [] if labels.is_dir() else ["--images", str(images)]
+        assert main(["import-labels", "--labels", str(labels), *images, "--output", str(output), *flags]) == code
+        return capsys.readouterr()
 
     return run
 
 
-def labels_of(root):
-    """Photo to labels, of both splits."""
-    found = {}
-    for split in ("train", "test"):
-        part = read_annotations(root, "custom", split)
-        for name, row in zip(part.image_names, part.targets, strict=True):
-            found[name] = {part.labels[column] for column in row.nonzero()[0]}
-    return found
+@pytest.fixture
+def split(tmp_path):
+    """Reads a split of an output."""
+    return lambda name, output="mine": read_annotations(tmp_path / output, "custom", name)
 
 
-def test_what_is_written_is_what_the_table_said(import_labels, table, photos, tmp_path, capsys):
+def labels_of(*parts):
+    """Returns a dict from the name of each photo to its labels."""
+    return {
+        name: {part.labels[column] for column in row.nonzero()[0]}
+        for part in parts
+        for name, row in zip(part.image_names, part.targets, strict=True)
+    }
+
+
+def test_the_files_have_the_photos_labels_and_statistics_of_the_table(import_labels, table, photos, split, tmp_path):
     folder, labelled = photos
-    assert import_labels(table) == 0
-    assert labels_of(tmp_path / "mine") == {name: set(labels) for name, labels in labelled.items()}
+    printed = import_labels(table)
+    train, test = split("train"), split("test")
+    assert labels_of(train, test) == {name: set(labels) for name, labels in labelled.items()}
     assert (tmp_path / "mine" / "images").resolve() == folder
-    train, test = (read_annotations(tmp_path / "mine", "custom", split) for split in ("train", "test"))
     assert train.labels == test.labels == tuple(sorted(set().union(*labelled.values())))
     assert abs(len(test) - NUM_PHOTOS / 5) <= 3
     for path in train.image_paths:
@@ -85,24 +98,23 @@ def test_what_is_written_is_what_the_table_said(import_labels, table, photos, tm
     pixels = np.stack([decode_image(path.read_bytes(), 224) for path in train.image_paths]).reshape(-1, 3) / 255
     stats = pixels.mean(axis=0), pixels.std(axis=0)
     np.testing.assert_allclose(read_channel_stats(tmp_path / "mine"), stats, atol=1e-4)
-    printed = capsys.readouterr()
     assert f"{NUM_PHOTOS} photos, {len(train)} for training, {len(test)} for test; 21 labels, " in printed.out
     assert f"--config.data.root={shlex.quote(str(tmp_path / 'mine'))}\n" in printed.out
     assert "reading photos: 100%" in printed.err
 
 
-def test_the_seed_and_the_fraction_decide_the_parts(import_labels, table, tmp_path):
+def test_the_split_depends_on_the_seed_and_the_fraction(import_labels, table, split):
     names = []
     for flags in ([], ["--seed", "2"], ["--test_fraction", "0.5"]):
-        assert import_labels(table, *flags, "--force") == 0
-        names.append(read_annotations(tmp_path / "mine", "custom", "test").image_names)
+        import_labels(table, *flags, "--force")
+        names.append(split("test").image_names)
     assert names[0] != names[1]
     assert abs(len(names[2]) - NUM_PHOTOS / 2) <= 2
 
 
-def test_coco_and_folders_give_the_same_as_a_table(import_labels, table, photos, tmp_path):
+def test_coco_and_folders_give_the_same_as_a_table(import_labels, table, photos, split, tmp_path):
     folder, labelled = photos
-    assert import_labels(table, output=tmp_path / "of_table") == 0
+    import_labels(table, output=tmp_path / "of_table")
     numbers = {label: number for number, label in enumerate(scenes.LABELS)}
     document = {
         "images": [{"id": number, "file_name": name} for number, name in enumerate(labelled)],
@@ -114,34 +126,32 @@ def test_coco_and_folders_give_the_same_as_a_table(import_labels, table, photos,
         "categories": [{"id": number, "name": label} for label, number in numbers.items()],
     }
     (tmp_path / "instances.json").write_text(json.dumps(document))
-    assert import_labels(tmp_path / "instances.json", output=tmp_path / "of_coco") == 0
+    import_labels(tmp_path / "instances.json", output=tmp_path / "of_coco")
     for name, labels in labelled.items():
         for label in labels:
             (tmp_path / "folders" / label).mkdir(parents=True, exist_ok=True)
             (tmp_path / "folders" / label / os.path.basename(name)).symlink_to(folder / name)
-    assert import_labels(tmp_path / "folders", output=tmp_path / "of_folders") == 0
+    import_labels(tmp_path / "folders", output=tmp_path / "of_folders")
     files = [(tmp_path / output / "train.json").read_text() for output in ("of_table", "of_coco")]
     assert files[0] == files[1]
-    by_name = {os.path.basename(name): labels for name, labels in labels_of(tmp_path / "of_folders").items()}
+    found = labels_of(split("train", "of_folders"), split("test", "of_folders"))
+    by_name = {os.path.basename(name): labels for name, labels in found.items()}
     assert by_name == {os.path.basename(name): set(labels) for name, labels in labelled.items()}
 
 
-def test_splits_of_the_list_are_honoured(import_labels, photos, tmp_path, capsys):
+def test_splits_of_the_list_are_kept(import_labels, write_table, photos, split):
+    header = ("image", "label", "split")
     rows = [(name, labels[0], ("train", "val", "test")[n % 3]) for n, (name, labels) in enumerate(photos[1].items())]
-    table = write_table(tmp_path / "labels.csv", rows, ("image", "label", "split"))
-    assert import_labels(table) == 0
-    test = read_annotations(tmp_path / "mine", "custom", "test")
-    assert set(test.image_names) == {name for name, _, split in rows if split == "test"}
-    assert "photos of the validation split are for training" in capsys.readouterr().out
-    table = write_table(tmp_path / "labels.csv", [row for row in rows if row[2] != "test"], ("image", "label", "split"))
-    assert import_labels(table, "--force") == 0
-    test = read_annotations(tmp_path / "mine", "custom", "test")
-    assert set(test.image_names) == {name for name, _, split in rows if split == "val"}
-    assert import_labels(table, "--force", "--test_fraction", "0.5") == 2
-    assert "gives the splits itself; leave out --test_fraction" in capsys.readouterr().err
-    table = write_table(tmp_path / "labels.csv", rows[:1], ("image", "label", "split"))
-    assert import_labels(table, "--force") == 2
-    assert "puts all photos into train; some are needed for test" in capsys.readouterr().err
+    printed = import_labels(write_table(rows, header))
+    assert set(split("test").image_names) == {name for name, _, part in rows if part == "test"}
+    assert "photos of the validation split are for training" in printed.out
+    table = write_table([row for row in rows if row[2] != "test"], header)
+    import_labels(table, "--force")
+    assert set(split("test").image_names) == {name for name, _, part in rows if part == "val"}
+    refused = import_labels(table, "--force", "--test_fraction", "0.5", code=2)
+    assert "gives the splits itself; leave out --test_fraction" in refused.err
+    refused = import_labels(write_table(rows[:1], header), "--force", code=2)
+    assert "puts all photos into train; some are needed for test" in refused.err
 
 
 PROBLEMS = {
@@ -161,21 +171,20 @@ PROBLEMS = {
 }
 
 
-def test_all_problems_are_listed(photos, tmp_path, monkeypatch, capsys):
+def test_all_problems_are_listed(import_labels, write_table, photos, split, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = (photos[0] / "00.png").read_bytes()
     photo = dict.fromkeys(("ok.png", "two.png", "good.png", "fine.png"), content)
     write_photos({**photo, "torn.png": content[:99], "empty.png": b""}, tmp_path / "spoiled")
-    write_table(tmp_path / "labels.csv", PROBLEMS, ("image", "label", "split"))
-    flags = ["--labels", "labels.csv", "--images", "spoiled", "--output", "mine"]
-    assert main(["import-labels", *flags]) == 2
-    error = capsys.readouterr().err
+    table, images = write_table(PROBLEMS, ("image", "label", "split")), Path("spoiled")
+    error = import_labels(table, images=images, code=2).err
     assert "error: 9 problem(s) with labels or photos; nothing was written (--skip_bad leaves these" in error
     assert all(f"\n  {problem}" in error for problem in filter(None, PROBLEMS.values()))
     assert not (tmp_path / "mine").exists()
-    assert main(["import-labels", *flags, "--skip_bad"]) == 0
-    assert "9 problem(s); these rows, photos and labels are left out:\n" in capsys.readouterr().err
-    assert labels_of(tmp_path / "mine") == {"ok.png": {"sky"}, "good.png": {"sky"}, "fine.png": {"sea"}}
+    printed = import_labels(table, "--skip_bad", images=images)
+    assert "9 problem(s); these rows, photos and labels are left out:\n" in printed.err
+    expected = {"ok.png": {"sky"}, "good.png": {"sky"}, "fine.png": {"sea"}}
+    assert labels_of(split("train"), split("test")) == expected
 
 
 def write_photos(contents, folder):
@@ -184,68 +193,60 @@ def write_photos(contents, folder):
         (folder / name).write_bytes(content)
 
 
-def test_unusual_names_are_kept_if_utf_8_can_hold_them(photos, tmp_path, capsys):
+def test_unusual_names_are_kept_if_utf_8_can_encode_them(import_labels, write_table, photos, split, tmp_path):
     content = (photos[0] / "00.png").read_bytes()
     names = ['"q", x.png', "line\nbreak.png", "سیب 🍎.png", "a;b.png", "sub dir/=1+1.png", "no_ending.PNG"]
     write_photos(dict.fromkeys(names, content), tmp_path / "photos")
     given = [name.replace("sub dir/", "./sub dir\\").removesuffix(".PNG") for name in names]
-    table = write_table(tmp_path / "labels.csv", [(name, "sky;sea") for name in given])
-    flags = ["--labels", str(table), "--images", str(tmp_path / "photos"), "--output", str(tmp_path / "mine")]
-    assert main(["import-labels", *flags]) == 0
-    assert labels_of(tmp_path / "mine").keys() == set(names)
+    import_labels(write_table([(name, "sky;sea") for name in given]), images=tmp_path / "photos")
+    assert labels_of(split("train"), split("test")).keys() == set(names)
     write_photos({f"sky/{os.fsdecode(bytes([255]))}.png": content}, tmp_path / "folders")
-    assert main(["import-labels", "--labels", str(tmp_path / "folders"), "--output", str(tmp_path / "mine2")]) == 2
-    assert "'sky/\\udcff.png' cannot be written as UTF-8; rename the file" in capsys.readouterr().err
+    refused = import_labels(tmp_path / "folders", output=tmp_path / "mine2", code=2)
+    assert "'sky/\\udcff.png' cannot be written as UTF-8; rename the file" in refused.err
 
 
-def test_an_earlier_import_is_replaced_only_with_force(import_labels, table, photos, tmp_path, capsys):
-    assert import_labels(table) == 0
-    before = (tmp_path / "mine" / "train.json").read_text()
-    assert import_labels(table) == 2
-    assert "train.json is there already; --force replaces it" in capsys.readouterr().err
-    assert import_labels(table, "--force", "--test_fraction", "1") == 0
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["channel_stats.json", "images", "test.json"]
-    assert import_labels(table, "--force") == 0
-    assert (tmp_path / "mine" / "train.json").read_text() == before
-    assert import_labels(table, "--force", "--images", str(tmp_path / "mine" / "images")) == 0
-    assert (tmp_path / "mine" / "images").resolve() == photos[0]
+def test_an_earlier_import_is_replaced_only_with_force(import_labels, table, photos, tmp_path):
+    mine = tmp_path / "mine"
+    import_labels(table)
+    before = (mine / "train.json").read_text()
+    assert "train.json is there already; --force replaces it" in import_labels(table, code=2).err
+    import_labels(table, "--force", "--test_fraction", "1")
+    assert sorted(path.name for path in mine.iterdir()) == ["channel_stats.json", "images", "test.json"]
+    import_labels(table, "--force")
+    assert (mine / "train.json").read_text() == before
+    import_labels(table, "--force", images=mine / "images")
+    assert (mine / "images").resolve() == photos[0]
     (tmp_path / "taken" / "images").mkdir(parents=True)
-    assert import_labels(table, "--force", output=tmp_path / "taken") == 2
-    assert f"images is there and is not {photos[0]}; name another --output" in capsys.readouterr().err
+    refused = import_labels(table, "--force", output=tmp_path / "taken", code=2)
+    assert f"images is there and is not {photos[0]}; name another --output" in refused.err
 
 
-def test_like_takes_vocabulary_and_statistics(import_labels, table, photos, tmp_path, capsys):
-    assert import_labels(table) == 0
+def test_like_takes_vocabulary_and_statistics(import_labels, write_table, table, split, tmp_path):
+    import_labels(table)
     rows = [("00.png", "night;nihgt"), ("sub/01.png", "night"), ("02.png", "")]
-    other = write_table(tmp_path / "other.csv", rows)
+    other, output = write_table(rows, name="other.csv"), tmp_path / "other"
     flags = ["--like", str(tmp_path / "mine"), "--test_fraction", "1"]
-    assert import_labels(other, *flags, output=tmp_path / "other") == 2
-    assert (
-        "other.csv:2: 'nihgt' is not in the vocabulary of 21 labels; did you mean 'night'?" in capsys.readouterr().err
-    )
-    assert import_labels(other, *flags, "--skip_bad", output=tmp_path / "other") == 0
-    test = read_annotations(tmp_path / "other", "custom", "test")
-    assert test.labels == read_annotations(tmp_path / "mine", "custom", "train").labels
-    assert [[test.labels[c] for c in row.nonzero()[0]] for row in test.targets] == [["night"], ["night"], []]
-    assert read_channel_stats(tmp_path / "other") == read_channel_stats(tmp_path / "mine")
-    assert "3 photos, 0 for training, 3 for test; 21 labels, 0.67 per photo; 1 photo without labels" in (
-        capsys.readouterr().out
-    )
+    refused = import_labels(other, *flags, output=output, code=2)
+    assert "other.csv:2: 'nihgt' is not in the vocabulary of 21 labels; did you mean 'night'?" in refused.err
+    printed = import_labels(other, *flags, "--skip_bad", output=output)
+    test = split("test", "other")
+    assert test.labels == split("train").labels
+    assert list(labels_of(test).values()) == [{"night"}, {"night"}, set()]
+    assert read_channel_stats(output) == read_channel_stats(tmp_path / "mine")
+    expected = "3 photos, 0 for training, 3 for test; 21 labels, 0.67 per photo; 1 photo without labels"
+    assert expected in printed.out
 
 
-def test_rare_labels_are_reported_or_left_out(import_labels, photos, tmp_path, capsys):
-    rows = [(name, f"pair{number // 2}") for number, name in enumerate(photos[1])]
-    assert import_labels(write_table(tmp_path / "labels.csv", rows)) == 0
-    assert "0.50 of the photos are for testing, not 0.2: each label of two photos or more" in capsys.readouterr().out
-    rows = [(name, f"common;rare{number}") for number, name in enumerate(photos[1])]
-    table = write_table(tmp_path / "labels.csv", rows)
-    assert import_labels(table, "--min_images", "2", "--force") == 0
-    assert read_annotations(tmp_path / "mine", "custom", "train").labels == ("common",)
-    printed = capsys.readouterr().out
-    assert "40 labels of fewer than 2 photos left out: rare0, rare1" in printed
-    assert "for testing, not" not in printed
-    assert import_labels(table, "--min_images", "41", "--force") == 2
-    assert "no label has 41 photos (--min_images)" in capsys.readouterr().err
+def test_rare_labels_are_reported_or_left_out(import_labels, write_table, photos, split):
+    printed = import_labels(write_table((name, f"pair{number // 2}") for number, name in enumerate(photos[1])))
+    assert "0.50 of the photos are for testing, not 0.2: each label of two photos or more" in printed.out
+    table = write_table((name, f"common;rare{number}") for number, name in enumerate(photos[1]))
+    printed = import_labels(table, "--min_images", "2", "--force")
+    assert split("train").labels == ("common",)
+    assert "40 labels of fewer than 2 photos left out: rare0, rare1" in printed.out
+    assert "for testing, not" not in printed.out
+    refused = import_labels(table, "--min_images", "41", "--force", code=2)
+    assert "no label has 41 photos (--min_images)" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -266,12 +267,12 @@ def test_rare_labels_are_reported_or_left_out(import_labels, photos, tmp_path, c
         (["--images", "empty"], "no photo can be used; the photos must be in empty, --images names another folder:"),
     ],
 )
-def test_flags_that_cannot_be_used(photos, table, tmp_path, monkeypatch, capsys, flags, message):
+def test_unusable_flags_are_refused(photos, write_table, table, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.json").write_text("{}")
-    write_table(tmp_path / "one.csv", [("00.png", "sky")])
-    write_table(tmp_path / "bare.csv", [("00.png", ""), ("02.png", "")])
-    write_table(tmp_path / "none.csv", [])
+    write_table([("00.png", "sky")], name="one.csv")
+    write_table([("00.png", ""), ("02.png", "")], name="bare.csv")
+    write_table([], name="none.csv")
     (tmp_path / "photos").mkdir()
     (tmp_path / "empty").mkdir()
     given = {"--labels": "labels.csv", "--images": str(photos[0]), "--output": "mine"}

@@ -26,21 +26,18 @@ def _directories(parent: Path) -> list[str]:
     return sorted(path.name for path in parent.iterdir() if path.is_dir())
 
 
-def test_written_once_and_reused(tmp_path):
-    path = _prepare(tmp_path / "cache")
-    assert (path / "data" / "rows").read_text() == "12345"
-    assert _prepare(tmp_path / "cache", write=pytest.fail) == path
-
-
 @pytest.mark.parametrize("damage", ["truncate", "remove", "no manifest", "bad manifest"])
-def test_damaged_copy_is_written_again(tmp_path, damage):
-    rows = _prepare(tmp_path) / "data" / "rows"
+def test_a_directory_is_written_once_and_again_if_damaged(tmp_path, damage):
+    path = _prepare(tmp_path)
+    rows = path / "data" / "rows"
+    assert rows.read_text() == "12345"
+    assert _prepare(tmp_path, write=pytest.fail) == path
     if damage == "truncate":
         rows.write_text("123")
     elif damage == "remove":
         rows.unlink()
     else:
-        manifest = tmp_path / "train-8px-aaa" / "whole.json"
+        manifest = path / "whole.json"
         manifest.unlink() if damage == "no manifest" else manifest.write_text("{")
     _prepare(tmp_path)
     assert rows.read_text() == "12345"
@@ -96,34 +93,28 @@ def test_only_abandoned_directories_are_removed(tmp_path):
     assert _directories(tmp_path) == sorted([names["parent"], names["fresh"], "train-8px-aaa"])
 
 
-def _prepare_slowly(parent: Path, writers: Path) -> None:
-    def write(directory: Path) -> None:
-        (writers / str(os.getpid())).touch()
-        time.sleep(1)
-        _write(directory)
-
-    assert (_prepare(parent, write=write) / "data" / "rows").read_text() == "12345"
-
-
-def _prepare_without_locks(parent: Path, writers: Path) -> None:
-    def flock(file, operation):
+def _prepare_beside_another(parent: Path, writers: Path, locks: bool) -> None:
+    def no_locks(file, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     def write(directory: Path) -> None:
         (writers / str(os.getpid())).touch()
-        while len(list(writers.iterdir())) < 2:
+        start = time.monotonic()
+        while time.monotonic() < start + 1 if locks else len(list(writers.iterdir())) < 2:
             time.sleep(0.01)
         _write(directory)
 
-    fcntl.flock = flock
+    if not locks:
+        fcntl.flock = no_locks
     assert (_prepare(parent, write=write) / "data" / "rows").read_text() == "12345"
 
 
-@pytest.mark.parametrize(("prepare", "num_writers"), [(_prepare_slowly, 1), (_prepare_without_locks, 2)])
-def test_two_processes_write_once_or_without_locks_twice(tmp_path, prepare, num_writers):
+@pytest.mark.parametrize(("locks", "num_writers"), [(True, 1), (False, 2)])
+def test_two_processes_write_once_or_without_locks_twice(tmp_path, locks, num_writers):
     (writers := tmp_path / "writers").mkdir()
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=prepare, args=(tmp_path / "cache", writers)) for _ in range(2)]
+    arguments = tmp_path / "cache", writers, locks
+    processes = [context.Process(target=_prepare_beside_another, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

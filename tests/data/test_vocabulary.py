@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ CAPTIONS = (
     "A surfer on a wave .",
 )
 QUERY_WORDS = Vocabulary.build(["red boat sea"], min_count=1)
-LOAD = Vocabulary.load
+LOAD, VECTORS = Vocabulary.load, partial(read_vectors, vocabulary=QUERY_WORDS, size=2)
 WORDS = {"<pad>": 0, "<start>": 1, "<end>": 2, "<unk>": 3, "a": 4, "dog": 5, ".": 6}
 
 
@@ -115,33 +116,40 @@ def test_a_vocabulary_is_saved_in_scans_format(tmp_path, vocabulary):
 @pytest.mark.parametrize(
     ("read", "content", "message"),
     [
-        (LOAD, None, "none cannot be read: No such file or directory"),
-        (LOAD, b"{", "file is not JSON: Expecting property name"),
-        (LOAD, [], "file has no object word2idx; expected SCAN's {word2idx, idx2word, idx}; `aia vocab` writes one"),
-        (LOAD, {"word2idx": ["a"]}, "file has no object word2idx"),
-        (LOAD, {"word2idx": {"a": 0, "<start>": 1, "<pad>": 2}}, "file lacks <end>, <unk>; expected SCAN's"),
+        (LOAD, None, "~/none cannot be read: No such file or directory"),
+        (LOAD, b"{", "~/file is not JSON: Expecting property name"),
+        (LOAD, [], "~/file has no object word2idx; expected SCAN's {word2idx, idx2word, idx}; `aia vocab` writes one"),
+        (LOAD, {"word2idx": ["a"]}, "~/file has no object word2idx"),
+        (LOAD, {"word2idx": {"a": 0, "<start>": 1, "<pad>": 2}}, "~/file lacks <end>, <unk>; expected SCAN's"),
         (
             LOAD,
             {"word2idx": {"<unk>": 0, "<start>": 1, "<end>": 2, "<pad>": 3}},
-            "file: <pad> must be 0, which pads captions, found 3",
+            "~/file: <pad> must be 0, which pads captions, found 3",
         ),
-        (LOAD, {"word2idx": WORDS | {"a": 7}}, "file: 'a' has id 7; ids are 0 to 6"),
-        (LOAD, {"word2idx": WORDS | {"a": -1}}, "file: 'a' has id -1; ids are 0 to 6"),
-        (LOAD, {"word2idx": WORDS | {"a": "4"}}, "file: 'a' has id '4'; ids are 0 to 6"),
-        (LOAD, {"word2idx": WORDS | {"<start>": True}}, "file: '<start>' has id True; ids are 0 to 6"),
-        (LOAD, {"word2idx": WORDS | {"\ud800": 6}}, r"file: '\ud800' is not a word, it contains half of a character"),
-        (LOAD, {"word2idx": WORDS | {"a": 5}}, "file: 'a' and 'dog' both have id 5; ids must be unique"),
-        (read_captions, None, "none cannot be read: No such file or directory"),
-        (read_captions, b"", "file is empty; it must have one caption per line"),
-        (read_captions, b"\n", "file is empty; it must have one caption per line"),
-        (read_captions, b"a\n \r\nb\n", "file: line 2 is empty; every line must have a caption"),
-        (read_captions, b"a\n\nb\n\n\n", "file: line 2 is empty, as are 2 others; every line must have a caption"),
-        (read_captions, b"a\n\xe9t\xe9\n", "file is not UTF-8 text: invalid continuation byte at byte 2; convert it"),
+        (LOAD, {"word2idx": WORDS | {"a": 7}}, "~/file: 'a' has id 7; ids are 0 to 6"),
+        (LOAD, {"word2idx": WORDS | {"a": -1}}, "~/file: 'a' has id -1; ids are 0 to 6"),
+        (LOAD, {"word2idx": WORDS | {"a": "4"}}, "~/file: 'a' has id '4'; ids are 0 to 6"),
+        (LOAD, {"word2idx": WORDS | {"<start>": True}}, "~/file: '<start>' has id True; ids are 0 to 6"),
+        (LOAD, {"word2idx": WORDS | {"\ud800": 6}}, r"~/file: '\ud800' is not a word, it contains half of a character"),
+        (LOAD, {"word2idx": WORDS | {"a": 5}}, "~/file: 'a' and 'dog' both have id 5; ids must be unique"),
+        (read_captions, None, "~/none cannot be read: No such file or directory"),
+        (read_captions, b"", "~/file is empty; it must have one caption per line"),
+        (read_captions, b"\n", "~/file is empty; it must have one caption per line"),
+        (read_captions, b"a\n \r\nb\n", "~/file: line 2 is empty; every line must have a caption"),
+        (read_captions, b"a\n\nb\n\n\n", "~/file: line 2 is empty, as are 2 others; every line must have a caption"),
+        (read_captions, b"a\n\xe9t\xe9\n", "~/file is not UTF-8 text: invalid continuation byte at byte 2; convert it"),
+        (VECTORS, b"boat 1 2 3\n", "~/file:1: a word and 3 numbers, but config.model.word_size is 2"),
+        (VECTORS, b"red 1 2\nboat 1 x\n", "~/file:2: not all of 1 x ... are numbers"),
+        (VECTORS, b"boat 1 nan\n", "~/file:1: a number is not finite"),
+        (VECTORS, b"house 1 2\n", "~/file has none of the 7 words of the queries"),
+        (VECTORS, b"", "~/file has none of the 7 words"),
+        (VECTORS, b"\xff\xfe 1 2\n", "~/file is not UTF-8 text"),
+        (VECTORS, None, "config.model.word_vectors: ~/none cannot be read"),
     ],
 )
-def test_unusable_vocabularies_and_captions_are_refused(write, tmp_path, read, content, message):
+def test_unusable_files_are_refused(write, tmp_path, read, content, message):
     path = tmp_path / "none" if content is None else write(content)
-    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/{message}")):
+    with pytest.raises(InputError, match=re.escape(message.replace("~", str(tmp_path)))):
         read(path)
 
 
@@ -196,52 +204,29 @@ def test_tf_idf_is_that_of_scikit_learn_and_products_of_means_are_mean_cosines()
 
 
 @pytest.mark.parametrize("header", ["", "3 2\n"])
-def test_vectors_of_known_words_are_read(tmp_path, header):
-    (tmp_path / "v.txt").write_text(f"{header}boat 1 -1\nhouse 9 9\nred 3 3\n", encoding="utf-8")
-    ids, vectors = read_vectors(tmp_path / "v.txt", QUERY_WORDS, 2)
+def test_vectors_of_known_words_are_read(write, header):
+    ids, vectors = VECTORS(write(f"{header}boat 1 -1\nhouse 9 9\nred 3 3\n".encode()))
     assert ids.tolist() == [QUERY_WORDS.ids["boat"], QUERY_WORDS.ids["red"]]
     np.testing.assert_allclose(vectors, np.array([[1, -1], [3, 3]]) / np.sqrt(5), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("captions", "vocabulary", "sizes"),  # numbers of captions, words, tokens and unknown tokens
     [
-        (b"boat 1 2 3\n", r"v.txt:1: a word and 3 numbers, but config.model.word_size is 2"),
-        (b"red 1 2\nboat 1 x\n", r"v.txt:2: not all of 1 x ... are numbers"),
-        (b"boat 1 nan\n", r"v.txt:1: a number is not finite"),
-        (b"house 1 2\n", r"has none of the 7 words of the queries"),
-        (b"", r"has none of the 7 words"),
-        (b"\xff\xfe 1 2\n", r"is not UTF-8 text"),
-        (None, r"config.model.word_vectors: .*v.txt cannot be read"),
+        ("f30k_precomp/dev_caps.txt", "f30k", (5_070, 8_481, 69_230, 569)),
+        ("f30k_precomp/test_caps.txt", "f30k", (5_000, 8_481, 67_710, 657)),
+        ("flickr8k/test_caps.txt", "f30k", (5_000, 8_481, 59_179, 476)),
+        ("flickr8k/test_caps.txt", "coco", (5_000, 11_353, 59_179, 575)),
     ],
 )
-def test_unusable_word_vectors_are_refused(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / "v.txt").write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        read_vectors(tmp_path / "v.txt", QUERY_WORDS, 2)
-
-
-@pytest.mark.parametrize(
-    ("captions", "vocabulary", "num_captions", "num_words", "num_tokens", "num_unknown"),
-    [
-        ("f30k_precomp/dev_caps.txt", "f30k", 5_070, 8_481, 69_230, 569),
-        ("f30k_precomp/test_caps.txt", "f30k", 5_000, 8_481, 67_710, 657),
-        ("flickr8k/test_caps.txt", "f30k", 5_000, 8_481, 59_179, 476),
-        ("flickr8k/test_caps.txt", "coco", 5_000, 11_353, 59_179, 575),
-    ],
-)
-def test_real_captions_in_published_vocabularies(
-    captions, vocabulary, num_captions, num_words, num_tokens, num_unknown
-):
+def test_real_captions_in_published_vocabularies(captions, vocabulary, sizes):
     if not (SHARED_DATASETS / captions).is_file() or not (SHARED_DATASETS / "vocab").is_dir():
         pytest.skip("the real captions are not on this machine")
     words = Vocabulary.load(SHARED_DATASETS / "vocab" / f"{vocabulary}_precomp_vocab.json")
     lines = read_captions(SHARED_DATASETS / captions)
     ids, lengths = encode_captions(lines, words)
-    assert (len(words), len(lines)) == (num_words, num_captions)
-    assert lengths.sum() - 2 * len(lines) == num_tokens
-    assert np.sum(ids == words.ids["<unk>"]) == num_unknown
+    num_unknown = np.sum(ids == words.ids["<unk>"])
+    assert (len(lines), len(words), lengths.sum() - 2 * len(lines), num_unknown) == sizes
     assert [row[:length].tolist() for row, length in zip(ids[:9], lengths[:9], strict=True)] == [
         words.encode(line) for line in lines[:9]
     ]

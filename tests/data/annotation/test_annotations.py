@@ -57,14 +57,6 @@ def test_all_problems_of_a_file_are_listed_together(tmp_path):
         assert all(text in line for line in matching)
 
 
-def test_a_long_list_of_problems_is_cut_and_counted(tmp_path):
-    write_annotations(tmp_path, [{"image_name": f"{i}.jpg", "image_labels": ["fog"]} for i in range(1030)])
-    message = _read_error(tmp_path)
-    assert len(message.splitlines()) == 22
-    assert "1,030 problem(s)" in message
-    assert "and 1,010 more" in message
-
-
 UNSAFE_NAMES = ("../x", "/etc/passwd", "C:\\x", "C:x", "a/../../x", "a\\..\\..\\x", "\\\\host\\x", "..", "//x", "./")
 
 
@@ -86,7 +78,10 @@ def test_a_million_of_anything_takes_seconds(tmp_path, ssgrl):
     many = [f"label {number}" for number in range(200_000)]
     start = time.perf_counter()
     write_annotations(tmp_path, [{"image_name": "a.jpg", "image_labels": many}])
-    assert "200,000 problem(s)" in _read_error(tmp_path)
+    message = _read_error(tmp_path)  # the list of problems is cut
+    assert len(message.splitlines()) == 22
+    assert "200,000 problem(s)" in message
+    assert "and 199,980 more" in message
     write_annotations(tmp_path, [{"image_name": "a.jpg", "image_labels": ["lable 7"]}], many)
     assert "'lable 7' is not in the vocabulary of 200,000 labels" in _read_error(tmp_path)
     write_annotations(tmp_path, [{"image_name": f"{n}.jpg", "image_labels": []} for n in range(5001)], many)
@@ -193,25 +188,21 @@ def test_missing_files_of_ssgrl_are_named(tmp_path, ssgrl):
 @pytest.mark.parametrize(
     "text", ["sky\n\n <b>water</b> \n", '["sky", "<b>water</b>"]', '\ufeff{"labels": ["sky", "<b>water</b>"]}']
 )
-def test_labels_are_read_from_lines_and_from_json(tmp_path, text):
-    path = tmp_path / "labels"
-    path.write_text(text, encoding="utf-8")
-    assert read_labels(path) == ("sky", "<b>water</b>")
+def test_labels_are_read_from_lines_and_from_json(write, text):
+    assert read_labels(write(text.encode())) == ("sky", "<b>water</b>")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
-        ("", "holds no labels; expected one per line, or"),
-        ('{"names": []}', "holds no labels"),
-        ('{"labels": "sky"}', "holds no labels"),
-        ("{", "is not JSON"),
-        ("sky\nsky", r"labels\[1\]: 'sky' repeats labels\[0\]"),
-        (r'["\ud800"]', r"labels\[0\]: must be one line of text"),
+        (b"", "holds no labels; expected one per line, or"),
+        ({"names": []}, "holds no labels"),
+        ({"labels": "sky"}, "holds no labels"),
+        (b"{", "is not JSON"),
+        (b"sky\nsky", r"labels\[1\]: 'sky' repeats labels\[0\]"),
+        (["\ud800"], r"labels\[0\]: must be one line of text"),
     ],
 )
-def test_files_without_usable_labels_are_refused(tmp_path, text, message):
-    path = tmp_path / "labels"
-    path.write_text(text)
+def test_files_without_usable_labels_are_refused(write, content, message):
     with pytest.raises(InputError, match=rf"(?s)/labels .*{message}"):
-        read_labels(path)
+        read_labels(write(content, "labels"))

@@ -11,10 +11,13 @@ from tests.helpers.photos import LABELS, make_dataset
 
 
 @pytest.mark.parametrize("dataset", [*FOLDERS, "other"])
-def test_records_are_the_files_in_order(tmp_path, dataset, capsys):
+def test_records_are_the_files_in_order_and_a_missing_photo_is_named(tmp_path, dataset, capsys):
     photos = make_dataset(tmp_path)
     annotations = read_annotations(tmp_path, "corel5k", "train")
-    builder = tfds_builders.AnnotatedPhotos(dataset, {"train": annotations}, data_dir=tmp_path / "records")
+    builder, second = (
+        tfds_builders.AnnotatedPhotos(dataset, {"train": annotations}, data_dir=tmp_path / name)
+        for name in ("records", "second")
+    )
     assert builder.name == {"espgame": "esp_game", "other": "custom"}.get(dataset, dataset)
     tfds_builders.prepare(builder)
     records = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
@@ -23,6 +26,9 @@ def test_records_are_the_files_in_order(tmp_path, dataset, capsys):
     assert [record["image"] for record in records] == [(photos / f"{i}.jpeg").read_bytes() for i in range(5)]
     assert builder.info.features["labels"].feature.names == LABELS
     assert capsys.readouterr().out == ""
+    (photos / "3.jpeg").unlink()
+    with pytest.raises(InputError, match=r"3\.jpeg cannot be read: No such file"):
+        tfds_builders.prepare(second)
 
 
 def test_scenes_hold_five_captions(tmp_path):
@@ -34,16 +40,6 @@ def test_scenes_hold_five_captions(tmp_path):
         scene = scenes.draw(3, index, 16)
         assert tuple(caption.decode() for caption in record["captions"]) == scene.captions
         assert tuple(scenes.LABELS[label] for label in record["labels"]) == scene.labels
-
-
-def test_a_missing_photo_is_named(tmp_path):
-    photos = make_dataset(tmp_path)
-    builder = tfds_builders.AnnotatedPhotos(
-        "corel5k", {"train": read_annotations(tmp_path, "corel5k", "train")}, data_dir=tmp_path / "records"
-    )
-    (photos / "3.jpeg").unlink()
-    with pytest.raises(InputError, match=r"3\.jpeg cannot be read: No such file"):
-        tfds_builders.prepare(builder)
 
 
 def test_tensorflow_is_not_needed():
