@@ -1,8 +1,9 @@
-"""A run of an annotator, and no change of the compilation cache of the tests by a command."""
+"""A run of an annotator, commands that fail, and no change of the compilation cache of the tests by a command."""
 
 import pytest
 
 from aia_jax.cli import annotate, export, search
+from aia_jax.cli.main import main
 from aia_jax.tasks import make_task
 from tests.helpers.untrained import annotator_config, random_weights, write_run
 
@@ -25,3 +26,15 @@ def config():
 def annotator(config, tmp_path_factory):
     """The folder of a run of an annotator with random weights."""
     return write_run(tmp_path_factory.mktemp("runs") / "annotator", config, random_weights(make_task(config)))
+
+
+@pytest.fixture
+def failing(capsys):
+    """Runs a command that fails, and returns what it writes to stderr."""
+
+    def run(*argv: str, code: int = 2) -> str:
+        capsys.readouterr()
+        assert main(argv) == code
+        return capsys.readouterr().err
+
+    return run

@@ -65,14 +65,9 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def features(weights, photos, tmp_path):
-    """Runs the command; a flag replaces the one of the same name."""
-
-    def run(*flags: str) -> int:
-        given = [f"--config={REPOSITORY}/configs/demo.py", f"--weights={weights}", f"--images={photos}"]
-        given += [f"--output={tmp_path}/out/x_ims.npy", "--batch_size=8"]
-        return main(["features", *given, *OVERRIDES, *flags])
-
-    return run
+    """The command line. A later flag replaces an earlier one of the same name."""
+    files = [f"--config={REPOSITORY}/configs/demo.py", f"--weights={weights}", f"--images={photos}"]
+    return ["features", *files, f"--output={tmp_path}/out/x_ims.npy", "--batch_size=8", *OVERRIDES]
 
 
 def assert_maps(rows, model, paths):
@@ -86,7 +81,7 @@ def assert_maps(rows, model, paths):
 
 
 def test_rows_are_the_maps_of_the_backbone(features, model, photos, tmp_path, capsys):
-    assert features() == 0
+    assert main(features) == 0
     out = capsys.readouterr().out
     rows = np.load(tmp_path / "out" / "x_ims.npy")
     assert rows.dtype == np.float32
@@ -107,42 +102,37 @@ def test_rows_are_the_maps_of_the_backbone(features, model, photos, tmp_path, ca
 def test_a_list_gives_the_order_and_may_repeat(features, model, photos, tmp_path):
     names = ["b/03.PNG", "00.png", "b/03.PNG", "b/01.PNG"]
     (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8")
-    assert features(f"--list={tmp_path}/list.txt", "--batch_size=3", "--config.data.num_workers=1") == 0
+    assert main([*features, f"--list={tmp_path}/list.txt", "--batch_size=3", "--config.data.num_workers=1"]) == 0
     rows = np.load(tmp_path / "out" / "x_ims.npy")
     assert_maps(rows, model, [photos / name for name in names])
     assert json.loads((tmp_path / "out" / "x_ims.json").read_text())["images"] == names
 
 
-def test_an_output_is_replaced_only_by_force(features, tmp_path, capsys):
-    assert features() == 0
+def test_an_output_is_replaced_only_by_force(features, tmp_path, failing):
+    assert main(features) == 0
     output = tmp_path / "out" / "x_ims.npy"
     before = np.load(output)
-    assert features("--dtype=float16") == 2
-    assert f"{output} is there already; --force replaces it" in capsys.readouterr().err
+    assert f"{output} is there already; --force replaces it" in failing(*features, "--dtype=float16")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jpg").write_text("no image")
-    assert features("--force", f"--images={tmp_path}/bad") == 2
+    failing(*features, "--force", f"--images={tmp_path}/bad")
     np.testing.assert_array_equal(np.load(output), before)
     assert len(list(output.parent.iterdir())) == 2
-    assert features("--force", "--dtype=float16") == 0
+    assert main([*features, "--force", "--dtype=float16"]) == 0
     np.testing.assert_array_equal(np.load(output), before.astype(np.float16))
     assert json.loads(output.with_suffix(".json").read_text())["dtype"] == "float16"
     output.unlink()
-    assert features() == 2
-    assert "x_ims.json is there already" in capsys.readouterr().err
+    assert "x_ims.json is there already" in failing(*features)
 
 
-def test_all_unusable_photos_are_listed_and_nothing_is_left(features, photos, tmp_path, capsys):
+def test_all_unusable_photos_are_listed_and_nothing_is_left(features, photos, tmp_path, failing):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for index in range(20):
-        (folder / f"{index:02d}.png").symlink_to(photos / "00.png")
     whole = (photos / "00.png").read_bytes()
-    for index, content in {0: b"", 9: b"no image", 19: whole[: len(whole) // 2]}.items():
-        (folder / f"{index:02d}.png").unlink()
-        (folder / f"{index:02d}.png").write_bytes(content)
-    assert features(f"--images={folder}") == 2
-    error = capsys.readouterr().err
+    bad = {0: b"", 9: b"no image", 19: whole[: len(whole) // 2]}
+    for index in range(20):
+        (folder / f"{index:02d}.png").write_bytes(bad.get(index, whole))
+    error = failing(*features, f"--images={folder}")
     assert "3 of 20 photos cannot be used; nothing was written" in error
     assert "\n  00.png: the file is empty\n  09.png: not an image of a known format\n  19.png: " in error
     assert list((tmp_path / "out").iterdir()) == []
@@ -151,22 +141,21 @@ def test_all_unusable_photos_are_listed_and_nothing_is_left(features, photos, tm
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("00.png\nb/zz.png\n", "list.txt:2: no file b/zz.png in "),
-        ("00.png\n\nb/01.PNG\n", "list.txt:2: the line is empty"),
-        ("../photos/00.png\n", "list.txt:1: '../photos/00.png' leaves the folder of the photos; it must be relative"),
-        ("/etc/passwd\n", "list.txt:1: '/etc/passwd' leaves the folder of the photos"),
-        ("x" * 300, "list.txt:1: no file xxx"),
-        ("b\n", "list.txt:1: no file b in "),
-        ("\n", "list.txt is empty; it needs the name of a photo on every line"),
+        (b"00.png\nb/zz.png\n", "list.txt:2: no file b/zz.png in "),
+        (b"00.png\n\nb/01.PNG\n", "list.txt:2: the line is empty"),
+        (b"../photos/00.png\n", "list.txt:1: '../photos/00.png' leaves the folder of the photos; it must be relative"),
+        (b"/etc/passwd\n", "list.txt:1: '/etc/passwd' leaves the folder of the photos"),
+        (b"x" * 300, "list.txt:1: no file xxx"),
+        (b"b\n", "list.txt:1: no file b in "),
+        (b"\n", "list.txt is empty; it needs the name of a photo on every line"),
         (b"\xff\xfe0", "list.txt is not UTF-8 text"),
         (None, "list.txt cannot be read: No such file or directory"),
     ],
 )
-def test_bad_lists_are_reported_with_line_numbers(features, tmp_path, capsys, content, message):
+def test_bad_lists_are_reported_with_line_numbers(features, tmp_path, failing, content, message):
     if content is not None:
-        (tmp_path / "list.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert features(f"--list={tmp_path}/list.txt") == 2
-    assert message in capsys.readouterr().err
+        (tmp_path / "list.txt").write_bytes(content)
+    assert message in failing(*features, f"--list={tmp_path}/list.txt")
 
 
 @pytest.mark.parametrize(
@@ -184,31 +173,28 @@ def test_bad_lists_are_reported_with_line_numbers(features, tmp_path, capsys, co
         (["--batch_size=0"], "at least 1"),
     ],
 )
-def test_mistakes_are_reported(features, tmp_path, capsys, flags, message):
+def test_mistakes_are_reported(features, tmp_path, failing, flags, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "folder.npy").mkdir()
     (tmp_path / "file").write_text("")
-    assert features(*(flag.format(tmp_path) for flag in flags)) == 2
-    error = capsys.readouterr().err
+    error = failing(*features, *(flag.format(tmp_path) for flag in flags))
     assert message in error
     assert error.startswith("error: ")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_workers_too_and_leaves_nothing(weights, tmp_path):
+def test_sigterm_ends_the_workers_too_and_leaves_nothing(features, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.fromarray(scenes.draw(0, 0, 640).image).save(folder / "0.png")
     for index in range(1, 4000):
         (folder / f"{index}.png").symlink_to(folder / "0.png")
-    command = [sys.executable, "-m", "aia_jax", "features", f"--config={REPOSITORY}/configs/demo.py", *OVERRIDES]
-    command += ["--config.data.num_workers=2", f"--weights={weights}", f"--images={folder}"]
-    command += [f"--output={tmp_path}/out/x.npy", "--batch_size=8"]
+    command = [sys.executable, "-m", "aia_jax", *features, "--config.data.num_workers=2", f"--images={folder}"]
     environment = {**os.environ, "XLA_FLAGS": ""}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment)
     deadline = time.monotonic() + 90
-    while not any(path.stat().st_size > 1000 for path in tmp_path.glob("out/.aia.*/x.npy")):
+    while not any(path.stat().st_size > 1000 for path in tmp_path.glob("out/.aia.*/x_ims.npy")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -102,11 +102,6 @@ def images(folder: str) -> set[str]:
     return {path.name for path in Path("datasets", folder, "images").iterdir()}
 
 
-def failing(capsys, *argv: str, code: int = 2) -> str:
-    assert main(["prepare", *argv]) == code
-    return capsys.readouterr().err
-
-
 def test_corel5k(server, kaggle, capsys):
     assert main(["prepare", "corel5k"]) == 0
     out = capsys.readouterr().out
@@ -142,9 +137,9 @@ def test_where_kaggle_has_the_files_at_hand_they_are_linked(server, kaggle, tmp_
     assert Path("datasets/Corel-5k/images/1.jpg").resolve() == kaggle.folder / "Corel-5k/images/1.jpg"
 
 
-def test_without_kagglehub(server, monkeypatch, capsys):
+def test_without_kagglehub(server, monkeypatch, failing):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    message = failing(capsys, "corel5k")
+    message = failing("prepare", "corel5k")
     assert "pip install kagglehub" in message
     assert "https://www.kaggle.com/settings/api" in message
     folder, photos = message.splitlines()[-2:]
@@ -180,17 +175,17 @@ def test_files_of_a_user_are_used_and_stay_where_they_are(server, photos):
     assert server.ranges == []
 
 
-def test_an_archive_of_a_user_is_used_and_a_changed_one_refused(server, capsys):
+def test_an_archive_of_a_user_is_used_and_a_changed_one_refused(server, failing):
     folder = Path("datasets/VG-500/downloads")
     write_files(folder, {"images.zip": server.files.pop("downloads/images.zip").content})
     assert main(["prepare", "vg500"]) == 0
     Path("datasets/VG-500/images/1.jpg").unlink()
     with (folder / "images2.zip").open("ab") as archive:
         archive.write(b"?")
-    assert "downloads/images2.zip has changed since it was downloaded" in failing(capsys, "vg500")
+    assert "downloads/images2.zip has changed since it was downloaded" in failing("prepare", "vg500")
 
 
-def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, capsys):
+def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, failing):
     write, written = acquisition.write_bytes, []
     last = 8  # two lists of annotations and six photos: in the second archive
 
@@ -201,7 +196,7 @@ def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, ca
         write(path, content)
 
     monkeypatch.setattr(acquisition, "write_bytes", write_some)
-    message = failing(capsys, "vg500", code=130)
+    message = failing("prepare", "vg500", code=130)
     assert "downloaded files are kept in datasets/VG-500, and the same command continues" in message
     assert images("VG-500") == set(written) - {"train.json", "test.json"}
     asked, last = len(server.ranges), None
@@ -210,17 +205,17 @@ def test_an_interrupted_preparation_is_continued(server, photos, monkeypatch, ca
     assert set(written[8:]) == set(photos) - set(written[:8])
 
 
-def test_a_disk_without_room_for_archives_and_photos(server, capsys, monkeypatch):
+def test_a_disk_without_room_for_archives_and_photos(server, monkeypatch, failing):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4000))
-    message = failing(capsys, "vg500")
+    message = failing("prepare", "vg500")
     assert "the disk of datasets/VG-500 is full: about 0.0 MB are needed there; --root names another place" in message
     assert len(server.ranges) == len(SSGRL)
 
 
-def test_no_network(server, capsys):
+def test_no_network(server, failing):
     server.server_close()
-    message = failing(capsys, "vg500", "--root=elsewhere")
+    message = failing("prepare", "vg500", "--root=elsewhere")
     assert "/ssgrl/train_list_500.txt cannot be downloaded: no " in message
     assert "`aia prepare vg500 --root elsewhere` downloads what is missing; or put there by hand\n" in message
     tree = [line.split()[0] for line in message.splitlines()[-8:]]
@@ -228,8 +223,8 @@ def test_no_network(server, capsys):
     assert "9 photos" in message
 
 
-def test_check_writes_nothing(server, kaggle, capsys, tmp_path):
-    message = failing(capsys, "corel5k", "--check")
+def test_check_writes_nothing(server, kaggle, tmp_path, failing):
+    message = failing("prepare", "corel5k", "--check")
     assert "train.json                               http://127.0.0.1" in message
     assert not list(tmp_path.iterdir())
     assert not server.ranges
@@ -279,9 +274,9 @@ def test_the_resized_copy_is_the_one_that_training_takes(server, kaggle, tmp_pat
         (["corel5k", "--root=file"], "cannot be written: Not a directory; --root names another place"),
     ],
 )
-def test_bad_flags(server, argv, text, capsys):
+def test_bad_flags(server, argv, text, failing):
     Path("file").write_text("")
-    assert text in failing(capsys, *argv)
+    assert text in failing("prepare", *argv)
 
 
 @pytest.mark.parametrize(
