@@ -35,12 +35,10 @@ from tests.soak.process import forget_peak, make_parser, memory, write_report  #
 MOST_MB, MOST_SECONDS = 2_500, 60
 
 
-def png(
-    width: int, height: int, *, depth: int = 8, colours: int = 2, extra: bytes = b"", rows: int | None = None
-) -> bytes:
-    """A PNG of zeros, with `rows` rows of data instead of `height`."""
+def png(width: int, height: int, *, depth: int = 8, colours: int = 2, extra: bytes = b"", rows: int = 0) -> bytes:
+    """A PNG of zeros. Its data has `rows` rows, or `height` rows if that is 0."""
     channels = {0: 1, 2: 3, 6: 4}[colours]
-    lines = _compressed(bytes(1 + width * channels * depth // 8), height if rows is None else rows)
+    lines = _compressed(bytes(1 + width * channels * depth // 8), rows or height)
     header = struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + extra + _chunk(b"IDAT", lines) + _chunk(b"IEND", b"")
 
@@ -97,7 +95,7 @@ def _label_names(number: int) -> list[str]:
     return [f"label {index}" for index in range(number)]
 
 
-AUTHORS, SSGRL = "Corel-5k/train.json", "VG-500/vg_category_500_labels_index.json"
+_VG500 = {"VG-500/vg500_vocabulary.txt": b"sky\n", "VG-500/train_list_500.txt": b"a\n" * 100_000}
 # By the path of the file, from which `_read` knows the reader: the content of each file.
 BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
     "photo": {
@@ -116,7 +114,7 @@ BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
         "GIF of 1,000,000 frames": lambda: gif(1_000_000),
     },
     "weights.pth": {"weights of 400 MB in a zip of 0.4 MB": lambda: zipped_weights(400_000_000)},
-    AUTHORS: {
+    "Corel-5k/train.json": {
         "JSON nested 10,000,000 deep": lambda: b"[" * 10_000_000,
         "JSON with a number of 10,000,000 digits": lambda: b"9" * 10_000_000,
         "1,000,000 labels": lambda: _samples(100, _label_names(1_000_000), ["label 5"]),
@@ -126,7 +124,7 @@ BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
     "thresholds.json": {
         "1,000,000 unknown thresholds": lambda: json.dumps(dict.fromkeys(_label_names(10**6), 2)).encode(),
     },
-    SSGRL: {
+    "VG-500/vg_category_500_labels_index.json": {
         "100,000 times a name with 100,000 labels": lambda: json.dumps({"a": [0] * 100_000}).encode(),
     },
 }
@@ -134,8 +132,7 @@ BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
 
 def measure(name: str, content: bytes, folder: Path) -> dict[str, Any]:
     """Reads one file, and returns its size, the outcome, seconds, and the additional memory in MB."""
-    vocabulary, listed = (f"{Path(SSGRL).parent}/{file}" for file in ("vg500_vocabulary.txt", "train_list_500.txt"))
-    write_files({vocabulary: b"sky\n", listed: b"a\n" * 100_000, name: content}, folder)
+    write_files({**_VG500, name: content}, folder)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(_measured, (folder / name,))
     return {"bytes": len(content), **found, "outcome": found["outcome"].replace(f"{folder}/", "")[:200]}

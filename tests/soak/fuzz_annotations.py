@@ -18,7 +18,6 @@ from tests.soak import plain
 from tests.soak.fuzz_commands import run
 from tests.soak.fuzz_images import SIZE, seeds
 from tests.soak.mutation import damaged, damaged_json, damaged_lines, write_damaged, write_files, write_with_damage
-from tests.soak.plain import NOTHING
 
 LABELS = ("sky", "water", "tree", "teddy bear", "日本", "<b>")
 _SAMPLES = [{"image_name": f"{number}.jpeg", "image_labels": list(LABELS[number : number + 2])} for number in range(4)]
@@ -110,7 +109,7 @@ def tables(rng: random.Random, folder: Path) -> None:
 
 
 def coco(rng: random.Random, folder: Path) -> None:
-    """COCO's JSON, likewise."""
+    """COCO's JSON. The result has existing photos, with labels from the file."""
     data, found = plain.read_damaged(folder / "instances.json", _COCO, rng, read_coco)
     names = [entry.get("name") for entry in plain.json_of(data)["categories"] if isinstance(entry, dict)]
     _gathered(folder, found.rows, "\n".join(name for name in names if isinstance(name, str)))
@@ -143,7 +142,7 @@ def _ssgrl_of(listed: bytes, index: bytes, vocabulary: bytes) -> object:
     for name in plain.lines_of(listed):
         numbers = document[name]
         if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
-            return NOTHING
+            return plain.NOTHING
         samples.append({"image_name": name, "image_labels": [words[number] for number in numbers]})
     return plain.annotations_of({"labels": words, "samples": samples})
 

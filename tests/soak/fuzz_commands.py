@@ -8,11 +8,11 @@ import math
 import random
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 import aia_jax
 from aia_jax.inference.annotator import PhotoAnnotator
@@ -32,9 +32,7 @@ _WORDS = ("8", "-3", "0.5", "1e3", "True", "false", "'x'", "(1, 2)", "[1", "None
 def overrides(rng: random.Random, folder: Path) -> None:
     """`--config.field=value` with odd fields and values. No field may get a value that was not given."""
     name = rng.choice(_CONFIGS)
-    before = _config(name)
-    fields = flatten(before.to_dict())
-    given = {}
+    fields, given = _fields(name), {}
     for field in rng.sample(sorted(fields), rng.choice((1, 1, 2))):
         value = rng.choice((*_WORDS, rng.choice(TOKENS).decode(errors="surrogateescape")[:200], str(fields[field])))
         spelt = damaged(field.encode(), rng).decode(errors="surrogateescape") if rng.random() < 0.3 else field
@@ -42,7 +40,7 @@ def overrides(rng: random.Random, folder: Path) -> None:
     arguments = [f"--config.{field}={value}" for field, value in given.items()]
     (folder / "arguments.json").write_text(json.dumps([name, arguments]))
     with plain.may_refuse():
-        after = flatten(read_config(f"{REPOSITORY}/configs/{name}", arguments).to_dict())
+        after = _fields(name, arguments)
     for field, value in after.items():
         expected = _parsed(given[field], fields[field]) if field in given else [fields[field]]
         assert any(value == one and type(value) in (type(one), float) for one in expected), (
@@ -66,9 +64,8 @@ def runs(rng: random.Random, folder: Path) -> None:
         np.testing.assert_array_equal(found, model(_IMAGE).scores)
 
 
-@functools.cache
-def _config(name: str) -> ConfigDict:
-    return read_config(f"{REPOSITORY}/configs/{name}")
+def _fields(config: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    return flatten(read_config(f"{REPOSITORY}/configs/{config}", arguments).to_dict())
 
 
 def _parsed(text: str, default: Any) -> list[Any]:

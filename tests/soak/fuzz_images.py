@@ -75,15 +75,10 @@ def seeds() -> tuple[bytes, ...]:
     others = [
         in_memory(rgb.save, "WEBP", exif=turned),
         in_memory(rgb.convert("RGBA").save, "WEBP", lossless=True),
-        in_memory(rgb.save, "WEBP", **frames),
-        in_memory(rgb.save, "GIF", **frames),
         in_memory(rgb.quantize(4).save, "GIF", transparency=1),
-        in_memory(rgb.save, "BMP"),
-        in_memory(rgb.save, "TIFF", compression="tiff_lzw"),
-        in_memory(rgb.save, "TIFF", compression="jpeg"),
-        in_memory(wide.save, "TIFF"),
-        in_memory(wide.save, "PPM"),
-        in_memory(rgb.save, "JPEG2000"),
-        *([in_memory(rgb.save, "AVIF")] if "AVIF" in Image.SAVE else []),
+        *(in_memory(rgb.save, kind, **frames) for kind in ("WEBP", "GIF")),
+        *(in_memory(rgb.save, "TIFF", compression=name) for name in ("tiff_lzw", "jpeg")),
+        *(in_memory(wide.save, kind) for kind in ("TIFF", "PPM")),
+        *(in_memory(rgb.save, kind) for kind in ("BMP", "JPEG2000", "AVIF") if kind in Image.SAVE),
     ]
     return (*jpegs * 3, *pngs * 3, *others)  # most photos are JPEG and PNG

@@ -20,7 +20,7 @@ from tests.soak.plain import NOTHING
 _LABELS = ("sky", "water", "tree", "日本")
 _ROW = {"name": "best epoch", "published": "improved_loss/corel5k", "model": "m", "precision": 0.5, "num_images": 9}
 _WORDS = ("<pad>", "<start>", "<end>", "<unk>", "a", "dog", "runs", ".")
-_SCAN = {
+SCAN = {
     "word2idx": {word: number for number, word in enumerate(_WORDS)},
     "idx2word": {str(number): word for number, word in enumerate(_WORDS)},
     "idx": len(_WORDS),
@@ -93,7 +93,7 @@ def lists(rng: random.Random, folder: Path) -> None:
 def scan(rng: random.Random, folder: Path) -> None:
     """SCAN's vocabulary and captions, and the encoded captions."""
     words, lines = folder / "vocab.json", folder / "train_caps.txt"
-    _, files = write_with_damage({words.name: _SCAN, lines.name: _CAPTIONS}, folder, rng)
+    _, files = write_with_damage({words.name: SCAN, lines.name: _CAPTIONS}, folder, rng)
     captions = _captions_of(files[lines.name])
     plain.compare(_ids_of(files[words.name]), lambda: Vocabulary.load(words).ids, words)
     plain.compare(captions, lambda: list(read_captions(lines)), lines)
@@ -107,7 +107,7 @@ def scan(rng: random.Random, folder: Path) -> None:
 
 def vectors(rng: random.Random, folder: Path) -> None:
     """Word vectors as text."""
-    vocabulary = Vocabulary(dict(_SCAN["word2idx"]))
+    vocabulary = Vocabulary(dict(SCAN["word2idx"]))
     data, (ids, rows) = plain.read_damaged(folder / "vectors.txt", _VECTORS, rng, read_vectors, vocabulary, 4)
     assert (rows.shape, rows.dtype) == ((len(ids), 4), np.float32)
     assert np.isfinite(rows).all()

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.tree_util import keystr
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
@@ -45,8 +46,8 @@ class Run:
         code = start_training(self.folder, _SETTINGS).wait()
         assert code == 0, f"exit code {code}\n{(self.folder / 'output.txt').read_text()[-3000:]}"
 
-    def kill(self, phase: str, rng: random.Random) -> str | None:
-        """Starts the run and kills it at a random moment of `phase`; returns None if the run ended before."""
+    def kill(self, phase: str, rng: random.Random) -> bool:
+        """Starts the run and kills it at a random moment of `phase`; returns False if the run ended before."""
         if phase == "preparation":
             shutil.rmtree(self.cache, ignore_errors=True)
         reached, delay = self._reached(phase, rng), rng.uniform(0, 0.03)
@@ -54,11 +55,11 @@ class Run:
         while not reached():
             if process.poll() is not None:
                 assert process.returncode == 0, (self.folder / "output.txt").read_text()[-3000:]
-                return None
+                return False
             time.sleep(0.0005)
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGKILL)
-        return phase if process.wait() == -signal.SIGKILL else None
+        return process.wait() == -signal.SIGKILL
 
     def _reached(self, phase: str, rng: random.Random) -> Callable[[], bool]:
         if phase == "preparation":
@@ -94,14 +95,12 @@ def _arrays(folder: Path) -> Any:
 
 def differences(expected: Any, actual: Any) -> list[str]:
     """Returns the paths of values that are not equal to the bit."""
-    one, other = (
-        {
-            jax.tree_util.keystr(path): leaf.tobytes() if isinstance(leaf, np.ndarray) else leaf
-            for path, leaf in jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: leaf is None)
-        }
-        for tree in (expected, actual)
-    )
-    return sorted({path for path, _ in one.items() ^ other.items()})
+
+    def leaves(tree: Any) -> set[tuple[str, Any]]:
+        pairs = jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: leaf is None)
+        return {(keystr(path), leaf.tobytes() if isinstance(leaf, np.ndarray) else leaf) for path, leaf in pairs}
+
+    return sorted({path for path, _ in leaves(expected) ^ leaves(actual)})
 
 
 def soak(folder: Path, kills: int, seed: int) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def encoded(content: Any) -> bytes:
-    """The file of bytes, of lines (a list), of an array, or of a JSON document (a dict)."""
+    """The content of a file: bytes as they are, a list as lines, an array as `.npy`, a dict as JSON."""
     if isinstance(content, bytes):
         return content
     if isinstance(content, list):
@@ -98,7 +98,7 @@ def damaged_array(array: np.ndarray, rng: random.Random) -> bytes:
 
 
 def write_damaged(path: Path, content: Any, rng: random.Random) -> bytes:
-    """Damages the file of `content` according to its kind, see `encoded`, writes it, and returns it."""
+    """Writes the file of `content`, see `encoded`, with damage that fits its kind, and returns its bytes."""
     kinds = {bytes: damaged, list: damaged_lines, np.ndarray: damaged_array, dict: damaged_json}
     data = kinds[type(content)](content, rng)
     write_files({path.name: data}, path.parent)
@@ -106,7 +106,7 @@ def write_damaged(path: Path, content: Any, rng: random.Random) -> bytes:
 
 
 def write_with_damage(contents: dict[str, Any], folder: Path, rng: random.Random) -> tuple[str, dict[str, bytes]]:
-    """Writes files and damages one of them; returns its name, and all files."""
+    """Writes files and damages one of them; returns its name, and the bytes of all."""
     broken = rng.choice(list(contents))
     files = {name: encoded(content) for name, content in contents.items()}
     write_files(files, folder)
@@ -135,17 +135,16 @@ def _spliced(content: bytes, rng: random.Random) -> bytes:
     noise, token = rng.randbytes(length), rng.choice(TOKENS)
     size = rng.choice((0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, len(content)))
     width = rng.choice((1, 2, 4, 8))
-    removed, inserted = rng.choice(
-        (
-            (len(content), b""),
-            (length, noise),
-            (length, b""),
-            (0, noise),
-            (0, content[source : source + length] * rng.choice((1, 1, 2, 50))),
-            (rng.choice((0, 0, len(token))), token),
-            (width, (size % 256**width).to_bytes(width, rng.choice(("big", "little")))),
-        )
+    splices = (
+        (len(content), b""),
+        (length, noise),
+        (length, b""),
+        (0, noise),
+        (0, content[source : source + length] * rng.choice((1, 1, 2, 50))),
+        (rng.choice((0, 0, len(token))), token),
+        (width, (size % 256**width).to_bytes(width, rng.choice(("big", "little")))),
     )
+    removed, inserted = rng.choice(splices)
     return content[:start] + inserted + content[start + removed :]
 
 

@@ -22,7 +22,7 @@ class Refused(Exception):
 
 @contextlib.contextmanager
 def may_refuse(*names: object, right: bool = True) -> Iterator[None]:
-    """Turns an InputError into `Refused`. It must mention one of `names`, and be `right`."""
+    """Turns an InputError into `Refused`, or into an AssertionError if it is not `right` or names none of `names`."""
     try:
         yield
     except InputError as error:
@@ -33,24 +33,22 @@ def may_refuse(*names: object, right: bool = True) -> Iterator[None]:
 
 
 def compare(expected: Any, read: Callable[[], Any], path: Path) -> None:
-    """Checks `read`. It must refuse and name `path` if NOTHING is expected, else return `expected`."""
+    """Checks that `read` returns `expected`, or that it refuses and names `path` if NOTHING is expected."""
     with may_refuse(path, right=expected is NOTHING):
         found = read()
     assert expected is not NOTHING, f"accepted: {found!r:.500}"
     assert found == expected, (found, expected)
 
 
-def read_damaged(
-    path: Path, content: Any, rng: random.Random, read: Callable[..., Any], *args: Any
-) -> tuple[bytes, Any]:
-    """Writes `content` with damage; returns the file and `read(path, *args)`, which may refuse only a changed file."""
+def read_damaged(path: Path, content: Any, rng: random.Random, read: Callable, *args: Any) -> tuple[bytes, Any]:
+    """Writes `content` with damage; returns the file, and `read(path, *args)`. Only a changed file may be refused."""
     data = write_damaged(path, content, rng)
     with may_refuse(path, right=data != encoded(content)):
         return data, read(path, *args)
 
 
 def or_nothing(read: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a reader return NOTHING where it would raise an error."""
+    """Makes a reader return NOTHING where it raises an error."""
 
     @functools.wraps(read)
     def reader(*args: Any) -> Any:
@@ -105,10 +103,9 @@ def labels_of(values: Any) -> list[str]:
 def photo_of(name: Any) -> tuple[str, ...]:
     """The parts of an image name, relative to the folder of the photos."""
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
-    odd = (
-        not name.strip() or ".." in parts or re.match(r"[/\\]|[A-Za-z]:", name) or re.search("[\0\ud800-\udfff]", name)
-    )
-    return NOTHING if odd or not parts else tuple(parts)
+    is_outside = ".." in parts or re.match(r"[/\\]|[A-Za-z]:", name)
+    is_text = name.strip() and not re.search("[\0\ud800-\udfff]", name)
+    return tuple(parts) if parts and is_text and not is_outside else NOTHING
 
 
 @or_nothing
