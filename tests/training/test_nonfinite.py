@@ -1,5 +1,4 @@
 import contextlib
-import json
 import signal
 
 import jax
@@ -8,13 +7,10 @@ import numpy as np
 import pytest
 
 from aia_jax.training.checkpoint import Checkpointer
+from aia_jax.training.metric_writer import read_records
 from aia_jax.training.nonfinite import NonFiniteSteps
 from aia_jax.utils.errors import Interrupted, NonFiniteLossError
 from tests.helpers.toy_task import StopAt, ToyTask, assert_same_checkpoint, last_checkpoint, losses, run, toy_config
-
-
-def read_lines(workdir) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "nonfinite.jsonl").read_text().splitlines()]
 
 
 class BadGradients(ToyTask):
@@ -32,7 +28,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_step_and_batch(tmp_path):
         run(config, tmp_path, ToyTask(config, poison=[8]))
     task = ToyTask(config)
     batch = task.row_names(next(task.train_batches(7))["index"])
-    assert read_lines(tmp_path) == [{"step": 8, "loss": "nan", "action": "stop", "batch": batch}]
+    assert read_records(tmp_path / "nonfinite.jsonl") == [{"step": 8, "loss": "nan", "action": "stop", "batch": batch}]
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.steps() == [3, 6]
     assert last_checkpoint(run(config, tmp_path), tmp_path)[0] == 12  # the same command, after the data were corrected
@@ -44,7 +40,7 @@ def test_non_finite_gradients_of_a_finite_loss_are_found(tmp_path, policy):
     stops = pytest.raises(NonFiniteLossError, match=r"gradients are not finite at step 5 \(loss 0\.\d+\); the")
     with stops if policy == "stop" else contextlib.nullcontext():
         run(config, tmp_path, BadGradients(config, poison=[5]))
-    (line,) = read_lines(tmp_path)
+    (line,) = read_records(tmp_path / "nonfinite.jsonl")
     assert (line["step"], line["action"]) == (5, policy)
     assert float(line["loss"]) > 0
 
@@ -74,7 +70,7 @@ def test_a_continued_run_skips_the_same_steps(tmp_path):
     with pytest.raises(Interrupted):
         run(config, tmp_path / "parts", stopping)
     run(config, tmp_path / "parts", ToyTask(config, poison=[4]))
-    assert read_lines(tmp_path / "parts") == read_lines(tmp_path / "whole")
+    assert read_records(tmp_path / "parts" / "nonfinite.jsonl") == read_records(tmp_path / "whole" / "nonfinite.jsonl")
     assert_same_checkpoint(trainer, tmp_path / "whole", tmp_path / "parts")
 
 
@@ -82,7 +78,7 @@ def test_a_run_stops_after_too_many_skipped_steps(tmp_path):
     config = toy_config(on_nonfinite="skip", max_skipped_steps=2)
     with pytest.raises(NonFiniteLossError, match=r"nan at step 6, after 2 skipped steps, config.max_skipped_steps"):
         run(config, tmp_path, ToyTask(config, poison=range(4, 100)))
-    assert [line["step"] for line in read_lines(tmp_path)] == [4, 5, 6]
+    assert [line["step"] for line in read_records(tmp_path / "nonfinite.jsonl")] == [4, 5, 6]
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path):

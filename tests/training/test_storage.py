@@ -110,14 +110,15 @@ def test_weights_and_info_of_a_damaged_checkpoint_are_refused(copy):
         checkpointer.best()
 
 
-def test_the_best_checkpoint_is_kept_when_a_run_continues(tmp_path):
+def test_the_best_checkpoint_is_kept_besides_the_newest_also_when_a_run_continues(tmp_path):
     config = toy_config(**{"checkpoint.keep": 1})
     with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path, Scored(config, FALLING[:4]), num_devices=1)
-    run(config, tmp_path, Scored(config, FALLING[4:]), num_devices=1)
-    with Checkpointer(tmp_path, keep=1) as checkpointer:
-        assert checkpointer.steps() == [3, 12]
-        assert checkpointer.info(3)["metric"] == 1
+        run(config, tmp_path, Scored(config, [0.1, 0.1, 1, 0.9, 0.1, 0.1]), num_devices=1)
+    for newest in (9, 12):
+        with Checkpointer(tmp_path, keep=1) as checkpointer:
+            assert checkpointer.steps() == [6, newest]
+            assert (checkpointer.info(6)["metric"], checkpointer.info(6)["weights"]) == (1, "raw")
+        run(config, tmp_path, Scored(config, [0.1, 0.1]), num_devices=1)
 
 
 def test_a_second_trainer_is_refused_and_an_incomplete_checkpoint_removed(copy):

@@ -13,7 +13,6 @@ from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
 from tests.helpers.toy_task import (
     FEATURES,
     ROWS,
-    Scored,
     StopAt,
     ToyTask,
     assert_same_checkpoint,
@@ -102,14 +101,6 @@ def test_a_run_learns_in_microbatches(finished, tmp_path):
     in_microbatches, at_once = list(losses(tmp_path).values()), list(losses(finished[0]).values())
     assert np.mean(in_microbatches[-3:]) < np.mean(in_microbatches[:3])
     assert in_microbatches[0] != at_once[0]  # batch norm normalised four rows at a time
-
-
-def test_the_best_checkpoint_is_kept_besides_the_newest(tmp_path):
-    config = toy_config(**{"checkpoint.keep": 1})
-    run(config, tmp_path, Scored(config, [0.1, 0.1, 0.9, 0.8, 0.1, 0.1, 0.1, 0.1]), num_devices=1)
-    with Checkpointer(tmp_path, keep=1) as checkpointer:
-        assert checkpointer.steps() == [6, 12]
-        assert checkpointer.info(6)["weights"] == "raw"
 
 
 def test_a_workdir_of_another_config_is_refused(finished):
