@@ -96,7 +96,7 @@ def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iter
     """Yields the last evaluated epoch of a run, unless it is the best epoch, and then the best epoch."""
     with open_run(workdir) as checkpointer:
         check_same_config(workdir, config, free=("init_from", "init_backbone", "model.dtype"))
-        best, _ = checkpointer.best_epoch()
+        best, _ = checkpointer.best()
         task.split(split)
         evaluated = [step for step in checkpointer.steps() if "weights" in checkpointer.info(step)]
         graphdef, shapes = abstract_weights(task.build_model, sharding.data_mesh())

@@ -84,17 +84,16 @@ class Checkpointer(contextlib.AbstractContextManager):
             raise self._damaged(step, f"info: {error}") from error
 
     def best(self) -> tuple[int, dict[str, Any]]:
-        """Returns step and `info` of the best checkpoint, else of the newest one; (-1, {}) if there is none."""
+        """Returns step and `info` of the best evaluated epoch, or of the converted checkpoint.
+
+        Raises:
+            InputError: no epoch was evaluated yet, or the `info` of a checkpoint cannot be read.
+        """
         infos = {step: self.info(step) for step in self.steps()}
         step = _best_step(infos, max(infos, default=-1))
-        return step, infos.get(step, {})
-
-    def best_epoch(self) -> tuple[int, dict[str, Any]]:
-        """Returns step and `info` of the best evaluated epoch. Raises InputError if no epoch was evaluated."""
-        step, info = self.best()
-        if "weights" not in info:
+        if "weights" not in infos.get(step, {}):
             raise InputError(f"{self._directory} holds no evaluated epoch yet; let train.py finish one")
-        return step, info
+        return step, infos[step]
 
     def has_progress(self, step: int) -> bool:
         """Returns whether training saved this checkpoint. A converted checkpoint has only weights."""

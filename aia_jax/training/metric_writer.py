@@ -6,7 +6,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
-from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import write_bytes
+from aia_jax.utils.files import write_bytes, write_errors_as_input_errors
 
 _METRICS = "metrics.jsonl"
+_ADVICE = "make that possible and give the same command again"
 
 
 class MetricWriter(contextlib.AbstractContextManager):
@@ -37,7 +37,7 @@ class MetricWriter(contextlib.AbstractContextManager):
             return
         self._path, folder = Path(workdir) / _METRICS, Path(workdir) / "tensorboard"
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        with self._os_errors_as_input_errors(), contextlib.ExitStack() as stack:
+        with write_errors_as_input_errors(self._path, _ADVICE), contextlib.ExitStack() as stack:
             write_bytes(self._path, to_lines(read_records(self._path, resume_step)))
             self._lines = stack.enter_context(self._path.open("ab"))
             folder.mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ class MetricWriter(contextlib.AbstractContextManager):
         """Writes one line `{"step", "kind", **values}`, and each number in `values` to TensorBoard as `kind/name`."""
         if not self._active:
             return
-        with self._os_errors_as_input_errors():
+        with write_errors_as_input_errors(self._path, _ADVICE):
             self._lines.write(to_lines([{"step": step, "kind": kind, **values}]))
             self._lines.flush()
             for name, value in values.items():
@@ -62,15 +62,6 @@ class MetricWriter(contextlib.AbstractContextManager):
 
     def _write_event(self, **fields: Any) -> None:
         self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
-
-    @contextlib.contextmanager
-    def _os_errors_as_input_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"{self._path} cannot be written: {error.strerror}; make that possible and give the same command again"
-            ) from error
 
     def __exit__(self, *_exc: object) -> None:
         for file in (self._lines, self._events) if self._active else ():

@@ -114,7 +114,7 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         with open_run(workdir) as checkpointer:
-            step, info = checkpointer.best_epoch()
+            step, info = checkpointer.best()
             checkpointer.check_undamaged(step)
             stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
             return flat_arrays(select_weights(stored, info["weights"])), info

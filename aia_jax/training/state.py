@@ -33,11 +33,7 @@ class TrainState(struct.PyTreeNode):
     def create(cls, weights: Arrays, optimizer: optax.GradientTransformation) -> "TrainState":
         """Returns the state before the first step, from weights `{"params", "stats", "constants"}`."""
         opt_state = optimizer.init(weights["params"])
-        return cls(step=jnp.zeros((), jnp.int32), **weights, opt_state=opt_state, ema=_initial_ema(weights))
-
-    def with_weights(self, weights: Arrays) -> "TrainState":
-        """Returns this state with the given `{"params", "stats", "constants"}`. The EMA starts from them too."""
-        return self.replace(**weights, ema=_initial_ema(weights))
+        return cls(step=jnp.zeros((), jnp.int32), **weights, opt_state=opt_state, ema=initial_ema(weights))
 
     def weights(self, name: str) -> Arrays:
         """Returns the inference weights "raw" or "ema", as `{"params", "stats", "constants"}`."""
@@ -65,6 +61,6 @@ def initial_state(
     return TrainState.create(split_model(build(nnx.Rngs(jax.random.key(seed))))[1], optimizer)
 
 
-def _initial_ema(weights: Arrays) -> Arrays:
-    """Copies the weights, because a donated state must not hold a buffer twice."""
+def initial_ema(weights: Arrays) -> Arrays:
+    """Copies `params` and `stats`, because a donated state must not hold a buffer twice."""
     return jax.tree.map(jnp.copy, {"params": weights["params"], "stats": weights["stats"]})

@@ -27,7 +27,7 @@ def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradi
     """
 
     def forward(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
-        model = nnx.merge(graphdef, *gather_weights((params, stats, constants), mesh))
+        model = nnx.merge(graphdef, *sharding.gather((params, stats, constants), mesh))
         loss, metrics = loss_fn(model, batch, key)
         return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
 
@@ -36,7 +36,10 @@ def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradi
     def gradients(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # some layers constrain the layout of activations
             (loss, (stats, metrics)), grads = value_and_grad(params, stats, constants, batch, key)
-        return loss, stats, metrics, scatter_gradients(grads, mesh)
+        if mesh.shape["fsdp"] > 1:  # reduce-scatter: a device keeps only the gradients of its part of the params
+            placed = jax.tree.map(lambda grad: sharding.state_sharding(grad.shape, mesh), grads)
+            grads = jax.lax.with_sharding_constraint(grads, placed)
+        return loss, stats, metrics, grads
 
     return gradients
 
@@ -144,7 +147,7 @@ def make_predict_step(
 
     def step(weights: Arrays, batch: Arrays, *shared: Arrays) -> Arrays:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return predict_fn(merge_model(graphdef, gather_weights(weights, mesh)), batch, *shared)
+            return predict_fn(merge_model(graphdef, sharding.gather(weights, mesh)), batch, *shared)
 
     replicated = sharding.replicated(mesh)
     placed = (weights_sharding or replicated, sharding.batch_sharding(mesh), *[replicated] * shared)
@@ -154,22 +157,6 @@ def make_predict_step(
 def gather_rows(batch: Arrays, resident: Arrays) -> Arrays:
     """Adds the rows `batch["index"]` of the device-resident arrays to the batch."""
     return {**batch, **{name: rows[batch["index"]] for name, rows in resident.items()}}
-
-
-def gather_weights(weights: Any, mesh: Mesh) -> Any:
-    """Copies the complete weights to each device under jit (FSDP all-gather)."""
-    if mesh.shape["fsdp"] == 1:
-        return weights
-    return jax.lax.with_sharding_constraint(weights, sharding.replicated(mesh))
-
-
-def scatter_gradients(grads: Arrays, mesh: Mesh) -> Arrays:
-    """Keeps on each device only the gradients of the device's part of the params, under jit (FSDP reduce-scatter)."""
-    if mesh.shape["fsdp"] == 1:
-        return grads
-    return jax.tree.map(
-        lambda grad: jax.lax.with_sharding_constraint(grad, sharding.state_sharding(grad.shape, mesh)), grads
-    )
 
 
 def all_finite(*trees: Any) -> jax.Array:

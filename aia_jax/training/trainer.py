@@ -20,12 +20,12 @@ from aia_jax.training.prediction import Predictor
 from aia_jax.training.preemption import AgreedStop, stop_on_signals
 from aia_jax.training.progress import Progress
 from aia_jax.training.runs import check_complete_model, check_same_config, write_record
-from aia_jax.training.state import TrainState, initial_state
+from aia_jax.training.state import TrainState, initial_ema, initial_state
 from aia_jax.training.step import make_train_step
 from aia_jax.training.task import Task
 from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError, Interrupted
-from aia_jax.utils.files import exclusive_lock
+from aia_jax.utils.files import exclusive_lock, write_errors_as_input_errors
 
 
 class Trainer:
@@ -112,12 +112,9 @@ class Trainer:
         if jax.process_index():
             return
         refusal = f"another process trains in {self.workdir}; stop it, wait for it, or give another workdir"
-        try:
+        with write_errors_as_input_errors(self.workdir, "make it writable, or give another workdir"):
             self.workdir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(exclusive_lock(self.workdir / ".lock", refusal))
-        except OSError as error:
-            reason = f"{self.workdir} cannot be written: {error.strerror}"
-            raise InputError(f"{reason}; make it writable, or give another workdir") from error
 
     def _first_state(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
         """Returns the first state of the training and the number of completed epochs."""
@@ -135,7 +132,8 @@ class Trainer:
             state = TrainState.from_checkpoint({**state.to_checkpoint(), **converted})
         elif self._initialize:
             given = self._initialize(state.weights("raw"))
-            state = state.with_weights(jax.tree.map(sharding.put_array, given, self._weights_sharding))
+            weights = jax.tree.map(sharding.put_array, given, self._weights_sharding)
+            state = state.replace(**weights, ema=initial_ema(weights))
         return state, 0
 
     def _train(

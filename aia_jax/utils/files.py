@@ -28,6 +28,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def write_errors_as_input_errors(path: Path, advice: str) -> Iterator[None]:
+    """Turns an OSError into an InputError that says why `path` cannot be written. `advice` says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; {advice}") from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically. Creates its folder."""
     with atomic_path(path) as temporary:

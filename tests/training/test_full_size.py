@@ -8,8 +8,7 @@ from flax import nnx
 
 from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.image_decoding import decode_image
-from aia_jax.losses.annotation import annotation_loss
-from aia_jax.models.annotator import build_annotator
+from aia_jax.tasks import make_task
 from aia_jax.training.model_arrays import split_model
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh
@@ -21,33 +20,22 @@ from configs import corel5k
 @pytest.mark.slow
 def test_tresnet_m_at_448_px_trains_and_predicts(corel5k_root):
     config = corel5k.get_config()
+    config.data.root = str(corel5k_root)
     annotations = read_annotations(corel5k_root, "corel5k", "test")
-    images = np.stack([decode_image(path.read_bytes(), config.data.image_size) for path in annotations.image_paths[:2]])
-    batch = {"image": images.astype(np.float32) / 255, "target": annotations.targets[:2].astype(np.float32)}
-    mesh, optimizer = data_mesh(jax.devices()[:1]), make_optimizer(config.optimizer, 100)
-
-    def build(rngs: nnx.Rngs):
-        return build_annotator(config.model, len(annotations.labels), rngs=rngs)
-
-    state = jax.jit(lambda: initial_state(build, optimizer, config.seed))()
-    graphdef, _ = split_model(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    images = [decode_image(path.read_bytes(), config.data.image_size) for path in annotations.image_paths[:2]]
+    batch = {"image": np.stack(images), "target": annotations.targets[:2]}
+    task, mesh, optimizer = make_task(config), data_mesh(jax.devices()[:1]), make_optimizer(config.optimizer, 100)
+    state = jax.jit(lambda: initial_state(task.build_model, optimizer, config.seed))()
+    graphdef, _ = split_model(nnx.eval_shape(lambda: task.build_model(nnx.Rngs(0))))
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == 40_106_628  # and 266,240 frozen
-    loss = annotation_loss(config.loss.name)
-
-    def loss_fn(model, batch, key):
-        return loss(model(batch["image"], train=True, key=key)[0], batch["target"]).mean(), {}
 
     before = jax.device_get(state.params)
-    step = make_train_step(graphdef, loss_fn, optimizer, ema_decay=config.ema_decay, seed=config.seed, mesh=mesh)
+    step = make_train_step(graphdef, task.loss, optimizer, ema_decay=config.ema_decay, seed=config.seed, mesh=mesh)
     state, metrics = step(state, batch, {})
     assert np.isfinite(float(metrics["loss"]))
     assert float(optax.tree.norm(jax.tree.map(np.subtract, before, jax.device_get(state.params)))) > 0
 
-    def predict_fn(model, batch):
-        logits, out = model(batch["image"], train=False)
-        return {"logits": logits, "attention": out["attention"]}
-
-    out = make_predict_step(graphdef, predict_fn, mesh)(state.weights("ema"), {"image": batch["image"]})
-    assert out["logits"].shape == (2, 260)
+    out = make_predict_step(graphdef, task.explain, mesh)(state.weights("ema"), {"image": batch["image"]})
+    assert out["scores"].shape == (2, 260)
     assert out["attention"].shape == (2, 260, 14, 14)
     np.testing.assert_allclose(out["attention"].sum((2, 3)), 1, rtol=1e-2)
