@@ -50,12 +50,11 @@ def run(arguments: argparse.Namespace) -> None:
     extractor = GridFeatureExtractor(config, arguments.weights, arguments.batch_size or config.eval.batch_size)
     height, width, channels = extractor.grid
     num_bytes = len(names) * height * width * channels * np.dtype(dtype).itemsize
-    with staged_output(output.parent, num_bytes) as folder:
-        paths = [arguments.images / name for name in names]
-        photos = read_photos(paths, config.data.image_size, num_workers=config.data.num_workers)
-        with contextlib.closing(photos):
-            options = {"grid": extractor.grid, "dtype": dtype, "batch_size": extractor.batch_size}
-            write_grid_features(folder / output.name, names, photos, extractor, **options)
+    paths = [arguments.images / name for name in names]
+    photos = read_photos(paths, config.data.image_size, num_workers=config.data.num_workers)
+    options = {"grid": extractor.grid, "dtype": dtype, "batch_size": extractor.batch_size}
+    with staged_output(output.parent, num_bytes) as folder, contextlib.closing(photos):
+        write_grid_features(folder / output.name, names, photos, extractor, **options)
         facts = {**extractor.facts, "dtype": dtype, "num_images": len(names), "images": names}
         write_json(folder / facts_file, facts)
     print(f"{output}: [{len(names)}, {height * width}, {channels}] {dtype}, {num_bytes / 1e6:,.1f} MB")

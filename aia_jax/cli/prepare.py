@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
             found = _download(root, dataset, found)
             print(found.report(), flush=True)
         if not found.is_complete:
-            by_hand = _by_hand(dataset, found)
-            raise InputError(f"{found.folder} is not complete, or not as published; see above{by_hand}")
+            missing = list_missing_files(dataset, found)
+            raise InputError(f"{found.folder} is not complete, or not as published; see above{missing}")
         print(f"complete, as published; --config.data.root={root}")
         downloads = found.folder / DOWNLOADS
         if num_bytes := sum(path.stat().st_size for path in downloads.glob("*.zip")):
@@ -77,14 +77,8 @@ def _download(root: Path, dataset: PublicDataset, found: Inspection) -> Inspecti
                 if found.missing or found.unreadable:
                     fetch_photos(dataset, found)
     except InputError as error:
-        raise InputError(f"{error}{_by_hand(dataset, found)}") from None
+        raise InputError(f"{error}{list_missing_files(dataset, found)}") from None
     except KeyboardInterrupt:
         message = f"interrupted; downloaded files are kept in {found.folder}, and the same command continues"
         raise Interrupted(signal.SIGINT, message) from None
     return inspect_dataset(root, dataset)
-
-
-def _by_hand(dataset: PublicDataset, found: Inspection) -> str:
-    tree = list_missing_files(dataset, found)
-    command = f"`aia prepare {dataset.name} --root {found.folder.parent}`"
-    return f"\n{command} downloads what is missing; or put there by hand\n{tree}" if tree else ""

@@ -80,7 +80,7 @@ class RetrievalEvaluator(Evaluator):
         split, photos = self._task.split(self._split), self._task.photos(self._split)
         if photos is None:
             return
-        images = evenly_spaced(split.num_images, _QUERIES_DRAWN)
+        images = evenly_spaced(len(split.images), _QUERIES_DRAWN)
         captions = CAPTIONS_PER_IMAGE * images + np.arange(len(images)) % CAPTIONS_PER_IMAGE
         found_images = top_columns(best.scores[captions], _HITS_DRAWN)
         found_captions = top_columns(best.scores[:, images].T, _HITS_DRAWN)

@@ -70,7 +70,7 @@ class RetrievalTask(BaseTask):
         train, model = self.split("train"), self.config.model
         backbone = f"{model.backbone} + " if model.backbone else ""
         return (
-            f"{self.config.data.name}: {train.num_images} training images, {len(train)} captions, "
+            f"{self.config.data.name}: {len(train.images)} training images, {len(train)} captions, "
             f"{len(self.vocabulary)} words; {backbone}{model.reasoning.upper()}"
         )
 
@@ -111,7 +111,7 @@ class RetrievalTask(BaseTask):
         Images are encoded once. Each batch has captions of similar length, which are scored against all images.
         """
         part = self.split(split)
-        images = self._batches_in_order({"image": part.images}, part.num_images)
+        images = self._batches_in_order({"image": part.images}, len(part.images))
         encoded = predictor(self.encode, weights, images)
         by_length = np.argsort(part.lengths, kind="stable")
         make = PairBatches(part, self.config.data.lengths, order=by_length, images=False)

@@ -78,14 +78,13 @@ def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
 
 
 def download_from_kaggle(handle: str, folder: Path) -> Path:
-    """Downloads the newest version of a data set on Kaggle with kagglehub, and unpacks it below `folder`.
+    """Downloads the newest version of a data set on Kaggle with kagglehub, and returns the folder with its files.
+
+    The returned folder is below `folder`. But in Kaggle's own notebooks, it is outside of `folder` and read-only.
 
     Args:
         handle: owner and name of the data set, as "owner/name".
         folder: kagglehub's cache for this call. A later call with this folder continues an interrupted download.
-
-    Returns:
-        The folder with the files. In Kaggle's own notebooks this folder is outside of `folder` and read-only.
 
     Raises:
         InputError: kagglehub is not installed, or Kaggle refuses the data set.
@@ -123,13 +122,12 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
 
 
 def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
-    """Unpacks the photos in `targets` from a zip file. Each photo is written atomically after a check of its CRC.
+    """Unpacks the photos in `targets` from a zip file, and returns the names of these photos.
+
+    Each photo is written atomically after a check of its CRC.
 
     Args:
         targets: the path to write for each file name. Folders in the archive are ignored.
-
-    Returns:
-        The names in `targets` that the archive contains.
 
     Raises:
         InputError: the file is not a zip file or is damaged, or its content is unsafe: paths that lead out of the
@@ -152,7 +150,7 @@ def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
 
 
 def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
-    """Formats a tree of the missing files with their counts, sizes and download addresses; "" if none is missing."""
+    """Formats the command that gets missing files, and a tree of these files with sizes and addresses; "" if none."""
     no_annotations = len(found.annotations) < len(SPLITS)
     photos = (*found.missing, *found.unreadable)
     if not no_annotations and not photos:
@@ -164,7 +162,9 @@ def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
     files = [(file.path, file.url) for file in absent] + [("images/", text + source)]
     for file in dataset.archives:
         files.append((file.path, f"{file.num_bytes:,} bytes, {file.url}; or unpacked in this folder"))
-    return "\n".join([f"  {found.folder}/", *(f"    {path:40} {text}" for path, text in files)])
+    command = f"`aia prepare {dataset.name} --root {found.folder.parent}`"
+    lines = [f"{command} downloads what is missing; or put there by hand", f"  {found.folder}/"]
+    return "\n".join(["", *lines, *(f"    {path:40} {text}" for path, text in files)])
 
 
 def _fetch_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) -> None:

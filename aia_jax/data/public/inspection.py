@@ -81,10 +81,8 @@ def first_names(paths: Sequence[Path]) -> str:
 def _count_problems(dataset: PublicDataset, annotations: dict[str, Annotations]) -> list[str]:
     problems = []
     for split, found in annotations.items():
-        for what, count, published in (
-            ("images", len(found), dataset.num_images[split]),
-            ("labels", len(found.labels), dataset.num_labels),
-        ):
+        counts = {"images": (len(found), dataset.num_images[split]), "labels": (len(found.labels), dataset.num_labels)}
+        for what, (count, published) in counts.items():
             if count != published:
                 problems.append(f"{split}: {count:,} {what}; the published number is {published:,}")
     if len(annotations) < len(SPLITS):

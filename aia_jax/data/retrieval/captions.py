@@ -24,14 +24,12 @@ class CaptionSplit:
     """A split of I images with C = 5 I captions. The five captions of an image are consecutive.
 
     Attributes:
-        name: "train", "validation" or "test".
         images: one memory-mapped row for each image: features of R regions `[I, R, F]`, or uint8 `[I, S, S, 3]`.
         captions: C texts.
         tokens: word ids, int32 `[C, L]`, padded with 0.
         lengths: number of word ids of each caption, int32 `[C]`.
     """
 
-    name: str
     images: MappedRows
     captions: tuple[str, ...]
     tokens: np.ndarray
@@ -40,16 +38,11 @@ class CaptionSplit:
     def __len__(self) -> int:
         return len(self.captions)
 
-    @property
-    def num_images(self) -> int:
-        """The number of images, I."""
-        return len(self.images)
-
-    def take(self, images: np.ndarray, name: str) -> "CaptionSplit":
+    def take(self, images: np.ndarray) -> "CaptionSplit":
         """Returns a split of the selected images and their captions. Images are not read."""
         captions = (CAPTIONS_PER_IMAGE * images[:, None] + np.arange(CAPTIONS_PER_IMAGE)).ravel()
         texts = tuple(self.captions[caption] for caption in captions)
-        return CaptionSplit(name, self.images.take(images), texts, self.tokens[captions], self.lengths[captions])
+        return CaptionSplit(self.images.take(images), texts, self.tokens[captions], self.lengths[captions])
 
 
 def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -> CaptionSplit:
@@ -74,9 +67,9 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
             f" {CAPTIONS_PER_IMAGE} captions in sequence"
         )
     images = _features(folder / f"{stem}_ims.npy", len(captions))
-    whole = CaptionSplit(split, images, captions, *encode_captions(captions, vocabulary, name=str(path)))
+    whole = CaptionSplit(images, captions, *encode_captions(captions, vocabulary, name=str(path)))
     if split == "validation" and len(captions) > _DEV_CAPTIONS:
-        return whole.take(np.arange(_DEV_CAPTIONS // CAPTIONS_PER_IMAGE), split)
+        return whole.take(np.arange(_DEV_CAPTIONS // CAPTIONS_PER_IMAGE))
     return whole
 
 
@@ -201,9 +194,8 @@ def _load_scenes(config_data: ConfigDict, split: str, vocabulary: Vocabulary) ->
     part = "test" if split == "test" else "train"
     captions = scene_captions(config_data, part)
     images = load_split(config_data, part, config_data.image_size).images
-    whole = CaptionSplit(split, images, captions, *encode_captions(captions, vocabulary))
+    whole = CaptionSplit(images, captions, *encode_captions(captions, vocabulary))
     if split == "test":
         return whole
-    first = whole.num_images - validation_size(config_data.validation_fraction, whole.num_images)
-    chosen = np.arange(first) if split == "train" else np.arange(first, whole.num_images)
-    return whole.take(chosen, split)
+    first = len(images) - validation_size(config_data.validation_fraction, len(images))
+    return whole.take(np.arange(first) if split == "train" else np.arange(first, len(images)))
