@@ -30,7 +30,7 @@ def _copies(tmp_path) -> list[str]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_images_are_the_resized_photos_in_order(config, photos, num_workers):
+def test_images_are_the_resized_photos_in_order_and_can_be_selected(config, photos, num_workers):
     config.num_workers = num_workers
     split = load_split(config, "train", 16)
     assert len(split) == 5
@@ -41,9 +41,21 @@ def test_images_are_the_resized_photos_in_order(config, photos, num_workers):
     for row, name in enumerate(split.image_names):
         expected = Image.open(photos / name).resize((16, 16), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(split.images[row], np.asarray(expected))
+    part = split.take([4, 0, 2])
+    assert part.image_names == ("4.jpeg", "0.jpeg", "2.jpeg")
+    np.testing.assert_array_equal(part.images, np.asarray(split.images)[[4, 0, 2]])
+    np.testing.assert_array_equal(part.targets, split.targets[[4, 0, 2]])
+    nested = part.take(np.array([2, 1]))
+    assert nested.image_names == ("2.jpeg", "0.jpeg")
+    np.testing.assert_array_equal(nested.images[np.array([1, 0])], np.asarray(split.images)[[0, 2]])
 
 
-def test_a_copy_is_prepared_once_for_each_size_and_again_if_truncated(config, tmp_path, monkeypatch):
+def test_a_copy_is_prepared_once_for_each_size_and_again_if_interrupted_or_truncated(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            load_split(config, "train", 16)
+    assert _copies(tmp_path) == []
     expected = np.array(load_split(config, "train", 16).images)
     with monkeypatch.context() as patch:
         patch.setattr(image_cache, "decode_image", pytest.fail)
@@ -129,22 +141,13 @@ def test_links_that_leave_the_data_set_are_refused(config, photos, tmp_path):
     assert len(load_split(config, "train", 8)) == len(expected) - 2
 
 
-def test_an_interrupted_preparation_leaves_nothing(config, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            load_split(config, "train", 16)
-    assert _copies(tmp_path) == []
-    assert len(load_split(config, "train", 16)) == 5
-
-
 def test_only_the_requested_split_must_exist(tmp_path):
     photo = make_photo(tmp_path / "data" / "Corel-5k" / "images" / "a.jpeg")
     write_annotations(tmp_path / "data", [{"image_name": photo.name, "image_labels": []}], split="test")
     assert len(load_split(data_config(tmp_path / "data", tmp_path / "cache"), "test", 8)) == 1
 
 
-def test_unknown_values(config):
+def test_unknown_names_and_sizes_are_refused(config):
     with pytest.raises(InputError, match="split 'dev' is unknown"):
         load_split(config, "dev", 16)
     with pytest.raises(InputError, match=r"config\.data\.image_size=0"):
@@ -152,17 +155,6 @@ def test_unknown_values(config):
     config.name = "mnist"
     with pytest.raises(InputError, match=r"config\.data\.name='mnist' is unknown; known: corel5k"):
         load_split(config, "train", 16)
-
-
-def test_take_selects_rows_in_order(config):
-    split = load_split(config, "train", 16)
-    part = split.take([4, 0, 2])
-    assert part.image_names == ("4.jpeg", "0.jpeg", "2.jpeg")
-    np.testing.assert_array_equal(part.images, np.asarray(split.images)[[4, 0, 2]])
-    np.testing.assert_array_equal(part.targets, split.targets[[4, 0, 2]])
-    nested = part.take(np.array([2, 1]))
-    assert nested.image_names == ("2.jpeg", "0.jpeg")
-    np.testing.assert_array_equal(nested.images[np.array([1, 0])], np.asarray(split.images)[[0, 2]])
 
 
 def test_mapped_rows_pickle_as_their_path(tmp_path):
@@ -209,17 +201,13 @@ def test_scenes(tmp_path):
 
 
 def test_custom_photos_are_turned_upright(tmp_path):
-    for name, folder in (("corel5k", "Corel-5k"), ("custom", "")):
-        exif = Image.Exif()
-        exif[ExifTags.Base.Orientation] = 6
-        (tmp_path / name / folder / "images").mkdir(parents=True)
-        photo = Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3))
-        photo.save(tmp_path / name / folder / "images" / "a.png", exif=exif)
-        document = {"labels": ["sky"], "samples": [{"image_name": "a.png", "image_labels": []}]}
-        (tmp_path / name / folder / "train.json").write_text(json.dumps(document))
+    photos = make_dataset(tmp_path, 1)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(photos / "0.jpeg", exif=exif)
     as_it_is, upright = (
-        load_split(data_config(tmp_path / name, tmp_path / "cache", name=name), "train", 10).images[0]
-        for name in ("corel5k", "custom")
+        load_split(data_config(root, tmp_path / "cache", name=name), "train", 10).images[0]
+        for name, root in (("corel5k", tmp_path), ("custom", photos.parent))
     )
     np.testing.assert_array_equal(upright, np.rot90(as_it_is, -1))
 

@@ -44,6 +44,7 @@ def test_a_label_of_two_images_is_in_both_parts_on_request():
 
 
 def test_labels_of_one_image_stay_in_the_first_part_and_neither_part_is_empty():
+    assert stratified_split(np.zeros((50, 1)), 0.2, 0, in_both=True).sum() == 10  # images without labels
     second = stratified_split(np.array([[1, 0], [1, 0], [1, 1]]), 0.9, 0, in_both=True)
     assert second.tolist() in ([True, False, False], [False, True, False], [True, True, False])
     assert stratified_split(np.eye(4), 0.2, 0, in_both=True).sum() == 1  # though each label is lost to one part
@@ -57,10 +58,6 @@ def test_labels_that_cannot_be_in_both_parts_are_in_the_first():
         second = stratified_split(triangle, 0.5, seed, in_both=True)
         assert triangle[~second].any(axis=0).all()
         assert second.sum() == 1
-
-
-def test_images_without_labels_are_split_too():
-    assert stratified_split(np.zeros((50, 1)), 0.2, 0, in_both=True).sum() == 10
 
 
 def test_the_seed_breaks_ties():

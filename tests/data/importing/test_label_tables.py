@@ -5,13 +5,9 @@ from aia_jax.utils.errors import InputError
 
 
 @pytest.fixture
-def read(tmp_path):
-    def write_and_read(text, encoding="utf-8", **options):
-        path = tmp_path / "labels.csv"
-        path.write_bytes(text.encode(encoding))
-        return read_table(path, **options)
-
-    return write_and_read
+def read(write):
+    """Writes a table and reads it."""
+    return lambda text, encoding="utf-8", **options: read_table(write(text.encode(encoding), "labels.csv"), **options)
 
 
 def rows_of(found):
@@ -113,11 +109,7 @@ def test_cells_of_other_values_are_reported(read):
         ("a.jpg,sky\n", {}, r"none of the columns \(a\.jpg, sky\) has a known name for photos .*--photo_column"),
         ("image\na.jpg\n", {}, r"no column has a known name for labels .*--label_column names one"),
         ("image,labels,labels\na.jpg,b,c\n", {}, "two columns are called 'labels'"),
-        (
-            "image,labels\n",
-            {"label_column": "x"},
-            "has no column 'x', which --label_column names; its columns: image",
-        ),
+        ("image,labels\n", {"label_column": "x"}, "has no column 'x', which --label_column names; its columns: image"),
         ("image,labels\na.jpg,sky\n", {"encoding": "utf-16"}, "is not UTF-8 text"),
         (f"image,labels\na,sky\nb,{'x' * 200_000}\n", {}, r"\.csv:3 is not a row of a table: field larger than field"),
         ("x" * 200_000, {}, r"labels\.csv:1 is not a row of a table"),

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 
@@ -22,26 +21,21 @@ def coco():
     }
 
 
-def test_coco_is_read(tmp_path):
-    (tmp_path / "instances.json").write_text(json.dumps(coco()))
-    found = read_coco(tmp_path / "instances.json")
-    assert [(row.photo, row.labels) for row in found.rows] == [
-        ("train/a.jpg", ("sky", "sea")),
-        ("b.jpg", ("sea",)),
-        ("c", ()),
-    ]
+def test_coco_is_read(write):
+    found = read_coco(write(coco(), "instances.json"))
+    expected = [("train/a.jpg", ("sky", "sea")), ("b.jpg", ("sea",)), ("c", ())]
+    assert [(row.photo, row.labels) for row in found.rows] == expected
     assert found.rows[1].where == "instances.json: images[1]"
     assert found.understood.endswith("COCO's layout, 4 annotations of 2 categories")
     assert found.problems == ()
 
 
-def test_all_problems_of_coco_are_listed(tmp_path):
+def test_all_problems_of_coco_are_listed(write):
     document = coco()
     document["images"] += [{"id": 7, "file_name": "d.jpg"}, {"file_name": "e.jpg"}, {"id": 3, "file_name": None}]
     document["annotations"] += [{"image_id": 4, "category_id": 5}, {"image_id": 7, "category_id": [1]}, 3]
     document["categories"] += [{"id": 6}]
-    (tmp_path / "a.json").write_text(json.dumps(document))
-    assert set(read_coco(tmp_path / "a.json").problems) == {
+    assert set(read_coco(write(document, "a.json")).problems) == {
         "a.json: images[3].id: 7 is already the id of a.json: images[0]",
         "a.json: images[4] has no id",
         "a.json: images[5].file_name: must be a string, found None",
@@ -52,45 +46,41 @@ def test_all_problems_of_coco_are_listed(tmp_path):
     }
 
 
-@pytest.mark.parametrize("content", ["[]", '{"images": []}', '{"labels": [], "samples": []}', "{", '"'])
-def test_other_json_is_refused(tmp_path, content):
-    (tmp_path / "a.json").write_text(content)
+@pytest.mark.parametrize("content", [[], {"images": []}, {"labels": [], "samples": []}, b"{", b'"'])
+def test_other_json_is_refused(write, content):
     with pytest.raises(InputError, match=r"a\.json (has no list 'images'|has no list 'annotations'|is not JSON)"):
-        read_coco(tmp_path / "a.json")
+        read_coco(write(content, "a.json"))
 
 
 def rows_of(found):
     return sorted((row.photo, *row.labels) for row in found.rows)
 
 
+def make_photos(folder, *names):
+    for seed, name in enumerate(names):
+        make_photo(folder / name, seed)
+
+
 def test_one_folder_per_label_is_read(tmp_path):
-    make_photo(tmp_path / "sky" / "a.jpg", 1)
-    make_photo(tmp_path / "sky" / "2024" / "b.JPG", 2)
-    make_photo(tmp_path / "sea" / "c d.jpg", 3)
-    make_photo(tmp_path / "without.jpg", 4)
-    make_photo(tmp_path / ".trash" / "e.jpg", 5)
+    make_photos(tmp_path, "sky/a.jpg", "sky/2024/b.JPG", "sea/c d.jpg", "without.jpg", ".trash/e.jpg")
     (tmp_path / "sea" / "notes.txt").write_text("")
     found = read_folders(tmp_path)
-    assert rows_of(found) == [
-        ("sea/c d.jpg", "sea"),
-        ("sky/2024/b.JPG", "sky"),
-        ("sky/a.jpg", "sky"),
-        ("without.jpg",),
-    ]
+    expected = [("sea/c d.jpg", "sea"), ("sky/2024/b.JPG", "sky"), ("sky/a.jpg", "sky"), ("without.jpg",)]
+    assert rows_of(found) == expected
     assert found.understood == f"{tmp_path}: 2 folders as labels"
 
 
 def test_one_photo_in_several_folders(tmp_path):
-    first = make_photo(tmp_path / "photos" / "sea" / "a.jpg", 1)
-    for label in ("sky", "sun", "tree", "wood"):
-        (tmp_path / "photos" / label).mkdir()
-    shutil.copy(first, tmp_path / "photos" / "sky" / "a.jpg")  # same name, same content
-    os.link(first, tmp_path / "photos" / "sun" / "hard.jpg")
-    (tmp_path / "photos" / "tree" / "soft.jpg").symlink_to(first)
-    make_photo(tmp_path / "photos" / "wood" / "a.jpg", 2)  # another photo of that name
-    shutil.copy(first, tmp_path / "photos" / "wood" / "b.jpg")  # same content, another name
-    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "photos" / "sky")
-    assert rows_of(read_folders(tmp_path / "photos")) == [
+    first = make_photo(tmp_path / "sea" / "a.jpg", 1)
+    for label in ("sky", "sun", "tree"):
+        (tmp_path / label).mkdir()
+    shutil.copy(first, tmp_path / "sky" / "a.jpg")  # same name, same content
+    os.link(first, tmp_path / "sun" / "hard.jpg")
+    (tmp_path / "tree" / "soft.jpg").symlink_to(first)
+    make_photo(tmp_path / "wood" / "a.jpg", 2)  # another photo of that name
+    shutil.copy(first, tmp_path / "wood" / "b.jpg")  # same content, another name
+    (tmp_path / "linked").symlink_to(tmp_path / "sky")
+    assert rows_of(read_folders(tmp_path)) == [
         ("linked/a.jpg", "linked"),
         ("linked/a.jpg", "sea"),
         ("linked/a.jpg", "sky"),
@@ -102,9 +92,7 @@ def test_one_photo_in_several_folders(tmp_path):
 
 
 def test_folders_of_splits_are_read(tmp_path):
-    make_photo(tmp_path / "train" / "sky" / "a.jpg", 1)
-    make_photo(tmp_path / "Test" / "sky" / "b.jpg", 2)
-    make_photo(tmp_path / "Test" / "c.jpg", 3)
+    make_photos(tmp_path, "train/sky/a.jpg", "Test/sky/b.jpg", "Test/c.jpg")
     found = read_folders(tmp_path)
     assert [(row.photo, row.labels, row.split) for row in found.rows] == [
         ("Test/c.jpg", (), "test"),
@@ -115,6 +103,6 @@ def test_folders_of_splits_are_read(tmp_path):
 
 
 def test_a_folder_without_labels_is_refused(tmp_path):
-    make_photo(tmp_path / "a.jpg")
+    make_photos(tmp_path, "a.jpg")
     with pytest.raises(InputError, match=r"holds no folders of photos; expected one for each label"):
         read_folders(tmp_path)
