@@ -81,16 +81,13 @@ def test_the_files_of_a_killed_writer_are_removed(tmp_path):
 
 
 def test_only_abandoned_directories_are_removed(tmp_path):
-    names = {
-        "parent": f".train-8px-ccc~{socket.gethostname()}~{os.getppid()}~1",
-        "fresh": ".train-8px-ccc~another-host~1~1",
-        "old": ".train-8px-ccc~another-host~1~2",
-    }
-    for name in names.values():
-        (tmp_path / name).mkdir()
-    os.utime(tmp_path / names["old"], (time.time() - 2 * 24 * 3600,) * 2)
+    places = (f"{socket.gethostname()}~{os.getppid()}~1", "another-host~1~1", "another-host~1~2")
+    parent, fresh, old = (tmp_path / f".train-8px-ccc~{place}" for place in places)
+    for directory in (parent, fresh, old):
+        directory.mkdir()
+    os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
     _prepare(tmp_path)
-    assert _directories(tmp_path) == sorted([names["parent"], names["fresh"], "train-8px-aaa"])
+    assert _directories(tmp_path) == sorted([parent.name, fresh.name, "train-8px-aaa"])
 
 
 def _prepare_beside_another(parent: Path, writers: Path, locks: bool) -> None:

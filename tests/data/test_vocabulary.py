@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.tokenize import word_tokenize
 from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from aia_jax.data import vocabulary as text
 from aia_jax.data.vocabulary import (
@@ -181,8 +182,6 @@ def test_tf_idf_by_hand():
 
 
 def test_tf_idf_is_that_of_scikit_learn_and_products_of_means_are_mean_cosines():
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     rows = tf_idf(CAPTIONS)
     assert isinstance(rows, sparse.csr_matrix)
     assert rows.dtype == np.float64

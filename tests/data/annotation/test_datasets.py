@@ -184,7 +184,7 @@ def test_the_validation_part_is_disjoint_not_empty_and_depends_on_the_seed_only(
             split_validation(split, fraction, seed=1, stratified=stratified)
 
 
-def test_scenes(tmp_path):
+def test_scenes_are_the_drawn_pictures_with_the_known_channel_statistics(tmp_path):
     config = data_config(tmp_path, tmp_path / "cache", name="scenes", num_train=6, num_test=3, seed=5)
     train, test = load_split(config, "train", 24), load_split(config, "test", 24)
     assert (len(train), len(test), train.labels) == (6, 3, scenes.LABELS)
@@ -198,6 +198,8 @@ def test_scenes(tmp_path):
     config.num_train = 0
     with pytest.raises(InputError, match=r"config\.data\.num_train=0"):
         load_split(config, "train", 24)
+    pixels = np.stack([scenes.draw(0, index, 32).image for index in range(300)]).reshape(-1, 3) / 255
+    np.testing.assert_allclose((pixels.mean(axis=0), pixels.std(axis=0)), datasets.CHANNEL_STATS["scenes"], atol=0.03)
 
 
 def test_custom_photos_are_turned_upright(tmp_path):
@@ -210,11 +212,6 @@ def test_custom_photos_are_turned_upright(tmp_path):
         for name, root in (("corel5k", tmp_path), ("custom", photos.parent))
     )
     np.testing.assert_array_equal(upright, np.rot90(as_it_is, -1))
-
-
-def test_channel_statistics_of_scenes():
-    pixels = np.stack([scenes.draw(0, index, 32).image for index in range(300)]).reshape(-1, 3) / 255
-    np.testing.assert_allclose((pixels.mean(axis=0), pixels.std(axis=0)), datasets.CHANNEL_STATS["scenes"], atol=0.03)
 
 
 def test_the_real_corel5k(corel5k_root, tmp_path):

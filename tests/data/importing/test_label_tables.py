@@ -47,11 +47,14 @@ def test_one_row_per_label_is_read(read, header):
     assert [row.where for row in found.rows] == ["labels.csv:2", "labels.csv:3", "labels.csv:4"]
 
 
-def test_columns_of_zero_and_one_are_read(read):
+def test_columns_of_zero_and_one_are_read_and_other_values_are_reported(read):
     found = read(",image,sky,polar bear,split\n0,a.jpg,1,0,train\n1,b.jpg,0.0,TRUE,test\n2,c.jpg,-1,,val\n")
     assert rows_of(found) == [("a.jpg", "sky"), ("b.jpg", "polar bear"), ("c.jpg",)]
     assert [row.split for row in found.rows] == ["train", "test", "validation"]
     assert "2 columns of 0 and 1 as labels, splits in column 'split'" in found.understood
+    found = read("image,sky,width\na.jpg,1,640\nb.jpg,0,1\n")
+    assert rows_of(found) == [("b.jpg", "width")]
+    assert "labels.csv:2: column 'width' holds '640'; each column beside photos and splits" in found.problems[0]
 
 
 def test_columns_and_separator_can_be_given(read):
@@ -75,13 +78,7 @@ def test_unusual_names_are_read(read):
     assert [row.where for row in found.rows] == [f"labels.csv:{line}" for line in (2, 3, 5, 6)]
 
 
-def test_rows_of_an_unknown_split_do_not_choose_the_separator(read):
-    found = read("image,labels,split\na.jpg,sky sun,train\nb.jpg,sea sand,test\nc.jpg,x|y,foo\n")
-    assert [row.labels for row in found.rows] == [("sky", "sun"), ("sea", "sand")]
-    assert len(found.problems) == 1
-
-
-def test_all_bad_rows_are_listed_with_their_lines(read):
+def test_all_bad_rows_are_listed_with_their_lines_and_do_not_choose_the_separator(read):
     found = read("image,labels,split\na.jpg,sky,train\nb.jpg,sky;;sea,train\nc.jpg,sky,dev2\nd.jpg,sky\ne.jpg,sky,\n")
     assert rows_of(found) == [("a.jpg", "sky")]
     expected = [
@@ -91,12 +88,9 @@ def test_all_bad_rows_are_listed_with_their_lines(read):
         "labels.csv:6: split '' is unknown; known: train, training, val, valid, validation, dev, test, testing",
     ]
     assert list(found.problems) == expected
-
-
-def test_cells_of_other_values_are_reported(read):
-    found = read("image,sky,width\na.jpg,1,640\nb.jpg,0,1\n")
-    assert rows_of(found) == [("b.jpg", "width")]
-    assert "labels.csv:2: column 'width' holds '640'; each column beside photos and splits" in found.problems[0]
+    found = read("image,labels,split\na.jpg,sky sun,train\nb.jpg,sea sand,test\nc.jpg,x|y,foo\n")
+    assert [row.labels for row in found.rows] == [("sky", "sun"), ("sea", "sand")]
+    assert len(found.problems) == 1
     found = read("image,labels\na.jpg,[sky]\nb.jpg,['sea']\n" + "c.jpg," + "[" * 500 + "]\n")
     assert rows_of(found) == [("b.jpg", "sea")]
     assert [problem.split(": ")[0] for problem in found.problems] == ["labels.csv:2", "labels.csv:4"]
