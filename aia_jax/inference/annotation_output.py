@@ -1,16 +1,16 @@
 """Writes labels of photos: appends them to a file, continues after an interruption, and derives other files.
 
-    settings.json                  what determines the labels; a folder holds labels of one model, folder and threshold
+    settings.json                  the settings of all labels: a folder has labels of one model, photo folder, threshold
     annotations.jsonl              {"image": ..., "labels": [{"label": ..., "score": ...}, ...]}, a line per photo
     problems.jsonl                 {"image": ..., "problem": ...}, the unreadable photos of the last call
     annotations.csv                image,label,score, a row per label; derived
     keywords/<image>.json          {"tagging": {"keywords": [...]}}; derived
     pictures.jsonl                 see `thumbnails`; only for the HTML page
 
-JSON is ASCII, so that it can hold any file name, also one with line separators or with bytes that are not UTF-8. These
-bytes are written as Python's surrogateescape codes. CSV is RFC 4180 in UTF-8, where bytes that are not UTF-8 stay
-unchanged. If a spreadsheet would run a file name as a formula, the CSV has "./" in front of the name, which is the same
-file. Labels are written unchanged.
+JSON is ASCII, and can store any file name, even with line separators or with bytes that are not UTF-8. It stores these
+bytes as Python's surrogateescape codes. CSV is RFC 4180 in UTF-8, and keeps bytes that are not UTF-8. If a spreadsheet
+would run a file name as a formula, the CSV has "./" in front of the name, which is the same file. Labels are written
+unchanged.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ class AnnotationOutput(contextlib.ExitStack):
             self.enter_context(opened.pop_all())
 
     def has(self, name: str) -> bool:
-        """Checks whether the labels of a photo are stored and, if pictures are stored, also its picture."""
+        """Returns whether the labels of a photo are stored. An output with pictures must also have its picture."""
         return name in self.done and (self.pictures is None or name in self.pictures)
 
     def add(
@@ -92,7 +92,7 @@ class AnnotationOutput(contextlib.ExitStack):
         problems: Iterable[tuple[str, str]],
         pictures: Iterable[tuple[str, Thumbnail]] = (),
     ) -> None:
-        """Appends labels, reasons why photos cannot be used, and pictures. The data on disk survives a crash."""
+        """Appends labels, reasons why photos cannot be used, and pictures. A later crash does not lose them."""
         for name, picture in pictures:
             self.pictures.add(name, picture)
         for name, labels in photos:
@@ -117,7 +117,7 @@ class AnnotationOutput(contextlib.ExitStack):
                 yield line["image"], line["problem"]
 
     def derive(self) -> Iterator[tuple[str, Labels]]:
-        """Writes the table, atomically, and a keywords file for each photo. Yields each photo of `read` after its rows.
+        """Writes the table atomically, and a keywords file per photo. Yields each photo after its rows are written.
 
         If the name of a photo cannot be used for the keywords file, the photo is added to the problems.
         """

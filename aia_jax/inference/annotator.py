@@ -75,7 +75,7 @@ class PhotoAnnotator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All facts besides the photos that determine the labels."""
+        """The settings that determine the labels of a photo: model, vocabulary, thresholds and `top`."""
         return {
             "model": self._annotator.settings,
             "labels": self.labels,
@@ -84,7 +84,7 @@ class PhotoAnnotator:
         }
 
     def __call__(self, images: OneImage | Sequence[OneImage]) -> Annotation:
-        """Annotates images. Pass at most some hundreds in a call, because the attention maps take memory.
+        """Annotates images. Pass at most a few hundred images in one call, because their attention maps take memory.
 
         Args:
             images: one or more paths, PIL images, or arrays uint8 `[H, W, 3]` or `[H, W]`. EXIF orientation is applied.
@@ -183,11 +183,11 @@ def load_trained_annotator(
     source = Path(source)
     if config is None:
         if labels:
-            raise InputError("labels are for weights of a file, with its config; a run has its own")
+            raise InputError("labels are for a weights file with a config; a run has its own labels")
         if not source.exists():
             raise InputError(f"{source} is not there")
         if not source.is_dir():
-            raise InputError(f"{source} is no folder of a run; a file of weights needs its config too")
+            raise InputError(f"{source} is no folder of a run; a weights file needs its config too")
         return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold)
     config = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else read_config(str(config))
     if config.get("task") != "annotation":

@@ -1,4 +1,4 @@
-"""Exports a trained annotator as contents of files, and compares the outputs of each file with those of the model."""
+"""Converts a trained annotator to the contents of files. Compares the outputs of each file with those of the model."""
 
 import hashlib
 import importlib
@@ -12,8 +12,6 @@ import numpy as np
 
 from aia_jax.data import scenes
 from aia_jax.data.feature_cache import weights_digest
-from aia_jax.models.backbones import backbone_named
-from aia_jax.models.efficientnet_lite import VARIANTS
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.runs import package_versions
 from aia_jax.utils.errors import InputError
@@ -43,7 +41,7 @@ class Exporter:
     def __init__(self, annotator: TrainedAnnotator, *, batch: int | None, explain: bool):
         head = annotator.config.model.head
         if explain and head != "attention":
-            raise InputError(f"--attention: the head of this model, config.model.head={head!r}, does not attend")
+            raise InputError(f"--attention: the head of this model, config.model.head={head!r}, has no attention")
         self._annotator, self._batch, self._explain = annotator, batch, explain
         self._arrays = annotator.arrays()
         self.num_bytes = sum(array.nbytes for array in self._arrays.values())
@@ -90,7 +88,7 @@ class Exporter:
         function = jax.jit(self._annotator.function(explain=self._explain))
         option = "jax_hlo_source_file_canonicalization_regex"
         previous = getattr(jax.config, option)
-        jax.config.update(option, ".*")  # leaves paths of this machine's source files out
+        jax.config.update(option, ".*")  # leaves out the paths of source files on this machine
         try:
             content = bytes(jax.export.export(function, platforms=platforms)(images).serialize())
         finally:
@@ -106,11 +104,8 @@ class Exporter:
         Raises:
             InputError: a package is not installed.
         """
-        onnx_model, annotator, model = import_onnx(), self._annotator, self._annotator.config.model
-        family = backbone_named(model.backbone).family
-        pads_natively = family == "efficientnet_lite" and model.native_padding
-        resolution = VARIANTS[model.backbone.removeprefix(family)].resolution if pads_natively else None
-        torch_model = onnx_model.build_torch_model(annotator.config, self._arrays, family=family, resolution=resolution)
+        onnx_model, annotator = import_onnx(), self._annotator
+        torch_model = onnx_model.build_torch_model(annotator.config, self._arrays)
         content = onnx_model.to_onnx(
             torch_model, annotator.channel_stats, annotator.image_size, batch=self._batch, explain=self._explain
         )
@@ -132,7 +127,7 @@ class Exporter:
         if wrong:
             raise InputError(
                 f"nothing was written: the file differs from the model in {' and '.join(wrong)}, more than "
-                f"{tolerance:g}; the weights are damaged or diverged, or the converter does not know a part of it"
+                f"{tolerance:g}; the weights are damaged or diverged, or the converter does not support the model"
             )
         return differences
 

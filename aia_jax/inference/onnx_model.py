@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from aia_jax.data.annotation.datasets import ChannelStats
+from aia_jax.models.backbones import backbone_named
+from aia_jax.models.efficientnet_lite import VARIANTS
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_annotator import fix_padding, load_torch
 from aia_jax.weights.torch_state import identify_state
@@ -45,22 +47,19 @@ class OnnxAnnotator(nn.Module):
         return scores, out["attention"].unflatten(2, (side, side))
 
 
-def build_torch_model(
-    config: ConfigDict, arrays: Mapping[str, np.ndarray], *, family: str, resolution: int | None = None
-) -> nn.Module:
-    """Builds an annotator in PyTorch, in evaluation mode.
+def build_torch_model(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> nn.Module:
+    """Builds an annotator in PyTorch, in evaluation mode, from all arrays of `config.model` by path.
 
-    Args:
-        config: config whose field `model` describes the arrays.
-        arrays: all arrays of the model, by path.
-        family: family of the backbone.
-        resolution: image size for EfficientNet-Lite, see `fix_padding`; None: the padding depends on each image size.
+    EfficientNet-Lite has the padding of its native resolution if `config.model.native_padding` is set. Otherwise its
+    padding depends on the size of each image.
     """
+    name = config.model.backbone
+    family = backbone_named(name).family
     arrays = {path: np.asarray(value, np.float32) for path, value in arrays.items()}
     state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family=family)
     model = load_torch(config, identify_state(state, "the model"))
-    if resolution:
-        fix_padding(model.body, resolution)
+    if family == "efficientnet_lite" and config.model.native_padding:
+        fix_padding(model.body, VARIANTS[name.removeprefix(family)].resolution)
     return model
 
 

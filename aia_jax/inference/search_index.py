@@ -2,9 +2,9 @@
 
     <index>/index.json                     the format, and the model that computed the arrays
     <index>/rows-<id>/photos.json          the photo of each row: [name, bytes, time of change], or null if out of date
-    <index>/rows-<id>/<array>.npy          the arrays of some hundred photos, one row for each
+    <index>/rows-<id>/<array>.npy          the arrays of a few hundred photos, with one row per photo
 
-Each folder of rows is written atomically, so the folders that an interrupted update wrote stay usable.
+Each folder of rows is written atomically. An interrupted update therefore leaves only complete folders.
 """
 
 import contextlib
@@ -198,8 +198,7 @@ class PhotoIndex:
                 rows = [{name: array[part.live] for name, array in part.arrays.items()} for part in group if part.live]
                 self._write(photos, _concatenate(rows))
             for part in group:
-                self._parts.remove(part)
-                shutil.rmtree(part.path)
+                self._parts.remove(part)  # `_remove_parts` removes its folder
 
     def _remove_parts(self, keep: Collection[Path] = ()) -> None:
         """Removes all parts except `keep`, and the files that interrupted updates left."""
@@ -213,7 +212,7 @@ def _read_part(path: Path) -> _Part:
     photos = [photo and (photo[0], photo[1], photo[2]) for photo in json.loads((path / "photos.json").read_text())]
     arrays = {file.stem: map_array(file) for file in sorted(path.glob("*.npy"))}
     if not arrays or any(len(array) != len(photos) for array in arrays.values()):
-        raise InputError(f"{path.name} is not whole")
+        raise InputError(f"{path.name} is incomplete")
     return _Part(path, photos, arrays)
 
 

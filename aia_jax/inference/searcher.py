@@ -1,4 +1,4 @@
-"""Searches many photos with a trained AMC. Arrays of photos are computed once. A query scores a shortlist in full."""
+"""Searches many photos with a trained AMC. Stores the arrays of all photos. Scores a shortlist with the full model."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -82,17 +82,17 @@ class PhotoSearch:
         self._keyword_names = tuple(info["labels"])
         self.vocabulary = Vocabulary({word: number for number, word in enumerate(info["words"])}, str(workdir))
         num_features = len(arrays["visual.kernel"])
-        advice = "" if annotator else f"; {workdir} was trained with it, --annotator names where it lies now"
+        advice = "" if annotator else f"; {workdir} was trained with it; name its present folder with --annotator"
         source = annotator or config.data.annotator
         self.annotator = _load_annotator(source, batch_size, info["annotator"], workdir, advice)
         if self.annotator.num_features != num_features:
-            needed = f"maps of {num_features} channels"
-            raise InputError(f"{workdir} takes {needed}, the annotator's have others; name its own")
+            found = f"the maps of {source} have {self.annotator.num_features}"
+            raise InputError(f"{workdir} needs maps of {num_features} channels, {found}; name its own annotator")
         ids = {name: number for number, name in enumerate(self._keyword_names)}
         self._keyword_ids = np.array([ids.get(label, -1) for label in self.annotator.labels], np.int32)
         if (self._keyword_ids < 0).all():
             labels = format_count(len(self._keyword_ids), "label")
-            raise InputError(f"of the annotator's {labels} none is a keyword of {workdir}")
+            raise InputError(f"none of the annotator's {labels} is a keyword of {workdir}")
         self._mesh = sharding.data_mesh()
         sizes = len(self.vocabulary), len(self._keyword_names), num_features
         graphdef, shapes = abstract_weights(lambda rngs: build_amc(config.model, *sizes, rngs=rngs), self._mesh)
@@ -198,7 +198,7 @@ def _load_annotator(source: str, batch_size: int, digest: str, workdir: Path, ad
     if digest and annotator.digest != digest:
         raise InputError(
             f"{source} is another annotator than {workdir} was trained with; "
-            "name that one's folder with --annotator, or train the search again"
+            "name the folder of that annotator with --annotator, or train the search again"
         )
     return annotator
 

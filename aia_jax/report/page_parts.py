@@ -26,7 +26,7 @@ def inert_json(value: Any) -> str:
 
 
 def content_hash(content: str) -> str:
-    """Returns the source for a content security policy that allows only this style or script."""
+    """Returns the part of a content security policy that allows exactly this style or script."""
     return f"'sha256-{to_base64(hashlib.sha256(content.encode()).digest())}'"
 
 

@@ -97,7 +97,7 @@ def draw_search(
 ) -> None:
     """Draws each query and its results, best first, as a PNG at `path`.
 
-    Draws below each photo: the photo with its attention, name and score, the weights of the feature map and of the
+    Each photo has below it a copy with its attention, its name and score, the weights of the feature map and of the
     keywords, and the keywords with the highest weights.
 
     Raises:
@@ -161,8 +161,13 @@ def _draw_hit(page: Page, hit: SearchHit, left: float, top: float, width: float,
     top += 0.04
     name, color = (f"{hit.mark.sign} {hit.name}", hit.mark.color) if hit.mark else (hit.name, INK)
     page.write_pair(name, f"{hit.score:.2f}", left, top, width, color)
-    _draw_weights(page, hit, left, top + _LINE, width)
-    top += _LINE + _SPLIT
+    top += _LINE
+    visual, numbers = width * hit.weights[0], hit.rounded_weights()
+    page.fill(left, top, visual, 0.07, VISUAL)
+    page.fill(left + visual, top, width - visual, 0.07, KEYWORDS)
+    page.write(numbers[0], left, top + 0.11, size=7.5, color=VISUAL)
+    page.write(numbers[1], left + width, top + 0.11, size=7.5, color=KEYWORDS, ha="right")
+    top += _SPLIT
     for text, weight in _keyword_lines(hit):
         if weight is None:
             page.write(text, left, top, color=QUIET)
@@ -170,16 +175,6 @@ def _draw_hit(page: Page, hit: SearchHit, left: float, top: float, width: float,
             page.fill(left, top - 0.03, width * min(max(weight, 0), 1), _LINE - 0.015, _BAR)
             page.write_pair(text, f"{weight:.2f}", left + 0.04, top, width - 0.04)
         top += _LINE
-
-
-def _draw_weights(page: Page, hit: SearchHit, left: float, top: float, width: float) -> None:
-    """Draws both weights as a bar in two colours, with the numbers below."""
-    visual = width * hit.weights[0]
-    page.fill(left, top, visual, 0.07, VISUAL)
-    page.fill(left + visual, top, width - visual, 0.07, KEYWORDS)
-    numbers = hit.rounded_weights()
-    page.write(numbers[0], left, top + 0.11, size=7.5, color=VISUAL)
-    page.write(numbers[1], left + width, top + 0.11, size=7.5, color=KEYWORDS, ha="right")
 
 
 def _keyword_lines(hit: SearchHit) -> list[tuple[str, float | None]]:

@@ -300,7 +300,7 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, annotator, e
         ([*RUN, "--config", DEMO], "--config belongs to --weights; a workdir has its own"),
         ([*RUN, "--labels", "labels.txt"], "--labels belongs to --weights; a workdir has its own"),
         (["--workdir", "."], ". is no folder of a run: config.json is not there; name"),
-        (["--workdir", "file"], "is no folder of a run; a file of weights needs its config too"),
+        (["--workdir", "file"], "is no folder of a run; a weights file needs its config too"),
         (["--workdir", "search"], "holds a run of config.task='search'; name one of annotation"),
         ([], "one of the arguments --workdir --weights is required"),
         (["--weights", "x.pth"], "--weights needs --config"),

@@ -184,7 +184,7 @@ def test_a_file_of_weights_is_exported_as_the_run_is(run, annotator, config, tmp
         (["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"], "task='retrieval': labels are"),
         (["--workdir", "young"], "holds no evaluated epoch yet; let train.py finish one"),
         (["--workdir", "nowhere"], "nowhere is not there"),
-        (["--workdir", "gap"], "--attention: the head of this model, config.model.head='gap', does not attend"),
+        (["--workdir", "gap"], "--attention: the head of this model, config.model.head='gap', has no attention"),
     ],
 )
 def test_flags_and_models_that_cannot_be_used_are_refused(

@@ -31,7 +31,7 @@ def test_a_shorter_tresnet_in_torch_gives_equal_scores(monkeypatch):
     graphdef, _ = split_model(nnx.eval_shape(lambda: task.build_model(nnx.Rngs(0))))
     images = np.random.default_rng(1).integers(0, 256, (2, 36, 36, 3), np.uint8)
     ours = jax.jit(lambda weights: task.explain(merge_model(graphdef, weights), {"image": images}))(weights)
-    model = onnx_model.build_torch_model(config, flat_arrays(weights), family="tresnet")
+    model = onnx_model.build_torch_model(config, flat_arrays(weights))
     with torch.no_grad():
         theirs = onnx_model.OnnxAnnotator(model, task.channel_stats, explain=True)(torch.as_tensor(images))
     for name, found in zip(("scores", "attention"), theirs, strict=True):

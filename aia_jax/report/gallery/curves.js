@@ -1,8 +1,8 @@
-// Precision-recall curves of all labels pooled and of one chosen label.
+// Two precision-recall curves: one for all labels together, and one for a chosen label.
 
 const AXIS = { left: 46, top: 14, side: 300 };
 
-/** Makes the panel, and a function that shows the curve of a row; null: only the curve of all labels. */
+/** Makes the panel. Its function `show` adds the curve of a row; `show(null)` leaves only the curve of all labels. */
 function makeCurvePanel(curves, showPhotos) {
   const [heading, legend, links] = [make("h2"), make("p", { class: "legend" }), make("p", { class: "links" })];
   const size = [AXIS.left + AXIS.side + 14, AXIS.top + AXIS.side + 44];
@@ -28,13 +28,13 @@ function describe(row) {
   return make("span", { class: "chosen" }, make("bdi", { text: nameOf(row) }), `, AP ${decimal(row.ap, 3)}${at}`);
 }
 
-/** Precision and recall at the threshold, if the label is predicted at all. */
+/** Makes a point for the precision and recall at the threshold. A label without predictions has no point. */
 function operatingPoint(row) {
   const [cx, cy] = onAxes(row.recall, row.precision);
   return row.predicted ? [makeSvg("circle", { class: "at", r: 5, cx, cy })] : [];
 }
 
-/** Buttons that show the photos where the label is a hit, missed, or a false alarm. */
+/** Makes three buttons. They show the photos where the label is a hit, where it is missed and where it is false. */
 function photoLinks(row, showPhotos) {
   const numbers = { hit: row.tp, miss: row.support - row.tp, false: row.predicted - row.tp };
   return Object.entries(numbers).map(([outcome, number]) => {

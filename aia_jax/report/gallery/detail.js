@@ -55,7 +55,7 @@ function drawMap(canvas, map, [height, width]) {
 }
 
 class Detail {
-  /** @param turned called with the index of each shown photo; @param closed with that of the last one. */
+  /** @param turned called with the index of each shown photo; @param closed called with the index of the last photo. */
   constructor({ turned, closed }) {
     [this.dialog, this.turned] = [byId("detail"), turned];
     [this.shown, this.label, this.block] = [[], null, null];

@@ -43,7 +43,7 @@ function fillSelect(select, options) {
   for (const [value, text] of options) select.append(make("option", { value, text }));
 }
 
-/** Connects the tools; each change of the filter calls `changed`. */
+/** Connects the tools. Calls `changed` after each change of the filter. */
 function setUpTools(changed) {
   fillSelect(
     byId("sort"),
@@ -105,7 +105,7 @@ function showFoundLabels() {
   for (const [label, { row }] of labelRows) row.hidden = !folded(labelNames[label]).includes(wanted);
 }
 
-/** Updates tools, list and chips to the state; `found` are the matching photos. */
+/** Updates the tools, the list and the chips. `found` is the list of matching photos. */
 function showFilter(found, changed) {
   byId("query").value = state.query;
   byId("minimum").value = state.minimum;

@@ -75,7 +75,7 @@ function scoreOf(photo, filter) {
 
 const wrongs = (photo) => number(photo, "miss") + number(photo, "false");
 
-/** By name: the visible text, and the sort key of a photo, lowest first. */
+/** The sort orders by name: visible text, and sort key of a photo. The photo with the lowest key comes first. */
 const SORTS = facts.evaluation
   ? {
       worst: ["worst first", (photo) => photoF1(photo) - wrongs(photo) / 1e4],

@@ -1,8 +1,9 @@
 // Tables. A click or Enter on a column head sorts by this column.
 
 /**
- * @param columns `{head, title, value(row), cell(row)}` each; `value` sorts, first click: text up, numbers down.
- * @param sorted index of the column that sorts the table at first.
+ * @param columns `{head, title, value(row), cell(row)}` for each column. `value` is the sort key: the first
+ * click sorts text in ascending and numbers in descending order.
+ * @param sorted index of the column that sorts the table at the start.
  */
 function makeTable(columns, rows, { caption, sorted }) {
   const body = make("tbody");
