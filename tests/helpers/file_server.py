@@ -90,54 +90,41 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         kaggle = self.server.files["kaggle.zip"]
         if kaggle.statuses:
-            return self._empty(kaggle.statuses.pop(0))
-        if self.path.endswith("/GetDataset"):
-            body = json.dumps({"currentVersionNumber": 1}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            return self.wfile.write(body)
-        self.send_response(302)
-        self.send_header("Location", self.server.url("kaggle.zip"))
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+            self._send(kaggle.statuses.pop(0))
+        elif self.path.endswith("/GetDataset"):
+            self._send(200, json.dumps({"currentVersionNumber": 1}).encode(), {"Content-Type": "application/json"})
+        else:
+            self._send(302, headers={"Location": self.server.url("kaggle.zip")})
 
     def do_GET(self):
         asked = self.headers.get("Range", "")
         self.server.ranges.append(asked)
         served = self.server.files.get(self.path.lstrip("/"))
         if served is None:
-            return self._empty(404)
+            return self._send(404)
         if served.statuses:
-            return self._empty(served.statuses.pop(0))
+            return self._send(served.statuses.pop(0))
         same = self.headers.get("If-Range") in (None, served.etag, served.last_modified)
-        start = 0
+        start, size = 0, len(served.content)
         if asked and served.has_ranges and (same or not served.has_if_range):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(served.content):
-                return self._empty(416, {"Content-Range": f"bytes */{len(served.content)}"})
-        self._give(served, start, 206 if start else 200)
+            if start >= size:
+                return self._send(416, headers={"Content-Range": f"bytes */{size}"})
+        headers = {
+            "Content-Type": served.content_type,
+            "ETag": served.etag,
+            "Last-Modified": served.last_modified,
+            "Accept-Ranges": "bytes" if served.has_ranges else "",
+            "Content-Length": str(size - start) if served.has_length else "",
+            "Content-Range": f"bytes {start}-{size - 1}/{size}" if start else "",
+        }
+        end = start + served.breaks.pop(0) if served.breaks else None
+        self._send(206 if start else 200, served.content[start:end], headers)
 
-    def _give(self, served: Served, start: int, status: int) -> None:
-        body = served.content[start:]
+    def _send(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", served.content_type)
-        for name, value in (("ETag", served.etag), ("Last-Modified", served.last_modified)):
+        for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
             if value:
                 self.send_header(name, value)
-        if served.has_ranges:
-            self.send_header("Accept-Ranges", "bytes")
-        if served.has_length:
-            self.send_header("Content-Length", str(len(body)))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(served.content) - 1}/{len(served.content)}")
         self.end_headers()
-        self.wfile.write(body[: served.breaks.pop(0)] if served.breaks else body)
-
-    def _empty(self, status: int, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.wfile.write(body)

@@ -54,18 +54,15 @@ def test_labels_have_the_order_of_the_vocabulary(scenes):
     assert len(set(LABELS)) == len(LABELS) == 22
 
 
-def test_frequencies_have_a_long_tail_and_every_label_occurs(scenes):
+def test_frequencies_have_a_long_tail_and_do_not_suffice_to_guess_the_labels(scenes):
     counts = Counter(label for scene in scenes for label in scene.labels)
     assert set(counts) == set(LABELS)
     assert 0.01 < min(counts.values()) / len(scenes) < 0.05
     assert max(counts.values()) > 10 * min(counts.values())
     for family in (SHAPES, COLORS):
         assert max(counts[label] for label in family) > 3 * min(counts[label] for label in family)
-
-
-def test_guessing_by_frequency_fails(scenes):
     targets = np.array([[label in scene.labels for label in LABELS] for scene in scenes])
-    frequencies = np.broadcast_to(targets.mean(0, dtype=np.float32), targets.shape)
+    frequencies = np.broadcast_to(targets.mean(0, dtype=np.float32), targets.shape)  # a guess
     assert annotation_metrics(frequencies, targets.astype(np.uint8), threshold=0.3)["f1"] < 35
 
 

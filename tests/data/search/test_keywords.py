@@ -162,10 +162,7 @@ def test_records_are_written_and_read(paths):
     for index in (-1, 6):
         with pytest.raises(InputError, match=f"image {index} is not among the 6 ids of .*record.npy"):
             records.padded(np.array([1, index]), 2)
-
-
-def test_a_record_without_a_row_is_read(paths):
-    write_keyword_records(*paths, [(0, np.zeros(0, np.int32))], 2)
+    write_keyword_records(*paths, [(0, np.zeros(0, np.int32))], 2)  # a record without a row
     records = KeywordRecords.load(*paths, 4)
     assert words_of(records, 1) == []
     assert records.padded(np.array([0, 1]), 3)[1].tolist() == [0, 0]

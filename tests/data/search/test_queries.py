@@ -19,16 +19,13 @@ LABELS = ("sky", "sea", "polar bear")
 TARGETS = np.array([[1, 1, 0], [0, 1, 1], [1, 1, 1], [0, 0, 0]])
 
 
-def test_queries_are_the_sets_of_labels_that_images_have():
+def test_queries_are_the_sets_of_labels_that_images_have_and_equal_texts_are_merged():
     found = label_queries(TARGETS, LABELS, 2)
     assert found.texts == ("sky", "sea", "polar bear", "sky sea", "sky polar bear", "sea polar bear")
     assert [row.indices.tolist() for row in found.relevant] == [[0, 2], [0, 1, 2], [1, 2], [0, 2], [2], [1, 2]]
     assert label_queries(TARGETS, LABELS, 3).texts[-1] == "sky sea polar bear"
     with pytest.raises(InputError, match="no image has a label"):
         label_queries(TARGETS * 0, LABELS, 2)
-
-
-def test_queries_with_the_same_text_are_merged():
     found = label_queries(np.array([[1, 1, 0], [0, 0, 1]]), ("fire", "truck", "fire truck"), 2)
     assert found.texts == ("fire", "truck", "fire truck")
     assert found.relevant.toarray().tolist() == [[1, 0], [1, 0], [1, 1]]
