@@ -66,13 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
     config, source, output = arguments.config, arguments.input, arguments.output
     if arguments.reverse:
         if arguments.verify or arguments.images or arguments.split:
-            raise InputError("--reverse goes without --verify, --images and --split")
+            raise InputError("--reverse cannot be combined with --verify, --images or --split")
         convert_back(config, source, output, backbone_only=arguments.backbone_only)
         return 0
     if arguments.backbone_only:
-        raise InputError("--backbone_only goes with --reverse; a file of a backbone is recognised as one")
+        raise InputError("--backbone_only needs --reverse; a file of a backbone is recognised as one")
     if not arguments.verify and (arguments.images or arguments.split):
-        raise InputError("--images and --split go with --verify")
+        raise InputError("--images and --split need --verify")
     check_output(output)
     passed = True
     if arguments.verify:

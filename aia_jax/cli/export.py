@@ -3,7 +3,7 @@
     aia export --workdir runs/demo --output exported --format both --attention
 
 DIR gets model.stablehlo, model.onnx and model.json: labels, thresholds, how photos are prepared, measured differences.
-Each file is run beside the model; nothing is written if its scores differ.
+Runs each file and the model on the same images, and writes nothing if their scores differ.
 """
 
 import argparse
@@ -51,9 +51,9 @@ def add_arguments(parser: Parser) -> None:
     parser.epilog = _EPILOG
     add_model_arguments(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the files")
-    parser.add_argument("--format", choices=(*_FILES, "both"), default="stablehlo", help="the default is stablehlo")
-    parser.add_argument("--batch", type=_batch, metavar="N|dynamic", help="images per call; default: dynamic, any")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation; the default is float32")
+    parser.add_argument("--format", choices=(*_FILES, "both"), default="stablehlo", help="default: stablehlo")
+    parser.add_argument("--batch", type=_batch, metavar="N|dynamic", help="images per call; default: any number")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the computation; default: float32")
     platforms = f"platforms of the StableHLO file, out of {', '.join(PLATFORMS)}; default: cpu,cuda,tpu"
     parser.add_argument("--platforms", type=_platforms, default=("cpu", "cuda", "tpu"), metavar="P,P", help=platforms)
     parser.add_argument("--attention", action="store_true", help="also export the attention maps of all labels")

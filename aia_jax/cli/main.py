@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in ("-h", "--help"):
-        print(_help())
+        width = max(map(len, COMMANDS)) + 2
+        print("usage: aia COMMAND [flags]\n\nAutomatic image annotation in JAX.\n\ncommands:")
+        print("\n".join(f"  {name:<{width}}{text}" for name, text in COMMANDS.items()))
+        print("\n`aia COMMAND --help` shows examples and flags.")
         return 0
     if not argv:
         return fail("name a command; see aia --help")
@@ -57,12 +60,3 @@ def run_command(name: str, argv: Sequence[str], prog: str) -> int:
     parser = Parser(command.__doc__, prog)
     command.add_arguments(parser)
     return execute(parser, command.run, argv)
-
-
-def _help() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    commands = "\n".join(f"  {name:<{width}}{text}" for name, text in COMMANDS.items())
-    return (
-        "usage: aia COMMAND [flags]\n\nAutomatic image annotation in JAX.\n\n"
-        f"commands:\n{commands}\n\n`aia COMMAND --help` shows examples and flags."
-    )

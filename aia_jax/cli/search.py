@@ -2,7 +2,7 @@
 
     aia search --workdir runs/amc --images photos "red boat" --html found.html
 
-The index of the photos is updated first: new and changed photos are computed, removed ones are dropped.
+Updates the index of the photos first: computes new and changed photos, and drops removed ones.
 """
 
 import argparse
@@ -38,10 +38,10 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of a search run")
     add_photo_arguments(parser)
-    parser.add_argument("--annotator", default="", metavar="DIR", help="its run; the default is the search run's own")
-    parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index; the default is in the cache")
-    parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; the default is 10")
-    shortlist = "photos that the full model scores, chosen without visual attention; 0: all; default: 1000"
+    parser.add_argument("--annotator", default="", metavar="DIR", help="run of the annotator; default: as trained")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index; default: in the cache")
+    parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; default: 10")
+    shortlist = "photos to score with visual attention, the best without it; 0: all; default: 1000"
     parser.add_argument("--shortlist", type=not_negative, default=1000, metavar="N", help=shortlist)
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the photos found (one query)")
 
@@ -60,7 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
     search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
         search.encode(query)  # raises the error for unknown words before the photos are read
-    path = arguments.index or _index_folder(arguments.images, search.digest)
+    folder = arguments.images.resolve()
+    place = hashlib.sha256(f"{folder} {search.digest}".encode(errors="surrogateescape")).hexdigest()[:12]
+    path = arguments.index or cache_root("") / "indexes" / f"{folder.name}-{place}"
     index = PhotoIndex(path, arguments.images, search.digest)
     with exit_on_sigterm(), os_errors_as_input_errors(path, None, "--index names another place"):
         size = search.annotator.image_size
@@ -71,17 +73,12 @@ def run(arguments: argparse.Namespace) -> None:
     for query in arguments.queries or _read_queries(search):
         start = time.perf_counter()
         if unknown := unknown_words(query, search.vocabulary):
-            print(f"not known: {', '.join(unknown)}", file=sys.stderr)
+            print(f"unknown words: {', '.join(unknown)}", file=sys.stderr)
         found = search.search(query, parts, count=arguments.top, shortlist=arguments.shortlist)
         _print_hits(query, found, names, time.perf_counter() - start)
         if arguments.html:
             write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)), title=query)
             print(f"written to {arguments.html}")
-
-
-def _index_folder(folder: Path, digest: str) -> Path:
-    place = hashlib.sha256(f"{folder.resolve()} {digest}".encode(errors="surrogateescape")).hexdigest()[:12]
-    return cache_root("") / "indexes" / f"{folder.resolve().name}-{place}"
 
 
 def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:
@@ -99,7 +96,7 @@ def _read_queries(search: PhotoSearch) -> Iterator[str]:
     terminal = sys.stdin.isatty()
     while True:
         try:
-            query = input("query (empty: the end): " if terminal else "").strip()
+            query = input("query (an empty line ends): " if terminal else "").strip()
         except EOFError:
             return
         if not query and terminal:

@@ -22,7 +22,6 @@ from aia_jax.data.annotation.annotations import CUSTOM
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.label_balance import balance_summary
 from aia_jax.tasks import make_task
-from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training.checkpoint_recovery import saved_steps
 from aia_jax.training.runs import hint_trained_root
 from aia_jax.training.trainer import Trainer
@@ -60,7 +59,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     for split in ("train", config.eval.split, "test"):
         task.split(split)  # reads and checks all data before the first step
     if config.task == "annotation" and config.data.name == CUSTOM and jax.process_index() == 0:
-        print(_balance(task), flush=True)
+        targets = [task.split(split).targets for split in ("train", config.eval.split)]
+        print(balance_summary([printable(label) for label in task.labels], *targets, config.eval.split), flush=True)
     initialize = None if resumed else initializer(config, task)
     trainer = Trainer(config, task, workdir, initialize=initialize)
     if jax.process_index() == 0:
@@ -73,9 +73,3 @@ def train(config: ConfigDict, workdir: Path) -> None:
         )
     trainer.fit()
     evaluate(config, workdir, workdir / "evaluation", split="test", task=task)
-
-
-def _balance(task: AnnotationTask) -> str:
-    split = task.config.eval.split
-    targets = task.split("train").targets, task.split(split).targets
-    return balance_summary([printable(label) for label in task.labels], *targets, split)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 
 from aia_jax.cli.convert import convert_back
 from aia_jax.cli.main import main
@@ -25,6 +25,7 @@ from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.runs import run_arrays
+from tests.helpers.photos import TURNED
 from tests.helpers.untrained import annotator_config, write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -220,9 +221,8 @@ def test_unusual_names_workers_and_batches_change_no_score(annotate, photos, tmp
     names = ['"q", x.png', "line\nbreak.png", "سیب 🍎.png", os.fsdecode(b"\xff\xfe.png"), "<img src=x>.png", "=1+1.png"]
     for name in names:
         (photos / name).write_bytes((photos / "sub" / "00.png").read_bytes())
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    Image.fromarray(np.rot90(np.asarray(Image.open(photos / "sub" / "03.png")))).save(photos / "turned.png", exif=exif)
+    photo = Image.open(photos / "sub" / "03.png")
+    photo.transpose(Image.Transpose.ROTATE_90).save(photos / "turned.png", exif=TURNED)
     assert annotate("--threshold", "0", "--num_workers", "1", "--batch_size", "16") == 0
     found = written(tmp_path / "out")
     rows = {**dict.fromkeys(names, 0), "turned.png": 3, **{f"sub/{row:02}.png": row for row in range(NUM_PHOTOS)}}

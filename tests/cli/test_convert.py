@@ -1,6 +1,7 @@
 """convert_weights, config.init_from, config.init_backbone, eval --weights: from a PyTorch file to numbers and back."""
 
 import json
+import sys
 from functools import cache, partial
 from types import SimpleNamespace
 
@@ -39,16 +40,9 @@ def small_backbone():
 
 
 def small_config(**overrides):
-    fields = {
-        "epochs": 2,
-        "batch_size": 8,
-        "data.num_train": 48,
-        "data.num_test": 21,
-        "data.validation_fraction": 0.25,
-        "model.backbone": "tresnet_small",
-        "model.num_heads": 2,
-        "eval.batch_size": 16,
-    }
+    fields = {"epochs": 2, "batch_size": 8, "eval.batch_size": 16}
+    fields |= {"data.num_train": 48, "data.num_test": 21, "data.validation_fraction": 0.25}
+    fields |= {"model.backbone": "tresnet_small", "model.num_heads": 2}
     return annotator_config(**fields | overrides)
 
 
@@ -132,7 +126,7 @@ def test_training_starts_from_converted_weights(make_file, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("as_folder", [False, True])
-def test_a_backbone_is_taken_and_its_classifier_dropped_by_name(make_file, tmp_path, capsys, as_folder):
+def test_a_backbone_is_loaded_and_the_dropped_classifier_is_named(make_file, tmp_path, capsys, as_folder):
     file, model = make_file("backbone", "MIIL", name="tresnet_21k.pth")
     source = file
     if as_folder:
@@ -175,15 +169,21 @@ def test_converting_there_and_back_keeps_all_bits(make_file, tmp_path):
         np.testing.assert_array_equal(back[name], value, err_msg=name)
 
 
+def equal_metrics(shown):
+    """Returns the printed metrics after a check that both frameworks have the same."""
+    rows = {line.split()[0]: line.split()[-5:] for line in shown.splitlines() if line}
+    assert rows["JAX"] == rows["PyTorch"]  # P, R, F1 to 4 decimals, N+, mAP in per cent to 2
+    assert [float(number) for number in rows["difference"]] == pytest.approx([0] * 5, abs=5e-5)
+    return [float(number) for number in rows["PyTorch"]]
+
+
 def test_verification_passes_and_compares_metrics(make_file, capsys):
     file, _ = make_file()
     assert verify(small_config(), file, split="test")
     shown = capsys.readouterr().out
     for stage in ("stem", "stage1", "stage4", "projection", "attention", "logits", "passed"):
         assert stage in shown
-    rows = {line.split()[0]: line.split()[-5:] for line in shown.splitlines() if line}
-    assert rows["JAX"] == rows["PyTorch"]  # P, R, F1 to 4 decimals, N+, mAP in per cent to 2
-    assert [float(number) for number in rows["difference"]] == pytest.approx([0] * 5, abs=5e-5)
+    equal_metrics(shown)
 
 
 @pytest.mark.slow
@@ -192,10 +192,7 @@ def test_metrics_on_the_real_test_split_are_equal_in_both_frameworks(make_file, 
     config = small_config(**{"data.name": "corel5k", "data.image_size": 64, "eval.batch_size": 64})
     config.data.root = str(corel5k_root)
     assert verify(config, file, split="test")
-    rows = {line.split()[0]: line.split()[-5:] for line in capsys.readouterr().out.splitlines() if line}
-    assert all(float(number) > 0 for number in rows["PyTorch"])
-    assert rows["JAX"] == rows["PyTorch"]  # P, R, F1 to 4 decimals, N+, mAP in per cent to 2
-    assert [float(number) for number in rows["difference"]] == pytest.approx([0] * 5, abs=5e-5)
+    assert all(metric > 0 for metric in equal_metrics(capsys.readouterr().out))
 
 
 @pytest.mark.parametrize("system", ["classifier", "backbone", "bare body"])
@@ -309,5 +306,5 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
 def test_a_file_needs_no_torch_as_safetensors(make_file, tmp_path, monkeypatch):
     file, _ = make_file()
     write_torch_file(tmp_path / "a.safetensors", read_torch_file(file)[0])
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     convert(small_config(), tmp_path / "a.safetensors", tmp_path / "run")

@@ -26,7 +26,8 @@ from tests.helpers.sgraf_files import (
     write_test_split,
     write_vocabulary,
 )
-from tests.helpers.torch_oracles import torch
+from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch
+from tests.helpers.torch_state_files import randomized, wrapped
 
 
 @pytest.fixture
@@ -38,17 +39,16 @@ def root(tmp_path):
 
 @pytest.fixture
 def make_file(tmp_path):
-    def make(reasoning, name=None, **options):
-        model = random_sgraf(reasoning, seed=len(reasoning + str(options)) + (reasoning == "saf"))
-        path = tmp_path / (name or f"{reasoning}.pth.tar")
-        torch.save(checkpoint_of(model, reasoning, **options), path)
+    def make(reasoning):
+        model, path = random_sgraf(reasoning, seed={"sgr": 5, "saf": 6}[reasoning]), tmp_path / f"{reasoning}.pth.tar"
+        torch.save(checkpoint_of(model, reasoning), path)
         return path, model
 
     return make
 
 
 @pytest.mark.parametrize("reasoning", ["sgr", "saf"])
-def test_the_vocabulary_is_enough_to_convert_there_and_back(root, make_file, tmp_path, reasoning, capsys):
+def test_conversion_and_training_need_no_data_but_the_vocabulary(root, make_file, tmp_path, reasoning, capsys):
     file, model = make_file(reasoning)
     config = small_config(root, reasoning)
     convert(config, file, tmp_path / "run")
@@ -62,6 +62,9 @@ def test_the_vocabulary_is_enough_to_convert_there_and_back(root, make_file, tmp
     _, options = read_torch_file(tmp_path / "back.pth.tar")
     expected = vars(checkpoint_of(model, reasoning)["opt"])
     assert {name: options[name] for name in expected} == expected
+    config.init_from = str(file)
+    weights = initializer(config, make_task(config))({"params": {"sgraf": {"score": {"bias": 0}}}})
+    np.testing.assert_array_equal(weights["params"]["sgraf"]["score"]["bias"], arrays_of(model)["2.sim_eval_w.bias"])
 
 
 @pytest.mark.slow
@@ -85,14 +88,6 @@ def test_an_ensemble_of_files_scores_as_in_torch(root, make_file, tmp_path):
         assert metrics["rsum"] == pytest.approx(retrieval_metrics(expected)["rsum"])
     rows = json.loads((tmp_path / "both" / "metrics.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["sgr.pth.tar + saf.pth.tar", "saf.pth.tar", "sgr.pth.tar"]
-
-
-def test_training_can_start_from_a_file(root, make_file):
-    file, model = make_file("saf")
-    config = small_config(root, "saf", init_from=str(file))
-    task = make_task(config)
-    weights = initializer(config, task)({"params": {"sgraf": {"score": {"bias": 0}}}})
-    np.testing.assert_array_equal(weights["params"]["sgraf"]["score"]["bias"], arrays_of(model)["2.sim_eval_w.bias"])
 
 
 @pytest.mark.parametrize("reasoning", ["sgr", "saf"])
@@ -144,9 +139,6 @@ def test_another_vocabulary_is_refused(root, tmp_path):
 
 
 def test_files_of_another_system_are_refused(root, make_file, tmp_path):
-    from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator
-    from tests.helpers.torch_state_files import randomized, wrapped
-
     tresnet, _ = build_small_tresnet()
     annotator = build_torch_annotator(tresnet, 22, hidden_size=16, num_heads=2, feedforward_size=16)
     torch.save(wrapped(annotator, "timm >= 0.9", randomized(annotator)), tmp_path / "annotator.pth")
@@ -172,7 +164,7 @@ def test_files_of_another_system_are_refused(root, make_file, tmp_path):
             use()
 
 
-def test_a_retriever_with_its_backbone_has_no_form_there(make_file, tmp_path, monkeypatch):
+def test_a_retriever_with_a_backbone_has_no_pytorch_form(make_file, tmp_path, monkeypatch):
     config = demo_retrieval.get_config()
     config.data.num_train = 20
     file, _ = make_file("saf")

@@ -45,40 +45,29 @@ def import_scenes(folder, first, output, *flags):
 
 
 @pytest.fixture(scope="module")
-def small_backbone():
-    """A backbone `tresnet_block` that compiles in a moment."""
-    variant = Variant(blocks=(1,), width=8, basic_stages=1)
-    with pytest.MonkeyPatch.context() as patch:
-        entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
-        patch.setitem(backbones.BACKBONES, "tresnet_block", entry)
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, cache_dir, small_backbone):
+def folder(tmp_path_factory, cache_dir):
     """Holds the imported data `mine`, the run `source` on the scenes, and the run `run` that started from it."""
     folder = tmp_path_factory.mktemp("custom")
     import_scenes(folder / "photos", 0, folder / "mine")
     source = annotator_config(**{"eval.batch_size": 16, "model.backbone": "tresnet_block"})
-    write_run(folder / "source", source, random_weights(make_task(source), 0))
-    train(config_of(folder), folder / "run")
-    return folder
+    variant = Variant(blocks=(1,), width=8, basic_stages=1)  # compiles in a moment
+    with pytest.MonkeyPatch.context() as patch:
+        entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
+        patch.setitem(backbones.BACKBONES, "tresnet_block", entry)
+        write_run(folder / "source", source, random_weights(make_task(source), 0))
+        train(config_of(folder), folder / "run")
+        yield folder
 
 
 def config_of(folder, **overrides):
     """As `configs/custom.py:RUN` for a CPU: the head alone."""
     config = custom.get_config(str(folder / "source"))
-    fields = {
-        "epochs": 3,
-        "batch_size": 8,
-        "data.feature_dtype": "float32",  # evaluation then gives the scores of the whole network to 1e-5
-        "data.num_workers": 0,
-        "data.flips": "none",
-        "model.freeze_backbone": True,
-        "data.root": str(folder / "mine"),
-        "eval.batch_size": 16,
-    }
-    config.update_from_flattened_dict({**fields, **overrides})
+    config.update({"epochs": 3, "batch_size": 8})
+    config.data.update({"root": str(folder / "mine"), "num_workers": 0, "flips": "none"})
+    config.data.feature_dtype = "float32"  # evaluation then gives the scores of the whole network to 1e-5
+    config.model.freeze_backbone = True
+    config.eval.batch_size = 16
+    config.update_from_flattened_dict(overrides)
     return config
 
 

@@ -35,7 +35,7 @@ def join_alone(address: str, process: int) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(("process", "who"), [(0, "the other processes"), (1, "process 0 at 127.0.0.1:{port}")])
-def test_who_does_not_come_is_named(process, who):
+def test_a_process_that_does_not_answer_is_named(process, who):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

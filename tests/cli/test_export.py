@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jax import export
-from PIL import ExifTags, Image
+from PIL import Image
 
 import aia_jax
 from aia_jax.cli import export as command
@@ -21,6 +21,7 @@ from aia_jax.inference.export import load_stablehlo
 from aia_jax.tasks import make_task
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from tests.helpers import torch_oracles  # noqa: F401, timm where torchvision is not whole
+from tests.helpers.photos import TURNED
 from tests.helpers.untrained import annotator_config, random_weights, write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -78,7 +79,7 @@ def test_scores_and_attention_are_the_models(exported, live, images, file, count
     assert np.ptp(expected.scores) > 0.01
 
 
-def test_facts_tell_the_model(exported, live, limits, annotator):
+def test_the_facts_describe_the_model(exported, live, limits, annotator):
     facts = json.loads((exported / "model.json").read_text())
     assert facts["labels"] == list(live.labels)
     assert dict(zip(facts["labels"], facts["thresholds"], strict=True)) == json.loads(limits.read_text())
@@ -94,7 +95,7 @@ def test_facts_tell_the_model(exported, live, limits, annotator):
     assert (file.platforms, file.nr_devices) == (("cpu", "cuda", "tpu"), 1)
 
 
-def test_paths_of_this_machine_stay_here(exported):
+def test_exported_files_have_no_paths_of_this_machine(exported):
     for name in NAMES:
         content = (exported / name).read_bytes()
         assert b".py" not in content.replace(b".pytest_", b"")  # a function's name, in a test's worker process
@@ -107,10 +108,8 @@ def test_the_example_runs_as_written_without_this_project(exported, live, limits
     assert command.EXAMPLE in capsys.readouterr().out
     assert command.EXAMPLE in (REPOSITORY / "docs/export.md").read_text()
     shutil.copytree(exported, tmp_path / "exported")
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
     pixels = np.kron(scenes.draw(4, 1, 40).image[:, :30], np.ones((3, 3, 1), np.uint8))
-    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=TURNED)
     Image.fromarray(scenes.draw(4, 2, 50).image[..., 0]).save(tmp_path / "grey.png")
     names = ["turned.jpg", "grey.png"]
     blocked = "import sys; sys.modules.update(aia_jax=None, flax=None, torch=None)\n"
@@ -132,13 +131,6 @@ def test_a_fixed_batch_in_bfloat16_for_one_platform(run, tmp_path, capsys):
     assert " s; largest difference from the model: scores " in capsys.readouterr().out
 
 
-def test_a_file_for_other_platforms_is_not_run(run, tmp_path, capsys):
-    assert run("--platforms", "tpu,cuda", "--batch", "2", "--dtype", "bfloat16") == 0
-    assert " s, not run: this machine has none of tpu, cuda" in capsys.readouterr().out
-    report = json.loads((tmp_path / "out" / "model.json").read_text())["files"]["model.stablehlo"]
-    assert (report["platforms"], report["max_difference"]) == (["tpu", "cuda"], None)
-
-
 def test_a_file_that_does_not_give_the_models_scores_is_refused(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(TrainedAnnotator, "predict", lambda self, images, explain: {"scores": np.zeros((8, 22))})
     for number in (0.3, float("nan")):
@@ -150,16 +142,20 @@ def test_a_file_that_does_not_give_the_models_scores_is_refused(run, tmp_path, m
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_exported_model_is_replaced_with_force(run, tmp_path, capsys):
+def test_a_file_for_other_platforms_is_not_run_and_replaces_another_with_force(run, tmp_path, capsys):
     output = tmp_path / "out"
     output.mkdir()
     for name in NAMES:
         (output / name).write_bytes(b"old")
     assert run("--platforms", "tpu") == 2
     assert f"{output}/model.stablehlo is there already; --force replaces it" in capsys.readouterr().err
-    assert run("--platforms", "tpu", "--force") == 0
+    assert run("--platforms", "tpu,cuda", "--batch", "2", "--dtype", "bfloat16", "--force") == 0
+    assert " s, not run: this machine has none of tpu, cuda" in capsys.readouterr().out
     assert sorted(path.name for path in output.iterdir()) == ["model.json", "model.stablehlo"]
-    assert json.loads((output / "model.json").read_text())["labels"] == list(scenes.LABELS)
+    facts = json.loads((output / "model.json").read_text())
+    assert facts["labels"] == list(scenes.LABELS)
+    report = facts["files"]["model.stablehlo"]
+    assert (report["platforms"], report["max_difference"]) == (["tpu", "cuda"], None)
 
 
 def test_a_file_of_weights_is_exported_as_the_run_is(run, annotator, config, tmp_path, exported):

@@ -39,26 +39,13 @@ def root(tmp_path_factory):
 
 def small_config(root, reasoning="saf", **overrides):
     config = sgraf.get_config(f"f30k,{reasoning}")
-    config.update_from_flattened_dict(
-        {
-            "epochs": 2,
-            "batch_size": 16,
-            "log_every": 1,
-            "data.root": str(root),
-            "data.lengths": (8, 12),
-            "model.num_regions": 3,
-            "model.num_features": 6,
-            "model.embed_size": 16,
-            "model.word_size": 8,
-            "model.similarity_size": 8,
-            "model.block": 64,
-            "optimizer.decay_epochs": 1,
-            "optimizer.max_learning_rate": 1e-2,
-            "eval.batch_size": 16,
-            "eval.block": 32,
-            **overrides,
-        }
-    )
+    config.update({"epochs": 2, "batch_size": 16, "log_every": 1})
+    config.data.update({"root": str(root), "lengths": (8, 12)})
+    config.model.update({"num_regions": 3, "num_features": 6, "block": 64})
+    config.model.update({"embed_size": 16, "word_size": 8, "similarity_size": 8})
+    config.optimizer.update({"decay_epochs": 1, "max_learning_rate": 1e-2})
+    config.eval.update({"batch_size": 16, "block": 32})
+    config.update_from_flattened_dict(overrides)
     return config
 
 
@@ -162,21 +149,11 @@ def test_another_vocabulary_is_refused(root, workdir, tmp_path):
 
 def test_captions_and_a_backbone_train_together_on_scenes(tmp_path, cache_dir):
     config = demo_retrieval.get_config()
-    config.update_from_flattened_dict(
-        {
-            "epochs": 1,
-            "batch_size": 8,
-            "data.image_size": 32,
-            "data.num_train": 20,
-            "data.num_test": 6,
-            "data.validation_fraction": 0.2,
-            "model.num_regions": 4,
-            "model.embed_size": 8,
-            "model.similarity_size": 8,
-            "optimizer.decay_epochs": 1,
-            "eval.batch_size": 8,
-        }
-    )
+    config.update({"epochs": 1, "batch_size": 8})
+    config.data.update({"image_size": 32, "num_train": 20, "num_test": 6, "validation_fraction": 0.2})
+    config.model.update({"num_regions": 4, "embed_size": 8, "similarity_size": 8})
+    config.optimizer.decay_epochs = 1
+    config.eval.batch_size = 8
     train(config, tmp_path)
     metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert (metrics["num_images"], metrics["num_captions"]) == (6, 30)

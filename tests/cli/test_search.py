@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from PIL import ExifTags, Image
+from PIL import Image
 
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
@@ -18,6 +18,7 @@ from aia_jax.tasks import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from configs import demo_search
+from tests.helpers.photos import TURNED
 from tests.helpers.toy_task import losses
 from tests.helpers.untrained import annotator_config, write_run
 
@@ -29,22 +30,12 @@ def annotator(tmp_path_factory):
 
 def small_config(annotator, **overrides):
     config = demo_search.get_config()
-    config.update_from_flattened_dict(
-        {
-            "epochs": 1,
-            "batch_size": 64,
-            "log_every": 1,
-            "data.annotator": str(annotator),
-            "data.num_train": 40,
-            "data.num_test": 16,
-            "data.query_words": 2,
-            "model.embed_size": 16,
-            "model.word_size": 8,
-            "optimizer.max_learning_rate": 1e-2,
-            "eval.batch_size": 16,
-            **overrides,
-        }
-    )
+    config.update({"epochs": 1, "batch_size": 64, "log_every": 1})
+    config.data.update({"annotator": str(annotator), "num_train": 40, "num_test": 16, "query_words": 2})
+    config.model.update({"embed_size": 16, "word_size": 8})
+    config.optimizer.max_learning_rate = 1e-2
+    config.eval.batch_size = 16
+    config.update_from_flattened_dict(overrides)
     return config
 
 
@@ -181,11 +172,9 @@ def listed(text):
 
 def test_ranked_photos_are_printed_and_the_index_is_kept(search, photos, tmp_path, capsys):
     (photos / "torn.jpg").write_bytes(b"\xff\xd8")
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
     upright = Image.fromarray(scenes.draw(3, 50, 48).image)
     upright.save(photos / "upright.png")
-    upright.transpose(Image.Transpose.ROTATE_90).save(photos / "turned.png", exif=exif)
+    upright.transpose(Image.Transpose.ROTATE_90).save(photos / "turned.png", exif=TURNED)
     assert search("red circle", "--top", "20", "--html", str(tmp_path / "found.html")) == 0
     first = capsys.readouterr()
     assert "14 photos indexed: 14 new, 0 changed, 0 gone" in first.out

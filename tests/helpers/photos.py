@@ -1,13 +1,15 @@
-"""Small data sets in the layout of the reference implementation."""
+"""Photos, and small data sets in the layout of the reference implementation."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
+from PIL import ExifTags, Image
 
 LABELS = ["sky", "water", "tree"]
+TURNED = Image.Exif()  # the `exif` of a photo that must be turned clockwise
+TURNED[ExifTags.Base.Orientation] = 6
 
 
 def make_photo(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
