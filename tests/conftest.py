@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices for every test, and caches of prepared data and compiled programs, one a session."""
+"""Gives all tests of a session eight virtual CPU devices, a cache of prepared data, and one of compiled programs."""
 
 import gc
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most programs here run a few times: to optimise their machine code takes longer than it saves.
+# Most programs run only a few times here, so optimising their machine code takes longer than it saves.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import tempfile
@@ -19,15 +19,15 @@ SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 
 @pytest.fixture(scope="session")
 def corel5k_root() -> Path:
-    """The folder that holds the real Corel-5k, where there is one."""
+    """Returns the folder that contains the real Corel-5k. Skips the test if there is none."""
     if not (SHARED_DATASETS / "Corel-5k" / "images").is_dir():
         pytest.skip("the real Corel-5k is not on this machine")
     return SHARED_DATASETS
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets tests, their subprocesses and the workers of pytest-xdist share what XLA has compiled."""
-    gc.set_threshold(50_000, 20, 20)  # looking for cycles among the many objects of JAX takes long
+    """Lets tests, their subprocesses and the workers of pytest-xdist share compiled programs."""
+    gc.set_threshold(50_000, 20, 20)  # JAX has many objects, so a search for cycles takes long
     if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.TemporaryDirectory(prefix="aia_jax_programs_")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared copies of all tests."""
+    """Returns the cache of prepared data for all tests."""
     path = tmp_path_factory.mktemp("cache")
     os.environ["AIA_JAX_CACHE"] = str(path)
     return path
@@ -46,7 +46,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compiles as a user's process does, for tests that compare with PyTorch or count bytes."""
-    import jax  # once the environment says where programs are kept
+    import jax  # after `pytest_configure` has set the folder of compiled programs
 
     name = "jax_disable_most_optimizations"
     before = jax.config.values[name]

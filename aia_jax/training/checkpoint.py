@@ -58,7 +58,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         """Starts writing `info` and the trees `weights` and `progress`; returns before they are on disk.
 
         Raises:
-            InputError: the disk is full or cannot be written. For the last save, `wait` and the exit raise this error.
+            InputError: the disk is full or cannot be written. `wait` and the exit raise the error of the last save.
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         with self._disk_errors_as_input_errors():

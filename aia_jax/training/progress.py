@@ -48,13 +48,13 @@ class Progress(contextlib.AbstractContextManager):
         self._waited += time.perf_counter() - start
 
     def dispatched(self, step: int, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
-        """Adds a dispatched step on the rows `index`. Reads an earlier step, and raises as `NonFiniteSteps.handle`."""
+        """Adds a dispatched step on the rows `index`. Reads an earlier step. Raises the errors of `NonFiniteSteps.handle`."""
         self._in_flight.append((step, metrics, index))
         if len(self._in_flight) > _IN_FLIGHT:
             self._read_oldest()
 
     def drain(self) -> None:
-        """Waits for all dispatched steps and reads their metrics. Raises as `NonFiniteSteps.handle`."""
+        """Waits for all dispatched steps and reads their metrics. Raises the errors of `NonFiniteSteps.handle`."""
         while self._in_flight:
             self._read_oldest()
 

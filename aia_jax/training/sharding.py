@@ -108,5 +108,5 @@ def put_array(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def gather(arrays: Any, mesh: Mesh) -> Any:
-    """Copies the complete arrays of a tree to each device (FSDP all-gather), also under jit. All processes call it."""
+    """Copies the complete arrays to every device, also under jit (FSDP all-gather). Every process must call this."""
     return arrays if mesh.shape["fsdp"] == 1 else jax.lax.with_sharding_constraint(arrays, replicated(mesh))

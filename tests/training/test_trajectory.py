@@ -1,8 +1,8 @@
 """Compares twenty training steps with PyTorch: timm's backbone, a PyTorch head, Adam, OneCycleLR and an EMA copy.
 
-In float64 both agree to the last digits. In float32 some value before a ReLU sooner or later rounds to different sides
-of zero; its gradient jumps, and Adam amplifies the difference. PyTorch differs from itself in the same way if the last
-digits of its initial weights change. So only the first steps are compared in float32.
+In float64, both agree to the last digits. In float32, a value before a ReLU rounds to different sides of zero at some
+step. Its gradient jumps, and Adam amplifies the difference. Two runs of PyTorch differ in the same way if the last
+digits of their initial weights differ. So the test in float32 compares only the first steps.
 """
 
 import copy
@@ -76,7 +76,7 @@ def our_run(model, images, targets):
 
 
 def both_runs(steps, dtype):
-    """Returns our rows and final weights, then PyTorch's rows, model and EMA copy."""
+    """Returns our rows and final weights, and the rows, the model and the EMA copy of PyTorch."""
     torch.manual_seed(0)
     tresnet, variant = build_small_tresnet()
     theirs = build_torch_annotator(tresnet, LABELS, **HEAD).train()
@@ -98,7 +98,7 @@ def both_runs(steps, dtype):
 @pytest.fixture(scope="module")
 def runs():
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jnp, "float32", jnp.float64)  # the dtype that modules compute at least in
+        patch.setattr(jnp, "float32", jnp.float64)  # modules compute in at least this dtype
         return both_runs(STEPS, "float64")
 
 
