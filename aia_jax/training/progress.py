@@ -48,7 +48,7 @@ class Progress(contextlib.AbstractContextManager):
         self._waited += time.perf_counter() - start
 
     def dispatched(self, step: int, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
-        """Adds a dispatched step on the rows `index`. Reads an earlier step. Raises the errors of `NonFiniteSteps.handle`."""
+        """Adds a dispatched step on the rows `index`, and reads an earlier step. Raises the errors of `drain`."""
         self._in_flight.append((step, metrics, index))
         if len(self._in_flight) > _IN_FLIGHT:
             self._read_oldest()

@@ -106,10 +106,8 @@ def test_a_run_is_evaluated_on_the_cached_features(workdir, tmp_path, config, mo
     assert len(json.loads((tmp_path / "thresholds.json").read_text())) == 22
 
 
-def test_device_placement_gives_the_same(workdir, tmp_path, config):
-    placed = config.copy_and_resolve_references()
-    placed.data.placement = "device"
-    train(placed, tmp_path)
+def test_device_placement_gives_the_same(workdir, tmp_path, converted):
+    train(frozen_config(**{"init_backbone": str(converted), "data.placement": "device"}), tmp_path)
     scores = [np.load(path / "evaluation" / "scores.npz")["scores"] for path in (workdir, tmp_path)]
     np.testing.assert_array_equal(*scores)
 

@@ -18,7 +18,7 @@ from aia_jax.training.state import TrainState
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import Interrupted
 from tests.helpers.hosts_worker import RUNS, wide_config
-from tests.helpers.toy_task import StopAt, ToyTask, last_checkpoint, losses
+from tests.helpers.toy_task import StopAt, last_checkpoint, losses, run
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 150
@@ -34,10 +34,8 @@ def last_logits(workdir: Path, trainer: Trainer) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory) -> tuple[Path, Trainer]:
-    workdir, config = tmp_path_factory.mktemp("one"), wide_config()
-    trainer = Trainer(config, ToyTask(config), workdir, devices=jax.devices()[:1])
-    trainer.fit()
-    return workdir, trainer
+    workdir = tmp_path_factory.mktemp("one")
+    return workdir, run(wide_config(), workdir, num_devices=1)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +43,7 @@ def two_processes(tmp_path_factory) -> Path:
     """Returns the folder with the runs of two processes."""
     folder, config = tmp_path_factory.mktemp("two"), wide_config()
     with pytest.raises(Interrupted):
-        Trainer(config, StopAt(config, 4, signal.SIGTERM), folder / "from_one", devices=jax.devices()[:1]).fit()
+        run(config, folder / "from_one", StopAt(config, 4, signal.SIGTERM), num_devices=1)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -67,8 +65,7 @@ def read_facts(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_one_process_of_eight_devices_has_the_losses_of_one_device(one_device, tmp_path, fsdp):
-    config = wide_config(**{"mesh.fsdp": fsdp})
-    Trainer(config, ToyTask(config), tmp_path).fit()
+    run(wide_config(**{"mesh.fsdp": fsdp}), tmp_path, num_devices=8)
     assert losses(tmp_path) == pytest.approx(losses(one_device[0]), rel=1e-5)
 
 
