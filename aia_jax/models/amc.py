@@ -19,12 +19,11 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from aia_jax.models.backbones import dtypes
+from aia_jax.models.backbones import dtypes, look_up
 from aia_jax.models.layers.common import EPSILON, l2norm, relu, xavier_linear
 from aia_jax.models.layers.pairwise_blocks import join_rows, num_blocks, replicate, split_rows
-from aia_jax.utils.errors import InputError
 
-MODALITIES = ("both", "visual", "keywords")
+MODALITIES = {"both": None, "visual": (1, 0), "keywords": (0, 1)}  # fixed weights of the map and the keywords
 _FIELDS = (  # of `config.model`, arguments of `AMC`
     *("word_size", "embed_size", "kernel_size", "modalities"),
     *("visual_attention", "keyword_attention", "modality_attention"),
@@ -69,8 +68,7 @@ class AMC(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if modalities not in MODALITIES:
-            raise InputError(f"config.model.modalities: unknown {modalities!r}; known: {', '.join(MODALITIES)}")
+        look_up("modalities", modalities, MODALITIES)  # checks the name
         self.dtype, self.kernel_size, self.modalities = dtype, kernel_size, modalities
         self.wide = jnp.promote_types(dtype, jnp.float32)  # for sums, softmaxes and cosines
         self.visual_attention, self.keyword_attention = visual_attention, keyword_attention
@@ -206,8 +204,8 @@ class AMC(nnx.Module):
     def weigh(self, visual_cosine: Array, keyword_cosine: Array, counts: Array) -> Array:
         """MTN: returns the modalities' weights `[I, Q, 2]` from their cosines `[I, Q]`; weight 0 without keywords."""
         if self.modalities != "both":
-            chosen = jnp.eye(2, dtype=self.wide)[MODALITIES.index(self.modalities) - 1]
-            return jnp.broadcast_to(chosen, (*visual_cosine.shape, 2))
+            fixed = jnp.array(MODALITIES[self.modalities], self.wide)
+            return jnp.broadcast_to(fixed, (*visual_cosine.shape, 2))
         even = jnp.full_like(visual_cosine, 0.5)
         visual = jax.nn.sigmoid(visual_cosine - keyword_cosine) if self.modality_attention else even
         visual = jnp.where(counts[:, None] > 0, visual, 1)

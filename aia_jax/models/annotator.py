@@ -9,12 +9,10 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from aia_jax.models.attention_pooling import HEAD_FIELDS, AttentionPooling
-from aia_jax.models.backbones import build_backbone, dtypes, known_name
+from aia_jax.models.backbones import build_backbone, dtypes, look_up
 from aia_jax.models.efficientnet_lite import EfficientNetLite
 from aia_jax.models.layers.common import Frozen, dropout, dropout_key, uniform
 from aia_jax.models.tresnet import TResNet
-
-HEADS = ("attention", "gap")
 
 
 class ClassifierHead(nnx.Module):
@@ -41,6 +39,10 @@ class ClassifierHead(nnx.Module):
         return self.linear(pooled), {}
 
 
+# The class of each head, and the fields of `config.model` that are its arguments.
+HEADS = {"attention": (AttentionPooling, HEAD_FIELDS), "gap": (ClassifierHead, ("dropout",))}
+
+
 class Annotator(nnx.Module):
     """A backbone, and a head on the backbone's features. A frozen backbone is saved with the model but not trained."""
 
@@ -55,7 +57,10 @@ class Annotator(nnx.Module):
         self.head = head
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
-            _freeze(backbone)
+            for _, part in nnx.iter_modules(backbone):
+                for name, value in vars(part).items():
+                    if isinstance(value, nnx.Variable):
+                        setattr(part, name, Frozen(value[...]))
 
     def __call__(self, images: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
         """Scores every label of every image.
@@ -88,24 +93,8 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
     Raises:
         InputError: an unknown name.
     """
-    head = known_name(config, "head", HEADS)
-    options = dtypes(config) | {"rngs": rngs}
+    head_class, fields = look_up("head", config.head, HEADS)
     backbone = build_backbone(config, rngs=rngs)
-    if head == "gap":
-        classifier = ClassifierHead(num_labels, backbone.num_features, dropout=config.dropout, **options)
-        return Annotator(backbone, classifier, freeze_backbone=config.freeze_backbone)
-    pooling = AttentionPooling(
-        num_labels,
-        backbone.num_features,
-        **{name: config[name] for name in HEAD_FIELDS},
-        **options,
-    )
-    return Annotator(backbone, pooling, freeze_backbone=config.freeze_backbone)
-
-
-def _freeze(module: nnx.Module) -> None:
-    """Turns every weight and statistic of `module` into a constant."""
-    for _, part in nnx.iter_modules(module):
-        for name, value in vars(part).items():
-            if isinstance(value, nnx.Variable):
-                setattr(part, name, Frozen(value[...]))
+    options = {name: config[name] for name in fields} | dtypes(config)
+    head = head_class(num_labels, backbone.num_features, **options, rngs=rngs)
+    return Annotator(backbone, head, freeze_backbone=config.freeze_backbone)

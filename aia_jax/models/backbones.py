@@ -1,8 +1,8 @@
 """Lists the backbones by name, and builds them from the `model` part of a config."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -66,21 +66,19 @@ def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | Efficient
 
 def backbone_named(name: str) -> Backbone:
     """Returns an entry of `BACKBONES`. Raises InputError if the name is unknown."""
-    if name not in BACKBONES:
-        raise InputError(f"config.model.backbone: unknown {name!r}; known: {', '.join(BACKBONES)}")
-    return BACKBONES[name]
+    return look_up("backbone", name, BACKBONES)
 
 
 def dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
     """Returns `dtype` and `param_dtype` of the `model` part of a config. Raises InputError if a name is unknown."""
-    return {name: DTYPES[known_name(config, name, DTYPES)] for name in ("dtype", "param_dtype")}
+    return {field: look_up(field, config[field], DTYPES) for field in ("dtype", "param_dtype")}
 
 
-def known_name(config: ConfigDict, field: str, names: Collection[str]) -> str:
-    """Returns the value of a field of `model`. Raises InputError if the value is not in `names`."""
-    if config[field] not in names:
-        raise InputError(f"config.model.{field}: unknown {config[field]!r}; known: {', '.join(names)}")
-    return config[field]
+def look_up(field: str, name: str, table: Mapping[str, Any]) -> Any:
+    """Returns the entry of `table` that a field of `config.model` names. Raises InputError if the name is unknown."""
+    if name not in table:
+        raise InputError(f"config.model.{field}: unknown {name!r}; known: {', '.join(table)}")
+    return table[name]
 
 
 def fold_norms(model: nnx.Module) -> None:

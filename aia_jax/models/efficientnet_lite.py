@@ -238,8 +238,8 @@ class EfficientNetLite(nnx.Module):
     num_features = HEAD_FEATURES
     stride = 32
 
-    def __init__(self, variant: str | Variant, *, native_padding: bool = True, remat: bool = False, **options):
-        """Builds a variant, given by its name in `VARIANTS` or as a `Variant`.
+    def __init__(self, variant: str, *, native_padding: bool = True, remat: bool = False, **options):
+        """Builds a variant of `VARIANTS`.
 
         Args:
             native_padding: pad images of any size like images of the variant's resolution, as
@@ -250,18 +250,17 @@ class EfficientNetLite(nnx.Module):
         Raises:
             InputError: no such variant.
         """
-        if isinstance(variant, str):
-            if variant not in VARIANTS:
-                raise InputError(f"unknown EfficientNet-Lite variant {variant!r}; known: {', '.join(VARIANTS)}")
-            variant = VARIANTS[variant]
+        if variant not in VARIANTS:
+            raise InputError(f"unknown EfficientNet-Lite variant {variant!r}; known: {', '.join(VARIANTS)}")
         self.remat = remat
-        nominal = variant.resolution if native_padding else None
+        scaling = VARIANTS[variant]
+        nominal = scaling.resolution if native_padding else None
         self.stem = SameConvNorm(3, STEM_FEATURES, 3, stride=2, nominal=nominal, **options)
         self.stages = nnx.List([])
         features, nominal = STEM_FEATURES, _divided(nominal, 2)
         for index, stage in enumerate(STAGES):
-            depth = variant.depth if 0 < index < len(STAGES) - 1 else 1
-            out_features = _round_features(stage.features * variant.width)
+            depth = scaling.depth if 0 < index < len(STAGES) - 1 else 1
+            out_features = _round_features(stage.features * scaling.width)
             blocks = nnx.List([])
             for stride in (stage.stride, *[1] * (math.ceil(stage.blocks * depth) - 1)):
                 shape = {"kernel_size": stage.kernel_size, "stride": stride, "expand_ratio": stage.expand_ratio}

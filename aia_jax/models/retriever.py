@@ -29,19 +29,15 @@ class Retriever(nnx.Module):
         with jax.named_scope("image"):
             return self.sgraf.encode_images(images, train=train, key=key)
 
-    def encode_captions(
-        self, tokens: Array, lengths: Array, *, train: bool, key: Array | None = None
-    ) -> tuple[Array, Array]:
+    @jax.named_scope("text")
+    def encode_captions(self, tokens: Array, lengths: Array, **options) -> tuple[Array, Array]:
         """Calls `SGRAF.encode_captions`."""
-        with jax.named_scope("text"):
-            return self.sgraf.encode_captions(tokens, lengths, train=train, key=key)
+        return self.sgraf.encode_captions(tokens, lengths, **options)
 
-    def similarity(
-        self, images: tuple[Array, Array], captions: tuple[Array, Array], lengths: Array, **options
-    ) -> Array:
+    @jax.named_scope("similarity")
+    def similarity(self, images: tuple, captions: tuple, lengths: Array, **options) -> Array:
         """Calls `SGRAF.similarity`."""
-        with jax.named_scope("similarity"):
-            return self.sgraf.similarity(images, captions, lengths, **options)
+        return self.sgraf.similarity(images, captions, lengths, **options)
 
 
 def build_retriever(config: ConfigDict, num_words: int, *, rngs: nnx.Rngs) -> Retriever:

@@ -16,11 +16,11 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from aia_jax.models.backbones import look_up
 from aia_jax.models.layers.batch_norm import BatchNorm
 from aia_jax.models.layers.common import EPSILON, dropout, dropout_key, l2norm, split_key, uniform, xavier_linear
 from aia_jax.models.layers.gru import BidirectionalGRU
 from aia_jax.models.layers.pairwise_blocks import join_rows, num_blocks, replicate, split_rows
-from aia_jax.utils.errors import InputError
 
 # The fields of `config.model` that are arguments of `SGRAF`.
 SGRAF_FIELDS = ("num_regions", "embed_size", "word_size", "similarity_size", "reasoning")
@@ -98,12 +98,15 @@ class GraphReasoning(nnx.Module):
         self.key = nnx.List(linear() for _ in range(_GRAPH_STEPS))
         self.value = nnx.List(linear() for _ in range(_GRAPH_STEPS))
 
-    def __call__(self, alignments: Array, mask: Array) -> Array:
-        """Returns the last state `[i, c, S]` of the global alignment, which is the first in `[i, c, L + 1, S]`.
+    def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
+        """Computes the last state of the global alignment, which is the first of `alignments` `[i, c, L + 1, S]`.
 
         `mask` `[c, L + 1]` selects alignments. Query and key are one product: (x Wq + bq)(y Wk + bk)^T equals
         (x Wq + bq) Wk^T y^T plus a term that is equal for all y, which softmax ignores. The last step computes only
         the global alignment.
+
+        Returns:
+            `[i, c, S]`, and zeros `[c, 2]` instead of the statistics of `AttentionFiltration`.
         """
         nodes = alignments
         for step, (query, key, value) in enumerate(zip(self.query, self.key, self.value, strict=True)):
@@ -114,7 +117,7 @@ class GraphReasoning(nnx.Module):
             edges = jnp.einsum("icxs,icys->icxy", queries, nodes, preferred_element_type=jnp.float32)
             edges = jax.nn.softmax(jnp.where(mask[:, None], edges, -jnp.inf)).astype(self.dtype)
             nodes = jax.nn.relu(value(jnp.einsum("icxy,icys->icxs", edges, nodes)))
-        return nodes[:, :, 0]
+        return nodes[:, :, 0], jnp.zeros((alignments.shape[1], 2), jnp.float32)
 
 
 class AttentionFiltration(nnx.Module):
@@ -193,8 +196,7 @@ class SGRAF(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if reasoning not in REASONINGS:
-            raise InputError(f"config.model.reasoning: unknown {reasoning!r}; known: {', '.join(REASONINGS)}")
+        reasoning_class = look_up("reasoning", reasoning, REASONINGS)
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.dtype = dtype
         self.image = xavier_linear(num_features, embed_size, **options)
@@ -203,7 +205,7 @@ class SGRAF(nnx.Module):
         self.text_attention = GlobalAttention(embed_size, None, **options)
         self.local = xavier_linear(embed_size, similarity_size, **options)
         self.whole = xavier_linear(embed_size, similarity_size, **options)
-        self.reasoning = REASONINGS[reasoning](similarity_size, **options)
+        self.reasoning = reasoning_class(similarity_size, **options)
         self.score = xavier_linear(similarity_size, 1, **options)
 
     def encode_images(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, Array]:
@@ -259,10 +261,7 @@ class SGRAF(nnx.Module):
             words, mask = words[:, :width], word_mask(words[:, :width], lengths)
             alignments = self._alignments(regions, products, image_wholes, words, wholes, mask)
             mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-            if isinstance(self.reasoning, AttentionFiltration):
-                pooled, statistics = self.reasoning(alignments, mask, train)
-            else:
-                pooled, statistics = self.reasoning(alignments, mask), jnp.zeros((len(words), 2), jnp.float32)
+            pooled, statistics = self.reasoning(alignments, mask, train)
             return jax.nn.sigmoid(self.score(pooled)[..., 0].astype(jnp.float32)).T, statistics
 
         def score(block: tuple[Array, ...]) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from aia_jax.models.layers.common import average_pool, kaiming_normal, relu, run_blocks, space_to_depth, torch_linear
+from aia_jax.models.layers.common import average_pool, relu, run_blocks, space_to_depth
 from aia_jax.models.layers.conv_norm import ConvNorm
 from aia_jax.models.layers.squeeze_excite import SqueezeExcite
 from aia_jax.utils.errors import InputError
@@ -66,7 +66,7 @@ class BasicBlock(nnx.Module):
         self.slope = slope
         self.conv1 = ConvNorm(in_features, planes, 3, **options)
         self.conv2 = ConvNorm(planes, planes, 3, scale_init=initializers.zeros, **options)
-        self.se = _squeeze_excite(planes, max(planes // 4, 64), options) if use_se else None
+        self.se = SqueezeExcite(planes, max(planes // 4, 64), **options) if use_se else None
         self.downsample = _downsample(in_features, planes, stride, input_statistics, options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -102,7 +102,7 @@ class Bottleneck(nnx.Module):
         self.conv2 = ConvNorm(planes, planes, 3, **options)
         widen = {"scale_init": initializers.zeros, "input_statistics": input_statistics}
         self.conv3 = ConvNorm(planes, out_features, 1, **widen, **options)
-        self.se = _squeeze_excite(planes, max(out_features // 8, 64), options) if use_se else None
+        self.se = SqueezeExcite(planes, max(out_features // 8, 64), **options) if use_se else None
         self.downsample = _downsample(in_features, out_features, stride, input_statistics, options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -111,12 +111,6 @@ class Bottleneck(nnx.Module):
         y = self.conv2(y, train=train, slope=self.slope, blur=self.stride == 2, se=self.se)
         y = self.conv3(y, train=train)
         return relu(y + _shortcut(self, x, train))
-
-
-def _squeeze_excite(num_features: int, num_reduced: int, options: dict) -> SqueezeExcite:
-    options = {**options, "dtype": jnp.float32, "kernel_init": kaiming_normal}
-    fc1 = torch_linear(num_features, num_reduced, **options)
-    return SqueezeExcite(fc1, torch_linear(num_reduced, num_features, **options))
 
 
 def _downsample(
@@ -198,7 +192,11 @@ class TResNet(nnx.Module):
         Raises:
             InputError: H or W is no multiple of 4, or too small for the number of stages.
         """
-        self._check_size(images.shape)
+        # Blur pooling reflects at the border, so the last stage with stride 2 needs at least two positions.
+        smallest = 4 if len(self.stages) == 1 else self.stride // 2 + 4
+        for name, side in zip(("height", "width"), images.shape[1:3], strict=True):
+            if side % 4 or side < smallest:
+                raise InputError(f"image {name} {side}: TResNet takes multiples of 4 from {smallest} on")
         x, out = images, {}
         for name, part in self.parts(train=train):
             with jax.named_scope(name):
@@ -215,10 +213,3 @@ class TResNet(nnx.Module):
         yield "stem", stem
         for number, stage in enumerate(self.stages, start=1):
             yield f"stage{number}", partial(run_blocks, stage, train, self.remat)
-
-    def _check_size(self, shape: tuple[int, ...]) -> None:
-        # Blur pooling reflects at the border, so the last stage with stride 2 needs at least two positions.
-        smallest = 4 if len(self.stages) == 1 else self.stride // 2 + 4
-        for name, side in zip(("height", "width"), shape[1:3], strict=True):
-            if side % 4 or side < smallest:
-                raise InputError(f"image {name} {side}: TResNet takes multiples of 4 from {smallest} on")

@@ -50,12 +50,6 @@ def _convolve_and_add_backward(residuals, dy):
 _convolve_and_add.defvjp(_convolve_and_add_forward, _convolve_and_add_backward)
 
 
-def linear_moments_plain(x: Array, kernel: Array) -> tuple[Array, Array]:
-    """Computes the result of `linear_moments` from the output of the product."""
-    y = x @ kernel.T
-    return y.mean(axis=0), y.var(axis=0)
-
-
 def linear_moments(x: Array, kernel: Array) -> tuple[Array, Array]:
     """Computes mean and biased variance `[M]` of `x @ kernel.T` over the rows of `x` `[N, K]`; `kernel` is `[M, K]`."""
     mean, mean_square = _moments_of_products(x, kernel)

@@ -1,11 +1,11 @@
 """Fuses batch norm, leaky ReLU, and blur pooling or squeeze-and-excitation for training.
 
 `norm_act_plain` is the formula. `norm_act` has the same result and its own backward pass: it stores only the input and
-recomputes the other arrays. `docs/performance.md` lists the savings.
+recomputes the other arrays. Optimization barriers make XLA recompute values without storing them.
+`docs/performance.md` lists the savings.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def _forward(x, weight, bias, se_weights, slope, epsilon, blur):
         means = (weight * normalised_sum + bias * slopes_sum) / (x.shape[1] * x.shape[2])
         gate = squeeze_excite_gate(means, se_weights)
         excitation = se_weights, normalised_sum, slopes_sum, means, gate
-    again, excitation = recompute(x, excitation)
+    again, excitation = jax.lax.optimization_barrier((x, excitation))
     y = jax.nn.leaky_relu(again.astype(jnp.float32) * scale + offset, slope)
     if blur:
         y = blur_pool(y)
@@ -91,7 +91,7 @@ def _backward(slope, epsilon, blur, residuals, cotangents):
             dy = jax.linear_transpose(blur_pool, jax.ShapeDtypeStruct(x.shape, jnp.float32))(dy)[0]
         return (x.astype(jnp.float32) - mean) * inverse, _slopes(x, scale, offset, slope), dy
 
-    x, dy = recompute(x, cotangents[0])
+    x, dy = jax.lax.optimization_barrier((x, cotangents[0]))
     normalised, slopes, dy_wide = terms(x, dy)
     dz = slopes * dy_wide  # still without the gate
     if excitation is None:
@@ -104,7 +104,7 @@ def _backward(slope, epsilon, blur, residuals, cotangents):
         dmeans = dmeans / (x.shape[1] * x.shape[2])
         dweight = (gate * dz_normalised_sum + dmeans * normalised_sum).sum(axis=0)
         dbias = (gate * dz_sum + dmeans * slopes_sum).sum(axis=0)
-    x, dy, dweight, dbias = recompute(x, dy, dweight, dbias)  # the second pass
+    x, dy, dweight, dbias = jax.lax.optimization_barrier((x, dy, dweight, dbias))  # the second pass
     normalised, slopes, dy_wide = terms(x, dy)
     if excitation is not None:
         dy_wide = dy_wide * gate[:, None, None] + dmeans[:, None, None]
@@ -125,11 +125,6 @@ def moments(x: Array) -> tuple[Array, Array]:
         return mean, jnp.square(wide - mean).mean(axis=_BATCH)
     # One pass over x is enough: the cancellation error is smaller than the rounding of x itself.
     return mean, jnp.maximum(jnp.square(wide).mean(axis=_BATCH) - jnp.square(mean), 0)
-
-
-def recompute(*arrays: Any) -> tuple[Any, ...]:
-    """Returns the arrays behind a barrier, so that XLA recomputes values that depend on them without storing them."""
-    return jax.lax.optimization_barrier(arrays)
 
 
 def image_sums(*arrays: Array) -> list[Array]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from aia_jax.models.layers.common import relu
+from aia_jax.models.layers.common import kaiming_normal, relu, torch_linear
 
 # Kernel `[C, R]` and bias `[R]` of the first layer, kernel `[R, C]` and bias `[C]` of the second; float32.
 SEWeights = tuple[Array, Array, Array, Array]
@@ -30,9 +30,10 @@ class SqueezeExcite(nnx.Module):
         fc1, fc2: linear layers, kernels `[C, R]` and `[R, C]`.
     """
 
-    def __init__(self, fc1: nnx.Linear, fc2: nnx.Linear):
-        self.fc1 = fc1
-        self.fc2 = fc2
+    def __init__(self, num_features: int, num_reduced: int, **options):
+        options |= {"dtype": jnp.float32, "kernel_init": kaiming_normal}
+        self.fc1 = torch_linear(num_features, num_reduced, **options)
+        self.fc2 = torch_linear(num_reduced, num_features, **options)
 
     def weights(self) -> SEWeights:
         """Returns the weights of both layers in float32."""
