@@ -33,17 +33,6 @@ def test_ranks_of_a_symmetric_matrix_are_plain_ranks():
     np.testing.assert_allclose(soft_ranks(matrix), [[1, 2, 3], [2, 1, 3], [3, 2, 1]], atol=1e-6)
 
 
-def test_ranks_follow_the_formula():
-    rng = np.random.default_rng(0)
-    matrix = rng.uniform(0, 0.02, (7, 7))
-    expected = np.empty_like(matrix)
-    for b in range(7):
-        for c in range(7):
-            arguments = np.array([(matrix[a, b] - matrix[b, c]) / 0.001 for a in range(7) if a != c])
-            expected[b, c] = 1 + (1 / (1 + np.exp(-np.clip(arguments, -50, 50)))).sum()
-    np.testing.assert_allclose(soft_ranks(matrix.astype(np.float32)), expected, rtol=1e-4)
-
-
 def test_ranks_do_not_depend_on_the_block_size(monkeypatch):
     scores = np.random.default_rng(1).uniform(0, 0.02, (12, 12)).astype(np.float32)
     similarity = scores @ scores.T

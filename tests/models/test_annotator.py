@@ -8,31 +8,13 @@ from ml_collections import ConfigDict
 from aia_jax.models.annotator import ClassifierHead, build_annotator
 from aia_jax.models.layers.common import Frozen
 from aia_jax.utils.errors import InputError
+from configs import demo
 
 
 def _config(**changes) -> ConfigDict:
-    config = ConfigDict(
-        {
-            "backbone": "tresnet_tiny",
-            "native_padding": True,
-            "input_statistics": True,
-            "remat": False,
-            "freeze_backbone": False,
-            "head": "attention",
-            "hidden_size": 32,
-            "num_heads": 4,
-            "num_layers": 1,
-            "feedforward_size": 64,
-            "dropout": 0.1,
-            "activation": "relu",
-            "norm_first": True,
-            "self_attention": False,
-            "keep_query_position": True,
-            "dtype": "float32",
-            "param_dtype": "float32",
-        }
-    )
-    config.update(changes)
+    config = demo.get_config().model
+    sizes = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.1}
+    config.update(sizes | changes)
     return config
 
 

@@ -157,12 +157,16 @@ def test_a_gru_equals_torchs_on_packed_sequences():
     torch = pytest.importorskip("torch")
     gru = BidirectionalGRU(5, 7, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(3))
     oracle = torch.nn.GRU(5, 7, batch_first=True, bidirectional=True)
+    names = {
+        "input_kernel": "weight_ih",
+        "hidden_kernel": "weight_hh",
+        "input_bias": "bias_ih",
+        "hidden_bias": "bias_hh",
+    }
     for direction, suffix in ((gru.forward, ""), (gru.backward, "_reverse")):
-        for ours, theirs in (("input_kernel", "weight_ih"), ("hidden_kernel", "weight_hh")):
-            value = torch.from_numpy(np.array(getattr(direction, ours)[...]).T.copy())
-            getattr(oracle, f"{theirs}_l0{suffix}").data = value
-        for ours, theirs in (("input_bias", "bias_ih"), ("hidden_bias", "bias_hh")):
-            getattr(oracle, f"{theirs}_l0{suffix}").data = torch.from_numpy(np.array(getattr(direction, ours)[...]))
+        for ours, theirs in names.items():
+            value = np.array(getattr(direction, ours)[...]).T.copy()
+            getattr(oracle, f"{theirs}_l0{suffix}").data = torch.from_numpy(value)
     lengths = np.array([6, 4, 1], np.int32)
     x = np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
     with torch.no_grad():
