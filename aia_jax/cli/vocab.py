@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from aia_jax.cli.flags import Parser, positive
+from aia_jax.cli.outputs import check_output_folder
 from aia_jax.data.vocabulary import Vocabulary, read_captions, word_counts
 from aia_jax.utils.errors import InputError
 
@@ -27,12 +28,9 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: the captions cannot be read, no word is frequent enough, or the output cannot be written.
     """
     output = arguments.output
-    if output.is_dir():
-        raise InputError(f"--output {output} is a folder; name a file")
     if output.resolve() in [path.resolve() for path in arguments.captions]:
         raise InputError(f"--output {output} is one of the files of captions; name another")
-    if output.exists() and not arguments.force:
-        raise InputError(f"--output {output} exists; name another file, or give --force to overwrite it")
+    check_output_folder(output.parent, (output.name,), force=arguments.force)
     captions = [caption for path in arguments.captions for caption in read_captions(path)]
     vocabulary = Vocabulary.build(captions, arguments.min_count)
     counts = word_counts(captions)

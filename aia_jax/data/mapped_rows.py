@@ -27,7 +27,7 @@ def map_array(path: Path) -> np.ndarray:
 
 
 class MappedRows:
-    """Reads rows of a `.npy` file when they are indexed. The first axis takes every NumPy index.
+    """Reads rows of a `.npy` file when they are indexed. The first axis accepts every NumPy index.
 
     Pickling stores the path and not the content, so that worker processes map the same file.
 

@@ -1,4 +1,4 @@
-"""`aia vocab`: what is written and printed, what is refused."""
+"""`aia vocab` builds vocabularies and refuses unusable input."""
 
 import json
 from pathlib import Path
@@ -26,13 +26,11 @@ def test_words_of_all_files_are_counted_together(capsys):
     )
 
 
-def test_a_vocabulary_is_overwritten_on_request_alone(capsys):
+def test_a_vocabulary_is_overwritten_only_with_force(failing):
     Path("vocab.json").write_text("mine")
     command = ["vocab", "train.txt", "--output", "vocab.json", "--min_count=1"]
-    assert main(command) == 2
-    assert capsys.readouterr().err == (
-        "error: --output vocab.json exists; name another file, or give --force to overwrite it\n"
-    )
+    error = "error: vocab.json is there already; --force replaces it, --output names another place\n"
+    assert failing(*command) == error
     assert Path("vocab.json").read_text() == "mine"
     assert main([*command, "--force"]) == 0
     assert len(Vocabulary.load("vocab.json")) == 9
@@ -44,14 +42,13 @@ def test_a_vocabulary_is_overwritten_on_request_alone(capsys):
         (["train.txt"], "no word occurs 4 times; give more captions or a lower min_count"),
         (["train.txt", "--min_count=0"], "--min_count: must be at least 1, not 0"),
         (["none.txt"], "none.txt cannot be read: No such file or directory"),
-        (["train.txt", "--output=.", "--force"], "--output . is a folder; name a file"),
+        (["train.txt", "--output=.", "--force"], ". is a folder; name another --output"),
         (["dev.txt", "--output=./dev.txt", "--force"], "dev.txt is one of the files of captions; name another"),
-        (["train.txt", "--output=dev.txt/vocab.json", "--min_count=1"], "dev.txt"),
+        (["train.txt", "--output=dev.txt/vocab.json", "--min_count=1"], "--output dev.txt is a file; name a folder"),
     ],
 )
-def test_bad_input_is_refused(capsys, arguments, message):
-    assert main(["vocab", "--output", "vocab.json", *arguments]) == 2
-    error = capsys.readouterr().err
+def test_bad_input_is_refused(failing, arguments, message):
+    error = failing("vocab", "--output", "vocab.json", *arguments)
     assert error.startswith("error: ")
     assert message in error
     assert sorted(path.name for path in Path().iterdir()) == ["dev.txt", "train.txt"]

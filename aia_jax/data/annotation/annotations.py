@@ -112,7 +112,7 @@ def label_problem(value: Any) -> str:
 
 
 def add_unknown_label(problems: list[str], where: str, label: str, vocabulary: Collection[str]) -> None:
-    """Appends to `problems` that a label is not in the vocabulary. Names a similar label if the message is listed."""
+    """Appends the message for a label that is not in the vocabulary. Listed messages also name a similar label."""
     similar = nearest(label, vocabulary) if len(problems) < MAX_LISTED else []  # the search is slow
     hint = f"; did you mean {similar[0]!r}?" if similar else ""
     known = format_count(len(vocabulary), "label")
@@ -120,7 +120,7 @@ def add_unknown_label(problems: list[str], where: str, label: str, vocabulary: C
 
 
 def multi_hot(image_labels: Sequence[Iterable[str]], labels: Sequence[str]) -> np.ndarray:
-    """Returns the targets of N images, uint8 `[N, C]`: 1 for each label of an image, in the order of C `labels`."""
+    """Returns the targets of N images, uint8 `[N, C]`. Column c of an image is 1 if the image has `labels[c]`."""
     columns = {label: column for column, label in enumerate(labels)}
     targets = np.zeros((len(image_labels), len(labels)), np.uint8)
     for row, names in enumerate(image_labels):
@@ -174,7 +174,7 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
 def _assemble(
     path: Path, labels: list, samples: list[tuple[str, Any, Any]], photo_folders: Sequence[Path], problems: list[str]
 ) -> Annotations:
-    """Checks `(place in the file, image name, labels)` of all samples, and raises all problems of `path` together."""
+    """Checks all samples, `(place in the file, image name, labels)`. The error lists all problems of `path`."""
     problems = [*_label_problems(labels), *problems]
     known = {label for label in labels if isinstance(label, str)}
     first_use: dict[str, str] = {}

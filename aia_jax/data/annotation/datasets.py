@@ -119,9 +119,8 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
         targets: multi-hot `[N, C]` for C labels. N is at least 2.
         fraction: size of the second part, above 0 and below 1.
         seed: seed of the random order, which breaks ties.
-        in_both: whether both parts should have each label of two or more images, even if `fraction` of its images is
-            less than one image. Other labels of these images can prevent this. If many labels are rare, the second part
-            is larger than `fraction`.
+        in_both: whether the second part should have at least one image of each label with two or more images. This is
+            not always possible. If many labels are rare, the second part is larger than `fraction`.
 
     Returns:
         bool `[N]`, True for images in the second part. Neither part is empty.
@@ -220,7 +219,7 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
 
 
 def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
-    """Returns a dict from the name of each photo of a split to its path. Scenes are generated, so theirs is empty.
+    """Returns a dict from the name of each photo of a split to its path. It is empty for scenes, which have no files.
 
     Args:
         split: "train", "test", or "validation", which is part of "train".
