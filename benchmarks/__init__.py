@@ -1,1 +1,1 @@
-"""`python -m benchmarks.<what>`: this project beside its peers, timed on the machine at hand."""
+"""Compares the speed of this project with that of its peers on this machine: `python -m benchmarks.<name>`."""

@@ -1,9 +1,9 @@
-"""Time and memory of `aia annotate --html` on a folder of photos, and the time until its page shows them.
+"""Measures time and memory of `aia annotate --html` on a folder of photos, and the time until its page shows them.
 
     python -m benchmarks.annotate_folder --images photos --output FILE.json \
         --config.data.root=datasets --config.model.dtype=float32
 
-The annotator is that of a config, with random weights. Every photo gets the five labels with the highest scores. Time
+The annotator has the config's model with random weights. Every photo gets the five labels with the highest scores. Time
 and memory are those of the whole process, with imports and compilation. Run it from the repository.
 """
 

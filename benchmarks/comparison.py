@@ -97,7 +97,7 @@ def peer_row(name: str, measure: Callable[..., dict[str, Any]], *args: Any) -> d
 
 
 def best_peer(rows: list[dict[str, Any]]) -> tuple[str | None, float | None]:
-    """Returns the fastest peer that did not fail, and the speed of "aia_jax" relative to it; None without one."""
+    """Returns the fastest peer that did not fail, and the speed of "aia_jax" relative to it, or None if unknown."""
     rates = {row["name"]: row["images_per_second"]["median"] for row in rows if "failed" not in row}
     ours = rates.pop("aia_jax", None)
     best = max(rates, key=rates.get, default=None)

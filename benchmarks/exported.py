@@ -1,4 +1,4 @@
-"""Images per second of files of `aia export` and of `aia_jax.load`, in one process.
+"""Measures the images per second of files of `aia export` and of `aia_jax.load`, in one process.
 
 aia export --workdir runs/demo --output exported --format both
 python -m benchmarks.exported --workdir runs/demo --exported exported --output FILE.json
@@ -50,7 +50,7 @@ def seconds_of_calls(calls: dict[str, Call], images: np.ndarray, rounds: int) ->
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Times all at each batch size; prints and writes the rates."""
+    """Times the model and its files at each batch size. Prints and writes the rates."""
     folder, rows = arguments.exported, []
     try:
         facts = json.loads((folder / "model.json").read_text())

@@ -48,10 +48,10 @@ class Kernel:
 
 
 def entry_kernels(text: str) -> list[Kernel]:
-    """Returns the kernels of the entry computation of an optimised program, those of a loop once per iteration.
+    """Returns the kernels of the entry computation. A kernel in a loop appears once per iteration.
 
     Args:
-        text: `compiled.as_text()`.
+        text: `compiled.as_text()` of an optimised program.
 
     Raises:
         ValueError: the text has no entry computation, or an instruction cannot be read.
@@ -155,7 +155,7 @@ def _flops(line: str, shape: str, operands: list[str]) -> int:
 
 
 def _convolution_flops(line: str, shape: str, operands: list[str]) -> int:
-    """Two per pair of a weight and an output position, whichever of the three arrays is the result."""
+    """Returns two operations per pair of a weight and an output position. Any of the three arrays is the result."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line).groups()
     arrays = [_sizes(_ARRAY.findall(text)[0][1]) for text in (operands[0], operands[1], shape)]
     if "BackwardFilter" in line:

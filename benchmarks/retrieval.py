@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from aia_jax.cli.flags import positive
 from aia_jax.losses.retrieval import triplet, visual_semantic_loss
 from aia_jax.models.backbones import DTYPES
-from aia_jax.models.sgraf import SGRAF
+from aia_jax.models.sgraf import SGRAF, SGRAF_FIELDS
 from aia_jax.training.model_arrays import merge_model, split_model
 from aia_jax.utils.errors import InputError
 from benchmarks.comparison import (
@@ -82,7 +82,7 @@ def compare(
         "machine": started_on,
         "device": device,
         "versions": versions(),
-        "model": {name: config.model[name] for name in (*_SIZES, "num_features", "reasoning", "dtype")},
+        "model": {name: config.model[name] for name in (*SGRAF_FIELDS, "num_features", "dtype")},
         "results": rows,
         "ratio_to_peer": {name: best_peer([row for row in rows if row["pass"] == name])[1] for name in _PASSES},
     }
@@ -238,11 +238,8 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"{name}: {ratio:.2f} x PyTorch" for name, ratio in ratios if ratio is not None)])
 
 
-_SIZES = ("num_regions", "embed_size", "word_size", "similarity_size")
-
-
 def _sizes(config: ConfigDict) -> dict[str, Any]:
-    return {name: config.model[name] for name in (*_SIZES, "reasoning")}
+    return {name: config.model[name] for name in SGRAF_FIELDS}
 
 
 def _row(run: Callable[[int], None], pairs: tuple[int, int], windows: int, seconds: float) -> dict[str, Any]:

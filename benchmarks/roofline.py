@@ -62,9 +62,9 @@ def measure_device(windows: int, seconds: float) -> dict[str, Any]:
 def count_work(config: ConfigDict, num_labels: int, *, inference: bool) -> Work:
     """Estimates the work for an image in a step of an annotation config, without computing it.
 
-    Operations are those of the forward pass, times three in training. Bytes are each convolution's output 14 times in
-    training, as separate kernels for convolutions, statistics, normalisations and gradients would move it, and twice in
-    inference; and the weights with the state of the optimiser.
+    Training has three times the operations of the forward pass. Inference moves the output of each convolution twice,
+    and training 14 times, as separate kernels for convolutions, statistics, normalisations and gradients do. The bytes
+    also include the weights and, in training, the state of the optimiser.
     """
     batch, size = config.batch_size, config.data.image_size
     build = nnx.eval_shape(lambda: build_annotator(config.model, num_labels, rngs=nnx.Rngs(0)))

@@ -11,6 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.models.annotator import build_annotator
+from aia_jax.models.attention_pooling import HEAD_FIELDS
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, split_model
@@ -53,8 +54,7 @@ def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 
 def head_options(config: ConfigDict) -> dict[str, Any]:
     """Returns the keyword arguments of the attention-pooling heads, here and in PyTorch."""
-    names = ("hidden_size", "num_heads", "num_layers", "feedforward_size", "dropout", "activation", "norm_first")
-    return {name: config.model[name] for name in (*names, "self_attention", "keep_query_position")}
+    return {name: config.model[name] for name in HEAD_FIELDS}
 
 
 def check_config(config: ConfigDict) -> None:

@@ -166,7 +166,7 @@ def build_model(config: ConfigDict) -> nn.Module:
 
 
 def placed(model: nn.Module, variant: Variant, device: torch.device) -> nn.Module:
-    """Moves the model to device and memory format, without attention maps, so that torch can use fused kernels."""
+    """Moves the model to a device and memory format. Turns attention maps off, so that torch can use fused kernels."""
     for part in model.modules():
         if isinstance(part, nn.MultiheadAttention):
             part.forward = functools.partial(part.forward, need_weights=False)

@@ -194,7 +194,7 @@ def _build(config: ConfigDict, rngs: Any) -> Any:
 
 
 def _compiler_counts(compiled: Any, described: Target, images: int, main_memory: float) -> dict[str, Any]:
-    """Totals from the TPU compiler's own count, the bytes in main memory, and the modelled time of these."""
+    """Returns the TPU compiler's own totals, the bytes in main memory, and the modelled time of these bytes."""
     counted = compiled.cost_analysis()
     seconds = images * max(main_memory * 1e9 / described.bandwidth, counted["flops"] / images / described.flops)
     return {
@@ -212,7 +212,7 @@ def estimate_collectives(config: ConfigDict) -> CollectiveBytes:
 
 
 def _collectives_mb(config: ConfigDict) -> dict[str, float]:
-    """The least that devices exchange if no weights are split; empty for models that cannot be counted."""
+    """Returns the minimum traffic between devices without split weights; {} for models that cannot be counted."""
     try:
         counted = estimate_collectives(config)
     except ValueError:

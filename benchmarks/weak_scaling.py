@@ -82,7 +82,7 @@ def small_sum(hosts: int) -> float:
 
 
 def table(step: Step, seconds_at_bar: float) -> str:
-    """Formats a Markdown table with one row per number of hosts; in brackets the slower network."""
+    """Formats a Markdown table with one row per number of hosts; numbers in brackets are for the slower network."""
     rows = []
     for hosts in HOSTS:
         costs = [cost(step, hosts, network) for network in NETWORKS[: 2 if hosts > 1 else 1]]

@@ -1,4 +1,4 @@
-"""Descriptions of devices, to compile for them without having them."""
+"""Describes devices, so that programs can be compiled for devices that this machine does not have."""
 
 import os
 from dataclasses import dataclass

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from aia_jax.utils.errors import InputError
 from benchmarks import comparison, convolutions, head, input, metrics, retrieval, roofline, timing
@@ -152,8 +153,6 @@ def test_input_from_memory_files_and_jpegs(config, in_this_process, monkeypatch)
 
 
 def test_generated_photos_have_the_size_of_corel_5k(tmp_path):
-    from PIL import Image
-
     input.write_photos(tmp_path, 2)
     photo = tmp_path / "Corel-5k" / "images" / "1.jpeg"
     with Image.open(photo) as opened:

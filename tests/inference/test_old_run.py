@@ -59,9 +59,8 @@ def images():
 
 def test_evaluation_gives_the_same_metrics_and_scores(run, config, tmp_path):
     evaluate(config, run, tmp_path)
-    for row, expected in zip(
-        json.loads((tmp_path / "metrics.json").read_text())["rows"], EXPECTED["metrics"], strict=True
-    ):
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    for row, expected in zip(rows, EXPECTED["metrics"], strict=True):
         assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     scores = np.load(tmp_path / "scores.npz", allow_pickle=False)["scores"]
     np.testing.assert_allclose(scores, EXPECTED["scores"], rtol=0, atol=1e-6)

@@ -193,15 +193,12 @@ def test_everything_works_by_keyboard(page):
     assert len(texts(driver, ".card")) < 100
 
 
-def test_without_attention_maps_there_are_no_buttons(page):
+def test_photos_without_maps_have_no_buttons_and_photos_without_pictures_say_so(page):
     driver = page(((name, labels, {}) for name, labels, _ in scored_photos()), "#photo=4")
     wait_for(lambda: driver.execute_script("return document.querySelector('#photo').naturalWidth") == 40)
     assert texts(driver, "#detail-labels bdi") == ["sky", "sea"]
     assert not driver.find_elements("css selector", "#detail-labels button")
     assert not driver.find_element("id", "opacity").is_displayed()
-
-
-def test_photos_without_pictures_and_a_page_without_photos(page):
     driver = page([])
     assert driver.find_element("id", "none").text == "No photo could be read."
     driver = page([("gone.jpg", [], None)])
