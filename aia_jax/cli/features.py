@@ -2,7 +2,7 @@
 
     aia features --config configs/corel5k_lite.py --weights efficientnet_lite2 --images photos --output train_ims.npy
 
-FILE.npy holds [N, cells, channels]. FILE.json beside it says what they were computed with.
+FILE.npy holds [N, cells, channels]. FILE.json beside it names the photos, the backbone and the weights.
 """
 
 import argparse

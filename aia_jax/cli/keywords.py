@@ -59,7 +59,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes all of vocabulary, records, ranges and names, or nothing after an error, and prints a summary.
+    """Writes vocabulary, records, ranges and names, and prints a summary. After an error, nothing is written.
 
     Raises:
         InputError: the flags contradict each other, or the keywords, list, vocabulary or output cannot be used.

@@ -3,7 +3,7 @@
     aia prepare corel5k --root datasets
 
 The photos of corel5k, espgame and iaprtc12 come from Kaggle through the package kagglehub, those of vg500 from Visual
-Genome (15 GB, and as much again unpacked).
+Genome (15 GB, and another 15 GB unpacked).
 """
 
 import argparse
@@ -30,7 +30,7 @@ def add_arguments(parser: Parser) -> None:
     root = f"folder of {', '.join(FOLDERS[name] for name in PUBLIC_DATASETS)}, as config.data.root; default: datasets"
     parser.add_argument("--root", type=Path, default=Path("datasets"), metavar="FOLDER", help=root)
     parser.add_argument("--check", action="store_true", help="only check and count; download and write nothing")
-    size = "also make the copy of S x S pixels that training reads; write --root as --config.data.root will be"
+    size = "also make the copy of S x S pixels that training reads; --root must equal the later --config.data.root"
     parser.add_argument("--image_size", type=positive, metavar="S", help=size)
 
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     dataset, root = PUBLIC_DATASETS[arguments.dataset], arguments.root
     if arguments.check and arguments.image_size:
-        raise InputError("--check writes nothing, and --image_size a copy; give one of them")
+        raise InputError("--check writes nothing, but --image_size writes a copy; give one of them")
     with exit_on_sigterm():
         found = inspect_dataset(root, dataset)
         print(found.report(), flush=True)

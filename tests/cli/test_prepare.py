@@ -74,19 +74,16 @@ def server(tmp_path, monkeypatch, photos):
 
 @pytest.fixture
 def kaggle(monkeypatch, photos):
-    """A module with the function of kagglehub that unpacks into the cache; the real one: tests/data/public."""
-    fake = types.ModuleType("kagglehub")
-    fake.files = {f"Corel-5k/images/{name}": content for name, content in photos.items()} | {
-        "Corel-5k/images/99.jpg": b"?", "Corel-5k/train.json": b"other", "thumbnails/1.jpg": b"?",
-    }  # fmt: skip
-    fake.calls, fake.folder = [], None
+    """A replacement of kagglehub that unpacks `files` into the cache. tests/data/public tests the real package."""
+    files = {f"Corel-5k/images/{name}": content for name, content in photos.items()}
+    files |= {"Corel-5k/images/99.jpg": b"?", "Corel-5k/train.json": b"other", "thumbnails/1.jpg": b"?"}
 
     def dataset_download(handle, path=None, *, force_download=False, output_dir=None):
         fake.calls.append(handle)
         folder = fake.folder or Path(os.environ["KAGGLEHUB_CACHE"], "datasets", handle, "versions", "1")
-        return str(write_files(folder, fake.files))
+        return str(write_files(folder, files))
 
-    fake.dataset_download = dataset_download
+    fake = types.SimpleNamespace(dataset_download=dataset_download, files=files, calls=[], folder=None)
     monkeypatch.setitem(sys.modules, "kagglehub", fake)
     return fake
 

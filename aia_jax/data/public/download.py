@@ -26,7 +26,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file, write_json
 from aia_jax.version import __version__
 
-ATTEMPTS = 5  # maximum number of successive attempts without progress
+ATTEMPTS = 5  # maximum number of attempts in sequence without progress
 PAUSE = 1.0  # seconds before the second attempt; doubled for each later attempt
 TIMEOUT = 60.0  # seconds without a byte
 
@@ -35,7 +35,7 @@ _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _TemporaryError(Exception):
-    """A failure that may not occur again, so that another attempt makes sense."""
+    """A failure after which another attempt may succeed."""
 
 
 def download(file: RemoteFile, folder: Path) -> Path:
@@ -83,7 +83,7 @@ def git_blob_id(path: Path) -> str:
 
 
 def _download_part(file: RemoteFile, part: Path) -> str:
-    """Completes the partial download `part` and returns its validator. Stops after `ATTEMPTS` without progress."""
+    """Completes the partial download `part` and returns its validator. `ATTEMPTS` limits attempts without progress."""
     furthest, failures = _size(part), 0
     while True:
         try:
@@ -186,7 +186,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def _known(file: RemoteFile, part: Path) -> dict[str, Any]:
-    """Returns the facts about the partial download `part`; {} if they cannot show that the rest is of the same file."""
+    """Returns the facts about the partial download `part`. Returns {} if the download cannot be continued."""
     facts = _read_facts(part)
     return facts if part.exists() and facts.get("url") == file.url and facts.get("validator") else {}
 

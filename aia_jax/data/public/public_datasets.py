@@ -2,8 +2,7 @@
 
 Annotations come from git repositories at fixed commits, so the git id of each file is its published checksum. The ids
 were compared with local copies of the files, except the id of SSGRL's label index. Visual Genome's archives have no
-published checksum. Their sizes here are those that several downloaders reported, and every photo is checked when it is
-unpacked.
+published checksum. Several downloaders reported the sizes below. Every photo is checked when it is unpacked.
 """
 
 import dataclasses
@@ -66,7 +65,7 @@ class PublicDataset:
 
 
 def _file(path: str, source: str, git_blob: str = "", num_bytes: int = 0) -> RemoteFile:
-    """Returns the file `path`, which has the same name in the folder `source` of a server."""
+    """Returns the file `path`. Its address is the address `source` of a folder, followed by the name of the file."""
     return RemoteFile(path, f"{source}/{path.rpartition('/')[2]}", git_blob, num_bytes)
 
 

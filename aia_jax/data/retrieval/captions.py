@@ -15,7 +15,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 
 CAPTIONS_PER_IMAGE = 5
-_DEV_CAPTIONS = 5000  # captions that are used of a larger dev split, as in the published code
+_DEV_CAPTIONS = 5000  # number of captions to use from a larger dev split, as in the published code
 _FILES = {"train": ("train",), "validation": ("dev",), "test": ("testall", "test")}
 
 
@@ -108,7 +108,7 @@ class PairBatches:
     Args:
         split: source of the captions and images.
         lengths: allowed lengths, increasing. Longer captions are padded to a multiple of 8.
-        order: caption number at each position of the order; None: the position is the number.
+        order: the caption number for each row index; None: row indices are caption numbers.
         images: whether to include the images.
         similarity: tf-idf rows of `semantic_similarity`, from which the columns `image_similarity` and
             `caption_similarity` are computed; None: no such columns.

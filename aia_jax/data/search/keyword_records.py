@@ -13,7 +13,7 @@ import numpy as np
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.utils.errors import InputError
 
-LARGEST_ID = 2**27 - 1  # every id up to the largest has a range, which takes 2 GB for this id
+LARGEST_ID = 2**27 - 1  # The ranges have a row for each id up to the largest: 2 GB for this id.
 
 _CHUNK = 1 << 20  # rows of a record to check at once
 
@@ -159,14 +159,14 @@ def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.n
 
 
 def _plain_ranges(ranges: np.ndarray) -> np.ndarray:
-    """Casts ranges to int64. Replaces 0 -1, which the published programs write if image 0 has no keywords."""
+    """Casts ranges to int64. Replaces 0 -1 by -1 -1: the published programs write it if image 0 has no keywords."""
     ranges = ranges.astype(np.int64)
     ranges[:1][(ranges[:1] == (0, -1)).all(axis=1)] = -1
     return ranges
 
 
 def _are_ranges(pairs: np.ndarray) -> bool:
-    """Checks whether pairs are ranges: they cover rows 0 to n once each. A record can too, with one word per image."""
+    """Checks whether pairs are ranges: they cover rows 0 to n once each. A record with one word per image may too."""
     pairs = _plain_ranges(pairs)
     used = pairs[(pairs != -1).any(axis=1)]
     used = used[np.argsort(used[:, 0])]

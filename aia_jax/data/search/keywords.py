@@ -1,6 +1,6 @@
 """Reads keywords of an automatic image tagger, builds their vocabulary, and lists keyword files and image ids.
 
-The files and the words are those of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT), written in Python 2.
+The format of the files and the rules for words are those of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT).
 """
 
 import dataclasses

@@ -71,7 +71,7 @@ def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries
 
 
 def held_out(texts: Sequence[str], fraction: float) -> np.ndarray:
-    """Selects queries to exclude from training, bool `[Q]`: a fraction of those with several words, by a hash."""
+    """Selects a fraction of the queries of several words by a hash, to exclude them from training: bool `[Q]`."""
     hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48 for text in texts)
     return np.array([" " in text and value < fraction for text, value in zip(texts, hashes, strict=True)], bool)
 

@@ -58,7 +58,7 @@ def test_keywords_are_padded_and_cut():
 
 @pytest.fixture
 def split(tmp_path):
-    """24 images; query q is right for the images whose number q divides."""
+    """24 images, and queries 2 to 7. An image is relevant to query q if q divides its number."""
     rng = np.random.default_rng(0)
     np.save(tmp_path / "maps.npy", rng.normal(size=(24, 2, 2, 3)).astype(np.float32))
     relevant = sparse.csr_matrix([[image % q == 0 for image in range(24)] for q in range(2, 8)], dtype=np.int8)
@@ -69,18 +69,18 @@ def split(tmp_path):
     return SearchSplit(images, queries, tokens, np.ones(6, np.int32), np.array([1, 1, 0, 1, 1, 1], bool))
 
 
+def _images(split, batch):
+    """The numbers of the images of a batch, found by their maps."""
+    maps = split.images.maps[:]
+    return [int(np.flatnonzero((maps == one).all(axis=(1, 2, 3)))[0]) for one in batch["maps"]]
+
+
 def test_an_epoch_has_every_pair_of_a_trained_query(split):
     batches = ClickBatches(split, 0, seed=0)
     index = np.arange(len(batches))
     batch = batches({"index": index}, slice(None))
     right = [(q, i) for q in range(6) for i in range(24) if i % (q + 2) == 0 and q != 2]
     assert sorted(zip(batch["tokens"][:, 0].tolist(), _images(split, batch), strict=True)) == right
-
-
-def _images(split, batch):
-    """The numbers of the images of a batch, found by their maps."""
-    maps = split.images.maps[:]
-    return [int(np.flatnonzero((maps == one).all(axis=(1, 2, 3)))[0]) for one in batch["maps"]]
 
 
 @pytest.mark.parametrize("negatives", [0, 2, 100])
