@@ -49,11 +49,11 @@ def search_config(dataset):
     data.max_keywords = 10  # of an image, the highest scores first; ours
     data.keywords_left_out = 0.0  # fraction of an image's keywords to leave out in training; ours
     data.keywords_added = 0.0  # fraction of another image's keywords to add in training; ours
-    data.query_words = 3  # most label words of a query; ours
+    data.query_words = 3  # largest number of label words in a query; ours
     data.held_out = 0.2  # fraction of the queries of several words that training does not see; ours
     data.negatives = 0  # random wrong images for each query, from its batch; 0: all
     data.feature_dtype = "float16"  # of cached feature maps; or "float32"
-    data.split_seed = 1  # of the validation split: the annotator's `seed`, to share its split
+    data.split_seed = 1  # seed of the validation split; give the annotator's `seed` to share its split
 
     model = config.model
     model.modalities = "both"  # or "visual", "keywords"
@@ -61,7 +61,7 @@ def search_config(dataset):
     model.keyword_attention = True  # LAN
     model.modality_attention = True  # MTN
     model.word_size = 300  # ours
-    model.word_vectors = ""  # text file of initial word vectors of that size, as GloVe's; ours
+    model.word_vectors = ""  # text file of initial word vectors [word_size], in GloVe's format; ours
     model.embed_size = 512  # ours
     model.kernel_size = 3  # ours
     model.block = 4096  # pairs in memory at once in training, on each device

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict, config_dict
 PREPARATION = {
     "cache_dir": "",  # prepared copies; "": $AIA_JAX_CACHE, else ~/.cache/aia_jax
     "num_workers": 2,  # processes that decode photos; 0: threads
-    "skip_corrupt": False,  # go on without unreadable photos
+    "skip_corrupt": False,  # continue without unreadable photos
     "validation_fraction": 0.1,  # of the training split, if eval.split is "validation"
 }
 
@@ -32,7 +32,7 @@ def run_config(task: str, dataset: str) -> ConfigDict:
     config.ema_decay = 0.0  # moving average of the weights; 0: none
     config.log_every = 50  # steps
     config.on_nonfinite = "stop"  # a loss or gradient that is not finite ends the run; or "skip": skips the step
-    config.max_skipped_steps = 10  # one more ends the run
+    config.max_skipped_steps = 10  # largest number of skipped steps; one more ends the run
     config.published = ""  # row of aia_jax/metrics/published_results.py to print beside the results
     config.init_from = ""  # workdir or PyTorch file of a complete model to start from
     config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" of a backbone to start from

@@ -46,7 +46,7 @@ def retrieval_config(dataset, reasoning):
     data = config.data
     data.root = "data"  # contains the data set's folder and vocab/
     data.vocabulary = ""  # file; "": <root>/vocab/<name>_vocab.json
-    data.photos = ""  # folder of the photos for retrieval.png; their names stand beside the features
+    data.photos = ""  # folder of the photos for retrieval.png; a file beside the features lists their names
     data.lengths = (16, 24, 32, 48, 64)  # captions are padded to these lengths; each length compiles a program
     data.flips = "none"  # random flips of images, if a backbone is trained too
 

@@ -13,7 +13,9 @@ from aia_jax.training.sharding import process_kwargs
 from aia_jax.utils.errors import InputError
 
 SPLITS = ("train", "validation", "test")
-RowSource = Mapping[str, Any] | pipeline.MakeBatch  # row-aligned arrays, or a function that makes a batch
+RowSource = (
+    Mapping[str, Any] | pipeline.MakeBatch
+)  # arrays with the same number of rows, or a function that makes a batch
 
 
 class BaseTask:

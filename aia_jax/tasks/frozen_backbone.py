@@ -19,7 +19,7 @@ from aia_jax.utils.errors import InputError
 class FrozenBackboneTask(AnnotationTask):
     """Trains and evaluates the head of an annotator on cached feature maps. Only `explain` runs the backbone.
 
-    A batch has the feature maps of the images, `features`, and of flipped images, `features_h` and others.
+    A batch has the feature maps of the images, `features`, and of flipped images, such as `features_h`.
 
     Raises:
         InputError: see `AnnotationTask`; also if mixup is on, because mixup needs images.

@@ -29,7 +29,7 @@ from aia_jax.tasks.base import BaseTask, RowSource
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 
-NEW = "new_"  # prefix of the metrics of queries not trained on
+NEW = "new_"  # prefix of the metrics of queries not seen in training
 
 
 class SearchTask(BaseTask):
@@ -153,7 +153,7 @@ class SearchTask(BaseTask):
         return model.attend(model.encode_images(batch["maps"], batch["keywords"], batch["counts"]), queries)
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns the `search_metrics` of all queries. The prefix `new_` marks those of the queries not trained on."""
+        """Returns the `search_metrics` of all queries, and with prefix `new_` those of queries not seen in training."""
         part, scores = self.split(split), outputs["scores"]
         metrics = search_metrics(scores, part.queries.relevant)
         new = np.flatnonzero(~part.trained)
