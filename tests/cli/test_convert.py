@@ -22,8 +22,15 @@ from aia_jax.weights.initialization import initializer
 from aia_jax.weights.load import PACKAGES, pretrained_file
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
 from tests.helpers.photos import make_photo
-from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch, torch_models
-from tests.helpers.torch_state_files import arrays_of, randomized, wrapped
+from tests.helpers.torch_oracles import (
+    arrays_of,
+    assert_same_arrays,
+    build_small_tresnet,
+    build_torch_model,
+    torch,
+    torch_models,
+)
+from tests.helpers.torch_state_files import randomized, wrapped
 from tests.helpers.untrained import annotator_config, random_weights, write_config, write_run
 
 LABELS = 22
@@ -49,12 +56,7 @@ def small_config(**overrides):
 def torch_model(system: str, num_labels: int = LABELS):
     torch.manual_seed(0)
     tresnet, _ = build_small_tresnet()
-    if system == "annotator":
-        return build_torch_annotator(tresnet, num_labels, hidden_size=16, num_heads=2, feedforward_size=16)
-    if system == "classifier":
-        return torch_models.TorchClassifier(tresnet.body, num_labels, tresnet.num_features)
-    tresnet.reset_classifier(7)
-    return tresnet
+    return build_torch_model(system, tresnet, num_labels, hidden_size=16, num_heads=2, feedforward_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,7 @@ def make_file(tmp_path_factory):
     @cache
     def make(system="annotator", generation="timm <= 0.6", num_labels=LABELS, name="Annotator_scenes.pth"):
         model, path = torch_model(system, num_labels), tmp_path_factory.mktemp("file") / name
-        prefix = {"annotator": "backbone.features.0.", "classifier": "net.body.", "backbone": "body."}[system]
-        scales = {name.removeprefix(prefix): scale for name, scale in randomized(model).items()}
-        torch.save(wrapped(model, generation, scales), path)
+        torch.save(wrapped(model, generation, randomized(model)), path)
         return path, model.eval()
 
     return make
@@ -127,7 +127,7 @@ def test_training_starts_from_converted_weights(make_file, tmp_path, capsys):
 
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_a_backbone_is_loaded_and_the_dropped_classifier_is_named(make_file, tmp_path, capsys, as_folder):
-    file, model = make_file("backbone", "MIIL", name="tresnet_21k.pth")
+    file, model = make_file("backbone", "MIIL", 7, "tresnet_21k.pth")
     source = file
     if as_folder:
         source = tmp_path / "backbone"
@@ -163,10 +163,7 @@ def test_converting_there_and_back_keeps_all_bits(make_file, tmp_path):
     file, model = make_file(generation="timm >= 0.9")
     convert(small_config(), file, tmp_path / "run")
     convert_back(small_config(), tmp_path / "run", tmp_path / "back.pth")
-    back = read_torch_file(tmp_path / "back.pth")[0]
-    assert back.keys() == model.state_dict().keys()
-    for name, value in arrays_of(model.state_dict()).items():
-        np.testing.assert_array_equal(back[name], value, err_msg=name)
+    assert_same_arrays(read_torch_file(tmp_path / "back.pth")[0], arrays_of(model))
 
 
 def equal_metrics(shown):

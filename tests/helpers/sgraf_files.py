@@ -18,7 +18,7 @@ from aia_jax.weights import name_map
 from aia_jax.weights.torch_sgraf import TorchSGRAF
 from aia_jax.weights.torch_state import identify_state
 from configs import sgraf
-from tests.helpers.torch_oracles import torch
+from tests.helpers.torch_oracles import arrays_of, torch
 
 WORDS = (
     *SPECIAL_WORDS,
@@ -49,11 +49,6 @@ def random_sgraf(reasoning: str, seed: int = 0, num_words: int = len(WORDS)) -> 
     last.weight.data.div_(logits.std())
     last.bias.data.sub_(logits.mean() / logits.std())
     return model
-
-
-def arrays_of(model: TorchSGRAF) -> dict[str, np.ndarray]:
-    """The state dict as NumPy arrays."""
-    return {name: value.numpy() for name, value in model.state_dict().items()}
 
 
 def checkpoint_of(model: TorchSGRAF, reasoning: str, **options) -> dict:

@@ -14,7 +14,10 @@ import pytest
 from flax import nnx, traverse_util
 
 from aia_jax.losses.annotation import PRESETS
-from aia_jax.models.tresnet import Variant
+from aia_jax.models.annotator import Annotator, ClassifierHead
+from aia_jax.models.attention_pooling import AttentionPooling
+from aia_jax.models.tresnet import TResNet, Variant
+from aia_jax.training.model_arrays import split_model
 from aia_jax.weights.name_map import find_place
 
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch and timm: pip install '.[test]'")
@@ -45,6 +48,28 @@ TorchAttentionPooling = torch_models.TorchAttentionPooling
 def build_torch_annotator(tresnet: torch.nn.Module, num_labels: int, **head_options) -> torch.nn.Module:
     """System A in torch with the body of one of timm's TResNets; see `TorchAttentionPooling` for the options."""
     return torch_models.TorchAnnotator(tresnet.body, num_labels, tresnet.num_features, **head_options)
+
+
+def build_torch_model(system: str, tresnet: torch.nn.Module, num_labels: int, **head_options) -> torch.nn.Module:
+    """An "annotator" or a "classifier" with timm's body, or the "backbone", `tresnet` with its own classifier."""
+    if system == "annotator":
+        return build_torch_annotator(tresnet, num_labels, **head_options)
+    if system == "classifier":
+        return torch_models.TorchClassifier(tresnet.body, num_labels, tresnet.num_features)
+    tresnet.reset_classifier(num_labels)
+    return tresnet
+
+
+def abstract_model(system: str, variant: str | Variant, num_labels: int, **head_options) -> tuple[nnx.GraphDef, dict]:
+    """The structure and the shapes of our model for `build_torch_model`; a "backbone" has the classifier's head."""
+
+    def build() -> Annotator:
+        backbone, rngs = TResNet(variant, rngs=nnx.Rngs(0)), nnx.Rngs(0)
+        if system == "annotator":
+            return Annotator(backbone, AttentionPooling(num_labels, backbone.num_features, **head_options, rngs=rngs))
+        return Annotator(backbone, ClassifierHead(num_labels, backbone.num_features, rngs=rngs))
+
+    return split_model(nnx.eval_shape(build))
 
 
 def build_timm_body(variant: str):
@@ -137,6 +162,19 @@ def torch_loss(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def flat_state(model: nnx.Module, *filters) -> dict[tuple, jax.Array]:
     """Values of a module by path; `filters` select variable types."""
     return traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, *filters)))
+
+
+def arrays_of(source: torch.nn.Module | dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """A state dict as NumPy arrays."""
+    state = source if isinstance(source, dict) else source.state_dict()
+    return {name: value.numpy() for name, value in state.items()}
+
+
+def assert_same_arrays(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Compares names and all bits."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def relative_error(ours, theirs) -> float:

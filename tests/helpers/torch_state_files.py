@@ -1,20 +1,27 @@
 """State dicts with the names of earlier generations of code, made from timm's present models."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 
+from aia_jax.weights.load import read_torch_state
+from aia_jax.weights.name_map import from_torch
+from aia_jax.weights.torch_state import TorchStateDict
 from tests.helpers.torch_oracles import randomize, torch
 
 GENERATIONS = ("timm >= 0.9", "timm <= 0.6", "MIIL")
 
 
 def randomized(model: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Sets random weights and statistics, with scales |scale| + 1e-5; returns InPlace-ABN's signed scales by module."""
+    """Sets random weights and statistics, with scales |scale| + 1e-5.
+
+    Returns InPlace-ABN's signed scales by their module's name in `model.body`.
+    """
     randomize(model, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     scales = {}
-    for name, module in model.named_modules():
+    for name, module in model.body.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             sign = torch.where(torch.rand(module.weight.shape, generator=generator) < 0.5, -1.0, 1.0)
             scales[name] = sign * (0.4 + 0.6 * torch.rand(module.weight.shape, generator=generator))
@@ -57,17 +64,15 @@ def _is_blurred(parts: list[str], state: dict) -> bool:
 def wrapped(model: torch.nn.Module, generation: str, scales: dict[str, torch.Tensor]) -> dict:
     """The content of a file of system A, system B or a timm network, with the names of a generation."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    prefix = next(
-        prefix for prefix in ("backbone.features.0.", "net.body.", "body.") if f"{prefix}conv1.conv.weight" in state
-    )
-    body = model.body if prefix != "net.body." else model.net["body"]
-    content = {f"{prefix}{name}": value for name, value in body_state(body, generation, scales).items()}
+    prefix = next(name for name in state if name.endswith("conv1.conv.weight")).removesuffix("conv1.conv.weight")
+    content = {f"{prefix}{name}": value for name, value in body_state(model.body, generation, scales).items()}
     content |= {name: value for name, value in state.items() if not name.startswith(prefix)}
     if generation == "MIIL":
         return {"state_dict": {f"module.{name}": value for name, value in content.items()}, "epoch": 3}
     return {"model": content} if generation == "timm <= 0.6" and prefix == "body." else content
 
 
-def arrays_of(content: dict) -> dict[str, np.ndarray]:
-    """The tensors as NumPy arrays."""
-    return {name: value.numpy() for name, value in content.items()}
+def convert(path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[TorchStateDict, dict[str, np.ndarray]]:
+    """The identified file and its arrays by our paths."""
+    torch_state = read_torch_state(path)
+    return torch_state, from_torch(torch_state, shapes, path.name)

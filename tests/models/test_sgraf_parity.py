@@ -9,8 +9,8 @@ from aia_jax.models import sgraf
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_state import identify_state
-from tests.helpers.sgraf_files import arrays_of, ours_of, random_batch, random_sgraf, torch_scores
-from tests.helpers.torch_oracles import relative_error, torch
+from tests.helpers.sgraf_files import ours_of, random_batch, random_sgraf, torch_scores
+from tests.helpers.torch_oracles import arrays_of, relative_error, torch
 
 LENGTHS = (8, 3, 7, 9, 4, 7, 9, 5)
 TOLERANCE = 1e-5

@@ -16,8 +16,8 @@ from aia_jax.training.model_arrays import flat_arrays
 from aia_jax.training.runs import run_arrays
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
-from tests.helpers.torch_oracles import build_small_tresnet, build_torch_annotator, torch
-from tests.helpers.torch_state_files import arrays_of, randomized, wrapped
+from tests.helpers.torch_oracles import arrays_of, build_small_tresnet, build_torch_annotator, torch
+from tests.helpers.torch_state_files import randomized, wrapped
 from tests.helpers.untrained import annotator_config, random_weights, write_run
 
 KNOWN = ("night", "red", "circle")

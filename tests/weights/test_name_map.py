@@ -4,64 +4,38 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.models.annotator import Annotator, ClassifierHead
-from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.efficientnet_lite import EfficientNetLite
-from aia_jax.models.tresnet import TResNet
 from aia_jax.training.model_arrays import flat_arrays, split_model
 from aia_jax.utils.errors import InputError
 from aia_jax.weights import name_map
-from aia_jax.weights.torch_files import read_torch_file, write_torch_file
+from aia_jax.weights.load import read_torch_state
+from aia_jax.weights.torch_files import write_torch_file
 from aia_jax.weights.torch_state import identify_state
 from tests.helpers.torch_oracles import (
+    abstract_model,
+    arrays_of,
+    assert_same_arrays,
     build_small_tresnet,
-    build_torch_annotator,
+    build_torch_model,
     torch,
     torch_models,
 )
-from tests.helpers.torch_state_files import GENERATIONS, arrays_of, randomized, wrapped
+from tests.helpers.torch_state_files import GENERATIONS, convert, randomized, wrapped
 
 LABELS = 5
 HEAD = {"hidden_size": 16, "num_heads": 2, "feedforward_size": 24, "dropout": 0.0}
-PREFIXES = {"annotator": "backbone.features.0.", "classifier": "net.body.", "backbone": "body."}
-
-
-def build_pair(system, tresnet, variant, **options):
-    """The torch model with random weights, its signed scales, and the graph and shapes of ours."""
-
-    def build():
-        backbone, rngs = TResNet(variant, rngs=nnx.Rngs(0)), nnx.Rngs(0)
-        if system == "annotator":
-            return Annotator(backbone, AttentionPooling(LABELS, backbone.num_features, **options, rngs=rngs))
-        return Annotator(backbone, ClassifierHead(LABELS, backbone.num_features, rngs=rngs))
-
-    if system == "annotator":
-        theirs = build_torch_annotator(tresnet, LABELS, **options)
-    elif system == "classifier":
-        theirs = torch_models.TorchClassifier(tresnet.body, LABELS, tresnet.num_features)
-    else:
-        theirs = tresnet
-        theirs.reset_classifier(11)
-    scales = {name.removeprefix(PREFIXES[system]): scale for name, scale in randomized(theirs).items()}
-    ours = split_model(nnx.eval_shape(build))
-    return theirs, scales, ours
 
 
 def build_small_pair(system, *, v2=False, **options):
-    """The torch model, its signed scales, and shapes of our arrays."""
+    """The torch model with random weights, its signed scales, and the shapes of our arrays."""
     torch.manual_seed(0)
-    theirs, scales, (_, weights) = build_pair(system, *build_small_tresnet(v2=v2), **HEAD, **options)
-    return theirs, scales, shapes_of(weights, system)
-
-
-def shapes_of(weights, system):
+    tresnet, variant = build_small_tresnet(v2=v2)
+    theirs = build_torch_model(system, tresnet, LABELS, **HEAD, **options)
+    _, weights = abstract_model(system, variant, LABELS, **HEAD, **options)
     shapes = {path: leaf.shape for path, leaf in flat_arrays(weights).items()}
-    return {path: shape for path, shape in shapes.items() if system != "backbone" or path.startswith("backbone.")}
-
-
-def convert(path, shapes):
-    torch_state = identify_state(read_torch_file(path)[0], path.name)
-    return torch_state, name_map.from_torch(torch_state, shapes, path.name)
+    if system == "backbone":
+        shapes = {path: shape for path, shape in shapes.items() if path.startswith("backbone.")}
+    return theirs, randomized(theirs), shapes
 
 
 @pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
@@ -78,8 +52,7 @@ def test_generations_give_the_same_arrays(tmp_path, system, v2):
     reference = converted.pop("timm >= 0.9")
     assert reference.keys() == shapes.keys()
     for arrays in converted.values():
-        for name, value in reference.items():
-            np.testing.assert_array_equal(arrays[name], value, err_msg=name)
+        assert_same_arrays(arrays, reference)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -91,10 +64,7 @@ def test_conversion_in_both_directions_keeps_every_bit(tmp_path, system, suffix)
     write_torch_file(path, state)
     _, arrays = convert(path, shapes)
     back = name_map.to_torch(arrays, system=system, family="tresnet")
-    kept = {name: value for name, value in state.items() if not name.startswith("head.fc.")}
-    assert back.keys() == kept.keys()
-    for name, value in kept.items():
-        np.testing.assert_array_equal(back[name], value, err_msg=name)
+    assert_same_arrays(back, {name: value for name, value in state.items() if not name.startswith("head.fc.")})
     if system == "backbone":
         theirs.reset_classifier(0)
     theirs.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in back.items()}, strict=True)
@@ -167,7 +137,7 @@ def test_missing_unknown_and_unfit_arrays_are_refused(tmp_path, change, message)
 def test_an_unknown_model_is_refused(tmp_path):
     torch.save({"layers.0.weight": torch.ones(2), "fc.bias": torch.ones(1)}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"a\.pth holds no model that is known here: .* layers\.0\.weight, fc\.bias"):
-        identify_state(read_torch_file(tmp_path / "a.pth")[0], "a.pth")
+        read_torch_state(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -181,6 +151,4 @@ def test_efficientnet_lite_converts_from_timm_and_back(number):
     assert torch_state.head.keys() == {"weight", "bias"}
     arrays = name_map.from_torch(torch_state, shapes, "timm")
     back = name_map.to_torch(arrays, system="backbone", family="efficientnet_lite")
-    assert back.keys() == {name for name in state if not name.startswith("classifier.")}
-    for name, value in back.items():
-        np.testing.assert_array_equal(value, state[name], err_msg=name)
+    assert_same_arrays(back, {name: value for name, value in state.items() if not name.startswith("classifier.")})

@@ -3,7 +3,6 @@
 import argparse
 import copy
 
-import numpy as np
 import pytest
 
 from aia_jax.training.model_arrays import flat_arrays, split_model
@@ -11,8 +10,9 @@ from aia_jax.utils.errors import InputError
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
 from aia_jax.weights.torch_state import identify_state
-from tests.helpers.sgraf_files import SIZES, arrays_of, checkpoint_of, ours_of, random_sgraf
-from tests.helpers.torch_oracles import torch
+from tests.helpers.sgraf_files import SIZES, checkpoint_of, ours_of, random_sgraf
+from tests.helpers.torch_oracles import arrays_of, assert_same_arrays, torch
+from tests.helpers.torch_state_files import convert
 
 REASONINGS = ("sgr", "saf")
 FORMS = {
@@ -29,12 +29,6 @@ FORMS = {
         for part in checkpoint["model"]
     ],
 }
-
-
-def convert(path, shapes):
-    state, options = read_torch_file(path)
-    torch_state = identify_state(state, path.name, options)
-    return torch_state, name_map.from_torch(torch_state, shapes, path.name)
 
 
 def shapes_of(theirs, reasoning):
@@ -63,8 +57,7 @@ def test_every_form_gives_the_same_arrays(pair, tmp_path):
         torch_state, arrays = convert(path, shapes)
         assert (torch_state.system, torch_state.reasoning) == ("retrieval", reasoning)
         assert torch_state.describe() == f"an image-text retriever (SGRAF's {reasoning.upper()})"
-        for name, value in expected.items():
-            np.testing.assert_array_equal(arrays[name], value, err_msg=f"{path.name}: {name}")
+        assert_same_arrays(arrays, expected)
 
 
 @pytest.mark.parametrize("name", ["back.pth.tar", "back.safetensors"])
@@ -73,15 +66,11 @@ def test_conversion_in_both_directions_keeps_every_bit(pair, tmp_path, name):
     torch.save(checkpoint_of(theirs, reasoning), tmp_path / "a.pth.tar")
     _, arrays = convert(tmp_path / "a.pth.tar", shapes)
     state = name_map.to_torch(arrays, system=name_map.system_of(arrays), family="sgraf")
-    assert state.keys() == theirs.state_dict().keys()
     write_torch_file(tmp_path / name, state, beside={"epoch": 1, "opt": {"module_name": reasoning.upper()}})
     back, options = read_torch_file(tmp_path / name)
     assert options == (None if name.endswith("safetensors") else {"module_name": reasoning.upper()})
-    for key, value in arrays_of(theirs).items():
-        np.testing.assert_array_equal(back[key], value, err_msg=key)
-    _, again = convert(tmp_path / name, shapes)
-    for key, value in arrays.items():
-        np.testing.assert_array_equal(again[key], value, err_msg=key)
+    assert_same_arrays(back, arrays_of(theirs))
+    assert_same_arrays(convert(tmp_path / name, shapes)[1], arrays)
 
 
 def test_a_written_checkpoint_loads_as_three_state_dicts(pair, tmp_path):
