@@ -3,12 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
+from flax import traverse_util
 
 from aia_jax.losses import annotation
-from aia_jax.models.annotator import Annotator
-from aia_jax.models.attention_pooling import AttentionPooling
-from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training.model_arrays import split_model
 from aia_jax.training.optimizer import make_optimizer
@@ -20,18 +17,9 @@ from benchmarks import torch_baseline
 from benchmarks.step import TOTAL_STEPS, random_batch
 from benchmarks.torch_baseline import InferencePeer, TrainingPeer, Variant
 from configs import corel5k
-from tests.helpers.torch_oracles import (
-    build_small_tresnet,
-    build_torch_annotator,
-    copy_weights,
-    randomize,
-    relative_error,
-    torch,
-    torch_values,
-)
+from tests.helpers.torch_oracles import build_annotator_pair, relative_error, torch, torch_values
 
 LABELS, CPU = 260, torch.device("cpu")
-HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}
 
 
 @pytest.fixture
@@ -42,18 +30,6 @@ def config():
     config.optimizer.max_learning_rate, config.optimizer.initial_div = 1e-2, 1.0
     config.optimizer.eps = 1e-3  # so that rounding noise in small gradients does not decide the update
     return config
-
-
-@pytest.fixture
-def models():
-    torch.manual_seed(0)
-    tresnet, variant = build_small_tresnet()
-    theirs = build_torch_annotator(tresnet, LABELS, **HEAD)
-    randomize(theirs, seed=1)
-    backbone = TResNet(variant, rngs=nnx.Rngs(0))
-    ours = Annotator(backbone, AttentionPooling(LABELS, backbone.num_features, **HEAD, rngs=nnx.Rngs(0)))
-    copy_weights(theirs, ours)
-    return ours, theirs
 
 
 def tensors(config, *, channels_last=False):
@@ -76,8 +52,8 @@ def test_losses_equal_those_of_this_project(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_a_training_step_equals_that_of_this_project(config, models, channels_last):
-    ours, theirs = models
+def test_a_training_step_equals_that_of_this_project(config, channels_last):
+    theirs, ours = build_annotator_pair(LABELS, seed=1)
     batch, images, targets = tensors(config, channels_last=channels_last)
     optimizer = make_optimizer(config.optimizer, TOTAL_STEPS)
     graphdef, weights = split_model(ours)
@@ -97,8 +73,8 @@ def test_a_training_step_equals_that_of_this_project(config, models, channels_la
         peer.model.load_state_dict(peer.model.state_dict() | peer.averages)
 
 
-def test_scores_equal_those_of_this_project(config, models):
-    ours, theirs = models
+def test_scores_equal_those_of_this_project(config):
+    theirs, ours = build_annotator_pair(LABELS, seed=1)
     batch, images, _ = tensors(config)
     graphdef, weights = split_model(ours)
     step = make_predict_step(graphdef, AnnotationTask(config).predict, data_mesh(jax.devices()[:1]))
@@ -118,8 +94,9 @@ def test_flips_apply_to_whole_images(config):
     assert sum(row[0] for row in chosen) < len(chosen)
 
 
-def test_a_measured_peer_reports_its_rates(config, models, monkeypatch):
-    monkeypatch.setattr(torch_baseline, "build_model", lambda _: models[1])
+def test_a_measured_peer_reports_its_rates(config, monkeypatch):
+    model, _ = build_annotator_pair(LABELS, seed=1)
+    monkeypatch.setattr(torch_baseline, "build_model", lambda _: model)
     config.batch_size, config.data.image_size, config.data.flips = 2, 32, "both"
     row = torch_baseline.measure_peer(config, Variant(True, False), "cpu", False, 5, 0.0)
     assert row["seconds_per_step"]["windows"] == 5

@@ -29,7 +29,7 @@ from tests.helpers.torch_oracles import (
     arrays_of,
     assert_same_arrays,
     build_small_tresnet,
-    build_torch_annotator,
+    build_torch_model,
     torch,
 )
 from tests.helpers.torch_state_files import randomized, wrapped
@@ -143,7 +143,7 @@ def test_another_vocabulary_is_refused(root, tmp_path):
 
 def test_files_of_another_system_are_refused(root, make_file, tmp_path):
     tresnet, _ = build_small_tresnet()
-    annotator = build_torch_annotator(tresnet, 22, hidden_size=16, num_heads=2, feedforward_size=16)
+    annotator = build_torch_model("annotator", tresnet, 22, hidden_size=16, num_heads=2, feedforward_size=16)
     torch.save(wrapped(annotator, "timm >= 0.9", randomized(annotator)), tmp_path / "annotator.pth")
     torch.save(tresnet.body.state_dict(), tmp_path / "body.pth")
     write_test_split(root, 6)

@@ -45,15 +45,10 @@ torch_models = importlib.import_module("aia_jax.weights.torch_annotator")
 TorchAttentionPooling = torch_models.TorchAttentionPooling
 
 
-def build_torch_annotator(tresnet: torch.nn.Module, num_labels: int, **head_options) -> torch.nn.Module:
-    """System A in torch with the body of one of timm's TResNets; see `TorchAttentionPooling` for the options."""
-    return torch_models.TorchAnnotator(tresnet.body, num_labels, tresnet.num_features, **head_options)
-
-
 def build_torch_model(system: str, tresnet: torch.nn.Module, num_labels: int, **head_options) -> torch.nn.Module:
-    """An "annotator" or a "classifier" with timm's body, or the "backbone", `tresnet` with its own classifier."""
+    """An "annotator" or a "classifier" with the body of timm's TResNet, or the "backbone": `tresnet` itself."""
     if system == "annotator":
-        return build_torch_annotator(tresnet, num_labels, **head_options)
+        return torch_models.TorchAnnotator(tresnet.body, num_labels, tresnet.num_features, **head_options)
     if system == "classifier":
         return torch_models.TorchClassifier(tresnet.body, num_labels, tresnet.num_features)
     tresnet.reset_classifier(num_labels)
@@ -143,6 +138,23 @@ def copy_weights(module: torch.nn.Module, model: nnx.Module, area: str = "") -> 
     arrays = {path: jnp.asarray(value) for path, value in values.items()}
     nnx.replace_by_pure_dict(pure_state, traverse_util.unflatten_dict(arrays))
     nnx.update(model, pure_state)
+
+
+def build_annotator_pair(
+    num_labels: int, *, seed: int, dtype: str = "float32", **options
+) -> tuple[torch.nn.Module, Annotator]:
+    """A small annotator in torch, and ours with the same random weights. `options` are those of our backbone."""
+    head = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}
+    torch.manual_seed(0)
+    tresnet, variant = build_small_tresnet()
+    theirs = build_torch_model("annotator", tresnet, num_labels, **head)
+    randomize(theirs, seed=seed)
+    theirs = theirs.to(getattr(torch, dtype))
+    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)}
+    backbone = TResNet(variant, **options, **dtypes)
+    ours = Annotator(backbone, AttentionPooling(num_labels, backbone.num_features, **head, **dtypes))
+    copy_weights(theirs, ours)
+    return theirs, ours
 
 
 def torch_loss(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

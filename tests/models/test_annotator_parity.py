@@ -6,32 +6,14 @@ import pytest
 from flax import nnx, traverse_util
 
 from aia_jax.losses.annotation import annotation_loss
-from aia_jax.models.annotator import Annotator
-from aia_jax.models.attention_pooling import AttentionPooling
-from aia_jax.models.tresnet import TResNet
-from tests.helpers.torch_oracles import (
-    build_small_tresnet,
-    build_torch_annotator,
-    copy_weights,
-    randomize,
-    relative_error,
-    torch,
-    torch_values,
-)
+from tests.helpers.torch_oracles import build_annotator_pair, relative_error, torch, torch_values
 
 NUM_LABELS = 5
-HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}
 
 
 @pytest.mark.parametrize("options", [{}, {"input_statistics": True, "remat": True}])
 def test_training_gradients_equal_torchs(options):
-    torch.manual_seed(0)
-    tresnet, variant = build_small_tresnet()
-    theirs = build_torch_annotator(tresnet, NUM_LABELS, **HEAD).train()
-    randomize(theirs, seed=0)
-    backbone = TResNet(variant, **options, rngs=nnx.Rngs(0))
-    ours = Annotator(backbone, AttentionPooling(NUM_LABELS, backbone.num_features, **HEAD, rngs=nnx.Rngs(0)))
-    copy_weights(theirs, ours)
+    theirs, ours = build_annotator_pair(NUM_LABELS, seed=0, **options)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(4, 96, 96, 3)).astype(np.float32)
     targets = rng.integers(0, 2, (4, NUM_LABELS)).astype(np.float32)

@@ -11,31 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
+from flax import traverse_util
 
 from aia_jax.losses.annotation import annotation_loss
-from aia_jax.models.annotator import Annotator
-from aia_jax.models.attention_pooling import AttentionPooling
-from aia_jax.models.tresnet import TResNet
 from aia_jax.training.model_arrays import split_model
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh
 from aia_jax.training.state import TrainState
 from aia_jax.training.step import make_train_step
-from tests.helpers.torch_oracles import (
-    build_small_tresnet,
-    build_torch_annotator,
-    copy_weights,
-    randomize,
-    relative_error,
-    torch,
-    torch_loss,
-    torch_values,
-)
+from tests.helpers.torch_oracles import build_annotator_pair, relative_error, torch, torch_loss, torch_values
 from tests.helpers.toy_task import toy_config
 
 STEPS, BATCH, LABELS, DECAY, PEAK = 20, 8, 6, 0.9, 1e-3
-HEAD = {"hidden_size": 32, "num_heads": 4, "feedforward_size": 64, "dropout": 0.0}
 
 
 def torch_run(model, images, targets):
@@ -77,15 +64,7 @@ def our_run(model, images, targets):
 
 def both_runs(steps, dtype):
     """Returns our rows and final weights, and the rows, the model and the EMA copy of PyTorch."""
-    torch.manual_seed(0)
-    tresnet, variant = build_small_tresnet()
-    theirs = build_torch_annotator(tresnet, LABELS, **HEAD).train()
-    randomize(theirs, seed=1)
-    theirs = theirs.to(getattr(torch, dtype))
-    options = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)}
-    backbone = TResNet(variant, **options)
-    ours = Annotator(backbone, AttentionPooling(LABELS, backbone.num_features, **HEAD, **options))
-    copy_weights(theirs, ours)
+    theirs, ours = build_annotator_pair(LABELS, seed=1, dtype=dtype)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(STEPS, BATCH, 64, 64, 3)).astype(dtype)[:steps]
     targets = (rng.random((STEPS, BATCH, LABELS)) < 0.3).astype(dtype)[:steps]

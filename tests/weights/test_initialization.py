@@ -16,10 +16,11 @@ from aia_jax.training.model_arrays import flat_arrays
 from aia_jax.training.runs import run_arrays
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
-from tests.helpers.torch_oracles import arrays_of, build_small_tresnet, build_torch_annotator, torch
+from tests.helpers.torch_oracles import arrays_of, build_small_tresnet, build_torch_model, torch
 from tests.helpers.torch_state_files import randomized, wrapped
 from tests.helpers.untrained import annotator_config, random_weights, write_run
 
+HEAD = {"hidden_size": 16, "num_heads": 4, "feedforward_size": 16}
 KNOWN = ("night", "red", "circle")
 LABELS = ("zebra", "night", "Red", "red", "aardvark", "circle")
 LABEL_ARRAYS = {
@@ -95,7 +96,7 @@ def file_of_scenes(tmp_path, monkeypatch):
     tresnet, variant = build_small_tresnet()
     entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
     monkeypatch.setitem(backbones.BACKBONES, "tresnet_small", entry)
-    model = build_torch_annotator(tresnet, len(scenes.LABELS), hidden_size=16, num_heads=4, feedforward_size=16)
+    model = build_torch_model("annotator", tresnet, len(scenes.LABELS), **HEAD)
     content = wrapped(model, "timm >= 0.9", randomized(model))
     torch.save(content, tmp_path / "annotator.pth")
     return tmp_path / "annotator.pth", arrays_of(content), annotator_config(**{"model.backbone": "tresnet_small"})
