@@ -51,7 +51,7 @@ def records(rng: random.Random, folder: Path) -> None:
     contents = {"record.npy": _RECORD, "ranges.npy": _RANGES}
     broken, files = write_with_damage(contents, folder, rng)
     with plain.may_refuse(folder, right=files[broken] != encoded(contents[broken])):
-        found = KeywordRecords.load(*(folder / name for name in files), np.iinfo(np.int64).max)
+        found = KeywordRecords.load(*(folder / name for name in files), np.iinfo(np.int32).max)
     record = np.load(folder / "record.npy")
     for image in {0, len(found.ranges) - 1, *record[:, 0].tolist()} if len(found.ranges) else ():
         ids, counts = found.padded(np.array([image]), len(record))

@@ -36,7 +36,7 @@ def overrides(rng: random.Random, folder: Path) -> None:
     for field in rng.sample(sorted(fields), rng.choice((1, 1, 2))):
         value = rng.choice((*_WORDS, rng.choice(TOKENS).decode(errors="surrogateescape")[:200], str(fields[field])))
         spelt = damaged(field.encode(), rng).decode(errors="surrogateescape") if rng.random() < 0.3 else field
-        given[spelt] = value
+        given |= [f"{spelt}={value}".split("=", 1)]  # Damage may add an equals sign to the field.
     arguments = [f"--config.{field}={value}" for field, value in given.items()]
     (folder / "arguments.json").write_text(json.dumps([name, arguments]))
     with plain.may_refuse():
