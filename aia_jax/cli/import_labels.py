@@ -56,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
         "fraction of the photos for testing, stratified by label; rare labels may take more; "
         f"default: {_TEST_FRACTION}, or the splits of the list; 1: all, to evaluate on"
     )
-    parser.add_argument("--test_fraction", type=_fraction, metavar="F", help=fraction_help)
+    parser.add_argument("--test_fraction", type=float, metavar="F", help=fraction_help)
     parser.add_argument("--seed", type=not_negative, default=0, metavar="N", help="seed of the random split")
     parser.add_argument("--min_images", type=positive, metavar="N", help="leave out labels of fewer photos")
     parser.add_argument("--photo_column", default="", metavar="NAME", help="table: column of the photos, if unusual")
@@ -119,6 +119,8 @@ def _check(arguments: argparse.Namespace) -> Path:
         raise InputError("--images goes with a file of labels; a folder of labels holds the photos itself")
     if labels.is_dir() and output.resolve().is_relative_to(labels.resolve()):
         raise InputError(f"--output {output} lies in --labels {labels}, whose folders are labels; name another")
+    if arguments.test_fraction is not None and not 0 < arguments.test_fraction <= 1:
+        raise InputError(f"--test_fraction must be above 0 and at most 1, not {arguments.test_fraction:g}")
     if arguments.like and arguments.min_images:
         raise InputError("--like gives the vocabulary; --min_images cannot leave out labels of it")
     images = arguments.images or (labels if labels.is_dir() else labels.parent)
@@ -218,10 +220,3 @@ def _write(
             read_annotations(folder, CUSTOM, split)  # raises the errors that training would raise
     mean, std = np.round(stats, 4).tolist()
     write_json(folder / CUSTOM_STATS, {"mean": mean, "std": std})
-
-
-def _fraction(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
-    return number

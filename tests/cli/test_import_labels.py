@@ -260,7 +260,7 @@ def test_rare_labels_are_reported_or_left_out(import_labels, write_table, photos
         (["--labels", "a.json", "--separator", ";"], "go with a table; a.json is none"),
         (["--like", "photos"], "--like photos holds no train.json or test.json"),
         (["--like", "photos", "--min_images", "2"], "--like gives the vocabulary"),
-        (["--test_fraction", "0"], "must be above 0 and at most 1, not 0"),
+        (["--test_fraction", "0"], "--test_fraction must be above 0 and at most 1, not 0"),
         (["--labels", "one.csv"], "there is one photo; at least two are needed"),
         (["--labels", "bare.csv"], "no photo has a label"),
         (["--labels", "none.csv"], "no photo can be used"),

@@ -153,16 +153,13 @@ def test_captions_are_lines_without_blanks_around_them(write):
     assert read_captions(write(b"a dog")) == ("a dog",)
 
 
-def test_captions_are_encoded_as_padded_ids():
+def test_captions_are_encoded_as_padded_ids_and_need_a_vocabulary_with_most_words():
     assert VOCABULARY.encode("A big dog .") == [1, 4, 3, 5, 6, 2]
     ids, lengths = encode_captions(["A big dog .", "dog", "a dog"], VOCABULARY)
     np.testing.assert_array_equal(ids, [[1, 4, 3, 5, 6, 2], [1, 5, 2, 0, 0, 0], [1, 4, 5, 2, 0, 0]])
     np.testing.assert_array_equal(lengths, [6, 3, 4])
     assert (ids.dtype, lengths.dtype) == (np.int32, np.int32)
     assert encode_captions([], VOCABULARY)[0].shape == (0, 0)
-
-
-def test_captions_of_another_vocabulary_are_refused():
     encode_captions(["a dog eats food"], VOCABULARY)
     with pytest.raises(InputError) as caught:
         encode_captions(["ein hund .", "ein ball"], VOCABULARY, name="train_caps.txt")
@@ -172,16 +169,13 @@ def test_captions_of_another_vocabulary_are_refused():
     )
 
 
-def test_tf_idf_by_hand():
+def test_tf_idf_is_that_of_scikit_learn_and_products_of_means_are_mean_cosines():
     rows = tf_idf(["dog dog", "dog cat", "a ."])
     cat, dog = 1 + np.log(4 / 2), 1 + np.log(4 / 3)
     length = np.hypot(cat, dog)
     np.testing.assert_allclose(rows.toarray(), [[0, 1], [cat / length, dog / length], [0, 0]], rtol=1e-15)
     with pytest.raises(InputError, match="no caption has a word of two letters or more"):
         tf_idf(["a .", "b"])
-
-
-def test_tf_idf_is_that_of_scikit_learn_and_products_of_means_are_mean_cosines():
     rows = tf_idf(CAPTIONS)
     assert isinstance(rows, sparse.csr_matrix)
     assert rows.dtype == np.float64

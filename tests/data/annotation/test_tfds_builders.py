@@ -31,7 +31,7 @@ def test_records_are_the_files_in_order_and_a_missing_photo_is_named(tmp_path, d
         tfds_builders.prepare(second)
 
 
-def test_scenes_hold_five_captions(tmp_path):
+def test_scenes_have_five_captions_and_tensorflow_is_not_needed(tmp_path):
     builder = tfds_builders.Scenes(3, {"test": range(40, 44)}, 16, data_dir=tmp_path)
     tfds_builders.prepare(builder)
     records = list(builder.as_data_source("test", decoders={"image": tfds.decode.SkipDecoding()}))
@@ -40,7 +40,4 @@ def test_scenes_hold_five_captions(tmp_path):
         scene = scenes.draw(3, index, 16)
         assert tuple(caption.decode() for caption in record["captions"]) == scene.captions
         assert tuple(scenes.LABELS[label] for label in record["labels"]) == scene.labels
-
-
-def test_tensorflow_is_not_needed():
     assert "tensorflow" not in sys.modules

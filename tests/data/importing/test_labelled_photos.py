@@ -61,8 +61,11 @@ def make_photos(folder, *names):
         make_photo(folder / name, seed)
 
 
-def test_one_folder_per_label_is_read(tmp_path):
-    make_photos(tmp_path, "sky/a.jpg", "sky/2024/b.JPG", "sea/c d.jpg", "without.jpg", ".trash/e.jpg")
+def test_one_folder_per_label_is_read_and_needed(tmp_path):
+    make_photos(tmp_path, "without.jpg")
+    with pytest.raises(InputError, match=r"holds no folders of photos; expected one for each label"):
+        read_folders(tmp_path)
+    make_photos(tmp_path, "sky/a.jpg", "sky/2024/b.JPG", "sea/c d.jpg", ".trash/e.jpg")
     (tmp_path / "sea" / "notes.txt").write_text("")
     found = read_folders(tmp_path)
     expected = [("sea/c d.jpg", "sea"), ("sky/2024/b.JPG", "sky"), ("sky/a.jpg", "sky"), ("without.jpg",)]
@@ -93,9 +96,3 @@ def test_folders_of_splits_are_read(tmp_path):
         ("train/sky/a.jpg", ("sky",), "train"),
     ]
     assert found.understood.endswith("1 folders as labels below the splits Test, train")
-
-
-def test_a_folder_without_labels_is_refused(tmp_path):
-    make_photos(tmp_path, "a.jpg")
-    with pytest.raises(InputError, match=r"holds no folders of photos; expected one for each label"):
-        read_folders(tmp_path)
