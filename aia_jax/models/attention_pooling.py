@@ -13,6 +13,7 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+from aia_jax.models.backbones import look_up
 from aia_jax.models.layers.common import Frozen, dropout, dropout_key, relu, split_key, torch_linear, uniform
 from aia_jax.utils.errors import InputError
 
@@ -184,8 +185,7 @@ class AttentionPooling(nnx.Module):
         Raises:
             InputError: an unknown activation, or heads that do not divide the hidden size.
         """
-        if activation not in ACTIVATIONS:
-            raise InputError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+        look_up("activation", activation, ACTIVATIONS)  # checks the name
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.dropout = dropout
         self.self_attention = self_attention

@@ -177,9 +177,7 @@ class SameConvNorm(nnx.Module):
         self.bn = BatchNorm(out_features, momentum=0.01, epsilon=1e-3, **options)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        if not train:
-            return self._folded(x)
-        return self.bn(self.conv(x), train=train)
+        return self.bn(self.conv(x), train=True) if train else self._folded(x)
 
     def fold(self) -> None:
         """Folds the norm into the convolution. After this, the module cannot be trained."""

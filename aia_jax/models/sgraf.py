@@ -69,17 +69,10 @@ class TextEncoder(nnx.Module):
     """
 
     def __init__(
-        self,
-        num_words: int,
-        word_size: int,
-        embed_size: int,
-        *,
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        self, num_words: int, word_size: int, embed_size: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs, **options
     ):
         self.embedding = nnx.Param(uniform(0.1)(rngs.params(), (num_words, word_size), param_dtype))
-        self.gru = BidirectionalGRU(word_size, embed_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.gru = BidirectionalGRU(word_size, embed_size, param_dtype=param_dtype, rngs=rngs, **options)
 
     def __call__(self, tokens: Array, lengths: Array, *, train: bool, key: Array | None) -> Array:
         """Encodes `tokens` int `[C, L]` as float32 `[C, L, D]`. The vectors after `lengths` `[C]` words are 0."""

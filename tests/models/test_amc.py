@@ -1,6 +1,5 @@
 """AMC against the formulas of the paper's figures, written as loops over one query and one image."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -45,14 +44,9 @@ def encode(model, inputs):
     return images, model.encode_queries(*map(jnp.asarray, inputs[3:]))
 
 
+@nnx.jit
 def attend(model, inputs):
-    return _attend(*nnx.split(model), *map(jnp.asarray, inputs))
-
-
-@partial(jax.jit, static_argnums=0)
-def _attend(graphdef, state, maps, keywords, counts, tokens, lengths):
-    model = nnx.merge(graphdef, state)
-    return model.attend(model.encode_images(maps, keywords, counts), model.encode_queries(tokens, lengths))
+    return model.attend(*encode(model, inputs))
 
 
 def softmax(x):

@@ -89,10 +89,8 @@ def test_gradients_of_all_weights_in_training(reasoning):
 
 
 def torch_triplet(scores, hardest):
-    true = torch.eye(len(scores), dtype=torch.bool)
-    positive = scores.diagonal()
-    captions = (0.2 + scores - positive[:, None]).clamp(min=0).masked_fill(true, 0)
-    images = (0.2 + scores - positive[None]).clamp(min=0).masked_fill(true, 0)
+    true, positive = torch.eye(len(scores), dtype=torch.bool), scores.diagonal()
+    captions, images = ((0.2 + scores - own).clamp(min=0).masked_fill(true, 0) for own in (positive[:, None], positive))
     if hardest:
         return captions.max(1).values.sum() + images.max(0).values.sum()
     return captions.sum() + images.sum()

@@ -18,9 +18,10 @@ def _normal(shape: tuple[int, ...], mean: float = 0, std: float = 1) -> np.ndarr
     return np.random.default_rng(0).normal(mean, std, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("mean", [0, 1e3, 1e4])
-def test_batch_norm_is_right_for_large_means(mean):
+@pytest.mark.parametrize(("mean", "outlier"), [(0, 0), (1e3, 0), (1e4, 0), (5, 1e4)])
+def test_batch_norm_is_right_for_large_means_and_an_outlying_pixel(mean, outlier):
     x = _normal((8, 12, 12, 3), mean)
+    x[:, 6, 6] += outlier
     norm = BatchNorm(3, rngs=nnx.Rngs(0))
     y = norm(jnp.asarray(x), train=True)
     exact = x.astype(np.float64)
@@ -28,14 +29,6 @@ def test_batch_norm_is_right_for_large_means(mean):
     np.testing.assert_allclose(y, expected, atol=1e-5 + 2e-7 * mean)
     np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * exact.var((0, 1, 2), ddof=1), rtol=1e-5)
     np.testing.assert_allclose(norm.mean[...], 0.1 * exact.mean((0, 1, 2)), rtol=1e-5, atol=1e-6)
-
-
-def test_batch_norm_survives_an_outlying_pixel_at_its_centre():
-    x = _normal((4, 9, 9, 2), 5)
-    x[:, 4, 4] += 1e4
-    norm = BatchNorm(2, momentum=1.0, rngs=nnx.Rngs(0))
-    norm(jnp.asarray(x), train=True)
-    np.testing.assert_allclose(norm.var[...], x.astype(np.float64).var((0, 1, 2), ddof=1), rtol=1e-5)
 
 
 def test_batch_norm_of_a_constant_is_its_bias():
@@ -157,14 +150,10 @@ def test_a_gru_equals_torchs_on_packed_sequences():
     torch = pytest.importorskip("torch")
     gru = BidirectionalGRU(5, 7, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(3))
     oracle = torch.nn.GRU(5, 7, batch_first=True, bidirectional=True)
-    names = {
-        "input_kernel": "weight_ih",
-        "hidden_kernel": "weight_hh",
-        "input_bias": "bias_ih",
-        "hidden_bias": "bias_hh",
-    }
+    parts = (("input_kernel", "weight_ih"), ("hidden_kernel", "weight_hh"))
+    parts += (("input_bias", "bias_ih"), ("hidden_bias", "bias_hh"))
     for direction, suffix in ((gru.forward, ""), (gru.backward, "_reverse")):
-        for ours, theirs in names.items():
+        for ours, theirs in parts:
             value = np.array(getattr(direction, ours)[...]).T.copy()
             getattr(oracle, f"{theirs}_l0{suffix}").data = torch.from_numpy(value)
     lengths = np.array([6, 4, 1], np.int32)
