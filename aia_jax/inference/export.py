@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -70,7 +70,7 @@ class Exporter:
             "inputs": [{"name": "image", "dtype": "uint8", "shape": [batch, size, size, 3]}],
             "outputs": [
                 {"name": name, "dtype": str(outputs[name].dtype), "shape": [batch, *outputs[name].shape[1:]]}
-                for name in _in_order(outputs)
+                for name in sorted(outputs, reverse=True)  # scores, then attention
             ],
             "model": {"backbone": model.backbone, "head": model.head, "dtype": model.dtype},
             "weights_digest": weights_digest(self._arrays),
@@ -121,7 +121,8 @@ class Exporter:
         images = np.stack([few[index % NUM_IMAGES] for index in range(count)])
         expected = jax.device_get(self._annotator.predict(images, explain=self._explain))
         found = call(images)
-        differences = {name: float(np.abs(expected[name][:count] - found[name]).max()) for name in _in_order(expected)}
+        names = sorted(expected, reverse=True)
+        differences = {name: float(np.abs(expected[name][:count] - found[name]).max()) for name in names}
         tolerance = _TOLERANCES[self._annotator.config.model.dtype]
         wrong = [f"{name} by {value:.2g}" for name, value in differences.items() if not value <= tolerance]
         if wrong:
@@ -152,7 +153,3 @@ def import_onnx() -> types.ModuleType:
 
 def _facts(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _in_order(outputs: Iterable[str]) -> list[str]:
-    return sorted(outputs, reverse=True)  # scores, then attention

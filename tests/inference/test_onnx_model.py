@@ -1,4 +1,4 @@
-"""The PyTorch models behind ONNX files, for networks that timm does not have in this form."""
+"""The PyTorch models from which ONNX files are made, for networks that timm does not have."""
 
 from functools import partial
 

@@ -21,7 +21,7 @@ def paint(path, red):
 
 
 class Model:
-    """A model whose row of a photo is its red value; counts the photos, and may stop after some."""
+    """A model that returns the red value of each photo. Counts the photos, and can stop after some of them."""
 
     def __init__(self, stop_after=None):
         self.seen, self.stop_after = 0, stop_after
