@@ -13,9 +13,7 @@ from aia_jax.training.sharding import process_kwargs
 from aia_jax.utils.errors import InputError
 
 SPLITS = ("train", "validation", "test")
-RowSource = (
-    Mapping[str, Any] | pipeline.MakeBatch
-)  # arrays with the same number of rows, or a function that makes a batch
+RowSource = Mapping[str, Any] | pipeline.MakeBatch  # arrays `[N, ...]`, or a function that makes a batch
 
 
 class BaseTask:
