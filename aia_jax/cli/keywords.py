@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
-    layout, folder, listed = arguments.layout, arguments.keywords, arguments.list
+    layout, folder, listed, output = arguments.layout, arguments.keywords, arguments.list, arguments.output
     if not folder.is_dir():
         raise InputError(f"--keywords {folder} {'is no folder' if folder.exists() else 'does not exist'}")
     if (listed is None) != (layout == "folder"):
@@ -98,10 +98,8 @@ def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
         raise InputError(f"--split {name} is part of file names; it must hold no slash")
     if layout == "clickture":
         return (clickture_split(listed, folder, name),)
-    if arguments.output.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"--output {arguments.output} lies in --keywords {folder}, whose .json files are keywords; name another"
-        )
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"--output {output} lies in --keywords {folder}, whose .json files are keywords; name another")
     return (folder_split(folder, name),)
 
 
@@ -113,9 +111,7 @@ def _check_outputs(
     others = sorted({path.name for path in output.glob("keyword_record_*.npy")} - set(own))
     path = output / VOCABULARY
     if vocabulary is None and others:
-        raise InputError(
-            f"{output / others[0]} needs {path} as it is: use it with --vocabulary, or name another --output"
-        )
+        raise InputError(f"{output / others[0]} needs {path} as it is: use it with --vocabulary, or another --output")
     keep = vocabulary is not None and path.exists()
     if keep and KeywordVocabulary.load(path).words != vocabulary.words:
         raise InputError(f"{path} has other words than --vocabulary {vocabulary.name}; name another --output")

@@ -29,12 +29,11 @@ def annotations(split: str) -> bytes:
     return json.dumps({"samples": samples, "labels": LABELS}).encode()
 
 
+INDICES = {f"{n}.jpg": [n % 3, (n + 1) % 3] for n in range(1, 10)}
 SSGRL = {
     "ssgrl/train_list_500.txt": "".join(f"{n}.jpg\n" for n in NUMBERS["train"]).encode(),
     "ssgrl/test_list_500.txt": "".join(f"{n}.jpg\n" for n in NUMBERS["test"]).encode(),
-    "ssgrl/vg_category_500_labels_index.json": json.dumps(
-        {f"{n}.jpg": [n % 3, (n + 1) % 3] for n in range(1, 10)}
-    ).encode(),
+    "ssgrl/vg_category_500_labels_index.json": json.dumps(INDICES).encode(),
     "vg500_vocabulary.txt": "\n".join(LABELS).encode(),
 }
 ANNOTATIONS = {"corel5k": {f"{split}.json": annotations(split) for split in NUMBERS}, "vg500": SSGRL}

@@ -84,10 +84,8 @@ def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.nda
     """
     rows = [known_ids(text, vocabulary) for text in texts]
     if unknown := [text for text, row in zip(texts, rows, strict=True) if not row]:
-        listed = ", ".join(repr(text) for text in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise InputError(
-            f"no word of {listed} is known to {vocabulary.name} of {len(vocabulary) - len(SPECIAL_WORDS):,} words"
-        )
+        size = len(vocabulary) - len(SPECIAL_WORDS)
+        raise InputError(f"no word of {unknown[0]!r} is known to {vocabulary.name} of {size:,} words")
     return pad_ids(rows)
 
 

@@ -23,8 +23,8 @@ RANGES = [[-1, -1], [3, 3], [4, 5], [-1, -1], [0, 2], [-1, -1]]
 
 @pytest.fixture
 def save(tmp_path):
-    def save(rows, name="record.npy", dtype=np.int32):
-        np.save(tmp_path / name, np.array(rows, dtype).reshape(-1, 2))
+    def save(rows, name="record.npy"):
+        np.save(tmp_path / name, np.array(rows, np.int32))
         return tmp_path / name
 
     return save
@@ -52,10 +52,13 @@ def published_ranges(record: np.ndarray) -> np.ndarray:
     return ranges
 
 
-def test_keywords_are_read(write):
+def test_keywords_are_read_and_split_into_words(write):
     document = {"tagging": {"keywords": ["Old man", "café"], "scores": []}, "id": 3}
     assert read_keywords(write(document)) == ["Old man", "café"]
     assert read_keywords(write({"tagging": {"keywords": []}})) == []
+    keywords = ["Old Man", "the sea", "x", "T-Shirt", "man", "go-kart", "2 CDs", "", "café"]
+    assert analyze(keywords) == ["old", "man", "sea", "shirt", "man", "kart", "cds", "café"]
+    assert analyze(["the", "a", "x"]) == analyze([]) == []
 
 
 @pytest.mark.parametrize(
@@ -82,12 +85,6 @@ def test_unusable_keywords_and_vocabularies_are_refused(write, tmp_path, read, c
     path = tmp_path / "none" if content is None else write(content)
     with pytest.raises(InputError, match=re.escape(f"{tmp_path}/{message}")):
         read(path)
-
-
-def test_keywords_are_split_into_words():
-    keywords = ["Old Man", "the sea", "x", "T-Shirt", "man", "go-kart", "2 CDs", "", "café"]
-    assert analyze(keywords) == ["old", "man", "sea", "shirt", "man", "kart", "cds", "café"]
-    assert analyze(["the", "a", "x"]) == analyze([]) == []
 
 
 PIECES = "dog", "Dog", "CAT", "the", "a", "x", "t-shirt", "old man", "café", "_", "__", "3D", "", "\n"
