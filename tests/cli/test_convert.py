@@ -62,20 +62,12 @@ def torch_model(system: str, num_labels: int = LABELS):
 @pytest.fixture(scope="module")
 def make_file(tmp_path_factory):
     @cache
-    def make(system="annotator", generation="timm <= 0.6", num_labels=LABELS, name="Annotator_scenes.pth"):
-        model, path = torch_model(system, num_labels), tmp_path_factory.mktemp("file") / name
+    def make(system="annotator", generation="timm <= 0.6", num_labels=LABELS):
+        model, path = torch_model(system, num_labels), tmp_path_factory.mktemp("file") / "model.pth"
         torch.save(wrapped(model, generation, randomized(model)), path)
         return path, model.eval()
 
     return make
-
-
-@pytest.fixture(scope="module")
-def converted(make_file, tmp_path_factory):
-    """A workdir with a converted annotator."""
-    path = tmp_path_factory.mktemp("converted") / "run"
-    convert(small_config(), make_file()[0], path)
-    return path
 
 
 def assert_scores(found, model, config, atol=1e-6):
@@ -127,7 +119,7 @@ def test_training_starts_from_converted_weights(make_file, tmp_path, capsys):
 
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_a_backbone_is_loaded_and_the_dropped_classifier_is_named(make_file, tmp_path, capsys, as_folder):
-    file, model = make_file("backbone", "MIIL", 7, "tresnet_21k.pth")
+    file, model = make_file("backbone", "MIIL", 7)
     source = file
     if as_folder:
         source = tmp_path / "backbone"
@@ -276,7 +268,9 @@ def test_files_of_another_model_are_refused(make_file, tmp_path, system, overrid
     assert not (tmp_path / "run").exists()
 
 
-def test_misfits_of_a_converted_checkpoint_are_refused(make_file, converted, tmp_path):
+def test_misfits_of_a_converted_checkpoint_are_refused(make_file, tmp_path):
+    converted = tmp_path / "run"
+    convert(small_config(), make_file()[0], converted)
     out, wider = tmp_path / "out", small_config(**{"model.hidden_size": 32})
     with pytest.raises(InputError, match="run holds checkpoints already; give another --output"):
         convert(small_config(), make_file()[0], converted)

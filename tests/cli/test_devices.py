@@ -28,19 +28,15 @@ def test_flags_that_do_not_fit_together_are_refused(arguments, message):
         join_hosts(*arguments)
 
 
-def join_alone(address: str, process: int) -> subprocess.CompletedProcess:
-    call = f"join_hosts({address!r}, 2, {process}, timeout_s=2)"
-    command = [sys.executable, "-c", f"from aia_jax.cli.devices import join_hosts; {call}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 @pytest.mark.parametrize(("process", "who"), [(0, "the other processes"), (1, "process 0 at 127.0.0.1:{port}")])
 def test_a_process_that_does_not_answer_is_named(process, who):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
+    call = f"join_hosts('127.0.0.1:{port}', 2, {process}, timeout_s=2)"
+    command = [sys.executable, "-c", f"from aia_jax.cli.devices import join_hosts; {call}"]
     start = time.perf_counter()
-    done = join_alone(f"127.0.0.1:{port}", process)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert time.perf_counter() - start < 30
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {who.format(port=port)} did not answer within 2 s; start all processes")

@@ -138,14 +138,6 @@ def test_a_run_may_start_from_another(annotator, workdir, tmp_path, capsys):
     assert losses(tmp_path)[1] < 0.9 * losses(workdir)[1]
 
 
-def test_weights_of_another_annotator_are_refused(annotator, workdir, tmp_path):
-    other = write_run(tmp_path / "other", annotator_config(**{"model.hidden_size": 32}))
-    with pytest.raises(InputError, match="on maps and keywords of another annotator"):
-        evaluate(small_config(other), None, tmp_path / "out", weights=(str(workdir),))
-    with pytest.raises(InputError, match=r"holds a run of .*'search'; name one of annotation"):
-        train(small_config(workdir), tmp_path)
-
-
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"
@@ -244,9 +236,13 @@ def test_mistakes_are_reported(search, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_only_a_search_run_with_its_own_annotator_will_do(search, annotator, tmp_path, capsys):
+def test_runs_of_another_system_or_annotator_are_refused(search, annotator, workdir, tmp_path, capsys):
+    other = write_run(tmp_path / "other", annotator_config(**{"model.hidden_size": 32}))
+    with pytest.raises(InputError, match="on maps and keywords of another annotator"):
+        evaluate(small_config(other), None, tmp_path / "out", weights=(str(workdir),))
+    with pytest.raises(InputError, match=r"holds a run of .*'search'; name one of annotation"):
+        train(small_config(workdir), tmp_path / "run")
     assert search("red", "--workdir", str(annotator)) == 2
     assert "name one of image search" in capsys.readouterr().err
-    other = write_run(tmp_path / "other", annotator_config(**{"data.num_test": 16, "seed": 5}))
     assert search("red", "--annotator", str(other)) == 2
     assert "is another annotator than" in capsys.readouterr().err
