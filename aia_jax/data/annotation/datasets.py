@@ -134,7 +134,7 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
     part = np.full(len(targets), -1)
 
     def place(row: int, wanted_here: np.ndarray) -> None:
-        """Adds an image to the part that lacks more images of its label or, for a tie, more images of any label."""
+        """Adds an image to the part that needs more images of the label or, if both need equally many, more images."""
         difference = wanted_here[1] - wanted_here[0] or wanted_images[1] - wanted_images[0]
         part[row] = int(difference > 0)
         wanted[part[row], targets[row]] -= 1
@@ -234,7 +234,7 @@ def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
 
 
 def _repair(in_second: np.ndarray, targets: np.ndarray, counts: np.ndarray, in_both: bool) -> None:
-    """Moves images into a part that is empty or lacks a label. Prefers moves that leave the other part all labels."""
+    """Moves images into a part that is empty or lacks a label. If possible, the other part keeps all its labels."""
     present = np.stack([targets[~in_second].sum(axis=0), targets[in_second].sum(axis=0)])  # [2, C] images per label
 
     def move(row: int, to: int) -> None:

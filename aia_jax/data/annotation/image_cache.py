@@ -178,7 +178,7 @@ def _decode(record: dict[str, Any], size: int, upright: bool) -> dict[str, Any]:
 
 
 def _examine(path: Path, folders: Sequence[Path]) -> tuple[int, int] | str:
-    """Returns the size and modification time of a photo, or its problem. Links must not lead out of given `folders`."""
+    """Returns the size and modification time of a photo, or its problem. Links must stay in `folders`, if given."""
     target = Path(os.path.realpath(path))
     if folders and not any(target.is_relative_to(folder) for folder in folders):
         remedy = "copy the photo into it, or link the whole folder of photos"

@@ -21,6 +21,7 @@ _UNNAMED = re.compile(r"(unnamed:_\d+)?")  # the name that pandas gives to a col
 _DELIMITERS = (",", ";", "\t", "|")
 _LISTS = "lists"
 _DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", _LISTS: "lists"}  # descriptions of separators
+_KNOWN_SPLITS = ", ".join(SPLIT_NAMES)
 _YES, _NO = ("1", "1.0", "true", "yes", "x"), ("0", "0.0", "-1", "false", "no", "")
 
 
@@ -40,8 +41,8 @@ class _Columns(NamedTuple):
 def read_table(path: Path, *, photo_column: str = "", label_column: str = "", separator: str = "") -> LabelList:
     """Reads labels from a text table with a header, in UTF-8 with or without a byte-order mark.
 
-    The delimiter is comma, semicolon, tab or "|": the one that splits the header into most columns. Columns are found
-    by name, and case is ignored: photos ("image", "file_name", ...), labels ("labels", "tags", "label", ...) and splits
+    The delimiter is comma, semicolon, tab or "|", whichever gives the most columns in the header. Columns are found by
+    name, without regard to case: photos ("image", "file_name", ...), labels ("labels", "tags", ...) and splits
     ("split", "subset", ...). If there is no column of labels, each other column is a label with values 0 and 1.
 
     The first of these rules that applies separates the labels of all cells:
@@ -58,7 +59,7 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
     Raises:
         InputError: the file cannot be read, or a column is missing.
     """
-    problems: list[str] = []
+    found, problems = [], []
     header, rows, delimiter = _parse(path, problems)
     columns = _find_columns(path, header, photo_column, label_column)
     splits = [_split_name(cells, columns) for _, cells in rows]
@@ -69,13 +70,11 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
         separator = _choose_separator(valid, header, columns, separator)
         description = _DESCRIPTIONS.get(separator, f"separated by {separator!r}")
         how = f"labels in column {header[columns.labels]!r}, {description}"
-    found = []
     for (line, cells), split in zip(rows, splits, strict=True):
         where = f"{path.name}:{line}"
         try:
             if split is None:
-                known = ", ".join(SPLIT_NAMES)
-                raise ValueError(f"split {cells[columns.split].strip()!r:.40} is unknown; known: {known}")
+                raise ValueError(f"split {cells[columns.split].strip()!r:.40} is unknown; known: {_KNOWN_SPLITS}")
             if columns.labels is None:
                 labels = _indicated_labels(cells, header, columns)
             else:
@@ -83,11 +82,11 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
             found.append(LabelRow(where, cells[columns.photo].strip(), labels, split))
         except ValueError as problem:
             problems.append(f"{where}: {problem}")
-    understood = f"{path}: separated by {delimiter!r}, photos in column {header[columns.photo]!r}, {how}"
     if columns.split is not None:
-        understood += f", splits in column {header[columns.split]!r}"
+        how += f", splits in column {header[columns.split]!r}"
     if columns.unused:
-        understood += f"; not used: {', '.join(repr(header[column]) for column in columns.unused)}"
+        how += f"; not used: {', '.join(repr(header[column]) for column in columns.unused)}"
+    understood = f"{path}: separated by {delimiter!r}, photos in column {header[columns.photo]!r}, {how}"
     return LabelList(tuple(found), understood, tuple(problems))
 
 

@@ -188,7 +188,10 @@ def combine_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _first_names(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields each name with the first name of the same photo: a linked file, or one with the same name and content."""
+    """Yields each name with the first name of the same photo.
+
+    Two files are the same photo if one is a link to the other, or if their names and contents are equal.
+    """
     found: dict[tuple[int, int], str] = {}
     alike: dict[tuple[str, int], list[str]] = defaultdict(list)  # names of photos by file name and size
     for name in names:

@@ -147,7 +147,7 @@ def test_counts_of_the_real_annotations(dataset, split, sizes):
 
 @pytest.fixture(params=["", "ssgrl", "data/VG"])
 def ssgrl(tmp_path, request):
-    """SSGRL's files in one of the places they may lie in, and photos in both of Visual Genome's folders."""
+    """SSGRL's files in one of their three possible folders, and photos in both folders of Visual Genome."""
     folder = tmp_path / "VG-500" / request.param
     for name in ("VG_100K/1.jpg", "VG_100K_2/2.jpg"):
         (folder / name).parent.mkdir(parents=True)

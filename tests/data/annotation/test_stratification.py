@@ -47,13 +47,13 @@ def test_labels_of_one_image_stay_in_the_first_part_and_neither_part_is_empty():
     assert stratified_split(np.zeros((50, 1)), 0.2, 0, in_both=True).sum() == 10  # images without labels
     second = stratified_split(np.array([[1, 0], [1, 0], [1, 1]]), 0.9, 0, in_both=True)
     assert second.tolist() in ([True, False, False], [False, True, False], [True, True, False])
-    assert stratified_split(np.eye(4), 0.2, 0, in_both=True).sum() == 1  # though each label is lost to one part
+    assert stratified_split(np.eye(4), 0.2, 0, in_both=True).sum() == 1  # each label is in one part only
     assert stratified_split(np.ones((2, 3)), 0.01, 0, in_both=True).sum() == 1
     assert stratified_split(np.ones((2, 3)), 0.99, 0, in_both=False).sum() == 1
 
 
 def test_labels_that_cannot_be_in_both_parts_are_in_the_first():
-    triangle = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]])  # each label of two images, of three in all
+    triangle = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]])  # three images; each label is in two of them
     for seed in range(5):
         second = stratified_split(triangle, 0.5, seed, in_both=True)
         assert triangle[~second].any(axis=0).all()
