@@ -76,7 +76,7 @@ def test_overrides_replace_parameters_of_the_preset():
 @pytest.mark.parametrize("target", [0, 1])
 @pytest.mark.parametrize("name", PRESETS)
 def test_values_and_gradients_equal_those_of_pytorch(name, target):
-    """PyTorch computes in float64, where 1 - sigmoid(x) still has digits left; see the next test for float32."""
+    """PyTorch computes in float64, because 1 - sigmoid(x) loses digits in float32. The next test uses float32."""
     oracles = pytest.importorskip("tests.helpers.torch_oracles")
     x = oracles.torch.from_numpy(LOGITS.astype(np.float64))[None].requires_grad_()
     theirs = oracles.torch_loss(name, x, oracles.torch.full_like(x, target))

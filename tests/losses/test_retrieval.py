@@ -1,4 +1,4 @@
-"""Retrieval losses compared with hand computations and with their formulas."""
+"""Retrieval losses compared with hand computations; `tests/models/test_sgraf_parity.py` compares with PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ SCORES = np.array([[0.9, 0.5, 0.8], [0.6, 0.7, 0.2], [0.1, 0.95, 0.4]], np.float
 
 @pytest.mark.parametrize("hardest", [True, False])
 def test_triplet_loss_of_a_small_case_by_hand(hardest):
-    """Negatives of images 0, 1, 2: 0.2 + 0.8 - 0.9, 0.2 + 0.6 - 0.7, 0.2 + 0.95 - 0.4; of the captions likewise."""
+    """Negatives of images 0, 1, 2: 0.2 + 0.8 - 0.9, 0.2 + 0.6 - 0.7, 0.2 + 0.95 - 0.4; captions alike."""
     assert float(triplet(SCORES, margin=0.2, hardest=hardest)) == pytest.approx(0.1 + 0.1 + 0.75 + 0 + 0.45 + 0.6)
 
 

@@ -22,7 +22,7 @@ N, C = 200, 12
 
 @pytest.fixture
 def scored():
-    """Scores and targets; the last label is never true, the one before never predicted."""
+    """Scores and targets; the last label is never true. The label before it is never predicted."""
     rng = np.random.default_rng(0)
     targets = rng.random((N, C)) < np.linspace(0.5, 0.05, C)
     targets[:, -1] = False

@@ -19,7 +19,7 @@ def random_case(seed, grades=1, queries=20, images=60):
 
 def test_literal_numbers():
     found = search.search_metrics(SCORES, RELEVANT)
-    # Ranks of the right ones: 2 and 3; 2 and 4 (of the two equal scores the first image stands first).
+    # Ranks of the relevant images: 2 and 3; 2 and 4 (among equal scores, the first image ranks first).
     ideal = 1 + 1 / np.log2(3)
     gains = (1 / np.log2(3) + 1 / np.log2(4), 1 / np.log2(3) + 1 / np.log2(5))
     assert found["ndcg_5"] == pytest.approx(np.mean(gains) / ideal)

@@ -46,7 +46,7 @@ def best_by_brute_force(score: np.ndarray, target: np.ndarray) -> tuple[float, f
 
 
 def sparse_problem(num_images=300, num_labels=12, dtype=np.float32, seed=0):
-    """Labels of decreasing frequency; the last two never and always true, the two before with constant scores."""
+    """Labels become rarer. The last two are never and always true. The two before them have constant scores."""
     rng = np.random.default_rng(seed)
     targets = rng.random((num_images, num_labels)) < np.linspace(0.5, 0.01, num_labels)
     scores = np.clip(rng.normal(0.2 + 0.3 * targets, 0.15), 0, 1).astype(dtype)

@@ -95,8 +95,7 @@ def by_loops(model, inputs, image, query, size):
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_all_formulas_against_loops(inputs, size):
     model = build(kernel_size=size)
-    # Attention that is far from even.
-    model.kernel.kernel[...] *= 30
+    model.kernel.kernel[...] *= 30  # attention is far from even
     model.bilinear[...] *= 10
     found = attend(model, inputs)
     for image in range(3):

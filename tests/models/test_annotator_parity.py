@@ -1,4 +1,4 @@
-"""A whole small annotator in training mode against timm's body and the torch head: logits, loss and all gradients."""
+"""A small annotator in training mode against timm's body and the torch head: logits, loss and all gradients."""
 
 import jax
 import numpy as np

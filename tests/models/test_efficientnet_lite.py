@@ -59,7 +59,7 @@ def _published(variant: str):
 
 
 def _package_features(variant: str, images: np.ndarray, image_size: int | None) -> np.ndarray:
-    """Features of efficientnet_lite_pytorch; it pads as an image of `image_size` needs, None: as these do."""
+    """Features of efficientnet_lite_pytorch, padded for `image_size`. None pads for the size of `images`."""
     reason = "the oracle is absent: pip install efficientnet-lite-pytorch"
     package = pytest.importorskip("efficientnet_lite_pytorch", reason=reason)
     network = package.EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=image_size)
@@ -114,7 +114,7 @@ def test_training_mode_equals_timms():
 
 @pytest.mark.slow
 def test_gradients_equal_timms(monkeypatch):
-    """With SiLU for ReLU6: at a kink, where float32 rounds to either side, torch differs from itself in float64."""
+    """Uses SiLU, because rounding in float32 decides the side of a kink of ReLU6 and thus the gradient."""
     network, images = _timm_network(act_layer="silu"), _images(75, batch=4)
     monkeypatch.setattr(jax.nn, "relu6", jax.nn.silu)
     values = _ours("0", network.state_dict())
@@ -130,7 +130,7 @@ def test_gradients_equal_timms(monkeypatch):
     theirs = network(_torch_images(images)).permute(0, 2, 3, 1)
     (theirs * theirs.new_tensor(weights)).mean().backward()
     theirs = _ours("0", {name: weight.grad for name, weight in network.named_parameters()}, nnx.Param)
-    # The batch norm after the next 1x1 convolution takes these out again.
+    # The next 1x1 convolution and its batch norm remove these biases, so their gradients are 0.
     without = {path for path in params if path[-3:] == ("project", "bn", "bias")}
     assert len(without) == 16
     assert max(np.abs(ours[path]).max() for path in without) < 1e-6 * max(np.abs(v).max() for v in theirs.values())

@@ -1,4 +1,4 @@
-"""In evaluation batch norm is folded into the convolutions: the same outputs, gradients and statistics."""
+"""Evaluation folds batch norms into convolutions. Outputs, gradients and statistics stay the same."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def _unfold(monkeypatch) -> None:
 
 
 def _random(shape, path: tuple, rng: np.random.Generator) -> np.ndarray:
-    """Weights and statistics that neither let activations vanish nor explode."""
+    """Weights and statistics with which activations neither vanish nor explode."""
     ranges = {"scale": (0.4, 1.0), "var": (0.6, 1.6)}
     if path[-1] in ranges:
         return rng.uniform(*ranges[path[-1]], shape)
@@ -79,12 +79,12 @@ def test_folded_once_is_folded_in_each_call(name, dtype, platform, monkeypatch):
     assert kernels
     assert {str(leaf.dtype) for leaf in kernels} == {dtype}
     each_call, once = _features(graphdef, state, _images(48)), _features(*nnx.split(model), _images(48))
-    tolerance = 1e-6 if dtype == "float32" else 2**-7  # kernels in another order are summed up in another
+    tolerance = 1e-6 if dtype == "float32" else 2**-7  # another layout of the kernel changes the order of sums
     np.testing.assert_allclose(once, each_call, rtol=0, atol=tolerance * np.abs(each_call).max())
 
 
 def test_bfloat16_loses_little_more_than_without_folding(monkeypatch):
-    """On a CPU XLA may keep float32 between convolution and norm, which no GPU does; hence the margin."""
+    """The margin is for CPUs, where XLA may keep float32 between convolution and norm."""
     graphdef, state = _split(BACKBONES["tresnet_tiny"].build)
     half, _ = _split(BACKBONES["tresnet_tiny"].build, dtype=jnp.bfloat16)
     exact = _features(graphdef, state, _images(48))

@@ -70,7 +70,7 @@ def test_body_has_the_published_number_of_parameters(pair):
 @pytest.mark.parametrize("input_statistics", [False, True])
 @pytest.mark.parametrize("v2", [False, True])
 def test_training_mode_equals_timms(v2, input_statistics):
-    """Output and updated running statistics. Small: batch statistics amplify float32 rounding with every layer."""
+    """Small, because batch statistics amplify float32 rounding in every layer."""
     tresnet, variant = build_small_tresnet(v2=v2)
     body = tresnet.body.train()
     randomize(body, seed=1)
