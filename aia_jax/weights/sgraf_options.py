@@ -68,14 +68,12 @@ def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, wher
 def check_sizes(
     arrays: Mapping[str, np.ndarray], reasoning: str, model: ConfigDict, num_words: int, where: str
 ) -> None:
-    """Checks that a file's sizes and reasoning equal those of a config's `model`.
+    """Checks that a file's sizes and reasoning equal those of `model`, the `model` part of a config.
 
     Ignores the sizes of missing arrays, because the conversion reports missing arrays.
 
     Args:
         arrays: the file's arrays by name.
-        reasoning: the file's reasoning, "sgr" or "saf".
-        model: the `model` part of a config.
         num_words: the size of the vocabulary.
         where: the file's name, for messages.
 

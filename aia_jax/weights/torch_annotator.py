@@ -104,12 +104,9 @@ class TorchAttentionPooling(nn.Module):
 
 
 class TorchAnnotator(nn.Module):
-    """System A. Maps images `[B, 3, H, W]` to logits `[B, C]` and the head's intermediates.
+    """System A. Maps images `[B, 3, H, W]` to logits `[B, C]` and the intermediates of `TorchAttentionPooling`.
 
-    Args:
-        body: a network that returns features `[B, F, h, w]`.
-        num_labels, num_features: the sizes C and F.
-        head_options: see `TorchAttentionPooling`.
+    `body` is a network that returns features `[B, F, h, w]`.
     """
 
     def __init__(self, body: nn.Module, num_labels: int, num_features: int, **head_options):
@@ -145,11 +142,9 @@ class TorchClassifier(nn.Module):
 
 
 class FixedPaddingConv(nn.Module):
-    """Computes timm's `Conv2dSame` of stride 2 with the padding for one input size. Keeps the parameter name.
+    """Computes timm's `Conv2dSame` of stride 2 with the padding for an input of height and width `side`.
 
-    Args:
-        conv: the convolution that provides the weight.
-        side: height and width of the input for which the padding is computed.
+    The parameter keeps its name.
     """
 
     def __init__(self, conv: Conv2dSame, side: int):
@@ -188,14 +183,10 @@ def build_body(backbone: str) -> tuple[nn.Module, int]:
 
 
 def load_torch(config: ConfigDict, torch_state: TorchStateDict) -> nn.Module:
-    """Builds a file's model in evaluation mode, and loads the weights with `strict=True`.
+    """Builds a file's model from `config.model` in evaluation mode, and loads the weights with `strict=True`.
 
     timm's filter converts TResNet's names, so that the names do not depend on this project. EfficientNet-Lite pads as
     timm does; see `fix_padding`.
-
-    Args:
-        config: a config whose `model` part describes the file's model.
-        torch_state: the identified file.
     """
     head = torch_state.head
     if torch_state.family == "tresnet":

@@ -177,9 +177,7 @@ def l2norm(x: Tensor) -> Tensor:
 def load_torch(model: ConfigDict, state: dict[str, np.ndarray]) -> TorchSGRAF:
     """Builds a file's model in evaluation mode, and loads the weights with `strict=True`.
 
-    Args:
-        model: the `model` part of a config that describes the file.
-        state: the arrays by their names in the file.
+    `model` is the `model` part of a config, and `state` contains the arrays by their names in the file.
     """
     fields = {name: model[name] for name in SGRAF_FIELDS}
     network = TorchSGRAF(len(state["1.embed.weight"]), model.num_features, **fields).eval()
