@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
@@ -69,6 +68,8 @@ def gif(num_frames: int) -> bytes:
 
 def zipped_weights(num_bytes: int) -> bytes:
     """A file of `torch.save` with a compressed array of zeros."""
+    import torch
+
     plain = in_memory(functools.partial(torch.save, {"a": torch.zeros(num_bytes // 4)}))
     packed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(plain)) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:

@@ -125,11 +125,9 @@ def main() -> int:
     parser.add_argument("--family", action="append", choices=FAMILIES, help="only this family; may be repeated")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder for the files of the findings")
     given = parser.parse_args()
+    names = given.family or FAMILIES
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        report = {
-            name: soak(Path(folder), name, FAMILIES[name], given.cases, given.seed, given.keep)
-            for name in given.family or FAMILIES
-        }
+        report = {name: soak(Path(folder), name, FAMILIES[name], given.cases, given.seed, given.keep) for name in names}
     peak_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
     write_report({"seed": given.seed, "cases": given.cases, "peak_mb": peak_mb, "families": report}, given.output)
     return 1 if any(family["findings"] for family in report.values()) else 0

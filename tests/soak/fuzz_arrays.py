@@ -7,9 +7,7 @@ import random
 from pathlib import Path
 
 import numpy as np
-import torch
 from ml_collections import ConfigDict
-from safetensors.numpy import save as safetensors_file
 
 from aia_jax.data.retrieval.captions import feature_photo_names, load_captions, load_vocabulary
 from aia_jax.data.search.clicks import ClickedImages
@@ -38,8 +36,9 @@ def weights(rng: random.Random, folder: Path) -> None:
 
 def safetensors(rng: random.Random, folder: Path) -> None:
     """A file of safetensors, compared with a reader of ten lines."""
-    content = safetensors_file(_ARRAYS)
-    data, (state, _) = plain.read_damaged(folder / "weights.safetensors", content, rng, read_torch_file)
+    from safetensors.numpy import save
+
+    data, (state, _) = plain.read_damaged(folder / "weights.safetensors", save(_ARRAYS), rng, read_torch_file)
     expected = _safetensors_of(data)
     assert state.keys() == expected.keys()
     for name, value in state.items():
@@ -108,6 +107,8 @@ def clicks(rng: random.Random, folder: Path) -> None:
 
 def _torchs(path: Path) -> list[np.ndarray]:
     """All arrays that torch reads. An error of torch is a finding, because the product read the file."""
+    import torch
+
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location="cpu", weights_only=True)
     found, waiting, seen = [], [content], set()
@@ -124,6 +125,8 @@ def _torchs(path: Path) -> list[np.ndarray]:
 
 @functools.cache
 def _torch_seeds() -> tuple[bytes, ...]:
+    import torch
+
     state = {"module.a.weight": torch.arange(6.0).reshape(2, 3), "module.b": torch.tensor([1.5], dtype=torch.float16)}
     plain_state = {"a.weight": torch.arange(6.0), "count": torch.tensor(7), "half": torch.ones(2, dtype=torch.bfloat16)}
     contents = [

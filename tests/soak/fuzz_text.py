@@ -147,9 +147,8 @@ def _captions_of(data: bytes) -> list[str]:
 
 def _coco(rng: random.Random, folder: Path) -> None:
     data, splits = plain.read_damaged(folder / "dataset.json", _COCO, rng, coco_splits, folder)
-    document = plain.json_of(data)
     for split in splits:
-        images = [image for image in document["images"] if image["split"] == split.name]
+        images = [image for image in plain.json_of(data)["images"] if image["split"] == split.name]
         assert split.ids.tolist() == [image["imgid"] for image in images]
         for keyword_file, image in zip(split.paths(), images, strict=True):
             assert keyword_file.parent == folder / f"keyword_{split.name}"

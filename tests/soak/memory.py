@@ -33,12 +33,11 @@ def measure(folder: Path, num_images: int, epochs: int) -> dict[str, Any]:
     while process.poll() is None:
         step, used = last_step(folder), memory("RssAnon", process.pid) / 1e6
         stage = "prepare" if not step else "evaluate" if step >= end else _QUARTERS[4 * step // end]
-        peaks[stage] = max(peaks.get(stage, 0), used)
+        peaks[stage] = max(peaks.get(stage, 0), round(used, 1))
         time.sleep(0.02)
     if process.returncode:
         raise SystemExit((folder / "output.txt").read_text()[-3000:])
-    rounded = {name: round(peak, 1) for name, peak in peaks.items()}
-    return {"images": num_images, "epochs": epochs, "steps": end, "peak_mb": rounded}
+    return {"images": num_images, "epochs": epochs, "steps": end, "peak_mb": peaks}
 
 
 def main() -> None:
