@@ -84,8 +84,8 @@ def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.nda
     """
     rows = [known_ids(text, vocabulary) for text in texts]
     if unknown := [text for text, row in zip(texts, rows, strict=True) if not row]:
-        size = len(vocabulary) - len(SPECIAL_WORDS)
-        raise InputError(f"no word of {unknown[0]!r} is known to {vocabulary.name} of {size:,} words")
+        size, listed = len(vocabulary) - len(SPECIAL_WORDS), ", ".join(map(repr, unknown[:5]))
+        raise InputError(f"no word of {listed} is known to {vocabulary.name} of {size:,} words")
     return pad_ids(rows)
 
 
