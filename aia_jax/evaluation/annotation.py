@@ -68,7 +68,7 @@ class AnnotationEvaluator(Evaluator):
             self._loaded = load_thresholds(thresholds, task.labels)
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the metrics; see `Evaluator`. The second row, if requested, has those at per-label thresholds."""
+        """Computes the metrics; see `Evaluator`. A second row, if requested, has per-label thresholds."""
         task, outputs = self._task, candidate.outputs(self._split)
         metrics = task.evaluate(self._split, outputs)
         rows = [self._row(candidate, candidate.name, metrics, self._published)]

@@ -44,8 +44,8 @@ def evaluate(
 
     Args:
         config: `config.model.dtype` is the dtype of the computation.
-        weights: workdirs, converted checkpoints or PyTorch files to evaluate instead of `workdir`. Several weights of
-            retrieval are also evaluated as an ensemble, the mean of their similarities.
+        weights: workdirs, converted checkpoints or PyTorch files to evaluate instead of `workdir`. If retrieval
+            gets several weights, their ensemble (the mean of their similarities) is also evaluated.
         thresholds, html: options for annotation only; see `AnnotationEvaluator`.
 
     Returns:
@@ -93,7 +93,7 @@ def _make_evaluator(
 
 
 def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[Candidate]:
-    """Yields the last evaluated epoch of a run, unless it is the best epoch, and then the best epoch."""
+    """Yields the last evaluated epoch of a run, if it is not the best epoch. Then yields the best epoch."""
     with open_run(workdir) as checkpointer:
         check_same_config(workdir, config, free=("init_from", "init_backbone", "model.dtype"))
         best, _ = checkpointer.best()
@@ -138,7 +138,7 @@ def _candidate(name: str, task: Task, weights: Arrays, facts: dict[str, Any], pr
 
 
 def _ensemble(members: Sequence[Candidate], task: Task) -> Candidate:
-    """Returns a candidate. Its outputs are the mean of the outputs of `members`."""
+    """Returns a candidate whose outputs are the mean of the outputs of `members`."""
 
     def outputs(split: str) -> dict[str, np.ndarray]:
         found = [member.outputs(split) for member in members]

@@ -65,13 +65,13 @@ class Evaluator:
         """Writes scores and pictures of the best candidate into `output`."""
 
     def table(self, results: Sequence[Scored]) -> str:
-        """Formats the rows of all candidates as text. The last candidate is the best, and is the first in the text."""
+        """Formats the rows of all candidates as text. The last of `results` is the best and comes first in the text."""
 
 
 def compared_rows(results: Sequence[Scored]) -> list[Row | str]:
     """Returns the main rows of all results, then the second rows. The published row and a difference follow each group.
 
-    The difference is that of the best result, which is the last of `results`, from the published row.
+    The difference is the best result minus the published row. The best result is the last of `results`.
     """
     lines: list[Row | str] = []
     for rows in zip(*(result.rows for result in results[::-1]), strict=True):

@@ -1,4 +1,4 @@
-"""Evaluates image search: gains, ranks and ROC curves, for all queries and for the queries not trained on."""
+"""Evaluates image search: gains, ranks and ROC curves, for all queries and for queries not seen in training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ class SearchEvaluator(Evaluator):
     """
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the metrics; see `Evaluator`. A second row has those of the queries not trained on, if any exist."""
+        """Computes the metrics; see `Evaluator`. A second row is for queries not seen in training, if any exist."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
         facts = {"model": describe_model(self._config.model), "split": self._split, **candidate.facts}

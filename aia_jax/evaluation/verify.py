@@ -96,7 +96,7 @@ def _verify_annotation(
     passed = _compare(here, there, f"{len(pixels)} images", tolerance)
     if split:
         if not has_head:
-            problem = f"{source} holds a backbone alone, which scores no labels: no metrics of {split} to compare"
+            problem = f"{source} holds only a backbone, which does not score labels: --split needs a head"
             raise InputError(problem)
         print(_metrics(task, split, ours, theirs), flush=True)
     return passed
@@ -165,7 +165,7 @@ def _annotation_stages(
     images: Any,
     channels_last: Callable[[Any], np.ndarray],
 ) -> Stages:
-    """Runs the parts of a backbone and the head one after the other. `channels_last` converts the features."""
+    """Runs the parts of a backbone and the head one after the other. `channels_last` converts features to NumPy."""
     stages, x = {}, images
     for name, part in parts:
         x, seconds = _timed(part, x)
@@ -191,9 +191,9 @@ def _torch_parts(body: Any, family: str) -> Iterator[tuple[str, Callable[..., An
 
 
 def _torch_head(model: Any, features: Any) -> tuple[Any, dict[str, Any]]:
-    """Returns the logits and, for an attention head, maps of the shapes in this project's head."""
+    """Returns the logits and, for an attention head, intermediate maps with the shapes of this project's head."""
     logits, maps = model.head(features)
-    axes = {"projection": 1, "attention": 2}  # of the positions
+    axes = {"projection": 1, "attention": 2}  # axis of the positions
     return logits, {name: value.unflatten(axes[name], features.shape[2:]) for name, value in maps.items()}
 
 

@@ -275,7 +275,7 @@ class SGRAF(nnx.Module):
         affinity = jnp.einsum("ird,cld->iclr", regions, words, preferred_element_type=jnp.float32)
         affinity = jax.nn.leaky_relu(affinity, 0.1) * mask[..., None]
         attention = jax.nn.softmax(_ATTENTION_SCALE * l2norm(affinity, axis=2))
-        # The products of regions give the length of each context vector with far fewer numbers than the vector has.
+        # Computes the length of each context vector from products of regions, which need less memory than the vectors.
         square = (jnp.einsum("iclr,irq->iclq", attention, products) * attention).sum(axis=-1, keepdims=True)
         attention = (attention / (jnp.sqrt(jnp.maximum(square, EPSILON**2)) + EPSILON)).astype(self.dtype)
         context = jnp.einsum("iclr,ird->icld", attention, regions)

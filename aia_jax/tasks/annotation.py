@@ -62,7 +62,7 @@ class AnnotationTask(BaseTask):
         labels = loaded[0] if loaded else self._vocabulary
         if any(others != labels for others in loaded):
             raise InputError(
-                f"train and test split of {self.config.data.name} list different labels, or in another order; "
+                f"train and test split of {self.config.data.name} list different labels, or in a different order; "
                 "give both files the same `labels`"
             )
         return labels

@@ -151,7 +151,7 @@ class RetrievalTask(BaseTask):
             try:
                 return decode_image(path.read_bytes(), _PHOTO_SIZE)
             except (OSError, InputError) as error:
-                problem = f"{path}: {error}; config.data.photos names the folder that aia features was given"
+                problem = f"{path}: {error}; set config.data.photos to the folder that aia features read"
                 raise InputError(problem) from None
 
         return read_photo

@@ -205,8 +205,8 @@ class AnnotatedImages:
         self.keyword_quality: dict[str, tuple[float, float]] = {}
         if not self._data.annotator:
             raise InputError(
-                "config.data.annotator: name the folder of an annotation run, whose backbone makes the maps of images; "
-                "train.py --config configs/demo.py makes one for the scenes"
+                "config.data.annotator: name the folder of an annotation run. Its backbone computes the feature "
+                "maps. For the scenes, train.py --config configs/demo.py creates such a run"
             )
 
     @functools.cached_property

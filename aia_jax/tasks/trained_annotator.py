@@ -106,7 +106,7 @@ class TrainedAnnotator:
         arrays, info = run_arrays(workdir)
         check_complete_model(workdir, info)
         if "labels" not in info:
-            raise InputError(f"the checkpoint in {workdir} does not say its labels; train or convert it anew")
+            raise InputError(f"the checkpoint in {workdir} does not list its labels; train or convert it again")
         with config_errors_as_input_errors(workdir):
             check_fields(config)
             return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"), fold=fold)

@@ -67,7 +67,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             self._manager.save(step, args=ocp.args.Composite(info=ocp.args.JsonSave(info), **items), force=True)
 
     def check_undamaged(self, step: int) -> None:
-        """Reads all files of a checkpoint. Raises InputError if one has changed since it was written."""
+        """Reads all files of a checkpoint. Raises InputError if a file has changed since it was written."""
         if problem := find_damage(self._directory / str(step)):
             raise self._damaged(step, problem)
 
@@ -144,7 +144,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             self._manager.wait_until_finished()
 
     def __exit__(self, exception: type[BaseException] | None, *_rest: object) -> None:
-        suppressed = [InputError] if exception else []  # an earlier exception matters more
+        suppressed = [InputError] if exception else []  # reports an earlier exception instead
         with contextlib.suppress(*suppressed), self._disk_errors_as_input_errors():
             self._manager.close()
 
@@ -172,7 +172,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             remaining = f"that of step {self.steps()[-1]} remains" if self.steps() else "there is none before it"
             raise InputError(
                 f"{self._directory}: {reason}, the checkpoint of step {self._saving} could not be written; "
-                f"{remaining}. Make room there and give the same command again"
+                f"{remaining}. Free space there and give the same command again"
             ) from error
 
 

@@ -41,7 +41,7 @@ def find_damage(folder: Path) -> str:
         if name not in found:
             return f"{name} is missing"
         if found[name] != expected.get(name):
-            return f"{name} is changed" if name in expected else f"{name} does not belong there"
+            return f"{name} is changed" if name in expected else f"{name} is not a file of this checkpoint"
     return ""
 
 

@@ -18,7 +18,7 @@ from tensorboardX.summary import scalar
 from aia_jax.utils.files import write_bytes, write_errors_as_input_errors
 
 _METRICS = "metrics.jsonl"
-_ADVICE = "make that possible and give the same command again"
+_ADVICE = "correct this and give the same command again"
 
 
 class MetricWriter(contextlib.AbstractContextManager):
@@ -65,7 +65,7 @@ class MetricWriter(contextlib.AbstractContextManager):
 
     def __exit__(self, *_exc: object) -> None:
         for file in (self._lines, self._events) if self._active else ():
-            with contextlib.suppress(OSError):  # each line was flushed before, or its error was raised
+            with contextlib.suppress(OSError):  # `write` has flushed each line or raised its error
                 file.close()
 
 

@@ -53,17 +53,17 @@ class NonFiniteSteps:
         if skip:
             problem += f", after {self._config.max_skipped_steps} skipped steps, config.max_skipped_steps"
         raise NonFiniteLossError(
-            f"{problem}; {self._last_checkpoint()}, {self._path} names the batch. "
-            "Look at it, lower config.optimizer.max_learning_rate or set config.optimizer.clip_norm, in another workdir"
-            + ("" if skip else "; config.on_nonfinite=skip leaves such steps out")
+            f"{problem}; {self._last_checkpoint()}, {self._path} names the batch. Check it, then train in another "
+            "workdir with a lower config.optimizer.max_learning_rate or with config.optimizer.clip_norm"
+            + ("" if skip else "; config.on_nonfinite=skip skips such steps")
         )
 
     def check_state(self, step: int, state: Any) -> None:
         """Checks a state before it is saved. Raises NonFiniteLossError if it holds a NaN or infinite number."""
         if not jax.jit(all_finite)(state):
             raise NonFiniteLossError(
-                f"weights or averages are not finite at step {step}, though every loss was; "
-                f"{self._last_checkpoint()}. Lower config.optimizer.max_learning_rate, in another workdir"
+                f"weights or averages are not finite at step {step}, although every loss was finite; "
+                f"{self._last_checkpoint()}. Train in another workdir with a lower config.optimizer.max_learning_rate"
             )
 
     def _last_checkpoint(self) -> str:

@@ -74,7 +74,7 @@ def make_optimizer(
             raise InputError(f"config.optimizer.{field}={config[field]!r} is unknown; known: {', '.join(known)}")
     if config.name == "adam" and config.weight_decay:
         raise InputError(
-            f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or name to lamb"
+            f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or use lamb"
         )
     peak = config.max_learning_rate
     if config.schedule == "step":

@@ -63,7 +63,7 @@ class Predictor:
                 mask = self._replicate(batch.pop("mask"))
                 yield None, ([step(first, batch, *rest) for first, *rest in arguments], mask)
 
-        disable = jax.process_index() > 0 or None  # None: only where the output is no terminal
+        disable = jax.process_index() > 0 or None  # None: disabled if the output is not a terminal
         with tqdm(desc="predict", unit="img", leave=False, dynamic_ncols=True, disable=disable) as bar:
             for _, (outputs, mask) in fetch_outputs(dispatched()):
                 for rows, chunk in zip(outputs, chunks, strict=True):

@@ -87,7 +87,7 @@ class Progress(contextlib.AbstractContextManager):
             self._epoch_losses.append(values["loss"])
         else:
             self._nonfinite.handle(step, values["loss"], index)
-            self._print(f"step {step} was skipped: loss {values['loss']}, or its gradients; see nonfinite.jsonl")
+            self._print(f"step {step} was skipped: loss {values['loss']}, or gradients not finite; see nonfinite.jsonl")
         if step % self._config.log_every == 0 and self._interval:
             self._write_record(step)
 

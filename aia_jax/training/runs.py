@@ -55,7 +55,7 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def hint_trained_root(workdir: Path | None, config: ConfigDict) -> Iterator[None]:
-    """Adds the run's own `config.data.root` to an InputError about another one. Adds nothing if `workdir` is None."""
+    """Adds the run's `config.data.root` to an InputError about another root. Adds nothing if `workdir` is None."""
     try:
         yield
     except InputError as error:

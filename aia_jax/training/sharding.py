@@ -1,8 +1,8 @@
 """Places arrays on a mesh of devices with the axes `data` and `fsdp`.
 
 Batches are split over both axes. Large arrays of the training state are split over `fsdp`. Each group of `fsdp`
-consecutive devices shares one copy of the state, if possible within one host. `jit` sees global arrays, so batch
-statistics do not depend on the mesh.
+consecutive devices shares one copy of the state. If possible, a group is within one host. `jit` sees global arrays, so
+batch statistics do not depend on the mesh.
 """
 
 from typing import Any

@@ -39,7 +39,7 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
         InputError: the config names two sources, or a source that cannot be used.
     """
     if config.init_from and config.init_backbone:
-        raise InputError("config.init_from brings a whole model, config.init_backbone a backbone: give one of them")
+        raise InputError("config.init_from loads a whole model, config.init_backbone only a backbone: give one of them")
     if not config.init_from and not config.init_backbone:
         return None
     if not config.init_from and not config.model.backbone:
@@ -109,7 +109,7 @@ def _with_label_count(shapes: Shapes, count: int | None) -> Shapes:
 def _merge(
     random: Mapping[str, jax.Array], arrays: Mapping[str, np.ndarray], rows: np.ndarray, columns: np.ndarray
 ) -> dict[str, Any]:
-    """Returns `arrays`. Arrays of labels are the random ones, with entries `columns` of `arrays` copied to `rows`."""
+    """Returns `arrays`. Label arrays stay random, except that `rows` get the entries `columns` of `arrays`."""
     merged = dict(arrays)
     for path in _LABEL_AXES.keys() & arrays.keys():
         axis = _LABEL_AXES[path]
@@ -123,7 +123,7 @@ def _summary(source: str, labels: Sequence[str], names: Sequence[str] | None, kn
     if names is None:
         return (
             f"{source} does not list its labels: the queries and scores of all {total} start from random weights; "
-            "config.init_labels may name a file that lists them"
+            "set config.init_labels to a file that lists them"
         )
     sides = [[printable(label) for row, label in enumerate(labels) if (row in known) == side] for side in (True, False)]
     lists = [f": {', '.join(side[:_LISTED])}{' ...' * (len(side) > _LISTED)}" if side else "" for side in sides]

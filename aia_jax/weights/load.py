@@ -57,7 +57,7 @@ def load_arrays(
     torch_state = read_torch_state(source)
     check_model(torch_state, config, shapes, str(source))
     if not _is_whole(shapes) and torch_state.head:
-        print(f"{source}: the backbone is loaded, the rest dropped: {torch_state.list_head()}", flush=True)
+        print(f"{source}: the backbone is loaded, and these arrays are ignored: {torch_state.list_head()}", flush=True)
     return name_map.from_torch(torch_state, shapes, str(source))
 
 
@@ -107,13 +107,13 @@ def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes,
         raise InputError(f"{found}, but config.task is {config.task!r}")
     if is_retrieval and model.backbone:
         raise InputError(
-            f"{found} on given features, but this config's images go through config.model.backbone={model.backbone}"
+            f"{found} on given features, but this config computes features with config.model.backbone={model.backbone}"
         )
     if is_retrieval:
         check_sizes(torch_state.sgraf, torch_state.reasoning, model, shapes["sgraf.text.embedding"][0], where)
         return
     if not model.backbone:
-        raise InputError(f"{found}, but config.model.backbone is '': features are given")
+        raise InputError(f"{found}, but config.model.backbone is '', which means that features are given")
     if torch_state.family != backbone_named(model.backbone).family:
         raise InputError(f"{found}, but config.model.backbone is {model.backbone}")
     if not whole:
@@ -124,8 +124,8 @@ def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes,
     if given is not None and given != expected:
         raise InputError(
             f"{where} scores {format_count(given, 'label')}, but the data of this config list {expected}; "
-            "give the config of the data set it was trained on (config.data.name, config.data.root); to train, "
-            "config.init_labels=by_name keeps the weights of labels in both"
+            "give the config of the data set that it was trained on (config.data.name, config.data.root). For "
+            "training, config.init_labels=by_name keeps the weights of labels in both vocabularies"
         )
 
 
@@ -150,13 +150,13 @@ def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, An
         )
     if info.get("annotator") != described.get("annotator"):
         raise InputError(
-            f"{workdir} was trained on maps and keywords of another annotator; name it with config.data.annotator"
+            f"{workdir} was trained on maps and keywords of another annotator; set config.data.annotator to it"
         )
     if info.get("vocabulary") != described.get("vocabulary"):
         there, here = ((facts.get("vocabulary") or {}).get("words", 0) for facts in (info, described))
         raise InputError(
             f"{workdir} was trained with another vocabulary ({there} words there, {here} here); "
-            "name its file with config.data.vocabulary"
+            "set config.data.vocabulary to its file"
         )
 
 

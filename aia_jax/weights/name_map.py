@@ -120,7 +120,7 @@ TABLES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("sgraf", "sgraf"): _SGRAF,
 }
 
-Key = tuple[str, str]  # area ("backbone", "head" or "sgraf") and PyTorch name in it
+Key = tuple[str, str]  # area ("backbone", "head" or "sgraf") and PyTorch name in this area
 
 
 class Place(NamedTuple):
@@ -168,8 +168,8 @@ def from_torch(torch_state: TorchStateDict, shapes: Mapping[str, tuple[int, ...]
         `{path: array}`.
 
     Raises:
-        InputError: arrays are missing, left over, or have another shape or type, or variances are below 0. The message
-            lists all these arrays.
+        InputError: arrays are missing or unexpected, have a wrong shape or type, or hold variances below 0. The
+            message lists all these arrays.
     """
     areas = {path.partition(".")[0] for path in shapes}
     given = {(area, name): value for area in sorted(areas) for name, value in getattr(torch_state, area).items()}

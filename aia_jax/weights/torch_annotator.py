@@ -144,7 +144,7 @@ class TorchClassifier(nn.Module):
 class FixedPaddingConv(nn.Module):
     """Computes timm's `Conv2dSame` of stride 2 with the padding for an input of height and width `side`.
 
-    The parameter keeps its name.
+    The parameter has the same name as in timm.
     """
 
     def __init__(self, conv: Conv2dSame, side: int):
@@ -177,7 +177,7 @@ def build_body(backbone: str) -> tuple[nn.Module, int]:
     """
     name = backbone if backbone.startswith("tresnet") else f"tf_{backbone}"
     if not timm.is_model(name):
-        raise InputError(f"timm has no {name} to verify {backbone} against")
+        raise InputError(f"timm has no {name}, which is needed to verify {backbone}")
     network = timm.create_model(name, num_classes=0, global_pool="")
     return (network.body if backbone.startswith("tresnet") else network), network.num_features
 
@@ -185,8 +185,8 @@ def build_body(backbone: str) -> tuple[nn.Module, int]:
 def load_torch(config: ConfigDict, torch_state: TorchStateDict) -> nn.Module:
     """Builds a file's model from `config.model` in evaluation mode, and loads the weights with `strict=True`.
 
-    timm's filter converts TResNet's names, so that the names do not depend on this project. EfficientNet-Lite pads as
-    timm does; see `fix_padding`.
+    timm's filter converts TResNet's names, so the check does not depend on this project's names. EfficientNet-Lite pads
+    as timm does; see `fix_padding`.
     """
     head = torch_state.head
     if torch_state.family == "tresnet":

@@ -34,8 +34,8 @@ def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
         (an `argparse.Namespace`), or None if the file has no options.
 
     Raises:
-        InputError: the file is missing, damaged or truncated, it holds NaN, infinity or objects that are no arrays, or
-            torch is not installed.
+        InputError: the file is missing, damaged or truncated, it contains NaN, infinity or objects other than
+            arrays, or torch is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,8 +57,8 @@ def write_torch_file(
     Args:
         path: the file.
         state: `{name: array}`.
-        beside: the other entries of an SGRAF checkpoint for `torch.load`, with the options as a dict `opt`. The arrays
-            are then written as `model`, a list of three state dicts. Their names must begin with `0.`, `1.` and `2.`.
+        beside: the other entries of an SGRAF checkpoint for `torch.load`, with the options as a dict `opt`. With it,
+            the arrays are written as `model`, a list of three state dicts. Names must begin with `0.`, `1.` and `2.`.
 
     Raises:
         InputError: torch or safetensors is not installed.
@@ -87,7 +87,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: _to_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, not a dict
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged, truncated or no safetensors file: {error}") from None
+        raise InputError(f"{path} is damaged, truncated or not a safetensors file: {error}") from None
 
 
 def _read_torch(path: Path) -> Any:
@@ -99,15 +99,15 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = _FORBIDDEN.search(str(error))
-        wanted = f"it asks to load {found[1]}, which is no array" if found else "its pickle is not one of torch.save"
+        wanted = f"it asks to load {found[1]}, which is not an array" if found else "torch.save did not write it"
         raise InputError(
-            f"{path} is refused: {wanted}; nothing in it was executed. Ask for a file with the state dict alone"
+            f"{path} is refused: {wanted}; nothing in it was executed. Ask for a file with only the state dict"
         ) from None
     except MemoryError:
         raise
-    except Exception as error:  # torch raises almost any type for bytes that are no valid archive
+    except Exception as error:  # torch raises errors of almost any type for invalid archives
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} is damaged, truncated or no file of torch.save: {reason}") from None
+        raise InputError(f"{path} is damaged, truncated or not a file of torch.save: {reason}") from None
 
 
 def _check_unpacked_size(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Identifies a PyTorch state dict by its array names: system, family of the backbone, and generation of the code.
 
 Early TResNet code (timm <= 0.6, Alibaba MIIL) uses InPlace-ABN, whose scale is |weight| + 1e-5. timm >= 0.9 uses plain
-batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. All names become those of timm 0.9.
+batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. All names become timm 0.9 names.
 """
 
 import re
@@ -147,8 +147,8 @@ def identify_state(
     if not fitting:
         known = ", ".join(repr(row.backbone + mark) for row in _PREFIXES[:3] for *_, mark in _FAMILIES[:2])
         raise InputError(
-            f"{where} holds no model that is known here: none of {known}, of EfficientNet-Lite's names or of SGRAF's "
-            f"is among its {len(state)} arrays, the first of which are {', '.join(list(state)[:3])}"
+            f"{where} holds no model that is known here: its {len(state)} arrays do not include {known}, or a name of "
+            f"EfficientNet-Lite or SGRAF. The first arrays are {', '.join(list(state)[:3])}"
         )
     # The name of the classifier distinguishes bare backbones. A file may also have no classifier.
     best = max(fitting, key=lambda found: any(name.startswith(found[0].head) for name in state))
