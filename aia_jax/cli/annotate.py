@@ -29,7 +29,7 @@ from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.messages import format_count, list_problems, printable
 
 _BYTES_PER_PHOTO = 5000  # estimate: a disk block for the keywords file, and a line
-_BYTES_PER_PICTURE = 100_000  # estimate: a base64 thumbnail of a photo, in the store, in the page and in a copy of it
+_BYTES_PER_PICTURE = 100_000  # estimate: a base64 thumbnail in the store, in the page and in the copy of the page
 _PICTURE_SIDE = 448  # pixels; a page of 5,000 natural photos of 448 x 448 has 168 MB and opens immediately
 PAGE = "gallery.html"
 
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     settings = {"images": str(arguments.images.resolve()), **annotator.settings}
     output: Path = arguments.output
-    advice = f"--output names another place; once there is room {_same_command(arguments)} continues"
+    advice = f"--output names another place; after you free space, {_same_command(arguments)} continues"
     bytes_per_photo = _BYTES_PER_PHOTO + _BYTES_PER_PICTURE * arguments.html
     with (
         exit_on_sigterm(),

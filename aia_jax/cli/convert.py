@@ -39,10 +39,10 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR|FILE", help=target)
     reverse = parser.add_argument_group("to PyTorch")
     reverse.add_argument(
-        "--reverse", action=Switch, help="write a PyTorch file in the names of timm >= 0.9, or SGRAF's checkpoint"
+        "--reverse", action=Switch, help="write a PyTorch file with the names of timm >= 0.9, or an SGRAF checkpoint"
     )
     reverse.add_argument(
-        "--backbone_only", action=Switch, help="write the backbone alone, as timm's model with num_classes=0"
+        "--backbone_only", action=Switch, help="write only the backbone, as timm's model with num_classes=0"
     )
     check = parser.add_argument_group("comparison with PyTorch")
     check.add_argument(
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         convert_back(config, source, output, backbone_only=arguments.backbone_only)
         return 0
     if arguments.backbone_only:
-        raise InputError("--backbone_only needs --reverse; a file of a backbone is recognised as one")
+        raise InputError("--backbone_only needs --reverse; the file of a backbone is recognised without this flag")
     if not arguments.verify and (arguments.images or arguments.split):
         raise InputError("--images and --split need --verify")
     check_output(output)
@@ -144,7 +144,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
         InputError: there is no checkpoint, it is not of the config's model, or PyTorch files do not support the model.
     """
     if output.is_dir():
-        raise InputError(f"{output} is a folder; with --reverse --output names a file, .pth or .safetensors")
+        raise InputError(f"{output} is a folder; with --reverse, --output must be a .pth or .safetensors file")
     arrays, info = run_arrays(source)
     shapes = model_shapes(make_task(config).build_model, backbone_only=info.get("part") == "backbone")
     if {path: tuple(value.shape) for path, value in arrays.items()} != shapes:

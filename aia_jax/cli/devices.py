@@ -1,8 +1,8 @@
 """Adds the flags for several devices or hosts, and sets up the devices before the first computation.
 
 XLA flags are set only by `--xla_preset`, because XLA's defaults are best for one GPU, TPUs and CPUs. With several GPUs,
-the all-reduce of the gradients should overlap with the backward pass. The preset lets the scheduler move the all-reduce
-there in pieces: large enough to use the links well, and small enough to start before the last gradient is known. See
+the all-reduce of the gradients should overlap with the backward pass. The preset splits the all-reduce into pieces,
+which are large enough to use the links well, and small enough to start before the last gradient is known. See
 https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The values are common ones, not measured here.
 """
 
@@ -38,7 +38,7 @@ def add_device_arguments(parser: Parser) -> None:
         "SLURM, Kubernetes, Open MPI or on a TPU pod; HOST:PORT: a free port on the host of process 0",
     )
     group.add_argument("--num_processes", type=int, metavar="N", help="number of processes, with HOST:PORT")
-    group.add_argument("--process_id", type=int, metavar="I", help="this process, from 0 on, with HOST:PORT")
+    group.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0, with HOST:PORT")
     group.add_argument(
         "--xla_preset", choices=list(PRESETS), help="XLA flags to set and print; those in $XLA_FLAGS take precedence"
     )

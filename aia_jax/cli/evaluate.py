@@ -6,8 +6,8 @@
     python eval.py --config configs/improved_loss.py:corel5k --workdir runs/b --thresholds mcc
     python eval.py --config configs/sgraf.py:f30k --weights runs/sgr --weights runs/saf --output runs/sgraf
 
-A run is evaluated in the precision of config.model.dtype. Weights from PyTorch, a file or a folder that
-convert_weights.py wrote, are evaluated in float32, in which their scores equal PyTorch's. --config.model.dtype=bfloat16
+A run is evaluated in the precision of config.model.dtype. Weights from PyTorch (a file, or a folder that
+convert_weights.py wrote) are evaluated in float32, so that their scores equal PyTorch's. --config.model.dtype=bfloat16
 or float32 overrides both.
 """
 
@@ -37,8 +37,8 @@ def add_arguments(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="FILE|DIR",
-        help="instead of --workdir: a PyTorch file, or a folder that convert_weights.py or train.py wrote; retrieval "
-        "takes several and scores their ensemble too",
+        help="instead of --workdir: a PyTorch file, or a folder that convert_weights.py or train.py wrote; for "
+        "retrieval, several --weights are also scored as an ensemble",
     )
     output = "folder for the results; default: `evaluation` in the folder of --workdir or --weights"
     parser.add_argument("--output", type=_optional_path, metavar="DIR", help=output)
@@ -48,8 +48,8 @@ def add_arguments(parser: Parser) -> None:
         "--thresholds",
         default="",
         metavar="mcc|exact|FILE",
-        help="annotation: also score at a threshold for each label: mcc, the highest MCC on the training split over "
-        "the published grid; exact, over all its scores; or a thresholds.json",
+        help="annotation: also score with one threshold per label. mcc: best MCC on the training split, from the "
+        "published grid; exact: best MCC of all possible thresholds; FILE: a thresholds.json",
     )
     parser.add_argument(
         "--html",

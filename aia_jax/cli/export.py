@@ -2,7 +2,7 @@
 
     aia export --workdir runs/demo --output exported --format both --attention
 
-DIR gets model.stablehlo, model.onnx and model.json: labels, thresholds, how photos are prepared, measured differences.
+DIR gets model.stablehlo, model.onnx, and model.json (labels, thresholds, preparation of photos, measured differences).
 Runs each file and the model on the same images, and writes nothing if their scores differ.
 """
 

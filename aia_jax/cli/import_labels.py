@@ -54,13 +54,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--images", type=Path, metavar="FOLDER", help=images_help)
     fraction_help = (
         "fraction of the photos for testing, stratified by label; rare labels may take more; "
-        f"default: {_TEST_FRACTION}, or the splits of the list; 1: all, to evaluate on"
+        f"default: {_TEST_FRACTION}, or the splits of the list; 1: all photos, for evaluation only"
     )
     parser.add_argument("--test_fraction", type=float, metavar="F", help=fraction_help)
     parser.add_argument("--seed", type=not_negative, default=0, metavar="N", help="seed of the random split")
-    parser.add_argument("--min_images", type=positive, metavar="N", help="leave out labels of fewer photos")
-    parser.add_argument("--photo_column", default="", metavar="NAME", help="table: column of the photos, if unusual")
-    parser.add_argument("--label_column", default="", metavar="NAME", help="table: column of the labels, if unusual")
+    parser.add_argument("--min_images", type=positive, metavar="N", help="leave out labels with fewer photos")
+    parser.add_argument("--photo_column", default="", metavar="NAME", help="table: photo column with an unusual name")
+    parser.add_argument("--label_column", default="", metavar="NAME", help="table: label column with an unusual name")
     separator_help = (
         "table: separator of the labels in a cell; none: each cell is one label; the default is |, ; or a comma, "
         "whichever is there, or spaces in columns with names such as labels or tags"
@@ -155,7 +155,7 @@ def _with_split(photos: list[LabelRow], problems: list[str]) -> list[LabelRow]:
     """Returns the photos that have a split, or all photos if none has one."""
     known = [photo for photo in photos if photo.split]
     if known:
-        problems += [f"{photo.where}: {photo.photo!r} has no split; others have" for photo in photos if not photo.split]
+        problems += [f"{photo.where}: {photo.photo!r} has no split; others do" for photo in photos if not photo.split]
     return known or photos
 
 
@@ -188,7 +188,7 @@ def _split(photos: Sequence[LabelRow], targets: np.ndarray, arguments: argparse.
     if given and fraction:
         raise InputError(f"{arguments.labels} gives the splits itself; leave out --test_fraction")
     if given:
-        # Training makes its own validation split. A given one is for testing or, with a test split, for training.
+        # Training makes its own validation split. A given one is for training if "test" is given, else for testing.
         test = "test" if "test" in given else "validation"
         if test not in given:
             raise InputError(f"{arguments.labels} puts all photos into {', '.join(given)}; some are needed for test")

@@ -54,7 +54,7 @@ def add_arguments(parser: Parser) -> None:
     words.add_argument(
         "--vocabulary", type=Path, metavar="FILE.json", help="existing vocabulary; default: built from the images"
     )
-    words.add_argument("--min_count", type=positive, default=6, metavar="N", help="fewest images of a word; default: 6")
+    words.add_argument("--min_count", type=positive, default=6, metavar="N", help="minimum images per word; default: 6")
     parser.add_argument("--force", action="store_true", help="replace existing outputs")
 
 

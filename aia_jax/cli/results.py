@@ -134,7 +134,7 @@ def _add_row(measured: Measured, row: Any, path: Path) -> None:
     if texts["published"] and texts["published"] not in PUBLISHED:
         near = nearest(texts["published"], PUBLISHED, 3)
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise InputError(f"published {texts['published']!r} is no published row{hint}")
+        raise InputError(f"published {texts['published']!r} is not a published row{hint}")
     fields = *COLUMNS, *RETRIEVAL_COLUMNS, *SEARCH_COLUMNS, "num_images"
     numbers = {field: row[field] for field in fields if row.get(field) is not None}
     for field, number in numbers.items():

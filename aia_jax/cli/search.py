@@ -38,10 +38,10 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of a search run")
     add_photo_arguments(parser)
-    parser.add_argument("--annotator", default="", metavar="DIR", help="run of the annotator; default: as trained")
+    parser.add_argument("--annotator", default="", metavar="DIR", help="annotator's run; default: as in training")
     parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index; default: in the cache")
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; default: 10")
-    shortlist = "photos to score with visual attention, the best without it; 0: all; default: 1000"
+    shortlist = "number of photos, preselected without visual attention, to score with it; 0: all; default: 1000"
     parser.add_argument("--shortlist", type=not_negative, default=1000, metavar="N", help=shortlist)
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the photos found (one query)")
 

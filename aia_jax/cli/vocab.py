@@ -16,7 +16,7 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia vocab`."""
     parser.add_argument("captions", nargs="+", type=Path, metavar="CAPTIONS", help="text files, one caption per line")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file for the vocabulary")
-    count_help = "least occurrences of a word; default: 4"
+    count_help = "smallest number of occurrences of a word to keep; default: 4"
     parser.add_argument("--min_count", type=positive, default=4, metavar="N", help=count_help)
     parser.add_argument("--force", action="store_true", help="overwrite the output")
 

@@ -104,7 +104,7 @@ def _file_sizes(directory: Path) -> dict[str, int]:
 
 
 def _sweep(parent: Path, kind: str, path: Path) -> None:
-    """Removes outdated, damaged and abandoned directories. Files that a process has mapped stay readable for it."""
+    """Removes outdated, damaged and abandoned directories. A process can still read files that it has mapped."""
     for directory in parent.glob(f"{kind}-*"):
         shutil.rmtree(directory, ignore_errors=directory != path)
     for directory in filter(_is_abandoned, parent.glob(f".{kind}-*~*~*~*")):

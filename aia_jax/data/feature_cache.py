@@ -90,7 +90,7 @@ def write_grid_features(
     """Writes the feature maps of N photos, `[N, h * w, F]`, in the layout of SCAN's `{split}_ims.npy`.
 
     The cells of a map are in row-major order. Memory does not grow with N. After the first unusable photo, no more
-    features are computed, but the other photos are still read, so that the error lists all problems.
+    features are computed. The other photos are still read, so that the error lists all problems.
 
     Args:
         names: N names, for messages.

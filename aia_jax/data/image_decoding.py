@@ -107,7 +107,7 @@ def encode_webp(image: np.ndarray) -> bytes:
 
 def _small_webp(image: Image.Image, side: int, upright: bool) -> bytes:
     turn = _turn(image, upright)
-    small = _to_rgb(image)  # may be `image` itself, so `thumbnail` may change `image`, which is not used afterwards
+    small = _to_rgb(image)  # may be `image` itself; `image` is not used after `thumbnail` changes it
     small.thumbnail((side, side))  # never enlarges
     return encode_webp(_to_array(small, turn))
 

@@ -1,6 +1,6 @@
 """Writes labels of photos: appends them to a file, continues after an interruption, and derives other files.
 
-    settings.json                  the settings of all labels: a folder has labels of one model, photo folder, threshold
+    settings.json                  the settings; all labels of an output have the same settings
     annotations.jsonl              {"image": ..., "labels": [{"label": ..., "score": ...}, ...]}, a line per photo
     problems.jsonl                 {"image": ..., "problem": ...}, the unreadable photos of the last call
     annotations.csv                image,label,score, a row per label; derived
@@ -83,7 +83,7 @@ class AnnotationOutput(contextlib.ExitStack):
             self.enter_context(opened.pop_all())
 
     def has(self, name: str) -> bool:
-        """Returns whether the labels of a photo are stored. An output with pictures must also have its picture."""
+        """Returns whether the labels of a photo are stored. If the output stores pictures, its picture too."""
         return name in self.done and (self.pictures is None or name in self.pictures)
 
     def add(

@@ -56,15 +56,15 @@ class Exporter:
         return {
             "labels": annotator.labels,
             "thresholds": thresholds.tolist(),
-            "rule": "a label counts where its score is above its threshold",
+            "rule": "a label is selected if its score is above its threshold",
             "image_size": size,
             "preparation": [
-                "decode; of several frames the first",
-                "to RGB as PIL.Image.convert does: alpha is dropped, grey repeated; 16-bit grey divided by 256 before",
-                f"to {size} x {size} pixels, whatever the aspect ratio, as PIL.Image.resize with BILINEAR does, which "
-                "antialiases",
-                "then upright as EXIF's Orientation says",
-                "uint8 by rows, columns, (red, green, blue)",
+                "decode; if there are several frames, take the first",
+                "convert to RGB as PIL.Image.convert does: drop alpha, repeat grey; first divide 16-bit grey by 256",
+                f"resize to {size} x {size} pixels from any aspect ratio, as PIL.Image.resize with BILINEAR does, "
+                "which antialiases",
+                "then turn upright by EXIF's Orientation",
+                "store as uint8 [row, column, (red, green, blue)]",
             ],
             "normalization": {"formula": "(x / 255 - mean) / std", "mean": mean, "std": std, "where": "in the files"},
             "inputs": [{"name": "image", "dtype": "uint8", "shape": [batch, size, size, 3]}],

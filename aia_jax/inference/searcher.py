@@ -82,12 +82,12 @@ class PhotoSearch:
         self._keyword_names = tuple(info["labels"])
         self.vocabulary = Vocabulary({word: number for number, word in enumerate(info["words"])}, str(workdir))
         num_features = len(arrays["visual.kernel"])
-        advice = "" if annotator else f"; {workdir} was trained with it; name its present folder with --annotator"
+        advice = "" if annotator else f"; {workdir} needs this annotator; name its present folder with --annotator"
         source = annotator or config.data.annotator
         self.annotator = _load_annotator(source, batch_size, info["annotator"], workdir, advice)
         if self.annotator.num_features != num_features:
             found = f"the maps of {source} have {self.annotator.num_features}"
-            raise InputError(f"{workdir} needs maps of {num_features} channels, {found}; name its own annotator")
+            raise InputError(f"{workdir} needs maps of {num_features} channels, {found}; name the run's annotator")
         ids = {name: number for number, name in enumerate(self._keyword_names)}
         self._keyword_ids = np.array([ids.get(label, -1) for label in self.annotator.labels], np.int32)
         if (self._keyword_ids < 0).all():

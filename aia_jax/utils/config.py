@@ -71,7 +71,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Sets fields of `config` in place.
 
     Args:
-        config: a value must have the type of its field. A whole number is also a number, and a number may be None.
+        config: a value must have the type of its field. A number field also accepts whole numbers and None.
         overrides: `--config.field=value`; for a bool field also `--config.field` and `--noconfig.field`.
 
     Raises:
@@ -106,7 +106,7 @@ def _parse(kind: type, text: str) -> Any:
         return text
     if kind not in _EXPECTED:
         raise ValueError("cannot be set on the command line")
-    if text == "None" and kind in (int, float):  # check_fields refuses it where a field needs a number
+    if text == "None" and kind in (int, float):  # check_fields reports None if the field needs a number
         return None
     try:
         if kind is bool:

@@ -151,7 +151,7 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
     found = {name: _find_ssgrl(folder, name) for name in (_SSGRL_INDEX, _SSGRL_VOCABULARY)}
     for name, path in found.items():
         if path is None:
-            raise InputError(f"{lists} needs {name} beside it, which is absent")
+            raise InputError(f"{lists} needs the file {name} beside it")
     labels = _lines(read_text(found[_SSGRL_VOCABULARY]))
     index = read_json(found[_SSGRL_INDEX], _SSGRL)
     if not isinstance(index, dict):

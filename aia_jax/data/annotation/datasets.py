@@ -113,7 +113,7 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
     """Splits N images into two parts. The second part has about `fraction` of all images and of each label's images.
 
     Source: Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, ECML PKDD 2011, algorithm 1.
-    Unlike there, the first part always has at least one image of each label.
+    Unlike in that algorithm, the first part always has at least one image of each label.
 
     Args:
         targets: multi-hot `[N, C]` for C labels. N is at least 2.
@@ -134,7 +134,7 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
     part = np.full(len(targets), -1)
 
     def place(row: int, wanted_here: np.ndarray) -> None:
-        """Adds an image to the part that needs more images of the label or, if both need equally many, more images."""
+        """Adds an image to the part that needs more images of the label or, after a tie, more images."""
         difference = wanted_here[1] - wanted_here[0] or wanted_images[1] - wanted_images[0]
         part[row] = int(difference > 0)
         wanted[part[row], targets[row]] -= 1

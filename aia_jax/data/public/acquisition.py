@@ -207,7 +207,7 @@ def _fetch_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[
 
 
 def _members(archive: Path, file: zipfile.ZipFile, targets: Mapping[str, Path]) -> dict[str, zipfile.ZipInfo]:
-    distrust = f"{archive} is not to be trusted:"
+    distrust = f"{archive} is unsafe:"
     found: dict[str, zipfile.ZipInfo] = {}
     for member in file.infolist():
         if leaves_folder(member.filename):

@@ -159,14 +159,14 @@ def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.n
 
 
 def _plain_ranges(ranges: np.ndarray) -> np.ndarray:
-    """Casts ranges to int64. Replaces 0 -1 by -1 -1: the published programs write it if image 0 has no keywords."""
+    """Casts ranges to int64. If image 0 has no keywords, the published programs write 0 -1; it becomes -1 -1."""
     ranges = ranges.astype(np.int64)
     ranges[:1][(ranges[:1] == (0, -1)).all(axis=1)] = -1
     return ranges
 
 
 def _are_ranges(pairs: np.ndarray) -> bool:
-    """Checks whether pairs are ranges: they cover rows 0 to n once each. A record with one word per image may too."""
+    """Checks whether pairs are ranges: they cover each row from 0 to n once. A record with a word per image may too."""
     pairs = _plain_ranges(pairs)
     used = pairs[(pairs != -1).any(axis=1)]
     used = used[np.argsort(used[:, 0])]
