@@ -40,7 +40,8 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
         return fail(str(error))
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of the output, such as `head`, has stopped
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with contextlib.suppress(OSError):  # an output without a file, as in tests
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if not has_config:  # no work such as training is incomplete
                 return 0
         return fail(f"{error.filename or 'the system'}: {error.strerror or error}")

@@ -191,7 +191,7 @@ def load_trained_annotator(
         return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold)
     config = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else read_config(str(config))
     if config.get("task") != "annotation":
-        raise InputError(f"config.task={config.get('task')!r}: labels are those of an annotation config")
+        raise InputError(f"config.task={config.get('task')!r} is no annotator; name an annotation config")
     if dtype:
         config.model.dtype = dtype
     try:

@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,11 @@ class PhotoIndex:
         self._path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self._path / "index.lock"):
             rebuilt = self._load()
-            known = {photo[0]: photo for part in self._parts for photo in part.photos if photo}
+            entries = [photo for part in self._parts for photo in part.photos if photo]
+            known = {photo[0]: photo for photo in entries}
+            counts = Counter(photo[0] for photo in entries)  # above 1 if an update was killed while it joined parts
             gone = known.keys() - present.keys()
-            fresh = [name for name, entry in present.items() if known.get(name) != entry]
+            fresh = [name for name, entry in present.items() if known.get(name) != entry or counts[name] > 1]
             self._forget(gone.union(fresh))
             problems = self._add([present[name] for name in fresh], read, compute, batch_size)
             self._join_small_parts()
@@ -198,7 +201,8 @@ class PhotoIndex:
                 rows = [{name: array[part.live] for name, array in part.arrays.items()} for part in group if part.live]
                 self._write(photos, _concatenate(rows))
             for part in group:
-                self._parts.remove(part)  # `_remove_parts` removes its folder
+                self._parts.remove(part)
+                shutil.rmtree(part.path)  # at once: if a later group cannot be written, no photo is there twice
 
     def _remove_parts(self, keep: Collection[Path] = ()) -> None:
         """Removes all parts except `keep`, and the files that interrupted updates left."""

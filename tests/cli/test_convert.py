@@ -186,7 +186,7 @@ def test_metrics_on_the_real_test_split_are_equal_in_both_frameworks(make_file, 
 
 @pytest.mark.parametrize("system", ["classifier", "backbone", "bare body"])
 def test_other_systems_verify_too(make_file, tmp_path, system, capsys):
-    file, model = make_file("classifier" if system == "classifier" else "backbone", "MIIL")
+    file, model = make_file("classifier", "MIIL") if system == "classifier" else make_file("backbone", "MIIL", 7)
     if system == "bare body":
         file = tmp_path / "body.pth"
         torch.save(model.body.state_dict(), file)

@@ -173,7 +173,10 @@ def test_a_file_of_weights_is_exported_as_the_run_is(run, annotator, config, tmp
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([*RUN, "--format", "onnx", "--dtype", "bfloat16"], "ONNX is written in float32; leave out --dtype bfloat16"),
+        (
+            [*RUN, "--format", "onnx", "--dtype", "bfloat16"],
+            "is written in float32; leave out --dtype bfloat16, or --format",
+        ),
         ([*RUN, "--platforms", "cpu,gpu"], "unknown platform 'gpu'; known: cpu, cuda, rocm, tpu"),
         ([*RUN, "--batch", "some"], "argument --batch: must be a whole number, not 'some'"),
         (["--workdir", "search"], "search holds a run of config.task='search'; name one of annotation"),

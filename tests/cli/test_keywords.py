@@ -138,7 +138,7 @@ def test_all_unusable_files_are_listed(here, failing):
         (CLICKTURE, "1\nb/dog\nx/-3\n", "2 image(s) have no unique id:\n  list.lst:2: 'dog' is not an id"),
         (CLICKTURE, "1\n2\nb/01\n", "list.lst:3: id 1 is already at list.lst:1"),
         (CLICKTURE, "3385593926\n", "list.lst:1: 3385593926 is not an id"),
-        (CLICKTURE, "1\n../x\n", "list.lst:2: '../x' leaves the folder of the photos; it must be relative to it"),
+        (CLICKTURE, "1\n../../x/5\n", "list.lst:2: '../../x/5' leaves the folder of the photos; it must be relative"),
         (CLICKTURE, "9" * 5000, "list.lst:1: '99999"),
         (CLICKTURE, None, "list.lst cannot be read: No such file or directory"),
         (COCO, (("test", "\0", 0),), "images[0].filename must be a file name"),
@@ -149,7 +149,7 @@ def test_all_unusable_files_are_listed(here, failing):
         (COCO, (("train", "a", "0"),), "dataset.json: images[0].imgid: '0' is not an id"),
         (COCO, (A, ("test", "b", 0)), "images[1].imgid: id 0 is already at dataset.json: images[0].imgid"),
         (COCO, (A, ("val", "b", 1)), "has no image of split 'test'; expected images of train and test"),
-        (COCO, (A, ("train", "a.png", 1)), "two images of split 'train' are called a; each needs its"),
+        (COCO, (("train", "a.jpg", 0), ("train", "a.png", 1)), "two images of split 'train' are called a; each needs"),
         (COCO, (A, ("test", "b", 1)), "2 of 2 keyword files cannot be used"),
     ],
 )

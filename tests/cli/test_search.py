@@ -244,5 +244,6 @@ def test_runs_of_another_system_or_annotator_are_refused(search, annotator, work
         train(small_config(workdir), tmp_path / "run")
     assert search("red", "--workdir", str(annotator)) == 2
     assert "name one of image search" in capsys.readouterr().err
+    other = write_run(tmp_path / "seed", annotator_config(seed=5))  # only the weights differ
     assert search("red", "--annotator", str(other)) == 2
     assert "is another annotator than" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def test_unusable_outputs_are_refused(tmp_path):
     with pytest.raises(InputError, match="file is a file; name a folder"):
         write(tmp_path / "file")
     write(tmp_path / "out")
-    with AnnotationOutput(tmp_path / "out", SETTINGS), pytest.raises(InputError, match="another process is annotating"):
+    with AnnotationOutput(tmp_path / "out", SETTINGS), pytest.raises(InputError, match="process is annotating into"):
         write(tmp_path / "out")
     write(tmp_path / "out")  # the lock is released
     (tmp_path / "out" / "settings.json").write_text("[")

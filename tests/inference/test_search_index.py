@@ -1,6 +1,7 @@
 """The index of a folder of photos: updates compute only what changed, and survive damage and interruptions."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -149,6 +150,14 @@ def test_many_small_parts_are_joined(tmp_path, folder, monkeypatch):
         index, _, _ = update(tmp_path / "index", folder)
     assert reds(index) == {f"sub/{number}.png": number for number in range(18)}
     assert len(list((tmp_path / "index").glob("*rows-*"))) < 10
+
+
+def test_a_photo_in_two_parts_is_found_once(tmp_path, folder):
+    update(tmp_path / "index", folder)
+    part = next((tmp_path / "index").glob("rows-*"))
+    shutil.copytree(part, part.with_name("rows-" + "0" * 12))  # as after a kill between writing and removing parts
+    index, _, _ = update(tmp_path / "index", folder)
+    assert (sorted(index.names), reds(index)) == (sorted(ALL), ALL)
 
 
 def test_a_missing_or_empty_folder_is_refused(tmp_path):

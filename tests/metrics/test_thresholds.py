@@ -116,8 +116,8 @@ def test_the_exact_threshold_is_the_best_of_all_midpoints(dtype, num_images):
     found = fit_mcc_exact(scores, targets)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(found[-4:], 0.5)
-    separated = scores[:, found != 0.5], found[found != 0.5].astype(dtype)
-    np.testing.assert_array_equal(np.greater(*separated), np.greater_equal(*separated))
+    if num_images > 2:  # with fewer images, some scores are 0.5
+        np.testing.assert_array_equal(scores > found.astype(dtype), scores >= found.astype(dtype))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -88,6 +88,8 @@ def test_features_equal_those_of_the_published_network(variant, size, native_pad
     assert side == -(-size // 32) or (native_padding and size == 301)
     assert 0.1 < theirs.std() < 6
     assert _relative_error(ours, theirs) <= 1e-5
+    if native_padding and size == 288:  # the two paddings give other features
+        assert _relative_error(_package_features(variant, images, image_size=None), theirs) > 0.1
 
 
 def _timm_network(**options):

@@ -43,6 +43,7 @@ def safetensors(rng: random.Random, folder: Path) -> None:
     assert state.keys() == expected.keys()
     for name, value in state.items():
         np.testing.assert_array_equal(value, expected[name], name, strict=True)
+        assert value.dtype.kind != "f" or np.isfinite(value).all(), name
 
 
 def records(rng: random.Random, folder: Path) -> None:

@@ -99,6 +99,7 @@ def _parse(path: Path, problems: list[str]) -> tuple[list[str], list[Row], str]:
     header, rows, line = [], [], 1
     try:
         delimiter = max(_DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
+        text = re.sub(f'" +(?={re.escape(delimiter)}|\r?$)', '"', text, flags=re.MULTILINE)  # blanks after a quote
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
         for cells in reader:
             if any(cell.strip() for cell in cells):

@@ -68,7 +68,8 @@ def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
     """Downloads the missing and unreadable photos. Photos that no source has stay missing.
 
     Raises:
-        InputError: a download fails, an archive cannot be used, or there is no room.
+        InputError: a download fails, an archive cannot be used, or there is no room for it.
+        OSError: there is no room for the files from Kaggle.
     """
     targets = {path.name: path for path in (*found.missing, *found.unreadable)}
     if dataset.kaggle:

@@ -72,7 +72,8 @@ def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries
 
 def held_out(texts: Sequence[str], fraction: float) -> np.ndarray:
     """Selects a fraction of the queries of several words by a hash, to exclude them from training: bool `[Q]`."""
-    hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48 for text in texts)
+    digests = (hashlib.sha256(text.encode(errors="surrogatepass")).digest() for text in texts)
+    hashes = (int.from_bytes(digest[:6], "big") / 2**48 for digest in digests)
     return np.array([" " in text and value < fraction for text, value in zip(texts, hashes, strict=True)], bool)
 
 
@@ -84,7 +85,8 @@ def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.nda
     """
     rows = [known_ids(text, vocabulary) for text in texts]
     if unknown := [text for text, row in zip(texts, rows, strict=True) if not row]:
-        size, listed = len(vocabulary) - len(SPECIAL_WORDS), ", ".join(map(repr, unknown[:5]))
+        size = len(vocabulary) - len(SPECIAL_WORDS)
+        listed = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise InputError(f"no word of {listed} is known to {vocabulary.name} of {size:,} words")
     return pad_ids(rows)
 

@@ -68,16 +68,18 @@ def write_gallery_page(
     page = _page({"title": title, "labels": list(labels), "scale": _SCALE, "heat": heat, **facts})
     before, rest = page.split(_INDEX)
     between, after = rest.split(_BLOCKS)
-    with atomic_path(path) as temporary, temporary.open("wb") as file, TemporaryFile(dir=path.parent) as blocks:
-        file.write(before.encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=path.parent) as index, TemporaryFile(dir=path.parent) as blocks:
         for number, photo in enumerate(photos):
-            file.write((",\n" if number else "").encode() + inert_json(_index_entry(photo)).encode())
+            index.write((",\n" if number else "").encode() + inert_json(_index_entry(photo)).encode())
             block = inert_json(_block(photo))
             blocks.write(f'<script type="application/json" id="b{number}">{block}</script>\n'.encode())
-        file.write(between.encode())
-        blocks.seek(0)
-        shutil.copyfileobj(blocks, file)
-        file.write(after.encode())
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            for text, part in ((before, index), (between, blocks)):
+                file.write(text.encode())
+                part.seek(0)
+                shutil.copyfileobj(part, file)
+            file.write(after.encode())
 
 
 def _index_entry(photo: PagePhoto) -> list[Any]:

@@ -29,6 +29,7 @@ BOTH = [("a.jpg", "sky", "sea"), ("b.jpg", "sea")]
         ("image,labels\na.jpg,\"['sky', 'sea']\"\nb.jpg,['sea']\n", "lists"),
         ('image,labels\na.jpg,"[""sky"", ""sea""]"\nb.jpg,"[""sea""]"\n', "lists"),
         ('"image", "labels"\n"a.jpg", "sky;sea"\n\n"b.jpg", "sea"\n,\n', "separated by ';'"),
+        ('"image" ,"labels"\n"a.jpg" ,"sky, sea"  \nb.jpg,sea\n', "separated by ','"),
     ],
 )
 def test_cells_with_several_labels_are_read(read, text, how):
