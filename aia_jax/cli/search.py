@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         found = search.search(query, parts, count=arguments.top, shortlist=arguments.shortlist)
         _print_hits(query, found, names, time.perf_counter() - start)
         if arguments.html:
-            write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)), title=query)
+            write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)))
             print(f"written to {arguments.html}")
 
 

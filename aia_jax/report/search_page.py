@@ -21,7 +21,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _MODALITIES = f":root {{ --visual: {VISUAL}; --keywords: {KEYWORDS}; }}\n"
 
 
-def write_search_page(path: str | os.PathLike, query: str, hits: Sequence[SearchHit], *, title: str = "") -> None:
+def write_search_page(path: str | os.PathLike, query: str, hits: Sequence[SearchHit]) -> None:
     """Writes the results of `query` atomically to `path`, best first.
 
     Each photo has a score, a name, the weights of the feature map and of the keywords, and keywords sorted by weight.
@@ -31,9 +31,7 @@ def write_search_page(path: str | os.PathLike, query: str, hits: Sequence[Search
     switch = '<input type="checkbox" id="all"><label for="all">show attention</label>' if hits else ""
     page = Template(read_part("search_page.html")).substitute(
         policy=_POLICY,
-        heading=" · ".join(filter(None, (_text(query), _text(title)))),
         style=base_style() + _MODALITIES + read_part("search_page.css"),
-        title=_paragraph("title", title),
         query=_text(query),
         switch=switch,
         cards=cards or '<p class="none">nothing found</p>',
@@ -48,6 +46,7 @@ def _card(place: int, hit: SearchHit) -> str:
     alt = _text(hit.name) or f"photo {place}"
     visual, keywords = hit.rounded_weights()
     percent = f"{100 * hit.weights[0]:.1f}"
+    name = f'<p class="name">{_text(hit.name)}</p>' if hit.name else ""
     mark = ""
     if hit.mark:
         mark = f'<span class="{"hit" if hit.correct else "false"}">{hit.mark.sign} {hit.mark.meaning}</span>'
@@ -57,7 +56,7 @@ def _card(place: int, hit: SearchHit) -> str:
 ><img class="heat" src="{heat}" alt="{alt} with attention"></label>
 <div class="text">
 <p class="facts"><span>{place}. score {hit.score:.2f}</span>{mark}</p>
-{_paragraph("name", hit.name)}
+{name}
 <div class="split"><span class="visual" style="width:{percent}%"></span><span class="keywords"></span></div>
 <p class="numbers"><span class="visual">visual {visual}</span><span class="keywords">keywords {keywords}</span></p>
 <ul>{_chips(hit.keywords)}</ul>
@@ -76,10 +75,6 @@ def _chips(keywords: Sequence[tuple[str, float]]) -> str:
     if len(keywords) > _MOST_KEYWORDS:
         chips.append(f'<li class="more" style="--weight:0">+{len(keywords) - _MOST_KEYWORDS} more')
     return "\n".join(chips)
-
-
-def _paragraph(kind: str, text: str) -> str:
-    return f'<p class="{kind}">{_text(text)}</p>' if text else ""
 
 
 def _jpeg(image: np.ndarray) -> str:

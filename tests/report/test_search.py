@@ -136,8 +136,8 @@ class Elements(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
-def write_page(tmp_path, query, hits, **options):
-    write_search_page(tmp_path / "page.html", query, hits, **options)
+def write_page(tmp_path, query, hits):
+    write_search_page(tmp_path / "page.html", query, hits)
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
     return Elements(tmp_path / "page.html")
 
@@ -155,10 +155,10 @@ def pictures(page):
 
 def test_a_page_shows_every_hit_and_its_attention(tmp_path):
     hits = [hit(correct=True, attention=np.zeros((2, 2))), hit(correct=False), hit(keywords=())]
-    page = write_page(tmp_path, "a dog", hits, title="demo")
+    page = write_page(tmp_path, "a dog", hits)
     assert len(page.named("article")) == 3
     assert [attributes["alt"] for attributes in page.named("img")][:2] == ["a photo.jpg", "a photo.jpg with attention"]
-    for text in ("demo", "a dog", "1. score 0.50", "✓ hit", "✗ false alarm", "visual 0.70", "dog", "no keywords"):
+    for text in ("a dog", "1. score 0.50", "✓ hit", "✗ false alarm", "visual 0.70", "dog", "no keywords"):
         assert text in page.texts
     assert {"width:70.0%"} == {attributes["style"] for attributes in page.named("span") if "style" in attributes}
     assert [attributes["style"] for attributes in page.named("li")][:2] == ["--weight:1.000", "--weight:0.667"]
@@ -204,8 +204,7 @@ def test_a_page_accepts_any_name_and_any_number_of_keywords(tmp_path):
 )
 def test_text_from_users_never_becomes_markup(tmp_path, text):
     plain, odd = (
-        write_page(tmp_path, name, [hit(name=name, keywords=((name, 0.6), ("dog", 0.4)))], title=name)
-        for name in ("plain", text)
+        write_page(tmp_path, name, [hit(name=name, keywords=((name, 0.6), ("dog", 0.4)))]) for name in ("plain", text)
     )
     shown = re.sub("[\x00-\x1f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
     assert odd.texts.count(shown) >= 3
