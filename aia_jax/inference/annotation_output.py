@@ -73,7 +73,10 @@ class AnnotationOutput(contextlib.ExitStack):
             elif not force:
                 _check_settings(folder, json.loads(json.dumps(settings)))  # JSON changes tuples to lists, for example
             if force:
-                _clear(folder)
+                for name in (ANNOTATIONS, PROBLEMS, TABLE, PICTURES):
+                    (folder / name).unlink(missing_ok=True)
+                if (folder / KEYWORDS).exists():
+                    shutil.rmtree(folder / KEYWORDS)
             write_json(folder / SETTINGS, settings)
             self._annotations = opened.enter_context((folder / ANNOTATIONS).open("a+b"))
             self._problems = opened.enter_context((folder / PROBLEMS).open("wb"))
@@ -173,13 +176,6 @@ def _check_origin(folder: Path) -> None:
             raise InputError(
                 f"{folder / name} is there, without the {SETTINGS} that says what made it; name another --output"
             )
-
-
-def _clear(folder: Path) -> None:
-    for name in (ANNOTATIONS, PROBLEMS, TABLE, PICTURES):
-        (folder / name).unlink(missing_ok=True)
-    if (folder / KEYWORDS).exists():
-        shutil.rmtree(folder / KEYWORDS)
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:

@@ -175,8 +175,9 @@ def from_torch(torch_state: TorchStateDict, shapes: Mapping[str, tuple[int, ...]
     given = {(area, name): value for area in sorted(areas) for name, value in getattr(torch_state, area).items()}
     unused, arrays, missing, unfit = set(given), {}, {}, {}
     for path, shape in shapes.items():
-        key, transform, part = place = find_place(path, system=torch_state.system, family=torch_state.family)
-        expected = _torch_shape(place, shape)
+        key, transform, part = find_place(path, system=torch_state.system, family=torch_state.family)
+        expected = transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+        expected = expected if part is None else (3 * expected[0], *expected[1:])
         if key not in given:
             missing[key] = expected
             continue
@@ -208,11 +209,6 @@ def to_torch(arrays: Mapping[str, np.ndarray], *, system: str, family: str) -> d
     state = {name: np.ascontiguousarray(value) for name, value in joined.items()}
     norms = [name for name in state if name.endswith("running_var")]
     return state | {name.replace("running_var", "num_batches_tracked"): np.zeros((), np.int64) for name in norms}
-
-
-def _torch_shape(place: Place, shape: tuple[int, ...]) -> tuple[int, ...]:
-    shape = place.transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
-    return shape if place.part is None else (3 * shape[0], *shape[1:])
 
 
 def _problem(value: np.ndarray, shape: tuple[int, ...], name: str) -> str:
