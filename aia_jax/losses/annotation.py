@@ -1,8 +1,8 @@
 """Losses of multi-label annotation: pure functions of logits and targets, without reduction.
 
-For B images and C labels, logits are `[B, C]` of any float type, targets `[B, C]` of 0 or 1, and losses float32
-`[B, C]`. Values and gradients are finite for every finite logit: log-probabilities keep the precision of `sigmoid(x)`
-and `1 - sigmoid(x)`.
+Logits, targets and losses are `[B, C]` for B images and C labels. Logits have any float type, targets are 0 or 1, and
+losses are float32. Losses and gradients are finite for every finite logit. `sigmoid(x)` and `1 - sigmoid(x)` keep their
+precision, because they are computed from log-probabilities.
 """
 
 import math
@@ -60,12 +60,12 @@ def multi_label_loss(
         gamma_neg, gamma_pos: focusing exponents of negatives and positives, at least 0.
         pos_margin: margin subtracted from the logits of positives, at least 0.
         neg_margin: margin subtracted from the probabilities of negatives, in [0, 1).
-        threshold: probability at and above which a positive is not modulated.
+        threshold: positives with `q >= threshold` have no modulating factor if `pos_margin` is above 0.
     """
     x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
     p = _sigmoid(x)
     pm = _at_least(p - neg_margin, 0.0)
-    rest = jnp.where(p >= neg_margin, _sigmoid(-x) + neg_margin, 1.0)  # 1 - pm, without the cancellation in 1 - p
+    rest = jnp.where(p >= neg_margin, _sigmoid(-x) + neg_margin, 1.0)  # 1 - pm without cancellation errors
     negative = -_power(pm, gamma_neg) * jnp.log(_at_least(rest, _EPS))
     shifted = x - pos_margin
     modulation = _power(_sigmoid(-shifted), gamma_pos)
@@ -76,12 +76,10 @@ def multi_label_loss(
 
 
 def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], Array]:
-    """Returns the loss of a preset, a function of logits and targets.
+    """Returns the loss function of a preset. The arguments of the function are logits and targets.
 
     `overrides` replace parameters of the preset, for example `gamma_neg=2` for VG-500.
-
-    Raises:
-        InputError: unknown name, or a parameter that the loss does not have.
+    Raises InputError if the name is unknown, or if the loss does not have a parameter.
     """
     if name not in PRESETS:
         raise InputError(f"config.loss.name: unknown loss {name!r}; known: {', '.join(PRESETS)}")
@@ -93,12 +91,12 @@ def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], A
 
 
 def _sigmoid(x: Array) -> Array:
-    """Computes the sigmoid. The gradient keeps its relative precision if the sigmoid is near 1."""
+    """Computes the sigmoid. If the sigmoid is near 1, the gradient still has its full relative precision."""
     return jnp.exp(jax.nn.log_sigmoid(x))
 
 
 def _at_least(x: Array, low: float) -> Array:
-    """Computes max(x, low) with PyTorch's subgradient, which is 1 at equality. NaN stays NaN."""
+    """Computes max(x, low). As in PyTorch, the gradient is 1 if x equals low. NaN stays NaN."""
     return jnp.where(x < low, low, x)
 
 

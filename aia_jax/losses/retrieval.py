@@ -1,4 +1,4 @@
-"""Losses of image-text retrieval in float32. They use the scores `[N, N]` of all pairs in a batch of N pairs.
+"""Losses of image-text retrieval in float32. The input is the score matrix `[N, N]` of N images and N captions.
 
 Row b is image b, column b is the caption of image b, and the diagonal has the matching pairs. Losses are scalars.
 """
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 _TEMPERATURE = 0.001
-_MAX_ARGUMENT = 50.0  # the sigmoid is constant beyond it
-_BLOCK_ELEMENTS = 2**26  # elements of the rank tensor that are computed at once
+_MAX_ARGUMENT = 50.0  # larger arguments of the sigmoid are clipped
+_BLOCK_ELEMENTS = 2**26  # maximal number of elements that are computed at once
 
 
 def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
@@ -21,7 +21,7 @@ def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
 
     Args:
         margin: required difference between the score of a matching pair and the score of a negative pair.
-        hardest: whether to use only the hardest negative of each image and caption instead of the sum over negatives.
+        hardest: True uses only the hardest negative of each image and of each caption. False sums over all negatives.
     """
 
     def hinge(positive: Array) -> Array:
@@ -31,7 +31,7 @@ def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
     captions, images = hinge(jnp.diagonal(scores)[:, None]), hinge(jnp.diagonal(scores)[None])
     if not hardest:
         return captions.sum() + images.sum()
-    # If negatives are equal, only the first one gets a gradient, as in PyTorch.
+    # As in PyTorch, only the first of several equal negatives gets a gradient.
     worst_caption = jnp.take_along_axis(captions, captions.argmax(axis=1)[:, None], axis=1)
     worst_image = jnp.take_along_axis(images, images.argmax(axis=0)[None], axis=0)
     return worst_caption.sum() + worst_image.sum()
@@ -40,9 +40,9 @@ def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
 def soft_ranks(scores: Array) -> Array:
     """Computes differentiable ranks, `1 + sum_{a != c} sigmoid((scores[a, b] - scores[b, c]) / 0.001)`.
 
-    As in the published code, column b is compared with row b. For a symmetric matrix, the result is the rank of each
-    element in its row, and the highest score has rank 1. The forward and backward passes use blocks of b to limit the
-    memory: the `[N, N, N]` tensor is never stored.
+    The formula gives element `[b, c]`. As in the published code, it compares column b with row b. For a symmetric
+    matrix, the result is the rank of each element in its row, and the highest score has rank 1. The forward and
+    backward passes compute blocks of b. Thus, the `[N, N, N]` tensor is never stored.
     """
     num = len(scores)
     block = max(
@@ -61,14 +61,14 @@ def soft_ranks(scores: Array) -> Array:
 
 
 def visual_semantic_loss(scores: Array, similarity: Array) -> Array:
-    """Computes the Visual Semantic Loss, the disagreement of the rankings by score and by semantic similarity.
+    """Computes the Visual Semantic Loss: the difference between the rankings by score and by semantic similarity.
 
     The loss is `10 * (1 - mean(min(r, t) / max(r, t)))` with `r = soft_ranks(scores)` and `t = soft_ranks(similarity)`.
 
     Reference: Zhang et al., ICME 2023, https://arxiv.org/abs/2304.10254
 
     Args:
-        similarity: `[N, N]`, semantic similarities of the images. The paper's ablation uses those of the captions.
+        similarity: `[N, N]`, semantic similarities of images. An ablation in the paper uses similarities of captions.
     """
     ranks, target = soft_ranks(scores), soft_ranks(similarity)
     return 10 * (1 - jnp.mean(jnp.minimum(ranks, target) / jnp.maximum(ranks, target)))

@@ -1,9 +1,9 @@
 """Multi-label metrics in float64: precision, recall, F1, average precision, precision-recall curves and confusions.
 
-For N images and C labels, functions take scores `[N, C]` and targets `[N, C]` of 0 or 1. A threshold is one number for
-all labels, or `[C]`. The functions raise InputError if the shapes differ, a score is NaN, or a threshold has another
-shape. A label is predicted if `score > threshold`, compared in the floating dtype of the scores. Counts are exact
-integers. The denominators have the small constants of the reference implementation.
+Scores are `[N, C]`, and targets are `[N, C]` with the values 0 and 1, for N images and C labels. A threshold is one
+number for all labels, or `[C]`. The functions raise InputError if the shapes differ, a score is NaN, or a threshold has
+another shape. A label is predicted if `score > threshold`. This comparison uses the floating dtype of the scores.
+Counts are exact integers. As in the reference implementation, a small constant is added to each denominator.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ _PRECISION_EPSILON = 1e-8
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Computes each label's mean precision over its positives, with images sorted by descending score, float64 `[C]`.
+    """Computes the average precision of each label, float64 `[C]`: the mean of the precisions at the positives.
 
-    The result is 0 for a label without positives. Among equal scores, the last image ranks first. This equals
-    `scores.argsort()[::-1]` in the reference implementation if NumPy's default sort is stable. If the sort is not
-    stable, the order of equal scores in the reference implementation is undefined.
+    Images are sorted by descending score. Among equal scores, the last image ranks first. The reference implementation
+    has the same order if NumPy's default sort is stable, because it uses `scores.argsort()[::-1]`. Otherwise, its order
+    of equal scores is undefined. The result is 0 for a label without positives.
 
     Source: `average_precision` in github.com/Alibaba-MIIL/ASL, src/helper_functions/helper_functions.py.
     """
@@ -33,11 +33,11 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Computes precision and recall at each positive, with images sorted as in `average_precision`.
 
-    The mean of the precisions is the average precision. Scores and targets are `[N]`. They belong to one label, or to
-    several labels joined in one array, for one curve over all these labels.
+    The mean of the precisions is the average precision. Scores and targets are `[N]`. For one curve over several
+    labels, join the arrays of these labels.
 
     Returns:
-        float64 `[K, 2]`: recall and precision at each of the K positives, in order of increasing recall.
+        float64 `[K, 2]`: recall and precision at each of the K positives, sorted by increasing recall.
     """
     scores, targets = check_scores(scores[:, None], targets[:, None])
     ranks = np.flatnonzero(targets[_descending(scores)[:, 0], 0]) + 1
@@ -51,9 +51,13 @@ def annotation_metrics(
     """Computes all metrics of the papers' tables.
 
     Returns:
-        `precision` and `recall`, the means over labels, and `f1` of both means; `n_plus`, the number of labels with at
-        least one true positive; `overall_precision`, `overall_recall` and `overall_f1` from counts summed over labels;
-        `map` in per cent; `num_images`, `num_labels` and `threshold`, which is the number or "per label".
+        `precision`, `recall`: means over the labels.
+        `f1`: F1 of these two means.
+        `n_plus`: number of labels with at least one true positive.
+        `overall_precision`, `overall_recall`, `overall_f1`: results of counts that are summed over the labels.
+        `map`: mean average precision in per cent.
+        `num_images`, `num_labels`: N and C.
+        `threshold`: the number, or "per label".
     """
     labels = label_metrics(scores, targets, threshold)
     precision, recall = (float(np.mean(labels[name])) for name in ("precision", "recall"))
@@ -78,8 +82,12 @@ def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np
     """Computes the metrics of each label.
 
     Returns:
-        Arrays `[C]`: the numbers of images where the label is true (`support`), predicted (`predicted`), and both
-        (`tp`); `precision`, `recall` and `f1`; `ap` (average precision, from 0 to 1) and `threshold`.
+        Arrays `[C]`:
+        `support`: number of images where the label is true.
+        `predicted`: number of images where the label is predicted.
+        `tp`: number of images where the label is true and predicted.
+        `precision`, `recall`, `f1`, `threshold`: values of the label.
+        `ap`: average precision from 0 to 1.
     """
     predicted, targets = _predict(scores, targets, threshold)
     tp, num_predicted, support = (images.sum(axis=0) for images in (predicted & targets, predicted, targets))
@@ -97,10 +105,10 @@ def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np
 
 
 def confusion_counts(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
-    """Counts the images where one label (row) is missed and another (column) is a false alarm, int64 `[C, C]`."""
+    """Counts images where label i is missed and label j is a false alarm. Returns int64 `[C, C]` with the axes i, j."""
     predicted, targets = _predict(scores, targets, threshold)
     missed, false = targets & ~predicted, predicted & ~targets
-    # float32 counts exactly up to 2^24, and its matrix product is about 100 times faster than that of integers.
+    # float32 counts up to 2^24 exactly. Its matrix product is about 100 times faster than one of integers.
     return np.rint(missed.T.astype(np.float32) @ false.astype(np.float32)).astype(np.int64)
 
 
@@ -128,7 +136,7 @@ def _predict(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndar
 
 
 def _descending(scores: np.ndarray) -> np.ndarray:
-    """Returns indices `[N, C]` that sort each column by descending score. Among equal scores, the last comes first."""
+    """Returns indices `[N, C]` that sort each column by descending score. The last of equal scores comes first."""
     return np.argsort(scores, axis=0, kind="stable")[::-1]
 
 

@@ -1,7 +1,7 @@
 """Exact ranks and recalls of image-text retrieval in both directions.
 
-Similarities are `[C, I]` for C captions and I images. Caption c belongs to image `c // 5`. Among equal scores, the last
-one ranks first, as in the reversed sort of the published code.
+Similarities are `[C, I]` for C captions and I images. Caption c belongs to image `c // 5`. The last of equal scores
+ranks first, because the published code reverses an ascending sort.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ _FOLD = 1000  # images in a fold of the COCO 1K test
 
 
 def caption_ranks(similarity: np.ndarray) -> np.ndarray:
-    """Returns the rank of each image's best caption among all captions, int64 `[I]`. The first rank is 0."""
+    """Ranks all captions for each image. Returns the best rank of its own captions, int64 `[I]`. Ranks start at 0."""
     ranks = np.empty(similarity.shape[1], np.int64)
     for image, scores in enumerate(similarity.T):
         start = CAPTIONS_PER_IMAGE * image
@@ -25,17 +25,20 @@ def caption_ranks(similarity: np.ndarray) -> np.ndarray:
 
 
 def image_ranks(similarity: np.ndarray) -> np.ndarray:
-    """Returns the rank of each caption's image among all images, int64 `[C]`. The first rank is 0."""
+    """Ranks all images for each caption. Returns the rank of its own image, int64 `[C]`. Ranks start at 0."""
     return np.array([_rank(scores, caption // CAPTIONS_PER_IMAGE) for caption, scores in enumerate(similarity)])
 
 
 def retrieval_metrics(similarity: np.ndarray) -> dict[str, float | int]:
-    """Computes recalls in per cent, median and mean ranks in both directions, and the sum of the recalls.
+    """Computes recalls and ranks in both directions: from images to captions and from captions to images.
 
     Returns:
-        `i2t_r1`, `i2t_r5`, `i2t_r10`, `i2t_median` and `i2t_mean` (the best rank is 1), these five metrics with the
-        prefix `t2i_`, `rsum`, `num_images` and `num_captions`. If the number of images is above 1,000 and a multiple
-        of 1,000, also the means over folds of 1,000 images, with the prefix `1k_`.
+        `i2t_r1`, `i2t_r5`, `i2t_r10`: recalls from images to captions in per cent.
+        `i2t_median`, `i2t_mean`: median and mean rank. Ranks start at 1.
+        `t2i_r1`, ..., `t2i_mean`: the same five metrics from captions to images.
+        `rsum`: sum of the six recalls.
+        `num_images`, `num_captions`: I and C.
+        `1k_i2t_r1`, ..., `1k_rsum`: means over folds of 1,000 images, if I is a multiple of 1,000 and above 1,000.
 
     Raises:
         InputError: the shape is wrong, or a similarity is NaN.

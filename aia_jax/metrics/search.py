@@ -1,6 +1,6 @@
-"""Exact metrics of image search. Each of Q queries ranks all I images, and some images are relevant.
+"""Exact metrics of image search. Each of Q queries ranks all I images. Some images are relevant to the query.
 
-Among equal scores, the first image of the data ranks first. The area under the ROC curve counts ties as one half.
+Among equal scores, the first image of the data ranks first. In the area under the ROC curve, equal scores count 1/2.
 """
 
 from collections.abc import Iterator
@@ -21,12 +21,15 @@ def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str,
 
     Args:
         scores: float `[Q, I]`.
-        relevant: `[Q, I]`, grades of the relevant images. Grades are above 0. Binary relevance has the grade 1.
+        relevant: `[Q, I]`, grades of the relevant images. Grades are above 0. If relevance is binary, they are 1.
 
     Returns:
-        `ndcg_5` to `ndcg_25` (gain `2^grade - 1`, discount `log2(1 + rank)`; Järvelin and Kekäläinen 2002), `mrr`,
-        `r1`, `r5` and `r10` (fraction of queries with a relevant image among the first 1, 5 or 10), `median_rank` of
-        the first relevant image (from 1), `auc`, `num_queries` and `num_images`.
+        `ndcg_5`, ..., `ndcg_25`: NDCG, gain `2^grade - 1`, discount `log2(1 + rank)` (Järvelin and Kekäläinen 2002).
+        `mrr`: mean reciprocal rank of the first relevant image.
+        `r1`, `r5`, `r10`: fraction of queries with a relevant image among the first 1, 5 or 10 images.
+        `median_rank`: median rank of the first relevant image. Ranks start at 1.
+        `auc`: area under the ROC curve.
+        `num_queries`, `num_images`: Q and I.
 
     Raises:
         InputError: the shapes differ, a score is NaN, or a query has no relevant image.
@@ -53,12 +56,12 @@ def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str,
 
 
 def first_ranks(scores: np.ndarray, relevant: sparse.csr_matrix) -> np.ndarray:
-    """Returns the rank of the first relevant image of each query, int64 `[Q]`. The first rank is 1."""
+    """Returns the rank of the first relevant image of each query, int64 `[Q]`. Ranks start at 1."""
     return np.array([ranks.min() for ranks, _ in _ranked(scores, sparse.csr_matrix(relevant))], np.int64)
 
 
 def area_under_roc(scores: np.ndarray, relevant: sparse.csr_matrix) -> float:
-    """Returns the probability that a relevant pair scores higher than an irrelevant pair; ties count as one half."""
+    """Returns the probability that a relevant pair has a higher score than an irrelevant pair. Ties count as 1/2."""
     positive, negative = _split_pairs(scores, relevant)
     negative.sort()
     below = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
@@ -66,7 +69,7 @@ def area_under_roc(scores: np.ndarray, relevant: sparse.csr_matrix) -> float:
 
 
 def roc_curve(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Returns false positive rates and true positive rates at P points, both `[P]` and increasing from 0 to 1."""
+    """Returns false positive rates `[P]` and true positive rates `[P]` at P points. Both increase from 0 to 1."""
     positive, negative = _split_pairs(scores, relevant)
     thresholds = np.unique(np.concatenate([positive, np.quantile(negative, np.linspace(0, 1, _CURVE_POINTS))]))[::-1]
     thresholds = thresholds[np.unique(np.linspace(0, len(thresholds) - 1, _CURVE_POINTS).round().astype(int))]
@@ -75,7 +78,7 @@ def roc_curve(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarr
 
 
 def _ranked(scores: np.ndarray, relevant: sparse.csr_matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the ranks (the first is 1) and the grades of the relevant images, for each query."""
+    """For each query, yields the ranks and the grades of the relevant images. Ranks start at 1."""
     ranks = np.empty(scores.shape[1], np.int64)
     for query, own in enumerate(scores):
         ranks[np.argsort(-own, kind="stable")] = np.arange(1, len(own) + 1)

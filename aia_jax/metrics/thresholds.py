@@ -1,8 +1,8 @@
-"""Finds the threshold of each label with the highest Matthews correlation coefficient (MCC) on scored images.
+"""For each label, finds the threshold with the highest Matthews correlation coefficient (MCC) on scored images.
 
-Source: Salar and Ahmadi, The Visual Computer 2023. `fit_mcc` searches their grid. The MCC equals that of scikit-learn.
-For N images and C labels, thresholds are fitted to scores `[N, C]` and targets `[N, C]` of 0 or 1. The functions raise
-InputError if there is no image, the shapes differ, or a score is NaN.
+Source: Salar and Ahmadi, The Visual Computer 2023. `fit_mcc` tries the thresholds of this paper.
+The MCC equals that of scikit-learn. Scores are `[N, C]`, and targets are `[N, C]` with the values 0 and 1, for N images
+and C labels. The functions raise InputError if there is no image, the shapes differ, or a score is NaN.
 """
 
 import json
@@ -20,10 +20,10 @@ CANDIDATES = tuple(step / 20 for step in range(1, 15))
 
 
 def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Finds the threshold of `CANDIDATES` with the highest MCC of `score >= candidate` for each label, float64 `[C]`.
+    """For each label, finds the threshold in `CANDIDATES` with the highest MCC of `score >= threshold`, float64 `[C]`.
 
-    Among equal MCCs, the first candidate is chosen. An undefined MCC counts as 0. Scores and candidates are compared in
-    the floating dtype of the scores. scikit-learn's `matthews_corrcoef` gives the same choice.
+    If MCCs are equal, the first candidate is chosen. An undefined MCC counts as 0. Scores and candidates are compared
+    in the floating dtype of the scores. scikit-learn's `matthews_corrcoef` gives the same choice.
     """
     scores, targets = _check_images(scores, targets)
     true = targets.sum(axis=0)
@@ -37,11 +37,11 @@ def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Finds the best of all possible thresholds for each label by MCC, float64 `[C]`. Chooses the lowest of equals.
+    """For each label, finds the threshold with the highest MCC of all possible thresholds, float64 `[C]`.
 
     The threshold is the midpoint of two neighbouring distinct scores, so that `>` and `>=` give the same predictions.
-    If the floating dtype has no number between these scores, the threshold is the lower score, which is correct for
-    `score > threshold`. If no threshold of a label has an MCC above 0, the label gets 0.5.
+    If the floating dtype has no number between these scores, the threshold is the lower score. Then only
+    `score > threshold` is correct. The lowest of equally good thresholds is chosen, or 0.5 if no MCC is above 0.
     """
     scores, targets = _check_images(scores, targets)
     thresholds = np.full(scores.shape[1], 0.5)
@@ -49,7 +49,7 @@ def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         order = np.argsort(own)
         ranked, hits = own[order], hits[order]
         true = hits.sum()
-        # The cut at i predicts the images from the i-th lowest score upwards.
+        # Element i is the MCC if the images from the i-th lowest score upwards are predicted.
         mcc = _matthews(true - hits.cumsum() + hits, np.arange(len(own), 0, -1), true, len(own))
         mcc[1:][ranked[1:] == ranked[:-1]] = 0  # no threshold separates equal scores
         best = mcc.argmax()
@@ -69,7 +69,7 @@ def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
     """Reads `{label: threshold}` from JSON. Returns thresholds in the order of `labels`, float64 `[C]`.
 
     Raises:
-        InputError: the file is missing or malformed, or its labels are not exactly `labels`. Lists all problems.
+        InputError: the file is missing or malformed, or has other labels than `labels`. The message lists all problems.
     """
     document = read_json(path, "{label: threshold}")
     if not isinstance(document, dict):
@@ -97,7 +97,7 @@ def _check_images(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_images: int) -> np.ndarray:
-    """Computes the MCC from counts that broadcast. An undefined MCC is 0. The bits equal those of scikit-learn.
+    """Computes the MCC from arrays of counts, or 0 if the MCC is undefined. Equals scikit-learn's MCC in every bit.
 
     All numbers before the product of the variances are integers below 2^53, so the order of the sums does not matter.
     """

@@ -1,9 +1,9 @@
-"""AMC: image search with attention within and across an image's regions and its keywords.
+"""AMC: image search with attention to the regions and keywords of an image, and weights for these two modalities.
 
-Chen et al., CVPR 2017, arXiv 1704.00763. The authors published no code. The branches and their products, softmaxes and
-cosines follow the paper's framework figure or a third party's transcription of the figure. This project chose the
-sizes, the kernel width, the query encoder, sums where the transcription has means, the weights of images without
-keywords, the initial values and the scale of the maps.
+Chen et al., CVPR 2017, arXiv 1704.00763. The authors published no code. The branches, products, softmaxes and cosines
+follow the paper's framework figure or a third party's transcription of this figure. This project chose the sizes, the
+kernel width, the query encoder, the weights of images without keywords, the initial values and the scale of the maps.
+It computes sums where the transcription has means.
 
 Shapes: I images, Q queries, L words, K keywords, h x w cells, F channels, d embedding size, r kernel size.
 """
@@ -23,8 +23,8 @@ from aia_jax.models.backbones import dtypes, look_up
 from aia_jax.models.layers.common import EPSILON, l2norm, relu, xavier_linear
 from aia_jax.models.layers.pairwise_blocks import join_rows, num_blocks, replicate, split_rows
 
-MODALITIES = {"both": None, "visual": (1, 0), "keywords": (0, 1)}  # fixed weights of the map and the keywords
-_FIELDS = (  # of `config.model`, arguments of `AMC`
+MODALITIES = {"both": None, "visual": (1, 0), "keywords": (0, 1)}  # fixed weights of the feature map and the keywords
+_FIELDS = (  # the fields of `config.model` that are arguments of `AMC`
     *("word_size", "embed_size", "kernel_size", "modalities"),
     *("visual_attention", "keyword_attention", "modality_attention"),
 )
@@ -33,22 +33,21 @@ Encoded = dict[str, Array]
 
 
 class AMC(nnx.Module):
-    """Scores images for queries. An image is given by its feature map and its keywords.
+    """Scores images for queries. The input for an image is its feature map and its keywords.
+
+    Raises InputError if `modalities` is unknown.
 
     Args:
         num_words: size of the query vocabulary.
         num_keywords: size of the keyword vocabulary.
-        num_features: F, channels of the feature maps.
+        num_features: F, number of channels of the feature maps.
         word_size: size of the word vectors.
         embed_size: d, size of the joint embedding.
         kernel_size: r, side of the convolution kernel that each query generates.
         modalities: "both", "visual" or "keywords".
-        visual_attention: use the visual attention network (VAN). False uses the mean of the map.
-        keyword_attention: use the language attention network (LAN). False uses the mean of the keywords.
-        modality_attention: use the modality attention network (MTN). False uses equal weights.
-
-    Raises:
-        InputError: unknown modalities.
+        visual_attention: whether to use the visual attention network (VAN). False uses the mean of the cells.
+        keyword_attention: whether to use the language attention network (LAN). False uses the mean of the keywords.
+        modality_attention: whether to use the modality attention network (MTN). False weights both modalities equally.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class AMC(nnx.Module):
     ):
         look_up("modalities", modalities, MODALITIES)  # checks the name
         self.dtype, self.kernel_size, self.modalities = dtype, kernel_size, modalities
-        self.wide = jnp.promote_types(dtype, jnp.float32)  # for sums, softmaxes and cosines
+        self.wide = jnp.promote_types(dtype, jnp.float32)  # dtype of sums, softmaxes and cosines
         self.visual_attention, self.keyword_attention = visual_attention, keyword_attention
         self.modality_attention = modality_attention
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -94,11 +93,15 @@ class AMC(nnx.Module):
             lengths: `[Q]`, at least 1.
 
         Returns:
-            float32 `matched` and `compared` `[Q, d]`, `kernel` `[Q, r r, d]`, `asked` `[Q, d]`.
+            Float32 arrays:
+            `matched`: `[Q, d]`, query vectors for the score.
+            `compared`: `[Q, d]`, query vectors for the weights of the modalities.
+            `kernel`: `[Q, r r, d]`, convolution kernels of the VAN.
+            `asked`: `[Q, d]`, query vectors for the LAN: `q W_ql` times the bilinear matrix.
         """
         mask = (jnp.arange(tokens.shape[1]) < lengths[:, None]).astype(self.wide)
         query = jnp.einsum("ql,qld->qd", mask / lengths[:, None], self.words[...][tokens])
-        # Both softmaxes take sums of n products. Division by sqrt(n) gives initial sums of about 1.
+        # The inputs of both softmaxes are sums of n products. Division by sqrt(n) makes the initial sums about 1.
         kernel = relu(self.kernel(query)) / math.sqrt(self.kernel.out_features)
         asked = self.asking(query) @ self.bilinear[...].astype(self.dtype) / math.sqrt(len(self.bilinear[...]))
         encoded = {
@@ -113,12 +116,12 @@ class AMC(nnx.Module):
         """Computes the part of the scores that depends only on the image.
 
         Args:
-            maps: `[I, h, w, F]`, or `[I, h w, F]` of a square grid. Each map is scaled to a mean square of 1.
-            keywords: int `[I, K]`, padded.
-            counts: `[I]`, the number of keywords of each image, which may be 0.
+            maps: feature maps `[I, h, w, F]`, or `[I, h w, F]` of a square grid. Scales each map to a mean square of 1.
+            keywords: int `[I, K]`, indices of each image's keywords, padded.
+            counts: `[I]`, number of keywords of each image, at least 0.
 
         Returns:
-            `cells` `[I, h, w, d]` in the model's dtype; `keywords` and `counts` unchanged.
+            `cells` `[I, h, w, d]` in the model's dtype, and `keywords` and `counts` without a change.
         """
         if maps.ndim == 3:
             side = math.isqrt(maps.shape[1])
@@ -132,11 +135,11 @@ class AMC(nnx.Module):
 
         Args:
             images, queries: results of `encode_images` and `encode_queries`.
-            block: number of pairs that each device computes at once. A block has at least one image with all queries.
+            block: maximal number of pairs that each device computes at once. A number below Q is replaced by Q.
             remat: recompute the attention in the backward pass instead of storing it.
 
         Returns:
-            float32 `[I, Q]`, in -1..1.
+            Scores from -1 to 1, float32 `[I, Q]`.
         """
         queries = replicate(queries)
         num_images = len(images["counts"])
@@ -152,8 +155,11 @@ class AMC(nnx.Module):
         """Scores all pairs of an image and a query at once, and returns the attention of each pair.
 
         Returns:
-            float32 `score` `[I, Q]`, `visual_attention` `[I, Q, h, w]`, `keyword_attention` `[I, Q, K]` (0 in the
-            padding) and `weights` `[I, Q, 2]`: the weight of the map and the weight of the keywords.
+            Float32 arrays:
+            `score`: `[I, Q]`.
+            `visual_attention`: `[I, Q, h, w]`.
+            `keyword_attention`: `[I, Q, K]`, 0 in the padding.
+            `weights`: `[I, Q, 2]`, the weight of the feature map and the weight of the keywords.
         """
         visual, visual_attention = self._attend_to_cells(images["cells"], queries["kernel"])
         keyword_attention = self.attend_to_keywords(queries["asked"], images["keywords"], images["counts"])
@@ -173,61 +179,60 @@ class AMC(nnx.Module):
         }
 
     def _attend_to_cells(self, cells: Array, kernel: Array) -> tuple[Array, Array]:
-        """VAN: returns the weighted sums of cells `[I, Q, d]`, and the weights `[I, Q, h, w]`, a softmax."""
+        """Applies the VAN. Returns the weighted sums of cells `[I, Q, d]` and the cell weights `[I, Q, h, w]`."""
         shape = (len(cells), len(kernel), *cells.shape[1:3])
         weights = jnp.full(shape, 1 / math.prod(shape[2:]), self.wide)
         if self.visual_attention:
-            # One product for all taps and a shifted sum need far less work than a convolution for each pair.
+            # A product for all taps and then a shifted sum cost far less than a convolution for each pair.
             taps = jnp.einsum("ihwd,qtd->iqthw", cells, kernel.astype(self.dtype), preferred_element_type=self.wide)
             weights = jax.nn.softmax(_shifted_sum(taps, self.kernel_size).reshape(*shape[:2], -1)).reshape(shape)
         total = jnp.einsum("iqhw,ihwd->iqd", weights.astype(self.dtype), cells, preferred_element_type=self.wide)
         return total, weights
 
     def attend_to_keywords(self, asked: Array, keywords: Array, counts: Array) -> Array:
-        """LAN: returns the weights `[I, Q, K]`, a softmax of the query's bilinear form with each keyword; 0 in padding.
+        """Applies the LAN. Returns the softmax weights `[I, Q, K]` of the keywords. The weights of the padding are 0.
 
         Args:
-            asked: `[Q, d]`.
-            keywords: int `[I, K]`.
-            counts: `[I]`.
+            asked: `[Q, d]`, query vectors from `encode_queries`.
+            keywords: int `[I, K]`, indices of each image's keywords, padded.
+            counts: `[I]`, number of keywords of each image.
         """
         mask = (jnp.arange(keywords.shape[1]) < counts[:, None])[:, None]
         logits = jnp.zeros((len(keywords), len(asked), keywords.shape[1]), self.wide)
         if self.keyword_attention:
-            # Multiplies each query once by each word of the vocabulary, not by the words of each image.
+            # Multiplies each query by each word of the vocabulary only once, not again for each image.
             table = self.keywords[...].astype(self.dtype)
             products = jnp.einsum("qd,vd->vq", asked.astype(self.dtype), table, preferred_element_type=self.wide)
             logits = products[keywords].swapaxes(1, 2)
-        # The mask is finite, so that the gradient of a row without keywords is not NaN.
+        # The masked logits are finite. With -inf, images without keywords would have NaN gradients.
         return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, -1e9)), 0)
 
     def weigh(self, visual_cosine: Array, keyword_cosine: Array, counts: Array) -> Array:
-        """MTN: returns the modalities' weights `[I, Q, 2]` from their cosines `[I, Q]`; weight 0 without keywords."""
+        """Applies the MTN. Returns the weights of both modalities, `[I, Q, 2]`, from two cosines, `[I, Q]` each."""
         if self.modalities != "both":
             fixed = jnp.array(MODALITIES[self.modalities], self.wide)
             return jnp.broadcast_to(fixed, (*visual_cosine.shape, 2))
         even = jnp.full_like(visual_cosine, 0.5)
         visual = jax.nn.sigmoid(visual_cosine - keyword_cosine) if self.modality_attention else even
-        visual = jnp.where(counts[:, None] > 0, visual, 1)
+        visual = jnp.where(counts[:, None] > 0, visual, 1)  # 1 for images without keywords
         return jnp.stack([visual, 1 - visual], axis=-1)
 
 
 def build_amc(model: ConfigDict, num_words: int, num_keywords: int, num_features: int, *, rngs: nnx.Rngs) -> AMC:
-    """Builds the model that the `model` part of a config describes.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Builds the model that the `model` part of a config describes. Raises InputError if a name is unknown."""
     fields = {name: model[name] for name in _FIELDS}
     return AMC(num_words, num_keywords, num_features, **fields, **dtypes(model), rngs=rngs)
 
 
 def summarize(model: AMC, images: Encoded) -> Encoded:
-    """Precomputes sums of encoded images for `rough_scores`, which selects a shortlist from 100,000 images fast.
+    """Precomputes sums of encoded images. With these sums, `rough_scores` selects a shortlist from 100,000 images fast.
 
     Returns:
-        `keywords` `[I, K]`, `counts` `[I]`, and in float32: `mean` `[I, d]` of the cells, `cross` `[I, K]`, the dot
-        products of `mean` and the keywords' embeddings, and `gram` `[I, K, K]`, the dot products of the embeddings.
+        `keywords`: `[I, K]`, as in `images`.
+        `counts`: `[I]`, as in `images`.
+        `mean`: float32 `[I, d]`, the mean of the cells.
+        `cross`: float32 `[I, K]`, the dot products of `mean` and each keyword embedding.
+        `gram`: float32 `[I, K, K]`, the dot products of all pairs of keyword embeddings.
     """
     mean = images["cells"].astype(jnp.float32).mean(axis=(1, 2))
     embedded = model.keywords[...].astype(jnp.float32)[images["keywords"]]
@@ -258,7 +263,7 @@ def rough_scores(model: AMC, images: Encoded, queries: Encoded) -> Array:
 
 
 def _shifted_sum(taps: Array, size: int) -> Array:
-    """Sums the responses `[..., size size, h, w]` of a kernel's taps to `[..., h, w]`, with 'same' padding."""
+    """Shifts and adds the responses of a kernel's taps, `[..., size size, h, w]` to `[..., h, w]`. Pads with zeros."""
     height, width = taps.shape[-2:]
     before = (size - 1) // 2
     edges = [(0, 0)] * (taps.ndim - 2) + [(before, size - 1 - before)] * 2

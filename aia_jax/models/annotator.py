@@ -1,4 +1,4 @@
-"""Annotators: models of a backbone and a head that scores every label of the vocabulary."""
+"""Annotators. An annotator has a backbone and a head. The head scores every label of the vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -33,18 +33,18 @@ class ClassifierHead(nnx.Module):
         )
 
     def __call__(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
-        """Scores every label; see `AttentionPooling`. The dict of intermediates is empty."""
+        """Scores every label, as `AttentionPooling.__call__` does. The dict of intermediates is empty."""
         pooled = features.mean(axis=(1, 2), dtype=jnp.float32)
         pooled = dropout(pooled, self.dropout, dropout_key(key, self.dropout, train))
         return self.linear(pooled), {}
 
 
-# The class of each head, and the fields of `config.model` that are its arguments.
+# For each head: its class, and the fields of `config.model` that are arguments of this class.
 HEADS = {"attention": (AttentionPooling, HEAD_FIELDS), "gap": (ClassifierHead, ("dropout",))}
 
 
 class Annotator(nnx.Module):
-    """A backbone, and a head on the backbone's features. A frozen backbone is saved with the model but not trained."""
+    """Applies a head to the features of a backbone. A frozen backbone is saved with the model but not trained."""
 
     def __init__(
         self,
@@ -66,14 +66,14 @@ class Annotator(nnx.Module):
         """Scores every label of every image.
 
         Args:
-            images: `[B, H, W, 3]` normalised.
-            train: use batch statistics, update the running statistics, apply dropout.
+            images: normalised images `[B, H, W, 3]`.
+            train: whether to use batch statistics, update the running statistics and apply dropout.
             key: random key for dropout, required if `train` is True and the head's rate is above 0.
 
         Returns:
-            Logits float32 `[B, C]` for C labels, and the intermediates: the outputs of the backbone's parts, and
-            'features' `[B, h, w, F]`. The attention head adds 'projection' `[B, h, w, D]` and 'attention' float32
-            `[B, C, h, w]`.
+            Logits of C labels, float32 `[B, C]`, and a dict of intermediates. The dict has the output of each part of
+            the backbone, and 'features' `[B, h, w, F]`. The attention head adds 'projection' `[B, h, w, D]`, and
+            'attention' `[B, C, h, w]` in float32.
         """
         features, stages = self.backbone(images, train=train and not self.freeze_backbone)
         with jax.named_scope("head"):
@@ -82,16 +82,13 @@ class Annotator(nnx.Module):
 
 
 def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> Annotator:
-    """Builds the annotator that the `model` part of a config describes.
+    """Builds the annotator that the `model` part of a config describes. Raises InputError if a name is unknown.
 
     Args:
-        config: has the fields of `build_backbone`, `freeze_backbone`, `head` ("attention" or "gap") and `dropout`. The
-            attention head also needs the other `HEAD_FIELDS`.
+        config: needs `freeze_backbone`, `head` ("attention" or "gap"), `dropout`, and the fields that `build_backbone`
+            needs. The attention head also needs the other fields in `HEAD_FIELDS`.
         num_labels: number of labels to score.
         rngs: source of the initial weights (stream `params`).
-
-    Raises:
-        InputError: an unknown name.
     """
     head_class, fields = look_up("head", config.head, HEADS)
     backbone = build_backbone(config, rngs=rngs)

@@ -26,9 +26,9 @@ ACTIVATIONS = {"relu": relu, "gelu": partial(jax.nn.gelu, approximate=False)}
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer norm over the last axis with PyTorch's epsilon, computed in float32 and returned in `dtype`.
+    """Layer norm over the last axis with PyTorch's epsilon. Computes in float32. The result has the type `dtype`.
 
-    In float32, the variance has no cancellation error.
+    If `dtype` is float32, the variance is the mean of `(x - mean)^2`, which has no cancellation error.
     """
 
     def __init__(self, num_features: int, *, dtype: DTypeLike, **options):
@@ -51,7 +51,7 @@ class MultiHeadAttention(nnx.Module):
         self.dropout = dropout
         self.dtype = dtype
         linear = partial(nnx.Linear, hidden_size, hidden_size, dtype=dtype, **options)
-        # Xavier bound of one [3 * hidden, hidden] matrix: PyTorch packs query, key and value.
+        # PyTorch stores query, key and value as one [3 * hidden, hidden] matrix. This is the matrix's Xavier bound.
         packed = uniform(math.sqrt(6 / (4 * hidden_size)))
         self.query = linear(kernel_init=packed)
         self.key = linear(kernel_init=packed)
@@ -62,12 +62,12 @@ class MultiHeadAttention(nnx.Module):
         """Attends from every query to all positions.
 
         Args:
-            query: `[1 or B, C, D]`. With a leading 1, all images share one query array.
-            keys, values: `[1 or B, P, D]`.
+            query: `[1 or B, C, D]`. If the first axis has length 1, all images share the queries.
+            keys, values: `[1 or B, P, D]`, vectors of the P positions.
             key: random key for dropout of the attention weights. None means no dropout.
 
         Returns:
-            `[B, C, D]` and the attention maps float32 `[B, C, P]`: the weights (after dropout) averaged over the heads.
+            Results `[B, C, D]`, and attention maps float32 `[B, C, P]`: the heads' mean weights, after dropout.
         """
         q = self._split_heads(self.query(query))
         k = self._split_heads(self.key(keys))
@@ -83,7 +83,7 @@ class MultiHeadAttention(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Optional self-attention of the queries, attention to the image, and a feed-forward part, each with a residual."""
+    """Applies self-attention (optional), attention to the image, and a feed-forward part, each with a residual."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class DecoderLayer(nnx.Module):
         Args:
             x: queries `[1 or B, C, D]`.
             positions: image features `[B, P, D]`.
-            position: `[1, C, D]`, added to the queries of each attention. None adds nothing.
+            position: `[1, C, D]`, vectors that are added to the queries of each attention. None adds nothing.
             key: random key for dropout. None means no dropout.
 
         Returns:
@@ -149,8 +149,8 @@ class AttentionPooling(nnx.Module):
     """Scores each label from the features that the label's query collects by attention.
 
     Attributes:
-        query_embedding: `[C, D]`, one standard normal row per label. It is frozen unless self-attention is used.
-        weight, bias: `[C, D]` and `[C]`, the linear scores of the labels.
+        query_embedding: `[C, D]`, one row per label, initially standard normal. It is trained only with self-attention.
+        weight, bias: `[C, D]` and `[C]`. Row c computes the score of label c.
     """
 
     def __init__(
@@ -177,13 +177,13 @@ class AttentionPooling(nnx.Module):
             num_labels, num_features: C and F.
             hidden_size, num_heads, num_layers, feedforward_size, dropout: sizes and dropout rate of the decoder.
             activation: activation of the feed-forward part, 'relu' or 'gelu' (exact).
-            norm_first: apply layer norm before each part. False applies layer norm after the part's residual.
-            self_attention: let the queries attend to each other first.
-            keep_query_position: start from zeros and add the embedding to the queries of each attention. False starts
-                from the embedding.
+            norm_first: whether to apply layer norm before each part. False applies it after the residual of each part.
+            self_attention: whether the queries attend to each other before they attend to the image.
+            keep_query_position: True starts from zeros, and adds the query embedding to the queries of each attention.
+                False starts from the query embedding.
 
         Raises:
-            InputError: an unknown activation, or heads that do not divide the hidden size.
+            InputError: unknown activation, or `hidden_size` is no multiple of `num_heads`.
         """
         look_up("activation", activation, ACTIVATIONS)  # checks the name
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -198,7 +198,7 @@ class AttentionPooling(nnx.Module):
         layer = partial(DecoderLayer, hidden_size, num_heads, feedforward_size, dropout=dropout, **parts, **options)
         self.layers = nnx.List(layer() for _ in range(num_layers))
         self.norm = LayerNorm(hidden_size, **options)
-        # Xavier normal of a (1, labels, hidden) tensor in PyTorch: fan-in labels * hidden, fan-out hidden.
+        # For a (1, labels, hidden) tensor, PyTorch's Xavier normal has fan-in labels * hidden and fan-out hidden.
         std = math.sqrt(2 / (num_labels * hidden_size + hidden_size))
         self.weight = nnx.Param(std * jax.random.normal(rngs.params(), (num_labels, hidden_size), param_dtype))
         self.bias = nnx.Param(jnp.zeros((num_labels,), param_dtype))
@@ -212,9 +212,10 @@ class AttentionPooling(nnx.Module):
             key: random key for dropout, required if `train` is True and the rate is above 0.
 
         Returns:
-            Logits float32 `[B, C]`, and the intermediates: 'projection' `[B, h, w, D]`, the features that queries
-            attend to, and 'attention' float32 `[B, C, h, w]`, the last layer's maps averaged over the heads. Without
-            dropout, each map sums to 1.
+            Logits float32 `[B, C]`, and a dict of intermediates:
+            'projection': `[B, h, w, D]`, the features that the queries attend to.
+            'attention': float32 `[B, C, h, w]`, the last layer's attention, averaged over the heads. Without dropout,
+                each map has the sum 1.
         """
         batch, height, width, _ = features.shape
         key = dropout_key(key, self.dropout, train)
@@ -222,7 +223,7 @@ class AttentionPooling(nnx.Module):
         embedding = self.query_embedding[...].astype(self.dtype)[None]
         x, position = (jnp.zeros_like(embedding), embedding) if self.keep_query_position else (embedding, None)
         if self.self_attention and key is not None:
-            # Dropout of self-attention differs between images, so each image needs its own row.
+            # Dropout changes self-attention in a different way for each image, so each image needs its own queries.
             x = jnp.broadcast_to(x, (batch, *x.shape[1:]))
         attention = None
         for layer, layer_key in zip(self.layers, split_key(key, len(self.layers)), strict=True):

@@ -22,7 +22,7 @@ class Backbone(NamedTuple):
     Attributes:
         build: builds the backbone from `dtype`, `param_dtype`, `rngs` and the options of the family.
         family: "tresnet" or "efficientnet_lite".
-        channel_stats: mean and standard deviation that normalise images. None means those of the data.
+        channel_stats: mean and standard deviation that normalise images. None means the statistics of the data set.
         multiple: the sides of images must be multiples of this number.
     """
 
@@ -45,19 +45,16 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | EfficientNetLite:
-    """Builds the backbone that the `model` part of a config describes.
+    """Builds the backbone that the `model` part of a config describes. Raises InputError if a name is unknown.
 
     Args:
-        config: has `backbone`, `remat`, `dtype` and `param_dtype`, for TResNet also `input_statistics` (used only in
-            bfloat16), and for EfficientNet-Lite also `native_padding`. Other fields are ignored.
+        config: needs `backbone`, `remat`, `dtype` and `param_dtype`. TResNet also needs `input_statistics`, which has
+            an effect only in bfloat16. EfficientNet-Lite also needs `native_padding`. Other fields are ignored.
         rngs: source of the initial weights (stream `params`).
-
-    Raises:
-        InputError: an unknown name.
     """
     entry = backbone_named(config.backbone)
     if entry.family == "tresnet":
-        # Float32 runs are compared with PyTorch and keep PyTorch's order of operations.
+        # Float32 runs keep PyTorch's order of operations, because they are compared with PyTorch.
         own = {"input_statistics": config.input_statistics and config.dtype == "bfloat16"}
     else:
         own = {"native_padding": config.native_padding}
@@ -75,7 +72,7 @@ def dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
 
 
 def look_up(field: str, name: str, table: Mapping[str, Any]) -> Any:
-    """Returns the entry of `table` that a field of `config.model` names. Raises InputError if the name is unknown."""
+    """Returns `table[name]`. If the name is unknown, raises InputError with the name of the `config.model` field."""
     if name not in table:
         raise InputError(f"config.model.{field}: unknown {name!r}; known: {', '.join(table)}")
     return table[name]

@@ -1,11 +1,11 @@
 """EfficientNet-Lite: EfficientNet (Tan & Le, arXiv 1905.11946) without squeeze-and-excitation and with ReLU6.
 
-Layers and widths equal those of TensorFlow's `efficientnet/lite` and timm's `tf_efficientnet_lite`. Unlike them, this
-code has no drop connect: training skips no block at random.
+Layers and widths equal those of TensorFlow's `efficientnet/lite` and timm's `tf_efficientnet_lite`. This code has no
+drop connect: unlike TensorFlow and timm, it never skips a block at random in training.
 
-Padding is 'same'. At stride 2, the image size decides whether there are more zeros after the image than before.
-TensorFlow and timm pad for the size of each image. efficientnet_lite_pytorch pads for the size that the weights were
-trained at, which keeps the alignment of the features.
+Padding is 'same'. At stride 2, there may be more zeros after the image than before it. This depends on the image size.
+TensorFlow and timm compute the padding for the size of each image. efficientnet_lite_pytorch computes it for the image
+size that the weights were trained with. This keeps the alignment of the features.
 """
 
 import itertools
@@ -34,7 +34,7 @@ class Variant:
     """Scaling of an EfficientNet-Lite.
 
     Attributes:
-        width: factor for the channels of every stage; stem and head are not scaled.
+        width: factor for the number of channels of every stage. The stem and the head are not scaled.
         depth: factor for the number of blocks of every stage except the first and the last.
         resolution: side in pixels of the images that the published weights were trained on.
     """
@@ -53,7 +53,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of one resolution, before scaling. The first block has the stride and changes the number of channels."""
+    """Sizes of a stage before scaling. Only the first block has the stride and changes the number of channels."""
 
     blocks: int
     kernel_size: int
@@ -74,13 +74,13 @@ STAGES = (
 
 
 class SameConv(nnx.Module):
-    """Convolution without bias, with 'same' padding; full or depthwise.
+    """Full or depthwise convolution with 'same' padding and without bias.
 
     Args:
-        nominal: the input side for which the padding is computed. None uses the side of each input.
+        nominal: input side for which the padding is computed. None means the side of the actual input.
 
     Attributes:
-        kernel: `[k, k, in_features, out_features]`; depthwise `[k, k, 1, out_features]`.
+        kernel: `[k, k, in_features, out_features]`, or `[k, k, 1, out_features]` for a depthwise convolution.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SameConv(nnx.Module):
         self.depthwise = depthwise
         self.nominal = nominal
         self.dtype = dtype
-        # The fan-out is that of one group, as in EfficientNet: a depthwise filter has one output channel.
+        # As in EfficientNet, the fan-out is that of one group. A depthwise filter has one output channel.
         fan_out = kernel_size**2 * (1 if depthwise else out_features)
         shape = (kernel_size, kernel_size, 1 if depthwise else in_features, out_features)
         self.kernel = nnx.Param(initializers.normal((2 / fan_out) ** 0.5)(rngs.params(), shape, param_dtype))
@@ -114,18 +114,18 @@ class SameConv(nnx.Module):
         kernel = (self.kernel[...] if kernel is None else kernel).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.depthwise:
-            # Only on CPUs, XLA's grouped convolution is slow.
+            # XLA's grouped convolution is slow on CPUs, but not on other devices.
             shifted = partial(shifted_depthwise_conv, stride=self.stride, nominal=self.nominal)
             grouped = partial(_same_conv, stride=self.stride, nominal=self.nominal, groups=x.shape[-1])
             return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
         if kernel.shape[:2] == (1, 1) and self.stride == 1:
-            # On CPUs XLA multiplies matrices faster than it computes 1x1 convolutions.
+            # On CPUs, XLA multiplies matrices faster than it computes 1x1 convolutions.
             return x @ kernel[0, 0]
         return _same_conv(x, kernel, self.stride, self.nominal)
 
 
 def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
-    """Convolves each channel with its own filter, as a float32 sum of shifted products, which XLA fuses into one loop.
+    """Convolves each channel with its own filter. XLA fuses the float32 sum of shifted products into one loop.
 
     Args:
         x: `[B, H, W, C]`.
@@ -144,7 +144,7 @@ def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | 
 
 
 def _same_padding(side: int, size: int, stride: int, nominal: int | None = None) -> tuple[int, tuple[int, int]]:
-    """Returns the number of outputs along a side, and of zeros before and after. An odd zero comes after."""
+    """Returns the output side and the zeros (before, after). If the number of zeros is odd, one more is after."""
     padded_for = nominal or side
     zeros = max((-(-padded_for // stride) - 1) * stride + size - padded_for, 0)
     return (side + zeros - size) // stride + 1, (zeros // 2, zeros - zeros // 2)
@@ -230,23 +230,20 @@ class EfficientNetLite(nnx.Module):
 
     Attributes:
         num_features: channels of the features.
-        stride: image pixels per feature position.
+        stride: image pixels per feature position along each axis.
     """
 
     num_features = HEAD_FEATURES
     stride = 32
 
     def __init__(self, variant: str, *, native_padding: bool = True, remat: bool = False, **options):
-        """Builds a variant of `VARIANTS`.
+        """Builds a variant of `VARIANTS`. Raises InputError if the variant is unknown.
 
         Args:
-            native_padding: pad images of any size like images of the variant's resolution, as
-                efficientnet_lite_pytorch does. False pads for the size of each image, as TensorFlow and timm do.
+            native_padding: True computes the padding for the variant's resolution, as efficientnet_lite_pytorch does.
+                False computes the padding for the size of each image, as TensorFlow and timm do.
             remat: see `run_blocks`.
             options: `dtype`, `param_dtype` and `rngs`, as for `nnx.Linear`.
-
-        Raises:
-            InputError: no such variant.
         """
         if variant not in VARIANTS:
             raise InputError(f"unknown EfficientNet-Lite variant {variant!r}; known: {', '.join(VARIANTS)}")
@@ -268,19 +265,16 @@ class EfficientNetLite(nnx.Module):
         self.head = SameConvNorm(features, HEAD_FEATURES, 1, **options)
 
     def __call__(self, images: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
-        """Computes features.
+        """Computes features. Raises InputError if H or W is below 32.
 
         Args:
-            images: `[B, H, W, 3]` normalised; H and W are at least 32. The published weights need values from -1 to 1
-                (x / 127.5 - 1).
-            train: normalise by the batch's statistics and update the running statistics.
+            images: normalised images `[B, H, W, 3]`, with H and W of at least 32. The published weights need values
+                from -1 to 1 (x / 127.5 - 1).
+            train: whether to normalise by the batch's statistics and update the running statistics.
 
         Returns:
-            Features `[B, h, w, 1280]`, where h is H / 32 rounded up (with `native_padding` sometimes down), and the
-            output of each part, `{'stem', 'stage1', ..., 'stage7'}`.
-
-        Raises:
-            InputError: H or W is below 32.
+            Features `[B, h, w, 1280]`, and a dict of the outputs of the parts 'stem', 'stage1', ..., 'stage7'. h is
+            H / 32, rounded up. With `native_padding`, h is rounded down for some H.
         """
         for name, side in zip(("height", "width"), images.shape[1:3], strict=True):
             if side < self.stride:

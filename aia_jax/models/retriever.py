@@ -1,4 +1,4 @@
-"""Image-text retrieval: SGRAF on given region features, or on grid features of a backbone that is trained too."""
+"""Image-text retrieval: SGRAF on precomputed region features, or on the feature map of a trained backbone."""
 
 import jax
 from flax import nnx
@@ -14,7 +14,7 @@ class Retriever(nnx.Module):
 
     Args:
         sgraf: the similarity model.
-        backbone: the cells of the backbone's last feature map are the regions. With None, inputs are region features.
+        backbone: the cells of the backbone's last feature map are the regions. None: the inputs are region features.
     """
 
     def __init__(self, sgraf: SGRAF, backbone: nnx.Module | None = None):
@@ -22,7 +22,7 @@ class Retriever(nnx.Module):
         self.backbone = backbone
 
     def encode_images(self, images: Array, *, train: bool, key: Array | None = None) -> tuple[Array, Array]:
-        """Encodes region features `[B, R, F]`, or normalised images `[B, S, S, 3]` for the backbone; see `SGRAF`."""
+        """Calls `SGRAF.encode_images` on region features `[B, R, F]`. A backbone needs images `[B, S, S, 3]`."""
         if self.backbone is not None:
             features, _ = self.backbone(images, train=train)
             images = features.reshape(len(features), -1, features.shape[-1])
@@ -41,16 +41,13 @@ class Retriever(nnx.Module):
 
 
 def build_retriever(config: ConfigDict, num_words: int, *, rngs: nnx.Rngs) -> Retriever:
-    """Builds the model that the `model` part of a config describes.
+    """Builds the model that the `model` part of a config describes. Raises InputError if a name is unknown.
 
     Args:
-        config: has `SGRAF_FIELDS`, `dtype`, `param_dtype` and `backbone`. A backbone needs its fields (see
-            `build_backbone`). Without one (""), `num_features` is needed.
+        config: needs `SGRAF_FIELDS`, `dtype`, `param_dtype` and `backbone`. If `backbone` is "", it also needs
+            `num_features`. If not, it also needs the fields that `build_backbone` needs.
         num_words: size of the vocabulary.
         rngs: source of the initial weights (stream `params`).
-
-    Raises:
-        InputError: an unknown name.
     """
     backbone = build_backbone(config, rngs=rngs) if config.backbone else None
     sgraf = SGRAF(

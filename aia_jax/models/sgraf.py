@@ -1,11 +1,11 @@
 """SGRAF: image-text similarity by graph reasoning or attention filtration (Diao et al., AAAI 2021, arXiv 2101.01368).
 
-The published code processes the captions one by one. This code computes all pairs of a block at once, with padded and
-masked captions. No score depends on the padding or on other captions: in training, each caption has its own batch
-statistics.
+The published code processes the captions one by one. This code processes blocks of captions. It pads the captions and
+masks the padding, so that no score depends on the padding. In training, batch norm computes separate statistics for
+each caption, so that no score depends on other captions.
 
-Shapes: I or B images, R regions, F features of a region, C captions, L words, D embedding size, S similarity size, and
-i images and c captions in a block.
+Shapes: I or B images, R regions, F features of a region, C captions, L words, D embedding size, S similarity size, i
+images in a block, c captions in a block.
 """
 
 from functools import partial
@@ -30,11 +30,11 @@ _ATTENTION_SCALE = 9.0  # inverse temperature of the attention over regions
 
 
 class GlobalAttention(nnx.Module):
-    """Pools a set of vectors by attention, with their mean as the query (SGRAF, section 3.1).
+    """Pools a set of vectors by attention. The query is the mean of the vectors (SGRAF, section 3.1).
 
     Args:
-        size: D.
-        num_regions: R for images, which use batch norm, or None for captions, which do not.
+        size: D, size of the vectors.
+        num_regions: R for images, None for captions. Batch norm is used only for images.
     """
 
     def __init__(self, size: int, num_regions: int | None, *, dtype: DTypeLike, **options):
@@ -45,13 +45,13 @@ class GlobalAttention(nnx.Module):
         self.mean_norm = BatchNorm(size, **options) if num_regions else None
 
     def __call__(self, x: Array, mask: Array | None, *, train: bool, key: Array | None) -> Array:
-        """Pools the vectors in `x` `[B, N, D]` that `mask` `[B, N]` selects (None: all) to unit vectors `[B, D]`."""
+        """Pools `x` `[B, N, D]` to unit vectors `[B, D]`. `mask` `[B, N]` selects vectors of `x`. None selects all."""
         key_local, key_mean = split_key(dropout_key(key, _DROPOUT, train), 2)
         weight = jnp.ones(x.shape[:2], jnp.float32) if mask is None else mask.astype(jnp.float32)
         mean = (x * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
         local, mean = self.local(x).astype(jnp.float32), self.mean(mean).astype(jnp.float32)
         if self.local_norm is not None:
-            # Regions are the channels of the first norm: its statistics are over images and features.
+            # Regions are the channels of the first norm. It computes the statistics over images and features.
             local = self.local_norm(local.swapaxes(1, 2)[:, :, None], train=train)[:, :, 0].swapaxes(1, 2)
             mean = self.mean_norm(mean[:, None, None], train=train)[:, 0, 0]
         local = dropout(jnp.tanh(local), _DROPOUT, key_local)
@@ -65,7 +65,7 @@ class TextEncoder(nnx.Module):
     """Encodes words in context as vectors of length 1.
 
     Attributes:
-        embedding: `[W, word_size]`, W words.
+        embedding: `[W, word_size]`, the vectors of the vocabulary's W words.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class TextEncoder(nnx.Module):
         self.gru = BidirectionalGRU(word_size, embed_size, param_dtype=param_dtype, rngs=rngs, **options)
 
     def __call__(self, tokens: Array, lengths: Array, *, train: bool, key: Array | None) -> Array:
-        """Encodes `tokens` int `[C, L]` as float32 `[C, L, D]`. The vectors after `lengths` `[C]` words are 0."""
+        """Encodes int tokens `[C, L]` as float32 `[C, L, D]`. The vectors after the `lengths` `[C]` words are 0."""
         words = dropout(self.embedding[...][tokens], _DROPOUT, dropout_key(key, _DROPOUT, train))
         states = l2norm(self.gru(words, lengths))
         return jnp.where(word_mask(tokens, lengths)[..., None], states, 0)
 
 
 class GraphReasoning(nnx.Module):
-    """SGR: reasoning over a graph whose nodes are the alignments (SGRAF, section 3.3)."""
+    """SGR: reasoning over a graph. The nodes of the graph are the alignments (SGRAF, section 3.3)."""
 
     def __init__(self, size: int, *, dtype: DTypeLike, **options):
         self.dtype = dtype
@@ -92,14 +92,15 @@ class GraphReasoning(nnx.Module):
         self.value = nnx.List(linear() for _ in range(_GRAPH_STEPS))
 
     def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
-        """Computes the last state of the global alignment, which is the first of `alignments` `[i, c, L + 1, S]`.
+        """Computes the state of the global alignment after all steps.
 
-        `mask` `[c, L + 1]` selects alignments. Query and key are one product: (x Wq + bq)(y Wk + bk)^T equals
-        (x Wq + bq) Wk^T y^T plus a term that is equal for all y, which softmax ignores. The last step computes only
-        the global alignment.
+        `mask` `[c, L + 1]` selects from `alignments` `[i, c, L + 1, S]`. The first alignment is the global alignment.
+        The last step computes only this alignment. Wq and Wk are multiplied before they are applied to nodes:
+        (x Wq + bq)(y Wk + bk)^T equals (x Wq + bq) Wk^T y^T plus a term that is equal for all y. Softmax ignores this
+        term.
 
         Returns:
-            `[i, c, S]`, and zeros `[c, 2]` instead of the statistics of `AttentionFiltration`.
+            States `[i, c, S]`, and zeros `[c, 2]` instead of the statistics of `AttentionFiltration`.
         """
         nodes = alignments
         for step, (query, key, value) in enumerate(zip(self.query, self.key, self.value, strict=True)):
@@ -116,8 +117,8 @@ class GraphReasoning(nnx.Module):
 class AttentionFiltration(nnx.Module):
     """SAF: a weighted sum of the alignments, with learned weights (SGRAF, section 3.4).
 
-    The batch norm of the weights computes its statistics for each caption, over all images. The running statistics are
-    updated caption by caption, in the order of the batch, as in the published loop.
+    The batch norm of the weights computes separate statistics for each caption, over all images. As in the published
+    loop, each caption updates the running statistics, in the order of the batch.
     """
 
     def __init__(self, size: int, *, dtype: DTypeLike, **options):
@@ -125,10 +126,11 @@ class AttentionFiltration(nnx.Module):
         self.norm = BatchNorm(1, **options)
 
     def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
-        """Reduces `alignments` `[i, c, L + 1, S]` to their weighted sums. `mask` `[c, L + 1]` selects alignments.
+        """Computes weighted sums of `alignments` `[i, c, L + 1, S]`. `mask` `[c, L + 1]` selects alignments.
 
         Returns:
-            `[i, c, S]` of length 1, and each caption's mean and unbiased variance, float32 `[c, 2]` (0 in evaluation).
+            The sums, scaled to length 1, `[i, c, S]`. For each caption, mean and unbiased variance of the weights
+            before batch norm, float32 `[c, 2]`. In evaluation, these statistics are 0.
         """
         weights = self.linear(alignments)[..., 0].astype(jnp.float32)
         mask = mask.astype(jnp.float32)
@@ -149,7 +151,7 @@ class AttentionFiltration(nnx.Module):
         return l2norm(pooled.astype(jnp.float32)), statistics
 
     def update(self, statistics: Array) -> None:
-        """Updates the running statistics with the captions' statistics `[C, 2]`, one caption after the other."""
+        """Updates the running statistics with the statistics `[C, 2]` of each caption, one caption after the other."""
         statistics = jax.lax.stop_gradient(statistics)
         momentum = self.norm.momentum
         remaining = (1 - momentum) ** jnp.arange(len(statistics) - 1, -1, -1)
@@ -167,12 +169,12 @@ class SGRAF(nnx.Module):
 
     Args:
         num_words: size of the vocabulary.
-        num_features, num_regions: F and R.
-        embed_size, word_size, similarity_size: D, the size of the word vectors, and S.
-        reasoning: "sgr" or "saf".
-
-    Raises:
-        InputError: unknown reasoning.
+        num_features: F, features of a region.
+        num_regions: R, regions of an image.
+        embed_size: D, size of the embeddings of images and captions.
+        word_size: size of the word vectors.
+        similarity_size: S, size of the similarity vectors.
+        reasoning: "sgr" or "saf". Other names raise InputError.
     """
 
     def __init__(
@@ -202,7 +204,7 @@ class SGRAF(nnx.Module):
         self.score = xavier_linear(similarity_size, 1, **options)
 
     def encode_images(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, Array]:
-        """Encodes regions `[B, R, F]`. Returns unit vectors of regions `[B, R, D]` and of images `[B, D]`, float32."""
+        """Encodes region features `[B, R, F]` as float32 unit vectors of regions, `[B, R, D]`, and images, `[B, D]`."""
         regions = l2norm(self.image(features.astype(self.dtype)).astype(jnp.float32))
         return regions, self.image_attention(regions, None, train=train, key=key)
 
@@ -212,7 +214,7 @@ class SGRAF(nnx.Module):
         """Encodes tokens `[C, L]` as float32 vectors of length 1.
 
         Returns:
-            Word vectors `[C, L, D]`, which are 0 after `lengths` `[C]` words, and caption vectors `[C, D]`.
+            Word vectors `[C, L, D]` and caption vectors `[C, D]`. The word vectors after `lengths` `[C]` words are 0.
         """
         key_words, key_attention = split_key(key, 2)
         words = self.text(tokens, lengths, train=train, key=key_words)
@@ -234,21 +236,21 @@ class SGRAF(nnx.Module):
         Args:
             images: result of `encode_images`, `[I, R, D]` and `[I, D]`.
             captions: result of `encode_captions`, `[C, L, D]` and `[C, D]`.
-            lengths: `[C]`, numbers of words. The longest caption of a block determines the block's width. Sort captions
-                by length to save time.
-            train: use the statistics of each caption, and update the running statistics.
-            block: number of pairs that each device computes at once. A block has at least one caption with all images.
+            lengths: `[C]`, number of words of each caption. A block is as wide as its longest caption, so captions
+                sorted by length need less time.
+            train: whether to use the statistics of each caption and update the running statistics.
+            block: maximal number of pairs that each device computes at once. A number below I is replaced by I.
             remat: recompute the alignments in the backward pass instead of storing them.
 
         Returns:
-            float32 `[C, I]`, in 0..1.
+            Scores from 0 to 1, float32 `[C, I]`.
         """
         words, wholes = captions
         count = num_blocks(len(words), len(images[0]), block)
         regions, image_wholes = replicate((images[0].astype(self.dtype), images[1]))
         products = jnp.einsum("ird,iqd->irq", regions, regions, preferred_element_type=jnp.float32)
         longest = words.shape[1]
-        widths = sorted({-(-longest // 2), -(-3 * longest // 4), longest})  # few, since each takes time to compile
+        widths = sorted({-(-longest // 2), -(-3 * longest // 4), longest})  # only three, because each width is compiled
 
         def score_words(width: int, words: Array, wholes: Array, lengths: Array) -> tuple[Array, Array]:
             words, mask = words[:, :width], word_mask(words[:, :width], lengths)
@@ -270,12 +272,15 @@ class SGRAF(nnx.Module):
     def _alignments(
         self, regions: Array, products: Array, image_wholes: Array, words: Array, wholes: Array, mask: Array
     ) -> Array:
-        """Returns similarity vectors `[i, c, L + 1, S]` of caption and image, then of each word and its context."""
+        """Returns similarity vectors `[i, c, L + 1, S]`.
+
+        The first vector compares an image and a caption. The other L vectors compare a word and the word's context.
+        """
         words = words.astype(self.dtype)
         affinity = jnp.einsum("ird,cld->iclr", regions, words, preferred_element_type=jnp.float32)
         affinity = jax.nn.leaky_relu(affinity, 0.1) * mask[..., None]
         attention = jax.nn.softmax(_ATTENTION_SCALE * l2norm(affinity, axis=2))
-        # Computes the length of each context vector from products of regions, which need less memory than the vectors.
+        # Computes the lengths of the context vectors from products of regions, because the vectors need more memory.
         square = (jnp.einsum("iclr,irq->iclq", attention, products) * attention).sum(axis=-1, keepdims=True)
         attention = (attention / (jnp.sqrt(jnp.maximum(square, EPSILON**2)) + EPSILON)).astype(self.dtype)
         context = jnp.einsum("iclr,ird->icld", attention, regions)
@@ -287,5 +292,5 @@ class SGRAF(nnx.Module):
 
 
 def word_mask(tokens: Array, lengths: Array) -> Array:
-    """Returns bool `[C, L]`, True for words and False for padding, for tokens `[C, L]` or vectors `[C, L, D]`."""
+    """Returns bool `[C, L]`, which is True for words and False for padding. `tokens` is `[C, L]` or `[C, L, D]`."""
     return jnp.arange(tokens.shape[1]) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""TResNet (Ridnik et al., arXiv 2003.13630), in the form that timm builds and that the annotators were trained with."""
+"""TResNet (Ridnik et al., arXiv 2003.13630) with the layers of timm. The annotators were trained with these layers."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Variant:
 
     Attributes:
         blocks: number of residual blocks in each stage. Every stage except the first halves the resolution.
-        width: channels of the stem, and planes of stage 1. The planes double with each stage.
-        basic_stages: number of first stages that use `BasicBlock`. The other stages use `Bottleneck`.
-        se_stages: number of first stages that use squeeze-and-excitation.
+        width: channels of the stem, and planes of stage 1. Each stage has twice the planes of the stage before.
+        basic_stages: the first `basic_stages` stages use `BasicBlock`. The other stages use `Bottleneck`.
+        se_stages: the first `se_stages` stages use squeeze-and-excitation.
         stem_slope, block_slope: negative slopes of leaky ReLU in the stem and in the blocks.
     """
 
@@ -132,7 +132,7 @@ class TResNet(nnx.Module):
 
     Attributes:
         num_features: channels of the last stage.
-        stride: image pixels per feature position.
+        stride: image pixels per feature position along each axis.
     """
 
     def __init__(
@@ -144,16 +144,13 @@ class TResNet(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         **options,
     ):
-        """Builds a variant, given by its name in `VARIANTS` or as a `Variant`.
+        """Builds a `Variant`, or the variant with this name in `VARIANTS`. Raises InputError if the name is unknown.
 
         Args:
-            input_statistics: in training, compute the output statistics of widening 1x1 convolutions from their inputs;
-                see `aia_jax.models.layers.input_statistics`.
+            input_statistics: whether training computes the output statistics of widening 1x1 convolutions from the
+                input of the convolution. See `aia_jax.models.layers.input_statistics`.
             remat: see `run_blocks`.
             options: `param_dtype` and `rngs`, as for `nnx.Linear`.
-
-        Raises:
-            InputError: unknown variant.
         """
         if isinstance(variant, str):
             if variant not in VARIANTS:
@@ -180,19 +177,16 @@ class TResNet(nnx.Module):
         self.num_features = features
 
     def __call__(self, images: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
-        """Computes features.
+        """Computes features. Raises InputError if H or W is no multiple of 4, or too small for the number of stages.
 
         Args:
-            images: `[B, H, W, 3]` normalised; H and W are multiples of 4.
-            train: normalise by the batch's statistics and update the running statistics.
+            images: normalised images `[B, H, W, 3]`. H and W are multiples of 4.
+            train: whether to normalise by the batch's statistics and update the running statistics.
 
         Returns:
-            Features `[B, h, w, C]` (h = H / stride, rounded up) and the output of each part, `{'stem', 'stage1', ...}`.
-
-        Raises:
-            InputError: H or W is no multiple of 4, or too small for the number of stages.
+            Features `[B, h, w, C]` (h = H / stride, rounded up), and a dict of the outputs of 'stem', 'stage1', ...
         """
-        # Blur pooling reflects at the border, so the last stage with stride 2 needs at least two positions.
+        # Blur pooling reflects at the border, so its input in the last stage needs at least two positions.
         smallest = 4 if len(self.stages) == 1 else self.stride // 2 + 4
         for name, side in zip(("height", "width"), images.shape[1:3], strict=True):
             if side % 4 or side < smallest:

@@ -1,4 +1,4 @@
-"""Draws a photo and the attention map of each predicted label over the photo."""
+"""Draws a photo and, for each predicted label, a copy of the photo that shows the attention map."""
 
 import os
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ def draw_attention(
 
     Args:
         image: uint8 `[H, W, 3]`.
-        maps: `[K, h, w]` >= 0, maps of the K predicted labels. Each map is scaled to its own peak. K may be 0.
-        labels, scores: `[K]`, written below the maps.
+        maps: `[K, h, w]` >= 0, attention maps of the K predicted labels. Each map is scaled to a peak of 1. K may be 0.
+        labels, scores: `[K]`, label names and scores, which are written below the maps.
         hits: `[K]`, whether each label is true.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Draws training curves: loss and learning rate by step, and the metric of raw and averaged weights by epoch."""
+"""Draws training curves: loss by step, learning rate by step, and the metric of raw and averaged weights by epoch."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ def draw_curves(
     """Draws the records of a run as a PNG at `path`. A plot without records contains a message.
 
     Args:
-        records: `{"step", "kind", ...}` by increasing step; see `training.metric_writer`. Records of kind "train" have
-            `loss` and `learning_rate`. Kinds that end in `_raw` or `_ema` have `epoch` and `metric`.
-        metric: name of the metric that chooses the best epoch.
-        best: the best epoch, and the better weights of this epoch, "raw" or "ema".
+        records: `{"step", "kind", ...}`, sorted by step (see `training.metric_writer`). Records of kind "train" have
+            `loss` and `learning_rate`. Records with a kind that ends in `_raw` or `_ema` have `epoch` and `metric`.
+        metric: name of the metric that determines the best epoch.
+        best: the best epoch, and the weights with the better metric in this epoch: "raw" or "ema" (averaged weights).
     """
     page = Page(_RIGHT + 0.35, _TOP + _PLOT_HEIGHT + 0.7)
     page.write_header(title)

@@ -1,4 +1,4 @@
-"""Shared parts of the pictures: pages with positions in inches, marks, measured text and attention heat maps."""
+"""Shared parts of the pictures: pages, marks for predictions, text of known width, and attention heat maps."""
 
 import os
 from bisect import bisect_right
@@ -49,7 +49,7 @@ class Page:
     def picture(
         self, image: np.ndarray, left: float, top: float, width: float, height: float, mark: Mark | None = None
     ) -> None:
-        """Shows `image` `[H, W, 3]` in a box. The frame is thin, or has the colour of `mark` and is thick for a hit."""
+        """Shows `image` `[H, W, 3]` in a frame with the colour of `mark`. Only the frame of a hit is thick."""
         axes = self.figure.add_axes(self._box(left, top, width, height), xticks=[], yticks=[])
         axes.imshow(image, aspect="auto", interpolation="bicubic")
         axes.spines[:].set(**({"color": mark.color, "linewidth": 3.0 if mark is HIT else 1.0} if mark else _FRAME))
@@ -69,7 +69,7 @@ class Page:
         self.figure.add_artist(Rectangle((x, y), *size, facecolor=color, linewidth=0, zorder=-1))
 
     def write(self, text: str, left: float, top: float, *, size: float = 8.5, color: str = INK, **style) -> Text:
-        """Writes one line of literal text: `$`, `_` and `%` have no special meaning. Capitals begin at `top`."""
+        """Writes one line of literal text: `$`, `_` and `%` are not special. Capital letters begin at `top`."""
         position = (left / self.width, 1 - (top + 0.76 * size / 72) / self.height)
         options = {"fontproperties": _font(size), "color": color, "parse_math": False} | style
         return self.figure.text(*position, plain(text), **options)
@@ -77,12 +77,12 @@ class Page:
     def write_pair(
         self, text: str, number: str, left: float, top: float, width: float, color: str = INK, number_color: str = QUIET
     ) -> None:
-        """Writes a number at the right end of a line and a text before the number. Shortens the text if needed."""
+        """Writes a text at the left end of a line and a number at the right end. Shortens the text if needed."""
         self.write(number, left + width, top, color=number_color, ha="right")
         self.write(shorten(text, width - measure(number) - 0.1), left, top, color=color)
 
     def write_header(self, title: str, marks: Sequence[Mark] = ()) -> None:
-        """Writes the title in bold, shortened to the page's width. Writes the meaning of the marks below the title."""
+        """Writes the title in bold, and the meaning of the marks below. Shortens the title to the width of the page."""
         left = 0.3
         self.write(shorten(title, self.width - 2 * left, 12, "bold"), left, 0.2, size=12, weight="bold")
         for mark in marks:
@@ -91,7 +91,7 @@ class Page:
             left += measure(text) + 0.22
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the page as a PNG, atomically."""
+        """Writes the page atomically as a PNG."""
         with atomic_path(Path(path)) as temporary:
             self.figure.savefig(temporary, format="png")
 
@@ -111,7 +111,7 @@ def _known_characters() -> frozenset[int]:
 
 
 def plain(text: str) -> str:
-    """Returns `text` in one line, with `□` for characters that the font does not have."""
+    """Returns `text` on one line. Replaces characters that are not in the font by `□`."""
     return "".join(letter if ord(letter) in _known_characters() else "□" for letter in " ".join(text.split()))
 
 
@@ -137,14 +137,14 @@ def upsample(attention: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Draws heat over a pale grey version of a photo. Hotter places are more opaque.
+    """Draws a heat map over a pale grey copy of a photo. The heat map is more opaque where the heat is higher.
 
     Args:
         image: uint8 `[H, W, 3]`.
-        heat: `[H, W]` in 0..1.
+        heat: `[H, W]`, from 0 to 1.
 
     Returns:
-        Float `[H, W, 3]` in 0..1.
+        Float `[H, W, 3]`, from 0 to 1.
     """
     grey = 0.25 + 0.7 * (image @ np.array([0.299, 0.587, 0.114]) / 255)
     cover = (0.85 * heat**0.8)[..., None]
@@ -152,7 +152,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def draw_scale(page: Page, left: float, top: float) -> None:
-    """Draws the colour scale of a map, from 0 to the peak, over medium grey."""
+    """Draws the colour scale of the heat maps over medium grey. The scale goes from 0 to the peak of a map."""
     scale = np.broadcast_to(np.linspace(0, 1, 128, dtype=np.float32), (2, 128))
     page.write("0", left, top, color=QUIET)
     page.picture(overlay(np.full((2, 128, 3), 128, np.uint8), scale), left + 0.14, top - 0.005, 1.5, 0.11)

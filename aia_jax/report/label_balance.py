@@ -6,14 +6,14 @@ import numpy as np
 
 from aia_jax.utils.messages import format_count
 
-FEW = 10  # labels with fewer training photos are learned badly
+FEW = 10  # models predict labels with fewer training photos badly
 
-_SHOWN, _LISTED = 10, 20  # labels at each end of the table; labels in a warning
-_BAR, _WIDEST = 30, 40  # characters of the longest bar and of the longest label
+_SHOWN, _LISTED = 10, 20  # number of labels at each end of the table, and in a warning
+_BAR, _WIDEST = 30, 40  # maximal number of characters of a bar, and of a label
 
 
 def balance_report(labels: Sequence[str], train: np.ndarray, test: np.ndarray) -> str:
-    """Returns `balance_summary` of the test split, and a table of the most and least frequent labels."""
+    """Returns the text of `balance_summary` for the test split, and a table of the most and least frequent labels."""
     counts, others = (train > 0).sum(axis=0), (test > 0).sum(axis=0)
     width = min(max(map(len, labels)), _WIDEST)
     rows = []
@@ -27,7 +27,7 @@ def balance_report(labels: Sequence[str], train: np.ndarray, test: np.ndarray) -
 
 
 def balance_summary(labels: Sequence[str], train: np.ndarray, other: np.ndarray, name: str) -> str:
-    """Lists totals, then imbalance, labels with few training photos, and labels without a photo in another split.
+    """Lists totals, then warnings: imbalance, labels with few training photos, labels without a photo in `other`.
 
     Args:
         labels: printable names of the C labels.

@@ -19,16 +19,14 @@ ImageQuery = tuple[np.ndarray, Sequence[tuple[str, bool]]]
 def draw_retrieval(
     path: str | os.PathLike, text_queries: Sequence[TextQuery], image_queries: Sequence[ImageQuery], *, title: str = ""
 ) -> None:
-    """Draws each caption above its photo results, and each photo beside its caption results, best results first.
+    """Draws retrieval results. The results of a caption are below the caption. The results of a photo are beside it.
 
-    Marks, colours and frames show which results are correct.
+    The best results are first. Marks, colours and frames show which results are correct.
+    Raises ValueError if there is no text query or no image query.
 
     Args:
-        text_queries: pairs of a caption and its results, (photo uint8 `[H, W, 3]`, correct).
-        image_queries: pairs of a photo and its results, (caption, correct).
-
-    Raises:
-        ValueError: there is no query.
+        text_queries: pairs (caption, results). A result is a pair (photo uint8 `[H, W, 3]`, whether it is correct).
+        image_queries: pairs (photo, results). A result is a pair (caption, whether it is correct).
     """
     if not text_queries or not image_queries:
         raise ValueError("at least one query of each kind is needed")

@@ -1,4 +1,4 @@
-"""Draws the results of image search with attention and keywords, and ROC curves."""
+"""Draws ROC curves of image search, and results with their attention and keywords."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -42,16 +42,16 @@ Curve = tuple[np.ndarray, np.ndarray, float]
 
 @dataclass(frozen=True, eq=False)
 class SearchHit:
-    """A photo that a query found.
+    """A photo in the results of a query.
 
     Args:
         image: uint8 `[H, W, 3]`, with any aspect ratio.
         name: file name, which may be "".
         score: score for the query. A higher score is better.
-        correct: whether the photo is relevant, or None if unknown.
+        correct: whether the photo is relevant. None means unknown.
         attention: `[h, w]` >= 0, the visual attention.
-        weights: weight of the feature map and weight of the keywords, with a sum of 1.
-        keywords: pairs of a keyword and its attention weight, highest weight first. May be empty.
+        weights: weight of the feature map and weight of the keywords. The sum is 1.
+        keywords: pairs of a keyword and its attention weight, highest weight first. The tuple may be empty.
 
     Raises:
         ValueError: an array has the wrong shape or type, or weights are negative or do not sum to 1.
@@ -77,7 +77,7 @@ class SearchHit:
 
     @property
     def mark(self) -> Mark | None:
-        """The mark for a correct or wrong hit, or None if unknown."""
+        """The mark for a correct or a wrong photo. None if `correct` is None."""
         return None if self.correct is None else HIT if self.correct else FALSE_ALARM
 
     def rounded_weights(self) -> tuple[str, str]:
@@ -86,7 +86,7 @@ class SearchHit:
         return f"{visual:.2f}", f"{1 - visual:.2f}"
 
     def render(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the photo without and with its attention, both uint8 `[height, width, 3]`."""
+        """Returns the photo, and a copy that shows the attention, both uint8 `[height, width, 3]`."""
         photo = np.asarray(Image.fromarray(self.image).resize((width, height), Image.Resampling.LANCZOS))
         heat = upsample(np.asarray(self.attention, np.float32), photo.shape[:2])
         return photo, np.round(255 * overlay(photo, heat)).astype(np.uint8)
@@ -95,13 +95,13 @@ class SearchHit:
 def draw_search(
     path: str | os.PathLike, queries: Sequence[tuple[str, Sequence[SearchHit]]], *, title: str = ""
 ) -> None:
-    """Draws each query and its results, best first, as a PNG at `path`.
+    """Draws each query and its results, best first, as a PNG at `path`. Raises ValueError if there is no query.
 
-    Each photo has below it a copy with its attention, its name and score, the weights of the feature map and of the
-    keywords, and the keywords with the highest weights.
-
-    Raises:
-        ValueError: there is no query.
+    Below each photo are:
+    - a copy of the photo that shows the attention
+    - the name and the score of the photo
+    - the weight of the feature map and the weight of the keywords
+    - the keywords with the highest weights
     """
     if not queries:
         raise ValueError("at least one query is needed")
@@ -133,7 +133,7 @@ def draw_search(
 
 
 def _height(hits: Sequence[SearchHit], height: float) -> float:
-    """Returns the height in inches of a line of hits, including the space below."""
+    """Returns the height of a line of hits and of the space below this line, in inches."""
     if not hits:
         return 0.5
     return 2 * height + 0.06 + 0.1 + _LINE + _SPLIT + max(len(_keyword_lines(hit)) for hit in hits) * _LINE + 0.3
@@ -178,7 +178,7 @@ def _draw_hit(page: Page, hit: SearchHit, left: float, top: float, width: float,
 
 
 def _keyword_lines(hit: SearchHit) -> list[tuple[str, float | None]]:
-    """Returns pairs of a keyword and its weight. Other texts have None instead of a weight."""
+    """Returns pairs of a keyword and its weight. A text that is not a keyword has None instead of a weight."""
     if not hit.keywords:
         return [("no keywords", None)]
     if len(hit.keywords) <= _MOST_KEYWORDS + 1:
@@ -196,8 +196,8 @@ def draw_roc(
     """Draws ROC curves as a PNG at `path`.
 
     Args:
-        curves: `{name: (false positive rates [P], true positive rates [P], area under the curve)}`, all in 0..1.
-        published: published areas on other data, listed beside the plot.
+        curves: `{name: (false positive rates [P], true positive rates [P], area under the curve)}`, all from 0 to 1.
+        published: published areas, measured on other data. They are listed beside the plot.
 
     Raises:
         ValueError: there is no curve, or a curve has the wrong shape or range.

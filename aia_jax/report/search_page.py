@@ -22,10 +22,10 @@ _MODALITIES = f":root {{ --visual: {VISUAL}; --keywords: {KEYWORDS}; }}\n"
 
 
 def write_search_page(path: str | os.PathLike, query: str, hits: Sequence[SearchHit]) -> None:
-    """Writes the results of `query` atomically to `path`, best first.
+    """Writes the results of `query`, best first, to the file `path`. The file is written atomically.
 
-    Each photo has a score, a name, the weights of the feature map and of the keywords, and keywords sorted by weight.
-    Hover or tap shows the visual attention of one photo. A checkbox shows the visual attention of all photos.
+    The page shows for each photo: score, name, weight of the feature map, weight of the keywords, sorted keywords.
+    Readers hover over a photo, or tap it, to see its visual attention. A checkbox shows the attention of all photos.
     """
     cards = "".join(_card(place, hit) for place, hit in enumerate(hits, 1))
     switch = '<input type="checkbox" id="all"><label for="all">show attention</label>' if hits else ""

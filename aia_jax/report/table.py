@@ -34,8 +34,8 @@ class Row(NamedTuple):
 
     Attributes:
         name: text before the numbers.
-        metrics: values by column. A missing value or None stays blank. Values of other keys are not shown.
-        signed: whether positive values have a plus sign, which is useful for differences.
+        metrics: values by column. The cell of a missing value or None is blank. Other keys are ignored.
+        signed: whether positive values have a plus sign. Use it for differences.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Row(NamedTuple):
 
 
 def metric_table(rows: Sequence[Row | str], title: str = "", columns: Mapping[str, str] = COLUMNS) -> str:
-    """Formats `title` with the column heads, then `rows`. A string in `rows` becomes a separate line.
+    """Formats one line with `title` and the column heads, then `rows`. A string in `rows` becomes a separate line.
 
-    The column of names has the width of the longest name, between 40 and 72 characters. A longer name is on a separate
-    line above the numbers.
+    The column of names has the width of the longest name, but at least 40 and at most 72 characters. A name with more
+    than 72 characters is on a separate line above the numbers.
     """
     names = [title, *(row.name for row in rows if isinstance(row, Row))]
     width = max([_NARROWEST, *(len(name) for name in names if len(name) <= _WIDEST)])

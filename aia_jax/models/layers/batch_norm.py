@@ -12,10 +12,10 @@ from aia_jax.models.layers.squeeze_excite import SEWeights
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation with PyTorch's conventions. Statistics are float32 in every compute dtype.
+    """Batch normalisation with PyTorch's conventions. The statistics are always float32.
 
-    Training uses the statistics of the whole batch, over all devices if `jax.jit` shards the batch. The running
-    statistics move towards the batch statistics by `momentum`. The running variance is unbiased.
+    Training uses the statistics of the whole batch, even if `jax.jit` shards the batch over several devices. Each step
+    moves the running statistics by the fraction `momentum` to the batch statistics. The running variance is unbiased.
 
     Attributes:
         scale, bias: `[C]`, trained.
@@ -57,7 +57,7 @@ class BatchNorm(nnx.Module):
         return y.astype(self.dtype)
 
     def affine(self, mean: Array | None = None, var: Array | None = None) -> tuple[Array, Array]:
-        """Returns float32 scale and offset `[C]` of the normalisation. The default is the running statistics."""
+        """Returns scale and offset of the normalisation, float32 `[C]`. By default, uses the running statistics."""
         if mean is None or var is None:
             mean, var = self.mean[...], self.var[...]
         weight, bias = self.weights()

@@ -31,21 +31,21 @@ def relu(x: Array) -> Array:
     return jnp.maximum(x, 0)
 
 
-# The comparison is not `y > 0`, because XLA rewrites that as a comparison of the input.
+# Compares `y == 0`, because XLA would replace `y > 0` by a comparison of the input.
 relu.defvjp(lambda x: (y := relu(x), y), lambda y, dy: (jnp.where(y == 0, 0, dy),))
 
 
 def torch_linear(in_features: int, out_features: int, **options) -> nnx.Linear:
     """Builds a linear layer with PyTorch's default initialisation: uniform in [-b, b], b = 1/sqrt(in_features).
 
-    `options` are those of `nnx.Linear`.
+    `options` are passed to `nnx.Linear`.
     """
     default = uniform(in_features**-0.5)
     return nnx.Linear(in_features, out_features, **{"kernel_init": default, "bias_init": default} | options)
 
 
 def xavier_linear(in_features: int, out_features: int, **options) -> nnx.Linear:
-    """Builds a linear layer with Xavier uniform initialisation and bias 0; `options` are those of `nnx.Linear`."""
+    """Builds a linear layer with Xavier uniform initialisation and bias 0. Passes `options` to `nnx.Linear`."""
     return nnx.Linear(in_features, out_features, kernel_init=initializers.xavier_uniform(), **options)
 
 
@@ -58,7 +58,7 @@ def l2norm(x: Array, axis: int = -1) -> Array:
 
 
 def dropout_key(key: Array | None, rate: float, train: bool) -> Array | None:
-    """Returns `key`, or None without dropout (`rate` 0 or not `train`). Raises ValueError if a needed key is None."""
+    """Returns `key` if training uses dropout, else None. Raises ValueError if dropout needs a key and `key` is None."""
     if not train or rate == 0:
         return None
     if key is None:
@@ -67,7 +67,7 @@ def dropout_key(key: Array | None, rate: float, train: bool) -> Array | None:
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Sets each element to 0 with probability `rate`, and scales the others by 1 / (1 - rate). No key: no dropout."""
+    """If `key` is given, sets elements to 0 with probability `rate`, and scales the others by 1 / (1 - rate)."""
     if key is None or rate == 0:
         return x
     kept = jax.random.bernoulli(key, 1 - rate, (x.size,)).reshape(x.shape)
@@ -75,7 +75,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def split_key(key: Array | None, num: int) -> list[Array | None]:
-    """Splits a key into `num` keys. For None (no dropout), returns None `num` times. For `num` 1, returns the key."""
+    """Splits a key into a list of `num` keys. For None, returns `[None] * num`. If `num` is 1, returns `[key]`."""
     if key is None or num == 1:
         return [key] * num
     return list(jax.random.split(key, num))
@@ -85,7 +85,7 @@ def run_blocks(blocks: nnx.List, train: bool, remat: bool, x: Array) -> Array:
     """Applies the blocks of a stage one after the other.
 
     Args:
-        remat: store only the input of each block, and recompute the rest in the backward pass.
+        remat: whether training stores only the input of each block, and recomputes the rest in the backward pass.
     """
 
     def run(block: nnx.Module, x: Array) -> Array:
@@ -97,7 +97,7 @@ def run_blocks(blocks: nnx.List, train: bool, remat: bool, x: Array) -> Array:
 
 
 def space_to_depth(x: Array, block: int) -> Array:
-    """Maps `[B, H, W, C]` to `[B, H/n, W/n, n*n*C]`: n x n blocks become channels, ordered (row, column, channel)."""
+    """Maps `[B, H, W, C]` to `[B, H/n, W/n, n*n*C]` for n = `block`. Channels are ordered (row, column, channel)."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // block, block, width // block, block, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // block, width // block, block * block * channels)
@@ -121,7 +121,7 @@ def _blur_axis(x: Array, axis: int) -> Array:
     even = jax.lax.slice_in_dim(x, 0, size, stride=2, axis=axis)
     odd = jax.lax.slice_in_dim(x, 1, size, stride=2, axis=axis)
     last = size % 2  # 1: the last even position has no neighbour after it
-    # Padding and selection fuse into one loop over the result. XLA would write concatenations to memory.
+    # XLA fuses padding and selection into one loop. XLA would write a concatenated array to memory.
     before, after = _padded(odd, axis, 1, last - 1), _padded(odd, axis, 0, last)
     position = np.arange(even.shape[axis]).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
     left = jnp.where(position == 0, after, before)
@@ -139,7 +139,7 @@ def average_pool(x: Array) -> Array:
     """Averages 2 x 2 positions with stride 2, `[B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]`, without padding."""
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
-        # The mean of the last row and its copy is that row.
+        # Copies the last row or column. The mean of two equal rows is that row.
         x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     pairs = x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, channels)
     return pairs.mean(axis=(2, 4), dtype=jnp.float32).astype(x.dtype)

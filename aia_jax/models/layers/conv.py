@@ -14,7 +14,7 @@ class Conv(nnx.Module):
     """Convolution of stride 1 without bias, padded to keep the size.
 
     Attributes:
-        kernel: `[O, kh, kw, I]` for I input and O output channels, the axis order of convolutions on GPUs.
+        kernel: `[O, kh, kw, I]` for I input and O output channels. Convolutions on GPUs use this axis order.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Conv(nnx.Module):
 
 
 class FoldedConv(nnx.Module):
-    """A convolution that includes a folded norm, for evaluation. Computes `conv(x, scale=scale, bias=bias)`.
+    """A convolution that includes a norm, for evaluation. Computes `conv(x, scale=scale, bias=bias)`.
 
     Attributes:
-        layout: kernel layout: "HWIO" on CPUs, where XLA would transpose other layouts in each call, else "OHWI".
-        kernel: in the compute dtype.
+        layout: axis order of `kernel`. CPUs use "HWIO", because XLA would transpose others. Other devices use "OHWI".
+        kernel: the kernel times the scale, in the compute dtype.
         bias: `[O]`, in the compute dtype.
     """
 
@@ -77,6 +77,6 @@ def convolve(x: Array, kernel: Array, layout: str = "OHWI") -> Array:
 
     kernel = kernel.astype(x.dtype)
     if padding == [(0, 0)] * 2:
-        # On CPUs XLA multiplies matrices faster than it computes 1x1 convolutions.
+        # On CPUs, XLA multiplies matrices faster than it computes 1x1 convolutions.
         return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
     return convolution(x, kernel)

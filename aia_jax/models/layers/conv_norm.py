@@ -1,4 +1,4 @@
-"""One layer of convolution, batch norm and activation. Training fuses the parts; evaluation folds the norm."""
+"""A layer of convolution, batch norm and activation. Training fuses the parts. Evaluation folds the norm."""
 
 import jax
 from flax import nnx
@@ -15,8 +15,8 @@ from aia_jax.models.layers.squeeze_excite import SqueezeExcite
 class ConvNorm(nnx.Module):
     """Convolution and batch norm, optionally with leaky ReLU, blur pooling and squeeze-and-excitation.
 
-    Evaluation folds the norm into the convolution. With `input_statistics`, training does the same; see
-    `aia_jax.models.layers.input_statistics`. Otherwise training fuses all parts after the convolution; see `norm_act`.
+    Evaluation folds the norm into the convolution. With `input_statistics`, training also folds the norm (see
+    `aia_jax.models.layers.input_statistics`). Without it, training fuses all parts after the convolution in `norm_act`.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class ConvNorm(nnx.Module):
         """Maps `x` `[B, H, W, I]` to `[B, H, W, O]`. `blur` halves height and width.
 
         Args:
-            train: normalise by the batch's statistics and update the running statistics.
+            train: whether to normalise by the batch's statistics and update the running statistics.
             slope: negative slope of a leaky ReLU. None means no activation.
-            blur: apply blur pooling after the activation.
-            se: squeeze-and-excitation, applied last.
+            blur: whether to apply blur pooling after the activation.
+            se: squeeze-and-excitation, applied last. None means no squeeze-and-excitation.
         """
         if train and not self.input_statistics:
             y = self.conv(x)

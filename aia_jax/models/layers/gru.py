@@ -32,8 +32,8 @@ class BidirectionalGRU(nnx.Module):
     """A GRU layer that computes both directions in one scan. Equals `torch.nn.GRU` on packed sequences.
 
     Args:
-        num_features, hidden_size: F and D.
-        dtype: dtype of the products; the state is float32.
+        num_features, hidden_size: F, size of the inputs, and D, size of the states.
+        dtype: dtype of the matrix products. The state is float32.
     """
 
     def __init__(self, num_features: int, hidden_size: int, *, dtype: DTypeLike, **options):
@@ -42,11 +42,11 @@ class BidirectionalGRU(nnx.Module):
         self.backward = Direction(num_features, hidden_size, **options)
 
     def __call__(self, x: Array, lengths: Array) -> Array:
-        """Computes the mean of both directions.
+        """Computes the mean of the states of both directions.
 
         Args:
             x: `[B, L, F]`. Values after the end of a sequence are ignored.
-            lengths: int `[B]`, 1 to L.
+            lengths: int `[B]`, lengths of the sequences, from 1 to L.
 
         Returns:
             float32 `[B, L, D]`. Values after the end of a sequence are undefined.
@@ -55,7 +55,7 @@ class BidirectionalGRU(nnx.Module):
             self._both(name).astype(self.dtype) for name in ("input_kernel", "hidden_kernel")
         )
         input_bias, hidden_bias = self._both("input_bias")[:, None, None], self._both("hidden_bias")[:, None]
-        # A reversed sequence starts with its last valid row, so that the padding comes last.
+        # Reverses only the valid rows, so that the padding stays at the end.
         x = jnp.stack([x, reverse(x, lengths)]).astype(self.dtype)
         gates = jnp.einsum("nblf,nfg->nblg", x, input_kernel, preferred_element_type=jnp.float32) + input_bias
 
@@ -80,7 +80,7 @@ class BidirectionalGRU(nnx.Module):
 
 
 def reverse(x: Array, lengths: Array) -> Array:
-    """Reverses the first `lengths` `[B]` rows of each sequence in `x` `[B, L, F]`. Does not move the padding."""
+    """Reverses each sequence in `x` `[B, L, F]`. Does not move the padding after the first `lengths` `[B]` rows."""
     position = jnp.arange(x.shape[1])
     source = jnp.where(position < lengths[:, None], lengths[:, None] - 1 - position, position)
     return jnp.take_along_axis(x, source[..., None], axis=1)

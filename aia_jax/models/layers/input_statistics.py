@@ -1,7 +1,8 @@
 """Computes the statistics of a 1x1 convolution's output from the convolution's input.
 
-The rows of y = W a have the mean W E[a] and the mean squares diag(W E[a a^T] W^T). If the convolution widens, a is the
-smaller array. With these statistics, the norm folds into W, and y before the norm is never stored.
+For y = W a, the means are W E[a], and the mean squares are diag(W E[a a^T] W^T). If the convolution has more outputs
+than inputs, a is smaller than y. These statistics are known before y, so the norm is folded into W. Then y before the
+norm is never stored.
 """
 
 import jax
@@ -13,7 +14,7 @@ from aia_jax.models.layers.conv import convolve
 
 
 def fold_and_convolve(x: Array, kernel: Array, norm: BatchNorm) -> Array:
-    """Convolves and normalises with one convolution, in training. Updates the running statistics of the norm.
+    """Applies a convolution and a norm in training as one convolution. Updates the running statistics of the norm.
 
     Args:
         x: `[B, H, W, I]`.
@@ -31,7 +32,7 @@ def fold_and_convolve(x: Array, kernel: Array, norm: BatchNorm) -> Array:
 def _convolve_and_add(x: Array, kernel: Array, bias: Array) -> Array:
     """Convolves with a float32 1x1 kernel and adds a float32 bias. The result has the dtype of `x`.
 
-    The gradients of kernel and bias stay float32, because they nearly cancel in later sums.
+    The gradients of kernel and bias stay float32, because later sums of these gradients nearly cancel.
     """
     return convolve(x, kernel) + bias.astype(x.dtype)
 
@@ -51,7 +52,7 @@ _convolve_and_add.defvjp(_convolve_and_add_forward, _convolve_and_add_backward)
 
 
 def linear_moments(x: Array, kernel: Array) -> tuple[Array, Array]:
-    """Computes mean and biased variance `[M]` of `x @ kernel.T` over the rows of `x` `[N, K]`; `kernel` is `[M, K]`."""
+    """Computes mean and biased variance `[M]` over the rows of `x @ kernel.T` for `x` `[N, K]`, `kernel` `[M, K]`."""
     mean, mean_square = _moments_of_products(x, kernel)
     return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
 
@@ -70,7 +71,7 @@ def _moments_of_products_forward(x, kernel):
 
 
 def _moments_of_products_backward(residuals, cotangents):
-    """Uses the cotangent W^T diag(dsquare) W of E[x x^T], in the dtype of `x` to halve the cost of the next product."""
+    """Uses the dtype of `x` for the cotangent W^T diag(dsquare) W of E[x x^T]. This halves the next product's cost."""
     x, kernel, mean, product = residuals
     dmean, dsquare = (cotangent[:, None] for cotangent in cotangents)
     dcovariance = kernel.astype(x.dtype).T @ (kernel * dsquare * (2 / len(x))).astype(x.dtype)

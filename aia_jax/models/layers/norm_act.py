@@ -1,7 +1,7 @@
-"""Fuses batch norm, leaky ReLU, and blur pooling or squeeze-and-excitation for training.
+"""Fuses batch norm and leaky ReLU with either blur pooling or squeeze-and-excitation, for training.
 
-`norm_act_plain` is the formula. `norm_act` has the same result and its own backward pass: it stores only the input and
-recomputes the other arrays. Optimization barriers make XLA recompute values without storing them.
+`norm_act_plain` computes the plain formula. `norm_act` has the same result, but stores only its input for the backward
+pass, which recomputes the other arrays. Optimization barriers prevent XLA from storing these arrays.
 `docs/performance.md` lists the savings.
 """
 
@@ -35,18 +35,19 @@ def norm_act_plain(
 def norm_act(
     x: Array, weight: Array, bias: Array, se_weights: SEWeights | None, slope: float, epsilon: float, blur: bool
 ) -> tuple[Array, Array, Array]:
-    """Applies batch norm, leaky ReLU, and blur pooling or squeeze-and-excitation, with the statistics of the batch.
+    """Applies batch norm with the batch's statistics, then leaky ReLU, then blur pooling or squeeze-and-excitation.
 
     Args:
         x: `[B, H, W, C]`.
         weight, bias: float32 `[C]`, scale and bias of the norm.
-        se_weights: weights of squeeze-and-excitation. None means no squeeze-and-excitation. `blur` ignores them.
+        se_weights: weights of squeeze-and-excitation. None means no squeeze-and-excitation. Not used with `blur`.
         slope: negative slope of the leaky ReLU. 1 means no activation.
         epsilon: added to the variance.
-        blur: halve height and width by blur pooling.
+        blur: whether to halve height and width by blur pooling.
 
     Returns:
-        The result in the dtype of `x`, and the batch's mean and biased variance, float32 `[C]`, without gradients.
+        The result in the dtype of `x`, the mean, and the biased variance. Only the result has a gradient. The mean and
+            the variance are float32 `[C]`.
     """
     return _forward(x, weight, bias, se_weights, slope, epsilon, blur)[0]
 
@@ -73,13 +74,13 @@ def _forward(x, weight, bias, se_weights, slope, epsilon, blur):
 
 
 def _backward(slope, epsilon, blur, residuals, cotangents):
-    """With y = gate * slopes * z, z = weight * normalised + bias and the means m of slopes * z over an image:
+    """Differentiates y = gate * slopes * z with z = weight * normalised + bias and m = (mean of slopes * z per image):
 
     dgate = sum(dy * slopes * z),  dz = slopes * (dy * gate + dm),  dbias = sum(dz),  dweight = sum(dz * normalised),
     dx = weight / deviation * (dz - mean(dz) - normalised * mean(dz * normalised)).
 
-    The sums over an image of slopes * dy, slopes * dy * normalised, slopes and slopes * normalised determine dgate,
-    dbias and dweight, so that one pass over `x` and `dy` is enough for them.
+    Four sums over each image determine dgate, dbias and dweight. The summands are slopes, slopes * normalised,
+    slopes * dy, and slopes * dy * normalised. One pass over `x` and `dy` is enough for these sums.
     """
     x, weight, bias, mean, inverse, excitation = residuals
     scale = inverse * weight
@@ -128,9 +129,9 @@ def moments(x: Array) -> tuple[Array, Array]:
 
 
 def image_sums(*arrays: Array) -> list[Array]:
-    """Sums each array `[B, H, W, C]` over H and W.
+    """Sums each array `[B, H, W, C]` over W, then over H. Returns arrays `[B, C]`.
 
-    Sums over W first. For a single sum over few images, XLA would write the summands to memory to occupy more of a GPU.
+    XLA would split one sum over both axes of few images, to use more of a GPU. This would write the summands to memory.
     """
     rows = jax.lax.optimization_barrier([array.sum(axis=2) for array in arrays])
     return [row.sum(axis=1) for row in rows]

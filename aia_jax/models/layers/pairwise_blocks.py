@@ -1,4 +1,4 @@
-"""Splits the rows into blocks to limit the memory of all pairs of rows and columns. Devices share the rows."""
+"""Splits rows into blocks, to limit the memory for all pairs of rows and columns. Devices share the rows."""
 
 import math
 from typing import Any
@@ -8,20 +8,20 @@ from jax import Array
 
 
 def num_blocks(rows: int, columns: int, block: int) -> int:
-    """Returns the smallest number of equal blocks per device with at most `block` pairs (or one row) in a block."""
+    """Returns the smallest number of equal blocks per device. A block has at most `block` pairs, or one row."""
     own = rows // _devices(rows)
     largest = max(block // columns, 1)
     return next(count for count in range(math.ceil(own / largest), own + 1) if own % count == 0)
 
 
 def split_rows(rows: Array, num_blocks: int) -> Array:
-    """Splits `[N, ...]` into `[blocks, N / blocks, ...]`. A block has rows of every device, so that no row moves."""
+    """Splits rows `[N, ...]` into blocks `[blocks, N / blocks, ...]`. Each device has an equal part of every block."""
     parts = rows.reshape(_devices(len(rows)), num_blocks, -1, *rows.shape[1:])
     return parts.swapaxes(0, 1).reshape(num_blocks, -1, *rows.shape[1:])
 
 
 def join_rows(blocks: Array) -> Array:
-    """Joins the blocks of `split_rows` to rows in the original order."""
+    """Joins the blocks from `split_rows`. Returns the rows in their original order."""
     devices = _devices(blocks.shape[0] * blocks.shape[1])
     parts = blocks.reshape(len(blocks), devices, -1, *blocks.shape[2:])
     return parts.swapaxes(0, 1).reshape(-1, *blocks.shape[2:])

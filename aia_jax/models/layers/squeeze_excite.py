@@ -7,7 +7,7 @@ from jax import Array
 
 from aia_jax.models.layers.common import kaiming_normal, relu, torch_linear
 
-# Kernel `[C, R]` and bias `[R]` of the first layer, kernel `[R, C]` and bias `[C]` of the second; float32.
+# Float32: kernel `[C, R]` and bias `[R]` of the first layer, then kernel `[R, C]` and bias `[C]` of the second.
 SEWeights = tuple[Array, Array, Array, Array]
 
 
@@ -27,7 +27,7 @@ class SqueezeExcite(nnx.Module):
     """Squeeze-and-excitation as a layer, computed in float32.
 
     Attributes:
-        fc1, fc2: linear layers, kernels `[C, R]` and `[R, C]`.
+        fc1, fc2: linear layers with kernels `[C, R]` and `[R, C]`.
     """
 
     def __init__(self, num_features: int, num_reduced: int, **options):
