@@ -1,4 +1,4 @@
-"""Creates cache directories that are either complete or absent, despite interruptions and concurrent processes."""
+"""Creates cache directories. They are complete or absent, even after interruptions and with concurrent processes."""
 
 import contextlib
 import errno
@@ -14,12 +14,12 @@ from pathlib import Path
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import exclusive_lock
 
-_MANIFEST = "whole.json"  # {file: size}, written last
-_ABANDONED_AFTER = 24 * 3600  # seconds without a write by a process on another host
+_MANIFEST = "whole.json"  # {file: size}; it is written last, so it shows that a directory is complete
+_ABANDONED_AFTER = 24 * 3600  # after so many seconds without a write, a process on another host counts as dead
 
 
 def cache_root(configured: str) -> Path:
-    """Returns the root folder of all caches: `configured` or, if empty, $AIA_JAX_CACHE or else ~/.cache/aia_jax."""
+    """Returns the root of all caches: the first of `configured`, $AIA_JAX_CACHE and ~/.cache/aia_jax that is set."""
     chosen = configured or os.environ.get("AIA_JAX_CACHE") or "~/.cache/aia_jax"
     return Path(chosen).expanduser().absolute()
 
@@ -27,13 +27,13 @@ def cache_root(configured: str) -> Path:
 def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: Callable[[Path], None]) -> Path:
     """Returns the directory `<parent>/<kind>-<fingerprint>`. Calls `write` to create the directory if necessary.
 
-    `write` fills a temporary directory, which is renamed at the end. Other processes wait until then. On file systems
-    without locks, several processes write, and the result of the first to finish is kept. Directories of the same
-    `kind` with another fingerprint, and incomplete directories of dead processes, are removed.
+    `write` fills an empty temporary directory. This function then renames the temporary directory. Other processes wait
+    until then. On file systems without locks they do not wait, and the directory of the first process to finish is
+    kept. Old directories of the same `kind`, and incomplete directories of dead processes, are removed.
 
     Args:
         kind: kind of data, such as "train-448px". It must not contain "~".
-        num_bytes: approximate size of the directory, for the message about a full disk.
+        num_bytes: approximate size of the directory. The disk must have so many free bytes.
 
     Raises:
         InputError: the directory cannot be written or the disk is full.
@@ -57,7 +57,7 @@ def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: st
 
     Args:
         num_bytes: approximate number of bytes to write, for the message about a full disk; None: unknown.
-        advice: how to write to another place.
+        advice: end of the message, which says how to choose another place.
     """
     try:
         yield
@@ -71,7 +71,7 @@ def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: st
 
 
 def check_room(directory: Path, num_bytes: int) -> None:
-    """Raises the OSError of a full disk if fewer than `num_bytes` are free."""
+    """Raises the OSError of a full disk if the disk of `directory` has fewer than `num_bytes` free bytes."""
     if shutil.disk_usage(directory).free < num_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -104,7 +104,7 @@ def _file_sizes(directory: Path) -> dict[str, int]:
 
 
 def _sweep(parent: Path, kind: str, path: Path) -> None:
-    """Removes outdated, damaged and abandoned directories. A process can still read files that it has mapped."""
+    """Removes outdated, damaged and abandoned directories. Processes can still read the files that they have mapped."""
     for directory in parent.glob(f"{kind}-*"):
         shutil.rmtree(directory, ignore_errors=directory != path)
     for directory in filter(_is_abandoned, parent.glob(f".{kind}-*~*~*~*")):
@@ -125,5 +125,5 @@ def _is_abandoned(directory: Path) -> bool:
         return False
     except ProcessLookupError:
         return True
-    # This process has the lock but has not written yet, so a dead process had the same number.
+    # A directory with the id of this process is from a dead process: this process has not written anything yet.
     return int(pid) == os.getpid()

@@ -1,4 +1,4 @@
-"""Writes the feature maps of a frozen backbone as rows of a `.npy` file, for a cache or for image-text retrieval."""
+"""Writes the feature maps of a frozen backbone to a `.npy` file: for the cache, or for image-text retrieval."""
 
 import hashlib
 import itertools
@@ -15,11 +15,11 @@ from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.data.photo_folder import Photo
 from aia_jax.utils.errors import InputError
 
-# The flipped versions of an image that random flips can produce, for each value of `config.data.flips`.
+# For each value of `config.data.flips`, the possible flips of an image: "h" is left-right, and "v" is up-down.
 FLIPS = {"none": ("",), "horizontal": ("", "h"), "both": ("", "h", "v", "hv")}
 
 _IN_FLIGHT = 2  # batches that are computed while an earlier batch is written
-_VERSION = 1  # version of the code below; increase it when the same images and weights give other maps
+_VERSION = 1  # version of the code below; increase it when a change of the code changes the maps
 
 
 def weights_digest(arrays: dict[str, np.ndarray]) -> str:
@@ -42,16 +42,16 @@ def prepare_features(
     dtype: str,
     batch_size: int,
 ) -> MappedRows:
-    """Returns the feature maps of `images`, one row per image. The first call computes them for all images of the file.
+    """Returns the feature maps of `images`, one row per image. The first call computes the maps of the whole file.
 
-    The maps are cached beside the folder of the images, and replaced when the images change.
+    The maps are cached in a folder beside the folder of the images. They are computed again when the images change.
 
     Args:
-        images: uint8 `[N, S, S, 3]`, N images of S x S pixels of a prepared copy.
-        compute: maps uint8 `[batch_size, S, S, 3]` to feature maps of C channels, `[batch_size, h, w, C]`.
-        backbone: name of the backbone, for the name of the folder.
-        settings: everything else that determines the features, including the weights.
-        flip: flips to apply to the images first: "", "h" (left-right), "v" (up-down) or "hv".
+        images: N images of a prepared copy, uint8 `[N, S, S, 3]`.
+        compute: function from images, uint8 `[batch_size, S, S, 3]`, to maps of C channels, `[batch_size, h, w, C]`.
+        backbone: name of the backbone. The name of the cache folder contains it.
+        settings: text that identifies everything else that determines the features, including the weights.
+        flip: the flip of the images before `compute`: "" (none), "h" (left-right), "v" (up-down) or "hv" (both).
         dtype: dtype of the file: "float16" or "float32".
 
     Raises:
@@ -87,15 +87,15 @@ def write_grid_features(
     dtype: str,
     batch_size: int,
 ) -> None:
-    """Writes the feature maps of N photos, `[N, h * w, F]`, in the layout of SCAN's `{split}_ims.npy`.
+    """Writes the feature maps of N photos as an array `[N, h * w, F]`. This is the layout of SCAN's `{split}_ims.npy`.
 
-    The cells of a map are in row-major order. Memory does not grow with N. After the first unusable photo, no more
+    The cells of a map are in row-major order. The memory does not grow with N. After the first unusable photo, no more
     features are computed. The other photos are still read, so that the error lists all problems.
 
     Args:
-        names: N names, for messages.
+        names: names of the N photos, for messages.
         photos: N photos, in the order of `names`.
-        compute: maps uint8 `[batch_size, S, S, 3]` to feature maps `[batch_size, h, w, F]`.
+        compute: function from images, uint8 `[batch_size, S, S, 3]`, to feature maps `[batch_size, h, w, F]`.
         grid: height h, width w and number of channels F of a feature map.
         dtype: dtype of the file: "float16" or "float32".
 
@@ -126,7 +126,7 @@ def write_grid_features(
 
 
 def pad_batch(images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Pads `[b, ...]` with zeros to `[batch_size, ...]`, so that the last batch needs no second compilation."""
+    """Pads `[b, ...]` with zeros to `[batch_size, ...]`, so that a smaller last batch causes no second compilation."""
     return np.pad(images, [(0, batch_size - len(images))] + [(0, 0)] * (images.ndim - 1))
 
 
@@ -134,7 +134,7 @@ def cast_features(features: np.ndarray, dtype: str, remedy: str) -> np.ndarray:
     """Casts features to `dtype`.
 
     Args:
-        remedy: the setting that allows larger values, for the message.
+        remedy: the setting that allows larger values. The message recommends it.
 
     Raises:
         InputError: a value is too large for `dtype` or not finite.
@@ -155,7 +155,7 @@ def _write_maps(
     remedy: str,
     bar: tqdm,
 ) -> None:
-    """Writes the feature maps of batches of images as rows of `shape`. Later batches are computed during a write."""
+    """Computes and writes the feature maps of images, as rows of `shape`. Writes while later maps are computed."""
     in_flight: deque[tuple[jax.Array, int]] = deque()
     with RowWriter(path, shape, dtype) as rows:
 

@@ -14,16 +14,16 @@ from PIL import ExifTags, Image
 
 from aia_jax.utils.errors import InputError
 
-MOST_PIXELS = 200_000_000  # the resolution of the largest phone cameras
+MOST_PIXELS = 200_000_000  # the largest allowed photo; the largest phone cameras have this resolution
 
-# The formats of photos. Pillow reads others too, but not all are safe: its EPS reader, for example, starts Ghostscript.
+# Other formats are not read, because some readers of Pillow are not safe. For example, its EPS reader runs Ghostscript.
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _LARGE_PIXELS = 70_000_000
 _MOST_SCANS = 100  # scans of a JPEG; cameras write about ten, and the decoder visits all pixels in each scan
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_one_large = threading.Lock()  # Large photos decoded in parallel would fill the memory.
-# Pillow's own limit warns at 89 million pixels and raises at 179.
+_one_large = threading.Lock()  # Only one large photo is decoded at a time: several would fill the memory.
+# By default, Pillow warns above 89 million pixels and raises an error above 179 million pixels.
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
@@ -45,15 +45,15 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
     """Decodes an image to RGB and resizes it to a square with Pillow's antialiasing bilinear filter.
 
     The aspect ratio is not kept. Colors are converted by `PIL.Image.convert("RGB")`, as in the reference
-    implementation: alpha and palette transparency are dropped, CMYK is converted, and gray is repeated. Only the first
+    implementation: alpha and palette transparency are dropped, and gray is copied to all channels. Only the first
     frame of an animation is read. 16-bit gray is scaled to 8 bits, because Pillow would clip the values. HEIC and HEIF
     need the package pillow_heif.
 
     Args:
         data: content of the file.
         size: side S of the result in pixels.
-        upright: whether to apply the EXIF orientation. The published data sets were prepared without it; photos from
-            a camera need it.
+        upright: whether to apply the EXIF orientation. Photos from a camera need it. The published data sets were
+            prepared without it.
 
     Returns:
         uint8 `[S, S, 3]`.
@@ -88,18 +88,18 @@ def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, 
 
     Returns:
         The image of `decode_image`, uint8 `[S, S, 3]`, and a WebP file without metadata. The picture in the WebP file
-        keeps the aspect ratio of the photo. Its sides have at most `side` pixels.
+        keeps the aspect ratio of the photo. Its longer side has at most `side` pixels.
     """
     return _decode(data, lambda image: (resize_image(image, size, upright=True), _small_webp(image, side, True)))
 
 
 def webp_thumbnail(data: bytes, side: int) -> bytes:
-    """Returns the WebP file of `decode_with_picture`, but ignores the EXIF orientation, as published data sets do."""
+    """Returns the WebP file of `decode_with_picture`, but without the EXIF orientation; see `decode_image`."""
     return _decode(data, lambda image: _small_webp(image, side, False))
 
 
 def encode_webp(image: np.ndarray) -> bytes:
-    """Encodes uint8 `[H, W, 3]` as a WebP file, about a third smaller than a JPEG of the same visual quality."""
+    """Encodes uint8 `[H, W, 3]` as WebP. The file is about a third smaller than a JPEG of the same visual quality."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "WEBP", quality=_WEBP_QUALITY)
     return file.getvalue()
@@ -107,7 +107,7 @@ def encode_webp(image: np.ndarray) -> bytes:
 
 def _small_webp(image: Image.Image, side: int, upright: bool) -> bytes:
     turn = _turn(image, upright)
-    small = _to_rgb(image)  # may be `image` itself; `image` is not used after `thumbnail` changes it
+    small = _to_rgb(image)  # may be `image` itself, which `thumbnail` then changes; `image` is not used again
     small.thumbnail((side, side))  # never enlarges
     return encode_webp(_to_array(small, turn))
 
@@ -133,12 +133,12 @@ def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
         raise InputError(f"more than {MOST_PIXELS:,} pixels, perhaps a decompression bomb; shrink the photo") from None
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise almost anything for invalid bytes.
+    except Exception as error:  # Pillow's decoders raise many types of errors for invalid bytes.
         raise InputError(f"{error or type(error).__name__}") from None
 
 
 def _has_many_scans(data: bytes) -> bool:
-    """Checks whether the data is a JPEG with too many scans: a few kilobytes could take minutes to decode."""
+    """Checks whether the data is a JPEG with too many scans. Even a few kilobytes can then take minutes to decode."""
     place, scans = 2, 0
     while data[:2] == b"\xff\xd8" and (found := _MARKER.search(data, place)) and found[0][1] != _END_OF_IMAGE:
         scans += found[0][1] == _START_OF_SCAN
@@ -160,7 +160,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _turn(image: Image.Image, upright: bool) -> Image.Transpose | None:
-    """Returns the transposition that makes an image upright; None if there is none, or if `upright` is not set."""
+    """Returns the transposition that makes an image upright; None if none is needed, or if `upright` is False."""
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation)) if upright else None
     except Exception:  # The metadata is damaged; the pixels may be fine.
@@ -175,5 +175,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P":
-        image.info.pop("transparency", None)  # `convert` drops it too, but with a warning.
+        image.info.pop("transparency", None)  # Otherwise `convert` drops it with a warning.
     return image if image.mode == "RGB" else image.convert("RGB")

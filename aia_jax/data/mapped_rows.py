@@ -1,4 +1,4 @@
-"""Writes arrays to disk row by row, and reads their rows lazily."""
+"""Writes arrays to disk row by row, and reads only the rows that are indexed."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from aia_jax.utils.errors import InputError
 
 
 def map_array(path: Path) -> np.ndarray:
-    """Memory-maps the array `[M, ...]` of a `.npy` file. Nothing is unpickled.
+    """Memory-maps the array `[M, ...]` of a `.npy` file. Refuses pickled Python objects.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -19,7 +19,7 @@ def map_array(path: Path) -> np.ndarray:
         array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except (FileNotFoundError, MemoryError):
         raise
-    except Exception as error:  # NumPy parses headers as Python literals, which can raise almost anything.
+    except Exception as error:  # NumPy parses a header as a Python literal, which can raise many errors.
         raise InputError(f"{path} is not a .npy file, or is truncated: {error}") from None
     if not array.ndim:
         raise InputError(f"{path} holds a single number, not rows")
@@ -27,9 +27,9 @@ def map_array(path: Path) -> np.ndarray:
 
 
 class MappedRows:
-    """Reads rows of a `.npy` file when they are indexed. The first axis accepts every NumPy index.
+    """Reads rows of a `.npy` file when they are indexed. The index may be any NumPy index of the first axis.
 
-    Pickling stores the path and not the content, so that worker processes map the same file.
+    Pickling stores only the path and `rows`, so that worker processes map the same file.
 
     Args:
         path: file of an array `[M, ...]`.
@@ -67,7 +67,7 @@ class RowWriter:
     """Context manager that writes an array `[N, ...]` to a `.npy` file row by row.
 
     The rows are written with `write` and not through a memory map. With `write`, a full disk raises an OSError. With a
-    map, it would kill the process.
+    memory map, a full disk would kill the process.
 
     Args:
         path: file to write. An existing file is overwritten.
@@ -96,7 +96,7 @@ class RowWriter:
             os.fsync(self._file.fileno())
 
     def _write_header(self) -> None:
-        # NumPy pads headers so that the number of rows can grow: the header of an empty array has the same length.
+        # NumPy pads headers, so the final header has the same length as the header of the empty array.
         descr = np.lib.format.dtype_to_descr(self._dtype)
         header = {"descr": descr, "fortran_order": False, "shape": (self._num_rows, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, header)

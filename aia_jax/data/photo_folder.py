@@ -1,4 +1,4 @@
-"""Lists the photos of a user in order, and decodes them ahead of use."""
+"""Lists a user's photos, and decodes them in order before they are needed."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ class Photo(NamedTuple):
     Attributes:
         image: uint8 `[S, S, 3]`; zeros if the photo cannot be used.
         problem: reason why the photo cannot be used; "" if it can be used.
-        picture: the photo as a WebP file, if requested.
+        picture: the photo as a WebP file; empty if no picture was requested.
     """
 
     image: np.ndarray
@@ -39,9 +39,9 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
     """Returns the names of photos, relative to `folder`.
 
     Args:
-        listed: text file with one name per line, such as SCAN's `{split}_images.txt`. The result has the order of the
-            file, which may repeat names. None: the result has all files below `folder` with the suffix of a photo,
-            sorted, without hidden files. Links without a target are included, so that they are reported.
+        listed: text file with one name per line, such as SCAN's `{split}_images.txt`. Names may be repeated. The result
+            has the order of the file. If None, the result has the sorted names of all files below `folder` that have
+            the suffix of a photo and are not hidden. It includes links without a target, so that they are reported.
 
     Raises:
         InputError: the folder does not exist or has no photos, or the list names files that do not exist.
@@ -65,7 +65,7 @@ def read_photos(
     Args:
         num_workers: number of processes that decode photos; 0: threads of this process decode them.
         upright: see `decode_image`.
-        picture_side: longer side of the pictures of upright photos, in pixels; 0: no pictures are made.
+        picture_side: longer side of `Photo.picture` in pixels; 0: no pictures. With pictures, all photos are upright.
     """
     decode = functools.partial(_decode, size=size, upright=upright, picture_side=picture_side)
     with contextlib.closing(map_ahead(decode, [str(path) for path in paths], num_workers)) as photos:

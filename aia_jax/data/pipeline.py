@@ -1,7 +1,7 @@
 """Reads batches of rows with Grain. The order of the rows depends only on the seed and the global step.
 
-The source of a batch is a dict of arrays with the same number of rows, or a function from row indices to a batch. If
-the dict is empty, a batch holds only the row indices, for data that is on the device already.
+The source of a batch is a dict of arrays with the same number of rows, or a function `MakeBatch`. If the dict is empty,
+a batch has only row indices. This is for data that is on the device already.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from absl import flags
 from aia_jax.utils.errors import InputError
 
 if TYPE_CHECKING:
-    import grain  # Imported where it is used: a machine that only measures steps may lack it.
+    import grain  # Functions import it when they need it: a machine that only measures the time of steps may lack it.
 
 
-# A function that takes the columns of a global batch (`index` [B], in evaluation also `mask` [B]) and the slice of rows
-# for this process. It returns the columns of that slice. It must be picklable if there are workers.
+# The function takes two columns of a global batch (`index` [B] and, in evaluation, `mask` [B]) and the slice of rows
+# for this process. It returns all columns of the batch for that slice. With workers, it must be picklable.
 MakeBatch = Callable[[dict[str, np.ndarray], slice], dict[str, np.ndarray]]
 
 
@@ -42,13 +42,13 @@ def train_batches(
     """Returns an endless iterator over the training batches, from batch `start_step` on.
 
     Each process gets a contiguous slice of every batch. `(seed, e)` determines the permutation of the rows in epoch e.
-    Each row occurs exactly once per epoch, so a batch may contain rows of two epochs.
+    Each row occurs exactly once per epoch. A batch may contain the last rows of an epoch and the first of the next.
 
     Args:
-        arrays: arrays `[N, ...]` that an integer array can index; or a function that makes a batch from row indices.
+        arrays: a dict of arrays `[N, ...]` that an integer array can index, or a function; see `MakeBatch`.
         num_rows: number of rows N.
         batch_size: global batch size B, over all processes.
-        num_workers: number of processes that gather rows, to which the arrays are pickled; 0: threads of this process.
+        num_workers: number of processes that gather rows from pickled `arrays`; 0: threads of this process gather them.
 
     Returns:
         Iterator over `{"index": int32 [b], **{name: [b, ...]}}` with b = B / process_count. `close()` stops workers.
@@ -98,27 +98,27 @@ def eval_batches(
 
 
 def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
-    """Returns the number of steps in the first `epoch` epochs, without a last batch that the next epoch shares."""
+    """Returns the number of batches that contain only rows of the first `epoch` epochs."""
     return epoch * num_rows // batch_size
 
 
 def _read_ahead(
     dataset: "grain.MapDataset", *, num_threads: int = 4, buffer_size: int = 4, num_workers: int
 ) -> "grain.IterDataset":
-    """Computes the elements of a data set ahead of use, in order, in this process or in each of the workers."""
+    """Computes the elements of a data set in order, before they are needed, in this process or in the workers."""
     import grain
 
     elements = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer_size))
     if not num_workers:
         return elements
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only a program based on absl parses
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags. Only a program based on absl parses them.
     options = grain.multiprocessing.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
     return elements.mp_prefetch(options, worker_init_fn=_start_worker)
 
 
 def map_ahead(function: Callable[[Any], Any], elements: Any, num_workers: int) -> Iterator[Any]:
-    """Yields `function(element)` for each element, in order. The results are computed ahead of use on all cores.
+    """Yields `function(element)` for each element, in order. All cores compute results before they are needed.
 
     Args:
         function, elements: a function and a sequence. Both must be picklable if there are workers.
@@ -132,7 +132,7 @@ def map_ahead(function: Callable[[Any], Any], elements: Any, num_workers: int) -
         with contextlib.closing(iter(ahead)) as results:
             yield from results
     finally:
-        gc.collect()  # Grain leaves shared memory in a reference cycle, which causes a warning at exit.
+        gc.collect()  # Frees shared memory in a reference cycle of Grain. Otherwise Python warns at exit.
 
 
 def _process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -143,7 +143,7 @@ def _process_slice(batch_size: int, process_index: int, process_count: int) -> s
 
 
 def _start_worker(*_: int) -> None:
-    """Lets a worker ignore Ctrl-C, which the parent process handles, and exit when the parent process is killed."""
+    """Makes a worker ignore Ctrl-C, because its parent process handles it, and exit when its parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
@@ -157,9 +157,9 @@ def _exit_with(parent: int) -> None:
 def _gather(
     index: np.ndarray, arrays: Mapping[str, Any] | MakeBatch, part: slice, num_rows: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns the columns of this process's slice of a batch, from the row indices of the whole batch.
+    """Returns the columns of a batch for this process's slice `part`. `index` has the rows of the whole batch.
 
-    With `num_rows`, there is a column `mask`, and row 0 replaces indices from `num_rows` on.
+    If `num_rows` is given, adds the column `mask`, and replaces each index of at least `num_rows` by 0.
     """
     columns = {"index": index}
     if num_rows is not None:

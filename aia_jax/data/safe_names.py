@@ -8,13 +8,13 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Checks whether `text` contains half of a surrogate pair, which JSON allows and UTF-8 cannot encode."""
+    """Checks whether `text` contains half of a surrogate pair. JSON allows such a half, but UTF-8 cannot encode it."""
     return bool(_LONE_SURROGATE.search(text))
 
 
 def leaves_folder(name: str) -> bool:
     """Checks whether the relative path `name` leads out of its folder."""
-    # The rules of Windows include drives and both slashes, so they also find paths that are unsafe on other systems.
+    # The rules of Windows know drives, "/" and "\", so they also find all paths that are unsafe on other systems.
     relative = PureWindowsPath(name)
     return bool(relative.anchor) or ".." in relative.parts
 

@@ -30,9 +30,9 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 def mixup(images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Replaces images in the first half of a batch by the mean of both halves, and their labels by the union.
+    """Replaces each image i < B / 2 by the mean of the images i and B / 2 + i, and its labels by the labels of both.
 
-    This is the mixup of the reference implementation of system A.
+    This is the mixup of the reference implementation of annotation.
 
     Args:
         images: float `[B, H, W, C]`, with C channels.

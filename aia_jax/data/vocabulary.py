@@ -1,4 +1,4 @@
-"""Splits captions into words, and computes the vocabulary, word ids, tf-idf rows and word vectors.
+"""Splits captions into words. Computes vocabularies, word ids and tf-idf rows. Reads word vectors.
 
 Caption files have the layout of SCAN (Lee et al., ECCV 2018): one caption per line, and the captions of an image are
 consecutive. Vocabulary files have SCAN's format.
@@ -22,10 +22,10 @@ from aia_jax.utils.files import read_json, read_text, write_json
 
 PAD, START, END, UNKNOWN = SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
 
-# Splits "street." in two, as punkt did for COCO's vocabulary. Of 609,029 tokens of Flickr30K and Flickr8k, 5,066 are
-# unknown with and without this rule. If the rule also splits after shorter words ("j.p."), 5,071 are unknown.
+# Separates "street." inside a caption, as punkt did for COCO's vocabulary. Of 609,029 tokens of Flickr30K and Flickr8k,
+# 5,066 are unknown, with or without this rule. If it also applied to shorter words ("j.p."), 5,071 would be unknown.
 _INNER_STOP = re.compile(r"(?<=\w{3})(?<!\bave)(?<!\bmrs)\.(?=\s)")
-# 96 to 98 % of these captions match this pattern. For them, `_PLAIN_TOKEN` gives nltk's tokens in a tenth of the time.
+# 96 to 98 % of the captions match this pattern. For them, `_PLAIN_TOKEN` gives nltk's tokens in a tenth of the time.
 _PLAIN = re.compile(r"(?!.*(?:--|,,|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b))[a-z ,-]*\.?")
 _PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.]")
 
@@ -38,7 +38,7 @@ class Vocabulary:
     """Words and their ids. The id of `<pad>` is 0.
 
     Attributes:
-        ids: the id of each word; the ids of n words are 0 to n - 1.
+        ids: dict from word to id. The ids of n words are 0 to n - 1.
         name: name of the vocabulary in messages, such as its file.
     """
 
@@ -96,7 +96,7 @@ class Vocabulary:
     def build(cls, captions: Iterable[str], min_count: int = 4) -> "Vocabulary":
         """Builds a vocabulary of the special words and the words that occur at least `min_count` times.
 
-        The words have ids in the order of first occurrence.
+        The special words have the first ids. The other words have ids in the order of first occurrence.
 
         Raises:
             InputError: no word occurs `min_count` times.
@@ -148,10 +148,9 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
 
 
 def pad_ids(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Pads or cuts rows of ids to the same length.
+    """Pads or cuts N rows of ids to the same length.
 
     Args:
-        rows: N rows of ids.
         width: length L of the rows in the result; None: length of the longest row.
 
     Returns:
@@ -179,7 +178,7 @@ def encode_captions(
         lengths: int32 `[N]`, length of each row without padding.
 
     Raises:
-        InputError: more than half of the words are not in the vocabulary; a few unknown words are common.
+        InputError: more than half of the words are not in the vocabulary.
     """
     ids, lengths = pad_ids([np.array(vocabulary.encode(caption), np.int32) for caption in captions])
     num_words = int(lengths.sum()) - 2 * len(captions)
@@ -196,7 +195,7 @@ def encode_captions(
 
 
 def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
-    """Computes tf-idf rows of captions with scikit-learn's default weights. Dot products of rows are cosines.
+    """Computes tf-idf rows of captions with scikit-learn's defaults. The dot product of two rows is their cosine.
 
     The steps are those of VSL (Zhang et al., ICME 2023): CountVectorizer (words of two or more letters), then
     TfidfTransformer (smooth idf, rows of length 1). A dense matrix of COCO's training split would take over 100 GB.
@@ -218,7 +217,7 @@ def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
 def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
     """Computes the mean of the tf-idf rows of each image.
 
-    The dot product of the means of two images is the mean cosine between captions of one and captions of the other.
+    The dot product of the means of two images is the mean cosine over all pairs of a caption of each image.
 
     Args:
         rows: tf-idf rows of N captions, `[N, V]`. The rows of an image are consecutive.
@@ -238,11 +237,11 @@ def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> tuple[n
     """Reads GloVe or word2vec vectors of the words in a vocabulary. Memory does not grow with the size of the file.
 
     Args:
-        path: UTF-8 text with a word and `size` numbers per line. The header of word2vec, two numbers, is skipped.
+        path: UTF-8 text with a word and `size` numbers per line. A header of word2vec (two numbers) is skipped.
 
     Returns:
         ids: int64 `[K]`, the ids of the K words that the file contains.
-        vectors: float32 `[K, size]`. One factor scales all vectors to a mean square of 1, as for random vectors.
+        vectors: float32 `[K, size]`. One factor scales them all to a mean square of 1, that of random vectors.
 
     Raises:
         InputError: the file is absent or malformed, the vectors have another size, or no word is in the vocabulary.

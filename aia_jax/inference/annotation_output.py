@@ -1,16 +1,16 @@
-"""Writes labels of photos: appends them to a file, continues after an interruption, and derives other files.
+"""Appends the labels of photos to a file, continues after an interruption, and derives other files from this file.
 
-    settings.json                  the settings; all labels of an output have the same settings
+    settings.json                  the settings that determine the labels, the same for all photos
     annotations.jsonl              {"image": ..., "labels": [{"label": ..., "score": ...}, ...]}, a line per photo
     problems.jsonl                 {"image": ..., "problem": ...}, the unreadable photos of the last call
-    annotations.csv                image,label,score, a row per label; derived
-    keywords/<image>.json          {"tagging": {"keywords": [...]}}; derived
+    annotations.csv                image,label,score: a row per label, derived from annotations.jsonl
+    keywords/<image>.json          {"tagging": {"keywords": [...]}}: a file per photo, derived from annotations.jsonl
     pictures.jsonl                 see `thumbnails`; only for the HTML page
 
-JSON is ASCII, and can store any file name, even with line separators or with bytes that are not UTF-8. It stores these
-bytes as Python's surrogateescape codes. CSV is RFC 4180 in UTF-8, and keeps bytes that are not UTF-8. If a spreadsheet
-would run a file name as a formula, the CSV has "./" in front of the name, which is the same file. Labels are written
-unchanged.
+The JSON files are ASCII. They can store any file name, even with line separators or with bytes that are not UTF-8. Such
+bytes become Python's surrogateescape codes. The CSV file follows RFC 4180 in UTF-8, and keeps bytes that are not UTF-8.
+A spreadsheet would run a name such as "=a.jpg" as a formula. The CSV file has "./" in front of such a name, and it is
+still the path of the photo. Labels are written unchanged.
 """
 
 import contextlib
@@ -41,20 +41,20 @@ Labels = Sequence[tuple[str, float]]  # pairs of a label and its score
 
 
 class AnnotationOutput(contextlib.ExitStack):
-    """The output folder of a call of `aia annotate`, as a context manager.
+    """Context manager for the output folder of `aia annotate`.
 
     Args:
-        folder: created if it does not exist.
-        settings: the settings that determine the labels, as values for JSON.
+        folder: the output folder. It is created if it does not exist.
+        settings: the settings that determine the labels. Their values must be valid in JSON.
         force: whether to delete existing labels.
         pictures: whether to store pictures of the photos too.
 
     Attributes:
-        done: names of the photos with labels.
-        pictures: the stored pictures, or None.
+        done: names of the photos whose labels are stored.
+        pictures: the stored pictures; None if this output does not store pictures.
 
     Raises:
-        InputError: the folder has labels of other settings, files of another origin or damaged files, or another
+        InputError: the folder has labels of other settings, labels without settings or damaged files, or another
             process writes to the folder.
         OSError: the folder cannot be written.
     """
@@ -86,7 +86,7 @@ class AnnotationOutput(contextlib.ExitStack):
             self.enter_context(opened.pop_all())
 
     def has(self, name: str) -> bool:
-        """Returns whether the labels of a photo are stored. If the output stores pictures, its picture too."""
+        """Checks whether the labels of a photo are stored and, if this output stores pictures, also its picture."""
         return name in self.done and (self.pictures is None or name in self.pictures)
 
     def add(
@@ -95,7 +95,7 @@ class AnnotationOutput(contextlib.ExitStack):
         problems: Iterable[tuple[str, str]],
         pictures: Iterable[tuple[str, Thumbnail]] = (),
     ) -> None:
-        """Appends labels, reasons why photos cannot be used, and pictures. A later crash does not lose them."""
+        """Appends labels, reasons why photos cannot be used, and pictures. A later crash loses none of these."""
         for name, picture in pictures:
             self.pictures.add(name, picture)
         for name, labels in photos:
@@ -120,7 +120,7 @@ class AnnotationOutput(contextlib.ExitStack):
                 yield line["image"], line["problem"]
 
     def derive(self) -> Iterator[tuple[str, Labels]]:
-        """Writes the table atomically, and a keywords file per photo. Yields each photo after its rows are written.
+        """Writes the CSV file atomically, and a keywords file per photo. Yields each photo after its rows are written.
 
         If the name of a photo cannot be used for the keywords file, the photo is added to the problems.
         """
@@ -152,7 +152,7 @@ def write_gallery(path: Path, photos: Path, labels: Sequence[str], output: Annot
 
     Args:
         photos: the folder of the photos.
-        labels: the annotator's labels.
+        labels: the annotator's vocabulary.
         output: the annotations. The output must store pictures.
     """
     folder = photos.resolve()

@@ -1,4 +1,4 @@
-"""Labels a user's own photos with a trained annotator: images in memory, or many files at full device speed."""
+"""Labels a user's own photos with a trained annotator. The photos are images in memory, or any number of files."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ class Annotation:
     """Labels, scores and attention of N images, by a model with C labels.
 
     Attributes:
-        labels: for each image, pairs of a selected label and its score, in descending order of score.
+        labels: for each image, its selected labels as pairs (label, score), in descending order of score.
         scores: float32 `[N, C]`, 0 to 1, for every label in the order of `PhotoAnnotator.labels`.
         attention: float32 `[N, C, h, w]`, the attention map of each label; None if the head has no attention.
     """
@@ -59,7 +59,7 @@ class PhotoAnnotator:
 
     Args:
         annotator: model that computes the scores.
-        threshold: one threshold for all labels, or `[C]`. A label is selected if its score is above the threshold.
+        threshold: one for all labels, or an array `[C]`. A label is selected if its score is above its threshold.
         top: maximum number of labels for an image; None: no maximum.
 
     Attributes:
@@ -105,12 +105,12 @@ class PhotoAnnotator:
         """Annotates files in order. Only a few batches are in memory. Close the iterator at the end.
 
         Args:
-            paths: the files.
             num_workers: number of processes that decode files; 0: threads of this process decode them.
             picture_side: longer side of the thumbnails in pixels; 0: no thumbnails.
 
         Yields:
-            A list for each batch. For each file it has an `AnnotatedPhoto`, or the reason why the file cannot be read.
+            A list for each batch. It has an item for each file: an `AnnotatedPhoto`, or the reason why the file cannot
+            be read.
 
         Raises:
             InputError: the model returns scores that are not finite.
@@ -156,7 +156,7 @@ class PhotoAnnotator:
         for row in scores:
             order = np.argsort(-row, kind="stable")
             selected = order[row[order] > self._thresholds[order]][: self._top]
-            # float(str(...)) is the shortest number that rounds to the same float32.
+            # float(str(...)) is the number with the fewest digits that rounds to the same float32.
             found.append(tuple((self.labels[label], float(str(row[label]))) for label in selected))
         return tuple(found)
 
@@ -207,7 +207,7 @@ def load_trained_annotator(
 def read_thresholds(
     given: float | str | Path | None, source: str | Path, annotator: TrainedAnnotator
 ) -> float | np.ndarray:
-    """Returns one threshold for all C labels, or `[C]`; see `threshold` of `aia_jax.load`.
+    """Returns one threshold for all labels, or `[C]`, one for each label; see `threshold` of `aia_jax.load`.
 
     Raises:
         InputError: the threshold is not in 0..1, or the thresholds file cannot be used.

@@ -1,4 +1,4 @@
-"""Converts a trained annotator to the contents of files. Compares the outputs of each file with those of the model."""
+"""Exports a trained annotator to StableHLO and ONNX. Compares the outputs of each exported file with the model's."""
 
 import hashlib
 import importlib
@@ -18,17 +18,17 @@ from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-NUM_IMAGES = 4  # batch size for comparisons of files that accept any batch size
-# Largest differences between two computations of the same scores. In bfloat16 the compiler decides when to round.
+NUM_IMAGES = 4  # batch size of the comparison if a file accepts any batch size
+# Largest allowed difference between a file and the model. In bfloat16 the compiler decides when to round.
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
 class Exporter:
-    """Creates the files of a model.
+    """Creates the contents of files that run a model.
 
     Args:
-        annotator: model loaded with `fold=False`. Its batch size is at least `batch` or, if None, `NUM_IMAGES`.
-        batch: number of images in each call of a file; None: any number.
+        annotator: model loaded with `fold=False`. Its batch size is at least `batch`. If None, at least `NUM_IMAGES`.
+        batch: number of images in each call of a file; None: a file accepts any number.
         explain: whether the files also return attention maps.
 
     Attributes:
@@ -47,7 +47,7 @@ class Exporter:
         self.num_bytes = sum(array.nbytes for array in self._arrays.values())
 
     def describe(self, thresholds: np.ndarray) -> dict[str, Any]:
-        """Returns the facts about the model for model.json. `thresholds` is `[C]`, for C labels."""
+        """Returns the facts about the model for model.json. `thresholds` `[C]` has a threshold for each label."""
         annotator, size, model = self._annotator, self._annotator.image_size, self._annotator.config.model
         mean, std = annotator.channel_stats
         batch = self._batch or "any"
@@ -80,7 +80,7 @@ class Exporter:
     def stablehlo(self, platforms: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
         """Returns the content of a `jax.export` file for some of `PLATFORMS`, and facts about the file.
 
-        This machine may lack the platforms. `max_difference` in the facts is None if the file cannot run here.
+        The platforms may be missing on this machine. `max_difference` in the facts is None if the file cannot run here.
         """
         size = self._annotator.image_size
         batch = self._batch or jax.export.symbolic_shape("B")[0]
@@ -109,13 +109,13 @@ class Exporter:
         content = onnx_model.to_onnx(
             torch_model, annotator.channel_stats, annotator.image_size, batch=self._batch, explain=self._explain
         )
-        # ONNX computes in full float32. By default JAX does so only on CPUs, and not on GPUs and TPUs.
+        # ONNX multiplies matrices in full float32. JAX does this on CPUs by default, and elsewhere only with "highest".
         with jax.default_matmul_precision(None if jax.export.default_export_platform() == "cpu" else "highest"):
             differences = self._compare(onnx_model.load_onnx(content))
         return content, {**_facts(content), "max_difference": differences}
 
     def _compare(self, call: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, float]:
-        """Compares the model with a file on scenes. `call` runs the file. Returns the largest difference per output."""
+        """Runs a file (with `call`) and the model on the same scenes. Returns the largest difference of each output."""
         count = self._batch or NUM_IMAGES
         few = [scenes.draw(0, index, self._annotator.image_size).image for index in range(min(count, NUM_IMAGES))]
         images = np.stack([few[index % NUM_IMAGES] for index in range(count)])
@@ -134,7 +134,7 @@ class Exporter:
 
 
 def load_stablehlo(content: bytes) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """Restores the function of a `jax.export` file. It is compiled once for each number of images."""
+    """Restores the function of a `jax.export` file. JAX compiles the function once for each batch size."""
     return jax.jit(jax.export.deserialize(bytearray(content)).call)
 
 

@@ -1,4 +1,4 @@
-"""Converts an annotator to PyTorch and then to an ONNX file, and runs these files.
+"""Converts an annotator to PyTorch and then to an ONNX file. Runs ONNX files.
 
 torch.onnx folds batch norm into the convolutions. Importing this module needs torch, timm, onnxscript and onnxruntime.
 """
@@ -48,9 +48,9 @@ class OnnxAnnotator(nn.Module):
 
 
 def build_torch_model(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> nn.Module:
-    """Builds an annotator in PyTorch, in evaluation mode, from all arrays of `config.model` by path.
+    """Builds an annotator in PyTorch, in evaluation mode. `arrays` has the path and value of each array of the model.
 
-    EfficientNet-Lite has the padding of its native resolution if `config.model.native_padding` is set. Otherwise its
+    If `config.model.native_padding` is set, EfficientNet-Lite has the padding of its native resolution. Otherwise the
     padding depends on the size of each image.
     """
     name = config.model.backbone
@@ -88,7 +88,7 @@ def to_onnx(
         )
     proto = program.model_proto
     for node in proto.graph.node:
-        node.ClearField("metadata_props")  # paths of this machine's source files
+        node.ClearField("metadata_props")  # removes the paths of source files on this machine
     return proto.SerializeToString()
 
 

@@ -1,10 +1,10 @@
-"""Stores an index of the photos in a folder: a model's arrays for each photo. Updates the index when files change.
+"""Stores an index of a folder of photos: for each photo, the arrays of a model. Updates the index when photos change.
 
     <index>/index.json                     the format, and the model that computed the arrays
-    <index>/rows-<id>/photos.json          the photo of each row: [name, bytes, time of change], or null if out of date
+    <index>/rows-<id>/photos.json          for each row: [name, bytes, time of change], or null if it is out of date
     <index>/rows-<id>/<array>.npy          the arrays of a few hundred photos, with one row per photo
 
-Each folder of rows is written atomically. An interrupted update therefore leaves only complete folders.
+Each folder of rows is called a part. It is written atomically, so an interrupted update leaves only complete parts.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from aia_jax.utils.files import exclusive_lock, write_bytes
 
 _FORMAT = "aia_jax photo index, version 1"
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")
-_PART_SIZE = 256  # photos whose rows are written together
-_MAX_SMALL_PARTS = 8  # small parts have at most half of `_PART_SIZE` photos
+_PART_SIZE = 256  # largest number of photos whose rows are written to a part at once
+_MAX_SMALL_PARTS = 8  # more small parts are joined; a small part has at most `_PART_SIZE` / 2 photos
 
 Rows = dict[str, np.ndarray]
 Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last change in nanoseconds
@@ -42,7 +42,7 @@ class Update:
 
     Attributes:
         new, changed, gone: numbers of new, changed and removed photos.
-        problems: the reason why a photo cannot be used, for each such photo.
+        problems: dict from the name of each unusable photo to the reason why it cannot be used.
         rebuilt: the reason why an earlier index was discarded, or "".
     """
 
@@ -55,7 +55,7 @@ class Update:
 
 @dataclasses.dataclass
 class _Part:
-    """A folder of rows. `photos` has the entry of each row's photo, or None if the row is out of date."""
+    """A folder of rows. For each row, `photos` has the entry of the photo, or None if the row is out of date."""
 
     path: Path
     photos: list[Entry | None]
@@ -87,9 +87,9 @@ class PhotoIndex:
         Each update tries unusable photos again. Other processes wait until the update ends.
 
         Args:
-            read: function that yields the decoded photos of some paths, in order.
-            compute: function from b images, uint8 `[b, S, S, 3]`, to named arrays `[b, ...]`.
-            batch_size: largest number b of images.
+            read: function from a list of paths to an iterator over the decoded photos, in order.
+            compute: function from b images, uint8 `[b, S, S, 3]`, to a dict of arrays `[b, ...]`.
+            batch_size: the largest b.
 
         Raises:
             InputError: the folder does not exist or has no photos, or `path` contains something other than an index.
@@ -116,11 +116,11 @@ class PhotoIndex:
 
     @property
     def names(self) -> list[str]:
-        """The usable photos, in the order of the rows of `parts`."""
+        """The names of the usable photos, in the order of the usable rows of `parts`."""
         return [part.photos[row][0] for part in self._parts for row in part.live]
 
     def parts(self) -> list[tuple[Rows, np.ndarray]]:
-        """Returns memory-mapped arrays and the numbers of their usable rows, for each part."""
+        """Returns, for each part, its memory-mapped arrays and the indices of its usable rows."""
         return [(part.arrays, np.array(part.live)) for part in self._parts if part.live]
 
     def _is_index(self) -> bool:
@@ -202,7 +202,7 @@ class PhotoIndex:
                 self._write(photos, _concatenate(rows))
             for part in group:
                 self._parts.remove(part)
-                shutil.rmtree(part.path)  # at once: if a later group cannot be written, no photo is there twice
+                shutil.rmtree(part.path)  # now, so that no photo is in two parts if a later write fails
 
     def _remove_parts(self, keep: Collection[Path] = ()) -> None:
         """Removes all parts except `keep`, and the files that interrupted updates left."""
@@ -221,7 +221,7 @@ def _read_part(path: Path) -> _Part:
 
 
 def _write_photos(path: Path, photos: Sequence[Entry | None]) -> None:
-    write_bytes(path / "photos.json", json.dumps(photos).encode())  # ASCII: names may not be UTF-8
+    write_bytes(path / "photos.json", json.dumps(photos).encode())  # ASCII, as some names are not UTF-8
 
 
 def _is_part(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Searches many photos with a trained AMC. Stores the arrays of all photos. Scores a shortlist with the full model."""
+"""Searches many photos with a trained AMC model. Fast scores select a shortlist. The full model scores it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 
-_ROUGH_BATCH, _FULL_BATCH = 8192, 1024  # photos in a batch: to select the shortlist, and to score in full
-Part = tuple[dict[str, np.ndarray], np.ndarray]  # arrays of photos, and the usable rows
+_ROUGH_BATCH, _FULL_BATCH = 8192, 1024  # photos in a batch of `rough_scores`, and of `_full_scores`
+Part = tuple[dict[str, np.ndarray], np.ndarray]  # arrays of photos, and the indices of their usable rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,10 @@ class SearchResult:
     """The n best photos for a query, in descending order of score.
 
     Attributes:
-        rows: int `[n]`, numbers of the photos.
-        scores: `[n]`, scores of the photos.
-        weights: `[n, 2]`, weights of the feature map and of the keywords.
-        attention: `[n, h, w]`, visual attention.
+        rows: int `[n]`, index of each photo in `PhotoIndex.names`.
+        scores: `[n]`, score of each photo.
+        weights: `[n, 2]`, weight of the feature map and weight of the keywords.
+        attention: `[n, h, w]`, visual attention to each cell.
         keywords: for each photo, pairs (keyword, attention) in descending order of attention.
     """
 
@@ -47,7 +47,7 @@ class SearchResult:
 
 
 class PhotoSearch:
-    """Searches photos with the best epoch of a search run, and the annotator that computed the run's training inputs.
+    """Searches photos with two models: the best epoch of a search run, and the annotator of the run's training data.
 
     Args:
         workdir: folder of the search run.
@@ -108,7 +108,7 @@ class PhotoSearch:
         """Computes the arrays to store for b photos, uint8 `[b, S, S, 3]`. b is at most the annotator's batch size.
 
         Returns:
-            `cells` `[b, h, w, d]` and the results of `amc.summarize`. The cells and the means are float16.
+            `cells` `[b, h, w, d]` and the results of `amc.summarize`. `cells` and `mean` are float16.
         """
         data, count = self.config.data, len(images)
         maps = self.annotator.maps(images).astype(data.feature_dtype)
@@ -135,8 +135,8 @@ class PhotoSearch:
             query: the words.
             parts: the photos; see `PhotoIndex.parts`.
             count: number of photos to return.
-            shortlist: number of photos to score in full, at least `count`; 0: all. The shortlist has the photos with
-                the highest scores without visual attention.
+            shortlist: number of photos that the full model scores; 0: all. A number below `count` becomes `count`.
+                The shortlist has the photos with the highest `rough_scores`.
 
         Raises:
             InputError: the vocabulary has no word of the query, or the index is empty.
@@ -161,7 +161,7 @@ class PhotoSearch:
         )
 
     def rough_scores(self, query: Encoded, parts: Sequence[Part]) -> np.ndarray:
-        """Scores all photos without visual attention, `[N]`; see `amc.rough_scores`."""
+        """Returns the scores `[N]` of all photos without visual attention; see `amc.rough_scores`."""
         names = ("mean", "cross", "gram", "keywords", "counts")
         total = sum(len(rows) for _, rows in parts)
         scores = []
@@ -209,12 +209,12 @@ def _prepare(model: AMC, batch: dict[str, jax.Array]) -> Encoded:
 
 
 def _pad(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """Pads b rows, `[b, ...]`, to `size` rows, so that few programs are compiled."""
+    """Pads arrays `[b, ...]` with zeros to `[size, ...]`, so that JAX compiles for few shapes."""
     return {name: pad_batch(values, size) for name, values in rows.items()}
 
 
 def _gather(parts: Sequence[Part], chosen: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Reads the arrays `names` of the photos `chosen`, which must be in ascending order."""
+    """Reads the arrays `names` of the photos with the indices `chosen`. `chosen` must be in ascending order."""
     ends = np.cumsum([len(rows) for _, rows in parts])
     edges = pairwise([0, *np.searchsorted(chosen, ends)])
     pieces = []

@@ -1,8 +1,8 @@
-"""Stores pictures of annotated photos for the HTML page, in an append-only file that a later call continues.
+"""Stores pictures of annotated photos for the HTML page. Appends them to a file, which a later call continues.
 
     pictures.jsonl      {"image": ..., "webp": ..., "labels": [...], "shape": [h, w], "maps": ...}, a line per photo
 
-`webp` and `maps` (uint8 `[K, h, w]`) are base64; `labels` is empty without attention.
+`webp` and `maps` (uint8 `[K, h, w]`) are base64. `labels` has K names, and is empty if the model has no attention.
 """
 
 import base64
@@ -24,8 +24,8 @@ class Thumbnail:
 
     Attributes:
         webp: a small copy of the photo, as a WebP file.
-        labels: the K labels with an attention map.
-        maps: uint8 `[K, h, w]`, the attention map of each label. 255 is the peak of each map.
+        labels: the K labels that have an attention map.
+        maps: uint8 `[K, h, w]`, the attention map of each label. The peak of each map has the value 255.
     """
 
     webp: bytes
@@ -34,7 +34,7 @@ class Thumbnail:
 
 
 class ThumbnailStore(contextlib.ExitStack):
-    """Context manager for the thumbnails in `folder`. Only the offset of each line is in memory.
+    """Context manager for the thumbnails in `folder`. Keeps only the offset of each line of the file in memory.
 
     Incomplete and damaged lines are ignored, as if their photos had no thumbnail yet.
     """

@@ -71,11 +71,11 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Sets fields of `config` in place.
 
     Args:
-        config: a value must have the type of its field. A number field also accepts whole numbers and None.
+        config: the config to change. A field of type float also accepts whole numbers, and number fields accept None.
         overrides: `--config.field=value`; for a bool field also `--config.field` and `--noconfig.field`.
 
     Raises:
-        InputError: fields are unknown, or values have another type than their fields. The message lists all of them.
+        InputError: fields are unknown, or values have a type that their field does not accept. Lists all problems.
     """
     known = flatten(config.to_dict())
     problems = []

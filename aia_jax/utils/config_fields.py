@@ -18,7 +18,7 @@ class Field(NamedTuple):
         least, most: the smallest and the largest allowed number.
         above: a bound that the number must exceed.
         words: the allowed strings. () allows any string.
-        resumable: whether a resumed run may have another value, because the value does not change the results.
+        resumable: whether a resumed run may have another value. The value of such a field does not change the results.
     """
 
     least: float = -math.inf
@@ -144,7 +144,7 @@ def _problem(field: Field, value: Any) -> str:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Converts nested fields to a flat dict such as `{"model.backbone": value}`. An empty mapping stays a value."""
+    """Converts nested fields to a flat dict such as `{"model.backbone": value}`. Keeps an empty mapping as a value."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         nested = isinstance(value, Mapping) and value

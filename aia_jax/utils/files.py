@@ -20,7 +20,7 @@ from aia_jax.utils.errors import InputError
 def atomic_path(path: Path) -> Iterator[Path]:
     """Creates the folder of `path` and yields a temporary path. Moves the file to `path` if no error occurs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}")  # shortened, because file systems limit names
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}")  # short, as file systems limit the length
     try:
         yield temporary
         temporary.replace(path)
@@ -49,7 +49,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def complete_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yields the position and content of each complete line. At the end, removes an incomplete last line."""
+    """Yields the byte offset and the content of each complete line. Then removes an incomplete last line."""
     end = 0
     file.seek(0)
     for line in file:
@@ -64,7 +64,7 @@ def complete_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def exclusive_lock(path: Path, refusal: str = "") -> Iterator[None]:
     """Locks a file or a folder against other processes. The operating system releases the lock when a process dies.
 
-    On file systems without locks this does nothing.
+    On file systems without locks, this function does nothing.
 
     Args:
         path: an existing folder, or a file. A missing file is created.

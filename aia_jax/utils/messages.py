@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 MAX_LISTED = 20
-_MOST_COMPARED, _LONGEST_COMPARED = 10_000, 100  # largest number of names, and of characters in a name
+_MOST_COMPARED, _LONGEST_COMPARED = 10_000, 100  # `nearest` compares at most so many names, and characters of a name
 
 
 def format_count(number: int, noun: str) -> str:
@@ -22,7 +22,7 @@ def list_problems(problems: Sequence[str], limit: int = MAX_LISTED) -> str:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> list[str]:
-    """Returns a line for each name whose values differ, such as `epochs: 3 there, 4 given`; `where` is "given"."""
+    """Returns a line for each name whose values differ. With `where` = "given": `epochs: 3 there, 4 given`."""
     return [
         f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} {where}"
         for name in sorted(there.keys() | here.keys())

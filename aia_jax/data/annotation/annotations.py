@@ -3,8 +3,8 @@
     <root>/<Folder>/train.json  test.json  images/...
     {"labels": [name, ...], "samples": [{"image_name": "1000.jpeg", "image_labels": ["city", "sun"]}, ...]}
 
-VG-500 may also have the layout of SSGRL (github HCPLab-SYSU/SSGRL). For a user's own data, "custom", the root is the
-folder itself. Photos are located here, but not opened.
+VG-500 may instead have the layout of SSGRL (github HCPLab-SYSU/SSGRL). A user's own data has the name "custom", and
+its files are in <root> without <Folder>. This module computes the paths of the photos, but does not open the photos.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Annotations:
     Attributes:
         labels: the vocabulary, C label names.
         image_names: N names, in the order of the annotation file.
-        image_paths: N paths of the photos, whether they exist or not.
+        image_paths: paths of the N photos. A path may belong to a photo that does not exist.
         targets: uint8 `[N, C]`, multi-hot in the order of `labels`.
     """
 
@@ -112,8 +112,8 @@ def label_problem(value: Any) -> str:
 
 
 def add_unknown_label(problems: list[str], where: str, label: str, vocabulary: Collection[str]) -> None:
-    """Appends the message for a label that is not in the vocabulary. Listed messages also name a similar label."""
-    similar = nearest(label, vocabulary) if len(problems) < MAX_LISTED else []  # the search is slow
+    """Appends a message for an unknown label to `problems`. The first `MAX_LISTED` messages suggest a similar label."""
+    similar = nearest(label, vocabulary) if len(problems) < MAX_LISTED else []  # `nearest` is slow
     hint = f"; did you mean {similar[0]!r}?" if similar else ""
     known = format_count(len(vocabulary), "label")
     problems.append(f"{where}: {label!r} is not in the vocabulary of {known}{hint}")
@@ -147,7 +147,7 @@ def _read_reference(path: Path, photo_folders: Sequence[Path]) -> Annotations:
 
 
 def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
-    """Reads a list of file names, one per line, the label indices of each file, and the label names by index."""
+    """Reads SSGRL's three files: the file names in `lists`, the label indices of each name, and the label names."""
     found = {name: _find_ssgrl(folder, name) for name in (_SSGRL_INDEX, _SSGRL_VOCABULARY)}
     for name, path in found.items():
         if path is None:
@@ -174,7 +174,7 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
 def _assemble(
     path: Path, labels: list, samples: list[tuple[str, Any, Any]], photo_folders: Sequence[Path], problems: list[str]
 ) -> Annotations:
-    """Checks all samples, `(place in the file, image name, labels)`. The error lists all problems of `path`."""
+    """Checks the samples, tuples (place in the file, image name, labels). An error lists all problems of `path`."""
     problems = [*_label_problems(labels), *problems]
     known = {label for label in labels if isinstance(label, str)}
     first_use: dict[str, str] = {}
@@ -220,7 +220,7 @@ def _label_problems(labels: list) -> list[str]:
 
 
 def _photo_folders(folder: Path) -> list[Path]:
-    """Returns the folders that may contain photos: images/, and VG_100K/ and VG_100K_2/ of Visual Genome."""
+    """Returns the folders that may contain photos: images/, and the folders VG_100K*/ of Visual Genome."""
     return [folder / "images", *sorted(folder.glob("VG_100K*/"))]
 
 

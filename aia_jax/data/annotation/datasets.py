@@ -1,4 +1,4 @@
-"""Splits ready for training and evaluation: resized images on disk, targets in memory."""
+"""Loads splits for training and evaluation. The resized images stay on disk, and the targets are in memory."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ CHANNEL_STATS = {
     "vg500": ((0.4697, 0.4518, 0.4163), (0.2727, 0.2684, 0.2855)),
     "scenes": ((0.4533, 0.4700, 0.3761), (0.2589, 0.2179, 0.2147)),
 }
-CUSTOM_STATS = "channel_stats.json"  # statistics of a user's own photos, in the folder of the annotations
+CUSTOM_STATS = "channel_stats.json"  # CHANNEL_STATS of a user's own photos: a file beside the annotations
 DATASETS = (*FOLDERS, "scenes")
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -52,25 +52,25 @@ class Split:
         return len(self.image_names)
 
     def take(self, indices: np.ndarray, name: str | None = None) -> "Split":
-        """Returns the rows `indices`, in the order of `indices`. Images are not read."""
+        """Selects the images at `indices`, in that order, without reading them. If `name` is None, keeps the name."""
         indices = np.asarray(indices)
         names = tuple(self.image_names[index] for index in indices)
         return Split(name or self.name, self.images.take(indices), self.targets[indices], names, self.labels)
 
 
 def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
-    """Loads a split at `image_size` x `image_size` pixels, and prepares its images on first use.
+    """Loads a split with images of `image_size` x `image_size` pixels. The first call prepares the images.
 
     Args:
-        config_data: uses `name`, `root`, `cache_dir`, `skip_corrupt` and `num_workers`. Scenes have no `root`, but
-            `num_train`, `num_test` and `seed`.
+        config_data: the fields `name`, `root`, `cache_dir`, `skip_corrupt` and `num_workers` are used. For scenes, the
+            fields `num_train`, `num_test` and `seed` replace `root`.
         split: "train" or "test".
 
     Raises:
         InputError: the name or the split is unknown, the annotations are absent or malformed, images are unreadable, or
             the disk of the cache is full.
     """
-    from aia_jax.data.annotation import image_cache  # needs Grain and TFDS, which some machines lack
+    from aia_jax.data.annotation import image_cache  # imported here, because some machines lack Grain and TFDS
 
     if config_data.name not in DATASETS:
         raise InputError(f"config.data.name={config_data.name!r} is unknown; known: {', '.join(DATASETS)}")
@@ -91,10 +91,10 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
 
 
 def split_validation(split: Split, fraction: float, seed: int, *, stratified: bool) -> tuple[Split, Split]:
-    """Splits at random into `(train, validation)`. The result depends only on the seed. Both parts keep the row order.
+    """Divides a split at random into `(train, validation)`. `seed` determines the parts. Both keep the row order.
 
     Args:
-        stratified: whether to split the images of each label in the same proportion, so that the training part has all
+        stratified: if True, the images of each label are divided in the same proportion, and the training part has all
             labels. This is useful for small data sets.
 
     Raises:
@@ -118,9 +118,9 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
     Args:
         targets: multi-hot `[N, C]` for C labels. N is at least 2.
         fraction: size of the second part, above 0 and below 1.
-        seed: seed of the random order, which breaks ties.
-        in_both: whether the second part should have at least one image of each label with two or more images. This is
-            not always possible. If many labels are rare, the second part is larger than `fraction`.
+        seed: seed of the random order in which the images are assigned to the parts.
+        in_both: if True, the second part also gets at least one image of each label that two or more images have. This
+            is not always possible. If many labels are rare, the second part is larger than `fraction`.
 
     Returns:
         bool `[N]`, True for images in the second part. Neither part is empty.
@@ -129,12 +129,12 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
     counts = targets.sum(axis=0)
     wanted_second = np.clip(fraction * counts, 1, counts - 1) if in_both else fraction * counts
     second = np.where(counts > 1, wanted_second, 0)
-    wanted = np.stack([counts - second, second])  # [2, C] images per label
+    wanted = np.stack([counts - second, second])  # [2, C], images that each part lacks of each label
     wanted_images = len(targets) * np.array([1 - fraction, fraction])
     part = np.full(len(targets), -1)
 
     def place(row: int, wanted_here: np.ndarray) -> None:
-        """Adds an image to the part that needs more images of the label or, after a tie, more images."""
+        """Adds an image to the part with the larger `wanted_here`. If both are equal, `wanted_images` decides."""
         difference = wanted_here[1] - wanted_here[0] or wanted_images[1] - wanted_images[0]
         part[row] = int(difference > 0)
         wanted[part[row], targets[row]] -= 1
@@ -155,7 +155,7 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
 
 
 def validation_size(fraction: float, num_images: int) -> int:
-    """Returns the number of validation images.
+    """Returns the number of validation images: `fraction` of all images.
 
     Raises:
         InputError: no image would be left for training or for validation.
@@ -170,7 +170,7 @@ def validation_size(fraction: float, num_images: int) -> int:
 
 
 def scene_indices(config_data: ConfigDict, split: str) -> range:
-    """Returns the indices of the scenes of "train" or "test" in the endless sequence of scenes.
+    """Returns the indices of a split's scenes in the endless sequence of scenes. `split` is "train" or "test".
 
     Raises:
         InputError: `num_train` or `num_test` is out of range.
@@ -203,7 +203,7 @@ def read_channel_stats(root: str | Path) -> ChannelStats:
 
 
 def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
-    """Returns the labels of a data set. Reads the training split if it exists, else the test split, but no images.
+    """Returns the labels of a data set, from the annotations of "train" or, if these cannot be read, of "test".
 
     Raises:
         InputError: the name is unknown, or the annotations are absent or malformed.
@@ -219,10 +219,10 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
 
 
 def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
-    """Returns a dict from the name of each photo of a split to its path. It is empty for scenes, which have no files.
+    """Returns a dict from the names of photos to their paths. Scenes have no files, so their dict is empty.
 
     Args:
-        split: "train", "test", or "validation", which is part of "train".
+        split: "train", "test" or "validation". The photos of "validation" are in "train", so both give the same dict.
 
     Raises:
         InputError: the annotations are absent or malformed.
@@ -235,7 +235,7 @@ def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
 
 def _repair(in_second: np.ndarray, targets: np.ndarray, counts: np.ndarray, in_both: bool) -> None:
     """Moves images into a part that is empty or lacks a label. If possible, the other part keeps all its labels."""
-    present = np.stack([targets[~in_second].sum(axis=0), targets[in_second].sum(axis=0)])  # [2, C] images per label
+    present = np.stack([targets[~in_second].sum(axis=0), targets[in_second].sum(axis=0)])  # [2, C], images per label
 
     def move(row: int, to: int) -> None:
         in_second[row] = bool(to)
@@ -243,7 +243,7 @@ def _repair(in_second: np.ndarray, targets: np.ndarray, counts: np.ndarray, in_b
         present[1 - to, targets[row]] -= 1
 
     def least_needed(rows: np.ndarray, part: int) -> int:
-        """Returns the row whose removal from `part` removes the fewest labels."""
+        """Returns the row to remove from `part`, so that `part` loses as few labels as possible."""
         return int(rows[(targets[rows] & (present[part] == 1)).sum(axis=1).argmin()])
 
     for label in np.flatnonzero((counts > 1) & (present[1] == 0)) if in_both else ():

@@ -1,9 +1,9 @@
 """Prepares copies of splits. A copy is a memory-mapped array of resized images. It is kept until its sources change.
 
-    <cache>/<dataset>-<hash of its place>/<split>-records-<fingerprint>/     the original bytes, as ArrayRecord files
-    <cache>/<dataset>-<hash of its place>/<split>-<S>px-<fingerprint>/       images.npy  targets.npy  split.json
+    <cache>/<dataset>-<hash of `place`>/<split>-records-<fingerprint>/     the original bytes, as ArrayRecord files
+    <cache>/<dataset>-<hash of `place`>/<split>-<S>px-<fingerprint>/       images.npy  targets.npy  split.json
 
-Random flips are the only augmentation, so each photo is decoded and resized just once.
+`place` and `fingerprint` are fields of `Source`. Augmentation needs only this one size, so each photo is resized once.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from aia_jax.data.pipeline import map_ahead
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import list_problems
 
-_VERSION = 1  # version of the code below; increase it when the same sources give another copy
+_VERSION = 1  # version of the code below; increase it when a change of the code changes the copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Source:
     """The sources of a prepared copy.
 
     Attributes:
-        dataset, split: names.
-        place: location of the sources. Each location has a cache of its own.
+        dataset, split: name of the data set, and name of the split.
+        place: location of the sources, such as the folder of the data. Each location has its own cache folder.
         labels: the vocabulary.
-        fingerprint: changes when the sources change.
+        fingerprint: hash of the sources. It changes when the sources change.
         num_images: number of readable images.
         num_bytes: approximate total size of the readable images.
         problems: one line for each photo that cannot be read.
-        make_builder: takes `data_dir` and returns the TFDS builder of the readable images.
+        make_builder: function from a folder to the TFDS builder that writes the readable images into this folder.
     """
 
     dataset: str
@@ -63,10 +63,10 @@ class Source:
 
 
 def photo_source(root: str | Path, dataset: str, split: str, annotations: Annotations) -> Source:
-    """Returns the source of annotated photos on disk. `problems` lists absent, empty and unreadable photos.
+    """Returns the source of annotated photos on disk. Its field `problems` names absent, empty and unreadable photos.
 
-    It also lists links that lead out of `root`, because other people wrote the file lists of public data sets. A
-    user's own photos may be links. A whole folder of photos may be a link to any place.
+    For public data sets, `problems` also names photos that are links out of `root`, because other people wrote the
+    lists of photos. A user's own photos may be links. A whole folder of photos may be a link to any place.
     """
     paths = dict(zip(annotations.image_names, annotations.image_paths, strict=True))
     folders = {Path(root), *(path.parents[len(PurePath(name).parts) - 1] for name, path in paths.items())}
@@ -90,7 +90,7 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
 
 
 def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
-    """Returns the source of generated scenes, which have the final size already."""
+    """Returns the source of generated scenes. Scenes are drawn at the size of the copy, `size` x `size` pixels."""
     folder = Path(scenes.__file__).parent
     code = "".join((folder / name).read_text() for name in ("dataset.py", "painting.py"))
     return Source(
@@ -107,20 +107,20 @@ def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
 
 
 def prepare_copy(source: Source, config_data: ConfigDict, size: int) -> Path:
-    """Returns the directory of the prepared copy of `source` at `size` x `size` pixels, and creates it on first use.
+    """Returns the directory of the prepared copy of `source` at `size` x `size` pixels. Creates a missing directory.
 
     Args:
-        config_data: uses `cache_dir`, `skip_corrupt` and `num_workers`.
+        config_data: the fields `cache_dir`, `skip_corrupt` and `num_workers` are used.
 
     Raises:
-        InputError: images are unreadable, none is left, or the cache has no room.
+        InputError: images are unreadable, no readable image is left, or the disk of the cache is full.
     """
     parent = cache_root(config_data.cache_dir) / f"{source.dataset}-{_hash(source.place)[:8]}"
     skip_corrupt = config_data.skip_corrupt
 
     def write(directory: Path) -> None:
         records = _prepare_records(source, parent)
-        # Photos from cameras need rotation. The published data sets were prepared without it.
+        # A user's photos need the rotation in their EXIF data. The published data sets were prepared without it.
         decode = partial(_decode, size=size, upright=source.dataset == CUSTOM)
         decoded = map_ahead(decode, records, config_data.num_workers) if len(records) else []
         description = f"{source.dataset} {source.split}: resizing to {size} px"
@@ -155,7 +155,7 @@ def _check_problems(split: str, problems: list[str], num_good: int, skip_corrupt
 
 
 def _prepare_records(source: Source, parent: Path) -> Sequence[dict[str, Any]]:
-    """Returns the readable original images as a sequence of `{"image": bytes, "image_name", "labels"}`."""
+    """Returns a record for each readable image: `{"image": bytes of the file, "image_name", "labels"}`."""
     if not source.num_images:
         return []
     kind, fingerprint = f"{source.split}-records", _hash(_VERSION, source.fingerprint)[:12]
@@ -163,12 +163,12 @@ def _prepare_records(source: Source, parent: Path) -> Sequence[dict[str, Any]]:
         parent, kind, fingerprint, source.num_bytes, lambda path: tfds_builders.prepare(source.make_builder(path))
     )
     written = next(folder.rglob("dataset_info.json")).parent
-    builder = tfds.builder_from_directory(written)  # Unlike the builder that wrote it, this one can be pickled.
+    builder = tfds.builder_from_directory(written)  # Workers need a builder that can be pickled.
     return builder.as_data_source(source.split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def _decode(record: dict[str, Any], size: int, upright: bool) -> dict[str, Any]:
-    """Decodes a record to `image` uint8 `[S, S, 3]`, `name`, `labels` and `problem` ("" if there is no problem)."""
+    """Decodes a record. Returns `image` (uint8 `[S, S, 3]`), `name`, `labels`, and `problem` ("" if there is none)."""
     image, problem = np.zeros((size, size, 3), np.uint8), ""
     try:
         image = decode_image(record["image"], size, upright=upright)
@@ -178,7 +178,7 @@ def _decode(record: dict[str, Any], size: int, upright: bool) -> dict[str, Any]:
 
 
 def _examine(path: Path, folders: Sequence[Path]) -> tuple[int, int] | str:
-    """Returns the size and modification time of a photo, or its problem. Links must stay in `folders`, if given."""
+    """Returns the size and modification time of a photo, or its problem. Links must lead into `folders`, if any."""
     target = Path(os.path.realpath(path))
     if folders and not any(target.is_relative_to(folder) for folder in folders):
         remedy = "copy the photo into it, or link the whole folder of photos"

@@ -4,7 +4,7 @@
     builder.download_and_prepare(file_format="array_record")
     builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})[0]["image"]  # content of the file
 
-Records have the order of the annotation file. Nothing is downloaded: users provide the photos.
+Records have the order of the annotation file. The builders download nothing, because users provide the photos.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ _PUBLIC = {  # data set: (name of the builder, citation)
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the file contents, names and labels of images. Subclasses return a record from `_example(rows, row)`.
+    """Writes a record for each image: its file, its name and its labels. `_example` of a subclass makes the record.
 
     Args:
-        splits: rows to write, for each split.
+        splits: a sequence of images for each split. Each image becomes a record.
         labels: the vocabulary.
-        features: additional TFDS features.
+        features: TFDS features of a record in addition to `image`, `image_name` and `labels`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -75,11 +75,11 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class AnnotatedPhotos(_Builder, skip_registration=True):
-    """Writes the file contents, names and labels of photos.
+    """Writes a record for each photo: the content of its file, its name and its labels.
 
     Args:
         dataset: name of the data set. Data sets that are not public are written under the name "custom".
-        annotations: annotations to write, for each split. All splits have the same `labels`. All photos must exist.
+        annotations: the annotations of each split. All splits have the same `labels`. All photos must exist.
     """
 
     def __init__(self, dataset: str, annotations: Mapping[str, Annotations], **kwargs: Any):
@@ -101,11 +101,11 @@ class AnnotatedPhotos(_Builder, skip_registration=True):
 
 
 class Scenes(_Builder):
-    """Writes generated pictures of coloured shapes, each with labels and five captions; see `aia_jax.data.scenes`.
+    """Writes generated pictures of coloured shapes. Each has labels and five captions; see `aia_jax.data.scenes`.
 
     Args:
         seed: seed of the endless sequence of scenes.
-        indices: indices of the scenes to write in that sequence, for each split.
+        indices: for each split, the indices of its scenes in that sequence.
         size: side of the pictures in pixels.
     """
 
@@ -127,7 +127,7 @@ class Scenes(_Builder):
 
 
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
-    """Writes all ArrayRecord files of a builder. Progress bars of this project replace the output of TFDS.
+    """Writes all ArrayRecord files of a builder. Hides the output of TFDS, because `_Builder` shows a progress bar.
 
     Raises:
         InputError: a photo cannot be read.
@@ -138,6 +138,6 @@ def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
     try:
         with tempfile.TemporaryDirectory() as no_downloads, contextlib.redirect_stdout(None):
             builder.download_and_prepare(download_config=config, download_dir=no_downloads, file_format="array_record")
-    except RuntimeError as error:  # The C++ writer of ArrayRecord does not raise OSError.
+    except RuntimeError as error:  # The C++ writer of ArrayRecord raises this, not OSError, on a full disk.
         full = os.strerror(errno.ENOSPC)
         raise (OSError(errno.ENOSPC, full) if full in str(error) else error) from None

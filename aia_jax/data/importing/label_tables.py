@@ -29,7 +29,7 @@ Row = tuple[int, list[str]]  # line number, and one cell per column
 
 
 class _Columns(NamedTuple):
-    """Column numbers. If `labels` is None, each column in `indicators` stands for a label and has values 0 and 1."""
+    """Indices of columns. If `labels` is None, each column in `indicators` is a label and has the values 0 and 1."""
 
     photo: int
     labels: int | None
@@ -41,20 +41,20 @@ class _Columns(NamedTuple):
 def read_table(path: Path, *, photo_column: str = "", label_column: str = "", separator: str = "") -> LabelList:
     """Reads labels from a text table with a header, in UTF-8 with or without a byte-order mark.
 
-    The delimiter is comma, semicolon, tab or "|", whichever gives the most columns in the header. Columns are found by
-    name, without regard to case: photos ("image", "file_name", ...), labels ("labels", "tags", ...) and splits
-    ("split", "subset", ...). If there is no column of labels, each other column is a label with values 0 and 1.
+    The delimiter is the comma, semicolon, tab or "|" that gives the most columns in the header. Columns are found by
+    their names in upper or lower case: photos ("image", "file_name", ...), labels ("labels", "tags", ...) and splits
+    ("split", "subset", ...). If there is no column of labels, each other column is a label with the values 0 and 1.
 
-    The first of these rules that applies separates the labels of all cells:
+    The labels of all cells are read by the first rule that applies:
 
     1. If all cells with labels are lists in the syntax of Python or JSON, the items of the lists are the labels.
-    2. If any cell contains "|", else ";", else ",", this character separates the labels.
+    2. If any cell contains "|", this character separates the labels. If not, the same rule holds for ";", then ",".
     3. If the name of the column is a plural, and no photo has two rows, spaces separate the labels.
     4. Otherwise a cell is one label.
 
     Args:
         photo_column, label_column: names of the columns, if they differ from the known names.
-        separator: separator of labels; "none": a cell is one label; "": the rules above apply.
+        separator: text between two labels of a cell; "none": a cell is one label; "": the rules above apply.
 
     Raises:
         InputError: the file cannot be read, or a column is missing.
@@ -99,7 +99,7 @@ def _parse(path: Path, problems: list[str]) -> tuple[list[str], list[Row], str]:
     header, rows, line = [], [], 1
     try:
         delimiter = max(_DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
-        text = re.sub(f'" +(?={re.escape(delimiter)}|\r?$)', '"', text, flags=re.MULTILINE)  # blanks after a quote
+        text = re.sub(f'" +(?={re.escape(delimiter)}|\r?$)', '"', text, flags=re.MULTILINE)  # no blanks after quotes
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
         for cells in reader:
             if any(cell.strip() for cell in cells):

@@ -1,6 +1,6 @@
-"""Reads labels from COCO's JSON or from one folder per label, and checks the photos: their files, labels and pixels.
+"""Reads labels from COCO's JSON or from one folder per label. Checks the files, the labels and the pixels of photos.
 
-`label_tables` reads labels from tables.
+The module `label_tables` reads labels from tables.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ _COCO = (
     '{"images": [{"id": 1, "file_name": "a.jpg"}, ...], "annotations": [{"image_id": 1, "category_id": 1}, ...], '
     '"categories": [{"id": 1, "name": "sky"}, ...]}'
 )
-_SIZE = 224  # pixels; photos are measured at a typical input size
-_LEAST_STD = 1 / 255  # for photos of one color, to avoid division by zero
+_SIZE = 224  # side of a photo in pixels when its channels are measured; a typical input size of networks
+_LEAST_STD = 1 / 255  # smallest standard deviation; avoids a division by zero if all photos have one color
 _COCO_FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
 
@@ -93,8 +93,8 @@ def read_coco(path: Path) -> LabelList:
 def read_folders(folder: Path) -> LabelList:
     """Reads one folder per label, with photos anywhere below that folder. Photos outside label folders have no label.
 
-    A photo has several labels if several label folders have links to its file, or files with the same name and content.
-    If all folders in `folder` have names of splits, such as train and test, the label folders are inside them.
+    A photo has several labels if several label folders have it: as links, or as files with the same name and content.
+    If all folders in `folder` have names of splits, such as train and test, the label folders are inside these.
 
     Raises:
         InputError: there is no folder with photos.
@@ -118,16 +118,18 @@ def read_folders(folder: Path) -> LabelList:
 def merge_label_rows(
     rows: Sequence[LabelRow], folder: Path, vocabulary: Collection[str] | None, problems: list[str]
 ) -> list[LabelRow]:
-    """Merges the rows of each photo into one row, with sorted labels and the place of the photo's first row.
+    """Merges the rows of each photo into one row. This row has all labels, sorted, and the place of the first row.
 
-    The result has the order of these first rows.
+    The result has the order of the first rows.
 
     Args:
         folder: folder of the photos. The names in the result are relative to this folder.
         vocabulary: valid labels; None: all labels are valid.
-        problems: list to which a line is appended for each skipped row, photo and label. Problems are names that are
-            invalid, lead out of the folder or have no file; invalid labels; rows without new labels; contradictory
-            splits; and labels that are not in the vocabulary.
+        problems: list to which a line is appended for each skipped item. The skipped items are:
+            - rows whose photo name is invalid, leads out of the folder or has no file
+            - rows that have an invalid label, or that add no label to their photo
+            - photos whose rows have different splits
+            - labels that are not in the vocabulary
     """
     found: dict[str, LabelRow] = {}
     contradictory = set()
@@ -166,8 +168,8 @@ def measure_photos(
         problems: list to which a line is appended for each photo that cannot be decoded.
 
     Returns:
-        The N usable photos, and float64 `[N, 2, 3]`: the mean of each channel and the mean of each squared channel of
-        each photo, on the scale 0..1.
+        The N usable photos, and float64 `[N, 2, 3]`: for each photo, the mean of each channel, and the mean of each
+        squared channel. The channels are on the scale 0..1.
     """
     paths = [folder / photo.photo for photo in photos]
     good, moments = [], []
@@ -183,7 +185,7 @@ def measure_photos(
 
 
 def combine_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the mean and standard deviation `[3]` of the channels from the `[N, 2, 3]` of `measure_photos`."""
+    """Computes the mean `[3]` and the standard deviation `[3]` of the channels from the array of `measure_photos`."""
     mean, squares = moments.mean(axis=0)
     return mean, np.maximum(np.sqrt(np.maximum(squares - np.square(mean), 0)), _LEAST_STD)
 
@@ -208,7 +210,7 @@ def _first_names(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]
 
 
 def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
-    """Yields the names of the photos in `folder`, then of those below its folders `tops`, which may be links."""
+    """Yields the names of the photos in `folder`, then of the photos below its folders `tops`. `tops` may be links."""
     beside = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
     yield from (name for name in beside if os.path.splitext(name)[1].lower() in SUFFIXES)
     for top in tops:
@@ -216,7 +218,7 @@ def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
 
 
 def _by_id(path: Path, document: dict, field: str, problems: list[str]) -> dict[Any, tuple[str, str]]:
-    """Returns a dict from the id of each entry in the list `field` to (place, name). Appends to `problems`."""
+    """Returns a dict from the id of each entry in the list `field` to (place, name). Adds lines to `problems`."""
     found: dict[Any, tuple[str, str]] = {}
     for where, (number, text) in _fields(path, document, field, problems):
         if not isinstance(text, str):
@@ -227,7 +229,7 @@ def _by_id(path: Path, document: dict, field: str, problems: list[str]) -> dict[
 
 
 def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yields the place and the two fields of each valid entry in the list `field`. Ids are numbers or strings."""
+    """Yields the place and the two `_COCO_FIELDS` of each valid entry in the list `field`."""
     wanted = _COCO_FIELDS[field]
     for index, entry in enumerate(document[field]):
         where = f"{path.name}: {field}[{index}]"
@@ -243,7 +245,7 @@ def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iter
 
 
 def _find(name: str, folder: Path) -> str:
-    """Returns the name of the photo in the folder, or "". Also tries slashes for backslashes, and known suffixes."""
+    """Returns the name of a photo's file in the folder, or "". Tries slashes instead of backslashes, and suffixes."""
     plain = PurePosixPath(name).as_posix()
     slashed = plain.replace("\\", "/")
     candidates = [plain, slashed]

@@ -31,7 +31,7 @@ from aia_jax.utils.files import write_bytes
 DOWNLOADS = "downloads"
 
 _LARGEST_PHOTO = 64 << 20  # bytes
-_LARGEST_RATIO = 4  # bytes of photos per byte of the archive; an archive compresses JPEGs very little
+_LARGEST_RATIO = 4  # unpacked bytes per byte of an archive; a higher ratio is unsafe, as JPEGs compress very little
 
 _TOKEN = (
     "make a token at https://www.kaggle.com/settings/api (a free account, «Generate New Token») and put it into "
@@ -40,7 +40,7 @@ _TOKEN = (
 
 
 def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
-    """Creates `train.json` and `test.json` if they are absent: from local SSGRL files, or by download.
+    """Creates `train.json` and `test.json` if they are absent. Uses local SSGRL files or, if there are none, downloads.
 
     Raises:
         InputError: a download fails, or existing files cannot be used.
@@ -68,8 +68,8 @@ def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
     """Downloads the missing and unreadable photos. Photos that no source has stay missing.
 
     Raises:
-        InputError: a download fails, an archive cannot be used, or there is no room for it.
-        OSError: there is no room for the files from Kaggle.
+        InputError: a download fails, an archive cannot be used, or the disk has no room for an archive.
+        OSError: the disk has no room for the files from Kaggle.
     """
     targets = {path.name: path for path in (*found.missing, *found.unreadable)}
     if dataset.kaggle:
@@ -81,7 +81,7 @@ def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
 def download_from_kaggle(handle: str, folder: Path) -> Path:
     """Downloads the newest version of a data set on Kaggle with kagglehub, and returns the folder with its files.
 
-    The returned folder is below `folder`. But in Kaggle's own notebooks, it is outside of `folder` and read-only.
+    The returned folder is inside `folder`. In Kaggle's own notebooks, the returned folder is elsewhere and read-only.
 
     Args:
         handle: owner and name of the data set, as "owner/name".
@@ -128,11 +128,11 @@ def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
     Each photo is written atomically after a check of its CRC.
 
     Args:
-        targets: the path to write for each file name. Folders in the archive are ignored.
+        targets: dict from the name of each wanted photo to the path to write. Folders in the archive are ignored.
 
     Raises:
-        InputError: the file is not a zip file or is damaged, or its content is unsafe: paths that lead out of the
-            archive, links, encrypted members, or sizes that no photo has.
+        InputError: the file is not a zip file, is damaged or has an encrypted photo, or its content is unsafe. Paths
+            that lead out of the archive, links, and sizes that no photo has are unsafe.
     """
     member = None
     try:
@@ -151,7 +151,7 @@ def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
 
 
 def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
-    """Formats the command that gets missing files, and a tree of these files with sizes and addresses; "" if none."""
+    """Returns text: a command to download the missing files, and their names, sizes and addresses; "" if none."""
     no_annotations = len(found.annotations) < len(SPLITS)
     photos = (*found.missing, *found.unreadable)
     if not no_annotations and not photos:
@@ -174,7 +174,7 @@ def _fetch_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) ->
         {name: path for name in files if name in targets and not (path := Path(directory, name)).is_symlink()}
         for directory, _, files in os.walk(source)
     ]
-    found = ChainMap(*sorted(folders, key=len)[::-1])  # A repeated name is taken from the folder with most targets.
+    found = ChainMap(*sorted(folders, key=len)[::-1])  # If folders share a name, the folder with more targets is used.
     is_ours = source.resolve().is_relative_to(cache.resolve())
     for name, path in found.items():
         targets[name].parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ def _fetch_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) ->
 
 
 def _fetch_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[str, Path]) -> None:
-    # The approximate size of the unpacked photos, which is about that of the archives, and of the downloads
+    # Approximate room for the unpacked photos and the downloads. Photos are about as large as their archives.
     num_bytes = sum(file.num_bytes for file in dataset.archives) * len(targets) // sum(dataset.num_images.values())
     for file in dataset.archives:
         if not (archive := folder / file.path).exists():

@@ -1,11 +1,11 @@
-"""Atomic downloads over HTTP that continue after an interruption.
+"""Downloads files over HTTP atomically. A later call continues an interrupted download.
 
     <file>.part         the bytes downloaded so far
-    <file>.part.json    {"url", "validator", "num_bytes"}: identifies the file that the partial download belongs to
+    <file>.part.json    {"url", "validator", "num_bytes"}: identifies the file on the server
     <file>.json         {"url", "validator", "num_bytes", "sha256"}: record of a file without a published checksum
 
-A validator is a value for the HTTP header If-Range: a strong ETag, or the date of the last change. It ensures that the
-bytes of another version of the file are not appended.
+A validator is a value for the HTTP header If-Range: a strong ETag, or the date of the last change. If the file on the
+server has changed, the server then sends the whole file. So a partial download never mixes two versions of a file.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file, write_json
 from aia_jax.version import __version__
 
-ATTEMPTS = 5  # maximum number of attempts in sequence without progress
+ATTEMPTS = 5  # largest number of consecutive attempts without progress
 PAUSE = 1.0  # seconds before the second attempt; doubled for each later attempt
-TIMEOUT = 60.0  # seconds without a byte
+TIMEOUT = 60.0  # longest wait for the next bytes in seconds
 
 _CHUNK = 1 << 20
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
@@ -107,7 +107,7 @@ def _attempt(file: RemoteFile, part: Path) -> str:
         return validator
     with _open(file.url, part, start, validator) as response:
         rest = response.length  # None: unknown
-        if response.status != 206:  # whole file: it was requested or has changed, or the server does not support ranges
+        if response.status != 206:  # whole file: no range was requested, the file changed, or ranges are unsupported
             start, validator = 0, _validator(response)
             if response.headers.get_content_type() == "text/html":
                 advice = "open it in a browser to see what it asks for"
@@ -115,7 +115,7 @@ def _attempt(file: RemoteFile, part: Path) -> str:
             if rest and file.num_bytes and rest != file.num_bytes:
                 sizes = f"has {rest:,} bytes; it had {file.num_bytes:,} when this command was written"
                 tqdm.write(f"{file.url} {sizes}. Continuing: every photo in it is checked", file=sys.stderr)
-            part.unlink(missing_ok=True)  # the new facts do not describe the old bytes
+            part.unlink(missing_ok=True)  # the new facts below do not describe the old bytes
             write_json(_facts_path(part), {"url": file.url, "validator": validator, "num_bytes": rest})
         else:
             first_byte = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]

@@ -21,8 +21,8 @@ class Inspection:
 
     Attributes:
         folder: folder of the data set.
-        annotations: annotations of each split whose files can be read.
-        problems: problems of the annotations, one message each.
+        annotations: annotations of each split that has readable annotation files.
+        problems: one message for each problem of the annotations.
         missing: paths of photos that do not exist.
         unreadable: paths of photos that cannot be opened, with the reasons.
     """
@@ -38,7 +38,7 @@ class Inspection:
         return not (self.problems or self.missing or self.unreadable)
 
     def report(self) -> str:
-        """Formats the counts, and the names of the first missing or unreadable photos, in a few lines."""
+        """Returns a few lines: the counts, the names of the first missing or unreadable photos, and the problems."""
         lines = [str(self.folder)]
         for split, found in self.annotations.items():
             per_image = found.targets.sum() / len(found)
@@ -74,7 +74,7 @@ def inspect_dataset(root: Path, dataset: PublicDataset) -> Inspection:
 
 
 def first_names(paths: Sequence[Path]) -> str:
-    """Formats the names of the first files in a line."""
+    """Returns the names of the first `_SHOWN` files, separated by commas."""
     return ", ".join([*(path.name for path in paths[:_SHOWN]), *(["..."] if len(paths) > _SHOWN else [])])
 
 
@@ -109,5 +109,5 @@ def _problem(path: Path) -> str | None:
         return "not an image of a known format" if path.stat().st_size else "the file is empty"
     except OSError as error:
         return error.strerror or str(error)
-    except Exception as error:  # Pillow's header readers raise almost anything for invalid bytes.
+    except Exception as error:  # Pillow's header readers raise many types of errors for invalid bytes.
         return str(error) or type(error).__name__

@@ -2,7 +2,7 @@
 
 Annotations come from git repositories at fixed commits, so the git id of each file is its published checksum. The ids
 were compared with local copies of the files, except the id of SSGRL's label index. Visual Genome's archives have no
-published checksum. Several downloaders reported the sizes below. Every photo is checked when it is unpacked.
+published checksum. Their sizes below are those that several users reported. Every photo is checked when it is unpacked.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class RemoteFile:
     Attributes:
         path: destination, relative to the folder of the data set.
         url: address.
-        git_blob: git id, see `download.git_blob_id`; "": unknown.
+        git_blob: id of the file in git, see `download.git_blob_id`; "": unknown.
         num_bytes: size; 0: unknown.
     """
 
@@ -43,9 +43,9 @@ class PublicDataset:
         name: a key of `annotations.FOLDERS`.
         num_images: number of images in each split.
         num_labels: size of the vocabulary.
-        labels_per_image: mean over both splits, to one decimal, from the README of the reference implementation.
+        labels_per_image: mean over both splits, rounded to one decimal. Source: README of the reference implementation.
         annotations: annotation files.
-        kaggle: data set on Kaggle with the photos; "" if the photos are in `archives`.
+        kaggle: name of the data set on Kaggle that has the photos; "" if the photos are in `archives`.
         archives: zip files with the photos.
     """
 
@@ -65,7 +65,7 @@ class PublicDataset:
 
 
 def _file(path: str, source: str, git_blob: str = "", num_bytes: int = 0) -> RemoteFile:
-    """Returns the file `path`. Its address is the address `source` of a folder, followed by the name of the file."""
+    """Returns the file with the destination `path`. `source` is the address of the folder that has the file."""
     return RemoteFile(path, f"{source}/{path.rpartition('/')[2]}", git_blob, num_bytes)
 
 

@@ -1,4 +1,4 @@
-"""Loads images with five captions each: SCAN's precomputed features, or generated scenes."""
+"""Loads images with five captions each. The images are SCAN's precomputed features, or generated scenes."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ class CaptionSplit:
     """A split of I images with C = 5 I captions. The five captions of an image are consecutive.
 
     Attributes:
-        images: one memory-mapped row for each image: features of R regions `[I, R, F]`, or uint8 `[I, S, S, 3]`.
+        images: memory-mapped. Either features of R regions, float `[I, R, F]`, or pixels, uint8 `[I, S, S, 3]`.
         captions: C texts.
         tokens: word ids, int32 `[C, L]`, padded with 0.
         lengths: number of word ids of each caption, int32 `[C]`.
@@ -39,7 +39,7 @@ class CaptionSplit:
         return len(self.captions)
 
     def take(self, images: np.ndarray) -> "CaptionSplit":
-        """Returns a split of the selected images and their captions. Images are not read."""
+        """Returns a split of the images with the indices `images`, and their captions. Does not read the images."""
         captions = (CAPTIONS_PER_IMAGE * images[:, None] + np.arange(CAPTIONS_PER_IMAGE)).ravel()
         texts = tuple(self.captions[caption] for caption in captions)
         return CaptionSplit(self.images.take(images), texts, self.tokens[captions], self.lengths[captions])
@@ -53,7 +53,7 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
         split: "train", "validation" (the files "dev") or "test" (the files "testall" if they exist, else "test").
 
     Raises:
-        InputError: files are absent, have a wrong shape or do not match, or the vocabulary lacks most words.
+        InputError: files are absent, have a wrong shape or do not match each other, or the vocabulary lacks most words.
     """
     if config_data.name == "scenes":
         return _load_scenes(config_data, split, vocabulary)
@@ -74,7 +74,7 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
 
 
 def load_vocabulary(config_data: ConfigDict) -> Vocabulary:
-    """Loads the vocabulary `data.vocabulary` or, if unset, `<root>/vocab/<name>_vocab.json`. Builds that of scenes.
+    """Loads the file `data.vocabulary` or, if unset, `<root>/vocab/<name>_vocab.json`. Builds the scenes' vocabulary.
 
     Raises:
         InputError: the file is absent or not valid.
@@ -101,17 +101,17 @@ def scene_captions(config_data: ConfigDict, split: str) -> tuple[str, ...]:
 class PairBatches:
     """Makes batches of captions and their images.
 
-    The captions of a batch are padded to one of a few lengths: the smallest that fits the longest caption. So the step
-    is compiled only a few times. The captions of a batch are sorted by descending length, as in the published code,
-    whose running statistics depend on the order.
+    The captions of a batch are padded to the smallest of `lengths` that fits the longest caption. So the step is
+    compiled only a few times. The captions of a batch are sorted by descending length, as in the published code. The
+    running statistics of that code depend on this order.
 
     Args:
         split: source of the captions and images.
         lengths: allowed lengths, increasing. Longer captions are padded to a multiple of 8.
-        order: the caption number for each row index; None: row indices are caption numbers.
+        order: the caption index for each row index; None: the caption index is the row index.
         images: whether to include the images.
-        similarity: tf-idf rows of `semantic_similarity`, from which the columns `image_similarity` and
-            `caption_similarity` are computed; None: no such columns.
+        similarity: result of `semantic_similarity`. The columns `image_similarity` and `caption_similarity` are
+            computed from its tf-idf rows. None: batches do not have these columns.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class PairBatches:
         self._images, self._similarity = images, similarity or {}
 
     def __call__(self, columns: dict[str, np.ndarray], part: slice) -> dict[str, np.ndarray]:
-        """Returns the columns of this process's b rows. Similarities `[b, B]` are those to all B rows of the batch."""
+        """Returns the columns of this process's b rows. Similarities `[b, B]` compare them with the batch's B rows."""
         split = self._split
         index = columns["index"] if self._order is None else self._order[columns["index"]]
         longest_first = np.argsort(-split.lengths[index], kind="stable")
@@ -148,7 +148,7 @@ class PairBatches:
 
 
 def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str, sparse.csr_matrix]:
-    """Computes the tf-idf rows of the captions ("caption") or their means per image ("image"), for each of `names`."""
+    """Computes tf-idf rows for each of `names`: "caption" has a row per caption, "image" has the mean per image."""
     if not names:
         return {}
     rows = tf_idf(split.captions)
@@ -156,7 +156,7 @@ def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str
 
 
 def feature_photo_names(split: CaptionSplit) -> list[str]:
-    """Returns the photo name of each image, from the file that `aia features` writes beside the features.
+    """Returns the name of each image's photo. Reads the file that `aia features` writes beside the features.
 
     Raises:
         InputError: the file is absent or malformed, or lists too few photos.
@@ -175,7 +175,7 @@ def feature_photo_names(split: CaptionSplit) -> list[str]:
 
 
 def _features(path: Path, num_captions: int) -> MappedRows:
-    """Maps the features of I images, `[I, R, F]`. A file may repeat an image for each of its captions."""
+    """Maps the features of I images, `[I, R, F]`. The file may have one row per image, or one row per caption."""
     if not path.exists():
         raise InputError(f"{path}, the image features, does not exist; aia features creates it from photos")
     rows = MappedRows(path)

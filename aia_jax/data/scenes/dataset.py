@@ -24,7 +24,7 @@ _RGB_AND_FREQUENCY = {
     "orange": ((248, 128, 16), 4.3),
     "pink": ((252, 132, 196), 2.4),
 }
-# Frequency of each word, in per cent of the objects (backgrounds: of the pictures). The distributions have a long tail.
+# Frequency of each word, in per cent of the objects (backgrounds: of the pictures). A few are frequent, many are rare.
 # The rarest words are easy to see, so that a few dozen examples suffice to learn them.
 SHAPES = {"circle": 32.0, "ring": 26.0, "star": 20.0, "hourglass": 14.0, "cross": 8.0}
 COLORS = {color: frequency for color, (_, frequency) in _RGB_AND_FREQUENCY.items()}
@@ -35,7 +35,7 @@ LABELS: tuple[str, ...] = (*SHAPES, *COLORS, *(name for name in TEXTURES if name
 
 _COUNTS = {1: 45.0, 2: 40.0, 3: 15.0}
 _DIAMETERS = (0.36, 0.52)
-# The smallest diameter with a texture: on smaller or thinner objects it could not be recognised at 96 pixels.
+# The smallest diameter at which a shape's texture can be recognised at 96 pixels. Other shapes have no texture.
 _TEXTURED_FROM = {"circle": 0.0, "hourglass": 0.38, "star": 0.44, "cross": 0.40}
 _SMALL, _LARGE = 0.40, 0.47
 
@@ -67,7 +67,7 @@ def _pick(rng: np.random.Generator, frequencies: dict[Any, float]) -> Any:
 
 
 def _place_objects(rng: np.random.Generator) -> list[Object]:
-    """Places objects inside the frame with little overlap. An object without room is left out."""
+    """Places objects inside the frame with little overlap. Leaves out an object if there is no room for it."""
     objects: list[Object] = []
     for _ in range(_pick(rng, _COUNTS)):
         diameter = rng.uniform(*_DIAMETERS)
@@ -101,7 +101,7 @@ _OPENINGS = ("", "a picture of ", "a drawing of ", "here we see ", "this is an i
 
 
 def _write_captions(rng: np.random.Generator, objects: list[Object], background: str) -> tuple[str, ...]:
-    """Writes five captions: all objects, their number, the place first, the largest object, the colors."""
+    """Writes five captions. They list all objects, count them, name the place first, compare sizes, and name colors."""
     opening, *places = rng.integers(0, (len(_OPENINGS), 3, 3, 3, 3, 3)).tolist()
     everywhere = [_PLACES[background][place] for place in places]
     colors = _and(list(dict.fromkeys(item.color for item in objects)))
@@ -116,7 +116,7 @@ def _write_captions(rng: np.random.Generator, objects: list[Object], background:
 
 
 def _compare_sizes(objects: list[Object]) -> str:
-    """Returns a phrase with the largest object and then the others, or a list if the sizes are similar."""
+    """Returns a phrase that names the largest object before the others, or a list if the sizes are similar."""
     first, *others = sorted(objects, key=lambda item: -item.diameter)
     if not others:
         return f"only {_list(objects, 'size', 'color', 'texture', 'shape')}"
@@ -127,7 +127,7 @@ def _compare_sizes(objects: list[Object]) -> str:
 
 
 def _list(objects: list[Object], *attributes: str) -> str:
-    """Returns a phrase for the objects, and counts equal objects: 'a red star and two blue rings'."""
+    """Returns a phrase that lists the objects and counts equal objects, such as "a red star and two blue rings"."""
     words = [" ".join(filter(None, (_word(item, name) for name in attributes))) for item in objects]
     return _and([_count(phrase, number) for phrase, number in Counter(words).items()])
 

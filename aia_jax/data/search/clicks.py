@@ -1,10 +1,10 @@
 """Reads images and their queries from files: Clickture's click log, or COCO's captions as queries.
 
-<root>/<name>/{split}_maps.npy                        [N, h, w, F], or [N, h w, F] as written by `aia features`
-<root>/<name>/keyword_{record,ranges}_{split}.npy     as written by `aia keywords --split {split}`, with
-<root>/<name>/keyword_names_{split}.json              {file: id} in the order of the maps, and
-<root>/<name>/keyword_vocabulary.json
-<root>/clickture/{split}_clicks.tsv                   lines of an image id, a query, and the number of clicks
+<root>/<name>/{split}_maps.npy                        maps [N, h, w, F], or [N, h w, F] from `aia features`
+<root>/<name>/keyword_{record,ranges}_{split}.npy     two files of `aia keywords --split {split}`
+<root>/<name>/keyword_names_{split}.json              file of `aia keywords`: {file: id} in the order of the maps
+<root>/<name>/keyword_vocabulary.json                 file of `aia keywords`: the words
+<root>/clickture/{split}_clicks.tsv                   in each line an image id, a query and the number of clicks
 <root>/coco/dataset.json                              {"images": [{"imgid": 0, "sentences": [{"raw": "..."}]}]}
 """
 
@@ -32,7 +32,7 @@ _IDS = "{file: id}, as aia keywords writes it"
 
 
 class ClickedImages:
-    """Loads the splits of a folder in the layout above. `config` is the config of image search."""
+    """Loads the splits of a folder in the layout of this module's docstring. `config` is a config of image search."""
 
     def __init__(self, config: ConfigDict):
         self._data = config.data
@@ -46,7 +46,7 @@ class ClickedImages:
         return KeywordVocabulary.load(self._folder / "keyword_vocabulary.json").words
 
     def load(self, name: str) -> SearchImages:
-        """Loads the images of "train", "validation" or "test", and the queries for these images.
+        """Loads the images of the split "train", "validation" or "test", and the queries for these images.
 
         Raises:
             InputError: files are absent, malformed or do not match.

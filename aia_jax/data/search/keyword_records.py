@@ -1,7 +1,7 @@
-"""Stores the keywords of images in two arrays: the record, with rows (image, word), and the row range of each image.
+"""Stores the keywords of images in two arrays. The record has rows (image, word). The ranges give each image's rows.
 
-AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT) documents the record under the name img_keyword_ind_*.npy. But
-AMC's programs save the ranges under this name, and do not save the record.
+The documentation of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT) gives the record the name
+img_keyword_ind_*.npy. But AMC's programs save the ranges under this name, and do not save the record.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.utils.errors import InputError
 
-LARGEST_ID = 2**27 - 1  # The ranges have a row for each id up to the largest: 2 GB for this id.
+LARGEST_ID = 2**27 - 1  # The ranges have a row for each possible id. With this largest id, they have 2 GB.
 
 _CHUNK = 1 << 20  # rows of a record to check at once
 
@@ -75,7 +75,7 @@ class KeywordRecords:
             indices: ids of B images, integers `[B]`.
 
         Returns:
-            ids: word ids, int32 `[B, width]`, padded with 0. 0 is also the id of a word.
+            ids: word ids, int32 `[B, width]`, padded with 0. Because 0 is also the id of a word, `counts` is needed.
             counts: int32 `[B]`, number of keywords in each row.
 
         Raises:
@@ -142,7 +142,7 @@ def _find_ranges(record: MappedRows, num_ids: int, num_words: int) -> np.ndarray
 
 
 def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the image ids and first rows of the runs of equal image ids, for each chunk of the record."""
+    """Yields, for each chunk of the record, the image id and the first row of each run of rows with equal image id."""
     previous = -1
     for start in range(0, len(record), _CHUNK):
         chunk = record[start : start + _CHUNK].astype(np.int64)
@@ -159,14 +159,14 @@ def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.n
 
 
 def _plain_ranges(ranges: np.ndarray) -> np.ndarray:
-    """Casts ranges to int64. If image 0 has no keywords, the published programs write 0 -1; it becomes -1 -1."""
+    """Casts ranges to int64. For an image 0 without keywords, published programs write 0 -1; it becomes -1 -1."""
     ranges = ranges.astype(np.int64)
     ranges[:1][(ranges[:1] == (0, -1)).all(axis=1)] = -1
     return ranges
 
 
 def _are_ranges(pairs: np.ndarray) -> bool:
-    """Checks whether pairs are ranges: they cover each row from 0 to n once. A record with a word per image may too."""
+    """Checks whether pairs cover the rows 0 to n once, as ranges do. A record of one word per image may also do so."""
     pairs = _plain_ranges(pairs)
     used = pairs[(pairs != -1).any(axis=1)]
     used = used[np.argsort(used[:, 0])]

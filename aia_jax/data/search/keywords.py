@@ -39,7 +39,7 @@ def read_keywords(path: str | Path) -> list[str]:
 
 
 def analyze(keywords: Iterable[str]) -> list[str]:
-    """Splits keywords into lower-case words of two or more letters. Drops English stop words, and keeps repeats.
+    """Splits keywords into lower-case words of two or more letters. Drops English stop words. Keeps repeated words.
 
     The result equals that of scikit-learn's CountVectorizer(stop_words="english") for the keywords joined by spaces.
     """
@@ -72,7 +72,7 @@ class KeywordVocabulary:
     def fit(cls, documents: Iterable[list[str]], min_count: int = 6) -> "KeywordVocabulary":
         """Builds a vocabulary of the words that occur in at least `min_count` documents.
 
-        The ids equal those of CountVectorizer(min_df). Memory grows only with the number of different words.
+        scikit-learn's CountVectorizer(min_df=min_count) gives the same ids. Memory grows only with the different words.
 
         Args:
             documents: the words of each image, see `analyze`.
@@ -104,7 +104,7 @@ class KeywordVocabulary:
         write_json(Path(path), {"words": self.words})
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
-        """Returns the ids of the K known words, int32 `[K]`, in order and with repeats."""
+        """Returns the ids of the K words that the vocabulary has, int32 `[K]`, in order and with repeats."""
         ids = (self._ids.get(word) for word in words)
         return np.array([number for number in ids if number is not None], np.int32)
 
@@ -118,7 +118,7 @@ class KeywordSplit:
         folder: folder of the keyword files.
         names: names of N keyword files, relative to `folder` and without .json.
         ids: image ids, int32 `[N]`, without repeats.
-        num_ids: the largest id plus one. For COCO, the largest id of both splits.
+        num_ids: the largest id plus one. For COCO, "largest" refers to the ids of both splits.
     """
 
     name: str
@@ -158,7 +158,7 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
 
     Args:
         dataset: dataset.json, `{"images": [{"split", "filename", "imgid"}, ...]}`.
-        folder: contains keyword_train and keyword_test. They have a file for each image, with the name of the photo.
+        folder: contains the folders keyword_train and keyword_test. A photo x.jpg has the keyword file x.json.
 
     Raises:
         InputError: the file is absent or malformed, an id is repeated, or a split has no images.
@@ -196,7 +196,7 @@ def validate_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndar
     """Checks that ids of images are valid and unique, and returns them as int32 `[N]`.
 
     Args:
-        where: returns the place in the file for the index of an id, for messages.
+        where: function from the index of an id to its place in the file, for messages.
 
     Raises:
         InputError: an id is not valid or is repeated; the message lists all problems.

@@ -20,7 +20,7 @@ class Queries:
 
     Attributes:
         texts: Q texts.
-        relevant: `[Q, N]`, above 0 where an image is relevant to a query. Each query has at least one relevant image.
+        relevant: `[Q, N]`, above 0 if the image is relevant to the query. Each query has at least one relevant image.
     """
 
     texts: tuple[str, ...]
@@ -62,7 +62,7 @@ def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -
 
 
 def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries:
-    """Makes queries from the relevant images of each text."""
+    """Makes queries. `found` has the text of each query and the indices of its relevant images."""
     rows = [sorted(images) for images in found.values()]
     starts = np.cumsum([0, *map(len, rows)])
     columns = np.fromiter(itertools.chain.from_iterable(rows), np.int64, starts[-1])
@@ -71,14 +71,14 @@ def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries
 
 
 def held_out(texts: Sequence[str], fraction: float) -> np.ndarray:
-    """Selects a fraction of the queries of several words by a hash, to exclude them from training: bool `[Q]`."""
+    """Returns bool `[Q]`, True for queries to exclude from training. A hash selects some queries of several words."""
     digests = (hashlib.sha256(text.encode(errors="surrogatepass")).digest() for text in texts)
     hashes = (int.from_bytes(digest[:6], "big") / 2**48 for digest in digests)
     return np.array([" " in text and value < fraction for text, value in zip(texts, hashes, strict=True)], bool)
 
 
 def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes Q queries. Returns the ids of known words, int32 `[Q, L]` padded with 0, and their numbers, `[Q]`.
+    """Encodes Q queries. Returns the ids of known words (int32 `[Q, L]`, padded with 0) and their counts (`[Q]`).
 
     Raises:
         InputError: a query has no known word.
@@ -98,7 +98,7 @@ def known_ids(text: str, vocabulary: Vocabulary) -> list[int]:
 
 
 def unknown_words(text: str, vocabulary: Vocabulary) -> list[str]:
-    """Returns the words of a query that are not in the vocabulary, without punctuation marks."""
+    """Returns the words of a query that are not in the vocabulary. Leaves out punctuation marks."""
     return [word for word in tokenize(text) if word not in vocabulary and any(map(str.isalnum, word))]
 
 
@@ -111,7 +111,7 @@ class SearchImages:
         keywords: int32 `[N, K]`, keyword ids of each image, padded with 0.
         counts: int32 `[N]`, number of keywords of each image.
         queries: Q texts and the relevant images.
-        photos: uint8 `[N, S, S, 3]`, or None if there are feature maps only.
+        photos: uint8 `[N, S, S, 3]`, or None if the source has only feature maps.
     """
 
     maps: MappedRows
@@ -136,8 +136,9 @@ class SearchSplit:
     Attributes:
         images: N images.
         queries: Q texts and the relevant images.
-        tokens, lengths: word ids of the queries, int32 `[Q, L]` and `[Q]`.
-        trained: bool `[Q]`, the queries to train on.
+        tokens: int32 `[Q, L]`, word ids of each query, padded with 0.
+        lengths: int32 `[Q]`, number of word ids of each query.
+        trained: bool `[Q]`, True for queries to train on.
     """
 
     images: SearchImages
@@ -153,15 +154,15 @@ class SearchSplit:
 
 
 class ClickBatches:
-    """Makes batches of B pairs of a query and a relevant image. A row of a batch is a pair.
+    """Makes batches of B pairs. A pair is a query and a relevant image. A row of a batch is a pair.
 
     The negative images of a query are sampled from the other images of the batch.
 
     Args:
         split: source of the pairs.
         negatives: maximum number of negative images for each query; 0: all irrelevant images of the batch.
-        keyword_noise: fraction of an image's keywords to drop, and fraction of another image's keywords to add. An
-            annotator is too accurate on its training images. Without noise the model would rely on keywords too much.
+        keyword_noise: fraction of an image's keywords to drop, and fraction of another image's keywords to add. Without
+            noise, the model would rely too much on keywords: the annotator is too accurate on its training images.
         seed: seed of the random choices, which depend only on the seed and the rows of the batch.
     """
 
@@ -176,7 +177,7 @@ class ClickBatches:
         return len(self._images)
 
     def __call__(self, columns: dict[str, np.ndarray], part: slice) -> dict[str, np.ndarray]:
-        """Returns `index`, the columns of b images and queries, and `negative`, bool `[b, B]`, images by queries."""
+        """Returns `index`, the columns of b pairs, and `negative`. `negative` is bool `[b, B]`, images by queries."""
         index = columns["index"]
         images, queries = self._images[index], self._queries[index]
         rng = np.random.default_rng([self._seed, *index.tolist()])
@@ -205,7 +206,7 @@ class ClickBatches:
         return {"keywords": front, "counts": np.minimum(chosen.sum(axis=1), keywords.shape[1]).astype(np.int32)}
 
     def _sample(self, rng: np.random.Generator, irrelevant: np.ndarray) -> np.ndarray:
-        """Samples at most `negatives` images of each query from the `irrelevant` images, bool `[B, B]`."""
+        """Samples at most `negatives` of the `irrelevant` images of each query, bool `[B, B]`, queries by images."""
         if not self._negatives or self._negatives >= len(irrelevant):
             return irrelevant
         keys = np.where(irrelevant, rng.random(irrelevant.shape), np.inf)
