@@ -5,9 +5,9 @@
     python train.py --config configs/amc.py:corel5k --workdir runs/amc --config.data.root=datasets \
         --config.data.annotator=runs/lite
 
-corel5k: Label words are the queries. The annotator of the first command gives the feature maps and the keywords. Both
+corel5k: Queries are words of labels. The first command trains an annotator for feature maps and keywords. Both
 commands run on a CPU. NDCG@10 is 0.311 for queries that training does not see (docs/search.md).
-clickture, coco: Files in the layout of aia_jax/data/search/clicks.py. Not run yet: the data were not available.
+clickture, coco: Read files in the layout of aia_jax/data/search/clicks.py. Not run yet: the data were not available.
 The authors published neither code nor sizes. Comments mark our own choices with "ours".
 """
 
@@ -23,8 +23,8 @@ def get_config(dataset="corel5k"):
         config.epochs = 2
         config.model.embed_size = 256
         config.model.word_size = 128
-        # The annotator's keywords have precision 0.66 and recall 0.98 on its training images, but 0.42 and 0.66 on the
-        # validation images. With this noise, training sees keywords as poor as those of new images.
+        # The predicted keywords have precision 0.66 and recall 0.98 on the annotator's training images, but precision
+        # 0.42 and recall 0.66 on the validation images. This noise makes training keywords as poor as those.
         config.data.keywords_left_out, config.data.keywords_added = 0.35, 0.4
         return config
     config.data.held_out = 0.0  # the test queries are not training queries
@@ -37,34 +37,34 @@ def get_config(dataset="corel5k"):
 
 
 def search_config(dataset):
-    """Returns search's fields. `dataset` is "clickture", "coco", or an annotated data set whose labels are queries."""
+    """Returns the config of image search. `dataset` is "clickture", "coco", or a data set whose labels are queries."""
     config = run_config("search", dataset)
     config.epochs = 10
 
     data = config.data
     data.update(PREPARATION)
-    data.annotator = ""  # workdir of an annotation run: its backbone makes the maps, its labels are keywords
-    data.keywords = "annotator"  # keywords that it predicts; or "labels": the true labels
+    data.annotator = ""  # workdir of an annotation run, for feature maps and keywords
+    data.keywords = "annotator"  # keywords that the annotator predicts; or "labels": the true labels
     data.keyword_threshold = 0.5  # a label with this score or more is a keyword; ours
-    data.max_keywords = 10  # of an image, the highest scores first; ours
+    data.max_keywords = 10  # number of keywords of an image; those with the highest scores stay; ours
     data.keywords_left_out = 0.0  # fraction of an image's keywords to leave out in training; ours
     data.keywords_added = 0.0  # fraction of another image's keywords to add in training; ours
     data.query_words = 3  # largest number of label words in a query; ours
-    data.held_out = 0.2  # fraction of the queries of several words that training does not see; ours
-    data.negatives = 0  # random wrong images for each query, from its batch; 0: all
+    data.held_out = 0.2  # fraction of the multi-word queries that training does not see; ours
+    data.negatives = 0  # number of irrelevant images of the batch to sample for each query; 0: all
     data.feature_dtype = "float16"  # of cached feature maps; or "float32"
     data.split_seed = 1  # seed of the validation split; give the annotator's `seed` to share its split
 
     model = config.model
     model.modalities = "both"  # or "visual", "keywords"
-    model.visual_attention = True  # VAN
-    model.keyword_attention = True  # LAN
-    model.modality_attention = True  # MTN
+    model.visual_attention = True  # VAN: attention to positions in the feature map
+    model.keyword_attention = True  # LAN: attention to keywords
+    model.modality_attention = True  # MTN: attention to the two modalities
     model.word_size = 300  # ours
     model.word_vectors = ""  # text file of initial word vectors [word_size], in GloVe's format; ours
     model.embed_size = 512  # ours
     model.kernel_size = 3  # ours
-    model.block = 4096  # pairs in memory at once in training, on each device
+    model.block = 4096  # number of (image, query) pairs in memory at once in training, on each device
     model.recompute = False  # recompute the attention in the backward pass: less memory, more work
 
     config.loss.margin = 0.1  # ours
@@ -72,6 +72,6 @@ def search_config(dataset):
     config.optimizer.update(ONE_CYCLE)  # ours, with all values
     config.optimizer.clip_norm = 1.0
 
-    config.eval.block = 16384  # as model.block, in evaluation
+    config.eval.block = 16384  # the same as model.block, but in evaluation
     config.eval.metric = "ndcg_10"
     return config

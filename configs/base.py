@@ -4,7 +4,7 @@ from ml_collections import ConfigDict, config_dict
 
 # Preparation of photos, for the configs that read photos.
 PREPARATION = {
-    "cache_dir": "",  # prepared copies; "": $AIA_JAX_CACHE, else ~/.cache/aia_jax
+    "cache_dir": "",  # folder of the prepared copies; "": $AIA_JAX_CACHE or, if unset, ~/.cache/aia_jax
     "num_workers": 2,  # processes that decode photos; 0: threads
     "skip_corrupt": False,  # continue without unreadable photos
     "validation_fraction": 0.1,  # of the training split, if eval.split is "validation"
@@ -14,10 +14,10 @@ PREPARATION = {
 ONE_CYCLE = {
     "schedule": "one_cycle",
     "pct_start": 0.2,  # fraction of the steps in which the learning rate rises
-    "initial_div": 25.0,  # first learning rate: the highest divided by this
-    "final_div": 1e4,  # last learning rate: the first divided by this
-    "beta1_base": 0.85,  # at the highest learning rate
-    "beta1_max": 0.95,  # at both ends
+    "initial_div": 25.0,  # the first learning rate is the highest one divided by this
+    "final_div": 1e4,  # the last learning rate is the first one divided by this
+    "beta1_base": 0.85,  # beta1 at the highest learning rate
+    "beta1_max": 0.95,  # beta1 at the first and the last step
 }
 
 
@@ -27,11 +27,11 @@ def run_config(task: str, dataset: str) -> ConfigDict:
     config.task = task
     config.seed = 1
     config.epochs = 30
-    config.batch_size = 64  # of all devices of all hosts together
-    config.accumulate_steps = 1  # microbatches of a step, to save memory; batch norm sees one at a time
-    config.ema_decay = 0.0  # moving average of the weights; 0: none
-    config.log_every = 50  # steps
-    config.on_nonfinite = "stop"  # a loss or gradient that is not finite ends the run; or "skip": skips the step
+    config.batch_size = 64  # rows in a batch, over all devices of all hosts
+    config.accumulate_steps = 1  # microbatches in a step, to save memory; batch norm uses one microbatch at a time
+    config.ema_decay = 0.0  # decay of the moving average of the weights; 0: no average
+    config.log_every = 50  # steps between two "train" records
+    config.on_nonfinite = "stop"  # a NaN or infinite loss or gradient ends the run; "skip": skips the step
     config.max_skipped_steps = 10  # largest number of skipped steps; one more ends the run
     config.published = ""  # row of aia_jax/metrics/published_results.py to print beside the results
     config.init_from = ""  # workdir or PyTorch file of a complete model to start from
@@ -42,10 +42,10 @@ def run_config(task: str, dataset: str) -> ConfigDict:
     config.loss = ConfigDict()
     config.optimizer = optimizer = ConfigDict({"name": "adam", "beta2": 0.999, "eps": 1e-8})
     optimizer.max_learning_rate = 1e-3
-    optimizer.weight_decay = 0.0  # of LAMB; biases and norms do not decay
+    optimizer.weight_decay = 0.0  # only for LAMB; not for biases and normalisation layers
     optimizer.clip_norm = 0.0  # largest global norm of the gradients; 0: no clipping
     config.eval = ConfigDict({"batch_size": 64, "split": "validation"})  # the best epoch is chosen on this split
-    config.checkpoint = ConfigDict({"keep": 2})  # newest checkpoints to keep, beside the best
+    config.checkpoint = ConfigDict({"keep": 2})  # number of newest checkpoints to keep, besides the best
     return config
 
 
@@ -61,7 +61,7 @@ def annotation_config(dataset: str) -> ConfigDict:
     config.ema_decay = 0.99
     config.mixup = False
     config.log_every = 20
-    config.init_labels = "strict"  # init_from has the labels of the data; see docs/own_labels.md for other values
+    config.init_labels = "strict"  # init_from must have the labels of the data; other values: docs/own_labels.md
 
     data = config.data
     data.update(PREPARATION)
@@ -72,11 +72,11 @@ def annotation_config(dataset: str) -> ConfigDict:
 
     model = config.model
     model.backbone = "tresnet_m"
-    model.native_padding = True  # EfficientNet-Lite pads as at its own resolution, at any image size
+    model.native_padding = True  # EfficientNet-Lite pads all images as if they had its own resolution
     model.input_statistics = True  # TResNet, bfloat16: statistics of widening convolutions from their inputs
     model.remat = False  # recompute each block of the backbone in the backward pass: less memory, more work
     model.freeze_backbone = False  # train the head only, on cached feature maps
-    model.dtype = "bfloat16"  # of the computation; statistics, softmax and loss are float32
+    model.dtype = "bfloat16"  # dtype of the computation; statistics, softmax and loss are float32
     model.head = "attention"
     model.hidden_size = 1024
     model.num_heads = 8
@@ -90,7 +90,7 @@ def annotation_config(dataset: str) -> ConfigDict:
 
     config.loss.name = "proposed"  # bce, focal, asymmetric or proposed
     for parameter in ("gamma_neg", "gamma_pos", "pos_margin", "neg_margin", "threshold"):
-        config.loss[parameter] = config_dict.placeholder(float)  # None: the loss's own value
+        config.loss[parameter] = config_dict.placeholder(float)  # None: the default value of the loss
 
     config.optimizer.update(ONE_CYCLE)
     config.optimizer.max_learning_rate = 1e-4

@@ -7,7 +7,7 @@
 `gap`: global mean, dropout 0.3 and a linear layer (the head of system B). `attention`: a small attention-pooling head
 (system A). Needs `<root>/Corel-5k/{train,test}.json` and `images/`. The feature maps of the photos and of the flipped
 photos are computed once (2 GB in the cache). Trains on the full training split and chooses the best epoch on the test
-split, so compare the last epoch with other methods. Reaches F1 0.422 (gap) and 0.367 (attention).
+split. For a comparison with other methods, use the last epoch. Reaches F1 0.422 (gap) and 0.367 (attention).
 """
 
 from configs.base import annotation_config

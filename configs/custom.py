@@ -8,8 +8,8 @@
 The argument chooses the start of training:
 
     configs/custom.py                 global mean and a linear layer on ImageNet features
-    configs/custom.py:attention       attention pooling on ImageNet features; shows where each label looks
-    configs/custom.py:runs/corel5k    the complete network of a run, or of a converted one, given by its folder
+    configs/custom.py:attention       attention pooling on ImageNet features; shows the image regions of each label
+    configs/custom.py:runs/corel5k    the complete network in the folder of a run or of converted weights
     configs/custom.py:whole           the complete published TResNet-M with attention pooling, from a PyTorch file:
                                       --config.init_from=Annotator.pth --config.init_labels=Corel-5k/train.json
 

@@ -1,10 +1,10 @@
-"""System A on IAPR-TC-12 (17,665 / 1,962 images, 291 labels), as published.
+"""System A on IAPR-TC-12 (17,665 training and 1,962 test images, 291 labels), as published.
 
     python train.py --config configs/iaprtc12.py --workdir runs/iaprtc12 --config.data.root=datasets \
         --config.init_backbone=tresnet_m_miil_in21k.pth
 
 Needs `<root>/IAPR-TC-12/{train,test}.json` and `images/` (from `aia prepare iaprtc12 --root datasets`), and one GPU.
-Published, from ImageNet-21k-P weights: P 0.515, R 0.584, F1 0.547, N+ 287.
+Published results with ImageNet-21k-P weights: P 0.515, R 0.584, F1 0.547, N+ 287.
 """
 
 from configs.base import published_run

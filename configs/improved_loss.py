@@ -7,7 +7,7 @@
 
 Needs `<root>/<dataset>/{train,test}.json` and `images/` (`aia prepare corel5k --root datasets` downloads them), the
 ImageNet-1k weights of TResNet-M, and one GPU. Other losses: --config.loss.name=bce|focal|asymmetric.
-Published, with threshold 0.5 and with MCC thresholds:
+Published results, with threshold 0.5 (left) and with MCC thresholds (right):
 
     corel5k   P 0.466 R 0.554 F1 0.506 N+ 189     P 0.484 R 0.563 F1 0.520 N+ 191
     iaprtc12  P 0.503 R 0.562 F1 0.531 N+ 285     P 0.562 R 0.515 F1 0.537 N+ 277

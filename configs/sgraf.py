@@ -5,11 +5,11 @@
     python eval.py --config configs/sgraf.py:f30k --weights runs/f30k-sgr --weights runs/f30k-saf \
         --output runs/f30k-sgraf
 
-coco, f30k: Need SCAN's precomputed features and captions, `<root>/f30k_precomp/{train,dev,test}_{ims.npy,caps.txt}`
-(coco_precomp: testall), and `<root>/vocab/f30k_precomp_vocab.json`. eval.py prints the rows of the paper's table beside
-the results. Not run yet: the features were not available.
-flickr8k: Not in the paper. Grid features of EfficientNet-Lite2 that `aia features` makes from photos, with sizes for a
-CPU. The sum of the six recalls is 68.5 (SAF), 75.4 (SGR) and 78.6 (both); see docs/retrieval.md.
+coco, f30k: Need SCAN's precomputed features and captions, `<root>/f30k_precomp/{train,dev,test}_{ims.npy,caps.txt}`,
+and `<root>/vocab/f30k_precomp_vocab.json`. For coco, `coco_precomp` replaces `f30k_precomp`; `testall` replaces `test`.
+eval.py also prints the rows of the paper's table. Not run yet: the features were not available.
+flickr8k: Not in the paper. Uses grid features of EfficientNet-Lite2, which `aia features` makes from photos. The sizes
+are small enough for a CPU. The sum of the six recalls is 68.5 (SAF), 75.4 (SGR) and 78.6 (both); see docs/retrieval.md.
 """
 
 from configs.base import run_config
@@ -39,7 +39,7 @@ def get_config(argument="f30k"):
 
 
 def retrieval_config(dataset, reasoning):
-    """Returns retrieval's fields. `dataset` is a folder in SCAN's layout or "scenes"; `reasoning` is "sgr" or "saf"."""
+    """Returns the config of retrieval for a folder in SCAN's layout or "scenes". `reasoning` is "sgr" or "saf"."""
     config = run_config("retrieval", dataset)
     config.batch_size = 128
 
@@ -74,6 +74,6 @@ def retrieval_config(dataset, reasoning):
     optimizer.clip_norm = 2.0
 
     config.eval.batch_size = 128
-    config.eval.block = 8192  # as model.block, in evaluation
+    config.eval.block = 8192  # the same as model.block, but in evaluation
     config.eval.metric = "rsum"
     return config

@@ -1,12 +1,12 @@
-"""System A on VG-500 (82,904 / 10,000 images, 500 labels), as published: TResNet-L v2 at 576 px.
+"""System A on VG-500 (82,904 training and 10,000 test images, 500 labels), as published: TResNet-L v2 at 576 px.
 
     python train.py --config configs/vg500.py --workdir runs/vg500 --config.data.root=datasets \
         --config.init_backbone=tresnet_l_v2_miil_21k.pth
 
-Needs `<root>/VG-500/` in the authors' layout or with SSGRL's lists (`aia prepare vg500 --root datasets` downloads about
-30 GB), 93 GB for the prepared copy, and GPUs or TPUs. If the training split (83 GB) fits into device memory, add
-`--config.data.placement=device`.
-Published, from ImageNet-21k-P weights: P 0.409, R 0.502, F1 0.451, N+ 477, mAP 42.515.
+Needs GPUs or TPUs, 93 GB of disk for the prepared copy, and `<root>/VG-500/` in the authors' layout or with SSGRL's
+lists. `aia prepare vg500 --root datasets` downloads about 30 GB. If the training split (83 GB) fits into device memory,
+add `--config.data.placement=device`.
+Published results with ImageNet-21k-P weights: P 0.409, R 0.502, F1 0.451, N+ 477, mAP 42.515.
 
 `configs/vg500.py:large` uses large batches, 1,024 images per step on the eight GPUs of a host:
 
@@ -20,9 +20,9 @@ access to the workdir, the data and the cache. For each batch size:
 - Learning rate: 1e-4 * sqrt(batch_size / 128), the square-root rule for Adam and LAMB (You et al., arXiv 1904.00962):
   2.8e-4 for 1,024 and 5.7e-4 for 4,096. The first eight epochs, a fifth of the run, are the warm-up.
 - EMA decay: 1 - 0.001 * batch_size / 128, so that the average covers as many images as the published one.
-- Memory: 128 images per GPU need 40 GB of temporaries (program compiled for eight H200s). With less memory, set
-  --config.accumulate_steps=2 or 4; batch norm then averages over 512 or 256 images. --config.mesh.fsdp=8 splits the
-  0.9 GB of the state.
+- Memory: 128 images per GPU need 40 GB of temporary memory (in the program compiled for eight H200s). With less memory,
+  set --config.accumulate_steps=2 or 4. Batch norm then averages over 512 or 256 images. --config.mesh.fsdp=8 splits the
+  0.9 GB of the state over 8 devices.
 - Above 4,096, try LAMB: --config.optimizer.name=lamb --config.optimizer.weight_decay=0.01
   --config.optimizer.max_learning_rate=0.01. LAMB scales the update of each layer by the norm of its weights.
 

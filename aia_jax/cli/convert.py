@@ -55,10 +55,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Converts weights, and compares them with PyTorch if asked to.
+    """Converts weights. With `--verify`, also compares the model with PyTorch.
 
     Returns:
-        The exit code, 1 if the comparison failed.
+        The exit code: 1 if the comparison failed, otherwise 0.
 
     Raises:
         InputError: the flags contradict each other. Also the errors of `convert`, `convert_back` and `verify`.
@@ -141,7 +141,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
         backbone_only: whether to write only the backbone, as timm's model with `num_classes=0`.
 
     Raises:
-        InputError: there is no checkpoint, it is not of the config's model, or PyTorch files do not support the model.
+        InputError: there is no checkpoint, it holds another model, or PyTorch files do not support the model.
     """
     if output.is_dir():
         raise InputError(f"{output} is a folder; with --reverse, --output must be a .pth or .safetensors file")

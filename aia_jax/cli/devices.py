@@ -1,9 +1,9 @@
 """Adds the flags for several devices or hosts, and sets up the devices before the first computation.
 
 XLA flags are set only by `--xla_preset`, because XLA's defaults are best for one GPU, TPUs and CPUs. With several GPUs,
-the all-reduce of the gradients should overlap with the backward pass. The preset splits the all-reduce into pieces,
-which are large enough to use the links well, and small enough to start before the last gradient is known. See
-https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The values are common ones, not measured here.
+the all-reduce of the gradients should overlap with the backward pass. So the preset splits the all-reduce into pieces.
+A piece is large, to use the full bandwidth between GPUs, but small enough to start before the last gradient is known.
+See https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The values are common, but not measured here.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "xla_gpu_all_gather_combine_threshold_bytes": str(32 << 20),  # weights, with config.mesh.fsdp
         "xla_gpu_reduce_scatter_combine_threshold_bytes": str(32 << 20),  # gradients, with config.mesh.fsdp
     },
-    # Every run gives the same bits, but is slower: no atomics, and no kernels that are chosen by timing.
+    # Repeated runs give the same bits, but are slower: XLA uses no atomics, and does not choose kernels by timing.
     "deterministic": {"xla_gpu_deterministic_ops": "true"},
 }
 
@@ -61,7 +61,7 @@ def enable_compilation_cache() -> None:
 
 
 def apply_preset(name: str | None) -> None:
-    """Puts the flags of a preset in front of `XLA_FLAGS`, whose flags have precedence, and prints the result."""
+    """Puts the flags of a preset before the flags in `XLA_FLAGS`, because later flags win. Prints the result."""
     if name is None:
         return
     ours = [f"--{flag}={value}" for flag, value in PRESETS[name].items()]
@@ -78,7 +78,7 @@ def join_hosts(
 
     Args:
         distributed: "auto", the HOST:PORT of process 0, or None for a run with one process.
-        num_processes, process_id: only for HOST:PORT.
+        num_processes, process_id: number of processes, and index of this process. Only for HOST:PORT.
         timeout_s: seconds to wait for the other processes. Then the process prints an error and exits with code 2.
 
     Raises:
@@ -87,7 +87,7 @@ def join_hosts(
     _check(distributed, num_processes, process_id)
     if distributed is None:
         return
-    # The training loop handles SIGTERM, and would not get the signal if this service handled it.
+    # The training loop handles SIGTERM. If this service handled the signal, the training loop would not get it.
     jax.config.update("jax_enable_preemption_service", False)
     where = "the other processes" if distributed == "auto" or process_id == 0 else f"process 0 at {distributed}"
     # JAX aborts with a stack trace after its own timeout, so ours is shorter.

@@ -21,7 +21,7 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
     """Parses a command line, reads its config and runs a command. Prints an expected error in one line.
 
     Args:
-        run: function of the parsed arguments, whose `config` is a ConfigDict. It may return an exit code.
+        run: function that gets the parsed arguments, with `config` as a ConfigDict. It may return an exit code.
         argv: arguments without the name of the program; None: the arguments of this process.
 
     Returns:
@@ -40,9 +40,9 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
         return fail(str(error))
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of the output, such as `head`, has stopped
-            with contextlib.suppress(OSError):  # an output without a file, as in tests
+            with contextlib.suppress(OSError):  # stdout has no file descriptor, as in tests
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if not has_config:  # no work such as training is incomplete
+            if not has_config:  # only the output is incomplete, and no work such as training
                 return 0
         return fail(f"{error.filename or 'the system'}: {error.strerror or error}")
     except NonFiniteLossError as error:

@@ -61,7 +61,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the requested files and prints what they are.
+    """Writes the requested files, and prints a description of each file.
 
     Raises:
         InputError: the model, thresholds or output cannot be used, a package is missing, or the scores of a file differ
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
             (folder / _FILES[name]).write_bytes(content)
         write_json(folder / _FACTS, {**exporter.describe(thresholds), "files": files})
     for file in set(_FILES.values()) - set(files):
-        (output / file).unlink(missing_ok=True)  # an earlier export, which may be of another model
+        (output / file).unlink(missing_ok=True)  # removes an earlier export, perhaps of another model
     for file, facts in files.items():
         print(f"{printable(str(output / file))}: {_summary(facts)}")
     labels = format_count(len(annotator.labels), "label")

@@ -36,10 +36,9 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the features of N photos, `[N, h * w, F]`, and a JSON file with facts beside them.
+    """Writes the features of N photos, `[N, h * w, F]`, and next to them a JSON file with facts.
 
-    Raises:
-        InputError: the photos, list, weights, config or output cannot be used.
+    Raises InputError if the photos, list, weights, config or output cannot be used.
     """
     output, config, dtype = arguments.output, arguments.config, arguments.dtype
     if output.suffix != ".npy":

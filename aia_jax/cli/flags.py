@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         """Parses a command line.
 
         Returns:
-            The arguments. `overrides` has the arguments that set fields of the config, as `--config.field=value`.
+            The arguments. `overrides` lists those that set fields of the config, in the form `--config.field=value`.
 
         Raises:
             InputError: a flag is unknown or missing, or a value does not fit the flag.
@@ -99,7 +99,7 @@ def add_config_argument(parser: Parser, help: str = "config file, such as config
 
 
 def at_least(least: int | float) -> Callable[[str], Any]:
-    """Returns a type for flags: numbers that are at least `least` and have the same type."""
+    """Returns a function that parses a number of the same type as `least` and rejects numbers below `least`."""
 
     def number(text: str) -> int | float:
         try:

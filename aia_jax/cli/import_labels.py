@@ -183,12 +183,12 @@ def _vocabulary(photos: Sequence[LabelRow], min_images: int) -> tuple[str, ...]:
 
 
 def _split(photos: Sequence[LabelRow], targets: np.ndarray, arguments: argparse.Namespace) -> np.ndarray:
-    """Selects the photos for testing, bool `[N]`, by the splits of the list or, without these, at random."""
+    """Selects the photos for testing, bool `[N]`: by the splits in the list or, if it has none, at random."""
     given, fraction = {photo.split for photo in photos} - {""}, arguments.test_fraction
     if given and fraction:
         raise InputError(f"{arguments.labels} gives the splits itself; leave out --test_fraction")
     if given:
-        # Training makes its own validation split. A given one is for training if "test" is given, else for testing.
+        # Training makes its own validation split. So a given "validation" is for testing if no "test" is given.
         test = "test" if "test" in given else "validation"
         if test not in given:
             raise InputError(f"{arguments.labels} puts all photos into {', '.join(given)}; some are needed for test")

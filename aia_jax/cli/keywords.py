@@ -121,7 +121,7 @@ def _check_outputs(
 
 
 def _gather(splits: Sequence[KeywordSplit], words: dict[str, Path]) -> None:
-    """Reads every keyword file once, and writes the words of a file as a line. The error lists all unusable files."""
+    """Reads every keyword file once. Writes the words of each file as one line. An error lists all unusable files."""
     problems, num_problems, total = [], 0, sum(map(len, splits))
     with tqdm(total=total, desc="keywords", unit="file", mininterval=0.5, dynamic_ncols=True) as bar:
         for split in splits:

@@ -30,7 +30,7 @@ def staged_output(folder: Path, num_bytes: int | None = None) -> Iterator[Path]:
 
     Args:
         folder: output folder, which is created if necessary.
-        num_bytes: approximate number of bytes to write, to check the free space; None: unknown.
+        num_bytes: approximate number of bytes to write, for a check of the free space. None: unknown.
 
     Raises:
         InputError: the folder cannot be written, or the disk is full.

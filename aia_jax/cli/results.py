@@ -29,8 +29,8 @@ _TABLES = (
     ("search: as fractions, and the median rank", SEARCH_RESULTS, SEARCH_COLUMNS),
 )
 _LARGEST = sys.float_info.max
-# The rows of results files by the name of their published row, "" for none. A row has `name` (weights, epoch and
-# thresholds), `model`, `file`, `num_images` (None if unknown), `metrics` and, below a published row, `difference`.
+# `{published: rows}`: the rows of results files for each published row, "" for none. A row has `name` (weights, epoch,
+# thresholds), `model`, `file`, `num_images` (None if unknown), `metrics` and, with a published row, `difference`.
 Measured = dict[str, list[dict[str, Any]]]
 
 
@@ -45,8 +45,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prints the table of results. With `--json`, also writes the table.
 
-    Raises:
-        InputError: a folder does not exist, or `--json` names a folder.
+    Raises InputError if a folder does not exist, or if `--json` names a folder.
     """
     for folder in arguments.folders:
         if not folder.is_dir():

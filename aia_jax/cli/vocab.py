@@ -24,8 +24,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Builds the vocabulary, writes it and prints the fraction of tokens that it covers.
 
-    Raises:
-        InputError: the captions cannot be read, no word is frequent enough, or the output cannot be written.
+    Raises InputError if the captions cannot be read, no word is frequent enough, or the output cannot be written.
     """
     output = arguments.output
     if output.resolve() in [path.resolve() for path in arguments.captions]:

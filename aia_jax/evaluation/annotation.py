@@ -1,4 +1,4 @@
-"""Evaluates annotators: metrics at one threshold and at per-label thresholds, scores, pictures and a page."""
+"""Evaluates annotators at one threshold and at per-label thresholds. Writes metrics, scores, pictures and a page."""
 
 import contextlib
 import csv
@@ -42,8 +42,8 @@ _FITS = {"mcc": ("MCC thresholds", fit_mcc), "exact": ("exact MCC thresholds", f
 class AnnotationEvaluator(Evaluator):
     """Evaluates an annotator with the scores `[N, C]` of N images and C labels.
 
-    Writes `scores.npz`, `per_label.csv` and `predictions.png`; for an attention head `attention.png`; with `html`
-    `report.html`; and for fitted thresholds `thresholds.json`.
+    Always writes `scores.npz`, `per_label.csv` and `predictions.png`. For an attention head, also writes
+    `attention.png`. With `html`, also writes `report.html`. For fitted thresholds, also writes `thresholds.json`.
 
     Args:
         thresholds: "" to use only `config.eval.threshold`; "mcc" or "exact" to fit a threshold for each label on the
@@ -68,7 +68,7 @@ class AnnotationEvaluator(Evaluator):
             self._loaded = load_thresholds(thresholds, task.labels)
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the metrics; see `Evaluator`. A second row, if requested, has per-label thresholds."""
+        """Computes the metrics; see `Evaluator`. If per-label thresholds are set, a second row has their metrics."""
         task, outputs = self._task, candidate.outputs(self._split)
         metrics = task.evaluate(self._split, outputs)
         rows = [self._row(candidate, candidate.name, metrics, self._published)]
@@ -177,7 +177,7 @@ def _write_page(
 
 
 def _page_photos(split: Split, scored: Scored, threshold: float | np.ndarray) -> Iterator[PagePhoto]:
-    """Yields the photos of the page. Only one batch of pictures and maps is in memory."""
+    """Yields the photos of the page. Only one batch of pictures and maps is in memory at a time."""
     task = scored.candidate.task
     originals = photo_paths(task.config.data, split.name)
     bar = tqdm(desc="page", total=len(split), unit="img", dynamic_ncols=True, mininterval=0.5, leave=False)
@@ -196,7 +196,8 @@ def page_labels(scores: np.ndarray, targets: np.ndarray, threshold: float | np.n
     """Returns the hits, then the misses, then the false alarms of a photo, each in descending order of score.
 
     Args:
-        scores, targets, threshold: `[C]` for C labels; the threshold may be one number.
+        scores, targets: `[C]`, the scores of C labels, and 1 for each true label.
+        threshold: `[C]`, or one number for all labels.
     """
     predicted, true = scores > np.asarray(threshold, scores.dtype), targets > 0
     found = []
@@ -230,7 +231,7 @@ def _curve_points(curve: np.ndarray) -> list[list[float]]:
 
 
 def _confusions(counts: np.ndarray) -> dict[str, Any]:
-    """Returns the most frequent pairs (missed label, false label, number of images), and a matrix of their labels."""
+    """Returns the most frequent pairs of a missed and a false label, with counts, and a matrix of these labels."""
     missed, false = np.nonzero(counts)
     order = np.argsort(-counts[missed, false], kind="stable")[:_MAX_PAIRS]
     pairs = np.stack([missed, false, counts[missed, false]], axis=1)[order].tolist()
@@ -242,7 +243,7 @@ def _confusions(counts: np.ndarray) -> dict[str, Any]:
 def _attention_maps(
     task: AnnotationTask, weights: Arrays, split: Split
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yields the row numbers of each batch and its attention maps, uint8 `[b, C, h, w]`; None without attention."""
+    """Yields, for each batch, row numbers and attention maps uint8 `[b, C, h, w]` (None without an attention head)."""
     size = task.config.eval.batch_size
     batches = [np.arange(start, min(start + size, len(split))) for start in range(0, len(split), size)]
     if task.config.model.head != "attention":
@@ -256,7 +257,7 @@ def _attention_maps(
 
 
 def _picture(path: Path | None, prepared: np.ndarray) -> bytes:
-    """Encodes the original photo as WebP. If the photo cannot be read, encodes the image of the prepared copy."""
+    """Encodes the original photo as WebP. If this photo cannot be read, encodes the prepared image `prepared`."""
     if path is not None:
         with contextlib.suppress(InputError, OSError):
             return webp_thumbnail(path.read_bytes(), _PICTURE_SIDE)

@@ -39,13 +39,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint of a run, or `weights`, on a split.
 
-    Writes `metrics.json` and the files of the system's evaluator into `output`. Also writes `curves.png` for a run that
-    was trained here. Prints a table. If the last epoch of a run is not the best, it has its own row.
+    Writes `metrics.json` and the files of the system's evaluator into `output`. Also writes `curves.png` if the run has
+    training records. Prints a table. If the last epoch of a run is not the best, the table also has a row for it.
 
     Args:
         config: `config.model.dtype` is the dtype of the computation.
-        weights: workdirs, converted checkpoints or PyTorch files to evaluate instead of `workdir`. If retrieval
-            gets several weights, their ensemble (the mean of their similarities) is also evaluated.
+        weights: workdirs, converted checkpoints or PyTorch files to evaluate instead of `workdir`. For retrieval,
+            several weights are also evaluated as an ensemble (the mean of the similarities).
         thresholds, html: options for annotation only; see `AnnotationEvaluator`.
 
     Returns:

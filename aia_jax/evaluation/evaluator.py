@@ -38,9 +38,9 @@ class Scored:
 
     Attributes:
         scores: `[images, labels]` of annotation, `[captions, images]` of retrieval, `[queries, images]` of search.
-        rows: the rows of `metrics.json` and of the table. The main row is the first. A row has `name`, facts, metrics,
-            and `published`: the key of the published row to compare with, or "".
-        thresholds: a threshold for each of C labels, `[C]`; None if one threshold is used for all labels.
+        rows: the rows of `metrics.json` and of the table. The first row is the main row. A row has `name`, facts,
+            metrics and `published`. `published` is the key of the published row to compare with, or "".
+        thresholds: `[C]`, a threshold for each of C labels. None if one threshold is used for all labels.
     """
 
     candidate: Candidate
@@ -65,7 +65,7 @@ class Evaluator:
         """Writes scores and pictures of the best candidate into `output`."""
 
     def table(self, results: Sequence[Scored]) -> str:
-        """Formats the rows of all candidates as text. The last of `results` is the best and comes first in the text."""
+        """Formats the rows of all candidates as text. The last of `results` is the best. Its row comes first."""
 
 
 def compared_rows(results: Sequence[Scored]) -> list[Row | str]:
@@ -91,13 +91,13 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def top_columns(scores: np.ndarray, count: int) -> np.ndarray:
-    """Returns the columns of the `count` highest scores of each row, int32, in descending order of score.
+    """Returns the column numbers of the `count` highest scores of each row, int32, in descending order of score.
 
-    Of equal scores, the leftmost column is the first.
+    If scores are equal, the leftmost column comes first.
     """
     return np.stack([np.argsort(-row, kind="stable")[:count] for row in scores]).astype(np.int32)
 
 
 def evenly_spaced(length: int, count: int) -> np.ndarray:
-    """Returns at most `count` evenly spaced indices below `length`, which include the first and the last index."""
+    """Returns at most `count` evenly spaced indices, from 0 to `length - 1`."""
     return np.linspace(0, length - 1, min(length, count)).round().astype(int)

@@ -33,7 +33,7 @@ class RetrievalEvaluator(Evaluator):
     """
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the metrics; see `Evaluator`. For several thousand images, a second row has folds of 1,000."""
+        """Computes the metrics; see `Evaluator`. For several thousand images, a second row is for folds of 1,000."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
         published = self._published

@@ -69,7 +69,7 @@ class SearchEvaluator(Evaluator):
         return f"{title}\n{metric_table(rows, columns=SEARCH_COLUMNS)}"
 
     def _hits(self, best: Scored, query: int, images: np.ndarray) -> list[SearchHit]:
-        """Returns each image of a query with its attention map and the keywords that have the highest attention."""
+        """Returns a hit for each of `images`: the image, its attention map, and the keywords with most attention."""
         split, task = self._task.split(self._split), self._task
         graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
         model = merge_model(graphdef, jax.device_get(best.candidate.weights))

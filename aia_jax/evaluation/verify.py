@@ -33,9 +33,9 @@ _COMPARED = ("precision", "recall", "f1", "n_plus", "map")
 
 
 class Stage(NamedTuple):
-    """The output of a stage, `[B, ...]` with channels last, and its time in seconds.
+    """The output `[B, ...]` of a stage, with channels last, and the time of the stage in seconds.
 
-    The time is None if another stage includes it.
+    The time is None if the time of another stage includes it.
     """
 
     value: np.ndarray
@@ -70,7 +70,7 @@ def verify(
             raise InputError("--images and --split are for annotation; retrieval is compared on random features")
         return _verify_retrieval(RetrievalTask(config), source, tolerance)
     config.model.freeze_backbone = False
-    config.model.native_padding = False  # as timm pads
+    config.model.native_padding = False  # pads as timm does
     return _verify_annotation(AnnotationTask(config), source, images, split, tolerance)
 
 
@@ -139,7 +139,7 @@ def _load(task: Task, source: Path) -> tuple[TorchStateDict, nnx.Module]:
 
 
 def _pixels(folder: str | None, size: int) -> np.ndarray:
-    """Returns the first K images of a folder, or K synthetic scenes, as uint8 `[K, S, S, 3]`."""
+    """Returns the first images of a folder, or synthetic scenes, as K images of S x S pixels, uint8 `[K, S, S, 3]`."""
     if folder is None:
         return np.stack([scenes.draw(0, index, size).image for index in range(_IMAGES)])
     pixels = []
@@ -153,7 +153,7 @@ def _pixels(folder: str | None, size: int) -> np.ndarray:
 
 
 def _timed(call: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
-    """Returns the result of `call`, and the seconds of its second run."""
+    """Runs `call` twice. Returns the result, and the time of the second run in seconds."""
     jax.block_until_ready(call(*inputs))
     start = time.perf_counter()
     return jax.block_until_ready(call(*inputs)), time.perf_counter() - start
@@ -203,7 +203,7 @@ def _retrieval_stages(
     score: Callable[..., Any],
     inputs: Sequence[Any],
 ) -> Stages:
-    """Runs the encoders and the similarity on `inputs`, which are features, tokens and lengths.
+    """Runs the encoders and the similarity on `inputs`: features, tokens and lengths.
 
     The encoders return local and global vectors.
     """

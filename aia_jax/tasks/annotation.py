@@ -31,7 +31,7 @@ class AnnotationTask(BaseTask):
 
     Args:
         config: see `configs/base.py`.
-        stats: channel statistics of the training photos; None: the statistics of the data in `config`.
+        stats: mean and standard deviation of the training photos. None: those of the data set in `config`.
 
     Raises:
         InputError: the data set, loss or published row is unknown, or the image size does not fit the backbone.
@@ -104,7 +104,7 @@ class AnnotationTask(BaseTask):
         return self._batches_in_order(self.eval_arrays(split), len(self.split(split)))
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Flips and mixes up `image` uint8 `[B, S, S, 3]` with `target` uint8 `[B, C]`, and returns the mean loss."""
+        """Returns the mean loss of `image` uint8 `[B, S, S, 3]` and `target` uint8 `[B, C]` after flips and mixup."""
         flip_key, dropout_key = jax.random.split(key)
         images = self.normalize(transforms.random_flips(batch["image"], flip_key, self.config.data.flips))
         targets = batch["target"].astype(jnp.float32)
@@ -121,7 +121,7 @@ class AnnotationTask(BaseTask):
     def predict_split(
         self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
     ) -> list[dict[str, np.ndarray]]:
-        """Returns the `scores` `[N, C]` of the N images of a split, for each of `weights`."""
+        """For each set of weights, returns the `scores` `[N, C]` of the N images of a split."""
         return predictor(self.predict, weights, self.eval_batches(split))
 
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -141,7 +141,7 @@ class AnnotationTask(BaseTask):
         return {"scores": jax.nn.sigmoid(logits), **maps}
 
     def illustrate(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns the outputs of `explain`, with attention as `heat` uint8 `[B, C, h, w]`: 255 is the peak of a map."""
+        """As `explain`, but returns attention as `heat` uint8 `[B, C, h, w]`. The largest value of each map is 255."""
         out = self.explain(model, batch)
         if "attention" not in out:
             return out
@@ -153,7 +153,7 @@ class AnnotationTask(BaseTask):
     def evaluate(
         self, split: str, outputs: dict[str, np.ndarray], thresholds: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Returns `annotation_metrics` at `thresholds` `[C]` or, if that is None, at `config.eval.threshold`."""
+        """Returns `annotation_metrics` at `thresholds` `[C]`. If these are None, uses `config.eval.threshold`."""
         threshold = self.config.eval.threshold if thresholds is None else thresholds
         return annotation_metrics(outputs["scores"], self.split(split).targets, threshold)
 
@@ -167,8 +167,8 @@ class AnnotationTask(BaseTask):
 class AnnotatedSplits:
     """Loads the splits of an annotated data set.
 
-    If `config.eval.split` is "validation", the training split is divided at random: "validation" is one part, and
-    "train" is the other. `seed` determines the parts. Otherwise there is no validation part.
+    If `config.eval.split` is "validation", the training split is divided at random into the parts "train" and
+    "validation". `seed` determines the parts. With other values of `config.eval.split`, there is no validation part.
     """
 
     def __init__(self, config: ConfigDict, image_size: int, seed: int):
@@ -186,7 +186,7 @@ class AnnotatedSplits:
 
     @functools.cached_property
     def whole_train(self) -> Split:
-        """The complete training split, with the images of the validation part."""
+        """The complete training split: the images of the parts "train" and "validation"."""
         return datasets.load_split(self._config.data, "train", self._image_size)
 
     @functools.cached_property

@@ -49,7 +49,7 @@ class BaseTask:
         return pipeline.epoch_end(epoch, self._num_train_rows(), self.config.batch_size)
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
-        return {}  # the batches contain all data of their rows
+        return {}  # each batch contains all data of its rows
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         return pipeline.train_batches(

@@ -1,4 +1,4 @@
-"""Trains only the head. The backbone's feature maps of images and flipped images are computed once and cached."""
+"""Trains only the head. The feature maps of the images and of the flipped images are computed once and cached."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +19,10 @@ from aia_jax.utils.errors import InputError
 class FrozenBackboneTask(AnnotationTask):
     """Trains and evaluates the head of an annotator on cached feature maps. Only `explain` runs the backbone.
 
-    A batch has the feature maps of the images, `features`, and of flipped images, such as `features_h`.
+    In a batch, `features` has the maps of the images. Arrays such as `features_h` have the maps of flipped images.
 
     Raises:
-        InputError: see `AnnotationTask`; also if mixup is on, because mixup needs images.
+        InputError: see `AnnotationTask`. Also if mixup is on, because mixup needs images.
     """
 
     def __init__(self, config: ConfigDict):
@@ -48,7 +48,7 @@ class FrozenBackboneTask(AnnotationTask):
             self.eval_arrays(split)
 
     def train_arrays(self) -> dict[str, Any]:
-        """Returns the features of the images and of their flipped versions, and the targets."""
+        """Returns the features of the images, the features of the flipped images, and the targets."""
         versions = {
             f"features{flip and '_'}{flip}": self._features("train", flip) for flip in FLIPS[self.config.data.flips]
         }
@@ -59,7 +59,7 @@ class FrozenBackboneTask(AnnotationTask):
         return {"features": self._features(split, "")}
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Selects the maps `[B, h, w, F]` of each image or of a flipped image at random. Returns the mean loss."""
+        """Selects at random the map of each image or of its flipped image, `[B, h, w, F]`. Returns the mean loss."""
         flip_key, dropout_key = jax.random.split(key)
         versions = jnp.stack([rows for name, rows in sorted(batch.items()) if name.startswith("features")], axis=1)
         chosen = jax.random.randint(flip_key, (len(versions),), 0, versions.shape[1])

@@ -78,15 +78,17 @@ class RetrievalTask(BaseTask):
         return build_retriever(self.config.model, len(self.vocabulary), rngs=rngs)
 
     def row_names(self, index: np.ndarray) -> list[str]:
-        """Returns the training captions with the numbers `index`. Each text starts with the number."""
+        """Returns a text for each training caption in `index`: the number and the text of the caption."""
         return [f"{row}: {self.split('train').captions[row]}" for row in index]
 
     def loss(self, model: Retriever, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the sum of the triplet loss and the configured Visual Semantic Losses, and each loss by name.
+        """Returns the total loss, and a dict of its terms: the triplet loss and the configured Visual Semantic Losses.
 
-        Args:
-            batch: B pairs of an image and a caption. `image` `[B, ...]`, `tokens` `[B, L]`, `length` `[B]`, and for
-                some losses `image_similarity` and `caption_similarity` `[B, B]`.
+        `batch` has B pairs of an image and a caption, with these arrays:
+        - `image` `[B, ...]`: the images, or their features.
+        - `tokens` `[B, L]`, `length` `[B]`: the word ids of the captions, and the number of words in each caption.
+        - `image_similarity` `[B, B]`: only for the visual loss.
+        - `caption_similarity` `[B, B]`: only for the textual loss.
         """
         flip_key, image_key, caption_key = jax.random.split(key, 3)
         images = batch["image"]
@@ -106,9 +108,9 @@ class RetrievalTask(BaseTask):
     def predict_split(
         self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
     ) -> list[dict[str, np.ndarray]]:
-        """Returns the `similarity` of all C captions and I images of a split, float32 `[C, I]`, for each of `weights`.
+        """For each set of weights, returns the `similarity` of C captions and I images of a split, float32 `[C, I]`.
 
-        Images are encoded once. Each batch has captions of similar length, which are scored against all images.
+        Encodes the images once. Each batch has captions of similar length. Scores each batch against all images.
         """
         part = self.split(split)
         images = self._batches_in_order({"image": part.images}, len(part.images))
@@ -120,7 +122,7 @@ class RetrievalTask(BaseTask):
         return [{"similarity": outputs["similarity"][np.argsort(outputs["index"])]} for outputs in scored]
 
     def encode(self, model: Retriever, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Encodes B images as vectors of R regions, `regions` `[B, R, D]`, and of the whole image, `whole` `[B, D]`."""
+        """Encodes B images. Returns the region vectors `regions` `[B, R, D]` and the image vectors `whole` `[B, D]`."""
         images = self.normalize(batch["image"]) if self.config.model.backbone else batch["image"]
         regions, whole = model.encode_images(images, train=False)
         return {"regions": regions, "whole": whole}
@@ -128,7 +130,7 @@ class RetrievalTask(BaseTask):
     def score(
         self, model: Retriever, batch: dict[str, jax.Array], encoded: dict[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """Returns the `similarity` `[B, I]` of B captions and all I encoded images, and the caption numbers `index`."""
+        """Returns `similarity` `[B, I]` of B captions and all I images, and `index` `[B]`, the caption numbers."""
         captions = model.encode_captions(batch["tokens"], batch["length"], train=False)
         images, block = (encoded["regions"], encoded["whole"]), self.config.eval.block
         similarity = model.similarity(images, captions, batch["length"], train=False, block=block)
@@ -138,7 +140,7 @@ class RetrievalTask(BaseTask):
         return retrieval_metrics(outputs["similarity"])
 
     def photos(self, split: str) -> Callable[[int], np.ndarray] | None:
-        """Returns a function from an image number to the image, uint8 `[S, S, 3]`; None if there are only features."""
+        """Returns a function from an image's number to the image, uint8 `[S, S, 3]`; None if there are no photos."""
         part, folder = self.split(split), self.config.data.photos
         if self.config.model.backbone:
             return part.images.__getitem__

@@ -35,8 +35,8 @@ NEW = "new_"  # prefix of the metrics of queries not seen in training
 class SearchTask(BaseTask):
     """Trains and evaluates an `AMC`. Implements `training.task.Task`.
 
-    A training row is a pair of a query and a relevant image. The validation and test splits have all queries that
-    contain a known word.
+    A training row is a pair of a query and a relevant image. The validation and test splits have all queries with at
+    least one word of the vocabulary.
 
     Args:
         config: see `configs/amc.py`.
@@ -70,7 +70,7 @@ class SearchTask(BaseTask):
         return Vocabulary.build(queries.take(trained).texts, min_count=1)
 
     def describe(self) -> dict[str, Any]:
-        """Returns the keywords by keyword id, the query words by word id, and the digest of the annotator."""
+        """Returns facts: all keywords and all query words in the order of their ids, and the annotator's digest."""
         return {
             "labels": list(self.source.keyword_names),
             "vocabulary": self.vocabulary.facts,
@@ -115,11 +115,13 @@ class SearchTask(BaseTask):
         return self._pairs.names(index)
 
     def loss(self, model: AMC, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the hinge loss: the sum over the sampled negative images of a query, averaged over the queries.
+        """Returns the hinge loss, summed over the negative images of each query and averaged over the queries.
 
-        Args:
-            batch: B pairs of an image and a query. `maps` `[B, h, w, F]`, `keywords` `[B, K]`, `counts` `[B]`,
-                `tokens` `[B, L]`, `lengths` `[B]`, and `negative` bool `[B, B]`, images by queries.
+        `batch` has B pairs of an image and a query, with these arrays:
+        - `maps` `[B, h, w, F]`: the feature maps of the images.
+        - `keywords` `[B, K]`, `counts` `[B]`: the keyword ids of the images, and the number of keywords of each image.
+        - `tokens` `[B, L]`, `lengths` `[B]`: the word ids of the queries, and the number of words in each query.
+        - `negative` bool `[B, B]`: whether an image (row) is a sampled negative image of a query (column).
         """
         images = model.encode_images(batch["maps"], batch["keywords"], batch["counts"])
         queries = model.encode_queries(batch["tokens"], batch["lengths"])
@@ -132,7 +134,7 @@ class SearchTask(BaseTask):
     def predict_split(
         self, predictor: Callable[..., Any], weights: Sequence[dict[str, Any]], split: str
     ) -> list[dict[str, np.ndarray]]:
-        """Returns the `scores` of all Q queries and N images of a split, float32 `[Q, N]`, for each of `weights`."""
+        """For each set of weights, returns the `scores` of all Q queries and N images of a split, float32 `[Q, N]`."""
         part = self.split(split)
         queries = self._batches_in_order(part.columns, len(part.queries))
         encoded = predictor(self.encode, weights, queries)
@@ -153,7 +155,7 @@ class SearchTask(BaseTask):
         return model.attend(model.encode_images(batch["maps"], batch["keywords"], batch["counts"]), queries)
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns the `search_metrics` of all queries, and with prefix `new_` those of queries not seen in training."""
+        """Returns `search_metrics` of all queries. The prefix `new_` is for metrics of queries not seen in training."""
         part, scores = self.split(split), outputs["scores"]
         metrics = search_metrics(scores, part.queries.relevant)
         new = np.flatnonzero(~part.trained)
@@ -179,7 +181,7 @@ class SearchTask(BaseTask):
 
 
 def describe_model(model: ConfigDict) -> str:
-    """Returns the name of the model and of the parts that are switched off, for example "AMC without MTN"."""
+    """Returns the model's name and its missing parts. VAN, LAN, MTN: attention to regions, keywords and modalities."""
     name = "AMC" if model.modalities == "both" else f"AMC, {model.modalities} alone"
     parts = {
         "VAN": model.visual_attention or model.modalities == "keywords",
@@ -196,8 +198,7 @@ class AnnotatedImages:
     Attributes:
         keyword_quality: precision and recall of the predicted keywords of each loaded split.
 
-    Raises:
-        InputError: the config names no annotator.
+    Raises InputError if the config names no annotator.
     """
 
     def __init__(self, config: ConfigDict):
@@ -234,7 +235,7 @@ class AnnotatedImages:
         return self.annotator.labels if self._data.keywords == "annotator" else self._splits.whole_train.labels
 
     def load(self, name: str) -> SearchImages:
-        """Loads the images of a split, and the queries for which an image is relevant; see `AnnotatedSplits.load`."""
+        """Loads the images of a split, and the queries that have a relevant image. See `AnnotatedSplits.load`."""
         images, data = self._splits.load(name), self._data
         maps = self.annotator.cached_maps(images.images, data.feature_dtype)
         if data.keywords == "annotator":
@@ -247,7 +248,7 @@ class AnnotatedImages:
         return SearchImages(maps, *pad_ids(chosen, data.max_keywords), queries, images.images)
 
     def _check_parts(self, there: ConfigDict) -> None:
-        """Raises InputError if annotator and search divide the same data set into different validation parts."""
+        """Raises InputError if annotator and search use different validation parts of the same data set."""
         data = self._data
         if there.data.name != data.name or {there.eval.split, self._config.eval.split} != {"validation"}:
             return
@@ -263,7 +264,7 @@ class AnnotatedImages:
 
 
 def _quality(chosen: list[np.ndarray], names: tuple[str, ...], images: Split) -> tuple[float, float]:
-    """Returns precision and recall of the keywords `chosen`, which are indices of `names`, for the labels of images."""
+    """Returns the precision and recall of predicted keywords. `chosen` has, for each image, indices of `names`."""
     true = [{images.labels[label] for label in np.flatnonzero(row)} for row in images.targets]
     pairs = zip(true, chosen, strict=True)
     hits = sum(len(labels.intersection(names[keyword] for keyword in own)) for labels, own in pairs)

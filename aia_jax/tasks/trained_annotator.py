@@ -28,11 +28,11 @@ class TrainedAnnotator:
     """Runs an annotator with given weights on all devices.
 
     Args:
-        labels: vocabulary, C label names.
+        labels: the C labels of the vocabulary.
         arrays: all arrays of the model, by path.
-        batch_size: images or maps in a batch; rounded up to a multiple of the number of devices.
+        batch_size: number of images or maps in a batch. Rounded up to a multiple of the number of devices.
         stats: see `AnnotationTask`.
-        fold: whether to fold batch norm into the convolutions once, and not in each call.
+        fold: if True, folds batch norm into the convolutions once. If False, each call does it.
 
     Attributes:
         image_size: side S of the images in pixels.
@@ -92,10 +92,9 @@ class TrainedAnnotator:
     ) -> "TrainedAnnotator":
         """Loads the best epoch of an annotation run.
 
-        `dtype` is the dtype of the computation; None: the run's `config.model.dtype`.
+        `dtype` is the dtype of the computation. With None, it is the run's `config.model.dtype`.
 
-        Raises:
-            InputError: `workdir` has no run, or has a run of another system.
+        Raises InputError if `workdir` has no run, or has a run of another system.
         """
         workdir = Path(workdir)
         config = ConfigDict(read_run_config(workdir))
@@ -113,15 +112,15 @@ class TrainedAnnotator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All facts besides the images that determine the scores."""
+        """All facts, other than the images, that determine the scores."""
         return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self.channel_stats}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Copies the arrays of the model to the host, by path. `fold` makes them differ from the trained arrays."""
+        """Copies the model's arrays to the host, `{path: array}`. With `fold`, they differ from the trained arrays."""
         return {path: np.array(leaf) for path, leaf in model_arrays.flat_arrays(self._weights).items()}
 
     def function(self, *, explain: bool) -> Callable[[jax.Array], dict[str, jax.Array]]:
-        """Returns the computation of `predict` as a function of images, for tracing. Its weights are constants."""
+        """Returns a function of images that JAX can trace. It computes as `predict`; its weights are constants."""
         weights = jax.device_get(self._weights)
         predict = self._task.explain if explain else self._task.predict
         return lambda images: predict(merge_model(self._graphdef, weights), {"image": images})
@@ -131,7 +130,7 @@ class TrainedAnnotator:
 
         Args:
             images: b images, uint8 `[b, S, S, 3]`. b is at most `batch_size`.
-            explain: whether to return the attention of an attention head.
+            explain: if True, also returns the attention of an attention head.
 
         Returns:
             `scores` float32 `[batch_size, C]` and, if `explain` is set, `attention` `[batch_size, C, h, w]`. The rows
@@ -144,7 +143,7 @@ class TrainedAnnotator:
         return self._dispatch(self._illustrate, "image", images)
 
     def maps(self, images: np.ndarray) -> np.ndarray:
-        """Returns the feature maps float32 `[b, h, w, F]` of b <= `batch_size` images, uint8 `[b, S, S, 3]`."""
+        """Returns feature maps float32 `[b, h, w, F]` of images uint8 `[b, S, S, 3]`. b is at most `batch_size`."""
         return np.asarray(self._dispatch(self._maps, "image", images)["features"])[: len(images)]
 
     def cached_maps(self, images: MappedRows, dtype: str) -> MappedRows:
@@ -160,10 +159,10 @@ class TrainedAnnotator:
         )
 
     def keywords(self, maps: MappedRows | np.ndarray, threshold: float) -> list[np.ndarray]:
-        """Selects the labels of each feature map with a score of at least `threshold`.
+        """Selects, for each feature map, the labels whose score is at least `threshold`.
 
         Returns:
-            Label ids of each map, int32, in descending order of score.
+            An int32 array of label ids for each map, in descending order of score.
         """
         found = []
         for start in range(0, len(maps), self.batch_size):

@@ -22,11 +22,11 @@ from aia_jax.utils.messages import differences, list_problems
 
 
 class Checkpointer(contextlib.AbstractContextManager):
-    """Saves and restores the checkpoints of one run, in `<workdir>/checkpoints/<step>`. Waits for saves at exit.
+    """Saves and restores the checkpoints of one run, in `<workdir>/checkpoints/<step>`. At exit, waits for all saves.
 
     A checkpoint has the trees `weights` and `progress`, the JSON-able dict `info`, and digests of its files (see
-    `checkpoint_recovery`). The best checkpoint has the largest `info["metric"]`. If several are equal, the first one is
-    the best. A checkpoint without a metric is never the best.
+    `checkpoint_recovery`). The best checkpoint is the first one with the largest `info["metric"]`. A checkpoint without
+    a metric is never the best.
 
     Args:
         keep: the number of newest checkpoints to keep, besides the best one.
@@ -55,10 +55,10 @@ class Checkpointer(contextlib.AbstractContextManager):
                 self._infos[step] = self.info(step)
 
     def save(self, step: int, trees: dict[str, Any], info: dict[str, Any]) -> None:
-        """Starts writing `info` and the trees `weights` and `progress`; returns before they are on disk.
+        """Starts to write the dict `info` and the trees `weights` and `progress`. Does not wait until they are on disk.
 
         Raises:
-            InputError: the disk is full or cannot be written. `wait` and the exit raise the error of the last save.
+            InputError: the disk is full or not writable. For the last save, `wait` or the exit raises this error.
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         with self._disk_errors_as_input_errors():
@@ -76,7 +76,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         return sorted(self._manager.all_steps())
 
     def info(self, step: int) -> dict[str, Any]:
-        """Returns the `info` of a checkpoint. Raises InputError if it cannot be read."""
+        """Returns the dict `info` of a checkpoint. Raises InputError if `info` cannot be read."""
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))
             return dict(restored["info"])
@@ -84,7 +84,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             raise self._damaged(step, f"info: {error}") from error
 
     def best(self) -> tuple[int, dict[str, Any]]:
-        """Returns step and `info` of the best evaluated epoch, or of the converted checkpoint.
+        """Returns the step and the `info` of the best checkpoint: the best evaluated epoch, or converted weights.
 
         Raises:
             InputError: no epoch was evaluated yet, or the `info` of a checkpoint cannot be read.
@@ -100,16 +100,16 @@ class Checkpointer(contextlib.AbstractContextManager):
         return self._manager.item_metadata(step).get("progress") is not None
 
     def restore_weights(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-        """Returns the tree `weights` of a checkpoint. The checkpoint can hold any model."""
+        """Returns the tree `weights` of a checkpoint of any model. Every array gets the sharding `sharding`."""
         stored = self._manager.item_metadata(step)["weights"].tree
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored)
         restored = self._manager.restore(step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(shapes)))
         return restored["weights"]
 
     def restore(self, step: int, abstract_trees: dict[str, Any]) -> dict[str, Any]:
-        """Returns the trees that `abstract_trees` describes. Raises InputError if the checkpoint has other arrays.
+        """Returns the trees that `abstract_trees` describes with leaves of type `jax.ShapeDtypeStruct`.
 
-        The leaves of `abstract_trees` are `jax.ShapeDtypeStruct`.
+        Raises InputError if arrays of the checkpoint have other names or shapes, or cannot be read.
         """
         self._check_arrays(step, abstract_trees)
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_trees.items()}
@@ -122,7 +122,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             ) from error
 
     def _check_arrays(self, step: int, abstract_trees: dict[str, Any]) -> None:
-        """Compares the shapes without reading arrays. Raises InputError with a list of the differences."""
+        """Compares names and shapes, and reads no arrays. Raises InputError with a list of the differences."""
         causes = {
             "weights": "does not fit this config; give the config it was trained with, or another workdir",
             "progress": "was saved by another version of aia_jax, whose optimizer state this version cannot continue; "
@@ -144,7 +144,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             self._manager.wait_until_finished()
 
     def __exit__(self, exception: type[BaseException] | None, *_rest: object) -> None:
-        suppressed = [InputError] if exception else []  # reports an earlier exception instead
+        suppressed = [InputError] if exception else []  # an earlier exception has precedence
         with contextlib.suppress(*suppressed), self._disk_errors_as_input_errors():
             self._manager.close()
 
@@ -155,7 +155,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         )
 
     def _write_digests(self) -> None:
-        """Orbax calls this when all files of a checkpoint are written, before it commits the checkpoint."""
+        """Writes the digests of a checkpoint. Orbax calls this after it writes the files, before it commits them."""
         for folder in self._directory.glob(f"{self._saving}{UNFINISHED}*"):
             write_digests(folder)
 
@@ -177,7 +177,7 @@ class Checkpointer(contextlib.AbstractContextManager):
 
 
 class _NewestAndBest:
-    """Keeps the newest checkpoints and the best one. Stores the metrics because Orbax loses them on resume."""
+    """Keeps the newest checkpoints and the best one. Reads metrics from `infos`, because Orbax loses them on resume."""
 
     def __init__(self, keep: int, infos: dict[int, dict[str, Any]]):
         self._keep, self._infos = keep, infos
@@ -192,7 +192,7 @@ class _NewestAndBest:
 
 
 def _best_step(infos: dict[int, dict[str, Any]], default: int) -> int:
-    """Returns the step with the largest metric, the first of several. Returns `default` if no step has a metric."""
+    """Returns the first step with the largest metric. Returns `default` if no step has a metric."""
     metrics = {step: info["metric"] for step, info in infos.items() if "metric" in info}
     return max(metrics, key=lambda step: (metrics[step], -step), default=default)
 
@@ -207,5 +207,5 @@ def _disk_error(error: Exception) -> str:
 
 
 def _is_not_orbax_traceback(record: logging.LogRecord) -> bool:
-    """Removes the tracebacks that Orbax logs before it raises the logged error."""
+    """Returns False for the traceback of an error that Orbax first logs and then raises, so that it is not logged."""
     return not (record.exc_info and "orbax" in record.pathname)

@@ -1,4 +1,4 @@
-"""Finds damaged checkpoints by digests of their files, and sets them aside."""
+"""Finds damaged checkpoints by the digests of their files, and moves these checkpoints to another folder."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
 
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint that Orbax has not committed
+UNFINISHED = ".orbax-checkpoint-tmp"  # is in the folder name of a checkpoint until Orbax commits it
 _DIGESTS = "digests.json"
 # Orbax rewrites these files when it commits a checkpoint, after the digests were computed.
 _REWRITTEN = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -46,13 +46,12 @@ def find_damage(folder: Path) -> str:
 
 
 def recover(workdir: Path) -> list[str]:
-    """Removes incomplete checkpoints of a workdir and moves damaged ones to `<workdir>/damaged`.
+    """Removes incomplete checkpoints from a workdir, and moves damaged checkpoints to `<workdir>/damaged`.
 
-    The caller must hold the workdir's lock. In a run with several processes, every process calls this function. Only
-    process 0 changes files and returns the list of damaged checkpoints, one line for each.
+    The caller must hold the workdir's lock. In a run with several processes, every process must call this function.
+    Process 0 changes the files, and returns one line of text for each damaged checkpoint. Others return [].
 
-    Raises:
-        InputError: all checkpoints are damaged.
+    Raises InputError if all checkpoints are damaged.
     """
     lines = _set_aside_damaged(workdir) if jax.process_index() == 0 else []
     if jax.process_count() > 1:

@@ -22,13 +22,13 @@ _ADVICE = "correct this and give the same command again"
 
 
 class MetricWriter(contextlib.AbstractContextManager):
-    """Appends records to `<workdir>/metrics.jsonl` and `<workdir>/tensorboard`; only process 0 writes.
+    """Appends records to `<workdir>/metrics.jsonl` and `<workdir>/tensorboard`. Only process 0 writes.
 
     Args:
-        resume_step: records of later steps are dropped, because a resumed run writes them again.
+        resume_step: number of steps already done. Removes records of later steps, because the run writes them again.
 
     Raises:
-        InputError: a file cannot be written. `write` raises it too.
+        InputError: a file cannot be written. `write` also raises this error.
     """
 
     def __init__(self, workdir: Path, resume_step: int = 0):
@@ -41,15 +41,15 @@ class MetricWriter(contextlib.AbstractContextManager):
             write_bytes(self._path, to_lines(read_records(self._path, resume_step)))
             self._lines = stack.enter_context(self._path.open("ab"))
             folder.mkdir(exist_ok=True)
-            # tensorboardX's SummaryWriter hangs when the disk is full, and its EventsWriter leaves the file open.
+            # Not SummaryWriter, which hangs when the disk is full, and not EventsWriter, which leaves the file open.
             self._events = RecordWriter(str(folder / name))
             self._write_event(file_version="brain.Event:2")
-            # Makes TensorBoard hide events of the same or later steps in earlier files.
+            # TensorBoard then hides the events of this step and of later steps in older files.
             self._write_event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
             stack.pop_all()
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """Writes one line `{"step", "kind", **values}`, and each number in `values` to TensorBoard as `kind/name`."""
+        """Writes the line `{"step", "kind", **values}`. Also writes each number to TensorBoard, as `kind/name`."""
         if not self._active:
             return
         with write_errors_as_input_errors(self._path, _ADVICE):
@@ -65,14 +65,14 @@ class MetricWriter(contextlib.AbstractContextManager):
 
     def __exit__(self, *_exc: object) -> None:
         for file in (self._lines, self._events) if self._active else ():
-            with contextlib.suppress(OSError):  # `write` has flushed each line or raised its error
+            with contextlib.suppress(OSError):  # `write` already flushed each line, or raised an error
                 file.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Returns the records `{"step", "kind", ...}` of a run, in order of step, or [] if there are none.
 
-    A continued run may write two records with the same step and kind. Only the last one is returned.
+    A continued run may write two records with the same step and kind. Only the later record is returned.
     """
     records = [record for record in read_records(Path(workdir) / _METRICS) if isinstance(record.get("kind"), str)]
     found = {(record["step"], record["kind"]): record for record in records}

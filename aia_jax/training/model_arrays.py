@@ -13,18 +13,18 @@ Arrays = dict[str, Any]
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays]:
-    """Returns the model's structure and its `{"params", "stats", "constants"}`."""
+    """Returns the model's structure and the model's arrays, `{"params", "stats", "constants"}`."""
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     return graphdef, dict(zip(("params", "stats", "constants"), map(nnx.to_pure_dict, states), strict=True))
 
 
 def merge_model(graphdef: nnx.GraphDef, weights: Arrays) -> nnx.Module:
-    """Builds the model from the results of `split_model`."""
+    """Builds a model from the two values that `split_model` returns."""
     return nnx.merge(graphdef, weights["params"], weights["stats"], weights["constants"])
 
 
 def abstract_weights(build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tuple[nnx.GraphDef, Arrays]:
-    """Returns a model's structure, and the shapes and shardings of its weights in a checkpoint. Computes no array."""
+    """Returns a model's structure, and the shapes and shardings of the arrays in its checkpoint. Computes no arrays."""
     graphdef, arrays = split_model(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     arrays = shard_shapes(arrays, mesh)
     constants = arrays.pop("constants")
@@ -37,13 +37,13 @@ def select_weights(weights: Arrays, name: str) -> Arrays:
 
 
 def flat_arrays(weights: Arrays) -> dict[str, Any]:
-    """Returns `{path: array}`, with paths in the model such as "head.bias". The collection is not in the path."""
+    """Returns `{path: array}`. A path, such as "head.bias", does not begin with "params", "stats" or "constants"."""
     paths = jax.tree_util.tree_flatten_with_path(weights)[0]
     return {_model_path(path): leaf for path, leaf in paths}
 
 
 def replace_arrays(weights: Arrays, arrays: dict[str, Any]) -> Arrays:
-    """Returns the weights with some leaves replaced by `arrays`, `{path: array}` as `flat_arrays` returns it."""
+    """Returns a copy of `weights` with new values for the paths in `arrays`. For the paths, see `flat_arrays`."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: arrays.get(_model_path(path), leaf), weights)
 
 

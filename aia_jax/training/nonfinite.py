@@ -18,11 +18,12 @@ class NonFiniteSteps:
     """Writes the row names of each non-finite batch to `nonfinite.jsonl`, and stops the run or lets it continue.
 
     Args:
-        config: reads `on_nonfinite` ("stop" or "skip"; a skipped step changes no weights) and `max_skipped_steps`.
+        config: has the fields `on_nonfinite` ("stop" or "skip") and `max_skipped_steps`. A skipped step changes no
+            weights.
         workdir: the folder of `nonfinite.jsonl`. Process 1 writes `nonfinite.1.jsonl`, and so on.
-        row_names: returns the names of training rows.
-        resume_step: lines of later steps are dropped, because a resumed run repeats those steps.
-        saved_steps: returns the steps of the saved checkpoints.
+        row_names: function that returns the names of the training rows with given indices.
+        resume_step: number of steps already done. Removes lines of later steps, because the run repeats these steps.
+        saved_steps: function that returns the steps of the saved checkpoints.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class NonFiniteSteps:
         self._num_skipped = sum(record.get("action") == "skip" for record in self._records)
 
     def handle(self, step: int, loss: float, index: np.ndarray) -> None:
-        """Records a step and this process's rows `index`. Raises NonFiniteLossError if the run must stop."""
+        """Records a step and the names of this process's rows `index`. Raises NonFiniteLossError to stop the run."""
         action, batch = self._config.on_nonfinite, self._row_names(index)
         self._records.append({"step": step, "loss": str(loss), "action": action, "batch": batch})
         write_bytes(self._path, to_lines(self._records))

@@ -17,11 +17,10 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 def one_cycle(total_steps: int, pct_start: float, start: float, peak: float, end: float) -> Schedule:
     """Returns a schedule of two cosine phases: `start` to `peak`, then `peak` to `end`.
 
-    The phases end at steps `pct_start * total_steps - 1` and `total_steps - 1` (not rounded), as in
-    `torch.optim.lr_scheduler.OneCycleLR`. The schedule maps the 0-based step to the value.
+    The first phase ends at step `pct_start * total_steps - 1` (not rounded), and the second at `total_steps - 1`, as in
+    `torch.optim.lr_scheduler.OneCycleLR`. The schedule is a function from the 0-based step to a value.
 
-    Raises:
-        InputError: the first phase has less than one step.
+    Raises InputError if the first phase has less than one step.
     """
     first_end, last_end = pct_start * total_steps - 1, total_steps - 1
     if not 0 < first_end < last_end:
@@ -57,17 +56,18 @@ def step_decay(
 def make_optimizer(
     config: ConfigDict, total_steps: int, epoch_end: Callable[[int], int] | None = None
 ) -> optax.GradientTransformation:
-    """Returns Adam or LAMB, with the learning rate (and beta1) on a schedule.
+    """Returns Adam or LAMB. The learning rate follows a schedule, and with "one_cycle" beta1 does too.
 
     Args:
-        config: `name` ("adam" or "lamb"), `max_learning_rate`, `beta2`, `eps`, `weight_decay` (of LAMB), `clip_norm`
-            (0: no clipping of gradients) and `schedule`. Schedule "one_cycle" moves learning rate and beta1 in opposite
-            directions (paper A, section 4; `OneCycleLR`) and reads `pct_start`, `initial_div`, `final_div`,
-            `beta1_base` and `beta1_max`. Schedule "step" reads `decay_epochs`, `decay_factor` and `beta1`.
-        epoch_end: see `step_decay`; only schedule "step" needs it.
+        config: has the fields `name` ("adam" or "lamb"), `max_learning_rate`, `beta2`, `eps`, `weight_decay` (only for
+            LAMB), `clip_norm` (0: no clipping) and `schedule`. The schedule "one_cycle" moves the learning rate and
+            beta1 in opposite directions (paper A, section 4; `OneCycleLR`). It uses `pct_start`, `initial_div`,
+            `final_div`, `beta1_base` and `beta1_max`. The schedule "step" uses `decay_epochs`, `decay_factor` and
+            `beta1`.
+        epoch_end: see `step_decay`. Only the schedule "step" needs this function.
 
     Raises:
-        InputError: an unknown name or schedule, or weight decay with Adam.
+        InputError: the name or the schedule is unknown, or the config sets weight decay for Adam.
     """
     for field, known in (("name", ("adam", "lamb")), ("schedule", ("one_cycle", "step"))):
         if config[field] not in known:
@@ -95,9 +95,9 @@ def make_optimizer(
 def _lamb(
     learning_rate: jax.Array, b1: jax.Array, b2: jax.Array, eps: jax.Array, weight_decay: jax.Array
 ) -> optax.GradientTransformation:
-    """LAMB: scales Adam's update to the norm of each weight (You et al., arXiv 1904.00962, algorithm 2).
+    """Returns LAMB, which scales Adam's update to the norm of each weight (You et al., arXiv 1904.00962, algorithm 2).
 
-    Vectors and scalars (biases, scales of norms) get Adam's update without weight decay.
+    Vectors and scalars, such as biases, get Adam's update without scaling and without weight decay.
     """
     return optax.chain(
         optax.scale_by_adam(b1, b2, eps),

@@ -14,15 +14,15 @@ from aia_jax.training import sharding
 from aia_jax.training.model_arrays import Arrays
 from aia_jax.training.step import make_predict_step
 
-# Batches dispatched before the first one is read: the devices never wait for the host, and memory stays bounded.
+# Number of batches whose outputs are not read yet: enough to keep the devices busy, with bounded memory.
 _IN_FLIGHT = 4
 Tag = TypeVar("Tag")
 
 
 class Predictor:
-    """Applies a function of the model to all rows of a split. Compiles each function and batch shape once.
+    """Applies a function of the model to all rows of a split. Compiles once for each function and batch shape.
 
-    `weights_sharding` is one sharding for all weights, or a tree with one for each leaf. None replicates the weights.
+    `weights_sharding` is one sharding for all arrays, or a tree with one sharding for each. None replicates all arrays.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, mesh: Mesh, weights_sharding: Any = None):
@@ -42,8 +42,8 @@ class Predictor:
         Args:
             predict_fn: `(model, batch[, shared]) -> outputs`. Each output row depends only on its own batch row.
             weights: one or more sets of weights. Each batch is transferred once for all sets.
-            batches: this process's rows. `mask` is False for padding rows.
-            shared: arrays that every row needs, for each set of weights. They are the third argument of `predict_fn`.
+            batches: dicts of arrays with this process's rows. The array `mask` is False for padding rows.
+            shared: for each set of weights, a dict of arrays that every row needs. `predict_fn` gets it as `shared`.
 
         Returns:
             `{name: [N, ...]}` for each set of weights.
@@ -75,7 +75,7 @@ class Predictor:
 def fetch_outputs(dispatched: Iterable[tuple[Tag, Arrays]]) -> Iterator[tuple[Tag, Arrays]]:
     """Copies outputs to the host, in order, while the devices compute the next batches.
 
-    `dispatched` yields pairs `(tag, outputs)`: any data about a batch, and its outputs on the devices.
+    `dispatched` yields pairs `(tag, outputs)`. A tag is any data about the batch. The outputs are on the devices.
     """
     in_flight: deque[tuple[Tag, Arrays]] = deque()
     for one in dispatched:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from aia_jax.training.sharding import batch_sharding, replicated
 
-# Steps between two exchanges. This is more than the number of steps in flight, so a result is ready when it is read.
+# Steps between two exchanges of signals. Fewer steps are in flight, so a result is ready at the next exchange.
 _INTERVAL = 8
 
 
@@ -25,8 +25,9 @@ class StopRequest:
 class AgreedStop:
     """Stops all processes of a run at the same step after any process receives a signal.
 
-    A single process stops at once. Several processes exchange the maximum of their signal numbers every 8 steps. They
-    read the result at the next exchange, so neither devices nor hosts wait. The run stops after 9 to 16 steps.
+    A single process stops after the current step. Several processes compute the maximum of their signal numbers every
+    8 steps. They read this maximum 8 steps later, so no device or host waits for it. So a run with several processes
+    stops 9 to 16 steps after a signal.
     """
 
     def __init__(self, request: StopRequest, mesh: Mesh):
@@ -36,7 +37,7 @@ class AgreedStop:
         self._pending: jax.Array | None = None
 
     def signum(self, step: int) -> int:
-        """Returns the signal that stops all processes after `step`, or 0. Every process must call this in each step."""
+        """Returns the signal number that stops all processes after `step`, or 0. Call it in each process and step."""
         if self._alone:
             return self._request.signum or 0
         if step % _INTERVAL:
@@ -45,7 +46,7 @@ class AgreedStop:
         return 0 if result is None else int(result)
 
     def signum_now(self) -> int:
-        """Waits for all processes and returns the signal that stops them, or 0. Every process must call this."""
+        """Waits for all processes. Returns the number of the signal that stops them, or 0. Call it in each process."""
         return (self._request.signum or 0) if self._alone else int(self._exchange())
 
     def _exchange(self) -> jax.Array:
@@ -55,7 +56,7 @@ class AgreedStop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Records the first SIGINT or SIGTERM in the context. The second signal has its usual effect."""
+    """Records the first SIGINT or SIGTERM that arrives in this context. A second signal has its usual effect."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -69,7 +70,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def note(signum: int, _frame: object) -> None:
         request.signum = signum
         restore()
-        # `os.write`, because `print` is not safe in a signal handler.
+        # Uses `os.write`, because `print` is not safe in a signal handler.
         os.write(2, b"\nstopping after this step or evaluation; send the signal again to stop at once\n")
 
     for signum in previous:

@@ -1,4 +1,4 @@
-"""Logs training progress: a progress bar and metrics. Reads metrics a few steps after the step was dispatched."""
+"""Logs training progress: a progress bar and metrics. Reads the metrics of each step a few steps later."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.model_arrays import Arrays
 from aia_jax.training.nonfinite import NonFiniteSteps
 
-# Steps dispatched before the first one is read: the device never waits for the host, and memory stays bounded.
+# Number of steps whose metrics are not read yet: enough to keep the devices busy, with bounded memory.
 _IN_FLIGHT = 4
 
 
@@ -48,7 +48,7 @@ class Progress(contextlib.AbstractContextManager):
         self._waited += time.perf_counter() - start
 
     def dispatched(self, step: int, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
-        """Adds a dispatched step on the rows `index`, and reads an earlier step. Raises the errors of `drain`."""
+        """Adds a dispatched step on the rows `index`. Reads the metrics of an earlier step, and raises as `drain`."""
         self._in_flight.append((step, metrics, index))
         if len(self._in_flight) > _IN_FLIGHT:
             self._read_oldest()
@@ -59,13 +59,13 @@ class Progress(contextlib.AbstractContextManager):
             self._read_oldest()
 
     def epoch_loss(self) -> float:
-        """Returns the mean loss since the last call."""
+        """Returns the mean loss of the finite steps that were read since the last call; NaN if there are none."""
         mean = float(np.mean(self._epoch_losses)) if self._epoch_losses else float("nan")
         self._epoch_losses = []
         return mean
 
     def print(self, line: str) -> None:
-        """Prints a line above the progress bar, and starts a new interval."""
+        """Prints a line above the progress bar. The next "train" record then covers only the steps read after it."""
         self._print(line)
         self._start_interval()
 

@@ -23,7 +23,7 @@ from aia_jax.utils.messages import differences
 from aia_jax.version import __version__
 
 if TYPE_CHECKING:
-    from aia_jax.training.checkpoint import Checkpointer  # imported where it is used: Orbax may not be installed
+    from aia_jax.training.checkpoint import Checkpointer  # `open_run` imports it, because Orbax may not be installed
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
@@ -55,7 +55,7 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def hint_trained_root(workdir: Path | None, config: ConfigDict) -> Iterator[None]:
-    """Adds the run's `config.data.root` to an InputError about another root. Adds nothing if `workdir` is None."""
+    """Adds the run's `config.data.root` to an InputError about a different root. Adds nothing without `workdir`."""
     try:
         yield
     except InputError as error:
@@ -70,7 +70,7 @@ def hint_trained_root(workdir: Path | None, config: ConfigDict) -> Iterator[None
 
 
 def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...] = ()) -> None:
-    """Checks whether `config` can continue or evaluate the run in `workdir`.
+    """Checks that `config` can continue or evaluate the run in `workdir`.
 
     Resumable fields and the fields in `free` may differ. If the run has no checkpoints, any config is allowed.
 
@@ -107,7 +107,7 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads the weights of a run's best epoch, or the converted weights in a workdir.
 
     Returns:
-        `{path: array}`, as `model_arrays.flat_arrays` returns it, and the checkpoint's info.
+        The arrays, `{path: array}` as from `model_arrays.flat_arrays`, and the dict `info` of the checkpoint.
 
     Raises:
         InputError: no epoch was evaluated yet, or the checkpoint is damaged.

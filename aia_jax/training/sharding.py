@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.utils.errors import InputError
 
-# In elements. Smaller arrays are replicated, because gathering 64 KB takes too much time for the memory that it saves.
+# Number of elements (64 KB). Smaller arrays are replicated: a gather takes time, and a split saves little memory.
 MIN_SHARDED_SIZE = 2**14
 
 
@@ -27,8 +27,7 @@ def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh
         devices: real devices, or descriptions for ahead-of-time compilation. None means all devices of all hosts.
         fsdp: the number of devices that share one copy of the state.
 
-    Raises:
-        InputError: `fsdp` does not divide the number of devices.
+    Raises InputError if `fsdp` does not divide the number of devices.
     """
     devices = devices or jax.devices()
     if fsdp < 1 or len(devices) % fsdp:
@@ -53,7 +52,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of an array of the state, which splits the largest axis that is divisible by `fsdp`.
+    """Returns the sharding of a state array with this shape. Splits the largest axis that is divisible by `fsdp`.
 
     Vectors, arrays of fewer than `MIN_SHARDED_SIZE` elements, and arrays without a divisible axis are replicated.
     """
@@ -73,7 +72,7 @@ def shard_shapes(shapes: Any, mesh: Mesh) -> Any:
 
 
 def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
-    """Raises InputError if `batch_size`, the config's `field`, is no multiple of devices times microbatches."""
+    """Raises InputError if `batch_size` (of `config.<field>`) is not a multiple of devices times microbatches."""
     unit = mesh.size * microbatches
     if batch_size % unit:
         accumulated = f" x {microbatches} microbatches (config.accumulate_steps)" if microbatches > 1 else ""
@@ -84,7 +83,7 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int 
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays from this process's rows of a batch, and splits them over the devices."""
+    """Makes global arrays from this process's rows of a batch. The global arrays are split over the devices."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
@@ -108,5 +107,5 @@ def put_array(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def gather(arrays: Any, mesh: Mesh) -> Any:
-    """Copies the complete arrays to every device, also under jit (FSDP all-gather). Every process must call this."""
+    """Copies the complete arrays to every device (FSDP all-gather). Works in `jit` too. Every process must call it."""
     return arrays if mesh.shape["fsdp"] == 1 else jax.lax.with_sharding_constraint(arrays, replicated(mesh))

@@ -49,7 +49,7 @@ class TrainState(struct.PyTreeNode):
 
     @classmethod
     def from_checkpoint(cls, trees: dict[str, Arrays]) -> "TrainState":
-        """Returns the state from the trees of `to_checkpoint`."""
+        """Builds the state from the trees that `to_checkpoint` returns."""
         weights = trees["weights"]
         return cls(**trees["progress"], **weights["raw"], ema=weights["ema"], constants=weights["constants"])
 
@@ -57,10 +57,10 @@ class TrainState(struct.PyTreeNode):
 def initial_state(
     build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """Returns the state before the first step. Call it under `jax.jit`, whose `out_shardings` place the arrays."""
+    """Returns the state before the first step. Call it in `jax.jit` with `out_shardings`, which place the arrays."""
     return TrainState.create(split_model(build(nnx.Rngs(jax.random.key(seed))))[1], optimizer)
 
 
 def initial_ema(weights: Arrays) -> Arrays:
-    """Copies `params` and `stats`, because a donated state must not hold a buffer twice."""
+    """Returns the first averages: copies of `params` and `stats`. A donated state must not hold a buffer twice."""
     return jax.tree.map(jnp.copy, {"params": weights["params"], "stats": weights["stats"]})

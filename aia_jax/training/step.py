@@ -34,9 +34,9 @@ def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradi
     value_and_grad = jax.value_and_grad(forward, has_aux=True)
 
     def gradients(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # some layers constrain the layout of activations
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for layers that constrain activation sharding
             (loss, (stats, metrics)), grads = value_and_grad(params, stats, constants, batch, key)
-        if mesh.shape["fsdp"] > 1:  # reduce-scatter: a device keeps only the gradients of its part of the params
+        if mesh.shape["fsdp"] > 1:  # reduce-scatter: each device keeps the gradients of its own params only
             placed = jax.tree.map(lambda grad: sharding.state_sharding(grad.shape, mesh), grads)
             grads = jax.lax.with_sharding_constraint(grads, placed)
         return loss, stats, metrics, grads
@@ -56,17 +56,18 @@ def make_train_step(
     state_sharding: Any = None,
     skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the jitted step `(state, batch, resident) -> (state, metrics)`, which donates `state`.
+    """Returns the jitted step `(state, batch, resident) -> (state, metrics)`. The step donates `state`.
+
+    `resident` has the arrays of `Task.resident_arrays`.
 
     Args:
         ema_decay: `ema = decay * ema + (1 - decay) * new`, for weights and batch-norm statistics.
         seed: the random key of a step is `fold_in(key(seed), step)`, so a resumed run uses the same keys.
         accumulate_steps: the number of microbatches per batch; see `accumulate`.
-        state_sharding: one sharding for the state, or a tree with one for each leaf. None replicates the state.
-        skip_nonfinite: whether a step with a NaN or infinite loss or gradient changes only `state.step`.
+        state_sharding: one sharding for all arrays, or a tree with one sharding for each. None replicates all arrays.
+        skip_nonfinite: if True, a step with a NaN or infinite loss or gradient changes only `state.step`.
 
-    Returns:
-        The step. Its metrics are `loss`, the metrics of `loss_fn`, `learning_rate`, `beta1` and `finite` (bool).
+    The metrics are `loss`, the metrics of `loss_fn`, `learning_rate`, `beta1` and `finite` (bool).
     """
     gradients = accumulate(make_gradients(graphdef, loss_fn, mesh), accumulate_steps, mesh)
 
@@ -94,15 +95,15 @@ def make_train_step(
 
 
 def accumulate(gradients: Gradients, steps: int, mesh: Mesh) -> Gradients:
-    """Returns a function that computes `gradients` in microbatches, which needs less memory at the same batch size.
+    """Returns a function that calls `gradients` for one microbatch at a time. This needs less memory than a full batch.
 
-    Loss, metrics and gradients are means over the microbatches. Batch norm normalises each microbatch by the
-    microbatch's statistics, and updates the running statistics once per microbatch. On GPUs, the gradients are summed
-    over the devices once, after the last microbatch.
+    Loss, metrics and gradients are means over the microbatches. Batch norm normalises each microbatch with the
+    microbatch's own statistics, and updates the running statistics once per microbatch. On GPUs, the gradients are
+    summed over the devices once, after the last microbatch.
 
     Args:
         steps: the number k of microbatches. Microbatch j has the rows j, k + j, 2k + j, ... of the batch, so that no
-            row moves to another device. Its random key is `fold_in(key, j)`.
+            row moves to another device. The random key of microbatch j is `fold_in(key, j)`.
     """
     if steps == 1:
         return gradients
@@ -141,8 +142,8 @@ def make_predict_step(
 
     Args:
         predict_fn: `(model, batch) -> outputs`. Each output row depends only on its own batch row.
-        weights_sharding: one sharding for the weights, or a tree with one for each leaf. None replicates the weights.
-        shared: whether the step and `predict_fn` take a third argument: arrays that every row needs.
+        weights_sharding: one sharding for all arrays, or a tree with one sharding for each. None replicates all arrays.
+        shared: if True, the step and `predict_fn` take a third argument: the arrays that every row needs.
     """
 
     def step(weights: Arrays, batch: Arrays, *shared: Arrays) -> Arrays:

@@ -25,7 +25,7 @@ class Task(Protocol):
         """
 
     def summary(self) -> str:
-        """Returns one line about the data and the model, printed before training."""
+        """Returns one line of text about the data and the model. It is printed before training."""
 
     def describe(self) -> dict[str, Any]:
         """Returns JSON-able facts about the data that a checkpoint must keep, such as the labels."""
@@ -34,16 +34,16 @@ class Task(Protocol):
         """Returns a newly initialised model."""
 
     def prepare(self, weights: Arrays, splits: Sequence[str]) -> None:
-        """Loads data and computes the features of frozen parts. Called once before batches of `splits` are read."""
+        """Loads `splits`, and computes the features of a frozen backbone. Called once, before the first batch."""
 
     def epoch_end(self, epoch: int) -> int:
-        """Returns the number of steps at the end of `epoch` (1-based)."""
+        """Returns the number of steps from the start of training to the end of `epoch` (1-based)."""
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
         """Returns training arrays to keep in device memory. The step reads the rows `batch["index"]` of each array."""
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's rows of each global batch, from `start_step` on. Never ends."""
+        """Yields this process's rows of each batch, starting after `start_step` steps. Never ends."""
 
     def row_names(self, index: np.ndarray) -> list[str]:
         """Returns a name for each of the training rows `index`, such as the image's name."""

@@ -36,7 +36,7 @@ class Trainer:
         task: the system to train.
         workdir: folder for `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json` and `environment.json`.
         devices: devices to train on. None means all devices of all hosts.
-        initialize: maps random weights `{"params", "stats", "constants"}` to the first weights of a new run.
+        initialize: function from random weights `{"params", "stats", "constants"}` to the first weights of a new run.
 
     Raises:
         InputError: a batch size or `mesh.fsdp` does not fit the devices, or the workdir holds a run of another config.
@@ -117,7 +117,7 @@ class Trainer:
             stack.enter_context(exclusive_lock(self.workdir / ".lock", refusal))
 
     def _first_state(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
-        """Returns the first state of the training and the number of completed epochs."""
+        """Returns the state from which training starts or continues, and the number of completed epochs."""
         last = max(checkpointer.steps(), default=None)
         if last is not None and checkpointer.has_progress(last):
             restored = checkpointer.restore(last, self.abstract_state.to_checkpoint())
@@ -139,13 +139,13 @@ class Trainer:
     def _train(
         self, state: TrainState, epochs_done: int, checkpointer: Checkpointer, stack: contextlib.ExitStack
     ) -> None:
-        """Runs the remaining epochs. Evaluates and saves after each epoch. `stack` closes the metrics."""
+        """Runs the remaining epochs. Evaluates and saves after each epoch. `stack` closes the metric files."""
         step = int(state.step)
-        # Data are loaded and computed before signals are caught, so that a signal still stops the process at once.
+        # Loads data before it catches signals: a signal during this work then stops the process immediately.
         self.task.prepare(sharding.gather(state.weights("raw"), self.mesh), ("train", self.config.eval.split))
         resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
         batches = self.task.train_batches(step)
-        writer = stack.enter_context(MetricWriter(self.workdir, step))  # removes the metrics of later steps
+        writer = stack.enter_context(MetricWriter(self.workdir, step))  # removes records of later steps
         nonfinite = NonFiniteSteps(self.config, self.workdir, self.task.row_names, step, checkpointer.steps)
         progress = Progress(self.config, writer, step, self.total_steps, nonfinite)
         with stop_on_signals() as request, progress:
@@ -177,7 +177,7 @@ class Trainer:
         raise Interrupted(signum, problem)
 
     def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, progress: Progress) -> dict[str, Any]:
-        """Evaluates raw and EMA weights. Returns the checkpoint's info, which names the better of the two."""
+        """Evaluates raw and EMA weights. Returns the dict `info` of the checkpoint, which names the better weights."""
         split, metric = self.config.eval.split, self.config.eval.metric
         names, evaluations = ("raw", "ema") if self.config.ema_decay else ("raw",), {}
         predicted = self.task.predict_split(self.predictor, [state.weights(name) for name in names], split)

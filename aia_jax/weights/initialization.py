@@ -17,7 +17,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count, printable
 from aia_jax.weights.load import Shapes, count_labels, load_arrays, model_shapes, read_torch_state
 
-# Paths of the arrays with an entry for each label, and the axis of the labels.
+# The path of each array that has an entry for each label, and the axis of the labels in this array.
 _LABEL_AXES = {
     "head.query_embedding": 0,
     "head.weight": 0,
@@ -32,7 +32,7 @@ _LISTED = 20
 def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | None:
     """Returns a function that replaces random weights by those of `config.init_from` or `config.init_backbone`.
 
-    Reads the weights at once, so that an unsuitable source is reported before any computation. Returns None if the
+    Reads the weights immediately, so that an unsuitable source is reported before any computation. Returns None if the
     config names no source.
 
     Raises:
@@ -54,16 +54,16 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
 
 
 def _facts(config: ConfigDict, task: Task) -> dict[str, Any]:
-    """Returns the facts about the data that a whole model's source must share. Channel statistics may differ."""
+    """Returns the facts about the data that must be equal in the source of a model: all but channel statistics."""
     facts = task.describe() if config.init_from else {}
     return {name: value for name, value in facts.items() if name != "channel_stats"}
 
 
 def _initializer_by_name(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays]:
-    """Returns a function that keeps the trained weights of labels in both vocabularies. New labels stay random.
+    """Returns a function that uses the trained weights of labels in both vocabularies. Other labels stay random.
 
-    `config.init_labels` is "by_name", or the path of a file that lists the labels. A PyTorch file does not list its
-    labels: with "by_name", the weights of all labels stay random.
+    `config.init_labels` is "by_name", or the path of a file that lists the labels of the source. A PyTorch file does
+    not list its labels. With "by_name" and a PyTorch file, the weights of all labels therefore stay random.
     """
     source = config.init_from
     names, count = _source_labels(source, config)
@@ -109,7 +109,7 @@ def _with_label_count(shapes: Shapes, count: int | None) -> Shapes:
 def _merge(
     random: Mapping[str, jax.Array], arrays: Mapping[str, np.ndarray], rows: np.ndarray, columns: np.ndarray
 ) -> dict[str, Any]:
-    """Returns `arrays`. Label arrays stay random, except that `rows` get the entries `columns` of `arrays`."""
+    """Returns `arrays`. Arrays with label entries stay random, but get entries `columns` of `arrays` at `rows`."""
     merged = dict(arrays)
     for path in _LABEL_AXES.keys() & arrays.keys():
         axis = _LABEL_AXES[path]

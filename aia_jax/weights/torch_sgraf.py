@@ -1,7 +1,7 @@
-"""SGRAF in PyTorch, which scores one caption at a time. It is the reference for conversions of retrieval models.
+"""SGRAF in PyTorch: the reference for conversions of retrieval models. Scores one caption at a time.
 
-The code follows the paper (Diao et al., AAAI 2021, arXiv 2101.01368). A parameter name is the encoder's number and the
-name in the authors' files. This module imports torch.
+The code follows the paper (Diao et al., AAAI 2021, arXiv 2101.01368). A parameter name joins the encoder's number and
+the name in the authors' files. This module imports torch.
 
 Shapes: I images, R regions, F features of a region, C captions, L words, D embedding size, S similarity size.
 """
@@ -20,7 +20,7 @@ Encoded = tuple[Tensor, Tensor]
 
 
 class CaptionEncoder(nn.Module):
-    """Encodes tokens `[C, L]` as unit vectors `[C, L, D]`. The vectors after `lengths` `[C]` words are 0."""
+    """Encodes tokens `[C, L]` as unit vectors `[C, L, D]`. `lengths` `[C]` counts words. Vectors of padding are 0."""
 
     def __init__(self, num_words: int, word_size: int, embed_size: int, dropout: float):
         super().__init__()
@@ -36,7 +36,7 @@ class CaptionEncoder(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Pools the N vectors of each of B rows, `[B, N, D]`, to one unit vector `[B, D]`.
+    """Pools the N vectors of each row, `[B, N, D]`, to one unit vector per row, `[B, D]`.
 
     With `num_regions`, N must be `num_regions`, and the embeddings are batch-normalised.
     """
@@ -101,7 +101,7 @@ class SimilarityEncoder(nn.Module):
             self.SAF_module = Filtration(similarity_size)
 
     def score(self, images: Encoded, words: Tensor, whole: Tensor) -> Tensor:
-        """Returns the scores `[I]` of all images for a caption, `words` `[L, D]` without padding and `whole` `[D]`."""
+        """Returns scores `[I]` of all images for a caption: word vectors `[L, D]` without padding, `whole` `[D]`."""
         regions, image_wholes = images
         affinity = l2norm(functional.leaky_relu(regions @ words.T, 0.1))
         context = l2norm((9 * affinity).softmax(1).mT @ regions)
@@ -118,7 +118,7 @@ class SimilarityEncoder(nn.Module):
 
 
 class TorchSGRAF(nn.ModuleList):
-    """Combines the three encoders. The names in `state_dict` are those that `read_torch_file` returns.
+    """Combines the three encoders. `state_dict` has the same names as the result of `read_torch_file`.
 
     Args:
         num_words: size of the vocabulary.
@@ -161,7 +161,7 @@ class TorchSGRAF(nn.ModuleList):
         return words, torch.cat(wholes)
 
     def similarity(self, images: Encoded, captions: Encoded, lengths: Tensor) -> Tensor:
-        """Returns the scores `[C, I]`. Computes one caption after the other.
+        """Returns the scores `[C, I]`. Scores one caption at a time.
 
         In training mode, each caption updates the running statistics of SAF.
         """

@@ -1,7 +1,7 @@
 """Identifies a PyTorch state dict by its array names: system, family of the backbone, and generation of the code.
 
 Early TResNet code (timm <= 0.6, Alibaba MIIL) uses InPlace-ABN, whose scale is |weight| + 1e-5. timm >= 0.9 uses plain
-batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. All names become timm 0.9 names.
+batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. All become the names of timm 0.9.
 """
 
 import re
@@ -71,9 +71,9 @@ class TorchStateDict:
         generation: the code whose array names the file uses.
         backbone, head: arrays by timm's names, without the system's prefix. If the system is "backbone", `head` is the
             ImageNet classifier.
-        origin: the name in the file for each (area, name), with the area "backbone", "head" or "sgraf".
+        origin: `{(area, name): name in the file}`. The area is "backbone", "head" or "sgraf".
         others: names in the file that belong to no area.
-        original: the backbone's arrays as in the file, by their names without the system's prefix.
+        original: the backbone's arrays by the names in the file, without the system's prefix.
         sgraf: arrays of SGRAF's three encoders by their names in the file.
         reasoning: "sgr" or "saf" for SGRAF, or else "".
     """
@@ -107,7 +107,7 @@ class TorchStateDict:
         return ", ".join(f"{self.origin['head', name]} {list(value.shape)}" for name, value in self.head.items())
 
     def name_in_file(self, key: tuple[str, str]) -> str:
-        """Returns the name in the file for `key`, (area, name). For a missing array, returns the expected name."""
+        """Returns the name in the file for a key `(area, name)`. For a missing array, returns the expected name."""
         return self.origin.get(key) or full_name(self.system, self.family, *key)
 
 
@@ -150,7 +150,7 @@ def identify_state(
             f"{where} holds no model that is known here: its {len(state)} arrays do not include {known}, or a name of "
             f"EfficientNet-Lite or SGRAF. The first arrays are {', '.join(list(state)[:3])}"
         )
-    # The name of the classifier distinguishes bare backbones. A file may also have no classifier.
+    # Bare backbones differ in the name of the classifier. Without a classifier in the file, the first fit is chosen.
     best = max(fitting, key=lambda found: any(name.startswith(found[0].head) for name in state))
     return _rename(arrays, *best, where)
 
@@ -184,7 +184,7 @@ def _rename(
 
 
 def _renaming(generation: str, names: Iterable[str], where: str) -> Callable[[str], str | None]:
-    """Returns a function that maps a generation's array name to timm's, and a name of another generation to None."""
+    """Returns a function from an array name of `generation` to timm's name. It returns None for any other name."""
     if generation == "InPlace-ABN":
         return _from_inplace_abn
     if generation == "efficientnet_lite_pytorch":
