@@ -36,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the features of N photos, `[N, h * w, F]`, and next to them a JSON file with facts.
+    """Writes the features of N photos, `[N, h * w, F]`, and a JSON file that names the photos, backbone and weights.
 
     Raises InputError if the photos, list, weights, config or output cannot be used.
     """

@@ -99,7 +99,7 @@ def _check_images(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, 
 def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_images: int) -> np.ndarray:
     """Computes the MCC from arrays of counts, or 0 if the MCC is undefined. Equals scikit-learn's MCC in every bit.
 
-    All numbers before the product of the variances are integers below 2^53, so the order of the sums does not matter.
+    The values that are computed before `variances` are integers below 2^53. They are exact in float64.
     """
     tp, predicted, true, total = (np.asarray(count, np.float64) for count in (tp, predicted, true, num_images))
     correct = total - true - predicted + 2 * tp

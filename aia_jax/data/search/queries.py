@@ -161,8 +161,8 @@ class ClickBatches:
     Args:
         split: source of the pairs.
         negatives: maximum number of negative images for each query; 0: all irrelevant images of the batch.
-        keyword_noise: fraction of an image's keywords to drop, and fraction of another image's keywords to add. Without
-            noise, the model would rely too much on keywords: the annotator is too accurate on its training images.
+        keyword_noise: fraction of an image's keywords to drop, and fraction of another image's keywords to add. The
+            annotator predicts the keywords of its own training images too well, so the model would rely on them.
         seed: seed of the random choices, which depend only on the seed and the rows of the batch.
     """
 
