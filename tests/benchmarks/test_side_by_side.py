@@ -215,7 +215,9 @@ finally:
     assert {"jax", "python"} < document["versions"].keys()
     assert "On a CPU: small shapes" in done.stdout
     if what == "train":
-        assert [row["failed"] for row in peers] == ["timm has no tresnet_tiny to verify tresnet_tiny against"] * 2
+        assert [row["failed"] for row in peers] == [
+            "timm has no tresnet_tiny, which is needed to verify tresnet_tiny"
+        ] * 2
         assert document["ratio_to_best_peer"] is None
         assert "failed: " in done.stdout
         assert list((tmp_path / "trace").rglob("*.xplane.pb"))

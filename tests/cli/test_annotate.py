@@ -305,7 +305,10 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, annotator, e
         ([], "one of the arguments --workdir --weights is required"),
         (["--weights", "x.pth"], "--weights needs --config"),
         (["--weights", "x.pth", "--config", DEMO], "x.pth"),
-        (["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/demo_search.py"], "labels are those of an"),
+        (
+            ["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/demo_search.py"],
+            "config.task='search' is no annotator; name an",
+        ),
     ],
 )
 def test_flags_and_models_that_cannot_be_used_are_reported(

@@ -180,7 +180,7 @@ def test_a_file_of_weights_is_exported_as_the_run_is(run, annotator, config, tmp
         ([*RUN, "--platforms", "cpu,gpu"], "unknown platform 'gpu'; known: cpu, cuda, rocm, tpu"),
         ([*RUN, "--batch", "some"], "argument --batch: must be a whole number, not 'some'"),
         (["--workdir", "search"], "search holds a run of config.task='search'; name one of annotation"),
-        (["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"], "task='retrieval': labels are"),
+        (["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"], "task='retrieval' is no annotator"),
         (["--workdir", "young"], "holds no evaluated epoch yet; let train.py finish one"),
         (["--workdir", "nowhere"], "nowhere is not there"),
         (["--workdir", "gap"], "--attention: the head of this model, config.model.head='gap', has no attention"),

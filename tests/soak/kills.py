@@ -97,7 +97,9 @@ def differences(expected: Any, actual: Any) -> list[str]:
     """Returns the paths of values that are not equal to the bit."""
 
     def leaves(tree: Any) -> set[tuple[str, Any]]:
-        pairs = jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: leaf is None or leaf in ({}, [], ()))
+        pairs = jax.tree.leaves_with_path(
+            tree, is_leaf=lambda leaf: not (isinstance(leaf, dict | list | tuple) and leaf)
+        )
         return {(keystr(path), leaf.tobytes() if isinstance(leaf, np.ndarray) else str(leaf)) for path, leaf in pairs}
 
     return sorted({path for path, _ in leaves(expected) ^ leaves(actual)})

@@ -136,8 +136,7 @@ def merge_label_rows(
     find = functools.cache(functools.partial(_find, folder=folder))
     for row in rows:
         bad_labels = (f"a label {problem}" for problem in map(label_problem, row.labels) if problem)
-        bad_name = name_problem(row.photo, folder)
-        problem = f"the photo {bad_name}" if bad_name else next(bad_labels, "")
+        problem = name_problem(row.photo, folder) or next(bad_labels, "")
         name = "" if problem else find(row.photo)
         known = found.get(name)
         if not name:
