@@ -1,7 +1,7 @@
 """SGRAF in PyTorch: the reference for conversions of retrieval models. Scores one caption at a time.
 
-The code follows the paper (Diao et al., AAAI 2021, arXiv 2101.01368). A parameter name joins the encoder's number and
-the name in the authors' files. This module imports torch.
+The code follows the paper (Diao et al., AAAI 2021, arXiv 2101.01368). A parameter name is the encoder's index (0
+images, 1 captions, 2 similarity), a dot, and the name in the authors' files. This module imports torch.
 
 Shapes: I images, R regions, F features of a region, C captions, L words, D embedding size, S similarity size.
 """

@@ -1,7 +1,8 @@
-"""Identifies a PyTorch state dict by its array names: system, family of the backbone, and generation of the code.
+"""Finds the system, the family of the backbone, and the version of the code from the array names of a state dict.
 
 Early TResNet code (timm <= 0.6, Alibaba MIIL) uses InPlace-ABN, whose scale is |weight| + 1e-5. timm >= 0.9 uses plain
-batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. All become the names of timm 0.9.
+batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. This module converts all array
+names to those of timm 0.9.
 """
 
 import re

@@ -219,7 +219,7 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
 
 
 def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
-    """Returns a dict from the names of photos to their paths. Scenes have no files, so their dict is empty.
+    """Returns a dict from the names of photos to their paths. The generated data set `scenes` has no files.
 
     Args:
         split: "train", "test" or "validation". The photos of "validation" are in "train", so both give the same dict.
