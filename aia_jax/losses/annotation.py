@@ -27,8 +27,8 @@ _EPS = 1e-8  # smallest argument of a logarithm
 def bce(logits: Array, targets: Array) -> Array:
     """Computes the binary cross-entropy.
 
-    The loss is `-y log(p) - (1 - y) log(1 - p)` with `p = sigmoid(logits)` and `y = targets`. The mean over elements
-    equals PyTorch's `MultiLabelSoftMarginLoss`.
+    The loss is `-y log(p) - (1 - y) log(1 - p)` with `p = sigmoid(logits)` and `y = targets`. The mean of all B x C
+    losses equals PyTorch's `MultiLabelSoftMarginLoss`.
     """
     x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
     return -y * jax.nn.log_sigmoid(x) - (1 - y) * jax.nn.log_sigmoid(-x)
@@ -50,17 +50,17 @@ def multi_label_loss(
         positive:  -log(max(q, eps))                      if pos_margin > 0 and q >= threshold,
                    -(1 - q)^gamma_pos log(max(q, eps))    otherwise,                    q = sigmoid(x - pos_margin)
 
-    `eps` is 1e-8. Gradients flow through the modulating factors. Focal loss (Lin et al., 2017) and asymmetric loss
-    (Ridnik et al., 2021) are special cases, see `PRESETS`.
+    `x` is the logit, and `eps` is 1e-8. Gradients also flow through the factors before `log`. Focal loss (Lin et al.,
+    2017) and asymmetric loss (Ridnik et al., 2021) are special cases, see `PRESETS`.
 
     Reference: Salar and Ahmadi, "Improving loss function for deep convolutional neural network applied in automatic
     image annotation", The Visual Computer 2023.
 
     Args:
-        gamma_neg, gamma_pos: focusing exponents of negatives and positives, at least 0.
+        gamma_neg, gamma_pos: exponents in the losses of negatives and positives, at least 0.
         pos_margin: margin subtracted from the logits of positives, at least 0.
         neg_margin: margin subtracted from the probabilities of negatives, in [0, 1).
-        threshold: positives with `q >= threshold` have no modulating factor if `pos_margin` is above 0.
+        threshold: if `pos_margin` is above 0, positives with `q >= threshold` have no factor `(1 - q)^gamma_pos`.
     """
     x, y = logits.astype(jnp.float32), targets.astype(jnp.float32)
     p = _sigmoid(x)
@@ -76,10 +76,10 @@ def multi_label_loss(
 
 
 def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], Array]:
-    """Returns the loss function of a preset. The arguments of the function are logits and targets.
+    """Returns the loss function with a name in `PRESETS`. The arguments of the function are logits and targets.
 
-    `overrides` replace parameters of the preset, for example `gamma_neg=2` for VG-500.
-    Raises InputError if the name is unknown, or if the loss does not have a parameter.
+    `overrides` replace parameters of the loss, for example `gamma_neg=2` for VG-500.
+    Raises InputError if the name is unknown, or if the loss does not have a parameter in `overrides`.
     """
     if name not in PRESETS:
         raise InputError(f"config.loss.name: unknown loss {name!r}; known: {', '.join(PRESETS)}")

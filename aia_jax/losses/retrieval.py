@@ -1,6 +1,6 @@
-"""Losses of image-text retrieval in float32. The input is the score matrix `[N, N]` of N images and N captions.
+"""Losses of image-text retrieval, float32 scalars. The input is the score matrix `[N, N]` of N images and N captions.
 
-Row b is image b, column b is the caption of image b, and the diagonal has the matching pairs. Losses are scalars.
+Row b has the scores of image b. Column b has the scores of the caption of image b. Only pairs on the diagonal match.
 """
 
 import jax
@@ -13,7 +13,7 @@ _BLOCK_ELEMENTS = 2**26  # maximal number of elements that are computed at once
 
 
 def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
-    """Computes the triplet hinge loss in both directions, summed over the batch.
+    """Computes the triplet hinge loss of the scores s in both directions, summed over the batch.
 
     The loss is `sum_b sum_c max(0, margin - s[b, b] + s[b, c]) + max(0, margin - s[b, b] + s[c, b])` over `c != b`.
 
@@ -40,9 +40,9 @@ def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
 def soft_ranks(scores: Array) -> Array:
     """Computes differentiable ranks, `1 + sum_{a != c} sigmoid((scores[a, b] - scores[b, c]) / 0.001)`.
 
-    The formula gives element `[b, c]`. As in the published code, it compares column b with row b. For a symmetric
-    matrix, the result is the rank of each element in its row, and the highest score has rank 1. The forward and
-    backward passes compute blocks of b. Thus, the `[N, N, N]` tensor is never stored.
+    This is element `[b, c]` of the result `[N, N]`. As in the published code, the formula compares column b with row b.
+    If `scores` is symmetric, the result is the rank of each element in its row, and the highest score has rank 1.
+    Forward and backward passes compute blocks of rows b, so that an array `[N, N, N]` is never stored.
     """
     num = len(scores)
     block = max(
@@ -61,7 +61,7 @@ def soft_ranks(scores: Array) -> Array:
 
 
 def visual_semantic_loss(scores: Array, similarity: Array) -> Array:
-    """Computes the Visual Semantic Loss: the difference between the rankings by score and by semantic similarity.
+    """Computes the Visual Semantic Loss, which compares the ranking by score with the ranking by semantic similarity.
 
     The loss is `10 * (1 - mean(min(r, t) / max(r, t)))` with `r = soft_ranks(scores)` and `t = soft_ranks(similarity)`.
 

@@ -1,9 +1,9 @@
-"""Multi-label metrics in float64: precision, recall, F1, average precision, precision-recall curves and confusions.
+"""Multi-label metrics in float64: precision, recall, F1, average precision, and counts of confused labels.
 
 Scores are `[N, C]`, and targets are `[N, C]` with the values 0 and 1, for N images and C labels. A threshold is one
 number for all labels, or `[C]`. The functions raise InputError if the shapes differ, a score is NaN, or a threshold has
-another shape. A label is predicted if `score > threshold`. This comparison uses the floating dtype of the scores.
-Counts are exact integers. As in the reference implementation, a small constant is added to each denominator.
+another shape. A label is predicted if `score > threshold`, compared in the floating dtype of the scores. Counts are
+exact integers. As in the published code, 1e-7 (average precision: 1e-8) is added to each denominator.
 """
 
 import numpy as np
@@ -15,13 +15,13 @@ _PRECISION_EPSILON = 1e-8
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Computes the average precision of each label, float64 `[C]`: the mean of the precisions at the positives.
+    """Computes the average precision of each label, float64 `[C]`: the mean precision at the ranks of the positives.
 
-    Images are sorted by descending score. Among equal scores, the last image ranks first. The reference implementation
-    has the same order if NumPy's default sort is stable, because it uses `scores.argsort()[::-1]`. Otherwise, its order
-    of equal scores is undefined. The result is 0 for a label without positives.
+    Images are sorted by descending score. Among equal scores, the last image ranks first. The result is 0 for a label
+    without positives.
 
-    Source: `average_precision` in github.com/Alibaba-MIIL/ASL, src/helper_functions/helper_functions.py.
+    Source: `average_precision` in github.com/Alibaba-MIIL/ASL, src/helper_functions/helper_functions.py. There,
+    `scores.argsort()[::-1]` sorts the images. If this sort is not stable, the order of equal scores is undefined.
     """
     scores, targets = check_scores(scores, targets)
     hits = np.take_along_axis(targets, _descending(scores), axis=0)
@@ -31,13 +31,13 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Computes precision and recall at each positive, with images sorted as in `average_precision`.
+    """Computes precision and recall at the rank of each positive, with images sorted as in `average_precision`.
 
-    The mean of the precisions is the average precision. Scores and targets are `[N]`. For one curve over several
-    labels, join the arrays of these labels.
+    Scores and targets are `[N]`. For one curve of several labels, concatenate the arrays of these labels. The mean of
+    the precisions is the average precision.
 
     Returns:
-        float64 `[K, 2]`: recall and precision at each of the K positives, sorted by increasing recall.
+        float64 `[K, 2]`: recall and precision at the ranks of the K positives, sorted by increasing recall.
     """
     scores, targets = check_scores(scores[:, None], targets[:, None])
     ranks = np.flatnonzero(targets[_descending(scores)[:, 0], 0]) + 1
@@ -48,16 +48,16 @@ def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> np.ndarra
 def annotation_metrics(
     scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5
 ) -> dict[str, float | int | str]:
-    """Computes all metrics of the papers' tables.
+    """Computes all metrics in the tables of the annotation papers.
 
     Returns:
         `precision`, `recall`: means over the labels.
         `f1`: F1 of these two means.
         `n_plus`: number of labels with at least one true positive.
-        `overall_precision`, `overall_recall`, `overall_f1`: results of counts that are summed over the labels.
+        `overall_precision`, `overall_recall`, `overall_f1`: computed from counts that are summed over the labels.
         `map`: mean average precision in per cent.
         `num_images`, `num_labels`: N and C.
-        `threshold`: the number, or "per label".
+        `threshold`: the number `threshold`, or "per label" for an array.
     """
     labels = label_metrics(scores, targets, threshold)
     precision, recall = (float(np.mean(labels[name])) for name in ("precision", "recall"))
@@ -86,7 +86,7 @@ def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np
         `support`: number of images where the label is true.
         `predicted`: number of images where the label is predicted.
         `tp`: number of images where the label is true and predicted.
-        `precision`, `recall`, `f1`, `threshold`: values of the label.
+        `precision`, `recall`, `f1`, `threshold`: metrics and threshold of the label.
         `ap`: average precision from 0 to 1.
     """
     predicted, targets = _predict(scores, targets, threshold)
@@ -105,7 +105,7 @@ def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np
 
 
 def confusion_counts(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
-    """Counts images where label i is missed and label j is a false alarm. Returns int64 `[C, C]` with the axes i, j."""
+    """Counts images where label i is missed and label j is wrongly predicted: element `[i, j]` of int64 `[C, C]`."""
     predicted, targets = _predict(scores, targets, threshold)
     missed, false = targets & ~predicted, predicted & ~targets
     # float32 counts up to 2^24 exactly. Its matrix product is about 100 times faster than one of integers.
@@ -113,7 +113,7 @@ def confusion_counts(scores: np.ndarray, targets: np.ndarray, threshold: float |
 
 
 def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns scores and targets, both `[N, C]`. Converts scores of other types to float64, and targets to bool."""
+    """Returns scores and targets, both `[N, C]`. Converts scores that are no floats to float64, and targets to bool."""
     scores, targets = np.asarray(scores), np.asarray(targets)
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)

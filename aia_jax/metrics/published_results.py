@@ -1,12 +1,12 @@
-"""Published results, for comparison with measured results.
+"""Published results, for comparison with measured results. Each name in `PUBLISHED` starts with its source:
 
 `attention_pooling`: Salar & Ahmadi, The Visual Computer 2024, doi 10.1007/s00371-024-03618-6.
-`improved_loss`: Salar & Ahmadi, The Visual Computer 2023. `+mcc` is the same model with a threshold for each label.
-Both papers report the epoch with the best per-class F1 on the test split.
+`improved_loss`: Salar & Ahmadi, The Visual Computer 2023. Results with `+mcc` use a threshold for each label.
+Both papers report the results of the epoch with the best per-class F1 on the test split.
 `vsl`: Zhang et al., ICME 2023, arXiv 2304.10254, in per cent. "sgraf" is the mean of the SGR and SAF similarities.
-`coco_1k` is the mean over five folds of 1,000 test images.
-`SEARCH_AREAS`: areas under the ROC curves of Chen et al., CVPR 2017, arXiv 1704.00763, on the dev split of Clickture.
-The tables of the paper could not be read, so the areas were measured in a figure. Their accuracy is about 0.005.
+Results with `coco_1k` are means over five folds of 1,000 test images.
+`clickture`: areas under the ROC curves of Chen et al., CVPR 2017, arXiv 1704.00763, on the dev split of Clickture.
+We could not read the tables of this paper, so we measured the areas in a figure. The error is about 0.005.
 """
 
 from collections.abc import Mapping
@@ -52,6 +52,6 @@ PUBLISHED = {**RESULTS, **RETRIEVAL_RESULTS, **SEARCH_RESULTS}
 
 
 def difference(metrics: Mapping[str, float], name: str) -> dict[str, float]:
-    """Subtracts the published row `name` from `metrics`. Returns the metrics that are in both."""
+    """Returns the measured minus the published value for each metric in both `metrics` and `PUBLISHED[name]`."""
     row = PUBLISHED[name]
     return {metric: metrics[metric] - value for metric, value in row.items() if metrics.get(metric) is not None}

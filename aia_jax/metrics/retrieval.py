@@ -1,7 +1,7 @@
 """Exact ranks and recalls of image-text retrieval in both directions.
 
-Similarities are `[C, I]` for C captions and I images. Caption c belongs to image `c // 5`. The last of equal scores
-ranks first, because the published code reverses an ascending sort.
+Similarities are `[C, I]` for C captions and I images. Caption c belongs to image `c // 5`. Among equal values, the last
+one ranks first, because the published code reverses an ascending sort.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ _FOLD = 1000  # images in a fold of the COCO 1K test
 
 
 def caption_ranks(similarity: np.ndarray) -> np.ndarray:
-    """Ranks all captions for each image. Returns the best rank of its own captions, int64 `[I]`. Ranks start at 0."""
+    """For each image, returns the best rank of the image's own captions, int64 `[I]`. Ranks start at 0."""
     ranks = np.empty(similarity.shape[1], np.int64)
     for image, scores in enumerate(similarity.T):
         start = CAPTIONS_PER_IMAGE * image
@@ -25,7 +25,7 @@ def caption_ranks(similarity: np.ndarray) -> np.ndarray:
 
 
 def image_ranks(similarity: np.ndarray) -> np.ndarray:
-    """Ranks all images for each caption. Returns the rank of its own image, int64 `[C]`. Ranks start at 0."""
+    """For each caption, returns the rank of the caption's own image, int64 `[C]`. Ranks start at 0."""
     return np.array([_rank(scores, caption // CAPTIONS_PER_IMAGE) for caption, scores in enumerate(similarity)])
 
 
@@ -34,7 +34,7 @@ def retrieval_metrics(similarity: np.ndarray) -> dict[str, float | int]:
 
     Returns:
         `i2t_r1`, `i2t_r5`, `i2t_r10`: recalls from images to captions in per cent.
-        `i2t_median`, `i2t_mean`: median and mean rank. Ranks start at 1.
+        `i2t_median`, `i2t_mean`: median and mean of the ranks of `caption_ranks`. Here, ranks start at 1.
         `t2i_r1`, ..., `t2i_mean`: the same five metrics from captions to images.
         `rsum`: sum of the six recalls.
         `num_images`, `num_captions`: I and C.

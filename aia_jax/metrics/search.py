@@ -1,6 +1,6 @@
 """Exact metrics of image search. Each of Q queries ranks all I images. Some images are relevant to the query.
 
-Among equal scores, the first image of the data ranks first. In the area under the ROC curve, equal scores count 1/2.
+Among equal scores, the first image of the data ranks first. In the area under the ROC curve, a tie counts as 1/2.
 """
 
 from collections.abc import Iterator
@@ -21,10 +21,11 @@ def search_metrics(scores: np.ndarray, relevant: sparse.csr_matrix) -> dict[str,
 
     Args:
         scores: float `[Q, I]`.
-        relevant: `[Q, I]`, grades of the relevant images. Grades are above 0. If relevance is binary, they are 1.
+        relevant: `[Q, I]`, the grade (above 0) of each relevant image. If relevance is binary, all grades are 1.
 
     Returns:
-        `ndcg_5`, ..., `ndcg_25`: NDCG, gain `2^grade - 1`, discount `log2(1 + rank)` (Järvelin and Kekäläinen 2002).
+        `ndcg_5`, ..., `ndcg_25`: NDCG (Järvelin and Kekäläinen 2002) of the first 5, 10, 15, 20 and 25 images. The
+            gain of an image is `2^grade - 1`, and the discount is `log2(1 + rank)`.
         `mrr`: mean reciprocal rank of the first relevant image.
         `r1`, `r5`, `r10`: fraction of queries with a relevant image among the first 1, 5 or 10 images.
         `median_rank`: median rank of the first relevant image. Ranks start at 1.
@@ -61,7 +62,7 @@ def first_ranks(scores: np.ndarray, relevant: sparse.csr_matrix) -> np.ndarray:
 
 
 def area_under_roc(scores: np.ndarray, relevant: sparse.csr_matrix) -> float:
-    """Returns the probability that a relevant pair has a higher score than an irrelevant pair. Ties count as 1/2."""
+    """Returns the probability that a relevant pair scores higher than an irrelevant pair. A tie counts as 1/2."""
     positive, negative = _split_pairs(scores, relevant)
     negative.sort()
     below = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
@@ -69,7 +70,7 @@ def area_under_roc(scores: np.ndarray, relevant: sparse.csr_matrix) -> float:
 
 
 def roc_curve(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Returns false positive rates `[P]` and true positive rates `[P]` at P points. Both increase from 0 to 1."""
+    """Returns the false positive rates `[P]` and true positive rates `[P]` at P points, both from 0 to 1."""
     positive, negative = _split_pairs(scores, relevant)
     thresholds = np.unique(np.concatenate([positive, np.quantile(negative, np.linspace(0, 1, _CURVE_POINTS))]))[::-1]
     thresholds = thresholds[np.unique(np.linspace(0, len(thresholds) - 1, _CURVE_POINTS).round().astype(int))]
@@ -94,7 +95,7 @@ def _ndcg(ranks: np.ndarray, grades: np.ndarray, count: int) -> float:
 
 
 def _split_pairs(scores: np.ndarray, relevant: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the scores of the relevant pairs and the scores of the irrelevant pairs."""
+    """Returns the scores of all relevant query-image pairs, and the scores of all irrelevant pairs."""
     positive = np.zeros(scores.shape, bool)
     positive[relevant.nonzero()] = True
     if positive.all():

@@ -22,8 +22,8 @@ CANDIDATES = tuple(step / 20 for step in range(1, 15))
 def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """For each label, finds the threshold in `CANDIDATES` with the highest MCC of `score >= threshold`, float64 `[C]`.
 
-    If MCCs are equal, the first candidate is chosen. An undefined MCC counts as 0. Scores and candidates are compared
-    in the floating dtype of the scores. scikit-learn's `matthews_corrcoef` gives the same choice.
+    If several candidates have this MCC, the lowest is chosen. An undefined MCC counts as 0. Scores and candidates are
+    compared in the floating dtype of the scores. scikit-learn's `matthews_corrcoef` leads to the same choice.
     """
     scores, targets = _check_images(scores, targets)
     true = targets.sum(axis=0)
@@ -61,12 +61,12 @@ def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def save_thresholds(path: Path, labels: Sequence[str], thresholds: np.ndarray) -> None:
-    """Writes `{label: threshold}` as JSON. Raises ValueError if the lengths of labels and thresholds differ."""
+    """Writes `{label: threshold}` to a JSON file. Raises ValueError if `labels` and `thresholds` differ in length."""
     write_json(path, dict(zip(labels, map(float, thresholds), strict=True)))
 
 
 def load_thresholds(path: str | Path, labels: Sequence[str]) -> np.ndarray:
-    """Reads `{label: threshold}` from JSON. Returns thresholds in the order of `labels`, float64 `[C]`.
+    """Reads `{label: threshold}` from a JSON file. Returns the thresholds in the order of `labels`, float64 `[C]`.
 
     Raises:
         InputError: the file is missing or malformed, or has other labels than `labels`. The message lists all problems.
@@ -99,7 +99,7 @@ def _check_images(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, 
 def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_images: int) -> np.ndarray:
     """Computes the MCC from arrays of counts, or 0 if the MCC is undefined. Equals scikit-learn's MCC in every bit.
 
-    The values that are computed before `variances` are integers below 2^53. They are exact in float64.
+    All values before `variances` are integers below 2^53, which are exact in float64.
     """
     tp, predicted, true, total = (np.asarray(count, np.float64) for count in (tp, predicted, true, num_images))
     correct = total - true - predicted + 2 * tp

@@ -1,9 +1,8 @@
-"""AMC: image search with attention to the regions and keywords of an image, and weights for these two modalities.
+"""AMC, a model for image search (Chen et al., CVPR 2017, arXiv 1704.00763).
 
-Chen et al., CVPR 2017, arXiv 1704.00763. The authors published no code. The branches, products, softmaxes and cosines
-follow the paper's framework figure or a third party's transcription of this figure. This project chose the sizes, the
-kernel width, the query encoder, the weights of images without keywords, the initial values and the scale of the maps.
-It computes sums where the transcription has means.
+An image has two modalities: its feature map and its keywords. The visual attention network (VAN) weights the cells of
+the map, the language attention network (LAN) weights the keywords, and the modality attention network (MTN) weights
+both modalities. The authors published no code of the model. `docs/search.md` lists the source of each part.
 
 Shapes: I images, Q queries, L words, K keywords, h x w cells, F channels, d embedding size, r kernel size.
 """
@@ -33,7 +32,7 @@ Encoded = dict[str, Array]
 
 
 class AMC(nnx.Module):
-    """Scores images for queries. The input for an image is its feature map and its keywords.
+    """Scores images for text queries, from the feature map and the keywords of each image.
 
     Raises InputError if `modalities` is unknown.
 
@@ -44,9 +43,10 @@ class AMC(nnx.Module):
         word_size: size of the word vectors.
         embed_size: d, size of the joint embedding.
         kernel_size: r, side of the convolution kernel that each query generates.
-        modalities: "both", "visual" or "keywords".
-        visual_attention: whether to use the visual attention network (VAN). False uses the mean of the cells.
-        keyword_attention: whether to use the language attention network (LAN). False uses the mean of the keywords.
+        modalities: "both", "visual" (only the feature map) or "keywords" (only the keywords).
+        visual_attention: whether to use the visual attention network (VAN). False gives all cells the same weight.
+        keyword_attention: whether to use the language attention network (LAN). False gives all keywords of an image
+            the same weight.
         modality_attention: whether to use the modality attention network (MTN). False weights both modalities equally.
     """
 
@@ -86,18 +86,18 @@ class AMC(nnx.Module):
         self.bilinear = nnx.Param(bilinear(rngs.params(), (embed_size, embed_size), param_dtype))
 
     def encode_queries(self, tokens: Array, lengths: Array) -> Encoded:
-        """Computes the part of the scores that depends only on the query.
+        """Encodes queries. The result does not depend on the images.
 
         Args:
-            tokens: int `[Q, L]`, padded.
-            lengths: `[Q]`, at least 1.
+            tokens: int `[Q, L]`, the word ids of each query, padded.
+            lengths: `[Q]`, number of words of each query, at least 1.
 
         Returns:
             Float32 arrays:
             `matched`: `[Q, d]`, query vectors for the score.
             `compared`: `[Q, d]`, query vectors for the weights of the modalities.
-            `kernel`: `[Q, r r, d]`, convolution kernels of the VAN.
-            `asked`: `[Q, d]`, query vectors for the LAN: `q W_ql` times the bilinear matrix.
+            `kernel`: `[Q, r * r, d]`, convolution kernels for the VAN.
+            `asked`: `[Q, d]`, query vectors for the LAN, already multiplied by the bilinear matrix.
         """
         mask = (jnp.arange(tokens.shape[1]) < lengths[:, None]).astype(self.wide)
         query = jnp.einsum("ql,qld->qd", mask / lengths[:, None], self.words[...][tokens])
@@ -113,15 +113,16 @@ class AMC(nnx.Module):
         return {name: value.astype(self.wide) for name, value in encoded.items()}
 
     def encode_images(self, maps: Array, keywords: Array, counts: Array) -> Encoded:
-        """Computes the part of the scores that depends only on the image.
+        """Encodes images. The result does not depend on the queries.
 
         Args:
-            maps: feature maps `[I, h, w, F]`, or `[I, h w, F]` of a square grid. Scales each map to a mean square of 1.
-            keywords: int `[I, K]`, indices of each image's keywords, padded.
+            maps: feature maps `[I, h, w, F]`, or `[I, h * w, F]` if h = w. Each map is scaled to a mean square of 1.
+            keywords: int `[I, K]`, ids of each image's keywords, padded.
             counts: `[I]`, number of keywords of each image, at least 0.
 
         Returns:
-            `cells` `[I, h, w, d]` in the model's dtype, and `keywords` and `counts` without a change.
+            `cells` `[I, h, w, d]`, the vectors of the cells in the model's dtype, and the arguments `keywords` and
+            `counts`.
         """
         if maps.ndim == 3:
             side = math.isqrt(maps.shape[1])
@@ -135,8 +136,8 @@ class AMC(nnx.Module):
 
         Args:
             images, queries: results of `encode_images` and `encode_queries`.
-            block: maximal number of pairs that each device computes at once. A number below Q is replaced by Q.
-            remat: recompute the attention in the backward pass instead of storing it.
+            block: maximal number of image-query pairs that a device computes at once. Values below Q are raised to Q.
+            remat: whether to compute the attention again in the backward pass instead of storing it.
 
         Returns:
             Scores from -1 to 1, float32 `[I, Q]`.
@@ -152,14 +153,14 @@ class AMC(nnx.Module):
         return join_rows(jax.lax.map(jax.checkpoint(score) if remat else score, blocks))
 
     def attend(self, images: Encoded, queries: Encoded) -> dict[str, Array]:
-        """Scores all pairs of an image and a query at once, and returns the attention of each pair.
+        """Computes the score and the attention weights for all pairs of an image and a query at once.
 
         Returns:
             Float32 arrays:
             `score`: `[I, Q]`.
-            `visual_attention`: `[I, Q, h, w]`.
-            `keyword_attention`: `[I, Q, K]`, 0 in the padding.
-            `weights`: `[I, Q, 2]`, the weight of the feature map and the weight of the keywords.
+            `visual_attention`: `[I, Q, h, w]`, the weights of the cells.
+            `keyword_attention`: `[I, Q, K]`, the weights of the keywords. The weights of the padding are 0.
+            `weights`: `[I, Q, 2]`, the weight of the feature map and the weight of all keywords together.
         """
         visual, visual_attention = self._attend_to_cells(images["cells"], queries["kernel"])
         keyword_attention = self.attend_to_keywords(queries["asked"], images["keywords"], images["counts"])
@@ -179,7 +180,7 @@ class AMC(nnx.Module):
         }
 
     def _attend_to_cells(self, cells: Array, kernel: Array) -> tuple[Array, Array]:
-        """Applies the VAN. Returns the weighted sums of cells `[I, Q, d]` and the cell weights `[I, Q, h, w]`."""
+        """Applies visual attention. Returns weighted sums of cells, `[I, Q, d]`, and cell weights, `[I, Q, h, w]`."""
         shape = (len(cells), len(kernel), *cells.shape[1:3])
         weights = jnp.full(shape, 1 / math.prod(shape[2:]), self.wide)
         if self.visual_attention:
@@ -190,17 +191,17 @@ class AMC(nnx.Module):
         return total, weights
 
     def attend_to_keywords(self, asked: Array, keywords: Array, counts: Array) -> Array:
-        """Applies the LAN. Returns the softmax weights `[I, Q, K]` of the keywords. The weights of the padding are 0.
+        """Applies language attention. Returns the weights `[I, Q, K]` of the keywords, 0 for the padding.
 
         Args:
             asked: `[Q, d]`, query vectors from `encode_queries`.
-            keywords: int `[I, K]`, indices of each image's keywords, padded.
+            keywords: int `[I, K]`, ids of each image's keywords, padded.
             counts: `[I]`, number of keywords of each image.
         """
         mask = (jnp.arange(keywords.shape[1]) < counts[:, None])[:, None]
         logits = jnp.zeros((len(keywords), len(asked), keywords.shape[1]), self.wide)
         if self.keyword_attention:
-            # Multiplies each query by each word of the vocabulary only once, not again for each image.
+            # Multiplies each query by each keyword of the vocabulary only once, not again for each image.
             table = self.keywords[...].astype(self.dtype)
             products = jnp.einsum("qd,vd->vq", asked.astype(self.dtype), table, preferred_element_type=self.wide)
             logits = products[keywords].swapaxes(1, 2)
@@ -208,7 +209,7 @@ class AMC(nnx.Module):
         return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, -1e9)), 0)
 
     def weigh(self, visual_cosine: Array, keyword_cosine: Array, counts: Array) -> Array:
-        """Applies the MTN. Returns the weights of both modalities, `[I, Q, 2]`, from two cosines, `[I, Q]` each."""
+        """Returns the weights of feature map and keywords, `[I, Q, 2]`, from their cosines with the query, `[I, Q]`."""
         if self.modalities != "both":
             fixed = jnp.array(MODALITIES[self.modalities], self.wide)
             return jnp.broadcast_to(fixed, (*visual_cosine.shape, 2))
@@ -219,20 +220,19 @@ class AMC(nnx.Module):
 
 
 def build_amc(model: ConfigDict, num_words: int, num_keywords: int, num_features: int, *, rngs: nnx.Rngs) -> AMC:
-    """Builds the model that the `model` part of a config describes. Raises InputError if a name is unknown."""
+    """Builds an `AMC` from the `model` part of a config. Raises InputError if a field has an unknown value."""
     fields = {name: model[name] for name in _FIELDS}
     return AMC(num_words, num_keywords, num_features, **fields, **dtypes(model), rngs=rngs)
 
 
 def summarize(model: AMC, images: Encoded) -> Encoded:
-    """Precomputes sums of encoded images. With these sums, `rough_scores` selects a shortlist from 100,000 images fast.
+    """Summarises a result of `encode_images`. From the summary, `rough_scores` scores 100,000 images fast.
 
     Returns:
-        `keywords`: `[I, K]`, as in `images`.
-        `counts`: `[I]`, as in `images`.
-        `mean`: float32 `[I, d]`, the mean of the cells.
-        `cross`: float32 `[I, K]`, the dot products of `mean` and each keyword embedding.
-        `gram`: float32 `[I, K, K]`, the dot products of all pairs of keyword embeddings.
+        `keywords`, `counts`: `[I, K]` and `[I]`, as in `images`.
+        `mean`: float32 `[I, d]`, the mean of the cells of each image.
+        `cross`: float32 `[I, K]`, the dot products of `mean` and the vector of each keyword of the image.
+        `gram`: float32 `[I, K, K]`, the dot products of all pairs of keyword vectors of the image.
     """
     mean = images["cells"].astype(jnp.float32).mean(axis=(1, 2))
     embedded = model.keywords[...].astype(jnp.float32)[images["keywords"]]
@@ -246,7 +246,7 @@ def summarize(model: AMC, images: Encoded) -> Encoded:
 
 
 def rough_scores(model: AMC, images: Encoded, queries: Encoded) -> Array:
-    """Computes the scores `[I, Q]` that `AMC.attend` would return if all visual attention weights were equal."""
+    """Computes the scores `[I, Q]` of `AMC.attend` with equal weights for all cells. `images` is from `summarize`."""
     table, keywords = model.keywords[...], images["keywords"]
     compared, matched = l2norm(queries["compared"]), l2norm(queries["matched"])
     weights = model.attend_to_keywords(queries["asked"], keywords, images["counts"])
@@ -263,7 +263,7 @@ def rough_scores(model: AMC, images: Encoded, queries: Encoded) -> Array:
 
 
 def _shifted_sum(taps: Array, size: int) -> Array:
-    """Shifts and adds the responses of a kernel's taps, `[..., size size, h, w]` to `[..., h, w]`. Pads with zeros."""
+    """Shifts and adds the products with each kernel element, `[..., size * size, h, w]`. Returns `[..., h, w]`."""
     height, width = taps.shape[-2:]
     before = (size - 1) // 2
     edges = [(0, 0)] * (taps.ndim - 2) + [(before, size - 1 - before)] * 2

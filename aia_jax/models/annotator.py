@@ -1,4 +1,4 @@
-"""Annotators. An annotator has a backbone and a head. The head scores every label of the vocabulary."""
+"""Annotators: models of a backbone and a head. The head scores every label of the vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class ClassifierHead(nnx.Module):
         )
 
     def __call__(self, features: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
-        """Scores every label, as `AttentionPooling.__call__` does. The dict of intermediates is empty."""
+        """Scores every label; see `AttentionPooling.__call__`. The returned dict is empty."""
         pooled = features.mean(axis=(1, 2), dtype=jnp.float32)
         pooled = dropout(pooled, self.dropout, dropout_key(key, self.dropout, train))
         return self.linear(pooled), {}
@@ -44,7 +44,7 @@ HEADS = {"attention": (AttentionPooling, HEAD_FIELDS), "gap": (ClassifierHead, (
 
 
 class Annotator(nnx.Module):
-    """Applies a head to the features of a backbone. A frozen backbone is saved with the model but not trained."""
+    """Applies a head to the features of a backbone. `freeze_backbone` excludes the backbone from training."""
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class Annotator(nnx.Module):
         Args:
             images: normalised images `[B, H, W, 3]`.
             train: whether to use batch statistics, update the running statistics and apply dropout.
-            key: random key for dropout, required if `train` is True and the head's rate is above 0.
+            key: random key for dropout, required if `train` is True and the head's dropout rate is above 0.
 
         Returns:
-            Logits of C labels, float32 `[B, C]`, and a dict of intermediates. The dict has the output of each part of
-            the backbone, and 'features' `[B, h, w, F]`. The attention head adds 'projection' `[B, h, w, D]`, and
-            'attention' `[B, C, h, w]` in float32.
+            Logits of C labels, float32 `[B, C]`, and a dict of intermediate results: the output of each part of the
+            backbone, and 'features' `[B, h, w, F]`, the last output. An attention head of hidden size D adds
+            'projection' `[B, h, w, D]` and 'attention' float32 `[B, C, h, w]`.
         """
         features, stages = self.backbone(images, train=train and not self.freeze_backbone)
         with jax.named_scope("head"):
@@ -82,13 +82,12 @@ class Annotator(nnx.Module):
 
 
 def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> Annotator:
-    """Builds the annotator that the `model` part of a config describes. Raises InputError if a name is unknown.
+    """Builds an `Annotator`. Raises InputError if a field of `config` has an unknown value.
 
     Args:
-        config: needs `freeze_backbone`, `head` ("attention" or "gap"), `dropout`, and the fields that `build_backbone`
-            needs. The attention head also needs the other fields in `HEAD_FIELDS`.
-        num_labels: number of labels to score.
-        rngs: source of the initial weights (stream `params`).
+        config: `config.model` with the fields `freeze_backbone`, `head` ("attention" or "gap") and `dropout`, and the
+            fields that `build_backbone` needs. The attention head also needs the other fields in `HEAD_FIELDS`.
+        rngs: random keys for the initial weights (stream `params`).
     """
     head_class, fields = look_up("head", config.head, HEADS)
     backbone = build_backbone(config, rngs=rngs)

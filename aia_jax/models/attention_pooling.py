@@ -1,6 +1,6 @@
-"""Attention pooling: a decoder layer with one query per label (Salar & Ahmadi 2024, doi 10.1007/s00371-024-03618-6).
+"""Attention pooling: a decoder with one query for each label (Salar & Ahmadi 2024, doi 10.1007/s00371-024-03618-6).
 
-Shapes: B images, C labels, h x w = P positions, F channels, D hidden size.
+Shapes: B images, C labels, h x w = P image positions, F feature channels, D hidden size.
 """
 
 import math
@@ -26,7 +26,7 @@ ACTIVATIONS = {"relu": relu, "gelu": partial(jax.nn.gelu, approximate=False)}
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer norm over the last axis with PyTorch's epsilon. Computes in float32. The result has the type `dtype`.
+    """Layer norm over the last axis, computed in float32, with PyTorch's epsilon. The result has the dtype `dtype`.
 
     If `dtype` is float32, the variance is the mean of `(x - mean)^2`, which has no cancellation error.
     """
@@ -42,7 +42,7 @@ class LayerNorm(nnx.LayerNorm):
 
 
 class MultiHeadAttention(nnx.Module):
-    """Scaled dot-product attention with several heads (Vaswani et al., arXiv 1706.03762). The softmax is float32."""
+    """Scaled dot-product attention with several heads (Vaswani et al., arXiv 1706.03762), with a float32 softmax."""
 
     def __init__(self, hidden_size: int, num_heads: int, *, dropout: float, dtype: DTypeLike, **options):
         if hidden_size % num_heads:
@@ -67,7 +67,7 @@ class MultiHeadAttention(nnx.Module):
             key: random key for dropout of the attention weights. None means no dropout.
 
         Returns:
-            Results `[B, C, D]`, and attention maps float32 `[B, C, P]`: the heads' mean weights, after dropout.
+            Pooled vectors `[B, C, D]`, and the mean attention weights of the heads after dropout, float32 `[B, C, P]`.
         """
         q = self._split_heads(self.query(query))
         k = self._split_heads(self.key(keys))
@@ -83,7 +83,7 @@ class MultiHeadAttention(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Applies self-attention (optional), attention to the image, and a feed-forward part, each with a residual."""
+    """Self-attention (optional), attention to the image and a feed-forward network, each with a residual connection."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class DecoderLayer(nnx.Module):
         Args:
             x: queries `[1 or B, C, D]`.
             positions: image features `[B, P, D]`.
-            position: `[1, C, D]`, vectors that are added to the queries of each attention. None adds nothing.
+            position: query embedding `[1, C, D]`, added to the queries in each attention. None: nothing is added.
             key: random key for dropout. None means no dropout.
 
         Returns:
@@ -146,11 +146,11 @@ class DecoderLayer(nnx.Module):
 
 
 class AttentionPooling(nnx.Module):
-    """Scores each label from the features that the label's query collects by attention.
+    """Pools image features by attention, with one query for each label, and scores each label from its pooled vector.
 
     Attributes:
-        query_embedding: `[C, D]`, one row per label, initially standard normal. It is trained only with self-attention.
-        weight, bias: `[C, D]` and `[C]`. Row c computes the score of label c.
+        query_embedding: `[C, D]`, one row per label, initially standard normal. Trained only with `self_attention`.
+        weight, bias: `[C, D]` and `[C]`, the weights and the bias for the score of each label.
     """
 
     def __init__(
@@ -177,10 +177,10 @@ class AttentionPooling(nnx.Module):
             num_labels, num_features: C and F.
             hidden_size, num_heads, num_layers, feedforward_size, dropout: sizes and dropout rate of the decoder.
             activation: activation of the feed-forward part, 'relu' or 'gelu' (exact).
-            norm_first: whether to apply layer norm before each part. False applies it after the residual of each part.
+            norm_first: True: layer norm before each attention and the feed-forward network. False: after each residual.
             self_attention: whether the queries attend to each other before they attend to the image.
-            keep_query_position: True starts from zeros, and adds the query embedding to the queries of each attention.
-                False starts from the query embedding.
+            keep_query_position: True: the queries are zeros at first, and each attention adds the query embedding.
+                False: the queries are the query embedding at first.
 
         Raises:
             InputError: unknown activation, or `hidden_size` is no multiple of `num_heads`.
@@ -208,14 +208,14 @@ class AttentionPooling(nnx.Module):
 
         Args:
             features: `[B, h, w, F]`.
-            train: apply dropout.
-            key: random key for dropout, required if `train` is True and the rate is above 0.
+            train: whether to apply dropout.
+            key: random key for dropout, required if `train` is True and the dropout rate is above 0.
 
         Returns:
-            Logits float32 `[B, C]`, and a dict of intermediates:
+            Logits float32 `[B, C]`, and a dict of intermediate results:
             'projection': `[B, h, w, D]`, the features that the queries attend to.
             'attention': float32 `[B, C, h, w]`, the last layer's attention, averaged over the heads. Without dropout,
-                each map has the sum 1.
+                each map sums to 1.
         """
         batch, height, width, _ = features.shape
         key = dropout_key(key, self.dropout, train)

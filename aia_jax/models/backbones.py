@@ -17,13 +17,13 @@ from aia_jax.utils.errors import InputError
 
 
 class Backbone(NamedTuple):
-    """A backbone that configs can name.
+    """A backbone that `config.model.backbone` can name.
 
     Attributes:
-        build: builds the backbone from `dtype`, `param_dtype`, `rngs` and the options of the family.
+        build: function that builds the backbone. Its arguments are the options of `TResNet` or `EfficientNetLite`.
         family: "tresnet" or "efficientnet_lite".
-        channel_stats: mean and standard deviation that normalise images. None means the statistics of the data set.
-        multiple: the sides of images must be multiples of this number.
+        channel_stats: mean and standard deviation of each channel, to normalise images. None: those of the data set.
+        multiple: height and width of the images must be multiples of this number.
     """
 
     build: Callable[..., TResNet | EfficientNetLite]
@@ -45,12 +45,12 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def build_backbone(config: ConfigDict, *, rngs: nnx.Rngs) -> TResNet | EfficientNetLite:
-    """Builds the backbone that the `model` part of a config describes. Raises InputError if a name is unknown.
+    """Builds a backbone. Raises InputError if a field of `config` has an unknown value.
 
     Args:
-        config: needs `backbone`, `remat`, `dtype` and `param_dtype`. TResNet also needs `input_statistics`, which has
-            an effect only in bfloat16. EfficientNet-Lite also needs `native_padding`. Other fields are ignored.
-        rngs: source of the initial weights (stream `params`).
+        config: `config.model` with the fields `backbone`, `remat`, `dtype` and `param_dtype`. TResNet also needs
+            `input_statistics`, which has an effect only in bfloat16. EfficientNet-Lite also needs `native_padding`.
+        rngs: random keys for the initial weights (stream `params`).
     """
     entry = backbone_named(config.backbone)
     if entry.family == "tresnet":
@@ -67,12 +67,12 @@ def backbone_named(name: str) -> Backbone:
 
 
 def dtypes(config: ConfigDict) -> dict[str, DTypeLike]:
-    """Returns `dtype` and `param_dtype` of the `model` part of a config. Raises InputError if a name is unknown."""
+    """Returns the dtypes that `dtype` and `param_dtype` in `config` name. Raises InputError if one is unknown."""
     return {field: look_up(field, config[field], DTYPES) for field in ("dtype", "param_dtype")}
 
 
 def look_up(field: str, name: str, table: Mapping[str, Any]) -> Any:
-    """Returns `table[name]`. If the name is unknown, raises InputError with the name of the `config.model` field."""
+    """Returns `table[name]`. If `name` is not in `table`, raises an InputError about `config.model.<field>`."""
     if name not in table:
         raise InputError(f"config.model.{field}: unknown {name!r}; known: {', '.join(table)}")
     return table[name]

@@ -3,9 +3,9 @@
 Layers and widths equal those of TensorFlow's `efficientnet/lite` and timm's `tf_efficientnet_lite`. This code has no
 drop connect: unlike TensorFlow and timm, it never skips a block at random in training.
 
-Padding is 'same'. At stride 2, there may be more zeros after the image than before it. This depends on the image size.
-TensorFlow and timm compute the padding for the size of each image. efficientnet_lite_pytorch computes it for the image
-size that the weights were trained with. This keeps the alignment of the features.
+Padding is 'same'. At stride 2, the number of zeros before and after the image depends on the image size. TensorFlow and
+timm use the size of each image. efficientnet_lite_pytorch always uses the image size of the pretraining, so that
+features and pixels are aligned in the same way at every image size.
 """
 
 import itertools
@@ -31,12 +31,12 @@ HEAD_FEATURES = 1280
 
 @dataclass(frozen=True)
 class Variant:
-    """Scaling of an EfficientNet-Lite.
+    """Size of an EfficientNet-Lite.
 
     Attributes:
         width: factor for the number of channels of every stage. The stem and the head are not scaled.
         depth: factor for the number of blocks of every stage except the first and the last.
-        resolution: side in pixels of the images that the published weights were trained on.
+        resolution: height and width in pixels of the images that the published weights were trained on.
     """
 
     width: float
@@ -53,7 +53,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Sizes of a stage before scaling. Only the first block has the stride and changes the number of channels."""
+    """Sizes of a stage before scaling. Only the first block has this stride, and changes the channel count."""
 
     blocks: int
     kernel_size: int
@@ -77,7 +77,7 @@ class SameConv(nnx.Module):
     """Full or depthwise convolution with 'same' padding and without bias.
 
     Args:
-        nominal: input side for which the padding is computed. None means the side of the actual input.
+        nominal: height and width that determine the padding. None: those of the input.
 
     Attributes:
         kernel: `[k, k, in_features, out_features]`, or `[k, k, 1, out_features]` for a depthwise convolution.
@@ -109,7 +109,7 @@ class SameConv(nnx.Module):
         """Maps `[B, H, W, in_features]` to `[B, h, w, out_features]`. Without `nominal`, h is ceil(H / stride).
 
         Args:
-            kernel: replaces the layer's kernel.
+            kernel: a kernel to use instead of the layer's own kernel.
         """
         kernel = (self.kernel[...] if kernel is None else kernel).astype(self.dtype)
         x = x.astype(self.dtype)
@@ -125,7 +125,7 @@ class SameConv(nnx.Module):
 
 
 def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
-    """Convolves each channel with its own filter. XLA fuses the float32 sum of shifted products into one loop.
+    """Convolves each channel with its own filter, by a float32 sum that XLA fuses into one loop.
 
     Args:
         x: `[B, H, W, C]`.
@@ -144,7 +144,7 @@ def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | 
 
 
 def _same_padding(side: int, size: int, stride: int, nominal: int | None = None) -> tuple[int, tuple[int, int]]:
-    """Returns the output side and the zeros (before, after). If the number of zeros is odd, one more is after."""
+    """Returns the output side and the numbers of zeros (before, after). If the total is odd, `after` is larger by 1."""
     padded_for = nominal or side
     zeros = max((-(-padded_for // stride) - 1) * stride + size - padded_for, 0)
     return (side + zeros - size) // stride + 1, (zeros // 2, zeros - zeros // 2)
@@ -230,7 +230,7 @@ class EfficientNetLite(nnx.Module):
 
     Attributes:
         num_features: channels of the features.
-        stride: image pixels per feature position along each axis.
+        stride: distance in image pixels between two feature positions.
     """
 
     num_features = HEAD_FEATURES
@@ -286,7 +286,7 @@ class EfficientNetLite(nnx.Module):
         return out.pop("features"), out
 
     def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-        """Yields the parts of the network. The first part takes images. Each other part takes the previous output."""
+        """Yields each part as (name, function). The first takes images. Each other part takes the previous output."""
         yield "stem", lambda images: jax.nn.relu6(self.stem(images, train=train))
         for number, stage in enumerate(self.stages, start=1):
             yield f"stage{number}", partial(run_blocks, stage, train, self.remat)

@@ -1,4 +1,4 @@
-"""Image-text retrieval: SGRAF on precomputed region features, or on the feature map of a trained backbone."""
+"""Image-text retrieval: SGRAF on precomputed region features, or on the feature map of a backbone."""
 
 import jax
 from flax import nnx
@@ -14,7 +14,7 @@ class Retriever(nnx.Module):
 
     Args:
         sgraf: the similarity model.
-        backbone: the cells of the backbone's last feature map are the regions. None: the inputs are region features.
+        backbone: network for images. The positions of its last feature map are the regions. None: no backbone.
     """
 
     def __init__(self, sgraf: SGRAF, backbone: nnx.Module | None = None):
@@ -22,7 +22,7 @@ class Retriever(nnx.Module):
         self.backbone = backbone
 
     def encode_images(self, images: Array, *, train: bool, key: Array | None = None) -> tuple[Array, Array]:
-        """Calls `SGRAF.encode_images` on region features `[B, R, F]`. A backbone needs images `[B, S, S, 3]`."""
+        """Encodes images `[B, S, S, 3]`, or features `[B, R, F]` without a backbone. See `SGRAF.encode_images`."""
         if self.backbone is not None:
             features, _ = self.backbone(images, train=train)
             images = features.reshape(len(features), -1, features.shape[-1])
@@ -31,23 +31,23 @@ class Retriever(nnx.Module):
 
     @jax.named_scope("text")
     def encode_captions(self, tokens: Array, lengths: Array, **options) -> tuple[Array, Array]:
-        """Calls `SGRAF.encode_captions`."""
+        """Encodes captions; see `SGRAF.encode_captions`."""
         return self.sgraf.encode_captions(tokens, lengths, **options)
 
     @jax.named_scope("similarity")
     def similarity(self, images: tuple, captions: tuple, lengths: Array, **options) -> Array:
-        """Calls `SGRAF.similarity`."""
+        """Scores every caption against every image; see `SGRAF.similarity`."""
         return self.sgraf.similarity(images, captions, lengths, **options)
 
 
 def build_retriever(config: ConfigDict, num_words: int, *, rngs: nnx.Rngs) -> Retriever:
-    """Builds the model that the `model` part of a config describes. Raises InputError if a name is unknown.
+    """Builds a `Retriever`. Raises InputError if a field of `config` has an unknown value.
 
     Args:
-        config: needs `SGRAF_FIELDS`, `dtype`, `param_dtype` and `backbone`. If `backbone` is "", it also needs
-            `num_features`. If not, it also needs the fields that `build_backbone` needs.
+        config: `config.model` with the fields in `SGRAF_FIELDS`, `dtype`, `param_dtype` and `backbone`. If `backbone`
+            is "", `num_features` is also needed. If not, the fields that `build_backbone` needs are also needed.
         num_words: size of the vocabulary.
-        rngs: source of the initial weights (stream `params`).
+        rngs: random keys for the initial weights (stream `params`).
     """
     backbone = build_backbone(config, rngs=rngs) if config.backbone else None
     sgraf = SGRAF(

@@ -82,7 +82,7 @@ class TextEncoder(nnx.Module):
 
 
 class GraphReasoning(nnx.Module):
-    """SGR: reasoning over a graph. The nodes of the graph are the alignments (SGRAF, section 3.3)."""
+    """SGR (SGRAF, section 3.3): reasoning over a graph whose nodes are the similarity vectors of image and caption."""
 
     def __init__(self, size: int, *, dtype: DTypeLike, **options):
         self.dtype = dtype
@@ -92,15 +92,15 @@ class GraphReasoning(nnx.Module):
         self.value = nnx.List(linear() for _ in range(_GRAPH_STEPS))
 
     def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
-        """Computes the state of the global alignment after all steps.
+        """Computes the state of the first node after all steps.
 
-        `mask` `[c, L + 1]` selects from `alignments` `[i, c, L + 1, S]`. The first alignment is the global alignment.
-        The last step computes only this alignment. Wq and Wk are multiplied before they are applied to nodes:
-        (x Wq + bq)(y Wk + bk)^T equals (x Wq + bq) Wk^T y^T plus a term that is equal for all y. Softmax ignores this
-        term.
+        The nodes are `alignments` `[i, c, L + 1, S]`, the results of `SGRAF._alignments`. `mask` `[c, L + 1]` is False
+        for padding. The last step computes only the first node. Wq and Wk are multiplied before they are applied to
+        nodes: (x Wq + bq)(y Wk + bk)^T equals (x Wq + bq) Wk^T y^T plus a term that is equal for all nodes y. Softmax
+        ignores this term.
 
         Returns:
-            States `[i, c, S]`, and zeros `[c, 2]` instead of the statistics of `AttentionFiltration`.
+            States `[i, c, S]`, and zeros `[c, 2]`: in contrast to `AttentionFiltration`, there are no statistics.
         """
         nodes = alignments
         for step, (query, key, value) in enumerate(zip(self.query, self.key, self.value, strict=True)):
@@ -115,10 +115,10 @@ class GraphReasoning(nnx.Module):
 
 
 class AttentionFiltration(nnx.Module):
-    """SAF: a weighted sum of the alignments, with learned weights (SGRAF, section 3.4).
+    """SAF (SGRAF, section 3.4): a weighted sum of the similarity vectors of image and caption, with learned weights.
 
-    The batch norm of the weights computes separate statistics for each caption, over all images. As in the published
-    loop, each caption updates the running statistics, in the order of the batch.
+    Batch norm of the weights computes separate statistics for each caption, over all images. As in the published code,
+    the captions update the running statistics one after the other.
     """
 
     def __init__(self, size: int, *, dtype: DTypeLike, **options):
@@ -126,11 +126,11 @@ class AttentionFiltration(nnx.Module):
         self.norm = BatchNorm(1, **options)
 
     def __call__(self, alignments: Array, mask: Array, train: bool) -> tuple[Array, Array]:
-        """Computes weighted sums of `alignments` `[i, c, L + 1, S]`. `mask` `[c, L + 1]` selects alignments.
+        """Computes weighted sums of `alignments` `[i, c, L + 1, S]`. `mask` `[c, L + 1]` is False for padding.
 
         Returns:
-            The sums, scaled to length 1, `[i, c, S]`. For each caption, mean and unbiased variance of the weights
-            before batch norm, float32 `[c, 2]`. In evaluation, these statistics are 0.
+            The sums, scaled to length 1, `[i, c, S]`, and float32 statistics `[c, 2]`: the mean and unbiased variance
+            of each caption's weights before batch norm. In evaluation, the statistics are 0.
         """
         weights = self.linear(alignments)[..., 0].astype(jnp.float32)
         mask = mask.astype(jnp.float32)
@@ -151,7 +151,7 @@ class AttentionFiltration(nnx.Module):
         return l2norm(pooled.astype(jnp.float32)), statistics
 
     def update(self, statistics: Array) -> None:
-        """Updates the running statistics with the statistics `[C, 2]` of each caption, one caption after the other."""
+        """Updates the running statistics with the `statistics` `[C, 2]` of C captions, one caption after the other."""
         statistics = jax.lax.stop_gradient(statistics)
         momentum = self.norm.momentum
         remaining = (1 - momentum) ** jnp.arange(len(statistics) - 1, -1, -1)
@@ -169,8 +169,8 @@ class SGRAF(nnx.Module):
 
     Args:
         num_words: size of the vocabulary.
-        num_features: F, features of a region.
-        num_regions: R, regions of an image.
+        num_features: F, number of features of a region.
+        num_regions: R, number of regions of an image.
         embed_size: D, size of the embeddings of images and captions.
         word_size: size of the word vectors.
         similarity_size: S, size of the similarity vectors.
@@ -236,11 +236,11 @@ class SGRAF(nnx.Module):
         Args:
             images: result of `encode_images`, `[I, R, D]` and `[I, D]`.
             captions: result of `encode_captions`, `[C, L, D]` and `[C, D]`.
-            lengths: `[C]`, number of words of each caption. A block is as wide as its longest caption, so captions
-                sorted by length need less time.
-            train: whether to use the statistics of each caption and update the running statistics.
-            block: maximal number of pairs that each device computes at once. A number below I is replaced by I.
-            remat: recompute the alignments in the backward pass instead of storing them.
+            lengths: `[C]`, number of words of each caption. Captions that are sorted by length need less time, because
+                less padding is computed.
+            train: whether batch norm uses the statistics of each caption and updates the running statistics.
+            block: maximal number of caption-image pairs that a device computes at once. Values below I are raised to I.
+            remat: whether to compute the similarity vectors again in the backward pass instead of storing them.
 
         Returns:
             Scores from 0 to 1, float32 `[C, I]`.
@@ -274,7 +274,7 @@ class SGRAF(nnx.Module):
     ) -> Array:
         """Returns similarity vectors `[i, c, L + 1, S]`.
 
-        The first vector compares an image and a caption. The other L vectors compare a word and the word's context.
+        The first vector compares image and caption. Each other vector compares a word with a weighted sum of regions.
         """
         words = words.astype(self.dtype)
         affinity = jnp.einsum("ird,cld->iclr", regions, words, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""TResNet (Ridnik et al., arXiv 2003.13630) with the layers of timm. The annotators were trained with these layers."""
+"""TResNet (Ridnik et al., arXiv 2003.13630) with timm's layers. The published annotators were trained with them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Variant:
 
     Attributes:
         blocks: number of residual blocks in each stage. Every stage except the first halves the resolution.
-        width: channels of the stem, and planes of stage 1. Each stage has twice the planes of the stage before.
-        basic_stages: the first `basic_stages` stages use `BasicBlock`. The other stages use `Bottleneck`.
-        se_stages: the first `se_stages` stages use squeeze-and-excitation.
+        width: number of channels of the stem, and `planes` of the blocks in stage 1. Each later stage doubles `planes`.
+        basic_stages: number of stages, from the first, that use `BasicBlock`. The other stages use `Bottleneck`.
+        se_stages: number of stages, from the first, that use squeeze-and-excitation.
         stem_slope, block_slope: negative slopes of leaky ReLU in the stem and in the blocks.
     """
 
@@ -132,7 +132,7 @@ class TResNet(nnx.Module):
 
     Attributes:
         num_features: channels of the last stage.
-        stride: image pixels per feature position along each axis.
+        stride: distance in image pixels between two feature positions.
     """
 
     def __init__(
@@ -147,8 +147,8 @@ class TResNet(nnx.Module):
         """Builds a `Variant`, or the variant with this name in `VARIANTS`. Raises InputError if the name is unknown.
 
         Args:
-            input_statistics: whether training computes the output statistics of widening 1x1 convolutions from the
-                input of the convolution. See `aia_jax.models.layers.input_statistics`.
+            input_statistics: whether, for 1x1 convolutions with more outputs than inputs, training computes the output
+                statistics from the input. See `aia_jax.models.layers.input_statistics`.
             remat: see `run_blocks`.
             options: `param_dtype` and `rngs`, as for `nnx.Linear`.
         """
@@ -180,11 +180,11 @@ class TResNet(nnx.Module):
         """Computes features. Raises InputError if H or W is no multiple of 4, or too small for the number of stages.
 
         Args:
-            images: normalised images `[B, H, W, 3]`. H and W are multiples of 4.
+            images: normalised images `[B, H, W, 3]`.
             train: whether to normalise by the batch's statistics and update the running statistics.
 
         Returns:
-            Features `[B, h, w, C]` (h = H / stride, rounded up), and a dict of the outputs of 'stem', 'stage1', ...
+            Features `[B, h, w, C]` (h = H / stride, rounded up), and a dict of the outputs of all parts ('stem', ...).
         """
         # Blur pooling reflects at the border, so its input in the last stage needs at least two positions.
         smallest = 4 if len(self.stages) == 1 else self.stride // 2 + 4
@@ -198,7 +198,7 @@ class TResNet(nnx.Module):
         return x, out
 
     def parts(self, *, train: bool) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-        """Yields the parts of the network. The first part takes images. Each other part takes the previous output."""
+        """Yields each part as (name, function). The first takes images. Each other part takes the previous output."""
 
         def stem(images: Array) -> Array:
             x = space_to_depth(images.astype(self.dtype), 4)

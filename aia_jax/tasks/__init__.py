@@ -1,4 +1,4 @@
-"""The tasks of the systems. A task has the data, model, loss, predictions and metrics of a system."""
+"""Tasks. A task defines the data, model, loss, predictions and metrics of annotation, retrieval or search."""
 
 from ml_collections import ConfigDict
 
@@ -11,7 +11,7 @@ from aia_jax.utils.errors import InputError
 
 
 def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask | SearchTask:
-    """Creates the task named by `config.task`. Raises InputError if the task is unknown or a field has a bad value."""
+    """Creates the task named by `config.task`. Raises InputError if the task is unknown or a field is invalid."""
     check_fields(config)
     if config.task == "annotation":
         return (FrozenBackboneTask if config.model.freeze_backbone else AnnotationTask)(config)

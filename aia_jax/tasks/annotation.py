@@ -1,4 +1,4 @@
-"""Automatic image annotation, systems A and B: computes a score for each label of an image."""
+"""Automatic image annotation (systems A and B): an annotator computes the score of each label for an image."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -27,14 +27,14 @@ from aia_jax.utils.messages import format_count
 class AnnotationTask(BaseTask):
     """Trains and evaluates an `Annotator`. Implements `training.task.Task`.
 
-    In the shapes, a batch has B images of S x S pixels, and the vocabulary has C labels.
+    Shapes: B images of S x S pixels, C labels, feature maps of h x w positions and F channels.
 
     Args:
         config: see `configs/base.py`.
-        stats: mean and standard deviation of the training photos. None: those of the data set in `config`.
+        stats: mean and standard deviation of each channel of the training photos. None: those of `config.data.name`.
 
     Raises:
-        InputError: the data set, loss or published row is unknown, or the image size does not fit the backbone.
+        InputError: unknown data set, loss or `config.published`, or an image size that does not fit the backbone.
     """
 
     def __init__(self, config: ConfigDict, stats: ChannelStats | None = None):
@@ -88,23 +88,26 @@ class AnnotationTask(BaseTask):
         return self.train_arrays() if self.config.data.placement == "device" else {}
 
     def train_arrays(self) -> dict[str, Any]:
-        """Returns the arrays for training batches, with one row per image."""
+        """Returns the training images and targets, with one row per image."""
         split = self.split("train")
         return {"image": split.images, "target": split.targets}
 
     def eval_arrays(self, split: str) -> dict[str, Any]:
-        """Returns the arrays for the batches of `predict`, with one row per image."""
+        """Returns the images of `split` for `predict`, with one row per image."""
         return {"image": self.split(split).images}
 
     def row_names(self, index: np.ndarray) -> list[str]:
         return [self.split("train").image_names[row] for row in index]
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-        """Yields the batches of `split` in order. Each batch has the rows of this process."""
+        """Yields the batches of `split` in order. A batch contains only the rows for this process."""
         return self._batches_in_order(self.eval_arrays(split), len(self.split(split)))
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the mean loss of `image` uint8 `[B, S, S, 3]` and `target` uint8 `[B, C]` after flips and mixup."""
+        """Returns the mean loss of a batch after random flips and mixup.
+
+        `batch` has `image` uint8 `[B, S, S, 3]` and `target` uint8 `[B, C]`.
+        """
         flip_key, dropout_key = jax.random.split(key)
         images = self.normalize(transforms.random_flips(batch["image"], flip_key, self.config.data.flips))
         targets = batch["target"].astype(jnp.float32)
@@ -130,7 +133,7 @@ class AnnotationTask(BaseTask):
         return {"scores": jax.nn.sigmoid(logits)}
 
     def extract(self, backbone: nnx.Module, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns the last feature maps of a backbone as `features`, float32 `[B, h, w, F]`."""
+        """Returns the backbone's last feature maps of the images as `features`, float32 `[B, h, w, F]`."""
         features, _ = backbone(self.normalize(batch["image"]), train=False)
         return {"features": features.astype(jnp.float32)}
 
@@ -141,7 +144,7 @@ class AnnotationTask(BaseTask):
         return {"scores": jax.nn.sigmoid(logits), **maps}
 
     def illustrate(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """As `explain`, but returns attention as `heat` uint8 `[B, C, h, w]`. The largest value of each map is 255."""
+        """Returns the result of `explain` with the attention scaled to 0..255, as `heat` uint8 `[B, C, h, w]`."""
         out = self.explain(model, batch)
         if "attention" not in out:
             return out
@@ -168,7 +171,7 @@ class AnnotatedSplits:
     """Loads the splits of an annotated data set.
 
     If `config.eval.split` is "validation", the training split is divided at random into the parts "train" and
-    "validation". `seed` determines the parts. With other values of `config.eval.split`, there is no validation part.
+    "validation". `seed` determines the parts. If `config.eval.split` is "test", there is no validation part.
     """
 
     def __init__(self, config: ConfigDict, image_size: int, seed: int):

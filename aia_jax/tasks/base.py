@@ -19,10 +19,10 @@ RowSource = Mapping[str, Any] | pipeline.MakeBatch  # arrays `[N, ...]`, or a fu
 class BaseTask:
     """Implements the methods of `training.task.Task` that are the same for all systems.
 
-    Subclasses load a split in `_load_split` and return the source of training batches in `_train_source`.
+    Subclasses implement `_load_split`, and `_train_source`, which returns arrays or a function for training batches.
 
     Attributes:
-        channel_stats: mean and standard deviation that normalise the images, on the scale 0..1.
+        channel_stats: mean and standard deviation of each channel, to normalise images with values from 0 to 1.
     """
 
     channel_stats: ChannelStats
@@ -40,7 +40,7 @@ class BaseTask:
         return self._splits[name]
 
     def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
-        """Loads the splits."""
+        """Loads `splits`. Ignores `weights`."""
         for name in splits:
             self.split(name)
 
@@ -62,7 +62,7 @@ class BaseTask:
         )
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Normalises uint8 images with the channel statistics."""
+        """Normalises uint8 images with `channel_stats`."""
         return transforms.normalize(images, *self.channel_stats)
 
     def _batches_in_order(self, source: RowSource, num_rows: int) -> Iterator[dict[str, np.ndarray]]:

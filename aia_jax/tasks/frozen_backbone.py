@@ -1,4 +1,4 @@
-"""Trains only the head. The feature maps of the images and of the flipped images are computed once and cached."""
+"""Trains only the head of an annotator, on feature maps of images and flipped images that are computed only once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ class FrozenBackboneTask(AnnotationTask):
     In a batch, `features` has the maps of the images. Arrays such as `features_h` have the maps of flipped images.
 
     Raises:
-        InputError: see `AnnotationTask`. Also if mixup is on, because mixup needs images.
+        InputError: see `AnnotationTask`. Also if `config.mixup` is set, because mixup needs images.
     """
 
     def __init__(self, config: ConfigDict):
@@ -39,7 +39,7 @@ class FrozenBackboneTask(AnnotationTask):
         self._digest = ""
 
     def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
-        """Computes the features of `splits` with the backbone in `weights`, unless they are cached."""
+        """Computes the features of `splits` with the backbone in `weights`, unless these features are cached."""
         backbone = jax.device_get(weights["constants"]["backbone"])
         leaves = jax.tree_util.tree_flatten_with_path(backbone)[0]
         self._weights = jax.device_put(backbone)
@@ -48,18 +48,18 @@ class FrozenBackboneTask(AnnotationTask):
             self.eval_arrays(split)
 
     def train_arrays(self) -> dict[str, Any]:
-        """Returns the features of the images, the features of the flipped images, and the targets."""
+        """Returns the training targets and the features of the training images and of their flipped versions."""
         versions = {
             f"features{flip and '_'}{flip}": self._features("train", flip) for flip in FLIPS[self.config.data.flips]
         }
         return {**versions, "target": self.split("train").targets}
 
     def eval_arrays(self, split: str) -> dict[str, Any]:
-        """Returns the features of the images."""
+        """Returns the features of the images of `split`."""
         return {"features": self._features(split, "")}
 
     def loss(self, model: Annotator, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
-        """Selects at random the map of each image or of its flipped image, `[B, h, w, F]`. Returns the mean loss."""
+        """Returns the mean loss. Uses the map `[h, w, F]` of each image or of a flipped version, chosen at random."""
         flip_key, dropout_key = jax.random.split(key)
         versions = jnp.stack([rows for name, rows in sorted(batch.items()) if name.startswith("features")], axis=1)
         chosen = jax.random.randint(flip_key, (len(versions),), 0, versions.shape[1])

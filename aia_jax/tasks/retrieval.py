@@ -1,4 +1,4 @@
-"""Image-text retrieval, system C: computes the similarity of each pair of an image and a caption."""
+"""Image-text retrieval (system C): a retriever computes the similarity of each pair of an image and a caption."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -33,13 +33,13 @@ _PHOTO_SIZE = 256
 
 
 class RetrievalTask(BaseTask):
-    """Trains and evaluates a `Retriever`. Implements `training.task.Task`. A training row is a caption.
+    """Trains and evaluates a `Retriever`. Implements `training.task.Task`. A training row is a caption and its image.
 
     Args:
         config: see `configs/sgraf.py`.
 
     Raises:
-        InputError: fields of the config are unknown or do not fit each other.
+        InputError: values in `config` are unknown or do not fit each other.
     """
 
     def __init__(self, config: ConfigDict):
@@ -78,7 +78,7 @@ class RetrievalTask(BaseTask):
         return build_retriever(self.config.model, len(self.vocabulary), rngs=rngs)
 
     def row_names(self, index: np.ndarray) -> list[str]:
-        """Returns a text for each training caption in `index`: the number and the text of the caption."""
+        """Returns a string for each training caption in `index`: the number and the text of the caption."""
         return [f"{row}: {self.split('train').captions[row]}" for row in index]
 
     def loss(self, model: Retriever, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
@@ -87,8 +87,8 @@ class RetrievalTask(BaseTask):
         `batch` has B pairs of an image and a caption, with these arrays:
         - `image` `[B, ...]`: the images, or their features.
         - `tokens` `[B, L]`, `length` `[B]`: the word ids of the captions, and the number of words in each caption.
-        - `image_similarity` `[B, B]`: only for the visual loss.
-        - `caption_similarity` `[B, B]`: only for the textual loss.
+        - `image_similarity` `[B, B]`: only if `config.loss.visual` is set.
+        - `caption_similarity` `[B, B]`: only if `config.loss.textual` is set.
         """
         flip_key, image_key, caption_key = jax.random.split(key, 3)
         images = batch["image"]
@@ -110,7 +110,7 @@ class RetrievalTask(BaseTask):
     ) -> list[dict[str, np.ndarray]]:
         """For each set of weights, returns the `similarity` of C captions and I images of a split, float32 `[C, I]`.
 
-        Encodes the images once. Each batch has captions of similar length. Scores each batch against all images.
+        Encodes the images once. Then scores batches of captions of similar length against all images.
         """
         part = self.split(split)
         images = self._batches_in_order({"image": part.images}, len(part.images))
@@ -122,7 +122,7 @@ class RetrievalTask(BaseTask):
         return [{"similarity": outputs["similarity"][np.argsort(outputs["index"])]} for outputs in scored]
 
     def encode(self, model: Retriever, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Encodes B images. Returns the region vectors `regions` `[B, R, D]` and the image vectors `whole` `[B, D]`."""
+        """Encodes B images. Returns region vectors as `regions` `[B, R, D]`, and image vectors as `whole` `[B, D]`."""
         images = self.normalize(batch["image"]) if self.config.model.backbone else batch["image"]
         regions, whole = model.encode_images(images, train=False)
         return {"regions": regions, "whole": whole}
@@ -130,7 +130,7 @@ class RetrievalTask(BaseTask):
     def score(
         self, model: Retriever, batch: dict[str, jax.Array], encoded: dict[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """Returns `similarity` `[B, I]` of B captions and all I images, and `index` `[B]`, the caption numbers."""
+        """Returns `similarity` `[B, I]` of B captions and all I images, and the captions' numbers `index` `[B]`."""
         captions = model.encode_captions(batch["tokens"], batch["length"], train=False)
         images, block = (encoded["regions"], encoded["whole"]), self.config.eval.block
         similarity = model.similarity(images, captions, batch["length"], train=False, block=block)
@@ -140,7 +140,7 @@ class RetrievalTask(BaseTask):
         return retrieval_metrics(outputs["similarity"])
 
     def photos(self, split: str) -> Callable[[int], np.ndarray] | None:
-        """Returns a function from an image's number to the image, uint8 `[S, S, 3]`; None if there are no photos."""
+        """Returns a function from an image's number to its photo, uint8 `[S, S, 3]`, or None if there are no photos."""
         part, folder = self.split(split), self.config.data.photos
         if self.config.model.backbone:
             return part.images.__getitem__

@@ -1,4 +1,4 @@
-"""Image search, system D: computes the score of each image for a query."""
+"""Image search (system D): a model computes the score of each image for a query."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ class SearchTask(BaseTask):
         config: see `configs/amc.py`.
 
     Raises:
-        InputError: fields of the config are unknown or do not fit each other.
+        InputError: values in `config` are unknown or do not fit each other.
     """
 
     def __init__(self, config: ConfigDict):
@@ -70,7 +70,7 @@ class SearchTask(BaseTask):
         return Vocabulary.build(queries.take(trained).texts, min_count=1)
 
     def describe(self) -> dict[str, Any]:
-        """Returns facts: all keywords and all query words in the order of their ids, and the annotator's digest."""
+        """Returns facts for checkpoints: keywords and query words by id, and digests of vocabulary and annotator."""
         return {
             "labels": list(self.source.keyword_names),
             "vocabulary": self.vocabulary.facts,
@@ -100,7 +100,7 @@ class SearchTask(BaseTask):
 
     @functools.cached_property
     def _vectors(self) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of the words that have pretrained vectors, and these vectors."""
+        """The ids of the query words that have pretrained vectors, and these vectors."""
         return read_vectors(self.config.model.word_vectors, self.vocabulary, self.config.model.word_size)
 
     @functools.cached_property
@@ -111,7 +111,7 @@ class SearchTask(BaseTask):
         )
 
     def row_names(self, index: np.ndarray) -> list[str]:
-        """Returns a text for each training pair in `index`: the query and the number of the image."""
+        """Returns a string for each training pair in `index`: the query and the number of the image."""
         return self._pairs.names(index)
 
     def loss(self, model: AMC, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
@@ -155,7 +155,7 @@ class SearchTask(BaseTask):
         return model.attend(model.encode_images(batch["maps"], batch["keywords"], batch["counts"]), queries)
 
     def evaluate(self, split: str, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns `search_metrics` of all queries. The prefix `new_` is for metrics of queries not seen in training."""
+        """Returns `search_metrics` of all queries and, with the prefix `new_`, of the queries not seen in training."""
         part, scores = self.split(split), outputs["scores"]
         metrics = search_metrics(scores, part.queries.relevant)
         new = np.flatnonzero(~part.trained)
@@ -181,7 +181,7 @@ class SearchTask(BaseTask):
 
 
 def describe_model(model: ConfigDict) -> str:
-    """Returns the model's name and its missing parts. VAN, LAN, MTN: attention to regions, keywords and modalities."""
+    """Returns the model's name and its missing attention networks, such as "AMC without VAN". See `AMC`."""
     name = "AMC" if model.modalities == "both" else f"AMC, {model.modalities} alone"
     parts = {
         "VAN": model.visual_attention or model.modalities == "keywords",
@@ -196,7 +196,7 @@ class AnnotatedImages:
     """Loads the splits of an annotated data set for image search.
 
     Attributes:
-        keyword_quality: precision and recall of the predicted keywords of each loaded split.
+        keyword_quality: `{split: (precision, recall)}` of the predicted keywords of the loaded splits.
 
     Raises InputError if the config names no annotator.
     """
@@ -235,7 +235,7 @@ class AnnotatedImages:
         return self.annotator.labels if self._data.keywords == "annotator" else self._splits.whole_train.labels
 
     def load(self, name: str) -> SearchImages:
-        """Loads the images of a split, and the queries that have a relevant image. See `AnnotatedSplits.load`."""
+        """Loads the images of a split (see `AnnotatedSplits.load`), and the queries that have a relevant image."""
         images, data = self._splits.load(name), self._data
         maps = self.annotator.cached_maps(images.images, data.feature_dtype)
         if data.keywords == "annotator":
@@ -248,7 +248,7 @@ class AnnotatedImages:
         return SearchImages(maps, *pad_ids(chosen, data.max_keywords), queries, images.images)
 
     def _check_parts(self, there: ConfigDict) -> None:
-        """Raises InputError if annotator and search use different validation parts of the same data set."""
+        """Raises InputError if the annotator and this config have different validation parts of the same data set."""
         data = self._data
         if there.data.name != data.name or {there.eval.split, self._config.eval.split} != {"validation"}:
             return
@@ -264,7 +264,7 @@ class AnnotatedImages:
 
 
 def _quality(chosen: list[np.ndarray], names: tuple[str, ...], images: Split) -> tuple[float, float]:
-    """Returns the precision and recall of predicted keywords. `chosen` has, for each image, indices of `names`."""
+    """Returns the precision and recall of keywords. `chosen` has the indices in `names` of each image's keywords."""
     true = [{images.labels[label] for label in np.flatnonzero(row)} for row in images.targets]
     pairs = zip(true, chosen, strict=True)
     hits = sum(len(labels.intersection(names[keyword] for keyword in own)) for labels, own in pairs)

@@ -1,4 +1,4 @@
-"""Runs a trained annotator: computes scores, the backbone's feature maps, and predicted labels as keywords."""
+"""Runs a trained annotator: computes scores, the backbone's feature maps, and keywords (labels with high scores)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,11 +28,12 @@ class TrainedAnnotator:
     """Runs an annotator with given weights on all devices.
 
     Args:
+        config: config of an annotation run.
         labels: the C labels of the vocabulary.
-        arrays: all arrays of the model, by path.
+        arrays: all arrays of the model, `{path: array}`.
         batch_size: number of images or maps in a batch. Rounded up to a multiple of the number of devices.
         stats: see `AnnotationTask`.
-        fold: if True, folds batch norm into the convolutions once. If False, each call does it.
+        fold: whether to fold batch norm into the convolutions now. False: each call folds it again.
 
     Attributes:
         image_size: side S of the images in pixels.
@@ -40,7 +41,7 @@ class TrainedAnnotator:
         digest: text that identifies the weights and settings.
 
     Raises:
-        InputError: the config cannot be used.
+        InputError: a field of `config` has an unknown value; see `AnnotationTask`.
     """
 
     def __init__(
@@ -92,9 +93,9 @@ class TrainedAnnotator:
     ) -> "TrainedAnnotator":
         """Loads the best epoch of an annotation run.
 
-        `dtype` is the dtype of the computation. With None, it is the run's `config.model.dtype`.
+        `dtype` is the dtype of the computation. None: `config.model.dtype` of the run.
 
-        Raises InputError if `workdir` has no run, or has a run of another system.
+        Raises InputError if there is no run in `workdir`, or the run is of another system.
         """
         workdir = Path(workdir)
         config = ConfigDict(read_run_config(workdir))
@@ -112,25 +113,25 @@ class TrainedAnnotator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All facts, other than the images, that determine the scores."""
+        """All values, other than the images, that determine the scores."""
         return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self.channel_stats}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Copies the model's arrays to the host, `{path: array}`. With `fold`, they differ from the trained arrays."""
+        """Returns NumPy copies of the model's arrays, `{path: array}`. If `fold` is True, batch norm is folded."""
         return {path: np.array(leaf) for path, leaf in model_arrays.flat_arrays(self._weights).items()}
 
     def function(self, *, explain: bool) -> Callable[[jax.Array], dict[str, jax.Array]]:
-        """Returns a function of images that JAX can trace. It computes as `predict`; its weights are constants."""
+        """Returns the computation of `predict` as a function that JAX can trace. The weights are constants."""
         weights = jax.device_get(self._weights)
         predict = self._task.explain if explain else self._task.predict
         return lambda images: predict(merge_model(self._graphdef, weights), {"image": images})
 
     def predict(self, images: np.ndarray, *, explain: bool = False) -> dict[str, jax.Array]:
-        """Dispatches a batch to the devices, and does not wait for the results.
+        """Starts the computation of a batch on the devices, and does not wait for the results.
 
         Args:
             images: b images, uint8 `[b, S, S, 3]`. b is at most `batch_size`.
-            explain: if True, also returns the attention of an attention head.
+            explain: whether to return the attention of an attention head too.
 
         Returns:
             `scores` float32 `[batch_size, C]` and, if `explain` is set, `attention` `[batch_size, C, h, w]`. The rows
@@ -139,7 +140,7 @@ class TrainedAnnotator:
         return self._dispatch(self._explain if explain else self._predict, "image", images)
 
     def illustrate(self, images: np.ndarray) -> dict[str, jax.Array]:
-        """Dispatches a batch as `predict` does. Returns the `scores` and the `heat` of `AnnotationTask.illustrate`."""
+        """Like `predict`, but computes the `scores` and the `heat` of `AnnotationTask.illustrate`."""
         return self._dispatch(self._illustrate, "image", images)
 
     def maps(self, images: np.ndarray) -> np.ndarray:
@@ -147,7 +148,7 @@ class TrainedAnnotator:
         return np.asarray(self._dispatch(self._maps, "image", images)["features"])[: len(images)]
 
     def cached_maps(self, images: MappedRows, dtype: str) -> MappedRows:
-        """Returns the feature maps `[N, h, w, F]` of N cached images. The first call stores them beside the images."""
+        """Returns the feature maps `[N, h, w, F]` of N images in a file, and caches these maps beside the file."""
         return prepare_features(
             images,
             lambda rows: self._maps(self._weights, {"image": rows})["features"],

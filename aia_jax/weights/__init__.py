@@ -1,1 +1,1 @@
-"""Reads PyTorch weights files safely, identifies them by their array names, and converts weights in both directions."""
+"""Reads PyTorch weights files safely, identifies their models, and converts weights from and to PyTorch."""

@@ -1,4 +1,4 @@
-"""Loads initial weights from `config.init_from` or `config.init_backbone`, for the same labels or for other labels."""
+"""Loads initial weights from `config.init_from` or `config.init_backbone`. The source can have other labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,16 +54,16 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
 
 
 def _facts(config: ConfigDict, task: Task) -> dict[str, Any]:
-    """Returns the facts about the data that must be equal in the source of a model: all but channel statistics."""
+    """Returns the facts of `task.describe` that must be equal in `config.init_from`: all but `channel_stats`."""
     facts = task.describe() if config.init_from else {}
     return {name: value for name, value in facts.items() if name != "channel_stats"}
 
 
 def _initializer_by_name(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays]:
-    """Returns a function that uses the trained weights of labels in both vocabularies. Other labels stay random.
+    """Returns a function that loads the weights of `config.init_from`. Labels that this source lacks stay random.
 
-    `config.init_labels` is "by_name", or the path of a file that lists the labels of the source. A PyTorch file does
-    not list its labels. With "by_name" and a PyTorch file, the weights of all labels therefore stay random.
+    `config.init_labels` is "by_name", or the path of a file that lists the labels of `config.init_from`. A PyTorch file
+    does not list its labels. Therefore, with "by_name" and a PyTorch file, all labels stay random.
     """
     source = config.init_from
     names, count = _source_labels(source, config)
@@ -78,7 +78,7 @@ def _initializer_by_name(config: ConfigDict, task: Task) -> Callable[[Arrays], A
 
 
 def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | None, int | None]:
-    """Returns the source model's labels (None if unknown) and their number (None for a model without labels)."""
+    """Returns the labels of the model in `source` (None if unknown) and their number (None if there is no head)."""
     given = config.init_labels
     if given != _BY_NAME and not Path(given).is_file():
         raise InputError(f"config.init_labels={given!r} is unknown; known: {_STRICT}, {_BY_NAME}, or a file of labels")
@@ -97,7 +97,7 @@ def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | N
 
 
 def _with_label_count(shapes: Shapes, count: int | None) -> Shapes:
-    """Returns `shapes` with the number of labels changed to `count`. With None, returns them unchanged."""
+    """Returns `shapes` with the number of labels changed to `count`. If `count` is None, changes nothing."""
     if count is None:
         return shapes
     return {
@@ -109,7 +109,10 @@ def _with_label_count(shapes: Shapes, count: int | None) -> Shapes:
 def _merge(
     random: Mapping[str, jax.Array], arrays: Mapping[str, np.ndarray], rows: np.ndarray, columns: np.ndarray
 ) -> dict[str, Any]:
-    """Returns `arrays`. Arrays with label entries stay random, but get entries `columns` of `arrays` at `rows`."""
+    """Returns `arrays`, but with other values for the paths in `_LABEL_AXES`.
+
+    For these paths, takes the array in `random`, and replaces the labels `rows` by the labels `columns` of `arrays`.
+    """
     merged = dict(arrays)
     for path in _LABEL_AXES.keys() & arrays.keys():
         axis = _LABEL_AXES[path]

@@ -1,4 +1,4 @@
-"""Loads weights from a run, a converted checkpoint, a PyTorch file or a package. Checks that they fit the config."""
+"""Loads weights from a workdir, a PyTorch file or a package of backbone weights. Checks that they fit the config."""
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> dict[str, tuple[int, ...]]:
-    """Returns `{path: shape}` for all arrays of the model that `build` returns, or for the backbone's arrays only."""
+    """Returns `{path: shape}` for all arrays of the model that `build` returns, or only for those of its backbone."""
     _, abstract = abstract_weights(build, sharding.data_mesh())
     shapes = {path: leaf.shape for path, leaf in flat_arrays(select_weights(abstract, "raw")).items()}
     return {path: shape for path, shape in shapes.items() if not backbone_only or path.startswith("backbone.")}
@@ -37,17 +37,14 @@ def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> d
 def load_arrays(
     source: str | Path, config: ConfigDict, shapes: Shapes, described: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Loads a model's arrays from a workdir (its best epoch), a PyTorch file, or a package of backbone weights.
+    """Loads a model's arrays, `{path: array}`.
 
     Args:
-        source: a folder, a file, or a name such as "efficientnet_lite2".
+        source: a workdir (its best epoch is loaded), a PyTorch file, or a key of `PACKAGES`.
         config: a config whose `model` part describes the model.
         shapes: `{path: shape}` of the arrays to load; see `model_shapes`. If `shapes` has only the backbone's arrays,
             the head in the source is ignored, and a message lists the ignored arrays.
-        described: the task's facts about the data; see `Task.describe`.
-
-    Returns:
-        `{path: array}`.
+        described: the task's facts about the data (`Task.describe`). A workdir must have the same facts.
 
     Raises:
         InputError: the source does not exist, or it holds another model or other labels.
@@ -62,16 +59,16 @@ def load_arrays(
 
 
 def read_torch_state(source: str | Path) -> TorchStateDict:
-    """Reads a PyTorch file, or the file in a package. Raises InputError for an unreadable file or unknown model."""
+    """Reads a PyTorch file or a package of `PACKAGES`. Raises InputError for an unreadable file or unknown model."""
     state, options = read_torch_file(pretrained_file(str(source)) if str(source) in PACKAGES else source)
     return identify_state(state, str(source), options)
 
 
 def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dict[str, np.ndarray]]:
-    """Reads a PyTorch file, or the file in a package, and converts its arrays for the task's model.
+    """Converts the arrays of a PyTorch file or a package of backbone weights for the task's model.
 
-    Returns the identified file and the model's arrays, `{path: array}`. If the file holds only a backbone, these are
-    the backbone's arrays. Raises InputError if the file cannot be read or holds another model.
+    Returns a `TorchStateDict` and the model's arrays, `{path: array}`. If the file has only a backbone, returns only
+    the backbone's arrays. Raises InputError if the file cannot be read or has another model.
     """
     torch_state = read_torch_state(source)
     shapes = model_shapes(task.build_model, backbone_only=torch_state.system == "backbone")
@@ -80,7 +77,7 @@ def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dic
 
 
 def pretrained_file(name: str) -> Path:
-    """Returns the path of the weights file in the installed package for `name`, a key of `PACKAGES`.
+    """Returns the path of the weights file in the installed package `PACKAGES[name]`.
 
     Raises InputError if the package is not installed, or if the package does not contain the file.
     """
@@ -97,7 +94,7 @@ def pretrained_file(name: str) -> Path:
 
 
 def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
-    """Raises InputError if a file and the config differ in system, family, size or number of labels."""
+    """Raises InputError if a file and `config` differ in system, backbone family, SGRAF's sizes or number of labels."""
     model, whole, found = config.model, _is_whole(shapes), f"{where} holds {torch_state.describe()}"
     is_retrieval = torch_state.system == "retrieval"
     if whole and torch_state.system == "backbone" and model.backbone:
@@ -134,7 +131,7 @@ def count_labels(torch_state: TorchStateDict) -> int | None:
 
 
 def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, Any]) -> None:
-    """Raises InputError if a checkpoint's `info` and the task's facts `described` are about different data."""
+    """Raises InputError if the facts about the data differ between a checkpoint (`info`) and a task (`described`)."""
     if info.get("labels") != described.get("labels"):
         there, here = (len(facts.get("labels", ())) for facts in (info, described))
         raise InputError(
@@ -160,9 +157,9 @@ def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, An
 
 
 def with_reasoning_of(source: str, config: ConfigDict) -> ConfigDict:
-    """Returns a copy of `config` with the `model.reasoning` of the weights in a workdir or in a PyTorch file.
+    """Returns a copy of `config` with the `model.reasoning` ("sgr" or "saf") of a workdir or a PyTorch file.
 
-    Raises InputError if the source cannot be read, or if the PyTorch file holds no retrieval model.
+    Raises InputError if `source` cannot be read, or if the PyTorch file has no retrieval model.
     """
     config = config.copy_and_resolve_references()
     if Path(source).is_dir():
@@ -206,6 +203,6 @@ def _is_whole(shapes: Shapes) -> bool:
 
 
 def _count_labels(shapes: Shapes) -> int | None:
-    """Returns the size of the head's bias, or None if there is no bias. Knows our path and the PyTorch names."""
+    """Returns the size of the head's bias, or None if there is no bias. Accepts our paths and PyTorch's names."""
     biases = ("head.linear.bias", "head.bias", "head.b")
     return next((shapes[path][-1] for path in biases if shapes.get(path)), None)

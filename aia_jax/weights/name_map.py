@@ -1,6 +1,6 @@
-"""Converts arrays between PyTorch's names and ours, strictly and in both directions.
+"""Converts arrays with PyTorch's names to arrays with the paths of this project, and back.
 
-Tables of `Rule`s contain the PyTorch names. The names for TResNet and EfficientNet-Lite are timm's.
+Each `Rule` contains a PyTorch name. The names for TResNet and EfficientNet-Lite are timm's.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from aia_jax.weights.torch_state import TorchStateDict, full_name
 
 
 class Transform(NamedTuple):
-    """Two functions that change the order of an array's axes: from PyTorch to JAX, and from JAX to PyTorch."""
+    """Two functions that change the axes of an array: from PyTorch to JAX, and from JAX to PyTorch."""
 
     to_jax: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -34,9 +34,9 @@ class Rule(NamedTuple):
 
     Attributes:
         pattern: regular expression for our path of the array or module, after "backbone.", "head." or "sgraf.".
-        target: the name in PyTorch, as a template of `re.Match.expand`.
+        target: the PyTorch name, a template for `re.Match.expand`.
         transform: changes the axes of the array, or of the module's `kernel`. Other arrays of a module keep their axes.
-        part: 0, 1 or 2 for the query, key or value part of a packed `<target>_weight` and `<target>_bias`.
+        part: 0 for the query, 1 for the key, 2 for the value, if PyTorch packs these three into one array.
     """
 
     pattern: str
@@ -45,7 +45,7 @@ class Rule(NamedTuple):
     part: int | None = None
 
 
-# Our names of a module's arrays, and the names in PyTorch. Other names, such as `bias`, are equal.
+# Our names of the arrays in a module, and PyTorch's names. Other names, such as `bias`, are equal.
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 _TRESNET = (  # `find_place` first changes our `stages.0` to `layer1`
@@ -111,7 +111,7 @@ _SGRAF = (  # a target is the encoder's number and the name in this encoder's st
     Rule(r"reasoning\.norm", "2.SAF_module.bn"),
     Rule("score", "2.sim_eval_w", LINEAR),
 )
-# The rules of ("backbone", family), ("head", system) and ("sgraf", family).
+# The keys are ("backbone", family), ("head", system) and ("sgraf", family).
 TABLES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("backbone", "tresnet"): _TRESNET,
     ("backbone", "efficientnet_lite"): _EFFICIENTNET_LITE,
@@ -124,7 +124,7 @@ Key = tuple[str, str]  # area ("backbone", "head" or "sgraf") and PyTorch name i
 
 
 class Place(NamedTuple):
-    """The place of an array of this project in a PyTorch state dict; see `Rule` for `part`."""
+    """Where a PyTorch state dict has an array of this project. `transform` and `part` are as in `Rule`."""
 
     key: Key
     transform: Transform
@@ -132,7 +132,7 @@ class Place(NamedTuple):
 
 
 def find_place(path: str, *, system: str, family: str) -> Place:
-    """Returns the place of our array `path`, such as "backbone.stem.bn.scale". Raises ValueError if no rule fits."""
+    """Returns the `Place` of our array `path`, such as "backbone.stem.bn.scale". Raises ValueError if no rule fits."""
     area, _, inner = path.partition(".")
     if area == "backbone" and family == "tresnet":
         inner = re.sub(r"^stages\.(\d+)", lambda match: f"layer{int(match[1]) + 1}", inner)
@@ -154,18 +154,15 @@ def system_of(paths: Iterable[str]) -> str:
 
 
 def from_torch(torch_state: TorchStateDict, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-    """Converts an identified state dict to arrays with our paths.
+    """Converts a `TorchStateDict` to arrays with the paths of this project, `{path: array}`.
 
-    Every array of `shapes` must be in the file. An area is "backbone", "head" or "sgraf". If an area occurs in
-    `shapes`, every array of this area in the file must be used. Arrays of other areas are ignored.
+    The first part of a path is its area: "backbone", "head" or "sgraf". The file must have an array for each path in
+    `shapes`. If `shapes` has an area, every array of this area in the file must have a path. Other areas are ignored.
 
     Args:
         torch_state: see `identify_state`.
         shapes: `{path: shape}` with our paths, such as "head.bias".
-        where: the file's name, for messages.
-
-    Returns:
-        `{path: array}`.
+        where: the file's name, for error messages.
 
     Raises:
         InputError: arrays are missing or unexpected, have a wrong shape or type, or hold variances below 0. The
@@ -193,10 +190,10 @@ def from_torch(torch_state: TorchStateDict, shapes: Mapping[str, tuple[int, ...]
 
 
 def to_torch(arrays: Mapping[str, np.ndarray], *, system: str, family: str) -> dict[str, np.ndarray]:
-    """Converts our arrays to a PyTorch state dict. Adds `num_batches_tracked` with the value 0 for each batch norm.
+    """Converts arrays to a PyTorch state dict. Adds `num_batches_tracked` with the value 0 for each batch norm.
 
     Args:
-        arrays: `{path: array}` of a backbone, of a head, of both, or of SGRAF.
+        arrays: `{path: array}` with our paths: of a backbone, of a head, of both, or of SGRAF.
         system: "annotator", "classifier", "backbone" or "retrieval".
         family: "tresnet", "efficientnet_lite" or "sgraf".
     """

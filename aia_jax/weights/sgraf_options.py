@@ -1,7 +1,7 @@
-"""Reads the reasoning and the sizes from files of SGRAF and Visual Semantic Loss. Also makes the options of such files.
+"""Reads and creates the options in PyTorch files of SGRAF and Visual Semantic Loss, and checks the model's sizes.
 
-An array name joins the encoder's number (0 image, 1 text, 2 similarity) and the name in the encoder's state dict. For
-example: `0.fc.weight`, `1.embed.weight` and `2.sim_eval_w.weight`.
+An array name is the encoder's number (0 image, 1 text, 2 similarity), a dot, and the name in the encoder's state dict.
+For example: `0.fc.weight`, `1.embed.weight` and `2.sim_eval_w.weight`.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,20 +27,20 @@ _FIXED_OF = {"sgr": {"sgr_step": 3, **_FIXED}, "saf": _FIXED}
 
 
 def is_sgraf(names: Collection[str]) -> bool:
-    """Checks whether these are the array names of a file of SGRAF or Visual Semantic Loss."""
+    """Returns whether `names` are the array names of a file of SGRAF or Visual Semantic Loss."""
     return any(mark in names for mark in _MARKS)
 
 
 def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, where: str) -> str:
-    """Returns "sgr" or "saf", from the options or, if the file has no options, from the array names.
+    """Returns "sgr" or "saf", from the options of a file or, if the file has no options, from the array names.
 
     Args:
         names: array names.
         options: the options `opt` of the file, or None.
-        where: the file's name, for messages.
+        where: the file's name, for error messages.
 
     Raises:
-        InputError: the reasoning cannot be determined, or this project has no model with these options.
+        InputError: the file does not determine "sgr" or "saf", or this project has no model with these options.
     """
     if options is None:
         found = [reasoning for reasoning, start in _REASONINGS.items() if any(name.startswith(start) for name in names)]
@@ -68,16 +68,16 @@ def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, wher
 def check_sizes(
     arrays: Mapping[str, np.ndarray], reasoning: str, model: ConfigDict, num_words: int, where: str
 ) -> None:
-    """Checks that a file's sizes and reasoning equal those of `model`, the `model` part of a config.
+    """Checks that the sizes and the reasoning of a file equal those of `model`, the `model` part of a config.
 
-    Ignores the sizes of missing arrays, because the conversion reports missing arrays.
+    Does not check missing arrays, because `name_map.from_torch` reports them.
 
     Args:
-        arrays: the file's arrays by name.
+        arrays: the file's arrays, `{name: array}`.
         num_words: the size of the vocabulary.
-        where: the file's name, for messages.
+        where: the file's name, for error messages.
 
-    Raises InputError with a list of the fields if sizes or reasoning differ.
+    Raises InputError if sizes or reasoning differ. The message lists the differing fields.
     """
     found = {
         field: arrays[name].shape[axis]
@@ -100,7 +100,7 @@ def check_sizes(
 
 
 def options_of(config: ConfigDict, num_words: int) -> dict[str, Any]:
-    """Returns the options `opt` from `config`. The authors' programs read them from the file with the weights."""
+    """Returns the options `opt` of a weights file for `config`. The authors' programs read them from the file."""
     model, optimizer, data = config.model, config.optimizer, config.data
     return {
         "data_name": data.name,

@@ -1,6 +1,6 @@
 """Annotators in PyTorch, built from timm's backbones and torch's attention. Conversion and ONNX export use them.
 
-Parameters have the names of the authors' files, and backbones have timm's present names. This module imports torch and
+Parameters of the backbone have timm's present names; all others have the authors' names. This module imports torch and
 timm.
 """
 
@@ -24,7 +24,7 @@ from aia_jax.weights.torch_state import TorchStateDict
 
 
 class TorchDecoderLayer(nn.TransformerDecoderLayer):
-    """Decoder layer of system A: optional self-attention, attention to the image, and a feed-forward network."""
+    """Decoder layer of the attention head: optional self-attention, attention to the image, feed-forward network."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class TorchDecoderLayer(nn.TransformerDecoderLayer):
     def forward(self, x: Tensor, positions: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Returns updated queries `[B, C, D]` and attention maps `[B, C, P]`, for C labels and P image positions.
 
-        Adds `position` to the queries `x` `[B, C, D]` in each attention. Here, `position` is a vector for each label,
-        and `positions` `[B, P, D]` are the image features at P positions.
+        Each attention adds the query embedding `position` `[B, C, D]` to the queries `x` `[B, C, D]`. `positions`
+        `[B, P, D]` are the image features.
         """
 
         def before(norm: nn.Module, y: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ class TorchDecoderLayer(nn.TransformerDecoderLayer):
 
 
 class TorchAttentionPooling(nn.Module):
-    """Head of system A. Maps features `[B, F, h, w]` to logits `[B, C]` and intermediates.
+    """Attention head (system A). Maps features `[B, F, h, w]` to logits `[B, C]` and a dict of intermediate results.
 
-    The intermediates are "projection" `[B, h*w, D]` and "attention" `[B, C, h*w]`. The options are those of
+    The dict has "projection" `[B, h*w, D]` and "attention" `[B, C, h*w]`. The options are those of
     `aia_jax.models.attention_pooling.AttentionPooling`. `layer_options` are passed to `TorchDecoderLayer`.
     """
 
@@ -105,9 +105,9 @@ class TorchAttentionPooling(nn.Module):
 
 
 class TorchAnnotator(nn.Module):
-    """System A. Maps images `[B, 3, H, W]` to logits `[B, C]` and the intermediates of `TorchAttentionPooling`.
+    """System A: a backbone and an attention head. Maps images `[B, 3, H, W]` to results of `TorchAttentionPooling`.
 
-    `body` is a network that returns features `[B, F, h, w]`.
+    `body` is the backbone, a network that returns features `[B, F, h, w]`.
     """
 
     def __init__(self, body: nn.Module, num_labels: int, num_features: int, **head_options):
@@ -124,7 +124,7 @@ class TorchAnnotator(nn.Module):
 
 
 class TorchClassifier(nn.Module):
-    """System B. Maps images `[B, 3, H, W]` to logits `[B, C]`: global mean, dropout, and a linear layer."""
+    """System B: a backbone, global mean, dropout, and a linear layer. Maps images `[B, 3, H, W]` to logits `[B, C]`."""
 
     def __init__(self, body: nn.Module, num_labels: int, num_features: int, *, dropout: float = 0.3):
         super().__init__()
@@ -143,9 +143,9 @@ class TorchClassifier(nn.Module):
 
 
 class FixedPaddingConv(nn.Module):
-    """Replaces timm's `Conv2dSame` of stride 2. Pads every input as an input of height and width `side`.
+    """Replaces timm's `Conv2dSame` of stride 2. Pads inputs of all sizes like an input of height and width `side`.
 
-    The parameter has the same name as in timm.
+    The parameter `weight` has the same name as in timm.
     """
 
     def __init__(self, conv: Conv2dSame, side: int):
@@ -159,9 +159,9 @@ class FixedPaddingConv(nn.Module):
 
 
 def fix_padding(body: nn.Module, resolution: int) -> None:
-    """Makes timm's EfficientNet-Lite pad images of all sizes like images of side `resolution`.
+    """Makes timm's EfficientNet-Lite pad images of all sizes like images of height and width `resolution`.
 
-    `config.model.native_padding` has the same effect on our EfficientNet-Lite.
+    `config.model.native_padding` has the same effect on the JAX model.
     """
     side = resolution
     for name, module in list(body.named_modules()):
@@ -171,7 +171,7 @@ def fix_padding(body: nn.Module, resolution: int) -> None:
 
 
 def build_body(backbone: str) -> tuple[nn.Module, int]:
-    """Builds timm's network for a backbone of `BACKBONES`. Returns the network and its number of features.
+    """Builds timm's network for a name in `BACKBONES`. Returns the network and its number of features.
 
     Raises InputError if timm does not have this network.
     """
@@ -183,7 +183,7 @@ def build_body(backbone: str) -> tuple[nn.Module, int]:
 
 
 def load_torch(config: ConfigDict, torch_state: TorchStateDict) -> nn.Module:
-    """Builds a file's model from `config.model` in evaluation mode, and loads the weights with `strict=True`.
+    """Builds the PyTorch model of a weights file in evaluation mode, and loads the weights with `strict=True`.
 
     timm's `checkpoint_filter_fn` converts the names of TResNet, so that comparisons with this model also test the
     conversion of this project. EfficientNet-Lite pads as in timm; see `fix_padding`.
@@ -214,7 +214,7 @@ def _load(module: nn.Module, arrays: Mapping[str, Any]) -> None:
 
 
 def _build_tresnet(arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, int]:
-    """Builds timm's TResNet for a backbone of one to four stages. Returns the network and its number of features."""
+    """Builds timm's TResNet with the one to four stages in `arrays`. Returns it and its number of features."""
     blocks = {match.groups() for name in arrays if (match := re.match(r"layer(\d)\.(\d+)\.", name))}
     counts = [number for _, number in sorted(Counter(stage for stage, _ in blocks).items())]
     layers, width = [*counts, *[1] * (4 - len(counts))], len(arrays["conv1.conv.weight"])

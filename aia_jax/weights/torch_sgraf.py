@@ -1,4 +1,4 @@
-"""SGRAF in PyTorch: the reference for conversions of retrieval models. Scores one caption at a time.
+"""SGRAF in PyTorch, to verify the conversion of retrieval models. Scores one caption at a time.
 
 The code follows the paper (Diao et al., AAAI 2021, arXiv 2101.01368). A parameter name is the encoder's index (0
 images, 1 captions, 2 similarity), a dot, and the name in the authors' files. This module imports torch.
@@ -20,7 +20,7 @@ Encoded = tuple[Tensor, Tensor]
 
 
 class CaptionEncoder(nn.Module):
-    """Encodes tokens `[C, L]` as unit vectors `[C, L, D]`. `lengths` `[C]` counts words. Vectors of padding are 0."""
+    """Encodes tokens `[C, L]` as unit vectors `[C, L, D]`. The vectors after the first `lengths` `[C]` words are 0."""
 
     def __init__(self, num_words: int, word_size: int, embed_size: int, dropout: float):
         super().__init__()
@@ -36,9 +36,9 @@ class CaptionEncoder(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Pools the N vectors of each row, `[B, N, D]`, to one unit vector per row, `[B, D]`.
+    """Pools N vectors to one unit vector by attention: `[B, N, D]` to `[B, D]`.
 
-    With `num_regions`, N must be `num_regions`, and the embeddings are batch-normalised.
+    If `num_regions` is given, N must be `num_regions`, and the embeddings are batch-normalised.
     """
 
     def __init__(self, size: int, num_regions: int | None, dropout: float):
@@ -72,7 +72,7 @@ class GraphStep(nn.Module):
 
 
 class Filtration(nn.Module):
-    """Computes SAF: the normalised weighted mean `[I, S]` of N alignments `[I, N, S]`."""
+    """Computes SAF: the weighted mean of N similarity vectors `[I, N, S]`, scaled to length 1, `[I, S]`."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -101,7 +101,7 @@ class SimilarityEncoder(nn.Module):
             self.SAF_module = Filtration(similarity_size)
 
     def score(self, images: Encoded, words: Tensor, whole: Tensor) -> Tensor:
-        """Returns scores `[I]` of all images for a caption: word vectors `[L, D]` without padding, `whole` `[D]`."""
+        """Returns the scores `[I]` of all images for a caption, from word vectors `[L, D]` and caption vector `[D]`."""
         regions, image_wholes = images
         affinity = l2norm(functional.leaky_relu(regions @ words.T, 0.1))
         context = l2norm((9 * affinity).softmax(1).mT @ regions)
@@ -118,12 +118,12 @@ class SimilarityEncoder(nn.Module):
 
 
 class TorchSGRAF(nn.ModuleList):
-    """Combines the three encoders. `state_dict` has the same names as the result of `read_torch_file`.
+    """The complete SGRAF. `state_dict` has the same names as the result of `read_torch_file`.
 
     Args:
         num_words: size of the vocabulary.
-        num_features, num_regions: F and R.
-        embed_size, similarity_size: D and S.
+        num_features, num_regions: F, features of a region, and R, regions of an image.
+        embed_size, similarity_size: D, embedding size, and S, similarity size.
         word_size: size of the word vectors.
         reasoning: "sgr" or "saf".
         dropout: dropout rate of the words and of the self-attention.
@@ -175,9 +175,9 @@ def l2norm(x: Tensor) -> Tensor:
 
 
 def load_torch(model: ConfigDict, state: dict[str, np.ndarray]) -> TorchSGRAF:
-    """Builds a file's model in evaluation mode, and loads the weights with `strict=True`.
+    """Builds the PyTorch model of a weights file in evaluation mode, and loads the weights with `strict=True`.
 
-    `model` is the `model` part of a config, and `state` contains the arrays by their names in the file.
+    `model` is the `model` part of a config, and `state` has the file's arrays, `{name: array}`.
     """
     fields = {name: model[name] for name in SGRAF_FIELDS}
     network = TorchSGRAF(len(state["1.embed.weight"]), model.num_features, **fields).eval()

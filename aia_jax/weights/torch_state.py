@@ -1,8 +1,8 @@
-"""Finds the system, the family of the backbone, and the version of the code from the array names of a state dict.
+"""Identifies the model in a PyTorch state dict, and the code that wrote it, from the array names.
 
 Early TResNet code (timm <= 0.6, Alibaba MIIL) uses InPlace-ABN, whose scale is |weight| + 1e-5. timm >= 0.9 uses plain
-batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. This module converts all array
-names to those of timm 0.9.
+batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of timm. This module converts the array
+names of all backbones to those of timm 0.9.
 """
 
 import re
@@ -63,19 +63,18 @@ _LITE_REPEATS = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}  # number
 
 @dataclass(frozen=True)
 class TorchStateDict:
-    """An identified state dict.
+    """The arrays of a PyTorch file, and the model that they belong to.
 
     Attributes:
-        system: "annotator" (system A), "classifier" (B), "retrieval" (SGRAF), or "backbone" (an ImageNet model with its
-            classifier).
+        system: "annotator" (system A), "classifier" (system B), "retrieval" (SGRAF), or "backbone" (an ImageNet model).
         family: "tresnet", "efficientnet_lite" or "sgraf".
-        generation: the code whose array names the file uses.
-        backbone, head: arrays by timm's names, without the system's prefix. If the system is "backbone", `head` is the
-            ImageNet classifier.
+        generation: the code whose array names the file uses, such as "InPlace-ABN" or "timm >= 0.9".
+        backbone, head: `{name: array}`, with timm's names for the backbone. Names have no prefix for backbone or head.
+            If `system` is "backbone", `head` is the ImageNet classifier.
         origin: `{(area, name): name in the file}`. The area is "backbone", "head" or "sgraf".
         others: names in the file that belong to no area.
-        original: the backbone's arrays by the names in the file, without the system's prefix.
-        sgraf: arrays of SGRAF's three encoders by their names in the file.
+        original: `{name: array}` of the backbone, with the names in the file, without the prefix.
+        sgraf: `{name: array}` of SGRAF's three encoders, with the names in the file.
         reasoning: "sgr" or "saf" for SGRAF, or else "".
     """
 
@@ -113,7 +112,7 @@ class TorchStateDict:
 
 
 def full_name(system: str, family: str, area: str, name: str) -> str:
-    """Returns an array's full name in a file of `system`, from the array's area and name in the area."""
+    """Returns an array's full name in a PyTorch file, from `area` and the array's `name` without prefix."""
     if area == "sgraf":
         return name
     prefixes = next(row for row in _PREFIXES if row.system == system)
@@ -125,11 +124,11 @@ def full_name(system: str, family: str, area: str, name: str) -> str:
 def identify_state(
     state: Mapping[str, np.ndarray], where: str, options: Mapping[str, Any] | None = None
 ) -> TorchStateDict:
-    """Identifies a state dict and renames its arrays.
+    """Identifies the model in a state dict, and renames the arrays of a backbone to timm's names.
 
     Args:
-        state, options: see `read_torch_file`.
-        where: the file's name, for messages.
+        state, options: results of `read_torch_file`.
+        where: the file's name, for error messages.
 
     Raises:
         InputError: the names belong to no known system, or this project has no model with these options.
@@ -185,7 +184,7 @@ def _rename(
 
 
 def _renaming(generation: str, names: Iterable[str], where: str) -> Callable[[str], str | None]:
-    """Returns a function from an array name of `generation` to timm's name. It returns None for any other name."""
+    """Returns a function from an array name of `generation` to timm's name, or to None if there is no such name."""
     if generation == "InPlace-ABN":
         return _from_inplace_abn
     if generation == "efficientnet_lite_pytorch":

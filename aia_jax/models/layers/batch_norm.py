@@ -15,10 +15,10 @@ class BatchNorm(nnx.Module):
     """Batch normalisation with PyTorch's conventions. The statistics are always float32.
 
     Training uses the statistics of the whole batch, even if `jax.jit` shards the batch over several devices. Each step
-    moves the running statistics by the fraction `momentum` to the batch statistics. The running variance is unbiased.
+    computes `running = (1 - momentum) * running + momentum * batch`, with the unbiased variance of the batch.
 
     Attributes:
-        scale, bias: `[C]`, trained.
+        scale, bias: `[C]`, the trained parameters.
         mean, var: `[C]`, the running statistics.
     """
 
@@ -42,7 +42,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((num_features,), jnp.float32))
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """Normalises `x` `[B, H, W, C]` over B, H and W. The result has the compute dtype."""
+        """Normalises each channel of `x` `[B, H, W, C]`. The result has the layer's `dtype`."""
         if train:
             return self.normalize_activate(x)
         scale, offset = self.affine()
@@ -57,7 +57,7 @@ class BatchNorm(nnx.Module):
         return y.astype(self.dtype)
 
     def affine(self, mean: Array | None = None, var: Array | None = None) -> tuple[Array, Array]:
-        """Returns scale and offset of the normalisation, float32 `[C]`. By default, uses the running statistics."""
+        """Returns scale and offset, float32 `[C]`, of the norm `x * scale + offset`. Default: running statistics."""
         if mean is None or var is None:
             mean, var = self.mean[...], self.var[...]
         weight, bias = self.weights()

@@ -1,4 +1,4 @@
-"""Functions and layers that several models share. Images and features are NHWC."""
+"""Functions and layers that several models share. Images and features have the axis order NHWC."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Frozen(nnx.Variable):
 
 @jax.custom_vjp
 def relu(x: Array) -> Array:
-    """Computes max(x, 0). The gradient uses the output, so that XLA does not store the input."""
+    """Computes max(x, 0). The backward pass uses the output, so that XLA does not store the input."""
     return jnp.maximum(x, 0)
 
 
@@ -50,7 +50,7 @@ def xavier_linear(in_features: int, out_features: int, **options) -> nnx.Linear:
 
 
 def l2norm(x: Array, axis: int = -1) -> Array:
-    """Divides `x` by (length along `axis` + 1e-8). If the length is 0, the gradient of the length is 0, not NaN."""
+    """Divides `x` by its L2 norm along `axis` plus 1e-8. Where the norm is 0, its gradient is 0 instead of NaN."""
     square = jnp.square(x).sum(axis=axis, keepdims=True)
     positive = square > 0
     length = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
@@ -85,7 +85,7 @@ def run_blocks(blocks: nnx.List, train: bool, remat: bool, x: Array) -> Array:
     """Applies the blocks of a stage one after the other.
 
     Args:
-        remat: whether training stores only the input of each block, and recomputes the rest in the backward pass.
+        remat: whether training stores only the input of each block, and computes the rest again in the backward pass.
     """
 
     def run(block: nnx.Module, x: Array) -> Array:
@@ -106,8 +106,8 @@ def space_to_depth(x: Array, block: int) -> Array:
 def blur_pool(x: Array) -> Array:
     """Halves height and width (rounding up) with the filter [1 2 1] x [1 2 1] / 16 and reflection at the border.
 
-    Zhang 2019, arXiv 1904.11486. Uses slices and sums, because depthwise convolutions and their gradients are slow on
-    GPUs.
+    Source: Zhang 2019, arXiv 1904.11486. This code uses slices and sums, because depthwise convolutions and their
+    gradients are slow on GPUs.
     """
     blurred = _blur_axis(_blur_axis(x.astype(jnp.float32), axis=1), axis=2)
     return blurred.astype(x.dtype)
@@ -136,7 +136,7 @@ def _padded(x: Array, axis: int, low: int, high: int) -> Array:
 
 
 def average_pool(x: Array) -> Array:
-    """Averages 2 x 2 positions with stride 2, `[B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]`, without padding."""
+    """Averages 2 x 2 positions, or fewer at the border: `[B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]`."""
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
         # Copies the last row or column. The mean of two equal rows is that row.

@@ -1,4 +1,4 @@
-"""Convolutions of stride 1 that keep the size."""
+"""Convolutions of stride 1 that keep height and width."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ _kaiming_normal = initializers.variance_scaling(2.0, "fan_out", "normal", in_axi
 
 
 class Conv(nnx.Module):
-    """Convolution of stride 1 without bias, padded to keep the size.
+    """Convolution of stride 1 without bias, padded to keep height and width.
 
     Attributes:
         kernel: `[O, kh, kw, I]` for I input and O output channels. Convolutions on GPUs use this axis order.
@@ -32,9 +32,9 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(_kaiming_normal(rngs.params(), shape, param_dtype))
 
     def __call__(self, x: Array, *, scale: Array | None = None, bias: Array | None = None) -> Array:
-        """Convolves `x` `[B, H, W, I]` to `[B, H, W, O]`, scales each output by `scale` `[O]` and adds `bias` `[O]`.
+        """Convolves `x` `[B, H, W, I]` to `[B, H, W, O]`, multiplies by `scale` `[O]` and adds `bias` `[O]`.
 
-        The scale multiplies the kernel in float32. The bias is added in the compute dtype, so that cuDNN can fuse it.
+        `scale` multiplies the kernel in float32. `bias` is added in the layer's `dtype`, so that cuDNN can fuse it.
         """
         kernel, x = self.kernel[...], x.astype(self.dtype)
         if scale is not None:
@@ -44,12 +44,12 @@ class Conv(nnx.Module):
 
 
 class FoldedConv(nnx.Module):
-    """A convolution that includes a norm, for evaluation. Computes `conv(x, scale=scale, bias=bias)`.
+    """A convolution that includes a batch norm, for evaluation. Computes `conv(x, scale=scale, bias=bias)`.
 
     Attributes:
-        layout: axis order of `kernel`. CPUs use "HWIO", because XLA would transpose others. Other devices use "OHWI".
-        kernel: the kernel times the scale, in the compute dtype.
-        bias: `[O]`, in the compute dtype.
+        layout: axis order of `kernel`: "HWIO" on CPUs, where XLA would transpose other orders, and "OHWI" elsewhere.
+        kernel: the kernel of `conv` times `scale`, in the dtype of `conv`.
+        bias: `[O]`, in the dtype of `conv`.
     """
 
     def __init__(self, conv: Conv, scale: Array, bias: Array):
@@ -65,7 +65,7 @@ class FoldedConv(nnx.Module):
 
 
 def convolve(x: Array, kernel: Array, layout: str = "OHWI") -> Array:
-    """Convolves `x` `[B, H, W, I]` to `[B, H, W, O]` with stride 1, padded to keep the size."""
+    """Convolves `x` `[B, H, W, I]` to `[B, H, W, O]` with stride 1, padded to keep height and width."""
     padding = [(kernel.shape[layout.index(axis)] // 2,) * 2 for axis in "HW"]
 
     def convolution(x: Array, kernel: Array) -> Array:

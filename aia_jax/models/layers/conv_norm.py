@@ -1,4 +1,4 @@
-"""A layer of convolution, batch norm and activation. Training fuses the parts. Evaluation folds the norm."""
+"""A layer of convolution, batch norm and activation. Evaluation folds the norm into the convolution."""
 
 import jax
 from flax import nnx
@@ -16,7 +16,7 @@ class ConvNorm(nnx.Module):
     """Convolution and batch norm, optionally with leaky ReLU, blur pooling and squeeze-and-excitation.
 
     Evaluation folds the norm into the convolution. With `input_statistics`, training also folds the norm (see
-    `aia_jax.models.layers.input_statistics`). Without it, training fuses all parts after the convolution in `norm_act`.
+    `aia_jax.models.layers.input_statistics`). Otherwise, training uses `norm_act` after the convolution.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A bidirectional GRU over padded sequences, with PyTorch's gates."""
+"""A bidirectional GRU for padded sequences, with the formulas of PyTorch."""
 
 import math
 
@@ -12,10 +12,10 @@ from aia_jax.models.layers.common import uniform
 
 
 class Direction(nnx.Module):
-    """The weights of one direction. The gates are in PyTorch's order: reset, update, candidate.
+    """The weights of one direction of a GRU. The gates are in PyTorch's order: reset, update, candidate.
 
     Attributes:
-        input_kernel, hidden_kernel: `[F, 3 D]` and `[D, 3 D]`, for F features and state size D.
+        input_kernel, hidden_kernel: `[F, 3 D]` and `[D, 3 D]`, for input size F and state size D.
         input_bias, hidden_bias: `[3 D]`. The reset gate also multiplies the candidate's hidden bias.
     """
 
@@ -29,7 +29,7 @@ class Direction(nnx.Module):
 
 
 class BidirectionalGRU(nnx.Module):
-    """A GRU layer that computes both directions in one scan. Equals `torch.nn.GRU` on packed sequences.
+    """A GRU layer that computes both directions in one scan. The states equal those of `torch.nn.GRU`.
 
     Args:
         num_features, hidden_size: F, size of the inputs, and D, size of the states.
@@ -80,7 +80,7 @@ class BidirectionalGRU(nnx.Module):
 
 
 def reverse(x: Array, lengths: Array) -> Array:
-    """Reverses each sequence in `x` `[B, L, F]`. Does not move the padding after the first `lengths` `[B]` rows."""
+    """Reverses the first `lengths` `[B]` rows of each sequence in `x` `[B, L, F]`. The padding after them stays."""
     position = jnp.arange(x.shape[1])
     source = jnp.where(position < lengths[:, None], lengths[:, None] - 1 - position, position)
     return jnp.take_along_axis(x, source[..., None], axis=1)

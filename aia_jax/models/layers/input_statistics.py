@@ -1,8 +1,8 @@
 """Computes the statistics of a 1x1 convolution's output from the convolution's input.
 
-For y = W a, the means are W E[a], and the mean squares are diag(W E[a a^T] W^T). If the convolution has more outputs
-than inputs, a is smaller than y. These statistics are known before y, so the norm is folded into W. Then y before the
-norm is never stored.
+The convolution is y = W a, with kernel W and input a. The means of y are W E[a], and the mean squares of y are
+diag(W E[a a^T] W^T). If the convolution has more outputs than inputs, a is smaller than y. The statistics are known
+before y is computed. Therefore, batch norm can be folded into W, and the values before batch norm are never stored.
 """
 
 import jax
@@ -14,7 +14,7 @@ from aia_jax.models.layers.conv import convolve
 
 
 def fold_and_convolve(x: Array, kernel: Array, norm: BatchNorm) -> Array:
-    """Applies a convolution and a norm in training as one convolution. Updates the running statistics of the norm.
+    """Applies a 1x1 convolution and a batch norm in training as one convolution. Updates the running statistics.
 
     Args:
         x: `[B, H, W, I]`.
@@ -32,7 +32,7 @@ def fold_and_convolve(x: Array, kernel: Array, norm: BatchNorm) -> Array:
 def _convolve_and_add(x: Array, kernel: Array, bias: Array) -> Array:
     """Convolves with a float32 1x1 kernel and adds a float32 bias. The result has the dtype of `x`.
 
-    The gradients of kernel and bias stay float32, because later sums of these gradients nearly cancel.
+    The gradients of kernel and bias stay float32, because the code that uses them adds terms that nearly cancel.
     """
     return convolve(x, kernel) + bias.astype(x.dtype)
 
@@ -71,7 +71,7 @@ def _moments_of_products_forward(x, kernel):
 
 
 def _moments_of_products_backward(residuals, cotangents):
-    """Uses the dtype of `x` for the cotangent W^T diag(dsquare) W of E[x x^T]. This halves the next product's cost."""
+    """Casts the gradient of E[x x^T], W^T diag(dsquare) W, to the dtype of `x`. This halves the next product's cost."""
     x, kernel, mean, product = residuals
     dmean, dsquare = (cotangent[:, None] for cotangent in cotangents)
     dcovariance = kernel.astype(x.dtype).T @ (kernel * dsquare * (2 / len(x))).astype(x.dtype)

@@ -2,7 +2,7 @@
 
 `norm_act_plain` computes the plain formula. `norm_act` has the same result, but stores only its input for the backward
 pass, which recomputes the other arrays. Optimization barriers prevent XLA from storing these arrays.
-`docs/performance.md` lists the savings.
+`docs/performance.md` lists the saved memory traffic.
 """
 
 import functools
@@ -20,7 +20,7 @@ _BATCH = (0, 1, 2)
 def norm_act_plain(
     x: Array, weight: Array, bias: Array, se_weights: SEWeights | None, slope: float, epsilon: float, blur: bool
 ) -> tuple[Array, Array, Array]:
-    """Computes the result of `norm_act` with operations that JAX differentiates."""
+    """Computes the result of `norm_act` without a custom backward pass, as a reference for tests."""
     mean, var = moments(x)
     y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + epsilon) * weight + bias
     y = jax.nn.leaky_relu(y, slope)
@@ -40,14 +40,14 @@ def norm_act(
     Args:
         x: `[B, H, W, C]`.
         weight, bias: float32 `[C]`, scale and bias of the norm.
-        se_weights: weights of squeeze-and-excitation. None means no squeeze-and-excitation. Not used with `blur`.
+        se_weights: weights of squeeze-and-excitation, or None to omit it. Ignored if `blur` is True.
         slope: negative slope of the leaky ReLU. 1 means no activation.
         epsilon: added to the variance.
         blur: whether to halve height and width by blur pooling.
 
     Returns:
-        The result in the dtype of `x`, the mean, and the biased variance. Only the result has a gradient. The mean and
-            the variance are float32 `[C]`.
+        The result in the dtype of `x`, and the mean and biased variance of the batch, float32 `[C]`. Only the result
+            has a gradient.
     """
     return _forward(x, weight, bias, se_weights, slope, epsilon, blur)[0]
 
@@ -74,13 +74,13 @@ def _forward(x, weight, bias, se_weights, slope, epsilon, blur):
 
 
 def _backward(slope, epsilon, blur, residuals, cotangents):
-    """Differentiates y = gate * slopes * z with z = weight * normalised + bias and m = (mean of slopes * z per image):
+    """Computes the gradients of y = gate * slopes * z for z = weight * normalised + bias.
 
+    The gate depends on m, the mean of slopes * z over each image. dgate is the gradient for the gate, and so on:
     dgate = sum(dy * slopes * z),  dz = slopes * (dy * gate + dm),  dbias = sum(dz),  dweight = sum(dz * normalised),
     dx = weight / deviation * (dz - mean(dz) - normalised * mean(dz * normalised)).
-
-    Four sums over each image determine dgate, dbias and dweight. The summands are slopes, slopes * normalised,
-    slopes * dy, and slopes * dy * normalised. One pass over `x` and `dy` is enough for these sums.
+    For dgate, dbias and dweight, one pass over `x` and `dy` computes four sums over each image: the sums of slopes,
+    slopes * normalised, slopes * dy, and slopes * dy * normalised.
     """
     x, weight, bias, mean, inverse, excitation = residuals
     scale = inverse * weight
@@ -131,7 +131,7 @@ def moments(x: Array) -> tuple[Array, Array]:
 def image_sums(*arrays: Array) -> list[Array]:
     """Sums each array `[B, H, W, C]` over W, then over H. Returns arrays `[B, C]`.
 
-    XLA would split one sum over both axes of few images, to use more of a GPU. This would write the summands to memory.
+    For few images, XLA would split one sum over both axes into several sums, and write the summands to memory.
     """
     rows = jax.lax.optimization_barrier([array.sum(axis=2) for array in arrays])
     return [row.sum(axis=1) for row in rows]

@@ -1,4 +1,4 @@
-"""Splits rows into blocks, to limit the memory for all pairs of rows and columns. Devices share the rows."""
+"""Splits the rows of a matrix of pairs into blocks, to limit the memory. The devices share the rows of each block."""
 
 import math
 from typing import Any
@@ -8,14 +8,14 @@ from jax import Array
 
 
 def num_blocks(rows: int, columns: int, block: int) -> int:
-    """Returns the smallest number of equal blocks per device. A block has at most `block` pairs, or one row."""
+    """Returns the smallest number of equal blocks with at most `block` pairs, or one row, on each device."""
     own = rows // _devices(rows)
     largest = max(block // columns, 1)
     return next(count for count in range(math.ceil(own / largest), own + 1) if own % count == 0)
 
 
 def split_rows(rows: Array, num_blocks: int) -> Array:
-    """Splits rows `[N, ...]` into blocks `[blocks, N / blocks, ...]`. Each device has an equal part of every block."""
+    """Splits rows `[N, ...]` into M blocks, `[M, N / M, ...]`. Each device has an equal part of every block."""
     parts = rows.reshape(_devices(len(rows)), num_blocks, -1, *rows.shape[1:])
     return parts.swapaxes(0, 1).reshape(num_blocks, -1, *rows.shape[1:])
 
@@ -34,7 +34,7 @@ def _devices(rows: int) -> int:
 
 
 def replicate(arrays: Any) -> Any:
-    """Replicates the arrays of a tree on every device, if a mesh is set."""
+    """Replicates the arrays of a pytree on all devices of the current mesh. Without a mesh, returns the arrays."""
     if jax.sharding.get_abstract_mesh().empty:
         return arrays
     return jax.lax.with_sharding_constraint(arrays, jax.sharding.PartitionSpec())

@@ -7,12 +7,12 @@ from jax import Array
 
 from aia_jax.models.layers.common import kaiming_normal, relu, torch_linear
 
-# Float32: kernel `[C, R]` and bias `[R]` of the first layer, then kernel `[R, C]` and bias `[C]` of the second.
+# Float32 weights for C channels and R hidden units: kernel `[C, R]`, bias `[R]`, then kernel `[R, C]`, bias `[C]`.
 SEWeights = tuple[Array, Array, Array, Array]
 
 
 def squeeze_excite_gate(means: Array, weights: SEWeights) -> Array:
-    """Computes the gates `[B, C]` from the channel means `[B, C]`, in float32."""
+    """Computes the gate of each channel, `[B, C]`, from the channel means `[B, C]`, in float32."""
     kernel1, bias1, kernel2, bias2 = weights
     return jax.nn.sigmoid(relu(means @ kernel1 + bias1) @ kernel2 + bias2)
 
@@ -27,7 +27,7 @@ class SqueezeExcite(nnx.Module):
     """Squeeze-and-excitation as a layer, computed in float32.
 
     Attributes:
-        fc1, fc2: linear layers with kernels `[C, R]` and `[R, C]`.
+        fc1, fc2: linear layers with kernels `[C, R]` and `[R, C]`, for C channels and R hidden units.
     """
 
     def __init__(self, num_features: int, num_reduced: int, **options):
