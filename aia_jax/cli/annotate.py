@@ -52,10 +52,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Annotates the photos that have no labels yet, writes the table and the keywords, and prints a summary.
+    """Annotates the photos that have no labels yet, writes the output files, and prints a summary.
 
     Raises:
-        InputError: the model, photos, thresholds or output cannot be used, or no photo can be read.
+        InputError: a file or folder that a flag names cannot be used, or no photo can be read.
         Interrupted: Ctrl-C or SIGTERM stopped the command. The annotations so far are kept.
     """
     check_model_arguments(arguments)
@@ -114,7 +114,7 @@ def _annotate(
 
 
 def _derive(written: AnnotationOutput) -> None:
-    """Writes the table and the keywords, and prints counts and problems of all photos."""
+    """Writes annotations.csv and the keyword files, and prints a summary and the problems of all photos."""
     photos = tqdm(written.derive(), desc="write", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5)
     counts = [len(labels) for _, labels in photos]
     problems = [f"{printable(name)}: {problem}" for name, problem in written.problems()]

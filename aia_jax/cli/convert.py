@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def convert(config: ConfigDict, source: Path, output: Path) -> None:
-    """Writes the model of a PyTorch file as a checkpoint of step 0.
+    """Writes the weights of a PyTorch file as a checkpoint of step 0.
 
     `train.py` can continue from this checkpoint. `config.init_from`, `config.init_backbone` and `eval.py --weights` can
     read it. For an ImageNet model, the checkpoint has the backbone without the classifier.
@@ -92,7 +92,7 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
         output: workdir for the checkpoint.
 
     Raises:
-        InputError: the file cannot be read or contains another model, or `output` already has checkpoints.
+        InputError: the file cannot be read or is not for the model of `config`, or `output` already has checkpoints.
     """
     check_output(output)
     task = make_task(config)
@@ -132,8 +132,8 @@ def check_output(output: Path) -> None:
 def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_only: bool = False) -> None:
     """Writes the best epoch of a run as a PyTorch or safetensors file.
 
-    Arrays of annotators and backbones get the names of timm >= 0.9. A retrieval model is written as a checkpoint with
-    options, which SGRAF's programs can load.
+    An annotator or backbone is written with the array names of timm >= 0.9, a retrieval model as a checkpoint that
+    SGRAF's programs can load.
 
     Args:
         source: workdir of the run.
@@ -141,7 +141,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
         backbone_only: whether to write only the backbone, as timm's model with `num_classes=0`.
 
     Raises:
-        InputError: there is no checkpoint, it holds another model, or PyTorch files do not support the model.
+        InputError: `source` has no checkpoint of the model of `config`, or a PyTorch file cannot hold the model.
     """
     if output.is_dir():
         raise InputError(f"{output} is a folder; with --reverse, --output must be a .pth or .safetensors file")

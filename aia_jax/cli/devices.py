@@ -1,8 +1,8 @@
 """Adds the flags for several devices or hosts, and sets up the devices before the first computation.
 
 XLA flags are set only by `--xla_preset`, because XLA's defaults are best for one GPU, TPUs and CPUs. With several GPUs,
-the all-reduce of the gradients should overlap with the backward pass. So the preset splits the all-reduce into pieces.
-A piece is large, to use the full bandwidth between GPUs, but small enough to start before the last gradient is known.
+the all-reduce of the gradients should overlap with the backward pass. So the preset multi_gpu splits the all-reduce.
+The parts are large, to use the full bandwidth between GPUs, but the first can start before all gradients are known.
 See https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The values are common, but not measured here.
 """
 
@@ -48,7 +48,7 @@ def set_up_devices(arguments: argparse.Namespace) -> None:
     """Sets the XLA flags and connects to the other hosts. Must be called before JAX uses a device.
 
     Raises:
-        InputError: the flags contradict each other, or no known cluster was found.
+        InputError: the flags contradict each other, or `--distributed=auto` finds no known cluster.
     """
     apply_preset(arguments.xla_preset)
     join_hosts(arguments.distributed, arguments.num_processes, arguments.process_id)
@@ -61,7 +61,7 @@ def enable_compilation_cache() -> None:
 
 
 def apply_preset(name: str | None) -> None:
-    """Puts the flags of a preset before the flags in `XLA_FLAGS`, because later flags win. Prints the result."""
+    """Puts the flags of a preset before those in `XLA_FLAGS`, because later flags have precedence. Prints all flags."""
     if name is None:
         return
     ours = [f"--{flag}={value}" for flag, value in PRESETS[name].items()]
@@ -82,7 +82,7 @@ def join_hosts(
         timeout_s: seconds to wait for the other processes. Then the process prints an error and exits with code 2.
 
     Raises:
-        InputError: the flags contradict each other, or no known cluster was found.
+        InputError: the flags contradict each other, or `--distributed=auto` finds no known cluster.
     """
     _check(distributed, num_processes, process_id)
     if distributed is None:

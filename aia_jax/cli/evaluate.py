@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> None:
-    """Sets float32 for weights from PyTorch and prints the choice, unless the command line sets `model.dtype`."""
+    """Sets `config.model.dtype` to float32 for weights from PyTorch, unless a flag sets it. Prints the dtype."""
     model = arguments.config.model
     if any(override.partition("=")[0] == "--config.model.dtype" for override in arguments.overrides):
         reason = "given on the command line"

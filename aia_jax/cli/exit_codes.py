@@ -18,7 +18,7 @@ from aia_jax.utils.errors import InputError, Interrupted, NonFiniteLossError
 
 
 def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None) -> int:
-    """Parses a command line, reads its config and runs a command. Prints an expected error in one line.
+    """Parses a command line, reads its config and runs a command. Prints expected errors without a traceback.
 
     Args:
         run: function that gets the parsed arguments, with `config` as a ConfigDict. It may return an exit code.

@@ -61,11 +61,11 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the requested files, and prints a description of each file.
+    """Exports the annotator in each format of `--format`, and prints a line for each file.
 
     Raises:
-        InputError: the model, thresholds or output cannot be used, a package is missing, or the scores of a file differ
-            from those of the model.
+        InputError: a file or folder that a flag names cannot be used, a package is missing, or an exported file gives
+            other scores than the annotator.
     """
     check_model_arguments(arguments)
     if arguments.format != "stablehlo" and arguments.dtype != "float32":

@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the features of N photos, `[N, h * w, F]`, and a JSON file that names the photos, backbone and weights.
 
-    Raises InputError if the photos, list, weights, config or output cannot be used.
+    Raises InputError if a file or folder that a flag names, or a photo, cannot be used.
     """
     output, config, dtype = arguments.output, arguments.config, arguments.dtype
     if output.suffix != ".npy":

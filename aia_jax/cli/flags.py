@@ -1,4 +1,4 @@
-"""The parser of all commands, types of flags, and flags that several commands share."""
+"""The argument parser of all commands, and flags that several commands have."""
 
 import argparse
 import difflib
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         """Parses a command line.
 
         Returns:
-            The arguments. `overrides` lists those that set fields of the config, in the form `--config.field=value`.
+            The parsed arguments. `overrides` is a list of the arguments `--config.field=value`.
 
         Raises:
             InputError: a flag is unknown or missing, or a value does not fit the flag.

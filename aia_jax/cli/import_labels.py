@@ -74,10 +74,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Reads labels and photos, splits them, writes all files or none, and prints the balance of the labels.
+    """Reads labels and photos, splits the photos, writes all files or none, and prints a summary of the labels.
 
     Raises:
-        InputError: flags, labels or photos cannot be used; the message lists all problems.
+        InputError: a flag, label or photo cannot be used. The message lists all problems.
     """
     images = _check(arguments)
     vocabulary, stats = _read_like(arguments.like) if arguments.like else (None, None)
@@ -152,7 +152,7 @@ def _read_like(folder: Path) -> tuple[tuple[str, ...], ChannelStats]:
 
 
 def _with_split(photos: list[LabelRow], problems: list[str]) -> list[LabelRow]:
-    """Returns the photos that have a split, or all photos if none has one."""
+    """Returns the photos whose entry gives a split, or all photos if no entry gives one."""
     known = [photo for photo in photos if photo.split]
     if known:
         problems += [f"{photo.where}: {photo.photo!r} has no split; others do" for photo in photos if not photo.split]

@@ -59,10 +59,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes vocabulary, records, ranges and names, and prints a summary. After an error, nothing is written.
+    """Encodes the keyword files, writes the arrays, and prints a summary. After an error, nothing is written.
 
     Raises:
-        InputError: the flags contradict each other, or the keywords, list, vocabulary or output cannot be used.
+        InputError: the flags contradict each other, or a file or folder that a flag names cannot be used.
     """
     output = arguments.output
     splits = _splits(arguments)
@@ -107,7 +107,7 @@ def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
 def _check_outputs(
     output: Path, splits: Sequence[KeywordSplit], vocabulary: KeywordVocabulary | None, force: bool
 ) -> bool:
-    """Checks that no other split needs a file that will be replaced. Returns whether the vocabulary file is kept."""
+    """Checks that other splits in `output` keep their vocabulary. Returns whether the existing file is kept."""
     own = [pattern.format(split.name) for split in splits for pattern in _PATTERNS]
     others = sorted({path.name for path in output.glob("keyword_record_*.npy")} - set(own))
     path = output / VOCABULARY
@@ -121,7 +121,7 @@ def _check_outputs(
 
 
 def _gather(splits: Sequence[KeywordSplit], words: dict[str, Path]) -> None:
-    """Reads every keyword file once. Writes the words of each file as one line. An error lists all unusable files."""
+    """Reads each keyword file once. Writes its words as a line of `words[split.name]`. An error lists bad files."""
     problems, num_problems, total = [], 0, sum(map(len, splits))
     with tqdm(total=total, desc="keywords", unit="file", mininterval=0.5, dynamic_ncols=True) as bar:
         for split in splits:
@@ -149,7 +149,7 @@ def _read_words(path: Path) -> Iterator[list[str]]:
 
 
 def _write(split: KeywordSplit, words: Path, vocabulary: KeywordVocabulary, folder: Path) -> str:
-    """Writes the files of a split, and returns a line for the summary."""
+    """Writes the arrays and file names of a split, and returns a line for the summary."""
     record, ranges, names = (folder / pattern.format(split.name) for pattern in _PATTERNS)
     encoded = map(vocabulary.encode, _read_words(words))
     found = write_keyword_records(record, ranges, zip(split.ids.tolist(), encoded, strict=True), split.num_ids)

@@ -1,4 +1,4 @@
-"""Checks the output folders of commands before the work, and writes them completely or not at all."""
+"""Checks the output folder of a command before its work starts. Writes all files of a command or none."""
 
 import contextlib
 import tempfile
@@ -25,8 +25,7 @@ def check_output_folder(folder: Path, files: Sequence[str] = (), *, force: bool 
 def staged_output(folder: Path, num_bytes: int | None = None) -> Iterator[Path]:
     """Context manager for a temporary folder. At the end of the block, the files in it are moved to `folder`.
 
-    The files are moved in the order in which they were written. If an error or a signal ends the block, no file is
-    moved.
+    The files are moved in the order in which they were written. After an error or a signal, no file is moved.
 
     Args:
         folder: output folder, which is created if necessary.

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Downloads missing files, and prints a report of the files.
 
     Raises:
-        InputError: files are missing, and the message lists them; or the photos cannot be resized.
+        InputError: files are still missing (the message lists the files), or the photos cannot be resized.
         Interrupted: Ctrl-C stopped the command. Downloaded files are kept.
     """
     dataset, root = PUBLIC_DATASETS[arguments.dataset], arguments.root
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _download(root: Path, dataset: PublicDataset, found: Inspection) -> Inspection:
-    """Downloads missing files if possible, and returns a new inspection."""
+    """Downloads missing files where possible, and inspects the data set again."""
     downloads = found.folder / DOWNLOADS
     try:
         with os_errors_as_input_errors(downloads, None, "--root names another place"):

@@ -29,8 +29,8 @@ _TABLES = (
     ("search: as fractions, and the median rank", SEARCH_RESULTS, SEARCH_COLUMNS),
 )
 _LARGEST = sys.float_info.max
-# `{published: rows}`: the rows of results files for each published row, "" for none. A row has `name` (weights, epoch,
-# thresholds), `model`, `file`, `num_images` (None if unknown), `metrics` and, with a published row, `difference`.
+# Measured results: `{key of PUBLISHED: rows}`, and "" for rows without a published result. A row has `name` (weights,
+# epoch, thresholds), `model`, `file`, `num_images` (None if unknown), `metrics` and perhaps `difference`.
 Measured = dict[str, list[dict[str, Any]]]
 
 
@@ -69,7 +69,7 @@ def read_measured(folders: Iterable[Path]) -> tuple[Measured, list[str]]:
     """Reads all results files below `folders`.
 
     Returns:
-        The rows, and a message for each file and row that cannot be used.
+        The rows of these files, and a message for each file and each row that cannot be used.
     """
     measured: Measured = {name: [] for name in ("", *PUBLISHED)}
     problems: list[str] = []
@@ -94,7 +94,7 @@ def read_measured(folders: Iterable[Path]) -> tuple[Measured, list[str]]:
 def _format_table(
     measured: Measured, title: str, results: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]
 ) -> str:
-    """Formats a paragraph for each system and data set, then the rows without a published result."""
+    """Formats the results of one task: a paragraph for each published result, then rows without one."""
     lines: list[Row | str] = []
     heading = None
     for name, published in results.items():
@@ -123,7 +123,7 @@ def _measured_lines(row: dict[str, Any]) -> list[Row | str]:
 
 
 def _add_row(measured: Measured, row: Any, path: Path) -> None:
-    """Adds a row of the results file `path`. Raises InputError if the row cannot be used."""
+    """Adds a row of the results file `path` to `measured`. Raises InputError if the row is malformed."""
     if not isinstance(row, dict):
         raise InputError("must be an object")
     texts = {field: row.get(field, "") for field in ("name", "published", "model")}

@@ -49,7 +49,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Updates the index of the folder, then prints the photos that each query finds.
 
-    Raises InputError if the run, photos, index or query cannot be used.
+    Raises InputError if a file or folder that a flag names cannot be used, or no word of a query is known.
     """
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")

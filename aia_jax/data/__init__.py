@@ -1,1 +1,1 @@
-"""From files on disk to batches: annotations, TFDS builders, prepared copies, Grain pipelines."""
+"""Reads images, labels, captions and queries from files, caches resized images and features, and makes batches."""

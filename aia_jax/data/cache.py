@@ -1,4 +1,4 @@
-"""Creates cache directories. They are complete or absent, even after interruptions and with concurrent processes."""
+"""Creates cache directories. A directory is complete or absent, even after interruptions and with several processes."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ _ABANDONED_AFTER = 24 * 3600  # after so many seconds without a write, a process
 
 
 def cache_root(configured: str) -> Path:
-    """Returns the root of all caches: the first of `configured`, $AIA_JAX_CACHE and ~/.cache/aia_jax that is set."""
+    """Returns the folder of all caches: the first of `configured`, $AIA_JAX_CACHE and ~/.cache/aia_jax that is set."""
     chosen = configured or os.environ.get("AIA_JAX_CACHE") or "~/.cache/aia_jax"
     return Path(chosen).expanduser().absolute()
 
@@ -27,13 +27,14 @@ def cache_root(configured: str) -> Path:
 def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: Callable[[Path], None]) -> Path:
     """Returns the directory `<parent>/<kind>-<fingerprint>`. Calls `write` to create the directory if necessary.
 
-    `write` fills an empty temporary directory. This function then renames the temporary directory. Other processes wait
-    until then. On file systems without locks they do not wait, and the directory of the first process to finish is
-    kept. Old directories of the same `kind`, and incomplete directories of dead processes, are removed.
+    `write` fills an empty temporary directory, which is then renamed. Other processes wait until then. On file systems
+    without locks, they do not wait, and the directory of the first process to finish is kept. Directories of the same
+    `kind` with another fingerprint, and incomplete directories of dead processes, are removed.
 
     Args:
         kind: kind of data, such as "train-448px". It must not contain "~".
-        num_bytes: approximate size of the directory. The disk must have so many free bytes.
+        fingerprint: hash of all that determines the content.
+        num_bytes: approximate size of the directory, for a check of the free space.
 
     Raises:
         InputError: the directory cannot be written or the disk is full.
@@ -104,7 +105,7 @@ def _file_sizes(directory: Path) -> dict[str, int]:
 
 
 def _sweep(parent: Path, kind: str, path: Path) -> None:
-    """Removes outdated, damaged and abandoned directories. Processes can still read the files that they have mapped."""
+    """Removes outdated, damaged and abandoned directories. Processes can still read their memory-mapped files."""
     for directory in parent.glob(f"{kind}-*"):
         shutil.rmtree(directory, ignore_errors=directory != path)
     for directory in filter(_is_abandoned, parent.glob(f".{kind}-*~*~*~*")):

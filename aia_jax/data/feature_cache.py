@@ -23,7 +23,7 @@ _VERSION = 1  # version of the code below; increase it when a change of the code
 
 
 def weights_digest(arrays: dict[str, np.ndarray]) -> str:
-    """Returns twelve hexadecimal digits that identify the weights."""
+    """Returns a hash of the weights `{path: array}`: twelve hexadecimal digits."""
     digest = hashlib.sha256()
     for path in sorted(arrays):
         value = np.ascontiguousarray(arrays[path])
@@ -42,20 +42,21 @@ def prepare_features(
     dtype: str,
     batch_size: int,
 ) -> MappedRows:
-    """Returns the feature maps of `images`, one row per image. The first call computes the maps of the whole file.
+    """Returns the feature maps of `images`, one row per image.
 
-    The maps are cached in a folder beside the folder of the images. They are computed again when the images change.
+    The first call computes the maps of all rows of `images.path`, and caches them in a folder beside the folder of this
+    file. The maps are computed again when the images change.
 
     Args:
-        images: N images of a prepared copy, uint8 `[N, S, S, 3]`.
+        images: N rows of the file images.npy of a split, uint8 `[N, S, S, 3]`; see `annotation.image_cache`.
         compute: function from images, uint8 `[batch_size, S, S, 3]`, to maps of C channels, `[batch_size, h, w, C]`.
         backbone: name of the backbone. The name of the cache folder contains it.
-        settings: text that identifies everything else that determines the features, including the weights.
+        settings: text with all other facts that determine the maps, such as a hash of the weights.
         flip: the flip of the images before `compute`: "" (none), "h" (left-right), "v" (up-down) or "hv" (both).
         dtype: dtype of the file: "float16" or "float32".
 
     Raises:
-        InputError: the disk of the cache is full, or `dtype` cannot represent the features.
+        InputError: the disk of the cache is full, or a feature is too large for `dtype`.
     """
     copy = images.path.parent
     name = copy.name.rpartition("-")[0]
@@ -100,7 +101,7 @@ def write_grid_features(
         dtype: dtype of the file: "float16" or "float32".
 
     Raises:
-        InputError: photos cannot be used, or `dtype` cannot represent the features.
+        InputError: photos cannot be used, or a feature is too large for `dtype`.
     """
     problems: dict[str, str] = {}
 
@@ -134,7 +135,7 @@ def cast_features(features: np.ndarray, dtype: str, remedy: str) -> np.ndarray:
     """Casts features to `dtype`.
 
     Args:
-        remedy: the setting that allows larger values. The message recommends it.
+        remedy: a setting that allows larger values, for the error message.
 
     Raises:
         InputError: a value is too large for `dtype` or not finite.
@@ -155,7 +156,7 @@ def _write_maps(
     remedy: str,
     bar: tqdm,
 ) -> None:
-    """Computes and writes the feature maps of images, as rows of `shape`. Writes while later maps are computed."""
+    """Computes feature maps and writes them as rows of `shape`, while the device computes the next maps."""
     in_flight: deque[tuple[jax.Array, int]] = deque()
     with RowWriter(path, shape, dtype) as rows:
 

@@ -1,4 +1,4 @@
-"""Decodes image files to uint8 arrays of the size that the network takes."""
+"""Decodes image files to uint8 arrays of the network's input size, and to thumbnails."""
 
 import contextlib
 import functools
@@ -59,7 +59,7 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
         uint8 `[S, S, 3]`.
 
     Raises:
-        InputError: the data is empty, not an image, corrupt, truncated, or has more than `MOST_PIXELS` pixels.
+        InputError: the data is empty, not an image, corrupt or truncated, or the image has over `MOST_PIXELS` pixels.
     """
     return _decode(data, lambda image: resize_image(image, size, upright=upright))
 
@@ -94,7 +94,7 @@ def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, 
 
 
 def webp_thumbnail(data: bytes, side: int) -> bytes:
-    """Returns the WebP file of `decode_with_picture`, but without the EXIF orientation; see `decode_image`."""
+    """Encodes a photo as a WebP file with at most `side` pixels per side. Does not apply the EXIF orientation."""
     return _decode(data, lambda image: _small_webp(image, side, False))
 
 
@@ -138,7 +138,7 @@ def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
 
 
 def _has_many_scans(data: bytes) -> bool:
-    """Checks whether the data is a JPEG with too many scans. Even a few kilobytes can then take minutes to decode."""
+    """Checks for a JPEG with over `_MOST_SCANS` scans. A few kilobytes of such a JPEG can take minutes to decode."""
     place, scans = 2, 0
     while data[:2] == b"\xff\xd8" and (found := _MARKER.search(data, place)) and found[0][1] != _END_OF_IMAGE:
         scans += found[0][1] == _START_OF_SCAN

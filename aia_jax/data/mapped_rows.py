@@ -27,7 +27,7 @@ def map_array(path: Path) -> np.ndarray:
 
 
 class MappedRows:
-    """Reads rows of a `.npy` file when they are indexed. The index may be any NumPy index of the first axis.
+    """An array in a `.npy` file, or selected rows of it. Indexing the first axis reads only the indexed rows.
 
     Pickling stores only the path and `rows`, so that worker processes map the same file.
 
@@ -66,8 +66,7 @@ class MappedRows:
 class RowWriter:
     """Context manager that writes an array `[N, ...]` to a `.npy` file row by row.
 
-    The rows are written with `write` and not through a memory map. With `write`, a full disk raises an OSError. With a
-    memory map, a full disk would kill the process.
+    On a full disk, writing raises an OSError. With a memory map, a full disk would kill the process.
 
     Args:
         path: file to write. An existing file is overwritten.

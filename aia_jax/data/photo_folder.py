@@ -1,4 +1,4 @@
-"""Lists a user's photos, and decodes them in order before they are needed."""
+"""Lists a user's photos. Decodes photos in order and in advance."""
 
 import contextlib
 import functools

@@ -1,7 +1,7 @@
 """Reads batches of rows with Grain. The order of the rows depends only on the seed and the global step.
 
-The source of a batch is a dict of arrays with the same number of rows, or a function `MakeBatch`. If the dict is empty,
-a batch has only row indices. This is for data that is on the device already.
+The source of a batch is a dict of arrays with the same number of rows, or a function `MakeBatch`. With an empty dict, a
+batch has only row indices; this is useful if the device already has all rows.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import grain  # Functions import it when they need it: a machine that only measures the time of steps may lack it.
 
 
-# The function takes two columns of a global batch (`index` [B] and, in evaluation, `mask` [B]) and the slice of rows
-# for this process. It returns all columns of the batch for that slice. With workers, it must be picklable.
+# A function from columns of the global batch, `index` [B] and in evaluation `mask` [B], and from the slice of this
+# process's rows, to all columns of these rows. With worker processes, the function must be picklable.
 MakeBatch = Callable[[dict[str, np.ndarray], slice], dict[str, np.ndarray]]
 
 
@@ -48,7 +48,7 @@ def train_batches(
         arrays: a dict of arrays `[N, ...]` that an integer array can index, or a function; see `MakeBatch`.
         num_rows: number of rows N.
         batch_size: global batch size B, over all processes.
-        num_workers: number of processes that gather rows from pickled `arrays`; 0: threads of this process gather them.
+        num_workers: number of processes that read rows from pickled `arrays`; 0: threads of this process read them.
 
     Returns:
         Iterator over `{"index": int32 [b], **{name: [b, ...]}}` with b = B / process_count. `close()` stops workers.
@@ -105,7 +105,7 @@ def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
 def _read_ahead(
     dataset: "grain.MapDataset", *, num_threads: int = 4, buffer_size: int = 4, num_workers: int
 ) -> "grain.IterDataset":
-    """Computes the elements of a data set in order, before they are needed, in this process or in the workers."""
+    """Computes the elements of a Grain data set in order and in advance, in threads or in worker processes."""
     import grain
 
     elements = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer_size))
@@ -121,7 +121,7 @@ def map_ahead(function: Callable[[Any], Any], elements: Any, num_workers: int) -
     """Yields `function(element)` for each element, in order. All cores compute results before they are needed.
 
     Args:
-        function, elements: a function and a sequence. Both must be picklable if there are workers.
+        function, elements: a function and a sequence. Both must be picklable if there are worker processes.
         num_workers: number of processes that compute results; 0: threads of this process compute them.
     """
     import grain
@@ -143,7 +143,7 @@ def _process_slice(batch_size: int, process_index: int, process_count: int) -> s
 
 
 def _start_worker(*_: int) -> None:
-    """Makes a worker ignore Ctrl-C, because its parent process handles it, and exit when its parent is killed."""
+    """Makes a worker process ignore Ctrl-C, which its parent process handles, and exit when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
@@ -157,9 +157,9 @@ def _exit_with(parent: int) -> None:
 def _gather(
     index: np.ndarray, arrays: Mapping[str, Any] | MakeBatch, part: slice, num_rows: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns the columns of a batch for this process's slice `part`. `index` has the rows of the whole batch.
+    """Returns the columns of a batch for this process's slice `part`. `index` has the row indices of the whole batch.
 
-    If `num_rows` is given, adds the column `mask`, and replaces each index of at least `num_rows` by 0.
+    If `num_rows` is given, an index of at least `num_rows` is padding: `mask` is False, and the index becomes 0.
     """
     columns = {"index": index}
     if num_rows is not None:

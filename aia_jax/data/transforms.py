@@ -30,9 +30,9 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 def mixup(images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Replaces each image i < B / 2 by the mean of the images i and B / 2 + i, and its labels by the labels of both.
+    """Replaces image i < B / 2 by the mean of the images i and B / 2 + i, and its labels by the labels of both images.
 
-    This is the mixup of the reference implementation of annotation.
+    Source: the reference implementation of image annotation; see `aia_jax.data.annotation.annotations`.
 
     Args:
         images: float `[B, H, W, C]`, with C channels.

@@ -72,12 +72,12 @@ class Vocabulary:
 
     @property
     def facts(self) -> dict[str, int | str]:
-        """Two facts that identify the vocabulary: the number of `words`, and the `sha256` of the words."""
+        """Facts that identify the vocabulary: `words` is the number of words, and `sha256` is a hash of all words."""
         return {"words": len(self), "sha256": hashlib.sha256("\n".join(self.words).encode()).hexdigest()}
 
     @classmethod
     def load(cls, path: str | Path) -> "Vocabulary":
-        """Reads the field `word2idx` of SCAN's JSON.
+        """Reads the field `word2idx` of a JSON file in SCAN's format.
 
         Raises:
             InputError: the file is absent or malformed, a special word is missing, or the ids have gaps.
@@ -88,13 +88,13 @@ class Vocabulary:
         return cls(document["word2idx"], str(path))
 
     def save(self, path: str | Path) -> None:
-        """Writes SCAN's JSON, atomically."""
+        """Writes a JSON file in SCAN's format, atomically."""
         words = {str(number): word for word, number in self.ids.items()}
         write_json(Path(path), {"idx2word": words, "word2idx": self.ids, "idx": len(self)})
 
     @classmethod
     def build(cls, captions: Iterable[str], min_count: int = 4) -> "Vocabulary":
-        """Builds a vocabulary of the special words and the words that occur at least `min_count` times.
+        """Builds a vocabulary of `SPECIAL_WORDS` and of the words that occur at least `min_count` times.
 
         The special words have the first ids. The other words have ids in the order of first occurrence.
 
@@ -195,10 +195,10 @@ def encode_captions(
 
 
 def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
-    """Computes tf-idf rows of captions with scikit-learn's defaults. The dot product of two rows is their cosine.
+    """Computes tf-idf rows of captions with scikit-learn. The dot product of two rows is their cosine similarity.
 
     The steps are those of VSL (Zhang et al., ICME 2023): CountVectorizer (words of two or more letters), then
-    TfidfTransformer (smooth idf, rows of length 1). A dense matrix of COCO's training split would take over 100 GB.
+    TfidfTransformer (smooth idf, rows of norm 1). A dense matrix of COCO's training split would take over 100 GB.
 
     Returns:
         float64 `[N, V]` for N captions and V different words. A caption without any of these words has a row of zeros.
@@ -217,7 +217,7 @@ def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
 def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
     """Computes the mean of the tf-idf rows of each image.
 
-    The dot product of the means of two images is the mean cosine over all pairs of a caption of each image.
+    The dot product of two means is the mean cosine similarity of the captions of one image to those of the other.
 
     Args:
         rows: tf-idf rows of N captions, `[N, V]`. The rows of an image are consecutive.
@@ -241,7 +241,7 @@ def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> tuple[n
 
     Returns:
         ids: int64 `[K]`, the ids of the K words that the file contains.
-        vectors: float32 `[K, size]`. One factor scales them all to a mean square of 1, that of random vectors.
+        vectors: float32 `[K, size]`, scaled by one factor to a mean square of 1, which random vectors also have.
 
     Raises:
         InputError: the file is absent or malformed, the vectors have another size, or no word is in the vocabulary.

@@ -18,7 +18,7 @@ class Field(NamedTuple):
         least, most: the smallest and the largest allowed number.
         above: a bound that the number must exceed.
         words: the allowed strings. () allows any string.
-        resumable: whether a resumed run may have another value. The value of such a field does not change the results.
+        resumable: whether a resumed run may change the value. This holds for fields that do not change the results.
     """
 
     least: float = -math.inf
@@ -111,7 +111,7 @@ FIELDS = {
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Checks that each value is in the range or among the allowed words of its field.
+    """Checks that each config value is in the range or among the allowed words of its field in `FIELDS`.
 
     Raises:
         InputError: values are not allowed. The message lists all of them.

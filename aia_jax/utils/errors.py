@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """A file, folder or config field of the user cannot be used.
+    """A file, folder, flag or config field that the user gave cannot be used.
 
     The message names the problem, its place, and the way to correct it.
     """
@@ -13,7 +13,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Interrupted(Exception):
-    """A signal stopped the run. The state was saved first.
+    """A signal, such as Ctrl-C, stopped the command. Its results so far were saved first.
 
     Attributes:
         signum: number of the signal. The command exits with `128 + signum`.

@@ -49,7 +49,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def complete_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yields the byte offset and the content of each complete line. Then removes an incomplete last line."""
+    """Yields the byte offset and content of each complete line. Then removes an incomplete last line from the file."""
     end = 0
     file.seek(0)
     for line in file:
@@ -122,7 +122,7 @@ def read_text(path: Path, *, newline: str | None = None) -> str:
     """Reads a UTF-8 text file, with or without a byte-order mark.
 
     Args:
-        newline: see `open`.
+        newline: see Python's `open`.
 
     Raises:
         InputError: the file cannot be read or is not UTF-8.

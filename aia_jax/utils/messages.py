@@ -22,7 +22,7 @@ def list_problems(problems: Sequence[str], limit: int = MAX_LISTED) -> str:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> list[str]:
-    """Returns a line for each name whose values differ. With `where` = "given": `epochs: 3 there, 4 given`."""
+    """Returns a line for each name whose values differ, such as "epochs: 3 there, 4 given" for `where` = "given"."""
     return [
         f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} {where}"
         for name in sorted(there.keys() | here.keys())

@@ -1,1 +1,1 @@
-"""Annotated images: label lists, prepared copies and splits."""
+"""Annotated images: reads annotation files, resizes the images, and loads the splits."""

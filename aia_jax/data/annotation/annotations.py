@@ -1,10 +1,11 @@
-"""Annotation files: the labels of each image, in the layout of the reference implementation.
+"""Reads annotation files, which list the labels of each image. Their layout is that of the reference implementation.
 
     <root>/<Folder>/train.json  test.json  images/...
     {"labels": [name, ...], "samples": [{"image_name": "1000.jpeg", "image_labels": ["city", "sun"]}, ...]}
 
-VG-500 may instead have the layout of SSGRL (github HCPLab-SYSU/SSGRL). A user's own data has the name "custom", and
-its files are in <root> without <Folder>. This module computes the paths of the photos, but does not open the photos.
+VG-500 may instead have the layout of SSGRL (github HCPLab-SYSU/SSGRL). A user's own data set has the name "custom"; its
+files are in <root> without <Folder>. The reference implementation is github
+parham1998/Enhancing-High-Vocabulary-IA-with-a-Novel-Attention-Based-Pooling. This module opens no photos.
 """
 
 import dataclasses
@@ -39,9 +40,9 @@ class Annotations:
 
     Attributes:
         labels: the vocabulary, C label names.
-        image_names: N names, in the order of the annotation file.
-        image_paths: paths of the N photos. A path may belong to a photo that does not exist.
-        targets: uint8 `[N, C]`, multi-hot in the order of `labels`.
+        image_names: file names of the N images, in the order of the annotation file.
+        image_paths: paths of the N photos. A photo may be missing.
+        targets: labels of each image, multi-hot uint8 `[N, C]`. The columns have the order of `labels`.
     """
 
     labels: tuple[str, ...]
@@ -53,20 +54,20 @@ class Annotations:
         return len(self.image_names)
 
     def take(self, rows: Sequence[int]) -> "Annotations":
-        """Returns the images at the indices `rows`, in the order of `rows`."""
+        """Returns the annotations of the images at the indices `rows`, in the order of `rows`."""
         names, paths = (tuple(column[row] for row in rows) for column in (self.image_names, self.image_paths))
         return Annotations(self.labels, names, paths, self.targets[list(rows)])
 
 
 def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
-    """Reads the annotations of `<root>/<Folder>/<split>.json`, without checking whether the photos exist.
+    """Reads `<root>/<Folder>/<split>.json`, where <Folder> is `FOLDERS[dataset]`. Photos may be missing.
 
     Args:
         dataset: a key of `FOLDERS`.
         split: "train" or "test".
 
     Raises:
-        InputError: the files are absent or malformed. The message lists all problems of a file.
+        InputError: unknown data set or split, or an absent or malformed file. The message lists all problems.
     """
     for field, value, known in (("dataset", dataset, FOLDERS), ("split", split, SPLITS)):
         if value not in known:
@@ -112,7 +113,7 @@ def label_problem(value: Any) -> str:
 
 
 def add_unknown_label(problems: list[str], where: str, label: str, vocabulary: Collection[str]) -> None:
-    """Appends a message for an unknown label to `problems`. The first `MAX_LISTED` messages suggest a similar label."""
+    """Adds a message about an unknown label to `problems`. The first `MAX_LISTED` messages suggest a similar label."""
     similar = nearest(label, vocabulary) if len(problems) < MAX_LISTED else []  # `nearest` is slow
     hint = f"; did you mean {similar[0]!r}?" if similar else ""
     known = format_count(len(vocabulary), "label")
@@ -120,7 +121,7 @@ def add_unknown_label(problems: list[str], where: str, label: str, vocabulary: C
 
 
 def multi_hot(image_labels: Sequence[Iterable[str]], labels: Sequence[str]) -> np.ndarray:
-    """Returns the targets of N images, uint8 `[N, C]`. Column c of an image is 1 if the image has `labels[c]`."""
+    """Converts the label names of N images to multi-hot uint8 `[N, C]`. Column c is 1 if the image has `labels[c]`."""
     columns = {label: column for column, label in enumerate(labels)}
     targets = np.zeros((len(image_labels), len(labels)), np.uint8)
     for row, names in enumerate(image_labels):
@@ -147,7 +148,7 @@ def _read_reference(path: Path, photo_folders: Sequence[Path]) -> Annotations:
 
 
 def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
-    """Reads SSGRL's three files: the file names in `lists`, the label indices of each name, and the label names."""
+    """Reads SSGRL's three files: image names (the file `lists`), label indices of each image, and label names."""
     found = {name: _find_ssgrl(folder, name) for name in (_SSGRL_INDEX, _SSGRL_VOCABULARY)}
     for name, path in found.items():
         if path is None:
@@ -174,7 +175,7 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
 def _assemble(
     path: Path, labels: list, samples: list[tuple[str, Any, Any]], photo_folders: Sequence[Path], problems: list[str]
 ) -> Annotations:
-    """Checks the samples, tuples (place in the file, image name, labels). An error lists all problems of `path`."""
+    """Checks `samples`, tuples `(place in the file, image name, labels)`. The error lists all problems of `path`."""
     problems = [*_label_problems(labels), *problems]
     known = {label for label in labels if isinstance(label, str)}
     first_use: dict[str, str] = {}

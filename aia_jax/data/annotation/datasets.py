@@ -1,4 +1,4 @@
-"""Loads splits for training and evaluation. The resized images stay on disk, and the targets are in memory."""
+"""Loads the splits of annotated images. The resized images stay on disk, and the multi-hot labels are in memory."""
 
 import contextlib
 import dataclasses
@@ -32,14 +32,14 @@ _FIRST_TEST_SCENE = 10_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """N annotated images of S x S pixels, with C labels.
+    """N annotated images of S x S pixels. The vocabulary has C labels.
 
     Attributes:
         name: name of the split, such as "train".
-        images: uint8 `[N, S, S, 3]`, memory-mapped.
-        targets: uint8 `[N, C]`, multi-hot.
-        image_names: N names, in the order of the annotation file.
-        labels: C label names.
+        images: the resized images, uint8 `[N, S, S, 3]`, memory-mapped.
+        targets: labels of each image, multi-hot uint8 `[N, C]`.
+        image_names: file names of the N images, in the order of the annotation file.
+        labels: the names of the C labels.
     """
 
     name: str
@@ -52,23 +52,23 @@ class Split:
         return len(self.image_names)
 
     def take(self, indices: np.ndarray, name: str | None = None) -> "Split":
-        """Selects the images at `indices`, in that order, without reading them. If `name` is None, keeps the name."""
+        """Returns a split of the images at `indices`, in this order, without reading them. `name` renames the split."""
         indices = np.asarray(indices)
         names = tuple(self.image_names[index] for index in indices)
         return Split(name or self.name, self.images.take(indices), self.targets[indices], names, self.labels)
 
 
 def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
-    """Loads a split with images of `image_size` x `image_size` pixels. The first call prepares the images.
+    """Loads a split with images of `image_size` x `image_size` pixels. The first call resizes and caches the images.
 
     Args:
-        config_data: the fields `name`, `root`, `cache_dir`, `skip_corrupt` and `num_workers` are used. For scenes, the
-            fields `num_train`, `num_test` and `seed` replace `root`.
+        config_data: `config.data`: `name`, `root`, `cache_dir`, `skip_corrupt` and `num_workers`. For the generated
+            data set "scenes", the fields `num_train`, `num_test` and `seed` replace `root`.
         split: "train" or "test".
 
     Raises:
-        InputError: the name or the split is unknown, the annotations are absent or malformed, images are unreadable, or
-            the disk of the cache is full.
+        InputError: `config.data.name` or `split` is unknown, an annotation file is absent or malformed, images are
+            unreadable, or the disk of the cache is full.
     """
     from aia_jax.data.annotation import image_cache  # imported here, because some machines lack Grain and TFDS
 
@@ -91,11 +91,12 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
 
 
 def split_validation(split: Split, fraction: float, seed: int, *, stratified: bool) -> tuple[Split, Split]:
-    """Divides a split at random into `(train, validation)`. `seed` determines the parts. Both keep the row order.
+    """Divides a split at random into a training part and a validation part. Each part keeps the order of the images.
 
     Args:
-        stratified: if True, the images of each label are divided in the same proportion, and the training part has all
-            labels. This is useful for small data sets.
+        fraction: the fraction of the images in the validation part.
+        stratified: whether the validation part gets about this fraction of the images of each label, and the training
+            part at least one image of each label. This is useful for small data sets.
 
     Raises:
         InputError: one of the parts would be empty.
@@ -117,10 +118,10 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
 
     Args:
         targets: multi-hot `[N, C]` for C labels. N is at least 2.
-        fraction: size of the second part, above 0 and below 1.
+        fraction: the fraction of the images in the second part, above 0 and below 1.
         seed: seed of the random order in which the images are assigned to the parts.
-        in_both: if True, the second part also gets at least one image of each label that two or more images have. This
-            is not always possible. If many labels are rare, the second part is larger than `fraction`.
+        in_both: if True, the second part also gets, where possible, an image of each label that two or more images
+            have. If many labels are rare, the second part is then larger than `fraction`.
 
     Returns:
         bool `[N]`, True for images in the second part. Neither part is empty.
@@ -129,12 +130,12 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
     counts = targets.sum(axis=0)
     wanted_second = np.clip(fraction * counts, 1, counts - 1) if in_both else fraction * counts
     second = np.where(counts > 1, wanted_second, 0)
-    wanted = np.stack([counts - second, second])  # [2, C], images that each part lacks of each label
+    wanted = np.stack([counts - second, second])  # [2, C], number of images of each label that each part still needs
     wanted_images = len(targets) * np.array([1 - fraction, fraction])
     part = np.full(len(targets), -1)
 
     def place(row: int, wanted_here: np.ndarray) -> None:
-        """Adds an image to the part with the larger `wanted_here`. If both are equal, `wanted_images` decides."""
+        """Assigns image `row` to the part with the larger value in `wanted_here` or, on a tie, in `wanted_images`."""
         difference = wanted_here[1] - wanted_here[0] or wanted_images[1] - wanted_images[0]
         part[row] = int(difference > 0)
         wanted[part[row], targets[row]] -= 1
@@ -155,7 +156,7 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int, *, in_both
 
 
 def validation_size(fraction: float, num_images: int) -> int:
-    """Returns the number of validation images: `fraction` of all images.
+    """Returns the number of validation images: `fraction * num_images`, rounded.
 
     Raises:
         InputError: no image would be left for training or for validation.
@@ -170,10 +171,10 @@ def validation_size(fraction: float, num_images: int) -> int:
 
 
 def scene_indices(config_data: ConfigDict, split: str) -> range:
-    """Returns the indices of a split's scenes in the endless sequence of scenes. `split` is "train" or "test".
+    """Returns the indices of the scenes in the split "train" or "test"; see `scenes.draw`.
 
     Raises:
-        InputError: `num_train` or `num_test` is out of range.
+        InputError: `config.data.num_train` or `config.data.num_test` is out of range.
     """
     field, first = {"train": ("num_train", 0), "test": ("num_test", _FIRST_TEST_SCENE)}[split]
     count = config_data[field]
@@ -183,7 +184,7 @@ def scene_indices(config_data: ConfigDict, split: str) -> range:
 
 
 def read_channel_stats(root: str | Path) -> ChannelStats:
-    """Reads the channel statistics of a user's own photos from the folder of the annotations.
+    """Reads the mean and standard deviation of each channel of a user's photos from <root>/channel_stats.json.
 
     Raises:
         InputError: the file is absent or malformed.
@@ -206,7 +207,7 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
     """Returns the labels of a data set, from the annotations of "train" or, if these cannot be read, of "test".
 
     Raises:
-        InputError: the name is unknown, or the annotations are absent or malformed.
+        InputError: `config.data.name` is unknown, or the annotation files are absent or malformed.
     """
     if config_data.name == "scenes":
         return scenes.LABELS
@@ -219,13 +220,13 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
 
 
 def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
-    """Returns a dict from the names of photos to their paths. The generated data set `scenes` has no files.
+    """Returns a dict from photo name to path; {} for the generated data set "scenes", which has no photo files.
 
     Args:
-        split: "train", "test" or "validation". The photos of "validation" are in "train", so both give the same dict.
+        split: "train", "test" or "validation". For "train" and "validation", the dict has all photos of train.json.
 
     Raises:
-        InputError: the annotations are absent or malformed.
+        InputError: the annotation file is absent or malformed.
     """
     if config_data.name == "scenes":
         return {}
@@ -234,7 +235,7 @@ def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
 
 
 def _repair(in_second: np.ndarray, targets: np.ndarray, counts: np.ndarray, in_both: bool) -> None:
-    """Moves images into a part that is empty or lacks a label. If possible, the other part keeps all its labels."""
+    """Moves images into a part that is empty or lacks labels, so that `in_second` is as `stratified_split` promises."""
     present = np.stack([targets[~in_second].sum(axis=0), targets[in_second].sum(axis=0)])  # [2, C], images per label
 
     def move(row: int, to: int) -> None:
@@ -243,7 +244,7 @@ def _repair(in_second: np.ndarray, targets: np.ndarray, counts: np.ndarray, in_b
         present[1 - to, targets[row]] -= 1
 
     def least_needed(rows: np.ndarray, part: int) -> int:
-        """Returns the row to remove from `part`, so that `part` loses as few labels as possible."""
+        """Returns the row whose removal takes the fewest labels from `part`. `rows` are the rows to choose from."""
         return int(rows[(targets[rows] & (present[part] == 1)).sum(axis=1).argmin()])
 
     for label in np.flatnonzero((counts > 1) & (present[1] == 0)) if in_both else ():

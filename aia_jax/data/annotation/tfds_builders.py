@@ -1,8 +1,8 @@
-"""TFDS builders, one per data set, that write ArrayRecord files without TensorFlow.
+"""TFDS builders that write annotated photos or generated scenes to ArrayRecord files, without TensorFlow.
 
     builder = AnnotatedPhotos("corel5k", {"train": read_annotations("datasets", "corel5k", "train")}, data_dir=...)
     builder.download_and_prepare(file_format="array_record")
-    builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})[0]["image"]  # content of the file
+    builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})[0]["image"]  # bytes of the photo
 
 Records have the order of the annotation file. The builders download nothing, because users provide the photos.
 """
@@ -33,10 +33,10 @@ _PUBLIC = {  # data set: (name of the builder, citation)
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes a record for each image: its file, its name and its labels. `_example` of a subclass makes the record.
+    """Base class: writes a record for each image. The method `_example` of a subclass makes the record.
 
     Args:
-        splits: a sequence of images for each split. Each image becomes a record.
+        splits: dict from split name to the sequence that `_example` reads, with one element for each image.
         labels: the vocabulary.
         features: TFDS features of a record in addition to `image`, `image_name` and `labels`.
     """
@@ -75,10 +75,10 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class AnnotatedPhotos(_Builder, skip_registration=True):
-    """Writes a record for each photo: the content of its file, its name and its labels.
+    """Writes a record for each photo: the bytes of its file, its name and its labels.
 
     Args:
-        dataset: name of the data set. Data sets that are not public are written under the name "custom".
+        dataset: name of the data set. A data set that is not public gets the name "custom" in TFDS.
         annotations: the annotations of each split. All splits have the same `labels`. All photos must exist.
     """
 
@@ -101,11 +101,11 @@ class AnnotatedPhotos(_Builder, skip_registration=True):
 
 
 class Scenes(_Builder):
-    """Writes generated pictures of coloured shapes. Each has labels and five captions; see `aia_jax.data.scenes`.
+    """Writes generated pictures of coloured shapes, with labels and five captions each; see `aia_jax.data.scenes`.
 
     Args:
-        seed: seed of the endless sequence of scenes.
-        indices: for each split, the indices of its scenes in that sequence.
+        seed: random seed. A scene is determined by the seed and the index of the scene.
+        indices: for each split, the indices of its scenes.
         size: side of the pictures in pixels.
     """
 

@@ -1,1 +1,1 @@
-"""Imports label lists of users: tables, COCO's JSON, or one folder per label."""
+"""Reads labels of a user's own photos: from a table, COCO's JSON, or one folder per label."""

@@ -29,7 +29,7 @@ Row = tuple[int, list[str]]  # line number, and one cell per column
 
 
 class _Columns(NamedTuple):
-    """Indices of columns. If `labels` is None, each column in `indicators` is a label and has the values 0 and 1."""
+    """Indices of columns. If `labels` is None, each column in `indicators` is a label with the values 0 and 1."""
 
     photo: int
     labels: int | None
@@ -43,18 +43,18 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
 
     The delimiter is the comma, semicolon, tab or "|" that gives the most columns in the header. Columns are found by
     their names in upper or lower case: photos ("image", "file_name", ...), labels ("labels", "tags", ...) and splits
-    ("split", "subset", ...). If there is no column of labels, each other column is a label with the values 0 and 1.
+    ("split", "subset", ...). Without a column of labels, each remaining column is a label with the values 0 and 1.
 
     The labels of all cells are read by the first rule that applies:
 
     1. If all cells with labels are lists in the syntax of Python or JSON, the items of the lists are the labels.
     2. If any cell contains "|", this character separates the labels. If not, the same rule holds for ";", then ",".
-    3. If the name of the column is a plural, and no photo has two rows, spaces separate the labels.
+    3. If the column has no singular name ("label", "tag", ...), and no photo has two rows, spaces separate the labels.
     4. Otherwise a cell is one label.
 
     Args:
         photo_column, label_column: names of the columns, if they differ from the known names.
-        separator: text between two labels of a cell; "none": a cell is one label; "": the rules above apply.
+        separator: text between two labels in a cell; "none": a cell is one label; "": the rules above apply.
 
     Raises:
         InputError: the file cannot be read, or a column is missing.
@@ -91,7 +91,7 @@ def read_table(path: Path, *, photo_column: str = "", label_column: str = "", se
 
 
 def _parse(path: Path, problems: list[str]) -> tuple[list[str], list[Row], str]:
-    """Returns the header, the rows that are not empty, and the delimiter of a table."""
+    """Returns the header, the rows that are not empty, and the delimiter. Appends lines on bad rows to `problems`."""
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:

@@ -1,7 +1,4 @@
-"""Reads labels from COCO's JSON or from one folder per label. Checks the files, the labels and the pixels of photos.
-
-The module `label_tables` reads labels from tables.
-"""
+"""Reads labels from COCO's JSON or from folder names. Checks labels and photos. `label_tables` reads tables."""
 
 import dataclasses
 import functools
@@ -56,8 +53,8 @@ class LabelList:
     """The content of a file or folder of labels.
 
     Attributes:
-        rows: entries, in the order of the list. Several entries may be for the same photo.
-        understood: one line that describes how the list was read.
+        rows: entries, in the order of the file or folder. Several entries may be for the same photo.
+        understood: one line that describes how the file or folder was read.
         problems: one line for each entry that is not in `rows`.
     """
 
@@ -91,10 +88,10 @@ def read_coco(path: Path) -> LabelList:
 
 
 def read_folders(folder: Path) -> LabelList:
-    """Reads one folder per label, with photos anywhere below that folder. Photos outside label folders have no label.
+    """Reads labels from folder names: photos below `folder/sky` have the label sky. Photos in `folder` have no label.
 
-    A photo has several labels if several label folders have it: as links, or as files with the same name and content.
-    If all folders in `folder` have names of splits, such as train and test, the label folders are inside these.
+    A photo has several labels if it is in several label folders: as links, or as files with equal name and content.
+    If all folders in `folder` have names of splits, such as train and test, these folders contain the label folders.
 
     Raises:
         InputError: there is no folder with photos.
@@ -118,9 +115,9 @@ def read_folders(folder: Path) -> LabelList:
 def merge_label_rows(
     rows: Sequence[LabelRow], folder: Path, vocabulary: Collection[str] | None, problems: list[str]
 ) -> list[LabelRow]:
-    """Merges the rows of each photo into one row. This row has all labels, sorted, and the place of the first row.
+    """Merges the rows of each photo into one row. This row has all labels of the photo, sorted.
 
-    The result has the order of the first rows.
+    The other fields are from the first row of the photo. The merged rows have the order of these first rows.
 
     Args:
         folder: folder of the photos. The names in the result are relative to this folder.
@@ -160,7 +157,7 @@ def merge_label_rows(
 def measure_photos(
     photos: Sequence[LabelRow], folder: Path, num_workers: int, problems: list[str]
 ) -> tuple[list[LabelRow], np.ndarray]:
-    """Decodes the photos, finds those that cannot be used, and measures the channels of the others.
+    """Decodes the photos, and computes the channel statistics of each photo that can be decoded.
 
     Args:
         num_workers: number of processes that decode photos; 0: threads of this process decode them.
@@ -184,13 +181,13 @@ def measure_photos(
 
 
 def combine_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the mean `[3]` and the standard deviation `[3]` of the channels from the array of `measure_photos`."""
+    """Computes mean `[3]` and standard deviation `[3]` of the channels from the array that `measure_photos` returns."""
     mean, squares = moments.mean(axis=0)
     return mean, np.maximum(np.sqrt(np.maximum(squares - np.square(mean), 0)), _LEAST_STD)
 
 
 def _first_names(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields each name with the first name of the same photo.
+    """Yields pairs: each name, and the first name of the same photo.
 
     Two files are the same photo if one is a link to the other, or if their names and contents are equal.
     """
@@ -209,7 +206,7 @@ def _first_names(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]
 
 
 def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
-    """Yields the names of the photos in `folder`, then of the photos below its folders `tops`. `tops` may be links."""
+    """Yields the names of the photos in `folder`, then of those below its subfolders `tops`, which may be links."""
     beside = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
     yield from (name for name in beside if os.path.splitext(name)[1].lower() in SUFFIXES)
     for top in tops:
@@ -217,7 +214,7 @@ def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
 
 
 def _by_id(path: Path, document: dict, field: str, problems: list[str]) -> dict[Any, tuple[str, str]]:
-    """Returns a dict from the id of each entry in the list `field` to (place, name). Adds lines to `problems`."""
+    """Returns `{id: (place in the file, name)}` for the list `document[field]`. Appends lines to `problems`."""
     found: dict[Any, tuple[str, str]] = {}
     for where, (number, text) in _fields(path, document, field, problems):
         if not isinstance(text, str):
@@ -228,7 +225,7 @@ def _by_id(path: Path, document: dict, field: str, problems: list[str]) -> dict[
 
 
 def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yields the place and the two `_COCO_FIELDS` of each valid entry in the list `field`."""
+    """Yields the place and the two values of `_COCO_FIELDS` of each valid entry in the list `document[field]`."""
     wanted = _COCO_FIELDS[field]
     for index, entry in enumerate(document[field]):
         where = f"{path.name}: {field}[{index}]"
@@ -244,7 +241,7 @@ def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iter
 
 
 def _find(name: str, folder: Path) -> str:
-    """Returns the name of a photo's file in the folder, or "". Tries slashes instead of backslashes, and suffixes."""
+    """Returns the path of a photo in the folder; "" if none. Also tries "/" for backslashes, and missing suffixes."""
     plain = PurePosixPath(name).as_posix()
     slashed = plain.replace("\\", "/")
     candidates = [plain, slashed]

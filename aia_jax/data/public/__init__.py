@@ -1,1 +1,1 @@
-"""Downloads and checks of the four public data sets."""
+"""Downloads and checks the four public data sets of annotated images."""

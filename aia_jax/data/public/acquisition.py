@@ -40,10 +40,10 @@ _TOKEN = (
 
 
 def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
-    """Creates `train.json` and `test.json` if they are absent. Uses local SSGRL files or, if there are none, downloads.
+    """Creates a missing `train.json` or `test.json`, from local files in SSGRL's layout or from a download.
 
     Raises:
-        InputError: a download fails, or existing files cannot be used.
+        InputError: a download fails, or a local annotation file is malformed.
     """
     folder = root / FOLDERS[dataset.name]
     absent = [split for split in SPLITS if not (folder / f"{split}.json").exists()]
@@ -65,7 +65,7 @@ def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
 
 
 def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
-    """Downloads the missing and unreadable photos. Photos that no source has stay missing.
+    """Downloads the photos in `found.missing` and `found.unreadable`. Photos that no source has stay missing.
 
     Raises:
         InputError: a download fails, an archive cannot be used, or the disk has no room for an archive.
@@ -81,14 +81,14 @@ def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
 def download_from_kaggle(handle: str, folder: Path) -> Path:
     """Downloads the newest version of a data set on Kaggle with kagglehub, and returns the folder with its files.
 
-    The returned folder is inside `folder`. In Kaggle's own notebooks, the returned folder is elsewhere and read-only.
+    The returned folder is inside `folder`, except in Kaggle's own notebooks: there it is elsewhere and read-only.
 
     Args:
         handle: owner and name of the data set, as "owner/name".
         folder: kagglehub's cache for this call. A later call with this folder continues an interrupted download.
 
     Raises:
-        InputError: kagglehub is not installed, or Kaggle refuses the data set.
+        InputError: kagglehub is not installed, or the download fails.
         OSError: the disk is full or not writable.
     """
     try:
@@ -123,16 +123,16 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
 
 
 def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
-    """Unpacks the photos in `targets` from a zip file, and returns the names of these photos.
+    """Unpacks those photos in `targets` that a zip file has, and returns their names.
 
     Each photo is written atomically after a check of its CRC.
 
     Args:
-        targets: dict from the name of each wanted photo to the path to write. Folders in the archive are ignored.
+        targets: dict from file name of each wanted photo to the path to write. Folders in the zip file are ignored.
 
     Raises:
-        InputError: the file is not a zip file, is damaged or has an encrypted photo, or its content is unsafe. Paths
-            that lead out of the archive, links, and sizes that no photo has are unsafe.
+        InputError: the zip file is damaged, encrypted or unsafe. It is unsafe if a path leads out of it, if a photo is
+            a link, or if a size is too large for photos.
     """
     member = None
     try:
@@ -151,7 +151,7 @@ def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
 
 
 def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
-    """Returns text: a command to download the missing files, and their names, sizes and addresses; "" if none."""
+    """Returns a download command, and the name, size and address of each missing file; "" if no file is missing."""
     no_annotations = len(found.annotations) < len(SPLITS)
     photos = (*found.missing, *found.unreadable)
     if not no_annotations and not photos:

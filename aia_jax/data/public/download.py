@@ -4,8 +4,8 @@
     <file>.part.json    {"url", "validator", "num_bytes"}: identifies the file on the server
     <file>.json         {"url", "validator", "num_bytes", "sha256"}: record of a file without a published checksum
 
-A validator is a value for the HTTP header If-Range: a strong ETag, or the date of the last change. If the file on the
-server has changed, the server then sends the whole file. So a partial download never mixes two versions of a file.
+A validator is a value for the HTTP header If-Range: a strong ETag, or the date of the last change. With this header, a
+server sends the whole file if the file has changed. So a partial download never mixes two versions of a file.
 """
 
 import hashlib
@@ -39,12 +39,12 @@ class _TemporaryError(Exception):
 
 
 def download(file: RemoteFile, folder: Path) -> Path:
-    """Downloads `file` to `file.path` in `folder`, checks or records its checksum, and returns the path.
+    """Downloads `file` to `folder / file.path` and returns this path. A later call continues an interrupted download.
 
-    Keeps partial downloads. A later call continues them.
+    Compares the downloaded file with `file.git_blob`. If `git_blob` is "", writes the file's SHA-256 to <file>.json.
 
     Raises:
-        InputError: the server refuses the request or sends another file, or the disk is full or not writable.
+        InputError: the download fails, `git_blob` differs, or the disk is full or not writable.
     """
     path = folder / file.path
     part = path.with_name(f"{path.name}.part")
@@ -63,7 +63,7 @@ def download(file: RemoteFile, folder: Path) -> Path:
 
 
 def check_unchanged(path: Path) -> None:
-    """Compares a file with the record of its download. Files that the user provides have no record.
+    """Compares a file's size and SHA-256 with <file>.json. Without <file>.json, the file is the user's own and passes.
 
     Raises:
         InputError: the file has changed.
@@ -83,7 +83,7 @@ def git_blob_id(path: Path) -> str:
 
 
 def _download_part(file: RemoteFile, part: Path) -> str:
-    """Completes the partial download `part` and returns its validator. `ATTEMPTS` limits attempts without progress."""
+    """Downloads the rest of `part` and returns the validator. Fails after `ATTEMPTS` attempts without progress."""
     furthest, failures = _size(part), 0
     while True:
         try:
@@ -186,7 +186,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def _known(file: RemoteFile, part: Path) -> dict[str, Any]:
-    """Returns the facts about the partial download `part`. Returns {} if the download cannot be continued."""
+    """Returns the content of <file>.part.json; {} if the partial download `part` cannot be continued."""
     facts = _read_facts(part)
     return facts if part.exists() and facts.get("url") == file.url and facts.get("validator") else {}
 

@@ -1,4 +1,4 @@
-"""Compares the local files of a public data set with its published facts."""
+"""Compares the local files of a public data set with the published numbers of images and labels."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ _SHOWN = 3  # number of names in a report
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """The local state of a public data set.
+    """The state of the local files of a public data set.
 
     Attributes:
         folder: folder of the data set.
-        annotations: annotations of each split that has readable annotation files.
-        problems: one message for each problem of the annotations.
+        annotations: annotations of each split whose annotation files can be read.
+        problems: one message for each problem of the annotation files.
         missing: paths of photos that do not exist.
-        unreadable: paths of photos that cannot be opened, with the reasons.
+        unreadable: dict from the path of each photo that cannot be opened to the reason.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class Inspection:
         return not (self.problems or self.missing or self.unreadable)
 
     def report(self) -> str:
-        """Returns a few lines: the counts, the names of the first missing or unreadable photos, and the problems."""
+        """Returns a few lines: numbers of images and labels, the first missing or unreadable photos, and `problems`."""
         lines = [str(self.folder)]
         for split, found in self.annotations.items():
             per_image = found.targets.sum() / len(found)

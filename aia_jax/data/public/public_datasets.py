@@ -1,4 +1,4 @@
-"""Lists the published facts and the download addresses of the four public data sets.
+"""Lists the published numbers of images and labels, and the download addresses, of the four public data sets.
 
 Annotations come from git repositories at fixed commits, so the git id of each file is its published checksum. The ids
 were compared with local copies of the files, except the id of SSGRL's label index. Visual Genome's archives have no
@@ -20,13 +20,13 @@ _VISUAL_GENOME = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-    """A file for public download.
+    """A file to download.
 
     Attributes:
         path: destination, relative to the folder of the data set.
-        url: address.
+        url: address of the file.
         git_blob: id of the file in git, see `download.git_blob_id`; "": unknown.
-        num_bytes: size; 0: unknown.
+        num_bytes: size of the file; 0: unknown.
     """
 
     path: str
@@ -37,15 +37,15 @@ class RemoteFile:
 
 @dataclasses.dataclass(frozen=True)
 class PublicDataset:
-    """The published facts of a data set, and the sources of its files.
+    """The published numbers of a data set, and the sources of its files.
 
     Attributes:
         name: a key of `annotations.FOLDERS`.
         num_images: number of images in each split.
         num_labels: size of the vocabulary.
         labels_per_image: mean over both splits, rounded to one decimal. Source: README of the reference implementation.
-        annotations: annotation files.
-        kaggle: name of the data set on Kaggle that has the photos; "" if the photos are in `archives`.
+        annotations: annotation files to download.
+        kaggle: "owner/name" of the data set on Kaggle that has the photos; "" if the photos are in `archives`.
         archives: zip files with the photos.
     """
 
@@ -59,7 +59,7 @@ class PublicDataset:
 
     @property
     def homepage(self) -> str:
-        """The page that describes the data set."""
+        """Address of the page that describes the data set."""
         visual_genome = "https://homes.cs.washington.edu/~ranjay/visualgenome"
         return f"https://www.kaggle.com/datasets/{self.kaggle}" if self.kaggle else visual_genome
 

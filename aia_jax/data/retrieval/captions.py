@@ -1,4 +1,4 @@
-"""Loads images with five captions each. The images are SCAN's precomputed features, or generated scenes."""
+"""Loads images with five captions each: features in SCAN's format (Lee et al., ECCV 2018), or generated scenes."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 
 CAPTIONS_PER_IMAGE = 5
-_DEV_CAPTIONS = 5000  # number of captions to use from a larger dev split, as in the published code
+_DEV_CAPTIONS = 5000  # number of captions to use from a larger dev split, as in SCAN's code
 _FILES = {"train": ("train",), "validation": ("dev",), "test": ("testall", "test")}
 
 
@@ -46,14 +46,14 @@ class CaptionSplit:
 
 
 def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -> CaptionSplit:
-    """Loads a split of a data set.
+    """Loads a split of a data set for image-text retrieval.
 
     Args:
-        config_data: `name` is "scenes" or a folder such as "f30k_precomp"; `root` is the parent of that folder.
-        split: "train", "validation" (the files "dev") or "test" (the files "testall" if they exist, else "test").
+        config_data: `config.data`. `name` is "scenes" or a folder such as "f30k_precomp" in the folder `root`.
+        split: "train", "validation" (the files `dev_*`) or "test" (the files `testall_*` if they exist, else `test_*`).
 
     Raises:
-        InputError: files are absent, have a wrong shape or do not match each other, or the vocabulary lacks most words.
+        InputError: a file is absent or has a wrong shape, files do not match, or the vocabulary lacks most words.
     """
     if config_data.name == "scenes":
         return _load_scenes(config_data, split, vocabulary)
@@ -74,7 +74,7 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
 
 
 def load_vocabulary(config_data: ConfigDict) -> Vocabulary:
-    """Loads the file `data.vocabulary` or, if unset, `<root>/vocab/<name>_vocab.json`. Builds the scenes' vocabulary.
+    """Loads `config.data.vocabulary` or <root>/vocab/<name>_vocab.json. Builds a vocabulary for "scenes".
 
     Raises:
         InputError: the file is absent or not valid.
@@ -92,7 +92,7 @@ def load_vocabulary(config_data: ConfigDict) -> Vocabulary:
 
 
 def scene_captions(config_data: ConfigDict, split: str) -> tuple[str, ...]:
-    """Returns the captions of the scenes of "train" or "test"."""
+    """Returns the captions of all scenes in the split "train" or "test"."""
     # Captions do not depend on the size of the picture, so the pictures are very small.
     drawn = (scenes.draw(config_data.seed, index, 8) for index in scene_indices(config_data, split))
     return tuple(caption for scene in drawn for caption in scene.captions)
@@ -101,14 +101,14 @@ def scene_captions(config_data: ConfigDict, split: str) -> tuple[str, ...]:
 class PairBatches:
     """Makes batches of captions and their images.
 
-    The captions of a batch are padded to the smallest of `lengths` that fits the longest caption. So the step is
-    compiled only a few times. The captions of a batch are sorted by descending length, as in the published code. The
-    running statistics of that code depend on this order.
+    The captions of a batch are padded to the smallest of `lengths` that fits the longest caption. So JAX compiles the
+    training step only once for each length. The captions of a batch are sorted by descending length, as in SGRAF's
+    code, because the running statistics of the batch norm depend on this order.
 
     Args:
         split: source of the captions and images.
         lengths: allowed lengths, increasing. Longer captions are padded to a multiple of 8.
-        order: the caption index for each row index; None: the caption index is the row index.
+        order: `order[i]` is the index of the caption in row i; None: row i has caption i.
         images: whether to include the images.
         similarity: result of `semantic_similarity`. The columns `image_similarity` and `caption_similarity` are
             computed from its tf-idf rows. None: batches do not have these columns.
@@ -127,7 +127,7 @@ class PairBatches:
         self._images, self._similarity = images, similarity or {}
 
     def __call__(self, columns: dict[str, np.ndarray], part: slice) -> dict[str, np.ndarray]:
-        """Returns the columns of this process's b rows. Similarities `[b, B]` compare them with the batch's B rows."""
+        """Returns the columns of b rows; see `MakeBatch`. Similarities `[b, B]` compare them with all B rows."""
         split = self._split
         index = columns["index"] if self._order is None else self._order[columns["index"]]
         longest_first = np.argsort(-split.lengths[index], kind="stable")
@@ -148,7 +148,7 @@ class PairBatches:
 
 
 def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str, sparse.csr_matrix]:
-    """Computes tf-idf rows for each of `names`: "caption" has a row per caption, "image" has the mean per image."""
+    """Computes tf-idf rows for each of `names`: "caption" has one row per caption, "image" one mean row per image."""
     if not names:
         return {}
     rows = tf_idf(split.captions)
@@ -156,7 +156,7 @@ def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str
 
 
 def feature_photo_names(split: CaptionSplit) -> list[str]:
-    """Returns the name of each image's photo. Reads the file that `aia features` writes beside the features.
+    """Returns the photo name of each image, from the JSON file that `aia features` writes beside the features.
 
     Raises:
         InputError: the file is absent or malformed, or lists too few photos.
@@ -175,7 +175,7 @@ def feature_photo_names(split: CaptionSplit) -> list[str]:
 
 
 def _features(path: Path, num_captions: int) -> MappedRows:
-    """Maps the features of I images, `[I, R, F]`. The file may have one row per image, or one row per caption."""
+    """Memory-maps the features of I images, `[I, R, F]`. The file may have one row per image, or one per caption."""
     if not path.exists():
         raise InputError(f"{path}, the image features, does not exist; aia features creates it from photos")
     rows = MappedRows(path)

@@ -1,4 +1,4 @@
-"""The embedded data set: generated pictures of coloured shapes, with labels and captions."""
+"""A data set without files: generated pictures of coloured shapes, with labels and captions."""
 
 from aia_jax.data.scenes.dataset import LABELS, Scene, draw
 

@@ -1,8 +1,8 @@
-"""The embedded data set: generated pictures of coloured shapes, with labels and captions.
+"""A data set without files: generated pictures of coloured shapes, with labels and captions.
 
-Every scene is a pure function of `(seed, index)`, without files or downloads. All parameters are in units of the side
-of the picture, so a scene is the same at any size. Labels and captions do not depend on the orientation, because
-training flips pictures both ways.
+`(seed, index)` determines a scene. All lengths are in units of the side of the picture, so a scene looks the same at
+any size. Labels and captions do not depend on the orientation of the picture, because training flips pictures both
+left-right and up-down.
 """
 
 from collections import Counter
@@ -50,7 +50,7 @@ class Scene:
 
 
 def draw(seed: int, index: int, size: int) -> Scene:
-    """Draws scene `index` of the endless sequence `seed` at `size` x `size` pixels."""
+    """Draws the scene of `(seed, index)` at `size` x `size` pixels."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index))))
     background = _pick(rng, BACKGROUNDS)
     objects = _place_objects(rng)

@@ -73,7 +73,7 @@ def _paint_object(canvas: np.ndarray, item: Object) -> None:
 
 
 def _coverage(outlines: list[np.ndarray], shape: tuple[int, ...], line: int, width: int) -> np.ndarray:
-    """Returns the fraction of each pixel inside outlines, 0..1 `[H, W, 1]`. `line` is 255 with the lines, 0 without."""
+    """Returns the fraction of each pixel inside outlines, 0..1 `[H, W, 1]`. Lines count as inside if `line` is 255."""
     image = Image.new("L", (shape[1] * _SUPERSAMPLING, shape[0] * _SUPERSAMPLING))
     pen = ImageDraw.Draw(image)
     for outline, fill in zip(outlines, (255, 0), strict=False):
@@ -84,7 +84,7 @@ def _coverage(outlines: list[np.ndarray], shape: tuple[int, ...], line: int, wid
 
 
 def _dark(texture: str, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
-    """Returns a texture's darkness, 0..1 `[H, W]`. `x` and `y` are along the object's axes. Edges are a pixel wide."""
+    """Returns the darkness of a texture, 0..1 `[H, W]`. `x` and `y` are coordinates along the axes of the object."""
     if texture == "striped":
         dark = np.sin(2 * np.pi / 0.086 * x) * (0.086 * size / 6)
     elif texture == "checkered":

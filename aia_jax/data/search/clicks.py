@@ -1,10 +1,10 @@
 """Reads images and their queries from files: Clickture's click log, or COCO's captions as queries.
 
-<root>/<name>/{split}_maps.npy                        maps [N, h, w, F], or [N, h w, F] from `aia features`
-<root>/<name>/keyword_{record,ranges}_{split}.npy     two files of `aia keywords --split {split}`
-<root>/<name>/keyword_names_{split}.json              file of `aia keywords`: {file: id} in the order of the maps
-<root>/<name>/keyword_vocabulary.json                 file of `aia keywords`: the words
-<root>/clickture/{split}_clicks.tsv                   in each line an image id, a query and the number of clicks
+<root>/<name>/{split}_maps.npy                        feature maps of N images, [N, h, w, F] or [N, h * w, F]
+<root>/<name>/keyword_{record,ranges}_{split}.npy     arrays of `KeywordRecords`, from `aia keywords`
+<root>/<name>/keyword_names_{split}.json              {keyword file: image id}, in the order of the feature maps
+<root>/<name>/keyword_vocabulary.json                 {"words": [...]}, the vocabulary of the keywords
+<root>/clickture/{split}_clicks.tsv                   lines of image id, query and number of clicks, with tabs
 <root>/coco/dataset.json                              {"images": [{"imgid": 0, "sentences": [{"raw": "..."}]}]}
 """
 
@@ -32,7 +32,7 @@ _IDS = "{file: id}, as aia keywords writes it"
 
 
 class ClickedImages:
-    """Loads the splits of a folder in the layout of this module's docstring. `config` is a config of image search."""
+    """Loads the splits of a data set in the layout of this module's docstring. `config` is the config of a run."""
 
     def __init__(self, config: ConfigDict):
         self._data = config.data
@@ -49,7 +49,7 @@ class ClickedImages:
         """Loads the images of the split "train", "validation" or "test", and the queries for these images.
 
         Raises:
-            InputError: files are absent, malformed or do not match.
+            InputError: a file is absent or malformed, or the files are not for the same images.
         """
         maps = _maps(self._folder / f"{name}_maps.npy")
         record, ranges = (self._folder / f"keyword_{kind}_{name}.npy" for kind in ("record", "ranges"))

@@ -1,4 +1,4 @@
-"""Stores the keywords of images in two arrays. The record has rows (image, word). The ranges give each image's rows.
+"""Stores the keywords of images in two arrays, the record and the ranges; see `KeywordRecords`.
 
 The documentation of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT) gives the record the name
 img_keyword_ind_*.npy. But AMC's programs save the ranges under this name, and do not save the record.
@@ -20,12 +20,12 @@ _CHUNK = 1 << 20  # rows of a record to check at once
 
 @dataclasses.dataclass(frozen=True)
 class KeywordRecords:
-    """The keywords of images with ids below I.
+    """The keywords of images. All image ids are below I.
 
     Attributes:
         record: integers `[N, 2]`, memory-mapped. Each of the N rows has an image id and a word id. The rows of an image
             are consecutive. The images are in any order.
-        ranges: int64 `[I, 2]`, the first and the last row of each image id; -1 -1 if an image has no keywords.
+        ranges: int64 `[I, 2]`, the first and the last row of each image in `record`; -1 -1 without keywords.
     """
 
     record: MappedRows
@@ -33,11 +33,11 @@ class KeywordRecords:
 
     @classmethod
     def load(cls, record_path: Path, ranges_path: Path, num_words: int) -> "KeywordRecords":
-        """Reads both arrays, and checks the record in one pass.
+        """Reads both arrays, and checks that they match.
 
         Args:
             record_path: file `keyword_record_{split}.npy` of `aia keywords`.
-            ranges_path: file `keyword_ranges_{split}.npy`, or `img_keyword_ind_*.npy` of the published programs.
+            ranges_path: file `keyword_ranges_{split}.npy`, or `img_keyword_ind_*.npy` of AMC's programs.
             num_words: size of the vocabulary.
 
         Raises:
@@ -95,10 +95,10 @@ class KeywordRecords:
 def write_keyword_records(
     record_path: Path, ranges_path: Path, images: Iterable[tuple[int, np.ndarray]], num_ids: int
 ) -> np.ndarray:
-    """Writes the record and the ranges of `KeywordRecords`, and returns the ranges. Memory grows only with `num_ids`.
+    """Writes the record and the ranges of `KeywordRecords`, and returns the ranges. Only the ranges are in memory.
 
     Args:
-        images: pairs of an image id and the word ids of the image. Image ids must not be repeated.
+        images: pairs of an image id below `num_ids` and the word ids of the image. No image id may be repeated.
     """
     ranges = np.full((num_ids, 2), -1, np.int64)
     num_rows = 0
@@ -123,7 +123,7 @@ def _map_pairs(path: Path) -> MappedRows:
 
 
 def _find_ranges(record: MappedRows, num_ids: int, num_words: int) -> np.ndarray:
-    """Returns the range of rows of each image, int64 `[I, 2]`, from one pass over the record."""
+    """Returns the first and the last row of each image, int64 `[I, 2]`. Reads the record once."""
     runs = list(_runs(record, num_words))
     ids, firsts = (np.concatenate(parts) for parts in zip(*runs, strict=True)) if runs else np.zeros((2, 0), np.int64)
     if (largest := int(ids.max(initial=-1))) >= num_ids:
@@ -142,7 +142,7 @@ def _find_ranges(record: MappedRows, num_ids: int, num_words: int) -> np.ndarray
 
 
 def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields, for each chunk of the record, the image id and the first row of each run of rows with equal image id."""
+    """Reads the record in chunks. Yields, for each chunk, the ids and the first rows of the images that start there."""
     previous = -1
     for start in range(0, len(record), _CHUNK):
         chunk = record[start : start + _CHUNK].astype(np.int64)
@@ -159,14 +159,14 @@ def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.n
 
 
 def _plain_ranges(ranges: np.ndarray) -> np.ndarray:
-    """Casts ranges to int64. For an image 0 without keywords, published programs write 0 -1; it becomes -1 -1."""
+    """Casts ranges to int64. If image 0 has no keywords, AMC's programs write 0 -1. This becomes -1 -1."""
     ranges = ranges.astype(np.int64)
     ranges[:1][(ranges[:1] == (0, -1)).all(axis=1)] = -1
     return ranges
 
 
 def _are_ranges(pairs: np.ndarray) -> bool:
-    """Checks whether pairs cover the rows 0 to n once, as ranges do. A record of one word per image may also do so."""
+    """Checks whether `pairs`, as first and last rows, cover the rows from 0 on without gaps. Some records do so too."""
     pairs = _plain_ranges(pairs)
     used = pairs[(pairs != -1).any(axis=1)]
     used = used[np.argsort(used[:, 0])]

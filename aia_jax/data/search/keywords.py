@@ -47,7 +47,7 @@ def analyze(keywords: Iterable[str]) -> list[str]:
 
 
 class KeywordVocabulary:
-    """A vocabulary of V words. The id of a word is its position.
+    """A vocabulary of V words. The id of a word is its index in `words`.
 
     Args:
         words: V different words.
@@ -72,10 +72,10 @@ class KeywordVocabulary:
     def fit(cls, documents: Iterable[list[str]], min_count: int = 6) -> "KeywordVocabulary":
         """Builds a vocabulary of the words that occur in at least `min_count` documents.
 
-        scikit-learn's CountVectorizer(min_df=min_count) gives the same ids. Memory grows only with the different words.
+        scikit-learn's CountVectorizer(min_df=min_count) gives the same ids. Memory holds only the different words.
 
         Args:
-            documents: the words of each image, see `analyze`.
+            documents: the words of each image, from `analyze`.
 
         Raises:
             InputError: no word occurs in `min_count` documents.
@@ -104,21 +104,21 @@ class KeywordVocabulary:
         write_json(Path(path), {"words": self.words})
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
-        """Returns the ids of the K words that the vocabulary has, int32 `[K]`, in order and with repeats."""
+        """Returns the ids of the K known words in `words`, int32 `[K]`, in the same order and with repeats."""
         ids = (self._ids.get(word) for word in words)
         return np.array([number for number in ids if number is not None], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class KeywordSplit:
-    """The images of a split.
+    """The keyword files and the image ids of a split.
 
     Attributes:
         name: name of the split.
         folder: folder of the keyword files.
         names: names of N keyword files, relative to `folder` and without .json.
         ids: image ids, int32 `[N]`, without repeats.
-        num_ids: the largest id plus one. For COCO, "largest" refers to the ids of both splits.
+        num_ids: the largest image id plus one; for COCO, of all images in dataset.json.
     """
 
     name: str
@@ -136,7 +136,7 @@ class KeywordSplit:
 
 
 def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
-    """Reads a list of image paths, such as clickture-dev.lst. The last part of a path is the image id.
+    """Reads the image paths in a list such as clickture-dev.lst. The last part of each path is the image id.
 
     Raises:
         InputError: the list is absent or empty, a line does not end with a number, or an id is repeated.
@@ -157,7 +157,7 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
     """Reads COCO's training and test images. The ids `imgid` are unique over both splits.
 
     Args:
-        dataset: dataset.json, `{"images": [{"split", "filename", "imgid"}, ...]}`.
+        dataset: path of dataset.json, `{"images": [{"split", "filename", "imgid"}, ...]}`.
         folder: contains the folders keyword_train and keyword_test. A photo x.jpg has the keyword file x.json.
 
     Raises:
@@ -181,7 +181,7 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
 
 
 def folder_split(folder: Path, name: str) -> KeywordSplit:
-    """Lists the .json files below a folder, sorted, without hidden files. The id of a file is its position.
+    """Lists the .json files below a folder, sorted, without hidden files. The image id is the index in this list.
 
     Raises:
         InputError: there is no .json file.

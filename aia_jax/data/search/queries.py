@@ -35,7 +35,7 @@ class Queries:
 
 
 def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -> Queries:
-    """Makes a query from each set of one to `most_words` labels that occurs in an image.
+    """Makes a query from each set of one to `most_words` labels that at least one image has.
 
     An image is relevant to a query if it has all labels of the query. The queries are sorted by their number of labels.
     The labels of a query have the order of `labels`.
@@ -62,7 +62,7 @@ def label_queries(targets: np.ndarray, labels: Sequence[str], most_words: int) -
 
 
 def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries:
-    """Makes queries. `found` has the text of each query and the indices of its relevant images."""
+    """Makes `Queries`. `found` maps the text of each query to the indices of its relevant images."""
     rows = [sorted(images) for images in found.values()]
     starts = np.cumsum([0, *map(len, rows)])
     columns = np.fromiter(itertools.chain.from_iterable(rows), np.int64, starts[-1])
@@ -71,14 +71,14 @@ def make_queries(found: Mapping[str, Iterable[int]], num_images: int) -> Queries
 
 
 def held_out(texts: Sequence[str], fraction: float) -> np.ndarray:
-    """Returns bool `[Q]`, True for queries to exclude from training. A hash selects some queries of several words."""
+    """Selects queries to exclude from training, bool `[Q]`: by a hash, about `fraction` of those with several words."""
     digests = (hashlib.sha256(text.encode(errors="surrogatepass")).digest() for text in texts)
     hashes = (int.from_bytes(digest[:6], "big") / 2**48 for digest in digests)
     return np.array([" " in text and value < fraction for text, value in zip(texts, hashes, strict=True)], bool)
 
 
 def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes Q queries. Returns the ids of known words (int32 `[Q, L]`, padded with 0) and their counts (`[Q]`).
+    """Returns the ids of the known words of Q queries, int32 `[Q, L]`, padded with 0, and the number of ids, `[Q]`.
 
     Raises:
         InputError: a query has no known word.
@@ -111,7 +111,7 @@ class SearchImages:
         keywords: int32 `[N, K]`, keyword ids of each image, padded with 0.
         counts: int32 `[N]`, number of keywords of each image.
         queries: Q texts and the relevant images.
-        photos: uint8 `[N, S, S, 3]`, or None if the source has only feature maps.
+        photos: uint8 `[N, S, S, 3]`, or None if there are only feature maps.
     """
 
     maps: MappedRows
@@ -134,7 +134,7 @@ class SearchSplit:
     """A split of images, with queries encoded for the model.
 
     Attributes:
-        images: N images.
+        images: the N images.
         queries: Q texts and the relevant images.
         tokens: int32 `[Q, L]`, word ids of each query, padded with 0.
         lengths: int32 `[Q]`, number of word ids of each query.
@@ -162,7 +162,7 @@ class ClickBatches:
         split: source of the pairs.
         negatives: maximum number of negative images for each query; 0: all irrelevant images of the batch.
         keyword_noise: fraction of an image's keywords to drop, and fraction of another image's keywords to add. The
-            annotator predicts the keywords of its own training images too well, so the model would rely on them.
+            annotator predicts keywords of its training images too well. Without noise, the model would rely on them.
         seed: seed of the random choices, which depend only on the seed and the rows of the batch.
     """
 
@@ -177,7 +177,7 @@ class ClickBatches:
         return len(self._images)
 
     def __call__(self, columns: dict[str, np.ndarray], part: slice) -> dict[str, np.ndarray]:
-        """Returns `index`, the columns of b pairs, and `negative`. `negative` is bool `[b, B]`, images by queries."""
+        """Returns the columns of b pairs; see `MakeBatch`. `negative[i, j]`: image i is a negative image of query j."""
         index = columns["index"]
         images, queries = self._images[index], self._queries[index]
         rng = np.random.default_rng([self._seed, *index.tolist()])
@@ -206,7 +206,7 @@ class ClickBatches:
         return {"keywords": front, "counts": np.minimum(chosen.sum(axis=1), keywords.shape[1]).astype(np.int32)}
 
     def _sample(self, rng: np.random.Generator, irrelevant: np.ndarray) -> np.ndarray:
-        """Samples at most `negatives` of the `irrelevant` images of each query, bool `[B, B]`, queries by images."""
+        """Samples at most `negatives` of the `irrelevant` images of each query: bool `[B, B]`, queries by images."""
         if not self._negatives or self._negatives >= len(irrelevant):
             return irrelevant
         keys = np.where(irrelevant, rng.random(irrelevant.shape), np.inf)
