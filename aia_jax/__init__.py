@@ -36,9 +36,9 @@ def load(
     Args:
         source: The folder of an annotation run, from which the best epoch is loaded. With `config`, `source` can be a
             PyTorch or safetensors file.
-        config: The config of a PyTorch or safetensors file, or the config's path. A run's folder has its own config.
-        labels: A file with the labels of a PyTorch or safetensors file: text with one label per line, or JSON with
-            `labels`. The default is the labels of the config's data.
+        config: The config for a PyTorch or safetensors file, or the path of this config. A run's folder has a config.
+        labels: A file that lists the labels of a PyTorch or safetensors file: text with one label per line, or JSON
+            with the key `labels`. The default is the labels of the data set in `config`.
         threshold: A label is selected if its score is above this number. A path to a thresholds file sets one threshold
             per label. The default is `thresholds.json` in the run's folder, or else `config.eval.threshold`.
         top: The maximum number of labels for an image. The default is no maximum.
@@ -49,7 +49,7 @@ def load(
         A callable that annotates images; see `PhotoAnnotator`.
 
     Raises:
-        InputError: An argument cannot be used. The message gives the reason and the way to correct it.
+        InputError: An argument cannot be used. The message says why, and how to correct the argument.
     """
     from aia_jax.inference.annotator import (
         PhotoAnnotator,  # imports JAX, which `import aia_jax` should not

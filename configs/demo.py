@@ -9,7 +9,7 @@ from configs.base import annotation_config
 
 
 def get_config():
-    """Returns the config of scenes at 96 px, a three-stage TResNet and a small attention-pooling head."""
+    """Returns the config of a three-stage TResNet with a small attention-pooling head, for scenes at 96 px."""
     config = annotation_config("scenes")
     config.seed = 1
     config.epochs = 14

@@ -10,7 +10,7 @@ from configs.sgraf import retrieval_config
 
 
 def get_config():
-    """Returns the config of scenes at 96 px, 6 x 6 cells of a three-stage TResNet, and a small SAF."""
+    """Returns the config of a small SAF on the 6 x 6 cells that a three-stage TResNet computes for scenes at 96 px."""
     config = retrieval_config("scenes", "saf")
     config.epochs = 3
     config.batch_size = 50

@@ -10,7 +10,7 @@ from configs.amc import search_config
 
 
 def get_config():
-    """Returns the config of the scenes of `configs/demo.py` and a small AMC."""
+    """Returns the config of a small AMC on the scenes of `configs/demo.py`."""
     config = search_config("scenes")
     config.epochs = 2
     config.data.annotator = "runs/demo"

@@ -11,5 +11,5 @@ from configs.base import published_run
 
 
 def get_config():
-    """Returns the published hyper-parameters."""
+    """Returns the config with the published hyper-parameters."""
     return published_run("iaprtc12")

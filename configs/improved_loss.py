@@ -18,7 +18,7 @@ from configs.base import published_run
 
 
 def get_config(dataset="corel5k"):
-    """`dataset` is "corel5k", "espgame" or "iaprtc12"."""
+    """Returns the config. `dataset` is "corel5k", "espgame" or "iaprtc12"."""
     if dataset not in ("corel5k", "espgame", "iaprtc12"):
         raise ValueError(f"configs/improved_loss.py:{dataset} is unknown; known: corel5k, espgame, iaprtc12")
     config = published_run(dataset)

@@ -7,9 +7,9 @@
 
 coco, f30k: Need SCAN's precomputed features and captions, `<root>/f30k_precomp/{train,dev,test}_{ims.npy,caps.txt}`,
 and `<root>/vocab/f30k_precomp_vocab.json`. For coco, `coco_precomp` replaces `f30k_precomp`; `testall` replaces `test`.
-eval.py also prints the rows of the paper's table. Not run yet: the features were not available.
-flickr8k: Not in the paper. Uses grid features of EfficientNet-Lite2, which `aia features` makes from photos. The sizes
-are small enough for a CPU. The sum of the six recalls is 68.5 (SAF), 75.4 (SGR) and 78.6 (both); see docs/retrieval.md.
+eval.py also prints the results in the paper's table. Not run yet: the features were not available.
+flickr8k: Not in the paper. Uses grid features of EfficientNet-Lite2, which `aia features` makes from photos. The model
+is small enough for a CPU. The sum of the six recalls is 68.5 (SAF), 75.4 (SGR) and 78.6 (both); see docs/retrieval.md.
 """
 
 from configs.base import run_config
@@ -46,9 +46,9 @@ def retrieval_config(dataset, reasoning):
     data = config.data
     data.root = "data"  # contains the data set's folder and vocab/
     data.vocabulary = ""  # file; "": <root>/vocab/<name>_vocab.json
-    data.photos = ""  # folder of the photos for retrieval.png; a file beside the features lists their names
-    data.lengths = (16, 24, 32, 48, 64)  # captions are padded to these lengths; each length compiles a program
-    data.flips = "none"  # random flips of images, if a backbone is trained too
+    data.photos = ""  # folder of the photos for retrieval.png; the file names are in a file beside the features
+    data.lengths = (16, 24, 32, 48, 64)  # captions are padded to one of these lengths; JAX compiles a program for each
+    data.flips = "none"  # random flips of images, only if a backbone is trained too
 
     model = config.model
     model.reasoning = reasoning  # sgr: similarity graph reasoning, saf: similarity attention filtration
@@ -57,13 +57,13 @@ def retrieval_config(dataset, reasoning):
     model.similarity_size = 256
     model.num_regions = 36
     model.num_features = 2048
-    model.block = 4096  # pairs whose alignments are in memory at once in training, on each device
-    model.recompute = True  # recompute the alignments in the backward pass: less memory, more work
+    model.block = 4096  # number of (image, caption) pairs in memory at once in training, per device
+    model.recompute = True  # recompute the alignment vectors in the backward pass, to save memory
 
     config.loss.margin = 0.2
-    config.loss.hardest = True  # only the hardest negative of each pair
+    config.loss.hardest = True  # use only the hardest negative of each image and of each caption
     config.loss.visual = True  # Visual Semantic Loss
-    config.loss.textual = False  # the textual loss of the paper's ablation, added to the others
+    config.loss.textual = False  # the textual loss in the ablation study of the paper
 
     optimizer = config.optimizer
     optimizer.schedule = "step"

@@ -3,8 +3,8 @@
     python train.py --config configs/vg500.py --workdir runs/vg500 --config.data.root=datasets \
         --config.init_backbone=tresnet_l_v2_miil_21k.pth
 
-Needs GPUs or TPUs, 93 GB of disk for the prepared copy, and `<root>/VG-500/` in the authors' layout or with SSGRL's
-lists. `aia prepare vg500 --root datasets` downloads about 30 GB. If the training split (83 GB) fits into device memory,
+Needs GPUs or TPUs, 93 GB of disk for the resized photos, and `<root>/VG-500/` with the files of the authors or of
+SSGRL. `aia prepare vg500 --root datasets` downloads about 30 GB. If the training split (83 GB) fits into device memory,
 add `--config.data.placement=device`.
 Published results with ImageNet-21k-P weights: P 0.409, R 0.502, F1 0.451, N+ 477, mAP 42.515.
 
@@ -19,7 +19,7 @@ access to the workdir, the data and the cache. For each batch size:
 
 - Learning rate: 1e-4 * sqrt(batch_size / 128), the square-root rule for Adam and LAMB (You et al., arXiv 1904.00962):
   2.8e-4 for 1,024 and 5.7e-4 for 4,096. The first eight epochs, a fifth of the run, are the warm-up.
-- EMA decay: 1 - 0.001 * batch_size / 128, so that the average covers as many images as the published one.
+- EMA decay: 1 - 0.001 * batch_size / 128, so that the average covers as many images as in the published run.
 - Memory: 128 images per GPU need 40 GB of temporary memory (in the program compiled for eight H200s). With less memory,
   set --config.accumulate_steps=2 or 4. Batch norm then averages over 512 or 256 images. --config.mesh.fsdp=8 splits the
   0.9 GB of the state over 8 devices.
@@ -34,7 +34,7 @@ from configs.base import published_run
 
 
 def get_config(recipe="published"):
-    """`recipe` is "published", or "large" for batches of 1,024 images and more."""
+    """Returns the config. `recipe` is "published", or "large" for batches of 1,024 images and more."""
     if recipe not in ("published", "large"):
         raise ValueError(f"configs/vg500.py:{recipe} is unknown; known: published, large")
     config = published_run("vg500")

@@ -1,1 +1,1 @@
-"""Evaluators, one for each system. They turn the outputs of a split into metrics, files and pictures."""
+"""One evaluator for each system. An evaluator turns model outputs for a split into metrics, files and pictures."""

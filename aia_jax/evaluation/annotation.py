@@ -1,4 +1,4 @@
-"""Evaluates annotators at one threshold and at per-label thresholds. Writes metrics, scores, pictures and a page."""
+"""Evaluates annotators with one threshold or with per-label thresholds. Writes scores, pictures and an HTML page."""
 
 import contextlib
 import csv
@@ -43,16 +43,16 @@ class AnnotationEvaluator(Evaluator):
     """Evaluates an annotator with the scores `[N, C]` of N images and C labels.
 
     Always writes `scores.npz`, `per_label.csv` and `predictions.png`. For an attention head, also writes
-    `attention.png`. With `html`, also writes `report.html`. For fitted thresholds, also writes `thresholds.json`.
+    `attention.png`. With `html`, also writes `report.html`. After fitting thresholds, also writes `thresholds.json`.
 
     Args:
         thresholds: "" to use only `config.eval.threshold`; "mcc" or "exact" to fit a threshold for each label on the
             training split; or the path of a thresholds file.
-        html: whether to write `report.html`, a page of all photos.
+        html: whether to write `report.html`, a page with all photos of the split and their labels.
         workdir: folder of the run. If the output folder is inside `workdir`, `thresholds.json` is written to `workdir`.
 
     Raises:
-        InputError: the thresholds are unknown, or are for other labels.
+        InputError: `thresholds` is neither a known word nor a file, or the file has thresholds for other labels.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class AnnotationEvaluator(Evaluator):
             self._loaded = load_thresholds(thresholds, task.labels)
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the metrics; see `Evaluator`. If per-label thresholds are set, a second row has their metrics."""
+        """Computes the metrics. With per-label thresholds, `Scored.rows` has a second row for these thresholds."""
         task, outputs = self._task, candidate.outputs(self._split)
         metrics = task.evaluate(self._split, outputs)
         rows = [self._row(candidate, candidate.name, metrics, self._published)]
@@ -164,7 +164,7 @@ def _draw(
 def _write_page(
     path: Path, split: Split, scored: Scored, threshold: float | np.ndarray, *, title: str, limit: float | str
 ) -> None:
-    """Writes the page of all photos."""
+    """Writes `report.html`, the page with all photos of the split."""
     sizes = f"{format_count(len(split), 'photo')}, {format_count(len(split.labels), 'label')}"
     write_gallery_page(
         path,
@@ -177,7 +177,7 @@ def _write_page(
 
 
 def _page_photos(split: Split, scored: Scored, threshold: float | np.ndarray) -> Iterator[PagePhoto]:
-    """Yields the photos of the page. Only one batch of pictures and maps is in memory at a time."""
+    """Yields the photos of the page. Only one batch of pictures and attention maps is in memory at a time."""
     task = scored.candidate.task
     originals = photo_paths(task.config.data, split.name)
     bar = tqdm(desc="page", total=len(split), unit="img", dynamic_ncols=True, mininterval=0.5, leave=False)
@@ -193,10 +193,10 @@ def _page_photos(split: Split, scored: Scored, threshold: float | np.ndarray) ->
 
 
 def page_labels(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> list[PageLabel]:
-    """Returns the hits, then the misses, then the false alarms of a photo, each in descending order of score.
+    """Returns a photo's hits (correct labels), then misses, then false alarms, each in descending order of score.
 
     Args:
-        scores, targets: `[C]`, the scores of C labels, and 1 for each true label.
+        scores, targets: `[C]`, the scores of C labels, and 1 for each true label or 0 for each other label.
         threshold: `[C]`, or one number for all labels.
     """
     predicted, true = scores > np.asarray(threshold, scores.dtype), targets > 0
@@ -231,7 +231,7 @@ def _curve_points(curve: np.ndarray) -> list[list[float]]:
 
 
 def _confusions(counts: np.ndarray) -> dict[str, Any]:
-    """Returns the most frequent pairs of a missed and a false label, with counts, and a matrix of these labels."""
+    """Returns the most frequent pairs (missed label, false label) with counts, and a matrix of the counts."""
     missed, false = np.nonzero(counts)
     order = np.argsort(-counts[missed, false], kind="stable")[:_MAX_PAIRS]
     pairs = np.stack([missed, false, counts[missed, false]], axis=1)[order].tolist()
@@ -243,7 +243,7 @@ def _confusions(counts: np.ndarray) -> dict[str, Any]:
 def _attention_maps(
     task: AnnotationTask, weights: Arrays, split: Split
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yields, for each batch, row numbers and attention maps uint8 `[b, C, h, w]` (None without an attention head)."""
+    """Yields the row numbers and attention maps of each batch, uint8 `[b, C, h, w]`; None without an attention head."""
     size = task.config.eval.batch_size
     batches = [np.arange(start, min(start + size, len(split))) for start in range(0, len(split), size)]
     if task.config.model.head != "attention":
@@ -257,7 +257,7 @@ def _attention_maps(
 
 
 def _picture(path: Path | None, prepared: np.ndarray) -> bytes:
-    """Encodes the original photo as WebP. If this photo cannot be read, encodes the prepared image `prepared`."""
+    """Encodes the photo in the file `path` as WebP, or, without a readable file, the resized image `prepared`."""
     if path is not None:
         with contextlib.suppress(InputError, OSError):
             return webp_thumbnail(path.read_bytes(), _PICTURE_SIDE)

@@ -39,21 +39,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint of a run, or `weights`, on a split.
 
-    Writes `metrics.json` and the files of the system's evaluator into `output`. Also writes `curves.png` if the run has
-    training records. Prints a table. If the last epoch of a run is not the best, the table also has a row for it.
+    Writes `metrics.json` and the files of the system's `Evaluator` into `output`. Also writes `curves.png` if the run
+    has a `metrics.jsonl`. Prints a table. If the last epoch of a run is not the best, the table shows both epochs.
 
     Args:
         config: `config.model.dtype` is the dtype of the computation.
         weights: workdirs, converted checkpoints or PyTorch files to evaluate instead of `workdir`. For retrieval,
-            several weights are also evaluated as an ensemble (the mean of the similarities).
+            several weights are also evaluated together as an ensemble: the mean of their similarities.
         thresholds, html: options for annotation only; see `AnnotationEvaluator`.
 
     Returns:
         The metrics of the best checkpoint, or of the ensemble, as written to `metrics.json`.
 
     Raises:
-        InputError: the system does not support an option, there is no checkpoint, the weights are of another model or
-            of other data, or the thresholds are for other labels.
+        InputError: the system does not support an option, `workdir` has no checkpoint, the weights are for another
+            model or for other data, or the thresholds are for other labels.
     """
     task = task or make_task(config)
     sharding.check_batch_size("eval.batch_size", config.eval.batch_size, sharding.data_mesh())
@@ -78,7 +78,7 @@ def evaluate(
 def _make_evaluator(
     task: Any, split: str, workdir: Path | None, *, thresholds: str, html: bool, num_weights: int
 ) -> Evaluator:
-    """Creates the evaluator of a task. Raises InputError for an option that the system does not support."""
+    """Creates the evaluator of a task. Raises InputError for an option that the task does not support."""
     system = task.config.task
     name = "image search" if system == "search" else system
     if thresholds and system != "annotation":
@@ -93,7 +93,7 @@ def _make_evaluator(
 
 
 def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iterator[Candidate]:
-    """Yields the last evaluated epoch of a run, if it is not the best epoch. Then yields the best epoch."""
+    """Yields the last evaluated epoch of a run, if this is not the best epoch. Then yields the best epoch."""
     with open_run(workdir) as checkpointer:
         check_same_config(workdir, config, free=("init_from", "init_backbone", "model.dtype"))
         best, _ = checkpointer.best()
@@ -114,7 +114,7 @@ def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iter
 
 
 def _from_weights(config: ConfigDict, sources: Sequence[str], task: Task, split: str) -> list[Candidate]:
-    """Returns a candidate for each source and, if there are several sources, a candidate for their ensemble."""
+    """Returns a candidate for each file or workdir in `sources` and, if there are several, one for their ensemble."""
     mesh, candidates = sharding.data_mesh(), []
     for source in sources:
         own = with_reasoning_of(source, config) if len(sources) > 1 else config

@@ -21,8 +21,8 @@ class Candidate:
 
     Attributes:
         weights: `{"params", "stats", "constants"}` on the devices; empty for an ensemble.
-        facts: facts about the weights for `metrics.json`.
-        outputs: function that returns the outputs of `task.predict_split` for a split.
+        facts: origin of the weights, for `metrics.json`: `weights` and, for a checkpoint, `epoch` and `step`.
+        outputs: function from the name of a split to the model outputs for this split (`Task.predict_split`).
     """
 
     name: str
@@ -37,9 +37,9 @@ class Scored:
     """A candidate with its scores and metrics.
 
     Attributes:
-        scores: `[images, labels]` of annotation, `[captions, images]` of retrieval, `[queries, images]` of search.
-        rows: the rows of `metrics.json` and of the table. The first row is the main row. A row has `name`, facts,
-            metrics and `published`. `published` is the key of the published row to compare with, or "".
+        scores: `[images, labels]` in annotation, `[captions, images]` in retrieval, `[queries, images]` in search.
+        rows: dicts for `metrics.json` and the printed table, with `name`, facts and metrics. The optional `published`
+            is the name of results in `metrics.published_results` to print too, or "".
         thresholds: `[C]`, a threshold for each of C labels. None if one threshold is used for all labels.
     """
 
@@ -62,16 +62,17 @@ class Evaluator:
         """Computes the metrics of a candidate."""
 
     def write(self, output: Path, best: Scored) -> None:
-        """Writes scores and pictures of the best candidate into `output`."""
+        """Writes scores and pictures of the best candidate into the folder `output`."""
 
     def table(self, results: Sequence[Scored]) -> str:
-        """Formats the rows of all candidates as text. The last of `results` is the best. Its row comes first."""
+        """Formats `Scored.rows` of all results as text. The last of `results` is the best. Its rows come first."""
 
 
 def compared_rows(results: Sequence[Scored]) -> list[Row | str]:
-    """Returns the main rows of all results, then the second rows. The published row and a difference follow each group.
+    """Returns rows for `metric_table`: the first row of each result, then the second row of each result, if any.
 
-    The difference is the best result minus the published row. The best result is the last of `results`.
+    Published results and a difference follow each of these two groups. The difference is the best result, which is the
+    last of `results`, minus the published results.
     """
     lines: list[Row | str] = []
     for rows in zip(*(result.rows for result in results[::-1]), strict=True):
@@ -91,7 +92,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def top_columns(scores: np.ndarray, count: int) -> np.ndarray:
-    """Returns the column numbers of the `count` highest scores of each row, int32, in descending order of score.
+    """Returns int32 `[rows, count]`, the columns of the `count` highest scores of each row, highest score first.
 
     If scores are equal, the leftmost column comes first.
     """

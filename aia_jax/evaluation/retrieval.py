@@ -28,12 +28,12 @@ _QUERIES_DRAWN = 6
 class RetrievalEvaluator(Evaluator):
     """Evaluates retrieval with the similarities `[C, I]` of C captions and I images.
 
-    Writes `rankings.npz`: the first ten hits of each query and the rank of the true match. Writes `retrieval.png` if
-    photos are available.
+    Writes `rankings.npz`: the first ten results for each image and each caption, and the rank of the first correct
+    result. Writes `retrieval.png` if photos are available.
     """
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the metrics; see `Evaluator`. For several thousand images, a second row is for folds of 1,000."""
+        """Computes the metrics. With several thousand images, a second row has the means over folds of 1,000 images."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
         published = self._published

@@ -1,4 +1,4 @@
-"""Evaluates image search: gains, ranks and ROC curves, for all queries and for queries not seen in training."""
+"""Evaluates image search: NDCG, ranks and ROC curves, for all queries and for queries not seen in training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ class SearchEvaluator(Evaluator):
     """
 
     def score(self, candidate: Candidate) -> Scored:
-        """Computes the metrics; see `Evaluator`. A second row is for queries not seen in training, if any exist."""
+        """Computes the metrics. `Scored.rows` has a second row for queries not seen in training, if there are any."""
         outputs = candidate.outputs(self._split)
         metrics = self._task.evaluate(self._split, outputs)
         facts = {"model": describe_model(self._config.model), "split": self._split, **candidate.facts}
@@ -69,7 +69,7 @@ class SearchEvaluator(Evaluator):
         return f"{title}\n{metric_table(rows, columns=SEARCH_COLUMNS)}"
 
     def _hits(self, best: Scored, query: int, images: np.ndarray) -> list[SearchHit]:
-        """Returns a hit for each of `images`: the image, its attention map, and the keywords with most attention."""
+        """Returns the image, attention map and keywords with most attention for each image number in `images`."""
         split, task = self._task.split(self._split), self._task
         graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
         model = merge_model(graphdef, jax.device_get(best.candidate.weights))

@@ -1,4 +1,4 @@
-"""Compares the model of a PyTorch file with this project's model, stage by stage, on the same inputs."""
+"""Compares a PyTorch model with this project's model: the outputs of all stages for the same weights and inputs."""
 
 import importlib
 import time
@@ -33,9 +33,9 @@ _COMPARED = ("precision", "recall", "f1", "n_plus", "map")
 
 
 class Stage(NamedTuple):
-    """The output `[B, ...]` of a stage, with channels last, and the time of the stage in seconds.
+    """The output `[B, ...]` of a part of the model, with channels last, and the time of this part in seconds.
 
-    The time is None if the time of another stage includes it.
+    The time is None if it is included in the time of another stage.
     """
 
     value: np.ndarray
@@ -48,17 +48,18 @@ Stages = dict[str, Stage]
 def verify(
     config: ConfigDict, source: Path, *, images: str | None = None, split: str | None = None, tolerance: float = 1e-5
 ) -> bool:
-    """Compares all stages with PyTorch and prints the errors. With `split`, prints the metrics of both frameworks.
+    """Compares the output of each part of the model with PyTorch, and prints the errors.
 
-    Both frameworks compute in float32. An error is relative to the largest absolute value of the stage.
+    Both frameworks compute in float32. An error is relative to the largest absolute value of PyTorch's output. With
+    `split`, also prints the metrics of both frameworks.
 
     Args:
         source: PyTorch or safetensors file.
-        images: folder of images for annotation; None: synthetic scenes. Retrieval uses random features and captions.
-        split: for annotation, the split to score in both frameworks: "train", "validation" or "test".
+        images: folder of images for annotation; None: generated images. Retrieval uses random features and captions.
+        split: for annotation, the split whose metrics to print: "train", "validation" or "test". None: no metrics.
 
     Returns:
-        Whether the error of every stage is within `tolerance`.
+        Whether the error of every part is within `tolerance`.
 
     Raises:
         InputError: torch or timm is missing, the file does not fit the config, or the folder has no image.
@@ -139,7 +140,7 @@ def _load(task: Task, source: Path) -> tuple[TorchStateDict, nnx.Module]:
 
 
 def _pixels(folder: str | None, size: int) -> np.ndarray:
-    """Returns the first images of a folder, or synthetic scenes, as K images of S x S pixels, uint8 `[K, S, S, 3]`."""
+    """Returns the first images of a folder, or generated images, as K images of S x S pixels, uint8 `[K, S, S, 3]`."""
     if folder is None:
         return np.stack([scenes.draw(0, index, size).image for index in range(_IMAGES)])
     pixels = []
@@ -165,7 +166,7 @@ def _annotation_stages(
     images: Any,
     channels_last: Callable[[Any], np.ndarray],
 ) -> Stages:
-    """Runs the parts of a backbone and the head one after the other. `channels_last` converts features to NumPy."""
+    """Runs the parts of a backbone, then the head. `channels_last` converts features to NumPy with channels last."""
     stages, x = {}, images
     for name, part in parts:
         x, seconds = _timed(part, x)
@@ -191,7 +192,7 @@ def _torch_parts(body: Any, family: str) -> Iterator[tuple[str, Callable[..., An
 
 
 def _torch_head(model: Any, features: Any) -> tuple[Any, dict[str, Any]]:
-    """Returns the logits and, for an attention head, intermediate maps with the shapes of this project's head."""
+    """Returns the logits and, for an attention head, intermediate arrays with the same shapes as in this project."""
     logits, maps = model.head(features)
     axes = {"projection": 1, "attention": 2}  # axis of the positions
     return logits, {name: value.unflatten(axes[name], features.shape[2:]) for name, value in maps.items()}
@@ -203,9 +204,9 @@ def _retrieval_stages(
     score: Callable[..., Any],
     inputs: Sequence[Any],
 ) -> Stages:
-    """Runs the encoders and the similarity on `inputs`: features, tokens and lengths.
+    """Runs the encoders and the similarity on `inputs`: image features, caption tokens and caption lengths.
 
-    The encoders return local and global vectors.
+    An encoder returns a vector for each region or word, and a vector for the whole image or caption.
     """
     features, tokens, lengths = inputs
     images, image_seconds = _timed(encode_images, features)
@@ -221,7 +222,7 @@ def _retrieval_stages(
 
 
 def _compare(here: Stages, there: Stages, inputs: str, tolerance: float) -> bool:
-    """Prints the errors of the stages `here` relative to `there`. Returns whether all are within `tolerance`."""
+    """Prints the errors of JAX (`here`) against PyTorch (`there`). Returns whether all are within `tolerance`."""
     first = max(12, *(len(name) + 2 for name in (*here, inputs)))
     print(f"{'stage':<{first}}{'shape':>22}{'max abs':>12}{'max rel':>12}{'PyTorch ms':>12}{'JAX ms':>10}")
     errors = []
@@ -243,7 +244,7 @@ def _compare(here: Stages, there: Stages, inputs: str, tolerance: float) -> bool
 
 
 def _metrics(task: AnnotationTask, split: str, ours: nnx.Module, theirs: Any) -> str:
-    """Tabulates P, R, F1, N+ and mAP of both frameworks on a split."""
+    """Returns a table of P, R, F1, N+ and mAP on a split, for both frameworks."""
     import torch
 
     graphdef, state = nnx.split(ours)

@@ -1,6 +1,6 @@
-"""Appends the labels of photos to a file, continues after an interruption, and derives other files from this file.
+"""Writes the files in the output folder of `aia annotate`. After an interruption, the next call continues.
 
-    settings.json                  the settings that determine the labels, the same for all photos
+    settings.json                  the settings that determine the labels; one set of settings for all photos
     annotations.jsonl              {"image": ..., "labels": [{"label": ..., "score": ...}, ...]}, a line per photo
     problems.jsonl                 {"image": ..., "problem": ...}, the unreadable photos of the last call
     annotations.csv                image,label,score: a row per label, derived from annotations.jsonl
@@ -9,8 +9,8 @@
 
 The JSON files are ASCII. They can store any file name, even with line separators or with bytes that are not UTF-8. Such
 bytes become Python's surrogateescape codes. The CSV file follows RFC 4180 in UTF-8, and keeps bytes that are not UTF-8.
-A spreadsheet would run a name such as "=a.jpg" as a formula. The CSV file has "./" in front of such a name, and it is
-still the path of the photo. Labels are written unchanged.
+A spreadsheet would run a file name such as "=a.jpg" as a formula. The CSV file therefore contains "./=a.jpg", which is
+a path of the same photo. Labels are written unchanged.
 """
 
 import contextlib
@@ -45,17 +45,17 @@ class AnnotationOutput(contextlib.ExitStack):
 
     Args:
         folder: the output folder. It is created if it does not exist.
-        settings: the settings that determine the labels. Their values must be valid in JSON.
-        force: whether to delete existing labels.
-        pictures: whether to store pictures of the photos too.
+        settings: the settings that determine the labels, as JSON values.
+        force: whether to delete the labels of earlier calls first.
+        pictures: whether to store thumbnails of the photos too.
 
     Attributes:
         done: names of the photos whose labels are stored.
-        pictures: the stored pictures; None if this output does not store pictures.
+        pictures: the stored thumbnails; None if this output does not store thumbnails.
 
     Raises:
-        InputError: the folder has labels of other settings, labels without settings or damaged files, or another
-            process writes to the folder.
+        InputError: the folder has labels from other settings, labels without `settings.json`, or damaged files; or
+            another process writes to the folder.
         OSError: the folder cannot be written.
     """
 
@@ -86,7 +86,7 @@ class AnnotationOutput(contextlib.ExitStack):
             self.enter_context(opened.pop_all())
 
     def has(self, name: str) -> bool:
-        """Checks whether the labels of a photo are stored and, if this output stores pictures, also its picture."""
+        """Returns whether a photo's labels are stored and, if this output stores thumbnails, also the thumbnail."""
         return name in self.done and (self.pictures is None or name in self.pictures)
 
     def add(
@@ -95,7 +95,7 @@ class AnnotationOutput(contextlib.ExitStack):
         problems: Iterable[tuple[str, str]],
         pictures: Iterable[tuple[str, Thumbnail]] = (),
     ) -> None:
-        """Appends labels, reasons why photos cannot be used, and pictures. A later crash loses none of these."""
+        """Appends labels, reasons why photos cannot be used, and thumbnails to the files, and flushes the files."""
         for name, picture in pictures:
             self.pictures.add(name, picture)
         for name, labels in photos:
@@ -107,22 +107,22 @@ class AnnotationOutput(contextlib.ExitStack):
         self._problems.flush()
 
     def read(self) -> Iterator[tuple[str, Labels]]:
-        """Yields all photos with labels, in the order in which they were added."""
+        """Yields the name and labels of each annotated photo, in the order in which the photos were added."""
         path = self._folder / ANNOTATIONS
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 yield _parse(line, path, number)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the photos that cannot be used, with the reasons."""
+        """Yields the name of each photo that cannot be used, and the reason."""
         with (self._folder / PROBLEMS).open("rb") as file:
             for line in map(json.loads, file):
                 yield line["image"], line["problem"]
 
     def derive(self) -> Iterator[tuple[str, Labels]]:
-        """Writes the CSV file atomically, and a keywords file per photo. Yields each photo after its rows are written.
+        """Writes the CSV file atomically, and one keywords file per photo. Yields each photo after writing it.
 
-        If the name of a photo cannot be used for the keywords file, the photo is added to the problems.
+        If the name of a photo cannot be the name of a keywords file, adds the photo to `problems.jsonl`.
         """
         with (
             atomic_path(self._folder / TABLE) as path,
@@ -153,7 +153,7 @@ def write_gallery(path: Path, photos: Path, labels: Sequence[str], output: Annot
     Args:
         photos: the folder of the photos.
         labels: the annotator's vocabulary.
-        output: the annotations. The output must store pictures.
+        output: the labels and thumbnails of the photos.
     """
     folder = photos.resolve()
     title, problems = folder.name or str(folder), list(output.problems())

@@ -1,4 +1,4 @@
-"""Labels a user's own photos with a trained annotator. The photos are images in memory, or any number of files."""
+"""Labels photos with a trained annotator: a few images in memory, or any number of files."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ OneImage = str | os.PathLike | Image.Image | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """Labels, scores and attention of N images, by a model with C labels.
+    """The outputs of a model with C labels for N images.
 
     Attributes:
         labels: for each image, its selected labels as pairs (label, score), in descending order of score.
@@ -55,11 +55,11 @@ class AnnotatedPhoto(NamedTuple):
 
 
 class PhotoAnnotator:
-    """Selects labels by their scores.
+    """Labels photos: computes the scores of all labels, and selects labels by their scores.
 
     Args:
-        annotator: model that computes the scores.
-        threshold: one for all labels, or an array `[C]`. A label is selected if its score is above its threshold.
+        annotator: the model that computes the scores.
+        threshold: one number for all labels, or `[C]`. A label is selected if its score is above its threshold.
         top: maximum number of labels for an image; None: no maximum.
 
     Attributes:
@@ -87,10 +87,9 @@ class PhotoAnnotator:
         """Annotates images. Pass at most a few hundred images in one call, because their attention maps take memory.
 
         Args:
-            images: one or more paths, PIL images, or arrays uint8 `[H, W, 3]` or `[H, W]`. EXIF orientation is applied.
+            images: one or more paths, PIL images, or uint8 arrays `[H, W, 3]` or `[H, W]`. EXIF orientation is applied.
 
-        Raises:
-            InputError: an image cannot be read; the message names the image.
+        Raises InputError if an image cannot be read. The message names the image.
         """
         is_one = isinstance(images, OneImage) and not (isinstance(images, np.ndarray) and images.ndim > 3)
         given = [images] if is_one else list(images)
@@ -102,10 +101,10 @@ class PhotoAnnotator:
     def annotate(
         self, paths: Sequence[str | Path], num_workers: int, *, picture_side: int = 0
     ) -> Iterator[list[AnnotatedPhoto | str]]:
-        """Annotates files in order. Only a few batches are in memory. Close the iterator at the end.
+        """Annotates files in order. Only a few batches are in memory. Close the iterator after use.
 
         Args:
-            num_workers: number of processes that decode files; 0: threads of this process decode them.
+            num_workers: number of processes that decode the files; 0: threads of this process decode the files.
             picture_side: longer side of the thumbnails in pixels; 0: no thumbnails.
 
         Yields:
@@ -170,15 +169,14 @@ def load_trained_annotator(
     dtype: str | None = None,
     fold: bool = True,
 ) -> TrainedAnnotator:
-    """Loads the model for `aia_jax.load`.
+    """Loads the model of an annotator for `aia_jax.load`.
 
     Args:
         source, config, labels, batch_size: see `aia_jax.load`.
         dtype: dtype of the computation; None: `config.model.dtype`.
         fold: see `TrainedAnnotator`.
 
-    Raises:
-        InputError: an argument cannot be used.
+    Raises InputError if an argument cannot be used. The message gives the reason.
     """
     source = Path(source)
     if config is None:
@@ -207,10 +205,9 @@ def load_trained_annotator(
 def read_thresholds(
     given: float | str | Path | None, source: str | Path, annotator: TrainedAnnotator
 ) -> float | np.ndarray:
-    """Returns one threshold for all labels, or `[C]`, one for each label; see `threshold` of `aia_jax.load`.
+    """Returns one threshold for all labels, or `[C]`. `given` is the argument `threshold` of `aia_jax.load`.
 
-    Raises:
-        InputError: the threshold is not in 0..1, or the thresholds file cannot be used.
+    Raises InputError if `given` is not from 0 to 1, or if the thresholds file cannot be read or is for other labels.
     """
     if given is None and (Path(source) / "thresholds.json").is_file():
         given = Path(source) / "thresholds.json"

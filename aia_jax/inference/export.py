@@ -1,4 +1,4 @@
-"""Exports a trained annotator to StableHLO and ONNX. Compares the outputs of each exported file with the model's."""
+"""Exports a trained annotator to StableHLO and ONNX files. Compares the outputs of each file with the model."""
 
 import hashlib
 import importlib
@@ -24,15 +24,15 @@ _TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
 class Exporter:
-    """Creates the contents of files that run a model.
+    """Converts an annotator to the contents of StableHLO and ONNX files.
 
     Args:
-        annotator: model loaded with `fold=False`. Its batch size is at least `batch`. If None, at least `NUM_IMAGES`.
-        batch: number of images in each call of a file; None: a file accepts any number.
-        explain: whether the files also return attention maps.
+        annotator: the model, loaded with `fold=False`. Its batch size must be at least `batch`, or `NUM_IMAGES`.
+        batch: the only batch size that the exported files accept; None: they accept any batch size.
+        explain: whether the exported files also return attention maps.
 
     Attributes:
-        num_bytes: approximate size of each file.
+        num_bytes: approximate size of each exported file in bytes.
 
     Raises:
         InputError: `explain` is set, but the head has no attention.
@@ -47,7 +47,7 @@ class Exporter:
         self.num_bytes = sum(array.nbytes for array in self._arrays.values())
 
     def describe(self, thresholds: np.ndarray) -> dict[str, Any]:
-        """Returns the facts about the model for model.json. `thresholds` `[C]` has a threshold for each label."""
+        """Returns the facts in `model.json` about the model. `thresholds` `[C]` has a threshold for each label."""
         annotator, size, model = self._annotator, self._annotator.image_size, self._annotator.config.model
         mean, std = annotator.channel_stats
         batch = self._batch or "any"
@@ -80,7 +80,8 @@ class Exporter:
     def stablehlo(self, platforms: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
         """Returns the content of a `jax.export` file for some of `PLATFORMS`, and facts about the file.
 
-        The platforms may be missing on this machine. `max_difference` in the facts is None if the file cannot run here.
+        This machine does not need devices of these platforms. If the file cannot run on this machine, the fact
+        `max_difference` is None. Otherwise it is the result of `_compare`.
         """
         size = self._annotator.image_size
         batch = self._batch or jax.export.symbolic_shape("B")[0]
@@ -101,8 +102,7 @@ class Exporter:
     def onnx(self) -> tuple[bytes, dict[str, Any]]:
         """Returns the content of an ONNX file, and facts about the file.
 
-        Raises:
-            InputError: a package is not installed.
+        Raises InputError if a package is not installed, or if the file and the model have different outputs.
         """
         onnx_model, annotator = import_onnx(), self._annotator
         torch_model = onnx_model.build_torch_model(annotator.config, self._arrays)
@@ -115,7 +115,10 @@ class Exporter:
         return content, {**_facts(content), "max_difference": differences}
 
     def _compare(self, call: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, float]:
-        """Runs a file (with `call`) and the model on the same scenes. Returns the largest difference of each output."""
+        """Runs a file (`call`) and the model on the same images. Returns the largest difference of each output.
+
+        Raises InputError if a difference is too large.
+        """
         count = self._batch or NUM_IMAGES
         few = [scenes.draw(0, index, self._annotator.image_size).image for index in range(min(count, NUM_IMAGES))]
         images = np.stack([few[index % NUM_IMAGES] for index in range(count)])
@@ -134,16 +137,12 @@ class Exporter:
 
 
 def load_stablehlo(content: bytes) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """Restores the function of a `jax.export` file. JAX compiles the function once for each batch size."""
+    """Returns the function in a `jax.export` file. JAX compiles this function once for each batch size."""
     return jax.jit(jax.export.deserialize(bytearray(content)).call)
 
 
 def import_onnx() -> types.ModuleType:
-    """Imports `aia_jax.inference.onnx_model`, which needs additional packages.
-
-    Raises:
-        InputError: a package is not installed.
-    """
+    """Imports `aia_jax.inference.onnx_model`. Raises InputError if a package that it needs is not installed."""
     try:
         return importlib.import_module("aia_jax.inference.onnx_model")
     except (ImportError, RuntimeError) as error:

@@ -22,12 +22,12 @@ class GridFeatureExtractor:
 
     Args:
         config: config of an annotation task.
-        weights: source of the weights: a folder, a file or a name; see `weights.load.load_arrays`.
+        weights: a workdir, a weights file, or the name of a backbone such as "efficientnet_lite2".
         batch_size: number of images in a batch. It is rounded up to a multiple of the number of devices.
 
     Attributes:
         grid: height h, width w and number of channels F of the feature map.
-        facts: the backbone, the weights and the settings that determine the features, as values for a JSON file.
+        facts: the backbone, the weights and the settings that determine the features, as JSON values.
 
     Raises:
         InputError: the config is for another task, or the weights do not fit the config.

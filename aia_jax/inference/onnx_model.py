@@ -1,4 +1,4 @@
-"""Converts an annotator to PyTorch and then to an ONNX file. Runs ONNX files.
+"""Converts an annotator to PyTorch, and from PyTorch to an ONNX file. Also runs ONNX files.
 
 torch.onnx folds batch norm into the convolutions. Importing this module needs torch, timm, onnxscript and onnxruntime.
 """
@@ -24,11 +24,11 @@ from aia_jax.weights.torch_state import identify_state
 
 
 class OnnxAnnotator(nn.Module):
-    """Maps images uint8 `[B, S, S, 3]` to scores `[B, C]` and, with `explain`, attention `[B, C, h, w]`.
+    """Maps images uint8 `[B, S, S, 3]` to scores `[B, C]` and, with `explain`, attention maps `[B, C, h, w]`.
 
     Args:
-        model: a `TorchAnnotator` or `TorchClassifier` in evaluation mode.
-        channel_stats: mean and standard deviation of each channel, on the scale 0..1.
+        model: a `TorchAnnotator` or `TorchClassifier` (from `weights.torch_annotator`) in evaluation mode.
+        channel_stats: mean and standard deviation of each colour channel, for pixel values from 0 to 1.
     """
 
     def __init__(self, model: nn.Module, channel_stats: ChannelStats, *, explain: bool):
@@ -48,10 +48,10 @@ class OnnxAnnotator(nn.Module):
 
 
 def build_torch_model(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> nn.Module:
-    """Builds an annotator in PyTorch, in evaluation mode. `arrays` has the path and value of each array of the model.
+    """Builds an annotator in PyTorch, in evaluation mode. `arrays` is `{path: array}` with all arrays of the JAX model.
 
-    If `config.model.native_padding` is set, EfficientNet-Lite has the padding of its native resolution. Otherwise the
-    padding depends on the size of each image.
+    With `config.model.native_padding`, EfficientNet-Lite uses the padding for the image size of its ImageNet weights.
+    Otherwise the padding depends on the size of each image.
     """
     name = config.model.backbone
     family = backbone_named(name).family
@@ -66,12 +66,12 @@ def build_torch_model(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> n
 def to_onnx(
     model: nn.Module, channel_stats: ChannelStats, image_size: int, *, batch: int | None, explain: bool
 ) -> bytes:
-    """Serialises a model with the input `image` and the outputs `scores` and, with `explain`, `attention`.
+    """Returns the content of an ONNX file with the input `image` and the outputs `scores` and (`explain`) `attention`.
 
     Args:
         model, channel_stats, explain: see `OnnxAnnotator`.
         image_size: side S of the images in pixels.
-        batch: batch size B; None: any number.
+        batch: batch size B; None: any batch size.
     """
     images = torch.zeros((batch or 2, image_size, image_size, 3), dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
@@ -93,7 +93,7 @@ def to_onnx(
 
 
 def load_onnx(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Returns the model as a function of images. onnxruntime runs the model on the CPU."""
+    """Returns the model in an ONNX file as a function of images. onnxruntime runs the model on the CPU."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))

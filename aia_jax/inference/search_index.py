@@ -1,10 +1,10 @@
-"""Stores an index of a folder of photos: for each photo, the arrays of a model. Updates the index when photos change.
+"""Stores an index of a folder of photos: for each photo, arrays that a model computed. Updates it if photos change.
 
     <index>/index.json                     the format, and the model that computed the arrays
-    <index>/rows-<id>/photos.json          for each row: [name, bytes, time of change], or null if it is out of date
+    <index>/rows-<id>/photos.json          for each row: [name, bytes, time of change], or null for an outdated row
     <index>/rows-<id>/<array>.npy          the arrays of a few hundred photos, with one row per photo
 
-Each folder of rows is called a part. It is written atomically, so an interrupted update leaves only complete parts.
+Each folder `rows-<id>` is called a part. A part is written atomically, so an interrupted update leaves complete parts.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from aia_jax.utils.files import exclusive_lock, write_bytes
 _FORMAT = "aia_jax photo index, version 1"
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")
 _PART_SIZE = 256  # largest number of photos whose rows are written to a part at once
-_MAX_SMALL_PARTS = 8  # more small parts are joined; a small part has at most `_PART_SIZE` / 2 photos
+_MAX_SMALL_PARTS = 8  # if there are more small parts, they are joined; a small part has at most `_PART_SIZE` / 2 photos
 
 Rows = dict[str, np.ndarray]
 Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last change in nanoseconds
@@ -38,7 +38,7 @@ Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """The changes that an update found.
+    """The changes that `PhotoIndex.update` found.
 
     Attributes:
         new, changed, gone: numbers of new, changed and removed photos.
@@ -55,7 +55,7 @@ class Update:
 
 @dataclasses.dataclass
 class _Part:
-    """A folder of rows. For each row, `photos` has the entry of the photo, or None if the row is out of date."""
+    """A folder `rows-<id>`. For each row, `photos` has the entry of the photo, or None if the row is outdated."""
 
     path: Path
     photos: list[Entry | None]
@@ -67,7 +67,7 @@ class _Part:
 
 
 class PhotoIndex:
-    """The index of the photos in `folder`.
+    """The index of the photos in `folder`: for each photo, a row of arrays that a model computed.
 
     Args:
         path: folder of the index. It must be absent or empty, or contain an index.
@@ -84,7 +84,7 @@ class PhotoIndex:
     ) -> Update:
         """Computes the rows of new and changed photos, and removes the rows of photos that no longer exist.
 
-        Each update tries unusable photos again. Other processes wait until the update ends.
+        Each update tries unusable photos again. Other processes that update this index wait until the update ends.
 
         Args:
             read: function from a list of paths to an iterator over the decoded photos, in order.
@@ -92,7 +92,7 @@ class PhotoIndex:
             batch_size: the largest b.
 
         Raises:
-            InputError: the folder does not exist or has no photos, or `path` contains something other than an index.
+            InputError: the folder of photos does not exist or is empty, or `path` contains other files than an index.
         """
         names = photo_names(self._folder)
         present = {name: entry for name in names if (entry := _entry(self._folder, name))}
@@ -136,7 +136,7 @@ class PhotoIndex:
         return about if isinstance(about, dict) else {}
 
     def _load(self) -> str:
-        """Maps the parts, or starts an empty index. Returns the reason why an earlier index cannot be used, or ""."""
+        """Memory-maps all parts, or starts an empty index. Returns why an earlier index cannot be used, or ""."""
         about, reason = self._about(), ""
         if about and about.get("model") != self._model:
             reason = "it was made by another model"
@@ -164,7 +164,7 @@ class PhotoIndex:
         compute: Callable[[np.ndarray], Rows],
         batch_size: int,
     ) -> dict[str, str]:
-        """Writes the rows of photos. Returns the reason for each photo that cannot be used."""
+        """Writes the rows of photos. Returns `{name: reason}` for the photos that cannot be used."""
         problems: dict[str, str] = {}
         bar = tqdm(total=len(photos), desc="index", unit="img", dynamic_ncols=True, disable=not photos or None)
         with bar, contextlib.closing(read([self._folder / name for name, *_ in photos])) as decoded:
@@ -205,14 +205,14 @@ class PhotoIndex:
                 shutil.rmtree(part.path)  # now, so that no photo is in two parts if a later write fails
 
     def _remove_parts(self, keep: Collection[Path] = ()) -> None:
-        """Removes all parts except `keep`, and the files that interrupted updates left."""
+        """Removes all parts except `keep`, and the incomplete parts of interrupted updates."""
         for path in self._path.iterdir():
             if _is_part(path) and path not in keep:
                 shutil.rmtree(path, ignore_errors=bool(keep))
 
 
 def _read_part(path: Path) -> _Part:
-    """Maps a part. Raises InputError or an error of the JSON reader if the part is incomplete."""
+    """Memory-maps a part. Raises InputError, or an error of the JSON reader, if the part is incomplete."""
     photos = [photo and (photo[0], photo[1], photo[2]) for photo in json.loads((path / "photos.json").read_text())]
     arrays = {file.stem: map_array(file) for file in sorted(path.glob("*.npy"))}
     if not arrays or any(len(array) != len(photos) for array in arrays.values()):
@@ -229,7 +229,7 @@ def _is_part(path: Path) -> bool:
 
 
 def _entry(folder: Path, name: str) -> Entry | None:
-    """Returns the entry of a photo; None if the photo has been removed or is a broken link."""
+    """Returns name, size and time of a photo; None if the photo has been removed or is a broken link."""
     try:
         status = (folder / name).stat()
     except OSError:

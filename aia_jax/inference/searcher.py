@@ -1,4 +1,4 @@
-"""Searches many photos with a trained AMC model. Fast scores select a shortlist. The full model scores it."""
+"""Searches photos with a trained AMC model. Fast approximate scores select photos, which the full model then scores."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 
 _ROUGH_BATCH, _FULL_BATCH = 8192, 1024  # photos in a batch of `rough_scores`, and of `_full_scores`
-Part = tuple[dict[str, np.ndarray], np.ndarray]  # arrays of photos, and the indices of their usable rows
+Part = tuple[dict[str, np.ndarray], np.ndarray]  # arrays `[rows, ...]` of photos, and the indices of the usable rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class SearchResult:
         rows: int `[n]`, index of each photo in `PhotoIndex.names`.
         scores: `[n]`, score of each photo.
         weights: `[n, 2]`, weight of the feature map and weight of the keywords.
-        attention: `[n, h, w]`, visual attention to each cell.
-        keywords: for each photo, pairs (keyword, attention) in descending order of attention.
+        attention: `[n, h, w]`, visual attention to each cell of the feature map.
+        keywords: for each photo, pairs (keyword, attention to the keyword) in descending order of attention.
     """
 
     rows: np.ndarray
@@ -47,21 +47,21 @@ class SearchResult:
 
 
 class PhotoSearch:
-    """Searches photos with two models: the best epoch of a search run, and the annotator of the run's training data.
+    """Searches photos with the best epoch of a search run, and with the annotator that made this run's training data.
 
     Args:
         workdir: folder of the search run.
-        annotator: folder of the annotator's run; "": the folder in the config of the search run.
+        annotator: folder of the annotator's run; "": `config.data.annotator` of the search run.
         batch_size: number of photos in a batch.
 
     Attributes:
-        config: the config of the run.
-        vocabulary: the words of queries.
-        annotator: the annotator.
+        config: the config of the search run.
+        vocabulary: the words that a query may contain.
+        annotator: the loaded annotator.
         digest: text that identifies the weights of both models.
 
     Raises:
-        InputError: a run does not exist or is of another system, or the search run used another annotator.
+        InputError: a run does not exist or is of another system, or the search run was trained with another annotator.
     """
 
     def __init__(self, workdir: Path, annotator: str = "", batch_size: int = 32):
@@ -105,10 +105,11 @@ class PhotoSearch:
         self.digest = f"{weights_digest(arrays)} {self.annotator.digest}"
 
     def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Computes the arrays to store for b photos, uint8 `[b, S, S, 3]`. b is at most the annotator's batch size.
+        """Computes the arrays of b photos, uint8 `[b, S, S, 3]`, for a `PhotoIndex`. b <= batch size of the annotator.
 
         Returns:
-            `cells` `[b, h, w, d]` and the results of `amc.summarize`. `cells` and `mean` are float16.
+            The results of `amc.summarize`, and the encoded feature maps `cells` `[b, h, w, d]`.
+            `cells` and `mean` are float16.
         """
         data, count = self.config.data, len(images)
         maps = self.annotator.maps(images).astype(data.feature_dtype)
@@ -122,8 +123,7 @@ class PhotoSearch:
     def encode(self, query: str) -> Encoded:
         """Encodes a query for the model.
 
-        Raises:
-            InputError: the vocabulary has no word of the query.
+        Raises InputError if the vocabulary has no word of the query.
         """
         tokens, lengths = encode_queries([query], self.vocabulary)
         return self._model.encode_queries(jnp.asarray(tokens), jnp.asarray(lengths))
@@ -132,11 +132,11 @@ class PhotoSearch:
         """Finds the best photos for a query.
 
         Args:
-            query: the words.
+            query: words, separated by spaces.
             parts: the photos; see `PhotoIndex.parts`.
             count: number of photos to return.
-            shortlist: number of photos that the full model scores; 0: all. A number below `count` becomes `count`.
-                The shortlist has the photos with the highest `rough_scores`.
+            shortlist: number of photos that the full model scores: those with the highest `rough_scores`. 0: all.
+                A number below `count` becomes `count`.
 
         Raises:
             InputError: the vocabulary has no word of the query, or the index is empty.
@@ -161,7 +161,7 @@ class PhotoSearch:
         )
 
     def rough_scores(self, query: Encoded, parts: Sequence[Part]) -> np.ndarray:
-        """Returns the scores `[N]` of all photos without visual attention; see `amc.rough_scores`."""
+        """Returns approximate scores `[N]` of all N photos, without visual attention; see `amc.rough_scores`."""
         names = ("mean", "cross", "gram", "keywords", "counts")
         total = sum(len(rows) for _, rows in parts)
         scores = []
@@ -173,7 +173,7 @@ class PhotoSearch:
         return np.concatenate(scores)
 
     def _full_scores(self, query: Encoded, parts: Sequence[Part], chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the outputs of `AMC.attend` and the keywords of the photos `chosen`, which must be sorted."""
+        """Returns the outputs of `AMC.attend` and the keywords of the photos with the ascending indices `chosen`."""
         found = []
         for start in range(0, len(chosen), _FULL_BATCH):
             images = _gather(parts, chosen[start : start + _FULL_BATCH], ("cells", "keywords", "counts"))

@@ -1,8 +1,8 @@
-"""Stores pictures of annotated photos for the HTML page. Appends them to a file, which a later call continues.
+"""Stores small copies of annotated photos in a file, for the HTML page of `aia annotate`. Later calls append to it.
 
     pictures.jsonl      {"image": ..., "webp": ..., "labels": [...], "shape": [h, w], "maps": ...}, a line per photo
 
-`webp` and `maps` (uint8 `[K, h, w]`) are base64. `labels` has K names, and is empty if the model has no attention.
+`webp` and `maps` (uint8 `[K, h, w]`) are in Base64. `labels` has K names; K is 0 if the model has no attention.
 """
 
 import base64
@@ -20,10 +20,10 @@ PICTURES = "pictures.jsonl"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """A photo on the page.
+    """A small copy of a photo and its attention maps, for the HTML page.
 
     Attributes:
-        webp: a small copy of the photo, as a WebP file.
+        webp: the small copy of the photo, as a WebP file.
         labels: the K labels that have an attention map.
         maps: uint8 `[K, h, w]`, the attention map of each label. The peak of each map has the value 255.
     """
@@ -34,7 +34,7 @@ class Thumbnail:
 
 
 class ThumbnailStore(contextlib.ExitStack):
-    """Context manager for the thumbnails in `folder`. Keeps only the offset of each line of the file in memory.
+    """Context manager for the file of thumbnails in `folder`. Keeps only the offset of each line in memory.
 
     Incomplete and damaged lines are ignored, as if their photos had no thumbnail yet.
     """

@@ -1,1 +1,1 @@
-"""Draws results as pictures, HTML pages and tables. Only `cli`, `evaluation` and `inference` import this."""
+"""Draws results as pictures, HTML pages and tables. Only the packages cli, evaluation and inference import this."""

@@ -1,4 +1,4 @@
-"""Draws a photo and, for each predicted label, a copy of the photo that shows the attention map."""
+"""Draws a photo and, for each predicted label, a copy of the photo with the attention map of this label."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Draws training curves: loss by step, learning rate by step, and the metric of raw and averaged weights by epoch."""
+"""Draws training curves: loss and learning rate by step, and a metric of raw and averaged weights by epoch."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,12 @@ def draw_curves(
     best: tuple[int, str] | None = None,
     title: str = "",
 ) -> None:
-    """Draws the records of a run as a PNG at `path`. A plot without records contains a message.
+    """Draws the training curves of a run as a PNG at `path`. A plot without points contains a message.
 
     Args:
-        records: `{"step", "kind", ...}`, sorted by step (see `training.metric_writer`). Records of kind "train" have
-            `loss` and `learning_rate`. Records with a kind that ends in `_raw` or `_ema` have `epoch` and `metric`.
+        records: lines of `metrics.jsonl` as dicts, sorted by step (see `training.metric_writer.read_metrics`). Dicts of
+            kind "train" have `loss` and `learning_rate`. Dicts of a kind that ends in `_raw` or `_ema` have `epoch` and
+            the metric `metric`.
         metric: name of the metric that determines the best epoch.
         best: the best epoch, and the weights with the better metric in this epoch: "raw" or "ema" (averaged weights).
     """

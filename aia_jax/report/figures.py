@@ -1,4 +1,4 @@
-"""Shared parts of the pictures: pages, marks for predictions, text of known width, and attention heat maps."""
+"""Shared parts of all pictures: pages, marks for predictions, text of known width, and attention heat maps."""
 
 import os
 from bisect import bisect_right
@@ -26,7 +26,7 @@ _RENDERER = RendererAgg(1, 1, DPI)  # measures text
 
 
 class Mark(NamedTuple):
-    """Sign and colour of a correct, missed or wrong prediction. Colour-blind people can distinguish the marks."""
+    """A sign and a colour for a correct, missed or wrong prediction. Colour-blind people can distinguish the marks."""
 
     sign: str
     color: str
@@ -39,7 +39,7 @@ FALSE_ALARM = Mark("✗", "#c8400a", "false alarm")
 
 
 class Page:
-    """A white page. All positions are in inches from its top left corner."""
+    """A white page of a PNG file. All positions are in inches from the top left corner."""
 
     def __init__(self, width: float, height: float):
         self.width, self.height = width, height
@@ -49,7 +49,7 @@ class Page:
     def picture(
         self, image: np.ndarray, left: float, top: float, width: float, height: float, mark: Mark | None = None
     ) -> None:
-        """Shows `image` `[H, W, 3]` in a frame with the colour of `mark`. Only the frame of a hit is thick."""
+        """Shows `image` `[H, W, 3]` in a frame with the colour of `mark`. The frame of a hit is thicker than others."""
         axes = self.figure.add_axes(self._box(left, top, width, height), xticks=[], yticks=[])
         axes.imshow(image, aspect="auto", interpolation="bicubic")
         axes.spines[:].set(**({"color": mark.color, "linewidth": 3.0 if mark is HIT else 1.0} if mark else _FRAME))
@@ -77,12 +77,12 @@ class Page:
     def write_pair(
         self, text: str, number: str, left: float, top: float, width: float, color: str = INK, number_color: str = QUIET
     ) -> None:
-        """Writes a text at the left end of a line and a number at the right end. Shortens the text if needed."""
+        """Writes a text at the left end of a line, and a number at the right end. Shortens a text that does not fit."""
         self.write(number, left + width, top, color=number_color, ha="right")
         self.write(shorten(text, width - measure(number) - 0.1), left, top, color=color)
 
     def write_header(self, title: str, marks: Sequence[Mark] = ()) -> None:
-        """Writes the title in bold, and the meaning of the marks below. Shortens the title to the width of the page."""
+        """Writes the title in bold, and below it the meanings of the marks. Shortens the title to the page's width."""
         left = 0.3
         self.write(shorten(title, self.width - 2 * left, 12, "bold"), left, 0.2, size=12, weight="bold")
         for mark in marks:
@@ -137,7 +137,7 @@ def upsample(attention: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Draws a heat map over a pale grey copy of a photo. The heat map is more opaque where the heat is higher.
+    """Draws a heat map over a pale grey copy of a photo. Where the heat is higher, the heat map is more opaque.
 
     Args:
         image: uint8 `[H, W, 3]`.
@@ -152,7 +152,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def draw_scale(page: Page, left: float, top: float) -> None:
-    """Draws the colour scale of the heat maps over medium grey. The scale goes from 0 to the peak of a map."""
+    """Draws the colour scale of the heat maps, from 0 to the peak of a map, over medium grey."""
     scale = np.broadcast_to(np.linspace(0, 1, 128, dtype=np.float32), (2, 128))
     page.write("0", left, top, color=QUIET)
     page.picture(overlay(np.full((2, 128, 3), 128, np.uint8), scale), left + 0.14, top - 0.005, 1.5, 0.11)

@@ -1,4 +1,4 @@
-"""Reports the number of photos of each label as text, with warnings before training."""
+"""Reports as text how many photos each label has. Warns of imbalance and of labels with few photos."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from aia_jax.utils.messages import format_count
 
-FEW = 10  # models predict labels with fewer training photos badly
+FEW = 10  # a label with fewer training photos gets a warning, because models predict it badly
 
 _SHOWN, _LISTED = 10, 20  # number of labels at each end of the table, and in a warning
 _BAR, _WIDEST = 30, 40  # maximal number of characters of a bar, and of a label
 
 
 def balance_report(labels: Sequence[str], train: np.ndarray, test: np.ndarray) -> str:
-    """Returns the text of `balance_summary` for the test split, and a table of the most and least frequent labels."""
+    """Returns `balance_summary` for the test split, with a table of the most and the least frequent labels."""
     counts, others = (train > 0).sum(axis=0), (test > 0).sum(axis=0)
     width = min(max(map(len, labels)), _WIDEST)
     rows = []
@@ -27,7 +27,7 @@ def balance_report(labels: Sequence[str], train: np.ndarray, test: np.ndarray) -
 
 
 def balance_summary(labels: Sequence[str], train: np.ndarray, other: np.ndarray, name: str) -> str:
-    """Lists totals, then warnings: imbalance, labels with few training photos, labels without a photo in `other`.
+    """Returns totals, then warnings: imbalance, labels with few training photos, labels without a photo in `other`.
 
     Args:
         labels: printable names of the C labels.

@@ -10,7 +10,7 @@ from aia_jax.report.figures import FALSE_ALARM, HIT, MISS
 
 
 def base_style() -> str:
-    """Returns the CSS for colours and text."""
+    """Returns the CSS for colours and text, which all pages share."""
     marks = f":root {{ --hit: {HIT.color}; --miss: {MISS.color}; --false: {FALSE_ALARM.color}; }}\n"
     return marks + read_part("page.css")
 
@@ -21,12 +21,12 @@ def read_part(name: str, package: str = "aia_jax.report") -> str:
 
 
 def inert_json(value: Any) -> str:
-    """Returns ASCII JSON for a data block, without text that could end a script element or start a comment."""
+    """Returns ASCII JSON for a script element of an HTML page. The JSON cannot end the element or start a comment."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def content_hash(content: str) -> str:
-    """Returns the part of a content security policy that allows exactly this style or script."""
+    """Returns the part of a content security policy that allows the style or script `content`, and no other."""
     return f"'sha256-{to_base64(hashlib.sha256(content.encode()).digest())}'"
 
 

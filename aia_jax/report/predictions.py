@@ -24,7 +24,7 @@ def draw_predictions(
 
     Args:
         images: uint8 `[K, H, W, 3]` of K >= 1 photos.
-        true, predicted: labels of each photo. If a list is too long, its end is replaced by text such as `+3 more`.
+        true, predicted: labels of each photo. Labels that do not fit are replaced by text such as `+3 more`.
 
     Raises:
         ValueError: the arguments have different lengths, or `images` has the wrong shape or type.
@@ -48,7 +48,7 @@ def draw_predictions(
 
 
 def _marked_labels(true: Sequence[str], predicted: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns pairs (text, colour): hits, then missed labels, then false alarms."""
+    """Returns a pair (text, colour) for each label: hits, then missed labels, then false alarms."""
     groups = (
         (HIT, [label for label in predicted if label in true]),
         (MISS, [label for label in true if label not in predicted]),
@@ -58,10 +58,10 @@ def _marked_labels(true: Sequence[str], predicted: Sequence[str]) -> list[tuple[
 
 
 def _set_words(words: list[tuple[str, str]], width: float) -> list[tuple[str, str, float, int]]:
-    """Places words in lines of `width` inches. If words do not fit, the last line shows their number.
+    """Places labels, pairs (text, colour), in lines of `width` inches. The last line has the number of further labels.
 
     Returns:
-        For each word: text, colour, distance from the left edge in inches, index of the line.
+        For each label: text, colour, distance from the left edge in inches, index of the line.
     """
     if not words:
         return [("no labels", QUIET, 0.0, 0)]

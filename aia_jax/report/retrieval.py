@@ -1,4 +1,4 @@
-"""Draws queries of image-text retrieval with their results."""
+"""Draws queries of image-text retrieval (captions and photos) with their results."""
 
 import os
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ ImageQuery = tuple[np.ndarray, Sequence[tuple[str, bool]]]
 def draw_retrieval(
     path: str | os.PathLike, text_queries: Sequence[TextQuery], image_queries: Sequence[ImageQuery], *, title: str = ""
 ) -> None:
-    """Draws retrieval results. The results of a caption are below the caption. The results of a photo are beside it.
+    """Draws results of retrieval, best first, as a PNG at `path`. Marks and colours show which results are correct.
 
-    The best results are first. Marks, colours and frames show which results are correct.
+    The results of a caption are below the caption. The results of a photo are to the right of the photo.
     Raises ValueError if there is no text query or no image query.
 
     Args:

@@ -1,4 +1,4 @@
-"""Draws ROC curves of image search, and results with their attention and keywords."""
+"""Draws ROC curves of image search, and the photos found for queries, with their attention and keywords."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -46,15 +46,15 @@ class SearchHit:
 
     Args:
         image: uint8 `[H, W, 3]`, with any aspect ratio.
-        name: file name, which may be "".
+        name: file name of the photo, or "" to show no name.
         score: score for the query. A higher score is better.
         correct: whether the photo is relevant. None means unknown.
-        attention: `[h, w]` >= 0, the visual attention.
+        attention: `[h, w]` >= 0, the visual attention to each cell of the feature map.
         weights: weight of the feature map and weight of the keywords. The sum is 1.
         keywords: pairs of a keyword and its attention weight, highest weight first. The tuple may be empty.
 
     Raises:
-        ValueError: an array has the wrong shape or type, or weights are negative or do not sum to 1.
+        ValueError: an array has the wrong shape or type, or `weights` are negative or do not have the sum 1.
     """
 
     image: np.ndarray
@@ -86,7 +86,7 @@ class SearchHit:
         return f"{visual:.2f}", f"{1 - visual:.2f}"
 
     def render(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the photo, and a copy that shows the attention, both uint8 `[height, width, 3]`."""
+        """Returns the photo, and a copy of it with the attention as a heat map, both uint8 `[height, width, 3]`."""
         photo = np.asarray(Image.fromarray(self.image).resize((width, height), Image.Resampling.LANCZOS))
         heat = upsample(np.asarray(self.attention, np.float32), photo.shape[:2])
         return photo, np.round(255 * overlay(photo, heat)).astype(np.uint8)
@@ -98,7 +98,7 @@ def draw_search(
     """Draws each query and its results, best first, as a PNG at `path`. Raises ValueError if there is no query.
 
     Below each photo are:
-    - a copy of the photo that shows the attention
+    - a copy of the photo with the visual attention as a heat map
     - the name and the score of the photo
     - the weight of the feature map and the weight of the keywords
     - the keywords with the highest weights
@@ -178,7 +178,7 @@ def _draw_hit(page: Page, hit: SearchHit, left: float, top: float, width: float,
 
 
 def _keyword_lines(hit: SearchHit) -> list[tuple[str, float | None]]:
-    """Returns pairs of a keyword and its weight. A text that is not a keyword has None instead of a weight."""
+    """Returns pairs (keyword, weight). The texts "no keywords" and "+3 more" have None instead of a weight."""
     if not hit.keywords:
         return [("no keywords", None)]
     if len(hit.keywords) <= _MOST_KEYWORDS + 1:
@@ -197,7 +197,7 @@ def draw_roc(
 
     Args:
         curves: `{name: (false positive rates [P], true positive rates [P], area under the curve)}`, all from 0 to 1.
-        published: published areas, measured on other data. They are listed beside the plot.
+        published: `{name: area}` from papers, measured on other data. These areas are listed beside the plot.
 
     Raises:
         ValueError: there is no curve, or a curve has the wrong shape or range.
@@ -239,7 +239,7 @@ def _check_curves(curves: Mapping[str, Curve]) -> None:
 
 
 def _list_area(page: Page, name: str, area: float, top: float, **line) -> None:
-    """Writes the name and area of a curve beside the plot. Draws a sample of the curve if `line` has a style."""
+    """Writes the name and area of a curve beside the plot, after a short line in the style `line`, if given."""
     left = _LIST_LEFT
     if line:
         ends = [left / page.width, (left + 0.3) / page.width]

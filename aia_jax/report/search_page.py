@@ -22,9 +22,9 @@ _MODALITIES = f":root {{ --visual: {VISUAL}; --keywords: {KEYWORDS}; }}\n"
 
 
 def write_search_page(path: str | os.PathLike, query: str, hits: Sequence[SearchHit]) -> None:
-    """Writes the results of `query`, best first, to the file `path`. The file is written atomically.
+    """Writes the results of `query`, best first, to the HTML file `path`, atomically.
 
-    The page shows for each photo: score, name, weight of the feature map, weight of the keywords, sorted keywords.
+    The page shows for each photo its score, name, weight of the feature map, weight of the keywords, and keywords.
     Readers hover over a photo, or tap it, to see its visual attention. A checkbox shows the attention of all photos.
     """
     cards = "".join(_card(place, hit) for place, hit in enumerate(hits, 1))

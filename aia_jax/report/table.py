@@ -1,4 +1,4 @@
-"""Formats metrics as plain text, with the columns of the papers' tables."""
+"""Formats metrics as a plain-text table with the same columns as in the papers."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -34,8 +34,8 @@ class Row(NamedTuple):
 
     Attributes:
         name: text before the numbers.
-        metrics: values by column. The cell of a missing value or None is blank. Other keys are ignored.
-        signed: whether positive values have a plus sign. Use it for differences.
+        metrics: `{metric: value}`. The cell of a missing metric or None is blank. Metrics without a column are ignored.
+        signed: whether positive values have a plus sign, for differences.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 def metric_table(rows: Sequence[Row | str], title: str = "", columns: Mapping[str, str] = COLUMNS) -> str:
-    """Formats one line with `title` and the column heads, then `rows`. A string in `rows` becomes a separate line.
+    """Formats a line with `title` and the column heads, then `rows`. A string in `rows` becomes a line of text.
 
     The column of names has the width of the longest name, but at least 40 and at most 72 characters. A name with more
     than 72 characters is on a separate line above the numbers.

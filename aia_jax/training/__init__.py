@@ -1,1 +1,1 @@
-"""Training: the step, the state, the trainer and checkpoints. Independent of any single system."""
+"""Training: step, state, trainer and checkpoints. Works for every system (annotation, retrieval and search)."""

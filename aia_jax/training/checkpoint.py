@@ -1,4 +1,4 @@
-"""Saves checkpoints asynchronously with Orbax, restores them, and keeps the newest ones and the best one.
+"""Saves checkpoints asynchronously with Orbax, and restores them. Keeps the newest checkpoints and the best one.
 
 No other module of the package uses Orbax.
 """
@@ -24,9 +24,9 @@ from aia_jax.utils.messages import differences, list_problems
 class Checkpointer(contextlib.AbstractContextManager):
     """Saves and restores the checkpoints of one run, in `<workdir>/checkpoints/<step>`. At exit, waits for all saves.
 
-    A checkpoint has the trees `weights` and `progress`, the JSON-able dict `info`, and digests of its files (see
-    `checkpoint_recovery`). The best checkpoint is the first one with the largest `info["metric"]`. A checkpoint without
-    a metric is never the best.
+    A checkpoint has the trees `weights` and `progress` (see `TrainState.to_checkpoint`), the dict `info` as JSON, and
+    digests of its files (see `checkpoint_recovery`). The best checkpoint is the first one with the largest
+    `info["metric"]`. A checkpoint without a metric is never the best.
 
     Args:
         keep: the number of newest checkpoints to keep, besides the best one.
@@ -55,10 +55,9 @@ class Checkpointer(contextlib.AbstractContextManager):
                 self._infos[step] = self.info(step)
 
     def save(self, step: int, trees: dict[str, Any], info: dict[str, Any]) -> None:
-        """Starts to write the dict `info` and the trees `weights` and `progress`. Does not wait until they are on disk.
+        """Starts to write a checkpoint with `trees` and `info`. Returns before the checkpoint is on disk.
 
-        Raises:
-            InputError: the disk is full or not writable. For the last save, `wait` or the exit raises this error.
+        Raises InputError if the disk is full or not writable. The next `save`, `wait` or `__exit__` can raise it too.
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         with self._disk_errors_as_input_errors():
@@ -86,8 +85,7 @@ class Checkpointer(contextlib.AbstractContextManager):
     def best(self) -> tuple[int, dict[str, Any]]:
         """Returns the step and the `info` of the best checkpoint: the best evaluated epoch, or converted weights.
 
-        Raises:
-            InputError: no epoch was evaluated yet, or the `info` of a checkpoint cannot be read.
+        Raises InputError if no epoch was evaluated yet, or if the `info` of a checkpoint cannot be read.
         """
         infos = {step: self.info(step) for step in self.steps()}
         step = _best_step(infos, max(infos, default=-1))
@@ -96,18 +94,18 @@ class Checkpointer(contextlib.AbstractContextManager):
         return step, infos[step]
 
     def has_progress(self, step: int) -> bool:
-        """Returns whether training saved this checkpoint. A converted checkpoint has only weights."""
+        """Returns whether training can continue from a checkpoint. A converted checkpoint has only weights."""
         return self._manager.item_metadata(step).get("progress") is not None
 
     def restore_weights(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-        """Returns the tree `weights` of a checkpoint of any model. Every array gets the sharding `sharding`."""
+        """Reads the tree `weights` of a checkpoint. Every array gets the sharding `sharding`."""
         stored = self._manager.item_metadata(step)["weights"].tree
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored)
         restored = self._manager.restore(step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(shapes)))
         return restored["weights"]
 
     def restore(self, step: int, abstract_trees: dict[str, Any]) -> dict[str, Any]:
-        """Returns the trees that `abstract_trees` describes with leaves of type `jax.ShapeDtypeStruct`.
+        """Reads trees of a checkpoint. `abstract_trees` has the same trees, with `jax.ShapeDtypeStruct` leaves.
 
         Raises InputError if arrays of the checkpoint have other names or shapes, or cannot be read.
         """
@@ -122,7 +120,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             ) from error
 
     def _check_arrays(self, step: int, abstract_trees: dict[str, Any]) -> None:
-        """Compares names and shapes, and reads no arrays. Raises InputError with a list of the differences."""
+        """Raises InputError if the checkpoint's arrays have other names or shapes. Does not read their values."""
         causes = {
             "weights": "does not fit this config; give the config it was trained with, or another workdir",
             "progress": "was saved by another version of aia_jax, whose optimizer state this version cannot continue; "
@@ -177,7 +175,7 @@ class Checkpointer(contextlib.AbstractContextManager):
 
 
 class _NewestAndBest:
-    """Keeps the newest checkpoints and the best one. Reads metrics from `infos`, because Orbax loses them on resume."""
+    """Orbax policy: keeps the newest checkpoints and the best. Reads `infos`, as Orbax loses metrics on a restart."""
 
     def __init__(self, keep: int, infos: dict[int, dict[str, Any]]):
         self._keep, self._infos = keep, infos
@@ -192,13 +190,13 @@ class _NewestAndBest:
 
 
 def _best_step(infos: dict[int, dict[str, Any]], default: int) -> int:
-    """Returns the first step with the largest metric. Returns `default` if no step has a metric."""
+    """Returns the first step with the largest `info["metric"]`, or `default` if no step has a metric."""
     metrics = {step: info["metric"] for step, info in infos.items() if "metric" in info}
     return max(metrics, key=lambda step: (metrics[step], -step), default=default)
 
 
 def _disk_error(error: Exception) -> str:
-    """Returns the reason if the disk caused the error, or else ""."""
+    """Returns the reason, such as "No space left on device", if the disk caused the error; otherwise ""."""
     number = error.errno if isinstance(error, OSError) else None
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
         if number == code or os.strerror(code) in str(error):
@@ -207,5 +205,5 @@ def _disk_error(error: Exception) -> str:
 
 
 def _is_not_orbax_traceback(record: logging.LogRecord) -> bool:
-    """Returns False for the traceback of an error that Orbax first logs and then raises, so that it is not logged."""
+    """Log filter. Drops tracebacks from Orbax, because Orbax also raises the error of each logged traceback."""
     return not (record.exc_info and "orbax" in record.pathname)

@@ -1,4 +1,4 @@
-"""Finds damaged checkpoints by the digests of their files, and moves these checkpoints to another folder."""
+"""Finds damaged checkpoints by the SHA-256 digests of their files, and moves these checkpoints to `damaged/`."""
 
 import json
 import shutil
@@ -48,8 +48,8 @@ def find_damage(folder: Path) -> str:
 def recover(workdir: Path) -> list[str]:
     """Removes incomplete checkpoints from a workdir, and moves damaged checkpoints to `<workdir>/damaged`.
 
-    The caller must hold the workdir's lock. In a run with several processes, every process must call this function.
-    Process 0 changes the files, and returns one line of text for each damaged checkpoint. Others return [].
+    The caller must hold the lock `<workdir>/.lock`. In a run with several processes, every process must call this
+    function. Process 0 changes the files and returns a line of text per damaged checkpoint. The others return [].
 
     Raises InputError if all checkpoints are damaged.
     """

@@ -22,10 +22,10 @@ _ADVICE = "correct this and give the same command again"
 
 
 class MetricWriter(contextlib.AbstractContextManager):
-    """Appends records to `<workdir>/metrics.jsonl` and `<workdir>/tensorboard`. Only process 0 writes.
+    """Appends metrics to `<workdir>/metrics.jsonl` and `<workdir>/tensorboard`. Only process 0 writes.
 
     Args:
-        resume_step: number of steps already done. Removes records of later steps, because the run writes them again.
+        resume_step: number of steps already done. Removes lines of later steps, because the run repeats these steps.
 
     Raises:
         InputError: a file cannot be written. `write` also raises this error.
@@ -70,9 +70,9 @@ class MetricWriter(contextlib.AbstractContextManager):
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the records `{"step", "kind", ...}` of a run, in order of step, or [] if there are none.
+    """Returns the lines of a run's `metrics.jsonl` as dicts `{"step", "kind", ...}`, by step, or [] without a file.
 
-    A continued run may write two records with the same step and kind. Only the later record is returned.
+    A continued run may write two lines with the same step and kind. Only the later line is returned.
     """
     records = [record for record in read_records(Path(workdir) / _METRICS) if isinstance(record.get("kind"), str)]
     found = {(record["step"], record["kind"]): record for record in records}
@@ -80,7 +80,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def read_records(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
-    """Returns the records of a JSON-lines file whose `step` is at most `last_step`, or [] if there is no file."""
+    """Returns the lines of a JSON-lines file whose `step` is at most `last_step`, as dicts, or [] without a file."""
     records = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a killed run may leave an incomplete line
@@ -91,5 +91,5 @@ def read_records(path: Path, last_step: float = math.inf) -> list[dict[str, Any]
 
 
 def to_lines(records: Sequence[dict[str, Any]]) -> bytes:
-    """Converts records to JSON lines, the format of `read_records`."""
+    """Converts dicts to the content of a JSON-lines file; `read_records` reads such a file."""
     return "".join(json.dumps(record) + "\n" for record in records).encode()

@@ -24,7 +24,7 @@ def merge_model(graphdef: nnx.GraphDef, weights: Arrays) -> nnx.Module:
 
 
 def abstract_weights(build: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tuple[nnx.GraphDef, Arrays]:
-    """Returns a model's structure, and the shapes and shardings of the arrays in its checkpoint. Computes no arrays."""
+    """Returns a model's structure, and a checkpoint's tree `weights` with shapes and shardings instead of values."""
     graphdef, arrays = split_model(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     arrays = shard_shapes(arrays, mesh)
     constants = arrays.pop("constants")
@@ -37,7 +37,7 @@ def select_weights(weights: Arrays, name: str) -> Arrays:
 
 
 def flat_arrays(weights: Arrays) -> dict[str, Any]:
-    """Returns `{path: array}`. A path, such as "head.bias", does not begin with "params", "stats" or "constants"."""
+    """Returns `{path: array}`. Paths, such as "head.bias", do not begin with "params", "stats" or "constants"."""
     paths = jax.tree_util.tree_flatten_with_path(weights)[0]
     return {_model_path(path): leaf for path, leaf in paths}
 

@@ -15,15 +15,14 @@ from aia_jax.utils.files import write_bytes
 
 
 class NonFiniteSteps:
-    """Writes the row names of each non-finite batch to `nonfinite.jsonl`, and stops the run or lets it continue.
+    """Writes the images of each batch with a NaN or infinite loss or gradient to `nonfinite.jsonl`. May stop the run.
 
     Args:
-        config: has the fields `on_nonfinite` ("stop" or "skip") and `max_skipped_steps`. A skipped step changes no
-            weights.
+        config: has the fields `on_nonfinite` ("stop", or "skip": the step changes no weights) and `max_skipped_steps`.
         workdir: the folder of `nonfinite.jsonl`. Process 1 writes `nonfinite.1.jsonl`, and so on.
-        row_names: function that returns the names of the training rows with given indices.
+        row_names: function from row numbers to the names of training images or pairs; see `Task.row_names`.
         resume_step: number of steps already done. Removes lines of later steps, because the run repeats these steps.
-        saved_steps: function that returns the steps of the saved checkpoints.
+        saved_steps: function that returns the steps of the saved checkpoints, for error messages.
     """
 
     def __init__(
@@ -41,7 +40,10 @@ class NonFiniteSteps:
         self._num_skipped = sum(record.get("action") == "skip" for record in self._records)
 
     def handle(self, step: int, loss: float, index: np.ndarray) -> None:
-        """Records a step and the names of this process's rows `index`. Raises NonFiniteLossError to stop the run."""
+        """Adds the step, with the names of this process's training rows `index`, to the file.
+
+        Raises NonFiniteLossError to stop the run.
+        """
         action, batch = self._config.on_nonfinite, self._row_names(index)
         self._records.append({"step": step, "loss": str(loss), "action": action, "batch": batch})
         write_bytes(self._path, to_lines(self._records))
@@ -60,7 +62,7 @@ class NonFiniteSteps:
         )
 
     def check_state(self, step: int, state: Any) -> None:
-        """Checks a state before it is saved. Raises NonFiniteLossError if it holds a NaN or infinite number."""
+        """Checks a `TrainState` before it is saved. Raises NonFiniteLossError if a number is NaN or infinite."""
         if not jax.jit(all_finite)(state):
             raise NonFiniteLossError(
                 f"weights or averages are not finite at step {step}, although every loss was finite; "

@@ -1,4 +1,4 @@
-"""Optimizers (Adam, LAMB) and learning-rate schedules (one-cycle, step decay), computed as in PyTorch."""
+"""Optimizers (Adam, LAMB) and schedules (one-cycle, step decay). Adam and one-cycle compute the same as PyTorch."""
 
 import itertools
 from collections.abc import Callable
@@ -15,12 +15,12 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
 def one_cycle(total_steps: int, pct_start: float, start: float, peak: float, end: float) -> Schedule:
-    """Returns a schedule of two cosine phases: `start` to `peak`, then `peak` to `end`.
+    """Returns a schedule of two cosine phases: from `start` to `peak`, then from `peak` to `end`.
 
     The first phase ends at step `pct_start * total_steps - 1` (not rounded), and the second at `total_steps - 1`, as in
     `torch.optim.lr_scheduler.OneCycleLR`. The schedule is a function from the 0-based step to a value.
 
-    Raises InputError if the first phase has less than one step.
+    Raises InputError if the first phase has at most one step, or does not end before the last step.
     """
     first_end, last_end = pct_start * total_steps - 1, total_steps - 1
     if not 0 < first_end < last_end:
@@ -56,18 +56,17 @@ def step_decay(
 def make_optimizer(
     config: ConfigDict, total_steps: int, epoch_end: Callable[[int], int] | None = None
 ) -> optax.GradientTransformation:
-    """Returns Adam or LAMB. The learning rate follows a schedule, and with "one_cycle" beta1 does too.
+    """Returns Adam or LAMB with a schedule of the learning rate. The schedule "one_cycle" also changes beta1.
 
     Args:
-        config: has the fields `name` ("adam" or "lamb"), `max_learning_rate`, `beta2`, `eps`, `weight_decay` (only for
-            LAMB), `clip_norm` (0: no clipping) and `schedule`. The schedule "one_cycle" moves the learning rate and
-            beta1 in opposite directions (paper A, section 4; `OneCycleLR`). It uses `pct_start`, `initial_div`,
-            `final_div`, `beta1_base` and `beta1_max`. The schedule "step" uses `decay_epochs`, `decay_factor` and
-            `beta1`.
+        config: `config.optimizer`, with the fields `name` ("adam" or "lamb"), `max_learning_rate`, `beta2`, `eps`,
+            `weight_decay` (only for LAMB), `clip_norm` (0: no clipping) and `schedule`. "one_cycle" moves the learning
+            rate and beta1 in opposite directions (Salar & Ahmadi 2024, section 4; PyTorch's `OneCycleLR`). It uses
+            `pct_start`, `initial_div`, `final_div`, `beta1_base` and `beta1_max`. "step" uses `decay_epochs`,
+            `decay_factor` and `beta1`.
         epoch_end: see `step_decay`. Only the schedule "step" needs this function.
 
-    Raises:
-        InputError: the name or the schedule is unknown, or the config sets weight decay for Adam.
+    Raises InputError if `config.name` or `config.schedule` is unknown, or `config.weight_decay` is not 0 for Adam.
     """
     for field, known in (("name", ("adam", "lamb")), ("schedule", ("one_cycle", "step"))):
         if config[field] not in known:
@@ -112,6 +111,6 @@ def _matrices(params: Any) -> Any:
 
 
 def hyperparameters(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """Returns the `learning_rate` and `beta1` of the last update."""
+    """Returns the `learning_rate` and `beta1` of the last update from the optimizer's state."""
     found = optax.tree_utils.tree_get(opt_state, "hyperparams")
     return {"learning_rate": found["learning_rate"], "beta1": found["b1"]}

@@ -1,4 +1,4 @@
-"""Computes predictions for whole splits. Dispatches several batches before it reads the first result."""
+"""Computes model outputs for whole splits. Dispatches several batches before reading the outputs of the first."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ Tag = TypeVar("Tag")
 class Predictor:
     """Applies a function of the model to all rows of a split. Compiles once for each function and batch shape.
 
-    `weights_sharding` is one sharding for all arrays, or a tree with one sharding for each. None replicates all arrays.
+    `weights_sharding` is one sharding for all weights, or a tree with one for each. None replicates all weights.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, mesh: Mesh, weights_sharding: Any = None):
@@ -41,12 +41,12 @@ class Predictor:
 
         Args:
             predict_fn: `(model, batch[, shared]) -> outputs`. Each output row depends only on its own batch row.
-            weights: one or more sets of weights. Each batch is transferred once for all sets.
+            weights: one or more sets of weights. Each batch is copied to the devices only once.
             batches: dicts of arrays with this process's rows. The array `mask` is False for padding rows.
-            shared: for each set of weights, a dict of arrays that every row needs. `predict_fn` gets it as `shared`.
+            shared: for each set of weights, a dict of arrays that all rows use: the argument `shared` of `predict_fn`.
 
         Returns:
-            `{name: [N, ...]}` for each set of weights.
+            A dict `{name: array [N, ...]}` for each set of weights.
         """
         if predict_fn not in self._steps:
             self._steps[predict_fn] = make_predict_step(
@@ -73,9 +73,9 @@ class Predictor:
 
 
 def fetch_outputs(dispatched: Iterable[tuple[Tag, Arrays]]) -> Iterator[tuple[Tag, Arrays]]:
-    """Copies outputs to the host, in order, while the devices compute the next batches.
+    """Copies the outputs of each batch to the host, in order, while the devices compute the next batches.
 
-    `dispatched` yields pairs `(tag, outputs)`. A tag is any data about the batch. The outputs are on the devices.
+    `dispatched` yields pairs `(tag, outputs)`: any data about the batch, and output arrays on the devices.
     """
     in_flight: deque[tuple[Tag, Arrays]] = deque()
     for one in dispatched:

@@ -1,4 +1,4 @@
-"""Stops training on SIGINT or SIGTERM after the current step; several processes stop at the same step."""
+"""Stops training after a SIGINT or SIGTERM. All processes of a run stop at the same step."""
 
 import contextlib
 import os
@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 
 from aia_jax.training.sharding import batch_sharding, replicated
 
-# Steps between two exchanges of signals. Fewer steps are in flight, so a result is ready at the next exchange.
+# Steps between two exchanges of signal numbers. The devices are at most 4 steps behind the host, so the result of an
+# exchange is ready at the next exchange.
 _INTERVAL = 8
 
 
 class StopRequest:
-    """Holds `signum`, the signal that asked this process to stop, or None."""
+    """Holds `signum`, the number of the signal that this process has received, or None."""
 
     signum: int | None = None
 
@@ -26,8 +27,8 @@ class AgreedStop:
     """Stops all processes of a run at the same step after any process receives a signal.
 
     A single process stops after the current step. Several processes compute the maximum of their signal numbers every
-    8 steps. They read this maximum 8 steps later, so no device or host waits for it. So a run with several processes
-    stops 9 to 16 steps after a signal.
+    8 steps. They read this maximum 8 steps later, so that no device or host waits for the result. A run with several
+    processes therefore stops 9 to 16 steps after a signal.
     """
 
     def __init__(self, request: StopRequest, mesh: Mesh):
@@ -37,7 +38,7 @@ class AgreedStop:
         self._pending: jax.Array | None = None
 
     def signum(self, step: int) -> int:
-        """Returns the signal number that stops all processes after `step`, or 0. Call it in each process and step."""
+        """Returns the number of the signal that stops the run after `step`, or 0. Call it at every step."""
         if self._alone:
             return self._request.signum or 0
         if step % _INTERVAL:
@@ -46,7 +47,7 @@ class AgreedStop:
         return 0 if result is None else int(result)
 
     def signum_now(self) -> int:
-        """Waits for all processes. Returns the number of the signal that stops them, or 0. Call it in each process."""
+        """Waits until all processes call this method. Returns the number of the signal that stops the run, or 0."""
         return (self._request.signum or 0) if self._alone else int(self._exchange())
 
     def _exchange(self) -> jax.Array:
@@ -56,7 +57,7 @@ class AgreedStop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Records the first SIGINT or SIGTERM that arrives in this context. A second signal has its usual effect."""
+    """Context manager that records the first SIGINT or SIGTERM. A second signal has its usual effect."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

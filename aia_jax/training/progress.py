@@ -1,4 +1,4 @@
-"""Logs training progress: a progress bar and metrics. Reads the metrics of each step a few steps later."""
+"""Logs training progress: a progress bar and metrics. Reads each step's metrics a few steps later, without waiting."""
 
 import contextlib
 import time
@@ -19,9 +19,9 @@ _IN_FLIGHT = 4
 
 
 class Progress(contextlib.AbstractContextManager):
-    """Shows a progress bar, writes a "train" record every `config.log_every` steps, and handles non-finite steps.
+    """Shows a progress bar, and writes metrics of kind "train" with `writer` every `config.log_every` steps.
 
-    `step` is the number of steps that are already done.
+    Passes each step with a NaN or infinite loss or gradient to `nonfinite`. `step` is the number of steps already done.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Progress(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def input_wait(self) -> Iterator[None]:
-        """Counts the time in this context as time spent waiting for input."""
+        """Context manager. The time inside the context counts as time spent waiting for input."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     def dispatched(self, step: int, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
-        """Adds a dispatched step on the rows `index`. Reads the metrics of an earlier step, and raises as `drain`."""
+        """Adds a step on the training rows `index`. Reads metrics of an earlier step. For errors, see `drain`."""
         self._in_flight.append((step, metrics, index))
         if len(self._in_flight) > _IN_FLIGHT:
             self._read_oldest()
@@ -59,13 +59,13 @@ class Progress(contextlib.AbstractContextManager):
             self._read_oldest()
 
     def epoch_loss(self) -> float:
-        """Returns the mean loss of the finite steps that were read since the last call; NaN if there are none."""
+        """Returns the mean loss of the steps since the last call, without non-finite steps; NaN if there are none."""
         mean = float(np.mean(self._epoch_losses)) if self._epoch_losses else float("nan")
         self._epoch_losses = []
         return mean
 
     def print(self, line: str) -> None:
-        """Prints a line above the progress bar. The next "train" record then covers only the steps read after it."""
+        """Prints a line above the progress bar. The next "train" metrics do not include the steps before this line."""
         self._print(line)
         self._start_interval()
 

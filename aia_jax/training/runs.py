@@ -1,4 +1,4 @@
-"""Reads and checks the workdirs of runs: steps, configs, environments and weights."""
+"""Reads, writes and checks files in a run's workdir: the config, the environment and the weights."""
 
 import contextlib
 import importlib.metadata
@@ -29,7 +29,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ten
 
 
 def package_versions(*others: str) -> dict[str, str]:
-    """Returns the versions of `others` and of the installed packages that influence results."""
+    """Returns `{package: version}` for packages that influence results and for `others`. Omits missing packages."""
     found = {}
     for name in (*_PACKAGES, *others):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -38,7 +38,7 @@ def package_versions(*others: str) -> dict[str, str]:
 
 
 def write_record(workdir: Path, config: ConfigDict) -> None:
-    """Writes `config.json` and `environment.json`. Only process 0 writes them."""
+    """Writes the config to `config.json`, and versions and devices to `environment.json`. Only process 0 writes."""
     if jax.process_index():
         return
     write_json(workdir / "config.json", config.to_dict())
@@ -55,7 +55,7 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def hint_trained_root(workdir: Path | None, config: ConfigDict) -> Iterator[None]:
-    """Adds the run's `config.data.root` to an InputError about a different root. Adds nothing without `workdir`."""
+    """Context manager. If an InputError names `config.data.root`, adds the value that the run in `workdir` used."""
     try:
         yield
     except InputError as error:
@@ -72,10 +72,10 @@ def hint_trained_root(workdir: Path | None, config: ConfigDict) -> Iterator[None
 def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...] = ()) -> None:
     """Checks that `config` can continue or evaluate the run in `workdir`.
 
-    Resumable fields and the fields in `free` may differ. If the run has no checkpoints, any config is allowed.
+    The fields in `free`, and the fields that `utils.config_fields` marks as resumable, may differ. A run without
+    checkpoints can continue with any config.
 
-    Raises:
-        InputError: other fields differ; the message lists them with both values.
+    Raises InputError if other fields differ. The message lists these fields with both values.
     """
     path = workdir / "config.json"
     if not path.exists() or not saved_steps(workdir):
@@ -107,10 +107,9 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads the weights of a run's best epoch, or the converted weights in a workdir.
 
     Returns:
-        The arrays, `{path: array}` as from `model_arrays.flat_arrays`, and the dict `info` of the checkpoint.
+        The arrays, `{path: array}` (see `flat_arrays`), and the dict `info` of the checkpoint (see `Checkpointer`).
 
-    Raises:
-        InputError: no epoch was evaluated yet, or the checkpoint is damaged.
+    Raises InputError if there are no checkpoints, no epoch was evaluated yet, or the checkpoint is damaged.
     """
     try:
         with open_run(workdir) as checkpointer:
@@ -127,7 +126,7 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @contextlib.contextmanager
 def config_errors_as_input_errors(workdir: Path) -> Iterator[None]:
-    """Turns errors about missing or wrong fields in a run's config into InputError."""
+    """Context manager. Turns errors about missing or wrong fields in a run's `config.json` into InputError."""
     try:
         yield
     except InputError:
@@ -138,7 +137,7 @@ def config_errors_as_input_errors(workdir: Path) -> Iterator[None]:
 
 
 def check_complete_model(workdir: Path, info: dict[str, Any]) -> None:
-    """Raises InputError if a checkpoint has a backbone without a head."""
+    """Raises InputError if a checkpoint contains only a backbone. `info` is the dict of the checkpoint."""
     if info.get("part") == "backbone":
         raise InputError(f"{workdir} holds a backbone alone; give it as config.init_backbone")
 

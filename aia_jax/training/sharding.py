@@ -1,8 +1,8 @@
 """Places arrays on a mesh of devices with the axes `data` and `fsdp`.
 
-Batches are split over both axes. Large arrays of the training state are split over `fsdp`. Each group of `fsdp`
-consecutive devices shares one copy of the state. If possible, a group is within one host. `jit` sees global arrays, so
-batch statistics do not depend on the mesh.
+Batches are split over both axes. Large arrays of the training state are split over `fsdp`. Each group of
+`config.mesh.fsdp` consecutive devices shares one copy of the state. If possible, the devices of a group are in the same
+host. `jax.jit` computes with global arrays, so batch norm gives the same statistics for every number of devices.
 """
 
 from typing import Any
@@ -13,19 +13,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aia_jax.utils.errors import InputError
 
-# Number of elements (64 KB). Smaller arrays are replicated: a gather takes time, and a split saves little memory.
+# Number of elements (64 KB in float32). Smaller arrays are replicated, because splitting them saves little memory.
 MIN_SHARDED_SIZE = 2**14
 
 
 def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
     """Returns a mesh of devices with the axes `data` and `fsdp`.
 
-    The devices of a process are consecutive. So each process owns consecutive rows of a batch, in the order of the
-    processes. `data.pipeline` depends on this order.
+    The devices of a process are consecutive. So each process has consecutive rows of a batch, in the order of the
+    process indices. `aia_jax.data.pipeline` depends on this order.
 
     Args:
-        devices: real devices, or descriptions for ahead-of-time compilation. None means all devices of all hosts.
-        fsdp: the number of devices that share one copy of the state.
+        devices: devices, or device descriptions for ahead-of-time compilation. None means all devices of all hosts.
+        fsdp: the number of devices that share one copy of the training state.
 
     Raises InputError if `fsdp` does not divide the number of devices.
     """
@@ -42,19 +42,20 @@ def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding that puts the complete array on every device."""
+    """Returns the sharding that puts a complete copy of an array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding that splits the first axis over all devices."""
+    """Returns the sharding that splits the first axis of an array over all devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a state array with this shape. Splits the largest axis that is divisible by `fsdp`.
+    """Returns the sharding of an array in the training state. Let F be the number of devices on the mesh axis `fsdp`.
 
-    Vectors, arrays of fewer than `MIN_SHARDED_SIZE` elements, and arrays without a divisible axis are replicated.
+    Splits the largest axis that is divisible by F over `fsdp`. Replicates vectors, arrays of fewer than
+    `MIN_SHARDED_SIZE` elements, and arrays without an axis that is divisible by F.
     """
     fsdp = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
@@ -65,14 +66,14 @@ def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 def shard_shapes(shapes: Any, mesh: Mesh) -> Any:
-    """Returns a tree of `jax.ShapeDtypeStruct` with the shapes of `shapes` and the `state_sharding` of each leaf."""
+    """Replaces each array of the tree `shapes` by a `jax.ShapeDtypeStruct` with the sharding from `state_sharding`."""
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=state_sharding(a.shape, mesh)), shapes
     )
 
 
 def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
-    """Raises InputError if `batch_size` (of `config.<field>`) is not a multiple of devices times microbatches."""
+    """Raises InputError if `batch_size` (`config.<field>`) is not a multiple of devices times `microbatches`."""
     unit = mesh.size * microbatches
     if batch_size % unit:
         accumulated = f" x {microbatches} microbatches (config.accumulate_steps)" if microbatches > 1 else ""
@@ -83,7 +84,7 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh, microbatches: int 
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays from this process's rows of a batch. The global arrays are split over the devices."""
+    """Puts the rows of a batch that this process has onto the devices. Returns global arrays, split over `mesh`."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
@@ -94,12 +95,12 @@ def put_replicated(arrays: Any, mesh: Mesh) -> Any:
 
 
 def process_kwargs() -> dict[str, int]:
-    """Returns this process's index and the number of processes, as keyword arguments for `data.pipeline`."""
+    """Returns this process's index and the number of processes, as keyword arguments for `aia_jax.data.pipeline`."""
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 def put_array(array: Any, sharding: NamedSharding) -> jax.Array:
-    """Puts an array onto the devices of `sharding`. A host array must be equal on every process."""
+    """Puts an array onto the devices of `sharding`. A NumPy array must be equal in every process."""
     if isinstance(array, jax.Array):
         return jax.device_put(array, sharding)
     rows = np.asarray(array)
@@ -107,5 +108,5 @@ def put_array(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def gather(arrays: Any, mesh: Mesh) -> Any:
-    """Copies the complete arrays to every device (FSDP all-gather). Works in `jit` too. Every process must call it."""
+    """Copies complete arrays to every device (FSDP all-gather). Every process must call it. Works in `jax.jit` too."""
     return arrays if mesh.shape["fsdp"] == 1 else jax.lax.with_sharding_constraint(arrays, replicated(mesh))

@@ -36,11 +36,11 @@ class TrainState(struct.PyTreeNode):
         return cls(step=jnp.zeros((), jnp.int32), **weights, opt_state=opt_state, ema=initial_ema(weights))
 
     def weights(self, name: str) -> Arrays:
-        """Returns the inference weights "raw" or "ema", as `{"params", "stats", "constants"}`."""
+        """Returns the weights "raw" (trained) or "ema" (averaged), as `{"params", "stats", "constants"}`."""
         return select_weights(self.to_checkpoint()["weights"], name)
 
     def to_checkpoint(self) -> dict[str, Arrays]:
-        """Returns the trees of a checkpoint: `weights` for inference, and `progress` to continue training."""
+        """Returns the trees of a checkpoint: `weights`, and `progress`, which only training needs."""
         raw = {"params": self.params, "stats": self.stats}
         return {
             "weights": {"raw": raw, "ema": self.ema, "constants": self.constants},
@@ -57,10 +57,10 @@ class TrainState(struct.PyTreeNode):
 def initial_state(
     build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """Returns the state before the first step. Call it in `jax.jit` with `out_shardings`, which place the arrays."""
+    """Returns the state before the first step. To place the arrays, call it in `jax.jit` with `out_shardings`."""
     return TrainState.create(split_model(build(nnx.Rngs(jax.random.key(seed))))[1], optimizer)
 
 
 def initial_ema(weights: Arrays) -> Arrays:
-    """Returns the first averages: copies of `params` and `stats`. A donated state must not hold a buffer twice."""
+    """Returns the first moving averages. They are copies, because a donated state must not use a buffer twice."""
     return jax.tree.map(jnp.copy, {"params": weights["params"], "stats": weights["stats"]})

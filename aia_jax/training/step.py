@@ -22,8 +22,8 @@ Gradients = Callable[[Arrays, Arrays, Arrays, Arrays, jax.Array], tuple[jax.Arra
 def make_gradients(graphdef: nnx.GraphDef, loss_fn: LossFn, mesh: Mesh) -> Gradients:
     """Returns the function `(params, stats, constants, batch, key) -> (loss, stats, metrics, gradients)`.
 
-    Call this function under `jax.jit`. The gradients have the sharding of the params. `loss_fn` calls the model in
-    training mode and returns a scalar loss and metrics.
+    Call the returned function inside `jax.jit`. `TrainState` describes `params`, `stats` and `constants`. `Task.loss`
+    describes `loss_fn`. The gradients have the same sharding as the arrays in `params`.
     """
 
     def forward(params: Arrays, stats: Arrays, constants: Arrays, batch: Arrays, key: jax.Array):
@@ -56,18 +56,17 @@ def make_train_step(
     state_sharding: Any = None,
     skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the jitted step `(state, batch, resident) -> (state, metrics)`. The step donates `state`.
+    """Returns the jitted step `(state, batch, resident) -> (state, metrics)`, which donates `state`.
 
-    `resident` has the arrays of `Task.resident_arrays`.
+    `resident` has the arrays of `Task.resident_arrays`. The metrics are `loss`, the metrics of `loss_fn`,
+    `learning_rate`, `beta1` and `finite`: whether the loss and all gradients are finite.
 
     Args:
-        ema_decay: `ema = decay * ema + (1 - decay) * new`, for weights and batch-norm statistics.
-        seed: the random key of a step is `fold_in(key(seed), step)`, so a resumed run uses the same keys.
+        ema_decay: decay of the averages of weights and batch-norm statistics, `decay * average + (1 - decay) * new`.
+        seed: the random key of a step is `fold_in(key(seed), step)`, so a continued run uses the same keys.
         accumulate_steps: the number of microbatches per batch; see `accumulate`.
-        state_sharding: one sharding for all arrays, or a tree with one sharding for each. None replicates all arrays.
+        state_sharding: one sharding for all arrays of the state, or a tree with one for each. None replicates all.
         skip_nonfinite: if True, a step with a NaN or infinite loss or gradient changes only `state.step`.
-
-    The metrics are `loss`, the metrics of `loss_fn`, `learning_rate`, `beta1` and `finite` (bool).
     """
     gradients = accumulate(make_gradients(graphdef, loss_fn, mesh), accumulate_steps, mesh)
 
@@ -95,7 +94,7 @@ def make_train_step(
 
 
 def accumulate(gradients: Gradients, steps: int, mesh: Mesh) -> Gradients:
-    """Returns a function that calls `gradients` for one microbatch at a time. This needs less memory than a full batch.
+    """Returns a function that calls `gradients` for one microbatch after the other. This needs less memory.
 
     Loss, metrics and gradients are means over the microbatches. Batch norm normalises each microbatch with the
     microbatch's own statistics, and updates the running statistics once per microbatch. On GPUs, the gradients are
@@ -142,8 +141,8 @@ def make_predict_step(
 
     Args:
         predict_fn: `(model, batch) -> outputs`. Each output row depends only on its own batch row.
-        weights_sharding: one sharding for all arrays, or a tree with one sharding for each. None replicates all arrays.
-        shared: if True, the step and `predict_fn` take a third argument: the arrays that every row needs.
+        weights_sharding: one sharding for all weights, or a tree with one for each. None replicates all weights.
+        shared: if True, the step and `predict_fn` have a third argument: a dict of arrays that all rows use.
     """
 
     def step(weights: Arrays, batch: Arrays, *shared: Arrays) -> Arrays:
@@ -156,7 +155,7 @@ def make_predict_step(
 
 
 def gather_rows(batch: Arrays, resident: Arrays) -> Arrays:
-    """Adds the rows `batch["index"]` of the device-resident arrays to the batch."""
+    """Adds to `batch` the rows `batch["index"]` of each array in `resident`."""
     return {**batch, **{name: rows[batch["index"]] for name, rows in resident.items()}}
 
 

@@ -1,4 +1,4 @@
-"""Trains the model of any task: runs the jitted step, evaluates raw and EMA weights, and saves checkpoints."""
+"""Trains the model of a `Task`: runs the jitted step, evaluates raw and averaged weights, and saves checkpoints."""
 
 import contextlib
 import functools
@@ -33,10 +33,10 @@ class Trainer:
 
     Args:
         config: see `configs/base.py` for the fields.
-        task: the system to train.
+        task: the system to train: data, model and loss.
         workdir: folder for `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json` and `environment.json`.
         devices: devices to train on. None means all devices of all hosts.
-        initialize: function from random weights `{"params", "stats", "constants"}` to the first weights of a new run.
+        initialize: function from the random weights `{"params", "stats", "constants"}` to the weights of a new run.
 
     Raises:
         InputError: a batch size or `mesh.fsdp` does not fit the devices, or the workdir holds a run of another config.
@@ -93,7 +93,7 @@ class Trainer:
             NonFiniteLossError: loss, gradients or weights became NaN or infinite. The last good checkpoint remains.
             Interrupted: a signal stopped the run after the state was saved.
             InputError: another process trains in the workdir, the disk is full or read-only, all checkpoints are
-                damaged, or another version saved the newest checkpoint.
+                damaged, or another version of aia_jax saved the newest checkpoint.
         """
         with contextlib.ExitStack() as stack:
             self._lock_workdir(stack)
@@ -141,7 +141,7 @@ class Trainer:
     ) -> None:
         """Runs the remaining epochs. Evaluates and saves after each epoch. `stack` closes the metric files."""
         step = int(state.step)
-        # Loads data before it catches signals: a signal during this work then stops the process immediately.
+        # Loads data before it catches signals, so a signal while data are loaded stops the process immediately.
         self.task.prepare(sharding.gather(state.weights("raw"), self.mesh), ("train", self.config.eval.split))
         resident = sharding.put_replicated(self.task.resident_arrays(), self.mesh)
         batches = self.task.train_batches(step)
@@ -177,7 +177,7 @@ class Trainer:
         raise Interrupted(signum, problem)
 
     def _evaluate(self, state: TrainState, epoch: int, writer: MetricWriter, progress: Progress) -> dict[str, Any]:
-        """Evaluates raw and EMA weights. Returns the dict `info` of the checkpoint, which names the better weights."""
+        """Evaluates raw and averaged weights. Returns the checkpoint's dict `info`, which names the better weights."""
         split, metric = self.config.eval.split, self.config.eval.metric
         names, evaluations = ("raw", "ema") if self.config.ema_decay else ("raw",), {}
         predicted = self.task.predict_split(self.predictor, [state.weights(name) for name in names], split)

@@ -1,8 +1,8 @@
 """Writes the gallery page photo by photo, so that memory does not grow with the number of photos.
 
-The page contains facts about the page, an index with the names and labels of all photos, the script that draws the
-page, and one block per photo with its picture and maps. The script decodes a block on demand. All text from users is in
-inert JSON blocks, and the script adds this text to the page as text, never as HTML.
+The page contains facts such as the title, an index with the names and labels of all photos, the script that draws the
+page, and a JSON block per photo with the photo and its attention maps. The script decodes a block when it shows the
+photo. All text from users is in JSON. The script adds this text to the page as text, never as HTML.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from aia_jax.utils.files import atomic_path
 
 _SCRIPTS = ("text", "photos", "grid", "filters", "detail", "tables", "curves", "confusions", "evaluation", "main")
 _INDEX, _BLOCKS = "<!-- index -->", "<!-- blocks -->"
-_SCALE = 10_000  # of scores in the index
+_SCALE = 10_000  # the index has scores as integers from 0 to this number
 OUTCOMES = ("hit", "miss", "false")
 
 
@@ -28,7 +28,7 @@ class PageLabel(NamedTuple):
     """A label of a photo.
 
     Attributes:
-        label: index of the label in the labels of the page.
+        label: index of the label in the argument `labels` of `write_gallery_page`.
         score: the score, from 0 to 1.
         outcome: "hit", "miss" or "false" (false alarm) if the true labels are known, or else "".
     """
@@ -45,7 +45,7 @@ class PagePhoto(NamedTuple):
         name: file name.
         labels: labels in the order of display.
         webp: bytes of a WebP file, or b"" if the photo has no picture.
-        maps: attention maps by label index, uint8 `[h, w]` with a peak of 255.
+        maps: `{label index: attention map}`. A map is uint8 `[h, w]` with a peak of 255.
     """
 
     name: str
@@ -61,8 +61,8 @@ def write_gallery_page(
 
     Args:
         labels: names of all labels. `PageLabel.label` is an index in this list.
-        facts: more content: `subtitle`, `problems` (pairs of an unreadable photo and the reason) and `evaluation` (see
-            `aia_jax.evaluation.annotation`).
+        facts: more content: `subtitle`, `problems` (pairs of an unreadable photo and the reason), and `evaluation`
+            (metrics and curves from `aia_jax.evaluation.annotation`).
     """
     heat = to_base64(colormaps["inferno"](np.arange(256), bytes=True)[:, :3].tobytes())  # as in `figures.overlay`
     page = _page({"title": title, "labels": list(labels), "scale": _SCALE, "heat": heat, **facts})
@@ -89,7 +89,7 @@ def _index_entry(photo: PagePhoto) -> list[Any]:
 
 
 def _block(photo: PagePhoto) -> dict[str, Any] | None:
-    """Returns a photo's picture and maps. `maps` has the order of the labels, with None for a label without a map."""
+    """Returns picture and attention maps of a photo. The maps have the order of the labels; None: no map."""
     if not photo.webp:
         return None
     maps = [photo.maps.get(label.label) for label in photo.labels]
@@ -99,7 +99,7 @@ def _block(photo: PagePhoto) -> dict[str, Any] | None:
 
 
 def _page(facts: dict[str, Any]) -> str:
-    """Returns the page with its facts, and with comments as placeholders for the index and the blocks."""
+    """Returns the HTML page with `facts`. HTML comments are placeholders for the index and the blocks."""
     style = base_style() + read_part("gallery.css", __package__)
     code = "\n".join(read_part(f"{name}.js", __package__) for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{code}\n}})();\n'
