@@ -3,8 +3,8 @@
     python convert_weights.py --config configs/corel5k.py --input Annotator_Corel-5k.pth --output runs/authors
     python convert_weights.py --config configs/corel5k.py --input runs/corel5k --output mine.pth --reverse
 
-The kind of a PyTorch file is recognised by the names of its arrays: system A or B, SGRAF, or an ImageNet model of
-timm <= 0.6, of MIIL or of timm >= 0.9. --verify also runs images (for SGRAF random features and captions) through both
+The names of the arrays show what a PyTorch file contains: system A or B, SGRAF, or an ImageNet model of timm <= 0.6,
+MIIL or timm >= 0.9. --verify also runs images (for SGRAF random features and captions) through both
 frameworks and compares every stage.
 """
 

@@ -21,7 +21,7 @@ class Candidate:
 
     Attributes:
         weights: `{"params", "stats", "constants"}` on the devices; empty for an ensemble.
-        facts: origin of the weights, for `metrics.json`: `weights` and, for a checkpoint, `epoch` and `step`.
+        facts: entries of `metrics.json` that name the origin: `weights` and, for a run, `epoch` and `step`.
         outputs: function from the name of a split to the model outputs for this split (`Task.predict_split`).
     """
 
@@ -71,8 +71,8 @@ class Evaluator:
 def compared_rows(results: Sequence[Scored]) -> list[Row | str]:
     """Returns rows for `metric_table`: the first row of each result, then the second row of each result, if any.
 
-    Published results and a difference follow each of these two groups. The difference is the best result, which is the
-    last of `results`, minus the published results.
+    The best result, the last of `results`, comes first. If it has published results, each of these two groups ends with
+    the published row and the best result minus the published one.
     """
     lines: list[Row | str] = []
     for rows in zip(*(result.rows for result in results[::-1]), strict=True):

@@ -125,7 +125,7 @@ class SameConv(nnx.Module):
 
 
 def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
-    """Convolves each channel with its own filter, by a float32 sum that XLA fuses into one loop.
+    """A depthwise convolution as a float32 sum of shifted inputs, which XLA fuses into one loop.
 
     Args:
         x: `[B, H, W, C]`.

@@ -54,7 +54,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def state_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     """Returns the sharding of an array in the training state. Let F be the number of devices on the mesh axis `fsdp`.
 
-    Splits the largest axis that is divisible by F over `fsdp`. Replicates vectors, arrays of fewer than
+    Of the axes divisible by F, splits the largest over `fsdp`. Replicates vectors, arrays of fewer than
     `MIN_SHARDED_SIZE` elements, and arrays without an axis that is divisible by F.
     """
     fsdp = mesh.shape["fsdp"]

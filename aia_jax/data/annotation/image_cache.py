@@ -3,7 +3,7 @@
     <cache>/<dataset>-<hash of `place`>/<split>-records-<fingerprint>/     the original bytes, as ArrayRecord files
     <cache>/<dataset>-<hash of `place`>/<split>-<S>px-<fingerprint>/       images.npy  targets.npy  split.json
 
-`place` and `fingerprint` are fields of `Source`. Augmentation needs only this one size, so each photo is resized once.
+`place` and `fingerprint` are fields of `Source`. Augmentation keeps S x S pixels, so each photo is resized once.
 """
 
 import dataclasses

@@ -44,7 +44,11 @@ class Conv(nnx.Module):
 
 
 class FoldedConv(nnx.Module):
-    """A convolution that includes a batch norm, for evaluation. Computes `conv(x, scale=scale, bias=bias)`.
+    """Replaces a convolution and its batch norm in evaluation. Computes `conv(x, scale=scale, bias=bias)`.
+
+    Args:
+        conv: the convolution.
+        scale, bias: `[O]`, the factor and the offset of the batch norm.
 
     Attributes:
         layout: axis order of `kernel`: "HWIO" on CPUs, where XLA would transpose other orders, and "OHWI" elsewhere.
