@@ -132,7 +132,8 @@ def map_ahead(function: Callable[[Any], Any], elements: Any, num_workers: int) -
         with contextlib.closing(iter(ahead)) as results:
             yield from results
     finally:
-        gc.collect()  # Frees shared memory in a reference cycle of Grain. Otherwise Python warns at exit.
+        if num_workers:
+            gc.collect()  # Frees shared memory in a reference cycle of Grain. Otherwise Python warns at exit.
 
 
 def _process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
