@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -85,9 +86,11 @@ def test_a_run_is_evaluated_in_the_precision_of_the_config(workdir, tmp_path, ca
 
 def test_placement_in_device_memory_changes_nothing(workdir, tmp_path):
     train(small_demo(**{"data.placement": "device"}), tmp_path)
-    assert losses(tmp_path) == losses(workdir)
+    # With this flag, XLA fuses the two programs differently.
+    rounding = 1e-6 if "fusion_emitters=false" in os.environ["XLA_FLAGS"] else 0
+    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=rounding)
     scores = [np.load(path / "evaluation" / "scores.npz")["scores"] for path in (workdir, tmp_path)]
-    np.testing.assert_array_equal(*scores)
+    np.testing.assert_allclose(*scores, rtol=10 * rounding)
 
 
 def test_other_options_train(tmp_path):
