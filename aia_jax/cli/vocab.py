@@ -1,4 +1,4 @@
-"""Build a vocabulary from captions, in SCAN's JSON.
+"""Build a vocabulary in SCAN's JSON format from captions.
 
 aia vocab train_caps.txt --output vocab/mine_precomp_vocab.json
 """

@@ -60,7 +60,7 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
 def read_photos(
     paths: Sequence[str | Path], size: int, *, num_workers: int, upright: bool = False, picture_side: int = 0
 ) -> Iterator[Photo]:
-    """Yields the photos in order, resized to `size` x `size` pixels by `decode_image`. Close the iterator at the end.
+    """Yields the photos in order, resized to `size` x `size` pixels by `decode_image`. Close it if you stop early.
 
     Args:
         num_workers: number of processes that decode photos; 0: threads of this process decode them.

@@ -38,8 +38,8 @@ class Scored:
 
     Attributes:
         scores: `[images, labels]` in annotation, `[captions, images]` in retrieval, `[queries, images]` in search.
-        rows: dicts for `metrics.json` and the printed table, with `name`, facts and metrics. The optional `published`
-            is the name of results in `metrics.published_results` to print too, or "".
+        rows: dicts for `metrics.json` and the printed table: name, model, weights, split and metrics. The table adds
+            the published results that the key `published` names, unless it is absent or "".
         thresholds: `[C]`, a threshold for each of C labels. None if one threshold is used for all labels.
     """
 

@@ -120,7 +120,7 @@ class AnnotationOutput(contextlib.ExitStack):
                 yield line["image"], line["problem"]
 
     def derive(self) -> Iterator[tuple[str, Labels]]:
-        """Writes the CSV file atomically, and one keywords file per photo. Yields each photo after writing it.
+        """Writes the CSV file atomically, and one keywords file per photo. Yields a photo's name and labels after that.
 
         If the name of a photo cannot be the name of a keywords file, adds the photo to `problems.jsonl`.
         """

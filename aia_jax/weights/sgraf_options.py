@@ -1,4 +1,4 @@
-"""Reads and creates the options in PyTorch files of SGRAF and Visual Semantic Loss, and checks the model's sizes.
+"""Reads and creates the options in PyTorch files of SGRAF. Compares the sizes of a file's arrays with a config.
 
 An array name is the encoder's number (0 image, 1 text, 2 similarity), a dot, and the name in the encoder's state dict.
 For example: `0.fc.weight`, `1.embed.weight` and `2.sim_eval_w.weight`.

@@ -21,7 +21,7 @@ _FILES = {"train": ("train",), "validation": ("dev",), "test": ("testall", "test
 
 @dataclasses.dataclass(frozen=True)
 class CaptionSplit:
-    """A split of I images with C = 5 I captions. The five captions of an image are consecutive.
+    """A split of I images with C = 5I captions. The five captions of an image are consecutive.
 
     Attributes:
         images: memory-mapped. Either features of R regions, float `[I, R, F]`, or pixels, uint8 `[I, S, S, 3]`.
@@ -74,7 +74,7 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
 
 
 def load_vocabulary(config_data: ConfigDict) -> Vocabulary:
-    """Loads `config.data.vocabulary` or <root>/vocab/<name>_vocab.json. Builds a vocabulary for "scenes".
+    """Loads `config.data.vocabulary`, by default <root>/vocab/<name>_vocab.json. For "scenes", builds a vocabulary.
 
     Raises:
         InputError: the file is absent or not valid.
