@@ -1,4 +1,4 @@
-"""System A on generated scenes: a tiny annotator in about two minutes on a CPU.
+"""System A on generated scenes: a tiny annotator in about four minutes on two CPU cores.
 
     python train.py --config configs/demo.py --workdir runs/demo
 

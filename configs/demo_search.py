@@ -3,7 +3,7 @@
     python train.py --config configs/demo.py --workdir runs/demo
     python train.py --config configs/demo_search.py --workdir runs/demo_search
 
-Needs no files. Takes two minutes on a CPU after the first command. NDCG@10 is 0.810 for queries not seen in training.
+Needs no files. Takes some minutes on a CPU after the first command. NDCG@10 is 0.810 for queries not seen in training.
 """
 
 from configs.amc import search_config
