@@ -10,7 +10,7 @@ from aia_jax.data import scenes
 from aia_jax.utils.errors import InputError
 from benchmarks import annotate_folder
 from benchmarks.browser import NoBrowserError
-from tests.helpers.xla_flags import flags
+from tests.helpers.xla_flags import xla_flags
 
 TINY = {"model.hidden_size": 16, "model.feedforward_size": 16, "model.num_heads": 2}
 
@@ -27,7 +27,7 @@ def photos(tmp_path):
 @pytest.fixture
 def benchmark(photos, tmp_path, monkeypatch):
     """Runs the command and returns its exit code."""
-    monkeypatch.setenv("XLA_FLAGS", flags())
+    monkeypatch.setenv("XLA_FLAGS", xla_flags())
 
     def run(*flags):
         given = [f"--images={photos}", "--image_size=32", f"--output={tmp_path / 'numbers.json'}"]

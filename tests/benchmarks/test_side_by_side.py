@@ -14,7 +14,7 @@ from aia_jax.utils.errors import InputError
 from benchmarks import comparison, convolutions, head, input, metrics, retrieval, roofline, timing
 from benchmarks.step import check_config
 from configs import corel5k, demo, sgraf
-from tests.helpers.xla_flags import flags
+from tests.helpers.xla_flags import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ("grain", "orbax", "tensorflow_datasets", "array_record", "clu", "tensorboardX", "matplotlib", "sklearn")
@@ -178,7 +178,7 @@ def test_metrics_without_scikit_learn(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "backbone"), [("train", "tresnet_tiny"), ("infer", "efficientnet_lite0")])
+@pytest.mark.parametrize(("what", "backbone"), [("train", "tresnet_tiny"), ("infer", "tresnet_m")])
 def test_the_command_needs_few_packages_and_reports_peers_that_fail(tmp_path, what, backbone):
     """Jax, flax, optax, ml_collections, torch and timm are enough; other packages cannot be imported.
 
@@ -199,7 +199,7 @@ finally:
     command = [sys.executable, "-c", program, "--config", "configs/demo.py", "--seconds", "0"]
     command += [f"--config.{name}={value}" for name, value in overrides.items()]
     command += ["--profile", str(tmp_path / "trace")] if what == "train" else []
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": flags()}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": xla_flags()}
     output = tmp_path / "results" / "out.json"
     done = subprocess.run(
         [*command, "--output", str(output)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -22,7 +22,7 @@ from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_files import write_torch_file
 from tests.helpers.untrained import annotator_config, random_weights
-from tests.helpers.xla_flags import flags
+from tests.helpers.xla_flags import xla_flags
 
 pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
 
@@ -192,7 +192,7 @@ def test_sigterm_ends_the_workers_too_and_leaves_nothing(features, tmp_path):
     for index in range(1, 4000):
         (folder / f"{index}.png").symlink_to(folder / "0.png")
     command = [sys.executable, "-m", "aia_jax", *features, "--config.data.num_workers=2", f"--images={folder}"]
-    environment = {**os.environ, "XLA_FLAGS": flags()}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags()}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment)
     deadline = time.monotonic() + 90
     while not any(path.stat().st_size > 1000 for path in tmp_path.glob("out/.aia.*/x_ims.npy")):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.xla_flags import flags
+from tests.helpers.xla_flags import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -42,7 +42,7 @@ def test_the_examples_run_on_a_copy_of_the_sources(tmp_path):
             path.write_text(f"{rest}\n")
         else:
             checks.append(block)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "XLA_FLAGS": flags()}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "XLA_FLAGS": xla_flags()}
     command = [sys.executable, "-c", "\n\n".join(checks)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.xla_flags import flags
+from tests.helpers.xla_flags import xla_flags
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _SMALL = {
@@ -40,7 +40,7 @@ def start_training(folder: Path, settings: dict[str, Any]) -> subprocess.Popen:
     command = [sys.executable, str(REPOSITORY / "train.py"), f"--config={REPOSITORY}/configs/demo.py"]
     fields = {**_SMALL, "data.cache_dir": folder / "cache", **settings}
     command += [f"--workdir={folder}/run", *(f"--config.{name}={value}" for name, value in fields.items())]
-    environment = {**os.environ, "XLA_FLAGS": flags(), "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(), "PYTHONPATH": str(REPOSITORY)}
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "output.txt").open("a") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)

@@ -19,7 +19,7 @@ from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import Interrupted
 from tests.helpers.hosts_worker import RUNS, wide_config
 from tests.helpers.toy_task import StopAt, last_checkpoint, losses, run
-from tests.helpers.xla_flags import flags
+from tests.helpers.xla_flags import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 150
@@ -49,7 +49,7 @@ def two_processes(tmp_path_factory) -> Path:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = [sys.executable, str(ROOT / "tests" / "helpers" / "hosts_worker.py"), str(folder), str(port)]
-    options = {"XLA_FLAGS": flags(4), "PYTHONPATH": str(ROOT)}
+    options = {"XLA_FLAGS": xla_flags(4), "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     both = [subprocess.Popen([*command, str(number)], env=os.environ | options, **pipes) for number in range(2)]
     stop = threading.Timer(LIMIT_S, lambda: [process.kill() for process in both])
