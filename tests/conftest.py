@@ -51,6 +51,7 @@ def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compiles as a user's process does, for tests that compare with PyTorch or count bytes."""
     import jax  # after `pytest_configure` has set the folder of compiled programs
 
+    jax.devices()  # reads XLA's flags before a test changes them
     name = "jax_disable_most_optimizations"
     before = jax.config.values[name]
     is_command = request.path.parent.name in ("cli", "evaluation")
