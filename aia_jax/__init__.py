@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from aia_jax.utils.errors import InputError
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from aia_jax.inference.annotator import PhotoAnnotator
+
+if sys.version_info < (3, 11):  # noqa: UP036, a checkout: pip refuses to install it there
+    _VERSION = ".".join(map(str, sys.version_info[:2]))
+    sys.exit(f"error: this is Python {_VERSION}, and aia_jax needs 3.11 or newer: python3.13 -m venv venv")
 
 __all__ = ["InputError", "__version__", "load"]
 
@@ -36,7 +41,7 @@ def load(
     Args:
         source: The folder of an annotation run, from which the best epoch is loaded. With `config`, `source` can be a
             PyTorch or safetensors file.
-        config: The config for a PyTorch or safetensors file, or the path of this config. A run's folder has a config.
+        config: The config for a PyTorch or safetensors file, or its path or packaged name. A run's folder has a config.
         labels: A file that lists the labels of a PyTorch or safetensors file: text with one label per line, or JSON
             with the key `labels`. The default is the labels of the data set in `config`.
         threshold: A label is selected if its score is above this number. A path to a thresholds file sets one threshold

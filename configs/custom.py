@@ -2,15 +2,15 @@
 
     pip install -e ".[pretrained]"
     aia import-labels --labels labels.csv --images photos --output mine
-    python train.py --config configs/custom.py --workdir runs/mine --config.data.root=mine
+    aia train --config custom --workdir runs/mine --config.data.root=mine
     aia annotate --workdir runs/mine --images more_photos --output annotated
 
 The argument chooses the start of training:
 
-    configs/custom.py                 global average pooling and a linear layer on ImageNet features
-    configs/custom.py:attention       attention pooling on ImageNet features; also shows attention maps
-    configs/custom.py:runs/corel5k    the complete network in the folder of a run, or of converted weights
-    configs/custom.py:whole           the complete published TResNet-M with attention pooling, from a PyTorch file:
+    custom                 global average pooling and a linear layer on ImageNet features
+    custom:attention       attention pooling on ImageNet features; also shows attention maps
+    custom:runs/corel5k    the complete network in the folder of a run, or of converted weights
+    custom:whole           the complete published TResNet-M with attention pooling, from a PyTorch file:
                                       --config.init_from=Annotator.pth --config.init_labels=Corel-5k/train.json
 
 With a complete network, your labels that the network already knows keep their trained weights. Your other labels start
@@ -20,9 +20,9 @@ trains only the head, which a CPU can do. The best epoch is chosen on a fifth of
 
 from pathlib import Path
 
+from aia_jax.configs import corel5k_lite
+from aia_jax.configs.base import annotation_config
 from aia_jax.training.runs import read_run_config
-from configs import corel5k_lite
-from configs.base import annotation_config
 
 
 def get_config(start="gap"):
@@ -44,10 +44,10 @@ def get_config(start="gap"):
 def _continue_run(config, folder):
     """Copies all fields of model, loss and optimizer, and some others, from the run in `folder` to `config`."""
     if not Path(folder, "config.json").is_file():
-        raise ValueError(f"configs/custom.py:{folder} is unknown; known: gap, attention, whole, or the folder of a run")
+        raise ValueError(f"--config custom:{folder} is unknown; known: gap, attention, whole, or the folder of a run")
     written = read_run_config(Path(folder))
     if written.get("task") != "annotation":
-        raise ValueError(f"configs/custom.py:{folder} is not a run of annotation")
+        raise ValueError(f"--config custom:{folder} is not a run of annotation")
     written["model"].pop("gate_kernels", None)  # exists only in runs of earlier versions
     for part in ("model", "loss", "optimizer"):
         config[part].update(written[part])

@@ -1,11 +1,11 @@
 """System A on generated scenes: a tiny annotator in about four minutes on two CPU cores.
 
-    python train.py --config configs/demo.py --workdir runs/demo
+    aia train --config demo --workdir runs/demo
 
 Needs no files. Reaches F1 0.940 on 400 test scenes and finds all 22 labels.
 """
 
-from configs.base import annotation_config
+from aia_jax.configs.base import annotation_config
 
 
 def get_config():

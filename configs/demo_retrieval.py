@@ -1,12 +1,12 @@
 """System C on generated scenes and their captions: SAF and a tiny backbone, trained together.
 
-    python train.py --config configs/demo_retrieval.py --workdir runs/demo_retrieval
+    aia train --config demo_retrieval --workdir runs/demo_retrieval
 
 Needs no files. Takes about four minutes on a CPU. The sum of the six recalls on 500 test scenes is 287.8.
 """
 
-from configs.base import PREPARATION
-from configs.sgraf import retrieval_config
+from aia_jax.configs.base import PREPARATION
+from aia_jax.configs.sgraf import retrieval_config
 
 
 def get_config():

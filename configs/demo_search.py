@@ -1,12 +1,12 @@
 """System D on generated scenes: feature maps and keywords come from the annotator of `configs/demo.py`.
 
-    python train.py --config configs/demo.py --workdir runs/demo
-    python train.py --config configs/demo_search.py --workdir runs/demo_search
+    aia train --config demo --workdir runs/demo
+    aia train --config demo_search --workdir runs/demo_search
 
 Needs no files. Takes some minutes on a CPU after the first command. NDCG@10 is 0.810 for queries not seen in training.
 """
 
-from configs.amc import search_config
+from aia_jax.configs.amc import search_config
 
 
 def get_config():

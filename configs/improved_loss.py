@@ -1,8 +1,8 @@
 """System B: TResNet-M with the improved loss, on Corel-5k, ESP-Game or IAPR TC-12, as published.
 
-    python train.py --config configs/improved_loss.py:corel5k --workdir runs/b-corel5k --config.data.root=datasets \
+    aia train --config improved_loss:corel5k --workdir runs/b-corel5k --config.data.root=datasets \
         --config.init_backbone=tresnet_m.pth
-    python eval.py --config configs/improved_loss.py:corel5k --workdir runs/b-corel5k --config.data.root=datasets \
+    aia evaluate --config improved_loss:corel5k --workdir runs/b-corel5k --config.data.root=datasets \
         --config.init_backbone=tresnet_m.pth --thresholds mcc
 
 Needs `<root>/<dataset>/{train,test}.json` and `images/` (`aia prepare corel5k --root datasets` downloads them), the
@@ -14,13 +14,13 @@ Published results, with threshold 0.5 (left) and with MCC thresholds (right):
     espgame   P 0.423 R 0.484 F1 0.452 N+ 261     P 0.508 R 0.421 F1 0.461 N+ 255
 """
 
-from configs.base import published_run
+from aia_jax.configs.base import published_run
 
 
 def get_config(dataset="corel5k"):
     """Returns the config. `dataset` is "corel5k", "espgame" or "iaprtc12"."""
     if dataset not in ("corel5k", "espgame", "iaprtc12"):
-        raise ValueError(f"configs/improved_loss.py:{dataset} is unknown; known: corel5k, espgame, iaprtc12")
+        raise ValueError(f"--config improved_loss:{dataset} is unknown; known: corel5k, espgame, iaprtc12")
     config = published_run(dataset)
     config.seed = 1
     config.model.head = "gap"

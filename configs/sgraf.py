@@ -1,25 +1,25 @@
 """System C: SGRAF with Visual Semantic Loss, as published (Zhang et al., ICME 2023, arXiv 2304.10254).
 
-    python train.py --config configs/sgraf.py:f30k --workdir runs/f30k-saf --config.data.root=data
-    python train.py --config configs/sgraf.py:f30k,sgr --workdir runs/f30k-sgr --config.data.root=data
-    python eval.py --config configs/sgraf.py:f30k --weights runs/f30k-sgr --weights runs/f30k-saf \
+    aia train --config sgraf:f30k --workdir runs/f30k-saf --config.data.root=data
+    aia train --config sgraf:f30k,sgr --workdir runs/f30k-sgr --config.data.root=data
+    aia evaluate --config sgraf:f30k --weights runs/f30k-sgr --weights runs/f30k-saf \
         --output runs/f30k-sgraf
 
 coco, f30k: Need SCAN's precomputed features and captions, `<root>/f30k_precomp/{train,dev,test}_{ims.npy,caps.txt}`,
 and `<root>/vocab/f30k_precomp_vocab.json`. For coco, `coco_precomp` replaces `f30k_precomp`; `testall` replaces `test`.
-eval.py also prints the results in the paper's table. Not run yet: the features were not available.
+The command `aia evaluate` also prints the results in the paper's table. Not run yet: the features were not available.
 flickr8k: Not in the paper. Uses grid features of EfficientNet-Lite2, which `aia features` makes from photos. The model
 is small enough for a CPU. The sum of the six recalls is 68.5 (SAF), 75.4 (SGR) and 78.6 (both); see docs/retrieval.md.
 """
 
-from configs.base import run_config
+from aia_jax.configs.base import run_config
 
 
 def get_config(argument="f30k"):
     """Returns the config. `argument` is "coco", "f30k" or "flickr8k"; the suffix ",sgr" selects SGR instead of SAF."""
     name, _, reasoning = argument.partition(",")
     if name not in ("coco", "f30k", "flickr8k") or reasoning not in ("", "saf", "sgr"):
-        raise ValueError(f"configs/sgraf.py:{argument}: give coco, f30k or flickr8k, and ,sgr or ,saf behind it")
+        raise ValueError(f"--config sgraf:{argument}: give coco, f30k or flickr8k, and ,sgr or ,saf behind it")
     config = retrieval_config(f"{name}_precomp", reasoning or "saf")
     if name == "flickr8k":
         config.epochs, config.optimizer.decay_epochs = 4, 3

@@ -1,6 +1,6 @@
 """System A on VG-500 (82,904 training and 10,000 test images, 500 labels), as published: TResNet-L v2 at 576 px.
 
-    python train.py --config configs/vg500.py --workdir runs/vg500 --config.data.root=datasets \
+    aia train --config vg500 --workdir runs/vg500 --config.data.root=datasets \
         --config.init_backbone=tresnet_l_v2_miil_21k.pth
 
 Needs GPUs or TPUs, 93 GB of disk for the resized photos, and `<root>/VG-500/` with the files of the authors or of
@@ -8,9 +8,9 @@ SSGRL. `aia prepare vg500 --root datasets` downloads about 30 GB. If the trainin
 add `--config.data.placement=device`.
 Published results with ImageNet-21k-P weights: P 0.409, R 0.502, F1 0.451, N+ 477, mAP 42.515.
 
-`configs/vg500.py:large` uses large batches, 1,024 images per step on the eight GPUs of a host:
+`vg500:large` uses large batches, 1,024 images per step on the eight GPUs of a host:
 
-    python train.py --config configs/vg500.py:large --workdir runs/vg500-large --config.data.root=datasets \
+    aia train --config vg500:large --workdir runs/vg500-large --config.data.root=datasets \
         --config.init_backbone=tresnet_l_v2_miil_21k.pth --xla_preset=multi_gpu
 
 For 4,096 images on four such hosts, add `--config.batch_size=4096 --distributed=HOST:1234 --num_processes=4
@@ -30,13 +30,13 @@ access to the workdir, the data and the cache. For each batch size:
 CPUs: the mesh over two processes, microbatches, LAMB and these rules.
 """
 
-from configs.base import published_run
+from aia_jax.configs.base import published_run
 
 
 def get_config(recipe="published"):
     """Returns the config. `recipe` is "published", or "large" for batches of 1,024 images and more."""
     if recipe not in ("published", "large"):
-        raise ValueError(f"configs/vg500.py:{recipe} is unknown; known: published, large")
+        raise ValueError(f"--config vg500:{recipe} is unknown; known: published, large")
     config = published_run("vg500")
     config.data.image_size = 576
     config.model.backbone = "tresnet_v2_l"

@@ -1,20 +1,25 @@
 """Reads configs: executes the config file, applies overrides, and checks the values of the fields."""
 
+from __future__ import annotations
+
 import ast
 import functools
 import inspect
+import operator
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any
 
 from aia_jax.utils.config_fields import check_fields, flatten
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import nearest
 
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 _EXPECTED = {
     bool: "must be true or false",
@@ -28,8 +33,8 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Executes a config file once and applies overrides such as `--config.batch_size=8`.
 
     Args:
-        path: a config file, or `FILE:ARGUMENT` if its `get_config` takes an argument. The file may import from the
-            current directory and from the parent of its own folder.
+        path: a config file or the name of a packaged config. `FILE:ARGUMENT` if its `get_config` takes an argument. The
+            file may import from the current directory and from the parent of its own folder.
         overrides: see `apply_overrides`.
 
     Returns:
@@ -44,26 +49,48 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config.lock()
 
 
+def packaged_configs() -> dict[str, str]:
+    """Returns the names of the packaged configs, and the first line of each."""
+    files = sorted(path for path in CONFIGS.glob("*.py") if path.stem not in ("__init__", "base"))
+    return {path.stem: path.read_text(encoding="utf-8").split('"""')[1].splitlines()[0] for path in files}
+
+
+def _find_file(name: str) -> str:
+    if Path(name).is_file():
+        return name
+    packaged = packaged_configs()
+    if name in packaged:
+        return str(CONFIGS / f"{name}.py")
+    near = nearest(Path(name).stem, packaged)
+    hint = f", nearest: {near[0]}" if near else ""
+    raise InputError(f"--config {name}: no such file, and no packaged config{hint}; `aia configs` lists them")
+
+
 def _get_config(path: str) -> ConfigDict:
-    file, *argument = path.split(":", 1)
-    if not Path(file).is_file():
-        raise InputError(f"--config {file}: no such file")
+    from ml_collections import ConfigDict
+
+    name, *argument = path.split(":", 1)
+    file = _find_file(name)
     for folder in (Path.cwd(), Path(file).absolute().parent.parent):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
     try:
         get_config = runpy.run_path(file).get("get_config")
         if not callable(get_config):
-            raise InputError(f"--config {file}: defines no function get_config")
+            raise InputError(f"--config {name}: defines no function get_config")
         if argument and not inspect.signature(get_config).parameters:
-            raise InputError(f"{file} takes no argument, {argument[0]!r} was given")
+            raise InputError(f"--config {name} takes no argument, {argument[0]!r} was given")
         config = get_config(*argument)
-    except (AttributeError, ImportError, KeyError, NameError, SyntaxError, TypeError) as error:
-        raise InputError(f"--config {file}: {type(error).__name__}: {error}") from error
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(str(error)) from error
+    except Exception as error:  # the file may do anything
+        raise InputError(f"--config {name}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
-        raise InputError(f"--config {file}: get_config returns {type(config).__name__}, not a ConfigDict")
+        raise InputError(f"--config {name}: get_config returns {type(config).__name__}, not a ConfigDict")
+    if "task" not in config:
+        raise InputError(f"--config {name}: the config has no field task; see {CONFIGS / 'base.py'}")
     return config
 
 
@@ -87,7 +114,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
             problems.append(f"the config has no field {flag}" + (f"; nearest: {near}" if near else ""))
             continue
         *groups, name = field.split(".")
-        group = functools.reduce(ConfigDict.__getitem__, groups, config)
+        group = functools.reduce(operator.getitem, groups, config)
         try:
             kind = group.get_type(name)
             if equals and prefix == "--noconfig":

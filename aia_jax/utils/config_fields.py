@@ -1,12 +1,15 @@
 """The table of config fields: allowed values, and whether a resumed run may change them."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aia_jax.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 _LARGEST = 2**31 - 1  # the largest allowed whole number
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from aia_jax.configs import corel5k, custom, demo, espgame, iaprtc12, improved_loss, vg500
 from aia_jax.utils.config import read_config
 from aia_jax.utils.config_fields import flatten
-from configs import corel5k, custom, demo, espgame, iaprtc12, improved_loss, vg500
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -37,9 +37,9 @@ def test_the_large_recipe_follows_the_batch_size(overrides, expected):
 @pytest.mark.parametrize(
     ("config", "name", "message"),
     [
-        (vg500, "huge", "configs/vg500.py:huge is unknown; known: published, large"),
+        (vg500, "huge", "--config vg500:huge is unknown; known: published, large"),
         (improved_loss, "vg500", "known: corel5k, espgame, iaprtc12"),
-        (custom, "gpa", r"configs/custom\.py:gpa is unknown; known: gap, attention, whole, or the"),
+        (custom, "gpa", "--config custom:gpa is unknown; known: gap, attention, whole, or the"),
     ],
 )
 def test_unknown_recipes_are_refused(config, name, message):
@@ -62,7 +62,7 @@ def test_a_run_of_an_earlier_version_may_be_trained_further(tmp_path):
 
 @pytest.mark.parametrize("dataset", [corel5k, espgame, iaprtc12], ids=lambda module: module.__name__)
 def test_published_configs_hold_the_published_values(dataset):
-    name = dataset.__name__.removeprefix("configs.")
+    name = dataset.__name__.removeprefix("aia_jax.configs.")
     config = dataset.get_config()
     assert (config.data.name, config.data.image_size, config.batch_size) == (name, 448, 32)
     assert (config.epochs, config.ema_decay, config.model.backbone) == (40, 0.99, "tresnet_m")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from aia_jax.configs.amc import search_config
+from aia_jax.configs.base import annotation_config
+from aia_jax.configs.sgraf import retrieval_config
 from aia_jax.utils.config_fields import FIELDS, Field, flatten
-from configs.amc import search_config
-from configs.base import annotation_config
-from configs.sgraf import retrieval_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SYSTEMS = [

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from aia_jax.utils.config import apply_overrides, read_config
+from aia_jax.configs import demo
+from aia_jax.utils.config import apply_overrides, packaged_configs, read_config
 from aia_jax.utils.config_fields import flatten
 from aia_jax.utils.errors import InputError
-from configs import demo
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -96,14 +96,25 @@ def test_a_parameter_of_the_loss_may_be_none():
     assert read_config(f"{CONFIGS}/vg500.py", ["--config.loss.gamma_neg=None"]).loss.gamma_neg is None
 
 
-@pytest.mark.parametrize("path", sorted(set(CONFIGS.glob("*.py")) - {CONFIGS / "base.py"}), ids=lambda path: path.stem)
-def test_every_config_is_valid_and_locked(path):
-    assert read_config(str(path)).is_locked
+@pytest.mark.parametrize("name", packaged_configs())
+def test_every_packaged_config_is_found_by_name_valid_and_locked(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_config(name).is_locked
+
+
+def test_a_file_goes_before_a_packaged_config_and_unknown_names_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_config("sgraf:f30k,sgr").model.reasoning == "sgr"
+    for name in ("corel5", "configs/corel5.py"):
+        with pytest.raises(InputError, match=rf"--config {name}: no such file, .* nearest: corel5k; `aia configs`"):
+            read_config(name)
+    Path("demo").write_text("from aia_jax.configs.corel5k import get_config\n")
+    assert read_config("demo").data.name == "corel5k"
 
 
 def test_a_config_file_is_executed_once(tmp_path, capsys):
     path = tmp_path / "own.py"
-    path.write_text("from configs.demo import get_config\nprint('executed')\n")
+    path.write_text("from aia_jax.configs.demo import get_config\nprint('executed')\n")
     assert read_config(str(path), ["--config.batch_size=8"]).batch_size == 8
     assert capsys.readouterr().out == "executed\n"
 

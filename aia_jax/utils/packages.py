@@ -1,0 +1,49 @@
+"""Checks the versions of installed packages, and names the commands that install packages."""
+
+import re
+import shlex
+from importlib import metadata
+
+from aia_jax.utils.errors import InputError
+
+
+def install_command(extra: str) -> str:
+    """Returns the pip command that installs the packages of an extra, such as `pip install 'onnxruntime>=1.20'`.
+
+    The command names the packages, not the extra: it works for copies from an index, from a wheel and from a checkout.
+    """
+    names = [line.partition(";")[0].strip() for line in _requirements() if re.search(rf"extra == .{extra}\b", line)]
+    return f"pip install {shlex.join(names)}" if names else f"pip install -e '.[{extra}]' in the checkout"
+
+
+def check_versions() -> None:
+    """Raises InputError if a package is missing, or older or newer than this project needs."""
+    problems = []
+    for line in _requirements():
+        needed, _, marker = line.partition(";")
+        least, most = re.search(r">=([\d.]+)", needed), re.search(r"<([\d.]+)", needed)
+        if not marker and least:
+            name = re.match(r"[\w.-]+", needed)[0]
+            try:
+                installed = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                installed = "none"
+            if _numbers(installed) < _numbers(least[1]):
+                problems.append((f"{name} {least[1]} or newer (installed: {installed})", needed))
+            elif most and _numbers(installed) >= _numbers(most[1]):
+                problems.append((f"{name} below {most[1]} (installed: {installed})", needed))
+    if problems:
+        texts, packages = zip(*problems, strict=True)
+        raise InputError(f"aia_jax needs {', '.join(texts)}: pip install --upgrade {shlex.join(packages)}")
+
+
+def _requirements() -> list[str]:
+    try:
+        return metadata.requires("aia_jax") or []
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return []
+
+
+def _numbers(version: str) -> list[int]:
+    numbers = [int(number) for number in re.findall(r"\d+", version)[:3]]
+    return numbers + [0] * (3 - len(numbers))

@@ -1,0 +1,1 @@
+"""The configs of published runs and demos; `aia configs` lists them."""
