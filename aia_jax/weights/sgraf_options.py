@@ -50,11 +50,12 @@ def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, wher
         raise InputError(f"{where} must hold arrays of one of {starts}, found {'both' if found else 'neither'}")
     if "module_name" not in options:
         raise InputError(f"{where}: its opt lacks module_name, which says whether it is SGR or SAF")
-    reasoning = str(options["module_name"]).lower()
+    name = options["module_name"]
+    reasoning = name.lower() if isinstance(name, str) else ""
     if reasoning not in _REASONINGS:
-        raise InputError(f"{where}: its opt says module_name={options['module_name']!r}; known: SGR, SAF")
+        raise InputError(f"{where}: its opt says module_name={_shown(name)}; known: SGR, SAF")
     differing = [
-        f"  opt.{name}={options[name]!r}; here it is always {value!r}"
+        f"  opt.{name}={_shown(options[name])}; here it is always {value!r}"
         for name, value in _FIXED_OF[reasoning].items()
         if not (isinstance(given := options.get(name, value), int) and given == value)
     ]
@@ -63,6 +64,11 @@ def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, wher
             "\n".join([f"{where} holds a model with options that this project does not have:", *differing])
         )
     return reasoning
+
+
+def _shown(value: Any) -> str:
+    """Returns the text of a value, or only its type if the text can be very long."""
+    return repr(value) if isinstance(value, str | int | float | None) else f"({type(value).__name__})"
 
 
 def check_sizes(

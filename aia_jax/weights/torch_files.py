@@ -1,30 +1,29 @@
 """Reads and writes PyTorch and safetensors files. Reading a file never executes code from it."""
 
 import argparse
-import importlib
-import pickle
-import re
-import types
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401, registers bfloat16 with NumPy
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import atomic_path
+from aia_jax.utils.messages import printable
+from aia_jax.weights.torch_archive import read_archive, write_archive
+from aia_jax.weights.torch_pickle import ForbiddenError
 
 _WRAPPERS = ("state_dict", "model")
 _MAX_DEPTH = 4  # levels of nested wrappers
+_MOST_SHARED = 4  # copies of a storage that all arrays of a file may need on average
 _NUM_ENCODERS = 3  # encoders of SGRAF; each encoder has its own state dict
-_FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 
 
 def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """Reads a `.safetensors` file, or a file of `torch.save` with `weights_only=True`.
+    """Reads a `.safetensors` file or a file of `torch.save`, without torch.
 
     From `{"state_dict": ...}` or `{"model": ...}`, reads the inner dict. Removes the prefix `module.` if all names have
     it. Joins the three state dicts of SGRAF into one. The joined names begin with `0.`, `1.` and `2.`.
@@ -35,7 +34,7 @@ def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
 
     Raises:
         InputError: the file is missing, damaged or truncated. Or it contains NaN, infinity or objects other than
-            arrays. Or torch is not installed.
+            arrays.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,9 +42,9 @@ def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     read = _read_safetensors if _is_safetensors(path) else _read_torch
     content, options = _unwrap(read(path), path)
     state = _without_module_prefix(_to_arrays(content, path))
-    broken = [name for name, value in state.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+    broken = [name for name, value in state.items() if value.dtype.kind in "fc" and not np.isfinite(value).all()]
     if broken:
-        raise InputError(f"{path} holds NaN or infinity in {len(broken)} array(s), first in {broken[0]}")
+        raise InputError(f"{path} holds NaN or infinity in {len(broken)} array(s), first in {printable(broken[0])}")
     return state, options
 
 
@@ -59,20 +58,17 @@ def write_torch_file(
         state: `{name: array}`.
         beside: only for SGRAF: all entries of the checkpoint except the arrays. The entry `opt` is a dict of options.
             The arrays become the entry `model`, a list of three state dicts. Names must begin with `0.`, `1.` and `2.`.
-
-    Raises InputError if torch or safetensors is not installed.
     """
     path = Path(path)
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
-            arrays = {name: np.ascontiguousarray(value) for name, value in state.items()}
-            _import("safetensors.numpy").save_file(arrays, temporary)
+            arrays = {name: np.asarray(value, order="C") for name, value in state.items()}
+            safetensors.numpy.save_file(arrays, temporary)
         else:
-            torch = _import("torch")
-            content: dict[str, Any] = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+            content: dict[str, Any] = dict(state)
             if beside is not None:
-                content = {**beside, "model": _split_encoders(content), "opt": argparse.Namespace(**beside["opt"])}
-            torch.save(content, temporary)
+                content = {**beside, "model": _split_encoders(state), "opt": argparse.Namespace(**beside["opt"])}
+            write_archive(temporary, content)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -81,7 +77,6 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    safetensors = _import("safetensors")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: _to_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, not a dict
@@ -90,21 +85,16 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> Any:
-    torch = _import("torch")
     _check_unpacked_size(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # hides warnings about pickle protocols and old storages
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = _FORBIDDEN.search(str(error))
-        wanted = f"it asks to load {found[1]}, which is not an array" if found else "torch.save did not write it"
+        return read_archive(path)
+    except ForbiddenError as error:
         raise InputError(
-            f"{path} is refused: {wanted}; nothing in it was executed. Ask for a file with only the state dict"
+            f"{path} is refused: {error}; nothing in it was executed. Ask for a file with only the state dict"
         ) from None
     except MemoryError:
         raise
-    except Exception as error:  # torch raises errors of almost any type for invalid archives
+    except Exception as error:  # invalid archives and pickles raise errors of almost any type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} is damaged, truncated or not a file of torch.save: {reason}") from None
 
@@ -114,7 +104,7 @@ def _check_unpacked_size(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             num_bytes = sum(part.file_size for part in archive.infolist())
-    except Exception:  # `torch.load` reports a file that is damaged or is not an archive
+    except Exception:  # the reader reports a file that is damaged or is not an archive
         return
     if num_bytes > path.stat().st_size:
         raise InputError(
@@ -130,18 +120,28 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[Any, Any], dict[str, Any] | 
         wrapper = next((name for name in _WRAPPERS if _is_wrapped(content, name)), None)
         if wrapper is None:
             break
-        beside = [name for name, value in content.items() if hasattr(value, "detach")]
+        _check_names(content, path)
+        beside = [printable(str(name)) for name, value in content.items() if isinstance(value, np.ndarray)]
         if beside:
-            raise InputError(f"{path} holds arrays beside its {wrapper!r}: {', '.join(map(str, beside[:5]))}")
+            raise InputError(f"{path} holds arrays beside its {wrapper!r}: {', '.join(beside[:5])}")
         if isinstance(content.get("opt"), argparse.Namespace):
             options = vars(content["opt"])
         content = content[wrapper]
     if encoders := _encoders(content):
+        for part in encoders:
+            _check_names(part, path)
         parts = [_without_module_prefix({str(name): value for name, value in part.items()}) for part in encoders]
         content = {f"{number}.{name}": value for number, part in enumerate(parts) for name, value in part.items()}
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path} holds no state dict but {type(content).__name__}; save model.state_dict()")
+        found = f"but {type(content).__name__}" if content != {} else "with arrays"
+        raise InputError(f"{path} holds no state dict {found}; save model.state_dict()")
+    _check_names(content, path)
     return content, options
+
+
+def _check_names(content: Mapping[Any, Any], path: Path) -> None:
+    if not all(isinstance(name, str | int) for name in content):
+        raise InputError(f"{path} holds a dict with keys that are not names; save model.state_dict()")
 
 
 def _is_wrapped(content: Any, name: str) -> bool:
@@ -164,36 +164,36 @@ def _split_encoders(state: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _to_arrays(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
+    stored = [value for value in content.values() if isinstance(value, np.ndarray) and not _is_expanded(value)]
+    num_bytes = sum(value.nbytes for value in stored)
+    if num_bytes > _MOST_SHARED * path.stat().st_size:
+        raise InputError(f"{path} is refused: its arrays share memory and have {num_bytes:,} bytes in all")
     state, others = {}, []
     for name, value in content.items():
         try:
             state[str(name)] = _to_array(value)
-        except (TypeError, ValueError, RuntimeError):
-            others.append(f"{name} ({type(value).__name__})")
+        except (TypeError, ValueError):
+            kind = "an expanded array" if isinstance(value, np.ndarray) else type(value).__name__
+            others.append(f"{printable(str(name))} ({kind})")
     if others:
-        raise InputError(f"{path} holds what is no array: {', '.join(others[:5])}; save model.state_dict() alone")
+        raise InputError(f"{path} holds what is not an array: {', '.join(others[:5])}; save model.state_dict() alone")
     return state
 
 
 def _to_array(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach()
-        if value.untyped_storage().nbytes() < value.nelement() * value.element_size():
-            raise ValueError("more elements than are stored")
-        value = (value.float() if value.is_floating_point() else value).numpy()
-    elif not isinstance(value, np.ndarray):
+    if not isinstance(value, np.ndarray):
         raise TypeError(type(value).__name__)
-    return value.astype(np.float32) if value.dtype.kind in "fV" else value
+    if _is_expanded(value):
+        raise ValueError("more elements than are stored")
+    with np.errstate(over="ignore"):  # infinity is reported
+        return np.array(value, np.float32 if value.dtype.kind in "fV" else value.dtype)  # a copy that can be changed
+
+
+def _is_expanded(value: np.ndarray) -> bool:
+    return isinstance(value.base, np.ndarray) and value.nbytes > value.base.nbytes
 
 
 def _without_module_prefix(state: dict[str, Any]) -> dict[str, Any]:
     while state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
-
-
-def _import(module: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise InputError(f"this needs {module.split('.')[0]}: pip install 'aia_jax[convert]'") from None

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import printable
 from aia_jax.weights import sgraf_options
 
 
@@ -104,7 +105,9 @@ class TorchStateDict:
 
     def list_head(self) -> str:
         """Returns the names and shapes of the head's arrays in the file, or "" if there is no head."""
-        return ", ".join(f"{self.origin['head', name]} {list(value.shape)}" for name, value in self.head.items())
+        return ", ".join(
+            f"{printable(self.origin['head', name])} {list(value.shape)}" for name, value in self.head.items()
+        )
 
     def name_in_file(self, key: tuple[str, str]) -> str:
         """Returns the name in the file for a key `(area, name)`. For a missing array, returns the expected name."""

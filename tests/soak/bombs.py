@@ -5,7 +5,6 @@
 Each file is read in its own process. Linux only.
 """
 
-import functools
 import io
 import json
 import multiprocessing
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
@@ -28,6 +28,7 @@ from aia_jax.data.image_decoding import decode_image  # noqa: E402
 from aia_jax.metrics.thresholds import load_thresholds  # noqa: E402
 from aia_jax.utils.errors import InputError  # noqa: E402
 from aia_jax.weights.torch_files import read_torch_file  # noqa: E402
+from tests.helpers.torch_save import old_bytes, torch_bytes, zip_bytes  # noqa: E402
 from tests.soak.mutation import in_memory, write_files  # noqa: E402
 from tests.soak.process import forget_peak, make_parser, memory, write_report  # noqa: E402
 
@@ -68,14 +69,19 @@ def gif(num_frames: int) -> bytes:
 
 def zipped_weights(num_bytes: int) -> bytes:
     """A file of `torch.save` with a compressed array of zeros."""
-    import torch
-
-    plain = in_memory(functools.partial(torch.save, {"a": torch.zeros(num_bytes // 4)}))
+    plain = torch_bytes({"a": np.zeros(num_bytes // 4, np.float32)})
     packed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(plain)) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for part in source.infolist():
             target.writestr(part.filename, source.read(part))
     return packed.getvalue()
+
+
+def _many_storages(number: int) -> bytes:
+    """A pickle that refers to empty storages."""
+    keys = (f"X\x08\0\0\0{key:08}".encode() for key in range(number))
+    start = b"\x80\2](X\7\0\0\0storageq\0ctorch\nFloatStorage\nq\1X\3\0\0\0cpuq\2"
+    return start + b"".join(b"(h\0h\1%bh\2K\0NtQ" % key for key in keys) + b"e."
 
 
 def _compressed(block: bytes, times: int) -> bytes:
@@ -114,7 +120,12 @@ BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
         "JPEG that claims 65,500 x 65,500": lambda: claiming(jpeg(8, 8), 65_500, 65_500),
         "GIF of 1,000,000 frames": lambda: gif(1_000_000),
     },
-    "weights.pth": {"weights of 400 MB in a zip of 0.4 MB": lambda: zipped_weights(400_000_000)},
+    "weights.pth": {
+        "weights of 400 MB in a zip of 0.4 MB": lambda: zipped_weights(400_000_000),
+        "weights with a key of 2**1000 tuples": lambda: zip_bytes(b"\x80\2})" + b"q\0h\0\x86" * 1000 + b"Ns."),
+        "weights that claim a name of 4 GB": lambda: old_bytes(b"\x80\2X\xff\xff\xff\xff"),
+        "weights of 1,000,000 storages": lambda: old_bytes(_many_storages(1_000_000)),
+    },
     "Corel-5k/train.json": {
         "JSON nested 10,000,000 deep": lambda: b"[" * 10_000_000,
         "JSON with a number of 10,000,000 digits": lambda: b"9" * 10_000_000,

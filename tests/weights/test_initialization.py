@@ -11,13 +11,14 @@ import pytest
 from aia_jax.data import scenes
 from aia_jax.models import backbones
 from aia_jax.models.tresnet import TResNet
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.model_arrays import flat_arrays
 from aia_jax.training.runs import run_arrays
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
-from tests.helpers.torch_oracles import arrays_of, build_small_tresnet, build_torch_model, torch
-from tests.helpers.torch_state_files import randomized, wrapped
+from aia_jax.weights.torch_archive import write_archive
+from tests.helpers.small_annotator import VARIANT
+from tests.helpers.torch_state_files import builder, signed_state, wrapped
 from tests.helpers.untrained import annotator_config, random_weights, write_run
 
 HEAD = {"hidden_size": 16, "num_heads": 4, "feedforward_size": 16}
@@ -93,13 +94,11 @@ def test_unusable_values_and_sources_are_refused(source, tmp_path):
 @pytest.fixture
 def file_of_scenes(tmp_path, monkeypatch):
     """A PyTorch annotator of the scenes' labels: its path, its arrays by its own names, and a config for it."""
-    tresnet, variant = build_small_tresnet()
-    entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
+    entry = backbones.Backbone(partial(TResNet, VARIANT), "tresnet", None, 4)
     monkeypatch.setitem(backbones.BACKBONES, "tresnet_small", entry)
-    model = build_torch_model("annotator", tresnet, len(scenes.LABELS), **HEAD)
-    content = wrapped(model, "timm >= 0.9", randomized(model))
-    torch.save(content, tmp_path / "annotator.pth")
-    return tmp_path / "annotator.pth", arrays_of(content), annotator_config(**{"model.backbone": "tresnet_small"})
+    content = wrapped(signed_state(builder("annotator", VARIANT, len(scenes.LABELS), **HEAD)), "timm >= 0.9")
+    write_archive(tmp_path / "annotator.pth", content)
+    return tmp_path / "annotator.pth", content, annotator_config(**{"model.backbone": "tresnet_small"})
 
 
 def test_a_list_gives_the_labels_of_a_file(file_of_scenes, tmp_path, capsys):

@@ -1,0 +1,197 @@
+"""Reads and writes files of `torch.save` without torch.
+
+A file of `torch.save` is a zip archive with a pickle and one file per storage. Before torch 1.6, it was a sequence of
+pickles and storages. Source: torch/serialization.py.
+"""
+
+import argparse
+import io
+import math
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from aia_jax.weights.torch_pickle import DTYPES, ForbiddenError, Pickle, Storage
+
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL_VERSION = 1001
+_VERSIONS = range(1, 11)  # of the zip archive
+_ALIGNMENT = 64  # torch aligns storages in the archive, so that it can map them
+
+
+def read_archive(path: Path) -> Any:
+    """Reads a file of `torch.save`.
+
+    Returns:
+        The saved object, with tensors and parameters as arrays and `argparse.Namespace` for options.
+
+    Raises:
+        ForbiddenError: the file asks to load or call something else.
+        OSError, EOFError, ValueError and others: the file is damaged, truncated, or not a file of `torch.save`.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\3\4":
+            return _read_zip(file)
+        file.seek(0)
+        return _read_legacy(file, path.stat().st_size)
+
+
+def _read_zip(file: BinaryIO) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        prefix = names[0].partition("/")[0] + "/"
+        if prefix + "constants.pkl" in names:
+            raise ForbiddenError("it is a TorchScript program; save model.state_dict()")
+
+        def read(name: str) -> bytes:
+            data = archive.read(prefix + name)
+            if len(data) != archive.getinfo(prefix + name).file_size:
+                raise EOFError(f"{name} is truncated")
+            return data
+
+        if int(read("version")) not in _VERSIONS:
+            raise ValueError("its version is unknown")
+        order = read("byteorder") if prefix + "byteorder" in names else b"little"
+        if order not in (b"little", b"big"):
+            raise ValueError("its byte order is unknown")
+        storages: dict[str, Storage] = {}
+
+        def load_storage(dtype: np.dtype, key: str, num_elements: int) -> Storage:
+            if key not in storages:
+                storages[key] = Storage(_to_values(read(f"data/{key}"), dtype, order.decode()))
+            if len(storages[key].values) != num_elements or storages[key].values.dtype != dtype:
+                raise ValueError(f"storage {key} has another size or type than its arrays say")
+            return storages[key]
+
+        return Pickle(load_storage).read(io.BytesIO(read("data.pkl")))
+
+
+def _read_legacy(file: BinaryIO, num_bytes: int) -> Any:
+    storages: dict[str, Storage] = {}
+    left = num_bytes
+
+    def reserve_storage(dtype: np.dtype, key: str, num_elements: int, view: None) -> Storage:
+        nonlocal left
+        if view is not None:
+            raise ValueError("its arrays have views of storages")
+        if key not in storages:
+            left -= num_elements * dtype.itemsize
+            if num_elements < 0 or left < 0:
+                raise ValueError("its arrays have more bytes than the file")
+            storages[key] = Storage(np.zeros(num_elements, dtype))
+        if len(storages[key].values) != num_elements or storages[key].values.dtype != dtype:
+            raise ValueError(f"storage {key} has two sizes or types")
+        return storages[key]
+
+    def refuse_storage(*_: Any) -> Storage:
+        raise ValueError("an array before the header")
+
+    header = Pickle(refuse_storage)
+    if header.read(file) != _MAGIC_NUMBER or header.read(file) != _PROTOCOL_VERSION:
+        raise ValueError("the header is not one of torch.save")
+    header.read(file)  # facts about the machine; the storages are little-endian on all machines
+    content = Pickle(reserve_storage).read(file)
+    keys = header.read(file)
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
+        raise ValueError("its arrays refer to other storages than it holds")
+    for key in keys:
+        storage = storages[key].values
+        (num_elements,) = struct.unpack("<q", file.read(8))
+        data = file.read(storage.nbytes)
+        if num_elements != len(storage) or len(data) != storage.nbytes:
+            raise ValueError(f"storage {key} has another size than its arrays say")
+        storage[:] = _to_values(data, storage.dtype, "little")
+    return content
+
+
+def _to_values(data: bytes, dtype: np.dtype, byte_order: str) -> np.ndarray:
+    values = np.frombuffer(data, dtype)
+    return values if byte_order == sys.byteorder else values.byteswap()
+
+
+def write_archive(path: Path, content: Any) -> None:
+    """Writes a file that `torch.load(weights_only=True)` reads; its arrays become tensors.
+
+    Args:
+        path: the file.
+        content: dicts, lists, tuples, str, bool, int, float, None, `argparse.Namespace` and arrays.
+
+    Raises:
+        TypeError: `content` has another type, or an array has a dtype that torch lacks.
+    """
+    arrays: list[np.ndarray] = []
+    pickle = b"\x80\2" + b"".join(_write(content, arrays)) + b"."
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        _write_part(archive, "data.pkl", pickle)
+        _write_part(archive, "byteorder", sys.byteorder.encode())
+        for number, array in enumerate(arrays):
+            _write_part(archive, f"data/{number}", array.tobytes())
+        _write_part(archive, "version", b"3\n")
+
+
+def _write_part(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    part = zipfile.ZipInfo(f"archive/{name}")
+    start = archive.fp.tell() + zipfile.sizeFileHeader + len(part.filename) + 4
+    padding = -start % _ALIGNMENT
+    part.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+    archive.writestr(part, data)
+
+
+def _write(value: Any, arrays: list[np.ndarray]) -> Iterator[bytes]:
+    match value:
+        case None | True | False:
+            yield {None: b"N", True: b"\x88", False: b"\x89"}[value]
+        case int():
+            encoded = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+            yield b"\x8a" + bytes([len(encoded)]) + encoded
+        case float():
+            yield b"G" + struct.pack(">d", value)
+        case str():
+            encoded = value.encode("utf-8", "surrogatepass")
+            yield b"X" + struct.pack("<I", len(encoded)) + encoded
+        case tuple():
+            yield b"("
+            for item in value:
+                yield from _write(item, arrays)
+            yield b"t"
+        case list():
+            yield b"]("
+            for item in value:
+                yield from _write(item, arrays)
+            yield b"e"
+        case dict():
+            yield b"}("
+            for item in value.items():
+                yield from _write(item[0], arrays)
+                yield from _write(item[1], arrays)
+            yield b"u"
+        case argparse.Namespace():
+            yield b"cargparse\nNamespace\n)\x81"
+            yield from _write(vars(value), arrays)
+            yield b"b"
+        case np.ndarray():
+            yield from _write_array(value, arrays)
+        case _:
+            raise TypeError(f"a file of torch cannot hold a {type(value).__name__}")
+
+
+def _write_array(value: np.ndarray, arrays: list[np.ndarray]) -> Iterator[bytes]:
+    name = next((name for name, dtype in DTYPES.items() if value.dtype == dtype), None)
+    if name is None:
+        raise TypeError(f"torch has no tensors of {value.dtype}")
+    strides = tuple(math.prod(value.shape[axis + 1 :]) for axis in range(value.ndim))  # those of NumPy may be negative
+    yield b"ctorch._utils\n_rebuild_tensor_v2\n(("
+    yield from _write("storage", arrays)
+    yield f"ctorch\n{name}Storage\n".encode()
+    for part in (str(len(arrays)), "cpu", value.size):
+        yield from _write(part, arrays)
+    arrays.append(value)
+    yield b"tQ"
+    for part in (0, value.shape, strides, False):
+        yield from _write(part, arrays)
+    yield b"ccollections\nOrderedDict\n)RtR"

@@ -1,0 +1,296 @@
+"""Interprets the pickles in files of `torch.save`: arrays, options and plain containers, and nothing else.
+
+This module interprets the instructions of a pickle itself. It refuses instructions that load or call other names than
+those listed here, as `torch.load(weights_only=True)` does. Reading a file therefore never executes code from it.
+Source: torch/_weights_only_unpickler.py.
+"""
+
+import argparse
+import collections
+import pickletools
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from aia_jax.utils.messages import printable
+
+DTYPES = {
+    "Float": np.float32,
+    "Double": np.float64,
+    "Half": np.float16,
+    "BFloat16": ml_dtypes.bfloat16,
+    "Long": np.int64,
+    "Int": np.int32,
+    "Short": np.int16,
+    "Char": np.int8,
+    "Byte": np.uint8,
+    "Bool": np.bool_,
+    "ComplexFloat": np.complex64,
+    "ComplexDouble": np.complex128,
+}
+
+
+class ForbiddenError(ValueError):
+    """The file asks to load or call something other than arrays, options and plain containers."""
+
+
+class Storage(NamedTuple):
+    """The elements of one or several arrays."""
+
+    values: np.ndarray  # [N]
+
+
+class _Global(NamedTuple):
+    """A name that a pickle loads."""
+
+    name: str
+
+
+def _rebuild_array(
+    storage: Storage,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+    hooks: dict[str, Any] | None,
+    metadata: dict[str, Any] | None = None,
+) -> np.ndarray:
+    types = ((storage, Storage), (requires_grad, bool), (hooks, dict | None))
+    if not all(isinstance(value, kind) for value, kind in types) or not _are_sizes((offset,), size, stride):
+        raise ValueError("an array with a size, a stride or an offset of the wrong type")
+    if metadata:
+        raise ForbiddenError("it holds an array whose stored values are not yet conjugated or negated")
+    # NumPy's own check overflows.
+    end = offset + sum(step * (n - 1) for n, step in zip(size, stride, strict=True)) if 0 not in size else offset - 1
+    values = storage.values
+    if end >= len(values):
+        raise ValueError("an array is larger than its storage")
+    strides = tuple(step * values.itemsize for step in stride)
+    return np.ndarray(size, values.dtype, values, offset * values.itemsize, strides)
+
+
+def _are_sizes(*tuples: tuple[int, ...]) -> bool:
+    return all(type(item) is tuple and all(type(number) is int and number >= 0 for number in item) for item in tuples)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise ValueError(f"bytes with the encoding {encoding}")
+    return text.encode("latin1")
+
+
+def _make_set(items: list[Any]) -> set[Any]:
+    return set(_checked_keys(items))
+
+
+def _make_ordered_dict(pairs: list[Any] = ()) -> collections.OrderedDict:
+    keys, values = [], []
+    for key, value in pairs:  # Python 2 wrote them as an argument
+        keys.append(key)
+        values.append(value)
+    return collections.OrderedDict(zip(_checked_keys(keys), values, strict=True))
+
+
+def _name_device(kind: str, *index: int) -> str:
+    return kind + "".join(f":{number:d}" for number in index)
+
+
+def _checked_keys(keys: Iterable[Any]) -> list[Any]:
+    """Raises ValueError for a nested tuple: computing its hash may take any time."""
+    keys = list(keys)
+    if any(isinstance(item, tuple) for key in keys if isinstance(key, tuple) for item in key):
+        raise ValueError("a nested tuple as a key")
+    return keys
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "_codecs.encode": _encode,
+    "argparse.Namespace": argparse.Namespace,
+    "builtins.set": _make_set,
+    "__builtin__.set": _make_set,
+    "collections.Counter": collections.Counter,
+    "collections.OrderedDict": _make_ordered_dict,
+    "torch.Size": tuple,
+    "torch.device": _name_device,
+    "torch._utils._rebuild_tensor": lambda *view: _rebuild_array(*view, False, None),
+    "torch._utils._rebuild_tensor_v2": _rebuild_array,
+    "torch._utils._rebuild_parameter": lambda array, *_: array,
+    "torch.nn.parameter.Parameter": lambda array, *_: array,
+}
+_ARRAY_CALLS = [name for name in _CALLS if name.startswith(("torch._utils", "torch.nn"))]
+_ARGUMENTS = {  # types of the arguments of the other calls
+    "_codecs.encode": (str,),
+    "builtins.set": (list,),
+    "__builtin__.set": (list,),
+    "collections.Counter": (dict,),
+    "collections.OrderedDict": (list,),
+    "torch.Size": (list, tuple),
+    "torch.device": (str, int),
+}
+_MOST_COPIED = 10_000_000
+_STORAGES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in DTYPES.items()}
+_DTYPE_NAMES = {f"torch.{np.dtype(dtype).name}" for dtype in DTYPES.values()}
+
+
+class Pickle:
+    """Interprets pickles of protocol 2. `load_storage(dtype, key, number of elements, *others)` returns storages."""
+
+    def __init__(self, load_storage: Callable[..., Storage]):
+        self.load_storage = load_storage
+
+    def read(self, file: BinaryIO) -> Any:
+        """Returns the object of the pickle that begins at the file's position, and moves the position to its end."""
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.num_copied = 0
+        while True:
+            name, argument = _read_instruction(file)
+            if name == "STOP":
+                (result,) = self.stack
+                return result
+            if name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name])
+            elif name in _EMPTY:
+                self.stack.append(_EMPTY[name]())
+            elif name in _PLAIN:
+                self.stack.append(argument)
+            elif name in _TUPLES:
+                self._replace(_TUPLES[name], tuple)
+            else:
+                getattr(self, f"_{name.lower()}")(argument)
+
+    def _pop(self, count: int) -> list[Any]:
+        if len(self.stack) < count:
+            raise ValueError("the pickle takes more values than it has")
+        values = self.stack[len(self.stack) - count :]
+        del self.stack[len(self.stack) - count :]
+        return values
+
+    def _replace(self, count: int, function: Callable[[list[Any]], Any]) -> None:
+        self.stack.append(function(self._pop(count)))
+
+    def _pop_mark(self) -> list[Any]:
+        values, self.stack = self.stack, self.marks.pop()
+        return values
+
+    def _proto(self, version: int) -> None:
+        if version != 2:
+            raise ForbiddenError(f"its pickle has protocol {version}, not 2 as in torch.save")
+
+    def _mark(self, _: None) -> None:
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def _tuple(self, _: None) -> None:
+        values = tuple(self._pop_mark())
+        self.stack.append(values)
+
+    def _binput(self, number: int) -> None:
+        self.memo[number] = self.stack[-1]
+
+    def _binget(self, number: int) -> None:
+        self.stack.append(self.memo[number])
+
+    _long_binput, _long_binget = _binput, _binget
+
+    def _append(self, _: None) -> None:
+        self._extend(self._pop(1))
+
+    def _appends(self, _: None) -> None:
+        self._extend(self._pop_mark())
+
+    def _extend(self, values: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise ValueError("the pickle appends to something that is not a list")
+        self.stack[-1].extend(values)
+
+    def _setitem(self, _: None) -> None:
+        self._update(self._pop(2))
+
+    def _setitems(self, _: None) -> None:
+        self._update(self._pop_mark())
+
+    def _update(self, values: list[Any]) -> None:
+        if not isinstance(target := self.stack[-1], dict):
+            raise ValueError("the pickle sets an entry of something that is not a dict")
+        for key, value in zip(_checked_keys(values[::2]), values[1::2], strict=True):
+            target[key] = value
+
+    def _global(self, argument: str) -> None:
+        name = argument.replace(" ", ".", 1)
+        if name.startswith("torch._utils._rebuild") and name not in _CALLS:
+            raise ForbiddenError("it holds a tensor that is sparse, quantized, on no device, or of a rare dtype")
+        if name not in _CALLS and name not in _STORAGES and name not in _DTYPE_NAMES:
+            raise ForbiddenError(f"it asks to load {printable(name)}, which is not an array")
+        self.stack.append(_Global(name))
+
+    def _reduce(self, _: None) -> None:
+        function, arguments = self._pop(2)
+        if not isinstance(function, _Global) or function.name not in _CALLS or type(arguments) is not tuple:
+            raise ForbiddenError("its pickle calls something that is not a function")
+        if function.name not in _ARRAY_CALLS:
+            self._check_arguments(function.name, arguments)
+        self.stack.append(_CALLS[function.name](*arguments))
+
+    def _check_arguments(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """Raises ValueError for arguments of wrong types, and if calls copy too many items of the same few objects."""
+        if not all(type(argument) in _ARGUMENTS.get(name, ()) for argument in arguments):
+            raise ValueError(f"a call of {name} with arguments of wrong types")
+        self.num_copied += sum(len(argument) for argument in arguments if not isinstance(argument, int))
+        if self.num_copied > _MOST_COPIED:
+            raise ValueError(f"its calls copy more than {_MOST_COPIED:,} items")
+
+    def _newobj(self, _: None) -> None:
+        function, arguments = self._pop(2)
+        if not isinstance(function, _Global) or function.name != "argparse.Namespace" or arguments != ():
+            raise ForbiddenError("its pickle makes an object of another class than Namespace")
+        self.stack.append(argparse.Namespace())
+
+    def _build(self, _: None) -> None:
+        (state,) = self._pop(1)
+        target = self.stack[-1]
+        if not isinstance(target, argparse.Namespace | collections.OrderedDict) or not isinstance(state, dict):
+            raise ForbiddenError(f"its pickle sets attributes of a {type(target).__name__}")
+        if isinstance(target, argparse.Namespace):  # the attribute `_metadata` of a state dict has no use here
+            vars(target).update({name: value for name, value in state.items() if isinstance(name, str)})
+
+    def _binpersid(self, _: None) -> None:
+        (identity,) = self._pop(1)
+        if type(identity) is not tuple:
+            raise ForbiddenError("its pickle refers to something that is not the storage of an array")
+        kind, dtype, key, device, num_elements, *view = identity
+        is_storage = kind == "storage" and isinstance(dtype, _Global) and dtype.name in _STORAGES
+        is_storage = is_storage and type(num_elements) is int
+        if not is_storage or not isinstance(key, str) or not isinstance(device, str):
+            raise ForbiddenError("its pickle refers to something that is not the storage of an array")
+        self.stack.append(self.load_storage(_STORAGES[dtype.name], key, num_elements, *view))
+
+    def _short_binstring(self, text: str) -> None:
+        self.stack.append(text.encode("latin1").decode())  # Python 2's strings
+
+
+def _read_instruction(file: BinaryIO) -> tuple[str, Any]:
+    """Returns the name and the argument of the next instruction. Does not read arguments of forbidden instructions."""
+    code = file.read(1)
+    if not code:
+        raise EOFError("the pickle has no end")
+    instruction = pickletools.code2op.get(code.decode("latin1"))
+    if instruction is None:
+        raise ValueError(f"{code!r} is not an instruction of a pickle")
+    if instruction.name not in _KNOWN:
+        raise ForbiddenError(f"its pickle has the instruction {instruction.name}, which torch.save does not write")
+    return instruction.name, instruction.arg and instruction.arg.reader(file)
+
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
+_PLAIN = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE")
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_METHODS = (  # instructions with a method of `Pickle`
+    *("PROTO", "MARK", "TUPLE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "APPEND", "APPENDS", "SETITEM"),
+    *("SETITEMS", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID", "SHORT_BINSTRING"),
+)
+_KNOWN = frozenset({"STOP", *_CONSTANTS, *_EMPTY, *_PLAIN, *_TUPLES, *_METHODS})
