@@ -4,6 +4,8 @@ Caption files have the layout of SCAN (Lee et al., ECCV 2018): one caption per l
 consecutive. Vocabulary files have SCAN's format.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import math
@@ -12,13 +14,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from aia_jax.data.safe_names import has_lone_surrogate
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text, write_json
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 PAD, START, END, UNKNOWN = SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
 
@@ -76,7 +81,7 @@ class Vocabulary:
         return {"words": len(self), "sha256": hashlib.sha256("\n".join(self.words).encode()).hexdigest()}
 
     @classmethod
-    def load(cls, path: str | Path) -> "Vocabulary":
+    def load(cls, path: str | Path) -> Vocabulary:
         """Reads the field `word2idx` of a JSON file in SCAN's format.
 
         Raises:
@@ -93,7 +98,7 @@ class Vocabulary:
         write_json(Path(path), {"idx2word": words, "word2idx": self.ids, "idx": len(self)})
 
     @classmethod
-    def build(cls, captions: Iterable[str], min_count: int = 4) -> "Vocabulary":
+    def build(cls, captions: Iterable[str], min_count: int = 4) -> Vocabulary:
         """Builds a vocabulary of `SPECIAL_WORDS` and of the words that occur at least `min_count` times.
 
         The special words have the first ids. The other words have ids in the order of first occurrence.
@@ -206,6 +211,7 @@ def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
     Raises:
         InputError: no caption has a word of two letters.
     """
+    from scipy import sparse
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer  # takes a second to import
 
     vectorizer = CountVectorizer()
@@ -226,6 +232,8 @@ def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
     Returns:
         One row for each image, `[N / per_image, V]`.
     """
+    from scipy import sparse
+
     num_captions = rows.shape[0]
     starts = np.arange(0, num_captions + 1, per_image)
     weights = np.full(num_captions, 1 / per_image, rows.dtype)

@@ -1,6 +1,5 @@
 """Prepares copies of splits. A copy is a memory-mapped array of resized images. It is kept until its sources change.
 
-    <cache>/<dataset>-<hash of `place`>/<split>-records-<fingerprint>/     the original bytes, as ArrayRecord files
     <cache>/<dataset>-<hash of `place`>/<split>-<S>px-<fingerprint>/       images.npy  targets.npy  split.json
 
 `place` and `fingerprint` are fields of `Source`. Augmentation keeps S x S pixels, so each photo is resized once.
@@ -19,12 +18,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aia_jax.data import scenes
-from aia_jax.data.annotation import tfds_builders
 from aia_jax.data.annotation.annotations import CUSTOM, Annotations
 from aia_jax.data.cache import cache_root, cached_directory
 from aia_jax.data.image_decoding import decode_image
@@ -46,9 +43,8 @@ class Source:
         labels: the vocabulary.
         fingerprint: hash of the sources. It changes when the sources change.
         num_images: number of readable images.
-        num_bytes: approximate total size of the readable images.
         problems: one line for each photo that cannot be read.
-        make_builder: function from a folder to the TFDS builder that writes the readable images into this folder.
+        load: function from a row number and a size S to an image; see `_load_photo`. It must be picklable.
     """
 
     dataset: str
@@ -57,9 +53,8 @@ class Source:
     labels: tuple[str, ...]
     fingerprint: str
     num_images: int
-    num_bytes: int
     problems: tuple[str, ...]
-    make_builder: Callable[[Path], tfds.core.GeneratorBasedBuilder]
+    load: Callable[[int, int], dict[str, Any]]
 
 
 def photo_source(root: str | Path, dataset: str, split: str, annotations: Annotations) -> Source:
@@ -74,7 +69,6 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
     with ThreadPoolExecutor(16) as pool:  # A network file system answers many requests at once.
         files = list(pool.map(examine, annotations.image_paths))
     readable = [row for row, file in enumerate(files) if not isinstance(file, str)]
-    present = annotations.take(readable)
     rows = [(name, str(path)) for name, path in paths.items()]
     return Source(
         dataset=dataset,
@@ -83,9 +77,9 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
         labels=annotations.labels,
         fingerprint=_hash(annotations.labels, rows, files, annotations.targets.tobytes().hex()),
         num_images=len(readable),
-        num_bytes=sum(files[row][0] for row in readable),
         problems=tuple(file for file in files if isinstance(file, str)),
-        make_builder=lambda folder: tfds_builders.AnnotatedPhotos(dataset, {split: present}, data_dir=folder),
+        # A user's photos need the rotation in their EXIF data. The published data sets were prepared without it.
+        load=partial(_load_photo, annotations.take(readable), dataset == CUSTOM),
     )
 
 
@@ -100,9 +94,8 @@ def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
         labels=scenes.LABELS,
         fingerprint=_hash(seed, repr(indices), size, code),
         num_images=len(indices),
-        num_bytes=len(indices) * size * size * 3,
         problems=(),
-        make_builder=lambda folder: tfds_builders.Scenes(seed, {split: indices}, size, data_dir=folder),
+        load=partial(_load_scene, seed, indices),
     )
 
 
@@ -119,20 +112,18 @@ def prepare_copy(source: Source, config_data: ConfigDict, size: int) -> Path:
     skip_corrupt = config_data.skip_corrupt
 
     def write(directory: Path) -> None:
-        records = _prepare_records(source, parent)
-        # A user's photos need the rotation in their EXIF data. The published data sets were prepared without it.
-        decode = partial(_decode, size=size, upright=source.dataset == CUSTOM)
-        decoded = map_ahead(decode, records, config_data.num_workers) if len(records) else []
+        rows = range(source.num_images)
+        loaded = map_ahead(partial(source.load, size=size), rows, config_data.num_workers) if rows else []
         description = f"{source.dataset} {source.split}: resizing to {size} px"
         names, targets, problems = [], [], list(source.problems)
         with RowWriter(directory / "images.npy", (size, size, 3), np.uint8) as images:
-            for record in tqdm(decoded, description, len(records), unit="img", mininterval=0.5):
-                if record["problem"]:
-                    problems.append(f"{record['name']}: {record['problem']}")
+            for photo in tqdm(loaded, description, len(rows), unit="img", mininterval=0.5):
+                if photo["problem"]:
+                    problems.append(f"{photo['name']}: {photo['problem']}")
                 else:
-                    images.extend(record["image"][None])
-                    names.append(record["name"])
-                    targets.append(np.bincount(record["labels"], minlength=len(source.labels)) > 0)
+                    images.extend(photo["image"][None])
+                    names.append(photo["name"])
+                    targets.append(photo["target"])
         _check_problems(f"{source.dataset} {source.split}", problems, len(names), skip_corrupt)
         np.save(directory / "targets.npy", np.asarray(targets, np.uint8))
         facts = {"image_names": names, "labels": source.labels, "left_out": problems}
@@ -154,27 +145,25 @@ def _check_problems(split: str, problems: list[str], num_good: int, skip_corrupt
         tqdm.write(f"{count} left out:{listed}", file=sys.stderr)
 
 
-def _prepare_records(source: Source, parent: Path) -> Sequence[dict[str, Any]]:
-    """Returns a record for each readable image: `{"image": bytes of the file, "image_name", "labels"}`."""
-    if not source.num_images:
-        return []
-    kind, fingerprint = f"{source.split}-records", _hash(_VERSION, source.fingerprint)[:12]
-    folder = cached_directory(
-        parent, kind, fingerprint, source.num_bytes, lambda path: tfds_builders.prepare(source.make_builder(path))
-    )
-    written = next(folder.rglob("dataset_info.json")).parent
-    builder = tfds.builder_from_directory(written)  # Workers need a builder that can be pickled.
-    return builder.as_data_source(source.split, decoders={"image": tfds.decode.SkipDecoding()})
-
-
-def _decode(record: dict[str, Any], size: int, upright: bool) -> dict[str, Any]:
-    """Decodes a record. Returns `image` (uint8 `[S, S, 3]`), `name`, `labels`, and `problem` ("" if there is none)."""
-    image, problem = np.zeros((size, size, 3), np.uint8), ""
+def _load_photo(annotations: Annotations, upright: bool, row: int, size: int) -> dict[str, Any]:
+    """Returns `image` (uint8 `[S, S, 3]`), `name`, `target` (`[C]`), and `problem` ("" if the photo is readable)."""
+    path, image, problem = annotations.image_paths[row], np.zeros((size, size, 3), np.uint8), ""
     try:
-        image = decode_image(record["image"], size, upright=upright)
+        data = path.read_bytes()
+    except OSError as error:  # perhaps temporary, so the photo is not left out of the copy
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        image = decode_image(data, size, upright=upright)
     except InputError as error:
         problem = str(error)
-    return {"image": image, "name": record["image_name"].decode(), "labels": record["labels"], "problem": problem}
+    name, target = annotations.image_names[row], annotations.targets[row]
+    return {"image": image, "name": name, "target": target, "problem": problem}
+
+
+def _load_scene(seed: int, indices: range, row: int, size: int) -> dict[str, Any]:
+    scene = scenes.draw(seed, indices[row], size)
+    target = np.isin(scenes.LABELS, scene.labels).astype(np.uint8)
+    return {"image": scene.image, "name": f"scene_{indices[row]:06d}.png", "target": target, "problem": ""}
 
 
 def _examine(path: Path, folders: Sequence[Path]) -> tuple[int, int] | str:

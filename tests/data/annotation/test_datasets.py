@@ -1,7 +1,9 @@
+import errno
 import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +141,19 @@ def test_links_that_leave_the_data_set_are_refused(config, photos, tmp_path):
     assert "3.jpeg: Too many levels of symbolic links" in str(caught.value)
     config.skip_corrupt = True
     assert len(load_split(config, "train", 8)) == len(expected) - 2
+
+
+def test_a_photo_that_cannot_be_read_for_a_moment_is_not_left_out(config, photos, tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    config.skip_corrupt, config.num_workers = True, 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        with pytest.raises(InputError, match=r"\.jpeg cannot be read: Input/output error"):
+            load_split(config, "train", 16)
+    assert _copies(tmp_path) == []
+    assert len(load_split(config, "train", 16)) == 5
 
 
 def test_only_the_requested_split_must_exist(tmp_path):

@@ -1,13 +1,15 @@
 import sys
 
 import pytest
-import tensorflow_datasets as tfds
 
 from aia_jax.data import scenes
-from aia_jax.data.annotation import tfds_builders
 from aia_jax.data.annotation.annotations import FOLDERS, read_annotations
 from aia_jax.utils.errors import InputError
 from tests.helpers.photos import LABELS, make_dataset
+
+pytestmark = pytest.mark.extras
+tfds = pytest.importorskip("tensorflow_datasets", reason="TFDS is not installed: pip install -e '.[tfds]'")
+tfds_builders = pytest.importorskip("aia_jax.data.annotation.tfds_builders")
 
 
 @pytest.mark.parametrize("dataset", [*FOLDERS, "other"])

@@ -9,12 +9,15 @@ from aia_jax.data.public.acquisition import download_from_kaggle
 from aia_jax.utils.errors import InputError
 from tests.helpers.file_server import Served, serving, zip_file
 
+pytestmark = pytest.mark.extras
 FILES = {"Corel-5k/images/1.jpeg": bytes(3_000_000), "Corel-5k/train.json": b"{}"}
 
 
 @pytest.fixture
 def server(monkeypatch):
-    kaggle_env = pytest.importorskip("kagglesdk.kaggle_env", reason="kagglehub is not installed")
+    kaggle_env = pytest.importorskip(
+        "kagglesdk.kaggle_env", reason="kagglehub is not installed: pip install -e '.[download]'"
+    )
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLEHUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     with serving(monkeypatch) as running:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from aia_jax.cli.main import main
+from aia_jax.configs import amc
 from aia_jax.data.search.clicks import ClickedImages
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.utils.errors import InputError
-from configs import amc
 
 KEYWORDS = {7: ["dog", "park"], 0: [], 3: ["dog", "dog", "ball"], 5: ["park"]}
 
