@@ -1,11 +1,13 @@
 """Label the photos of a folder, with scores.
 
     aia annotate --workdir runs/demo --images photos --output annotated --html
-    aia annotate --weights Annotator.pth --config configs/corel5k.py --images photos --output annotated
+    aia annotate --weights Annotator.pth --config corel5k --images photos --output annotated
 
 DIR gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl. The same command continues an interrupted
 call: photos that have labels in DIR are not read again.
 """
+
+from __future__ import annotations
 
 import argparse
 import contextlib
@@ -13,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -21,12 +24,12 @@ from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, check_model_arguments, positive
 from aia_jax.data.cache import os_errors_as_input_errors
-from aia_jax.data.photo_folder import photo_names
-from aia_jax.inference.annotation_output import PROBLEMS, AnnotationOutput, write_gallery
-from aia_jax.inference.annotator import PhotoAnnotator
-from aia_jax.training.preemption import stop_on_signals
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.messages import format_count, list_problems, printable
+
+if TYPE_CHECKING:
+    from aia_jax.inference.annotation_output import AnnotationOutput
+    from aia_jax.inference.annotator import PhotoAnnotator
 
 _BYTES_PER_PHOTO = 5000  # estimate: a disk block for the keywords file, and a line
 _BYTES_PER_PICTURE = 100_000  # estimate: a base64 thumbnail in the store, in the page and in the copy of the page
@@ -58,6 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: a file or folder that a flag names cannot be used, or no photo can be read.
         Interrupted: Ctrl-C or SIGTERM stopped the command. The annotations so far are kept.
     """
+    from aia_jax.data.photo_folder import photo_names
+    from aia_jax.inference.annotation_output import AnnotationOutput, write_gallery
+
     check_model_arguments(arguments)
     names = photo_names(arguments.images)
     enable_compilation_cache()
@@ -93,6 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _annotate(
     annotator: PhotoAnnotator, arguments: argparse.Namespace, names: Sequence[str], written: AnnotationOutput, done: int
 ) -> None:
+    from aia_jax.training.preemption import stop_on_signals
+
     remaining = iter(names)
     paths = [arguments.images / name for name in names]
     bar = tqdm(desc="annotate", total=done + len(names), initial=done, unit="img", dynamic_ncols=True, mininterval=0.5)
@@ -115,6 +123,8 @@ def _annotate(
 
 def _derive(written: AnnotationOutput) -> None:
     """Writes annotations.csv and the keyword files, and prints a summary and the problems of all photos."""
+    from aia_jax.inference.annotation_output import PROBLEMS
+
     photos = tqdm(written.derive(), desc="write", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5)
     counts = [len(labels) for _, labels in photos]
     problems = [f"{printable(name)}: {problem}" for name, problem in written.problems()]

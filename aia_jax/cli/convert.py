@@ -1,7 +1,7 @@
 """Convert PyTorch weights to a checkpoint of this project, or a checkpoint to PyTorch weights.
 
-    python convert_weights.py --config configs/corel5k.py --input Annotator_Corel-5k.pth --output runs/authors
-    python convert_weights.py --config configs/corel5k.py --input runs/corel5k --output mine.pth --reverse
+    aia convert --config corel5k --input Annotator_Corel-5k.pth --output runs/authors
+    aia convert --config corel5k --input runs/corel5k --output mine.pth --reverse
 
 The names of the arrays show what a PyTorch file contains: system A or B, SGRAF, or an ImageNet model of timm <= 0.6,
 MIIL or timm >= 0.9. --verify also runs images (for SGRAF random features and captions) through both
@@ -11,23 +11,11 @@ frameworks and compares every stage.
 import argparse
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least
-from aia_jax.evaluation.verify import verify
-from aia_jax.models.backbones import backbone_named
-from aia_jax.tasks import make_task
-from aia_jax.training import sharding
-from aia_jax.training.checkpoint import Checkpointer
-from aia_jax.training.checkpoint_recovery import saved_steps
-from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
-from aia_jax.training.runs import run_arrays, write_record
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
-from aia_jax.weights import name_map, sgraf_options
-from aia_jax.weights.load import load_torch_file, model_shapes
-from aia_jax.weights.torch_files import write_torch_file
 
 
 def add_arguments(parser: Parser) -> None:
@@ -76,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(output)
     passed = True
     if arguments.verify:
+        from aia_jax.evaluation.verify import verify
+
         passed = verify(config, source, images=arguments.images, split=arguments.split, tolerance=arguments.tolerance)
     convert(config, source, output)
     return 0 if passed else 1
@@ -84,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 def convert(config: ConfigDict, source: Path, output: Path) -> None:
     """Writes the weights of a PyTorch file as a checkpoint of step 0.
 
-    `train.py` can continue from this checkpoint. `config.init_from`, `config.init_backbone` and `eval.py --weights` can
-    read it. For an ImageNet model, the checkpoint has the backbone without the classifier.
+    `aia train` can continue from this checkpoint. `config.init_from`, `config.init_backbone` and `aia evaluate
+    --weights` can read it. For an ImageNet model, the checkpoint has the backbone without the classifier.
 
     Args:
         source: PyTorch or safetensors file.
@@ -94,6 +84,15 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
     Raises:
         InputError: the file cannot be read or is not for the model of `config`, or `output` already has checkpoints.
     """
+    import jax
+
+    from aia_jax.tasks.registry import make_task
+    from aia_jax.training import sharding
+    from aia_jax.training.checkpoint import Checkpointer
+    from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
+    from aia_jax.training.runs import write_record
+    from aia_jax.weights.load import load_torch_file
+
     check_output(output)
     task = make_task(config)
     torch_state, arrays = load_torch_file(source, task)
@@ -125,6 +124,8 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
 
 def check_output(output: Path) -> None:
     """Raises InputError if the workdir `output` already has checkpoints."""
+    from aia_jax.training.checkpoint_recovery import saved_steps
+
     if saved_steps(output):
         raise InputError(f"{output} holds checkpoints already; give another --output")
 
@@ -143,6 +144,15 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
     Raises:
         InputError: `source` has no checkpoint of the model of `config`, or a PyTorch file cannot hold the model.
     """
+    import jax
+
+    from aia_jax.models.backbones import backbone_named
+    from aia_jax.tasks.registry import make_task
+    from aia_jax.training.runs import run_arrays
+    from aia_jax.weights import name_map, sgraf_options
+    from aia_jax.weights.load import model_shapes
+    from aia_jax.weights.torch_files import write_torch_file
+
     if output.is_dir():
         raise InputError(f"{output} is a folder; with --reverse, --output must be a .pth or .safetensors file")
     arrays, info = run_arrays(source)

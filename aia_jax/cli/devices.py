@@ -10,8 +10,6 @@ import argparse
 import os
 import threading
 
-import jax
-
 from aia_jax.cli.flags import Parser
 from aia_jax.data.cache import cache_root
 from aia_jax.utils.errors import InputError
@@ -56,6 +54,8 @@ def set_up_devices(arguments: argparse.Namespace) -> None:
 
 def enable_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that a second call starts faster."""
+    import jax
+
     jax.config.update("jax_compilation_cache_dir", str(cache_root("") / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
@@ -87,6 +87,8 @@ def join_hosts(
     _check(distributed, num_processes, process_id)
     if distributed is None:
         return
+    import jax
+
     # The training loop handles SIGTERM. If this service handled the signal, the training loop would not get it.
     jax.config.update("jax_enable_preemption_service", False)
     where = "the other processes" if distributed == "auto" or process_id == 0 else f"process 0 at {distributed}"

@@ -1,26 +1,22 @@
 """Score a split with the best checkpoint of a run, or with other weights: metrics.json, scores or rankings, pictures.
 
-    python eval.py --config configs/demo.py --workdir runs/demo --html
-    python eval.py --config configs/demo.py --workdir runs/demo --split train --output /tmp/demo-train
-    python eval.py --config configs/corel5k.py --weights Annotator_Corel-5k.pth --output /tmp/corel5k
-    python eval.py --config configs/improved_loss.py:corel5k --workdir runs/b --thresholds mcc
-    python eval.py --config configs/sgraf.py:f30k --weights runs/sgr --weights runs/saf --output runs/sgraf
+    aia evaluate --config demo --workdir runs/demo --html
+    aia evaluate --config demo --workdir runs/demo --split train --output /tmp/demo-train
+    aia evaluate --config corel5k --weights Annotator_Corel-5k.pth --output /tmp/corel5k
+    aia evaluate --config improved_loss:corel5k --workdir runs/b --thresholds mcc
+    aia evaluate --config sgraf:f30k --weights runs/sgr --weights runs/saf --output runs/sgraf
 
-A run is evaluated in the precision of config.model.dtype. Weights from PyTorch (a file, or a folder that
-convert_weights.py wrote) are evaluated in float32, so that their scores equal PyTorch's. --config.model.dtype=bfloat16
-or float32 overrides both.
+A run is evaluated in the precision of config.model.dtype. Weights from PyTorch (a file, or a folder that `aia convert`
+wrote) are evaluated in float32, so that their scores equal PyTorch's. --config.model.dtype=bfloat16 or float32
+overrides both.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from aia_jax.cli.devices import add_device_arguments, set_up_devices
 from aia_jax.cli.flags import Parser, Switch, add_config_argument
-from aia_jax.evaluation.evaluate import evaluate
-from aia_jax.training.runs import hint_trained_root, open_run
 from aia_jax.utils.errors import InputError
 
 
@@ -37,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="FILE|DIR",
-        help="instead of --workdir: a PyTorch file, or a folder that convert_weights.py or train.py wrote; for "
+        help="instead of --workdir: a PyTorch file, or a folder that `aia convert` or `aia train` wrote; for "
         "retrieval, several --weights are also scored as an ensemble",
     )
     output = "folder for the results; default: `evaluation` in the folder of --workdir or --weights"
@@ -66,6 +62,9 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: the flags contradict each other. Also the errors of `evaluate`.
     """
+    from aia_jax.evaluation.evaluate import evaluate
+    from aia_jax.training.runs import hint_trained_root
+
     workdir, weights = arguments.workdir, arguments.weights
     if bool(workdir) == bool(weights):
         raise InputError("give --workdir, the folder of a run, or --weights, a file or folder")
@@ -82,6 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> None:
     """Sets `config.model.dtype` to float32 for weights from PyTorch, unless a flag sets it. Prints the dtype."""
+    import jax
+
     model = arguments.config.model
     if any(override.partition("=")[0] == "--config.model.dtype" for override in arguments.overrides):
         reason = "given on the command line"
@@ -97,5 +98,7 @@ def _is_from_pytorch(source: Path) -> bool:
     """Checks whether `source` is a file, or a folder with converted weights that were not trained afterwards."""
     if not source.is_dir():
         return True
+    from aia_jax.training.runs import open_run
+
     with open_run(source) as checkpointer:
         return "source" in checkpointer.best()[1]

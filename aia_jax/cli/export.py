@@ -11,21 +11,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.flags import Parser, add_model_arguments, check_model_arguments, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
-from aia_jax.inference.annotator import load_trained_annotator, read_thresholds
-from aia_jax.inference.export import NUM_IMAGES, PLATFORMS, Exporter, import_onnx
-from aia_jax.models.backbones import DTYPES
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from aia_jax.utils.messages import format_count, printable
 
 _FILES = {"stablehlo": "model.stablehlo", "onnx": "model.onnx"}
 _FACTS = "model.json"
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 EXAMPLE = """\
 import json, sys
 import jax, numpy as np
@@ -53,8 +50,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the files")
     parser.add_argument("--format", choices=(*_FILES, "both"), default="stablehlo", help="default: stablehlo")
     parser.add_argument("--batch", type=_batch, metavar="N|dynamic", help="images per call; default: any number")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the computation; default: float32")
-    platforms = f"platforms of the StableHLO file, out of {', '.join(PLATFORMS)}; default: cpu,cuda,tpu"
+    dtypes = ("float32", "bfloat16")
+    parser.add_argument("--dtype", choices=dtypes, default="float32", help="dtype of the computation; default: float32")
+    platforms = f"platforms of the StableHLO file, out of {', '.join(_PLATFORMS)}; default: cpu,cuda,tpu"
     parser.add_argument("--platforms", type=_platforms, default=("cpu", "cuda", "tpu"), metavar="P,P", help=platforms)
     parser.add_argument("--attention", action="store_true", help="also export the attention maps of all labels")
     parser.add_argument("--force", action="store_true", help="replace an exported model in --output")
@@ -67,6 +65,11 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: a file or folder that a flag names cannot be used, a package is missing, or an exported file gives
             other scores than the annotator.
     """
+    import numpy as np
+
+    from aia_jax.inference.annotator import load_trained_annotator, read_thresholds
+    from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
+
     check_model_arguments(arguments)
     if arguments.format != "stablehlo" and arguments.dtype != "float32":
         raise InputError(f"ONNX is written in float32; leave out --dtype {arguments.dtype}, or --format stablehlo")
@@ -111,6 +114,6 @@ def _batch(text: str) -> int | None:
 def _platforms(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
-        if name not in PLATFORMS:
-            raise argparse.ArgumentTypeError(f"unknown platform {name!r}; known: {', '.join(PLATFORMS)}")
+        if name not in _PLATFORMS:
+            raise argparse.ArgumentTypeError(f"unknown platform {name!r}; known: {', '.join(_PLATFORMS)}")
     return names

@@ -1,6 +1,6 @@
 """Compute grid features of your own photos, as image-text retrieval reads them.
 
-    aia features --config configs/corel5k_lite.py --weights efficientnet_lite2 --images photos --output train_ims.npy
+    aia features --config corel5k_lite --weights efficientnet_lite2 --images photos --output train_ims.npy
 
 FILE.npy holds [N, cells, channels]. FILE.json beside it names the photos, the backbone and the weights.
 """
@@ -9,13 +9,9 @@ import argparse
 import contextlib
 from pathlib import Path
 
-import numpy as np
-
 from aia_jax.cli.flags import Parser, add_config_argument, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
-from aia_jax.data.feature_cache import write_grid_features
 from aia_jax.data.photo_folder import photo_names, read_photos
-from aia_jax.inference.grid_features import GridFeatureExtractor
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 
@@ -40,6 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises InputError if a file or folder that a flag names, or a photo, cannot be used.
     """
+    import numpy as np
+
+    from aia_jax.data.feature_cache import write_grid_features
+    from aia_jax.inference.grid_features import GridFeatureExtractor
+
     output, config, dtype = arguments.output, arguments.config, arguments.dtype
     if output.suffix != ".npy":
         raise InputError(f"--output {output} must end in .npy")

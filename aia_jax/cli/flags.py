@@ -4,6 +4,7 @@ import argparse
 import difflib
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -59,6 +60,11 @@ class Parser(argparse.ArgumentParser):
         arguments.overrides = overrides
         return arguments
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Exits after `--help`. First raises BrokenPipeError if the reader of the output has stopped."""
+        sys.stdout.flush()
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         """Raises InputError with the message."""
         raise InputError(f"{message}; see {self.prog} --help")
@@ -93,7 +99,7 @@ class Switch(argparse.Action):
         setattr(namespace, self.dest, option == f"--{self.dest}")
 
 
-def add_config_argument(parser: Parser, help: str = "config file, such as configs/demo.py") -> None:
+def add_config_argument(parser: Parser, help: str = "packaged config, such as demo, or config file") -> None:
     """Adds `--config FILE`. `--config.field=value` sets a field of this config."""
     parser.add_argument("--config", required=True, metavar="FILE", help=f"{help}; --config.field=value sets a field")
 

@@ -105,9 +105,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(balance_report([printable(label) for label in labels], targets[~in_test], targets[in_test]))
     root = shlex.quote(str(arguments.output))
     if in_test.all():
-        print(f"to evaluate a run of these labels: eval.py with --config.data.root={root} and an --output of its own")
+        print(f"to evaluate a run of these labels: aia evaluate with --config.data.root={root} and another --output")
     else:
-        print(f"next: python train.py --config configs/custom.py --workdir DIR --config.data.root={root}")
+        print(f"next: aia train --config custom --workdir DIR --config.data.root={root}")
 
 
 def _check(arguments: argparse.Namespace) -> Path:

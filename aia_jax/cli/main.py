@@ -8,10 +8,13 @@ from pathlib import Path
 
 from aia_jax.cli.exit_codes import execute, fail
 from aia_jax.cli.flags import Parser
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.packages import check_versions
 
 # Each command is a module of this package with `add_arguments(parser)` and `run(arguments)`.
 COMMANDS = {
     "train": "train a model from a config, or continue a run, then evaluate it",
+    "configs": "list the packaged configs",
     "evaluate": "score a split: metrics, predictions and pictures",
     "convert": "convert PyTorch weights to a checkpoint, or a checkpoint to PyTorch weights",
     "annotate": "label the photos of a folder",
@@ -34,11 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in ("-h", "--help"):
-        width = max(map(len, COMMANDS)) + 2
-        print("usage: aia COMMAND [flags]\n\nAutomatic image annotation in JAX.\n\ncommands:")
-        print("\n".join(f"  {name:<{width}}{text}" for name, text in COMMANDS.items()))
-        print("\n`aia COMMAND --help` shows examples and flags.")
-        return 0
+        return execute(Parser("", "aia"), lambda _: print(_help()), [])
     if not argv:
         return fail("name a command; see aia --help")
     name, *arguments = argv
@@ -56,7 +55,20 @@ def run_script(name: str) -> None:
 
 def run_command(name: str, argv: Sequence[str], prog: str) -> int:
     """Runs a command and returns the exit code. Imports only the module of this command, to start fast."""
+    try:
+        check_versions()
+    except InputError as error:
+        return fail(str(error))
     command = importlib.import_module(f"aia_jax.cli.{name.replace('-', '_')}")
     parser = Parser(command.__doc__, prog)
     command.add_arguments(parser)
     return execute(parser, command.run, argv)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    listed = "\n".join(f"  {name:<{width}}{text}" for name, text in COMMANDS.items())
+    return (
+        f"usage: aia COMMAND [flags]\n\nAutomatic image annotation in JAX.\n\ncommands:\n{listed}\n\n"
+        "`aia COMMAND --help` shows examples and flags."
+    )

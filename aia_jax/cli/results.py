@@ -3,7 +3,7 @@
     aia results
     aia results runs --json results.json
 
-A results file is a JSON object with a list `rows`, as eval.py writes it; other JSON files are ignored.
+A results file is a JSON object with a list `rows`, as `aia evaluate` writes it; other JSON files are ignored.
 """
 
 import argparse

@@ -5,6 +5,8 @@
 Updates the index of the photos first: computes new and changed photos, and drops removed ones.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import sys
@@ -12,20 +14,19 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_photo_arguments, not_negative, positive
 from aia_jax.data.cache import cache_root, os_errors_as_input_errors
-from aia_jax.data.image_decoding import thumbnail
-from aia_jax.data.photo_folder import read_photos
-from aia_jax.data.search.queries import unknown_words
-from aia_jax.inference.search_index import PhotoIndex, Update
-from aia_jax.inference.searcher import PhotoSearch, SearchResult
-from aia_jax.report.search import SearchHit
-from aia_jax.report.search_page import write_search_page
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count, list_problems, printable
+
+if TYPE_CHECKING:
+    from aia_jax.inference.search_index import PhotoIndex, Update
+    from aia_jax.inference.searcher import PhotoSearch, SearchResult
+    from aia_jax.report.search import SearchHit
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320
@@ -51,6 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises InputError if a file or folder that a flag names cannot be used, or no word of a query is known.
     """
+    from aia_jax.data.photo_folder import read_photos
+    from aia_jax.data.search.queries import unknown_words
+    from aia_jax.inference.search_index import PhotoIndex
+    from aia_jax.inference.searcher import PhotoSearch
+
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")
     if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
@@ -76,6 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
         found = search.search(query, parts, count=arguments.top, shortlist=arguments.shortlist)
         _print_hits(query, found, names, time.perf_counter() - start)
         if arguments.html:
+            from aia_jax.report.search_page import write_search_page
+
             write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)))
             print(f"written to {arguments.html}")
 
@@ -120,6 +128,9 @@ def _print_hits(query: str, found: SearchResult, names: Sequence[str], seconds: 
 
 
 def _hits(found: SearchResult, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
+    from aia_jax.data.image_decoding import thumbnail
+    from aia_jax.report.search import SearchHit
+
     for place, row in enumerate(found.rows):
         try:
             image = thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL)

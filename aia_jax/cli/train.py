@@ -1,8 +1,8 @@
 """Train a model from a config, then evaluate its best epoch on the test split.
 
-    python train.py --config configs/demo.py --workdir runs/demo
-    python train.py --config configs/corel5k.py --workdir runs/corel5k --config.data.root=datasets
-    python train.py --config configs/vg500.py:large --workdir runs/vg500 --xla_preset=multi_gpu --distributed=auto
+    aia train --config demo --workdir runs/demo
+    aia train --config corel5k --workdir runs/corel5k --config.data.root=datasets
+    aia train --config vg500:large --workdir runs/vg500 --xla_preset=multi_gpu --distributed=auto
 
 The same command continues an interrupted run. `--config.field=value` sets any field of the config, for example
 --config.batch_size=64 --config.loss.name=focal. --config.init_backbone=FILE starts from ImageNet weights,
@@ -12,22 +12,12 @@ The same command continues an interrupted run. `--config.field=value` sets any f
 import argparse
 from pathlib import Path
 
-import jax
-from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from aia_jax.cli.devices import add_device_arguments, set_up_devices
 from aia_jax.cli.flags import Parser, add_config_argument
-from aia_jax.data.annotation.annotations import CUSTOM
-from aia_jax.evaluation.evaluate import evaluate
-from aia_jax.report.label_balance import balance_summary
-from aia_jax.tasks import make_task
-from aia_jax.training.checkpoint_recovery import saved_steps
-from aia_jax.training.runs import hint_trained_root
-from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import printable
-from aia_jax.weights.initialization import initializer
 
 
 def add_arguments(parser: Parser) -> None:
@@ -41,6 +31,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Sets up the devices and trains."""
+    from aia_jax.training.runs import hint_trained_root
+
     set_up_devices(arguments)
     with hint_trained_root(arguments.workdir, arguments.config):
         train(arguments.config, arguments.workdir)
@@ -52,6 +44,17 @@ def train(config: ConfigDict, workdir: Path) -> None:
     Raises:
         InputError, NonFiniteLossError, Interrupted: see `aia_jax.utils.errors`.
     """
+    import jax
+    from clu import parameter_overview
+
+    from aia_jax.data.annotation.annotations import CUSTOM
+    from aia_jax.evaluation.evaluate import evaluate
+    from aia_jax.report.label_balance import balance_summary
+    from aia_jax.tasks.registry import make_task
+    from aia_jax.training.checkpoint_recovery import saved_steps
+    from aia_jax.training.trainer import Trainer
+    from aia_jax.weights.initialization import initializer
+
     task = make_task(config)
     resumed = bool(saved_steps(workdir))
     if config.model.get("freeze_backbone") and not (config.init_backbone or config.init_from or resumed):

@@ -14,7 +14,7 @@ from aia_jax.evaluation.evaluator import Candidate, Evaluator
 from aia_jax.evaluation.retrieval import RetrievalEvaluator
 from aia_jax.evaluation.search import SearchEvaluator
 from aia_jax.report.curves import draw_curves
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training import sharding
 from aia_jax.training.metric_writer import read_metrics
 from aia_jax.training.model_arrays import Arrays, abstract_weights, replace_arrays, select_weights

@@ -20,10 +20,12 @@ from aia_jax.data.feature_cache import pad_batch
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.report.table import Row, metric_table
-from aia_jax.tasks import AnnotationTask, RetrievalTask
+from aia_jax.tasks.annotation import AnnotationTask
+from aia_jax.tasks.retrieval import RetrievalTask
 from aia_jax.training.model_arrays import merge_model, replace_arrays, split_model
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.packages import install_command
 from aia_jax.weights.load import load_torch_file
 from aia_jax.weights.torch_state import TorchStateDict
 
@@ -129,7 +131,7 @@ def _import(module: str, packages: str) -> types.ModuleType:
     try:
         return importlib.import_module(f"aia_jax.weights.{module}")
     except (ImportError, RuntimeError) as error:
-        raise InputError(f"verifying needs {packages} ({error}): pip install 'aia_jax[verify]'") from None
+        raise InputError(f"verifying needs {packages} ({error}): {install_command('parity')}") from None
 
 
 def _load(task: Task, source: Path) -> tuple[TorchStateDict, nnx.Module]:

@@ -15,9 +15,9 @@ from aia_jax.data.feature_cache import weights_digest
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.runs import package_versions
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.packages import install_command
 from aia_jax.version import __version__
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 NUM_IMAGES = 4  # batch size of the comparison if a file accepts any batch size
 # Largest allowed difference between a file and the model. In bfloat16 the compiler decides when to round.
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
@@ -78,7 +78,7 @@ class Exporter:
         }
 
     def stablehlo(self, platforms: Sequence[str]) -> tuple[bytes, dict[str, Any]]:
-        """Returns the content of a `jax.export` file for some of `PLATFORMS`, and facts about the file.
+        """Returns the content of a `jax.export` file for some of cpu, cuda, rocm and tpu, and facts about the file.
 
         This machine does not need devices of these platforms. If the file cannot run on this machine, the fact
         `max_difference` is None. Otherwise it is the result of `_compare`.
@@ -147,7 +147,7 @@ def import_onnx() -> types.ModuleType:
         return importlib.import_module("aia_jax.inference.onnx_model")
     except (ImportError, RuntimeError) as error:
         packages = "torch, timm, onnxscript and onnxruntime"
-        raise InputError(f"ONNX needs {packages} ({error}): pip install 'aia_jax[onnx]'") from None
+        raise InputError(f"ONNX needs {packages} ({error}): {install_command('onnx')}") from None
 
 
 def _facts(content: bytes) -> dict[str, Any]:

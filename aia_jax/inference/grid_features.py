@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from aia_jax.data.feature_cache import weights_digest
 from aia_jax.models.annotator import build_annotator
 from aia_jax.models.backbones import build_backbone
-from aia_jax.tasks import AnnotationTask
+from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.step import make_predict_step

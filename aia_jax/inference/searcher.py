@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -100,6 +99,7 @@ class PhotoSearch:
         self._weights = sharding.put_replicated(weights, self._mesh)
         self._model: AMC = merge_model(graphdef, self._weights)
         self._prepare = make_predict_step(graphdef, _prepare, self._mesh)
+        self._encode = jax.jit(lambda weights, *inputs: merge_model(graphdef, weights).encode_queries(*inputs))
         self._rough_scores = jax.jit(lambda weights, *inputs: rough_scores(merge_model(graphdef, weights), *inputs))
         self._attend = jax.jit(lambda weights, *inputs: merge_model(graphdef, weights).attend(*inputs))
         self.digest = f"{weights_digest(arrays)} {self.annotator.digest}"
@@ -126,7 +126,7 @@ class PhotoSearch:
         Raises InputError if the vocabulary has no word of the query.
         """
         tokens, lengths = encode_queries([query], self.vocabulary)
-        return self._model.encode_queries(jnp.asarray(tokens), jnp.asarray(lengths))
+        return self._encode(self._weights, tokens, lengths)
 
     def search(self, query: str, parts: Sequence[Part], *, count: int, shortlist: int) -> SearchResult:
         """Finds the best photos for a query.

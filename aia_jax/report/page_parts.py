@@ -6,11 +6,11 @@ import json
 from importlib import resources
 from typing import Any
 
-from aia_jax.report.figures import FALSE_ALARM, HIT, MISS
-
 
 def base_style() -> str:
     """Returns the CSS for colours and text, which all pages share."""
+    from aia_jax.report.figures import FALSE_ALARM, HIT, MISS  # imports matplotlib
+
     marks = f":root {{ --hit: {HIT.color}; --miss: {MISS.color}; --false: {FALSE_ALARM.color}; }}\n"
     return marks + read_part("page.css")
 

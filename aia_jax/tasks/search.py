@@ -207,7 +207,7 @@ class AnnotatedImages:
         if not self._data.annotator:
             raise InputError(
                 "config.data.annotator: name the folder of an annotation run. Its backbone computes the feature "
-                "maps. For the scenes, train.py --config configs/demo.py creates such a run"
+                "maps. For the scenes, aia train --config demo creates such a run"
             )
 
     @functools.cached_property

@@ -90,7 +90,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         infos = {step: self.info(step) for step in self.steps()}
         step = _best_step(infos, max(infos, default=-1))
         if "weights" not in infos.get(step, {}):
-            raise InputError(f"{self._directory} holds no evaluated epoch yet; let train.py finish one")
+            raise InputError(f"{self._directory} holds no evaluated epoch yet; let aia train finish one")
         return step, infos[step]
 
     def has_progress(self, step: int) -> bool:
@@ -148,7 +148,7 @@ class Checkpointer(contextlib.AbstractContextManager):
 
     def _damaged(self, step: int, problem: str) -> InputError:
         return InputError(
-            f"checkpoint {self._directory / str(step)} is damaged: {problem}; train.py with the same config and "
+            f"checkpoint {self._directory / str(step)} is damaged: {problem}; aia train with the same config and "
             "workdir sets it aside and continues without it"
         )
 

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 
 from aia_jax.utils.files import write_bytes, write_errors_as_input_errors
 
@@ -35,6 +32,9 @@ class MetricWriter(contextlib.AbstractContextManager):
         self._active = jax.process_index() == 0
         if not self._active:
             return
+        from tensorboardX.proto.event_pb2 import SessionLog  # imports torch where torch is installed
+        from tensorboardX.record_writer import RecordWriter
+
         self._path, folder = Path(workdir) / _METRICS, Path(workdir) / "tensorboard"
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         with write_errors_as_input_errors(self._path, _ADVICE), contextlib.ExitStack() as stack:
@@ -52,6 +52,8 @@ class MetricWriter(contextlib.AbstractContextManager):
         """Writes the line `{"step", "kind", **values}`. Also writes each number to TensorBoard, as `kind/name`."""
         if not self._active:
             return
+        from tensorboardX.summary import scalar
+
         with write_errors_as_input_errors(self._path, _ADVICE):
             self._lines.write(to_lines([{"step": step, "kind": kind, **values}]))
             self._lines.flush()
@@ -61,6 +63,8 @@ class MetricWriter(contextlib.AbstractContextManager):
             self._events.flush()
 
     def _write_event(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
         self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def __exit__(self, *_exc: object) -> None:

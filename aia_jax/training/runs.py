@@ -97,7 +97,7 @@ def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...
 def open_run(workdir: Path) -> "Checkpointer":
     """Opens the checkpoints of a workdir. Raises InputError if there are none."""
     if not (workdir / "checkpoints").is_dir():
-        raise InputError(f"{workdir} holds no checkpoints; train first, or name the folder given to train.py")
+        raise InputError(f"{workdir} holds no checkpoints; train first, or name the folder given to aia train")
     from aia_jax.training.checkpoint import Checkpointer
 
     return Checkpointer(workdir)
@@ -146,7 +146,7 @@ def read_run_config(workdir: Path) -> dict[str, Any]:
     """Reads a run's config from `config.json`. Raises InputError if the file is missing or is not a run's config."""
     path = workdir / "config.json"
     if not path.is_file():
-        raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the folder given to train.py")
+        raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the folder given to aia train")
     config = read_json(path, f"the config of the run in {workdir}")
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise InputError(f"{path} does not say what model {workdir} holds; name another folder of a run")

@@ -45,8 +45,11 @@ def program(*command: str) -> subprocess.CompletedProcess:
         ([*TRAIN, "--num_processes=x"], "argument --num_processes: invalid int value: 'x'"),
         ([*TRAIN, "--num_processes=2"], "--num_processes and --process_id need --distributed=HOST:PORT"),
         ([*TRAIN, "--config.data.name=corel5k", "--config.data.root=/no/such/root"], "/no/such/root"),
-        ([*TRAIN, "--config=none.py"], "error: --config none.py: no such file\n"),
-        ([*TRAIN, f"--config={REPOSITORY}/configs/corel5k_lite.py:mlp"], "py:mlp is unknown; known: gap, attention"),
+        (
+            [*TRAIN, "--config=none.py"],
+            "error: --config none.py: no such file, and no packaged config; `aia configs` lists them\n",
+        ),
+        ([*TRAIN, f"--config={REPOSITORY}/configs/corel5k_lite.py:mlp"], "corel5k_lite:mlp is unknown; known: gap"),
         ([*EVALUATE, "--workdir=run", "--split=dev"], "validation"),
         ([*EVALUATE, "--workdir=run"], "holds no checkpoints"),
         ([*EVALUATE, "--workdir=run", "--weights=b"], "give --workdir, the folder of a run, or --weights"),
@@ -81,9 +84,9 @@ def test_the_data_root_of_the_training_is_suggested(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("train", ["configs/demo.py", "--workdir", "--config.init_backbone", "--xla_preset", "--distributed"]),
-        ("evaluate", ["configs/demo.py", "--workdir", "--weights", "--thresholds", "--html, --nohtml", "float32"]),
-        ("convert", ["configs/corel5k.py", "--input", "--output", "--verify", "--reverse"]),
+        ("train", ["--config demo ", "--workdir", "--config.init_backbone", "--xla_preset", "--distributed"]),
+        ("evaluate", ["--config demo ", "--workdir", "--weights", "--thresholds", "--html, --nohtml", "float32"]),
+        ("convert", ["--config corel5k ", "--input", "--output", "--verify", "--reverse"]),
     ],
 )
 def test_help_shows_examples_and_flags(capsys, name, shown):
@@ -97,6 +100,14 @@ def test_help_lists_all_commands(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_no_heavy_package(command):
+    heavy = "jax", "flax", "orbax", "scipy", "matplotlib", "sklearn", "nltk", "grain", "torch", "tensorboardX"
+    code = f"import sys; sys.argv[1:] = {[*filter(None, [command]), '--help']}\nfrom aia_jax.cli.main import main"
+    code += f"\ntry: main()\nexcept SystemExit: pass\nprint([name for name in {heavy} if name in sys.modules])"
+    assert program("-c", code).stdout.splitlines()[-1] == "[]"
 
 
 def parser_of(name: str) -> Parser:
@@ -150,8 +161,9 @@ def test_the_package_is_a_program(tmp_path):
     assert program("-m", "aia_jax", "result").returncode == 2
 
 
-def test_a_reader_that_leaves_early_sees_no_traceback():
-    command = f"{sys.executable} -m aia_jax results | head -n 1"
+@pytest.mark.parametrize("arguments", ["results", "--help", "train --help"])
+def test_a_reader_that_leaves_early_sees_no_traceback(arguments):
+    command = f"{sys.executable} -m aia_jax {arguments} | head -n 1"
     shown = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
     assert shown.stdout.count("\n") == 1
     assert shown.stderr == ""

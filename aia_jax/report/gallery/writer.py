@@ -13,7 +13,6 @@ from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 
 from aia_jax.report.page_parts import base_style, content_hash, inert_json, read_part, to_base64
 from aia_jax.utils.files import atomic_path
@@ -64,6 +63,8 @@ def write_gallery_page(
         facts: more content: `subtitle`, `problems` (pairs of an unreadable photo and the reason), and `evaluation`
             (metrics and curves from `aia_jax.evaluation.annotation`).
     """
+    from matplotlib import colormaps
+
     heat = to_base64(colormaps["inferno"](np.arange(256), bytes=True)[:, :3].tobytes())  # as in `figures.overlay`
     page = _page({"title": title, "labels": list(labels), "scale": _SCALE, "heat": heat, **facts})
     before, rest = page.split(_INDEX)
