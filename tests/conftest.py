@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+_COMPARING = ("reference", "needs_torch", "WRITERS")  # names in the modules that compare with PyTorch
 SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 
 
@@ -38,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(folder.cleanup)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of all modules that compare with PyTorch."""
+    for item in items:
+        if any(hasattr(item.module, name) for name in _COMPARING):
+            item.add_marker("extras")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the cache of prepared data for all tests."""
@@ -55,7 +63,8 @@ def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
     name = "jax_disable_most_optimizations"
     before = jax.config.values[name]
     is_command = request.path.parent.name in ("cli", "evaluation")
-    if (hasattr(request.module, "torch") and not is_command) or request.path.name == "test_traffic.py":
+    compares = any(hasattr(request.module, name) for name in _COMPARING)
+    if (compares and not is_command) or request.path.name == "test_traffic.py":
         jax.config.update(name, False)
     yield
     jax.config.update(name, before)

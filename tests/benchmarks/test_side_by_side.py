@@ -1,5 +1,6 @@
 """Documents and tables of the benchmarks on tiny shapes; no test depends on a measured time."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aia_jax.configs import corel5k, demo, sgraf
 from aia_jax.utils.errors import InputError
 from benchmarks import comparison, convolutions, head, input, metrics, retrieval, roofline, timing
 from benchmarks.step import check_config
-from configs import corel5k, demo, sgraf
+from tests.helpers import references
 from tests.helpers.xla_flags import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,8 +111,9 @@ def test_shapes_on_a_cpu_are_reduced_but_never_increased():
     assert comparison.shrunk(config).data.image_size == 96
 
 
+@references.needs_torch
 def test_the_head(config, in_this_process):
-    pytest.importorskip("tests.helpers.torch_oracles")  # imports timm also without torchvision's operators
+    importlib.import_module("tests.helpers.torch_oracles")  # imports timm also without torchvision's operators
     document = head.compare(config, seconds=0.0)
     assert document["features"][:3] == [2, 2, 2]
     assert [row["name"] for row in document["results"]] == ["aia_jax", "torch"] * 2
@@ -122,8 +125,8 @@ def test_the_head(config, in_this_process):
         head.compare(config)
 
 
+@references.needs_torch
 def test_retrieval_compared_with_a_loop_over_captions(in_this_process):
-    pytest.importorskip("torch")
     config = sgraf.get_config("flickr8k")
     config.batch_size, config.eval.batch_size = 4, 8
     sizes = {"num_features": 5, "num_regions": 3, "embed_size": 8, "word_size": 4, "similarity_size": 4}
@@ -162,7 +165,6 @@ def test_generated_photos_have_the_size_of_corel_5k(tmp_path):
 
 
 def test_metrics_compared_with_scikit_learn():
-    pytest.importorskip("sklearn")
     document = metrics.compare(200, 5, seconds=0.0)
     assert [row["name"] for row in document["results"]] == ["aia_jax", "sklearn loop"]
     assert document["results"][1]["seconds"]["windows"] == 5
@@ -172,11 +174,12 @@ def test_metrics_compared_with_scikit_learn():
 def test_metrics_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     document = metrics.compare(20, 3, seconds=0.0)
-    assert "aia_jax[test]" in document["results"][1]["failed"]
+    assert "pip install scikit-learn" in document["results"][1]["failed"]
     assert document["ratio_to_peer"] is None
     assert "failed: " in metrics.table(document)
 
 
+@references.needs_torch
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "backbone"), [("train", "tresnet_tiny"), ("infer", "tresnet_m")])
 def test_the_command_needs_few_packages_and_reports_peers_that_fail(tmp_path, what, backbone):
@@ -189,7 +192,7 @@ def test_the_command_needs_few_packages_and_reports_peers_that_fail(tmp_path, wh
     program = f"""
 from jax._src import xla_bridge
 from benchmarks import comparison, head
-from configs import demo
+from aia_jax.configs import demo
 head.features_shape(demo.get_config())
 try:
     comparison.command("", inference={what == "infer"})
@@ -246,6 +249,7 @@ def test_unsupported_options_are_refused(field, value, message):
         check_config(config)
 
 
+@references.needs_torch
 def test_single_convolutions_compared_with_pytorch():
     document = convolutions.compare(((6, 4, 5, 3), (4, 8, 3, 1)), windows=2, seconds=0.0)
     for row in document["results"]:

@@ -3,12 +3,14 @@
 import jax
 import pytest
 
+from aia_jax.configs import demo, sgraf
 from aia_jax.utils.errors import InputError
+from benchmarks import targets
 from benchmarks.hlo import Kernel, array_bytes, entry_kernels
 from benchmarks.targets import described_devices
 from benchmarks.traffic import compile_step, report, summarize, table
-from configs import demo, sgraf
 
+pytestmark = pytest.mark.extras
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
 %fused_add (p: bf16[8,4]) -> bf16[8,4] {
@@ -132,6 +134,12 @@ def test_text_that_is_no_program_is_refused():
 def test_unsupported_devices_are_refused(name, count):
     with pytest.raises(InputError, match=r"--target=a100 is unknown; known: h200, v5e|is not supported for"):
         described_devices(name, count)
+
+
+def test_a_missing_toolkit_is_named_before_the_compiler_crashes(monkeypatch):
+    monkeypatch.setattr(targets, "_CUDA_FILES", ("bin/absent",))
+    with pytest.raises(InputError, match=r"no CUDA toolkit with bin/absent: pip install .*nvidia-cuda-nvcc"):
+        described_devices("h200", 1)
 
 
 @pytest.mark.parametrize(

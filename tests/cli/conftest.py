@@ -4,7 +4,7 @@ import pytest
 
 from aia_jax.cli import annotate, export, search
 from aia_jax.cli.main import main
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from tests.helpers.untrained import annotator_config, random_weights, write_run
 
 

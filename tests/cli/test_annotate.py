@@ -20,7 +20,7 @@ from aia_jax.data import scenes
 from aia_jax.data.search.keywords import read_keywords
 from aia_jax.inference import annotation_output
 from aia_jax.inference.annotator import PhotoAnnotator
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.prediction import Predictor
@@ -266,7 +266,6 @@ def test_another_model_is_never_mixed_in(annotate, config, tmp_path, capsys):
 
 
 def test_a_file_of_weights_with_labels_of_its_own(annotate, config, annotator, expected, tmp_path, capsys):
-    pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
     file = tmp_path / "annotator.safetensors"
     convert_back(config, annotator, file)
     fields = {"data.image_size": 32, "model.hidden_size": 16, "model.feedforward_size": 16}

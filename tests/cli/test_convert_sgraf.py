@@ -5,34 +5,30 @@ import json
 import numpy as np
 import pytest
 
-from aia_jax.cli import convert as convert_module
 from aia_jax.cli.convert import convert, convert_back
+from aia_jax.configs import demo, demo_retrieval
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.evaluation.verify import verify
 from aia_jax.metrics.retrieval import caption_ranks, image_ranks, retrieval_metrics
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
+from aia_jax.training import runs
 from aia_jax.utils.errors import InputError
-from aia_jax.weights import torch_sgraf
 from aia_jax.weights.initialization import initializer
 from aia_jax.weights.load import model_shapes
-from aia_jax.weights.torch_files import read_torch_file
-from configs import demo, demo_retrieval
+from aia_jax.weights.torch_archive import write_archive
+from aia_jax.weights.torch_files import read_torch_file, write_torch_file
+from tests.helpers.references import HAS_TORCH, Sample, needs_torch, reference
 from tests.helpers.sgraf_files import (
     checkpoint_of,
     random_sgraf,
     small_config,
     torch_scores,
+    torch_sgraf,
     write_test_split,
     write_vocabulary,
 )
-from tests.helpers.torch_oracles import (
-    arrays_of,
-    assert_same_arrays,
-    build_small_tresnet,
-    build_torch_model,
-    torch,
-)
-from tests.helpers.torch_state_files import randomized, wrapped
+from tests.helpers.small_annotator import VARIANT
+from tests.helpers.torch_state_files import assert_same_arrays, builder, plain, signed_state
 
 
 @pytest.fixture
@@ -45,37 +41,47 @@ def root(tmp_path):
 @pytest.fixture
 def make_file(tmp_path):
     def make(reasoning):
-        model, path = random_sgraf(reasoning, seed={"sgr": 5, "saf": 6}[reasoning]), tmp_path / f"{reasoning}.pth.tar"
-        torch.save(checkpoint_of(model, reasoning), path)
-        return path, model
+        state, path = random_sgraf(reasoning, seed={"sgr": 5, "saf": 6}[reasoning]), tmp_path / f"{reasoning}.pth.tar"
+        write_archive(path, checkpoint_of(state, reasoning))
+        return path, state
 
     return make
 
 
 @pytest.mark.parametrize("reasoning", ["sgr", "saf"])
 def test_conversion_and_training_need_no_data_but_the_vocabulary(root, make_file, tmp_path, reasoning, capsys):
-    file, model = make_file(reasoning)
+    file, state = make_file(reasoning)
     config = small_config(root, reasoning)
     convert(config, file, tmp_path / "run")
     assert f"an image-text retriever (SGRAF's {reasoning.upper()}); " in capsys.readouterr().out
     for name in ("back.pth.tar", "back.safetensors"):
         convert_back(config, tmp_path / "run", tmp_path / name)
         back = read_torch_file(tmp_path / name)[0]
-        assert_same_arrays(back, arrays_of(model))
+        assert_same_arrays(back, state)
     _, options = read_torch_file(tmp_path / "back.pth.tar")
-    expected = vars(checkpoint_of(model, reasoning)["opt"])
+    expected = vars(checkpoint_of(state, reasoning)["opt"])
     assert {name: options[name] for name in expected} == expected
     config.init_from = str(file)
     weights = initializer(config, make_task(config))({"params": {"sgraf": {"score": {"bias": 0}}}})
-    np.testing.assert_array_equal(weights["params"]["sgraf"]["score"]["bias"], arrays_of(model)["2.sim_eval_w.bias"])
+    np.testing.assert_array_equal(weights["params"]["sgraf"]["score"]["bias"], state["2.sim_eval_w.bias"])
+
+
+def recorded_scores(state, reasoning, batch):
+    """PyTorch's scores `[C, I]`, in parts that are recorded whole."""
+
+    def compute():
+        scores = torch_scores(torch_sgraf(state, reasoning), *batch).detach().numpy()
+        return {str(number): part for number, part in enumerate(np.split(scores, 2))}
+
+    parts = [part for _, part in sorted(reference(f"convert_sgraf/{reasoning}", compute).items())]
+    return np.concatenate([p.values[:-1].reshape(p.shape) if isinstance(p, Sample) else p for p in parts])
 
 
 @pytest.mark.slow
 def test_an_ensemble_of_files_scores_as_in_torch(root, make_file, tmp_path):
     files = {reasoning: make_file(reasoning) for reasoning in ("sgr", "saf")}
     batch = write_test_split(root, 6)
-    with torch.inference_mode():
-        scores = {reasoning: torch_scores(model, *batch).numpy() for reasoning, (_, model) in files.items()}
+    scores = {reasoning: recorded_scores(state, reasoning, batch) for reasoning, (_, state) in files.items()}
     config = small_config(root, "saf")
     sources = [str(file) for file, _ in files.values()]
     evaluate(config, None, tmp_path / "both", weights=sources)
@@ -93,8 +99,11 @@ def test_an_ensemble_of_files_scores_as_in_torch(root, make_file, tmp_path):
     assert [row["name"] for row in rows] == ["sgr.pth.tar + saf.pth.tar", "saf.pth.tar", "sgr.pth.tar"]
 
 
+@needs_torch
 @pytest.mark.parametrize("reasoning", ["sgr", "saf"])
 def test_verification_compares_every_stage(root, make_file, monkeypatch, capsys, reasoning):
+    from aia_jax.weights import torch_sgraf
+
     file, _ = make_file(reasoning)
     config = small_config(root, reasoning)
     assert verify(config, file)
@@ -126,7 +135,7 @@ def test_files_of_another_model_are_refused(root, make_file, tmp_path):
     )
     for use in (
         lambda: convert(config, file, tmp_path / "run"),
-        lambda: verify(config, file),
+        *[lambda: verify(config, file)] * HAS_TORCH,
         lambda: evaluate(config, None, tmp_path / "out", weights=[str(file)]),
     ):
         with pytest.raises(InputError, match="(?s)" + "".join(lines)):
@@ -135,17 +144,18 @@ def test_files_of_another_model_are_refused(root, make_file, tmp_path):
 
 
 def test_another_vocabulary_is_refused(root, tmp_path):
-    model = random_sgraf("saf", num_words=21)
-    torch.save([encoder.state_dict() for encoder in model], tmp_path / "a.pth")
+    write_archive(tmp_path / "a.pth", checkpoint_of(random_sgraf("saf", num_words=21), "saf")["model"])
     with pytest.raises(InputError, match=r"config\.data\.vocabulary: 21 words in the file, 13 in the vocabulary given"):
         convert(small_config(root, "saf"), tmp_path / "a.pth", tmp_path / "run")
 
 
 def test_files_of_another_system_are_refused(root, make_file, tmp_path):
-    tresnet, _ = build_small_tresnet()
-    annotator = build_torch_model("annotator", tresnet, 22, hidden_size=16, num_heads=2, feedforward_size=16)
-    torch.save(wrapped(annotator, "timm >= 0.9", randomized(annotator)), tmp_path / "annotator.pth")
-    torch.save(tresnet.body.state_dict(), tmp_path / "body.pth")
+    sizes = {"hidden_size": 16, "num_heads": 2, "feedforward_size": 16}
+    state = plain(signed_state(builder("annotator", VARIANT, 22, **sizes)))
+    write_torch_file(tmp_path / "annotator.pth", state)
+    prefix = "backbone.features.0."
+    body = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    write_torch_file(tmp_path / "body.pth", body)
     write_test_split(root, 6)
     config, saf = small_config(root, "saf"), str(make_file("saf")[0])
     held = r"annotator\.pth holds a whole annotator .*, but config\.task is 'retrieval'"
@@ -160,7 +170,7 @@ def test_files_of_another_system_are_refused(root, make_file, tmp_path):
     annotation.init_backbone = saf
     for use in (
         lambda: convert(annotation, saf, tmp_path / "run"),
-        lambda: verify(annotation, saf),
+        *[lambda: verify(annotation, saf)] * HAS_TORCH,
         lambda: initializer(annotation, make_task(annotation)),
     ):
         with pytest.raises(InputError, match=r"SGRAF's SAF\), but config\.task is 'annotation'"):
@@ -171,12 +181,12 @@ def test_a_retriever_with_a_backbone_has_no_pytorch_form(make_file, tmp_path, mo
     config = demo_retrieval.get_config()
     config.data.num_train = 20
     file, _ = make_file("saf")
-    for use in (lambda: convert(config, file, tmp_path / "run"), lambda: verify(config, file)):
+    for use in (lambda: convert(config, file, tmp_path / "run"), *[lambda: verify(config, file)] * HAS_TORCH):
         with pytest.raises(InputError, match=r"on given features, but .* config\.model\.backbone=tresnet_tiny"):
             use()
     shapes = model_shapes(make_task(config).build_model)
     arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
-    monkeypatch.setattr(convert_module, "run_arrays", lambda workdir: (arrays, {}))
+    monkeypatch.setattr(runs, "run_arrays", lambda workdir: (arrays, {}))
     with pytest.raises(InputError, match=r"trained with its backbone, .*; --backbone_only writes it"):
         convert_back(config, tmp_path / "run", tmp_path / "a.pth")
     convert_back(config, tmp_path / "run", tmp_path / "a.safetensors", backbone_only=True)

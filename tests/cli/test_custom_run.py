@@ -13,19 +13,19 @@ from PIL import Image
 import aia_jax
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
+from aia_jax.configs import custom
 from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.annotation.datasets import read_channel_stats
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.models import backbones
 from aia_jax.models.tresnet import TResNet, Variant
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.model_arrays import flat_arrays
 from aia_jax.training.runs import run_arrays
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
-from configs import custom
 from tests.helpers.untrained import annotator_config, random_weights, write_run
 
 NUM_PHOTOS = 60

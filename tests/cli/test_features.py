@@ -17,14 +17,12 @@ from PIL import Image
 from aia_jax.cli.main import main
 from aia_jax.data import scenes
 from aia_jax.data.image_decoding import decode_image
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_files import write_torch_file
 from tests.helpers.untrained import annotator_config, random_weights
 from tests.helpers.xla_flags import xla_flags
-
-pytest.importorskip("safetensors", reason="weights files need safetensors: pip install '.[test]'")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZE = 64

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from aia_jax.cli.train import train
+from aia_jax.configs import demo_retrieval, sgraf
 from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.metrics.retrieval import retrieval_metrics
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
-from configs import demo_retrieval, sgraf
 
 WORDS = ("dog", "cat", "boat", "tree", "house", "bird", "car", "boy")
 SIZES = {"train": 40, "dev": 8, "test": 9}

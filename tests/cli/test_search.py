@@ -11,13 +11,13 @@ from PIL import Image
 
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
+from aia_jax.configs import demo_search
 from aia_jax.data import scenes
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.inference.searcher import PhotoSearch
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
-from configs import demo_search
 from tests.helpers.photos import TURNED
 from tests.helpers.toy_task import losses
 from tests.helpers.untrained import annotator_config, write_run

@@ -15,7 +15,7 @@ from aia_jax.cli.main import main
 from aia_jax.cli.train import train
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.metrics.annotation import annotation_metrics
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from tests.helpers.toy_task import losses

@@ -29,7 +29,7 @@ def edit(source, diff):
 @pytest.mark.slow
 def test_the_examples_run_on_a_copy_of_the_sources(tmp_path):
     for folder in ("aia_jax", "configs"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     checks = []
     for language, block in re.findall(r"^```(\w+)\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL):
         first, _, rest = block.partition("\n")

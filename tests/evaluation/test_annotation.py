@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from aia_jax.configs import demo, demo_retrieval, demo_search
 from aia_jax.evaluation.annotation import page_labels
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.gallery.writer import OUTCOMES
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.utils.errors import InputError
-from configs import demo, demo_retrieval, demo_search
 from tests.helpers.gallery_page import read_page
 from tests.helpers.untrained import annotator_config, write_run
 

@@ -1,24 +1,20 @@
-"""SGRAF in torch with random weights, its files as the authors' programs write them, and data in SCAN's layout."""
+"""SGRAF with random weights, its files as the authors' programs write them, and data in SCAN's layout."""
 
 import argparse
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from aia_jax.configs import sgraf
 from aia_jax.data.vocabulary import SPECIAL_WORDS
 from aia_jax.models.retriever import Retriever
 from aia_jax.models.sgraf import SGRAF
-from aia_jax.training.model_arrays import flat_arrays, merge_model, replace_arrays, split_model
-from aia_jax.weights import name_map
-from aia_jax.weights.torch_sgraf import TorchSGRAF
-from aia_jax.weights.torch_state import identify_state
-from configs import sgraf
-from tests.helpers.torch_oracles import arrays_of, torch
+from tests.helpers.references import model_of, random_state
 
 WORDS = (
     *SPECIAL_WORDS,
@@ -28,31 +24,25 @@ SIZES = {"num_regions": 36, "embed_size": 24, "word_size": 10, "similarity_size"
 FEATURES = 14
 
 
-def random_sgraf(reasoning: str, seed: int = 0, num_words: int = len(WORDS)) -> TorchSGRAF:
-    """A model without dropout, with random weights in every array and scores that differ clearly."""
-    torch.manual_seed(seed)
-    model = TorchSGRAF(num_words, FEATURES, **SIZES, reasoning=reasoning, dropout=0.0)
-    generator = torch.Generator().manual_seed(seed)
-    for part in model.modules():
-        if isinstance(part, torch.nn.Linear):
-            part.weight.data.normal_(0, (2 / part.in_features) ** 0.5, generator=generator)
-            part.bias.data.normal_(0, 0.2, generator=generator)
-        elif isinstance(part, torch.nn.BatchNorm1d):
-            part.weight.data.uniform_(0.4, 1.4, generator=generator)
-            part.bias.data.normal_(0, 0.2, generator=generator)
-            part.running_mean.normal_(0, 0.1, generator=generator)
-            part.running_var.uniform_(0.1, 1.0, generator=generator)
-    last = model.eval()[2].sim_eval_w
-    last.bias.data.zero_()
-    with torch.no_grad():
-        logits = torch_scores(model, *random_batch(6, (9, 3, 7, 5))).logit()
-    last.weight.data.div_(logits.std())
-    last.bias.data.sub_(logits.mean() / logits.std())
-    return model
+def builder(reasoning: str, num_words: int = len(WORDS)) -> Callable[[], Retriever]:
+    """Returns a function that builds our model."""
+    return lambda: Retriever(SGRAF(num_words, FEATURES, **SIZES, reasoning=reasoning, rngs=nnx.Rngs(0)))
 
 
-def checkpoint_of(model: TorchSGRAF, reasoning: str, **options) -> dict:
-    """A checkpoint of the authors' programs; `options` replace those of `opt`, and None removes one."""
+def random_sgraf(reasoning: str, seed: int = 0, num_words: int = len(WORDS)) -> dict[str, np.ndarray]:
+    """A state dict with random values in every array, and scores that differ clearly."""
+    state = random_state(builder(reasoning, num_words), "sgraf", seed)
+    for name in state:
+        if "cap_rnn.bias" in name:
+            state[name] -= 0.7  # now from -0.3 to 0.3
+        factor = {"sim_tranloc_w": 5, "sim_tranglo_w": 5, "sim_graph_w": 2, "sim_eval_w": 3}.get(name.split(".")[-2])
+        if factor and name.endswith("weight"):  # without the mean, because all pairs have much in common
+            state[name] = factor * (state[name] - state[name].mean(axis=1, keepdims=True))
+    return state
+
+
+def checkpoint_of(state: dict[str, np.ndarray], reasoning: str, **options) -> dict:
+    """A checkpoint of the authors' programs, of arrays; `options` replace those of `opt`, and None removes one."""
     opt = {
         **{"data_name": "f30k_precomp", "batch_size": 128, "margin": 0.2, "max_violation": True},
         **{"img_dim": FEATURES, "word_dim": SIZES["word_size"], "embed_size": SIZES["embed_size"]},
@@ -60,22 +50,30 @@ def checkpoint_of(model: TorchSGRAF, reasoning: str, **options) -> dict:
         **{"no_imgnorm": False, "no_txtnorm": False, "module_name": reasoning.upper(), "sgr_step": 3},
         **options,
     }
+    encoders = [{}, {}, {}]
+    for name, value in state.items():
+        encoders[int(name[0])][name[2:]] = value
     return {
         "epoch": 7,
-        "model": [encoder.state_dict() for encoder in model],
+        "model": encoders,
         "best_rsum": 412.5,
         "opt": argparse.Namespace(**{name: value for name, value in opt.items() if value is not None}),
         "Eiters": 9000,
     }
 
 
-def ours_of(theirs: TorchSGRAF, reasoning: str) -> Retriever:
-    """This project's model with the converted weights of the torch model."""
-    model = Retriever(SGRAF(theirs[1].embed.num_embeddings, FEATURES, **SIZES, reasoning=reasoning, rngs=nnx.Rngs(1)))
-    graphdef, weights = split_model(model)
-    shapes = {path: leaf.shape for path, leaf in flat_arrays(weights).items()}
-    arrays = name_map.from_torch(identify_state(arrays_of(theirs), "torch"), shapes, "torch")
-    return merge_model(graphdef, replace_arrays(weights, {path: jnp.asarray(value) for path, value in arrays.items()}))
+def ours_of(state: dict[str, np.ndarray], reasoning: str) -> Retriever:
+    """Our model with the arrays of a state dict."""
+    return model_of(builder(reasoning, len(state["1.embed.weight"])), state, "sgraf")
+
+
+def torch_sgraf(state: dict[str, np.ndarray], reasoning: str):
+    """The model in torch, without dropout and in evaluation mode, with the arrays of a state dict."""
+    from aia_jax.weights.torch_sgraf import TorchSGRAF
+    from tests.helpers.torch_oracles import load
+
+    model = TorchSGRAF(len(state["1.embed.weight"]), FEATURES, **SIZES, reasoning=reasoning, dropout=0.0)
+    return load(model, state).eval()
 
 
 def random_batch(num_images: int, lengths: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,8 +85,10 @@ def random_batch(num_images: int, lengths: tuple[int, ...], seed: int = 0) -> tu
     return features, np.where(np.arange(tokens.shape[1]) < lengths[:, None], tokens, 0), lengths
 
 
-def torch_scores(model: TorchSGRAF, features: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
-    """Scores `[C, I]`."""
+def torch_scores(model, features: np.ndarray, tokens: np.ndarray, lengths: np.ndarray):
+    """Scores `[C, I]` of the model in torch, a tensor."""
+    import torch
+
     tokens, lengths = torch.from_numpy(tokens).long(), torch.from_numpy(lengths)
     images, captions = model.encode_images(torch.from_numpy(features)), model.encode_captions(tokens, lengths)
     return model.similarity(images, captions, lengths)

@@ -19,8 +19,9 @@ from aia_jax.models.attention_pooling import AttentionPooling
 from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.training.model_arrays import split_model
 from aia_jax.weights.name_map import find_place
+from tests.helpers.small_annotator import HEAD, VARIANT
 
-torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch and timm: pip install '.[test]'")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[parity]'")
 
 
 def _import_timm():
@@ -36,7 +37,7 @@ def _import_timm():
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _import_timm.library = library  # the operators live as long as this object
-    return pytest.importorskip("timm", reason="parity with PyTorch needs timm: pip install '.[test]'")
+    return pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[parity]'")
 
 
 timm = _import_timm()
@@ -70,6 +71,26 @@ def abstract_model(system: str, variant: str | Variant, num_labels: int, **head_
 def build_timm_body(variant: str):
     """timm's body of a variant of `aia_jax.models.tresnet.VARIANTS`."""
     return getattr(timm_tresnet, f"tresnet_{variant}")(num_classes=0).body
+
+
+def build_tresnet(variant: str | Variant) -> torch.nn.Module:
+    """timm's TResNet without a classifier."""
+    if isinstance(variant, str):
+        return getattr(timm_tresnet, f"tresnet_{variant}")(num_classes=0)
+    options = {"layers": list(variant.blocks), "width_factor": variant.width / 64, "v2": not variant.basic_stages}
+    return timm_tresnet.TResNet(**options, num_classes=0)
+
+
+def load(module: torch.nn.Module, state: dict[str, np.ndarray]) -> torch.nn.Module:
+    """Replaces all arrays of a module."""
+    module.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
+    return module
+
+
+def gradients_of(module: torch.nn.Module, prefix: str = "") -> dict[str, np.ndarray]:
+    """The gradients of the trained weights by name, after `prefix`."""
+    weights = module.named_parameters()
+    return {prefix + name: weight.grad.numpy() for name, weight in weights if weight.grad is not None}
 
 
 def build_small_tresnet(*, v2: bool = False) -> tuple[torch.nn.Module, Variant]:
@@ -155,6 +176,13 @@ def build_annotator_pair(
     ours = Annotator(backbone, AttentionPooling(num_labels, backbone.num_features, **head, **dtypes))
     copy_weights(theirs, ours)
     return theirs, ours
+
+
+def small_annotator(state: dict[str, np.ndarray], num_labels: int) -> torch.nn.Module:
+    """The annotator of `tests.helpers.small_annotator` in torch, with the arrays of a state dict."""
+    tresnet = build_tresnet(VARIANT)
+    model = build_torch_model("annotator", tresnet, num_labels, **HEAD)
+    return load(model.to(torch.from_numpy(state["head.w"]).dtype), state)
 
 
 def torch_loss(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

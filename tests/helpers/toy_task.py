@@ -11,12 +11,12 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from aia_jax.configs.base import ONE_CYCLE, run_config
 from aia_jax.models.layers.batch_norm import BatchNorm
 from aia_jax.models.layers.common import dropout
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.trainer import Trainer
-from configs.base import ONE_CYCLE, run_config
 
 ROWS, FEATURES = 50, 6
 

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from aia_jax.configs import demo
 from aia_jax.training.model_arrays import split_model
 from benchmarks.random_run import write_run
-from configs import demo
 
 __all__ = ["annotator_config", "random_weights", "write_config", "write_run"]
 
@@ -14,7 +14,7 @@ __all__ = ["annotator_config", "random_weights", "write_config", "write_run"]
 def write_config(path, config):
     """Writes a config file whose `get_config` returns the demo's config with the values of `config`."""
     path.write_text(
-        "from configs.demo import get_config as demo\n\n"
+        "from aia_jax.configs.demo import get_config as demo\n\n"
         f"def get_config():\n    config = demo()\n    config.update({config.to_dict()!r})\n    return config\n"
     )
     return path

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 import aia_jax
 from aia_jax.data import scenes
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 from tests.helpers.untrained import annotator_config, random_weights, write_run

@@ -12,11 +12,11 @@ from PIL import Image
 import aia_jax
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
+from aia_jax.configs import demo
 from aia_jax.data import scenes
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.inference.export import load_stablehlo
 from aia_jax.utils.errors import InputError
-from configs import demo
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_4bae2d0"
 EXPECTED = json.loads((FIXTURE / "expected.json").read_text())

@@ -7,22 +7,25 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aia_jax.evaluation.verify import _torch_parts
 from aia_jax.models import backbones
 from aia_jax.models.efficientnet_lite import VARIANTS, EfficientNetLite, SameConv, _same_padding
 from aia_jax.models.tresnet import TResNet, Variant
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
-from tests.helpers import torch_oracles
+from tests.helpers.references import needs_torch
 from tests.helpers.untrained import annotator_config, random_weights
 
-pytest.importorskip("onnxruntime", reason="ONNX needs more packages: pip install '.[test]'")
-onnx_model = pytest.importorskip("aia_jax.inference.onnx_model")
-torch, torch_models = torch_oracles.torch, torch_oracles.torch_models
+pytestmark = needs_torch
 
 
 def test_a_shorter_tresnet_in_torch_gives_equal_scores(monkeypatch):
     """With an odd image size, and options that the published head does not use."""
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="ONNX needs more packages: pip install -e '.[onnx]'")
+    from tests.helpers.torch_oracles import torch  # isort: skip, timm where torchvision is not whole
+    from aia_jax.evaluation.verify import _torch_parts
+    from aia_jax.inference import onnx_model
+
     short = partial(TResNet, Variant(blocks=(1, 1), width=16))
     monkeypatch.setitem(backbones.BACKBONES, "tresnet_short", backbones.Backbone(short, "tresnet", None, 4))
     options = {"activation": "gelu", "norm_first": False, "self_attention": True, "backbone": "tresnet_short"}
@@ -41,6 +44,8 @@ def test_a_shorter_tresnet_in_torch_gives_equal_scores(monkeypatch):
 
 
 def test_efficientnet_lite_pads_as_at_its_own_resolution():
+    from tests.helpers.torch_oracles import torch_models
+
     model = nnx.eval_shape(lambda: EfficientNetLite("2", rngs=nnx.Rngs(0)))
     expected = {
         ".".join(map(str, path)): _same_padding(conv.nominal, conv.kernel.shape[0], 2)[1]
@@ -57,6 +62,8 @@ def test_efficientnet_lite_pads_as_at_its_own_resolution():
 
 
 def test_a_convolution_with_fixed_padding_equals_ours():
+    from tests.helpers.torch_oracles import torch, torch_models
+
     side, size = 260, 5
     conv = SameConv(4, 4, size, stride=2, nominal=side, rngs=nnx.Rngs(0))
     theirs = torch_models.Conv2dSame(4, 4, size, stride=2, bias=False)

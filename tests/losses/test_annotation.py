@@ -9,6 +9,7 @@ import pytest
 
 from aia_jax.losses.annotation import PRESETS, annotation_loss, multi_label_loss
 from aia_jax.utils.errors import InputError
+from tests.helpers.references import reference, relative_error, same_elements
 
 # At logit 0, p = 1/2; with the margin of 1.1, q = sigmoid(-1.1) = 0.24974 < 0.25.
 AT_ZERO = {
@@ -22,6 +23,17 @@ LOGITS = np.concatenate([np.linspace(-60, 60, 241), np.random.default_rng(0).nor
 
 def _at(loss, logit: float, target: int) -> float:
     return float(loss(jnp.asarray([[logit]]), jnp.asarray([[target]]))[0, 0])
+
+
+def _torch_loss(name: str, logits: np.ndarray, targets: np.ndarray, *, mean: bool = False) -> dict[str, np.ndarray]:
+    """The loss and the gradient of its sum or mean."""
+    from tests.helpers.torch_oracles import torch, torch_loss
+
+    x = torch.from_numpy(logits).requires_grad_()
+    loss = torch_loss(name, x, torch.from_numpy(targets).to(x.dtype))
+    loss = loss.mean() if mean else loss
+    loss.sum().backward()
+    return {"loss": loss.detach(), "gradient": x.grad}
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.bool_, jnp.float32])
@@ -77,28 +89,23 @@ def test_overrides_replace_parameters_of_the_preset():
 @pytest.mark.parametrize("name", PRESETS)
 def test_values_and_gradients_equal_those_of_pytorch(name, target):
     """PyTorch computes in float64, because 1 - sigmoid(x) loses digits in float32. The next test uses float32."""
-    oracles = pytest.importorskip("tests.helpers.torch_oracles")
-    x = oracles.torch.from_numpy(LOGITS.astype(np.float64))[None].requires_grad_()
-    theirs = oracles.torch_loss(name, x, oracles.torch.full_like(x, target))
-    theirs.sum().backward()
-    ours, pullback = jax.vjp(lambda x: annotation_loss(name)(x, jnp.full(x.shape, target)), jnp.asarray(LOGITS)[None])
+    logits, targets = LOGITS[None], np.full_like(LOGITS[None], target)
+    theirs = reference(f"losses/{name}-{target}", lambda: _torch_loss(name, logits.astype(np.float64), targets))
+    ours, pullback = jax.vjp(lambda x: annotation_loss(name)(x, targets), jnp.asarray(logits))
     (gradient,) = pullback(jnp.ones_like(ours))
-    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(gradient, x.grad.numpy(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(*same_elements(ours, theirs["loss"]), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(*same_elements(gradient, theirs["gradient"]), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "bce"])
 def test_mean_and_gradient_equal_those_of_pytorch_in_float32(name):
-    oracles = pytest.importorskip("tests.helpers.torch_oracles")
     rng = np.random.default_rng(1)
     logits = rng.normal(-2, 2, (16, 30)).astype(np.float32)
     targets = (rng.random((16, 30)) < 0.1).astype(np.float32)
-    x = oracles.torch.from_numpy(logits).requires_grad_()
-    theirs = oracles.torch_loss(name, x, oracles.torch.from_numpy(targets)).mean()
-    theirs.backward()
+    theirs = reference(f"losses/{name}-mean", lambda: _torch_loss(name, logits, targets, mean=True))
     ours, gradient = jax.value_and_grad(lambda x: annotation_loss(name)(x, targets).mean())(jnp.asarray(logits))
-    np.testing.assert_allclose(ours, theirs.item(), rtol=1e-6)
-    np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-6 * abs(x.grad.numpy()).max())
+    assert relative_error(ours, theirs["loss"]) <= 1e-6
+    assert relative_error(gradient, theirs["gradient"]) <= 1e-6
 
 
 def test_the_subgradient_at_a_clamp_is_that_of_pytorch():

@@ -5,10 +5,10 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
+from aia_jax.configs import demo
 from aia_jax.models.annotator import ClassifierHead, build_annotator
 from aia_jax.models.layers.common import Frozen
 from aia_jax.utils.errors import InputError
-from configs import demo
 
 
 def _config(**changes) -> ConfigDict:

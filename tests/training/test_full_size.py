@@ -6,15 +6,15 @@ import optax
 import pytest
 from flax import nnx
 
+from aia_jax.configs import corel5k
 from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.image_decoding import decode_image
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.model_arrays import split_model
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh
 from aia_jax.training.state import initial_state
 from aia_jax.training.step import make_predict_step, make_train_step
-from configs import corel5k
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pytest
 
 from aia_jax.training.optimizer import hyperparameters, make_optimizer, one_cycle, step_decay
 from aia_jax.utils.errors import InputError
+from tests.helpers.references import reference, same_elements
 from tests.helpers.toy_task import toy_config
 
 
@@ -27,27 +28,38 @@ def test_step_decay_falls_after_every_second_epoch():
     [(20, 0.2, 0.0), (141, 0.2, 0.0), (37, 0.35, 0.0), (21, 0.3, 0.0), (21, 0.3, 0.5)],
 )
 def test_adam_with_one_cycle_follows_torch(total, pct_start, clip_norm):
-    torch = pytest.importorskip("torch")
     gradients = np.random.default_rng(0).normal(size=(total, 5)).astype(np.float32)
-    weights = torch.nn.Parameter(torch.ones(5))
-    adam = torch.optim.Adam([weights], lr=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=1e-2, total_steps=total, pct_start=pct_start)
+
+    def compute():
+        import torch
+
+        weights, rows = torch.nn.Parameter(torch.ones(5)), []
+        adam = torch.optim.Adam([weights], lr=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=1e-2, total_steps=total, pct_start=pct_start)
+        for gradient in gradients:
+            weights.grad = torch.tensor(gradient)
+            if clip_norm:
+                torch.nn.utils.clip_grad_norm_([weights], clip_norm)
+            rows.append((adam.param_groups[0]["lr"], adam.param_groups[0]["betas"][0]))
+            adam.step()
+            schedule.step()
+        rates, betas = zip(*rows, strict=True)
+        return {"learning_rate": rates, "beta1": betas, "weights": weights.detach()}
+
+    theirs = reference(f"optimizer/{total}-{pct_start}-{clip_norm}", compute)
     fields = {"optimizer.clip_norm": clip_norm, "optimizer.pct_start": pct_start}
     optimizer = make_optimizer(toy_config(**fields).optimizer, total)
-    params = {"w": jnp.ones(5)}
+    params, used = {"w": jnp.ones(5)}, {"learning_rate": [], "beta1": []}
     state = optimizer.init(params)
     for gradient in gradients:
-        weights.grad = torch.tensor(gradient)
-        if clip_norm:
-            torch.nn.utils.clip_grad_norm_([weights], clip_norm)
         updates, state = optimizer.update({"w": jnp.asarray(gradient)}, state, params)
-        used, group = hyperparameters(state), adam.param_groups[0]
-        np.testing.assert_allclose(used["learning_rate"], group["lr"], rtol=1e-4, atol=1e-8)
-        np.testing.assert_allclose(used["beta1"], group["betas"][0], rtol=1e-6)
+        for name, values in used.items():
+            values.append(hyperparameters(state)[name])
         params = jax.tree.map(jnp.add, params, updates)
-        adam.step()
-        schedule.step()
-    np.testing.assert_allclose(params["w"], weights.detach().numpy(), rtol=1e-5)
+    rates, betas = (same_elements(np.array(used[name]), theirs[name]) for name in ("learning_rate", "beta1"))
+    np.testing.assert_allclose(*rates, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(*betas, rtol=1e-6)
+    np.testing.assert_allclose(*same_elements(params["w"], theirs["weights"]), rtol=1e-5)
 
 
 def test_lamb_follows_its_paper():

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from aia_jax.configs import demo
 from aia_jax.training.runs import check_same_config
 from aia_jax.utils.errors import InputError
-from configs import demo
 
 
 @pytest.fixture

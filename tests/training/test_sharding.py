@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from aia_jax.configs import corel5k
 from aia_jax.models.annotator import build_annotator
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
-from configs import corel5k
 from tests.helpers.toy_task import ToyTask, toy_config
 
 

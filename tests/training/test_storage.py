@@ -81,7 +81,7 @@ def test_a_damaged_best_checkpoint_is_set_aside_too(tmp_path):
     config = toy_config(**{"checkpoint.keep": 1})
     run(config, tmp_path, Scored(config, FALLING), num_devices=1)
     flip_a_bit(tmp_path / "checkpoints" / "3")
-    with pytest.raises(InputError, match=r"3 is damaged: .*; train.py with the same config and workdir sets it aside"):
+    with pytest.raises(InputError, match=r"3 is damaged: .*; aia train with the same config and workdir sets it aside"):
         run_arrays(tmp_path)
     run(config, tmp_path)
     assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["3"]
@@ -103,7 +103,7 @@ def test_weights_and_info_of_a_damaged_checkpoint_are_refused(copy):
         checkpointer.check_undamaged(12)
     for checkpoint in (copy / "checkpoints").iterdir():
         truncate(checkpoint)
-    with pytest.raises(InputError, match=r"is damaged: .* is changed; train.py with the same config"):
+    with pytest.raises(InputError, match=r"is damaged: .* is changed; aia train with the same config"):
         run_arrays(copy)
     cut_the_info(copy / "checkpoints" / "12")
     with Checkpointer(copy) as checkpointer, pytest.raises(InputError, match=r"12 is damaged: info: .*sets it aside"):

@@ -6,26 +6,31 @@ digits of their initial weights differ. So the test in float32 compares only the
 """
 
 import copy
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from aia_jax.losses.annotation import annotation_loss
-from aia_jax.training.model_arrays import split_model
+from aia_jax.training.model_arrays import flat_arrays, split_model
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh
 from aia_jax.training.state import TrainState
 from aia_jax.training.step import make_train_step
-from tests.helpers.torch_oracles import build_annotator_pair, relative_error, torch, torch_loss, torch_values
+from tests.helpers.references import model_of, our_arrays, random_state, reference, relative_error, same_elements
+from tests.helpers.small_annotator import builder
 from tests.helpers.toy_task import toy_config
 
 STEPS, BATCH, LABELS, DECAY, PEAK = 20, 8, 6, 0.9, 1e-3
 
 
-def torch_run(model, images, targets):
+def torch_run(build, state, images, targets):
+    """The final arrays "raw" and "ema" under our paths; with "raw", the rows of losses, learning rates and beta1."""
+    from tests.helpers.torch_oracles import arrays_of, small_annotator, torch, torch_loss
+
+    model = small_annotator(state, LABELS)
     adam = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=PEAK)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=PEAK, total_steps=STEPS + 1, pct_start=0.3)
     average = copy.deepcopy(model)
@@ -41,7 +46,13 @@ def torch_run(model, images, targets):
         with torch.no_grad():
             for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
                 mean.copy_(DECAY * mean + (1 - DECAY) * value)
-    return np.array(rows), average
+    raw, ema = (our_arrays(build, arrays_of(found), "tresnet") for found in (model, average))
+    return {"raw": {"rows": rows} | _determined(raw), "ema": _determined(ema)}
+
+
+def _determined(arrays):
+    """Without the keys' biases: softmax cancels them, so their gradients are rounding noise."""
+    return {path: value for path, value in arrays.items() if not path.endswith("key.bias")}
 
 
 def our_run(model, images, targets):
@@ -63,15 +74,19 @@ def our_run(model, images, targets):
 
 
 def both_runs(steps, dtype):
-    """Returns our rows and final weights, and the rows, the model and the EMA copy of PyTorch."""
-    theirs, ours = build_annotator_pair(LABELS, seed=1, dtype=dtype)
+    """Returns our rows and final weights, those of PyTorch, and the state dict before the first step."""
+    build = builder(LABELS, dtype)
+    state = random_state(build, "tresnet", seed=1)
+    state = {name: value.astype(dtype) if value.dtype == np.float32 else value for name, value in state.items()}
     rng = np.random.default_rng(0)
     images = rng.normal(size=(STEPS, BATCH, 64, 64, 3)).astype(dtype)[:steps]
     targets = (rng.random((STEPS, BATCH, LABELS)) < 0.3).astype(dtype)[:steps]
     with jax.default_matmul_precision("highest"):
-        rows, weights = our_run(ours, images, targets)
-    expected_rows, average = torch_run(theirs, images, targets)
-    return rows, weights, expected_rows, theirs, average
+        rows, weights = our_run(model_of(build, state, "tresnet"), images, targets)
+    run = functools.cache(lambda: torch_run(build, state, images, targets))
+    file = f"trajectory_{dtype}"
+    theirs = {name: reference(f"{file}_{name}/arrays", lambda name=name: run()[name]) for name in ("raw", "ema")}
+    return rows, weights, theirs, state
 
 
 @pytest.fixture(scope="module")
@@ -82,31 +97,26 @@ def runs():
 
 
 def test_losses_learning_rates_and_beta1_follow_torch(runs):
-    rows, _, expected, _, _ = runs
-    np.testing.assert_allclose(rows, expected, rtol=1e-12)
-    assert len({round(loss, 6) for loss in expected[:, 0]}) == STEPS
+    rows, _, theirs, _ = runs
+    np.testing.assert_allclose(*same_elements(rows, theirs["raw"]["rows"]), rtol=1e-12)
+    assert len({round(loss, 6) for loss in rows[:, 0]}) == STEPS
 
 
 def check_weights(ours, theirs, **tolerances):
-    arrays = {kind: traverse_util.flatten_dict(values) for kind, values in ours.items()}
-    expected = torch_values(theirs, [path for values in arrays.values() for path in values])
     for kind, tolerance in tolerances.items():
-        for path, value in arrays[kind].items():
-            if path[-2:] == ("key", "bias"):
-                continue  # softmax cancels it: its gradient is rounding noise
-            assert relative_error(value, expected[path]) <= tolerance, path
+        for path, value in _determined(flat_arrays({kind: ours[kind]})).items():
+            assert relative_error(value, theirs[path]) <= tolerance, path
 
 
 @pytest.mark.parametrize("name", ["raw", "ema"])
 def test_final_weights_and_statistics_follow_torch(runs, name):
-    _, weights, _, theirs, average = runs
-    check_weights(weights[name], {"raw": theirs, "ema": average}[name], stats=1e-11, params=1e-11)
-    embedding = theirs.head.query_emb.weight.detach().numpy()
-    np.testing.assert_array_equal(weights["constants"]["head"]["query_embedding"], embedding)
+    _, weights, theirs, state = runs
+    check_weights(weights[name], theirs[name], stats=1e-11, params=1e-11)
+    np.testing.assert_array_equal(weights["constants"]["head"]["query_embedding"], state["head.query_emb.weight"])
 
 
 def test_the_first_steps_in_float32_follow_torch():
-    rows, weights, expected, theirs, average = both_runs(3, "float32")
-    np.testing.assert_allclose(rows, expected, rtol=1e-4)
-    check_weights(weights["raw"], theirs, stats=1e-4, params=1e-3)
-    check_weights(weights["ema"], average, stats=1e-4, params=1e-3)
+    rows, weights, theirs, _ = both_runs(3, "float32")
+    np.testing.assert_allclose(*same_elements(rows, theirs["raw"]["rows"]), rtol=1e-4)
+    check_weights(weights["raw"], theirs["raw"], stats=1e-4, params=1e-3)
+    check_weights(weights["ema"], theirs["ema"], stats=1e-4, params=1e-3)

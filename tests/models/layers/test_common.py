@@ -10,7 +10,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from aia_jax.models.layers.batch_norm import BatchNorm
 from aia_jax.models.layers.common import average_pool, blur_pool, dropout, relu, run_blocks, space_to_depth
 from aia_jax.models.layers.conv import convolve
-from aia_jax.models.layers.gru import BidirectionalGRU, reverse
 from aia_jax.models.tresnet import BasicBlock
 
 
@@ -139,28 +138,3 @@ def test_rematerialised_blocks_give_the_same_values_gradients_and_statistics():
     plain, again = (jax.tree.leaves(run(x, params, remat=remat)) for remat in (False, True))
     for a, b in zip(again, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(float(jnp.abs(b).max()), 1e-3))
-
-
-def test_reversed_sequences_keep_their_padding_in_place():
-    x = np.arange(8).reshape(2, 4, 1)
-    np.testing.assert_array_equal(reverse(x, np.array([3, 1]))[..., 0], [[2, 1, 0, 3], [4, 5, 6, 7]])
-
-
-def test_a_gru_equals_torchs_on_packed_sequences():
-    torch = pytest.importorskip("torch")
-    gru = BidirectionalGRU(5, 7, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(3))
-    oracle = torch.nn.GRU(5, 7, batch_first=True, bidirectional=True)
-    parts = (("input_kernel", "weight_ih"), ("hidden_kernel", "weight_hh"))
-    parts += (("input_bias", "bias_ih"), ("hidden_bias", "bias_hh"))
-    for direction, suffix in ((gru.forward, ""), (gru.backward, "_reverse")):
-        for ours, theirs in parts:
-            value = np.array(getattr(direction, ours)[...]).T.copy()
-            getattr(oracle, f"{theirs}_l0{suffix}").data = torch.from_numpy(value)
-    lengths = np.array([6, 4, 1], np.int32)
-    x = np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
-    with torch.no_grad():
-        packed = torch.nn.utils.rnn.pack_padded_sequence(torch.from_numpy(x), lengths.tolist(), batch_first=True)
-        padded, _ = torch.nn.utils.rnn.pad_packed_sequence(oracle(packed)[0], batch_first=True)
-    expected = (padded[..., :7] + padded[..., 7:]).numpy() / 2
-    mask = np.arange(6) < lengths[:, None]
-    np.testing.assert_allclose(np.asarray(gru(x, lengths))[mask], expected[mask], atol=1e-6)
