@@ -30,7 +30,7 @@ _RUNS = (("gap", "bce"), ("gap", "focal"), ("gap", "asymmetric"), ("gap", "propo
 
 def run_once(head: str, loss: str, seed: int, root: str, workdir: Path) -> list[dict[str, Any]]:
     """Trains and evaluates one run; returns the rows of `metrics.json` with the seconds of training."""
-    config = importlib.import_module("configs.corel5k_lite").get_config(head)
+    config = importlib.import_module("aia_jax.configs.corel5k_lite").get_config(head)
     config.loss.name, config.seed, config.data.root = loss, seed, root
     config.checkpoint.keep = 1
     timing = workdir / "seconds.json"

@@ -3,7 +3,7 @@
     python -m benchmarks.input --config configs/corel5k.py --config.batch_size=128 --step_rate 1800
 
 The photos are generated in a temporary folder, 500 x 375 pixels. Device memory needs only jax; the other sources also
-need Grain and TFDS.
+need Grain.
 """
 
 import argparse

@@ -47,7 +47,7 @@ def compare(num_images: int, num_labels: int, *, windows: int = 5, seconds: floa
     try:
         theirs = metrics_with_sklearn(scores, targets)
     except ImportError as error:
-        rows.append({"name": "sklearn loop", "failed": f'{error}; pip install "aia_jax[test]"'})
+        rows.append({"name": "sklearn loop", "failed": f"{error}; pip install scikit-learn"})
     else:
         differences = {name: abs(ours[name] - value) for name, value in theirs.items()}
         if max(differences.values()) > _TOLERANCE:

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.tasks import make_task
+from aia_jax.tasks.registry import make_task
 from aia_jax.training import sharding
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.model_arrays import Arrays, split_model

@@ -91,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> None:
     try:
         measured = benchmark(arguments.images, arguments.labels)
     except ImportError as error:
-        raise InputError(f'{error}; install it with pip install "aia_jax[test]"') from None
+        raise InputError(f"{error}; pip install scikit-learn") from None
     print(f"{arguments.images} images x {arguments.labels} labels, {len(CANDIDATES)} candidates, equal thresholds")
     for name, seconds in measured["seconds"].items():
         print(f"{name:<16}{seconds['median']:>10.4f} s   median of {seconds['windows']}")

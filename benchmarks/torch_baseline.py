@@ -21,6 +21,7 @@ from aia_jax.data.annotation.datasets import CHANNEL_STATS
 from aia_jax.losses.annotation import PRESETS
 from aia_jax.models.backbones import backbone_named
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.packages import install_command
 from benchmarks.step import TOTAL_STEPS, head_options, labels_of, random_batch
 from benchmarks.timing import per_second, time_windows
 
@@ -244,7 +245,7 @@ def torch_models() -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise InputError(f"the PyTorch side needs torch and timm ({error}): pip install 'aia_jax[verify]'") from None
+        raise InputError(f"the PyTorch side needs torch and timm ({error}): {install_command('parity')}") from None
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

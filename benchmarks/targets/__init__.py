@@ -1,5 +1,6 @@
 """Describes devices, so that programs can be compiled for devices that this machine does not have."""
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from jax.experimental import topologies
 
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.packages import install_command
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ TARGETS = {
 }
 # Without the device there is no autotuning, and XLA cannot tile every Triton matmul. cuBLAS moves the same bytes.
 _CUDA_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+# Files of a CUDA toolkit. Without them, XLA's compiler ends with an error or a segmentation fault.
+_CUDA_FILES = "nvvm/libdevice/libdevice.10.bc", "bin/ptxas"
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -58,6 +62,8 @@ def described_devices(name: str, count: int) -> list[Any]:
     if (is_gpu and (count < 1 or (count > 8 and count % 8))) or (not is_gpu and count not in (1, 4)):
         known = "1 to 8, or a multiple of 8" if is_gpu else "1 or 4"
         raise InputError(f"--devices={count} is not supported for {name}: use {known}")
+    if is_gpu and not _has_toolkit():
+        raise InputError(f"no CUDA toolkit with {' and '.join(_CUDA_FILES)}: {install_command('aot')}")
     try:
         if is_gpu:
             description = Path(__file__).with_name(f"{name}.txtpb").read_text()
@@ -68,8 +74,15 @@ def described_devices(name: str, count: int) -> list[Any]:
             described = topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu")
     except (RuntimeError, ValueError, NotImplementedError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"no compiler for {name} ({first}): pip install 'aia_jax[aot]'") from error
+        raise InputError(f"no compiler for {name} ({first}): {install_command('aot')}") from error
     return list(described.devices)[:count]
+
+
+def _has_toolkit() -> bool:
+    package = importlib.util.find_spec("nvidia")  # of `nvidia-cuda-nvcc`
+    roots = [Path(folder, "cu13") for folder in (package.submodule_search_locations if package else None) or ()]
+    roots += [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")), Path("/usr/local/cuda"), Path("/opt/cuda")]
+    return any(all((root / file).is_file() for file in _CUDA_FILES) for root in roots)
 
 
 def compiler_options(name: str) -> dict[str, Any]:
