@@ -245,7 +245,8 @@ def torch_models() -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise InputError(f"the PyTorch side needs torch and timm ({error}): {install_command('parity')}") from None
+        command = install_command("parity", "torch", "timm")
+        raise InputError(f"the PyTorch side needs torch and timm ({error}): {command}") from None
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

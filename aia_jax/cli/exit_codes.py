@@ -34,7 +34,8 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
         if has_config:
             arguments.config = read_config(arguments.config, arguments.overrides)
         code = run(arguments)
-        sys.stdout.flush()
+        if sys.stdout:  # None if it is closed
+            sys.stdout.flush()
         return code or 0
     except InputError as error:
         return fail(str(error))
@@ -45,6 +46,8 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
             if not has_config:  # only the output is incomplete, and no work such as training
                 return 0
         return fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except MemoryError as error:
+        return fail(f"not enough memory: {error}" if str(error) else "not enough memory")
     except NonFiniteLossError as error:
         return fail(str(error), 3)
     except Interrupted as interruption:

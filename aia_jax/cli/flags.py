@@ -62,7 +62,8 @@ class Parser(argparse.ArgumentParser):
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Exits after `--help`. First raises BrokenPipeError if the reader of the output has stopped."""
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:

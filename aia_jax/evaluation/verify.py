@@ -131,7 +131,9 @@ def _import(module: str, packages: str) -> types.ModuleType:
     try:
         return importlib.import_module(f"aia_jax.weights.{module}")
     except (ImportError, RuntimeError) as error:
-        raise InputError(f"verifying needs {packages} ({error}): {install_command('parity')}") from None
+        raise InputError(
+            f"verifying needs {packages} ({error}): {install_command('parity', 'torch', 'timm')}"
+        ) from None
 
 
 def _load(task: Task, source: Path) -> tuple[TorchStateDict, nnx.Module]:

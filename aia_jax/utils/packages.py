@@ -7,12 +7,17 @@ from importlib import metadata
 from aia_jax.utils.errors import InputError
 
 
-def install_command(extra: str) -> str:
+def install_command(extra: str, *only: str) -> str:
     """Returns the pip command that installs the packages of an extra, such as `pip install 'onnxruntime>=1.20'`.
 
     The command names the packages, not the extra: it works for copies from an index, from a wheel and from a checkout.
+
+    Args:
+        extra: the extra.
+        only: packages of the extra, if not all of them are needed.
     """
     names = [line.partition(";")[0].strip() for line in _requirements() if re.search(rf"extra == .{extra}\b", line)]
+    names = [name for name in names if not only or re.match(r"[\w.-]+", name)[0] in only]
     return f"pip install {shlex.join(names)}" if names else f"pip install -e '.[{extra}]' in the checkout"
 
 

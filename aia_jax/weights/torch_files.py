@@ -85,6 +85,12 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is only a pointer to a file of Git LFS; run git lfs pull")
+    if start and start.isascii() and start.translate(None, b"\t\r\n").decode().isprintable():
+        raise InputError(f"{path} is a text file, such as a web page or the index of other files, not of torch.save")
     _check_unpacked_size(path)
     try:
         return read_archive(path)

@@ -34,4 +34,5 @@ def test_an_old_package_is_named_with_the_command_that_replaces_it(requirements,
 
 def test_the_packages_of_an_extra_are_named(requirements):
     assert install_command("draw") == "pip install 'tool>=2' other"
+    assert install_command("draw", "tool") == "pip install 'tool>=2'"
     assert install_command("paint") == "pip install -e '.[paint]' in the checkout"

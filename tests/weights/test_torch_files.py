@@ -124,7 +124,7 @@ def test_truncated_files_and_texts_are_refused(tmp_path, form, kept):
     data = complete.read_bytes()
     for content in (data[: int(kept * len(data))], b"hello world, this is no weights file"):
         cut.write_bytes(content)
-        with pytest.raises(InputError, match=rf"cut\.{suffix} is (damaged|refused)"):
+        with pytest.raises(InputError, match=rf"cut\.{suffix} is (damaged|refused|a text file)"):
             read_torch_file(cut)
 
 
@@ -144,3 +144,20 @@ def test_archives_that_unpack_to_more_bytes_than_they_have_are_refused(tmp_path)
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.pth is no file"):
         read_torch_file(tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:", "only a pointer to a file of Git LFS; run git lfs"),
+        (
+            '{"metadata": {}, "weight_map": {"a": "a-1-of-2.bin"}}',
+            "a text file, such as a web page or the index",
+        ),
+        ("<!doctype html>\n", "a text file"),
+    ],
+)
+def test_text_files_are_named(tmp_path, text, message):
+    (tmp_path / "a.pth").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_torch_file(tmp_path / "a.pth")
