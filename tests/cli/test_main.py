@@ -134,6 +134,7 @@ def test_fields_of_the_config_and_switches_are_parsed():
     [
         (InputError("no such label"), 2, "error: no such label\n"),
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "error: a.txt: No such file or directory\n"),
+        (MemoryError(), 2, "error: not enough memory\n"),
         (NonFiniteLossError("step 3"), 3, "error: step 3\n"),
         (Interrupted(signal.SIGTERM, "saved"), 128 + signal.SIGTERM, "saved\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),

@@ -117,6 +117,11 @@ def test_every_problem_is_listed_with_the_nearest_names(tmp_path):
     assert "head.w: other shape: [1, 3, 16] in the file, [1, 5, 16] in the model" in message
     assert "left over: head.extra" in message
     assert message.count("\n") == 5
+    more = {f"x{number}": np.ones(1, np.float32) for number in range(30)}
+    path, shapes = annotator_file(tmp_path, lambda content: content.update(more))
+    with pytest.raises(InputError, match=r"left over: x26\n  \.\.\. and 10 more$") as caught:
+        convert(path, shapes)
+    assert str(caught.value).count("left over: x") == 20
 
 
 @pytest.mark.parametrize(
