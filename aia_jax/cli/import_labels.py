@@ -22,15 +22,12 @@ from aia_jax.cli.flags import Parser, not_negative, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, multi_hot, read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats, stratified_split
-from aia_jax.data.importing.label_tables import read_table
+from aia_jax.data.importing.label_files import read_labels_of
 from aia_jax.data.importing.labelled_photos import (
-    LabelList,
     LabelRow,
     combine_moments,
     measure_photos,
     merge_label_rows,
-    read_coco,
-    read_folders,
 )
 from aia_jax.report.label_balance import balance_report
 from aia_jax.utils.errors import InputError
@@ -38,6 +35,7 @@ from aia_jax.utils.files import write_json
 from aia_jax.utils.messages import format_count, list_problems, printable
 
 _TEST_FRACTION = 0.2
+_TABLE_FLAGS = ("photo_column", "label_column", "separator")  # flags that go with a table only
 _IMAGES = "images"
 _FILES = (*(f"{split}.json" for split in SPLITS), CUSTOM_STATS)
 
@@ -81,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     images = _check(arguments)
     vocabulary, stats = _read_like(arguments.like) if arguments.like else (None, None)
-    listed = _read(arguments)
+    listed = read_labels_of(arguments.labels, **{name: getattr(arguments, name) for name in _TABLE_FLAGS})
     print(listed.understood, flush=True)
     problems = list(listed.problems)
     photos = _with_split(merge_label_rows(listed.rows, images, vocabulary, problems), problems)
@@ -131,16 +129,6 @@ def _check(arguments: argparse.Namespace) -> Path:
     if os.path.lexists(link) and link.resolve() != images.resolve() and not (arguments.force and link.is_symlink()):
         raise InputError(f"{link} is there and is not {images}; name another --output")
     return images
-
-
-def _read(arguments: argparse.Namespace) -> LabelList:
-    labels = arguments.labels
-    options = {name: getattr(arguments, name) for name in ("photo_column", "label_column", "separator")}
-    if not labels.is_dir() and labels.suffix.lower() != ".json":
-        return read_table(labels, **options)
-    if any(options.values()):
-        raise InputError(f"--photo_column, --label_column and --separator go with a table; {labels} is none")
-    return read_folders(labels) if labels.is_dir() else read_coco(labels)
 
 
 def _read_like(folder: Path) -> tuple[tuple[str, ...], ChannelStats]:

@@ -257,7 +257,7 @@ def test_rare_labels_are_reported_or_left_out(import_labels, write_table, photos
         (["--images", "labels.csv"], "--images labels.csv is no folder"),
         (["--labels", "photos", "--images", "photos"], "--images goes with a file of labels"),
         (["--labels", "photos", "--output", "photos/out"], "lies in --labels photos, whose folders are labels"),
-        (["--labels", "a.json", "--separator", ";"], "go with a table; a.json is none"),
+        (["--labels", "a.json", "--separator", ";"], "--separator goes with a table; a.json is none"),
         (["--like", "photos"], "--like photos holds no train.json or test.json"),
         (["--like", "photos", "--min_images", "2"], "--like gives the vocabulary"),
         (["--test_fraction", "0"], "--test_fraction must be above 0 and at most 1, not 0"),

@@ -9,8 +9,9 @@ import numpy as np
 from aia_jax.data.annotation.annotations import read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, load_split, read_channel_stats
 from aia_jax.data.image_decoding import decode_image
+from aia_jax.data.importing.coco import read_coco
 from aia_jax.data.importing.label_tables import read_table
-from aia_jax.data.importing.labelled_photos import merge_label_rows, read_coco
+from aia_jax.data.importing.labelled_photos import merge_label_rows
 from aia_jax.data.photo_folder import read_photos
 from aia_jax.utils.errors import InputError
 from tests.helpers.photos import data_config, write_annotations

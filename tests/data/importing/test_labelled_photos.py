@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 
-from aia_jax.data.importing.labelled_photos import read_coco, read_folders
+from aia_jax.data.importing.coco import read_coco
+from aia_jax.data.importing.labelled_photos import read_folders
 from aia_jax.utils.errors import InputError
 from tests.helpers.photos import make_photo
 
