@@ -23,6 +23,7 @@ from pathlib import Path
 from aia_jax.configs import corel5k_lite
 from aia_jax.configs.base import annotation_config
 from aia_jax.training.runs import read_run_config
+from aia_jax.utils.paths import local_path
 
 
 def get_config(start="gap"):
@@ -34,7 +35,7 @@ def get_config(start="gap"):
         config = annotation_config("custom")
         config.init_labels = "by_name"
         if start != "whole":
-            _continue_run(config, start)
+            _continue_run(config, str(local_path(start)))
     config.seed = 1
     config.eval.split = "validation"
     config.data.validation_fraction = 0.2

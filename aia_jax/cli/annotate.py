@@ -22,7 +22,7 @@ from tqdm import tqdm
 import aia_jax
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, check_model_arguments, positive
+from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, check_model_arguments, local, positive
 from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.messages import format_count, list_problems, printable
@@ -41,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia annotate`."""
     add_model_arguments(parser)
     add_photo_arguments(parser)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the labels")
+    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the labels")
     parser.add_argument(
         "--top", type=positive, metavar="N", help="at most N labels per photo, those with the highest scores"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least
+from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least, local, word
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
 
@@ -23,8 +23,8 @@ def add_arguments(parser: Parser) -> None:
     add_config_argument(parser)
     source = "PyTorch or safetensors file; with --reverse the folder of a run"
     target = "folder for the checkpoint; with --reverse a file, .pth or .safetensors"
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE|DIR", help=source)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR|FILE", help=target)
+    parser.add_argument("--input", required=True, type=local, metavar="FILE|DIR", help=source)
+    parser.add_argument("--output", required=True, type=local, metavar="DIR|FILE", help=target)
     reverse = parser.add_argument_group("to PyTorch")
     reverse.add_argument(
         "--reverse", action=Switch, help="write a PyTorch file with the names of timm >= 0.9, or an SGRAF checkpoint"
@@ -38,7 +38,8 @@ def add_arguments(parser: Parser) -> None:
     )
     tolerance = "largest error, relative to the largest value of a stage; default: 1e-5"
     check.add_argument("--tolerance", type=at_least(0.0), default=1e-5, metavar="E", help=tolerance)
-    check.add_argument("--images", metavar="FOLDER", help="annotation: images to compare on; default: synthetic scenes")
+    images = "annotation: images to compare on; default: synthetic scenes"
+    check.add_argument("--images", type=word, metavar="FOLDER", help=images)
     check.add_argument("--split", help="annotation: also score train, validation or test in both frameworks")
 
 

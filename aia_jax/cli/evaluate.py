@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aia_jax.cli.devices import add_device_arguments, set_up_devices
-from aia_jax.cli.flags import Parser, Switch, add_config_argument
+from aia_jax.cli.flags import Parser, Switch, add_config_argument, local, word
 from aia_jax.utils.errors import InputError
 
 
 def _optional_path(text: str) -> Path | None:
-    return Path(text) if text else None
+    return local(text) if text else None
 
 
 def add_arguments(parser: Parser) -> None:
@@ -32,6 +32,7 @@ def add_arguments(parser: Parser) -> None:
         "--weights",
         action="append",
         default=[],
+        type=word,
         metavar="FILE|DIR",
         help="instead of --workdir: a PyTorch file, or a folder that `aia convert` or `aia train` wrote; for "
         "retrieval, several --weights are also scored as an ensemble",
@@ -43,6 +44,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--thresholds",
         default="",
+        type=word,
         metavar="mcc|exact|FILE",
         help="annotation: also score with one threshold per label. mcc: best MCC on the training split, from the "
         "published grid; exact: best MCC of all possible thresholds; FILE: a thresholds.json",

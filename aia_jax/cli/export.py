@@ -8,13 +8,12 @@ Runs each file and the model on the same images, and writes nothing if their sco
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from aia_jax.cli.devices import enable_compilation_cache
-from aia_jax.cli.flags import Parser, add_model_arguments, check_model_arguments, positive
+from aia_jax.cli.flags import Parser, add_model_arguments, check_model_arguments, local, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -47,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia export`."""
     parser.epilog = _EPILOG
     add_model_arguments(parser)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the files")
+    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the files")
     parser.add_argument("--format", choices=(*_FILES, "both"), default="stablehlo", help="default: stablehlo")
     parser.add_argument("--batch", type=_batch, metavar="N|dynamic", help="images per call; default: any number")
     dtypes = ("float32", "bfloat16")

@@ -7,9 +7,8 @@ FILE.npy holds [N, cells, channels]. FILE.json beside it names the photos, the b
 
 import argparse
 import contextlib
-from pathlib import Path
 
-from aia_jax.cli.flags import Parser, add_config_argument, positive
+from aia_jax.cli.flags import Parser, add_config_argument, local, positive, word
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.photo_folder import photo_names, read_photos
 from aia_jax.utils.errors import InputError
@@ -19,13 +18,12 @@ from aia_jax.utils.files import write_json
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia features`."""
     add_config_argument(parser, "annotation config that gives the backbone, image size and channel statistics")
-    parser.add_argument(
-        "--weights", required=True, help="folder of a run, PyTorch file, or package such as efficientnet_lite2"
-    )
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, in subfolders too")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.npy", help="FILE.json is written beside it")
+    weights = "folder of a run, PyTorch file, or package such as efficientnet_lite2"
+    parser.add_argument("--weights", required=True, type=word, help=weights)
+    parser.add_argument("--images", required=True, type=local, metavar="FOLDER", help="photos, in subfolders too")
+    parser.add_argument("--output", required=True, type=local, metavar="FILE.npy", help="FILE.json is put beside it")
     names = "names of photos in FOLDER, one per line, in the order of the captions; default: all, sorted by name"
-    parser.add_argument("--list", type=Path, metavar="FILE.txt", help=names)
+    parser.add_argument("--list", type=local, metavar="FILE.txt", help=names)
     parser.add_argument("--batch_size", type=positive, metavar="N", help="the default is config.eval.batch_size")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="dtype of the file")
     parser.add_argument("--force", action="store_true", help="replace an existing output")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.paths import local_path
 
 _SWITCH_VALUES = {"true": True, "1": True, "false": False, "0": False}
 
@@ -125,21 +126,34 @@ def at_least(least: int | float) -> Callable[[str], Any]:
 positive, not_negative = at_least(1), at_least(0)
 
 
+def local(text: str) -> Path:
+    """Parses the value of a flag that is the path of a local file or folder; see `local_path`."""
+    try:
+        return local_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def word(text: str) -> str:
+    """Parses the value of a flag that is a path or a word, such as the name of a package. "" is allowed."""
+    return text and str(local(text))
+
+
 def add_model_arguments(parser: Parser) -> None:
     """Adds the flags for an annotator and its thresholds."""
     group = parser.add_argument_group("model")
     model = group.add_mutually_exclusive_group(required=True)
     model.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="folder of an annotation run; its best epoch is used"
+        "--workdir", type=local, metavar="DIR", help="folder of an annotation run; its best epoch is used"
     )
-    model.add_argument("--weights", metavar="FILE", help="PyTorch or safetensors file; needs --config")
+    model.add_argument("--weights", type=word, metavar="FILE", help="PyTorch or safetensors file; needs --config")
     group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")
     labels = "labels of --weights, one per line or JSON with `labels`; default: the labels of the config's data"
-    group.add_argument("--labels", type=Path, metavar="FILE", help=labels)
+    group.add_argument("--labels", type=local, metavar="FILE", help=labels)
     limits = group.add_mutually_exclusive_group()
     limits.add_argument("--threshold", type=float, metavar="T", help="a label is chosen if its score is above T")
     thresholds = "a threshold for each label; default: thresholds.json of the workdir, else config.eval.threshold"
-    limits.add_argument("--thresholds", dest="threshold", type=Path, metavar="FILE.json", help=thresholds)
+    limits.add_argument("--thresholds", dest="threshold", type=local, metavar="FILE.json", help=thresholds)
 
 
 def check_model_arguments(arguments: argparse.Namespace) -> None:
@@ -154,7 +168,7 @@ def check_model_arguments(arguments: argparse.Namespace) -> None:
 def add_photo_arguments(parser: Parser) -> None:
     """Adds the flags for the folder of photos, the batch size and the number of decoding processes."""
     images = "photos, in subfolders too; hidden files are ignored"
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help=images)
+    parser.add_argument("--images", required=True, type=local, metavar="FOLDER", help=images)
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos per batch; default: 32")
     parser.add_argument(
         "--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos; 0: threads"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aia_jax.cli.flags import Parser, not_negative, positive
+from aia_jax.cli.flags import Parser, local, not_negative, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, multi_hot, read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats, stratified_split
@@ -46,10 +46,10 @@ def add_arguments(parser: Parser) -> None:
         "table (.csv, .tsv) with a header and the columns image,labels or image,label or image and a 0/1 column "
         "for each label, optionally split; COCO's instances (.json); or a folder of photos for each label"
     )
-    parser.add_argument("--labels", required=True, type=Path, metavar="FILE|FOLDER", help=labels_help)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the imported data")
+    parser.add_argument("--labels", required=True, type=local, metavar="FILE|FOLDER", help=labels_help)
+    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the imported data")
     images_help = "photos, which are not copied; default: the folder of the file"
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help=images_help)
+    parser.add_argument("--images", type=local, metavar="FOLDER", help=images_help)
     fraction_help = (
         "fraction of the photos for testing, stratified by label; rare labels may take more; "
         f"default: {_TEST_FRACTION}, or the splits of the list; 1: all photos, for evaluation only"
@@ -65,7 +65,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--separator", default="", metavar="SIGN", help=separator_help)
     like_help = "use the vocabulary and channel statistics of this earlier output"
-    parser.add_argument("--like", type=Path, metavar="DIR", help=like_help)
+    parser.add_argument("--like", type=local, metavar="DIR", help=like_help)
     parser.add_argument("--skip_bad", action="store_true", help="leave out rows, photos and labels with problems")
     parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos")
     parser.add_argument("--force", action="store_true", help="replace the output of an earlier call")

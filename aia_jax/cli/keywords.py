@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.cli.flags import Parser, positive
+from aia_jax.cli.flags import Parser, local, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.search.keyword_records import write_keyword_records
 from aia_jax.data.search.keywords import (
@@ -46,13 +46,13 @@ def add_arguments(parser: Parser) -> None:
         help="clickture: --list is a .lst whose lines name files in FOLDER and end with the id; coco: --list is "
         "dataset.json, FOLDER holds keyword_train and keyword_test; folder: all .json files in FOLDER, sorted by name",
     )
-    parser.add_argument("--keywords", required=True, type=Path, metavar="FOLDER", help="keyword files, one per image")
-    parser.add_argument("--list", type=Path, metavar="FILE", help="list of the images, see --layout")
+    parser.add_argument("--keywords", required=True, type=local, metavar="FOLDER", help="keyword files, one per image")
+    parser.add_argument("--list", type=local, metavar="FILE", help="list of the images, see --layout")
     parser.add_argument("--split", metavar="NAME", help="part of the file names; default: the list's name, or all")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the arrays")
+    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the arrays")
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
-        "--vocabulary", type=Path, metavar="FILE.json", help="existing vocabulary; default: built from the images"
+        "--vocabulary", type=local, metavar="FILE.json", help="existing vocabulary; default: built from the images"
     )
     words.add_argument("--min_count", type=positive, default=6, metavar="N", help="minimum images per word; default: 6")
     parser.add_argument("--force", action="store_true", help="replace existing outputs")

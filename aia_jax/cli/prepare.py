@@ -13,7 +13,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import Parser, positive
+from aia_jax.cli.flags import Parser, local, positive
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS
 from aia_jax.data.annotation.datasets import load_split
 from aia_jax.data.cache import os_errors_as_input_errors
@@ -28,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia prepare`."""
     parser.add_argument("dataset", choices=PUBLIC_DATASETS, help="name of the data set")
     root = f"folder of {', '.join(FOLDERS[name] for name in PUBLIC_DATASETS)}, as config.data.root; default: datasets"
-    parser.add_argument("--root", type=Path, default=Path("datasets"), metavar="FOLDER", help=root)
+    parser.add_argument("--root", type=local, default=Path("datasets"), metavar="FOLDER", help=root)
     parser.add_argument("--check", action="store_true", help="only check and count; download and write nothing")
     size = "also make the copy of S x S pixels that training reads; --root must equal the later --config.data.root"
     parser.add_argument("--image_size", type=positive, metavar="S", help=size)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aia_jax.cli.flags import Parser
+from aia_jax.cli.flags import Parser, local
 from aia_jax.metrics.published_results import PUBLISHED, RESULTS, RETRIEVAL_RESULTS, SEARCH_RESULTS, difference
 from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS, SEARCH_COLUMNS, Row, metric_table
 from aia_jax.utils.errors import InputError
@@ -37,9 +37,9 @@ Measured = dict[str, list[dict[str, Any]]]
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia results`."""
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER", help="with results files; default: runs, benchmarks/results"
+        "folders", nargs="*", type=local, metavar="FOLDER", help="with results files; default: runs, benchmarks/results"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
+    parser.add_argument("--json", type=local, metavar="FILE", help="also write the table as JSON")
 
 
 def run(arguments: argparse.Namespace) -> None:

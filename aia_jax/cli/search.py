@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import Parser, add_photo_arguments, not_negative, positive
+from aia_jax.cli.flags import Parser, add_photo_arguments, local, not_negative, positive, word
 from aia_jax.data.cache import cache_root, os_errors_as_input_errors
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count, list_problems, printable
@@ -37,14 +37,15 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "queries", nargs="*", metavar="QUERY", help='such as "red boat"; the default is to read queries, one per line'
     )
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of a search run")
+    parser.add_argument("--workdir", required=True, type=local, metavar="DIR", help="folder of a search run")
     add_photo_arguments(parser)
-    parser.add_argument("--annotator", default="", metavar="DIR", help="annotator's run; default: as in training")
-    parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index; default: in the cache")
+    annotator = "annotator's run; default: as in training"
+    parser.add_argument("--annotator", type=word, default="", metavar="DIR", help=annotator)
+    parser.add_argument("--index", type=local, metavar="DIR", help="folder of the index; default: in the cache")
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; default: 10")
     shortlist = "number of photos, preselected without visual attention, to score with it; 0: all; default: 1000"
     parser.add_argument("--shortlist", type=not_negative, default=1000, metavar="N", help=shortlist)
-    parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the photos found (one query)")
+    parser.add_argument("--html", type=local, metavar="FILE.html", help="write a page of the photos found (one query)")
 
 
 def run(arguments: argparse.Namespace) -> None:

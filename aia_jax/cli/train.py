@@ -15,7 +15,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from aia_jax.cli.devices import add_device_arguments, set_up_devices
-from aia_jax.cli.flags import Parser, add_config_argument
+from aia_jax.cli.flags import Parser, add_config_argument, local
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import printable
 
@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia train`."""
     add_config_argument(parser)
     parser.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR", help="folder of the run: checkpoints, metrics, pictures"
+        "--workdir", required=True, type=local, metavar="DIR", help="folder of the run: checkpoints, metrics, pictures"
     )
     add_device_arguments(parser)
 

@@ -4,9 +4,8 @@ aia vocab train_caps.txt --output vocab/mine_precomp_vocab.json
 """
 
 import argparse
-from pathlib import Path
 
-from aia_jax.cli.flags import Parser, positive
+from aia_jax.cli.flags import Parser, local, positive
 from aia_jax.cli.outputs import check_output_folder
 from aia_jax.data.vocabulary import Vocabulary, read_captions, word_counts
 from aia_jax.utils.errors import InputError
@@ -14,8 +13,8 @@ from aia_jax.utils.errors import InputError
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia vocab`."""
-    parser.add_argument("captions", nargs="+", type=Path, metavar="CAPTIONS", help="text files, one caption per line")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file for the vocabulary")
+    parser.add_argument("captions", nargs="+", type=local, metavar="CAPTIONS", help="text files, one caption per line")
+    parser.add_argument("--output", type=local, required=True, metavar="FILE", help="file for the vocabulary")
     count_help = "smallest number of occurrences of a word to keep; default: 4"
     parser.add_argument("--min_count", type=positive, default=4, metavar="N", help=count_help)
     parser.add_argument("--force", action="store_true", help="overwrite the output")

@@ -25,6 +25,7 @@ from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.prediction import fetch_outputs
 from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.paths import local_path
 from aia_jax.weights.load import load_arrays, model_shapes
 
 Labels = tuple[tuple[str, float], ...]  # pairs of a label and its score, in descending order of score
@@ -178,7 +179,7 @@ def load_trained_annotator(
 
     Raises InputError if an argument cannot be used. The message gives the reason.
     """
-    source = Path(source)
+    source = local_path(source)
     if config is None:
         if labels:
             raise InputError("labels are for a weights file with a config; a run has its own labels")
@@ -193,7 +194,7 @@ def load_trained_annotator(
     if dtype:
         config.model.dtype = dtype
     try:
-        names = read_labels(Path(labels)) if labels else read_vocabulary(config.data)
+        names = read_labels(local_path(labels)) if labels else read_vocabulary(config.data)
     except InputError as error:
         advice = "" if labels else "; without the data, --labels names a file of the labels"
         raise InputError(f"{error}{advice}") from None
@@ -209,12 +210,12 @@ def read_thresholds(
 
     Raises InputError if `given` is not from 0 to 1, or if the thresholds file cannot be read or is for other labels.
     """
-    if given is None and (Path(source) / "thresholds.json").is_file():
-        given = Path(source) / "thresholds.json"
+    if given is None and (local_path(source) / "thresholds.json").is_file():
+        given = local_path(source) / "thresholds.json"
     if given is None:
         return annotator.config.eval.threshold
     if isinstance(given, str | Path):
-        return load_thresholds(given, annotator.labels)
+        return load_thresholds(local_path(given), annotator.labels)
     if not 0 <= given <= 1:
         raise InputError(f"the threshold must lie in 0..1, not {given}")
     return given

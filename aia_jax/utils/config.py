@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aia_jax.utils.config_fields import check_fields, flatten
+from aia_jax.utils.config_fields import check_fields, expand_paths, flatten
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import nearest
+from aia_jax.utils.paths import local_path
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -46,6 +47,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     config = _get_config(path)
     apply_overrides(config, overrides)
     check_fields(config)
+    expand_paths(config)
     return config.lock()
 
 
@@ -70,6 +72,9 @@ def _get_config(path: str) -> ConfigDict:
     from ml_collections import ConfigDict
 
     name, *argument = path.split(":", 1)
+    if argument and argument[0].startswith("//"):
+        local_path(path)  # refuses a URL
+    name = str(local_path(name))
     file = _find_file(name)
     for folder in (Path.cwd(), Path(file).absolute().parent.parent):
         if str(folder) not in sys.path:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.paths import local_path
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -21,6 +22,7 @@ class Field(NamedTuple):
         least, most: the smallest and the largest allowed number.
         above: a bound that the number must exceed.
         words: the allowed strings. () allows any string.
+        path: whether the value is the path of a local file or folder, or a word. A leading `~` is replaced.
         resumable: whether a resumed run may change the value. This holds for fields that do not change the results.
     """
 
@@ -28,6 +30,7 @@ class Field(NamedTuple):
     most: float = math.inf
     above: float = -math.inf
     words: tuple[str, ...] = ()
+    path: bool = False
     resumable: bool = False
 
     @property
@@ -52,18 +55,22 @@ FIELDS = {
     "on_nonfinite": Field(words=("stop", "skip"), resumable=True),
     "max_skipped_steps": Field(least=1, resumable=True),
     "published": Field(resumable=True),
-    "init_labels": Field(resumable=True),  # read only at the start of a run
+    "init_from": Field(path=True),
+    "init_backbone": Field(path=True),
+    "init_labels": Field(path=True, resumable=True),  # read only at the start of a run
     "mesh.fsdp": Field(least=1, resumable=True),
     "checkpoint.keep": Field(least=1, resumable=True),
-    "data.root": Field(resumable=True),
+    "data.root": Field(path=True, resumable=True),
     "data.image_size": Field(least=1),
-    "data.cache_dir": Field(resumable=True),
+    "data.cache_dir": Field(path=True, resumable=True),
     "data.placement": Field(words=("host", "device"), resumable=True),
     "data.num_workers": Field(least=0, resumable=True),
     "data.flips": Field(words=("none", "horizontal", "both")),
     "data.validation_fraction": Field(least=0, most=1),
     "data.feature_dtype": Field(words=("float16", "float32")),
-    "data.photos": Field(resumable=True),
+    "data.vocabulary": Field(path=True),
+    "data.annotator": Field(path=True),
+    "data.photos": Field(path=True, resumable=True),
     "data.lengths": Field(least=1),
     "data.keywords": Field(words=("annotator", "labels")),
     "data.keyword_threshold": Field(least=0, most=1),
@@ -79,6 +86,7 @@ FIELDS = {
     "data.seed": Field(least=0),
     "model.gate_kernels": Field(resumable=True),  # exists only in runs of earlier versions
     "model.remat": Field(resumable=True),
+    "model.word_vectors": Field(path=True),
     "model.hidden_size": Field(least=1),
     "model.num_heads": Field(least=1),
     "model.num_layers": Field(least=1),
@@ -126,6 +134,18 @@ def check_fields(config: ConfigDict) -> None:
     ]
     if problems:
         raise InputError("\n".join(problems))
+
+
+def expand_paths(config: ConfigDict) -> None:
+    """Replaces a leading `~` in the fields that are paths. Raises InputError if a field is not a local path."""
+    for name, value in flatten(config.to_dict()).items():
+        if value and isinstance(value, str) and FIELDS.get(name, Field()).path:
+            try:
+                path = str(local_path(value))
+            except InputError as error:
+                raise InputError(f"config.{name}: {error}") from None
+            if value.startswith("~"):  # any other value stays as it was written, so that a run can continue
+                config.update_from_flattened_dict({name: path})
 
 
 def _problem(field: Field, value: Any) -> str:
