@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from aia_jax.cli.devices import check_devices
 from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least, local, word
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import sha256_of_file
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: the flags contradict each other. Also the errors of `convert`, `convert_back` and `verify`.
     """
+    check_devices()
     config, source, output = arguments.config, arguments.input, arguments.output
     if arguments.reverse:
         if arguments.verify or arguments.images or arguments.split:

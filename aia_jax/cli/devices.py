@@ -8,11 +8,14 @@ See https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The va
 
 import argparse
 import os
+import sys
+import tempfile
 import threading
 
 from aia_jax.cli.flags import Parser
-from aia_jax.data.cache import cache_root
+from aia_jax.data.cache import cache_root, os_errors_as_input_errors
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.paths import local_path
 
 PRESETS: dict[str, dict[str, str]] = {
     "multi_gpu": {
@@ -23,6 +26,12 @@ PRESETS: dict[str, dict[str, str]] = {
     },
     # Repeated runs give the same bits, but are slower: XLA uses no atomics, and does not choose kernels by timing.
     "deterministic": {"xla_gpu_deterministic_ops": "true"},
+}
+# Switches of JAX that are set for other programs in the environment, such as JAX_ENABLE_X64. Types depend on them.
+_SWITCHES = {
+    "jax_enable_x64": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
 }
 
 
@@ -50,13 +59,44 @@ def set_up_devices(arguments: argparse.Namespace) -> None:
     """
     apply_preset(arguments.xla_preset)
     join_hosts(arguments.distributed, arguments.num_processes, arguments.process_id)
+    check_devices()
+
+
+def check_devices() -> None:
+    """Starts JAX's platforms, with the switches that the results depend on as this package needs them.
+
+    Raises InputError if JAX cannot start a platform.
+    """
+    import jax
+
+    from aia_jax.training.sharding import available_devices
+
+    for switch, needed in _SWITCHES.items():
+        if getattr(jax.config, switch) != needed:
+            print(f"{switch.upper()} is ignored: aia_jax needs {needed!r}", file=sys.stderr)
+            jax.config.update(switch, needed)
+    available_devices()
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that a second call starts faster."""
+    """Checks the devices. Keeps compiled programs on disk if possible, so that a second call starts faster.
+
+    Raises InputError if JAX cannot start a platform, or $AIA_JAX_CACHE is not a local path.
+    """
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_root("") / "programs"))
+    check_devices()
+    if os.environ.get("AIA_JAX_CACHE"):
+        local_path(os.environ["AIA_JAX_CACHE"])
+    try:
+        folder = cache_root("") / "programs"
+        with os_errors_as_input_errors(folder, None, "$AIA_JAX_CACHE names another place"):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except InputError as error:
+        print(f"compiled programs are not kept: {error}", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

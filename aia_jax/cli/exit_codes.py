@@ -50,6 +50,11 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
         return fail(f"not enough memory: {error}" if str(error) else "not enough memory")
     except NonFiniteLossError as error:
         return fail(str(error), 3)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # JAX's error if the memory of a device is full
+            raise
+        reason = str(error).splitlines()[0]
+        return fail(f"not enough memory on the device: {reason:.300}; a smaller batch or image size needs less")
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         return 128 + interruption.signum

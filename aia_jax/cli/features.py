@@ -8,6 +8,7 @@ FILE.npy holds [N, cells, channels]. FILE.json beside it names the photos, the b
 import argparse
 import contextlib
 
+from aia_jax.cli.devices import check_devices
 from aia_jax.cli.flags import Parser, add_config_argument, local, positive, word
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.photo_folder import photo_names, read_photos
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--output {output} must end in .npy")
     facts_file = output.with_suffix(".json").name
     check_output_folder(output.parent, (output.name, facts_file), force=arguments.force)
+    check_devices()
     names = photo_names(arguments.images, arguments.list)
     extractor = GridFeatureExtractor(config, arguments.weights, arguments.batch_size or config.eval.batch_size)
     height, width, channels = extractor.grid

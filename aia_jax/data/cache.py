@@ -25,7 +25,7 @@ def cache_root(configured: str) -> Path:
     try:
         return local_path(chosen).absolute()
     except InputError as error:
-        raise InputError(f"{error}; $AIA_JAX_CACHE or config.data.cache_dir names the folder of the caches") from None
+        raise InputError(f"{error}; config.data.cache_dir or $AIA_JAX_CACHE sets the folder of the caches") from None
 
 
 def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: Callable[[Path], None]) -> Path:

@@ -109,19 +109,26 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Returns:
         The arrays, `{path: array}` (see `flat_arrays`), and the dict `info` of the checkpoint (see `Checkpointer`).
 
-    Raises InputError if there are no checkpoints, no epoch was evaluated yet, or the checkpoint is damaged.
+    Raises InputError if there are no checkpoints, no epoch was evaluated yet, the checkpoint is damaged, or JAX has no
+    device.
     """
+    mesh = sharding.data_mesh()
     try:
         with open_run(workdir) as checkpointer:
             step, info = checkpointer.best()
             checkpointer.check_undamaged(step)
-            stored = checkpointer.restore_weights(step, sharding.replicated(sharding.data_mesh()))
+            stored = checkpointer.restore_weights(step, sharding.replicated(mesh))
             return flat_arrays(select_weights(stored, info["weights"])), info
     except (InputError, MemoryError, jax.errors.JaxRuntimeError):
         raise
+    except OSError as error:
+        raise InputError(f"the checkpoint in {workdir} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # Orbax and TensorStore raise errors of many types for damaged files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the checkpoint in {workdir} is damaged, or of another version: {reason:.300}") from error
+        raise InputError(
+            f"the checkpoint in {workdir} cannot be read, perhaps because it is damaged or of another version: "
+            f"{reason:.300}"
+        ) from error
 
 
 @contextlib.contextmanager

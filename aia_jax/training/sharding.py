@@ -5,6 +5,8 @@ Batches are split over both axes. Large arrays of the training state are split o
 host. `jax.jit` computes with global arrays, so batch norm gives the same statistics for every number of devices.
 """
 
+import logging
+import os
 from typing import Any
 
 import jax
@@ -15,6 +17,32 @@ from aia_jax.utils.errors import InputError
 
 # Number of elements (64 KB in float32). Smaller arrays are replicated, because splitting them saves little memory.
 MIN_SHARDED_SIZE = 2**14
+_CHOOSING = "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES"
+
+
+def available_devices() -> list[jax.Device]:
+    """Returns the devices of all hosts. The first call starts JAX's platforms, such as CUDA.
+
+    Raises InputError if JAX cannot start a platform. The message names the environment variables that choose it.
+    """
+    logging.getLogger("jax._src.xla_bridge").addFilter(_traceback_to_line)
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that at least one platform has started
+        chosen = [f"{name}={os.environ[name]}" for name in _CHOOSING if os.environ.get(name)]
+        where = f" as {' '.join(chosen)} says" if chosen else ""
+        reason = (str(error).strip() or "the platform did not start").splitlines()[0]
+        raise InputError(
+            f"JAX cannot compute{where}: {reason:.300}; set JAX_PLATFORMS=cpu to compute on the CPU, or unset the "
+            "variable to let JAX choose a platform that this machine has"
+        ) from error
+
+
+def _traceback_to_line(record: logging.LogRecord) -> bool:
+    """Shortens JAX's report of a plugin that cannot start, such as that of CUDA without its libraries."""
+    if record.exc_info:
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {record.exc_info[1]}", (), None
+    return True
 
 
 def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
@@ -29,7 +57,7 @@ def data_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh
 
     Raises InputError if `fsdp` does not divide the number of devices.
     """
-    devices = devices or jax.devices()
+    devices = devices or available_devices()
     if fsdp < 1 or len(devices) % fsdp:
         divisors = [str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0]
         raise InputError(
