@@ -7,6 +7,7 @@ finite. 128 + signal: the command was interrupted.
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,24 +29,36 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
         The exit code.
     """
     has_config = False
+    for name in "stdin", "stdout", "stderr":
+        if getattr(sys, name) is None:  # closed: a file that is opened later would get its descriptor
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
+        elif name != "stdin" and hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # for characters that the terminal does not have
     try:
         arguments = parser.parse(sys.argv[1:] if argv is None else argv)
         has_config = getattr(arguments, "config", None) is not None
         if has_config:
             arguments.config = read_config(arguments.config, arguments.overrides)
         code = run(arguments)
-        if sys.stdout:  # None if it is closed
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code or 0
     except InputError as error:
         return fail(str(error))
+    except UnicodeEncodeError as error:
+        name = ascii(error.object[:100])
+        return fail(f"{name} cannot be a file name in this locale ({error.encoding}); set PYTHONUTF8=1")
+    except ValueError as error:
+        if not re.search("for (environment 'JAX_|JAX flag)", str(error)):
+            raise
+        return fail(f"{error}; correct the environment variable")
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of the output, such as `head`, has stopped
             with contextlib.suppress(OSError):  # stdout has no file descriptor, as in tests
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if not has_config:  # only the output is incomplete, and no work such as training
                 return 0
-        return fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+        unnamed = "the current directory" if isinstance(error, FileNotFoundError) else "the system"
+        return fail(f"{error.filename or unnamed}: {error.strerror or error}")
     except MemoryError as error:
         return fail(f"not enough memory: {error}" if str(error) else "not enough memory")
     except NonFiniteLossError as error:

@@ -63,8 +63,7 @@ class Parser(argparse.ArgumentParser):
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Exits after `--help`. First raises BrokenPipeError if the reader of the output has stopped."""
-        if sys.stdout:
-            sys.stdout.flush()
+        sys.stdout.flush()
         super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:

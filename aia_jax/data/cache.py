@@ -98,7 +98,7 @@ def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
 
 def _is_complete(path: Path) -> bool:
     try:
-        return json.loads((path / _MANIFEST).read_text()) == _file_sizes(path)
+        return json.loads((path / _MANIFEST).read_bytes()) == _file_sizes(path)
     except (OSError, ValueError):
         return False
 

@@ -130,7 +130,7 @@ class PhotoIndex:
 
     def _about(self) -> dict[str, Any]:
         try:
-            about = json.loads((self._path / "index.json").read_text())
+            about = json.loads((self._path / "index.json").read_bytes())
         except (OSError, ValueError):
             return {}
         return about if isinstance(about, dict) else {}
@@ -213,7 +213,7 @@ class PhotoIndex:
 
 def _read_part(path: Path) -> _Part:
     """Memory-maps a part. Raises InputError, or an error of the JSON reader, if the part is incomplete."""
-    photos = [photo and (photo[0], photo[1], photo[2]) for photo in json.loads((path / "photos.json").read_text())]
+    photos = [photo and (photo[0], photo[1], photo[2]) for photo in json.loads((path / "photos.json").read_bytes())]
     arrays = {file.stem: map_array(file) for file in sorted(path.glob("*.npy"))}
     if not arrays or any(len(array) != len(photos) for array in arrays.values()):
         raise InputError(f"{path.name} is incomplete")

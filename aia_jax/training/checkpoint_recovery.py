@@ -28,7 +28,7 @@ def find_damage(folder: Path) -> str:
     """
     path = folder / _DIGESTS
     try:
-        expected = dict(json.loads(path.read_text()).items())
+        expected = dict(json.loads(path.read_bytes()).items())
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, AttributeError) as error:

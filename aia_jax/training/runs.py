@@ -61,7 +61,7 @@ def hint_trained_root(workdir: Path | None, config: ConfigDict) -> Iterator[None
     except InputError as error:
         written = None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            written = json.loads((workdir / "config.json").read_text())["data"]["root"]
+            written = json.loads((workdir / "config.json").read_bytes())["data"]["root"]
         if "config.data.root" not in str(error) or written in (None, config.data.root):
             raise
         raise InputError(
@@ -81,8 +81,8 @@ def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...
     if not path.exists() or not saved_steps(workdir):
         return
     try:
-        written = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        written = json.loads(path.read_bytes())
+    except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); delete it, or give another workdir") from error
     may_differ = {*free, *(name for name, field in FIELDS.items() if field.resumable)}
     there, given = (

@@ -85,7 +85,7 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
         annotations = read_annotations(config_data.root, config_data.name, split)
         source = image_cache.photo_source(config_data.root, config_data.name, split, annotations)
     copy = image_cache.prepare_copy(source, config_data, image_size)
-    facts = json.loads((copy / "split.json").read_text())
+    facts = json.loads((copy / "split.json").read_bytes())
     targets = np.load(copy / "targets.npy")
     return Split(split, MappedRows(copy / "images.npy"), targets, tuple(facts["image_names"]), tuple(facts["labels"]))
 

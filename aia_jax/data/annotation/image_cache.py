@@ -86,7 +86,7 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
 def scenes_source(split: str, seed: int, indices: range, size: int) -> Source:
     """Returns the source of generated scenes. Scenes are drawn at the size of the copy, `size` x `size` pixels."""
     folder = Path(scenes.__file__).parent
-    code = "".join((folder / name).read_text() for name in ("dataset.py", "painting.py"))
+    code = "".join((folder / name).read_text(encoding="utf-8") for name in ("dataset.py", "painting.py"))
     return Source(
         dataset="scenes",
         split=split,

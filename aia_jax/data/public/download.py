@@ -179,7 +179,7 @@ def _facts_path(path: Path) -> Path:
 
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(_facts_path(path).read_text())
+        facts = json.loads(_facts_path(path).read_bytes())
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
