@@ -28,11 +28,7 @@ PRESETS: dict[str, dict[str, str]] = {
     "deterministic": {"xla_gpu_deterministic_ops": "true"},
 }
 # Switches of JAX that are set for other programs in the environment, such as JAX_ENABLE_X64. Types depend on them.
-_SWITCHES = {
-    "jax_enable_x64": False,
-    "jax_numpy_dtype_promotion": "standard",
-    "jax_numpy_rank_promotion": "allow",
-}
+_SWITCHES = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"}
 
 
 def add_device_arguments(parser: Parser) -> None:

@@ -109,8 +109,7 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Returns:
         The arrays, `{path: array}` (see `flat_arrays`), and the dict `info` of the checkpoint (see `Checkpointer`).
 
-    Raises InputError if there are no checkpoints, no epoch was evaluated yet, the checkpoint is damaged, or JAX has no
-    device.
+    Raises InputError if JAX has no device, no epoch was evaluated yet, or there is no checkpoint that can be read.
     """
     mesh = sharding.data_mesh()
     try:
@@ -121,14 +120,10 @@ def run_arrays(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             return flat_arrays(select_weights(stored, info["weights"])), info
     except (InputError, MemoryError, jax.errors.JaxRuntimeError):
         raise
-    except OSError as error:
-        raise InputError(f"the checkpoint in {workdir} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # Orbax and TensorStore raise errors of many types for damaged files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"the checkpoint in {workdir} cannot be read, perhaps because it is damaged or of another version: "
-            f"{reason:.300}"
-        ) from error
+        causes = "it may be damaged or of another version"
+        raise InputError(f"the checkpoint in {workdir} cannot be read; {causes}: {reason:.300}") from error
 
 
 @contextlib.contextmanager
