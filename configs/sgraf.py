@@ -47,6 +47,7 @@ def retrieval_config(dataset, reasoning):
     data.root = "data"  # contains the data set's folder and vocab/
     data.vocabulary = ""  # file; "": <root>/vocab/<name>_vocab.json
     data.photos = ""  # folder of the photos for retrieval.png; the file names are in a file beside the features
+    data.captions_per_image = 0  # captions of each image; 0: read from the numbers of rows and captions
     data.lengths = (16, 24, 32, 48, 64)  # captions are padded to one of these lengths; JAX compiles a program for each
     data.flips = "none"  # random flips of images, only if a backbone is trained too
 

@@ -34,6 +34,7 @@ _INNER_STOP = re.compile(r"(?<=\w{3})(?<!\bave)(?<!\bmrs)\.(?=\s)")
 _PLAIN = re.compile(r"(?!.*(?:--|,,|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b))[a-z ,-]*\.?")
 _PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.]")
 
+_IMAGE_NAME = re.compile(r"""["']?[^,|\t]+\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b|\d+ ?[,;|#]""", re.IGNORECASE)
 _MOST_UNKNOWN = 0.5
 _SCAN_FORMAT = "SCAN's {word2idx, idx2word, idx}; `aia vocab` writes one"
 
@@ -140,7 +141,7 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
     r"""Reads captions from a UTF-8 file, one per line. Strips whitespace around them. Only "\n" ends a line.
 
     Raises:
-        InputError: the file is absent, not UTF-8 or empty, or a line is empty.
+        InputError: the file is absent, not UTF-8 or empty, a line is empty, or the lines hold more than captions.
     """
     lines = read_text(Path(path), newline="\n").removesuffix("\n").split("\n")
     captions = tuple(line.strip() for line in lines)
@@ -149,7 +150,26 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
     if empty := [number for number, caption in enumerate(captions, start=1) if not caption]:
         others = f", as are {len(empty) - 1:,} others" if len(empty) > 1 else ""
         raise InputError(f"{path}: line {empty[0]} is empty{others}; every line must have a caption")
+    if found := _other_format(captions):
+        raise InputError(
+            f"{path} holds {found}, not captions alone. Write a text file with one caption per line, in the order of "
+            "the features and without the names of the images; `aia features --list` takes a file of the names"
+        )
     return captions
+
+
+def _other_format(lines: Sequence[str]) -> str:
+    """Returns what the lines of a file are if they are not captions, such as those of Flickr8k.token.txt, or ""."""
+    if re.match(r"[\[{]\s*([\[{\"]|$)", lines[0]):
+        return "JSON"
+    if len(lines) == 1 and "\r" in lines[0]:
+        return 'lines that end with "\\r" instead of "\\n"'
+    most = 0.9 * (len(lines) - 1)  # the first line may be a header
+    if sum(_IMAGE_NAME.match(line) is not None for line in lines) >= max(1, most):
+        return f"the name or number of an image in each line, such as {lines[-1]!r:.60}"
+    if sum("\t" in line for line in lines) >= max(1, most):
+        return f"columns separated by tabs, such as {lines[-1]!r:.60}"
+    return ""
 
 
 def pad_ids(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from aia_jax.evaluation.evaluator import (
     write_npz,
 )
 from aia_jax.metrics.published_results import RETRIEVAL_RESULTS
-from aia_jax.metrics.retrieval import CAPTIONS_PER_IMAGE, caption_ranks, image_ranks
+from aia_jax.metrics.retrieval import caption_ranks, image_ranks
 from aia_jax.report.retrieval import draw_retrieval
 from aia_jax.report.table import RETRIEVAL_COLUMNS, metric_table
 
@@ -81,17 +81,18 @@ class RetrievalEvaluator(Evaluator):
         if photos is None:
             return
         images = evenly_spaced(len(split.images), _QUERIES_DRAWN)
-        captions = CAPTIONS_PER_IMAGE * images + np.arange(len(images)) % CAPTIONS_PER_IMAGE
+        per_image = split.per_image
+        captions = per_image * images + np.arange(len(images)) % per_image
         found_images = top_columns(best.scores[captions], _HITS_DRAWN)
         found_captions = top_columns(best.scores[:, images].T, _HITS_DRAWN)
         draw_retrieval(
             path,
             text_queries=[
-                (split.captions[caption], [(photos(hit), hit == caption // CAPTIONS_PER_IMAGE) for hit in hits])
+                (split.captions[caption], [(photos(hit), hit == caption // per_image) for hit in hits])
                 for caption, hits in zip(captions, found_images, strict=True)
             ],
             image_queries=[
-                (photos(image), [(split.captions[hit], hit // CAPTIONS_PER_IMAGE == image) for hit in hits])
+                (photos(image), [(split.captions[hit], hit // per_image == image) for hit in hits])
                 for image, hits in zip(images, found_captions, strict=True)
             ],
             title=f"{self._title}: {best.candidate.name}",

@@ -1,32 +1,33 @@
 """Exact ranks and recalls of image-text retrieval in both directions.
 
-Similarities are `[C, I]` for C captions and I images. Caption c belongs to image `c // 5`. Among equal values, the last
-one ranks first, because the published code reverses an ascending sort.
+Similarities are `[C, I]` for C captions and I images, with `k = C / I` captions for each image. Caption c belongs to
+image `c // k`. Among equal values, the last one ranks first, because the published code reverses an ascending sort.
 """
 
 import numpy as np
 
 from aia_jax.utils.errors import InputError
 
-CAPTIONS_PER_IMAGE = 5
 RECALLS = (1, 5, 10)
 _FOLD = 1000  # images in a fold of the COCO 1K test
 
 
 def caption_ranks(similarity: np.ndarray) -> np.ndarray:
     """For each image, returns the best rank of the image's own captions, int64 `[I]`. Ranks start at 0."""
+    per_image = len(similarity) // similarity.shape[1]
     ranks = np.empty(similarity.shape[1], np.int64)
     for image, scores in enumerate(similarity.T):
-        start = CAPTIONS_PER_IMAGE * image
-        own = scores[start : start + CAPTIONS_PER_IMAGE]
-        best = start + CAPTIONS_PER_IMAGE - 1 - int(np.argmax(own[::-1]))
+        start = per_image * image
+        own = scores[start : start + per_image]
+        best = start + per_image - 1 - int(np.argmax(own[::-1]))
         ranks[image] = _rank(scores, best)
     return ranks
 
 
 def image_ranks(similarity: np.ndarray) -> np.ndarray:
     """For each caption, returns the rank of the caption's own image, int64 `[C]`. Ranks start at 0."""
-    return np.array([_rank(scores, caption // CAPTIONS_PER_IMAGE) for caption, scores in enumerate(similarity)])
+    per_image = len(similarity) // similarity.shape[1]
+    return np.array([_rank(scores, caption // per_image) for caption, scores in enumerate(similarity)])
 
 
 def retrieval_metrics(similarity: np.ndarray) -> dict[str, float | int]:
@@ -45,13 +46,14 @@ def retrieval_metrics(similarity: np.ndarray) -> dict[str, float | int]:
     """
     similarity = np.asarray(similarity)
     captions, images = similarity.shape if similarity.ndim == 2 else (0, 0)
-    if not images or captions != CAPTIONS_PER_IMAGE * images:
-        raise InputError(f"similarities {similarity.shape} must be [captions, images] with five captions an image")
+    if not images or not captions or captions % images:
+        problem = "must be [captions, images] with equally many captions for each image"
+        raise InputError(f"similarities {similarity.shape} {problem}")
     if np.isnan(similarity).any():
         raise InputError(f"similarities of {int(np.isnan(similarity).any(axis=1).sum())} captions hold NaN")
     metrics = _recalls(similarity)
     if images > _FOLD and images % _FOLD == 0:
-        size = CAPTIONS_PER_IMAGE * _FOLD
+        size = captions // images * _FOLD
         parts = (np.s_[size * k : size * (k + 1), _FOLD * k : _FOLD * (k + 1)] for k in range(images // _FOLD))
         folds = [_recalls(similarity[part]) for part in parts]
         metrics |= {f"1k_{name}": float(np.mean([fold[name] for fold in folds])) for name in folds[0]}

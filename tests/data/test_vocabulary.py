@@ -132,6 +132,19 @@ def test_a_vocabulary_is_saved_in_scans_format(tmp_path):
         (read_captions, b"a\n \r\nb\n", "~/file: line 2 is empty; every line must have a caption"),
         (read_captions, b"a\n\nb\n\n\n", "~/file: line 2 is empty, as are 2 others; every line must have a caption"),
         (read_captions, b"a\n\xe9t\xe9\n", "~/file is not UTF-8 text: invalid continuation byte at byte 2; convert it"),
+        *(
+            (read_captions, content, f"~/file holds {problem}")
+            for content, problem in (
+                (b"1000.jpg#0\tA child\n1000.jpg#1\tA girl\n", "the name or number of an image in each line, such as"),
+                (b'image,caption\n1 0.jpg,A child\n10.jpg,A girl\n12.jpg,"A, b"\n', "the name or number of an image"),
+                (b"image_name| comment_number| comment\n10.jpg| 0| A man\n10.jpg| 1| Two\n", "the name or number of"),
+                (b"17,a red dog\n18,a blue dog\n", "the name or number of an image in each line, such as '18,a blue"),
+                (b"a16\ta red dog\nb7\ta dog\n", "columns separated by tabs, such as 'b7\\ta dog', not captions alone"),
+                (b'{"images": [{"id": 3}]}', "JSON, not captions alone"),
+                (b'[\n{"image": "a.jpg", "caption": ["a dog"]}\n]', "JSON"),
+                (b"a dog\ra cat\r", 'lines that end with "\\r" instead of'),
+            )
+        ),
         (VECTORS, b"boat 1 2 3\n", "~/file:1: a word and 3 numbers, but config.model.word_size is 2"),
         (VECTORS, b"red 1 2\nboat 1 x\n", "~/file:2: not all of 1 x ... are numbers"),
         (VECTORS, b"boat 1 nan\n", "~/file:1: a number is not finite"),
@@ -151,6 +164,8 @@ def test_captions_are_lines_without_blanks_around_them(write):
     path = write("\ufeffa dog \r\nan\u2028old\rcat\x0b!\n caf\u00e9\n".encode())
     assert read_captions(path) == ("a dog", "an\u2028old\rcat\x0b!", "café")
     assert read_captions(write(b"a dog")) == ("a dog",)
+    odd = ("2 dogs, 1 cat", "photo.jpg shows a dog", "[a dog]", "{a} dog", "a\tdog")
+    assert read_captions(write("\r\n".join(odd).encode())) == odd
 
 
 def test_captions_are_encoded_as_padded_ids_and_need_a_vocabulary_with_most_words():

@@ -34,6 +34,14 @@ def test_metrics_of_a_small_matrix():
     assert metrics == metrics | expected | {"num_images": 2, "num_captions": 10}
 
 
+def test_an_image_may_have_one_caption():
+    similarity = np.array([[3, 2, 1], [3, 2, 1], [0, 1, 4]])  # captions 0 and 2 find their images
+    metrics = retrieval_metrics(similarity)
+    expected = {"t2i_r1": 200 / 3, "t2i_mean": 4 / 3, "i2t_r1": 200 / 3, "num_images": 3, "num_captions": 3}
+    assert metrics == metrics | {name: pytest.approx(value) for name, value in expected.items()}
+    np.testing.assert_array_equal(caption_ranks(similarity), [1, 0, 0])
+
+
 def test_thousands_are_folds():
     rng = np.random.default_rng(0)
     similarity = rng.random((10_000, 2_000), np.float32)
@@ -48,7 +56,7 @@ def test_thousands_are_folds():
 @pytest.mark.parametrize(
     ("similarity", "message"),
     [
-        (np.zeros((11, 2)), r"similarities \(11, 2\) must be \[captions, images\] with five captions an image"),
+        (np.zeros((11, 2)), r"similarities \(11, 2\) must be \[captions, images\] with equally many captions"),
         (np.zeros((0, 0)), "must be"),
         (np.full((5, 1), np.nan), "similarities of 5 captions hold NaN"),
     ],

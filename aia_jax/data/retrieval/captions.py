@@ -1,6 +1,7 @@
-"""Loads images with five captions each: features in SCAN's format (Lee et al., ECCV 2018), or generated scenes."""
+"""Loads images with captions: features in SCAN's format (Lee et al., ECCV 2018), or generated scenes."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ from aia_jax.data.vocabulary import Vocabulary, encode_captions, image_means, re
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 
-CAPTIONS_PER_IMAGE = 5
-_DEV_CAPTIONS = 5000  # number of captions to use from a larger dev split, as in SCAN's code
+_USUAL = 5  # captions of an image in Flickr8k, Flickr30K and COCO
+_DEV_IMAGES = 1000  # number of images to use from a larger dev split, as in SCAN's code
+_COMPARED_BYTES = 2**28  # rows of more bytes in total are compared by their first values, and 500 pairs completely
 _FILES = {"train": ("train",), "validation": ("dev",), "test": ("testall", "test")}
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionSplit:
-    """A split of I images with C = 5I captions. The five captions of an image are consecutive.
+    """A split of I images with C = kI captions. The k captions of an image are consecutive.
 
     Attributes:
         images: memory-mapped. Either features of R regions, float `[I, R, F]`, or pixels, uint8 `[I, S, S, 3]`.
@@ -38,9 +40,14 @@ class CaptionSplit:
     def __len__(self) -> int:
         return len(self.captions)
 
+    @property
+    def per_image(self) -> int:
+        """Number k of captions of each image."""
+        return len(self.captions) // len(self.images)
+
     def take(self, images: np.ndarray) -> "CaptionSplit":
         """Returns a split of the images with the indices `images`, and their captions. Does not read the images."""
-        captions = (CAPTIONS_PER_IMAGE * images[:, None] + np.arange(CAPTIONS_PER_IMAGE)).ravel()
+        captions = (self.per_image * images[:, None] + np.arange(self.per_image)).ravel()
         texts = tuple(self.captions[caption] for caption in captions)
         return CaptionSplit(self.images.take(images), texts, self.tokens[captions], self.lengths[captions])
 
@@ -60,16 +67,13 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
     folder = Path(config_data.root) / config_data.name
     stem = next((name for name in _FILES[split] if (folder / f"{name}_caps.txt").exists()), _FILES[split][-1])
     path = folder / f"{stem}_caps.txt"
+    if not path.exists() and path.with_suffix(".tsv").exists():
+        path = path.with_suffix(".tsv")  # CC152K's tables of numbers and captions; `read_captions` says what to do
     captions = read_captions(path)
-    if len(captions) % CAPTIONS_PER_IMAGE:
-        raise InputError(
-            f"{path} holds {len(captions)} captions, not a multiple of {CAPTIONS_PER_IMAGE}: each image has"
-            f" {CAPTIONS_PER_IMAGE} captions in sequence"
-        )
-    images = _features(folder / f"{stem}_ims.npy", len(captions))
+    images = _features(folder / f"{stem}_ims.npy", len(captions), config_data.get("captions_per_image", 0))
     whole = CaptionSplit(images, captions, *encode_captions(captions, vocabulary, name=str(path)))
-    if split == "validation" and len(captions) > _DEV_CAPTIONS:
-        return whole.take(np.arange(_DEV_CAPTIONS // CAPTIONS_PER_IMAGE))
+    if split == "validation" and len(images) > _DEV_IMAGES:
+        return whole.take(np.arange(_DEV_IMAGES))
     return whole
 
 
@@ -140,7 +144,7 @@ class PairBatches:
         tokens = np.pad(tokens, [(0, 0), (0, width - tokens.shape[1])])
         columns |= {"index": own.astype(np.int32), "length": split.lengths[own], "tokens": tokens}
         if self._images:
-            columns["image"] = split.images[own // CAPTIONS_PER_IMAGE]
+            columns["image"] = split.images[own // split.per_image]
         for name, rows in self._similarity.items():
             places = index // (len(split) // rows.shape[0])
             columns[f"{name}_similarity"] = (rows[places[part]] @ rows[places].T).toarray().astype(np.float32)
@@ -152,7 +156,7 @@ def semantic_similarity(split: CaptionSplit, names: tuple[str, ...]) -> dict[str
     if not names:
         return {}
     rows = tf_idf(split.captions)
-    return {name: rows if name == "caption" else image_means(rows, CAPTIONS_PER_IMAGE) for name in names}
+    return {name: rows if name == "caption" else image_means(rows, split.per_image) for name in names}
 
 
 def feature_photo_names(split: CaptionSplit) -> list[str]:
@@ -174,20 +178,73 @@ def feature_photo_names(split: CaptionSplit) -> list[str]:
     return [names[row] for row in rows]
 
 
-def _features(path: Path, num_captions: int) -> MappedRows:
-    """Memory-maps the features of I images, `[I, R, F]`. The file may have one row per image, or one per caption."""
+def _features(path: Path, num_captions: int, per_image: int) -> MappedRows:
+    """Memory-maps the features of I images, `[I, R, F]`. The file may have one row per image, or one per caption.
+
+    `per_image` is the number of captions of an image. 0: it is read from the rows.
+    """
     if not path.exists():
         raise InputError(f"{path}, the image features, does not exist; aia features creates it from photos")
     rows = MappedRows(path)
     if len(rows.shape) != 3 or rows.dtype.kind != "f":
         raise InputError(f"{path} must be a float array [images, regions, features], found {rows.dtype} {rows.shape}")
-    num_images = num_captions // CAPTIONS_PER_IMAGE
-    if len(rows) not in (num_images, num_captions):
-        raise InputError(
-            f"{path} holds features of {len(rows)} images, but there are {num_captions} captions beside it: "
-            f"{num_images} rows are needed, one per image, or {num_captions}, one per caption"
+    found = f"{path} holds features of {len(rows)} images, but there are {num_captions} captions beside it"
+    if per_image and (num_captions % per_image or len(rows) not in (num_captions // per_image, num_captions)):
+        problem = (
+            f"config.data.captions_per_image={per_image} needs {num_captions / per_image:g} or {num_captions} rows"
         )
-    return rows.take(np.arange(0, len(rows), len(rows) // num_images))
+        raise InputError(f"{found}; {problem}, one per image or one per caption")
+    if not len(rows) or num_captions % len(rows):
+        raise InputError(f"{found}: no whole number of captions per image; one row per image or per caption is needed")
+    single = len(rows) < num_captions or per_image == 1
+    return rows.take(np.arange(0, len(rows), 1 if single else _repetitions(rows, per_image)))
+
+
+def _repetitions(rows: MappedRows, per_image: int) -> int:
+    """Returns how often the features of each image are repeated, if there is a row for each of N captions.
+
+    Raises:
+        InputError: the rows are not alike in groups of `per_image` or, if this is 0, of any size.
+    """
+    starts = np.flatnonzero(np.concatenate([[True], ~_alike_neighbours(rows)]))  # of the runs of rows that are alike
+    lengths = np.diff(starts, append=len(rows))
+    common = math.gcd(*lengths.tolist())
+    chosen = per_image or (common if common % _USUAL else _USUAL)
+    if chosen > 1 and common % chosen == 0:
+        return chosen
+    chosen = per_image or _USUAL
+    if per_image or len(starts) < len(rows):
+        run = int(np.flatnonzero(lengths % chosen)[0])
+        first, number = starts[run] + 1, lengths[run]
+        problem = f"rows {first} to {first + number - 1} are alike: a run of {number}, no multiple of {chosen}"
+    else:
+        periods = (len(rows) // size for size in range(2, 11) if len(rows) % size == 0)
+        copy = next((k for k in periods if k > 2 and np.array_equal(rows[0:3], rows[k : k + 3])), 0)  # as np.tile does
+        if not copy:
+            return 1
+        problem = f"row {copy + 1} and the next ones repeat row 1 and the next ones"
+    raise InputError(
+        f"{rows.path} holds a row for each of the {len(rows)} captions beside it, but {problem}. If each image has "
+        f"{chosen} captions, its row must be there {chosen} times in sequence: create the file again. If each row is "
+        "an image with one caption, set config.data.captions_per_image=1"
+    )
+
+
+def _alike_neighbours(rows: MappedRows) -> np.ndarray:
+    """Returns bool `[N - 1]`, whether each of N rows equals the next one, except for rounding."""
+    size = math.prod(rows.shape[1:])
+    part = min(size, max(64, _COMPARED_BYTES // (len(rows) * rows.dtype.itemsize)))
+
+    def alike(row: int, size: int) -> bool:
+        one, other = (np.asarray(rows[k].ravel()[:size], np.float32) for k in (row, row + 1))
+        return bool(np.abs(one - other).max(initial=0) <= 1e-3 * np.abs(one).max(initial=0))
+
+    found = np.array([alike(row, part) for row in range(len(rows) - 1)], bool)
+    if part < size:
+        pairs = np.flatnonzero(found)
+        for row in pairs[:: max(1, len(pairs) // 500)]:
+            found[row] = alike(row, size)
+    return found
 
 
 def _load_scenes(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -> CaptionSplit:

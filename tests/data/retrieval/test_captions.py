@@ -13,6 +13,7 @@ from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.utils.errors import InputError
 
 IMAGES = 6
+CAPTIONS, FEATURES = "tiny_precomp/train_caps.txt", "tiny_precomp/train_ims.npy"
 TEXTS = [f"a {colour} dog {'runs ' * (k % 4)}here" for colour in ("red", "blue", "big") for k in range(10)]
 
 
@@ -51,6 +52,65 @@ def test_features_may_be_repeated_for_each_caption(data, tmp_path):
     np.testing.assert_array_equal(split.images[:], once)
     batch = PairBatches(split, (8, 16))({"index": np.arange(30)}, slice(None))
     np.testing.assert_array_equal(batch["image"], once[batch["index"] // 5])
+
+
+ROWS = np.random.default_rng(0).normal(size=(30, 4, 3)).astype(np.float32)
+NOISE = np.random.default_rng(1).uniform(0.9999, 1.0001, (30, 4, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "stated", "images", "per_image"),
+    [
+        (ROWS, 0, ROWS, 1),
+        (ROWS[:10], 0, ROWS[:10], 3),
+        (np.repeat(ROWS[:15], 2, axis=0), 0, ROWS[:15], 2),
+        (np.repeat(ROWS[:15], 2, axis=0), 1, np.repeat(ROWS[:15], 2, axis=0), 1),
+        (np.repeat(ROWS[:6], 5, axis=0) * NOISE, 0, ROWS[:6], 5),  # computed in other batches
+        (np.repeat(ROWS[:6], 5, axis=0), 5, ROWS[:6], 5),
+        (np.repeat(ROWS[:3], 10, axis=0), 0, ROWS[[0, 0, 1, 1, 2, 2]], 5),
+        (ROWS[:6], 5, ROWS[:6], 5),
+    ],
+)
+def test_the_number_of_captions_of_an_image_is_read_from_the_rows(data, write, rows, stated, images, per_image):
+    data.captions_per_image = stated
+    write(rows.astype(np.float32), FEATURES)
+    split = load(data)
+    assert split.per_image == per_image
+    np.testing.assert_allclose(split.images[:], images, rtol=3e-4)
+    batch = PairBatches(split, (8, 16), similarity=semantic_similarity(split, ("image",)))(
+        {"index": np.arange(30)}, np.s_[:]
+    )
+    np.testing.assert_array_equal(batch["image"], split.images[:][batch["index"] // per_image])
+    assert len(split.take(np.array([2, 0]))) == 2 * per_image
+
+
+@pytest.mark.parametrize(
+    ("rows", "stated", "message"),
+    [
+        (ROWS[np.r_[:25, 24, 24, 27:30]], 0, "rows 25 to 27 are alike|rows 1 to 1 are alike"),
+        (ROWS[np.r_[[0] * 5, [1] * 4, [2] * 6, [3] * 15]], 0, "rows 6 to 9 are alike: a run of 4, no multiple of 5"),
+        (np.tile(ROWS[:6], (5, 1, 1)), 0, "row 7 and the next ones repeat row 1"),
+        (ROWS, 5, "rows 1 to 1 are alike: a run of 1, no multiple of 5"),
+        (ROWS[:10], 5, "captions_per_image=5 needs 6 or 30 rows"),
+        (ROWS[:6], 4, "captions_per_image=4 needs 7.5 or 30 rows"),
+    ],
+)
+def test_rows_that_repeat_unevenly_are_refused_with_both_readings(data, write, rows, stated, message):
+    data.captions_per_image = stated
+    write(rows, FEATURES)
+    with pytest.raises(InputError, match=message) as caught:
+        load(data)
+    assert len(rows) < 30 or ("5 captions" in str(caught.value) and "captions_per_image=1" in str(caught.value))
+
+
+def test_large_features_are_compared_by_their_first_values_and_by_whole_rows(data, write, monkeypatch):
+    monkeypatch.setattr("aia_jax.data.retrieval.captions._COMPARED_BYTES", 0)
+    rows = np.zeros((30, 40, 3), np.float32)
+    rows[:, -1, 0] = np.arange(30)
+    write(rows, FEATURES)
+    assert load(data).per_image == 1
+    write(np.repeat(rows[1:7], 5, axis=0), FEATURES)
+    assert load(data).per_image == 5
 
 
 def test_testall_is_used_if_it_exists(data, write):
@@ -119,13 +179,10 @@ def test_photo_names_are_read_from_beside_the_features(data, write):
     assert feature_photo_names(split.take(np.array([4, 1]))) == ["4.jpg", "1.jpg"]
 
 
-CAPTIONS, FEATURES = "tiny_precomp/train_caps.txt", "tiny_precomp/train_ims.npy"
-
-
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        (CAPTIONS, b"a red dog here\n" * 7, "holds 7 captions, not a multiple of 5"),
+        (CAPTIONS, b"a red dog here\n" * 7, "of 6 images, but there are 7 captions beside it: no whole number"),
         (CAPTIONS, b"a red dog here\n" * 4 + b"\n", r"train_caps.txt.*5"),
         (CAPTIONS, b"wholly other words\n" * 30, r"train_caps.txt.*vocab.json"),
         (CAPTIONS, None, "train_caps.txt"),
