@@ -92,6 +92,11 @@ def run(arguments: argparse.Namespace) -> None:
         _derive(written)
         if arguments.html:
             write_gallery(output / PAGE, arguments.images, annotator.labels, written)
+        if gone := sorted(written.done.difference(names)):
+            print(
+                f"{format_count(len(gone), 'annotated photo')} no longer in {printable(str(arguments.images))}; their "
+                f"labels are kept, --force starts again:{list_problems(list(map(printable, gone)), 5)}"
+            )
         photos = format_count(len(names), "photo")
         print(f"{len(remaining):,} of {photos} read now{rate}; written to {printable(str(output))}")
 

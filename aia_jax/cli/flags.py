@@ -68,6 +68,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError with the message."""
+        if message.endswith("expected one argument"):
+            message += "; write a value that begins with - after an equals sign, as in --flag=-value"
         raise InputError(f"{message}; see {self.prog} --help")
 
     def _without_value(self, argument: str) -> str:

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     kept = [tuple(label for label in photo.labels if label in known) for photo in photos]
     photos = [dataclasses.replace(photo, labels=names) for photo, names in zip(photos, kept, strict=True)]
     targets = multi_hot(kept, labels)
-    in_test = _split(photos, targets, arguments)
+    in_test = _split(photos, targets, _first_copies(moments), arguments)
     stats = stats or combine_moments(moments if in_test.all() else moments[~in_test])
     with staged_output(arguments.output) as folder:
         _write(folder, photos, labels, in_test, stats)
@@ -170,8 +170,19 @@ def _vocabulary(photos: Sequence[LabelRow], min_images: int) -> tuple[str, ...]:
     return labels
 
 
-def _split(photos: Sequence[LabelRow], targets: np.ndarray, arguments: argparse.Namespace) -> np.ndarray:
-    """Selects the photos for testing, bool `[N]`: by the splits in the list or, if it has none, at random."""
+def _first_copies(moments: np.ndarray) -> np.ndarray:
+    """Returns int `[N]`: for each photo, the number of the first photo with the same pixels, by their statistics."""
+    found: dict[bytes, int] = {}
+    return np.array([found.setdefault(row.tobytes(), number) for number, row in enumerate(moments)])
+
+
+def _split(
+    photos: Sequence[LabelRow], targets: np.ndarray, copies: np.ndarray, arguments: argparse.Namespace
+) -> np.ndarray:
+    """Selects the photos for testing, bool `[N]`: by the splits in the list or, if it has none, at random.
+
+    At random, all copies of a photo are in the same part. With given splits, copies in both parts are reported.
+    """
     given, fraction = {photo.split for photo in photos} - {""}, arguments.test_fraction
     if given and fraction:
         raise InputError(f"{arguments.labels} gives the splits itself; leave out --test_fraction")
@@ -182,13 +193,25 @@ def _split(photos: Sequence[LabelRow], targets: np.ndarray, arguments: argparse.
             raise InputError(f"{arguments.labels} puts all photos into {', '.join(given)}; some are needed for test")
         if "validation" in given:
             print(f"photos of the validation split are for {'testing' if test == 'validation' else 'training'}")
-        return np.array([photo.split == test for photo in photos])
+        in_test = np.array([photo.split == test for photo in photos])
+        if leaked := [photo.photo for photo in itertools.compress(photos, in_test & np.isin(copies, copies[~in_test]))]:
+            print(
+                f"{format_count(len(leaked), 'test photo')} of {in_test.sum():,} are also training photos, under "
+                f"another name, so the test results will be too good:{list_problems(list(map(printable, leaked)), 5)}"
+            )
+        return in_test
     if fraction == 1:
         return np.ones(len(photos), bool)
     if len(photos) < 2:
         raise InputError("there is one photo; at least two are needed, one for training and one for testing")
+    if repeated := int((copies != np.arange(len(photos))).sum()):
+        shared = "share none" if copies.any() else "share them"
+        print(f"{format_count(repeated, 'photo')} with the same pixels as another photo; training and test {shared}")
+    _, members = np.unique(copies if copies.any() else np.arange(len(photos)), return_inverse=True)
+    merged = np.zeros((members.max() + 1, targets.shape[1]), targets.dtype)
+    np.maximum.at(merged, members, targets)
     fraction = fraction or _TEST_FRACTION
-    in_test = stratified_split(targets, fraction, arguments.seed, in_both=True)
+    in_test = stratified_split(merged, fraction, arguments.seed, in_both=True)[members]
     if in_test.sum() > 1.25 * np.ceil(fraction * len(photos)):
         print(
             f"{in_test.mean():.2f} of the photos are for testing, not {fraction:g}: each label of two photos or more "

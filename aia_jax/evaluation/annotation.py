@@ -30,7 +30,7 @@ from aia_jax.training.prediction import fetch_outputs
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes
-from aia_jax.utils.messages import format_count
+from aia_jax.utils.messages import format_count, spreadsheet_text
 
 _IMAGES_DRAWN = 16
 _CURVE_POINTS = 100
@@ -127,7 +127,9 @@ def _write_label_table(path: Path, split: Split, scores: np.ndarray, threshold: 
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(("label", *columns))
-    table.writerows(zip(split.labels, *(column.tolist() for column in columns.values()), strict=True))
+    table.writerows(
+        zip(map(spreadsheet_text, split.labels), *(column.tolist() for column in columns.values()), strict=True)
+    )
     write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 

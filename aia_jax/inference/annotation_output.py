@@ -28,6 +28,7 @@ from aia_jax.inference.thumbnails import PICTURES, Thumbnail, ThumbnailStore
 from aia_jax.report.gallery.writer import PageLabel, PagePhoto, write_gallery_page
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import atomic_path, complete_lines, exclusive_lock, write_bytes, write_json
+from aia_jax.utils.messages import spreadsheet_text
 
 SETTINGS = "settings.json"
 ANNOTATIONS = "annotations.jsonl"
@@ -35,7 +36,6 @@ PROBLEMS = "problems.jsonl"
 TABLE = "annotations.csv"
 KEYWORDS = "keywords"
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 Labels = Sequence[tuple[str, float]]  # pairs of a label and its score
 
@@ -131,8 +131,8 @@ class AnnotationOutput(contextlib.ExitStack):
             table = csv.writer(file)
             table.writerow(("image", "label", "score"))
             for name, labels in self.read():
-                safe_name = f"./{name}" if name.startswith(_FORMULA) else name
-                table.writerows((safe_name, label, score) for label, score in labels)
+                safe_name = f"./{name}" if spreadsheet_text(name) != name else name
+                table.writerows((safe_name, spreadsheet_text(label), score) for label, score in labels)
                 self._write_keywords(name, [label for label, _ in labels])
                 yield name, labels
 

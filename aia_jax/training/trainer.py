@@ -60,7 +60,7 @@ class Trainer:
         if task.epoch_end(1) < 1:
             raise InputError(
                 f"config.batch_size={config.batch_size} is larger than the training data of "
-                f"{task.epoch_end(config.batch_size):,}; give one that is a multiple of {self.mesh.size} and fits"
+                f"{task.epoch_end(config.batch_size):,}; set a smaller multiple of {self.mesh.size}"
             )
         self.total_steps = task.epoch_end(config.epochs)
         optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)

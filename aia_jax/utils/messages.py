@@ -13,6 +13,11 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def spreadsheet_text(text: str) -> str:
+    """Returns a text for a CSV cell. A quote is put before a text that a spreadsheet would run as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
 def list_problems(problems: Sequence[str], limit: int = MAX_LISTED) -> str:
     """Returns the first `limit` problems, one per line, and the number of further problems."""
     lines = list(problems[:limit])

@@ -203,6 +203,11 @@ def test_only_new_and_unreadable_photos_are_read_again(annotate, photos, tmp_pat
     assert len((tmp_path / "out" / "problems.jsonl").read_text().splitlines()) == 4
     for name in ("torn.png", "no\nimage.gif", "x.heic", "link.jpg"):
         (photos / name).unlink()
+    (photos / "a.webp").rename(photos / "b.webp")
+    assert annotate() == 0
+    out = capsys.readouterr().out
+    assert "1 of 22 photos read now" in out
+    assert f"1 annotated photo no longer in {photos}; their labels are kept, --force starts again:\n  a.webp\n" in out
     monkeypatch.setattr(PhotoAnnotator, "annotate", pytest.fail)
     assert annotate() == 0
     assert "0 of 22 photos read now; written to" in capsys.readouterr().out

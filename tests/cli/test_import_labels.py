@@ -154,6 +154,25 @@ def test_splits_of_the_list_are_kept(import_labels, write_table, photos, split):
     assert "puts all photos into train; some are needed for test" in refused.err
 
 
+def test_copies_of_a_photo_are_never_in_both_splits(import_labels, write_table, split, tmp_path):
+    content = {f"{number}.png": scenes.draw(5, number // 2, 32).image for number in range(20)}  # each photo twice
+    (tmp_path / "twice").mkdir()
+    for name, image in content.items():
+        Image.fromarray(image).save(tmp_path / "twice" / name)
+    rows = [(name, ("sky", "sea")[number % 4 > 1]) for number, name in enumerate(content)]
+    printed = import_labels(write_table(rows, ("image", "label")), images=tmp_path / "twice")
+    assert "10 photos with the same pixels as another photo; training and test share none" in printed.out
+    parts = [{int(name[:-4]) // 2 for name in split(part).image_names} for part in ("train", "test")]
+    assert sum(map(len, parts)) == 10
+    assert parts[1]
+    rows = [(name, label, ("train", "test")[number in (1, 6, 7)]) for number, (name, label) in enumerate(rows)]
+    printed = import_labels(write_table(rows, ("image", "label", "split")), "--force", images=tmp_path / "twice")
+    assert set(split("test").image_names) == {"1.png", "6.png", "7.png"}
+    assert "1 test photo of 3 are also training photos, under another name, so the test results" in printed.out
+    printed = import_labels(write_table([row[:2] for row in rows[:2]]), "--force", images=tmp_path / "twice")
+    assert "1 photo with the same pixels as another photo; training and test share them" in printed.out
+
+
 PROBLEMS = {
     ("ok.png", "sky", "train"): "",
     ("two.png", "sea", "test"): "",

@@ -35,6 +35,7 @@ def program(*command: str) -> subprocess.CompletedProcess:
         (["reslts"], "error: unknown command 'reslts'; nearest: results\n"),
         (["zzz"], f"error: unknown command 'zzz'; known: {', '.join(COMMANDS)}\n"),
         (["results", "--jso=x"], "error: unknown flag --jso, nearest: --json; see aia results --help\n"),
+        (["annotate", "--images", "-p"], "--images: expected one argument; write a value that begins with - after"),
         (["train"], "error: the following arguments are required: --config, --workdir; see aia train --help\n"),
         ([*TRAIN, "--config.batch_sise=8"], "nearest: --config.batch_size"),
         ([*TRAIN, "--config.data.nam=x"], "nearest: --config.data.name"),

@@ -11,6 +11,7 @@ from aia_jax.data.search.keywords import read_keywords
 from aia_jax.inference import annotation_output
 from aia_jax.inference.annotation_output import AnnotationOutput
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import spreadsheet_text
 
 SETTINGS = {"images": "/photos", "model": {"weights": "a", "stats": (1, 2)}, "thresholds": [0.5], "top": None}
 LABELS = (("<script>alert(1)</script>", 0.75), ('a "b", c', 0.1))
@@ -59,6 +60,7 @@ def test_every_name_and_label_is_kept(tmp_path):
     lines = (tmp_path / "annotations.csv").read_bytes().decode(errors="surrogateescape").split("\r\n")
     assert not {line.lstrip('"')[:1] for line in lines} & set("=+-@\t\r\n")  # no cell is a formula
     assert "./=HYPERLINK(1).jpg" in "".join(lines)
+    assert [spreadsheet_text(text) for text in ("=1+1", "a=b")] == ["'=1+1", "a=b"]
 
 
 @pytest.mark.parametrize("incomplete", [b"", b'{"image": "x', b'{"image": "x.jpg", "labels": []}'])

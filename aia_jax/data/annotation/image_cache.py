@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Callable, Sequence
@@ -65,6 +66,12 @@ def photo_source(root: str | Path, dataset: str, split: str, annotations: Annota
     """
     paths = dict(zip(annotations.image_names, annotations.image_paths, strict=True))
     folders = {Path(root), *(path.parents[len(PurePath(name).parts) - 1] for name, path in paths.items())}
+    for folder in folders:
+        if folder.is_symlink() and not folder.exists():
+            raise InputError(
+                f"{folder} links to {os.readlink(folder)}, which does not exist; where are the photos now? "
+                f"ln -sfn FOLDER {shlex.quote(str(folder))} corrects the link"
+            )
     examine = partial(_examine, folders=[] if dataset == CUSTOM else [folder.resolve() for folder in folders])
     with ThreadPoolExecutor(16) as pool:  # A network file system answers many requests at once.
         files = list(pool.map(examine, annotations.image_paths))
