@@ -22,6 +22,7 @@ from aia_jax.cli.flags import Parser, local, not_negative, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, multi_hot, read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats, stratified_split
+from aia_jax.data.importing.label_checks import sample_lines, unify_labels
 from aia_jax.data.importing.label_files import read_labels_of
 from aia_jax.data.importing.labelled_photos import (
     LabelRow,
@@ -35,7 +36,17 @@ from aia_jax.utils.files import write_json
 from aia_jax.utils.messages import format_count, list_problems, printable
 
 _TEST_FRACTION = 0.2
-_TABLE_FLAGS = ("photo_column", "label_column", "separator")  # flags that go with a table only
+_NUM_SHOWN = 10  # photos whose labels are printed before anything is written
+_TABLE_FLAGS = (
+    "photo_column",
+    "label_column",
+    "separator",
+    "delimiter",
+    "encoding",
+    "rows",
+    "ignore_columns",
+    "min_value",
+)
 _IMAGES = "images"
 _FILES = (*(f"{split}.json" for split in SPLITS), CUSTOM_STATS)
 
@@ -60,13 +71,24 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--photo_column", default="", metavar="NAME", help="table: photo column with an unusual name")
     parser.add_argument("--label_column", default="", metavar="NAME", help="table: label column with an unusual name")
     separator_help = (
-        "table: separator of the labels in a cell; none: each cell is one label; the default is |, ; or a comma, "
-        "whichever is there, or spaces in columns with names such as labels or tags"
+        "table: separator of the labels in a cell; none: each cell is one label; default: decided from all cells"
     )
     parser.add_argument("--separator", default="", metavar="SIGN", help=separator_help)
+    delimiter_help = "table: delimiter of the cells, or tab; default: decided from all rows"
+    parser.add_argument("--delimiter", default="", metavar="SIGN", help=delimiter_help)
+    parser.add_argument(
+        "--encoding", default="", metavar="NAME", help="table: such as cp1252; default: UTF-8 or UTF-16"
+    )
+    rows_help = "table: rows that count, as a column, =, !=, <, <=, > or >=, and a value, such as 'Confidence >= 0.5'"
+    parser.add_argument("--rows", default="", metavar="CONDITION", help=rows_help)
+    ignore_help = "table: columns to leave out, separated by commas"
+    parser.add_argument("--ignore_columns", default="", metavar="NAMES", help=ignore_help)
+    min_value_help = "table with a column for each label: smallest value of labels that a photo has, such as 0.5"
+    parser.add_argument("--min_value", type=float, metavar="X", help=min_value_help)
     like_help = "use the vocabulary and channel statistics of this earlier output"
     parser.add_argument("--like", type=local, metavar="DIR", help=like_help)
     parser.add_argument("--skip_bad", action="store_true", help="leave out rows, photos and labels with problems")
+    parser.add_argument("--accept_labels", action="store_true", help="accept labels that look broken")
     parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos")
     parser.add_argument("--force", action="store_true", help="replace the output of an earlier call")
 
@@ -82,7 +104,13 @@ def run(arguments: argparse.Namespace) -> None:
     listed = read_labels_of(arguments.labels, **{name: getattr(arguments, name) for name in _TABLE_FLAGS})
     print(listed.understood, flush=True)
     problems = list(listed.problems)
-    photos = _with_split(merge_label_rows(listed.rows, images, vocabulary, problems), problems)
+    rows, notes = unify_labels(listed.rows, vocabulary, problems, accept=arguments.accept_labels)
+    if notes:
+        print(f"labels that are nearly the same:{list_problems(notes)}", file=sys.stderr)
+    photos = _with_split(merge_label_rows(rows, images, vocabulary, problems), problems)
+    sample = sample_lines(photos, _NUM_SHOWN)
+    if sample:
+        print(f"{len(sample)} of {len(photos):,} photos with their labels:", *sample, sep="\n", flush=True)
     photos, moments = measure_photos(photos, images, arguments.num_workers, problems)
     _report_problems(problems, len(photos), images, skip=arguments.skip_bad)
     labels = vocabulary or _vocabulary(photos, arguments.min_images or 1)

@@ -1,10 +1,12 @@
 """Functions for files: atomic writes, reads with precise errors, locks, checksums and listings."""
 
+import codecs
 import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -118,26 +120,64 @@ def list_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False)
     return sorted(found)
 
 
-def read_text(path: Path, *, newline: str | None = None) -> str:
-    """Reads a UTF-8 text file, with or without a byte-order mark.
+def read_text(path: Path, *, newline: str | None = None, encoding: str | None = None) -> str:
+    """Reads a text file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
 
     Args:
         newline: see Python's `open`.
+        encoding: encoding of the file; None or "": UTF-8, or the encoding that the first bytes show. None also means
+            that the command has no flag `--encoding`.
 
     Raises:
-        InputError: the file cannot be read or is not UTF-8.
+        InputError: the file cannot be read or has another encoding. The message shows probable encodings.
     """
+    advice = "convert it to UTF-8" + (", or name its encoding with --encoding" if encoding is not None else "")
     try:
-        with path.open(encoding="utf-8-sig", newline=newline) as file:
-            return file.read()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; convert it") from None
+        if not encoding:
+            with path.open("rb") as file:
+                encoding = _encoding_of(file.read(4))
+        with path.open(encoding=encoding, newline=newline) as file:
+            return file.read().removeprefix("\ufeff")
+    except UnicodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        if not isinstance(error, UnicodeDecodeError):
+            raise InputError(f"{path} is not {name} text: {error}") from None
+        problem = f"{path} is not {name} text: {error.reason} at byte {error.start}; {advice}"
+        raise InputError(problem + _other_encodings(path)) from None
+    except LookupError:
+        raise InputError(f"{encoding!r} is no known encoding of text; examples: utf-8, utf-16, cp1252") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def _encoding_of(head: bytes) -> str:
+    """Returns the encoding that the first four bytes of a file show, by a byte-order mark or by zero bytes."""
+    if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "utf-32"
+    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    zeros = [byte == 0 for byte in head]
+    return {(False, True) * 2: "utf-16-le", (True, False) * 2: "utf-16-be"}.get(tuple(zeros), "utf-8-sig")
+
+
+def _other_encodings(path: Path) -> str:
+    """Returns lines that show the first line that is not ASCII in three other encodings, the most probable first."""
+    line = next((line for line in path.read_bytes().splitlines() if not line.isascii()), b"")[:80]
+    found = []
+    for encoding in ("cp1252", "cp1250", "cp1251", "mac_roman", "cp932", "gb18030", "cp949"):
+        text = line.decode(encoding, errors="ignore")
+        if len(text.encode(encoding, errors="ignore")) >= len(line) - 1 and text.isprintable():
+            words = re.findall(r"\w*[^\W\x00-\x7f]\w*", text)  # words with letters that are not ASCII
+            symbols = len(re.findall(r"[^\w\x00-\x7f]|[\uff61-\uff9f]", text))
+            latin = encoding in ("cp1252", "cp1250", "mac_roman")
+            odd = [word for word in words if latin != (2 * len(re.sub(r"[\x00-\x7f]", "", word)) <= len(word))]
+            found.append((len(odd) + symbols, len(found), f"as {encoding}: {text}"))
+    shown = "".join(f"\n  {reading}" for *_, reading in sorted(found)[:3])
+    return shown and f"; its encoding may be one of these, the most probable first:{shown}"
+
+
 def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = ()) -> Any:
-    """Reads a JSON file in UTF-8.
+    """Reads a JSON file; see `read_text` for its encoding.
 
     Args:
         expected: description of the expected content, for error messages.

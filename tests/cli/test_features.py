@@ -147,7 +147,7 @@ def test_all_unusable_photos_are_listed_and_nothing_is_left(features, photos, tm
         (b"x" * 300, "list.txt:1: no file xxx"),
         (b"b\n", "list.txt:1: no file b in "),
         (b"\n", "list.txt is empty; it needs the name of a photo on every line"),
-        (b"\xff\xfe0", "list.txt is not UTF-8 text"),
+        (b"\xff\xfe0", "list.txt is not UTF-16 text"),
         (None, "list.txt cannot be read: No such file or directory"),
     ],
 )

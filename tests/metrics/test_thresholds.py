@@ -172,7 +172,7 @@ def test_thresholds_can_be_saved_and_loaded(tmp_path):
     [
         (None, "cannot be read: No such file"),
         (b"{", "is not JSON"),
-        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"\xff\xfe0", "is not UTF-16 text"),
         (b"[0.5, 0.5]", "expected an object .* found a list"),
         (b'{"sun": 0.5}', "no threshold for the label 'city'"),
         (b'{"sun": 0.5, "city": 0.5, "ctiy": 0.5}', "unknown label 'ctiy'; nearest: city"),

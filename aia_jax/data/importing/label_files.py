@@ -1,6 +1,7 @@
 """Reads labels from a file or a folder. Decides which layout it has."""
 
 from pathlib import Path
+from typing import Any
 
 from aia_jax.data.importing.coco import read_coco
 from aia_jax.data.importing.label_tables import read_table
@@ -8,7 +9,7 @@ from aia_jax.data.importing.labelled_photos import LabelList, read_folders
 from aia_jax.utils.errors import InputError
 
 
-def read_labels_of(path: Path, **table_options: str) -> LabelList:
+def read_labels_of(path: Path, **table_options: Any) -> LabelList:
     """Reads labels from a table, COCO's JSON or a folder for each label.
 
     Args:

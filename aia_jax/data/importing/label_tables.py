@@ -1,31 +1,35 @@
 """Reads labels of photos from text tables of many layouts; see `read_table`."""
 
-import ast
 import csv
-import io
+import operator
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from aia_jax.data.importing.label_cells import LISTS, choose_separator, split_cell
 from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow
+from aia_jax.data.importing.table_text import Row, read_rows
+from aia_jax.data.photo_folder import SUFFIXES
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import read_text
 
 _PHOTO_COLUMNS = ("image", "image_name", "image_id", "image_path", "filename", "file_name", "file", "filepath")
-_PHOTO_COLUMNS += ("file_path", "path", "photo", "name")
-_ONE_LABEL = ("label", "tag", "keyword", "class", "category")
-_LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "categories", *_ONE_LABEL)
+_PHOTO_COLUMNS += ("file_path", "path", "photo", "name", "source_file")
+_ONE_LABEL = ("label", "tag", "keyword", "class", "category", "choice", "label_name", "class_name", "category_name")
+_LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "categories", "choices", *_ONE_LABEL)
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 _UNNAMED = re.compile(r"(unnamed:_\d+)?")  # the name that pandas gives to a column of row numbers
-_DELIMITERS = (",", ";", "\t", "|")
-_LISTS = "lists"
-_DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", _LISTS: "lists"}  # descriptions of separators
+_DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", LISTS: "lists"}  # descriptions of separators
 _KNOWN_SPLITS = ", ".join(SPLIT_NAMES)
-_YES, _NO = ("1", "1.0", "true", "yes", "x"), ("0", "0.0", "-1", "false", "no", "")
-
-
-Row = tuple[int, list[str]]  # line number, and one cell per column
+_YES, _NO = ("1", "1.0", "true", "t", "yes", "y", "x"), ("0", "0.0", "-1", "-1.0", "false", "f", "no", "n", "")
+_NEGATIVE = re.compile("absent|negat|reject|delet|cancel|invalid|wrong")
+_WEIGHTS = re.compile(  # names of columns that say which rows count
+    rf"{_NEGATIVE.pattern}|conf|score|prob(?!lem)|likelihood|certain|verif|presen|(^|_)(valid|value|exists|positive)"
+    "|weight|votes|agreement|accept|approv|correct|status|group_of"
+)
+_MAX_VALUES = 5  # most values of a text column that says which rows count, such as high, medium and low
+_COMPARISONS = {"!=": operator.ne, ">=": operator.ge, "<=": operator.le, "=": operator.eq, ">": operator.gt}
+_COMPARISONS["<"] = operator.lt
 
 
 class _Columns(NamedTuple):
@@ -38,106 +42,132 @@ class _Columns(NamedTuple):
     unused: list[int]
 
 
-def read_table(path: Path, *, photo_column: str = "", label_column: str = "", separator: str = "") -> LabelList:
-    """Reads labels from a text table with a header, in UTF-8 with or without a byte-order mark.
+def read_table(
+    path: Path,
+    *,
+    photo_column: str = "",
+    label_column: str = "",
+    separator: str = "",
+    encoding: str = "",
+    delimiter: str = "",
+    rows: str = "",
+    min_value: float | None = None,
+    ignore_columns: str = "",
+) -> LabelList:
+    """Reads labels from a text table with a header.
 
-    The delimiter is the comma, semicolon, tab or "|" that gives the most columns in the header. Columns are found by
-    their names in upper or lower case: photos ("image", "file_name", ...), labels ("labels", "tags", ...) and splits
-    ("split", "subset", ...). Without a column of labels, each remaining column is a label with the values 0 and 1.
-
-    The labels of all cells are read by the first rule that applies:
-
-    1. If all cells with labels are lists in the syntax of Python or JSON, the items of the lists are the labels.
-    2. If any cell contains "|", this character separates the labels. If not, the same rule holds for ";", then ",".
-    3. If the column has no singular name ("label", "tag", ...), and no photo has two rows, spaces separate the labels.
-    4. Otherwise a cell is one label.
+    Columns are found by their names in upper or lower case: photos ("image", "file_name", ...), labels ("labels",
+    "tags", ...) and splits ("split", "subset", ...). Without a column of labels, each remaining column is a label with
+    the values 0 and 1. `read_rows` finds the delimiter, and `choose_separator` decides how cells hold labels.
 
     Args:
         photo_column, label_column: names of the columns, if they differ from the known names.
-        separator: text between two labels in a cell; "none": a cell is one label; "": the rules above apply.
+        separator: text between two labels in a cell; "none": a cell is one label; "": see `choose_separator`.
+        encoding, delimiter: see `read_rows`.
+        rows: rows that count, such as "Confidence >= 0.5"; "": all rows.
+        min_value: smallest number in a column of 0 and 1 for which a photo has the label.
+        ignore_columns: names of columns to leave out, separated by commas.
 
     Raises:
-        InputError: the file cannot be read, or a column is missing.
+        InputError: the file cannot be read, a column is missing, or there are two ways to read the table.
     """
-    found, problems = [], []
-    header, rows, delimiter = _parse(path, problems)
-    columns = _find_columns(path, header, photo_column, label_column)
-    splits = [_split_name(cells, columns) for _, cells in rows]
+    known = {*_PHOTO_COLUMNS, *_LABEL_COLUMNS, *_SPLIT_COLUMNS, _key(photo_column), _key(label_column)} - {""}
+    table = read_rows(
+        path, lambda header: sum(_key(name) in known for name in header), encoding=encoding, delimiter=delimiter
+    )
+    header, problems, kept = table.header, table.problems, table.rows
+    columns = _find_columns(path, header, kept, photo_column, label_column, _ignored(path, header, ignore_columns))
+    if rows:
+        kept = _matching(path, header, kept, rows, problems)
+    else:
+        _ask_about_rows(path, header, kept, columns)
+    splits = [_split_name(cells, columns) for _, cells in kept]
     if columns.labels is None:
+        _check_indicators(path, header, kept, columns, min_value)
         how = f"{len(columns.indicators):,} columns of 0 and 1 as labels"
     else:
-        valid = [cells for (_, cells), split in zip(rows, splits, strict=True) if split is not None]
-        separator = _choose_separator(valid, header, columns, separator)
+        valid = [cells for (_, cells), split in zip(kept, splits, strict=True) if split is not None]
+        separator = "" if separator == "none" else separator or _find_separator(path, header, valid, columns)
         description = _DESCRIPTIONS.get(separator, f"separated by {separator!r}")
         how = f"labels in column {header[columns.labels]!r}, {description}"
-    for (line, cells), split in zip(rows, splits, strict=True):
+    found = []
+    for (line, cells), split in zip(kept, splits, strict=True):
         where = f"{path.name}:{line}"
         try:
             if split is None:
                 raise ValueError(f"split {cells[columns.split].strip()!r:.40} is unknown; known: {_KNOWN_SPLITS}")
             if columns.labels is None:
-                labels = _indicated_labels(cells, header, columns)
+                labels = _indicated_labels(cells, header, columns, min_value)
             else:
-                labels = _split_labels(cells[columns.labels].strip(), separator)
+                labels = split_cell(cells[columns.labels].strip(), separator)
             found.append(LabelRow(where, cells[columns.photo].strip(), labels, split))
         except ValueError as problem:
             problems.append(f"{where}: {problem}")
     if columns.split is not None:
         how += f", splits in column {header[columns.split]!r}"
+    if rows:
+        how += f"; {len(kept):,} of {len(table.rows):,} rows have {rows}"
     if columns.unused:
         how += f"; not used: {', '.join(repr(header[column]) for column in columns.unused)}"
-    understood = f"{path}: separated by {delimiter!r}, photos in column {header[columns.photo]!r}, {how}"
+    understood = f"{path}: separated by {table.delimiter!r}, photos in column {header[columns.photo]!r}, {how}"
     return LabelList(tuple(found), understood, tuple(problems))
 
 
-def _parse(path: Path, problems: list[str]) -> tuple[list[str], list[Row], str]:
-    """Returns the header, the rows that are not empty, and the delimiter. Appends lines on bad rows to `problems`."""
-    text = read_text(path)
-    first = next((line for line in text.splitlines() if line.strip()), None)
-    if first is None:
-        raise InputError(f"{path} is empty; expected a header such as image,labels and a row for each photo")
-    header, rows, line = [], [], 1
-    try:
-        delimiter = max(_DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
-        text = re.sub(f'" +(?={re.escape(delimiter)}|\r?$)', '"', text, flags=re.MULTILINE)  # no blanks after quotes
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                if not header:
-                    header = [cell.strip() for cell in cells]
-                elif len(cells) != len(header):
-                    problems.append(
-                        f"{path.name}:{line}: {len(cells)} cells, but the header has {len(header)}; a cell that holds "
-                        f"{delimiter!r} must be in quotes"
-                    )
-                else:
-                    rows.append((line, cells))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}:{line} is not a row of a table: {error}; check its quotes") from None
-    return header, rows, delimiter
+def _key(name: str) -> str:
+    """Returns the form of a column name that is compared with known names: ImageID becomes image_id."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    return re.sub(r"[\s-]+", "_", name.lower())
 
 
-def _find_columns(path: Path, header: list[str], photo_column: str, label_column: str) -> _Columns:
-    names = [re.sub(r"[\s-]+", "_", name.lower()) for name in header]
+def _ignored(path: Path, header: list[str], given: str) -> list[int]:
+    names = [name.strip() for name in next(csv.reader([given], skipinitialspace=True), [])]
+    return [_index(path, header, name, "--ignore_columns") for name in names if name]
+
+
+def _index(path: Path, header: list[str], name: str, flag: str) -> int:
+    if name not in header:
+        raise InputError(f"{path} has no column {name!r}, which {flag} names; its columns: {', '.join(header)}")
+    return header.index(name)
+
+
+def _find_columns(
+    path: Path, header: list[str], rows: list[Row], photo_column: str, label_column: str, ignored: list[int]
+) -> _Columns:
+    names = [_key(name) for name in header]
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise InputError(f"{path}: two columns are called {twice[0]!r}")
+    left = [column for column in range(len(header)) if column not in ignored]
 
-    def find(given: str, flag: str, known: Sequence[str]) -> int | None:
-        if given and given not in header:
-            raise InputError(f"{path} has no column {given!r}, which {flag} names; its columns: {', '.join(header)}")
-        return header.index(given) if given else next((names.index(name) for name in known if name in names), None)
+    def find(given: str, flag: str, known: Sequence[str], fits: Callable[[str], bool]) -> int | None:
+        """Returns the column that a flag or its name gives. Cells decide between several, or InputError asks."""
+        if given:
+            return _index(path, header, given, flag)
+        squeezed = [name.replace("_", "") for name in known]  # IMAGEID and filename, as image_id and file_name
+        found = [column for column in left if names[column].replace("_", "") in squeezed]
+        found.sort(key=lambda column: squeezed.index(names[column].replace("_", "")))
+        columns = {column: [cell for _, cells in rows if (cell := cells[column].strip())] for column in found}
+        for rule in (bool, lambda cells: sum(map(fits, cells)) > len(cells) / 2):
+            if len(columns) > 1:
+                columns = {column: cells for column, cells in columns.items() if rule(cells)} or columns
+        compared = {tuple(PurePosixPath(cell).name for cell in cells): cells for cells in columns.values()}
+        if len(compared) > 1:
+            shown = [f"\n  {flag} {header[column]}: {cells[0]!r:.60}" for column, cells in columns.items() if cells]
+            raise InputError(f"{path}: several columns can be the one; choose one with {flag}:{''.join(shown)}")
+        return next(iter(columns), None)
 
-    photo = find(photo_column, "--photo_column", _PHOTO_COLUMNS)
+    photo = find(photo_column, "--photo_column", _PHOTO_COLUMNS, lambda cell: cell.lower().endswith(SUFFIXES))
     if photo is None:
         raise InputError(
             f"{path}: none of the columns ({', '.join(header)}) has a known name for photos "
             f"({', '.join(_PHOTO_COLUMNS)}); the first line must be a header such as image,labels; "
             "--photo_column names a column"
         )
-    labels, split = find(label_column, "--label_column", _LABEL_COLUMNS), find("", "", _SPLIT_COLUMNS)
+    left.remove(photo) if photo in left else None
+    labels = find(label_column, "--label_column", _LABEL_COLUMNS, lambda cell: not _is_number(cell))
+    split = next((names.index(name) for name in _SPLIT_COLUMNS if name in names and names.index(name) in left), None)
     others = [column for column in range(len(header)) if column not in (photo, labels, split)]
-    indicators = [column for column in others if labels is None and not _UNNAMED.fullmatch(names[column])]
+    plain = [column for column in others if column not in ignored and not _UNNAMED.fullmatch(names[column])]
+    indicators = plain if labels is None else []
     if labels is None and not indicators:
         raise InputError(
             f"{path}: no column has a known name for labels ({', '.join(_LABEL_COLUMNS)}); --label_column names one"
@@ -146,16 +176,64 @@ def _find_columns(path: Path, header: list[str], photo_column: str, label_column
     return _Columns(photo, labels, split, indicators, unused)
 
 
-def _choose_separator(rows: list[list[str]], header: list[str], columns: _Columns, given: str) -> str:
-    if given:
-        return "" if given == "none" else given
+def _matching(path: Path, header: list[str], rows: list[Row], condition: str, problems: list[str]) -> list[Row]:
+    """Returns the rows that meet a condition such as "Confidence >= 0.5"."""
+    parts = re.fullmatch(r"(.+?)\s*(!=|>=|<=|=|>|<)=?\s*(.*)", condition.strip())
+    if not parts:
+        raise InputError(f'--rows {condition!r} must be a column, a comparison and a value: "Confidence >= 0.5"')
+    column, compare, value = _index(path, header, parts[1], "--rows"), _COMPARISONS[parts[2]], parts[3].lower()
+    if parts[2][0] in "<>" and not _is_number(value):
+        raise InputError(f"--rows {condition!r}: {value!r} is not a number")
+    kept = []
+    for line, cells in rows:
+        cell = cells[column].strip().lower()
+        if _is_number(cell) and _is_number(value):
+            matches = compare(float(cell), float(value))
+        elif parts[2][0] in "<>":
+            problems.append(f"{path.name}:{line}: {header[column]} is {cell!r:.40}, not a number; see --rows")
+            continue
+        else:
+            matches = compare(cell, value)
+        if matches:
+            kept.append((line, cells))
+    if rows and not kept:
+        raise InputError(f"{path}: no row has {condition} (--rows)")
+    return kept
+
+
+def _ask_about_rows(path: Path, header: list[str], rows: list[Row], columns: _Columns) -> None:
+    """Raises InputError if a column, by its name or its values of 0 and 1, may say which rows count."""
+    shown, names = [], []
+    for column in columns.indicators if columns.labels is None else columns.unused:
+        values = {cells[column].strip().lower() for _, cells in rows}
+        named, flags = _WEIGHTS.search(_key(header[column])), values <= {*_YES, *_NO}
+        numbers = all(map(_is_number, values - {""}))
+        if columns.labels is None:  # a label may have any name, but labels are not fractions
+            asked = named and flags and len(header) > 3 and re.search("conf|score|verif|absent", named[0])
+        elif named:
+            asked = values - {""} and (flags or numbers or len(values) <= _MAX_VALUES) and not values <= {*_YES}
+            asked = asked or (_NEGATIVE.search(named[0]) and values - {""})
+        else:
+            asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(_key(header[column]))
+        if asked and (columns.labels is None or column not in columns.indicators):
+            wanted = _NO if _NEGATIVE.search(_key(header[column])) else _YES
+            value = next((value for value in (*wanted, *sorted(values)) if value in values - {""}), "")
+            condition = f"{header[column]} = {value}" if flags or not numbers else f"{header[column]} >= 0.5"
+            shown.append(f'\n  --rows "{condition}": keeps {len(_matching(path, header, rows, condition, [])):,} rows')
+            names.append(header[column])
+    if names:
+        ignore = ",".join(f'"{name}"' if "," in name else name for name in names)
+        raise InputError(
+            f"{path}: {', '.join(map(repr, names))} may say which of the {len(rows):,} rows count; choose one:"
+            f"{''.join(shown)}\n  --ignore_columns '{ignore}': keeps all rows"
+        )
+
+
+def _find_separator(path: Path, header: list[str], rows: list[list[str]], columns: _Columns) -> str:
     filled = [cell for cells in rows if (cell := cells[columns.labels].strip())]
-    if filled and all(cell[0] == "[" and cell[-1] == "]" for cell in filled):
-        return _LISTS
-    if sign := next((sign for sign in "|;," if any(sign in cell for cell in filled)), ""):
-        return sign
+    name = header[columns.labels]
     repeated = len({cells[columns.photo] for cells in rows}) < len(rows)
-    return "" if header[columns.labels].lower() in _ONE_LABEL or repeated else " "
+    return choose_separator(filled, f"{path}: column {name!r}", several=_key(name) not in _ONE_LABEL, repeated=repeated)
 
 
 def _split_name(cells: list[str], columns: _Columns) -> str | None:
@@ -163,32 +241,55 @@ def _split_name(cells: list[str], columns: _Columns) -> str | None:
     return "" if columns.split is None else SPLIT_NAMES.get(cells[columns.split].strip().lower())
 
 
-def _indicated_labels(cells: list[str], header: list[str], columns: _Columns) -> tuple[str, ...]:
+def _check_indicators(
+    path: Path, header: list[str], rows: list[Row], columns: _Columns, min_value: float | None
+) -> None:
+    """Raises InputError if columns do not hold 0 and 1, or hold other numbers whose meaning is unknown."""
+    values = {header[c]: [cell for _, cells in rows if (cell := cells[c].strip().lower())] for c in columns.indicators}
+    bad = {
+        name: next(cell for cell in cells if not _is_share(cell))
+        for name, cells in values.items()
+        if 2 * sum(not _is_share(cell) for cell in cells) > len(cells)
+    }
+    if bad:
+        shown = ", ".join(f"{name!r} holds {cell!r:.40}" for name, cell in bad.items())
+        ignore = ",".join(f'"{name}"' if "," in name else name for name in bad)
+        raise InputError(
+            f"{path}: each column beside photos and splits is read as a label with values 0 and 1, but {shown}; "
+            f"--label_column names a column of labels; --ignore_columns '{ignore}' leaves out columns"
+        )
+    seen = {cell for cells in values.values() for cell in cells}
+    unsure = sorted(cell for cell in seen if _is_share(cell) and cell not in (*_YES, *_NO))
+    blank = any(not cells[column].strip() for _, cells in rows for column in columns.indicators)
+    if min_value is None and (unsure or ({"-1", "-1.0"} & seen and (blank or {"0", "0.0"} & seen))):
+        raise InputError(
+            f"{path}: the columns of labels hold {(unsure or ['-1 beside 0 or blank cells'])[0]}; photos have the "
+            "labels whose value is at least --min_value, such as --min_value 0.5"
+        )
+
+
+def _indicated_labels(
+    cells: list[str], header: list[str], columns: _Columns, min_value: float | None
+) -> tuple[str, ...]:
     values = {header[column]: cells[column].strip().lower() for column in columns.indicators}
     for label, value in values.items():
-        if value not in (*_YES, *_NO):
+        if value not in (*_YES, *_NO) and (min_value is None or not _is_share(value)):
             raise ValueError(
                 f"column {label!r} holds {value!r:.40}; each column beside photos and splits is read as a label "
                 "with values 0 and 1; --label_column names a column of labels instead"
             )
-    return tuple(label for label, value in values.items() if value in _YES)
+    limit = 1 if min_value is None else min_value
+    return tuple(
+        label
+        for label, value in values.items()
+        if (float(value) >= limit if value and _is_number(value) else value in _YES)
+    )
 
 
-def _split_labels(cell: str, separator: str) -> tuple[str, ...]:
-    if not cell:
-        return ()
-    if separator == _LISTS:
-        try:
-            names = ast.literal_eval(cell)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            names = None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{cell!r:.60} is not a list of labels")
-    elif separator == " ":
-        names = cell.split()
-    else:
-        names = cell.strip(separator + " ").split(separator) if separator else [cell]
-    names = [name.strip() for name in names]
-    if not all(names):
-        raise ValueError(f"an empty label in {cell!r:.60}")
-    return tuple(dict.fromkeys(names))
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text.strip().lower(), re.ASCII))
+
+
+def _is_share(text: str) -> bool:
+    """Checks whether a cell is a number of -1..1, or a word for yes or no."""
+    return text in (*_YES, *_NO) or (_is_number(text) and -1 <= float(text) <= 1)

@@ -24,7 +24,7 @@ BOTH = [("a.jpg", "sky", "sea"), ("b.jpg", "sea")]
         ("image,labels\na.jpg,sky|sea\nb.jpg,sea\n", "separated by '|'"),
         ("image;labels\na.jpg;sky|sea\nb.jpg;sea\n", "separated by '|'"),
         ('image,labels\na.jpg,"sky, sea"\nb.jpg,sea\n', "separated by ','"),
-        ("image_name,tags\na.jpg,sky sea\nb.jpg,sea\n", "separated by blanks"),
+        ("image_name,tags\na.jpg,sky sea\nb.jpg,sea\nc.jpg,sky\n", "separated by blanks"),
         ("File Name\tKeywords\r\na.jpg\tsky;sea;\r\nb.jpg\tsea\r\n", "separated by ';'"),
         ("image,labels\na.jpg,\"['sky', 'sea']\"\nb.jpg,['sea']\n", "lists"),
         ('image,labels\na.jpg,"[""sky"", ""sea""]"\nb.jpg,"[""sea""]"\n', "lists"),
@@ -34,10 +34,10 @@ BOTH = [("a.jpg", "sky", "sea"), ("b.jpg", "sea")]
 )
 def test_cells_with_several_labels_are_read(read, text, how):
     found = read(text)
-    assert rows_of(found) == BOTH
+    assert rows_of(found)[:2] == BOTH
     assert how in found.understood
     assert found.problems == ()
-    assert rows_of(read(text, "utf-8-sig")) == BOTH  # with a byte-order mark
+    assert read(text, "utf-8-sig") == read(text, "utf-16") == found  # with a byte-order mark
 
 
 @pytest.mark.parametrize("header", ["image,label", "photo,Class", "image,labels"])
@@ -49,7 +49,7 @@ def test_one_row_per_label_is_read(read, header):
 
 
 def test_columns_of_zero_and_one_are_read_and_other_values_are_reported(read):
-    found = read(",image,sky,polar bear,split\n0,a.jpg,1,0,train\n1,b.jpg,0.0,TRUE,test\n2,c.jpg,-1,,val\n")
+    found = read(",image,sky,polar bear,split\n0,a.jpg,1,0,train\n1,b.jpg,0.0,TRUE,test\n2,c.jpg,N,,val\n")
     assert rows_of(found) == [("a.jpg", "sky"), ("b.jpg", "polar bear"), ("c.jpg",)]
     assert [row.split for row in found.rows] == ["train", "test", "validation"]
     assert "2 columns of 0 and 1 as labels, splits in column 'split'" in found.understood
@@ -89,8 +89,8 @@ def test_all_bad_rows_are_listed_with_their_lines_and_do_not_choose_the_separato
         "labels.csv:6: split '' is unknown; known: train, training, val, valid, validation, dev, test, testing",
     ]
     assert list(found.problems) == expected
-    found = read("image,labels,split\na.jpg,sky sun,train\nb.jpg,sea sand,test\nc.jpg,x|y,foo\n")
-    assert [row.labels for row in found.rows] == [("sky", "sun"), ("sea", "sand")]
+    found = read("image,labels,split\na.jpg,sky sun,train\nb.jpg,sun sky,test\nc.jpg,x|y,foo\n")
+    assert [row.labels for row in found.rows] == [("sky", "sun"), ("sun", "sky")]
     assert len(found.problems) == 1
     found = read("image,labels\na.jpg,[sky]\nb.jpg,['sea']\n" + "c.jpg," + "[" * 500 + "]\n")
     assert rows_of(found) == [("b.jpg", "sea")]
@@ -101,11 +101,15 @@ def test_all_bad_rows_are_listed_with_their_lines_and_do_not_choose_the_separato
     ("text", "options", "message"),
     [
         ("", {}, r"labels\.csv is empty; expected a header such as image,labels"),
-        ("a.jpg,sky\n", {}, r"none of the columns \(a\.jpg, sky\) has a known name for photos .*--photo_column"),
+        ("a.jpg,sky\n", {}, "starts with a photo, 'a.jpg'; add a first line such as image,labels"),
+        (
+            "Foto,Was\na.jpg,sky\n",
+            {},
+            r"none of the columns \(Foto, Was\) has a known name for photos .*--photo_column",
+        ),
         ("image\na.jpg\n", {}, r"no column has a known name for labels .*--label_column names one"),
         ("image,labels,labels\na.jpg,b,c\n", {}, "two columns are called 'labels'"),
         ("image,labels\n", {"label_column": "x"}, "has no column 'x', which --label_column names; its columns: image"),
-        ("image,labels\na.jpg,sky\n", {"encoding": "utf-16"}, "is not UTF-8 text"),
         (f"image,labels\na,sky\nb,{'x' * 200_000}\n", {}, r"\.csv:3 is not a row of a table: field larger than field"),
         ("x" * 200_000, {}, r"labels\.csv:1 is not a row of a table"),
         ('image,labels\na.jpg,"sky\nb.jpg,sea\n', {}, r"\.csv:2 .*: unexpected end of data; check its quotes"),

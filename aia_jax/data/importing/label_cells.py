@@ -1,0 +1,149 @@
+"""Decides from all cells of a column how they hold labels, and splits the cells."""
+
+import ast
+import csv
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from aia_jax.utils.errors import InputError
+
+LISTS = "lists"
+_SIGNS = "|;,"
+_ENTITY = re.compile(r"&#?\w+;")  # such as &amp; whose semicolon separates nothing
+_DICT_KEYS = ("choices", "labels", "label", "taxonomy", "name")
+
+
+def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeated: bool) -> str:
+    """Returns the separator of the labels in the cells; "": each cell is one label, `LISTS`: lists as JSON or Python.
+
+    1. If a cell is a list, such as `["sky"]` or `{"choices": ["sky"]}`, cells are lists or one label.
+    2. "|", ";" or "," separates labels if it is the only one in the cells, and what it separates also occurs elsewhere:
+       as a whole cell, or at another place in a cell. "|" and ";" need this evidence only if `repeated`.
+    3. Spaces need more evidence, and only separate labels if `several`, and not `repeated`.
+
+    Args:
+        where: name of the column, for messages.
+        several: whether the name of the column stands for several labels, such as "labels".
+        repeated: whether photos have several rows.
+
+    Raises:
+        InputError: there are two readings. The message shows both, and the values of `--separator`.
+    """
+    cells = list(dict.fromkeys(cells))
+    if any(_names_of(cell) is not None for cell in cells) or (cells and all(_has_brackets(cell) for cell in cells)):
+        _check_plain_cells(cells, where)
+        return LISTS
+    plain = [_ENTITY.sub("", cell) for cell in cells]
+    signs = [sign for sign in _SIGNS if any(sign in cell for cell in plain)]
+    if not signs and (repeated or not any(" " in cell for cell in cells)):
+        return ""
+    shares = {sign: _evidence(cells, sign) for sign in signs or " "}
+    strong = [sign for sign, share in shares.items() if share >= 0.5]
+    if not signs:
+        if several == bool(strong):
+            return " " if several else ""
+        if not several and shares[" "] < 1:
+            return ""
+    elif len(strong) == 1 and not any(share for sign, share in shares.items() if sign not in strong):
+        return strong[0]
+    elif signs in (["|"], [";"]) and not repeated and plain == cells:
+        return signs[0]
+    mixed = [cell for cell in cells if sum(sign in cell for sign in shares) == len(shares)]
+    examples = [*mixed, *(cell for cell in cells if any(sign in cell for sign in shares))][:2]
+    options = [("none", ""), *((f'"{sign}"', sign) for sign in shares)]
+    shown = [
+        f"\n  --separator {flag}: " + "  and  ".join(" | ".join(map(repr, _parts(cell, sign))) for cell in examples)
+        for flag, sign in options
+    ]
+    raise InputError(f"{where}: the cells can be read in several ways; --separator chooses:{''.join(shown)}")
+
+
+def split_cell(cell: str, separator: str) -> tuple[str, ...]:
+    """Returns the labels of a cell without repeats.
+
+    Raises:
+        ValueError: the cell has an empty label, or is not a list.
+    """
+    if separator == LISTS:
+        names = _names_of(cell)
+        if names is None and _has_brackets(cell):
+            raise ValueError(f"{cell!r:.60} is not a list of labels")
+        names = [cell] if names is None and cell else names or []
+    else:
+        names = _parts(cell, separator)
+    names = [name.strip() for name in names]
+    if not all(names):
+        raise ValueError(f"an empty label in {cell!r:.60}")
+    return tuple(dict.fromkeys(names))
+
+
+def _parts(cell: str, separator: str) -> list[str]:
+    if separator.isspace() or not separator or not cell:
+        return cell.split() if separator else [cell] * bool(cell)
+    cell = cell.strip(separator + " ")
+    if separator in ",;|" and re.search(f'(^|{re.escape(separator)}) *"', cell) and "\n" not in cell:
+        return next(csv.reader([cell], delimiter=separator, skipinitialspace=True))
+    return [part.strip() for part in cell.split(separator)]
+
+
+def _evidence(cells: Sequence[str], sign: str) -> float:
+    """Returns the share of cells with `sign` whose parts also occur as a whole cell, or at another place in a cell.
+
+    Spaces need two such parts in a cell, as in "polar bear" and "bear" a space does not separate labels.
+    """
+    places = defaultdict(set)
+    split = [_parts(cell, sign) for cell in cells]
+    for parts in split:
+        for index, part in enumerate(parts):
+            places[part] |= {("first", index == 0), ("last", index == len(parts) - 1)}
+    moving = {part for part, found in places.items() if len(found) > 2} | {p[0] for p in split if len(p) == 1}
+    several = [parts for parts in split if len(parts) > 1]
+    needed = 2 if sign == " " else 1
+    return sum(len(moving & set(parts)) >= needed for parts in several) / max(len(several), 1)
+
+
+def _has_brackets(cell: str) -> bool:
+    return (cell[:1], cell[-1:]) in (("[", "]"), ("{", "}"), ("(", ")"))
+
+
+def _names_of(cell: str) -> list[str] | None:
+    """Returns the labels of a cell that is a list in the syntax of JSON, Python or NumPy; None if it is none."""
+    if not _has_brackets(cell):
+        return None
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        try:  # NumPy writes ['sky' 'sea'], which Python reads as one text
+            value = ast.literal_eval(re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", cell))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    return _names(value)
+
+
+def _names(value: Any) -> list[str] | None:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = [found for key, found in value.items() if str(key) in _DICT_KEYS or str(key).endswith("labels")]
+        if not value:
+            return None
+    if not isinstance(value, list | tuple | set):
+        return None
+    found = [_names(item) for item in value]
+    return None if None in found else [name for names in found for name in names]
+
+
+def _check_plain_cells(cells: Sequence[str], where: str) -> None:
+    """Raises InputError if some cells are lists, and others have labels with a separator."""
+    lists = {name for cell in cells for name in _names_of(cell) or ()}
+    whole = {cell for cell in cells if not _has_brackets(cell)}
+    for cell in whole:
+        for sign in _SIGNS:
+            if sign in cell and (lists | whole) & set(_parts(cell, sign)):
+                raise InputError(
+                    f"{where}: some cells are lists, but {cell!r:.60} looks like labels separated by {sign!r}; write "
+                    "all cells in one way"
+                )
