@@ -176,12 +176,13 @@ def _other_encodings(path: Path) -> str:
     return shown and f"; its encoding may be one of these, the most probable first:{shown}"
 
 
-def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = ()) -> Any:
+def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = (), lines: bool = False) -> Any:
     """Reads a JSON file; see `read_text` for its encoding.
 
     Args:
         expected: description of the expected content, for error messages.
         fields: names of the fields to keep in each object. An empty sequence keeps all fields.
+        lines: whether the file may also be JSON lines, one object in each. They are read as a list.
 
     Raises:
         InputError: the file cannot be read, is not JSON, is nested too deeply, or an object has a field twice.
@@ -196,7 +197,10 @@ def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = ()) ->
         return {name: found[name] for name in fields if name in found} if fields else found
 
     try:
-        return json.loads(read_text(path), object_pairs_hook=members)
+        text = read_text(path)
+        # In JSON, a comma stands between two objects, so only JSON lines have an object after the end of another.
+        text, count = re.subn(r"(?<=\})([ \t\r]*\n\s*)(?=\{)", r",\1", text) if lines else (text, 0)
+        return json.loads(f"[{text}]" if count else text, object_pairs_hook=members)
     except InputError:
         raise
     except json.JSONDecodeError as error:

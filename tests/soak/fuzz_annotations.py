@@ -9,7 +9,7 @@ import numpy as np
 from aia_jax.data.annotation.annotations import read_annotations, read_labels
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, load_split, read_channel_stats
 from aia_jax.data.image_decoding import decode_image
-from aia_jax.data.importing.coco import read_coco
+from aia_jax.data.importing.label_files import read_labels_of
 from aia_jax.data.importing.label_tables import read_table
 from aia_jax.data.importing.labelled_photos import merge_label_rows
 from aia_jax.data.photo_folder import read_photos
@@ -111,7 +111,7 @@ def tables(rng: random.Random, folder: Path) -> None:
 
 def coco(rng: random.Random, folder: Path) -> None:
     """COCO's JSON. The result has existing photos, with labels from the file."""
-    data, found = plain.read_damaged(folder / "instances.json", _COCO, rng, read_coco)
+    data, found = plain.read_damaged(folder / "instances.json", _COCO, rng, read_labels_of)
     names = [entry.get("name") for entry in plain.json_of(data)["categories"] if isinstance(entry, dict)]
     _gathered(folder, found.rows, "\n".join(name for name in names if isinstance(name, str)))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from aia_jax.data.importing.labelled_photos import LabelList, LabelRow
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import read_json
 
 _COCO = (
     '{"images": [{"id": 1, "file_name": "a.jpg"}, ...], "annotations": [{"image_id": 1, "category_id": 1}, ...], '
@@ -15,34 +14,57 @@ _COCO = (
 _COCO_FIELDS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
 
-def read_coco(path: Path) -> LabelList:
+def read_coco(path: Path, document: dict[str, Any]) -> LabelList:
     """Reads COCO's JSON. The labels of a photo are the category names of its annotations, without repeats.
 
+    Args:
+        document: the content of the file `path`.
+
     Raises:
-        InputError: the file is not JSON in COCO's layout.
+        InputError: the document is not in COCO's layout, or has no labels.
     """
-    document = read_json(path, f"COCO's {_COCO}")
     for field in _COCO_FIELDS:
-        if not isinstance(document, dict) or not isinstance(document.get(field), list):
+        if not isinstance(document.get(field), list):
             raise InputError(f"{path} has no list {field!r}; expected COCO's {_COCO}")
+    annotations = [entry for entry in document["annotations"] if isinstance(entry, dict)]
+    if document["images"] and not document["annotations"]:
+        count = f"{len(document['images']):,} images, {len(document['categories']):,} categories and no annotations"
+        raise InputError(
+            f"{path} is COCO's JSON with {count}. CVAT leaves tags out of this format: export 'CVAT for images 1.1' or "
+            "'Datumaro 1.0' instead. The files of COCO's test images have no labels"
+        )
+    if any(entry.get("score") not in (None, 1) for entry in annotations):
+        raise InputError(
+            f"{path}: the annotations have a score, so they are predictions; remove wrong ones, and scores"
+        )
+    if any("segments_info" in entry for entry in annotations):  # COCO's panoptic segmentation
+        segments = ((entry, entry.get("segments_info", [{}])) for entry in annotations)
+        document = document | {"annotations": [{**entry, **one} for entry, many in segments for one in many or ()]}
     problems: list[str] = []
     names, files = (_by_id(path, document, field, problems) for field in ("categories", "images"))
+    same_names, same_files = ({str(number): number for number in known} for known in (names, files))
     labels: dict[Any, dict[str, None]] = {}
     for where, (image, category) in _fields(path, document, "annotations", problems):
+        image = image if image in files else same_files.get(str(image), image)  # "1" for 1, unless both are ids
+        category = category if category in names else same_names.get(str(category), category)
         for field, number, known in (("image_id", image, files), ("category_id", category, names)):
             if number not in known:
                 problems.append(f"{where}.{field}: {number!r:.40} is an unknown id")
         if image in files and category in names:
             labels.setdefault(image, {})[names[category][1]] = None
     rows = tuple(LabelRow(where, file, tuple(labels.get(image, ()))) for image, (where, file) in files.items())
-    understood = f"{path}: COCO's layout, {len(document['annotations']):,} annotations of {len(names):,} categories"
-    return LabelList(rows, understood, tuple(problems))
+    used = len({label for found in labels.values() for label in found})
+    understood = f"{path}: COCO's layout, {len(document['annotations']):,} annotations of {used:,} categories"
+    understood += f" ({len(names) - used:,} more are not used)" * (used < len(names))
+    bare = len(files) - len(labels)
+    return LabelList(rows, f"{understood}; {bare:,} of {len(files):,} images have none", tuple(problems))
 
 
 def _by_id(path: Path, document: dict, field: str, problems: list[str]) -> dict[Any, tuple[str, str]]:
     """Returns `{id: (place in the file, name)}` for the list `document[field]`. Appends lines to `problems`."""
     found: dict[Any, tuple[str, str]] = {}
     for where, (number, text) in _fields(path, document, field, problems):
+        text = str(text) if type(text) is int else text  # some tools have categories such as 1, 2, 3
         if not isinstance(text, str):
             problems.append(f"{where}.{_COCO_FIELDS[field][1]}: must be a string, found {text!r:.40}")
         elif found.setdefault(number, (where, text))[0] != where:
@@ -55,10 +77,15 @@ def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iter
     wanted = _COCO_FIELDS[field]
     for index, entry in enumerate(document[field]):
         where = f"{path.name}: {field}[{index}]"
+        if field == "images" and isinstance(entry, dict) and "coco_url" in entry:  # LVIS has no file_name
+            entry = {"file_name": entry["coco_url"], **entry}
         lacking = [name for name in wanted if not isinstance(entry, dict) or name not in entry]
         if lacking:
             problems.append(f"{where} has no {' and no '.join(lacking)}")
             continue
+        entry = {
+            name: int(value) if type(value) is float and value.is_integer() else value for name, value in entry.items()
+        }
         bad = [name for name in wanted if name.endswith("id") and not isinstance(entry[name], int | str)]
         if bad:
             problems.append(f"{where}.{bad[0]}: must be a number or a string, found {entry[bad[0]]!r:.40}")

@@ -1,0 +1,261 @@
+"""Reads labels from JSON, JSON lines and XML of annotation tools. Formats that are not read are named and refused."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from aia_jax.data.importing.coco import read_coco
+from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow
+from aia_jax.data.photo_folder import SUFFIXES
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json, read_text
+
+_EXPECTED = '[{"image": "a.jpg", "labels": ["sky", "sea"]}, ...] or the export of a known tool'
+_PHOTOS = ("image", "file_name", "filename", "image_name", "image_path", "filepath", "file_path", "file", "path")
+_PHOTOS += ("photo", "img", "image_url", "imageGcsUri", "url", "name", "image_id")
+_ONE = ("label", "tag", "keyword", "class", "category", "choice", "classificationAnnotation")
+_SEVERAL = ("labels", "image_labels", "tags", "keywords", "classes", "categories", "choices")
+_SEVERAL += ("classificationAnnotations",)
+_SPLITS = ("split", "subset", "partition")
+_NAMES = ("choices", "label", "labels", "name", "displayName", "rectanglelabels", "polygonlabels", "brushlabels")
+_NAMES += ("ellipselabels", "keypointlabels")
+_WEIGHTS = ("confidence", "score", "probability")
+_ONE_EACH = (
+    "one file for each photo, which is not read; export COCO's JSON from the tool, or write a table image,labels"
+)
+# fields by which a format is known, its name, and what to do
+_REFUSED: tuple[tuple[set[str], str, str], ...] = (
+    ({"labels", "samples"}, "imported data of this project", "train with --config.data.root set to its folder"),
+    (
+        {"samples"},
+        "samples.json of FiftyOne",
+        "export with fo.types.FiftyOneImageClassificationDataset and a label_field, and give its labels.json",
+    ),
+    ({"_via_img_metadata"}, "a project of VGG Image Annotator", "export its annotations in the COCO format"),
+    ({"filename", "regions"}, "JSON of VGG Image Annotator", "export its annotations in the COCO format"),
+    ({"shapes", "imagePath"}, "JSON of LabelMe", _ONE_EACH),
+    ({"size", "objects"}, "JSON of Supervisely", _ONE_EACH),
+    ({"item", "annotations"}, "JSON of Darwin (V7)", _ONE_EACH),
+    ({"assets"}, "JSON of VoTT", "export CSV from VoTT"),
+    ({"source-ref"}, "a manifest of Amazon SageMaker", "write its class names to a table image,labels"),
+    ({"data_row"}, "JSON of Labelbox", "write its classifications to a table image,labels"),
+    ({"Labeled Data"}, "JSON of Labelbox", "write its classifications to a table image,labels"),
+    ({"image_id", "category_id", "score"}, "COCO's results", "results are no labels; give the instances file of COCO"),
+    ({"sentences"}, "captions", "captions are for retrieval, not for labels; see docs/retrieval.md"),
+    ({"caption"}, "captions", "captions are for retrieval, not for labels; see docs/retrieval.md"),
+)
+
+
+def read_json_labels(path: Path, *, photo_column: str = "", label_column: str = "") -> LabelList:
+    """Reads JSON of COCO, Label Studio, Datumaro (CVAT) or FiftyOne; objects in a list or in lines; or names to labels.
+
+    Args:
+        photo_column, label_column: fields of the objects in a list or in lines, if they have other names.
+
+    Raises:
+        InputError: the file is not JSON, is in no known format, or in one that is not read.
+    """
+    document = read_json(path, _EXPECTED, lines=True)
+    if not isinstance(document, dict | list) or not document:
+        raise InputError(f"{path} holds no labels; expected {_EXPECTED}")
+    if isinstance(document, dict):
+        if isinstance(document.get("classes", []), list | None) and isinstance(document.get("labels"), dict):
+            return _read_fiftyone(path, document)
+        if isinstance(document.get("items"), list) and isinstance(document.get("categories"), dict):
+            return _read_datumaro(path, document)
+        lists = [value for value in document.values() if isinstance(value, list) and value and _is_object(value[0])]
+        _refuse(path, document, *(value[0] for value in lists if "categories" not in document))
+        if len(document.keys() & {"images", "annotations", "categories"}) > 1:
+            return read_coco(path, document)
+        if any(name in document for name in (*_PHOTOS, photo_column)):
+            document = [document]
+        elif len(lists) == 1:
+            document = lists[0]
+        else:
+            _refuse(path, next(iter(document.values())))
+            return _read_mapping(path, document)
+    first = document[0]
+    if _is_object(first) and "data" in first and ("annotations" in first or "completions" in first):
+        return _read_label_studio(path, document)
+    _refuse(path, first)
+    return _read_records(path, document, photo_column, label_column)
+
+
+def read_xml_labels(path: Path) -> LabelList:
+    """Reads "CVAT for images". The labels of a photo are those of its tags and shapes.
+
+    Raises:
+        InputError: the file is not XML, or is in another format. The message says what to do.
+    """
+    text = read_text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities can expand to any size; no known export has them
+        raise InputError(f"{path} declares a document type, which is not read; export it again, or write a table")
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path} is not XML: {error}") from None
+    if root.tag == "annotation":
+        raise InputError(f"{path} is XML of Pascal VOC: {_ONE_EACH}")
+    if root.tag != "annotations" or root.find("image") is None:
+        raise InputError(f"{path} is not in the format 'CVAT for images 1.1', the only XML that is read; export that")
+
+    def read(image: ElementTree.Element) -> tuple[str, tuple[str, ...], str]:
+        labels = (shape.get("label", "") for shape in image if shape.get("label"))
+        return image.attrib["name"], tuple(dict.fromkeys(labels)), SPLIT_NAMES.get(image.get("subset", "").lower(), "")
+
+    images = ((f"{path.name}: image {image.get('id')}", image) for image in root.iterfind("image"))
+    return _collect(path, "CVAT's XML, labels of tags and shapes", images, read)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _refuse(path: Path, *values: Any) -> None:
+    """Raises InputError if a value has the fields of a format that is not read."""
+    for value in values:
+        for fields, name, advice in _REFUSED:
+            labelled = name == "captions" and _is_object(value) and value.keys() & {*_ONE, *_SEVERAL}
+            if _is_object(value) and fields <= value.keys() and not labelled:
+                raise InputError(f"{path} is {name}: {advice}")
+
+
+def _collect(path: Path, layout: str, entries: Iterable[tuple[str, Any]], read: Callable[[Any], tuple]) -> LabelList:
+    """Applies `read`, which returns photo, labels and optionally split or raises ValueError, to each entry."""
+    rows: list[LabelRow] = []
+    problems: list[str] = []
+    for where, entry in entries:
+        try:
+            row = LabelRow(where, *read(entry))
+            if not isinstance(row.photo, str):
+                raise ValueError(f"{row.photo!r:.60} is no name of a photo")
+            rows.append(row)
+        except ValueError as problem:
+            problems.append(f"{where}: {problem}")
+        except (AttributeError, IndexError, KeyError, TypeError):
+            problems.append(f"{where}: does not have the fields of {layout.split(',')[0]}")
+    if not rows:
+        raise InputError(f"{path}: no entry can be read as {layout}; the first: {'; '.join(problems[:1])}")
+    bare = sum(not row.labels for row in rows)
+    understood = f"{path}: {layout}; {len(rows) + len(problems):,} entries, {bare:,} of them without labels"
+    return LabelList(tuple(rows), understood, tuple(problems))
+
+
+def _names(value: Any, classes: list | tuple = (), depth: int = 4) -> tuple[str, ...]:
+    """Returns the labels in a text, in an object, or in a list of these. Numbers are indices of `classes`."""
+    if isinstance(value, list) and depth:
+        return tuple(dict.fromkeys(name for item in value for name in _names(item, classes, depth - 1)))
+    if isinstance(value, dict) and value and depth:
+        if weights := [field for field in _WEIGHTS if value.get(field) not in (None, 1)]:
+            raise ValueError(f"a label has a {weights[0]}; predictions are no labels: keep those that hold, without it")
+        if all(mark in (0, 1) for mark in value.values()):
+            return tuple(name for name, mark in value.items() if mark)
+        given = [value[field] for field in _NAMES if value.get(field) not in (None, "", [])]
+        if len(given) == 1:
+            return _names(given[0], classes, depth - 1)
+    if type(value) is int and 0 <= value < len(classes):
+        value = classes[value]
+    if isinstance(value, str):
+        return (value,) if value else ()
+    if type(value) in (int, float):
+        raise ValueError(f"the label {value} is a number; the file does not name it: write the names of labels")
+    raise ValueError(f"{value!r:.60} is neither a label nor a list of labels")
+
+
+def _read_fiftyone(path: Path, document: dict) -> LabelList:
+    classes = document.get("classes") or ()
+    entries = ((f"{path.name}: {name!r:.60}", (name, value)) for name, value in document["labels"].items())
+    return _collect(path, "FiftyOne's labels", entries, lambda entry: (entry[0], _names(entry[1], classes)))
+
+
+def _read_datumaro(path: Path, document: dict) -> LabelList:
+    try:
+        classes = [label["name"] for label in document["categories"]["label"]["labels"]]
+    except (KeyError, TypeError):
+        raise InputError(f"{path} is Datumaro's JSON, but has no list categories.label.labels with names") from None
+
+    def read(item: dict) -> tuple[str, tuple[str, ...]]:
+        media = item.get("image") or item.get("media") or {}
+        numbers = [mark["label_id"] for mark in item["annotations"] if mark.get("label_id") is not None]
+        return media.get("path") or item["id"], _names(numbers, classes)
+
+    entries = ((f"{path.name}: items[{index}]", item) for index, item in enumerate(document["items"]))
+    return _collect(path, "Datumaro's JSON, labels of tags and shapes", entries, read)
+
+
+def _read_mapping(path: Path, document: Mapping[str, Any]) -> LabelList:
+    lists = all(isinstance(value, list) for value in document.values()) and any(document.values())
+    if not lists and not all(name.lower().endswith(SUFFIXES) for name in document):
+        raise InputError(f"{path} has the fields {', '.join(document):.80}, of no known tool; expected {_EXPECTED}")
+    entries = ((f"{path.name}: {name!r:.60}", name) for name in document)
+    return _collect(path, "names of photos and their labels", entries, lambda name: (name, _names(document[name])))
+
+
+def _read_label_studio(path: Path, tasks: list) -> LabelList:
+    controls: Counter[str] = Counter()
+
+    def labels_of(result: list) -> Iterator[str]:
+        for item in result:
+            kind = item.get("type", "")
+            if kind == "choices" or kind.endswith("labels"):
+                controls[f"{item.get('from_name', '')!r} ({kind})"] += 1
+                yield from _names(item["value"][kind])
+            elif kind == "taxonomy":
+                raise ValueError("a taxonomy is not read; export a table and write image,labels")
+
+    def read(task: dict) -> tuple[str, tuple[str, ...]]:
+        done = [made for made in task.get("annotations", task.get("completions")) if not made.get("was_cancelled")]
+        if not done:
+            raise ValueError("is not annotated (predictions and skipped annotations are no labels)")
+        done = [made for made in done if made.get("ground_truth")] or done
+        answers = {tuple(sorted(set(labels_of(made["result"])))) for made in done}
+        if len(answers) > 1:
+            listed = " / ".join(sorted(map(", ".join, answers)))
+            raise ValueError(f"its annotations differ: {listed:.80}; keep one, or mark one as ground truth")
+        photos = [value for name, value in task["data"].items() if isinstance(value, str)]
+        photos = [task["data"][name] for name in _PHOTOS if name in task["data"]] or photos
+        return photos[0], answers.pop()
+
+    numbers = (task.get("id", index) if _is_object(task) else index for index, task in enumerate(tasks))
+    entries = ((f"{path.name}: task {number}", task) for number, task in zip(numbers, tasks, strict=True))
+    found = _collect(path, "Label Studio's JSON", entries, read)
+    understood = f"{found.understood}; labels of {', '.join(controls) or 'nothing'}"
+    return LabelList(found.rows, understood, found.problems)
+
+
+def _read_records(path: Path, records: list, photo_column: str, label_column: str) -> LabelList:
+    """Reads objects with a field of the photo and a field of its labels, in a list or in lines."""
+    fields = dict.fromkeys(field for record in records if _is_object(record) for field in record)
+    photo = photo_column or next((field for field in _PHOTOS if field in fields), "")
+    known = [label_column] if label_column else [field for field in (*_SEVERAL, *_ONE) if field in fields]
+    for name, flag, what in ((photo, "--photo_column", "photo"), ("".join(known[:1]), "--label_column", "labels")):
+        if name not in fields:
+            listed = ", ".join(fields) or "none"
+            raise InputError(
+                f"{path}: no field of the {what} among {listed:.200}; {flag} names it; expected {_EXPECTED}"
+            )
+    if len(known) > 1:
+        raise InputError(f"{path} has several fields of labels: {', '.join(known)}; --label_column chooses one")
+    split, label = next((field for field in _SPLITS if field in fields), ""), known[0]
+    answers: dict[str, tuple[str, ...]] = {}
+
+    def read(record: dict) -> tuple[str, tuple[str, ...], str]:
+        name, value = record[photo], record[label]
+        name = name.get("path") if _is_object(name) else name
+        if isinstance(value, str) and label not in _ONE and any(sign in value for sign in "|;, "):
+            raise ValueError(f'{label} {value!r:.60} can be one label or several; write a list such as ["sky", "sea"]')
+        labels = _names(value)
+        if "annotator" in record and answers.setdefault(name, labels) != labels:
+            raise ValueError(f"the annotators of {name!r} differ; keep one of them")
+        part = str(record.get(split) or "").lower()
+        if part and part not in SPLIT_NAMES:
+            raise ValueError(f"split {part!r:.40} is unknown; known: {', '.join(SPLIT_NAMES)}")
+        return name, labels, SPLIT_NAMES.get(part, "")
+
+    unused = [field for field in fields if field not in (photo, label, split)]
+    layout = f"objects, photos in field {photo!r}, labels in field {label!r}" + (split and f", splits in {split!r}")
+    layout += f", not used: {', '.join(unused)}" if unused else ""
+    entries = ((f"{path.name}: entry {index}", record) for index, record in enumerate(records, 1))
+    return _collect(path, layout, entries, read)
