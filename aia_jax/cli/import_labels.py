@@ -24,12 +24,7 @@ from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, multi_hot, read_
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats, stratified_split
 from aia_jax.data.importing.label_checks import sample_lines, unify_labels
 from aia_jax.data.importing.label_files import read_labels_of
-from aia_jax.data.importing.labelled_photos import (
-    LabelRow,
-    combine_moments,
-    measure_photos,
-    merge_label_rows,
-)
+from aia_jax.data.importing.labelled_photos import LabelRow, combine_moments, measure_photos, merge_label_rows
 from aia_jax.report.label_balance import balance_report
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -37,16 +32,8 @@ from aia_jax.utils.messages import format_count, list_problems, printable
 
 _TEST_FRACTION = 0.2
 _NUM_SHOWN = 10  # photos whose labels are printed before anything is written
-_TABLE_FLAGS = (
-    "photo_column",
-    "label_column",
-    "separator",
-    "delimiter",
-    "encoding",
-    "rows",
-    "ignore_columns",
-    "min_value",
-)
+_TABLE_FLAGS = ("photo_column", "label_column", "separator", "delimiter", "encoding", "rows", "ignore_columns")
+_TABLE_FLAGS += ("min_value",)  # flags that go with a table only
 _IMAGES = "images"
 _FILES = (*(f"{split}.json" for split in SPLITS), CUSTOM_STATS)
 
@@ -70,20 +57,15 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--min_images", type=positive, metavar="N", help="leave out labels with fewer photos")
     parser.add_argument("--photo_column", default="", metavar="NAME", help="table: photo column with an unusual name")
     parser.add_argument("--label_column", default="", metavar="NAME", help="table: label column with an unusual name")
-    separator_help = (
-        "table: separator of the labels in a cell; none: each cell is one label; default: decided from all cells"
-    )
+    separator_help = "table: separator of labels in a cell; none: a cell is one label; default: decided from all cells"
     parser.add_argument("--separator", default="", metavar="SIGN", help=separator_help)
-    delimiter_help = "table: delimiter of the cells, or tab; default: decided from all rows"
+    delimiter_help = "table: delimiter of cells, or tab; default: decided from all rows"
     parser.add_argument("--delimiter", default="", metavar="SIGN", help=delimiter_help)
-    parser.add_argument(
-        "--encoding", default="", metavar="NAME", help="table: such as cp1252; default: UTF-8 or UTF-16"
-    )
-    rows_help = "table: rows that count, as a column, =, !=, <, <=, > or >=, and a value, such as 'Confidence >= 0.5'"
-    parser.add_argument("--rows", default="", metavar="CONDITION", help=rows_help)
+    parser.add_argument("--encoding", default="", metavar="NAME", help="table: cp1252, ...; default: UTF-8 or UTF-16")
+    parser.add_argument("--rows", default="", metavar="CONDITION", help="table: rows to read: 'Confidence >= 0.5'")
     ignore_help = "table: columns to leave out, separated by commas"
     parser.add_argument("--ignore_columns", default="", metavar="NAMES", help=ignore_help)
-    min_value_help = "table with a column for each label: smallest value of labels that a photo has, such as 0.5"
+    min_value_help = "table with a column for each label: a photo has the labels with this value or more"
     parser.add_argument("--min_value", type=float, metavar="X", help=min_value_help)
     like_help = "use the vocabulary and channel statistics of this earlier output"
     parser.add_argument("--like", type=local, metavar="DIR", help=like_help)

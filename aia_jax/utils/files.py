@@ -162,7 +162,10 @@ def _encoding_of(head: bytes) -> str:
 
 def _other_encodings(path: Path) -> str:
     """Returns lines that show the first line that is not ASCII in three other encodings, the most probable first."""
-    line = next((line for line in path.read_bytes().splitlines() if not line.isascii()), b"")[:80]
+    content = path.read_bytes()
+    if content.startswith(b"PK\3\4"):
+        return "; it is a spreadsheet file or an archive"
+    line = next((line for line in content.splitlines() if not line.isascii()), b"")[:80]
     found = []
     for encoding in ("cp1252", "cp1250", "cp1251", "mac_roman", "cp932", "gb18030", "cp949"):
         text = line.decode(encoding, errors="ignore")

@@ -51,8 +51,7 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
         return strong[0]
     elif signs in (["|"], [";"]) and not repeated and plain == cells:
         return signs[0]
-    mixed = [cell for cell in cells if sum(sign in cell for sign in shares) == len(shares)]
-    examples = [*mixed, *(cell for cell in cells if any(sign in cell for sign in shares))][:2]
+    examples = sorted(cells, key=lambda cell: -sum(sign in cell for sign in shares))[:2]
     options = [("none", ""), *((f'"{sign}"', sign) for sign in shares)]
     shown = [
         f"\n  --separator {flag}: " + "  and  ".join(" | ".join(map(repr, _parts(cell, sign))) for cell in examples)

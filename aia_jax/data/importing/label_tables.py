@@ -76,9 +76,11 @@ def read_table(
         path, lambda header: sum(_key(name) in known for name in header), encoding=encoding, delimiter=delimiter
     )
     header, problems, kept = table.header, table.problems, table.rows
-    columns = _find_columns(path, header, kept, photo_column, label_column, _ignored(path, header, ignore_columns))
+    names = [name.strip() for name in next(csv.reader([ignore_columns], skipinitialspace=True), [])]
+    ignored = [_index(path, header, name, "--ignore_columns") for name in names if name]
+    columns = _find_columns(path, header, kept, photo_column, label_column, ignored)
     if rows:
-        kept = _matching(path, header, kept, rows, problems)
+        kept = _matching(path, header, kept, rows)
     else:
         _ask_about_rows(path, header, kept, columns)
     splits = [_split_name(cells, columns) for _, cells in kept]
@@ -117,11 +119,6 @@ def _key(name: str) -> str:
     """Returns the form of a column name that is compared with known names: ImageID becomes image_id."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
     return re.sub(r"[\s-]+", "_", name.lower())
-
-
-def _ignored(path: Path, header: list[str], given: str) -> list[int]:
-    names = [name.strip() for name in next(csv.reader([given], skipinitialspace=True), [])]
-    return [_index(path, header, name, "--ignore_columns") for name in names if name]
 
 
 def _index(path: Path, header: list[str], name: str, flag: str) -> int:
@@ -176,57 +173,57 @@ def _find_columns(
     return _Columns(photo, labels, split, indicators, unused)
 
 
-def _matching(path: Path, header: list[str], rows: list[Row], condition: str, problems: list[str]) -> list[Row]:
+def _matching(path: Path, header: list[str], rows: list[Row], condition: str) -> list[Row]:
     """Returns the rows that meet a condition such as "Confidence >= 0.5"."""
     parts = re.fullmatch(r"(.+?)\s*(!=|>=|<=|=|>|<)=?\s*(.*)", condition.strip())
     if not parts:
-        raise InputError(f'--rows {condition!r} must be a column, a comparison and a value: "Confidence >= 0.5"')
-    column, compare, value = _index(path, header, parts[1], "--rows"), _COMPARISONS[parts[2]], parts[3].lower()
-    if parts[2][0] in "<>" and not _is_number(value):
-        raise InputError(f"--rows {condition!r}: {value!r} is not a number")
-    kept = []
-    for line, cells in rows:
-        cell = cells[column].strip().lower()
-        if _is_number(cell) and _is_number(value):
-            matches = compare(float(cell), float(value))
-        elif parts[2][0] in "<>":
-            problems.append(f"{path.name}:{line}: {header[column]} is {cell!r:.40}, not a number; see --rows")
-            continue
-        else:
-            matches = compare(cell, value)
-        if matches:
-            kept.append((line, cells))
+        raise InputError(f"--rows {condition!r} must be a column, a comparison and a value: 'Confidence >= 0.5'")
+    column = _index(path, header, parts[1], "--rows")
+    kept = [row for row in rows if _meets(row[1][column], parts[2], parts[3])]
     if rows and not kept:
         raise InputError(f"{path}: no row has {condition} (--rows)")
     return kept
+
+
+def _meets(cell: str, comparison: str, value: str) -> bool:
+    """Compares numbers as numbers, and other texts in lower case. A text is not larger or smaller than a number."""
+    cell, value = cell.strip().lower(), value.lower()
+    if _is_number(cell) and _is_number(value):
+        return _COMPARISONS[comparison](float(cell), float(value))
+    return comparison in ("=", "!=") and _COMPARISONS[comparison](cell, value)
 
 
 def _ask_about_rows(path: Path, header: list[str], rows: list[Row], columns: _Columns) -> None:
     """Raises InputError if a column, by its name or its values of 0 and 1, may say which rows count."""
     shown, names = [], []
     for column in columns.indicators if columns.labels is None else columns.unused:
+        name = _key(header[column])
         values = {cells[column].strip().lower() for _, cells in rows}
-        named, flags = _WEIGHTS.search(_key(header[column])), values <= {*_YES, *_NO}
-        numbers = all(map(_is_number, values - {""}))
-        if columns.labels is None:  # a label may have any name, but labels are not fractions
-            asked = named and flags and len(header) > 3 and re.search("conf|score|verif|absent", named[0])
-        elif named:
-            asked = values - {""} and (flags or numbers or len(values) <= _MAX_VALUES) and not values <= {*_YES}
-            asked = asked or (_NEGATIVE.search(named[0]) and values - {""})
+        filled, flags = values - {""}, values <= {*_YES, *_NO}
+        weighs, negates = _WEIGHTS.search(name), _NEGATIVE.search(name)
+        numbers = all(map(_is_number, filled))
+        if columns.labels is None:  # a label may have any name, and `_check_indicators` finds fractions
+            asked = flags and len(columns.indicators) > 1 and re.search("conf|score|verif|absent", name)
+        elif weighs:
+            asked = filled and (numbers or len(values) <= _MAX_VALUES) and (negates or not values <= {*_YES})
         else:
-            asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(_key(header[column]))
-        if asked and (columns.labels is None or column not in columns.indicators):
-            wanted = _NO if _NEGATIVE.search(_key(header[column])) else _YES
-            value = next((value for value in (*wanted, *sorted(values)) if value in values - {""}), "")
+            asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(name)
+        if asked:
+            wanted = _NO if negates else _YES
+            value = next(value for value in (*wanted, *sorted(filled)) if value in filled)
             condition = f"{header[column]} = {value}" if flags or not numbers else f"{header[column]} >= 0.5"
-            shown.append(f'\n  --rows "{condition}": keeps {len(_matching(path, header, rows, condition, [])):,} rows')
+            kept = sum(_meets(cells[column], *condition[len(header[column]) + 1 :].split(" ", 1)) for _, cells in rows)
+            shown.append(f'\n  --rows "{condition}": reads {kept:,} of {len(rows):,} rows')
             names.append(header[column])
     if names:
-        ignore = ",".join(f'"{name}"' if "," in name else name for name in names)
         raise InputError(
-            f"{path}: {', '.join(map(repr, names))} may say which of the {len(rows):,} rows count; choose one:"
-            f"{''.join(shown)}\n  --ignore_columns '{ignore}': keeps all rows"
+            f"{path}: {', '.join(map(repr, names))} may say which rows count; choose one:{''.join(shown)}\n"
+            f"  --ignore_columns '{_csv_line(names)}': reads all rows"
         )
+
+
+def _csv_line(names: Sequence[str]) -> str:
+    return ",".join(f'"{name}"' if "," in name else name for name in names)
 
 
 def _find_separator(path: Path, header: list[str], rows: list[list[str]], columns: _Columns) -> str:
@@ -253,10 +250,9 @@ def _check_indicators(
     }
     if bad:
         shown = ", ".join(f"{name!r} holds {cell!r:.40}" for name, cell in bad.items())
-        ignore = ",".join(f'"{name}"' if "," in name else name for name in bad)
         raise InputError(
             f"{path}: each column beside photos and splits is read as a label with values 0 and 1, but {shown}; "
-            f"--label_column names a column of labels; --ignore_columns '{ignore}' leaves out columns"
+            f"--label_column names a column of labels; --ignore_columns '{_csv_line(bad)}' leaves out columns"
         )
     seen = {cell for cells in values.values() for cell in cells}
     unsure = sorted(cell for cell in seen if _is_share(cell) and cell not in (*_YES, *_NO))

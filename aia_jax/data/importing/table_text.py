@@ -17,12 +17,16 @@ Row = tuple[int, list[str]]  # line number, and one cell per column
 
 
 class TableText(NamedTuple):
-    """The header, the rows that are not empty and have a cell per column, and one line for each other row."""
+    """The header, the rows that are not empty and have a cell per column, and one line for each other row.
+
+    `failure` says why the text cannot be parsed with this delimiter.
+    """
 
     header: list[str]
     rows: list[Row]
     delimiter: str
     problems: list[str]
+    failure: str = ""
 
 
 def read_rows(path: Path, num_known: Callable[[list[str]], int], *, encoding: str, delimiter: str) -> TableText:
@@ -39,40 +43,31 @@ def read_rows(path: Path, num_known: Callable[[list[str]], int], *, encoding: st
     Raises:
         InputError: the file cannot be read or is not a table, or two delimiters are possible.
     """
-    with path.open("rb") as file:
-        if file.read(4) == b"PK\3\4":
-            raise InputError(f"{path} is a spreadsheet file or an archive, not text; save the table as CSV in UTF-8")
     text = read_text(path, encoding=encoding)
-    named = re.match(r'"?sep=([^\n])"?[,;\t|]*\n', text)  # written by Excel
+    named = re.match(r'"?sep=([^\w\n"])"?[,;\t|]*\n', text)  # written by Excel
     text = text[named.end() - 1 :] if named else text
-    first = next((line for line in text.splitlines() if line.strip()), None)
-    if first is None:
-        raise InputError(f"{path} is empty; expected a header such as image,labels and a row for each photo")
-    delimiter = "\t" if delimiter.lower() in ("tab", "\\t") else delimiter
+    delimiter = "\t" if delimiter.lower() in ("tab", "\\t") else delimiter or (named[1] if named else "")
     if len(delimiter) > 1 or delimiter in ('"', "\n", "\r"):
         raise InputError(f"--delimiter {delimiter!r} must be one character, such as ';', or tab")
-    signs = [delimiter or (named and named[1]) or ""]
-    if not signs[0]:
-        signs = [sign for sign in _DELIMITERS if sign in first] or [","]
+    first = text.lstrip("\n ").partition("\n")[0]
+    signs = [delimiter] if delimiter else [sign for sign in _DELIMITERS if sign in first] or [","]
     tables = [_parse(path, text, sign) for sign in signs]
-    # A table that cannot be parsed is an InputError. It is raised only if no other delimiter fits better.
-    headers = [
-        next(csv.reader([first[:100_000]], delimiter=sign)) if isinstance(table, InputError) else table.header
-        for sign, table in zip(signs, tables, strict=True)
-    ]
-    fits = [
-        (min(num_known(header), 1), not isinstance(table, InputError) and not table.problems, num_known(header))
-        for header, table in zip(headers, tables, strict=True)
-    ]
-    best = [number for number, fit in enumerate(fits) if fit == max(fits)]
-    if not max(fits)[0] and len(best) > 1:  # no known name: by the number of columns, as a refusal names them
-        best = [max(best, key=lambda number: len(headers[number]))]
-    if len(best) > 1:
-        shown = [f"\n  --delimiter {_flag(signs[number])}: columns {_quoted(headers[number])}" for number in best]
+
+    def fit(table: TableText) -> tuple[int, bool, int]:
+        known = num_known(table.header)
+        # Without a known name, the table is refused. Then most columns tell the user most.
+        return min(known, 1), not (table.problems or table.failure), known or len(table.header)
+
+    table, *others = sorted(tables, key=fit, reverse=True)
+    if others and fit(others[0]) == fit(table) and num_known(table.header):
+        shown = [
+            f"\n  --delimiter {'tab' if one.delimiter == chr(9) else repr(one.delimiter)}: columns {one.header}"
+            for one in tables
+            if fit(one) == fit(table)
+        ]
         raise InputError(f"{path} can be read with several delimiters; --delimiter chooses:{''.join(shown)}")
-    table = tables[best[0]]
-    if isinstance(table, InputError):
-        raise table
+    if table.failure:
+        raise InputError(table.failure)
     if not num_known(table.header) and table.header[0].lower().endswith(SUFFIXES):
         raise InputError(
             f"{path}: the first line must be a header, but starts with a photo, {table.header[0]!r}; add a first line "
@@ -81,39 +76,33 @@ def read_rows(path: Path, num_known: Callable[[list[str]], int], *, encoding: st
     return table
 
 
-def _parse(path: Path, text: str, delimiter: str) -> TableText | InputError:
+def _parse(path: Path, text: str, delimiter: str) -> TableText:
     rows: list[Row] = []
-    line = 1
+    line, failure = 1, ""
     try:
         text = re.sub(f'" +(?={re.escape(delimiter)}|\r?$)', '"', text, flags=re.MULTILINE)  # no blanks after quotes
-        skip = delimiter != " "
-        lines = io.StringIO(text, newline="")
+        lines, skip = io.StringIO(text, newline=""), delimiter != " "
         reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=skip, strict=True)
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        return InputError(f"{path}:{line} is not a row of a table: {error}; check its quotes")
+        failure = f"{path}:{line} is not a row of a table: {error}; check its quotes"
+    if not rows:
+        empty = f"{path} is empty; expected a header such as image,labels and a row for each photo"
+        return TableText([], [], delimiter, [], failure or empty)
     header = [cell.strip() for cell in rows[0][1]]
     while not header[-1] and not any(cell.strip() for _, cells in rows for cell in cells[len(header) - 1 :]):
         header.pop()
     good, problems = [], []
     for line, cells in rows[1:]:
-        filled = cells[: len(header)] if not any(cell.strip() for cell in cells[len(header) :]) else cells
-        if len(filled) == len(header):
-            good.append((line, filled))
+        kept = cells if any(cell.strip() for cell in cells[len(header) :]) else cells[: len(header)]
+        if len(kept) == len(header):
+            good.append((line, kept))
             continue
         problems.append(
             f"{path.name}:{line}: {len(cells)} cells, but the header has {len(header)}; a cell that holds "
             f"{delimiter!r} must be in quotes"
         )
-    return TableText(header, good, delimiter, problems)
-
-
-def _flag(delimiter: str) -> str:
-    return "tab" if delimiter == "\t" else f'"{delimiter}"'
-
-
-def _quoted(cells: list[str]) -> str:
-    return ", ".join(map(repr, cells))
+    return TableText(header, good, delimiter, problems, failure)
