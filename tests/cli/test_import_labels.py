@@ -298,3 +298,25 @@ def test_unusable_flags_are_refused(photos, write_table, table, tmp_path, monkey
         (tmp_path / name).mkdir()
     assert message in failing("import-labels", "--labels", "labels.csv", "--output", "mine", *flags)
     assert not (tmp_path / "mine").exists()
+
+
+def test_labels_are_shown_and_checked_before_anything_is_written(import_labels, write_table, photos, tmp_path):
+    names = list(photos[1])[:4]
+    table = write_table(zip(names, ("sky|sea", "Sky|nan", "sky", "cafe\u0301|caf\u00e9"), strict=True))
+    printed = import_labels(table, code=2)
+    assert f"4 of 4 photos with their labels:\n  {names[0]:<10}  sea | sky\n" in printed.out
+    assert "'Sky' (1 photo), 'sky' (2 photos) differ only in upper and lower case" in printed.err
+    assert "'caf\u00e9' was written in 2 Unicode forms; it is one label" in printed.err
+    assert "labels.csv:3: the label 'nan' (1 time) stands for an empty cell; --accept_labels accepts it" in printed.err
+    assert not (tmp_path / "mine").exists()
+    assert "nan" in import_labels(table, "--accept_labels").out
+    assert "nan" not in import_labels(table, "--skip_bad", "--force").out
+
+
+def test_weights_of_rows_are_asked_about(import_labels, write_table, photos, split):
+    names = list(photos[1])[:2]
+    rows = [(name, label, (n + m) % 2) for n, name in enumerate(names) for m, label in enumerate(("sky", "sea"))]
+    table = write_table(rows, ("ImageID", "LabelName", "Confidence"))
+    assert '--rows "Confidence = 1": reads 2 of 4 rows' in import_labels(table, code=2).err
+    import_labels(table, "--rows", "Confidence = 1")
+    assert labels_of(split("train"), split("test")) == {names[0]: {"sea"}, names[1]: {"sky"}}

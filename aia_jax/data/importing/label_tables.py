@@ -78,11 +78,12 @@ def read_table(
     header, problems, kept = table.header, table.problems, table.rows
     names = [name.strip() for name in next(csv.reader([ignore_columns], skipinitialspace=True), [])]
     ignored = [_index(path, header, name, "--ignore_columns") for name in names if name]
-    columns = _find_columns(path, header, kept, photo_column, label_column, ignored)
     if rows:
-        kept = _matching(path, header, kept, rows)
-    else:
-        _ask_about_rows(path, header, kept, columns)
+        kept, column = _matching(path, header, kept, rows)
+        ignored.append(column)
+    columns = _find_columns(path, header, kept, photo_column, label_column, ignored)
+    if not rows:
+        _ask_about_rows(path, header, kept, columns, ignored)
     splits = [_split_name(cells, columns) for _, cells in kept]
     if columns.labels is None:
         _check_indicators(path, header, kept, columns, min_value)
@@ -173,8 +174,8 @@ def _find_columns(
     return _Columns(photo, labels, split, indicators, unused)
 
 
-def _matching(path: Path, header: list[str], rows: list[Row], condition: str) -> list[Row]:
-    """Returns the rows that meet a condition such as "Confidence >= 0.5"."""
+def _matching(path: Path, header: list[str], rows: list[Row], condition: str) -> tuple[list[Row], int]:
+    """Returns the rows that meet a condition such as "Confidence >= 0.5", and the index of its column."""
     parts = re.fullmatch(r"(.+?)\s*(!=|>=|<=|=|>|<)=?\s*(.*)", condition.strip())
     if not parts:
         raise InputError(f"--rows {condition!r} must be a column, a comparison and a value: 'Confidence >= 0.5'")
@@ -182,7 +183,7 @@ def _matching(path: Path, header: list[str], rows: list[Row], condition: str) ->
     kept = [row for row in rows if _meets(row[1][column], parts[2], parts[3])]
     if rows and not kept:
         raise InputError(f"{path}: no row has {condition} (--rows)")
-    return kept
+    return kept, column
 
 
 def _meets(cell: str, comparison: str, value: str) -> bool:
@@ -193,10 +194,10 @@ def _meets(cell: str, comparison: str, value: str) -> bool:
     return comparison in ("=", "!=") and _COMPARISONS[comparison](cell, value)
 
 
-def _ask_about_rows(path: Path, header: list[str], rows: list[Row], columns: _Columns) -> None:
+def _ask_about_rows(path: Path, header: list[str], rows: list[Row], columns: _Columns, ignored: list[int]) -> None:
     """Raises InputError if a column, by its name or its values of 0 and 1, may say which rows count."""
     shown, names = [], []
-    for column in columns.indicators if columns.labels is None else columns.unused:
+    for column in sorted({*columns.indicators, *columns.unused}.difference(ignored)):
         name = _key(header[column])
         values = {cells[column].strip().lower() for _, cells in rows}
         filled, flags = values - {""}, values <= {*_YES, *_NO}
@@ -219,6 +220,7 @@ def _ask_about_rows(path: Path, header: list[str], rows: list[Row], columns: _Co
         raise InputError(
             f"{path}: {', '.join(map(repr, names))} may say which rows count; choose one:{''.join(shown)}\n"
             f"  --ignore_columns '{_csv_line(names)}': reads all rows"
+            f"{'; a label needs another name' if columns.labels is None else ''}"
         )
 
 

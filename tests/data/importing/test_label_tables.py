@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from aia_jax.data.importing.label_tables import read_table
@@ -119,3 +121,94 @@ def test_all_bad_rows_are_listed_with_their_lines_and_do_not_choose_the_separato
 def test_unusable_tables_are_refused(read, text, options, message):
     with pytest.raises(InputError, match=message):
         read(text, **options)
+
+
+TWO_PHOTOS = [("a.jpg", "dog", "cat"), ("b.jpg", "dog")]
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (b"sep=;\r\nimage;labels\r\na.jpg;dog, cat\r\nb.jpg;dog\r\n", {}),
+        ('image\tlabels\na.jpg\t"dog, cat"\nb.jpg\tdog\n'.encode("utf-16-le"), {}),  # without a byte-order mark
+        ('image\tlabels\na.jpg\t"dog, cat"\nb.jpg\tdog\n'.encode("utf-32"), {}),
+        (b"image;labels;;\na.jpg;dog, cat;;\nb.jpg;dog\n;;;\n", {}),
+        (b"image,labels\ra.jpg,dog|cat\rb.jpg,dog\r", {}),  # the line ends of old Macs
+        (b"image,labels\na.jpg,['dog' 'cat']\nb.jpg,['dog']\n", {}),  # NumPy's lists
+        (b'image,choice\na.jpg,"{""choices"": [""dog"", ""cat""]}"\nb.jpg,dog\n', {}),
+        (b'image,labels\na.jpg,"[{""x"": 1, ""rectanglelabels"": [""dog"", ""cat""]}]"\nb.jpg,"[""dog""]"\n', {}),
+        (b"id,image,file_name,labels\n7,1,a.jpg,dog;cat\n8,2,b.jpg,dog\n", {}),
+        (b"filename, dog, cat\na.jpg, 1, Y\nb.jpg, 1, \n", {}),
+        (b"image,dog,cat,url\na.jpg,1,1,u/1\nb.jpg,1,0,u/2\n", {"ignore_columns": "url"}),
+        (b"image,dog,cat\na.jpg,0.9,0.5\nb.jpg,1,-1\n", {"min_value": 0.5}),
+        (b"image,tags\na.jpg,dog cat\nb.jpg,dog\n", {"separator": " "}),
+        (b"image,labels;x\na.jpg,dog;cat\nb.jpg,dog\n", {"label_column": "labels;x"}),
+    ],
+)
+def test_dialects_of_other_programs_are_read(write, content, options):
+    found = read_table(write(content, "labels.csv"), **options)
+    assert rows_of(found) == TWO_PHOTOS
+    assert found.problems == ()
+
+
+def test_rows_are_chosen_by_a_condition(read):
+    text = "ImageID,LabelName,Confidence,sure\na,dog,1,high\na,cat,0,low\nb,dog,0.7,High\n"
+    for condition in ("Confidence >= 0.5", "Confidence != 0", "Confidence>0.5", "sure = high"):
+        assert rows_of(read(text, rows=condition)) == [("a", "dog"), ("b", "dog")]
+    assert len(read(text, ignore_columns="Confidence,sure").rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "messages"),
+    [
+        (
+            'image,tags\na,"New York, NY"\nb,"Albany, NY"\nc,Rome\n',
+            {},
+            ["--separator none: 'New York, NY'  and", "--separator \",\": 'New York' | 'NY'  and  'Albany' | 'NY'"],
+        ),
+        ("image,Keywords\na,polar bear\nb,black bear\n", {}, ["--separator none: 'polar bear'", '--separator " ": ']),
+        ("image,labels\na,sky|sea;sun\nb,sky|sun\n", {}, ["--separator none", '--separator "|"', '--separator ";"']),
+        ('image,label\na,dog\na,"cat, small"\n', {}, ['--separator ","']),
+        ('image,labels\na,"[""dog""]"\nb,"dog, cat"\n', {}, ["some cells are lists, but 'dog, cat' looks like labels"]),
+        ("image,name;label\na,b;c\n", {}, ["--delimiter ',': columns ['image', 'name;label']", "--delimiter ';'"]),
+        (
+            "image,label,is_absent\na,dog,0\na,cat,1\n",
+            {},
+            ['--rows "is_absent = 0": reads 1 of 2 rows', "_columns 'is"],
+        ),
+        ("image,label,probability\na,dog,.9\na,cat,.2\n", {}, ['--rows "probability >= 0.5": reads 1 of 2 rows']),
+        ("image,label,reviewed\na,dog,y\na,cat,n\n", {}, ['--rows "reviewed = y": reads 1 of 2 rows']),
+        ("image,dog\na,0.93\nb,0.1\n", {}, ["--min_value 0.5"]),
+        ("image,dog,cat\na,1,-1\nb,,0\n", {}, ["-1 beside 0 or blank cells", "--min_value 0.5"]),
+        ("image,dog,width\na,1,640\nb,0,480\n", {}, ["'width' holds '640'", "--ignore_columns 'width' leaves out"]),
+        ("image,path,label\na.jpg,b.jpg,dog\n", {}, ["--photo_column image: 'a.jpg'", "--photo_column path: 'b.jpg'"]),
+        (
+            "image,label,class\na.jpg,dog,animal\n",
+            {},
+            ["--label_column label: 'dog'", "--label_column class: 'animal'"],
+        ),
+        ("image,label\na,dog\n", {"rows": "x = 1"}, ["has no column 'x', which --rows names"]),
+        ("image,label\na,dog\n", {"rows": "label"}, ["must be a column, a comparison and a value"]),
+        ("image,label\na,dog\n", {"delimiter": "::"}, ["--delimiter '::' must be one character"]),
+        (",,\n,,\n", {}, ["labels.csv is empty"]),
+    ],
+)
+def test_tables_that_can_be_read_in_two_ways_are_refused_with_both(read, text, options, messages):
+    with pytest.raises(InputError) as caught:
+        read(text, **options)
+    assert [message for message in messages if message not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("straße, Übung", "cp1252"), ("собака", "cp1251"), ("犬|空|ネコ", "cp932"), ("straße, Übung", "mac_roman")],
+)
+def test_the_encoding_of_a_table_is_named_and_can_be_given(write, text, encoding):
+    path = write(f"image;label\na.jpg;{text}\n".encode(encoding), "labels.csv")
+    with pytest.raises(
+        InputError, match=f"name its encoding with --encoding.*first:\n  as {encoding}: a.jpg;{re.escape(text)}"
+    ):
+        read_table(path)
+    assert rows_of(read_table(path, encoding=encoding, separator="none")) == [("a.jpg", text)]
+    with pytest.raises(InputError, match="'rot13' is no known encoding of text"):
+        read_table(path, encoding="rot13")
