@@ -36,6 +36,7 @@ def run_config(task: str, dataset: str) -> ConfigDict:
     config.published = ""  # key in aia_jax/metrics/published_results.py: published results to print too
     config.init_from = ""  # workdir or PyTorch file of a complete model to start from
     config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" of a backbone to start from
+    config.weights_key = ""  # the set of weights in a PyTorch file that has several, such as "state_dict_ema"
     config.mesh = ConfigDict({"fsdp": 1})  # number of devices that share one copy of the state
     config.data = ConfigDict({"name": dataset, "root": "datasets"})
     config.model = ConfigDict({"backbone": "", "dtype": "float32", "param_dtype": "float32"})

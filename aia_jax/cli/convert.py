@@ -22,7 +22,7 @@ from aia_jax.utils.files import sha256_of_file
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia convert`."""
     add_config_argument(parser)
-    source = "PyTorch or safetensors file; with --reverse the folder of a run"
+    source = "PyTorch or safetensors file, or the folder or index of a sharded one; with --reverse the folder of a run"
     target = "folder for the checkpoint; with --reverse a file, .pth or .safetensors"
     parser.add_argument("--input", required=True, type=local, metavar="FILE|DIR", help=source)
     parser.add_argument("--output", required=True, type=local, metavar="DIR|FILE", help=target)
@@ -95,6 +95,7 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
     from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
     from aia_jax.training.runs import write_record
     from aia_jax.weights.load import load_torch_file
+    from aia_jax.weights.torch_files import find_weights_file
 
     check_output(output)
     task = make_task(config)
@@ -111,7 +112,11 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
         "epoch": 0,
         "weights": "raw",
         "part": "backbone" if backbone_only else "model",
-        "source": {"file": source.name, "sha256": sha256_of_file(source), "names": torch_state.generation},
+        "source": {
+            "file": source.name,
+            "sha256": sha256_of_file(find_weights_file(source) or source),
+            "names": torch_state.generation,
+        },
         **task.describe(),
     }
     with Checkpointer(output) as checkpointer:
@@ -126,9 +131,11 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Raises InputError if the workdir `output` already has checkpoints."""
+    """Raises InputError if `output` is a file, or a workdir that already has checkpoints."""
     from aia_jax.training.checkpoint_recovery import saved_steps
 
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; --output names a folder, or with --reverse the file to write")
     if saved_steps(output):
         raise InputError(f"{output} holds checkpoints already; give another --output")
 

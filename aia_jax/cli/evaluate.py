@@ -98,9 +98,10 @@ def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> Non
 
 def _is_from_pytorch(source: Path) -> bool:
     """Checks whether `source` is a file, or a folder with converted weights that were not trained afterwards."""
-    if not source.is_dir():
-        return True
     from aia_jax.training.runs import open_run
+    from aia_jax.weights.load import is_run
 
+    if not is_run(source):
+        return True
     with open_run(source) as checkpointer:
         return "source" in checkpointer.best()[1]

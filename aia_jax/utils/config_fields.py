@@ -58,6 +58,7 @@ FIELDS = {
     "init_from": Field(path=True),
     "init_backbone": Field(path=True),
     "init_labels": Field(path=True, resumable=True),  # read only at the start of a run
+    "weights_key": Field(resumable=True),
     "mesh.fsdp": Field(least=1, resumable=True),
     "checkpoint.keep": Field(least=1, resumable=True),
     "data.root": Field(path=True, resumable=True),

@@ -15,7 +15,7 @@ from aia_jax.training.runs import open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count, printable
-from aia_jax.weights.load import Shapes, count_labels, load_arrays, model_shapes, read_torch_state
+from aia_jax.weights.load import Shapes, count_labels, is_run, load_arrays, model_shapes, read_torch_state
 
 # The path of each array that has an entry for each label, and the axis of the labels in this array.
 _LABEL_AXES = {
@@ -83,13 +83,13 @@ def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | N
     if given != _BY_NAME and not Path(given).is_file():
         raise InputError(f"config.init_labels={given!r} is unknown; known: {_STRICT}, {_BY_NAME}, or a file of labels")
     listed = None if given == _BY_NAME else read_labels(Path(given))
-    if Path(source).is_dir():
+    if is_run(source):
         with open_run(Path(source)) as checkpointer:
             names = checkpointer.best()[1].get("labels")
         if names is None:
             raise InputError(f"the checkpoint in {source} does not list its labels; train or convert it again")
         return listed or tuple(names), len(names)
-    count = count_labels(read_torch_state(source))
+    count = count_labels(read_torch_state(source, config))
     if listed and count not in (None, len(listed)):
         scored = format_count(count, "label")
         raise InputError(f"{source} scores {scored}, but config.init_labels={given} lists {len(listed)}")

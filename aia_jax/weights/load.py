@@ -1,5 +1,6 @@
 """Loads weights from a workdir, a PyTorch file or a package of backbone weights. Checks that they fit the config."""
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import differences, format_count
 from aia_jax.weights import name_map
 from aia_jax.weights.sgraf_options import check_sizes
-from aia_jax.weights.torch_files import read_torch_file
+from aia_jax.weights.torch_files import find_weights_file, read_torch_file
 from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
@@ -49,19 +50,34 @@ def load_arrays(
     Raises:
         InputError: the source does not exist, or it holds another model or other labels.
     """
-    if Path(source).is_dir():
+    if is_run(source):
         return _load_run(Path(source), config, shapes, described)
-    torch_state = read_torch_state(source)
+    torch_state = read_torch_state(source, config)
+    _print_notes(torch_state)
     check_model(torch_state, config, shapes, str(source))
     if not _is_whole(shapes) and torch_state.head:
         print(f"{source}: the backbone is loaded, and these arrays are ignored: {torch_state.list_head()}", flush=True)
     return name_map.from_torch(torch_state, shapes, str(source))
 
 
-def read_torch_state(source: str | Path) -> TorchStateDict:
-    """Reads a PyTorch file or a package of `PACKAGES`. Raises InputError for an unreadable file or unknown model."""
-    state, options = read_torch_file(pretrained_file(str(source)) if str(source) in PACKAGES else source)
-    return identify_state(state, str(source), options)
+def is_run(source: str | Path) -> bool:
+    """Returns whether `source` is the folder of a run, and neither a weights file nor a folder with such a file."""
+    return Path(source).is_dir() and find_weights_file(source) is None
+
+
+def read_torch_state(source: str | Path, config: Mapping[str, Any] | None = None) -> TorchStateDict:
+    """Reads a PyTorch file or a package of `PACKAGES`. Uses only `weights_key` of the config.
+
+    Raises InputError for an unreadable file or an unknown model.
+    """
+    path = pretrained_file(str(source)) if str(source) in PACKAGES else source
+    state, options, notes = read_torch_file(path, (config or {}).get("weights_key", ""))
+    return dataclasses.replace(identify_state(state, str(source), options), notes=tuple(notes))
+
+
+def _print_notes(torch_state: TorchStateDict) -> None:
+    for note in torch_state.notes:
+        print(note, flush=True)
 
 
 def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dict[str, np.ndarray]]:
@@ -70,7 +86,8 @@ def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dic
     Returns a `TorchStateDict` and the model's arrays, `{path: array}`. If the file has only a backbone, returns only
     the backbone's arrays. Raises InputError if the file cannot be read or has another model.
     """
-    torch_state = read_torch_state(source)
+    torch_state = read_torch_state(source, task.config)
+    _print_notes(torch_state)
     shapes = model_shapes(task.build_model, backbone_only=torch_state.system == "backbone")
     check_model(torch_state, task.config, shapes, str(source))
     return torch_state, name_map.from_torch(torch_state, shapes, str(source))
@@ -160,10 +177,10 @@ def with_reasoning_of(source: str, config: ConfigDict) -> ConfigDict:
     Raises InputError if `source` cannot be read, or if the PyTorch file has no retrieval model.
     """
     config = config.copy_and_resolve_references()
-    if Path(source).is_dir():
+    if is_run(source):
         config.model.reasoning = read_run_config(Path(source))["model"].get("reasoning", "")
         return config
-    torch_state = read_torch_state(source)
+    torch_state = read_torch_state(source, config)
     if torch_state.system != "retrieval":
         raise InputError(f"{source} holds {torch_state.describe()}, but config.task is {config.task!r}")
     config.model.reasoning = torch_state.reasoning

@@ -4,6 +4,7 @@ An array name is the encoder's number (0 image, 1 text, 2 similarity), a dot, an
 For example: `0.fc.weight`, `1.embed.weight` and `2.sim_eval_w.weight`.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -29,6 +30,12 @@ _FIXED_OF = {"sgr": {"sgr_step": 3, **_FIXED}, "saf": _FIXED}
 def is_sgraf(names: Collection[str]) -> bool:
     """Returns whether `names` are the array names of a file of SGRAF or Visual Semantic Loss."""
     return any(mark in names for mark in _MARKS)
+
+
+def prefixes(names: Collection[str]) -> list[str]:
+    """Returns each prefix after which `names` has at least two of the names that only SGRAF has."""
+    found = Counter(name.removesuffix(mark) for name in names for mark in _MARKS if name.endswith(mark))
+    return [prefix for prefix, count in found.items() if count > 1 and (not prefix or prefix.endswith("."))]
 
 
 def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, where: str) -> str:

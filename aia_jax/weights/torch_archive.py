@@ -43,7 +43,10 @@ def read_archive(path: Path) -> Any:
 
 def _read_zip(file: BinaryIO) -> Any:
     with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
+        names, parts = archive.namelist(), archive.infolist()
+        if not any(part.CRC for part in parts):  # torch.serialization.set_crc32_options(False) writes zeros
+            for part in parts:
+                del part.CRC  # zipfile does not check a part without this attribute
         prefix = names[0].partition("/")[0] + "/"
         if prefix + "constants.pkl" in names:
             raise ForbiddenError("it is a TorchScript program; save model.state_dict()")
@@ -93,7 +96,7 @@ def _read_legacy(file: BinaryIO, num_bytes: int) -> Any:
 
     header = Pickle(refuse_storage)
     if header.read(file) != _MAGIC_NUMBER or header.read(file) != _PROTOCOL_VERSION:
-        raise ValueError("the header is not one of torch.save")
+        raise ValueError("the header is not one of torch.save; files of pickle.dump are not read")
     header.read(file)  # facts about the machine; the storages are little-endian on all machines
     content = Pickle(reserve_storage).read(file)
     keys = header.read(file)

@@ -1,6 +1,7 @@
 """Reads and writes PyTorch and safetensors files. Reading a file never executes code from it."""
 
 import argparse
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,41 +12,119 @@ import safetensors
 import safetensors.numpy
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import atomic_path
+from aia_jax.utils.files import atomic_path, read_json
 from aia_jax.utils.messages import printable
 from aia_jax.weights.torch_archive import read_archive, write_archive
+from aia_jax.weights.torch_content import find_weights
 from aia_jax.weights.torch_pickle import ForbiddenError
 
-_WRAPPERS = ("state_dict", "model")
-_MAX_DEPTH = 4  # levels of nested wrappers
 _MOST_SHARED = 4  # copies of a storage that all arrays of a file may need on average
 _NUM_ENCODERS = 3  # encoders of SGRAF; each encoder has its own state dict
+_INDEX = ".index.json"  # end of the name of a file that lists the shards of a model
+# Weights in folders of Hugging Face's libraries, the preferred file first.
+_IN_FOLDERS = (f"model.safetensors{_INDEX}", "model.safetensors", f"pytorch_model.bin{_INDEX}", "pytorch_model.bin")
+_OTHER_FORMATS = tuple(
+    (re.compile(start, re.DOTALL), found)
+    for start, found in (
+        (rb"version https://git-lfs", "only a pointer to a file of Git LFS; run git lfs pull"),
+        (
+            rb"(?i)\s*<(!doctype|html|head|\?xml)",
+            "a web page, perhaps of a failed download; download it again",
+        ),
+        (rb"\x89HDF", "in HDF5, the format of Keras"),
+        (rb"GGUF|GGML", "in GGUF, the format of llama.cpp"),
+        (rb"\x93NUMPY", "an array of NumPy"),
+        (rb"....TFL3", "in the format of TensorFlow Lite"),
+        (rb"[\x81-\x8f\xde][\xa1-\xbf\xd9]", "in msgpack, the format of Flax"),
+        (rb"\x08[\x01-\x14][\x12\x1a\x22\x3a\x42]", "a program of ONNX or TensorFlow"),
+        (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!", "compressed; decompress it first"),
+        (rb".{257}ustar", "a tar archive; unpack it first"),
+    )
+)
 
 
-def read_torch_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """Reads a `.safetensors` file or a file of `torch.save`, without torch.
+def read_torch_file(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any] | None, list[str]]:
+    """Reads a `.safetensors` file, a file of `torch.save`, the index of a sharded model, or a folder with one of them.
 
-    From `{"state_dict": ...}` or `{"model": ...}`, reads the inner dict. Removes the prefix `module.` if all names have
-    it. Joins the three state dicts of SGRAF into one. The joined names begin with `0.`, `1.` and `2.`.
+    Does not use torch. See `find_weights` for what is found in a file. The names of SGRAF's arrays begin with `0.`,
+    `1.` and `2.`.
+
+    Args:
+        key: `config.weights_key`: where in the file the weights are. "": anywhere.
 
     Returns:
-        The arrays, `{name: array}`, with all floating types converted to float32. Then the file's options `opt`,
-        converted from an `argparse.Namespace` to a dict, or None if the file has no options.
+        The arrays, `{name: array}`, with all floating types converted to float32; the file's options `opt` as a dict,
+        or None; and sentences that say which arrays of the file are not used.
 
     Raises:
-        InputError: the file is missing, damaged or truncated. Or it contains NaN, infinity or objects other than
-            arrays.
+        InputError: the file is missing, damaged, truncated or of another format. Or its weights contain NaN, infinity
+            or no arrays, or one of several sets of weights must be chosen.
     """
-    path = Path(path)
+    path = find_weights_file(path) or Path(path)
     if not path.is_file():
         raise InputError(f"{path} is no file; give a .pth, .pt, .bin or .safetensors file")
-    read = _read_safetensors if _is_safetensors(path) else _read_torch
-    content, options = _unwrap(read(path), path)
-    state = _without_module_prefix(_to_arrays(content, path))
+    paths = _shards(path)
+    parts = [_read_file(part) for part in paths]
+    content = {name: value for part in parts for name, value in part.items()} if len(paths) > 1 else parts[0]
+    found, options, notes = find_weights(content, key, str(path))
+    state = _to_arrays(found, path, sum(part.stat().st_size for part in paths))
     broken = [name for name, value in state.items() if value.dtype.kind in "fc" and not np.isfinite(value).all()]
     if broken:
         raise InputError(f"{path} holds NaN or infinity in {len(broken)} array(s), first in {printable(broken[0])}")
-    return state, options
+    return state, options, notes
+
+
+def find_weights_file(source: str | Path) -> Path | None:
+    """Returns the weights file in a folder of another tool, or None for a file, a run and other folders.
+
+    Raises InputError for a folder whose files must be joined by the tool that wrote them.
+    """
+    folder = Path(source)
+    if not folder.is_dir() or (folder / "checkpoints").is_dir():
+        return None
+    if any(folder.glob("*.distcp")):
+        raise InputError(
+            f"{folder} is a distributed checkpoint of PyTorch; python -m torch.distributed.checkpoint.format_utils "
+            f"dcp_to_torch {folder} FILE.pth joins it"
+        )
+    if (folder / "zero_to_fp32.py").is_file():
+        raise InputError(
+            f"{folder} is a checkpoint of DeepSpeed; python {folder}/zero_to_fp32.py {folder} FOLDER joins its weights"
+        )
+    return next((folder / name for name in _IN_FOLDERS if (folder / name).is_file()), None)
+
+
+def _shards(path: Path) -> list[Path]:
+    """Returns the files that an index lists, or only `path`. Raises InputError for a shard without the others."""
+    if not path.name.endswith(_INDEX):
+        match = re.fullmatch(r"(.+?)-\d+-of-0*(\d+)(\.\w+)", path.name)
+        if match and int(match[2]) > 1:
+            index = path.with_name(f"{match[1]}{match[3]}{_INDEX}")
+            raise InputError(f"{path} is one of {match[2]} shards of a model; give their index, {index}, or the folder")
+        return [path]
+    index = read_json(path, "the index of a sharded model")
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not files or any(name != Path(str(name)).name for name in files.values()):
+        raise InputError(f"{path} is not the index of a sharded model: its weight_map does not list files beside it")
+    paths = [path.with_name(name) for name in sorted(set(files.values()))]
+    if missing := [part.name for part in paths if not part.is_file()]:
+        raise InputError(f"{path} lists {len(paths)} shards; missing: {', '.join(map(printable, missing))}")
+    return paths
+
+
+def _read_file(path: Path) -> Any:
+    """Reads a safetensors file or a file of `torch.save`. The content decides, not the name."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    for pattern, found in _OTHER_FORMATS:
+        if pattern.match(start):
+            raise InputError(f"{path} is {found}; a file of torch.save or safetensors is needed")
+    is_text = start[:40] and start[:40].isascii() and start[:40].translate(None, b"\t\r\n").decode().isprintable()
+    if is_text:
+        raise InputError(f"{path} is a text file, such as the index of other files, not a file of torch.save")
+    if start[8:9] == b"{" or (path.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\x02")):
+        return _read_safetensors(path)
+    return _read_torch(path)
 
 
 def write_torch_file(
@@ -71,11 +150,6 @@ def write_torch_file(
             write_archive(temporary, content)
 
 
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
-
-
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -85,13 +159,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> Any:
-    with path.open("rb") as file:
-        start = file.read(40)
-    if start.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is only a pointer to a file of Git LFS; run git lfs pull")
-    if start and start.isascii() and start.translate(None, b"\t\r\n").decode().isprintable():
-        raise InputError(f"{path} is a text file, such as a web page or the index of other files, not of torch.save")
-    _check_unpacked_size(path)
+    _check_zip(path)
     try:
         return read_archive(path)
     except ForbiddenError as error:
@@ -105,60 +173,25 @@ def _read_torch(path: Path) -> Any:
         raise InputError(f"{path} is damaged, truncated or not a file of torch.save: {reason}") from None
 
 
-def _check_unpacked_size(path: Path) -> None:
-    """Raises InputError if an archive unpacks to more bytes than the file has: `torch.save` does not compress."""
+def _check_zip(path: Path) -> None:
+    """Raises InputError for a zip archive of other files, or of more bytes than the file has.
+
+    `torch.save` does not compress.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            num_bytes = sum(part.file_size for part in archive.infolist())
+            names, num_bytes = archive.namelist(), sum(part.file_size for part in archive.infolist())
     except Exception:  # the reader reports a file that is damaged or is not an archive
         return
+    if not any(name.endswith(("data.pkl", "constants.pkl")) for name in names):
+        kind = {".npy": " of NumPy", ".h5": " of Keras"}.get(Path(names[0] if names else "").suffix, "")
+        listed = ", ".join(map(printable, names[:3]))
+        raise InputError(f"{path} is a zip archive{kind} ({listed}); unpack it, and give a file of torch.save")
     if num_bytes > path.stat().st_size:
         raise InputError(
             f"{path} is refused: a file of {path.stat().st_size:,} bytes that unpacks to {num_bytes:,}, perhaps a zip "
             "bomb. If it was compressed, save it again with torch.save"
         )
-
-
-def _unwrap(content: Any, path: Path) -> tuple[dict[Any, Any], dict[str, Any] | None]:
-    """Returns the innermost dict, which should contain only arrays, and the options from an outer dict."""
-    options = None
-    for _ in range(_MAX_DEPTH):
-        wrapper = next((name for name in _WRAPPERS if _is_wrapped(content, name)), None)
-        if wrapper is None:
-            break
-        _check_names(content, path)
-        beside = [printable(str(name)) for name, value in content.items() if isinstance(value, np.ndarray)]
-        if beside:
-            raise InputError(f"{path} holds arrays beside its {wrapper!r}: {', '.join(beside[:5])}")
-        if isinstance(content.get("opt"), argparse.Namespace):
-            options = vars(content["opt"])
-        content = content[wrapper]
-    if encoders := _encoders(content):
-        for part in encoders:
-            _check_names(part, path)
-        parts = [_without_module_prefix({str(name): value for name, value in part.items()}) for part in encoders]
-        content = {f"{number}.{name}": value for number, part in enumerate(parts) for name, value in part.items()}
-    if not isinstance(content, dict) or not content:
-        found = f"but {type(content).__name__}" if content != {} else "with arrays"
-        raise InputError(f"{path} holds no state dict {found}; save model.state_dict()")
-    _check_names(content, path)
-    return content, options
-
-
-def _check_names(content: Mapping[Any, Any], path: Path) -> None:
-    if not all(isinstance(name, str | int) for name in content):
-        raise InputError(f"{path} holds a dict with keys that are not names; save model.state_dict()")
-
-
-def _is_wrapped(content: Any, name: str) -> bool:
-    return isinstance(content, dict) and (isinstance(content.get(name), dict) or bool(_encoders(content.get(name))))
-
-
-def _encoders(content: Any) -> list[dict[Any, Any]] | None:
-    """Returns the state dicts of SGRAF's three encoders, or None if `content` does not contain them."""
-    parts = list(content.values()) if isinstance(content, dict) else content
-    fits = isinstance(parts, list | tuple) and len(parts) == _NUM_ENCODERS
-    return list(parts) if fits and all(isinstance(part, dict) for part in parts) else None
 
 
 def _split_encoders(state: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -169,37 +202,20 @@ def _split_encoders(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def _to_arrays(content: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
-    stored = [value for value in content.values() if isinstance(value, np.ndarray) and not _is_expanded(value)]
-    num_bytes = sum(value.nbytes for value in stored)
-    if num_bytes > _MOST_SHARED * path.stat().st_size:
+def _to_arrays(found: Mapping[str, np.ndarray], path: Path, num_stored: int) -> dict[str, np.ndarray]:
+    expanded = [name for name, value in found.items() if _is_expanded(value)]
+    if expanded:
+        raise InputError(f"{path} holds an expanded array, {printable(expanded[0])}; save a contiguous copy of it")
+    num_bytes = sum(value.nbytes for value in found.values())
+    if num_bytes > _MOST_SHARED * num_stored:
         raise InputError(f"{path} is refused: its arrays share memory and have {num_bytes:,} bytes in all")
-    state, others = {}, []
-    for name, value in content.items():
-        try:
-            state[str(name)] = _to_array(value)
-        except (TypeError, ValueError):
-            kind = "an expanded array" if isinstance(value, np.ndarray) else type(value).__name__
-            others.append(f"{printable(str(name))} ({kind})")
-    if others:
-        raise InputError(f"{path} holds what is not an array: {', '.join(others[:5])}; save model.state_dict() alone")
-    return state
+    return {name: _to_array(value) for name, value in found.items()}
 
 
 def _to_array(value: Any) -> np.ndarray:
-    if not isinstance(value, np.ndarray):
-        raise TypeError(type(value).__name__)
-    if _is_expanded(value):
-        raise ValueError("more elements than are stored")
     with np.errstate(over="ignore"):  # infinity is reported
         return np.array(value, np.float32 if value.dtype.kind in "fV" else value.dtype)  # a copy that can be changed
 
 
 def _is_expanded(value: np.ndarray) -> bool:
     return isinstance(value.base, np.ndarray) and value.nbytes > value.base.nbytes
-
-
-def _without_module_prefix(state: dict[str, Any]) -> dict[str, Any]:
-    while state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state

@@ -1,14 +1,16 @@
 """Interprets the pickles in files of `torch.save`: arrays, options and plain containers, and nothing else.
 
-This module interprets the instructions of a pickle itself. It refuses instructions that load or call other names than
-those listed here, as `torch.load(weights_only=True)` does. Reading a file therefore never executes code from it.
-Source: torch/_weights_only_unpickler.py.
+This module interprets the instructions of a pickle itself, and never imports or calls a name from the file. Reading a
+file therefore never executes code from it. Objects of other classes, such as a training program's settings, become
+`Opaque`. Names that only a malicious file needs are refused. Source: torch/_weights_only_unpickler.py.
 """
 
 import argparse
 import collections
 import pickletools
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
@@ -46,6 +48,14 @@ class _Global(NamedTuple):
     """A name that a pickle loads."""
 
     name: str
+
+
+@dataclass(eq=False)
+class Opaque:
+    """An object of a class that is not read. `is_module`: whether it is a module of torch with its arrays."""
+
+    name: str
+    is_module: bool = False
 
 
 def _rebuild_array(
@@ -130,12 +140,19 @@ _ARGUMENTS = {  # types of the arguments of the other calls
     "torch.device": (str, int),
 }
 _MOST_COPIED = 10_000_000
+_LONGEST_NAME = 1000
+# Modules and functions that run code. Nothing here runs them: they only show that a file is malicious.
+_CODE = re.compile(
+    r"(os|posix|nt|sys|subprocess|pty|socket|shutil|ctypes|runpy|importlib|imp|code|_?pickle|marshal|webbrowser)\..*"
+    r"|(__builtin__|builtins)\.(?!(bool|bytearray|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str"
+    r"|tuple)$).*|torch\.(load|hub\..*|jit\..*)|.*\b(eval|exec|getattr|system|popen)"
+)
 _STORAGES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in DTYPES.items()}
-_DTYPE_NAMES = {f"torch.{np.dtype(dtype).name}" for dtype in DTYPES.values()}
+_DATA_NAMES = {*_STORAGES, *(f"torch.{np.dtype(dtype).name}" for dtype in DTYPES.values())}
 
 
 class Pickle:
-    """Interprets pickles of protocol 2. `load_storage(dtype, key, number of elements, *others)` returns storages."""
+    """Interprets pickles. `load_storage(dtype, key, number of elements, *others)` returns storages."""
 
     def __init__(self, load_storage: Callable[..., Storage]):
         self.load_storage = load_storage
@@ -177,8 +194,8 @@ class Pickle:
         return values
 
     def _proto(self, version: int) -> None:
-        if version != 2:
-            raise ForbiddenError(f"its pickle has protocol {version}, not 2 as in torch.save")
+        if version not in range(2, 6):
+            raise ForbiddenError(f"its pickle has protocol {version}, not one of 2 to 5")
 
     def _mark(self, _: None) -> None:
         self.marks.append(self.stack)
@@ -196,6 +213,12 @@ class Pickle:
 
     _long_binput, _long_binget = _binput, _binget
 
+    def _memoize(self, _: None) -> None:
+        self._binput(len(self.memo))
+
+    def _frame(self, _: int) -> None:
+        """Needs no action: a frame only says how many bytes to read at once."""
+
     def _append(self, _: None) -> None:
         self._extend(self._pop(1))
 
@@ -203,9 +226,21 @@ class Pickle:
         self._extend(self._pop_mark())
 
     def _extend(self, values: list[Any]) -> None:
-        if type(self.stack[-1]) is not list:
+        if type(target := self.stack[-1]) is list:
+            target.extend(values)
+        elif not isinstance(target, Opaque):
             raise ValueError("the pickle appends to something that is not a list")
-        self.stack[-1].extend(values)
+
+    def _additems(self, _: None) -> None:
+        values = self._pop_mark()
+        if type(target := self.stack[-1]) is set:
+            target.update(_checked_keys(values))
+        elif not isinstance(target, Opaque):
+            raise ValueError("the pickle adds to something that is not a set")
+
+    def _frozenset(self, _: None) -> None:
+        values = self._pop_mark()
+        self.stack.append(frozenset(_checked_keys(values)))
 
     def _setitem(self, _: None) -> None:
         self._update(self._pop(2))
@@ -214,7 +249,9 @@ class Pickle:
         self._update(self._pop_mark())
 
     def _update(self, values: list[Any]) -> None:
-        if not isinstance(target := self.stack[-1], dict):
+        if isinstance(target := self.stack[-1], Opaque):
+            return
+        if not isinstance(target, dict):
             raise ValueError("the pickle sets an entry of something that is not a dict")
         for key, value in zip(_checked_keys(values[::2]), values[1::2], strict=True):
             target[key] = value
@@ -223,14 +260,25 @@ class Pickle:
         name = argument.replace(" ", ".", 1)
         if name.startswith("torch._utils._rebuild") and name not in _CALLS:
             raise ForbiddenError("it holds a tensor that is sparse, quantized, on no device, or of a rare dtype")
-        if name not in _CALLS and name not in _STORAGES and name not in _DTYPE_NAMES:
-            raise ForbiddenError(f"it asks to load {printable(name)}, which is not an array")
+        if _CODE.fullmatch(name):
+            raise ForbiddenError(f"it asks to load {printable(name)}, which can run code")
+        if len(name) > _LONGEST_NAME:
+            raise ValueError(f"a name of more than {_LONGEST_NAME} characters")
         self.stack.append(_Global(name))
+
+    def _stack_global(self, _: None) -> None:
+        module, name = self._pop(2)
+        if type(module) is not str or type(name) is not str:
+            raise ValueError("a name that is not text")
+        self._global(f"{module} {name}")
 
     def _reduce(self, _: None) -> None:
         function, arguments = self._pop(2)
-        if not isinstance(function, _Global) or function.name not in _CALLS or type(arguments) is not tuple:
+        if not isinstance(function, _Global) or function.name in _DATA_NAMES or type(arguments) is not tuple:
             raise ForbiddenError("its pickle calls something that is not a function")
+        if function.name not in _CALLS:
+            self.stack.append(Opaque(function.name))
+            return
         if function.name not in _ARRAY_CALLS:
             self._check_arguments(function.name, arguments)
         self.stack.append(_CALLS[function.name](*arguments))
@@ -245,13 +293,20 @@ class Pickle:
 
     def _newobj(self, _: None) -> None:
         function, arguments = self._pop(2)
-        if not isinstance(function, _Global) or function.name != "argparse.Namespace" or arguments != ():
-            raise ForbiddenError("its pickle makes an object of another class than Namespace")
-        self.stack.append(argparse.Namespace())
+        if not isinstance(function, _Global) or function.name in _DATA_NAMES:
+            raise ForbiddenError("its pickle makes an object of something that is not a class")
+        is_options = function.name == "argparse.Namespace" and arguments == ()
+        self.stack.append(argparse.Namespace() if is_options else Opaque(function.name))
+
+    def _newobj_ex(self, _: None) -> None:
+        self._pop(1)
+        self._newobj(None)
 
     def _build(self, _: None) -> None:
         (state,) = self._pop(1)
-        target = self.stack[-1]
+        if isinstance(target := self.stack[-1], Opaque):
+            target.is_module |= isinstance(state, dict) and "_modules" in state
+            return
         if not isinstance(target, argparse.Namespace | collections.OrderedDict) or not isinstance(state, dict):
             raise ForbiddenError(f"its pickle sets attributes of a {type(target).__name__}")
         if isinstance(target, argparse.Namespace):  # the attribute `_metadata` of a state dict has no use here
@@ -286,11 +341,13 @@ def _read_instruction(file: BinaryIO) -> tuple[str, Any]:
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
-_PLAIN = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE")
+_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set}
+_PLAIN = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE")
+_PLAIN += ("BINBYTES", "SHORT_BINBYTES")
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _METHODS = (  # instructions with a method of `Pickle`
     *("PROTO", "MARK", "TUPLE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "APPEND", "APPENDS", "SETITEM"),
     *("SETITEMS", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID", "SHORT_BINSTRING"),
+    *("MEMOIZE", "FRAME", "ADDITEMS", "FROZENSET", "STACK_GLOBAL", "NEWOBJ_EX"),
 )
 _KNOWN = frozenset({"STOP", *_CONSTANTS, *_EMPTY, *_PLAIN, *_TUPLES, *_METHODS})

@@ -5,8 +5,9 @@ batch norm. EfficientNet-Lite has the names of efficientnet_lite_pytorch or of t
 names of all backbones to those of timm 0.9.
 """
 
+import bisect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ _FAMILIES = (
     ("efficientnet_lite", "timm", "conv_stem.weight"),
     ("efficientnet_lite", "efficientnet_lite_pytorch", "_conv_stem.weight"),
 )
+_INNER_BLOCK = re.compile(r"(^|\.)layer\d\.\d+\.$")  # a block of TResNet has names like those of the stem
 _NOT_TRAINED = re.compile(r"(.*\.)?(num_batches_tracked|filt)")  # counters, and fixed filters of blur pools
 _SQUEEZE_EXCITE = re.compile(r".*\.se\.fc\d\.\w+")  # all generations use the same names
 _INPLACE_ABN = (
@@ -75,6 +77,7 @@ class TorchStateDict:
         origin: `{(area, name): name in the file}`. The area is "backbone", "head" or "sgraf".
         others: names in the file that belong to no area.
         original: `{name: array}` of the backbone, with the names in the file, without the prefix.
+        notes: sentences for the user, about arrays of the file that are not used.
         sgraf: `{name: array}` of SGRAF's three encoders, with the names in the file.
         reasoning: "sgr" or "saf" for SGRAF, or else "".
     """
@@ -89,6 +92,7 @@ class TorchStateDict:
     original: dict[str, np.ndarray]
     sgraf: dict[str, np.ndarray] = field(default_factory=dict)
     reasoning: str = ""
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Returns text such as "a whole annotator (TResNet of 3 4 11 3 blocks, InPlace-ABN names)"."""
@@ -122,6 +126,24 @@ def full_name(system: str, family: str, area: str, name: str) -> str:
     if system == "backbone" and family == "efficientnet_lite":
         prefixes = _Prefixes(system, "", "classifier.")
     return (prefixes.head if area == "head" else prefixes.backbone) + name
+
+
+def model_prefixes(names: Collection[str]) -> list[str]:
+    """Returns each prefix after which `names` has the array names of a known model, for example "model." or ""."""
+    ordered, found = sorted(names), {}
+
+    def has(prefix: str) -> bool:
+        place = bisect.bisect_left(ordered, prefix)
+        return place < len(ordered) and ordered[place].startswith(prefix)
+
+    for name in names:
+        for start in (name.removesuffix(mark) for *_, mark in _FAMILIES if name.endswith(mark)):
+            if _INNER_BLOCK.search(start) or not (start == "" or start.endswith(".")):
+                continue
+            fitting = [row for row in _PREFIXES if f".{start}".endswith(f".{row.backbone}" if row.backbone else ".")]
+            best = max(fitting, key=lambda row: has(start.removesuffix(row.backbone) + row.head))
+            found[start.removesuffix(best.backbone)] = None
+    return [*found, *(prefix for prefix in sgraf_options.prefixes(names) if prefix not in found)]
 
 
 def identify_state(

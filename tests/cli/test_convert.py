@@ -16,10 +16,12 @@ from aia_jax.evaluation.verify import verify
 from aia_jax.models import backbones
 from aia_jax.models.tresnet import TResNet
 from aia_jax.tasks.registry import make_task
+from aia_jax.training.model_arrays import flat_arrays
+from aia_jax.training.runs import run_arrays
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
-from aia_jax.weights.load import PACKAGES, pretrained_file
+from aia_jax.weights.load import PACKAGES, load_torch_file, pretrained_file
 from aia_jax.weights.torch_archive import write_archive
 from aia_jax.weights.torch_files import read_torch_file, write_torch_file
 from tests.helpers.photos import make_photo
@@ -142,11 +144,11 @@ def test_a_run_converts_to_pytorch(tmp_path):
     run = write_run(tmp_path / "run", config, random_weights(make_task(config)))
     evaluate(config, run, tmp_path / "out")
     convert_back(config, run, tmp_path / "mine.pth")
-    state, _ = read_torch_file(tmp_path / "mine.pth")
+    state, *_ = read_torch_file(tmp_path / "mine.pth")
     expected = reference("convert/run", lambda: torch_scores("annotator", state, config))
     assert difference(tmp_path / "out" / "scores.npz", expected) <= 1e-5
     convert_back(config, run, tmp_path / "body.safetensors", backbone_only=True)
-    body, _ = read_torch_file(tmp_path / "body.safetensors")
+    body, *_ = read_torch_file(tmp_path / "body.safetensors")
 
     def compute():
         from tests.helpers.torch_oracles import arrays_of, build_tresnet, load
@@ -278,6 +280,33 @@ def test_files_of_another_model_are_refused(make_file, tmp_path, system, overrid
         with pytest.raises(InputError, match=message):
             use()
     assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_of_training_programs_are_converted_and_trained_from(make_file, tmp_path, capsys):
+    file, state = make_file(generation="timm >= 0.9")
+    task, folder, names = make_task(small_config()), tmp_path / "checkpoint-9", sorted(state)
+    _, expected = load_torch_file(file, task)
+    noise = {name: value + np.float32(1) if value.dtype.kind == "f" else value for name, value in state.items()}
+    average = {f"module.model.{name}": value for name, value in state.items()} | {"criterion.weight": np.ones(1, "f")}
+    write_archive(tmp_path / "a.ckpt", {"state_dict": noise, "state_dict_ema": average, "epoch": 3})
+    for number in (1, 2):
+        part = {f"_orig_mod.{name}": state[name] for name in names[number - 1 :: 2]}
+        write_torch_file(folder / f"model-0000{number}-of-00002.safetensors", part)
+    files = {f"_orig_mod.{name}": f"model-0000{1 + row % 2}-of-00002.safetensors" for row, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file; --output names a folder, or with --reverse the file to writ"):
+        convert(small_config(), folder, tmp_path / "file")
+    convert(small_config(), folder, tmp_path / "run")
+    assert_same_arrays({path: np.asarray(value) for path, value in run_arrays(tmp_path / "run")[0].items()}, expected)
+    config = small_config(init_from=str(tmp_path / "a.ckpt"))
+    weights = flat_arrays(initializer(config, task)(random_weights(task)))
+    assert "average state_dict_ema.model is taken" in capsys.readouterr().out
+    config.weights_key = "state_dict"
+    others = flat_arrays(initializer(config, task)(random_weights(task)))
+    for path, value in expected.items():
+        np.testing.assert_array_equal(weights[path], value)
+        np.testing.assert_array_equal(others[path], value + np.float32(1))
 
 
 def test_misfits_of_a_converted_checkpoint_are_refused(make_file, tmp_path):

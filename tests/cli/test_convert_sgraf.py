@@ -58,7 +58,7 @@ def test_conversion_and_training_need_no_data_but_the_vocabulary(root, make_file
         convert_back(config, tmp_path / "run", tmp_path / name)
         back = read_torch_file(tmp_path / name)[0]
         assert_same_arrays(back, state)
-    _, options = read_torch_file(tmp_path / "back.pth.tar")
+    _, options, _ = read_torch_file(tmp_path / "back.pth.tar")
     expected = vars(checkpoint_of(state, reasoning)["opt"])
     assert {name: options[name] for name in expected} == expected
     config.init_from = str(file)

@@ -60,7 +60,7 @@ def test_conversion_in_both_directions_keeps_every_bit(model, tmp_path, name):
     _, arrays = convert(tmp_path / "a.pth.tar", shapes)
     written = name_map.to_torch(arrays, system=name_map.system_of(arrays), family="sgraf")
     write_torch_file(tmp_path / name, written, beside={"epoch": 1, "opt": {"module_name": reasoning.upper()}})
-    back, options = read_torch_file(tmp_path / name)
+    back, options, _ = read_torch_file(tmp_path / name)
     assert options == (None if name.endswith("safetensors") else {"module_name": reasoning.upper()})
     assert_same_arrays(back, state)
     assert_same_arrays(convert(tmp_path / name, shapes)[1], arrays)

@@ -13,7 +13,7 @@ import pytest
 from aia_jax.utils.errors import InputError
 from aia_jax.weights.torch_archive import read_archive, write_archive
 from aia_jax.weights.torch_files import read_torch_file
-from aia_jax.weights.torch_pickle import DTYPES
+from aia_jax.weights.torch_pickle import DTYPES, Opaque
 from tests.helpers.references import HAS_TORCH, needs_torch
 from tests.helpers.torch_save import old_bytes, torch_bytes, zip_bytes
 
@@ -136,18 +136,21 @@ def array_pickle(offset=0, size=4, stride=1, *, num_elements=4, key=KEYS[0], las
 
 REFUSED = (  # by torch too
     *(b"cposix\nsystem\n)R.", b"c__builtin__\neval\n)R.", b"c__builtin__\ngetattr\n)R.", b"ctorch\nload\n)R."),
-    *(b"cnumpy._core.multiarray\n_reconstruct\n)R.", b"c__builtin__\nbytes\n)R.", b"ccopy_reg\n_reconstructor\n)R."),
-    *(b"N0N.", b"N2.", b"(l.", b"(d.", b"(iposix\nsystem\n.", b"(cposix\nsystem\no.", b"\x82\1.", b"N\x94.", b"I1\n."),
-    *(b"X\5\0\0\0posixX\6\0\0\0system\x93)R.", b"C\1a.", b"\x8d" + b"\x7f" * 8, b"\x8e" + b"\x7f" * 8, b"P0\n."),
+    *(b"N0N.", b"N2.", b"(l.", b"(d.", b"(iposix\nsystem\n.", b"(cposix\nsystem\no.", b"\x82\1.", b"I1\n."),
+    *(b"X\5\0\0\0posixX\6\0\0\0system\x93)R.", b"\x8d" + b"\x7f" * 8, b"\x8e" + b"\x7f" * 8, b"P0\n."),
     *(b"K\1)R.", b"ctorch\nfloat32\n)R.", b"ctorch\nFloatStorage\n)R.", b"]}b.", b"}Na.", b"]NNs.", b"(](NNe]NNu."),
     *(b"X\1\0\0\0aQ.", b"](X\7\0\0\0storageeQ.", b"(X\6\0\0\0modulectorch\nFloatStorage\nNNNtQ."),
     *(b"ccollections\nOrderedDict\n)RNb.", b"", b".", b"N", b"h\5.", b"\0.", b"0.", b"e.", b"t.", b"X\xff\xff\0\0a."),
     *(array_pickle(2), array_pickle(3, 4, -1), array_pickle(0, 4, 2), array_pickle(9, 1), array_pickle(key=KEYS[1])),
 )
 STRICT = (  # torch ignores surplus values, trusts the number of elements, and may compute a hash for ever
-    *(b"\x80\4N.", b"NN.", array_pickle(num_elements=3), array_pickle(last=b"}X\3\0\0\0neg\x88s"), b"})\x85\x85Ns."),
+    *(b"\x80\6N.", b"NN.", array_pickle(num_elements=3), array_pickle(last=b"}X\3\0\0\0neg\x88s"), b"})\x85\x85Ns."),
     *(array_pickle(key=b"K\0"), b"c__builtin__\nset\n](N)\x85\x85e\x85R."),
     b"ccollections\nOrderedDict\n](](K\1)\x85\x85Nee\x85R.",
+)
+SKIPPED = (  # objects of other classes, without a call of their names
+    *(b"cnumpy._core.multiarray\n_reconstruct\n)R.", b"c__builtin__\nbytes\n)R.", b"ccopy_reg\n_reconstructor\n)R."),
+    *(b"cmy.module\nThing\n)\x81}X\1\0\0\0aNsb.", b"cmy.module\nThing\n)R(NNe."),
 )
 
 
@@ -171,6 +174,9 @@ def test_other_pickles_are_refused(tmp_path, to_bytes):
         write(content)
         assert is_refused(read_archive, path), content
         assert content in STRICT or not HAS_TORCH or is_refused(torch_load, path), content
+    for content in SKIPPED:
+        write(content)
+        assert isinstance(read_archive(path), Opaque), content
     for content, expected in ((array_pickle(1, 2, 2), [1, 3]), (b"N.", None)):  # the others differ from these
         write(content)
         found = read_archive(path)

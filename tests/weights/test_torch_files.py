@@ -16,22 +16,18 @@ from tests.helpers.malicious import Malicious
 from tests.helpers.references import HAS_TORCH
 from tests.helpers.torch_save import WRITERS, ZIP_WRITERS, torch_bytes
 
-ARRAYS = {"conv1.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(7)}
+ARRAYS = {"conv_stem.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(7)}
 ONE = np.ones(1, np.float32)
 MANY = np.ndarray(10**13, np.float32, np.zeros(1, np.float32), strides=(0,))
 CIRCLE = {"epoch": 1}
 CIRCLE["model"] = CIRCLE
 
 
-class Options(argparse.Namespace):
-    """A class that files may not load."""
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_written_file_can_be_read(tmp_path, suffix):
     path = tmp_path / "sub" / f"weights{suffix}"
     write_torch_file(path, ARRAYS)
-    state, options = read_torch_file(path)
+    state, options, _ = read_torch_file(path)
     assert (state.keys(), options) == (ARRAYS.keys(), None)
     for name, value in ARRAYS.items():
         np.testing.assert_array_equal(state[name], value, strict=True)
@@ -44,7 +40,7 @@ def test_wrappers_and_prefixes_are_removed(tmp_path, to_bytes, wrapper):
     for prefix in ("", "module.", "module.module."):
         inner = {f"{prefix}{name}": value for name, value in ARRAYS.items()}
         (tmp_path / "a.pth").write_bytes(to_bytes({wrapper: inner, "epoch": 3} if wrapper else inner))
-        state, _ = read_torch_file(tmp_path / "a.pth")
+        state, *_ = read_torch_file(tmp_path / "a.pth")
         assert state.keys() == ARRAYS.keys()
         for name, value in ARRAYS.items():
             np.testing.assert_array_equal(state[name], value, strict=True)
@@ -56,7 +52,7 @@ def test_half_precision_becomes_float32(tmp_path, to_bytes):
     write_torch_file(tmp_path / "a.safetensors", values)
     (tmp_path / "a.pth").write_bytes(to_bytes(values))
     for name in ("a.safetensors", "a.pth"):
-        state, _ = read_torch_file(tmp_path / name)
+        state, *_ = read_torch_file(tmp_path / name)
         found = {key: (value.dtype, value[0]) for key, value in state.items()}
         assert found == {"a": (np.float32, 1.5), "b": (np.float32, 0.25)}
 
@@ -73,8 +69,6 @@ def test_code_in_a_file_is_refused_and_never_runs(tmp_path, to_bytes):
     for content in (
         {"conv1.weight": ONE, "payload": payload},
         {"model": [{"a": ONE}] * 3, "opt": argparse.Namespace(module_name=payload)},
-        {"model": {"a": ONE}, "opt": Options(module_name="SAF")},
-        {"model": {"a": ONE}, "opt": collections.UserDict()},
     ):
         (tmp_path / "evil.pth").write_bytes(to_bytes(content))
         with pytest.raises(InputError, match=r"evil\.pth is refused: .*nothing in it was executed"):
@@ -86,19 +80,16 @@ def test_code_in_a_file_is_refused_and_never_runs(tmp_path, to_bytes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"\x1b[2J": 3, "a": ONE}, r"holds what is not an array: '\\x1b\[2J' \(int\)"),
-        ({("a", "b"): ONE}, "holds a dict with keys that are not names"),
-        ({"a": ONE, "epoch": 3}, r"a\.pth holds what is not an array: epoch \(int\)"),
+        ({("a", "b"): ONE}, "holds no state dict with arrays"),
+        ({"epoch": 3}, "holds no state dict with arrays"),
         ([1, 2], "holds no state dict but list"),
         ({}, "holds no state dict with arrays"),
         ({"a": np.float32([1, np.nan])}, r"holds NaN or infinity in 1 array\(s\), first in a"),
-        ({"head.b": MANY}, "holds what is not an array: head.b"),
-        ({"model": {"a": ONE}, "head.w": ONE}, "holds arrays beside its 'model': head"),
-        ({"model": {"a": ONE}, "opt": collections.UserDict(x=1)}, r"it asks to load UserDict\.IterableUserDict"),
+        ({"\x1b[2J": MANY}, r"holds an expanded array, '\\x1b\[2J'"),
+        ({"opt": collections.UserDict(x=1)}, r"holds no state dict but UserDict\.IterableUserDict"),
         ({"model": [{}, {}, {}]}, "holds no state dict with arrays"),
-        ({"model": [{"a": ONE}] * 2}, r"holds what is not an array: model \(list\)"),
-        ({"model": [{"a": 1}, {}, {"b": "text"}]}, r"holds what is not an array: 0\.a \(int\), 2\.b \(str\)"),
-        ({"model": argparse.Namespace(a=1)}, r"holds what is not an array: model \(Namespace\)"),
+        ({"model": [{"a": 1}, {}, {"b": "text"}]}, "holds no state dict with arrays"),
+        ({"model": argparse.Namespace(a=1)}, "holds no state dict with arrays"),
         (argparse.Namespace(detach=1), "holds no state dict but Namespace"),
     ],
 )
@@ -110,7 +101,7 @@ def test_other_content_is_refused(tmp_path, to_bytes, content, message):
 
 def test_a_dict_in_itself_is_refused(tmp_path):
     (tmp_path / "a.pth").write_bytes(torch_bytes(CIRCLE))
-    with pytest.raises(InputError, match="holds what is not an array"):
+    with pytest.raises(InputError, match="holds no state dict with arrays"):
         read_torch_file(tmp_path / "a.pth")
 
 
@@ -124,10 +115,9 @@ def test_truncated_files_and_texts_are_refused(tmp_path, form, kept):
     else:
         write_torch_file(complete, {"a": np.ones((50, 50), np.float32)})
     data = complete.read_bytes()
-    text_is = "damaged" if suffix == "safetensors" else "a text file"
     for content, found in (
         (data[: int(kept * len(data))], "(damaged|refused)"),
-        (b"hello world, this is no weights file", text_is),
+        (b"hello world, this is no weights file", "a text file"),
     ):
         cut.write_bytes(content)
         with pytest.raises(InputError, match=rf"cut\.{suffix} is {found}"):
@@ -155,12 +145,11 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:", "only a pointer to a file of Git LFS; run git lfs"),
         (
             '{"metadata": {}, "weight_map": {"a": "a-1-of-2.bin"}}',
-            "a text file, such as a web page or the index",
+            "a text file, such as the index of other files",
         ),
-        ("<!doctype html>\n", "a text file"),
+        ("name: a\n", "a text file"),
     ],
 )
 def test_text_files_are_named(tmp_path, text, message):
