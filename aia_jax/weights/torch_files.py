@@ -118,7 +118,7 @@ def _read_file(path: Path) -> Any:
         start = file.read(512)
     for pattern, found in _OTHER_FORMATS:
         if pattern.match(start):
-            raise InputError(f"{path} is {found}; a file of torch.save or safetensors is needed")
+            raise InputError(f"{path} is {found}. A file of torch.save or safetensors is needed")
     is_text = start[:40] and start[:40].isascii() and start[:40].translate(None, b"\t\r\n").decode().isprintable()
     if is_text:
         raise InputError(f"{path} is a text file, such as the index of other files, not a file of torch.save")

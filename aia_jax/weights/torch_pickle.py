@@ -316,6 +316,9 @@ class Pickle:
         (identity,) = self._pop(1)
         if type(identity) is not tuple:
             raise ForbiddenError("its pickle refers to something that is not the storage of an array")
+        if identity[:1] == ("module",) and isinstance(identity[1], _Global) and identity[1].name not in _DATA_NAMES:
+            self.stack.append(identity[1])  # the class of a module, with its source code, before torch 1.6
+            return
         kind, dtype, key, device, num_elements, *view = identity
         is_storage = kind == "storage" and isinstance(dtype, _Global) and dtype.name in _STORAGES
         is_storage = is_storage and type(num_elements) is int

@@ -125,8 +125,9 @@ def _torchs(path: Path) -> list[np.ndarray]:
     with torch.serialization.safe_globals([argparse.Namespace]):
         try:
             content = torch.load(source, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            if "Unsupported" not in str(error):  # the product skips objects of other classes
+        except (pickle.UnpicklingError, RuntimeError) as error:
+            # The product skips objects of other classes, and does not compute gradients.
+            if "Unsupported" not in str(error) and "require gradients" not in str(error):
                 raise
             raise plain.Refused from error
     found, waiting, seen = [], [content], set()

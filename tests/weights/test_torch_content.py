@@ -180,9 +180,10 @@ def test_what_torch_writes_in_rare_forms_is_read_or_named(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     assert read_torch_file(path)[0].keys() == {"conv_stem.weight", "conv_stem.bias"}
-    torch.save(model, path)
-    with pytest.raises(InputError, match=r"a whole pickled model \(torch\.nn\.modules\.container\.Sequential\)"):
-        read_torch_file(path)
+    for is_zip in (True, False):
+        torch.save(model, path, _use_new_zipfile_serialization=is_zip)
+        with pytest.raises(InputError, match=r"a whole pickled model \(torch\.nn\.modules\.container\.Sequential\)"):
+            read_torch_file(path)
     torch.save({"a": torch.ones(2).to_sparse()}, path)
     with pytest.raises(InputError, match="holds a tensor that is sparse, quantized"):
         read_torch_file(path)
