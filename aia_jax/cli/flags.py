@@ -23,10 +23,10 @@ class Parser(argparse.ArgumentParser):
         prog: name of the program; None: the name of the running script.
     """
 
-    def __init__(self, description: str, prog: str | None = None):
+    def __init__(self, description: str | None, prog: str | None = None):
         super().__init__(
             prog=prog,
-            description=inspect.cleandoc(description),
+            description=inspect.cleandoc(description or ""),  # None with python -OO
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=False,

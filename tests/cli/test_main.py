@@ -97,6 +97,10 @@ def test_help_shows_examples_and_flags(capsys, name, shown):
     assert [part for part in ("required flags:\n  --config", *shown) if part not in text] == []
 
 
+def test_commands_work_without_docstrings():
+    assert "usage: aia" in Parser(None, "aia").format_help()  # python -OO removes docstrings
+
+
 def test_help_lists_all_commands(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out

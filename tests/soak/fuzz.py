@@ -25,7 +25,15 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-from tests.soak import fuzz_annotations, fuzz_arrays, fuzz_commands, fuzz_images, fuzz_text  # noqa: E402
+from tests.soak import (  # noqa: E402  # noqa: E402
+    fuzz_annotations,
+    fuzz_arrays,
+    fuzz_commands,
+    fuzz_dialects,
+    fuzz_images,
+    fuzz_surroundings,
+    fuzz_text,
+)
 from tests.soak.plain import Refused  # noqa: E402
 from tests.soak.process import forget_peak, make_parser, memory, write_report  # noqa: E402
 
@@ -41,10 +49,19 @@ FAMILIES: Mapping[str, Case] = {
         *(fuzz_text.thresholds, fuzz_text.results, fuzz_text.keywords, fuzz_text.lists, fuzz_text.scan),
         *(fuzz_text.vectors, fuzz_arrays.weights, fuzz_arrays.safetensors, fuzz_arrays.records),
         *(fuzz_arrays.caption_features, fuzz_arrays.clicks, fuzz_commands.overrides, fuzz_commands.runs),
+        *(fuzz_dialects.dialects, fuzz_dialects.exports),
+        *(fuzz_surroundings.caption_counts, fuzz_surroundings.wrapped_weights),
+        fuzz_surroundings.environments,
     )
 }
 TRAINED = ("prediction", "runs")  # need a run; compilation takes longer than all other families together
-COSTS = {"preparation": 24, "prediction": 24, "runs": 24, "keywords": 4}  # a case counts as this many
+COSTS = {
+    "preparation": 24,
+    "prediction": 24,
+    "runs": 24,
+    "keywords": 4,
+    "environments": 40,
+}  # a case counts as this many
 MOST_SECONDS, MOST_BYTES = 20.0, 2_500_000_000  # per case
 
 

@@ -106,14 +106,14 @@ def prediction(rng: random.Random, folder: Path) -> None:
 def tables(rng: random.Random, folder: Path) -> None:
     """A table. The result has existing photos, with labels from the table."""
     data, found = plain.read_damaged(folder / "labels.csv", rng.choice(_TABLES), rng, read_table)
-    _gathered(folder, found.rows, plain.text_of(data))
+    text = plain.text_of(data)
+    _gathered(folder, found.rows, text + text.replace('""', '"'))
 
 
 def coco(rng: random.Random, folder: Path) -> None:
     """COCO's JSON. The result has existing photos, with labels from the file."""
     data, found = plain.read_damaged(folder / "instances.json", _COCO, rng, read_labels_of)
-    names = [entry.get("name") for entry in plain.json_of(data)["categories"] if isinstance(entry, dict)]
-    _gathered(folder, found.rows, "\n".join(name for name in names if isinstance(name, str)))
+    _gathered(folder, found.rows, "\n".join(plain.texts_of(plain.json_of(data))))
 
 
 def channel_stats(rng: random.Random, folder: Path) -> None:

@@ -81,6 +81,15 @@ def json_of(data: bytes) -> Any:
     return json.loads(text_of(data), object_pairs_hook=members)
 
 
+def texts_of(value: Any) -> Iterator[str]:
+    """All texts and numbers in a JSON document, without the names of fields."""
+    if isinstance(value, str | int | float):
+        yield str(value)
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_of(inner)
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -134,7 +134,9 @@ def _collect(path: Path, layout: str, entries: Iterable[tuple[str, Any]], read: 
             rows.append(row)
         except ValueError as problem:
             problems.append(f"{where}: {problem}")
-        except (AttributeError, IndexError, KeyError, TypeError):
+        except KeyError as error:
+            problems.append(f"{where}: has no field {error}")
+        except (AttributeError, IndexError, TypeError):
             problems.append(f"{where}: does not have the fields of {layout.split(',')[0]}")
     if not rows:
         raise InputError(f"{path}: no entry can be read as {layout}; the first: {'; '.join(problems[:1])}")
@@ -231,7 +233,7 @@ def _read_records(path: Path, records: list, photo_column: str, label_column: st
     photo = photo_column or next((field for field in _PHOTOS if field in fields), "")
     known = [label_column] if label_column else [field for field in (*_SEVERAL, *_ONE) if field in fields]
     for name, flag, what in ((photo, "--photo_column", "photo"), ("".join(known[:1]), "--label_column", "labels")):
-        if name not in fields:
+        if not name or name not in fields:
             listed = ", ".join(fields) or "none"
             raise InputError(
                 f"{path}: no field of the {what} among {listed:.200}; {flag} names it; expected {_EXPECTED}"

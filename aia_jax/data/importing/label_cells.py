@@ -21,7 +21,8 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
 
     1. If a cell is a list, such as `["sky"]` or `{"choices": ["sky"]}`, cells are lists or one label.
     2. "|", ";" or "," separates labels if it is the only one in the cells, and what it separates also occurs elsewhere:
-       as a whole cell, or at another place in a cell. "|" and ";" need this evidence only if `repeated`.
+       as a whole cell, or at another place in a cell. "|" and ";" do not need this evidence if `several` and not
+       `repeated`.
     3. Spaces need more evidence, and only separate labels if `several`, and not `repeated`.
 
     Args:
@@ -45,12 +46,17 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
     if not signs:
         if several == bool(strong):
             return " " if several else ""
-        if not several and shares[" "] < 1:
+        if not several and not strong:
             return ""
-    elif len(strong) == 1 and not any(share for sign, share in shares.items() if sign not in strong):
-        return strong[0]
-    elif signs in (["|"], [";"]) and not repeated and plain == cells:
-        return signs[0]
+    else:
+        clear = strong if not any(share for sign, share in shares.items() if sign not in strong) else []
+        if not strong and signs in (["|"], [";"]) and several and not repeated and plain == cells:
+            clear = signs
+        if len(clear) == 1:
+            parts = list(dict.fromkeys(part for cell in cells for part in _parts(cell, clear[0])))
+            if not several or _evidence(parts, " ") < 0.5:  # else "sky sea" may be two labels beside "sky, sea"
+                return clear[0]
+            shares[" "] = 0
     examples = sorted(cells, key=lambda cell: -sum(sign in cell for sign in shares))[:2]
     options = [("none", ""), *((f'"{sign}"', sign) for sign in shares)]
     shown = [

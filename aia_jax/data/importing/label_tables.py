@@ -25,7 +25,7 @@ _YES, _NO = ("1", "1.0", "true", "t", "yes", "y", "x"), ("0", "0.0", "-1", "-1.0
 _NEGATIVE = re.compile("absent|negat|reject|delet|cancel|invalid|wrong")
 _WEIGHTS = re.compile(  # names of columns that say which rows count
     rf"{_NEGATIVE.pattern}|conf|score|prob(?!lem)|likelihood|certain|verif|presen|(^|_)(valid|value|exists|positive)"
-    "|weight|votes|agreement|accept|approv|correct|status|group_of"
+    "|weight|votes|agreement|accept|approv|correct|status|(^|_)state|review|group_of"
 )
 _MAX_VALUES = 5  # most values of a text column that says which rows count, such as high, medium and low
 _COMPARISONS = {"!=": operator.ne, ">=": operator.ge, "<=": operator.le, "=": operator.eq, ">": operator.gt}
@@ -166,6 +166,13 @@ def _find_columns(
     others = [column for column in range(len(header)) if column not in (photo, labels, split)]
     plain = [column for column in others if column not in ignored and not _UNNAMED.fullmatch(names[column])]
     indicators = plain if labels is None else []
+    for column in set(others).difference(plain, ignored) if labels is None else ():
+        values = [cells[column].strip().lower() for _, cells in rows]
+        if any(values) and set(values) <= {*_YES, *_NO} and len(set(values)) < len(values):  # else they count the rows
+            raise InputError(
+                f"{path}: column {column + 1} holds 0 and 1, but has no name; write its label into the first line, or "
+                "remove the column"
+            )
     if labels is None and not indicators:
         raise InputError(
             f"{path}: no column has a known name for labels ({', '.join(_LABEL_COLUMNS)}); --label_column names one"
@@ -212,9 +219,12 @@ def _ask_about_rows(path: Path, header: list[str], rows: list[Row], columns: _Co
         if asked:
             wanted = _NO if negates else _YES
             value = next(value for value in (*wanted, *sorted(filled)) if value in filled)
-            condition = f"{header[column]} = {value}" if flags or not numbers else f"{header[column]} >= 0.5"
-            kept = sum(_meets(cells[column], *condition[len(header[column]) + 1 :].split(" ", 1)) for _, cells in rows)
-            shown.append(f'\n  --rows "{condition}": reads {kept:,} of {len(rows):,} rows')
+            conditions = (
+                [("=", value)] if flags else [(">=", "0.5")] if numbers else [("=", text) for text in sorted(filled)]
+            )
+            for compare, value in conditions:
+                kept = sum(_meets(cells[column], compare, value) for _, cells in rows)
+                shown.append(f'\n  --rows "{header[column]} {compare} {value}": reads {kept:,} of {len(rows):,} rows')
             names.append(header[column])
     if names:
         raise InputError(

@@ -214,6 +214,7 @@ REFUSED = {
     "a.json holds no labels; expected": [],
     "a.json is not JSON: ": b'{"a": 1',
     "no field of the photo among none; --photo_column": [3],
+    "among none; --photo_column names it": {"": None},
     "the first: a.json: entry 1: does not have the fields of objects": [3, {"image": 3, "label": "x"}],
     "XML of Pascal VOC: one file for each photo": b"<annotation><filename>a.jpg</filename></annotation>",
     "not in the format 'CVAT for images 1.1'": b"<annotations><track id='0'/></annotations>",
