@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
 from aia_jax.utils.errors import InputError
 
 MOST_PIXELS = 200_000_000  # the largest allowed photo; the largest phone cameras have this resolution
 
 # Other formats are not read, because some readers of Pillow are not safe. For example, its EPS reader runs Ghostscript.
-_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PNG", "PPM", "TIFF", "WEBP")
 _LARGE_PIXELS = 70_000_000
 _MOST_SCANS = 100  # scans of a JPEG; cameras write about ten, and the decoder visits all pixels in each scan
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -26,6 +26,7 @@ _one_large = threading.Lock()  # Only one large photo is decoded at a time: seve
 # By default, Pillow warns above 89 million pixels and raises an error above 179 million pixels.
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged metadata, which are not used
 
 _UPRIGHT = {  # from the value of the EXIF field Orientation to the transposition that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,7 +37,26 @@ _UPRIGHT = {  # from the value of the EXIF field Orientation to the transpositio
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that do not change its pixels
+_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags BitsPerSample and PhotometricInterpretation
+_LEAST_WHITE = 1 << 14  # smallest largest value of 32-bit integers that are taken for 16-bit gray
+_PACKAGES = {  # regular expression for the start of a file: its format, and what reads it
+    rb"....ftyp(?=.{0,24}avi[fs])": ("AVIF", "AVIF needs a newer Pillow: pip install --upgrade pillow"),
+    rb"....ftyp(hei[cxms]|hevc|mif1|msf1)": ("HEIF", "HEIC and HEIF need one more package: pip install pillow_heif"),
+    rb"\xff\x0a|\0\0\0\x0cJXL ": ("JXL", "JPEG XL needs one more package: pip install pillow-jxl-plugin"),
+}
+_BROKEN = "the file is broken; copy or export the photo again"
+_KINDS = {  # regular expression for the start of a file that is not a readable photo: what it is, and what to do
+    rb"....ftyp(crx |isom|iso\d|mp4\d|avc1|M4V |qt  |3gp)": "a video or a raw photo, not an image; export it as JPEG",
+    rb"II\*\0|MM\0\*|II\+\0|MM\0\+": "a TIFF or raw photo whose kind of pixels is not supported; export it as JPEG",
+    rb"FUJIFILMCCD-RAW|IIRO|IIU\0": "a raw photo, which is not supported; export it as JPEG",
+    rb"8BPS|%PDF|\s*(<\?xml|<svg)": "a drawing or document, not an image of a known format; export it as JPEG or PNG",
+    rb"(?i)\s*<(!doctype )?html": "a web page, not an image; download the photo again",
+    rb"version https://git-lfs": "a pointer of Git LFS, not an image; git lfs pull downloads the photo",
+    rb"\0\x05\x16\x07": "a file of macOS with attributes of a photo, not an image; use the photo itself",
+    rb"\0{16}": "the file has no content but zeros; copy the photo again",
+}
 _WEBP_QUALITY = 70
 Result = TypeVar("Result")
 
@@ -46,8 +66,14 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
 
     The aspect ratio is not kept. Colors are converted by `PIL.Image.convert("RGB")`, as in the reference
     implementation: alpha and palette transparency are dropped, and gray is copied to all channels. Only the first
-    frame of an animation is read. 16-bit gray is scaled to 8 bits, because Pillow would clip the values. HEIC and HEIF
-    need the package pillow_heif.
+    frame of an animation is read. HEIC and HEIF need the package pillow_heif, and JPEG XL needs pillow-jxl-plugin. Gray
+    with more than 8 bits is scaled to 8 bits, because Pillow would clip the values:
+
+    - 16-bit integers by their high byte
+    - 32-bit integers as they are if all are in 0..255, and by their second byte if the largest is in 16384..65535
+    - floating-point numbers by the factor 255 if all are in 0..1
+
+    Other values are refused, because their white is unknown.
 
     Args:
         data: content of the file.
@@ -59,7 +85,8 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
         uint8 `[S, S, 3]`.
 
     Raises:
-        InputError: the data is empty, not an image, corrupt or truncated, or the image has over `MOST_PIXELS` pixels.
+        InputError: the data is empty, not an image, corrupt or truncated, the image has over `MOST_PIXELS` pixels, or
+            the range of its values is unknown.
     """
     return _decode(data, lambda image: resize_image(image, size, upright=upright))
 
@@ -118,23 +145,46 @@ def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
     if _has_many_scans(data):
         raise InputError(f"a JPEG of more than {_MOST_SCANS} scans, which would take very long")
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            num_pixels = image.width * image.height
-            if num_pixels > MOST_PIXELS:
-                raise Image.DecompressionBombError
-            with _one_large if num_pixels > _LARGE_PIXELS else contextlib.nullcontext():
-                image.load()
-                return convert(image)
+        try:
+            return _open(data, convert)
+        except ValueError:  # Pillow refuses a PNG with large texts or color profiles; they are not needed.
+            if not data.startswith(_PNG):
+                raise
+            return _open(_without_text(data), convert)
+    except (InputError, MemoryError):
+        raise
     except Image.UnidentifiedImageError:
-        if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-            raise InputError("HEIC and HEIF need one more package: pip install pillow_heif") from None
-        raise InputError("not an image of a known format") from None
+        packages = {start: _BROKEN if name in _formats() else advice for start, (name, advice) in _PACKAGES.items()}
+        kinds = (kind for start, kind in (packages | _KINDS).items() if re.match(start, data, re.DOTALL))
+        raise InputError(next(kinds, "not an image of a known format")) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"more than {MOST_PIXELS:,} pixels, perhaps a decompression bomb; shrink the photo") from None
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow's decoders raise many types of errors for invalid bytes.
-        raise InputError(f"{error or type(error).__name__}") from None
+        truncated = isinstance(error, EOFError) or re.search("(?i)truncated|not enough|end of", str(error))
+        raise InputError(
+            _BROKEN.replace("broken", "truncated: its end is missing") if truncated else _BROKEN
+        ) from error
+
+
+def _open(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
+    with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        num_pixels = image.width * image.height
+        if num_pixels > MOST_PIXELS:
+            raise Image.DecompressionBombError
+        with _one_large if num_pixels > _LARGE_PIXELS else contextlib.nullcontext():
+            image.load()
+            return convert(image)
+
+
+def _without_text(png: bytes) -> bytes:
+    """Returns the PNG without its texts and its color profile. Does not decompress them."""
+    chunks, start = [_PNG], len(_PNG)
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])
+        if png[start + 4 : start + 8] not in _PNG_TEXT:
+            chunks.append(png[start:end])
+        start = end
+    return b"".join(chunks)
 
 
 def _has_many_scans(data: bytes) -> bool:
@@ -155,6 +205,8 @@ def _formats() -> tuple[str, ...]:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401  registers itself
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -172,8 +224,30 @@ def _to_array(image: Image.Image, turn: Image.Transpose | None) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode[0] in "IF":
+        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
     if image.mode == "P":
         image.info.pop("transparency", None)  # Otherwise `convert` drops it with a warning.
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> np.ndarray:
+    """Returns gray of more than 8 bits as uint8 `[H, W]`, by the rules of `decode_image`."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    low, high = values.min(), values.max()
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        gray = values >> (4 if tags.get(_BITS) == (12,) else 8)
+    elif image.mode == "F" and 0 <= low <= high <= 1:
+        gray = np.rint(values * 255)
+    elif image.mode == "I" and low >= 0 and (high <= 255 or _LEAST_WHITE <= high < 1 << 16):
+        gray = values if high <= 255 else values >> 8
+    else:
+        raise InputError(
+            f"its values are in {low:g}..{high:g}, whose white is unknown; save the photo with 8 or 16 bits"
+        )
+    gray = gray.astype(np.uint8)
+    return ~gray if tags.get(_PHOTOMETRIC) == 0 else gray  # 0: white is zero

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from aia_jax.data.image_decoding import decode_image, decode_with_picture
+from aia_jax.data.photo_files import SUFFIXES, PhotoFiles
+from aia_jax.data.photo_finder import PhotoFinder
 from aia_jax.data.pipeline import map_ahead
-from aia_jax.data.safe_names import name_problem
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import list_files, read_text
+from aia_jax.utils.files import read_text
 from aia_jax.utils.messages import list_problems
-
-_FORMATS = ("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
-SUFFIXES = tuple(f".{name}" for name in _FORMATS)
 
 
 class Photo(NamedTuple):
@@ -36,24 +33,28 @@ class Photo(NamedTuple):
 
 
 def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
-    """Returns the names of photos, relative to `folder`.
+    """Returns the names of photos, relative to `folder`. Prints how many other files there are, by kind.
 
     Args:
         listed: text file with one name per line, such as SCAN's `{split}_images.txt`. Names may be repeated. The result
-            has the order of the file. If None, the result has the sorted names of all files below `folder` that have
-            the suffix of a photo and are not hidden. It includes links without a target, so that they are reported.
+            has the order of the file, with the names that `PhotoFinder` finds. If None, the result has the names of
+            `PhotoFiles`, sorted.
 
     Raises:
-        InputError: the folder does not exist or has no photos, or the list names files that do not exist.
+        InputError: the folder does not exist or has no photos, or the list names photos that are not found.
     """
     if not folder.is_dir():
         reason = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {reason}; name a folder of photos")
     if listed:
         return _read_list(folder, listed)
-    names = list_files(folder, SUFFIXES, dangling=True)
+    files = PhotoFiles()
+    names, notes = files.names(folder), files.notes()
+    if notes and not names:
+        raise InputError(f"{folder} has no photos that can be read; {'; '.join(notes)}")
     if not names:
         raise InputError(f"{folder} has no photos; their names must end in {', '.join(SUFFIXES)}")
+    files.print_notes()
     return tuple(names)
 
 
@@ -90,15 +91,12 @@ def _read_list(folder: Path, listed: Path) -> tuple[str, ...]:
     names = [line.strip() for line in read_text(listed).rstrip().splitlines()]
     if not names:
         raise InputError(f"{listed} is empty; it needs the name of a photo on every line")
-
-    def problem(name: str) -> str:
-        if not name:
-            return "the line is empty"
-        return name_problem(name) or ("" if os.path.isfile(folder / name) else f"no file {name} in {folder}")
-
+    finder = PhotoFinder(folder)
     with ThreadPoolExecutor(16) as pool:  # A network file system answers many requests at once.
-        found = pool.map(problem, names)
-        problems = [f"{listed}:{number}: {text}" for number, text in enumerate(found, start=1) if text]
+        list(pool.map(finder.exact, names))
+    found = [finder.find(name) if name else ("", "the line is empty") for name in names]
+    problems = [f"{listed}:{number}: {text}" for number, (_, text) in enumerate(found, start=1) if text]
     if problems:
         raise InputError(f"{listed} names {len(problems):,} file(s) that do not exist:{list_problems(problems)}")
-    return tuple(names)
+    finder.print_note()
+    return tuple(name for name, _ in found)

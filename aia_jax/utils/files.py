@@ -99,14 +99,13 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def list_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False) -> list[str]:
+def list_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
     """Returns the sorted relative paths of the files below `folder` that have one of the suffixes.
 
     Ignores the case of a file's suffix. Skips hidden files and folders.
 
     Args:
         suffixes: suffixes in lower case, with the dot.
-        dangling: whether to include symbolic links without a target.
     """
     found = []
     for directory, folders, files in os.walk(folder):  # needs a fifth of the memory of Path.rglob
@@ -115,7 +114,7 @@ def list_files(folder: Path, suffixes: Sequence[str], *, dangling: bool = False)
             if name.startswith(".") or os.path.splitext(name)[1].lower() not in suffixes:
                 continue
             path = os.path.join(directory, name)
-            if os.path.isfile(path) or (dangling and not os.path.exists(path)):
+            if os.path.isfile(path):
                 found.append(os.path.relpath(path, folder))
     return sorted(found)
 

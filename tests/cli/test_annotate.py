@@ -189,7 +189,7 @@ def test_only_new_and_unreadable_photos_are_read_again(annotate, photos, tmp_pat
     assert "20 photos annotated" in printed.out
     assert "5 photos with problems, see problems.jsonl:\n  empty.jpg: the file is empty\n" in printed.err
     assert "\n  link.jpg: No such file or directory\n" in printed.err
-    assert "\n  'no\\nimage.gif': not an image of a known format\n" in printed.err
+    assert "\n  'no\\nimage.gif': a web page, not an image; download the photo again\n" in printed.err
     problems = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()]
     assert {problem["image"] for problem in problems} == {*contents, "link.jpg"}
     before = written(tmp_path / "out")
@@ -298,7 +298,7 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, annotator, e
         ([*RUN, "--top", "0"], "must be at least 1, not 0"),
         ([*RUN, "--config.model.dtype=float32"], "--config.model.dtype=float32 needs --config"),
         ([*RUN, "--images", "nowhere"], "nowhere does not exist; name a folder of photos"),
-        ([*RUN, "--images", f"{REPOSITORY}/configs"], "configs has no photos; their names must end in .avif"),
+        ([*RUN, "--images", f"{REPOSITORY}/configs"], "configs has no photos; their names must end in .apng, .avif"),
         ([*RUN, "--threshold", "1.5"], "the threshold must lie in 0..1, not 1.5"),
         ([*RUN, "--thresholds", "none.json"], "none.json cannot be read: No such file or directory"),
         ([*RUN, "--config", DEMO], "--config belongs to --weights; a workdir has its own"),

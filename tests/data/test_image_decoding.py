@@ -1,4 +1,5 @@
 import io
+import struct
 import sys
 import time
 import types
@@ -7,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from aia_jax.data import image_decoding
 from aia_jax.data.image_decoding import decode_image
@@ -25,6 +26,7 @@ def _noise(*shape: int, dtype=np.uint8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
 PALETTE = Image.fromarray(_noise(20, 30, 3)).quantize(16)
 MODES = {
     "jpeg": _encode(Image.fromarray(_noise(20, 30, 3)), "JPEG"),
@@ -60,11 +62,62 @@ def test_16_bit_grey_is_scaled_not_clipped(kind):
     np.testing.assert_array_equal(pixels, np.repeat((values >> 8)[..., None], 3, axis=2))
 
 
+def test_gray_of_more_than_8_bits_keeps_black_and_white():
+    def gray(image, kind="TIFF", **options):
+        return decode_image(_encode(image, kind, **options), 4)[0, :, 0].tolist()
+
+    ramp, expected = np.tile(np.arange(4), (4, 1)), [0, 85, 170, 255]
+    assert gray(Image.fromarray(ramp.astype(np.float32) / 3)) == expected
+    assert gray(Image.fromarray(ramp.astype(np.int32) * 85)) == expected
+    assert gray(Image.fromarray(ramp.astype(np.int32) * 21845)) == expected
+    wide = Image.fromarray(ramp.astype(np.uint16) * 21845)
+    data = _encode(wide, "TIFF")
+    assert gray(wide) == expected
+    place = data.index(struct.pack("<HHI", 262, 3, 1)) + 8  # PhotometricInterpretation
+    inverted = data[:place] + bytes(2) + data[place + 2 :]
+    assert decode_image(inverted, 4)[0, :, 0].tolist() == expected[::-1]
+    lab = Image.merge("LAB", [Image.new("L", (4, 4), value) for value in (200, 128, 128)])
+    np.testing.assert_allclose(decode_image(_encode(lab, "TIFF"), 4), 194, atol=1)
+
+
+def test_what_viewers_show_is_read_alike():
+    """Every file holds the same photo, or its gray."""
+    image = Image.fromarray(_noise(6, 5, 3)).resize((120, 144), Image.Resampling.BICUBIC)
+    gray = image.convert("L")
+    turned, orientation = image.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 6
+    text, frames = PngImagePlugin.PngInfo(), {"save_all": True, "append_images": [Image.new("RGB", image.size)]}
+    text.add_itxt("XML:com.adobe.xmp", " " * 3_000_000, zip=True)
+    jpeg = _encode(image, "JPEG", quality=95)
+    wide = np.asarray(gray).astype(np.uint16) * 257
+    files = {
+        "JPEG with other data after it": jpeg + b"MotionPhoto_Data" + bytes(2000),
+        "MPO": _encode(image, "MPO", **frames, quality=95),
+        "orientation": _encode(turned, "JPEG", quality=95, exif=orientation),
+        "orientation, PNG with large texts": _encode(turned, "PNG", pnginfo=text, exif=orientation),
+        "large color profile": _encode(image, "PNG", icc_profile=bytes(3_000_000)),
+        "CMYK": _encode(image.convert("CMYK"), "JPEG", quality=95),
+        "palette": _encode(image.quantize(256), "PNG", transparency=0),
+        **{kind: _encode(image, kind, **frames) for kind in ("GIF", "WEBP", "PNG")},
+        "alpha": _encode(image.convert("RGBA"), "PNG"),
+        "YCbCr": _encode(image.convert("YCbCr"), "TIFF"),
+        "16-bit": _encode(Image.fromarray(wide), "PNG"),
+        "float": _encode(Image.fromarray(np.float32(wide / 65535)), "TIFF"),
+        "32-bit": _encode(Image.fromarray(wide.astype(np.int32)), "TIFF"),
+    }
+    pixels = {name: decode_image(data, 64, upright=True) for name, data in files.items()}
+    plain = [np.asarray(one.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR), float) for one in (image, gray)]
+    differ = {name: abs(found - plain["bit" in name or name == "float"]).mean() for name, found in pixels.items()}
+    assert max(differ.values()) < 7, differ
+    many = bombs.png(4, 4, extra=bombs.text_chunk(2_000_000) * 50)
+    np.testing.assert_array_equal(decode_image(many, 8), np.zeros((8, 8, 3)))
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
         (b"", "empty"),
-        (b"<html>404</html>", "not an image"),
+        (b"<html>404</html>", "a web page, not an image"),
         (MODES["jpeg"][:10], "(?i)truncated|known format"),
         (MODES["rgba"][:200], "truncated"),
         (MODES["rgba"][:60] + bytes(40) + MODES["rgba"][100:], "broken"),
@@ -72,7 +125,15 @@ def test_16_bit_grey_is_scaled_not_clipped(kind):
         (bombs.png(14_143, 14_143, rows=1), "more than 200,000,000 pixels"),
         (bombs.jpeg(8, 8, progressive=True, scans=100), "a JPEG of more than 100 scans"),
         (bombs.claiming(MODES["jpeg"], 65_500, 65_500), "more than 200,000,000 pixels"),
-        (bombs.png(1, 1, extra=bombs.text_chunk(2_000_000)), "(?i)decompressed data too large"),
+        (HEIC[:4] + b"ftypcrx isom", "a raw photo, not an image; export it as JPEG"),
+        (b"\xff\x0a" + bytes(20), "JPEG XL needs one more package: pip install pillow-jxl-plugin"),
+        (b"II*\0\x08" + bytes(60), "a TIFF or raw photo whose kind of pixels is not supported; export it as JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (bytes(500), "no content but zeros"),
+        (_encode(Image.fromarray(np.float32([[0, 300]])), "TIFF"), "its values are in 0..300, whose white is unknown"),
+        (_encode(Image.fromarray(np.float32([[0, np.nan]])), "TIFF"), "its values are in nan..nan"),
+        (_encode(Image.fromarray(np.int32([[0, 4095]])), "TIFF"), r"save the photo with 8 or 16 bits"),
+        (_encode(Image.fromarray(np.int32([[-1, 255]])), "TIFF"), r"its values are in -1..255"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "not an image of a known format"),
     ],
 )
@@ -113,9 +174,6 @@ def test_photos_are_turned_upright_on_request(kind, orientation):
 def test_damaged_metadata_are_ignored(exif):
     data = _encode(Image.fromarray(_noise(20, 30, 3)), "JPEG", exif=exif)
     np.testing.assert_array_equal(decode_image(data, 12, upright=True), decode_image(data, 12))
-
-
-HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
 
 
 def test_heic_is_read_with_its_package_and_refused_without_it(monkeypatch):

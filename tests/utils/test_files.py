@@ -83,9 +83,6 @@ def test_files_are_listed_by_suffix_without_hidden_ones(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("")
     (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "e.png")
     (tmp_path / "loop").symlink_to(tmp_path)
-    found = ["b.JPG", "a/c.jpg", "link.jpg", os.fsdecode(b"\xff.jpg")]
-    assert list_files(tmp_path, [".jpg"]) == sorted(found)
-    assert list_files(tmp_path, [".jpg"], dangling=True) == sorted([*found, "gone.jpg"])
+    assert list_files(tmp_path, [".jpg"]) == sorted(["b.JPG", "a/c.jpg", "link.jpg", os.fsdecode(b"\xff.jpg")])

@@ -1,20 +1,20 @@
 """Reads labels from folder names. Checks labels and photos. `label_files` reads files of labels."""
 
 import dataclasses
-import functools
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from aia_jax.data.annotation.annotations import add_unknown_label, label_problem
-from aia_jax.data.photo_folder import SUFFIXES, read_photos
-from aia_jax.data.safe_names import name_problem
+from aia_jax.data.photo_files import PhotoFiles
+from aia_jax.data.photo_finder import PhotoFinder
+from aia_jax.data.photo_folder import read_photos
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import list_files, sha256_of_file
+from aia_jax.utils.files import sha256_of_file
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -66,18 +66,27 @@ def read_folders(folder: Path) -> LabelList:
     Raises:
         InputError: there is no folder with photos.
     """
-    tops = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    files = PhotoFiles()
+    tops = files.subfolders(folder)
     has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
     rows: dict[LabelRow, None] = {}  # without repeats, in order
     all_labels = set()
-    for name, first_name in _first_names(folder, _photos_below(folder, tops)):
+    # Folders of labels are listed one by one, so that a folder and a link to it give their photos two labels.
+    tree = [(top, files.subfolders(folder / top)) for top in tops] if has_splits else [("", tops)]
+    names = files.beside(folder) if has_splits else []
+    for top, labels in tree:
+        names += [os.path.join(top, name) for name in files.beside(folder / top)]
+        names += [os.path.join(top, label, name) for label in labels for name in files.names(folder / top / label)]
+    for name, first_name in _first_names(folder, names):
         parts = Path(name).parts[:-1]
         split = SPLIT_NAMES[parts[0].lower()] if has_splits and parts else ""
         label = next(iter(parts[1:] if has_splits else parts), "")
         all_labels.add(label)
         rows[LabelRow(repr(first_name), first_name, (label,) * bool(label), split)] = None
     if not all_labels - {""}:
-        raise InputError(f"{folder} holds no folders of photos; expected one for each label, such as sky/a.jpg")
+        notes = "".join(f"; {note}" for note in files.notes())
+        raise InputError(f"{folder} holds no folders of photos; expected one for each label, such as sky/a.jpg{notes}")
+    files.print_notes()
     below = f" below the splits {', '.join(tops)}" if has_splits else ""
     return LabelList(tuple(rows), f"{folder}: {len(all_labels - {''}):,} folders as labels{below}")
 
@@ -95,19 +104,20 @@ def merge_label_rows(
         problems: list to which a line is appended for each skipped item. The skipped items are:
             - rows whose photo name is invalid, leads out of the folder or has no file
             - rows that have an invalid label, or that add no label to their photo
-            - photos whose rows have different splits
+            - photos whose rows have different splits, or names that differ in more than their form
             - labels that are not in the vocabulary
     """
     found: dict[str, LabelRow] = {}
     contradictory = set()
-    find = functools.cache(functools.partial(_find, folder=folder))
+    finder = PhotoFinder(folder)
     for row in rows:
         bad_labels = (f"a label {problem}" for problem in map(label_problem, row.labels) if problem)
-        problem = name_problem(row.photo, folder) or next(bad_labels, "")
-        name = "" if problem else find(row.photo)
+        name, problem = finder.find(row.photo)
         known = found.get(name)
-        if not name:
-            problem = problem or f"no photo {row.photo!r} in {folder}"
+        if name and problem:
+            contradictory.add(name)
+        elif problem := problem or next(bad_labels, ""):
+            pass
         elif known and known.split != row.split:
             contradictory.add(name)
             problem = f"{name!r} is in split {row.split or 'none'!r}, at {known.where} in {known.split!r}"
@@ -121,6 +131,7 @@ def merge_label_rows(
             add_unknown_label(problems, row.where, label, vocabulary)
         labels = tuple(sorted({*row.labels, *(known.labels if known else ())}.difference(unknown)))
         found[name] = LabelRow(known.where if known else row.where, name, labels, row.split)
+    finder.print_note()
     return [photo for name, photo in found.items() if name not in contradictory]
 
 
@@ -173,21 +184,3 @@ def _first_names(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]
             found[file] = next(same, name)
             others.append(name)
         yield name, found[file]
-
-
-def _photos_below(folder: Path, tops: list[str]) -> Iterator[str]:
-    """Yields the names of the photos in `folder`, then of those below its subfolders `tops`, which may be links."""
-    beside = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
-    yield from (name for name in beside if os.path.splitext(name)[1].lower() in SUFFIXES)
-    for top in tops:
-        yield from (os.path.join(top, name) for name in list_files(folder / top, SUFFIXES))
-
-
-def _find(name: str, folder: Path) -> str:
-    """Returns the path of a photo in the folder; "" if none. Also tries "/" for backslashes, and missing suffixes."""
-    plain = PurePosixPath(name).as_posix()
-    slashed = plain.replace("\\", "/")
-    candidates = [plain, slashed]
-    if not PurePosixPath(slashed).suffix:
-        candidates += [slashed + case for suffix in SUFFIXES for case in (suffix, suffix.upper())]
-    return next((found for found in candidates if os.path.isfile(folder / found)), "")
