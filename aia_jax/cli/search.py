@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.html:
             from aia_jax.report.search_page import write_search_page
 
-            write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)))
+            write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)), arguments.images)
             print(f"written to {arguments.html}")
 
 

@@ -120,9 +120,9 @@ def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, 
     return _decode(data, lambda image: (resize_image(image, size, upright=True), _small_webp(image, side, True)))
 
 
-def webp_thumbnail(data: bytes, side: int) -> bytes:
-    """Encodes a photo as a WebP file with at most `side` pixels per side. Does not apply the EXIF orientation."""
-    return _decode(data, lambda image: _small_webp(image, side, False))
+def webp_thumbnail(data: bytes, side: int, *, upright: bool) -> bytes:
+    """Encodes a photo as a WebP file with at most `side` pixels per side. `upright`: see `decode_image`."""
+    return _decode(data, lambda image: _small_webp(image, side, upright))
 
 
 def encode_webp(image: np.ndarray) -> bytes:

@@ -2,16 +2,18 @@
 
 import contextlib
 import csv
+import functools
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from aia_jax.data.annotation.annotations import CUSTOM
 from aia_jax.data.annotation.datasets import Split, photo_paths
 from aia_jax.data.feature_cache import pad_batch
 from aia_jax.data.image_decoding import encode_webp, webp_thumbnail
@@ -20,9 +22,10 @@ from aia_jax.metrics.annotation import annotation_metrics, confusion_counts, lab
 from aia_jax.metrics.published_results import RESULTS
 from aia_jax.metrics.thresholds import fit_mcc, fit_mcc_exact, load_thresholds, save_thresholds
 from aia_jax.report.attention import draw_attention
-from aia_jax.report.gallery.writer import PageLabel, PagePhoto, write_gallery_page
+from aia_jax.report.gallery.writer import PageLabel, PagePhoto, announce_size, write_gallery_page
+from aia_jax.report.page_parts import folder_url
 from aia_jax.report.predictions import draw_predictions
-from aia_jax.report.table import metric_table
+from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import Arrays, abstract_weights
@@ -106,7 +109,11 @@ class AnnotationEvaluator(Evaluator):
         best, lines = results[-1], compared_rows(results)
         if self._config.eval.split == self._split == "test" and "epoch" in best.candidate.facts:
             lines.append("best epoch and weights were chosen on the test split, as in the published runs")
+        threshold = self._config.eval.threshold if best.thresholds is None else best.thresholds
+        tested = _tested_metrics(best.scores, self._task.split(self._split).targets, threshold)
         metrics = best.metrics
+        if untested := metrics["num_labels"] - tested["num_labels"]:
+            lines.append(Row(f"without {format_count(untested, 'label')} that no photo here has", tested))
         sizes = f"{format_count(metrics['num_images'], 'image')}, {format_count(metrics['num_labels'], 'label')}"
         return f"{self._title}: {sizes}, score > {metrics['threshold']}\n{metric_table(lines)}"
 
@@ -168,25 +175,37 @@ def _write_page(
 ) -> None:
     """Writes `report.html`, the page with all photos of the split."""
     sizes = f"{format_count(len(split), 'photo')}, {format_count(len(split.labels), 'label')}"
+    originals = photo_paths(scored.candidate.task.config.data, split.name)
     write_gallery_page(
         path,
-        _page_photos(split, scored, threshold),
+        announce_size(_page_photos(split, scored, threshold, originals), len(split), path.name),
         title=title,
         subtitle=f"{sizes}; predicted where the score is above {limit}",
         labels=split.labels,
         evaluation=_evaluation(scored.scores, split.targets, threshold),
+        folder=_folder_url(originals, path),
     )
 
 
-def _page_photos(split: Split, scored: Scored, threshold: float | np.ndarray) -> Iterator[PagePhoto]:
+def _folder_url(originals: dict[str, Path], page: Path) -> str:
+    """Returns the URL of the folder in which all photos have their names; "" if there is none."""
+    name, path = next(iter(originals.items()), ("", page))
+    folder = path.parents[max(len(PurePath(name).parts) - 1, 0)]
+    same = originals and all(folder / name == path for name, path in originals.items())
+    return folder_url(folder, page) if same else ""
+
+
+def _page_photos(
+    split: Split, scored: Scored, threshold: float | np.ndarray, originals: dict[str, Path]
+) -> Iterator[PagePhoto]:
     """Yields the photos of the page. Only one batch of pictures and attention maps is in memory at a time."""
     task = scored.candidate.task
-    originals = photo_paths(task.config.data, split.name)
+    picture = functools.partial(_picture, upright=task.config.data.name == CUSTOM)
     bar = tqdm(desc="page", total=len(split), unit="img", dynamic_ncols=True, mininterval=0.5, leave=False)
     with bar, ThreadPoolExecutor() as pool:
         for rows, heat in _attention_maps(task, scored.candidate.weights, split):
             names = [split.image_names[row] for row in rows]
-            pictures = pool.map(_picture, [originals.get(name) for name in names], split.images[rows])
+            pictures = pool.map(picture, [originals.get(name) for name in names], split.images[rows])
             for place, (row, name, webp) in enumerate(zip(rows, names, pictures, strict=True)):
                 labels = page_labels(scored.scores[row], split.targets[row], threshold)
                 maps = {} if heat is None else {label.label: heat[place, label.label] for label in labels}
@@ -218,6 +237,7 @@ def _evaluation(scores: np.ndarray, targets: np.ndarray, threshold: float | np.n
     missed = columns["support"] - columns["tp"]
     return {
         "metrics": annotation_metrics(scores, targets, threshold),
+        "with_photos": _tested_metrics(scores, targets, threshold),
         "per_label": [dict(zip(columns, row, strict=True)) for row in rows],
         "curves": {
             "micro": _curve_points(micro),
@@ -226,6 +246,13 @@ def _evaluation(scores: np.ndarray, targets: np.ndarray, threshold: float | np.n
         },
         "confusions": _confusions(confusion_counts(scores, targets, threshold)) | {"missed": missed.tolist()},
     }
+
+
+def _tested_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, Any]:
+    """Returns the metrics of the labels that a photo of the split has; of all labels if no photo has one."""
+    tested = targets.any(axis=0) if targets.any() else np.ones(targets.shape[1], bool)
+    limits = np.asarray(threshold)[tested] if np.ndim(threshold) else threshold
+    return annotation_metrics(scores[:, tested], targets[:, tested], limits)
 
 
 def _curve_points(curve: np.ndarray) -> list[list[float]]:
@@ -258,9 +285,9 @@ def _attention_maps(
     return fetch_outputs((rows, illustrate(placed, batch)["heat"]) for rows, batch in images)
 
 
-def _picture(path: Path | None, prepared: np.ndarray) -> bytes:
+def _picture(path: Path | None, prepared: np.ndarray, upright: bool) -> bytes:
     """Encodes the photo in the file `path` as WebP, or, without a readable file, the resized image `prepared`."""
     if path is not None:
         with contextlib.suppress(InputError, OSError):
-            return webp_thumbnail(path.read_bytes(), _PICTURE_SIDE)
+            return webp_thumbnail(path.read_bytes(), _PICTURE_SIDE, upright=upright)
     return encode_webp(prepared)

@@ -25,7 +25,8 @@ from typing import Any
 from tqdm import tqdm
 
 from aia_jax.inference.thumbnails import PICTURES, Thumbnail, ThumbnailStore
-from aia_jax.report.gallery.writer import PageLabel, PagePhoto, write_gallery_page
+from aia_jax.report.gallery.writer import PageLabel, PagePhoto, announce_size, write_gallery_page
+from aia_jax.report.page_parts import folder_url
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import atomic_path, complete_lines, exclusive_lock, write_bytes, write_json
 from aia_jax.utils.messages import spreadsheet_text
@@ -157,8 +158,9 @@ def write_gallery(path: Path, photos: Path, labels: Sequence[str], output: Annot
     """
     folder = photos.resolve()
     title, problems = folder.name or str(folder), list(output.problems())
-    page_photos = _page_photos(labels, output)
-    write_gallery_page(path, page_photos, title=title, subtitle=str(folder), labels=labels, problems=problems)
+    page_photos = announce_size(_page_photos(labels, output), len(output.done), path.name)
+    facts = {"title": title, "subtitle": str(folder), "labels": labels, "problems": problems}
+    write_gallery_page(path, page_photos, **facts, folder=folder_url(folder, path))
 
 
 def _page_photos(labels: Sequence[str], output: AnnotationOutput) -> Iterator[PagePhoto]:

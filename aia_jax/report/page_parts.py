@@ -3,8 +3,11 @@
 import base64
 import hashlib
 import json
+import os
 from importlib import resources
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 
 def base_style() -> str:
@@ -28,6 +31,14 @@ def inert_json(value: Any) -> str:
 def content_hash(content: str) -> str:
     """Returns the part of a content security policy that allows the style or script `content`, and no other."""
     return f"'sha256-{to_base64(hashlib.sha256(content.encode()).digest())}'"
+
+
+def folder_url(folder: Path, page: Path) -> str:
+    """Returns the URL of `folder`, which ends in a slash, relative to `page`; "" if they are on different drives."""
+    try:
+        return "./" + quote(Path(os.path.relpath(folder.resolve(), page.parent.resolve())).as_posix()) + "/"
+    except ValueError:
+        return ""
 
 
 def to_base64(data: bytes) -> str:

@@ -36,7 +36,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         self._directory = Path(workdir).resolve() / "checkpoints"
         self._infos: dict[int, dict[str, Any]] = {}
         self._saving = 0
-        logging.getLogger("absl").addFilter(_is_not_orbax_traceback)
+        logging.getLogger("absl").addFilter(_is_useful)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -204,6 +204,10 @@ def _disk_error(error: Exception) -> str:
     return ""
 
 
-def _is_not_orbax_traceback(record: logging.LogRecord) -> bool:
-    """Log filter. Drops tracebacks from Orbax, because Orbax also raises the error of each logged traceback."""
-    return not (record.exc_info and "orbax" in record.pathname)
+def _is_useful(record: logging.LogRecord) -> bool:
+    """Log filter. Drops Orbax's tracebacks, as Orbax also raises their errors, and its warnings about the wait to save.
+
+    `save` waits for the previous checkpoint on purpose, so that at most one copy of the state is in memory.
+    """
+    waits = record.levelno == logging.WARNING and str(record.msg).startswith("Waiting for previous save")
+    return "orbax" not in record.pathname or not (record.exc_info or waits)

@@ -21,7 +21,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
 from aia_jax.utils.messages import MAX_LISTED, format_count, list_problems, nearest
 
-CUSTOM = "custom"
+CUSTOM = "custom"  # a user's own photos, which are read upright; the published data sets were prepared without that
 FOLDERS = {"corel5k": "Corel-5k", "espgame": "ESP-Game", "iaprtc12": "IAPR-TC-12", "vg500": "VG-500", CUSTOM: ""}
 SPLITS = ("train", "test")
 

@@ -64,6 +64,7 @@ class Detail {
     byId("next").addEventListener("click", () => this.turn(1));
     byId("opacity").addEventListener("input", () => this.setOpacity());
     byId("photo").addEventListener("load", () => this.fit());
+    for (const id of ["enlarge", "frame"]) byId(id).addEventListener("click", () => this.enlarge());
     this.dialog.addEventListener("keydown", (event) => this.pressed(event));
     this.dialog.addEventListener("close", () => closed(this.number));
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
@@ -93,6 +94,7 @@ class Detail {
     byId("previous").disabled = place <= 0;
     byId("next").disabled = place === this.shown.length - 1;
     this.block = null;
+    byId("original").hidden = !(byId("original").href = fileUrl(photo));
     byId("photo").removeAttribute("src");
     byId("frame").classList.remove("there");
     this.list();
@@ -157,14 +159,17 @@ class Detail {
     byId("heat").style.opacity = byId("heat").classList.contains("on") ? byId("opacity").value : 0;
   }
 
+  /** Shows the photo alone in the whole window, or again beside its labels. */
+  enlarge() {
+    byId("enlarge").setAttribute("aria-pressed", this.dialog.classList.toggle("full"));
+  }
+
   fit() {
     const [photo, stage, frame] = [byId("photo"), byId("stage"), byId("frame")];
     if (!photo.naturalWidth || !stage.clientWidth) return;
     const room = [stage.clientWidth / photo.naturalWidth, stage.clientHeight / photo.naturalHeight];
-    const scale = Math.min(
-      ...room,
-      Math.max(LARGEST, LARGEST_SIDE / Math.max(photo.naturalWidth, photo.naturalHeight)),
-    );
+    const most = Math.max(LARGEST, LARGEST_SIDE / Math.max(photo.naturalWidth, photo.naturalHeight));
+    const scale = Math.min(...room, this.dialog.classList.contains("full") ? Infinity : most);
     frame.style.width = `${photo.naturalWidth * scale}px`;
     frame.style.height = `${photo.naturalHeight * scale}px`;
     frame.classList.add("there");

@@ -1,7 +1,8 @@
 // The filter: the tools above the gallery, the list of labels, and the address that stores the state.
 
-const DEFAULTS = { part: "photos", query: "", minimum: 0, outcome: "", sort: Object.keys(SORTS)[0], photo: null };
-const SHOWN = { "": "all photos", wrong: "with errors", miss: "with missed labels", false: "with false alarms" };
+const NO_FILTER = { query: "", minimum: LOWEST, outcome: "" };
+const DEFAULTS = { part: "photos", ...NO_FILTER, sort: Object.keys(SORTS)[0], photo: null };
+const SHOWN = { "": "all photos", wrong: "with errors", miss: "with missed labels", false: "with false alarms", right: "without errors" };
 
 /** The state. `chosen` maps each chosen label to the required outcome, "" for any. */
 const state = { ...DEFAULTS, chosen: new Map() };
@@ -11,8 +12,8 @@ function readAddress() {
   const number = (name) => (/^\d+$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
   state.part = ["labels", "confusions", "problems"].includes(given.get("part")) ? given.get("part") : DEFAULTS.part;
   state.query = given.get("q") ?? "";
-  state.minimum = Math.min(Math.max(Number(given.get("min")) || 0, 0), 1);
-  state.outcome = given.get("show") in SHOWN || given.get("show") === "right" ? given.get("show") : "";
+  state.minimum = Math.min(Math.max(Number(given.get("min")) || 0, LOWEST), 1);
+  state.outcome = Object.hasOwn(SHOWN, given.get("show") ?? "") ? given.get("show") ?? "" : "";
   state.sort = Object.hasOwn(SORTS, given.get("sort") ?? "") ? given.get("sort") : DEFAULTS.sort;
   state.photo = number("photo") < photos.length ? number("photo") : null;
   const chosen = (given.get("labels") ?? "").split(",").map((text) => /^(\d+)(?::(hit|miss|false))?$/.exec(text));
@@ -32,7 +33,7 @@ function writeAddressNow() {
   const written = new URLSearchParams();
   const labels = [...state.chosen].map(([label, outcome]) => (outcome ? `${label}:${outcome}` : label)).join(",");
   const fields = { part: state.part, q: state.query, labels, min: state.minimum, show: state.outcome };
-  const standing = { part: DEFAULTS.part, q: "", labels: "", min: 0, show: "", sort: DEFAULTS.sort, photo: null };
+  const standing = { part: DEFAULTS.part, q: "", labels: "", min: LOWEST, show: "", sort: DEFAULTS.sort, photo: null };
   for (const [name, value] of Object.entries({ ...fields, sort: state.sort, photo: state.photo })) {
     if (value !== standing[name]) written.set(name, value);
   }
@@ -50,7 +51,7 @@ function setUpTools(changed) {
     Object.entries(SORTS).map(([name, [text]]) => [name, text]),
   );
   if (facts.evaluation) {
-    fillSelect(byId("outcome"), [...Object.entries(SHOWN), ["right", "without errors"]]);
+    fillSelect(byId("outcome"), Object.entries(SHOWN));
     document.querySelector(".with-outcome").hidden = false;
   }
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
@@ -61,10 +62,10 @@ function setUpTools(changed) {
       changed();
     });
   }
-  const toggle = byId("labels-toggle");
+  byId("minimum").min = LOWEST;
+  const toggle = byId("filters-toggle");
   toggle.addEventListener("click", () => {
-    const open = byId("labels").classList.toggle("open");
-    toggle.setAttribute("aria-expanded", open);
+    toggle.setAttribute("aria-expanded", byId("part-photos").classList.toggle("open"));
   });
   byId("find-label").addEventListener("input", () => showFoundLabels());
   byId("label-list").addEventListener("click", (event) => {
@@ -114,8 +115,12 @@ function showFilter(found, changed) {
   byId("sort").value = state.sort;
   const all = count(photos.length, "photo");
   byId("count").textContent = found.length === photos.length ? all : `${counted.format(found.length)} of ${all}`;
+  const chosen = makeChosen(changed);
+  byId("filters-toggle").textContent = chosen.length ? `Filters (${chosen.length - 1})` : "Filters";
   byId("none").hidden = found.length > 0;
-  byId("none").textContent = photos.length ? "Nothing matches." : "No photo could be read.";
+  const text = photos.length ? "No photo matches. Remove a filter:" : "No photo could be read.";
+  byId("none").replaceChildren(make("p", { text }), make("ul", { class: "chosen-list" }, ...makeChosen(changed)));
+  byId("chosen").replaceChildren(...chosen);
   const numbers = labelTotals.map(() => 0);
   for (const index of found) {
     const photo = photos[index];
@@ -126,36 +131,44 @@ function showFilter(found, changed) {
     button.classList.toggle("rare", !numbers[label]);
     number.textContent = counted.format(numbers[label]);
   }
-  showChosen(changed);
 }
 
-function showChosen(changed) {
-  const list = byId("chosen");
-  list.replaceChildren();
-  for (const [label, outcome] of state.chosen) {
-    const chip = make("li", { class: "chosen" }, make("bdi", { text: labelNames[label] }));
-    if (facts.evaluation) {
-      const choice = make("select", { "aria-label": `${labelNames[label]}: outcome` });
-      fillSelect(choice, [["", "any"], ...Object.entries(OUTCOME_NAMES)]);
-      choice.value = outcome;
-      choice.addEventListener("change", () => {
-        state.chosen.set(label, choice.value);
-        changed();
-      });
-      chip.append(choice);
-    }
-    const drop = make("button", { type: "button", text: "✕", "aria-label": `Remove ${labelNames[label]}` });
-    drop.addEventListener("click", () => toggleLabel(label, changed));
-    chip.append(drop);
-    list.append(chip);
-  }
-  if (state.chosen.size || state.query || state.minimum || state.outcome) {
-    const clear = make("button", { type: "button", class: "clear", text: "Clear all" });
-    clear.addEventListener("click", () => {
-      Object.assign(state, { query: "", minimum: 0, outcome: "", chosen: new Map() });
+/** Makes a chip for each active filter, with a button that removes it, and a button for all of them. */
+function makeChosen(changed) {
+  const chip = (text, remove, ...tools) => {
+    const drop = make("button", { type: "button", text: "✕", "aria-label": `Remove ${text}` });
+    drop.addEventListener("click", () => {
+      remove();
       changed();
-      byId("query").focus();
     });
-    list.append(make("li", {}, clear));
-  }
+    return make("li", { class: "chosen" }, make("bdi", { text }), ...tools, drop);
+  };
+  const { query, minimum, outcome, chosen } = state;
+  const clear = make("button", { type: "button", class: "clear", text: "Clear all" });
+  clear.addEventListener("click", () => {
+    Object.assign(state, NO_FILTER, { chosen: new Map() });
+    changed();
+    byId("query").focus();
+  });
+  const chips = [
+    query && chip(`“${visible(query)}”`, () => (state.query = "")),
+    minimum > LOWEST && chip(`score ≥ ${decimal(minimum)}`, () => (state.minimum = LOWEST)),
+    outcome && chip(SHOWN[outcome], () => (state.outcome = "")),
+    ...[...chosen].map(([label, wanted]) => {
+      const tools = facts.evaluation ? [makeOutcome(label, wanted, changed)] : [];
+      return chip(labelNames[label], () => chosen.delete(label), ...tools);
+    }),
+  ].filter(Boolean);
+  return chips.length ? [...chips, make("li", {}, clear)] : [];
+}
+
+function makeOutcome(label, outcome, changed) {
+  const choice = make("select", { "aria-label": `${labelNames[label]}: outcome` });
+  fillSelect(choice, [["", "any"], ...Object.entries(OUTCOME_NAMES)]);
+  choice.value = outcome;
+  choice.addEventListener("change", () => {
+    state.chosen.set(label, choice.value);
+    changed();
+  });
+  return choice;
 }

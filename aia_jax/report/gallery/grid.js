@@ -3,6 +3,8 @@
 const GAP = 12;
 const NARROWEST = 150; // pixels of a card
 const [TEXT, TEXT_EVALUATED] = [6.1, 8]; // rem, height of name and chips
+const MOST_CHIPS = 40; // more than a card can show
+const TAIL = 12; // last characters of a file name, which are always shown
 const AROUND = 2; // rows to keep above and below the visible ones
 
 class Grid {
@@ -51,6 +53,7 @@ class Grid {
     this.root.style.height = `${Math.max(rows * (this.height + GAP) - GAP, 0)}px`;
     for (const [place, card] of this.cards) this.put(card, place);
     this.draw();
+    for (const card of this.cards.values()) hideChips(card);
   }
 
   schedule() {
@@ -79,6 +82,7 @@ class Grid {
     this.cards.set(place, card);
     const after = [...this.cards.keys()].filter((other) => other > place).sort((a, b) => a - b)[0];
     this.root.insertBefore(card, this.cards.get(after) ?? null); // the order for screen readers
+    hideChips(card);
     withBlock(card, this.shown[place], (block) => showPicture(card, block));
   }
 
@@ -141,18 +145,43 @@ function makeCard(index, place, total, minimum) {
   const chips = make("span", { class: "chips" });
   const places = [...photo.labels.keys()].filter((at) => isShown(photo, at, minimum));
   places.sort((a, b) => (photo.outcomes[a] === "hit") - (photo.outcomes[b] === "hit")); // errors first
-  for (const at of places) chips.append(makeChip(photo.labels[at], photo.scores[at], photo.outcomes[at]));
-  if (!chips.children.length) chips.append(make("span", { class: "quiet", text: "no labels" }));
-  const name = make("span", { class: "name" }, make("bdi", { text: photo.shown }));
+  for (const at of places.slice(0, MOST_CHIPS))
+    chips.append(makeChip(photo.labels[at], photo.scores[at], photo.outcomes[at]));
+  chips.append(make("span", { class: "quiet more", "data-total": places.length }));
   const button = make(
     "button",
     { type: "button", title: photo.shown },
     make("span", { class: "picture" }),
-    name,
+    makeName(photo.shown),
     chips,
   );
   const place1 = { "aria-posinset": place + 1, "aria-setsize": total };
   return make("div", { class: "card", role: "listitem", ...place1 }, button);
+}
+
+/** Makes a file name whose end stays visible: the ellipsis is before the last characters. */
+function makeName(text) {
+  const letters = [...text];
+  const start = letters.splice(0, letters.length > 2 * TAIL ? letters.length - TAIL : 0).join("");
+  const parts = [start, letters.join("")].filter(Boolean).map((part) => make("span", { text: part }));
+  return make("bdi", { class: "name" }, ...parts);
+}
+
+/** Hides the chips for which the card has no room, and says how many labels are not shown. */
+function hideChips(card) {
+  const chips = card.querySelector(".chips");
+  const [labels, more] = [[...chips.children].slice(0, -1), chips.lastChild];
+  const total = Number(more.dataset.total);
+  const fits = (chip) => chip.offsetTop + chip.offsetHeight <= chips.offsetTop + chips.clientHeight + 1;
+  for (const chip of labels) chip.hidden = false;
+  more.hidden = total > 0;
+  more.textContent = "no labels";
+  for (let room = labels.filter(fits).length; room < total; room -= 1) {
+    labels.slice(room).forEach((chip) => (chip.hidden = true));
+    more.hidden = false;
+    more.textContent = `+${counted.format(total - room)} more`;
+    if (!room || fits(more)) return;
+  }
 }
 
 function makeChip(label, score, outcome) {

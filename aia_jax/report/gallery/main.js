@@ -4,6 +4,7 @@ const PARTS = { photos: "Photos", labels: "Labels", confusions: "Confusions", pr
 
 document.title = visible(facts.title);
 byId("title").textContent = visible(facts.title);
+if (facts.evaluation) byId("title").title = TERMS.weights;
 byId("subtitle").textContent = visible(facts.subtitle ?? "");
 
 document.body.classList.toggle("evaluated", Boolean(facts.evaluation));
@@ -32,7 +33,7 @@ function changed() {
 
 /** Shows only the photos whose labels have the outcomes in `chosen`. */
 function showPhotos(chosen) {
-  Object.assign(state, { query: "", minimum: 0, outcome: "", chosen });
+  Object.assign(state, NO_FILTER, { chosen });
   showPart("photos");
   changed();
   scrollTo(0, 0);

@@ -3,12 +3,18 @@
 const facts = JSON.parse(byId("facts").textContent);
 const labelNames = facts.labels.map(visible);
 const photos = JSON.parse(byId("index").textContent).map(([name, labels, scores, outcomes]) => ({
+  name,
   shown: visible(name),
   searched: folded([name, visible(name), ...labels.map((label) => facts.labels[label])].join("\n")),
   labels,
   scores: scores.map((score) => score / facts.scale),
   outcomes: (outcomes ?? []).map((outcome) => OUTCOMES[outcome]),
 }));
+
+const predicted = photos.flatMap(({ scores, outcomes }) => scores.filter((_, at) => outcomes[at] !== "miss"));
+
+/** Where the slider starts: the lowest score of a predicted label, rounded down to hundredths. */
+const LOWEST = Math.floor(100 * predicted.reduce((a, b) => Math.min(a, b), predicted.length ? 1 : 0) + 1e-6) / 100;
 
 /** The number of photos with each label. */
 const labelTotals = facts.labels.map(() => 0);
@@ -41,6 +47,10 @@ function askAgain() {
 
 const pictureUrl = (block) => `data:image/webp;base64,${block.photo}`;
 
+/** The URL of a photo's file, relative to the page; "" if it is unknown or the name has bytes that are not UTF-8. */
+const fileUrl = ({ name }) =>
+  facts.folder && !/\p{Cs}/u.test(name) ? facts.folder + name.split("/").map(encodeURIComponent).join("/") : "";
+
 /** Whether a label passes the minimum score. A missed label always passes, because its score is low. */
 const isShown = (photo, place, minimum) => photo.outcomes[place] === "miss" || photo.scores[place] >= minimum;
 
@@ -51,7 +61,7 @@ function matches(photo, filter, terms) {
     if (place < 0 || !isShown(photo, place, filter.minimum)) return false;
     if (outcome && photo.outcomes[place] !== outcome) return false;
   }
-  if (filter.minimum && !filter.chosen.size && !photo.scores.some((_, place) => isShown(photo, place, filter.minimum)))
+  if (filter.minimum > LOWEST && !filter.chosen.size && !photo.scores.some((_, place) => isShown(photo, place, filter.minimum)))
     return false;
   const wrong = photo.outcomes.filter((outcome) => outcome !== "hit");
   if (filter.outcome === "right") return !wrong.length;

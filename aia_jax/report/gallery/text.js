@@ -33,8 +33,17 @@ function visible(text) {
   );
 }
 
-/** Normalises text for searches. */
-const folded = (text) => text.normalize("NFC").toLowerCase();
+// Letters without a decomposition in Unicode, and marks that searches ignore: accents, vowel points, invisible joiners.
+const PLAIN = { ß: "ss", æ: "ae", œ: "oe", ø: "o", ł: "l", đ: "d", ð: "d", þ: "th", ı: "i", ς: "σ" };
+const IGNORED = /[\u00ad\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u200b-\u200d\u2060]/g;
+
+/** Normalises text for searches, without case and accents: `zurich` finds Zürich, `strasse` finds Straße. */
+const folded = (text) =>
+  text
+    .toLowerCase()
+    .normalize("NFKD")
+    .replace(IGNORED, "")
+    .replace(/[^\0-\x7f]/g, (letter) => PLAIN[letter] ?? letter);
 
 const counted = new Intl.NumberFormat("en-US");
 const count = (number, noun) => `${counted.format(number)} ${noun}${number === 1 ? "" : "s"}`;

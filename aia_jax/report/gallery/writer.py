@@ -5,6 +5,7 @@ page, and a JSON block per photo with the photo and its attention maps. The scri
 photo. All text from users is in JSON. The script adds this text to the page as text, never as HTML.
 """
 
+import itertools
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,15 @@ from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from aia_jax.report.page_parts import base_style, content_hash, inert_json, read_part, to_base64
 from aia_jax.utils.files import atomic_path
+from aia_jax.utils.messages import format_count
 
 _SCRIPTS = ("text", "photos", "grid", "filters", "detail", "tables", "curves", "confusions", "evaluation", "main")
 _INDEX, _BLOCKS = "<!-- index -->", "<!-- blocks -->"
+_SAMPLE, _LARGE = 32, 500  # photos that give the size of a page; megabytes that browsers open slowly
 _SCALE = 10_000  # the index has scores as integers from 0 to this number
 OUTCOMES = ("hit", "miss", "false")
 
@@ -61,7 +65,8 @@ def write_gallery_page(
     Args:
         labels: names of all labels. `PageLabel.label` is an index in this list.
         facts: more content: `subtitle`, `problems` (pairs of an unreadable photo and the reason), and `evaluation`
-            (metrics and curves from `aia_jax.evaluation.annotation`).
+            (metrics and curves from `aia_jax.evaluation.annotation`), and `folder` (the URL of the photos' folder,
+            see `page_parts.folder_url`).
     """
     from matplotlib import colormaps
 
@@ -81,6 +86,17 @@ def write_gallery_page(
                 part.seek(0)
                 shutil.copyfileobj(part, file)
             file.write(after.encode())
+
+
+def announce_size(photos: Iterable[PagePhoto], total: int, name: str) -> Iterable[PagePhoto]:
+    """Returns `photos`. Before the page `name` is made, prints its size, estimated from the first of `total` photos."""
+    rest = iter(photos)
+    first = list(itertools.islice(rest, _SAMPLE))
+    sampled = sum(len(inert_json(_index_entry(photo))) + len(inert_json(_block(photo))) for photo in first)
+    megabytes = sampled / max(len(first), 1) * total / 1e6
+    advice = "; browsers open so large a page slowly, and without --html it is not made" * (megabytes > _LARGE)
+    tqdm.write(f"{name}: {format_count(total, 'photo')}, about {megabytes:,.1f} MB{advice}")
+    return itertools.chain(first, rest)
 
 
 def _index_entry(photo: PagePhoto) -> list[Any]:
