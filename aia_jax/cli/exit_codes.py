@@ -38,6 +38,7 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
         arguments = parser.parse(sys.argv[1:] if argv is None else argv)
         has_config = getattr(arguments, "config", None) is not None
         if has_config:
+            arguments.config_flags = ["--config", arguments.config, *arguments.overrides]
             arguments.config = read_config(arguments.config, arguments.overrides)
         code = run(arguments)
         sys.stdout.flush()

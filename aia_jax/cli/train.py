@@ -10,6 +10,9 @@ The same command continues an interrupted run. `--config.field=value` sets any f
 """
 
 import argparse
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -30,12 +33,33 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Sets up the devices and trains."""
+    """Sets up the devices, trains, and prints the next commands."""
+    import jax
+
     from aia_jax.training.runs import hint_trained_root
 
     set_up_devices(arguments)
     with hint_trained_root(arguments.workdir, arguments.config):
         train(arguments.config, arguments.workdir)
+    if jax.process_index() == 0:
+        print(_next_commands(arguments), flush=True)
+
+
+def _next_commands(arguments: argparse.Namespace) -> str:
+    """Returns commands that use the trained model. PHOTOS stands for a folder of the user."""
+    config, workdir = arguments.config, str(arguments.workdir)
+    other = "train" if config.eval.split == "test" else config.eval.split
+    folder = str(arguments.workdir / f"evaluation-{other}")
+    scores = ["evaluate", *arguments.config_flags, "--workdir", workdir]
+    page, photos = str(arguments.workdir / "annotated"), ["--workdir", workdir, "--images", "PHOTOS"]
+    commands = {
+        "annotation": [[*scores, "--html"], ["annotate", *photos, "--output", page, "--html"]],
+        "retrieval": [[*scores, "--split", other, "--output", folder]],
+        "search": [["search", *photos]],
+    }[config.task]
+    program = ["aia"] if shutil.which("aia") else [sys.executable, "-m", "aia_jax"]
+    listed = "".join(f"\n  {shlex.join([*program, *command])}" for command in commands)
+    return f"next{'' if config.task == 'retrieval' else ', with PHOTOS a folder of your photos'}:{listed}"
 
 
 def train(config: ConfigDict, workdir: Path) -> None:

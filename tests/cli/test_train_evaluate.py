@@ -1,6 +1,9 @@
+import argparse
 import dataclasses
+import importlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,10 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
+from aia_jax.cli.flags import Parser
 from aia_jax.cli.main import main
-from aia_jax.cli.train import train
+from aia_jax.cli.train import _next_commands, train
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.tasks.registry import make_task
@@ -147,3 +152,20 @@ def test_data_with_other_labels_are_refused(workdir, tmp_path):
 def test_bad_fields_are_refused(tmp_path, overrides, message):
     with pytest.raises(InputError, match=message):
         train(small_demo(**overrides), tmp_path)
+
+
+@pytest.mark.parametrize("task", ["annotation", "retrieval", "search"])
+def test_the_next_commands_parse_and_name_the_run(task, tmp_path):
+    workdir, flags = tmp_path / "my run", ["--config", "demo", "--config.model.head='a b'"]
+    config = ConfigDict({"task": task, "eval": {"split": "test"}})
+    arguments = argparse.Namespace(config=config, workdir=workdir, config_flags=flags)
+    title, *lines = _next_commands(arguments).splitlines()
+    assert title.startswith("next")
+    names = {"annotation": ["evaluate", "annotate"], "retrieval": ["evaluate"], "search": ["search"]}[task]
+    for line, name in zip(lines, names, strict=True):
+        words = shlex.split(line)
+        parser = Parser("")
+        importlib.import_module(f"aia_jax.cli.{name}").add_arguments(parser)
+        parsed = parser.parse(words[words.index(name) + 1 :])
+        assert parsed.workdir == workdir
+        assert getattr(parsed, "overrides", []) == (flags[2:] if name == "evaluate" else [])

@@ -1,13 +1,15 @@
 """`eval.py --html`: the page and the table of labels show the measured numbers."""
 
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from aia_jax.configs import demo, demo_retrieval, demo_search
-from aia_jax.evaluation.annotation import page_labels
+from aia_jax.evaluation.annotation import _picture, page_labels
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.gallery.writer import OUTCOMES
 from aia_jax.tasks.registry import make_task
@@ -94,6 +96,32 @@ def test_the_page_uses_the_thresholds_of_the_labels(evaluated, tmp_path):
     facts, _ = read_page(tmp_path / "report.html")
     assert facts["evaluation"]["metrics"]["recall"] == at_thresholds["recall"]
     assert "above the label's threshold" in facts["subtitle"]
+
+
+def test_labels_without_a_photo_are_left_out_of_the_means_of_the_page_and_the_terminal(tmp_path, capsys):
+    config = annotator_config(**{"eval.threshold": THRESHOLD, "eval.batch_size": 8, "data.num_test": 2})
+    workdir = write_run(tmp_path / "run", config)
+    metrics = evaluate(config, workdir, tmp_path, html=True)
+    _, columns = read_table(tmp_path / "per_label.csv")
+    tested = columns["support"] > 0
+    means = {"precision": columns["precision"][tested].mean(), "map": 100 * columns["ap"][tested].mean()}
+    shown = read_page(tmp_path / "report.html")[0]["evaluation"]
+    assert {name: shown["with_photos"][name] for name in means} == pytest.approx(means)
+    assert shown["with_photos"]["num_labels"] == tested.sum() < len(tested)
+    assert metrics["precision"] == shown["metrics"]["precision"] == columns["precision"].mean()  # as published
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if f"without {np.sum(~tested)} labels that no photo here" in line]
+    assert line.split()[-1] == f"{means['map']:.2f}"
+    assert "report.html: 2 photos, about " in printed
+
+
+@pytest.mark.parametrize(("name", "shape"), [("custom", (20, 40, 3)), ("corel5k", (40, 20, 3))])
+def test_pictures_are_turned_as_for_the_network(name, shape, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (20, 40)).save(tmp_path / "turned.jpg", exif=exif)
+    found = _picture(tmp_path / "turned.jpg", np.zeros((8, 8, 3), np.uint8), upright=name == "custom")
+    assert np.asarray(Image.open(io.BytesIO(found))).shape == shape
 
 
 def test_hits_come_first_then_misses_then_false_alarms():

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from aia_jax.data.image_decoding import encode_webp
 from aia_jax.report.figures import upsample
 from aia_jax.report.gallery.writer import PageLabel, PagePhoto, write_gallery_page
-from aia_jax.report.page_parts import content_hash
+from aia_jax.report.page_parts import content_hash, folder_url
 from tests.helpers.gallery_page import read_page
 
 HOSTILE = [
@@ -147,7 +148,11 @@ def test_the_search_finds_photos_by_name_label_and_score(page):
     driver.refresh()  # the address keeps the state
     assert texts(driver, ".card .name") == ["39.jpg", "38.jpg", "37.jpg", "36.jpg"]
     driver.find_element("id", "query").send_keys("nowhere")
-    assert driver.find_element("id", "none").text == "Nothing matches."
+    assert driver.find_element("id", "none").text.startswith("No photo matches. Remove a filter:")
+    click(driver, "#none [aria-label='Remove “nowhere”']")
+    assert len(texts(driver, ".card")) == 4
+    click(driver, "#chosen .clear")
+    assert texts(driver, "#count") == ["40 photos"]
 
 
 def test_a_photo_shows_the_attention_of_each_label(page):
@@ -307,3 +312,109 @@ def test_an_interrupted_write_keeps_the_old_page(tmp_path):
         write(path, interrupted_photos())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_card_counts_the_labels_that_it_does_not_show_and_shows_the_end_of_the_name(page):
+    labels = [f"a rather long label {number}" for number in range(300)]
+    name = "2019/holiday/" + "y" * 80 + "IMG_0042.jpeg"
+    driver = page(
+        [(name, [(number, 0.9, None) for number in range(300)], {}), ("b.jpg", [(0, 0.9)], {})], labels=labels
+    )
+    for width in (1280, 390):
+        emulate(driver, width=width)
+        wait_for(lambda: driver.find_elements("css selector", ".card"))
+        shown, more = driver.execute_script(
+            "const bottom = (part) => part.getBoundingClientRect().bottom, card = document.querySelector('.card');"
+            "const end = bottom(card.querySelector('.chips')) + 1, chips = [...card.querySelectorAll('.chip')];"
+            "const shown = chips.filter(chip => chip.checkVisibility() && bottom(chip) <= end);"
+            "return [shown.length, card.querySelector('.more').innerText]"
+        )
+        assert more == f"+{300 - shown} more"
+        end = driver.find_element("css selector", ".card .name span + span")
+        assert end.text == "IMG_0042.jpeg"
+        assert end.get_property("scrollWidth") <= end.get_property("clientWidth")
+    assert texts(driver, ".card .name") == [name, "b.jpg"]
+    assert driver.find_element("css selector", ".card button").get_attribute("title") == name
+    assert not driver.find_elements("css selector", ".card:last-child .more:not([hidden])")
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("zurich", ["Zürich.jpg"]),
+        ("ZÜRICH", ["Zürich.jpg"]),
+        ("Zu\u0308rich", ["Zürich.jpg"]),
+        ("strasse", ["Hauptstraße.jpg"]),
+        ("istanbul ISIK", ["İstanbul \u0131ş\u0131k.jpg"]),
+        ("lodz oresund", ["Łódź Øresund.jpg"]),
+        ("οδος", ["ΟΔΌΣ.jpg"]),
+        ("が", ["が.jpg"]),
+        ("か", []),
+    ],
+)
+def test_the_search_folds_case_and_accents(page, query, names):
+    written = [
+        "Zu\u0308rich.jpg",
+        "Hauptstraße.jpg",
+        "İstanbul \u0131ş\u0131k.jpg",
+        "Łódź Øresund.jpg",
+        "ΟΔΌΣ.jpg",
+        "が.jpg",
+    ]
+    driver = page([(name, [], {}) for name in written])
+    driver.find_element("id", "query").send_keys(query)
+    assert [unicodedata.normalize("NFC", name) for name in texts(driver, ".card .name")] == names
+
+
+def test_the_slider_starts_at_the_lowest_score(page):
+    photos = [("a.jpg", [(4, 0.2913, "hit"), (5, 0.01, "miss")], {}), ("b.jpg", [], {})]
+    driver = page(photos)
+    slider = driver.find_element("id", "minimum")
+    assert (slider.get_attribute("min"), slider.get_attribute("value")) == ("0.29", "0.29")
+    assert texts(driver, "#count") == ["2 photos"]
+    assert not texts(driver, "#chosen li")
+
+
+def test_a_photo_fills_the_window_and_links_to_its_file(page, tmp_path):
+    (tmp_path / "my photos").mkdir()
+    folder = folder_url(tmp_path / "my photos", tmp_path / "page.html")
+    driver = page([("a b/#1?.jpg", [], {}), ("z\udcff.jpg", [], {})], "#photo=0", folder=folder)
+    wait_for(lambda: driver.execute_script("return document.querySelector('#photo').naturalWidth") == 40)
+    link = driver.find_element("id", "original")
+    assert link.get_attribute("href") == (tmp_path / "my photos" / "a b" / "#1?.jpg").as_uri()
+    click(driver, "#enlarge")
+    width = "return document.querySelector('#frame').clientWidth / innerWidth"
+    wait_for(lambda: driver.execute_script(width) > 0.9)
+    click(driver, "#frame")
+    wait_for(lambda: driver.execute_script(width) < 0.7)
+    press(driver, "\ue014")
+    assert not link.is_displayed()
+
+
+def test_labels_without_a_photo_are_counted_beside_the_means_and_terms_are_explained(page):
+    tested = {"precision": 0.75, "recall": 0.375, "f1": 0.5, "n_plus": 2, "num_labels": 2, "map": 92.25}
+    driver = page(
+        evaluated_photos(), "#part=labels", evaluation=EVALUATION | {"with_photos": tested}, labels=LABELS[:6]
+    )
+    assert texts(driver, ".tiles dd") == ["0.7500", "0.3750", "0.5000", "2 of 2", "92.25"]
+    note = "1 label without a photo in this split: left out of these means. With them: P 0.5000, R 0.2500, F1 0.3333"
+    assert texts(driver, "#untested")[0].startswith(note)
+    terms = driver.find_element("css selector", "details dl")
+    assert not terms.is_displayed()
+    driver.execute_script("document.querySelector('summary').focus()")
+    press(driver, "\ue007")
+    assert all(text in terms.text for text in ("N+", "support", "weights"))
+
+
+def test_filters_fold_away_on_a_phone(page):
+    driver = page(scored_photos())
+    emulate(driver, width=390, height=844)
+    slider, labels = driver.find_element("id", "minimum"), driver.find_element("id", "labels")
+    assert not slider.is_displayed()
+    assert not labels.is_displayed()
+    click(driver, "#filters-toggle")
+    assert slider.is_displayed()
+    click(driver, '#label-list [data-label="4"]')
+    assert driver.find_element("id", "filters-toggle").text == "Filters (1)"
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert driver.execute_script(wide) == 0

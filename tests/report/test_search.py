@@ -188,6 +188,14 @@ def test_a_page_accepts_any_name_and_any_number_of_keywords(tmp_path):
     assert write_page(tmp_path, "a dog", []).texts[-1] == "nothing found"
 
 
+def test_names_link_to_the_files_of_the_folder(tmp_path):
+    (tmp_path / "my photos").mkdir()
+    page = tmp_path / "page.html"
+    write_search_page(page, "a dog", [hit(name="a b/#1.jpg"), hit(name="\udcff.jpg")], tmp_path / "my photos")
+    links = [attributes["href"] for attributes in Elements(page).named("a")]
+    assert links == ["./my%20photos/a%20b/%231.jpg", "./my%20photos/%FF.jpg"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -162,6 +162,7 @@ class Detail {
   /** Shows the photo alone in the whole window, or again beside its labels. */
   enlarge() {
     byId("enlarge").setAttribute("aria-pressed", this.dialog.classList.toggle("full"));
+    byId("enlarge").focus(); // for the arrow keys after a click on the photo
   }
 
   fit() {

@@ -4,7 +4,7 @@ const GAP = 12;
 const NARROWEST = 150; // pixels of a card
 const [TEXT, TEXT_EVALUATED] = [6.1, 8]; // rem, height of name and chips
 const MOST_CHIPS = 40; // more than a card can show
-const TAIL = 12; // last characters of a file name, which are always shown
+const TAIL = 13; // last characters of a file name, which are always shown
 const AROUND = 2; // rows to keep above and below the visible ones
 
 class Grid {

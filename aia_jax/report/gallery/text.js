@@ -43,6 +43,7 @@ const folded = (text) =>
     .toLowerCase()
     .normalize("NFKD")
     .replace(IGNORED, "")
+    .normalize("NFC")
     .replace(/[^\0-\x7f]/g, (letter) => PLAIN[letter] ?? letter);
 
 const counted = new Intl.NumberFormat("en-US");
