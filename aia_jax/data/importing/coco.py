@@ -83,9 +83,8 @@ def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iter
         if lacking:
             problems.append(f"{where} has no {' and no '.join(lacking)}")
             continue
-        entry = {
-            name: int(value) if type(value) is float and value.is_integer() else value for name, value in entry.items()
-        }
+        numbers = {name: int(entry[name]) for name in wanted if type(entry[name]) is float and entry[name].is_integer()}
+        entry = entry | {name: number for name, number in numbers.items() if name.endswith("id")}  # pandas writes 1.0
         bad = [name for name in wanted if name.endswith("id") and not isinstance(entry[name], int | str)]
         if bad:
             problems.append(f"{where}.{bad[0]}: must be a number or a string, found {entry[bad[0]]!r:.40}")
