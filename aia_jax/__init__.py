@@ -58,9 +58,11 @@ def load(
     """
     from aia_jax.inference.annotator import (
         PhotoAnnotator,  # imports JAX, which `import aia_jax` should not
+        check_threshold,
         load_trained_annotator,
         read_thresholds,
     )
 
+    threshold = check_threshold(threshold, source)
     annotator = load_trained_annotator(source, config, labels=labels, batch_size=batch_size)
-    return PhotoAnnotator(annotator, read_thresholds(threshold, source, annotator), top)
+    return PhotoAnnotator(annotator, read_thresholds(threshold, annotator), top)

@@ -23,6 +23,7 @@ import aia_jax
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, check_model_arguments, local, positive
+from aia_jax.cli.outputs import check_output_folder
 from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.messages import format_count, list_problems, printable
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     from aia_jax.inference.annotation_output import AnnotationOutput, write_gallery
 
     check_model_arguments(arguments)
+    check_output_folder(arguments.output)
     names = photo_names(arguments.images)
     enable_compilation_cache()
     annotator = aia_jax.load(

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from aia_jax.cli.devices import check_devices
 from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least, local, word
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import sha256_of_file
+from aia_jax.utils.files import check_writable, sha256_of_file
 
 
 def add_arguments(parser: Parser) -> None:
@@ -131,11 +131,10 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Raises InputError if `output` is a file, or a workdir that already has checkpoints."""
+    """Raises InputError if the workdir `output` already has checkpoints, or cannot be written."""
+    check_writable(output)
     from aia_jax.training.checkpoint_recovery import saved_steps
 
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file; --output names a folder, or with --reverse the file to write")
     if saved_steps(output):
         raise InputError(f"{output} holds checkpoints already; give another --output")
 
@@ -165,6 +164,7 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
 
     if output.is_dir():
         raise InputError(f"{output} is a folder; with --reverse, --output must be a .pth or .safetensors file")
+    check_writable(output.parent)
     arrays, info = run_arrays(source)
     shapes = model_shapes(make_task(config).build_model, backbone_only=info.get("part") == "backbone")
     if {path: tuple(value.shape) for path, value in arrays.items()} != shapes:

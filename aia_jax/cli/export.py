@@ -3,7 +3,7 @@
     aia export --workdir runs/demo --output exported --format both --attention
 
 DIR gets model.stablehlo, model.onnx, and model.json (labels, thresholds, preparation of photos, measured differences).
-Runs each file and the model on the same images, and writes nothing if their scores differ.
+Runs each file and the model on the same images, and does not write the file if the scores differ.
 """
 
 import argparse
@@ -62,11 +62,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         InputError: a file or folder that a flag names cannot be used, a package is missing, or an exported file gives
-            other scores than the annotator.
+            other scores than the annotator. With `--format both`, the file of the other format is written.
     """
     import numpy as np
 
-    from aia_jax.inference.annotator import load_trained_annotator, read_thresholds
+    from aia_jax.inference.annotator import check_threshold, load_trained_annotator, read_thresholds
     from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
 
     check_model_arguments(arguments)
@@ -78,17 +78,24 @@ def run(arguments: argparse.Namespace) -> None:
         import_onnx()  # reports a missing package before the export
     enable_compilation_cache()
     source, batch, output = arguments.workdir or arguments.weights, arguments.batch, arguments.output
+    threshold = check_threshold(arguments.threshold, source)
     options = {"labels": arguments.labels, "batch_size": batch or NUM_IMAGES, "dtype": arguments.dtype}
     annotator = load_trained_annotator(source, arguments.config, **options, fold=False)
-    thresholds = np.broadcast_to(read_thresholds(arguments.threshold, source, annotator), len(annotator.labels))
+    thresholds = np.broadcast_to(read_thresholds(threshold, annotator), len(annotator.labels))
     exporter = Exporter(annotator, batch=batch, explain=arguments.attention)
-    files = {}
+    files, problems = {}, {}
     with staged_output(output, len(formats) * exporter.num_bytes) as folder:
         for name in tqdm(formats, desc="export", unit="file", leave=False, dynamic_ncols=True):
             start = time.perf_counter()
-            content, facts = exporter.onnx() if name == "onnx" else exporter.stablehlo(arguments.platforms)
+            try:
+                content, facts = exporter.onnx() if name == "onnx" else exporter.stablehlo(arguments.platforms)
+            except InputError as error:
+                problems[_FILES[name]] = error
+                continue
             files[_FILES[name]] = {**facts, "seconds": round(time.perf_counter() - start, 1)}
             (folder / _FILES[name]).write_bytes(content)
+        if not files:
+            raise InputError(f"nothing was written: {'; '.join(map(str, problems.values()))}")
         write_json(folder / _FACTS, {**exporter.describe(thresholds), "files": files})
     for file in set(_FILES.values()) - set(files):
         (output / file).unlink(missing_ok=True)  # removes an earlier export, perhaps of another model
@@ -96,6 +103,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{printable(str(output / file))}: {_summary(facts)}")
     labels = format_count(len(annotator.labels), "label")
     print(f"{printable(str(output / _FACTS))}: {labels}, thresholds, how photos are prepared")
+    for file, problem in problems.items():
+        raise InputError(f"{file} was not written, the files above were: {problem}")
 
 
 def _summary(facts: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from aia_jax.cli.exit_codes import execute, fail
 from aia_jax.cli.flags import Parser
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.packages import check_versions
+from aia_jax.version import __version__
 
 # Each command is a module of this package with `add_arguments(parser)` and `run(arguments)`.
 COMMANDS = {
@@ -36,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; see `exit_codes`.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv and argv[0] in ("-h", "--help"):
+    if argv[:1] in (["-V"], ["--version"]):
+        return execute(Parser("", "aia"), lambda _: print(f"aia_jax {__version__}"), [])
+    if len(argv) > 1 and argv[0] == "help":
+        argv = [argv[1], "--help"]
+    if argv and argv[0] in ("-h", "--help", "help"):
         return execute(Parser("", "aia"), lambda _: print(_help()), [])
     if not argv:
         return fail("name a command; see aia --help")

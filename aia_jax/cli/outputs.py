@@ -8,12 +8,12 @@ from pathlib import Path
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import check_writable
 
 
 def check_output_folder(folder: Path, files: Sequence[str] = (), *, force: bool = False) -> None:
-    """Raises InputError if `--output` is not a folder, or if it has one of `files` and `--force` is not given."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output {folder} is a file; name a folder")
+    """Raises InputError if `--output` cannot be a folder, or if it has one of `files` and `--force` is not given."""
+    check_writable(folder)
     for path in (folder / name for name in files):
         if path.is_dir():
             raise InputError(f"{path} is a folder; name another --output")

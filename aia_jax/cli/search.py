@@ -21,6 +21,7 @@ from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_photo_arguments, local, not_negative, positive, word
 from aia_jax.data.cache import cache_root, os_errors_as_input_errors
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import check_writable
 from aia_jax.utils.messages import format_count, list_problems, printable
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises InputError if a file or folder that a flag names cannot be used, or no word of a query is known.
     """
-    from aia_jax.data.photo_folder import read_photos
+    from aia_jax.data.photo_folder import photo_names, read_photos
     from aia_jax.data.search.queries import unknown_words
     from aia_jax.inference.search_index import PhotoIndex
     from aia_jax.inference.searcher import PhotoSearch
@@ -62,6 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--html shows one query; give exactly one")
     if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
         raise InputError(f"--html {arguments.html} names no file in an existing folder")
+    check_writable(arguments.index or cache_root(""), "--index")
+    photo_names(arguments.images)
     enable_compilation_cache()
     search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:

@@ -74,22 +74,23 @@ def train(config: ConfigDict, workdir: Path) -> None:
     from aia_jax.data.annotation.annotations import CUSTOM
     from aia_jax.evaluation.evaluate import evaluate
     from aia_jax.report.label_balance import balance_summary
-    from aia_jax.tasks.registry import make_task
+    from aia_jax.tasks.registry import check_metric, make_task
     from aia_jax.training.checkpoint_recovery import saved_steps
     from aia_jax.training.trainer import Trainer
     from aia_jax.weights.initialization import initializer
 
     task = make_task(config)
+    check_metric(config)
     resumed = bool(saved_steps(workdir))
     if config.model.get("freeze_backbone") and not (config.init_backbone or config.init_from or resumed):
         raise InputError("config.model.freeze_backbone needs a backbone: give config.init_backbone or config.init_from")
-    for split in ("train", config.eval.split, "test"):
+    initialize = None if resumed else initializer(config, task)
+    trainer = Trainer(config, task, workdir, initialize=initialize)
+    for split in (config.eval.split, "test"):
         task.split(split)  # reads and checks all data before the first step
     if config.task == "annotation" and config.data.name == CUSTOM and jax.process_index() == 0:
         targets = [task.split(split).targets for split in ("train", config.eval.split)]
         print(balance_summary([printable(label) for label in task.labels], *targets, config.eval.split), flush=True)
-    initialize = None if resumed else initializer(config, task)
-    trainer = Trainer(config, task, workdir, initialize=initialize)
     if jax.process_index() == 0:
         parameters = parameter_overview.count_parameters(trainer.abstract_state.weights("raw")["params"])
         devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"

@@ -22,7 +22,7 @@ from aia_jax.training.prediction import Predictor
 from aia_jax.training.runs import check_complete_model, check_same_config, open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import write_json
+from aia_jax.utils.files import check_writable, write_json
 from aia_jax.weights.load import check_same_data, load_arrays, model_shapes, with_reasoning_of
 
 
@@ -55,6 +55,7 @@ def evaluate(
         InputError: the system does not support an option, `workdir` has no checkpoint, the weights are for another
             model or for other data, or the thresholds are for other labels.
     """
+    check_writable(output)
     task = task or make_task(config)
     sharding.check_batch_size("eval.batch_size", config.eval.batch_size, sharding.data_mesh())
     evaluator = _make_evaluator(task, split, workdir, thresholds=thresholds, html=html, num_weights=len(weights))
@@ -97,15 +98,17 @@ def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iter
     with open_run(workdir) as checkpointer:
         check_same_config(workdir, config, free=("init_from", "init_backbone", "model.dtype"))
         best, _ = checkpointer.best()
-        task.split(split)
         evaluated = [step for step in checkpointer.steps() if "weights" in checkpointer.info(step)]
+        steps = dict.fromkeys((max(evaluated), best))
+        for step in steps:
+            check_complete_model(workdir, checkpointer.info(step))
+            checkpointer.check_undamaged(step)
+            check_same_data(workdir, checkpointer.info(step), task.describe())
+        task.split(split)
         graphdef, shapes = abstract_weights(task.build_model, sharding.data_mesh())
         predictor = Predictor(graphdef, sharding.data_mesh())
-        for step in dict.fromkeys((max(evaluated), best)):
+        for step in steps:
             info = checkpointer.info(step)
-            check_complete_model(workdir, info)
-            checkpointer.check_undamaged(step)
-            check_same_data(workdir, info, task.describe())
             arrays = select_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])
             which = "best" if step == best else "last"
             name = f"{which} epoch ({info['epoch']}, {info['weights']})" if info["epoch"] else "converted"
@@ -119,8 +122,8 @@ def _from_weights(config: ConfigDict, sources: Sequence[str], task: Task, split:
     for source in sources:
         own = with_reasoning_of(source, config) if len(sources) > 1 else config
         own_task = task if own is config else make_task(own)
-        own_task.split(split)
         arrays = load_arrays(source, own, model_shapes(own_task.build_model), own_task.describe())
+        own_task.split(split)
         graphdef, shapes = abstract_weights(own_task.build_model, mesh)
         weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), mesh)
         predictor = Predictor(graphdef, mesh)

@@ -28,7 +28,7 @@ from aia_jax.inference.thumbnails import PICTURES, Thumbnail, ThumbnailStore
 from aia_jax.report.gallery.writer import PageLabel, PagePhoto, announce_size, write_gallery_page
 from aia_jax.report.page_parts import folder_url
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import atomic_path, complete_lines, exclusive_lock, write_bytes, write_json
+from aia_jax.utils.files import atomic_path, check_writable, complete_lines, exclusive_lock, write_bytes, write_json
 from aia_jax.utils.messages import spreadsheet_text
 
 SETTINGS = "settings.json"
@@ -62,8 +62,7 @@ class AnnotationOutput(contextlib.ExitStack):
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, force: bool = False, pictures: bool = False):
         super().__init__()
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--output {folder} is a file; name a folder")
+        check_writable(folder)
         self._folder = folder
         with contextlib.ExitStack() as opened:
             folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.prediction import fetch_outputs
 from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import read_json
 from aia_jax.utils.paths import local_path
 from aia_jax.weights.load import load_arrays, model_shapes
 
@@ -203,22 +204,29 @@ def load_trained_annotator(
     return TrainedAnnotator(config, names, arrays, batch_size, fold=fold)
 
 
-def read_thresholds(
-    given: float | str | Path | None, source: str | Path, annotator: TrainedAnnotator
-) -> float | np.ndarray:
-    """Returns one threshold for all labels, or `[C]`. `given` is the argument `threshold` of `aia_jax.load`.
+def check_threshold(given: float | str | Path | None, source: str | Path) -> float | Path | None:
+    """Returns the threshold, or the path of a thresholds file. `given` and `source` are arguments of `aia_jax.load`.
 
-    Raises InputError if `given` is not from 0 to 1, or if the thresholds file cannot be read or is for other labels.
+    Raises InputError if the threshold is not from 0 to 1, or if the file cannot be read. Does not load the model.
     """
-    if given is None and (local_path(source) / "thresholds.json").is_file():
-        given = local_path(source) / "thresholds.json"
-    if given is None:
-        return annotator.config.eval.threshold
+    default = local_path(source) / "thresholds.json"
+    given = default if given is None and os.path.lexists(default) else given
     if isinstance(given, str | Path):
-        return load_thresholds(local_path(given), annotator.labels)
-    if not 0 <= given <= 1:
+        read_json(local_path(given), "{label: threshold}")
+        return local_path(given)
+    if given is not None and not 0 <= given <= 1:
         raise InputError(f"the threshold must lie in 0..1, not {given}")
     return given
+
+
+def read_thresholds(given: float | Path | None, annotator: TrainedAnnotator) -> float | np.ndarray:
+    """Returns one threshold for all labels, or `[C]`. `given` is a result of `check_threshold`.
+
+    Raises InputError if the thresholds file is for other labels.
+    """
+    if isinstance(given, Path):
+        return load_thresholds(given, annotator.labels)
+    return annotator.config.eval.threshold if given is None else given
 
 
 def _decode(image: OneImage, number: int, size: int) -> np.ndarray:

@@ -106,9 +106,12 @@ class Exporter:
         """
         onnx_model, annotator = import_onnx(), self._annotator
         torch_model = onnx_model.build_torch_model(annotator.config, self._arrays)
-        content = onnx_model.to_onnx(
-            torch_model, annotator.channel_stats, annotator.image_size, batch=self._batch, explain=self._explain
-        )
+        options = {"batch": self._batch, "explain": self._explain}
+        try:
+            content = onnx_model.to_onnx(torch_model, annotator.channel_stats, annotator.image_size, **options)
+        except Exception as error:  # torch.onnx raises errors of many types
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"torch.onnx cannot convert the model: {reason:.300}") from error
         # ONNX multiplies matrices in full float32. JAX does this on CPUs by default, and elsewhere only with "highest".
         with jax.default_matmul_precision(None if jax.export.default_export_platform() == "cpu" else "highest"):
             differences = self._compare(onnx_model.load_onnx(content))
@@ -130,8 +133,8 @@ class Exporter:
         wrong = [f"{name} by {value:.2g}" for name, value in differences.items() if not value <= tolerance]
         if wrong:
             raise InputError(
-                f"nothing was written: the file differs from the model in {' and '.join(wrong)}, more than "
-                f"{tolerance:g}; the weights are damaged or diverged, or the converter does not support the model"
+                f"the file differs from the model in {' and '.join(wrong)}, more than {tolerance:g}; the weights are "
+                "damaged or diverged, or the converter does not support the model"
             )
         return differences
 

@@ -59,7 +59,9 @@ class AnnotationTask(BaseTask):
     def labels(self) -> tuple[str, ...]:
         """The C labels, in the order of logits and targets. Raises InputError if two loaded splits differ in labels."""
         loaded = [split.labels for split in self._splits.values()]
-        labels = loaded[0] if loaded else self._vocabulary
+        if not loaded or "_vocabulary" in vars(self):  # the model may have been built for these labels
+            loaded.append(self._vocabulary)
+        labels = loaded[0]
         if any(others != labels for others in loaded):
             raise InputError(
                 f"train and test split of {self.config.data.name} list different labels, or in a different order; "

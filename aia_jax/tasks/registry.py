@@ -1,7 +1,10 @@
 """Creates the task that a config names."""
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from aia_jax.metrics.annotation import annotation_metrics
+from aia_jax.metrics.retrieval import retrieval_metrics
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
 from aia_jax.tasks.retrieval import RetrievalTask
@@ -20,3 +23,13 @@ def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask | SearchTask
     if config.task == "search":
         return SearchTask(config)
     raise InputError(f"config.task={config.task!r} is unknown; known: annotation, retrieval, search")
+
+
+def check_metric(config: ConfigDict) -> None:
+    """Raises InputError if `config.eval.metric`, which chooses the best epoch, is not a metric of the task."""
+    one = np.zeros((1, 1))
+    metrics = {"annotation": lambda: annotation_metrics(one, one, 0.5), "retrieval": lambda: retrieval_metrics(one)}
+    known = metrics[config.task]() if config.task in metrics else {config.eval.metric: 0}
+    if config.eval.metric not in known:
+        names = ", ".join(known)
+        raise InputError(f"config.eval.metric={config.eval.metric!r} is not a metric of this task; known: {names}")

@@ -89,8 +89,12 @@ class SearchTask(BaseTask):
             f"{describe_model(self.config.model)}{caveat}"
         )
 
-    def build_model(self, rngs: nnx.Rngs) -> AMC:
-        num_features = self.split("train").images.maps.shape[-1]
+    @property
+    def build_model(self) -> Callable[[nnx.Rngs], AMC]:
+        """Builds the model. Before, loads the data that its sizes depend on, because JAX's tracing cannot load them."""
+        return functools.partial(self._build_model, self.split("train").images.maps.shape[-1])
+
+    def _build_model(self, num_features: int, rngs: nnx.Rngs) -> AMC:
         sizes = len(self.vocabulary), len(self.source.keyword_names), num_features
         model = build_amc(self.config.model, *sizes, rngs=rngs)
         if self.config.model.word_vectors:

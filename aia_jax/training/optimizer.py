@@ -53,6 +53,17 @@ def step_decay(
     return optax.piecewise_constant_schedule(start, dict.fromkeys(ends, factor))
 
 
+def check_optimizer(config: ConfigDict) -> None:
+    """Raises InputError if `name` or `schedule` in `config.optimizer` is unknown, or Adam has a `weight_decay`."""
+    for field, known in (("name", ("adam", "lamb")), ("schedule", ("one_cycle", "step"))):
+        if config[field] not in known:
+            raise InputError(f"config.optimizer.{field}={config[field]!r} is unknown; known: {', '.join(known)}")
+    if config.name == "adam" and config.weight_decay:
+        raise InputError(
+            f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or use lamb"
+        )
+
+
 def make_optimizer(
     config: ConfigDict, total_steps: int, epoch_end: Callable[[int], int] | None = None
 ) -> optax.GradientTransformation:
@@ -66,15 +77,9 @@ def make_optimizer(
             `decay_factor` and `beta1`.
         epoch_end: see `step_decay`. Only the schedule "step" needs this function.
 
-    Raises InputError if `config.name` or `config.schedule` is unknown, or `config.weight_decay` is not 0 for Adam.
+    Raises InputError: see `check_optimizer`.
     """
-    for field, known in (("name", ("adam", "lamb")), ("schedule", ("one_cycle", "step"))):
-        if config[field] not in known:
-            raise InputError(f"config.optimizer.{field}={config[field]!r} is unknown; known: {', '.join(known)}")
-    if config.name == "adam" and config.weight_decay:
-        raise InputError(
-            f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or use lamb"
-        )
+    check_optimizer(config)
     peak = config.max_learning_rate
     if config.schedule == "step":
         learning_rate = step_decay(total_steps, peak, config.decay_factor, config.decay_epochs, epoch_end)

@@ -15,7 +15,7 @@ from aia_jax.training.checkpoint_recovery import recover
 from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.model_arrays import Arrays, abstract_weights
 from aia_jax.training.nonfinite import NonFiniteSteps
-from aia_jax.training.optimizer import make_optimizer
+from aia_jax.training.optimizer import check_optimizer, make_optimizer
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.preemption import AgreedStop, stop_on_signals
 from aia_jax.training.progress import Progress
@@ -25,11 +25,13 @@ from aia_jax.training.step import make_train_step
 from aia_jax.training.task import Task
 from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError, Interrupted
-from aia_jax.utils.files import exclusive_lock, write_errors_as_input_errors
+from aia_jax.utils.files import check_writable, exclusive_lock, write_errors_as_input_errors
 
 
 class Trainer:
     """Trains one task in one workdir. `fit` starts or continues the run.
+
+    The constructor checks all that needs no data before it loads the training data.
 
     Args:
         config: see `configs/base.py` for the fields.
@@ -56,7 +58,10 @@ class Trainer:
         self.mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
         sharding.check_batch_size("batch_size", config.batch_size, self.mesh, config.accumulate_steps)
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
+        check_writable(self.workdir, "--workdir")
         check_same_config(self.workdir, config)
+        check_optimizer(config.optimizer)
+        graphdef, _ = abstract_weights(task.build_model, self.mesh)
         if task.epoch_end(1) < 1:
             raise InputError(
                 f"config.batch_size={config.batch_size} is larger than the training data of "
@@ -68,7 +73,6 @@ class Trainer:
         self.abstract_state = sharding.shard_shapes(jax.eval_shape(self._initial_state), self.mesh)
         self._state_sharding = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         self._weights_sharding = self._state_sharding.weights("raw")
-        graphdef, _ = abstract_weights(task.build_model, self.mesh)
         self.train_step = make_train_step(
             graphdef,
             task.loss,

@@ -6,6 +6,7 @@ import ast
 import functools
 import inspect
 import operator
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Args:
         path: a config file or the name of a packaged config. `FILE:ARGUMENT` if its `get_config` takes an argument. The
-            file may import from the current directory and from the parent of its own folder.
+            longest part that is a file is FILE. It may import from the current directory and from the parent of its
+            own folder.
         overrides: see `apply_overrides`.
 
     Returns:
@@ -57,7 +59,7 @@ def packaged_configs() -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8").split('"""')[1].splitlines()[0] for path in files}
 
 
-def _find_file(name: str) -> str:
+def _find_file(name: str, given: str) -> str:
     if Path(name).is_file():
         return name
     packaged = packaged_configs()
@@ -65,17 +67,20 @@ def _find_file(name: str) -> str:
         return str(CONFIGS / f"{name}.py")
     near = nearest(Path(name).stem, packaged)
     hint = f", nearest: {near[0]}" if near else ""
-    raise InputError(f"--config {name}: no such file, and no packaged config{hint}; `aia configs` lists them")
+    raise InputError(f"--config {given}: no such file, and no packaged config{hint}; `aia configs` lists them")
 
 
 def _get_config(path: str) -> ConfigDict:
     from ml_collections import ConfigDict
 
-    name, *argument = path.split(":", 1)
+    parts = path.split(":")
+    names = [":".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    name = next((name for name in names if os.path.isfile(os.path.expanduser(name))), parts[0])
+    argument = [path[len(name) + 1 :]] if name != path else []
     if argument and argument[0].startswith("//"):
         local_path(path)  # refuses a URL
     name = str(local_path(name))
-    file = _find_file(name)
+    file = _find_file(name, path)
     for folder in (Path.cwd(), Path(file).absolute().parent.parent):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))

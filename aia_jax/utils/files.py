@@ -39,6 +39,15 @@ def write_errors_as_input_errors(path: Path, advice: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be written: {error.strerror}; {advice}") from error
 
 
+def check_writable(folder: Path, flag: str = "--output") -> None:
+    """Raises InputError if `folder`, which need not exist, is a file or cannot be written. `flag` names it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{flag} {folder}{f': {there}' * (there != folder)} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {folder}: {there} cannot be written; make it writable, or name another folder")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically. Creates its folder."""
     with atomic_path(path) as temporary:

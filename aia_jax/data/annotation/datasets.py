@@ -174,9 +174,14 @@ def scene_indices(config_data: ConfigDict, split: str) -> range:
     """Returns the indices of the scenes in the split "train" or "test"; see `scenes.draw`.
 
     Raises:
-        InputError: `config.data.num_train` or `config.data.num_test` is out of range.
+        InputError: `config.data` lacks a field of scenes, or its `num_train` or `num_test` is out of range.
     """
     field, first = {"train": ("num_train", 0), "test": ("num_test", _FIRST_TEST_SCENE)}[split]
+    if lacking := [f"config.data.{name}" for name in ("num_train", "num_test", "seed") if name not in config_data]:
+        raise InputError(
+            f"config.data.name=scenes needs {', '.join(lacking)}, which this config lacks: the configs demo, "
+            "demo_retrieval and demo_search have them"
+        )
     count = config_data[field]
     if not 0 < count <= _FIRST_TEST_SCENE:
         raise InputError(f"config.data.{field}={count} must be in 1..{_FIRST_TEST_SCENE}")
