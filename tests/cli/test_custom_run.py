@@ -157,7 +157,7 @@ def test_other_photos_are_evaluated_by_the_statistics_of_training(folder, tmp_pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"batch_size": 64}, "batch_size=64 is larger than the training data of 37; give one that is a multiple of 8"),
+        ({"batch_size": 64}, "batch_size=64 is larger than the training data of 37; set a smaller multiple of 8"),
         ({"data.root": "nowhere"}, "nowhere/channel_stats.json does not exist; config.data.root must be the folder"),
     ],
 )

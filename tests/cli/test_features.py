@@ -162,7 +162,7 @@ def test_bad_lists_are_reported_with_line_numbers(features, tmp_path, failing, c
     [
         (["--images={}/file"], "file is not a folder; name a folder of photos"),
         (["--output={}/x"], "x must end in .npy"),
-        (["--output={}/file/deep/x.npy"], "cannot be written: Not a directory; --output names another place"),
+        (["--output={}/file/deep/x.npy"], "file is a file; name a folder"),
         (["--output={}/folder.npy"], "folder.npy is a folder; name another --output"),
         (["--weights={}/none.pth"], "none.pth"),
         (["--weights={}/empty"], "holds no checkpoints"),

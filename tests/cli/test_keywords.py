@@ -171,7 +171,7 @@ def test_bad_lists_and_datasets_are_reported_with_the_place(here, failing, comma
         (["--keywords=none"], "--keywords none does not exist"),
         (["--keywords=list.lst"], "--keywords list.lst is no folder"),
         (["--keywords=empty"], "empty has no keyword files; their names must end in .json"),
-        (["--output=list.lst/deep"], "cannot be written: Not a directory; --output names another place"),
+        (["--output=list.lst/deep"], "list.lst is a file; name a folder"),
         (["--output=k/out"], "--output k/out lies in --keywords k, whose .json files are keywords; name another"),
         (["--list=list.lst"], "--layout folder takes no --list"),
         (["--layout=clickture"], "--layout clickture needs --list, the file that lists the images"),

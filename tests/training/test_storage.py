@@ -163,6 +163,6 @@ def test_metrics_on_a_full_disk_are_reported_and_their_files_closed(tmp_path):
 def test_a_read_only_workdir_is_refused(tmp_path):
     with (
         mounted(tmp_path / "disk", "size=1m,ro"),
-        pytest.raises(InputError, match=r"disk/run cannot be written: Read-only file system; make it writable, or"),
+        pytest.raises(InputError, match=r"--workdir .*run: .*disk cannot be written; make it writable, or"),
     ):
         run(toy_config(), tmp_path / "disk" / "run")

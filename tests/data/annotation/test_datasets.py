@@ -104,7 +104,7 @@ def test_all_bad_photos_are_listed_or_left_out(config, photos, tmp_path, capsys)
     first, *lines = str(caught.value).splitlines()
     assert "4 image(s) cannot be used" in first
     assert "--config.data.skip_corrupt=True" in first
-    for name, reason in (("0.jpeg", "No such file"), ("1.jpeg", "empty"), ("2.jpeg", "trunc"), ("4.jpeg", "format")):
+    for name, reason in (("0.jpeg", "No such file"), ("1.jpeg", "empty"), ("2.jpeg", "trunc"), ("4.jpeg", "web page")):
         assert sum(name in line and reason in line for line in lines) == 1, name
     assert len(lines) == 4
     assert _copies(tmp_path) == []
