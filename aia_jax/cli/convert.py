@@ -132,6 +132,8 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
 
 def check_output(output: Path) -> None:
     """Raises InputError if the workdir `output` already has checkpoints, or cannot be written."""
+    if output.is_file():
+        raise InputError(f"{output} is a file; --output names a folder, or with --reverse the file to write")
     check_writable(output)
     from aia_jax.training.checkpoint_recovery import saved_steps
 
