@@ -6,9 +6,8 @@ from pathlib import Path
 
 from aia_jax.utils.errors import InputError
 
-_REMOTE = re.compile(
-    r"[A-Za-z][\w+.@-]*:[/\\]|\\\\"
-)  # gs://a, gs:/a (made of it by pathlib), me@host:/a, C:\a, \\host\a
+# gs://a, gs:/a (made of it by pathlib), me@host:/a, C:\a, \\host\a
+_REMOTE = re.compile(r"[A-Za-z][\w+.@-]*:[/\\]|\\\\")
 _UNREPLACED = re.compile(r"\$\{?[A-Z_]{2,}")  # $HOME
 _LONGEST_NAME = 255  # bytes
 

@@ -35,7 +35,7 @@ def find_weights(content: Any, key: str, where: str) -> tuple[dict[str, Any], di
 
     Args:
         content: the result of `read_archive`.
-        key: the place of the weights, or the begin of it. "": any place.
+        key: the place of the weights, or its beginning. "": any place.
         where: the file's name, for error messages.
 
     Returns:

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-from tests.soak import (  # noqa: E402  # noqa: E402
+from tests.soak import (  # noqa: E402
     fuzz_annotations,
     fuzz_arrays,
     fuzz_commands,

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from aia_jax.data.importing.coco import read_coco
 from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow
-from aia_jax.data.photo_folder import SUFFIXES
+from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from aia_jax.data.annotation.annotations import label_problem
 from aia_jax.data.importing.labelled_photos import LabelRow
-from aia_jax.data.photo_folder import SUFFIXES
+from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.messages import format_count, printable
 
 _MISREAD = ("cp1252", "latin-1", "mac_roman", "cp1251")  # encodings in which UTF-8 text is often misread

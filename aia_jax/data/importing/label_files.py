@@ -8,7 +8,7 @@ from typing import Any
 from aia_jax.data.importing.exports import read_json_labels, read_xml_labels
 from aia_jax.data.importing.label_tables import read_table
 from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, read_folders
-from aia_jax.data.photo_folder import SUFFIXES
+from aia_jax.data.photo_files import PhotoFiles
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import list_files
 
@@ -52,7 +52,7 @@ def _refuse_options(path: Path, options: dict[str, Any]) -> None:
 
 def _read_folder(folder: Path, options: dict[str, Any]) -> LabelList:
     """Reads the files of labels in the folder, or in its folders of splits; else the names of its folders."""
-    tops = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    tops = PhotoFiles().subfolders(folder)
     splits = [top for top in tops if top.lower() in SPLIT_NAMES]
     files = [(top, name) for top in ("", *splits) for name in _FILES if (folder / top / name).is_file()]
     if not files:
@@ -79,14 +79,11 @@ def _read_folder(folder: Path, options: dict[str, Any]) -> LabelList:
 def _refuse_layout(folder: Path, tops: list[str]) -> None:
     """Raises InputError if folders are not labels: there are files that hold the labels."""
     beside = sorted(name for name in os.listdir(folder) if name.lower().endswith(_SUFFIXES) and name[0] != ".")
-    other = [
-        top
-        for top in tops
-        if top.lower() in ("annotations", "labels", "ann") and not list_files(folder / top, SUFFIXES)
-    ]
-    photos = {os.path.splitext(os.path.basename(name))[0] for name in list_files(folder, SUFFIXES)}
+    names = ("annotations", "labels", "ann")
+    other = [top for top in tops if top.lower() in names and not PhotoFiles().names(folder / top)]
+    photos = {Path(name).stem for name in PhotoFiles().names(folder)}
     for suffix, tool in _TOOLS.items():
-        stems = {os.path.splitext(os.path.basename(name))[0] for name in list_files(folder, (suffix,))}
+        stems = {Path(name).stem for name in list_files(folder, (suffix,))}
         if photos and 2 * len(stems & photos) > len(photos):
             raise InputError(
                 f"{folder} has a {suffix} file for each photo, as from {tool}, which is not read; {_INSTEAD}"

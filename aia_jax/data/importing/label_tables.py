@@ -10,7 +10,7 @@ from typing import NamedTuple
 from aia_jax.data.importing.label_cells import LISTS, choose_separator, split_cell
 from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow
 from aia_jax.data.importing.table_text import Row, read_rows
-from aia_jax.data.photo_folder import SUFFIXES
+from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.errors import InputError
 
 _PHOTO_COLUMNS = ("image", "image_name", "image_id", "image_path", "filename", "file_name", "file", "filepath")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from aia_jax.data.photo_folder import SUFFIXES
+from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_text
 
