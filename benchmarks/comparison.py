@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from aia_jax.cli.exit_codes import execute, fail
-from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least, positive
+from aia_jax.cli.flags import Parser, add_config_argument, at_least, positive
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from benchmarks.roofline import Work, bounds, count_work, measure_device
@@ -172,8 +172,8 @@ def make_parser(description: str) -> Parser:
     parser.add_argument(
         "--seconds", type=at_least(0.0), default=1.0, metavar="S", help="approximate length of a window; default: 1"
     )
-    parser.add_argument("--full_size", action=Switch, help="use the config unchanged on a CPU too")
-    parser.add_argument("--torch_compile", action=Switch, help="compile PyTorch's step on a CPU too")
+    parser.add_argument("--full_size", action="store_true", help="use the config unchanged on a CPU too")
+    parser.add_argument("--torch_compile", action="store_true", help="compile PyTorch's step on a CPU too")
     return parser
 
 

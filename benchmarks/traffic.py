@@ -24,7 +24,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.cli.exit_codes import execute
-from aia_jax.cli.flags import Parser, Switch, add_config_argument, positive
+from aia_jax.cli.flags import Parser, add_config_argument, positive
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
@@ -244,5 +244,7 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     parser.add_argument("--target", choices=TARGETS, default="h200", help="device to compile for")
     parser.add_argument("--devices", type=positive, default=1, metavar="N", help="number of devices")
-    parser.add_argument("--inference", action=Switch, help="compile the prediction step instead of the training step")
+    parser.add_argument(
+        "--inference", action="store_true", help="compile the prediction step instead of the training step"
+    )
     sys.exit(execute(parser, _main))

@@ -14,7 +14,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from aia_jax.cli.devices import check_devices
-from aia_jax.cli.flags import Parser, Switch, add_config_argument, at_least, local, word
+from aia_jax.cli.flags import Parser, add_config_argument, at_least, local, word
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, sha256_of_file
 
@@ -28,15 +28,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--output", required=True, type=local, metavar="DIR|FILE", help=target)
     reverse = parser.add_argument_group("to PyTorch")
     reverse.add_argument(
-        "--reverse", action=Switch, help="write a PyTorch file with the names of timm >= 0.9, or an SGRAF checkpoint"
+        "--reverse", action="store_true", help="write a PyTorch file with names of timm >= 0.9 or SGRAF"
     )
     reverse.add_argument(
-        "--backbone_only", action=Switch, help="write only the backbone, as timm's model with num_classes=0"
+        "--backbone_only", action="store_true", help="write only the backbone, as timm's model with num_classes=0"
     )
     check = parser.add_argument_group("comparison with PyTorch")
-    check.add_argument(
-        "--verify", action=Switch, help="compare every stage with PyTorch; exit code 1 if an error exceeds --tolerance"
-    )
+    check.add_argument("--verify", action="store_true", help="compare every stage with PyTorch; exit code 1 on errors")
     tolerance = "largest error, relative to the largest value of a stage; default: 1e-5"
     check.add_argument("--tolerance", type=at_least(0.0), default=1e-5, metavar="E", help=tolerance)
     images = "annotation: images to compare on; default: synthetic scenes"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aia_jax.cli.devices import add_device_arguments, set_up_devices
-from aia_jax.cli.flags import Parser, Switch, add_config_argument, local, word
+from aia_jax.cli.flags import Parser, add_config_argument, local, word
 from aia_jax.utils.errors import InputError
 
 
@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--html",
-        action=Switch,
+        action="store_true",
         help="annotation: also write report.html, a page of all photos, the worst first, with true and predicted "
         "labels, attention, precision-recall curves and confusions",
     )

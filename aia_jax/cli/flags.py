@@ -12,8 +12,6 @@ from typing import Any, NoReturn
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.paths import local_path
 
-_SWITCH_VALUES = {"true": True, "1": True, "false": False, "0": False}
-
 
 class Parser(argparse.ArgumentParser):
     """A parser that raises InputError for every mistake and names the nearest known flag.
@@ -53,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         plain, overrides = _split_overrides(argv) if "--config" in self._option_string_actions else (list(argv), [])
         if not {"-h", "--help"} & set(plain) and (problem := self._unknown_flags(plain)):
             self.error(problem)
-        arguments, others = self.parse_known_args([self._without_value(argument) for argument in plain])
+        arguments, others = self.parse_known_args(plain)
         if others:
             self.error(f"unexpected argument {others[0]!r}; every argument is a flag")
         if overrides and not arguments.config:
@@ -72,14 +70,6 @@ class Parser(argparse.ArgumentParser):
             message += "; write a value that begins with - after an equals sign, as in --flag=-value"
         raise InputError(f"{message}; see {self.prog} --help")
 
-    def _without_value(self, argument: str) -> str:
-        """Returns `--name` for `--name=true` and `--noname` for `--name=false`, if `--name` is a switch."""
-        flag, _, text = argument.partition("=")
-        action = self._option_string_actions.get(flag)
-        if not isinstance(action, Switch) or flag != f"--{action.dest}" or text.lower() not in _SWITCH_VALUES:
-            return argument
-        return flag if _SWITCH_VALUES[text.lower()] else f"--no{action.dest}"
-
     def _unknown_flags(self, argv: Sequence[str]) -> str:
         known = self._option_string_actions
         given = (argument.split("=")[0] for argument in itertools.takewhile(lambda argument: argument != "--", argv))
@@ -89,17 +79,6 @@ class Parser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
                 problems.append(f"unknown flag {flag}" + (f", nearest: {near[0]}" if near else ""))
         return "; ".join(problems)
-
-
-class Switch(argparse.Action):
-    """A flag without a value. `--name` sets the flag, and `--noname` unsets it."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
-        super().__init__([*option_strings, f"--no{dest}"], dest, nargs=0, default=False, **options)
-
-    def __call__(self, _parser: Any, namespace: argparse.Namespace, _values: Any, option: str | None = None) -> None:
-        """Sets or unsets the flag."""
-        setattr(namespace, self.dest, option == f"--{self.dest}")
 
 
 def add_config_argument(parser: Parser, help: str = "packaged config, such as demo, or config file") -> None:

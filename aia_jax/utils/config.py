@@ -6,7 +6,6 @@ import ast
 import functools
 import inspect
 import operator
-import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -36,8 +35,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Args:
         path: a config file or the name of a packaged config. `FILE:ARGUMENT` if its `get_config` takes an argument. The
-            longest part that is a file is FILE. It may import from the current directory and from the parent of its
-            own folder.
+            file may import from the current directory and from the parent of its own folder.
         overrides: see `apply_overrides`.
 
     Returns:
@@ -73,10 +71,7 @@ def _find_file(name: str, given: str) -> str:
 def _get_config(path: str) -> ConfigDict:
     from ml_collections import ConfigDict
 
-    parts = path.split(":")
-    names = [":".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    name = next((name for name in names if os.path.isfile(os.path.expanduser(name))), parts[0])
-    argument = [path[len(name) + 1 :]] if name != path else []
+    name, *argument = path.split(":", 1)
     if argument and argument[0].startswith("//"):
         local_path(path)  # refuses a URL
     name = str(local_path(name))

@@ -9,15 +9,14 @@ from aia_jax.utils.errors import InputError
 # gs://a, gs:/a (made of it by pathlib), me@host:/a, C:\a, \\host\a
 _REMOTE = re.compile(r"[A-Za-z][\w+.@-]*:[/\\]|\\\\")
 _UNREPLACED = re.compile(r"\$\{?[A-Z_]{2,}")  # $HOME
-_LONGEST_NAME = 255  # bytes
 
 
 def local_path(given: str | os.PathLike) -> Path:
     """Returns the path of a local file or folder, which need not exist. Replaces a leading `~` or `~user`.
 
     Raises:
-        InputError: the path is empty, is a URL or a path of another system, has a name that is too long, or the home
-            folder is unknown. Or nothing exists there, and the path has white space at an end or holds `$NAME`.
+        InputError: the path is empty, is a URL or a path of another system, holds `$NAME` and does not exist, or the
+            home folder is unknown.
     """
     text = os.fsdecode(given)
     if problem := _problem(text):
@@ -29,16 +28,10 @@ def local_path(given: str | os.PathLike) -> Path:
 
 
 def _problem(text: str) -> str:
-    if not text.strip():
-        return "is empty; give the path of a file or folder"
-    if "\0" in text:
-        return "holds a NUL character; correct the path"
+    if not text.strip() or "\0" in text:
+        return "is no path; give the path of a file or folder"
     if _REMOTE.match(text):
         return "is not a path of this machine; copy the files to this machine or mount the storage, and give that path"
-    if any(len(name.encode(errors="surrogatepass")) > _LONGEST_NAME for name in text.split("/")):
-        return f"holds a name of more than {_LONGEST_NAME} bytes; give a shorter one"
-    if os.path.lexists(text):
-        return ""
-    if _UNREPLACED.search(text):
+    if _UNREPLACED.search(text) and not os.path.lexists(text):
         return "holds a variable that the shell did not replace; remove the single quotes, or give the full path"
-    return "begins or ends with white space; correct the path" if text != text.strip() else ""
+    return ""

@@ -58,7 +58,6 @@ def program(*command: str) -> subprocess.CompletedProcess:
         ([*EVALUATE, "--weights=a.pth"], "--weights FILE needs --output"),
         ([*EVALUATE, "--weights=a.pth", "--output=b"], "a.pth is no file"),
         ([*CONVERT, "--backbone_only"], "--backbone_only needs --reverse"),
-        ([*CONVERT, "--reverse", "--noreverse", "--backbone_only"], "--backbone_only needs --reverse"),
         ([*CONVERT, "--reverse", "--verify"], "--reverse cannot be combined with --verify"),
         ([*CONVERT, "--split=test"], "--images and --split need --verify"),
         ([*CONVERT, "--tolerance=nan"], "must be at least 0.0, not nan"),
@@ -86,7 +85,7 @@ def test_the_data_root_of_the_training_is_suggested(tmp_path, capsys):
     ("name", "shown"),
     [
         ("train", ["--config demo ", "--workdir", "--config.init_backbone", "--xla_preset", "--distributed"]),
-        ("evaluate", ["--config demo ", "--workdir", "--weights", "--thresholds", "--html, --nohtml", "float32"]),
+        ("evaluate", ["--config demo ", "--workdir", "--weights", "--thresholds", "--html", "float32"]),
         ("convert", ["--config corel5k ", "--input", "--output", "--verify", "--reverse"]),
     ],
 )
@@ -122,15 +121,12 @@ def parser_of(name: str) -> Parser:
     return parser
 
 
-def test_fields_of_the_config_and_switches_are_parsed():
+def test_fields_of_the_config_are_parsed():
     parser = parser_of("train")
     given = ["--config", "c.py", "--config.a=1", "--workdir", "w", "--config.b", "-2", "--config.on", "--noconfig.off"]
     arguments = parser.parse(given)
     assert (arguments.config, str(arguments.workdir)) == ("c.py", "w")
     assert arguments.overrides == ["--config.a=1", "--config.b=-2", "--config.on", "--noconfig.off"]
-    switches = {"--html": True, "--html=true": True, "--html=0": False, "--html --nohtml": False}
-    for flags, html in (([], False), *((flags.split(), html) for flags, html in switches.items())):
-        assert parser_of("evaluate").parse(["--config=c.py", *flags]).html == html
     assert parser_of("evaluate").parse(["--config=c.py", "--output", ""]).output is None
 
 
