@@ -98,7 +98,8 @@ def test_one_device_gives_the_same_losses(root, workdir, tmp_path):
 
 def test_an_ensemble_is_the_mean_of_similarities(root, workdir, tmp_path, capsys):
     other = tmp_path / "sgr"
-    train(small_config(root, "sgr", **{"epochs": 1, "loss.visual": False, "loss.textual": True}), other)
+    fields = {"epochs": 1, "data.lengths": (12,), "loss.visual": False, "loss.textual": True}
+    train(small_config(root, "sgr", **fields), other)
     assert {"triplet", "textual"} < records(other, "train")[0].keys()
     metrics = evaluate(small_config(root), None, tmp_path / "both", weights=(str(other), str(workdir)))
     rows = json.loads((tmp_path / "both" / "metrics.json").read_text())["rows"]

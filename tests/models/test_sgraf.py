@@ -82,9 +82,8 @@ def test_gradients_are_finite_and_the_same_in_blocks_and_recomputed(reasoning):
 
     plain = jax.jit(lambda params: jax.grad(loss)(params, 1000))(weights["params"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(plain))
-    for remat in (False, True):
-        blocks = jax.jit(functools.partial(jax.grad(loss), block=IMAGES, remat=remat))(weights["params"])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), blocks, plain)
+    blocks = jax.jit(functools.partial(jax.grad(loss), block=IMAGES, remat=True))(weights["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), blocks, plain)
 
 
 @pytest.mark.parametrize("reasoning", ["sgr", "saf"])
