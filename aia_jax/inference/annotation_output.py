@@ -101,6 +101,7 @@ class AnnotationOutput(contextlib.ExitStack):
         for name, labels in photos:
             scored = [{"label": label, "score": score} for label, score in labels]
             self._annotations.write(_line({"image": name, "labels": scored}))
+            self.done.add(name)
         for name, problem in problems:
             self._problems.write(_line({"image": name, "problem": problem}))
         self._annotations.flush()

@@ -84,6 +84,7 @@ def test_the_page_shows_labels_with_their_maps(annotate, workdir, photos, tmp_pa
 def test_a_later_call_adds_the_page_and_continues_it(annotate, photos, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     assert annotate("--html") == 0
+    assert "gallery.html: 13 photos, about 0." in capsys.readouterr().out
     labels, at_once = labels_of(out), read_page(out / "gallery.html")
     assert annotate("--force") == 0
     assert not (out / PICTURES).exists()
