@@ -71,7 +71,7 @@ def _download(root: Path, dataset: PublicDataset, found: Inspection) -> Inspecti
             downloads.mkdir(parents=True, exist_ok=True)
             with exclusive_lock(downloads / "prepare.lock"):
                 if len(found.annotations) < len(SPLITS):
-                    fetch_annotations(root, dataset)
+                    fetch_annotations(dataset, found.folder)
                     found = inspect_dataset(root, dataset)
                     print(found.report(), flush=True)
                 if found.missing or found.unreadable:

@@ -21,15 +21,7 @@ from tqdm import tqdm
 
 from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, Annotations
-from aia_jax.data.public.public_datasets import PUBLIC_DATASETS
 from aia_jax.utils.errors import InputError
-
-_PUBLIC = {  # data set: (name of the builder, citation)
-    "corel5k": ("corel5k", "Duygulu et al., Object recognition as machine translation, ECCV 2002"),
-    "espgame": ("esp_game", "von Ahn and Dabbish, Labeling images with a computer game, CHI 2004"),
-    "iaprtc12": ("iaprtc12", "Grubinger et al., The IAPR TC-12 benchmark, OntoImage 2006"),
-    "vg500": ("vg500", "Chen et al., Learning semantic-specific graph representation, ICCV 2019 (Visual Genome)"),
-}
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -42,7 +34,6 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    _homepage = _citation = ""
 
     def __init__(self, splits: Mapping[str, Any], labels: Sequence[str], features: dict | None = None, **kwargs: Any):
         self._splits, self._labels, self._features = splits, labels, features or {}
@@ -51,9 +42,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=self._description,
-            homepage=self._homepage,
-            citation=self._citation,
+            description=type(self).__doc__,
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
@@ -83,12 +72,7 @@ class AnnotatedPhotos(_Builder, skip_registration=True):
     """
 
     def __init__(self, dataset: str, annotations: Mapping[str, Annotations], **kwargs: Any):
-        self.name, self._citation = _PUBLIC.get(dataset, (CUSTOM, ""))
-        self._description, self._homepage = "A user's own photos, in the layout of `aia import-labels`.", ""
-        if facts := PUBLIC_DATASETS.get(dataset):
-            train, test = facts.num_images.values()
-            photos = f"{train:,} training and {test:,} test photos, {facts.num_labels} labels."
-            self._description, self._homepage = f"{FOLDERS[dataset]}: {photos}", facts.homepage
+        self.name = {"espgame": "esp_game"}.get(dataset, dataset if dataset in FOLDERS else CUSTOM)
         super().__init__(annotations, next(iter(annotations.values())).labels, **kwargs)
 
     def _example(self, rows: Annotations, row: int) -> dict[str, Any]:
@@ -110,7 +94,7 @@ class Scenes(_Builder):
     """
 
     def __init__(self, seed: int, indices: Mapping[str, range], size: int, **kwargs: Any):
-        self._seed, self._size, self._description = seed, size, type(self).__doc__
+        self._seed, self._size = seed, size
         captions = tfds.features.Sequence(tfds.features.Text())
         super().__init__(indices, scenes.LABELS, {"captions": captions}, **kwargs)
 

@@ -37,9 +37,6 @@ def read_coco(path: Path, document: dict[str, Any]) -> LabelList:
         raise InputError(
             f"{path}: the annotations have a score, so they are predictions; remove wrong ones, and scores"
         )
-    if any("segments_info" in entry for entry in annotations):  # COCO's panoptic segmentation
-        segments = ((entry, entry.get("segments_info", [{}])) for entry in annotations)
-        document = document | {"annotations": [{**entry, **one} for entry, many in segments for one in many or ()]}
     problems: list[str] = []
     names, files = (_by_id(path, document, field, problems) for field in ("categories", "images"))
     same_names, same_files = ({str(number): number for number in known} for known in (names, files))
@@ -77,15 +74,11 @@ def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iter
     wanted = _COCO_FIELDS[field]
     for index, entry in enumerate(document[field]):
         where = f"{path.name}: {field}[{index}]"
-        if field == "images" and isinstance(entry, dict) and "coco_url" in entry:  # LVIS has no file_name
-            entry = {"file_name": entry["coco_url"], **entry}
         lacking = [name for name in wanted if not isinstance(entry, dict) or name not in entry]
         if lacking:
             problems.append(f"{where} has no {' and no '.join(lacking)}")
             continue
-        numbers = {name: int(entry[name]) for name in wanted if type(entry[name]) is float and entry[name].is_integer()}
-        entry = entry | {name: number for name, number in numbers.items() if name.endswith("id")}  # pandas writes 1.0
-        bad = [name for name in wanted if name.endswith("id") and not isinstance(entry[name], int | str)]
+        bad = [name for name in wanted if name.endswith("id") and not isinstance(entry[name], int | float | str)]
         if bad:
             problems.append(f"{where}.{bad[0]}: must be a number or a string, found {entry[bad[0]]!r:.40}")
         else:

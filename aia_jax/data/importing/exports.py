@@ -19,33 +19,21 @@ _ONE = ("label", "tag", "keyword", "class", "category", "choice", "classificatio
 _SEVERAL = ("labels", "image_labels", "tags", "keywords", "classes", "categories", "choices")
 _SEVERAL += ("classificationAnnotations",)
 _SPLITS = ("split", "subset", "partition")
-_NAMES = ("choices", "label", "labels", "name", "displayName", "rectanglelabels", "polygonlabels", "brushlabels")
-_NAMES += ("ellipselabels", "keypointlabels")
+_NAMES = ("choices", "label", "name", "displayName")  # and all that end with "labels"
 _WEIGHTS = ("confidence", "score", "probability")
-_ONE_EACH = (
-    "one file for each photo, which is not read; export COCO's JSON from the tool, or write a table image,labels"
-)
-# fields by which a format is known, its name, and what to do
-_REFUSED: tuple[tuple[set[str], str, str], ...] = (
-    ({"labels", "samples"}, "imported data of this project", "train with --config.data.root set to its folder"),
-    (
-        {"samples"},
-        "samples.json of FiftyOne",
-        "export with fo.types.FiftyOneImageClassificationDataset and a label_field, and give its labels.json",
-    ),
-    ({"_via_img_metadata"}, "a project of VGG Image Annotator", "export its annotations in the COCO format"),
-    ({"filename", "regions"}, "JSON of VGG Image Annotator", "export its annotations in the COCO format"),
-    ({"shapes", "imagePath"}, "JSON of LabelMe", _ONE_EACH),
-    ({"size", "objects"}, "JSON of Supervisely", _ONE_EACH),
-    ({"item", "annotations"}, "JSON of Darwin (V7)", _ONE_EACH),
-    ({"assets"}, "JSON of VoTT", "export CSV from VoTT"),
-    ({"source-ref"}, "a manifest of Amazon SageMaker", "write its class names to a table image,labels"),
-    ({"data_row"}, "JSON of Labelbox", "write its classifications to a table image,labels"),
-    ({"Labeled Data"}, "JSON of Labelbox", "write its classifications to a table image,labels"),
-    ({"image_id", "category_id", "score"}, "COCO's results", "results are no labels; give the instances file of COCO"),
-    ({"sentences"}, "captions", "captions are for retrieval, not for labels; see docs/retrieval.md"),
-    ({"caption"}, "captions", "captions are for retrieval, not for labels; see docs/retrieval.md"),
-)
+_INSTEAD = "export COCO's JSON from the tool, or write a table image,labels"
+_CAPTIONS = "captions: captions are for retrieval, not for labels; see docs/retrieval.md"
+_REFUSED = {  # fields by which a format is known: its name, and what to do
+    ("labels", "samples"): "imported data of this project: train with --config.data.root set to its folder",
+    ("samples",): "samples.json of FiftyOne: export a FiftyOneImageClassificationDataset, and give its labels.json",
+    ("_via_img_metadata",): f"a project of VGG Image Annotator: {_INSTEAD}",
+    ("filename", "regions"): f"JSON of VGG Image Annotator: {_INSTEAD}",
+    ("shapes", "imagePath"): f"JSON of LabelMe: {_INSTEAD}",
+    ("data_row",): f"JSON of Labelbox: {_INSTEAD}",
+    ("Labeled Data",): f"JSON of Labelbox: {_INSTEAD}",
+    ("sentences",): _CAPTIONS,
+    ("caption",): _CAPTIONS,
+}
 
 
 def read_json_labels(path: Path, *, photo_column: str = "", label_column: str = "") -> LabelList:
@@ -97,7 +85,7 @@ def read_xml_labels(path: Path) -> LabelList:
     except ElementTree.ParseError as error:
         raise InputError(f"{path} is not XML: {error}") from None
     if root.tag == "annotation":
-        raise InputError(f"{path} is XML of Pascal VOC: {_ONE_EACH}")
+        raise InputError(f"{path} is XML of Pascal VOC, of one photo: {_INSTEAD}")
     if root.tag != "annotations" or root.find("image") is None:
         raise InputError(f"{path} is not in the format 'CVAT for images 1.1', the only XML that is read; export that")
 
@@ -115,11 +103,11 @@ def _is_object(value: Any) -> bool:
 
 def _refuse(path: Path, *values: Any) -> None:
     """Raises InputError if a value has the fields of a format that is not read."""
-    for value in values:
-        for fields, name, advice in _REFUSED:
-            labelled = name == "captions" and _is_object(value) and value.keys() & {*_ONE, *_SEVERAL}
-            if _is_object(value) and fields <= value.keys() and not labelled:
-                raise InputError(f"{path} is {name}: {advice}")
+    for value in filter(_is_object, values):
+        for fields, advice in _REFUSED.items():
+            labelled = advice == _CAPTIONS and value.keys() & {*_ONE, *_SEVERAL}
+            if value.keys() >= set(fields) and not labelled:
+                raise InputError(f"{path} is {advice}")
 
 
 def _collect(path: Path, layout: str, entries: Iterable[tuple[str, Any]], read: Callable[[Any], tuple]) -> LabelList:
@@ -154,7 +142,8 @@ def _names(value: Any, classes: list | tuple = (), depth: int = 4) -> tuple[str,
             raise ValueError(f"a label has a {weights[0]}; predictions are no labels: keep those that hold, without it")
         if all(mark in (0, 1) for mark in value.values()):
             return tuple(name for name, mark in value.items() if mark)
-        given = [value[field] for field in _NAMES if value.get(field) not in (None, "", [])]
+        named = (value[field] for field in value if field in _NAMES or field.endswith("labels"))
+        given = [names for names in named if names not in (None, "", [])]
         if len(given) == 1:
             return _names(given[0], classes, depth - 1)
     if type(value) is int and 0 <= value < len(classes):

@@ -88,8 +88,6 @@ def _refuse_layout(folder: Path, tops: list[str]) -> None:
             raise InputError(
                 f"{folder} has a {suffix} file for each photo, as from {tool}, which is not read; {_INSTEAD}"
             )
-    if any(name.lower().startswith(("data.y", "dataset.y")) for name in beside):
-        raise InputError(f"{folder} holds {beside[0]}, as from YOLO, which is not read; {_INSTEAD}")
     if beside or other:
         raise InputError(
             f"{folder} holds {(beside or other)[0]}. If it holds the labels, name the file in --labels, and the "

@@ -1,16 +1,14 @@
 """Downloads the missing files of a public data set into the layout of the reference implementation.
 
     <root>/<Folder>/train.json  test.json  images/...     the files that training and evaluation read
-    <root>/<Folder>/ssgrl/  vg500_vocabulary.txt          sources of VG-500's annotations
+    <root>/<Folder>/ssgrl/  vg500_vocabulary.txt          for VG-500, the files that are read instead of the two lists
     <root>/<Folder>/downloads/                            archives and partial downloads
 
 Only missing files, and photos that cannot be opened, are written. Other files are not changed.
 """
 
-import json
 import os
 import shutil
-import stat
 import zipfile
 import zlib
 from collections import ChainMap
@@ -19,19 +17,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, read_annotations
+from aia_jax.data.annotation.annotations import SPLITS
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
-from aia_jax.data.public.download import check_unchanged, download
+from aia_jax.data.public.download import download
 from aia_jax.data.public.inspection import Inspection, first_names
 from aia_jax.data.public.public_datasets import PublicDataset
-from aia_jax.data.safe_names import leaves_folder
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes
 
 DOWNLOADS = "downloads"
 
 _LARGEST_PHOTO = 64 << 20  # bytes
-_LARGEST_RATIO = 4  # unpacked bytes per byte of an archive; a higher ratio is unsafe, as JPEGs compress very little
 
 _TOKEN = (
     "make a token at https://www.kaggle.com/settings/api (a free account, «Generate New Token») and put it into "
@@ -39,29 +35,11 @@ _TOKEN = (
 )
 
 
-def fetch_annotations(root: Path, dataset: PublicDataset) -> None:
-    """Creates a missing `train.json` or `test.json`, from local files in SSGRL's layout or from a download.
-
-    Raises:
-        InputError: a download fails, or a local annotation file is malformed.
-    """
-    folder = root / FOLDERS[dataset.name]
-    absent = [split for split in SPLITS if not (folder / f"{split}.json").exists()]
-    try:
-        made = {split: read_annotations(root, dataset.name, split) for split in absent}  # from SSGRL's files
-    except InputError:
-        for file in dataset.annotations:
-            if not (folder / file.path).exists():
-                download(file, folder)
-        made = {split: read_annotations(root, dataset.name, split) for split in absent}
-    for split, annotations in made.items():
-        if not (folder / f"{split}.json").exists():
-            samples = [
-                {"image_name": name, "image_labels": [annotations.labels[column] for column in row.nonzero()[0]]}
-                for name, row in zip(annotations.image_names, annotations.targets, strict=True)
-            ]
-            document = {"samples": samples, "labels": annotations.labels}
-            write_bytes(folder / f"{split}.json", json.dumps(document).encode())
+def fetch_annotations(dataset: PublicDataset, folder: Path) -> None:
+    """Downloads the missing annotation files of a data set to its folder. Raises InputError if a download fails."""
+    for file in dataset.annotations:
+        if not (folder / file.path).exists():
+            download(file, folder)
 
 
 def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
@@ -106,16 +84,12 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
     except Exception as error:  # kagglehub's errors have no common base class.
         if isinstance(error, OSError) and error.errno is not None:  # an error of the operating system, not of HTTP
             raise
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        if not isinstance(error, OSError):
-            message = f"{url} cannot be downloaded, kagglehub says: {reason}"
-            raise InputError(f"{message}. If the problem persists, remove {folder}") from None
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise InputError(f"Kaggle denies access to {url} ({status}): {_TOKEN}") from None
-        if status == 404:
-            raise InputError(f"Kaggle has no data set {url} (any more)") from None
-        raise InputError(f"{url} cannot be downloaded: {reason}; the same command continues") from None
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        advice = f"the same command continues. If the problem persists, remove {folder}"
+        raise InputError(f"{url} cannot be downloaded: kagglehub says: {reason}; {advice}") from None
     finally:
         del os.environ["KAGGLEHUB_CACHE"]
         if before is not None:
@@ -125,19 +99,18 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
 def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
     """Unpacks those photos in `targets` that a zip file has, and returns their names.
 
-    Each photo is written atomically after a check of its CRC.
+    Each photo is written atomically after a check of its CRC, which the zip file has.
 
     Args:
         targets: dict from file name of each wanted photo to the path to write. Folders in the zip file are ignored.
 
     Raises:
-        InputError: the zip file is damaged, encrypted or unsafe. It is unsafe if a path leads out of it, if a photo is
-            a link, or if a size is too large for photos.
+        InputError: the zip file is damaged or encrypted, or has a file that is too large for a photo.
     """
     member = None
     try:
         with zipfile.ZipFile(archive) as file:
-            members = _members(archive, file, targets)
+            members = _members(file, targets)
             bar = tqdm(members.items(), f"{archive.name}: unpacking", unit="img", mininterval=0.5, dynamic_ncols=True)
             for name, member in bar:
                 with file.open(member) as opened:
@@ -145,7 +118,7 @@ def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
                 write_bytes(targets[name], content)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         problem = f"its member {member.filename!r} is damaged ({error})" if member else error
-        advice = f"remove {archive.name} and {archive.name}.json, and the same command downloads it again"
+        advice = "remove it, and the same command downloads it again"
         raise InputError(f"{archive} cannot be used: {problem}; {advice}") from None
     return set(members)
 
@@ -198,34 +171,19 @@ def _fetch_from_archives(dataset: PublicDataset, folder: Path, targets: Mapping[
         for file in dataset.archives:
             if not targets:
                 break
-            archive = folder / file.path
-            if archive.exists():
-                check_unchanged(archive)
-            else:
+            if not (folder / file.path).exists():
                 download(file, folder)
-            written = unpack_photos(archive, targets)
+            written = unpack_photos(folder / file.path, targets)
             targets = {name: path for name, path in targets.items() if name not in written}
 
 
-def _members(archive: Path, file: zipfile.ZipFile, targets: Mapping[str, Path]) -> dict[str, zipfile.ZipInfo]:
-    distrust = f"{archive} is unsafe:"
+def _members(file: zipfile.ZipFile, targets: Mapping[str, Path]) -> dict[str, zipfile.ZipInfo]:
     found: dict[str, zipfile.ZipInfo] = {}
     for member in file.infolist():
-        if leaves_folder(member.filename):
-            raise InputError(f"{distrust} its member {member.filename!r} leads out of it")
         name = member.filename.replace("\\", "/").rpartition("/")[2]
         if name in targets and not member.is_dir():
             found.setdefault(name, member)
-    for member in found.values():
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG):
-            raise InputError(f"{distrust} its member {member.filename!r} is a link, not a file")
-        if member.flag_bits & 1:
-            raise InputError(f"{archive} cannot be used: its member {member.filename!r} is encrypted")
-        if member.file_size > _LARGEST_PHOTO:
-            size = f"has {member.file_size:,} bytes, a photo has at most {_LARGEST_PHOTO:,}"
-            raise InputError(f"{distrust} its member {member.filename!r} {size}")
-    unpacked, packed = sum(member.file_size for member in found.values()), archive.stat().st_size
-    if unpacked > _LARGEST_RATIO * packed:
-        raise InputError(f"{distrust} its {packed:,} bytes hold {unpacked:,} bytes of photos")
+            if member.file_size > _LARGEST_PHOTO:
+                size = f"has {member.file_size:,} bytes, a photo has at most {_LARGEST_PHOTO:,}"
+                raise zipfile.BadZipFile(f"its member {member.filename!r} {size}")
     return found

@@ -2,7 +2,6 @@
 
     <file>.part         the bytes downloaded so far
     <file>.part.json    {"url", "validator", "num_bytes"}: identifies the file on the server
-    <file>.json         {"url", "validator", "num_bytes", "sha256"}: record of a file without a published checksum
 
 A validator is a value for the HTTP header If-Range: a strong ETag, or the date of the last change. With this header, a
 server sends the whole file if the file has changed. So a partial download never mixes two versions of a file.
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.public.public_datasets import RemoteFile
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import sha256_of_file, write_json
+from aia_jax.utils.files import write_json
 from aia_jax.version import __version__
 
 ATTEMPTS = 5  # largest number of consecutive attempts without progress
@@ -41,39 +40,20 @@ class _TemporaryError(Exception):
 def download(file: RemoteFile, folder: Path) -> Path:
     """Downloads `file` to `folder / file.path` and returns this path. A later call continues an interrupted download.
 
-    Compares the downloaded file with `file.git_blob`. If `git_blob` is "", writes the file's SHA-256 to <file>.json.
-
     Raises:
-        InputError: the download fails, `git_blob` differs, or the disk is full or not writable.
+        InputError: the download fails, the file differs from `file.git_blob`, or the disk is full or not writable.
     """
     path = folder / file.path
     part = path.with_name(f"{path.name}.part")
     with os_errors_as_input_errors(path.parent, file.num_bytes or None, "--root names another place"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        validator = _download_part(file, part)
-        if not file.git_blob:
-            facts = {"url": file.url, "validator": validator, "num_bytes": _size(part), "sha256": sha256_of_file(part)}
-            write_json(_facts_path(path), facts)
-        elif git_blob_id(part) != file.git_blob:
+        _download_part(file, part)
+        if file.git_blob and git_blob_id(part) != file.git_blob:
             part.unlink()
             raise InputError(f"{file.url} is not the file that was published: its id in git is not {file.git_blob}")
         part.replace(path)
         _facts_path(part).unlink(missing_ok=True)
     return path
-
-
-def check_unchanged(path: Path) -> None:
-    """Compares a file's size and SHA-256 with <file>.json. Without <file>.json, the file is the user's own and passes.
-
-    Raises:
-        InputError: the file has changed.
-    """
-    recorded = _read_facts(path)
-    if recorded and (_size(path), sha256_of_file(path)) != (recorded.get("num_bytes"), recorded.get("sha256")):
-        raise InputError(
-            f"{path} has changed since it was downloaded: its size or SHA-256 is not that in {_facts_path(path).name}; "
-            "remove both, and the same command downloads it again"
-        )
 
 
 def git_blob_id(path: Path) -> str:
@@ -82,12 +62,13 @@ def git_blob_id(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _download_part(file: RemoteFile, part: Path) -> str:
-    """Downloads the rest of `part` and returns the validator. Fails after `ATTEMPTS` attempts without progress."""
+def _download_part(file: RemoteFile, part: Path) -> None:
+    """Downloads the rest of `part`. Fails after `ATTEMPTS` attempts without progress."""
     furthest, failures = _size(part), 0
     while True:
         try:
-            return _attempt(file, part)
+            _attempt(file, part)
+            return
         except _TemporaryError as failure:
             failures = 1 if _size(part) > furthest else failures + 1
             furthest = max(furthest, _size(part))
@@ -100,11 +81,11 @@ def _download_part(file: RemoteFile, part: Path) -> str:
             time.sleep(seconds)
 
 
-def _attempt(file: RemoteFile, part: Path) -> str:
+def _attempt(file: RemoteFile, part: Path) -> None:
     known = _known(file, part)
     validator, start = known.get("validator", ""), _size(part) if known else 0
     if start and start == known.get("num_bytes"):
-        return validator
+        return
     with _open(file.url, part, start, validator) as response:
         rest = response.length  # None: unknown
         if response.status != 206:  # whole file: no range was requested, the file changed, or ranges are unsupported
@@ -112,9 +93,6 @@ def _attempt(file: RemoteFile, part: Path) -> str:
             if response.headers.get_content_type() == "text/html":
                 advice = "open it in a browser to see what it asks for"
                 raise InputError(f"{file.url} returns a web page instead of the file; {advice}")
-            if rest and file.num_bytes and rest != file.num_bytes:
-                sizes = f"has {rest:,} bytes; it had {file.num_bytes:,} when this command was written"
-                tqdm.write(f"{file.url} {sizes}. Continuing: every photo in it is checked", file=sys.stderr)
             part.unlink(missing_ok=True)  # the new facts below do not describe the old bytes
             write_json(_facts_path(part), {"url": file.url, "validator": validator, "num_bytes": rest})
         else:
@@ -132,7 +110,6 @@ def _attempt(file: RemoteFile, part: Path) -> str:
                 bar.update(len(chunk))
     if total is not None and _size(part) != total:
         raise _TemporaryError(f"the connection broke after {_size(part):,} of {total:,} bytes")
-    return validator
 
 
 def _open(url: str, part: Path, start: int, validator: str) -> http.client.HTTPResponse:
@@ -177,18 +154,13 @@ def _facts_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(_facts_path(path).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
 def _known(file: RemoteFile, part: Path) -> dict[str, Any]:
     """Returns the content of <file>.part.json; {} if the partial download `part` cannot be continued."""
-    facts = _read_facts(part)
-    return facts if part.exists() and facts.get("url") == file.url and facts.get("validator") else {}
+    try:
+        facts = json.loads(_facts_path(part).read_bytes())
+        return facts if part.exists() and facts["url"] == file.url and facts["validator"] else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _size(path: Path) -> int:

@@ -5,7 +5,7 @@ img_keyword_ind_*.npy. But AMC's programs save the ranges under this name, and d
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,6 @@ from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.utils.errors import InputError
 
 LARGEST_ID = 2**27 - 1  # The ranges have a row for each possible id. With this largest id, they have 2 GB.
-
-_CHUNK = 1 << 20  # rows of a record to check at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,30 +40,17 @@ class KeywordRecords:
 
         Raises:
             InputError: a file is absent or truncated, does not hold integers, or has ids out of bounds; or the two
-                files are swapped or do not match.
+                files do not match.
         """
-        record, given = _map_pairs(record_path), _plain_ranges(_map_pairs(ranges_path)[:])
-        try:
-            ranges = _find_ranges(record, len(given), num_words)
-            if (differ := np.flatnonzero((ranges != given).any(axis=1))).size:
-                image = differ[0]
-                raise InputError(
-                    f"{ranges_path} does not match the record: image {image} has rows {given[image].tolist()} in it,"
-                    f" first and last, but {ranges[image].tolist()} in the record; `aia keywords` creates both again"
-                )
-        except InputError:
-            if _are_ranges(record[:]):
-                raise InputError(
-                    f"{record_path} holds ranges, the first and last row of each image, but a record is needed, rows"
-                    " [image, word]. The published programs save only ranges, as img_keyword_ind_*.npy, which contain"
-                    " no words: `aia keywords` creates both from the tagging files"
-                ) from None
-            if not _are_ranges(given):
-                raise InputError(
-                    f"{ranges_path} holds no ranges, or not all of them: ranges start at row 0 and have no gaps."
-                    " `aia keywords` creates both files"
-                ) from None
-            raise
+        record, given = _map_pairs(record_path), _map_pairs(ranges_path)[:].astype(np.int64)
+        given[:1][(given[:1] == (0, -1)).all(axis=1)] = -1  # AMC's programs write this if image 0 has no keywords
+        ranges = _find_ranges(record, len(given), num_words)
+        if (differ := np.flatnonzero((ranges != given).any(axis=1))).size:
+            image = differ[0]
+            raise InputError(
+                f"{ranges_path} does not match the record: image {image} has rows {given[image].tolist()} in it,"
+                f" first and last, but {ranges[image].tolist()} in the record; `aia keywords` creates both again"
+            )
         return cls(record, ranges)
 
     def padded(self, indices: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -123,9 +108,16 @@ def _map_pairs(path: Path) -> MappedRows:
 
 
 def _find_ranges(record: MappedRows, num_ids: int, num_words: int) -> np.ndarray:
-    """Returns the first and the last row of each image, int64 `[I, 2]`. Reads the record once."""
-    runs = list(_runs(record, num_words))
-    ids, firsts = (np.concatenate(parts) for parts in zip(*runs, strict=True)) if runs else np.zeros((2, 0), np.int64)
+    """Returns the first and the last row of each image, int64 `[I, 2]`."""
+    pairs = record[:].astype(np.int64)
+    wrong = np.flatnonzero((pairs < 0).any(axis=1) | (pairs[:, 1] >= num_words))
+    if wrong.size:
+        raise InputError(
+            f"{record.path}: row {wrong[0]:,} is {pairs[wrong[0]].tolist()}; it must be [image, word], both ids from 0,"
+            f" words to {num_words - 1}; `aia keywords` creates record and ranges"
+        )
+    firsts = np.flatnonzero(np.diff(pairs[:, 0], prepend=-1))
+    ids = pairs[firsts, 0]
     if (largest := int(ids.max(initial=-1))) >= num_ids:
         row = firsts[np.argmax(ids)]
         raise InputError(f"{record.path}: row {row:,} is of image {largest}; ids are 0 to {num_ids - 1}")
@@ -139,36 +131,3 @@ def _find_ranges(record: MappedRows, num_ids: int, num_words: int) -> np.ndarray
     ranges = np.full((num_ids, 2), -1, np.int64)
     ranges[ids] = np.column_stack((firsts, np.append(firsts[1:], len(record)) - 1 if len(ids) else firsts))
     return ranges
-
-
-def _runs(record: MappedRows, num_words: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Reads the record in chunks. Yields, for each chunk, the ids and the first rows of the images that start there."""
-    previous = -1
-    for start in range(0, len(record), _CHUNK):
-        chunk = record[start : start + _CHUNK].astype(np.int64)
-        wrong = (chunk < 0).any(axis=1) | (chunk[:, 1] >= num_words)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise InputError(
-                f"{record.path}: row {start + row:,} is {chunk[row].tolist()}; it must be [image, word], both ids from"
-                f" 0, words to {num_words - 1}"
-            )
-        new = np.diff(chunk[:, 0], prepend=previous) != 0
-        yield chunk[new, 0], start + np.flatnonzero(new)
-        previous = chunk[-1, 0]
-
-
-def _plain_ranges(ranges: np.ndarray) -> np.ndarray:
-    """Casts ranges to int64. If image 0 has no keywords, AMC's programs write 0 -1. This becomes -1 -1."""
-    ranges = ranges.astype(np.int64)
-    ranges[:1][(ranges[:1] == (0, -1)).all(axis=1)] = -1
-    return ranges
-
-
-def _are_ranges(pairs: np.ndarray) -> bool:
-    """Checks whether `pairs`, as first and last rows, cover the rows from 0 on without gaps. Some records do so too."""
-    pairs = _plain_ranges(pairs)
-    used = pairs[(pairs != -1).any(axis=1)]
-    used = used[np.argsort(used[:, 0])]
-    contiguous = np.array_equal(used[:, 0], np.append(0, used[:-1, 1] + 1)[: len(used)])
-    return len(pairs) > 0 and contiguous and bool((used[:, 1] >= used[:, 0]).all())

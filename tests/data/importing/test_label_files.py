@@ -58,16 +58,16 @@ def test_coco_of_other_tools_is_read(write):
     document = coco()
     document["annotations"] = [
         {"image_id": "7", "category_id": 2.0, "iscrowd": 1},
-        {"image_id": 9, "segments_info": [{"category_id": 5}, {"category_id": "2"}]},
+        {"image_id": 9, "category_id": 5},
+        {"image_id": 9, "category_id": "2"},
     ]
     document["categories"] += [{"id": 3, "name": 33, "supercategory": "none"}]
-    document["images"][0] = {"id": 7, "coco_url": "http://images/a.jpg", "neg_category_ids": [5]}
     found = read_labels_of(write(document, "a.json"))
-    assert labels_of(found) == {"http://images/a.jpg": {"sky"}, "b.jpg": {"sea", "sky"}, "c": set()}
+    assert labels_of(found) == {"train/a.jpg": {"sky"}, "b.jpg": {"sea", "sky"}, "c": set()}
     assert "(1 more are not used)" in found.understood
     document["images"][1]["id"] = "7"  # 7 and "7" are two photos
     found = read_labels_of(write(document, "b.json"))
-    assert labels_of(found) == {"http://images/a.jpg": set(), "b.jpg": {"sky"}, "c": set()}
+    assert labels_of(found) == {"train/a.jpg": set(), "b.jpg": {"sky"}, "c": set()}
 
 
 def choices(*names, **fields):
@@ -185,7 +185,7 @@ REFUSED = {
     "has no list 'annotations'": {"images": [], "categories": []},
     "captions are for retrieval": {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a dog"}]},
     "so they are predictions": {**BARE, "annotations": [{"image_id": 1, "category_id": 1, "score": 0.4}]},
-    "COCO's results: ": [{"image_id": 1, "category_id": 1, "score": 0.4, "bbox": []}],
+    "no field of the labels among image_id, category_id, score": [{"image_id": 1, "category_id": 1, "score": 0.4}],
     "imported data of this project: train with": {
         "labels": ["sky"],
         "samples": [{"image_name": "a", "image_labels": []}],
@@ -193,10 +193,10 @@ REFUSED = {
     "samples.json of FiftyOne: ": {"samples": [{"filepath": "a.jpg", "tags": ["train"]}]},
     "a project of VGG Image Annotator: ": {"_via_settings": {}, "_via_img_metadata": {}},
     "JSON of VGG Image Annotator: ": {"a.jpg123": {"filename": "a.jpg", "size": 123, "regions": []}},
-    "JSON of LabelMe: one file for each photo": {"version": "5", "flags": {}, "shapes": [], "imagePath": "a.jpg"},
-    "JSON of Supervisely: ": {"description": "", "tags": [], "size": {"height": 1}, "objects": []},
-    "JSON of Darwin": {"version": "2.0", "item": {"name": "a.jpg"}, "annotations": [{"name": "sky", "tag": {}}]},
-    "Amazon SageMaker": lines({"source-ref": "s3://a.jpg", "job": 0}, {"source-ref": "s3://b.jpg", "job": 1}),
+    "JSON of LabelMe: ": {"version": "5", "flags": {}, "shapes": [], "imagePath": "a.jpg"},
+    "of no known tool": {"description": "", "tags": [], "size": {"height": 1}, "objects": []},
+    "{} is neither a label nor": {"item": {"name": "a.jpg"}, "annotations": [{"name": "sky", "tag": {}}]},
+    "no field of the photo among source-ref, job": lines({"source-ref": "a.jpg", "job": 0}, {"source-ref": "b.jpg"}),
     "Labelbox": lines({"data_row": {"id": 1}, "projects": {}}),
     "the label 3 is a number; the file does not name it": lines({"file_name": "a.jpg", "label": 3}),
     "no field of the labels among file_name, objects; --label_column names it": lines(
@@ -216,7 +216,7 @@ REFUSED = {
     "no field of the photo among none; --photo_column": [3],
     "among none; --photo_column names it": {"": None},
     "the first: a.json: entry 1: does not have the fields of objects": [3, {"image": 3, "label": "x"}],
-    "XML of Pascal VOC: one file for each photo": b"<annotation><filename>a.jpg</filename></annotation>",
+    "XML of Pascal VOC, of one photo": b"<annotation><filename>a.jpg</filename></annotation>",
     "not in the format 'CVAT for images 1.1'": b"<annotations><track id='0'/></annotations>",
     "Datumaro's JSON, but has no list": {"items": [], "categories": {"label": []}},
     "is not XML: ": b"<annotations>",
@@ -282,7 +282,7 @@ LAYOUTS = {
     "has a .txt file for each photo, as from YOLO": ("train/images/a.jpg", "train/labels/a.txt"),
     "has a .xml file for each photo, as from Pascal VOC": ("JPEGImages/a.jpg", "Annotations/a.xml"),
     "has a .json file for each photo, as from LabelMe": ("a.jpg", "a.json", "sky/b.jpg", "sky/b.json"),
-    "holds data.yaml, as from YOLO": ("images/train/a.jpg", "data.yaml"),
+    "holds data.yaml. If it holds the labels": ("images/train/a.jpg", "data.yaml"),
     "holds train.csv. If it holds the labels, name the file in --labels": ("train.csv", "train_images/a.jpg"),
     "holds annotations. If it holds": ("images/a.jpg", "annotations/instances_default.json"),
 }

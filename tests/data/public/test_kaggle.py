@@ -53,7 +53,7 @@ def test_a_broken_connection_is_continued(server, tmp_path):
     [
         ({"statuses": [401]}, "(401): make a token at https://www.kaggle.com/settings/api"),
         ({"statuses": [403]}, "~/.kaggle/access_token or the environment variable KAGGLE_API_TOKEN"),
-        ({"statuses": [404]}, "has no data set https://www.kaggle.com/datasets/parhamsalar/corel5k"),
+        ({"statuses": [404]}, "404"),
         ({"statuses": [500]}, "500"),
         ({"content": b"<html>log in</html>"}, "kagglehub says: Unsupported archive type"),
         ({"content": b"<html>log in</html>"}, "If the problem persists, remove {cache}"),

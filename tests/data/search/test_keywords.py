@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
-from aia_jax.data.search import keyword_records
 from aia_jax.data.search.keyword_records import KeywordRecords, write_keyword_records
 from aia_jax.data.search.keywords import KeywordVocabulary, analyze, read_keywords
 from aia_jax.utils.errors import InputError
@@ -166,32 +165,26 @@ def test_records_are_written_and_read(paths):
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    words=st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=1),
-    chunk=st.integers(1, 4),
-)
-def test_published_files_are_read(tmp_path_factory, words, chunk):
+@given(words=st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=1))
+def test_published_files_are_read(tmp_path_factory, words):
     folder = tmp_path_factory.mktemp("published")
     record = np.array([[image, word] for image, own in words.items() for word in own])
     np.save(folder / "record.npy", record)
     np.save(folder / "img_keyword_ind.npy", published_ranges(record))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keyword_records, "_CHUNK", chunk)
-        both = KeywordRecords.load(folder / "record.npy", folder / "img_keyword_ind.npy", 6)
+    both = KeywordRecords.load(folder / "record.npy", folder / "img_keyword_ind.npy", 6)
     ids = range(len(both.ranges))
     assert {image: words_of(both, image) for image in ids} == {image: words.get(image, []) for image in ids}
 
 
 def test_ranges_are_not_taken_for_a_record(save):
-    record, ranges = save(RECORD), save(RANGES, "img_keyword_ind.npy")
-    full = save([[2, 3], [0, 1], [4, 9]], "full.npy")
-    quirk = save([[0, -1], [0, 1], [2, 9]], "quirk.npy")
-    for path in (ranges, full, quirk):
-        with pytest.raises(InputError, match=rf"{path} holds ranges, the first and last row of each image, but"):
-            KeywordRecords.load(path, record, 9)
-    with pytest.raises(InputError, match=r"record.npy holds no ranges.*`aia keywords` creates both files"):
+    record = save(RECORD)
+    for number, rows in enumerate((RANGES, [[2, 3], [0, 1], [4, 9]], [[0, -1], [0, 1], [2, 9]])):
+        ranges = save(rows, f"img_keyword_ind{number}.npy")
+        with pytest.raises(InputError, match="`aia keywords` creates"):
+            KeywordRecords.load(ranges, record, 10)
+    with pytest.raises(InputError, match=r"other_record.npy does not match the record: image 0 has rows \[4, 2\]"):
         KeywordRecords.load(record, save(RECORD, "other_record.npy"), 4)
-    both = save([[0, 0], [1, 1]])  # valid as a record and as ranges
+    both = save([[0, 0], [1, 1]], "both.npy")  # valid as a record and as ranges
     assert words_of(KeywordRecords.load(both, save([[0, 0], [1, 1]], "ranges.npy"), 2), 1) == [1]
 
 
@@ -200,13 +193,18 @@ def test_ranges_are_not_taken_for_a_record(save):
     [
         ([*RECORD, [4, 1]], RANGES, 4, "rows of image 4 start at 0 and again at 6; the rows of an image must be in"),
         (RECORD, [[0, 2], [5, 5], [3, 4], [-1, -1]], 4, "record.npy: row 0 is of image 4; ids are 0 to 3"),
-        (RECORD, RANGES[:4], 4, "ranges.npy holds no ranges, or not all of them: ranges start at row 0"),
+        (RECORD, RANGES[:4], 4, "record.npy: row 0 is of image 4; ids are 0 to 3"),
         (RECORD, RANGES, 3, "record.npy: row 4 is [2, 3]; it must be [image, word], both ids from 0, words to 2"),
         ([*RECORD, [-1, 1]], RANGES, 4, "row 6 is [-1, 1]; it must be [image, word], both ids from 0, words to 3"),
         ([*RECORD, [5, 1]], RANGES, 4, "image 5 has rows [-1, -1] in it, first and last, but [6, 6] in the record"),
         (RECORD[:5], RANGES, 4, "ranges.npy does not match the record: image 2 has rows [4, 5] in it"),
         (RECORD, [*RANGES[:2], [4, 6], *RANGES[3:]], 4, "does not match the record: image 2 has rows [4, 6]"),
-        (RECORD, [*RANGES[:2], [5, 4], *RANGES[3:]], 4, "ranges.npy holds no ranges"),
+        (
+            RECORD,
+            [*RANGES[:2], [5, 4], *RANGES[3:]],
+            4,
+            "does not match the record: image 2 has rows [5, 4]",
+        ),
     ],
 )
 def test_records_that_do_not_fit_are_refused(save, record, ranges, num_words, message):
