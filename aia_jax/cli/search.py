@@ -27,7 +27,7 @@ from aia_jax.utils.messages import format_count, list_problems, printable
 if TYPE_CHECKING:
     from aia_jax.inference.search_index import PhotoIndex, Update
     from aia_jax.inference.searcher import PhotoSearch, SearchResult
-    from aia_jax.report.search import SearchHit
+    from aia_jax.report.search_page import SearchHit
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320
@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.html:
             from aia_jax.report.search_page import write_search_page
 
-            write_search_page(arguments.html, query, list(_hits(found, names, arguments.images)), arguments.images)
+            hits = list(_hits(found, names, arguments.images))
+            write_search_page(arguments.html, [(query, hits)], title=query, folder=arguments.images)
             print(f"written to {arguments.html}")
 
 
@@ -133,7 +134,7 @@ def _print_hits(query: str, found: SearchResult, names: Sequence[str], seconds: 
 
 def _hits(found: SearchResult, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
     from aia_jax.data.image_decoding import thumbnail
-    from aia_jax.report.search import SearchHit
+    from aia_jax.report.search_page import SearchHit
 
     for place, row in enumerate(found.rows):
         try:

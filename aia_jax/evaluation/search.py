@@ -9,7 +9,8 @@ import numpy as np
 from aia_jax.evaluation.evaluator import Candidate, Evaluator, Scored, evenly_spaced, top_columns, write_npz
 from aia_jax.metrics.published_results import SEARCH_AREAS
 from aia_jax.metrics.search import area_under_roc, first_ranks, roc_curve
-from aia_jax.report.search import SearchHit, draw_roc, draw_search
+from aia_jax.report.search import draw_roc
+from aia_jax.report.search_page import SearchHit, write_search_page
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import NEW, describe_model
 from aia_jax.training import sharding
@@ -18,14 +19,13 @@ from aia_jax.training.model_arrays import abstract_weights, merge_model
 _HITS_SAVED = 25
 _HITS_DRAWN = 5
 _QUERIES_DRAWN = 6
-_KEYWORDS_DRAWN = 4
 
 
 class SearchEvaluator(Evaluator):
     """Evaluates image search with the scores `[Q, N]` of Q queries and N images.
 
     Writes `rankings.npz`: the queries, the first 25 images of each query and the rank of the first relevant image.
-    Writes `roc.png` and, if photos are available, `search.png`.
+    Writes `roc.png` and, if photos are available, `search.html`.
     """
 
     def score(self, candidate: Candidate) -> Scored:
@@ -60,7 +60,7 @@ class SearchEvaluator(Evaluator):
             drawn = evenly_spaced(len(queries), _QUERIES_DRAWN)
             found = zip(drawn, top_columns(best.scores[drawn], _HITS_DRAWN), strict=True)
             shown = [(queries.texts[query], self._hits(best, query, images)) for query, images in found]
-            draw_search(output / "search.png", shown, title=title)
+            write_search_page(output / "search.html", shown, title=title)
 
     def table(self, results: Sequence[Scored]) -> str:
         best, model = results[-1].metrics, describe_model(self._config.model)
@@ -69,7 +69,7 @@ class SearchEvaluator(Evaluator):
         return f"{title}\n{metric_table(rows, columns=SEARCH_COLUMNS)}"
 
     def _hits(self, best: Scored, query: int, images: np.ndarray) -> list[SearchHit]:
-        """Returns the image, attention map and keywords with most attention for each image number in `images`."""
+        """Returns the image, attention map and keywords of each image number in `images`."""
         split, task = self._task.split(self._split), self._task
         graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
         model = merge_model(graphdef, jax.device_get(best.candidate.weights))
@@ -90,7 +90,7 @@ class SearchEvaluator(Evaluator):
                     correct=bool(relevant[image]),
                     attention=found["visual_attention"][row, 0],
                     weights=tuple(map(float, found["weights"][row, 0])),
-                    keywords=tuple((names[keyword], float(weight)) for weight, keyword in weighted[:_KEYWORDS_DRAWN]),
+                    keywords=[(names[keyword], float(weight)) for weight, keyword in weighted],
                 )
             )
         return hits

@@ -1,12 +1,11 @@
 """Compares a PyTorch model with this project's model: the outputs of all stages for the same weights and inputs."""
 
 import importlib
-import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,17 +33,8 @@ _LENGTHS = np.array([20, 13, 9, 5, 3], np.int32)  # number of words of each rand
 _COMPARED = ("precision", "recall", "f1", "n_plus", "map")
 
 
-class Stage(NamedTuple):
-    """The output `[B, ...]` of a part of the model, with channels last, and the time of this part in seconds.
-
-    The time is None if it is included in the time of another stage.
-    """
-
-    value: np.ndarray
-    seconds: float | None
-
-
-Stages = dict[str, Stage]
+# `{stage: output}`, the outputs `[B, ...]` of the parts of a model, with channels last.
+Stages = dict[str, np.ndarray]
 
 
 def verify(
@@ -157,13 +147,6 @@ def _pixels(folder: str | None, size: int) -> np.ndarray:
     return np.stack(pixels)
 
 
-def _timed(call: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
-    """Runs `call` twice. Returns the result, and the time of the second run in seconds."""
-    jax.block_until_ready(call(*inputs))
-    start = time.perf_counter()
-    return jax.block_until_ready(call(*inputs)), time.perf_counter() - start
-
-
 def _annotation_stages(
     parts: Iterable[tuple[str, Callable[..., Any]]],
     head: Callable[..., Any] | None,
@@ -173,12 +156,11 @@ def _annotation_stages(
     """Runs the parts of a backbone, then the head. `channels_last` converts features to NumPy with channels last."""
     stages, x = {}, images
     for name, part in parts:
-        x, seconds = _timed(part, x)
-        stages[name] = Stage(channels_last(x), seconds)
+        x = part(x)
+        stages[name] = channels_last(x)
     if head:
-        (logits, maps), seconds = _timed(head, x)
-        stages |= {name: Stage(np.asarray(value), None) for name, value in maps.items()}
-        stages["logits"] = Stage(np.asarray(logits), seconds)
+        logits, maps = head(x)
+        stages |= {name: np.asarray(value) for name, value in (maps | {"logits": logits}).items()}
     return stages
 
 
@@ -213,34 +195,23 @@ def _retrieval_stages(
     An encoder returns a vector for each region or word, and a vector for the whole image or caption.
     """
     features, tokens, lengths = inputs
-    images, image_seconds = _timed(encode_images, features)
-    captions, caption_seconds = _timed(encode_captions, tokens, lengths)
-    similarity, seconds = _timed(score, images, captions, lengths)
-    return {
-        "regions": Stage(np.asarray(images[0]), None),
-        "whole image": Stage(np.asarray(images[1]), image_seconds),
-        "words": Stage(np.asarray(captions[0]), None),
-        "whole caption": Stage(np.asarray(captions[1]), caption_seconds),
-        "similarity": Stage(np.asarray(similarity), seconds),
-    }
+    images, captions = encode_images(features), encode_captions(tokens, lengths)
+    outputs = (*images, *captions, score(images, captions, lengths))
+    names = ("regions", "whole image", "words", "whole caption", "similarity")
+    return {name: np.asarray(output) for name, output in zip(names, outputs, strict=True)}
 
 
 def _compare(here: Stages, there: Stages, inputs: str, tolerance: float) -> bool:
     """Prints the errors of JAX (`here`) against PyTorch (`there`). Returns whether all are within `tolerance`."""
-    first = max(12, *(len(name) + 2 for name in (*here, inputs)))
-    print(f"{'stage':<{first}}{'shape':>22}{'max abs':>12}{'max rel':>12}{'PyTorch ms':>12}{'JAX ms':>10}")
+    print(f"{inputs}\n{'stage':<14}{'shape':>22}{'max abs':>12}{'max rel':>12}")
     errors = []
     for name, ours in here.items():
         theirs, absolute, relative = there[name], float("inf"), float("inf")
-        if ours.value.shape == theirs.value.shape:
-            absolute = float(np.abs(ours.value - theirs.value).max())
-            relative = absolute / max(float(np.abs(theirs.value).max()), np.finfo(np.float32).tiny)
+        if ours.shape == theirs.shape:
+            absolute = float(np.abs(ours - theirs).max())
+            relative = absolute / max(float(np.abs(theirs).max()), np.finfo(np.float32).tiny)
         errors.append(relative)
-        times = ["" if side.seconds is None else f"{1e3 * side.seconds:.1f}" for side in (theirs, ours)]
-        shape = " x ".join(map(str, ours.value.shape))
-        print(f"{name:<{first}}{shape:>22}{absolute:>12.2e}{relative:>12.2e}{times[0]:>12}{times[1]:>10}")
-    sums = [1e3 * sum(stage.seconds or 0 for stage in side.values()) for side in (there, here)]
-    print(f"{inputs:<{first}}{'':>46}{sums[0]:>12.1f}{sums[1]:>10.1f}")
+        print(f"{name:<14}{' x '.join(map(str, ours.shape)):>22}{absolute:>12.2e}{relative:>12.2e}")
     worst = float(np.max(errors))  # NaN if any error is NaN
     verdict = "passed" if worst <= tolerance else "FAILED"
     print(f"largest relative error {worst:.1e}, tolerance {tolerance:.1e}: {verdict}", flush=True)

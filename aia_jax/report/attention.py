@@ -5,17 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aia_jax.report.figures import (
-    FALSE_ALARM,
-    HIT,
-    QUIET,
-    Page,
-    check_images,
-    check_lengths,
-    draw_scale,
-    overlay,
-    upsample,
-)
+from aia_jax.report.figures import FALSE_ALARM, HIT, QUIET, Page, draw_scale, overlay, upsample
 
 _MARGIN, _GAP, _HEADER = 0.3, 0.16, 0.78
 _CAPTION = 0.36
@@ -38,15 +28,8 @@ def draw_attention(
         maps: `[K, h, w]` >= 0, attention maps of the K predicted labels. Each map is scaled to a peak of 1. K may be 0.
         labels, scores: `[K]`, label names and scores, which are written below the maps.
         hits: `[K]`, whether each label is true.
-
-    Raises:
-        ValueError: the arguments have different lengths, or an array has the wrong shape or type.
     """
-    check_images("image", image, 3)
     maps = np.asarray(maps, np.float32)
-    check_lengths(maps=maps, labels=labels, scores=scores, hits=hits)
-    if len(maps) and (maps.ndim != 3 or not maps.size):
-        raise ValueError(f"maps must be [K, h, w] with h and w > 0, not {list(maps.shape)}")
     rows = -(-(len(maps) + 1) // 7)
     columns = max(-(-(len(maps) + 1) // rows), 2)
     width = min(2.4, 12.4 / columns - _GAP)

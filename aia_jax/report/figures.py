@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
@@ -62,11 +61,6 @@ class Page:
         axes.spines[:].set(**_FRAME)
         axes.tick_params(labelsize=8.5, labelcolor=QUIET, color="#9a9a9a", labelfontfamily="DejaVu Sans")
         return axes
-
-    def fill(self, left: float, top: float, width: float, height: float, color: str) -> None:
-        """Fills a box with one colour, behind all text."""
-        x, y, *size = self._box(left, top, width, height)
-        self.figure.add_artist(Rectangle((x, y), *size, facecolor=color, linewidth=0, zorder=-1))
 
     def write(self, text: str, left: float, top: float, *, size: float = 8.5, color: str = INK, **style) -> Text:
         """Writes one line of literal text: `$`, `_` and `%` are not special. Capital letters begin at `top`."""
@@ -157,18 +151,3 @@ def draw_scale(page: Page, left: float, top: float) -> None:
     page.write("0", left, top, color=QUIET)
     page.picture(overlay(np.full((2, 128, 3), 128, np.uint8), scale), left + 0.14, top - 0.005, 1.5, 0.11)
     page.write("peak of each map", left + 1.72, top, color=QUIET)
-
-
-def check_lengths(**values: Sequence) -> None:
-    """Raises ValueError, with all names and lengths, if the arguments have different lengths."""
-    lengths = {name: len(value) for name, value in values.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"the arguments must have the same length, not: {listed}")
-
-
-def check_images(name: str, images: np.ndarray, rank: int) -> None:
-    """Raises ValueError if `images` is empty or is not uint8 `[..., H, W, 3]` with `rank` axes."""
-    if images.ndim != rank or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
-        letters = "[K, H, W, 3]" if rank == 4 else "[H, W, 3]"
-        raise ValueError(f"{name} must be uint8 {letters} and not empty, not {images.dtype} {list(images.shape)}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aia_jax.report.figures import FALSE_ALARM, HIT, MISS, QUIET, Page, check_images, check_lengths, measure, shorten
+from aia_jax.report.figures import FALSE_ALARM, HIT, MISS, QUIET, Page, measure, shorten
 
 _MARGIN, _GAP, _HEADER = 0.3, 0.18, 0.78
 _LINE = 0.165
@@ -25,12 +25,7 @@ def draw_predictions(
     Args:
         images: uint8 `[K, H, W, 3]` of K >= 1 photos.
         true, predicted: labels of each photo. Labels that do not fit are replaced by text such as `+3 more`.
-
-    Raises:
-        ValueError: the arguments have different lengths, or `images` has the wrong shape or type.
     """
-    check_images("images", images, 4)
-    check_lengths(images=images, true=true, predicted=predicted)
     columns = -(-len(images) // -(-len(images) // (6 if len(images) <= 12 else 8)))  # rows of similar length
     width = min(2.6, 12.4 / columns - _GAP)
     height = width * images.shape[1] / images.shape[2]

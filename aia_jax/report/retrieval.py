@@ -22,14 +22,11 @@ def draw_retrieval(
     """Draws results of retrieval, best first, as a PNG at `path`. Marks and colours show which results are correct.
 
     The results of a caption are below the caption. The results of a photo are to the right of the photo.
-    Raises ValueError if there is no text query or no image query.
 
     Args:
         text_queries: pairs (caption, results). A result is a pair (photo uint8 `[H, W, 3]`, whether it is correct).
         image_queries: pairs (photo, results). A result is a pair (caption, whether it is correct).
     """
-    if not text_queries or not image_queries:
-        raise ValueError("at least one query of each kind is needed")
     left_width = max(len(results) for _, results in text_queries) * (_PHOTO + _GAP) - _GAP
     second = _MARGIN + left_width + 2 * _MARGIN
     page = Page(second + _PHOTO + _GAP + _TEXT + _MARGIN, _HEADER + max(len(text_queries), len(image_queries)) * _ROW)

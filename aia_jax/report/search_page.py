@@ -1,4 +1,4 @@
-"""Writes the results of a query as one HTML file without scripts and without external files."""
+"""Writes the results of queries as one HTML file without scripts and without external files."""
 
 import io
 import os
@@ -7,65 +7,95 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
+from aia_jax.report.figures import FALSE_ALARM, HIT, overlay, upsample
 from aia_jax.report.page_parts import base_style, folder_url, read_part, to_base64
-from aia_jax.report.search import KEYWORDS, VISUAL, SearchHit
 from aia_jax.utils.files import write_bytes
 
 _WIDTH, _HEIGHT = 320, 640  # maximal size of a thumbnail in pixels
 _MOST_KEYWORDS = 12
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_MODALITIES = f":root {{ --visual: {VISUAL}; --keywords: {KEYWORDS}; }}\n"
+
+
+class SearchHit(NamedTuple):
+    """A photo in the results of a query.
+
+    Attributes:
+        image: uint8 `[H, W, 3]`, with any aspect ratio.
+        name: file name of the photo, or "" to show no name.
+        score: score for the query. A higher score is better.
+        correct: whether the photo is relevant. None means unknown.
+        attention: `[h, w]` >= 0, the visual attention to each cell of the feature map.
+        weights: weight of the feature map and weight of the keywords. The sum is 1.
+        keywords: pairs of a keyword and its attention weight, highest weight first. The sequence may be empty.
+    """
+
+    image: np.ndarray
+    name: str
+    score: float
+    correct: bool | None
+    attention: np.ndarray
+    weights: tuple[float, float]
+    keywords: Sequence[tuple[str, float]]
 
 
 def write_search_page(
-    path: str | os.PathLike, query: str, hits: Sequence[SearchHit], folder: Path | None = None
+    path: str | os.PathLike,
+    queries: Sequence[tuple[str, Sequence[SearchHit]]],
+    *,
+    title: str,
+    folder: Path | None = None,
 ) -> None:
-    """Writes the results of `query`, best first, to the HTML file `path`, atomically.
+    """Writes each query and its results, best first, to the HTML file `path`, atomically.
 
     The page shows for each photo its score, name, weight of the feature map, weight of the keywords, and keywords.
     Readers hover over a photo, or tap it, to see its visual attention. A checkbox shows the attention of all photos.
     With `folder`, the folder of the photos, each name is a link to the file.
     """
     url = folder_url(folder, Path(path)) if folder else ""
-    cards = "".join(_card(place, hit, url) for place, hit in enumerate(hits, 1))
-    switch = '<input type="checkbox" id="all"><label for="all">show attention</label>' if hits else ""
     page = Template(read_part("search_page.html")).substitute(
         policy=_POLICY,
-        style=base_style() + _MODALITIES + read_part("search_page.css"),
-        query=_text(query),
-        switch=switch,
-        cards=cards or '<p class="none">nothing found</p>',
+        style=base_style() + read_part("search_page.css"),
+        title=_text(title),
+        results="\n".join(_section(query, hits, url) for query, hits in queries),
     )
     write_bytes(Path(path), page.encode())
+
+
+def _section(query: str, hits: Sequence[SearchHit], url: str) -> str:
+    cards = "".join(_card(place, hit, url) for place, hit in enumerate(hits, 1)) or "<p>nothing found</p>"
+    return f"<section><h1>{_text(query)}</h1>{cards}</section>"
 
 
 def _card(place: int, hit: SearchHit, url: str) -> str:
     height, width = hit.image.shape[:2]
     scale = min(1, _WIDTH / width, _HEIGHT / height)
-    photo, heat = map(_jpeg, hit.render(max(round(scale * width), 1), max(round(scale * height), 1)))
+    size = max(round(scale * width), 1), max(round(scale * height), 1)
+    photo = np.asarray(Image.fromarray(hit.image).resize(size, Image.Resampling.LANCZOS))
+    heat = overlay(photo, upsample(np.asarray(hit.attention, np.float32), photo.shape[:2]))
     alt = _text(hit.name) or f"photo {place}"
-    visual, keywords = hit.rounded_weights()
-    percent = f"{100 * hit.weights[0]:.1f}"
+    visual, percent = round(float(hit.weights[0]), 2), f"{100 * hit.weights[0]:.1f}"
     link = f'<a href="{url}{quote(os.fsencode(hit.name))}">{_text(hit.name)}</a>' if url else _text(hit.name)
     name = f'<p class="name">{link}</p>' if hit.name else ""
     mark = ""
-    if hit.mark:
-        mark = f'<span class="{"hit" if hit.correct else "false"}">{hit.mark.sign} {hit.mark.meaning}</span>'
+    if hit.correct is not None:
+        sign, _, meaning = HIT if hit.correct else FALSE_ALARM
+        mark = f'<span class="{"hit" if hit.correct else "false"}">{sign} {meaning}</span>'
     return f"""
 <article>
-<label class="photo"><input type="checkbox"><img src="{photo}" alt="{alt}"
-><img class="heat" src="{heat}" alt="{alt} with attention"></label>
+<label class="photo"><input type="checkbox"><img src="{_jpeg(photo)}" alt="{alt}"
+><img class="heat" src="{_jpeg(np.round(255 * heat).astype(np.uint8))}" alt="{alt} with attention"></label>
 <div class="text">
 <p class="facts"><span>{place}. score {hit.score:.2f}</span>{mark}</p>
 {name}
 <div class="split"><span class="visual" style="width:{percent}%"></span><span class="keywords"></span></div>
-<p class="numbers"><span class="visual" title="weight of the feature map in the score">visual {visual}</span>
-<span class="keywords" title="weight of the keywords in the score">keywords {keywords}</span></p>
+<p class="numbers"><span class="visual" title="weight of the feature map in the score">visual {visual:.2f}</span>
+<span class="keywords" title="weight of the keywords in the score">keywords {1 - visual:.2f}</span></p>
 <ul>{_chips(hit.keywords)}</ul>
 </div>
 </article>"""

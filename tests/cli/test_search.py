@@ -60,7 +60,7 @@ def test_training_ends_with_metrics_and_pictures(workdir, annotator):
     first_right = np.take_along_axis(relevant, rankings["images_of_queries"], axis=1)[:, 0]
     assert np.mean(first_right) == pytest.approx(metrics["r1"])
     assert np.median(rankings["rank_of_right"]) == metrics["median_rank"]
-    assert {"roc.png", "search.png"} <= {path.name for path in folder.iterdir()}
+    assert {"roc.png", "search.html"} <= {path.name for path in folder.iterdir()}
 
 
 def test_the_loss_falls(workdir):

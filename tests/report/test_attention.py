@@ -57,20 +57,6 @@ def test_unusual_labels_and_oblong_photos_and_maps_are_drawn(drawn):
     assert ink(drawn(draw_attention, photo, maps, labels, scores, hits=np.arange(5) > 2), HIT.color).any()
 
 
-@pytest.mark.parametrize(
-    ("photo", "maps", "labels", "message"),
-    [
-        (PHOTO, np.zeros((2, 3, 3)), ["a"], "maps 2, labels 1, scores 1, hits 1"),
-        (PHOTO[..., 0], np.zeros((1, 3, 3)), ["a"], r"image must be uint8 \[H, W, 3\]"),
-        (PHOTO, np.zeros((1, 9)), ["a"], r"maps must be \[K, h, w\].*\[1, 9\]"),
-    ],
-)
-def test_arguments_of_other_lengths_and_shapes_are_refused(tmp_path, photo, maps, labels, message):
-    with pytest.raises(ValueError, match=message):
-        draw_attention(tmp_path / "x.png", photo, maps, labels, [0.9], hits=[True])
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_map_is_smooth_and_scaled_to_its_peak():
     heat = upsample(np.array([[0, 0, 0], [0, 0.02, 0], [0, 0, 0]], np.float32), (60, 30))
     assert heat.shape == (60, 30)

@@ -75,18 +75,3 @@ def test_an_old_picture_is_replaced_only_by_a_complete_one(drawn, tmp_path, monk
         drawn(draw_predictions, green(2), [["a"]] * 2, [["a"]] * 2)
     np.testing.assert_array_equal(pixels(path), before)
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    ("images", "true", "message"),
-    [
-        (green(2), 3, "images 2, true 3, predicted 2"),
-        (np.zeros((1, 4, 4, 3)), 1, r"images must be uint8 \[K, H, W, 3\]"),
-        (np.zeros((4, 4, 3), np.uint8), 4, r"images must be uint8 \[K, H, W, 3\]"),
-        (green(0), 0, r"images must be uint8 \[K, H, W, 3\]"),
-    ],
-)
-def test_arguments_of_other_lengths_shapes_and_types_are_refused(tmp_path, images, true, message):
-    with pytest.raises(ValueError, match=message):
-        draw_predictions(tmp_path / "x.png", images, [[]] * true, [[]] * len(images))
-    assert not list(tmp_path.iterdir())
