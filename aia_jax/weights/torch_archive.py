@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from aia_jax.utils.messages import printable
 from aia_jax.weights.torch_pickle import DTYPES, ForbiddenError, Pickle, Storage
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -31,25 +32,32 @@ def read_archive(path: Path) -> Any:
         The saved object, with tensors and parameters as arrays and `argparse.Namespace` for options.
 
     Raises:
-        ForbiddenError: the file asks to load or call something else.
+        ForbiddenError: the file asks to load or call something else, or it is another archive.
         OSError, EOFError, ValueError and others: the file is damaged, truncated, or not a file of `torch.save`.
     """
     with path.open("rb") as file:
         if file.read(4) == b"PK\3\4":
-            return _read_zip(file)
+            return _read_zip(file, path.stat().st_size)
         file.seek(0)
         return _read_legacy(file, path.stat().st_size)
 
 
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(file: BinaryIO, num_bytes: int) -> Any:
     with zipfile.ZipFile(file) as archive:
         names, parts = archive.namelist(), archive.infolist()
-        if not any(part.CRC for part in parts):  # torch.serialization.set_crc32_options(False) writes zeros
-            for part in parts:
-                del part.CRC  # zipfile does not check a part without this attribute
         prefix = names[0].partition("/")[0] + "/"
         if prefix + "constants.pkl" in names:
             raise ForbiddenError("it is a TorchScript program; save model.state_dict()")
+        if prefix + "data.pkl" not in names:
+            raise ForbiddenError(f"it is a zip archive ({', '.join(map(printable, names[:3]))}); unpack it")
+        if (unpacked := sum(part.file_size for part in parts)) > num_bytes:  # torch.save does not compress
+            raise ForbiddenError(
+                f"a file of {num_bytes:,} bytes that unpacks to {unpacked:,}, perhaps a zip bomb. If it was "
+                "compressed, save it again with torch.save"
+            )
+        if not any(part.CRC for part in parts):  # torch.serialization.set_crc32_options(False) writes zeros
+            for part in parts:
+                del part.CRC  # zipfile does not check a part without this attribute
 
         def read(name: str) -> bytes:
             data = archive.read(prefix + name)

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,24 +22,15 @@ _NUM_ENCODERS = 3  # encoders of SGRAF; each encoder has its own state dict
 _INDEX = ".index.json"  # end of the name of a file that lists the shards of a model
 # Weights in folders of Hugging Face's libraries, the preferred file first.
 _IN_FOLDERS = (f"model.safetensors{_INDEX}", "model.safetensors", f"pytorch_model.bin{_INDEX}", "pytorch_model.bin")
-_OTHER_FORMATS = tuple(
-    (re.compile(start, re.DOTALL), found)
-    for start, found in (
-        (rb"version https://git-lfs", "only a pointer to a file of Git LFS; run git lfs pull"),
-        (
-            rb"(?i)\s*<(!doctype|html|head|\?xml)",
-            "a web page, perhaps of a failed download; download it again",
-        ),
-        (rb"\x89HDF", "in HDF5, the format of Keras"),
-        (rb"GGUF|GGML", "in GGUF, the format of llama.cpp"),
-        (rb"\x93NUMPY", "an array of NumPy"),
-        (rb"....TFL3", "in the format of TensorFlow Lite"),
-        (rb"[\x81-\x8f\xde][\xa1-\xbf\xd9]", "in msgpack, the format of Flax"),
-        (rb"\x08[\x01-\x14][\x12\x1a\x22\x3a\x42]", "a program of ONNX or TensorFlow"),
-        (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!", "compressed; decompress it first"),
-        (rb".{257}ustar", "a tar archive; unpack it first"),
-    )
-)
+_OTHER_FORMATS = {  # the first bytes of a file, and what it is
+    rb"version https://git-lfs": "only a pointer to a file of Git LFS; run git lfs pull",
+    rb"(?i)\s*<(!doctype|html|head|\?xml)": "a web page, perhaps of a failed download; download it again",
+    rb"\x89HDF": "in HDF5, the format of Keras",
+    rb"[\x81-\x8f\xde][\xa1-\xbf\xd9]": "in msgpack, the format of Flax",
+    rb"\x08[\x01-\x14][\x12\x1a\x22\x3a\x42]": "a program of ONNX or TensorFlow",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!": "compressed; decompress it first",
+    rb"(?s).{257}ustar": "a tar archive; unpack it first",
+}
 
 
 def read_torch_file(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any] | None, list[str]]:
@@ -67,7 +57,10 @@ def read_torch_file(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarr
     parts = [_read_file(part) for part in paths]
     content = {name: value for part in parts for name, value in part.items()} if len(paths) > 1 else parts[0]
     found, options, notes = find_weights(content, key, str(path))
-    state = _to_arrays(found, path, sum(part.stat().st_size for part in paths))
+    num_bytes = sum(value.nbytes for value in found.values())
+    if num_bytes > _MOST_SHARED * sum(part.stat().st_size for part in paths):
+        raise InputError(f"{path} is refused: its arrays share memory and have {num_bytes:,} bytes in all")
+    state = {name: _to_array(value) for name, value in found.items()}
     broken = [name for name, value in state.items() if value.dtype.kind in "fc" and not np.isfinite(value).all()]
     if broken:
         raise InputError(f"{path} holds NaN or infinity in {len(broken)} array(s), first in {printable(broken[0])}")
@@ -116,8 +109,8 @@ def _read_file(path: Path) -> Any:
     """Reads a safetensors file or a file of `torch.save`. The content decides, not the name."""
     with path.open("rb") as file:
         start = file.read(512)
-    for pattern, found in _OTHER_FORMATS:
-        if pattern.match(start):
+    for pattern, found in _OTHER_FORMATS.items():
+        if re.match(pattern, start):
             raise InputError(f"{path} is {found}. A file of torch.save or safetensors is needed")
     is_text = start[:40] and start[:40].isascii() and start[:40].translate(None, b"\t\r\n").decode().isprintable()
     if is_text:
@@ -153,13 +146,12 @@ def write_torch_file(
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: _to_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, not a dict
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged, truncated or not a safetensors file: {error}") from None
 
 
 def _read_torch(path: Path) -> Any:
-    _check_zip(path)
     try:
         return read_archive(path)
     except ForbiddenError as error:
@@ -173,27 +165,6 @@ def _read_torch(path: Path) -> Any:
         raise InputError(f"{path} is damaged, truncated or not a file of torch.save: {reason}") from None
 
 
-def _check_zip(path: Path) -> None:
-    """Raises InputError for a zip archive of other files, or of more bytes than the file has.
-
-    `torch.save` does not compress.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names, num_bytes = archive.namelist(), sum(part.file_size for part in archive.infolist())
-    except Exception:  # the reader reports a file that is damaged or is not an archive
-        return
-    if not any(name.endswith(("data.pkl", "constants.pkl")) for name in names):
-        kind = {".npy": " of NumPy", ".h5": " of Keras"}.get(Path(names[0] if names else "").suffix, "")
-        listed = ", ".join(map(printable, names[:3]))
-        raise InputError(f"{path} is a zip archive{kind} ({listed}); unpack it, and give a file of torch.save")
-    if num_bytes > path.stat().st_size:
-        raise InputError(
-            f"{path} is refused: a file of {path.stat().st_size:,} bytes that unpacks to {num_bytes:,}, perhaps a zip "
-            "bomb. If it was compressed, save it again with torch.save"
-        )
-
-
 def _split_encoders(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [{} for _ in range(_NUM_ENCODERS)]
     for name, value in state.items():
@@ -202,20 +173,6 @@ def _split_encoders(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def _to_arrays(found: Mapping[str, np.ndarray], path: Path, num_stored: int) -> dict[str, np.ndarray]:
-    expanded = [name for name, value in found.items() if _is_expanded(value)]
-    if expanded:
-        raise InputError(f"{path} holds an expanded array, {printable(expanded[0])}; save a contiguous copy of it")
-    num_bytes = sum(value.nbytes for value in found.values())
-    if num_bytes > _MOST_SHARED * num_stored:
-        raise InputError(f"{path} is refused: its arrays share memory and have {num_bytes:,} bytes in all")
-    return {name: _to_array(value) for name, value in found.items()}
-
-
 def _to_array(value: Any) -> np.ndarray:
     with np.errstate(over="ignore"):  # infinity is reported
         return np.array(value, np.float32 if value.dtype.kind in "fV" else value.dtype)  # a copy that can be changed
-
-
-def _is_expanded(value: np.ndarray) -> bool:
-    return isinstance(value.base, np.ndarray) and value.nbytes > value.base.nbytes

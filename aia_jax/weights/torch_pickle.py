@@ -85,26 +85,10 @@ def _are_sizes(*tuples: tuple[int, ...]) -> bool:
     return all(type(item) is tuple and all(type(number) is int and number >= 0 for number in item) for item in tuples)
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise ValueError(f"bytes with the encoding {encoding}")
-    return text.encode("latin1")
-
-
-def _make_set(items: list[Any]) -> set[Any]:
-    return set(_checked_keys(items))
-
-
-def _make_ordered_dict(pairs: list[Any] = ()) -> collections.OrderedDict:
-    keys, values = [], []
-    for key, value in pairs:  # Python 2 wrote them as an argument
-        keys.append(key)
-        values.append(value)
-    return collections.OrderedDict(zip(_checked_keys(keys), values, strict=True))
-
-
-def _name_device(kind: str, *index: int) -> str:
-    return kind + "".join(f":{number:d}" for number in index)
+def _make_ordered_dict(*arguments: Any) -> collections.OrderedDict:
+    if arguments:
+        raise ValueError("an OrderedDict in the form of Python 2")
+    return collections.OrderedDict()
 
 
 def _checked_keys(keys: Iterable[Any]) -> list[Any]:
@@ -116,30 +100,13 @@ def _checked_keys(keys: Iterable[Any]) -> list[Any]:
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "_codecs.encode": _encode,
     "argparse.Namespace": argparse.Namespace,
-    "builtins.set": _make_set,
-    "__builtin__.set": _make_set,
-    "collections.Counter": collections.Counter,
     "collections.OrderedDict": _make_ordered_dict,
-    "torch.Size": tuple,
-    "torch.device": _name_device,
     "torch._utils._rebuild_tensor": lambda *view: _rebuild_array(*view, False, None),
     "torch._utils._rebuild_tensor_v2": _rebuild_array,
     "torch._utils._rebuild_parameter": lambda array, *_: array,
     "torch.nn.parameter.Parameter": lambda array, *_: array,
 }
-_ARRAY_CALLS = [name for name in _CALLS if name.startswith(("torch._utils", "torch.nn"))]
-_ARGUMENTS = {  # types of the arguments of the other calls
-    "_codecs.encode": (str,),
-    "builtins.set": (list,),
-    "__builtin__.set": (list,),
-    "collections.Counter": (dict,),
-    "collections.OrderedDict": (list,),
-    "torch.Size": (list, tuple),
-    "torch.device": (str, int),
-}
-_MOST_COPIED = 10_000_000
 _LONGEST_NAME = 1000
 # Modules and functions that run code. Nothing here runs them: they only show that a file is malicious.
 _CODE = re.compile(
@@ -162,7 +129,6 @@ class Pickle:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.num_copied = 0
         while True:
             name, argument = _read_instruction(file)
             if name == "STOP":
@@ -175,7 +141,7 @@ class Pickle:
             elif name in _PLAIN:
                 self.stack.append(argument)
             elif name in _TUPLES:
-                self._replace(_TUPLES[name], tuple)
+                self.stack.append(tuple(self._pop(_TUPLES[name])))
             else:
                 getattr(self, f"_{name.lower()}")(argument)
 
@@ -185,9 +151,6 @@ class Pickle:
         values = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
         return values
-
-    def _replace(self, count: int, function: Callable[[list[Any]], Any]) -> None:
-        self.stack.append(function(self._pop(count)))
 
     def _pop_mark(self) -> list[Any]:
         values, self.stack = self.stack, self.marks.pop()
@@ -231,16 +194,11 @@ class Pickle:
         elif not isinstance(target, Opaque):
             raise ValueError("the pickle appends to something that is not a list")
 
-    def _additems(self, _: None) -> None:
-        values = self._pop_mark()
-        if type(target := self.stack[-1]) is set:
-            target.update(_checked_keys(values))
-        elif not isinstance(target, Opaque):
-            raise ValueError("the pickle adds to something that is not a set")
+    _additems = _appends
 
     def _frozenset(self, _: None) -> None:
-        values = self._pop_mark()
-        self.stack.append(frozenset(_checked_keys(values)))
+        self._pop_mark()
+        self.stack.append(Opaque("frozenset"))
 
     def _setitem(self, _: None) -> None:
         self._update(self._pop(2))
@@ -276,31 +234,14 @@ class Pickle:
         function, arguments = self._pop(2)
         if not isinstance(function, _Global) or function.name in _DATA_NAMES or type(arguments) is not tuple:
             raise ForbiddenError("its pickle calls something that is not a function")
-        if function.name not in _CALLS:
-            self.stack.append(Opaque(function.name))
-            return
-        if function.name not in _ARRAY_CALLS:
-            self._check_arguments(function.name, arguments)
-        self.stack.append(_CALLS[function.name](*arguments))
+        is_known = function.name in _CALLS
+        self.stack.append(_CALLS[function.name](*arguments) if is_known else Opaque(function.name))
 
-    def _check_arguments(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """Raises ValueError for arguments of wrong types, and if calls copy too many items of the same few objects."""
-        if not all(type(argument) in _ARGUMENTS.get(name, ()) for argument in arguments):
-            raise ValueError(f"a call of {name} with arguments of wrong types")
-        self.num_copied += sum(len(argument) for argument in arguments if not isinstance(argument, int))
-        if self.num_copied > _MOST_COPIED:
-            raise ValueError(f"its calls copy more than {_MOST_COPIED:,} items")
-
-    def _newobj(self, _: None) -> None:
-        function, arguments = self._pop(2)
-        if not isinstance(function, _Global) or function.name in _DATA_NAMES:
-            raise ForbiddenError("its pickle makes an object of something that is not a class")
-        is_options = function.name == "argparse.Namespace" and arguments == ()
-        self.stack.append(argparse.Namespace() if is_options else Opaque(function.name))
+    _newobj = _reduce
 
     def _newobj_ex(self, _: None) -> None:
         self._pop(1)
-        self._newobj(None)
+        self._reduce(None)
 
     def _build(self, _: None) -> None:
         (state,) = self._pop(1)
@@ -314,8 +255,6 @@ class Pickle:
 
     def _binpersid(self, _: None) -> None:
         (identity,) = self._pop(1)
-        if type(identity) is not tuple:
-            raise ForbiddenError("its pickle refers to something that is not the storage of an array")
         if identity[:1] == ("module",) and isinstance(identity[1], _Global) and identity[1].name not in _DATA_NAMES:
             self.stack.append(identity[1])  # the class of a module, with its source code, before torch 1.6
             return
@@ -325,9 +264,6 @@ class Pickle:
         if not is_storage or not isinstance(key, str) or not isinstance(device, str):
             raise ForbiddenError("its pickle refers to something that is not the storage of an array")
         self.stack.append(self.load_storage(_STORAGES[dtype.name], key, num_elements, *view))
-
-    def _short_binstring(self, text: str) -> None:
-        self.stack.append(text.encode("latin1").decode())  # Python 2's strings
 
 
 def _read_instruction(file: BinaryIO) -> tuple[str, Any]:
@@ -344,13 +280,13 @@ def _read_instruction(file: BinaryIO) -> tuple[str, Any]:
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set}
+_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": lambda: Opaque("set")}
 _PLAIN = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE")
 _PLAIN += ("BINBYTES", "SHORT_BINBYTES")
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _METHODS = (  # instructions with a method of `Pickle`
     *("PROTO", "MARK", "TUPLE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "APPEND", "APPENDS", "SETITEM"),
-    *("SETITEMS", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID", "SHORT_BINSTRING"),
+    *("SETITEMS", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"),
     *("MEMOIZE", "FRAME", "ADDITEMS", "FROZENSET", "STACK_GLOBAL", "NEWOBJ_EX"),
 )
 _KNOWN = frozenset({"STOP", *_CONSTANTS, *_EMPTY, *_PLAIN, *_TUPLES, *_METHODS})
