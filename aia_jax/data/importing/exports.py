@@ -1,6 +1,5 @@
 """Reads labels from JSON, JSON lines and XML of annotation tools. Formats that are not read are named and refused."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ _REFUSED = {  # fields by which a format is known: its name, and what to do
     ("shapes", "imagePath"): f"JSON of LabelMe: {_INSTEAD}",
     ("data_row",): f"JSON of Labelbox: {_INSTEAD}",
     ("Labeled Data",): f"JSON of Labelbox: {_INSTEAD}",
+    ("result", "task"): "one annotation of Label Studio's storage: export the project as JSON",
     ("sentences",): _CAPTIONS,
     ("caption",): _CAPTIONS,
 }
@@ -49,24 +49,28 @@ def read_json_labels(path: Path, *, photo_column: str = "", label_column: str = 
     if not isinstance(document, dict | list) or not document:
         raise InputError(f"{path} holds no labels; expected {_EXPECTED}")
     if isinstance(document, dict):
-        if isinstance(document.get("classes", []), list | None) and isinstance(document.get("labels"), dict):
-            return _read_fiftyone(path, document)
-        if isinstance(document.get("items"), list) and isinstance(document.get("categories"), dict):
-            return _read_datumaro(path, document)
         lists = [value for value in document.values() if isinstance(value, list) and value and _is_object(value[0])]
         _refuse(path, document, *(value[0] for value in lists if "categories" not in document))
-        if len(document.keys() & {"images", "annotations", "categories"}) > 1:
-            return read_coco(path, document)
-        if any(name in document for name in (*_PHOTOS, photo_column)):
-            document = [document]
+        if isinstance(document.get("classes", []), list | None) and _is_object(document.get("labels")):
+            read = _read_fiftyone
+        elif isinstance(document.get("items"), list) and _is_object(document.get("categories")):
+            read = _read_datumaro
+        elif len(document.keys() & {"images", "annotations", "categories"}) > 1:
+            read = read_coco
+        elif any(name in document for name in (*_PHOTOS, photo_column)):
+            read, document = None, [document]
         elif len(lists) == 1:
-            document = lists[0]
+            read, document = None, lists[0]
         else:
             _refuse(path, next(iter(document.values())))
-            return _read_mapping(path, document)
+            read = _read_mapping
+        if read and (photo_column or label_column):
+            raise InputError(f"--photo_column and --label_column go with a table or a list of objects, not with {path}")
+        if read:
+            return read(path, document)
     first = document[0]
     if _is_object(first) and "data" in first and ("annotations" in first or "completions" in first):
-        return _read_label_studio(path, document)
+        return _read_label_studio(path, document, photo_column, label_column)
     _refuse(path, first)
     return _read_records(path, document, photo_column, label_column)
 
@@ -122,9 +126,7 @@ def _collect(path: Path, layout: str, entries: Iterable[tuple[str, Any]], read: 
             rows.append(row)
         except ValueError as problem:
             problems.append(f"{where}: {problem}")
-        except KeyError as error:
-            problems.append(f"{where}: has no field {error}")
-        except (AttributeError, IndexError, TypeError):
+        except (AttributeError, LookupError, TypeError):
             problems.append(f"{where}: does not have the fields of {layout.split(',')[0]}")
     if not rows:
         raise InputError(f"{path}: no entry can be read as {layout}; the first: {'; '.join(problems[:1])}")
@@ -156,9 +158,7 @@ def _names(value: Any, classes: list | tuple = (), depth: int = 4) -> tuple[str,
 
 
 def _read_fiftyone(path: Path, document: dict) -> LabelList:
-    classes = document.get("classes") or ()
-    entries = ((f"{path.name}: {name!r:.60}", (name, value)) for name, value in document["labels"].items())
-    return _collect(path, "FiftyOne's labels", entries, lambda entry: (entry[0], _names(entry[1], classes)))
+    return _read_pairs(path, "FiftyOne's labels", document["labels"], document.get("classes") or ())
 
 
 def _read_datumaro(path: Path, document: dict) -> LabelList:
@@ -180,18 +180,24 @@ def _read_mapping(path: Path, document: Mapping[str, Any]) -> LabelList:
     lists = all(isinstance(value, list) for value in document.values()) and any(document.values())
     if not lists and not all(name.lower().endswith(SUFFIXES) for name in document):
         raise InputError(f"{path} has the fields {', '.join(document):.80}, of no known tool; expected {_EXPECTED}")
-    entries = ((f"{path.name}: {name!r:.60}", name) for name in document)
-    return _collect(path, "names of photos and their labels", entries, lambda name: (name, _names(document[name])))
+    return _read_pairs(path, "names of photos and their labels", document, ())
 
 
-def _read_label_studio(path: Path, tasks: list) -> LabelList:
-    controls: Counter[str] = Counter()
+def _read_pairs(path: Path, layout: str, labels: Mapping[str, Any], classes: list | tuple) -> LabelList:
+    entries = ((f"{path.name}: {name!r:.60}", name) for name in labels)
+    return _collect(path, layout, entries, lambda name: (name, _names(labels[name], classes)))
+
+
+def _read_label_studio(path: Path, tasks: list, photo_column: str, label_column: str) -> LabelList:
+    controls: dict[tuple[str, str], None] = {}  # names of questions, and their kinds
 
     def labels_of(result: list) -> Iterator[str]:
         for item in result:
-            kind = item.get("type", "")
+            kind, question = item.get("type", ""), item.get("from_name", "")
+            if label_column not in ("", question):
+                continue
             if kind == "choices" or kind.endswith("labels"):
-                controls[f"{item.get('from_name', '')!r} ({kind})"] += 1
+                controls[question, kind] = None
                 yield from _names(item["value"][kind])
             elif kind == "taxonomy":
                 raise ValueError("a taxonomy is not read; export a table and write image,labels")
@@ -205,14 +211,20 @@ def _read_label_studio(path: Path, tasks: list) -> LabelList:
         if len(answers) > 1:
             listed = " / ".join(sorted(map(", ".join, answers)))
             raise ValueError(f"its annotations differ: {listed:.80}; keep one, or mark one as ground truth")
-        photos = [value for name, value in task["data"].items() if isinstance(value, str)]
-        photos = [task["data"][name] for name in _PHOTOS if name in task["data"]] or photos
-        return photos[0], answers.pop()
+        data = task["data"]
+        texts = [name for name, value in data.items() if isinstance(value, str)]
+        fields = [photo_column] if photo_column else [name for name in _PHOTOS if name in data] or texts
+        return data[fields[0]], answers.pop()
 
     numbers = (task.get("id", index) if _is_object(task) else index for index, task in enumerate(tasks))
     entries = ((f"{path.name}: task {number}", task) for number, task in zip(numbers, tasks, strict=True))
     found = _collect(path, "Label Studio's JSON", entries, read)
-    understood = f"{found.understood}; labels of {', '.join(controls) or 'nothing'}"
+    questions = dict.fromkeys(question for question, _ in controls if question)
+    if len(questions) > 1 or (label_column and not controls):
+        listed = f"several questions: {', '.join(questions)}" if questions else f"no question {label_column!r}"
+        raise InputError(f"{path} has {listed}; --label_column chooses one by its name")
+    listed = ", ".join(f"{question!r} ({kind})" for question, kind in controls)
+    understood = f"{found.understood}; labels of {listed or 'nothing'}"
     return LabelList(found.rows, understood, found.problems)
 
 

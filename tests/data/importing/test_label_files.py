@@ -113,6 +113,32 @@ def test_label_studio_is_read(write):
     )
 
 
+def test_one_question_of_label_studio_is_chosen(write):
+    def item(name, *names):
+        return {"type": "choices", "from_name": name, "value": {"choices": list(names)}}
+
+    results = [[item("what", "dog", "park"), item("quality", "good")], [item("quality", "blurred")]]
+    tasks = [
+        {"id": number, "data": {"text": "x", "pic": f"{number}.jpg"}, "annotations": [{"result": result}]}
+        for number, result in enumerate(results)
+    ]
+    path = write(tasks, "ls.json")
+    with pytest.raises(InputError, match="several questions: what, quality; --label_column chooses one"):
+        read_labels_of(path, photo_column="pic")
+    with pytest.raises(InputError, match="no question 'who'; --label_column"):
+        read_labels_of(path, photo_column="pic", label_column="who")
+    found = read_labels_of(path, photo_column="pic", label_column="what")
+    assert labels_of(found) == {"0.jpg": {"dog", "park"}, "1.jpg": set()}
+    with pytest.raises(InputError, match="one annotation of Label Studio's storage: export the project as JSON"):
+        read_labels_of(write({"id": 1, "result": results[0], "task": {"id": 0, "data": {}}}, "1"))
+
+
+@pytest.mark.parametrize("content", [coco(), {"classes": ["a"], "labels": {"a.jpg": 0}}, {"a.jpg": ["sea"]}])
+def test_columns_are_never_ignored(write, content):
+    with pytest.raises(InputError, match="--photo_column and --label_column go with a table or a list of objects"):
+        read_labels_of(write(content, "a.json"), label_column="b")
+
+
 DATUMARO = {
     "info": {},
     "categories": {"label": {"labels": [{"name": "sky", "parent": ""}, {"name": "sea"}]}},
