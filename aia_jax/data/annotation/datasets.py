@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data import scenes
-from aia_jax.data.annotation.annotations import FOLDERS, SPLITS, read_annotations
+from aia_jax.data.annotation.annotations import FOLDERS, read_annotations
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
@@ -74,10 +74,6 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
 
     if config_data.name not in DATASETS:
         raise InputError(f"config.data.name={config_data.name!r} is unknown; known: {', '.join(DATASETS)}")
-    if split not in SPLITS:
-        raise InputError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
-    if image_size < 1:
-        raise InputError(f"config.data.image_size={image_size} must be at least 1")
     if config_data.name == "scenes":
         indices = scene_indices(config_data, split)
         source = image_cache.scenes_source(split, config_data.seed, indices, image_size)

@@ -132,7 +132,7 @@ def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
     absent = [file for file in dataset.annotations if no_annotations and not (found.folder / file.path).exists()]
     total = sum(dataset.num_images.values())
     text = f"{total:,} photos" if no_annotations else f"{len(photos):,} photos: {first_names(photos)}"
-    source = f"; {dataset.homepage} has them in its images/" if dataset.kaggle else ""
+    source = f"; https://www.kaggle.com/datasets/{dataset.kaggle} has them in its images/" if dataset.kaggle else ""
     files = [(file.path, file.url) for file in absent] + [("images/", text + source)]
     for file in dataset.archives:
         files.append((file.path, f"{file.num_bytes:,} bytes, {file.url}; or unpacked in this folder"))
@@ -148,14 +148,8 @@ def _fetch_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) ->
         for directory, _, files in os.walk(source)
     ]
     found = ChainMap(*sorted(folders, key=len)[::-1])  # If folders share a name, the folder with more targets is used.
-    is_ours = source.resolve().is_relative_to(cache.resolve())
     for name, path in found.items():
-        targets[name].parent.mkdir(parents=True, exist_ok=True)
-        if is_ours:
-            shutil.move(path, targets[name])
-        else:  # Kaggle's own notebooks have the files in a read-only folder.
-            targets[name].unlink(missing_ok=True)
-            targets[name].symlink_to(path.resolve())
+        write_bytes(targets[name], path.read_bytes())  # Kaggle's own notebooks have the files in a read-only folder.
     shutil.rmtree(cache, ignore_errors=True)
 
 

@@ -126,10 +126,8 @@ def _open(url: str, part: Path, start: int, validator: str) -> http.client.HTTPR
             if error.code in _TEMPORARY:
                 raise _TemporaryError(answer) from None
             raise InputError(f"{url} cannot be downloaded: {answer}") from None
-    except urllib.error.URLError as error:
-        raise _TemporaryError(f"no connection: {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
-        raise _TemporaryError(f"no answer: {error or type(error).__name__}") from None
+        raise _TemporaryError(f"no connection: {error or type(error).__name__}") from None
 
 
 def _start_again(part: Path) -> NoReturn:

@@ -57,12 +57,6 @@ class PublicDataset:
     kaggle: str = ""
     archives: tuple[RemoteFile, ...] = ()
 
-    @property
-    def homepage(self) -> str:
-        """Address of the page that describes the data set."""
-        visual_genome = "https://homes.cs.washington.edu/~ranjay/visualgenome"
-        return f"https://www.kaggle.com/datasets/{self.kaggle}" if self.kaggle else visual_genome
-
 
 def _file(path: str, source: str, git_blob: str = "", num_bytes: int = 0) -> RemoteFile:
     """Returns the file with the destination `path`. `source` is the address of the folder that has the file."""

@@ -192,8 +192,8 @@ def test_ranges_are_not_taken_for_a_record(save):
     ("record", "ranges", "num_words", "message"),
     [
         ([*RECORD, [4, 1]], RANGES, 4, "rows of image 4 start at 0 and again at 6; the rows of an image must be in"),
-        (RECORD, [[0, 2], [5, 5], [3, 4], [-1, -1]], 4, "record.npy: row 0 is of image 4; ids are 0 to 3"),
-        (RECORD, RANGES[:4], 4, "record.npy: row 0 is of image 4; ids are 0 to 3"),
+        (RECORD, [[0, 2], [5, 5], [3, 4], [-1, -1]], 4, "record.npy: row 0 is [4, 2]; it must be [image, word]"),
+        (RECORD, RANGES[:4], 4, "record.npy: row 0 is [4, 2]; it must be [image, word]"),
         (RECORD, RANGES, 3, "record.npy: row 4 is [2, 3]; it must be [image, word], both ids from 0, words to 2"),
         ([*RECORD, [-1, 1]], RANGES, 4, "row 6 is [-1, 1]; it must be [image, word], both ids from 0, words to 3"),
         ([*RECORD, [5, 1]], RANGES, 4, "image 5 has rows [-1, -1] in it, first and last, but [6, 6] in the record"),
