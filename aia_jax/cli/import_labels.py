@@ -33,7 +33,6 @@ from aia_jax.utils.messages import format_count, list_problems, printable
 _TEST_FRACTION = 0.2
 _NUM_SHOWN = 10  # photos whose labels are printed before anything is written
 _TABLE_FLAGS = ("photo_column", "label_column", "separator", "delimiter", "encoding", "rows", "ignore_columns")
-_TABLE_FLAGS += ("min_value",)  # flags that go with a table only
 _IMAGES = "images"
 _FILES = (*(f"{split}.json" for split in SPLITS), CUSTOM_STATS)
 
@@ -63,10 +62,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--delimiter", default="", metavar="SIGN", help=delimiter_help)
     parser.add_argument("--encoding", default="", metavar="NAME", help="table: cp1252, ...; default: UTF-8 or UTF-16")
     parser.add_argument("--rows", default="", metavar="CONDITION", help="table: rows to read: 'Confidence >= 0.5'")
-    ignore_help = "table: columns to leave out, separated by commas"
-    parser.add_argument("--ignore_columns", default="", metavar="NAMES", help=ignore_help)
-    min_value_help = "table with a column for each label: a photo has the labels with this value or more"
-    parser.add_argument("--min_value", type=float, metavar="X", help=min_value_help)
+    parser.add_argument("--ignore_columns", nargs="+", default=(), metavar="NAME", help="table: columns to leave out")
     like_help = "use the vocabulary and channel statistics of this earlier output"
     parser.add_argument("--like", type=local, metavar="DIR", help=like_help)
     parser.add_argument("--skip_bad", action="store_true", help="leave out rows, photos and labels with problems")

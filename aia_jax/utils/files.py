@@ -1,6 +1,5 @@
 """Functions for files: atomic writes, reads with precise errors, locks, checksums and listings."""
 
-import codecs
 import contextlib
 import fcntl
 import hashlib
@@ -16,6 +15,9 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import printable
+
+_ENCODINGS = ("cp1252", "mac_roman", "cp1250", "cp1251", "cp932", "gb18030", "cp949")  # the most frequent first
 
 
 @contextlib.contextmanager
@@ -143,48 +145,28 @@ def read_text(path: Path, *, newline: str | None = None, encoding: str | None = 
     try:
         if not encoding:
             with path.open("rb") as file:
-                encoding = _encoding_of(file.read(4))
+                encoding = json.detect_encoding(file.read(4))  # by a byte-order mark or zero bytes; else UTF-8
         with path.open(encoding=encoding, newline=newline) as file:
             return file.read().removeprefix("\ufeff")
     except UnicodeError as error:
         name = encoding.removesuffix("-sig").upper()
-        if not isinstance(error, UnicodeDecodeError):
-            raise InputError(f"{path} is not {name} text: {error}") from None
-        problem = f"{path} is not {name} text: {error.reason} at byte {error.start}; {advice}"
-        raise InputError(problem + _other_encodings(path)) from None
+        why = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else error
+        raise InputError(f"{path} is not {name} text: {why}; {advice}{_other_encodings(path)}") from None
     except LookupError:
         raise InputError(f"{encoding!r} is no known encoding of text; examples: utf-8, utf-16, cp1252") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _encoding_of(head: bytes) -> str:
-    """Returns the encoding that the first four bytes of a file show, by a byte-order mark or by zero bytes."""
-    if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
-        return "utf-32"
-    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        return "utf-16"
-    zeros = [byte == 0 for byte in head]
-    return {(False, True) * 2: "utf-16-le", (True, False) * 2: "utf-16-be"}.get(tuple(zeros), "utf-8-sig")
-
-
 def _other_encodings(path: Path) -> str:
-    """Returns lines that show the first line that is not ASCII in three other encodings, the most probable first."""
+    """Returns lines that show the first line that is not ASCII in other encodings."""
     content = path.read_bytes()
     if content.startswith(b"PK\3\4"):
         return "; it is a spreadsheet file or an archive"
-    line = next((line for line in content.splitlines() if not line.isascii()), b"")[:80]
-    found = []
-    for encoding in ("cp1252", "cp1250", "cp1251", "mac_roman", "cp932", "gb18030", "cp949"):
-        text = line.decode(encoding, errors="ignore")
-        if len(text.encode(encoding, errors="ignore")) >= len(line) - 1 and text.isprintable():
-            words = re.findall(r"\w*[^\W\x00-\x7f]\w*", text)  # words with letters that are not ASCII
-            symbols = len(re.findall(r"[^\w\x00-\x7f]|[\uff61-\uff9f]", text))
-            latin = encoding in ("cp1252", "cp1250", "mac_roman")
-            odd = [word for word in words if latin != (2 * len(re.sub(r"[\x00-\x7f]", "", word)) <= len(word))]
-            found.append((len(odd) + symbols, len(found), f"as {encoding}: {text}"))
-    shown = "".join(f"\n  {reading}" for *_, reading in sorted(found)[:3])
-    return shown and f"; its encoding may be one of these, the most probable first:{shown}"
+    line = next((line for line in content.splitlines() if not line.isascii()), b"")
+    readings = {name: line.decode(name, errors="replace") for name in _ENCODINGS}
+    shown = [f"\n  as {name}: {printable(text):.60}" for name, text in readings.items() if "\ufffd" not in text]
+    return f"; its encoding may be one of these:{''.join(shown)}" if shown else ""
 
 
 def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = (), lines: bool = False) -> Any:

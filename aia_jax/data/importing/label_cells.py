@@ -6,13 +6,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain, product
 from typing import Any
 
 from aia_jax.utils.errors import InputError
 
 LISTS = "lists"
 _SIGNS = "|;,"
-_ENTITY = re.compile(r"&#?\w+;")  # such as &amp; whose semicolon separates nothing
 _DICT_KEYS = ("choices", "labels", "label", "taxonomy", "name")
 
 
@@ -34,23 +34,24 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
         InputError: there are two readings. The message shows both, and the values of `--separator`.
     """
     cells = list(dict.fromkeys(cells))
-    if any(_names_of(cell) is not None for cell in cells) or (cells and all(_has_brackets(cell) for cell in cells)):
-        _check_plain_cells(cells, where)
+    lists = [names for cell in cells if (names := _names_of(cell)) is not None]
+    if lists or (cells and all(_has_brackets(cell) for cell in cells)):
+        known = {*chain(*lists), *cells}
+        for cell, sign in product(cells, _SIGNS):
+            if not _has_brackets(cell) and len(parts := _parts(cell, sign)) > 1 and known.intersection(parts):
+                how = f"some cells are lists, but {cell!r:.60} looks like labels separated by {sign!r}"
+                raise InputError(f"{where}: {how}; write all cells in one way")
         return LISTS
-    plain = [_ENTITY.sub("", cell) for cell in cells]
-    signs = [sign for sign in _SIGNS if any(sign in cell for cell in plain)]
+    signs = [sign for sign in _SIGNS if any(sign in cell for cell in cells)]
     if not signs and (repeated or not any(" " in cell for cell in cells)):
         return ""
     shares = {sign: _evidence(cells, sign) for sign in signs or " "}
     strong = [sign for sign, share in shares.items() if share >= 0.5]
-    if not signs:
-        if several == bool(strong):
-            return " " if several else ""
-        if not several and not strong:
-            return ""
-    else:
+    if not signs and several == bool(strong):
+        return " " if several else ""
+    if signs:
         clear = strong if not any(share for sign, share in shares.items() if sign not in strong) else []
-        if not strong and signs in (["|"], [";"]) and several and not repeated and plain == cells:
+        if not strong and signs in (["|"], [";"]) and several and not repeated:
             clear = signs
         if len(clear) == 1:
             parts = list(dict.fromkeys(part for cell in cells for part in _parts(cell, clear[0])))
@@ -103,8 +104,8 @@ def _evidence(cells: Sequence[str], sign: str) -> float:
     split = [_parts(cell, sign) for cell in cells]
     for parts in split:
         for index, part in enumerate(parts):
-            places[part] |= {("first", index == 0), ("last", index == len(parts) - 1)}
-    moving = {part for part, found in places.items() if len(found) > 2} | {p[0] for p in split if len(p) == 1}
+            places[part].add((index == 0, index == len(parts) - 1))
+    moving = {part for part, found in places.items() if len(found) > 1} | {p[0] for p in split if len(p) == 1}
     several = [parts for parts in split if len(parts) > 1]
     needed = 2 if sign == " " else 1
     return sum(len(moving & set(parts)) >= needed for parts in several) / max(len(several), 1)
@@ -139,16 +140,3 @@ def _names(value: Any) -> list[str] | None:
         return None
     found = [_names(item) for item in value]
     return None if None in found else [name for names in found for name in names]
-
-
-def _check_plain_cells(cells: Sequence[str], where: str) -> None:
-    """Raises InputError if some cells are lists, and others have labels with a separator."""
-    lists = {name for cell in cells for name in _names_of(cell) or ()}
-    whole = {cell for cell in cells if not _has_brackets(cell)}
-    for cell in whole:
-        for sign in _SIGNS:
-            if sign in cell and (lists | whole) & set(_parts(cell, sign)):
-                raise InputError(
-                    f"{where}: some cells are lists, but {cell!r:.60} looks like labels separated by {sign!r}; write "
-                    "all cells in one way"
-                )

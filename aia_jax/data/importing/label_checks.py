@@ -1,10 +1,12 @@
 """Checks labels of every source: Unicode forms, labels that look broken, and labels that are nearly the same."""
 
+import contextlib
 import dataclasses
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from itertools import chain
 
 from aia_jax.data.annotation.annotations import label_problem
 from aia_jax.data.importing.labelled_photos import LabelRow
@@ -22,7 +24,6 @@ _PATTERNS = {
     r".*&(amp|lt|gt|quot|apos|nbsp|#\w+)\b.*": "has a character code of HTML",
     rf".{{{_MAX_LENGTH + 1},}}": f"is longer than {_MAX_LENGTH} characters",
 }
-_PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
 def unify_labels(
@@ -80,13 +81,8 @@ def _broken(label: str) -> str:
     for pattern, problem in _PATTERNS.items():
         if re.fullmatch(pattern, label):
             return problem
-    open_brackets = []
-    for sign in label:
-        if sign in "([{":
-            open_brackets.append(sign)
-        elif sign in _PAIRS and (not open_brackets or open_brackets.pop() != _PAIRS[sign]):
-            return "has brackets without a partner"
-    if open_brackets or len(re.findall(r'(?<!\d)"', label)) % 2:
+    unpaired = any(label.count(left) != label.count(right) for left, right in ("()", "[]", "{}"))
+    if unpaired or len(re.findall(r'(?<!\d)"', label)) % 2:
         return "has brackets or quotes without a partner"
     if all(unicodedata.category(sign)[0] in "PZ" for sign in label):
         return "has no letters"
@@ -94,13 +90,9 @@ def _broken(label: str) -> str:
 
 
 def _is_misread(label: str, encoding: str) -> bool:
-    if label.isascii():
-        return False
-    try:
-        label.encode(encoding).decode("utf-8")
-    except UnicodeError:
-        return False
-    return True
+    with contextlib.suppress(UnicodeError):
+        return not label.isascii() and bool(label.encode(encoding).decode())
+    return False
 
 
 def sample_lines(photos: Sequence[LabelRow], number: int) -> list[str]:
@@ -110,16 +102,11 @@ def sample_lines(photos: Sequence[LabelRow], number: int) -> list[str]:
     """
     several = [photo for photo in photos if len(photo.labels) > 1]
     others = [photo for photo in photos if len(photo.labels) < 2]
-    chosen = _spread(several, number)
-    chosen += _spread(others, number - len(chosen))
+    spread = [group[:: max(len(group) // number, 1)][:number] for group in (several, others)]
+    chosen = list(chain(*spread))[:number]
     names = [printable(photo.photo) for photo in chosen]
     names = [name if len(name) <= 40 else f"...{name[-37:]}" for name in names]
     width = max(map(len, names), default=0)
     labels = [" | ".join(printable(label) for label in photo.labels) or "(no label)" for photo in chosen]
     labels = [text if len(text) <= 100 else f"{text[:97]}..." for text in labels]
     return [f"  {name:<{width}}  {text}" for name, text in zip(names, labels, strict=True)]
-
-
-def _spread(photos: Sequence[LabelRow], number: int) -> list[LabelRow]:
-    number = min(number, len(photos))
-    return [photos[index * len(photos) // number] for index in range(number)]

@@ -46,7 +46,7 @@ def read_labels_of(path: Path, **table_options: Any) -> LabelList:
 
 
 def _refuse_options(path: Path, options: dict[str, Any]) -> None:
-    if given := ", ".join(f"--{name}" for name, value in options.items() if value not in ("", None)):
+    if given := ", ".join(f"--{name}" for name, value in options.items() if value):
         raise InputError(f"{given} goes with a table; {path} is none")
 
 

@@ -1,9 +1,9 @@
 """Reads labels of photos from text tables of many layouts; see `read_table`."""
 
-import csv
-import operator
+import functools
 import re
 from collections.abc import Callable, Sequence
+from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -20,16 +20,14 @@ _LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "cate
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 _UNNAMED = re.compile(r"(unnamed:_\d+)?")  # the name that pandas gives to a column of row numbers
 _DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", LISTS: "lists"}  # descriptions of separators
-_KNOWN_SPLITS = ", ".join(SPLIT_NAMES)
-_YES, _NO = ("1", "1.0", "true", "t", "yes", "y", "x"), ("0", "0.0", "-1", "-1.0", "false", "f", "no", "n", "")
+_YES, _NO = ("1", "true", "t", "yes", "y", "x"), ("0", "-1", "false", "f", "no", "n", "")
 _NEGATIVE = re.compile("absent|negat|reject|delet|cancel|invalid|wrong")
 _WEIGHTS = re.compile(  # names of columns that say which rows count
     rf"{_NEGATIVE.pattern}|conf|score|prob(?!lem)|likelihood|certain|verif|presen|(^|_)(valid|value|exists|positive)"
     "|weight|votes|agreement|accept|approv|correct|status|(^|_)state|review|group_of"
 )
 _MAX_VALUES = 5  # most values of a text column that says which rows count, such as high, medium and low
-_COMPARISONS = {"!=": operator.ne, ">=": operator.ge, "<=": operator.le, "=": operator.eq, ">": operator.gt}
-_COMPARISONS["<"] = operator.lt
+_COMPARISONS = {"=": eq, "!=": ne, ">=": ge, "<=": le, ">": gt, "<": lt}
 
 
 class _Columns(NamedTuple):
@@ -51,8 +49,7 @@ def read_table(
     encoding: str = "",
     delimiter: str = "",
     rows: str = "",
-    min_value: float | None = None,
-    ignore_columns: str = "",
+    ignore_columns: Sequence[str] = (),
 ) -> LabelList:
     """Reads labels from a text table with a header.
 
@@ -65,8 +62,7 @@ def read_table(
         separator: text between two labels in a cell; "none": a cell is one label; "": see `choose_separator`.
         encoding, delimiter: see `read_rows`.
         rows: rows that count, such as "Confidence >= 0.5"; "": all rows.
-        min_value: smallest number in a column of 0 and 1 for which a photo has the label.
-        ignore_columns: names of columns to leave out, separated by commas.
+        ignore_columns: names of columns to leave out.
 
     Raises:
         InputError: the file cannot be read, a column is missing, or there are two ways to read the table.
@@ -76,36 +72,38 @@ def read_table(
         path, lambda header: sum(_key(name) in known for name in header), encoding=encoding, delimiter=delimiter
     )
     header, problems, kept = table.header, table.problems, table.rows
-    names = [name.strip() for name in next(csv.reader([ignore_columns], skipinitialspace=True), [])]
-    ignored = [_index(path, header, name, "--ignore_columns") for name in names if name]
+    ignored = [_index(path, header, name, "--ignore_columns") for name in ignore_columns]
     if rows:
         kept, column = _matching(path, header, kept, rows)
         ignored.append(column)
     columns = _find_columns(path, header, kept, photo_column, label_column, ignored)
     if not rows:
         _ask_about_rows(path, header, kept, columns, ignored)
-    splits = [_split_name(cells, columns) for _, cells in kept]
     if columns.labels is None:
-        _check_indicators(path, header, kept, columns, min_value)
+        values = {_value(cells[column]) for _, cells in kept for column in columns.indicators}
+        if "-1" in values and values & {"0", ""}:
+            raise InputError(f"{path}: the columns of labels hold -1 beside 0 or blank cells; write only 1 and 0")
         how = f"{len(columns.indicators):,} columns of 0 and 1 as labels"
     else:
-        valid = [cells for (_, cells), split in zip(kept, splits, strict=True) if split is not None]
-        separator = "" if separator == "none" else separator or _find_separator(path, header, valid, columns)
+        separator = "" if separator == "none" else separator or _find_separator(path, header, kept, columns)
         description = _DESCRIPTIONS.get(separator, f"separated by {separator!r}")
         how = f"labels in column {header[columns.labels]!r}, {description}"
     found = []
-    for (line, cells), split in zip(kept, splits, strict=True):
+    for line, cells in kept:
         where = f"{path.name}:{line}"
         try:
-            if split is None:
-                raise ValueError(f"split {cells[columns.split].strip()!r:.40} is unknown; known: {_KNOWN_SPLITS}")
+            part = "" if columns.split is None else cells[columns.split].strip()
+            if columns.split is not None and part.lower() not in SPLIT_NAMES:
+                raise ValueError(f"split {part!r:.40} is unknown; known: {', '.join(SPLIT_NAMES)}")
             if columns.labels is None:
-                labels = _indicated_labels(cells, header, columns, min_value)
+                labels = _indicated_labels(cells, header, columns)
             else:
                 labels = split_cell(cells[columns.labels].strip(), separator)
-            found.append(LabelRow(where, cells[columns.photo].strip(), labels, split))
+            found.append(LabelRow(where, cells[columns.photo].strip(), labels, SPLIT_NAMES.get(part.lower(), "")))
         except ValueError as problem:
             problems.append(f"{where}: {problem}")
+    if columns.labels is None and not found and problems:
+        raise InputError(f"{path} has no row that can be read. The first: {problems[0]}")
     if columns.split is not None:
         how += f", splits in column {header[columns.split]!r}"
     if rows:
@@ -166,13 +164,9 @@ def _find_columns(
     others = [column for column in range(len(header)) if column not in (photo, labels, split)]
     plain = [column for column in others if column not in ignored and not _UNNAMED.fullmatch(names[column])]
     indicators = plain if labels is None else []
-    for column in set(others).difference(plain, ignored) if labels is None else ():
-        values = [cells[column].strip().lower() for _, cells in rows]
-        if any(values) and set(values) <= {*_YES, *_NO} and len(set(values)) < len(values):  # else they count the rows
-            raise InputError(
-                f"{path}: column {column + 1} holds 0 and 1, but has no name; write its label into the first line, or "
-                "remove the column"
-            )
+    unnamed = [column + 1 for column in others if column and column not in ignored and column not in plain]
+    if unnamed and labels is None:
+        raise InputError(f"{path}: column {unnamed[0]} has no name; write its label into the first line, or remove it")
     if labels is None and not indicators:
         raise InputError(
             f"{path}: no column has a known name for labels ({', '.join(_LABEL_COLUMNS)}); --label_column names one"
@@ -195,7 +189,7 @@ def _matching(path: Path, header: list[str], rows: list[Row], condition: str) ->
 
 def _meets(cell: str, comparison: str, value: str) -> bool:
     """Compares numbers as numbers, and other texts in lower case. A text is not larger or smaller than a number."""
-    cell, value = cell.strip().lower(), value.lower()
+    cell, value = _value(cell), _value(value)
     if _is_number(cell) and _is_number(value):
         return _COMPARISONS[comparison](float(cell), float(value))
     return comparison in ("=", "!=") and _COMPARISONS[comparison](cell, value)
@@ -205,99 +199,55 @@ def _ask_about_rows(path: Path, header: list[str], rows: list[Row], columns: _Co
     """Raises InputError if a column, by its name or its values of 0 and 1, may say which rows count."""
     shown, names = [], []
     for column in sorted({*columns.indicators, *columns.unused}.difference(ignored)):
-        name = _key(header[column])
-        values = {cells[column].strip().lower() for _, cells in rows}
+        name, values = _key(header[column]), {_value(cells[column]) for _, cells in rows}
         filled, flags = values - {""}, values <= {*_YES, *_NO}
-        weighs, negates = _WEIGHTS.search(name), _NEGATIVE.search(name)
         numbers = all(map(_is_number, filled))
-        if columns.labels is None:  # a label may have any name, and `_check_indicators` finds fractions
+        if columns.labels is None:  # a label may have any name
             asked = flags and len(columns.indicators) > 1 and re.search("conf|score|verif|absent", name)
-        elif weighs:
-            asked = filled and (numbers or len(values) <= _MAX_VALUES) and (negates or not values <= {*_YES})
+        elif _WEIGHTS.search(name):
+            few = filled and (numbers or len(values) <= _MAX_VALUES)
+            asked = few and (_NEGATIVE.search(name) or not values <= {*_YES})
         else:
             asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(name)
         if asked:
-            wanted = _NO if negates else _YES
-            value = next(value for value in (*wanted, *sorted(filled)) if value in filled)
-            conditions = (
-                [("=", value)] if flags else [(">=", "0.5")] if numbers else [("=", text) for text in sorted(filled)]
-            )
-            for compare, value in conditions:
+            names.append(header[column])
+            for compare, value in (
+                [(">=", "0.5")] if numbers and not flags else [("=", text) for text in sorted(values)]
+            ):
                 kept = sum(_meets(cells[column], compare, value) for _, cells in rows)
                 shown.append(f'\n  --rows "{header[column]} {compare} {value}": reads {kept:,} of {len(rows):,} rows')
-            names.append(header[column])
     if names:
         raise InputError(
             f"{path}: {', '.join(map(repr, names))} may say which rows count; choose one:{''.join(shown)}\n"
-            f"  --ignore_columns '{_csv_line(names)}': reads all rows"
+            f"  --ignore_columns {' '.join(map(repr, names))}: reads all rows"
             f"{'; a label needs another name' if columns.labels is None else ''}"
         )
 
 
-def _csv_line(names: Sequence[str]) -> str:
-    return ",".join(f'"{name}"' if "," in name else name for name in names)
-
-
-def _find_separator(path: Path, header: list[str], rows: list[list[str]], columns: _Columns) -> str:
-    filled = [cell for cells in rows if (cell := cells[columns.labels].strip())]
+def _find_separator(path: Path, header: list[str], rows: list[Row], columns: _Columns) -> str:
+    filled = [cell for _, cells in rows if (cell := cells[columns.labels].strip())]
     name = header[columns.labels]
-    repeated = len({cells[columns.photo] for cells in rows}) < len(rows)
+    repeated = len({cells[columns.photo] for _, cells in rows}) < len(rows)
     return choose_separator(filled, f"{path}: column {name!r}", several=_key(name) not in _ONE_LABEL, repeated=repeated)
 
 
-def _split_name(cells: list[str], columns: _Columns) -> str | None:
-    """Returns the split of a row; "" if the table has no column of splits, None if the split is unknown."""
-    return "" if columns.split is None else SPLIT_NAMES.get(cells[columns.split].strip().lower())
-
-
-def _check_indicators(
-    path: Path, header: list[str], rows: list[Row], columns: _Columns, min_value: float | None
-) -> None:
-    """Raises InputError if columns do not hold 0 and 1, or hold other numbers whose meaning is unknown."""
-    values = {header[c]: [cell for _, cells in rows if (cell := cells[c].strip().lower())] for c in columns.indicators}
-    bad = {
-        name: next(cell for cell in cells if not _is_share(cell))
-        for name, cells in values.items()
-        if 2 * sum(not _is_share(cell) for cell in cells) > len(cells)
-    }
-    if bad:
-        shown = ", ".join(f"{name!r} holds {cell!r:.40}" for name, cell in bad.items())
-        raise InputError(
-            f"{path}: each column beside photos and splits is read as a label with values 0 and 1, but {shown}; "
-            f"--label_column names a column of labels; --ignore_columns '{_csv_line(bad)}' leaves out columns"
+def _indicated_labels(cells: list[str], header: list[str], columns: _Columns) -> tuple[str, ...]:
+    values = {header[column]: cells[column] for column in columns.indicators}
+    if bad := {name: cell.strip() for name, cell in values.items() if _value(cell) not in (*_YES, *_NO)}:
+        raise ValueError(
+            f"column {', '.join(f'{name!r} holds {cell!r:.40}' for name, cell in bad.items())}; each column beside "
+            "photos and splits is read as a label with values 0 and 1; --label_column names a column of labels; "
+            f"--ignore_columns {' '.join(map(repr, bad))} leaves out columns"
         )
-    seen = {cell for cells in values.values() for cell in cells}
-    unsure = sorted(cell for cell in seen if _is_share(cell) and cell not in (*_YES, *_NO))
-    blank = any(not cells[column].strip() for _, cells in rows for column in columns.indicators)
-    if min_value is None and (unsure or ({"-1", "-1.0"} & seen and (blank or {"0", "0.0"} & seen))):
-        raise InputError(
-            f"{path}: the columns of labels hold {(unsure or ['-1 beside 0 or blank cells'])[0]}; photos have the "
-            "labels whose value is at least --min_value, such as --min_value 0.5"
-        )
-
-
-def _indicated_labels(
-    cells: list[str], header: list[str], columns: _Columns, min_value: float | None
-) -> tuple[str, ...]:
-    values = {header[column]: cells[column].strip().lower() for column in columns.indicators}
-    for label, value in values.items():
-        if value not in (*_YES, *_NO) and (min_value is None or not _is_share(value)):
-            raise ValueError(
-                f"column {label!r} holds {value!r:.40}; each column beside photos and splits is read as a label "
-                "with values 0 and 1; --label_column names a column of labels instead"
-            )
-    limit = 1 if min_value is None else min_value
-    return tuple(
-        label
-        for label, value in values.items()
-        if (float(value) >= limit if value and _is_number(value) else value in _YES)
-    )
+    return tuple(name for name, cell in values.items() if _value(cell) in _YES)
 
 
 def _is_number(text: str) -> bool:
     return bool(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text.strip().lower(), re.ASCII))
 
 
-def _is_share(text: str) -> bool:
-    """Checks whether a cell is a number of -1..1, or a word for yes or no."""
-    return text in (*_YES, *_NO) or (_is_number(text) and -1 <= float(text) <= 1)
+@functools.lru_cache
+def _value(cell: str) -> str:
+    """Returns the form of a cell that is compared: in lower case, and 1.0 as 1."""
+    text = cell.strip().lower()
+    return str(float(text)).removesuffix(".0") if _is_number(text) else text

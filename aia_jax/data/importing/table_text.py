@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_text
 
@@ -68,11 +67,6 @@ def read_rows(path: Path, num_known: Callable[[list[str]], int], *, encoding: st
         raise InputError(f"{path} can be read with several delimiters; --delimiter chooses:{''.join(shown)}")
     if table.failure:
         raise InputError(table.failure)
-    if not num_known(table.header) and table.header[0].lower().endswith(SUFFIXES):
-        raise InputError(
-            f"{path}: the first line must be a header, but starts with a photo, {table.header[0]!r}; add a first line "
-            f"such as image{table.delimiter}labels"
-        )
     return table
 
 

@@ -1,5 +1,3 @@
-import re
-
 import pytest
 
 from aia_jax.data.importing.label_tables import read_table
@@ -81,7 +79,7 @@ def test_unusual_names_are_read(read):
     assert [row.where for row in found.rows] == [f"labels.csv:{line}" for line in (2, 3, 5, 6)]
 
 
-def test_all_bad_rows_are_listed_with_their_lines_and_do_not_choose_the_separator(read):
+def test_all_bad_rows_are_listed_with_their_lines(read):
     found = read("image,labels,split\na.jpg,sky,train\nb.jpg,sky;;sea,train\nc.jpg,sky,dev2\nd.jpg,sky\ne.jpg,sky,\n")
     assert rows_of(found) == [("a.jpg", "sky")]
     expected = [
@@ -91,9 +89,6 @@ def test_all_bad_rows_are_listed_with_their_lines_and_do_not_choose_the_separato
         "labels.csv:6: split '' is unknown; known: train, training, val, valid, validation, dev, test, testing",
     ]
     assert list(found.problems) == expected
-    found = read("image,labels,split\na.jpg,sky sun,train\nb.jpg,sun sky,test\nc.jpg,x|y,foo\n")
-    assert [row.labels for row in found.rows] == [("sky", "sun"), ("sun", "sky")]
-    assert len(found.problems) == 1
     found = read("image,labels\na.jpg,[sky]\nb.jpg,['sea']\n" + "c.jpg," + "[" * 500 + "]\n")
     assert rows_of(found) == [("b.jpg", "sea")]
     assert [problem.split(": ")[0] for problem in found.problems] == ["labels.csv:2", "labels.csv:4"]
@@ -103,7 +98,7 @@ def test_all_bad_rows_are_listed_with_their_lines_and_do_not_choose_the_separato
     ("text", "options", "message"),
     [
         ("", {}, r"labels\.csv is empty; expected a header such as image,labels"),
-        ("a.jpg,sky\n", {}, "starts with a photo, 'a.jpg'; add a first line such as image,labels"),
+        ("a.jpg,sky\n", {}, "the first line must be a header such as image,labels"),
         (
             "Foto,Was\na.jpg,sky\n",
             {},
@@ -139,8 +134,8 @@ TWO_PHOTOS = [("a.jpg", "dog", "cat"), ("b.jpg", "dog")]
         (b'image,labels\na.jpg,"[{""x"": 1, ""rectanglelabels"": [""dog"", ""cat""]}]"\nb.jpg,"[""dog""]"\n', {}),
         (b"id,image,file_name,labels\n7,1,a.jpg,dog;cat\n8,2,b.jpg,dog\n", {}),
         (b"filename, dog, cat\na.jpg, 1, Y\nb.jpg, 1, \n", {}),
-        (b"image,dog,cat,url\na.jpg,1,1,u/1\nb.jpg,1,0,u/2\n", {"ignore_columns": "url"}),
-        (b"image,dog,cat\na.jpg,0.9,0.5\nb.jpg,1,-1\n", {"min_value": 0.5}),
+        (b"image,dog,cat,url\na.jpg,1,1,u/1\nb.jpg,1,0,u/2\n", {"ignore_columns": ["url"]}),
+        (b"image,dog,cat\na.jpg,1.00,1.0\nb.jpg,1,-1\n", {}),
         (b"image,tags\na.jpg,dog cat\nb.jpg,dog\n", {"separator": " "}),
         (b"image,labels;x\na.jpg,dog;cat\nb.jpg,dog\n", {"label_column": "labels;x"}),
     ],
@@ -155,7 +150,7 @@ def test_rows_are_chosen_by_a_condition(read):
     text = "ImageID,LabelName,Confidence,sure\na,dog,1,high\na,cat,0,low\nb,dog,0.7,High\n"
     for condition in ("Confidence >= 0.5", "Confidence != 0", "Confidence>0.5", "sure = high"):
         assert rows_of(read(text, rows=condition)) == [("a", "dog"), ("b", "dog")]
-    assert len(read(text, ignore_columns="Confidence,sure").rows) == 3
+    assert len(read(text, ignore_columns=["Confidence", "sure"]).rows) == 3
 
 
 @pytest.mark.parametrize(
@@ -179,12 +174,14 @@ def test_rows_are_chosen_by_a_condition(read):
         ("image,label,probability\na,dog,.9\na,cat,.2\n", {}, ['--rows "probability >= 0.5": reads 1 of 2 rows']),
         ("image,label,reviewed\na,dog,y\na,cat,n\n", {}, ['--rows "reviewed = y": reads 1 of 2 rows']),
         ("image,label,review\na,dog,ok\na,cat,bad\n", {}, ['"review = bad": reads 1', '"review = ok": reads 1']),
-        ("image,dog,,cat\na,1,1,0\nb,0,1,1\n", {}, ["column 3 holds 0 and 1, but has no name"]),
+        ("image,dog,,cat\na,1,1,0\nb,0,1,1\n", {}, ["column 3 has no name; write its label into the first line"]),
+        ("image,dog,Unnamed: 2\na,1,1\nb,0,1\n", {}, ["column 3 has no name"]),
         ("image,label\na,sky|sea\nb,sun\n", {}, ["--separator none", '--separator "|"']),
         ('image,tags\na,sky sea\nb,"sea, sky"\nc,sky\nd,sea\n', {}, ["--separator none", '","', '--separator " "']),
-        ("image,dog\na,0.93\nb,0.1\n", {}, ["--min_value 0.5"]),
-        ("image,dog,cat\na,1,-1\nb,,0\n", {}, ["-1 beside 0 or blank cells", "--min_value 0.5"]),
+        ("image,dog\na,0.93\nb,0.1\n", {}, ["column 'dog' holds '0.93'; each column beside photos and splits is read"]),
+        ("image,dog,cat\na,1,-1\nb,,0\n", {}, ["-1 beside 0 or blank cells; write only 1 and 0"]),
         ("image,dog,width\na,1,640\nb,0,480\n", {}, ["'width' holds '640'", "--ignore_columns 'width' leaves out"]),
+        ("image,dog,a b\na,?,640\n", {}, ["'dog' holds '?', 'a b' holds '640'", "--ignore_columns 'dog' 'a b' leaves"]),
         ("image,path,label\na.jpg,b.jpg,dog\n", {}, ["--photo_column image: 'a.jpg'", "--photo_column path: 'b.jpg'"]),
         (
             "image,label,class\na.jpg,dog,animal\n",
@@ -209,10 +206,9 @@ def test_tables_that_can_be_read_in_two_ways_are_refused_with_both(read, text, o
 )
 def test_the_encoding_of_a_table_is_named_and_can_be_given(write, text, encoding):
     path = write(f"image;label\na.jpg;{text}\n".encode(encoding), "labels.csv")
-    with pytest.raises(
-        InputError, match=f"name its encoding with --encoding.*first:\n  as {encoding}: a.jpg;{re.escape(text)}"
-    ):
+    with pytest.raises(InputError, match=r"name its encoding with --encoding.*of these:\n  as cp1252: ") as caught:
         read_table(path)
+    assert f"\n  as {encoding}: a.jpg;{text}" in str(caught.value)
     assert rows_of(read_table(path, encoding=encoding, separator="none")) == [("a.jpg", text)]
     with pytest.raises(InputError, match="'rot13' is no known encoding of text"):
         read_table(path, encoding="rot13")
