@@ -7,10 +7,10 @@ import re
 import threading
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageOps
 
 from aia_jax.utils.errors import InputError
 
@@ -28,34 +28,21 @@ Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged metadata, which are not used
 
-_UPRIGHT = {  # from the value of the EXIF field Orientation to the transposition that makes the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that do not change its pixels
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags BitsPerSample and PhotometricInterpretation
 _LEAST_WHITE = 1 << 14  # smallest largest value of 32-bit integers that are taken for 16-bit gray
-_PACKAGES = {  # regular expression for the start of a file: its format, and what reads it
-    rb"....ftyp(?=.{0,24}avi[fs])": ("AVIF", "AVIF needs a newer Pillow: pip install --upgrade pillow"),
-    rb"....ftyp(hei[cxms]|hevc|mif1|msf1)": ("HEIF", "HEIC and HEIF need one more package: pip install pillow_heif"),
-    rb"\xff\x0a|\0\0\0\x0cJXL ": ("JXL", "JPEG XL needs one more package: pip install pillow-jxl-plugin"),
-}
-_BROKEN = "the file is broken; copy or export the photo again"
-_KINDS = {  # regular expression for the start of a file that is not a readable photo: what it is, and what to do
-    rb"....ftyp(crx |isom|iso\d|mp4\d|avc1|M4V |qt  |3gp)": "a video or a raw photo, not an image; export it as JPEG",
-    rb"II\*\0|MM\0\*|II\+\0|MM\0\+": "a TIFF or raw photo whose kind of pixels is not supported; export it as JPEG",
-    rb"FUJIFILMCCD-RAW|IIRO|IIU\0": "a raw photo, which is not supported; export it as JPEG",
-    rb"8BPS|%PDF|\s*(<\?xml|<svg)": "a drawing or document, not an image of a known format; export it as JPEG or PNG",
+_BROKEN = "; with it, the file is broken"
+_KINDS = {  # regular expression for the start of a file that cannot be read: what it is, and what to do
+    rb"....ftyp(?=.{0,24}avi[fs])": "a broken AVIF, or an old Pillow: pip install --upgrade pillow",
+    rb"....ftyp(hei[cxms]|hevc|mif1|msf1)": "HEIC and HEIF need one more package: pip install pillow_heif" + _BROKEN,
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL needs one more package: pip install pillow-jxl-plugin" + _BROKEN,
+    rb"....ftyp": "a video or a raw photo, not an image; export it as JPEG",
+    rb"II[*+]\0|MM\0[*+]": "a TIFF or raw photo whose kind of pixels is not supported; export it as JPEG",
     rb"(?i)\s*<(!doctype )?html": "a web page, not an image; download the photo again",
     rb"version https://git-lfs": "a pointer of Git LFS, not an image; git lfs pull downloads the photo",
-    rb"\0\x05\x16\x07": "a file of macOS with attributes of a photo, not an image; use the photo itself",
     rb"\0{16}": "the file has no content but zeros; copy the photo again",
+    b"": "not an image of a known format; export it as JPEG",
 }
 _WEBP_QUALITY = 70
 Result = TypeVar("Result")
@@ -94,18 +81,18 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
 def resize_image(image: Image.Image, size: int, *, upright: bool = False) -> np.ndarray:
     """Resizes an open image as `decode_image` does, and returns uint8 `[S, S, 3]`."""
     image.load()
-    turn = _turn(image, upright)
+    orientation = _orientation(image, upright)
     # The image is rotated after resizing, because rotating a small square is faster.
-    return _to_array(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR), turn)
+    return _to_array(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR), orientation)
 
 
 def thumbnail(data: bytes, side: int) -> np.ndarray:
     """Decodes a photo to uint8 `[H, W, 3]`, upright and with its aspect ratio. The longer side is `side` pixels."""
 
     def shrink(image: Image.Image) -> np.ndarray:
-        turn, longest = _turn(image, True), max(image.size)
+        orientation, longest = _orientation(image, True), max(image.size)
         size = [max(round(length / longest * side), 1) for length in image.size]
-        return _to_array(_to_rgb(image).resize(size, Image.Resampling.BICUBIC), turn)
+        return _to_array(_to_rgb(image).resize(size, Image.Resampling.BICUBIC), orientation)
 
     return _decode(data, shrink)
 
@@ -133,10 +120,10 @@ def encode_webp(image: np.ndarray) -> bytes:
 
 
 def _small_webp(image: Image.Image, side: int, upright: bool) -> bytes:
-    turn = _turn(image, upright)
+    orientation = _orientation(image, upright)
     small = _to_rgb(image)  # may be `image` itself, which `thumbnail` then changes; `image` is not used again
     small.thumbnail((side, side))  # never enlarges
-    return encode_webp(_to_array(small, turn))
+    return encode_webp(_to_array(small, orientation))
 
 
 def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
@@ -154,16 +141,11 @@ def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
     except (InputError, MemoryError):
         raise
     except Image.UnidentifiedImageError:
-        packages = {start: _BROKEN if name in _formats() else advice for start, (name, advice) in _PACKAGES.items()}
-        kinds = (kind for start, kind in (packages | _KINDS).items() if re.match(start, data, re.DOTALL))
-        raise InputError(next(kinds, "not an image of a known format")) from None
+        raise InputError(next(kind for start, kind in _KINDS.items() if re.match(start, data, re.DOTALL))) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"more than {MOST_PIXELS:,} pixels, perhaps a decompression bomb; shrink the photo") from None
     except Exception as error:  # Pillow's decoders raise many types of errors for invalid bytes.
-        truncated = isinstance(error, EOFError) or re.search("(?i)truncated|not enough|end of", str(error))
-        raise InputError(
-            _BROKEN.replace("broken", "truncated: its end is missing") if truncated else _BROKEN
-        ) from error
+        raise InputError("the file is broken or truncated; copy or export the photo again") from error
 
 
 def _open(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
@@ -211,24 +193,25 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _turn(image: Image.Image, upright: bool) -> Image.Transpose | None:
-    """Returns the transposition that makes an image upright; None if none is needed, or if `upright` is False."""
+def _orientation(image: Image.Image, upright: bool) -> Any:
+    """Returns the value of the EXIF field Orientation; None if there is none, or if `upright` is False."""
     try:
-        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation)) if upright else None
+        return image.getexif().get(ExifTags.Base.Orientation) if upright else None
     except Exception:  # The metadata is damaged; the pixels may be fine.
         return None
 
 
-def _to_array(image: Image.Image, turn: Image.Transpose | None) -> np.ndarray:
-    return np.asarray(image if turn is None else image.transpose(turn))
+def _to_array(image: Image.Image, orientation: Any) -> np.ndarray:
+    if orientation is None:
+        return np.asarray(image)
+    plain = Image.fromarray(np.asarray(image))  # without other metadata, which may be damaged
+    plain.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.asarray(ImageOps.exif_transpose(plain))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":
         return Image.fromarray(_to_8_bits(image)).convert("RGB")
-    if image.mode == "LAB":
-        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
     if image.mode == "P":
         image.info.pop("transparency", None)  # Otherwise `convert` drops it with a warning.
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,6 +1,7 @@
 """Finds the photos that a list names. Lists of other tools write other folders, another case or another suffix."""
 
 import functools
+import itertools
 import os
 import re
 import sys
@@ -22,38 +23,33 @@ _MOST_COMPARED = 1000  # photos with the same last part of the name
 class PhotoFinder:
     """Finds photos below `folder` by the names in a list.
 
-    A file with exactly the given name comes first. Otherwise, the last part of the name decides: in any Unicode form,
-    then in any case, then with any suffix. Addresses and percent signs are decoded. If several photos have this last
-    part, the photo with the most of the given folders is taken. If that is not exactly one photo, none is taken.
+    A file with exactly the given name comes first. Otherwise, the last part of the name decides: in any Unicode form
+    and any case, then with any suffix. Addresses and percent signs are decoded. If several photos have this last part,
+    the photo with the most of the given folders is taken. If that is not exactly one photo, none is taken.
     """
 
     def __init__(self, folder: Path):
         self._folder, self._root = folder, os.path.realpath(folder)
-        self._claims: dict[str, tuple[str, str]] = {}  # of each photo: the identity of its name in the list, the name
+        self._claims: dict[str, str] = {}  # of each photo: the first name in the list that leads to it
         self._others: dict[str, str] = {}  # the names in the list that differ from those of their photos
-        self.exact, self.find = functools.cache(self._exact), functools.cache(self._find)
-
-    def _exact(self, name: str) -> str:
-        """Returns the relative path of the file with this name, "" if none. A backslash may separate folders, too."""
-        for path in dict.fromkeys((_posix(name), _posix(name).replace("\\", "/"))):
-            raw = os.path.splitext(path)[1].lower() in NOT_READ
-            if not raw and not name_problem(path) and os.path.isfile(self._folder / path):
-                return path
-        return ""
+        self.find = functools.cache(self._find)
 
     def _find(self, name: str) -> tuple[str, str]:
         """Returns the relative path of the photo, and a problem. One of them is "" unless two names claim a photo."""
         problem = name_problem(name, self._folder)
         if problem and not leaves_folder(name):
             return "", problem
-        found = identity = self.exact(name)
+        found = next(filter(self._is_photo, (PurePosixPath(name).as_posix(), _plain(name))), "")
         if not found:
-            found, identity, why = self._search(name)
-            if not found:
-                return "", why or problem or self._absent(name)
-            self._others[name] = found
-        claim, first = self._claims.setdefault(found, (identity, name))
-        if claim != identity:
+            candidates = self._search(_plain(name))
+            if not candidates:
+                return "", problem or self._absent(name)
+            if len(candidates) > 1:
+                more = f" or {len(candidates) - 2:,} more" if len(candidates) > 2 else ""
+                return "", f"{name!r} can be {candidates[0]!r} or {candidates[1]!r}{more}; {_ADVICE}"
+            found = self._others[name] = candidates[0]
+        first = self._claims.setdefault(found, name)
+        if _folded(_plain(first)) != _folded(_plain(name)):
             return found, f"{name!r} and {first!r} both lead to {found!r}; {_ADVICE}"
         return found, ""
 
@@ -64,36 +60,34 @@ class PhotoFinder:
             count = f"{format_count(len(self._others), 'photo')} found by a name with another folder, case, form"
             print(f"{count} of Unicode or suffix, such as {name!r} for {found!r}", file=sys.stderr)
 
+    def _is_photo(self, path: str) -> bool:
+        raw = os.path.splitext(path)[1].lower() in NOT_READ
+        return not raw and not name_problem(path) and os.path.isfile(self._folder / path)
+
     def _absent(self, name: str) -> str:
         advice = NOT_READ.get(os.path.splitext(name)[1].lower())
         return f"no photo {name!r} in {self._folder}" + (f" that can be read ({advice})" if advice else "")
 
-    def _search(self, name: str) -> tuple[str, str, str]:
-        """Returns the path of a photo, the identity of its name in the list, and a problem."""
-        plain = _posix(name).replace("\\", "/")
-        for given in _readings(plain):
+    def _search(self, name: str) -> list[str]:
+        """Returns the photos that the name can mean. Photos in a folder of the given name come first."""
+        for given in _readings(name):
             folders, last = os.path.split(given)
-            parents = [(_folded(os.path.basename(folders)), _key(last))] if folders else []
-            for candidates in (self._photos.get(key, []) for key in (*parents, ("", _key(last)))):
+            for parent in (_folded(os.path.basename(folders)), ""):
+                candidates = self._photos.get((parent, _key(last)), [])
                 if len(candidates) > _MOST_COMPARED:
-                    return "", "", _ambiguous(name, candidates)
-                for alike in (_composed, _folded, lambda text: _folded(_stem(text)), *[_key] * (given != plain)):
-                    found = [path for path in candidates if alike(os.path.basename(path)) == alike(last)]
-                    best = max((self._rank(path, folders) for path in found), default=None)
-                    found = [path for path in found if self._rank(path, folders) == best]
-                    if found[1:]:
-                        return "", "", _ambiguous(name, found)
-                    if found:
-                        same = best[0] and given == plain and (alike in (_composed, _folded) or _stem(last) == last)
-                        return found[0], found[0] if same else _folded(plain), ""
-        return "", "", ""
+                    return candidates
+                scores = {path: self._agreement(path, folders, last) for path in candidates}
+                best = max(scores.values(), default=(0, 0))
+                if best[0] or (scores and given != name):  # other signs in the name: only of uploads and addresses
+                    return [path for path, score in scores.items() if score == best]
+        return []
 
-    def _rank(self, path: str, folders: str) -> tuple[bool, int]:
-        """Returns whether the folders of `path` are `folders`, and how many of them agree, from the end on."""
-        ours = _folded(os.path.dirname(os.path.join(self._root, path))).split("/")
-        theirs = _folded(folders).split("/")
-        differ = (n for n, (one, other) in enumerate(zip(ours[::-1], theirs[::-1], strict=False)) if one != other)
-        return _folded(os.path.dirname(path)) == _folded(folders), next(differ, min(len(ours), len(theirs)))
+    def _agreement(self, path: str, folders: str, last: str) -> tuple[int, int]:
+        """Returns how well the names of the files agree, 0 to 2, and how many folders agree, from the end on."""
+        folder, name = os.path.split(os.path.join(self._root, path))
+        alike = (_folded(name) == _folded(last)) + (_folded(_stem(name)) == _folded(_stem(last)))
+        pairs = zip(_folded(folder).split("/")[::-1], _folded(folders).split("/")[::-1], strict=False)
+        return alike, len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
     @functools.cached_property
     def _photos(self) -> dict[tuple[str, str], list[str]]:
@@ -106,11 +100,6 @@ class PhotoFinder:
         return photos
 
 
-def _ambiguous(name: str, found: list[str]) -> str:
-    more = f" or {len(found) - 2:,} more" if len(found) > 2 else ""
-    return f"{name!r} can be {found[0]!r} or {found[1]!r}{more}; {_ADVICE}"
-
-
 def _readings(name: str) -> list[str]:
     """Returns the name, the path in it if it is an address, and the same without the prefix of an upload."""
     address = name.partition("?d=")[2] or (re.split("[?#]", name)[0] if _ADDRESS.match(name) else name)
@@ -119,12 +108,8 @@ def _readings(name: str) -> list[str]:
     return list(dict.fromkeys((name, os.path.join(folders, last), uploaded)))
 
 
-def _posix(name: str) -> str:
-    return PurePosixPath(name).as_posix()
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+def _plain(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).as_posix()
 
 
 def _folded(text: str) -> str:

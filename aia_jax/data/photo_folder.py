@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,8 +91,6 @@ def _read_list(folder: Path, listed: Path) -> tuple[str, ...]:
     if not names:
         raise InputError(f"{listed} is empty; it needs the name of a photo on every line")
     finder = PhotoFinder(folder)
-    with ThreadPoolExecutor(16) as pool:  # A network file system answers many requests at once.
-        list(pool.map(finder.exact, names))
     found = [finder.find(name) if name else ("", "the line is empty") for name in names]
     problems = [f"{listed}:{number}: {text}" for number, (_, text) in enumerate(found, start=1) if text]
     if problems:
