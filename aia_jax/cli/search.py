@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
         raise InputError(f"--html {arguments.html} names no file in an existing folder")
     check_writable(arguments.index or cache_root(""), "--index")
-    photo_names(arguments.images)
+    photos = photo_names(arguments.images)
     enable_compilation_cache()
     search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     with exit_on_sigterm(), os_errors_as_input_errors(path, None, "--index names another place"):
         size = search.annotator.image_size
         read = partial(read_photos, size=size, num_workers=arguments.num_workers, upright=True)
-        update = index.update(read, search.compute, search.annotator.batch_size)
+        update = index.update(photos, read, search.compute, search.annotator.batch_size)
     _print_update(update, index, path)
     names, parts = index.names, index.parts()
     for query in arguments.queries or _read_queries(search):

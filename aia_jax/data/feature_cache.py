@@ -109,10 +109,7 @@ def write_grid_features(
         pairs = zip(names, photos, strict=True)
         while batch := list(itertools.islice(pairs, batch_size)):
             problems.update({name: photo.problem for name, photo in batch if photo.problem})
-            if problems:
-                bar.set_description("looking for others that cannot be used")
-                bar.update(len(batch))
-            else:
+            if not problems:
                 yield np.stack([photo.image for _, photo in batch])
         if problems:
             listed = "".join(f"\n  {name}: {problem}" for name, problem in problems.items())
@@ -160,8 +157,7 @@ def _write_maps(
     in_flight: deque[tuple[jax.Array, int]] = deque()
     with RowWriter(path, shape, dtype) as rows:
 
-        def write_oldest() -> None:
-            maps, count = in_flight.popleft()
+        def write(maps: jax.Array, count: int) -> None:
             features = np.asarray(maps, np.float32)[:count]
             rows.extend(cast_features(features, dtype, remedy).reshape(count, *shape))
             bar.update(count)
@@ -169,6 +165,6 @@ def _write_maps(
         for images in batches:
             in_flight.append((compute(pad_batch(images, batch_size)), len(images)))
             if len(in_flight) > _IN_FLIGHT:
-                write_oldest()
-        while in_flight:
-            write_oldest()
+                write(*in_flight.popleft())
+        for one in in_flight:
+            write(*one)

@@ -149,13 +149,7 @@ class AnnotationOutput(contextlib.ExitStack):
 
 
 def write_gallery(path: Path, photos: Path, labels: Sequence[str], output: AnnotationOutput) -> None:
-    """Writes an HTML page with all annotated photos and a list of the unreadable photos to `path`.
-
-    Args:
-        photos: the folder of the photos.
-        labels: the annotator's vocabulary.
-        output: the labels and thumbnails of the photos.
-    """
+    """Writes an HTML page with all annotated photos and a list of the unreadable photos to `path`."""
     folder = photos.resolve()
     title, problems = folder.name or str(folder), list(output.problems())
     page_photos = announce_size(_page_photos(labels, output), len(output.done), path.name)

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
@@ -17,7 +16,7 @@ from PIL import Image
 from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.data.annotation.datasets import read_vocabulary
 from aia_jax.data.image_decoding import decode_image, resize_image
-from aia_jax.data.photo_folder import Photo, read_photos
+from aia_jax.data.photo_folder import read_photos
 from aia_jax.inference.thumbnails import Thumbnail
 from aia_jax.metrics.thresholds import load_thresholds
 from aia_jax.models.annotator import build_annotator
@@ -95,8 +94,15 @@ class PhotoAnnotator:
         """
         is_one = isinstance(images, OneImage) and not (isinstance(images, np.ndarray) and images.ndim > 3)
         given = [images] if is_one else list(images)
-        with contextlib.closing(fetch_outputs(self._explain(given))) as batches:
-            found = [{name: rows[:number] for name, rows in outputs.items()} for number, outputs in batches]
+        size, batch_size = self._annotator.image_size, self.batch_size
+        with ThreadPoolExecutor() as pool:
+            decoded = list(pool.map(lambda pair: _decode(*pair, size), enumerate(given)))
+        rows = np.asarray(decoded, np.uint8).reshape(-1, size, size, 3)
+        batches = (rows[start : start + batch_size] for start in range(0, len(rows) or 1, batch_size))
+        dispatched = ((len(batch), self._annotator.predict(batch, explain=True)) for batch in batches)
+        found = [
+            {name: values[:number] for name, values in outputs.items()} for number, outputs in fetch_outputs(dispatched)
+        ]
         outputs = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
         return Annotation(self._select(outputs["scores"]), outputs["scores"], outputs.get("attention"))
 
@@ -120,29 +126,15 @@ class PhotoAnnotator:
         reading = read_photos(paths, size, num_workers=num_workers, upright=True, picture_side=picture_side)
         with contextlib.closing(reading) as photos:
             predict = self._annotator.illustrate if picture_side else self._annotator.predict
-            for facts, outputs in fetch_outputs(self._predict(photos, predict)):
-                labels = self._select(outputs["scores"][: len(facts)])
+            batches = iter(lambda: list(itertools.islice(photos, self.batch_size)), [])
+            dispatched = ((batch, predict(np.stack([photo.image for photo in batch]))) for batch in batches)
+            for batch, outputs in fetch_outputs(dispatched):
+                labels = self._select(outputs["scores"][: len(batch)])
                 heat = outputs.get("heat", itertools.repeat(None))
                 yield [
-                    problem or AnnotatedPhoto(selected, self._thumbnail(webp, selected, maps))
-                    for (problem, webp), selected, maps in zip(facts, labels, heat, strict=False)
+                    photo.problem or AnnotatedPhoto(selected, self._thumbnail(photo.picture, selected, maps))
+                    for photo, selected, maps in zip(batch, labels, heat, strict=False)
                 ]
-
-    def _explain(self, images: list[OneImage]) -> Iterator[tuple[int, dict[str, jax.Array]]]:
-        size, batch_size = self._annotator.image_size, self.batch_size
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(images) or 1, batch_size):
-                numbers = range(start, min(start + batch_size, len(images)))
-                decoded = list(pool.map(lambda number: _decode(images[number], number, size), numbers))
-                rows = np.asarray(decoded, np.uint8).reshape(-1, size, size, 3)
-                yield len(rows), self._annotator.predict(rows, explain=True)
-
-    def _predict(
-        self, photos: Iterator[Photo], predict: Any
-    ) -> Iterator[tuple[list[tuple[str, bytes]], dict[str, jax.Array]]]:
-        while batch := list(itertools.islice(photos, self.batch_size)):
-            facts = [(photo.problem, photo.picture) for photo in batch]
-            yield facts, predict(np.stack([photo.image for photo in batch]))
 
     def _thumbnail(self, webp: bytes, labels: Labels, maps: np.ndarray | None) -> Thumbnail | None:
         if not webp or maps is None:
@@ -229,17 +221,13 @@ def read_thresholds(given: float | Path | None, annotator: TrainedAnnotator) -> 
     return annotator.config.eval.threshold if given is None else given
 
 
-def _decode(image: OneImage, number: int, size: int) -> np.ndarray:
+def _decode(number: int, image: OneImage, size: int) -> np.ndarray:
     try:
         if isinstance(image, Image.Image):
             return resize_image(image, size, upright=True)
         if isinstance(image, np.ndarray):
-            if (
-                image.dtype != np.uint8
-                or image.ndim not in (2, 3)
-                or image.shape[2:] not in ((), (3,))
-                or not image.size
-            ):
+            right = image.dtype == np.uint8 and image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size
+            if not right:
                 found = f"{image.dtype} {list(image.shape)}"
                 raise InputError(f"an array must be uint8 [H, W, 3] or [H, W], found {found}")
             return resize_image(Image.fromarray(image), size)

@@ -14,7 +14,6 @@ import json
 import re
 import shutil
 import uuid
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,13 @@ import numpy as np
 from tqdm import tqdm
 
 from aia_jax.data.mapped_rows import map_array
-from aia_jax.data.photo_folder import Photo, photo_names
+from aia_jax.data.photo_folder import Photo
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import exclusive_lock, write_bytes
 
 _FORMAT = "aia_jax photo index, version 1"
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")
 _PART_SIZE = 256  # largest number of photos whose rows are written to a part at once
-_MAX_SMALL_PARTS = 8  # if there are more small parts, they are joined; a small part has at most `_PART_SIZE` / 2 photos
 
 Rows = dict[str, np.ndarray]
 Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last change in nanoseconds
@@ -80,21 +78,25 @@ class PhotoIndex:
         self._parts: list[_Part] = []
 
     def update(
-        self, read: Callable[[Sequence[Path]], Iterator[Photo]], compute: Callable[[np.ndarray], Rows], batch_size: int
+        self,
+        names: Sequence[str],
+        read: Callable[[Sequence[Path]], Iterator[Photo]],
+        compute: Callable[[np.ndarray], Rows],
+        batch_size: int,
     ) -> Update:
         """Computes the rows of new and changed photos, and removes the rows of photos that no longer exist.
 
         Each update tries unusable photos again. Other processes that update this index wait until the update ends.
 
         Args:
+            names: all photos of the folder; see `photo_names`.
             read: function from a list of paths to an iterator over the decoded photos, in order.
             compute: function from b images, uint8 `[b, S, S, 3]`, to a dict of arrays `[b, ...]`.
             batch_size: the largest b.
 
         Raises:
-            InputError: the folder of photos does not exist or is empty, or `path` contains other files than an index.
+            InputError: `path` contains other files than an index.
         """
-        names = photo_names(self._folder)
         present = {name: entry for name in names if (entry := _entry(self._folder, name))}
         missing = {name: "no such file" for name in names if name not in present}
         if self._path.is_dir() and not self._is_index():
@@ -102,14 +104,12 @@ class PhotoIndex:
         self._path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self._path / "index.lock"):
             rebuilt = self._load()
-            entries = [photo for part in self._parts for photo in part.photos if photo]
-            known = {photo[0]: photo for photo in entries}
-            counts = Counter(photo[0] for photo in entries)  # above 1 if an update was killed while it joined parts
+            known = {photo[0]: photo for part in self._parts for photo in part.photos if photo}
             gone = known.keys() - present.keys()
-            fresh = [name for name, entry in present.items() if known.get(name) != entry or counts[name] > 1]
+            fresh = [name for name, entry in present.items() if known.get(name) != entry]
             self._forget(gone.union(fresh))
             problems = self._add([present[name] for name in fresh], read, compute, batch_size)
-            self._join_small_parts()
+            self._parts = [part for part in self._parts if part.live]
             self._remove_parts(keep={part.path for part in self._parts})
         changed = sum(name in known for name in fresh if name not in problems)
         return Update(len(fresh) - len(problems) - changed, changed, len(gone), problems | missing, rebuilt)
@@ -121,7 +121,7 @@ class PhotoIndex:
 
     def parts(self) -> list[tuple[Rows, np.ndarray]]:
         """Returns, for each part, its memory-mapped arrays and the indices of its usable rows."""
-        return [(part.arrays, np.array(part.live)) for part in self._parts if part.live]
+        return [(part.arrays, np.array(part.live)) for part in self._parts]
 
     def _is_index(self) -> bool:
         ours = ("index.lock", ".index.json.")  # temporary files .index.json.* exist while index.json is written
@@ -191,18 +191,6 @@ class PhotoIndex:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._parts.append(_read_part(path))
-
-    def _join_small_parts(self) -> None:
-        small = [part for part in self._parts if len(part.live) <= _PART_SIZE // 2]
-        if len(small) <= _MAX_SMALL_PARTS:
-            return
-        for group in _batches(small, _MAX_SMALL_PARTS):
-            if photos := [part.photos[row] for part in group for row in part.live]:
-                rows = [{name: array[part.live] for name, array in part.arrays.items()} for part in group if part.live]
-                self._write(photos, _concatenate(rows))
-            for part in group:
-                self._parts.remove(part)
-                shutil.rmtree(part.path)  # now, so that no photo is in two parts if a later write fails
 
     def _remove_parts(self, keep: Collection[Path] = ()) -> None:
         """Removes all parts except `keep`, and the incomplete parts of interrupted updates."""

@@ -143,13 +143,6 @@ def test_links_that_leave_the_data_set_are_refused(config, photos, tmp_path):
     assert len(load_split(config, "train", 8)) == len(expected) - 2
 
 
-def test_a_link_to_photos_that_were_moved_is_named(config, photos, tmp_path):
-    photos.rename(tmp_path / "moved")
-    photos.symlink_to(tmp_path / "before")
-    with pytest.raises(InputError, match=f"{photos} links to {tmp_path / 'before'}, which does not exist; .*ln -sfn"):
-        load_split(config, "train", 24)
-
-
 def test_a_photo_that_cannot_be_read_for_a_moment_is_not_left_out(config, photos, tmp_path, monkeypatch):
     def fail(path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
