@@ -30,8 +30,8 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of dama
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that do not change its pixels
-_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags BitsPerSample and PhotometricInterpretation
-_LEAST_WHITE = 1 << 14  # smallest largest value of 32-bit integers that are taken for 16-bit gray
+_BITS, _PHOTOMETRIC, _PLANES, _SIGNED = 258, 262, 284, 339  # tags of TIFF
+_LEAST_WHITE = 1 << 14  # smallest largest value of integers that are taken for 16-bit values
 _BROKEN = "; with it, the file is broken"
 _KINDS = {  # regular expression for the start of a file that cannot be read: what it is, and what to do
     rb"....ftyp(?=.{0,24}avi[fs])": "a broken AVIF, or an old Pillow: pip install --upgrade pillow",
@@ -56,8 +56,7 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
     frame of an animation is read. HEIC and HEIF need the package pillow_heif, and JPEG XL needs pillow-jxl-plugin. Gray
     with more than 8 bits is scaled to 8 bits, because Pillow would clip the values:
 
-    - 16-bit integers by their high byte
-    - 32-bit integers as they are if all are in 0..255, and by their second byte if the largest is in 16384..65535
+    - integers as they are if all are in 0..255, and by their second byte if the largest is in 16384..65535
     - floating-point numbers by the factor 255 if all are in 0..1
 
     Other values are refused, because their white is unknown.
@@ -154,7 +153,16 @@ def _open(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
         if num_pixels > MOST_PIXELS:
             raise Image.DecompressionBombError
         with _one_large if num_pixels > _LARGE_PIXELS else contextlib.nullcontext():
+            tags = getattr(image, "tag_v2", {})
+            bits, raw = tags.get(_BITS, (8,))[0], image.info.get("compression") == "raw"
+            if (tags.get(_SIGNED, ())[:1] == (2,) and bits < 32) or (tags.get(_PLANES) == 2 and bits > 8 and raw):
+                raise InputError("a TIFF of signed numbers, or with separate colors of 16 bits; export it as JPEG")
+            reduced = ";16" in str(getattr(image, "tile", ""))  # Pillow keeps the high byte of colors
             image.load()
+            if reduced and image.mode[0] not in "IF" and np.max(image.convert("RGB").getextrema()) < _LEAST_WHITE >> 8:
+                raise InputError(
+                    f"its values are below {_LEAST_WHITE}, whose white is unknown; save the photo with 8 bits"
+                )
             return convert(image)
 
 
@@ -222,11 +230,11 @@ def _to_8_bits(image: Image.Image) -> np.ndarray:
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     low, high = values.min(), values.max()
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        gray = values >> (4 if tags.get(_BITS) == (12,) else 8)
+    if tags.get(_BITS) == (12,):
+        gray = values >> 4
     elif image.mode == "F" and 0 <= low <= high <= 1:
         gray = np.rint(values * 255)
-    elif image.mode == "I" and low >= 0 and (high <= 255 or _LEAST_WHITE <= high < 1 << 16):
+    elif image.mode[0] == "I" and low >= 0 and (high <= 255 or _LEAST_WHITE <= high < 1 << 16):
         gray = values if high <= 255 else values >> 8
     else:
         raise InputError(

@@ -14,8 +14,9 @@ _FORMATS = "apng avif bmp gif heic heif hif jfif jp2 jpe jpeg jpg jxl mpo pbm pg
 SUFFIXES = tuple(f".{name}" for name in _FORMATS.split())
 # Names of what a network storage, an operating system or a photo program puts beside photos. Case is ignored.
 _LEFT_OUT = (
-    *(".*", "@eaDir", "*@Syno*", "SYNOPHOTO_THUMB*", "#recycle", "#snapshot", "~snapshot", "@Recycle", "trashbox"),
-    *("@Recently-Snapshot", "$RECYCLE.BIN", "RECYCLER", "System Volume Information", "lost+found", "__MACOSX"),
+    *(".*", "@eaDir", "*@Syno*", "SYNOPHOTO_THUMB*", "#recycle", "#snapshot", "~snapshot", "@Recycle*", "trashbox"),
+    *("@Recently-Snapshot", "$RECYCLE.BIN", "RECYCLE[RD]", "System Volume Information", "lost+found", "__MACOSX"),
+    *("@__thumb", "@tmp", "@sharebin", "@DownloadStation", "_gsdata_", "_vti_cnf", "~$*", "*.cocatalog*"),
     *("Network Recycle Bin*", "Network Trash Folder", "Temporary Items", "files_trashbin", "files_versions"),
     *("Thumbs.db", "ehthumbs*.db", "desktop.ini", "*.lrdata", "*.lrlibrary", "*.lrcat-data", "CaptureOne", "THMBNL"),
 )

@@ -26,6 +26,23 @@ def _noise(*shape: int, dtype=np.uint8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
+def _tiff(values: np.ndarray, *, planes: bool = False, signed: bool = False) -> bytes:
+    """Encodes 16-bit values `[H, W, C]` without compression."""
+    height, width, channels = values.shape
+    data = values.transpose(2, 0, 1).tobytes() if planes else values.tobytes()
+    strips = channels if planes else 1
+    tags = {256: [width], 257: [height], 258: [16] * channels, 259: [1], 262: [2 if channels == 3 else 1]}
+    tags |= {273: range(400, 400 + len(data), len(data) // strips), 277: [channels], 278: [height]}
+    tags |= {279: [len(data) // strips] * strips, 284: [1 + planes], 339: [1 + signed] * channels}
+    head, more = struct.pack("<2sHIH", b"II", 42, 8, len(tags)), b""
+    for tag, numbers in tags.items():
+        packed = struct.pack(f"<{len(numbers)}H", *numbers)
+        place = struct.pack("<I", 200 + len(more)) if len(packed) > 4 else packed.ljust(4, b"\0")
+        more += packed * (len(packed) > 4)
+        head += struct.pack("<HHI", tag, 3, len(numbers)) + place
+    return (head + bytes(4)).ljust(200, b"\0") + more.ljust(200, b"\0") + data
+
+
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
 PALETTE = Image.fromarray(_noise(20, 30, 3)).quantize(16)
 MODES = {
@@ -62,6 +79,11 @@ def test_16_bit_grey_is_scaled_not_clipped(kind):
     np.testing.assert_array_equal(pixels, np.repeat((values >> 8)[..., None], 3, axis=2))
 
 
+def test_16_bit_colors_of_a_tiff_are_scaled():
+    values = _noise(8, 8, 3, dtype=np.uint16)
+    np.testing.assert_array_equal(decode_image(_tiff(values), 8), values >> 8)
+
+
 def test_gray_of_more_than_8_bits_keeps_black_and_white():
     def gray(image, kind="TIFF", **options):
         return decode_image(_encode(image, kind, **options), 4)[0, :, 0].tolist()
@@ -76,6 +98,7 @@ def test_gray_of_more_than_8_bits_keeps_black_and_white():
     place = data.index(struct.pack("<HHI", 262, 3, 1)) + 8  # PhotometricInterpretation
     inverted = data[:place] + bytes(2) + data[place + 2 :]
     assert decode_image(inverted, 4)[0, :, 0].tolist() == expected[::-1]
+    assert gray(Image.fromarray(ramp.astype(np.uint16) * 85), "PNG") == expected
     lab = Image.merge("LAB", [Image.new("L", (4, 4), value) for value in (200, 128, 128)])
     np.testing.assert_allclose(decode_image(_encode(lab, "TIFF"), 4), 194, atol=1)
 
@@ -134,6 +157,10 @@ def test_what_viewers_show_is_read_alike():
         (_encode(Image.fromarray(np.float32([[0, np.nan]])), "TIFF"), "its values are in nan..nan"),
         (_encode(Image.fromarray(np.int32([[0, 4095]])), "TIFF"), r"save the photo with 8 or 16 bits"),
         (_encode(Image.fromarray(np.int32([[-1, 255]])), "TIFF"), r"its values are in -1..255"),
+        (_encode(Image.fromarray(np.uint16([[0, 4095]])), "PNG"), r"its values are in 0..4095, whose white is unknown"),
+        (_tiff(_noise(4, 4, 3, dtype=np.uint16) >> 4), "its values are below 16384, whose white is unknown"),
+        (_tiff(_noise(4, 4, 3, dtype=np.uint16), planes=True), "a TIFF of signed numbers, or with separate colors"),
+        (_tiff(_noise(4, 4, 1, dtype=np.uint16) >> 1, signed=True), "a TIFF of signed numbers"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "not an image of a known format"),
     ],
 )

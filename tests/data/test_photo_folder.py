@@ -18,7 +18,8 @@ SYSTEM = [
     *("Thumbs.db", "desktop.ini", "__MACOSX/._a.jpg", "My Catalog Previews.lrdata/0/1.jpg", ".dtrash/a.jpg"),
     *(".@__thumb/a.jpg", "CaptureOne/Cache/Thumbnails/a.jpg", "Immich/thumbs/1/p.webp", "SYNOPHOTO_THUMB_XL.jpg"),
     *("PRIVATE/M4ROOT/THMBNL/1.JPG", "P.photoslibrary/resources/derivatives/1.jpeg", "@Recycle/b.jpg"),
-    "System Volume Information/1.png",
+    *("System Volume Information/1.png", "@__thumb/a.jpg", "Recycled/Dc1.jpg", "@tmp/1.jpg", "_gsdata_/a.jpg"),
+    *("_vti_cnf/a.jpg", "~$a.jpg", "My.cocatalog/Cache/a.jpg", "2024/@Recycle.bin/c.jpg"),
 ]
 
 
