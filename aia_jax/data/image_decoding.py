@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import logging
 import re
 import threading
 import warnings
@@ -27,6 +28,7 @@ _one_large = threading.Lock()  # Only one large photo is decoded at a time: seve
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged metadata, which are not used
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # `InputError` says what is wrong
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that do not change its pixels
@@ -39,6 +41,7 @@ _KINDS = {  # regular expression for the start of a file that cannot be read: wh
     rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL needs one more package: pip install pillow-jxl-plugin" + _BROKEN,
     rb"....ftyp": "a video or a raw photo, not an image; export it as JPEG",
     rb"II[*+]\0|MM\0[*+]": "a TIFF or raw photo whose kind of pixels is not supported; export it as JPEG",
+    rb"\xff\xd8": "a truncated JPEG, or one of a kind that is not supported; export it again as JPEG",
     rb"(?i)\s*<(!doctype )?html": "a web page, not an image; download the photo again",
     rb"version https://git-lfs": "a pointer of Git LFS, not an image; git lfs pull downloads the photo",
     rb"\0{16}": "the file has no content but zeros; copy the photo again",
@@ -133,7 +136,10 @@ def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
     try:
         try:
             return _open(data, convert)
-        except ValueError:  # Pillow refuses a PNG with large texts or color profiles; they are not needed.
+        except (
+            ValueError,
+            Image.UnidentifiedImageError,
+        ):  # Pillow refuses large and damaged texts, which are not needed
             if not data.startswith(_PNG):
                 raise
             return _open(_without_text(data), convert)
@@ -144,7 +150,9 @@ def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"more than {MOST_PIXELS:,} pixels, perhaps a decompression bomb; shrink the photo") from None
     except Exception as error:  # Pillow's decoders raise many types of errors for invalid bytes.
-        raise InputError("the file is broken or truncated; copy or export the photo again") from error
+        raise InputError(
+            "the file is broken, truncated or of a rare kind; copy the photo again, or export it as JPEG"
+        ) from error
 
 
 def _open(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from aia_jax.utils.messages import format_count, printable
 
-_FORMATS = "apng avif bmp gif heic heif hif jfif jp2 jpe jpeg jpg jxl mpo pbm pgm png pnm ppm tif tiff webp"
-SUFFIXES = tuple(f".{name}" for name in _FORMATS.split())
+_FORMATS = "apng avif bmp gif heic heif hif jfi jfif jif jpe jpeg jpg jxl mpo pbm pgm png pnm ppm tif tiff webp"
+SUFFIXES = tuple(f".{name}" for name in (*_FORMATS.split(), "j2k", "jp2", "jpf", "jpx"))
 # Names of what a network storage, an operating system or a photo program puts beside photos. Case is ignored.
 _LEFT_OUT = (
     *(".*", "@eaDir", "*@Syno*", "SYNOPHOTO_THUMB*", "#recycle", "#snapshot", "~snapshot", "@Recycle*", "trashbox"),
@@ -29,7 +29,9 @@ _ADVICE = {
         "3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
     ),
     "videos": "3gp avi m2ts m4v mkv mov mp4 mpeg mpg mts webm wmv",
-    "export them as JPEG or PNG": "ai bpg dds eps exr hdr heics ico icns insp jps jxr pcx psb psd svg tga xcf",
+    "export them as JPEG or PNG": (
+        "ai bpg dcm dds eps exr hdr heics ico icns insp jps jxr livp pcx psb psd pxd svg tga wdp xcf"
+    ),
     "placeholders of iCloud; download the photos first": "icloud",
 }
 NOT_READ = {f".{suffix}": advice for advice, suffixes in _ADVICE.items() for suffix in suffixes.split()}
@@ -66,7 +68,7 @@ class PhotoFiles:
                 if not above and place not in seen:
                     seen.add(place)
                     waiting += filter(os.path.islink, (os.path.join(directory, name) for name in folders))
-                    photos = (name for name in files if self._is_photo(directory, name))
+                    photos = (name for name in sorted(files) if self._is_photo(directory, name))
                     found += [os.path.relpath(os.path.join(directory, name), folder) for name in photos]
         return sorted(found)
 
@@ -115,13 +117,15 @@ class PhotoFiles:
                 self._left_out[f"in {name}"] += 0 if snapshots else sum(len(files) for _, _, files in os.walk(path))
 
     def _is_photo(self, directory: str, name: str) -> bool:
-        path, suffix = os.path.join(directory, name), os.path.splitext(name)[1].lower()
+        path, (stem, suffix) = os.path.join(directory, name), os.path.splitext(name.lower())
         if suffix != ".icloud" and _LEFT_OUT_NAME.match(name):
             self._left_out["._*" if name.startswith("._") else name] += 1
         elif suffix in SUFFIXES:
             return os.path.isfile(path) or not os.path.exists(path)
-        elif suffix in NOT_READ or suffix.startswith(SUFFIXES) or (not suffix and _looks_like_photo(path)):
+        elif suffix in NOT_READ or suffix.startswith(SUFFIXES):
             self._not_read[suffix] += 1
+        elif not suffix or stem.endswith(SUFFIXES):  # such as a.jpg.1
+            self._not_read.update([suffix] * _looks_like_photo(path))
         return False
 
 

@@ -133,7 +133,9 @@ def test_what_viewers_show_is_read_alike():
     differ = {name: abs(found - plain["bit" in name or name == "float"]).mean() for name, found in pixels.items()}
     assert max(differ.values()) < 7, differ
     many = bombs.png(4, 4, extra=bombs.text_chunk(2_000_000) * 50)
-    np.testing.assert_array_equal(decode_image(many, 8), np.zeros((8, 8, 3)))
+    wrong_checksum = bombs.png(4, 4, extra=bombs.text_chunk(9)[:-1] + b"!")
+    for data in (many, wrong_checksum):
+        np.testing.assert_array_equal(decode_image(data, 8), np.zeros((8, 8, 3)))
 
 
 @pytest.mark.parametrize(

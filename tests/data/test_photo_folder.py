@@ -48,12 +48,13 @@ def test_photos_that_are_not_read_are_counted_with_advice(tmp_path, capsys):
     write_files(
         {"a.NEF": b"", "b.nef": b"", "c.cr2": b"", "d.MP4": b"", "e.psd": b"", "f": jpeg, "g": b"text"}, tmp_path
     )
-    write_files({"h.jpg_large": jpeg, "._i.nef": b"", ".j.heic.icloud": b"", "k.txt": jpeg}, tmp_path)
+    write_files({"h.jpg_large": jpeg, "._i.nef": b"", ".j.heic.icloud": b"", "k.txt": jpeg, "m.jpg.1": jpeg}, tmp_path)
+    write_files({"m.jpg.json": b"{}"}, tmp_path)
     lines = [
         "left out: 1 file of the system or of a photo program: 1 ._*",
         "not read: 2 .nef, 1 .cr2 (raw photos; export them as JPEG); 1 .mp4 (videos); "
         "1 .psd (export them as JPEG or PNG); "
-        "1 without a suffix, 1 .jpg_large (perhaps photos; rename them, such as a.jpg); "
+        "1 without a suffix, 1 .jpg_large, 1 .1 (perhaps photos; rename them, such as a.jpg); "
         "1 .icloud (placeholders of iCloud; download the photos first)",
     ]
     with pytest.raises(InputError) as refused:
