@@ -12,14 +12,16 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.text import Text
 from PIL import Image
 
 from aia_jax.utils.files import atomic_path
+from aia_jax.utils.messages import printable
 
 DPI = 110
 INK, QUIET = "#1a1a1a", "#6b6b6b"
+_FAMILY = "DejaVu Sans"
 _FRAME = {"color": "#9a9a9a", "linewidth": 0.6}
 _RENDERER = RendererAgg(1, 1, DPI)  # measures text
 
@@ -41,7 +43,7 @@ class Page:
     """A white page of a PNG file. All positions are in inches from the top left corner."""
 
     def __init__(self, width: float, height: float):
-        self.width, self.height = width, height
+        self.width, self.height, self._missing = width, height, set()
         self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
         FigureCanvasAgg(self.figure)
 
@@ -59,13 +61,14 @@ class Page:
         axes.grid(color="#e4e4e4", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[:].set(**_FRAME)
-        axes.tick_params(labelsize=8.5, labelcolor=QUIET, color="#9a9a9a", labelfontfamily="DejaVu Sans")
+        axes.tick_params(labelsize=8.5, labelcolor=QUIET, color="#9a9a9a", labelfontfamily=_FAMILY)
         return axes
 
     def write(self, text: str, left: float, top: float, *, size: float = 8.5, color: str = INK, **style) -> Text:
         """Writes one line of literal text: `$`, `_` and `%` are not special. Capital letters begin at `top`."""
         position = (left / self.width, 1 - (top + 0.76 * size / 72) / self.height)
-        options = {"fontproperties": _font(size), "color": color, "parse_math": False} | style
+        options = {"fontproperties": _font(text, size), "color": color, "parse_math": False} | style
+        self._missing |= {letter for letter in text if not (letter.isspace() or _family_of(letter))}
         return self.figure.text(*position, plain(text), **options)
 
     def write_pair(
@@ -85,7 +88,10 @@ class Page:
             left += measure(text) + 0.22
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the page atomically as a PNG."""
+        """Writes the page atomically as a PNG. Prints the characters that no installed font has."""
+        if self._missing:
+            letters = "".join(sorted(self._missing)[:10])
+            print(f"{Path(path).name} shows □ for characters such as {printable(letters)}: no installed font has them")
         with atomic_path(Path(path)) as temporary:
             self.figure.savefig(temporary, format="png")
 
@@ -95,23 +101,35 @@ class Page:
         return left / self.width, bottom, width / self.width, height / self.height
 
 
-def _font(size: float, weight: str = "normal") -> FontProperties:
-    return FontProperties(family="DejaVu Sans", size=size, weight=weight)
+def _font(text: str, size: float, weight: str = "normal") -> FontProperties:
+    """Returns the fonts of `text`: DejaVu Sans, and others only for characters that it does not have."""
+    families = dict.fromkeys((_FAMILY, *map(_family_of, text)))
+    return FontProperties(family=[family for family in families if family], size=size, weight=weight)
 
 
 @cache
-def _known_characters() -> frozenset[int]:
-    return frozenset(get_font(findfont(_font(8.5))).get_charmap())
+def _family_of(letter: str) -> str:
+    """Returns the first installed family with this character; "" if there is none."""
+    fonts = ((font.name, font.fname) for font in fontManager.ttflist if not font.name.startswith("Last Resort"))
+    return next((name for name, path in ((_FAMILY, findfont(_FAMILY)), *fonts) if _has(path, letter)), "")
+
+
+def _has(path: str, letter: str) -> bool:
+    try:
+        font = get_font(path)
+    except (OSError, RuntimeError):  # a font that was removed or is damaged
+        return False
+    return font.scalable and font.get_char_index(ord(letter)) > 0
 
 
 def plain(text: str) -> str:
-    """Returns `text` on one line. Replaces characters that are not in the font by `□`."""
-    return "".join(letter if ord(letter) in _known_characters() else "□" for letter in " ".join(text.split()))
+    """Returns `text` on one line. Replaces characters that no installed font has by `□`."""
+    return "".join(letter if _family_of(letter) else "□" for letter in " ".join(text.split()))
 
 
 def measure(text: str, size: float = 8.5, weight: str = "normal") -> float:
     """Returns the width of a line of text in inches."""
-    return _RENDERER.get_text_width_height_descent(plain(text), _font(size, weight), ismath=False)[0] / DPI
+    return _RENDERER.get_text_width_height_descent(plain(text), _font(text, size, weight), ismath=False)[0] / DPI
 
 
 def shorten(text: str, width: float, size: float = 8.5, weight: str = "normal") -> str:

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib.font_manager import FontEntry, fontManager
 
-from aia_jax.report import predictions
+from aia_jax.report import figures, predictions
 from aia_jax.report.figures import FALSE_ALARM, HIT, MISS, plain, shorten
 from aia_jax.report.predictions import draw_predictions
 from tests.helpers.pictures import GREEN, count_runs, ink, pixels
@@ -51,9 +54,46 @@ def test_unusual_characters_are_drawn_literally(drawn):
     odd = ["$x_1$", "100%", r"$\frac$", "a_b^c", "日本", "naïve", "tab\there", "two\nlines", "", "x" * 300]
     image = drawn(draw_predictions, green(2), [odd, []], [odd[:3], odd[4:]], title="$ _ % \\ 日本 " * 40)
     assert ink(image, HIT.color).any()
-    assert plain("日本\n$x_1$ naïve") == "□□ $x_1$ naïve"
+    assert plain("two\n$x_1$ naïve") == "two $x_1$ naïve"
     assert shorten("x" * 300, 1.0).endswith("x…")
     assert shorten("sea", 1.0) == "sea"
+
+
+@pytest.fixture
+def box_font(tmp_path_factory, monkeypatch):
+    """Installs a font that has only the character 日, and removes the fonts of this computer except DejaVu Sans."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 700), (700, 700), (700, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder([".notdef", "box"])
+    builder.setupCharacterMap({ord("日"): "box"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "box": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (500, 0), "box": (800, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Boxes", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    path = tmp_path_factory.mktemp("fonts") / "boxes.ttf"
+    builder.save(path)
+    fonts = [font for font in fontManager.ttflist if font.name == "DejaVu Sans"]
+    removed = FontEntry(fname=str(path.with_name("removed.ttf")), name="Removed")
+    monkeypatch.setattr(fontManager, "ttflist", [removed, *fonts])
+    fontManager.addfont(path)
+    figures._family_of.cache_clear()
+    yield
+    figures._family_of.cache_clear()
+
+
+def test_a_character_is_drawn_with_an_installed_font_or_named(drawn, box_font, capsys):
+    assert plain("日本") == "日□"
+    few, many = (drawn(draw_predictions, green(1), [["日" * count]], [["日" * count]]) for count in (1, 5))
+    assert ink(many, HIT.color).sum() - ink(few, HIT.color).sum() > 4 * 50  # filled squares of 8 x 8 pixels
+    assert not capsys.readouterr().out
+    drawn(draw_predictions, green(1), [["日本"]], [[]])
+    assert capsys.readouterr().out == "picture.png shows □ for characters such as 本: no installed font has them\n"
 
 
 def test_photos_keep_their_aspect(drawn):

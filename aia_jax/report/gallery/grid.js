@@ -17,6 +17,7 @@ class Grid {
     this.cards = new Map(); // by place in `shown`
     this.current = 0; // the place that Tab moves to
     addEventListener("scroll", () => this.schedule(), { passive: true });
+    addEventListener("beforeprint", () => this.draw(true));
     new ResizeObserver(() => this.measure()).observe(root);
     root.addEventListener("click", (event) => this.clicked(event));
     root.addEventListener("keydown", (event) => this.pressed(event));
@@ -63,12 +64,14 @@ class Grid {
     });
   }
 
-  draw() {
+  /** Adds the visible cards, or all cards, and removes the others. */
+  draw(all = false) {
     if (!this.columns || !this.root.clientWidth) return;
     const top = -this.root.getBoundingClientRect().top;
     const row = (pixels) => Math.floor(pixels / (this.height + GAP));
-    const first = Math.max(row(top) - AROUND, 0) * this.columns;
-    const last = Math.min((row(top + innerHeight) + AROUND + 1) * this.columns, this.shown.length);
+    const first = all ? 0 : Math.max(row(top) - AROUND, 0) * this.columns;
+    const end = all ? Infinity : (row(top + innerHeight) + AROUND + 1) * this.columns;
+    const last = Math.min(end, this.shown.length);
     for (const [place, card] of [...this.cards]) {
       if ((place < first || place >= last) && !card.contains(document.activeElement)) this.remove(place);
     }

@@ -2,6 +2,7 @@
 
 const PARTS = { photos: "Photos", labels: "Labels", confusions: "Confusions", problems: "Unreadable" };
 
+byId("starting").remove();
 document.title = visible(facts.title);
 byId("title").textContent = visible(facts.title);
 if (facts.evaluation) byId("title").title = TERMS.weights;
