@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aia_jax.data.importing.labelled_photos import LabelList, LabelRow
+from aia_jax.data.importing.labelled_photos import LabelList, LabelRow, leave_out_different
 from aia_jax.utils.errors import InputError
 
 _COCO = (
@@ -41,6 +41,7 @@ def read_coco(path: Path, document: dict[str, Any]) -> LabelList:
     names, files = (_by_id(path, document, field, problems) for field in ("categories", "images"))
     same_names, same_files = ({str(number): number for number in known} for known in (names, files))
     labels: dict[Any, dict[str, None]] = {}
+    used: dict[str, Any] = {}  # from the name of each category with annotations to its id
     for where, (image, category) in _fields(path, document, "annotations", problems):
         image = image if image in files else same_files.get(str(image), image)  # "1" for 1, unless both are ids
         category = category if category in names else same_names.get(str(category), category)
@@ -48,13 +49,19 @@ def read_coco(path: Path, document: dict[str, Any]) -> LabelList:
             if number not in known:
                 problems.append(f"{where}.{field}: {number!r:.40} is an unknown id")
         if image in files and category in names:
-            labels.setdefault(image, {})[names[category][1]] = None
+            name = names[category][1]
+            labels.setdefault(image, {})[name] = None
+            if used.setdefault(name, category) != category:
+                same = f"categories {used[name]} and {category} have the same name, {name!r}"
+                raise InputError(f"{path}: {same}; rename one of them, or use one id")
     rows = tuple(LabelRow(where, file, tuple(labels.get(image, ()))) for image, (where, file) in files.items())
-    used = len({label for found in labels.values() for label in found})
-    understood = f"{path}: COCO's layout, {len(document['annotations']):,} annotations of {used:,} categories"
-    understood += f" ({len(names) - used:,} more are not used)" * (used < len(names))
-    bare = len(files) - len(labels)
-    return LabelList(rows, f"{understood}; {bare:,} of {len(files):,} images have none", tuple(problems))
+    understood = f"{path}: COCO's layout, {len(document['annotations']):,} annotations of {len(used):,} categories"
+    understood += f" ({len(names) - len(used):,} more are not used)" * (len(used) < len(names))
+    found = (entry.get("attributes") for entry in annotations)
+    attributes = dict.fromkeys(name for fields in found if isinstance(fields, dict) for name in fields)
+    understood += f", not used: attributes {', '.join(attributes)}" if attributes else ""
+    understood += f"; {len(files) - len(labels):,} of {len(files):,} images have none"
+    return LabelList(leave_out_different(rows, problems), understood, tuple(problems))
 
 
 def _by_id(path: Path, document: dict, field: str, problems: list[str]) -> dict[Any, tuple[str, str]]:

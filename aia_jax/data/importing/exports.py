@@ -1,12 +1,12 @@
 """Reads labels from JSON, JSON lines and XML of annotation tools. Formats that are not read are named and refused."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from aia_jax.data.importing.coco import read_coco
-from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow
+from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow, leave_out_different
 from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
@@ -31,6 +31,7 @@ _REFUSED = {  # fields by which a format is known: its name, and what to do
     ("data_row",): f"JSON of Labelbox: {_INSTEAD}",
     ("Labeled Data",): f"JSON of Labelbox: {_INSTEAD}",
     ("result", "task"): "one annotation of Label Studio's storage: export the project as JSON",
+    ("image_id", "category_id", "score"): "COCO's results, which are predictions: give the instances file of COCO",
     ("sentences",): _CAPTIONS,
     ("caption",): _CAPTIONS,
 }
@@ -50,7 +51,8 @@ def read_json_labels(path: Path, *, photo_column: str = "", label_column: str = 
         raise InputError(f"{path} holds no labels; expected {_EXPECTED}")
     if isinstance(document, dict):
         lists = [value for value in document.values() if isinstance(value, list) and value and _is_object(value[0])]
-        _refuse(path, document, *(value[0] for value in lists if "categories" not in document))
+        images = document.get("images") if "categories" in document else None
+        _refuse(path, document, *(value[0] for value in lists if value is not images))
         if isinstance(document.get("classes", []), list | None) and _is_object(document.get("labels")):
             read = _read_fiftyone
         elif isinstance(document.get("items"), list) and _is_object(document.get("categories")):
@@ -81,15 +83,10 @@ def read_xml_labels(path: Path) -> LabelList:
     Raises:
         InputError: the file is not XML, or is in another format. The message says what to do.
     """
-    text = read_text(path)
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities can expand to any size; no known export has them
-        raise InputError(f"{path} declares a document type, which is not read; export it again, or write a table")
     try:
-        root = ElementTree.fromstring(text)
+        root = ElementTree.fromstring(read_text(path))
     except ElementTree.ParseError as error:
         raise InputError(f"{path} is not XML: {error}") from None
-    if root.tag == "annotation":
-        raise InputError(f"{path} is XML of Pascal VOC, of one photo: {_INSTEAD}")
     if root.tag != "annotations" or root.find("image") is None:
         raise InputError(f"{path} is not in the format 'CVAT for images 1.1', the only XML that is read; export that")
 
@@ -98,7 +95,8 @@ def read_xml_labels(path: Path) -> LabelList:
         return image.attrib["name"], tuple(dict.fromkeys(labels)), SPLIT_NAMES.get(image.get("subset", "").lower(), "")
 
     images = ((f"{path.name}: image {image.get('id')}", image) for image in root.iterfind("image"))
-    return _collect(path, "CVAT's XML, labels of tags and shapes", images, read)
+    unused = {f"attribute {found.get('name')}": None for found in root.iterfind("image/*/attribute[@name]")}
+    return _collect(path, "CVAT's XML, labels of tags and shapes", images, read, unused=unused)
 
 
 def _is_object(value: Any) -> bool:
@@ -109,14 +107,25 @@ def _refuse(path: Path, *values: Any) -> None:
     """Raises InputError if a value has the fields of a format that is not read."""
     for value in filter(_is_object, values):
         for fields, advice in _REFUSED.items():
-            labelled = advice == _CAPTIONS and value.keys() & {*_ONE, *_SEVERAL}
+            labelled = advice == _CAPTIONS and value.keys() & {*_ONE, *_SEVERAL, "category_id"}
             if value.keys() >= set(fields) and not labelled:
                 raise InputError(f"{path} is {advice}")
 
 
-def _collect(path: Path, layout: str, entries: Iterable[tuple[str, Any]], read: Callable[[Any], tuple]) -> LabelList:
-    """Applies `read`, which returns photo, labels and optionally split or raises ValueError, to each entry."""
-    rows: list[LabelRow] = []
+def _collect(
+    path: Path,
+    layout: str,
+    entries: Iterable[tuple[str, Any]],
+    read: Callable[[Any], tuple],
+    *,
+    unused: Collection[str] = (),
+    one_each: bool = True,
+) -> LabelList:
+    """Applies `read`, which returns photo, labels and optionally split or raises ValueError, to each entry.
+
+    `unused` names what is not read. `one_each`: several entries of a photo must have the same labels.
+    """
+    rows: Sequence[LabelRow] = []
     problems: list[str] = []
     for where, entry in entries:
         try:
@@ -131,7 +140,9 @@ def _collect(path: Path, layout: str, entries: Iterable[tuple[str, Any]], read: 
     if not rows:
         raise InputError(f"{path}: no entry can be read as {layout}; the first: {'; '.join(problems[:1])}")
     bare = sum(not row.labels for row in rows)
+    layout += f", not used: {', '.join(unused)}" if unused else ""
     understood = f"{path}: {layout}; {len(rows) + len(problems):,} entries, {bare:,} of them without labels"
+    rows = leave_out_different(rows, problems) if one_each else rows
     return LabelList(tuple(rows), understood, tuple(problems))
 
 
@@ -167,13 +178,17 @@ def _read_datumaro(path: Path, document: dict) -> LabelList:
     except (KeyError, TypeError):
         raise InputError(f"{path} is Datumaro's JSON, but has no list categories.label.labels with names") from None
 
+    unused: dict[str, None] = {}
+
     def read(item: dict) -> tuple[str, tuple[str, ...]]:
         media = item.get("image") or item.get("media") or {}
-        numbers = [mark["label_id"] for mark in item["annotations"] if mark.get("label_id") is not None]
+        marks = item["annotations"]
+        unused.update({f"attribute {name}": None for mark in marks for name in mark.get("attributes") or ()})
+        numbers = [mark["label_id"] for mark in marks if mark.get("label_id") is not None]
         return media.get("path") or item["id"], _names(numbers, classes)
 
     entries = ((f"{path.name}: items[{index}]", item) for index, item in enumerate(document["items"]))
-    return _collect(path, "Datumaro's JSON, labels of tags and shapes", entries, read)
+    return _collect(path, "Datumaro's JSON, labels of tags and shapes", entries, read, unused=unused)
 
 
 def _read_mapping(path: Path, document: Mapping[str, Any]) -> LabelList:
@@ -242,23 +257,18 @@ def _read_records(path: Path, records: list, photo_column: str, label_column: st
     if len(known) > 1:
         raise InputError(f"{path} has several fields of labels: {', '.join(known)}; --label_column chooses one")
     split, label = next((field for field in _SPLITS if field in fields), ""), known[0]
-    answers: dict[str, tuple[str, ...]] = {}
 
     def read(record: dict) -> tuple[str, tuple[str, ...], str]:
         name, value = record[photo], record[label]
         name = name.get("path") if _is_object(name) else name
         if isinstance(value, str) and label not in _ONE and any(sign in value for sign in "|;, "):
             raise ValueError(f'{label} {value!r:.60} can be one label or several; write a list such as ["sky", "sea"]')
-        labels = _names(value)
-        if "annotator" in record and answers.setdefault(name, labels) != labels:
-            raise ValueError(f"the annotators of {name!r} differ; keep one of them")
         part = str(record.get(split) or "").lower()
         if part and part not in SPLIT_NAMES:
             raise ValueError(f"split {part!r:.40} is unknown; known: {', '.join(SPLIT_NAMES)}")
-        return name, labels, SPLIT_NAMES.get(part, "")
+        return name, _names(value), SPLIT_NAMES.get(part, "")
 
     unused = [field for field in fields if field not in (photo, label, split)]
     layout = f"objects, photos in field {photo!r}, labels in field {label!r}" + (split and f", splits in {split!r}")
-    layout += f", not used: {', '.join(unused)}" if unused else ""
     entries = ((f"{path.name}: entry {index}", record) for index, record in enumerate(records, 1))
-    return _collect(path, layout, entries, read)
+    return _collect(path, layout, entries, read, unused=unused, one_each="annotator" in fields)

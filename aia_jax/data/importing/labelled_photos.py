@@ -57,6 +57,20 @@ class LabelList:
     problems: tuple[str, ...] = ()
 
 
+def leave_out_different(rows: Sequence[LabelRow], problems: list[str]) -> tuple[LabelRow, ...]:
+    """Leaves out the rows of a photo if they have different labels, and appends a line for each of them to `problems`.
+
+    This is for files that should have one entry for each photo.
+    """
+    answers: dict[str, set[frozenset[str]]] = defaultdict(set)
+    for row in rows:
+        answers[row.photo].add(frozenset(row.labels))
+    different = [row for row in rows if len(answers[row.photo]) > 1]
+    advice = "have different labels; keep one of them, or give each photo its own name"
+    problems += [f"{row.where}: the entries of {row.photo!r} {advice}" for row in different]
+    return tuple(row for row in rows if len(answers[row.photo]) == 1)
+
+
 def read_folders(folder: Path) -> LabelList:
     """Reads labels from folder names: photos below `folder/sky` have the label sky. Photos in `folder` have no label.
 

@@ -189,6 +189,41 @@ def test_exports_are_read_by_their_content(write, content):
     assert "2 entries, 0 of them without labels" in found.understood
 
 
+COCO_TWICE = {**coco(), "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "a.jpg"}]}
+LS_TWICE = [{"data": {"image": "a.jpg"}, "annotations": [choices(name)]} for name in ("sky", "sea")]
+MIN_TWICE = [{"image": "a.jpg", "choice": name, "annotator": 1} for name in ("sky", "sea")]
+
+
+@pytest.mark.parametrize("content", [CVAT.replace(b'"b"', b'"a.jpg"'), COCO_TWICE, LS_TWICE, MIN_TWICE])
+def test_entries_of_one_photo_must_have_the_same_labels(write, content):
+    found = read_labels_of(write(content, "a.txt"))
+    assert found.rows == ()
+    for problem in found.problems:
+        assert "'a.jpg' have different labels; keep one of them, or give each photo its own name" in problem
+    assert len(found.problems) == 2
+
+
+def test_attributes_that_are_not_used_are_named(write):
+    cvat = CVAT.replace(b"<attribute>1<", b'<attribute name="Class">dog<')
+    assert "shapes, not used: attribute Class; 2 entries" in read_labels_of(write(cvat, "a.xml")).understood
+    datumaro = json.loads(json.dumps(DATUMARO))
+    datumaro["items"][0]["annotations"][0]["attributes"] = {"occluded": False}
+    assert "not used: attribute occluded; 2" in read_labels_of(write(datumaro, "a.json")).understood
+    document = coco()
+    document["annotations"][0]["attributes"] = {"breed": "poodle"}
+    document["annotations"][1]["attributes"] = 3
+    assert "2 categories, not used: attributes breed; 1 of 3" in read_labels_of(write(document, "b.json")).understood
+
+
+def test_categories_of_one_name_are_refused_if_both_are_used(write):
+    document = coco()
+    document["categories"] += [{"id": 1, "name": "sea"}]
+    assert "2 categories (1 more are not used)" in read_labels_of(write(document, "a.json")).understood
+    document["annotations"] += [{"image_id": 9, "category_id": 1}]
+    with pytest.raises(InputError, match="categories 5 and 1 have the same name, 'sea'; rename"):
+        read_labels_of(write(document, "a.json"))
+
+
 def test_splits_of_exports_are_kept(write):
     assert [row.split for row in read_labels_of(write(CVAT, "a.xml")).rows] == ["train", ""]
     rows = [{"image": "a.jpg", "label": "sea", "split": part} for part in ("valid", "TEST", "third")]
@@ -204,14 +239,16 @@ def test_fields_can_be_named(write):
         read_labels_of(path, separator=";", photo_column="a")
 
 
+ENTITIES = "".join(f"<!ENTITY e{n + 1} '{f'&e{n};' * 10}'>" for n in range(9))
+BOMB = f"<!DOCTYPE a [<!ENTITY e0 '{'x' * 10}'>{ENTITIES}]><annotations>&e9;</annotations>".encode()
 BARE = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": [{"id": 1, "name": "sky"}]}
 NAMES = [{"id": 0, "name": "sky", "supercategory": "none"}, {"id": 1, "name": "sea"}]
 REFUSED = {
     "CVAT leaves tags out of this format: export 'CVAT for images 1.1' or": BARE,
     "has no list 'annotations'": {"images": [], "categories": []},
-    "captions are for retrieval": {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a dog"}]},
+    "captions are for retrieval": {**BARE, "annotations": [{"image_id": 1, "caption": "a dog"}]},
     "so they are predictions": {**BARE, "annotations": [{"image_id": 1, "category_id": 1, "score": 0.4}]},
-    "no field of the labels among image_id, category_id, score": [{"image_id": 1, "category_id": 1, "score": 0.4}],
+    "COCO's results, which are predictions": [{"image_id": 1, "category_id": 1, "score": 0.4, "bbox": []}],
     "imported data of this project: train with": {
         "labels": ["sky"],
         "samples": [{"image_name": "a", "image_labels": []}],
@@ -242,11 +279,11 @@ REFUSED = {
     "no field of the photo among none; --photo_column": [3],
     "among none; --photo_column names it": {"": None},
     "the first: a.json: entry 1: does not have the fields of objects": [3, {"image": 3, "label": "x"}],
-    "XML of Pascal VOC, of one photo": b"<annotation><filename>a.jpg</filename></annotation>",
+    "a.xml is not in the format 'CVAT": b"<annotation><filename>a.jpg</filename></annotation>",
     "not in the format 'CVAT for images 1.1'": b"<annotations><track id='0'/></annotations>",
     "Datumaro's JSON, but has no list": {"items": [], "categories": {"label": []}},
     "is not XML: ": b"<annotations>",
-    "declares a document type": b"<!DOCTYPE a [<!ENTITY b 'c'>]><annotations>&b;</annotations>",
+    "is not XML: limit on input amplification": BOMB,
 }
 
 
