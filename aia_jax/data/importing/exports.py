@@ -31,7 +31,6 @@ _REFUSED = {  # fields by which a format is known: its name, and what to do
     ("data_row",): f"JSON of Labelbox: {_INSTEAD}",
     ("Labeled Data",): f"JSON of Labelbox: {_INSTEAD}",
     ("result", "task"): "one annotation of Label Studio's storage: export the project as JSON",
-    ("image_id", "category_id", "score"): "COCO's results, which are predictions: give the instances file of COCO",
     ("sentences",): _CAPTIONS,
     ("caption",): _CAPTIONS,
 }

@@ -248,7 +248,7 @@ REFUSED = {
     "has no list 'annotations'": {"images": [], "categories": []},
     "captions are for retrieval": {**BARE, "annotations": [{"image_id": 1, "caption": "a dog"}]},
     "so they are predictions": {**BARE, "annotations": [{"image_id": 1, "category_id": 1, "score": 0.4}]},
-    "COCO's results, which are predictions": [{"image_id": 1, "category_id": 1, "score": 0.4, "bbox": []}],
+    "no field of the labels among image_id, category_id, score": [{"image_id": 1, "category_id": 1, "score": 0.4}],
     "imported data of this project: train with": {
         "labels": ["sky"],
         "samples": [{"image_name": "a", "image_labels": []}],
