@@ -12,7 +12,9 @@ from typing import Any
 from aia_jax.utils.errors import InputError
 
 LISTS = "lists"
+LIST = '["sky", "sea"]'
 _SIGNS = "|;,"
+_OTHER_SIGNS = re.compile(r"<br>|[^\w\s]+| and ")  # separators if all that they separate are whole cells elsewhere
 _DICT_KEYS = ("choices", "labels", "label", "taxonomy", "name")
 
 
@@ -24,6 +26,7 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
        as a whole cell, or at another place in a cell. "|" and ";" do not need this evidence if `several` and not
        `repeated`.
     3. Spaces need more evidence, and only separate labels if `several`, and not `repeated`.
+    4. Other signs, such as "#", are never chosen: the message asks about them.
 
     Args:
         where: name of the column, for messages.
@@ -43,6 +46,11 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
                 raise InputError(f"{where}: {how}; write all cells in one way")
         return LISTS
     signs = [sign for sign in _SIGNS if any(sign in cell for cell in cells)]
+    known = set(cells)
+    for cell in cells:
+        for sign in sorted({*_OTHER_SIGNS.findall(cell)}.difference(_SIGNS, signs)):
+            if len(parts := _parts(cell, sign)) > 1 and known.issuperset(parts):
+                signs.append(sign)
     if not signs and (repeated or not any(" " in cell for cell in cells)):
         return ""
     shares = {sign: _evidence(cells, sign) for sign in signs or " "}
@@ -53,7 +61,7 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
         clear = strong if not any(share for sign, share in shares.items() if sign not in strong) else []
         if not strong and signs in (["|"], [";"]) and several and not repeated:
             clear = signs
-        if len(clear) == 1:
+        if len(clear) == 1 and clear[0] in _SIGNS:
             parts = list(dict.fromkeys(part for cell in cells for part in _parts(cell, clear[0])))
             if not several or _evidence(parts, " ") < 0.5:  # else "sky sea" may be two labels beside "sky, sea"
                 return clear[0]
@@ -76,7 +84,7 @@ def split_cell(cell: str, separator: str) -> tuple[str, ...]:
     if separator == LISTS:
         names = _names_of(cell)
         if names is None and _has_brackets(cell):
-            raise ValueError(f"{cell!r:.60} is not a list of labels")
+            raise ValueError(f"{cell!r:.60} is not a list of labels, such as {LIST}")
         names = [cell] if names is None and cell else names or []
     else:
         names = _parts(cell, separator)
@@ -89,10 +97,11 @@ def split_cell(cell: str, separator: str) -> tuple[str, ...]:
 def _parts(cell: str, separator: str) -> list[str]:
     if separator.isspace() or not separator or not cell:
         return cell.split() if separator else [cell] * bool(cell)
-    cell = cell.strip(separator + " ")
-    if separator in ",;|" and re.search(f'(^|{re.escape(separator)}) *"', cell) and "\n" not in cell:
-        return next(csv.reader([cell], delimiter=separator, skipinitialspace=True))
-    return [part.strip() for part in cell.split(separator)]
+    parts = cell.split(separator)
+    if separator in _SIGNS and re.search(f'(^|{re.escape(separator)}) *"', cell) and "\n" not in cell:
+        parts = next(csv.reader([cell], delimiter=separator, skipinitialspace=True))
+    filled = [index for index, part in enumerate(parts) if part.strip()]
+    return [part.strip() for part in parts[filled[0] : filled[-1] + 1]] if filled else [""]
 
 
 def _evidence(cells: Sequence[str], sign: str) -> float:

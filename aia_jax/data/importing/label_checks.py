@@ -84,7 +84,7 @@ def _broken(label: str) -> str:
     unpaired = any(label.count(left) != label.count(right) for left, right in ("()", "[]", "{}"))
     if unpaired or len(re.findall(r'(?<!\d)"', label)) % 2:
         return "has brackets or quotes without a partner"
-    if all(unicodedata.category(sign)[0] in "PZ" for sign in label):
+    if all(unicodedata.category(sign) in ("Sm", "Sk") or unicodedata.category(sign)[0] in "PZ" for sign in label):
         return "has no letters"
     return ""
 

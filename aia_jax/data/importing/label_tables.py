@@ -12,6 +12,7 @@ from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, Label
 from aia_jax.data.importing.table_text import Row, read_rows
 from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import list_problems
 
 _PHOTO_COLUMNS = ("image", "image_name", "image_id", "image_path", "filename", "file_name", "file", "filepath")
 _PHOTO_COLUMNS += ("file_path", "path", "photo", "name", "source_file")
@@ -102,8 +103,8 @@ def read_table(
             found.append(LabelRow(where, cells[columns.photo].strip(), labels, SPLIT_NAMES.get(part.lower(), "")))
         except ValueError as problem:
             problems.append(f"{where}: {problem}")
-    if columns.labels is None and not found and problems:
-        raise InputError(f"{path} has no row that can be read. The first: {problems[0]}")
+    if problems and not found:
+        raise InputError(f"{path} has no row that can be read:{list_problems(problems)}")
     if columns.split is not None:
         how += f", splits in column {header[columns.split]!r}"
     if rows:

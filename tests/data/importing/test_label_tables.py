@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from aia_jax.data.importing.label_tables import read_table
@@ -192,12 +194,30 @@ def test_rows_are_chosen_by_a_condition(read):
         ("image,label\na,dog\n", {"rows": "label"}, ["must be a column, a comparison and a value"]),
         ("image,label\na,dog\n", {"delimiter": "::"}, ["--delimiter '::' must be one character"]),
         (",,\n,,\n", {}, ["labels.csv is empty"]),
+        (
+            'image,labels\na,"{dog,park}"\nb,{cat}\n',
+            {},
+            ["no row that can be read", """list of labels, such as ["sky","""],
+        ),
     ],
 )
 def test_tables_that_can_be_read_in_two_ways_are_refused_with_both(read, text, options, messages):
     with pytest.raises(InputError) as caught:
         read(text, **options)
     assert [message for message in messages if message not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("sign", ["#", "\uff0c", "\u3001", " + ", "/", ":", "<br>", " > ", " and ", "||"])
+@pytest.mark.parametrize("column", ["labels", "label"])
+def test_other_separators_are_asked_about_and_can_be_given(read, sign, column):
+    lines = [f"a,bread{sign}dog", "b,sand", "c,dog", "d,bread", f"e,sand{sign}dog"]
+    text = f"image,{column}\n" + "\n".join(lines) + "\n"
+    shown = sign if sign == " and " else sign.strip()
+    with pytest.raises(InputError, match=re.escape(f"--separator \"{shown}\": 'bread' | 'dog'  and  'sand'")):
+        read(text)
+    assert rows_of(read(text, separator=shown))[::4] == [("a", "bread", "dog"), ("e", "sand", "dog")]
+    assert rows_of(read(text, separator="none"))[0] == ("a", f"bread{sign}dog")
+    assert rows_of(read(f"image,{column}\na,t-shirt\nb,shirt\nc,C++\nd,C\n"))[2:] == [("c", "C++"), ("d", "C")]
 
 
 @pytest.mark.parametrize(
