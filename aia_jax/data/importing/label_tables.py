@@ -7,25 +7,24 @@ from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from aia_jax.data.importing.label_cells import LISTS, choose_separator, split_cell
 from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow
-from aia_jax.data.importing.table_text import Row, read_rows
+from aia_jax.data.importing.table_text import LISTS, TableText, choose_separator, read_rows, split_cell
 from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import list_problems
 
-_PHOTO_COLUMNS = ("image", "image_name", "image_id", "image_path", "filename", "file_name", "file", "filepath")
-_PHOTO_COLUMNS += ("file_path", "path", "photo", "name", "source_file")
+_PHOTO_COLUMNS = ("image", "image_name", "image_id", "image_path", "file_name", "file", "file_path", "path", "photo")
+_PHOTO_COLUMNS += ("name", "source_file")
 _ONE_LABEL = ("label", "tag", "keyword", "class", "category", "choice", "label_name", "class_name", "category_name")
 _LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "categories", "choices", *_ONE_LABEL)
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
-_UNNAMED = re.compile(r"(unnamed:_\d+)?")  # the name that pandas gives to a column of row numbers
+_UNNAMED = re.compile(r"(unnamed:\d+)?")  # the name that pandas gives to a column of row numbers
 _DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", LISTS: "lists"}  # descriptions of separators
 _YES, _NO = ("1", "true", "t", "yes", "y", "x"), ("0", "-1", "false", "f", "no", "n", "")
 _NEGATIVE = re.compile("absent|negat|reject|delet|cancel|invalid|wrong")
 _WEIGHTS = re.compile(  # names of columns that say which rows count
-    rf"{_NEGATIVE.pattern}|conf|score|prob(?!lem)|likelihood|certain|verif|presen|(^|_)(valid|value|exists|positive)"
-    "|weight|votes|agreement|accept|approv|correct|status|(^|_)state|review|group_of"
+    rf"{_NEGATIVE.pattern}|conf|score|prob(?!lem)|likelihood|certain|verif|presen|(^|[^a-z]|is)(valid|value|positive)"
+    r"|exists|weight|votes|agreement|accept|approv|correct|status|(^|[^a-z])state|review|group.?of"
 )
 _MAX_VALUES = 5  # most values of a text column that says which rows count, such as high, medium and low
 _COMPARISONS = {"=": eq, "!=": ne, ">=": ge, "<=": le, ">": gt, "<": lt}
@@ -68,29 +67,27 @@ def read_table(
     Raises:
         InputError: the file cannot be read, a column is missing, or there are two ways to read the table.
     """
-    known = {*_PHOTO_COLUMNS, *_LABEL_COLUMNS, *_SPLIT_COLUMNS, _key(photo_column), _key(label_column)} - {""}
-    table = read_rows(
-        path, lambda header: sum(_key(name) in known for name in header), encoding=encoding, delimiter=delimiter
-    )
-    header, problems, kept = table.header, table.problems, table.rows
-    ignored = [_index(path, header, name, "--ignore_columns") for name in ignore_columns]
+    known = {_key(name) for name in (*_PHOTO_COLUMNS, *_LABEL_COLUMNS, *_SPLIT_COLUMNS, photo_column, label_column)}
+    table = read_rows(path, lambda header: sum(_key(name) in known - {""} for name in header), encoding, delimiter)
+    num_rows, header = len(table.rows), table.header
+    ignored = [_index(table, name, "--ignore_columns") for name in ignore_columns]
     if rows:
-        kept, column = _matching(path, header, kept, rows)
+        table, column = _matching(table, rows)
         ignored.append(column)
-    columns = _find_columns(path, header, kept, photo_column, label_column, ignored)
+    columns = _find_columns(table, photo_column, label_column, ignored)
     if not rows:
-        _ask_about_rows(path, header, kept, columns, ignored)
+        _ask_about_rows(table, columns, ignored)
     if columns.labels is None:
-        values = {_value(cells[column]) for _, cells in kept for column in columns.indicators}
+        values = {_value(cells[column]) for _, cells in table.rows for column in columns.indicators}
         if "-1" in values and values & {"0", ""}:
             raise InputError(f"{path}: the columns of labels hold -1 beside 0 or blank cells; write only 1 and 0")
         how = f"{len(columns.indicators):,} columns of 0 and 1 as labels"
     else:
-        separator = "" if separator == "none" else separator or _find_separator(path, header, kept, columns)
+        separator = "" if separator == "none" else separator or _find_separator(table, columns)
         description = _DESCRIPTIONS.get(separator, f"separated by {separator!r}")
         how = f"labels in column {header[columns.labels]!r}, {description}"
-    found = []
-    for line, cells in kept:
+    found, problems = [], table.problems
+    for line, cells in table.rows:
         where = f"{path.name}:{line}"
         try:
             part = "" if columns.split is None else cells[columns.split].strip()
@@ -108,7 +105,7 @@ def read_table(
     if columns.split is not None:
         how += f", splits in column {header[columns.split]!r}"
     if rows:
-        how += f"; {len(kept):,} of {len(table.rows):,} rows have {rows}"
+        how += f"; {len(table.rows):,} of {num_rows:,} rows have {rows}"
     if columns.unused:
         how += f"; not used: {', '.join(repr(header[column]) for column in columns.unused)}"
     understood = f"{path}: separated by {table.delimiter!r}, photos in column {header[columns.photo]!r}, {how}"
@@ -116,20 +113,19 @@ def read_table(
 
 
 def _key(name: str) -> str:
-    """Returns the form of a column name that is compared with known names: ImageID becomes image_id."""
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
-    return re.sub(r"[\s-]+", "_", name.lower())
+    """Returns the form of a column name that is compared with known names: ImageID and image_id become imageid."""
+    return re.sub(r"[\s_-]+", "", name.lower())
 
 
-def _index(path: Path, header: list[str], name: str, flag: str) -> int:
-    if name not in header:
-        raise InputError(f"{path} has no column {name!r}, which {flag} names; its columns: {', '.join(header)}")
-    return header.index(name)
+def _index(table: TableText, name: str, flag: str) -> int:
+    if name not in table.header:
+        columns = ", ".join(table.header)
+        raise InputError(f"{table.path} has no column {name!r}, which {flag} names; its columns: {columns}")
+    return table.header.index(name)
 
 
-def _find_columns(
-    path: Path, header: list[str], rows: list[Row], photo_column: str, label_column: str, ignored: list[int]
-) -> _Columns:
+def _find_columns(table: TableText, photo_column: str, label_column: str, ignored: list[int]) -> _Columns:
+    path, header = table.path, table.header
     names = [_key(name) for name in header]
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise InputError(f"{path}: two columns are called {twice[0]!r}")
@@ -138,15 +134,16 @@ def _find_columns(
     def find(given: str, flag: str, known: Sequence[str], fits: Callable[[str], bool]) -> int | None:
         """Returns the column that a flag or its name gives. Cells decide between several, or InputError asks."""
         if given:
-            return _index(path, header, given, flag)
-        squeezed = [name.replace("_", "") for name in known]  # IMAGEID and filename, as image_id and file_name
-        found = [column for column in left if names[column].replace("_", "") in squeezed]
-        found.sort(key=lambda column: squeezed.index(names[column].replace("_", "")))
-        columns = {column: [cell for _, cells in rows if (cell := cells[column].strip())] for column in found}
-        for rule in (bool, lambda cells: sum(map(fits, cells)) > len(cells) / 2):
-            if len(columns) > 1:
-                columns = {column: cells for column, cells in columns.items() if rule(cells)} or columns
-        compared = {tuple(PurePosixPath(cell).name for cell in cells): cells for cells in columns.values()}
+            return _index(table, given, flag)
+        keys = [_key(name) for name in known]
+        found = sorted(
+            (column for column in left if names[column] in keys), key=lambda column: keys.index(names[column])
+        )
+        columns = {column: [cell for _, cells in table.rows if (cell := cells[column].strip())] for column in found}
+        if len(columns) > 1:
+            fitting = {column: cells for column, cells in columns.items() if 2 * sum(map(fits, cells)) > len(cells)}
+            columns = fitting or columns
+        compared = {tuple(PurePosixPath(cell).name for cell in cells) for cells in columns.values()}
         if len(compared) > 1:
             shown = [f"\n  {flag} {header[column]}: {cells[0]!r:.60}" for column, cells in columns.items() if cells]
             raise InputError(f"{path}: several columns can be the one; choose one with {flag}:{''.join(shown)}")
@@ -159,7 +156,7 @@ def _find_columns(
             f"({', '.join(_PHOTO_COLUMNS)}); the first line must be a header such as image,labels; "
             "--photo_column names a column"
         )
-    left.remove(photo) if photo in left else None
+    left = [column for column in left if column != photo]
     labels = find(label_column, "--label_column", _LABEL_COLUMNS, lambda cell: not _is_number(cell))
     split = next((names.index(name) for name in _SPLIT_COLUMNS if name in names and names.index(name) in left), None)
     others = [column for column in range(len(header)) if column not in (photo, labels, split)]
@@ -176,16 +173,16 @@ def _find_columns(
     return _Columns(photo, labels, split, indicators, unused)
 
 
-def _matching(path: Path, header: list[str], rows: list[Row], condition: str) -> tuple[list[Row], int]:
+def _matching(table: TableText, condition: str) -> tuple[TableText, int]:
     """Returns the rows that meet a condition such as "Confidence >= 0.5", and the index of its column."""
     parts = re.fullmatch(r"(.+?)\s*(!=|>=|<=|=|>|<)=?\s*(.*)", condition.strip())
     if not parts:
         raise InputError(f"--rows {condition!r} must be a column, a comparison and a value: 'Confidence >= 0.5'")
-    column = _index(path, header, parts[1], "--rows")
-    kept = [row for row in rows if _meets(row[1][column], parts[2], parts[3])]
-    if rows and not kept:
-        raise InputError(f"{path}: no row has {condition} (--rows)")
-    return kept, column
+    column = _index(table, parts[1], "--rows")
+    kept = [row for row in table.rows if _meets(row[1][column], parts[2], parts[3])]
+    if table.rows and not kept:
+        raise InputError(f"{table.path}: no row has {condition} (--rows)")
+    return table._replace(rows=kept), column
 
 
 def _meets(cell: str, comparison: str, value: str) -> bool:
@@ -196,40 +193,41 @@ def _meets(cell: str, comparison: str, value: str) -> bool:
     return comparison in ("=", "!=") and _COMPARISONS[comparison](cell, value)
 
 
-def _ask_about_rows(path: Path, header: list[str], rows: list[Row], columns: _Columns, ignored: list[int]) -> None:
+def _ask_about_rows(table: TableText, columns: _Columns, ignored: list[int]) -> None:
     """Raises InputError if a column, by its name or its values of 0 and 1, may say which rows count."""
     shown, names = [], []
     for column in sorted({*columns.indicators, *columns.unused}.difference(ignored)):
-        name, values = _key(header[column]), {_value(cells[column]) for _, cells in rows}
+        name, values = table.header[column], {_value(cells[column]) for _, cells in table.rows}
         filled, flags = values - {""}, values <= {*_YES, *_NO}
         numbers = all(map(_is_number, filled))
         if columns.labels is None:  # a label may have any name
-            asked = flags and len(columns.indicators) > 1 and re.search("conf|score|verif|absent", name)
-        elif _WEIGHTS.search(name):
+            asked = flags and len(columns.indicators) > 1 and re.search("conf|score|verif|absent", name.lower())
+        elif _WEIGHTS.search(name.lower()):
             few = filled and (numbers or len(values) <= _MAX_VALUES)
-            asked = few and (_NEGATIVE.search(name) or not values <= {*_YES})
+            asked = few and (_NEGATIVE.search(name.lower()) or not values <= {*_YES})
         else:
-            asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(name)
+            asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(_key(name))
         if asked:
-            names.append(header[column])
+            names.append(name)
             for compare, value in (
                 [(">=", "0.5")] if numbers and not flags else [("=", text) for text in sorted(values)]
             ):
-                kept = sum(_meets(cells[column], compare, value) for _, cells in rows)
-                shown.append(f'\n  --rows "{header[column]} {compare} {value}": reads {kept:,} of {len(rows):,} rows')
+                kept = sum(_meets(cells[column], compare, value) for _, cells in table.rows)
+                shown.append(f'\n  --rows "{name} {compare} {value}": reads {kept:,} of {len(table.rows):,} rows')
     if names:
         raise InputError(
-            f"{path}: {', '.join(map(repr, names))} may say which rows count; choose one:{''.join(shown)}\n"
+            f"{table.path}: {', '.join(map(repr, names))} may say which rows count; choose one:{''.join(shown)}\n"
             f"  --ignore_columns {' '.join(map(repr, names))}: reads all rows"
             f"{'; a label needs another name' if columns.labels is None else ''}"
         )
 
 
-def _find_separator(path: Path, header: list[str], rows: list[Row], columns: _Columns) -> str:
-    filled = [cell for _, cells in rows if (cell := cells[columns.labels].strip())]
-    name = header[columns.labels]
-    repeated = len({cells[columns.photo] for _, cells in rows}) < len(rows)
-    return choose_separator(filled, f"{path}: column {name!r}", several=_key(name) not in _ONE_LABEL, repeated=repeated)
+def _find_separator(table: TableText, columns: _Columns) -> str:
+    filled = [cell for _, cells in table.rows if (cell := cells[columns.labels].strip())]
+    name = table.header[columns.labels]
+    repeated = len({cells[columns.photo] for _, cells in table.rows}) < len(table.rows)
+    several = _key(name) not in map(_key, _ONE_LABEL)
+    return choose_separator(filled, f"{table.path}: column {name!r}", several=several, repeated=repeated)
 
 
 def _indicated_labels(cells: list[str], header: list[str], columns: _Columns) -> tuple[str, ...]:

@@ -1,16 +1,25 @@
-"""Splits the text of a table into header and rows; see `read_rows`."""
+"""Splits the text of a table into rows, and the cells of a column into labels."""
 
+import ast
 import csv
 import io
+import json
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import chain, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_text
 
 _DELIMITERS = (",", ";", "\t", "|")
+LISTS = "lists"
+LIST = '["sky", "sea"]'
+_SIGNS = "|;,"
+_OTHER_SIGNS = re.compile(r"<br>|[^\w\s]+| and ")  # separators if all that they separate are whole cells elsewhere
+_DICT_KEYS = ("choices", "labels", "label", "taxonomy", "name")
 
 Row = tuple[int, list[str]]  # line number, and one cell per column
 
@@ -21,6 +30,7 @@ class TableText(NamedTuple):
     `failure` says why the text cannot be parsed with this delimiter.
     """
 
+    path: Path
     header: list[str]
     rows: list[Row]
     delimiter: str
@@ -28,7 +38,7 @@ class TableText(NamedTuple):
     failure: str = ""
 
 
-def read_rows(path: Path, num_known: Callable[[list[str]], int], *, encoding: str, delimiter: str) -> TableText:
+def read_rows(path: Path, num_known: Callable[[list[str]], int], encoding: str, delimiter: str) -> TableText:
     """Reads header and rows of a table.
 
     The delimiter is the comma, semicolon, tab or "|" that gives all rows as many cells as the header. A first line such
@@ -85,7 +95,7 @@ def _parse(path: Path, text: str, delimiter: str) -> TableText:
         failure = f"{path}:{line} is not a row of a table: {error}; check its quotes"
     if not rows:
         empty = f"{path} is empty; expected a header such as image,labels and a row for each photo"
-        return TableText([], [], delimiter, [], failure or empty)
+        return TableText(path, [], [], delimiter, [], failure or empty)
     header = [cell.strip() for cell in rows[0][1]]
     while not header[-1] and not any(cell.strip() for _, cells in rows for cell in cells[len(header) - 1 :]):
         header.pop()
@@ -99,4 +109,137 @@ def _parse(path: Path, text: str, delimiter: str) -> TableText:
             f"{path.name}:{line}: {len(cells)} cells, but the header has {len(header)}; a cell that holds "
             f"{delimiter!r} must be in quotes"
         )
-    return TableText(header, good, delimiter, problems, failure)
+    return TableText(path, header, good, delimiter, problems, failure)
+
+
+def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeated: bool) -> str:
+    """Returns the separator of the labels in the cells; "": each cell is one label, `LISTS`: lists as JSON or Python.
+
+    1. If a cell is a list, such as `["sky"]` or `{"choices": ["sky"]}`, cells are lists or one label.
+    2. "|", ";" or "," separates labels if it is the only one in the cells, and what it separates also occurs elsewhere:
+       as a whole cell, or at another place in a cell. "|" and ";" do not need this evidence if `several` and not
+       `repeated`.
+    3. Spaces need more evidence, and only separate labels if `several`, and not `repeated`.
+    4. Other signs, such as "#", are never chosen: the message asks about them.
+
+    Args:
+        where: name of the column, for messages.
+        several: whether the name of the column stands for several labels, such as "labels".
+        repeated: whether photos have several rows.
+
+    Raises:
+        InputError: there are two readings. The message shows both, and the values of `--separator`.
+    """
+    cells = list(dict.fromkeys(cells))
+    lists = [names for cell in cells if (names := _names_of(cell)) is not None]
+    if lists or (cells and all(_has_brackets(cell) for cell in cells)):
+        known = {*chain(*lists), *cells}
+        for cell, sign in product(cells, _SIGNS):
+            if not _has_brackets(cell) and len(parts := _parts(cell, sign)) > 1 and known.intersection(parts):
+                how = f"some cells are lists, but {cell!r:.60} looks like labels separated by {sign!r}"
+                raise InputError(f"{where}: {how}; write all cells in one way")
+        return LISTS
+    signs = [sign for sign in _SIGNS if any(sign in cell for cell in cells)]
+    known = set(cells)
+    for cell in cells:
+        for sign in sorted({*_OTHER_SIGNS.findall(cell)}.difference(_SIGNS, signs)):
+            if len(parts := _parts(cell, sign)) > 1 and known.issuperset(parts):
+                signs.append(sign)
+    if not signs and (repeated or not any(" " in cell for cell in cells)):
+        return ""
+    shares = {sign: _evidence(cells, sign) for sign in signs or " "}
+    strong = [sign for sign, share in shares.items() if share >= 0.5]
+    if not signs and several == bool(strong):
+        return " " if several else ""
+    if signs:
+        clear = strong if not any(share for sign, share in shares.items() if sign not in strong) else []
+        if not strong and signs in (["|"], [";"]) and several and not repeated:
+            clear = signs
+        if len(clear) == 1 and clear[0] in _SIGNS:
+            parts = list(dict.fromkeys(part for cell in cells for part in _parts(cell, clear[0])))
+            if not several or _evidence(parts, " ") < 0.5:  # else "sky sea" may be two labels beside "sky, sea"
+                return clear[0]
+            shares[" "] = 0
+    examples = sorted(cells, key=lambda cell: -sum(sign in cell for sign in shares))[:2]
+    options = [("none", ""), *((f'"{sign}"', sign) for sign in shares)]
+    shown = [
+        f"\n  --separator {flag}: " + "  and  ".join(" | ".join(map(repr, _parts(cell, sign))) for cell in examples)
+        for flag, sign in options
+    ]
+    raise InputError(f"{where}: the cells can be read in several ways; --separator chooses:{''.join(shown)}")
+
+
+def split_cell(cell: str, separator: str) -> tuple[str, ...]:
+    """Returns the labels of a cell without repeats.
+
+    Raises:
+        ValueError: the cell has an empty label, or is not a list.
+    """
+    if separator == LISTS:
+        names = _names_of(cell)
+        if names is None and _has_brackets(cell):
+            raise ValueError(f"{cell!r:.60} is not a list of labels, such as {LIST}")
+        names = [cell] if names is None and cell else names or []
+    else:
+        names = _parts(cell, separator)
+    names = [name.strip() for name in names]
+    if not all(names):
+        raise ValueError(f"an empty label in {cell!r:.60}")
+    return tuple(dict.fromkeys(names))
+
+
+def _parts(cell: str, separator: str) -> list[str]:
+    if separator.isspace() or not separator or not cell:
+        return cell.split() if separator else [cell] * bool(cell)
+    parts = cell.split(separator)
+    if separator in _SIGNS and re.search(f'(^|{re.escape(separator)}) *"', cell) and "\n" not in cell:
+        parts = next(csv.reader([cell], delimiter=separator, skipinitialspace=True))
+    filled = [index for index, part in enumerate(parts) if part.strip()]
+    return [part.strip() for part in parts[filled[0] : filled[-1] + 1]] if filled else [""]
+
+
+def _evidence(cells: Sequence[str], sign: str) -> float:
+    """Returns the share of cells with `sign` whose parts also occur as a whole cell, or at another place in a cell.
+
+    Spaces need two such parts in a cell, as in "polar bear" and "bear" a space does not separate labels.
+    """
+    places = defaultdict(set)
+    split = [_parts(cell, sign) for cell in cells]
+    for parts in split:
+        for index, part in enumerate(parts):
+            places[part].add((index == 0, index == len(parts) - 1))
+    moving = {part for part, found in places.items() if len(found) > 1} | {p[0] for p in split if len(p) == 1}
+    several = [parts for parts in split if len(parts) > 1]
+    needed = 2 if sign == " " else 1
+    return sum(len(moving & set(parts)) >= needed for parts in several) / max(len(several), 1)
+
+
+def _has_brackets(cell: str) -> bool:
+    return (cell[:1], cell[-1:]) in (("[", "]"), ("{", "}"), ("(", ")"))
+
+
+def _names_of(cell: str) -> list[str] | None:
+    """Returns the labels of a cell that is a list in the syntax of JSON, Python or NumPy; None if it is none."""
+    if not _has_brackets(cell):
+        return None
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        try:  # NumPy writes ['sky' 'sea'], which Python reads as one text
+            value = ast.literal_eval(re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", cell))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    return _names(value)
+
+
+def _names(value: Any) -> list[str] | None:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = [found for key, found in value.items() if str(key) in _DICT_KEYS or str(key).endswith("labels")]
+        if not value:
+            return None
+    if not isinstance(value, list | tuple | set):
+        return None
+    found = [_names(item) for item in value]
+    return None if None in found else [name for names in found for name in names]
