@@ -34,7 +34,11 @@ _INNER_STOP = re.compile(r"(?<=\w{3})(?<!\bave)(?<!\bmrs)\.(?=\s)")
 _PLAIN = re.compile(r"(?!.*(?:--|,,|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b))[a-z ,-]*\.?")
 _PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.]")
 
-_IMAGE_NAME = re.compile(r"""["']?[^,|\t]+\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b|\d+ ?[,;|#]""", re.IGNORECASE)
+_IMAGE = re.compile(r"""["']?[^,|\t]+\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b|\d+ ?[,;|#]""", re.IGNORECASE)
+_OTHER_COLUMNS = {
+    "the name or number of an image in each line": _IMAGE,
+    "columns separated by tabs": re.compile(".*\t"),
+}
 _MOST_UNKNOWN = 0.5
 _SCAN_FORMAT = "SCAN's {word2idx, idx2word, idx}; `aia vocab` writes one"
 
@@ -164,11 +168,9 @@ def _other_format(lines: Sequence[str]) -> str:
         return "JSON"
     if len(lines) == 1 and "\r" in lines[0]:
         return 'lines that end with "\\r" instead of "\\n"'
-    most = 0.9 * (len(lines) - 1)  # the first line may be a header
-    if sum(_IMAGE_NAME.match(line) is not None for line in lines) >= max(1, most):
-        return f"the name or number of an image in each line, such as {lines[-1]!r:.60}"
-    if sum("\t" in line for line in lines) >= max(1, most):
-        return f"columns separated by tabs, such as {lines[-1]!r:.60}"
+    for found, pattern in _OTHER_COLUMNS.items():
+        if sum(map(bool, map(pattern.match, lines))) >= max(1, 0.9 * (len(lines) - 1)):  # one may be a header
+            return f"{found}, such as {lines[-1]!r:.60}"
     return ""
 
 
@@ -193,14 +195,7 @@ def pad_ids(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np
 def encode_captions(
     captions: Sequence[str], vocabulary: Vocabulary, *, name: str = "the captions"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes N captions as word ids.
-
-    Args:
-        name: name of the captions in messages, such as their file.
-
-    Returns:
-        ids: int32 `[N, L]`, the rows of `Vocabulary.encode`, padded with 0 to the length L of the longest row.
-        lengths: int32 `[N]`, length of each row without padding.
+    """Returns the rows of `Vocabulary.encode` for N captions, as `pad_ids` pads them. `name` is for messages.
 
     Raises:
         InputError: more than half of the words are not in the vocabulary.
@@ -241,24 +236,13 @@ def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
 
 
 def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
-    """Computes the mean of the tf-idf rows of each image.
+    """Computes the means `[N / per_image, V]` of each `per_image` consecutive tf-idf rows of `rows`, `[N, V]`.
 
     The dot product of two means is the mean cosine similarity of the captions of one image to those of the other.
-
-    Args:
-        rows: tf-idf rows of N captions, `[N, V]`. The rows of an image are consecutive.
-        per_image: number of captions of each image.
-
-    Returns:
-        One row for each image, `[N / per_image, V]`.
     """
     from scipy import sparse
 
-    num_captions = rows.shape[0]
-    starts = np.arange(0, num_captions + 1, per_image)
-    weights = np.full(num_captions, 1 / per_image, rows.dtype)
-    shape = (num_captions // per_image, num_captions)
-    return sparse.csr_matrix((weights, np.arange(num_captions), starts), shape) @ rows
+    return sparse.kron(sparse.identity(rows.shape[0] // per_image), np.full(per_image, 1 / per_image), "csr") @ rows
 
 
 def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -286,23 +270,19 @@ def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> tuple[n
                         f"{path}:{number}: a word and {len(values)} numbers, but config.model.word_size is {size}"
                     )
                 if word in vocabulary:
-                    found[vocabulary.ids[word]] = _numbers(values, f"{path}:{number}")
+                    found[vocabulary.ids[word]] = vector = np.array(values, np.float32)
+                    if not np.isfinite(vector).all():
+                        raise InputError(f"{path}:{number}: a number is not finite")
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"config.model.word_vectors: {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except ValueError:
+        raise InputError(f"{path}:{number}: not all of {' '.join(values[:4])} ... are numbers") from None
     if not found:
         raise InputError(f"{path} has none of the {len(vocabulary):,} words of the queries")
     vectors = np.stack(list(found.values()))
     scale = math.sqrt(float(np.square(vectors, dtype=np.float64).mean()))
     return np.array(list(found)), vectors / max(scale, np.finfo(np.float32).tiny)
-
-
-def _numbers(values: list[str], where: str) -> np.ndarray:
-    try:
-        vector = np.array(values, np.float32)
-    except ValueError:
-        raise InputError(f"{where}: not all of {' '.join(values[:4])} ... are numbers") from None
-    if not np.isfinite(vector).all():
-        raise InputError(f"{where}: a number is not finite")
-    return vector
