@@ -37,7 +37,7 @@ from aia_jax.utils.messages import format_count, spreadsheet_text
 
 _IMAGES_DRAWN = 16
 _CURVE_POINTS = 100
-_MAX_PAIRS, _MATRIX_SIDE = 100, 16
+_MAX_PAIRS = 100
 _PICTURE_SIDE = 384  # pixels; small, because a page may have ten thousand photos
 _FITS = {"mcc": ("MCC thresholds", fit_mcc), "exact": ("exact MCC thresholds", fit_mcc_exact)}
 
@@ -244,7 +244,10 @@ def _evaluation(scores: np.ndarray, targets: np.ndarray, threshold: float | np.n
             "micro_ap": float(micro[:, 1].mean()) if len(micro) else 0.0,
             "labels": [_curve_points(curve) for curve in curves],
         },
-        "confusions": _confusions(confusion_counts(scores, targets, threshold)) | {"missed": missed.tolist()},
+        "confusions": {
+            "pairs": _frequent_pairs(confusion_counts(scores, targets, threshold)),
+            "missed": missed.tolist(),
+        },
     }
 
 
@@ -259,14 +262,11 @@ def _curve_points(curve: np.ndarray) -> list[list[float]]:
     return np.round(curve[evenly_spaced(len(curve), _CURVE_POINTS)], 4).tolist()
 
 
-def _confusions(counts: np.ndarray) -> dict[str, Any]:
-    """Returns the most frequent pairs (missed label, false label) with counts, and a matrix of the counts."""
+def _frequent_pairs(counts: np.ndarray) -> list[list[int]]:
+    """Returns the most frequent pairs as lists: missed label, false label, number of photos."""
     missed, false = np.nonzero(counts)
     order = np.argsort(-counts[missed, false], kind="stable")[:_MAX_PAIRS]
-    pairs = np.stack([missed, false, counts[missed, false]], axis=1)[order].tolist()
-    rows, columns = (list(dict.fromkeys(pair[side] for pair in pairs))[:_MATRIX_SIDE] for side in (0, 1))
-    matrix = {"missed": rows, "false": columns, "counts": counts[np.ix_(rows, columns)].tolist()}
-    return {"pairs": pairs, "matrix": matrix}
+    return np.stack([missed, false, counts[missed, false]], axis=1)[order].tolist()
 
 
 def _attention_maps(
