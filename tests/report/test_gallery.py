@@ -404,6 +404,11 @@ def test_a_photo_fills_the_window_and_links_to_its_file(page, tmp_path):
     wait_for(lambda: driver.execute_script(width) < 0.7)
     press(driver, "\ue014")
     assert not link.is_displayed()
+    click(driver, "#enlarge")
+    assert driver.find_element("id", "enlarge").text == "\u2212"
+    press(driver, "\ue00c")  # Escape
+    click(driver, ".card button")
+    wait_for(lambda: 0 < driver.execute_script(width) < 0.7)
 
 
 def test_labels_without_a_photo_are_counted_beside_the_means_and_terms_are_explained(page):

@@ -66,7 +66,10 @@ class Detail {
     byId("photo").addEventListener("load", () => this.fit());
     for (const id of ["enlarge", "frame"]) byId(id).addEventListener("click", () => this.enlarge());
     this.dialog.addEventListener("keydown", (event) => this.pressed(event));
-    this.dialog.addEventListener("close", () => closed(this.number));
+    this.dialog.addEventListener("close", () => {
+      this.enlarge(false);
+      closed(this.number);
+    });
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
     new ResizeObserver(() => this.fit()).observe(byId("stage"));
     this.listenToSwipes();
@@ -160,8 +163,10 @@ class Detail {
   }
 
   /** Shows the photo alone in the whole window, or again beside its labels. */
-  enlarge() {
-    byId("enlarge").setAttribute("aria-pressed", this.dialog.classList.toggle("full"));
+  enlarge(full = !this.dialog.classList.contains("full")) {
+    this.dialog.classList.toggle("full", full);
+    byId("enlarge").setAttribute("aria-pressed", full);
+    byId("enlarge").textContent = full ? "−" : "+";
     byId("enlarge").focus(); // for the arrow keys after a click on the photo
   }
 
