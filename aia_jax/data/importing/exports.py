@@ -145,11 +145,11 @@ def _collect(
     return LabelList(tuple(rows), understood, tuple(problems))
 
 
-def _names(value: Any, classes: list | tuple = (), depth: int = 4) -> tuple[str, ...]:
+def label_names(value: Any, classes: list | tuple = (), depth: int = 4) -> tuple[str, ...]:
     """Returns the labels in a text, in an object, or in a list of these. Numbers are indices of `classes`."""
-    if isinstance(value, list) and depth:
-        return tuple(dict.fromkeys(name for item in value for name in _names(item, classes, depth - 1)))
-    if isinstance(value, dict) and value and depth:
+    if isinstance(value, list | tuple | set) and depth:
+        return tuple(dict.fromkeys(name for item in value for name in label_names(item, classes, depth - 1)))
+    if isinstance(value, dict) and value and depth and all(isinstance(name, str) for name in value):
         if weights := [field for field in _WEIGHTS if value.get(field) not in (None, 1)]:
             raise ValueError(f"a label has a {weights[0]}; predictions are no labels: keep those that hold, without it")
         if all(mark in (0, 1) for mark in value.values()):
@@ -157,7 +157,7 @@ def _names(value: Any, classes: list | tuple = (), depth: int = 4) -> tuple[str,
         named = (value[field] for field in value if field in _NAMES or field.endswith("labels"))
         given = [names for names in named if names not in (None, "", [])]
         if len(given) == 1:
-            return _names(given[0], classes, depth - 1)
+            return label_names(given[0], classes, depth - 1)
     if type(value) is int and 0 <= value < len(classes):
         value = classes[value]
     if isinstance(value, str):
@@ -184,7 +184,7 @@ def _read_datumaro(path: Path, document: dict) -> LabelList:
         marks = item["annotations"]
         unused.update({f"attribute {name}": None for mark in marks for name in mark.get("attributes") or ()})
         numbers = [mark["label_id"] for mark in marks if mark.get("label_id") is not None]
-        return media.get("path") or item["id"], _names(numbers, classes)
+        return media.get("path") or item["id"], label_names(numbers, classes)
 
     entries = ((f"{path.name}: items[{index}]", item) for index, item in enumerate(document["items"]))
     return _collect(path, "Datumaro's JSON, labels of tags and shapes", entries, read, unused=unused)
@@ -199,7 +199,7 @@ def _read_mapping(path: Path, document: Mapping[str, Any]) -> LabelList:
 
 def _read_pairs(path: Path, layout: str, labels: Mapping[str, Any], classes: list | tuple) -> LabelList:
     entries = ((f"{path.name}: {name!r:.60}", name) for name in labels)
-    return _collect(path, layout, entries, lambda name: (name, _names(labels[name], classes)))
+    return _collect(path, layout, entries, lambda name: (name, label_names(labels[name], classes)))
 
 
 def _read_label_studio(path: Path, tasks: list, photo_column: str, label_column: str) -> LabelList:
@@ -212,7 +212,7 @@ def _read_label_studio(path: Path, tasks: list, photo_column: str, label_column:
                 continue
             if kind == "choices" or kind.endswith("labels"):
                 controls[question, kind] = None
-                yield from _names(item["value"][kind])
+                yield from label_names(item["value"][kind])
             elif kind == "taxonomy":
                 raise ValueError("a taxonomy is not read; export a table and write image,labels")
 
@@ -265,7 +265,7 @@ def _read_records(path: Path, records: list, photo_column: str, label_column: st
         part = str(record.get(split) or "").lower()
         if part and part not in SPLIT_NAMES:
             raise ValueError(f"split {part!r:.40} is unknown; known: {', '.join(SPLIT_NAMES)}")
-        return name, _names(value), SPLIT_NAMES.get(part, "")
+        return name, label_names(value), SPLIT_NAMES.get(part, "")
 
     unused = [field for field in fields if field not in (photo, label, split)]
     layout = f"objects, photos in field {photo!r}, labels in field {label!r}" + (split and f", splits in {split!r}")

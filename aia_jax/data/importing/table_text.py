@@ -1,6 +1,7 @@
 """Splits the text of a table into rows, and the cells of a column into labels."""
 
 import ast
+import contextlib
 import csv
 import io
 import json
@@ -9,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from aia_jax.data.importing.exports import label_names
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_text
 
@@ -19,7 +21,6 @@ LISTS = "lists"
 LIST = '["sky", "sea"]'
 _SIGNS = "|;,"
 _OTHER_SIGNS = re.compile(r"<br>|[^\w\s]+| and ")  # separators if all that they separate are whole cells elsewhere
-_DICT_KEYS = ("choices", "labels", "label", "taxonomy", "name")
 
 Row = tuple[int, list[str]]  # line number, and one cell per column
 
@@ -218,28 +219,12 @@ def _has_brackets(cell: str) -> bool:
     return (cell[:1], cell[-1:]) in (("[", "]"), ("{", "}"), ("(", ")"))
 
 
-def _names_of(cell: str) -> list[str] | None:
+def _names_of(cell: str) -> tuple[str, ...] | None:
     """Returns the labels of a cell that is a list in the syntax of JSON, Python or NumPy; None if it is none."""
-    if not _has_brackets(cell):
-        return None
-    try:
-        value = json.loads(cell)
-    except (ValueError, RecursionError):
-        try:  # NumPy writes ['sky' 'sea'], which Python reads as one text
-            value = ast.literal_eval(re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", cell))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
-    return _names(value)
-
-
-def _names(value: Any) -> list[str] | None:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        value = [found for key, found in value.items() if str(key) in _DICT_KEYS or str(key).endswith("labels")]
-        if not value:
-            return None
-    if not isinstance(value, list | tuple | set):
-        return None
-    found = [_names(item) for item in value]
-    return None if None in found else [name for names in found for name in names]
+    errors = contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError)
+    if _has_brackets(cell):
+        with errors:
+            return label_names(json.loads(cell))
+        with errors:  # NumPy writes ['sky' 'sea'], which Python reads as one text
+            return label_names(ast.literal_eval(re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", cell)))
+    return None
