@@ -26,7 +26,6 @@ from tests.soak.fuzz_text import SCAN
 from tests.soak.mutation import encoded, write_with_damage
 
 _RECORD = np.array([[0, 1], [0, 2], [2, 0], [3, 5]], np.int32)
-_RANGES = np.array([[0, 1], [-1, -1], [2, 2], [3, 3]], np.int64)
 _ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array([7]), "b": np.ones(2, "f2")}
 
 
@@ -55,11 +54,11 @@ def safetensors(rng: random.Random, folder: Path) -> None:
 
 
 def records(rng: random.Random, folder: Path) -> None:
-    """The record of keywords and its ranges, one of them damaged."""
-    contents = {"record.npy": _RECORD, "ranges.npy": _RANGES}
+    """The record of keywords, damaged."""
+    contents = {"record.npy": _RECORD}
     broken, files = write_with_damage(contents, folder, rng)
     with plain.may_refuse(folder, right=files[broken] != encoded(contents[broken])):
-        found = KeywordRecords.load(*(folder / name for name in files), np.iinfo(np.int32).max)
+        found = KeywordRecords.load(folder / "record.npy", 100, np.iinfo(np.int32).max)
     record = np.load(folder / "record.npy")
     for image in {0, len(found.ranges) - 1, *record[:, 0].tolist()} if len(found.ranges) else ():
         ids, counts = found.padded(np.array([image]), len(record))
@@ -92,7 +91,6 @@ def clicks(rng: random.Random, folder: Path) -> None:
     contents = {
         "train_maps.npy": np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2),
         "keyword_record_train.npy": _RECORD,
-        "keyword_ranges_train.npy": _RANGES,
         "keyword_names_train.json": {"a": 0, "b": 2, "c": 3},
         "keyword_vocabulary.json": {"words": list("uvwxyz")},
         "train_clicks.tsv": ["0\tquery 0\t3", "2\tquery 2", "3\tquery 3\t1"],

@@ -95,9 +95,7 @@ def test_careless_readers_would_run_the_code(tmp_path):
         assert (tmp_path / "marker").exists(), name
 
 
-@pytest.mark.parametrize(
-    "read", [map_array, MappedRows, lambda path: KeywordRecords.load(path, path, 1), Vocabulary.load]
-)
+@pytest.mark.parametrize("read", [map_array, MappedRows, lambda path: KeywordRecords.load(path, 1, 1), Vocabulary.load])
 def test_readers_refuse_malicious_files(tmp_path, malicious, read):
     (tmp_path / "a.npy").write_bytes(malicious)
     with pytest.raises(InputError, match=r"a\.npy"):

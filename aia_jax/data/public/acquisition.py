@@ -11,7 +11,6 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,8 +25,6 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes
 
 DOWNLOADS = "downloads"
-
-_LARGEST_PHOTO = 64 << 20  # bytes
 
 _TOKEN = (
     "make a token at https://www.kaggle.com/settings/api (a free account, «Generate New Token») and put it into "
@@ -105,7 +102,7 @@ def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:
         targets: dict from file name of each wanted photo to the path to write. Folders in the zip file are ignored.
 
     Raises:
-        InputError: the zip file is damaged or encrypted, or has a file that is too large for a photo.
+        InputError: the zip file is damaged or encrypted.
     """
     member = None
     try:
@@ -143,11 +140,8 @@ def list_missing_files(dataset: PublicDataset, found: Inspection) -> str:
 
 def _fetch_from_kaggle(handle: str, cache: Path, targets: Mapping[str, Path]) -> None:
     source = download_from_kaggle(handle, cache)
-    folders = [
-        {name: path for name in files if name in targets and not (path := Path(directory, name)).is_symlink()}
-        for directory, _, files in os.walk(source)
-    ]
-    found = ChainMap(*sorted(folders, key=len)[::-1])  # If folders share a name, the folder with more targets is used.
+    photos = [path for path in source.rglob("*") if path.name in targets and path.is_file()]
+    found = {path.name: path for path in sorted(photos, key=lambda path: path.stat().st_size)}  # the largest of a name
     for name, path in found.items():
         write_bytes(targets[name], path.read_bytes())  # Kaggle's own notebooks have the files in a read-only folder.
     shutil.rmtree(cache, ignore_errors=True)
@@ -177,7 +171,4 @@ def _members(file: zipfile.ZipFile, targets: Mapping[str, Path]) -> dict[str, zi
         name = member.filename.replace("\\", "/").rpartition("/")[2]
         if name in targets and not member.is_dir():
             found.setdefault(name, member)
-            if member.file_size > _LARGEST_PHOTO:
-                size = f"has {member.file_size:,} bytes, a photo has at most {_LARGEST_PHOTO:,}"
-                raise zipfile.BadZipFile(f"its member {member.filename!r} {size}")
     return found

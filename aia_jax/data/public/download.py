@@ -90,9 +90,6 @@ def _attempt(file: RemoteFile, part: Path) -> None:
         rest = response.length  # None: unknown
         if response.status != 206:  # whole file: no range was requested, the file changed, or ranges are unsupported
             start, validator = 0, _validator(response)
-            if response.headers.get_content_type() == "text/html":
-                advice = "open it in a browser to see what it asks for"
-                raise InputError(f"{file.url} returns a web page instead of the file; {advice}")
             part.unlink(missing_ok=True)  # the new facts below do not describe the old bytes
             write_json(_facts_path(part), {"url": file.url, "validator": validator, "num_bytes": rest})
         else:

@@ -1,7 +1,7 @@
 """Reads images and their queries from files: Clickture's click log, or COCO's captions as queries.
 
 <root>/<name>/{split}_maps.npy                        feature maps of N images, [N, h, w, F] or [N, h * w, F]
-<root>/<name>/keyword_{record,ranges}_{split}.npy     arrays of `KeywordRecords`, from `aia keywords`
+<root>/<name>/keyword_record_{split}.npy              record of `KeywordRecords`, from `aia keywords`
 <root>/<name>/keyword_names_{split}.json              {keyword file: image id}, in the order of the feature maps
 <root>/<name>/keyword_vocabulary.json                 {"words": [...]}, the vocabulary of the keywords
 <root>/clickture/{split}_clicks.tsv                   lines of image id, query and number of clicks, with tabs
@@ -52,9 +52,9 @@ class ClickedImages:
             InputError: a file is absent or malformed, or the files are not for the same images.
         """
         maps = _maps(self._folder / f"{name}_maps.npy")
-        record, ranges = (self._folder / f"keyword_{kind}_{name}.npy" for kind in ("record", "ranges"))
-        records = KeywordRecords.load(record, ranges, len(self.keyword_names))
         ids = _ids(self._folder / f"keyword_names_{name}.json")
+        record = self._folder / f"keyword_record_{name}.npy"
+        records = KeywordRecords.load(record, int(ids.max(initial=-1)) + 1, len(self.keyword_names))
         if len(ids) != len(maps):
             raise InputError(f"{maps.path} holds maps of {len(maps):,} images, but {len(ids):,} have keywords")
         pairs = self._captions() if self._data.name == "coco" else _clicks(self._folder / f"{name}_clicks.tsv")

@@ -30,28 +30,24 @@ class KeywordRecords:
     ranges: np.ndarray
 
     @classmethod
-    def load(cls, record_path: Path, ranges_path: Path, num_words: int) -> "KeywordRecords":
-        """Reads both arrays, and checks that they match.
+    def load(cls, path: Path, num_ids: int, num_words: int) -> "KeywordRecords":
+        """Reads the record, and finds its ranges. AMC's files of ranges are not needed.
 
         Args:
-            record_path: file `keyword_record_{split}.npy` of `aia keywords`.
-            ranges_path: file `keyword_ranges_{split}.npy`, or `img_keyword_ind_*.npy` of AMC's programs.
+            path: file `keyword_record_{split}.npy` of `aia keywords`.
+            num_ids: the largest image id plus one.
             num_words: size of the vocabulary.
 
         Raises:
-            InputError: a file is absent or truncated, does not hold integers, or has ids out of bounds; or the two
-                files do not match.
+            InputError: the file is absent or truncated, does not hold integers, or has ids out of bounds; or the rows
+                of an image are not consecutive.
         """
-        record, given = _map_pairs(record_path), _map_pairs(ranges_path)[:].astype(np.int64)
-        given[:1][(given[:1] == (0, -1)).all(axis=1)] = -1  # AMC's programs write this if image 0 has no keywords
-        ranges = _find_ranges(record, len(given), num_words)
-        if (differ := np.flatnonzero((ranges != given).any(axis=1))).size:
-            image = differ[0]
-            raise InputError(
-                f"{ranges_path} does not match the record: image {image} has rows {given[image].tolist()} in it,"
-                f" first and last, but {ranges[image].tolist()} in the record; `aia keywords` creates both again"
-            )
-        return cls(record, ranges)
+        if not path.exists():
+            raise InputError(f"{path} does not exist; `aia keywords` writes it")
+        record = MappedRows(path)
+        if record.dtype.kind not in "iu" or len(record.shape) != 2 or record.shape[1] != 2:
+            raise InputError(f"{path} must hold integers [rows, 2], found {record.dtype} {list(record.shape)}")
+        return cls(record, _find_ranges(record, num_ids, num_words))
 
     def padded(self, indices: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the first `width` keywords of each image.
@@ -62,13 +58,7 @@ class KeywordRecords:
         Returns:
             ids: word ids, int32 `[B, width]`, padded with 0. Because 0 is also the id of a word, `counts` is needed.
             counts: int32 `[B]`, number of keywords in each row.
-
-        Raises:
-            InputError: an image id is out of range.
         """
-        outside = indices[(indices < 0) | (indices >= len(self.ranges))]
-        if outside.size:
-            raise InputError(f"image {outside[0]} is not among the {len(self.ranges):,} ids of {self.record.path}")
         ranges = self.ranges[indices]
         counts = np.where(ranges[:, 0] < 0, 0, np.minimum(ranges[:, 1] - ranges[:, 0] + 1, width))
         valid = np.arange(width) < counts[:, None]
@@ -96,15 +86,6 @@ def write_keyword_records(
     with RowWriter(ranges_path, (2,), ranges.dtype) as rows:
         rows.extend(ranges)
     return ranges
-
-
-def _map_pairs(path: Path) -> MappedRows:
-    if not path.exists():
-        raise InputError(f"{path} does not exist; `aia keywords` writes record and ranges")
-    pairs = MappedRows(path)
-    if pairs.dtype.kind not in "iu" or len(pairs.shape) != 2 or pairs.shape[1] != 2:
-        raise InputError(f"{path} must hold integers [rows, 2], found {pairs.dtype} {list(pairs.shape)}")
-    return pairs
 
 
 def _find_ranges(record: MappedRows, num_ids: int, num_words: int) -> np.ndarray:

@@ -57,13 +57,6 @@ def test_the_first_member_of_a_name_is_written_to_the_folder_of_photos_only(arch
     assert written(archive) == {"images/1.jpg": content}
 
 
-def test_a_size_that_no_photo_has_is_refused(archive):
-    archive.write_bytes(zip_file({"1.jpg": bytes(65 << 20)}, zipfile.ZIP_DEFLATED))
-    assert "its member '1.jpg' has 68,157,440 bytes, a photo has at most 67,108,864" in error_of(archive)
-    assert unpack(archive, "2.jpg") == set()  # not requested, not read
-    assert not written(archive)
-
-
 def _patch_directory(path, name, offset, content):
     """Replaces bytes of the entry of `name` in the central directory."""
     data = bytearray(path.read_bytes())

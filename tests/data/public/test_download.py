@@ -149,12 +149,6 @@ def test_an_unreachable_server(server, tmp_path):
     assert "the same command tries again" in message
 
 
-def test_a_login_page_is_not_the_file(server, tmp_path):
-    server.files["images.zip"] = Served(b"<html>log in</html>", content_type="text/html; charset=utf-8")
-    assert "returns a web page instead of the file" in error_of(remote(server), tmp_path)
-    assert names(tmp_path) == []
-
-
 def test_the_git_id_is_the_checksum(server, tmp_path):
     content = b"2328403.jpg\n"
     real = hashlib.sha1(b"blob 12\0" + content).hexdigest()

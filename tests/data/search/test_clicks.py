@@ -94,7 +94,7 @@ def test_the_captions_of_coco_are_queries(clickture, tmp_path):
         ("keyword_names_train.json", b'{"a": 1' + b"0" * 400 + b"}", "'a': 10000.* is not an id"),
         ("train_maps.npy", b"\x93NUMPY\x01\x00\x06\x00{'a':(", "is not a .npy file, or is truncated"),
         ("keyword_names_train.json", b'{"a": 7}', "holds maps of 4 images, but 1 have keywords"),
-        ("keyword_record_train.npy", None, "does not exist; `aia keywords` writes record and ranges"),
+        ("keyword_record_train.npy", None, "does not exist; `aia keywords` writes it"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(clickture, write, file, content, message):

@@ -39,18 +39,6 @@ def words_of(records: KeywordRecords, image: int) -> list[int]:
     return ids[0, : counts[0]].tolist()
 
 
-def published_ranges(record: np.ndarray) -> np.ndarray:
-    """The ranges as both published programs compute them, row by row."""
-    ranges = np.full((record[:, 0].max() + 1, 2), -1)
-    current, start = 0, 0
-    for row, image in enumerate(record[:, 0]):
-        if image != current:
-            ranges[current] = start, row - 1
-            start, current = row, image
-    ranges[current] = start, len(record) - 1
-    return ranges
-
-
 def test_keywords_are_read_and_split_into_words(write):
     document = {"tagging": {"keywords": ["Old man", "café"], "scores": []}, "id": 3}
     assert read_keywords(write(document)) == ["Old man", "café"]
@@ -137,7 +125,7 @@ def test_memory_does_not_grow_with_the_images(paths):
     peak(2000)
     few, many = peak(2000), peak(20_000)
     assert many < 1.1 * few
-    assert len(KeywordRecords.load(*paths, 300).record) == 400_000
+    assert len(KeywordRecords.load(paths[0], 20_000, 300).record) == 400_000
 
 
 def test_records_are_written_and_read(paths):
@@ -146,7 +134,8 @@ def test_records_are_written_and_read(paths):
     assert ranges.tolist() == RANGES
     assert (np.load(paths[0]).tolist(), np.load(paths[0]).dtype) == (RECORD, np.int32)
     assert np.load(paths[1]).tolist() == RANGES
-    records = pickle.loads(pickle.dumps(KeywordRecords.load(*paths, 4)))
+    records = pickle.loads(pickle.dumps(KeywordRecords.load(paths[0], 6, 4)))
+    assert records.ranges.tolist() == RANGES
     for image, words in images:
         assert words_of(records, image) == words
     ids, counts = records.padded(np.array([2, 0, 4, 4]), 2)
@@ -155,61 +144,39 @@ def test_records_are_written_and_read(paths):
     assert counts.tolist() == [2, 0, 2, 2]
     assert records.padded(np.array([4]), 4)[0].tolist() == [[2, 0, 2, 0]]
     assert [array.shape for array in records.padded(np.zeros(0, int), 3)] == [(0, 3), (0,)]
-    for index in (-1, 6):
-        with pytest.raises(InputError, match=f"image {index} is not among the 6 ids of .*record.npy"):
-            records.padded(np.array([1, index]), 2)
     write_keyword_records(*paths, [(0, np.zeros(0, np.int32))], 2)  # a record without a row
-    records = KeywordRecords.load(*paths, 4)
+    records = KeywordRecords.load(paths[0], 2, 4)
     assert words_of(records, 1) == []
     assert records.padded(np.array([0, 1]), 3)[1].tolist() == [0, 0]
 
 
 @settings(max_examples=100, deadline=None)
 @given(words=st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=1))
-def test_published_files_are_read(tmp_path_factory, words):
-    folder = tmp_path_factory.mktemp("published")
-    record = np.array([[image, word] for image, own in words.items() for word in own])
-    np.save(folder / "record.npy", record)
-    np.save(folder / "img_keyword_ind.npy", published_ranges(record))
-    both = KeywordRecords.load(folder / "record.npy", folder / "img_keyword_ind.npy", 6)
-    ids = range(len(both.ranges))
-    assert {image: words_of(both, image) for image in ids} == {image: words.get(image, []) for image in ids}
-
-
-def test_ranges_are_not_taken_for_a_record(save):
-    record = save(RECORD)
-    for number, rows in enumerate((RANGES, [[2, 3], [0, 1], [4, 9]], [[0, -1], [0, 1], [2, 9]])):
-        ranges = save(rows, f"img_keyword_ind{number}.npy")
-        with pytest.raises(InputError, match="`aia keywords` creates"):
-            KeywordRecords.load(ranges, record, 10)
-    with pytest.raises(InputError, match=r"other_record.npy does not match the record: image 0 has rows \[4, 2\]"):
-        KeywordRecords.load(record, save(RECORD, "other_record.npy"), 4)
-    both = save([[0, 0], [1, 1]], "both.npy")  # valid as a record and as ranges
-    assert words_of(KeywordRecords.load(both, save([[0, 0], [1, 1]], "ranges.npy"), 2), 1) == [1]
+def test_records_in_any_order_of_images_are_read(tmp_path_factory, words):
+    path = tmp_path_factory.mktemp("published") / "record.npy"
+    np.save(path, np.array([[image, word] for image, own in words.items() for word in own]))
+    records = KeywordRecords.load(path, 11, 6)
+    assert {image: words_of(records, image) for image in range(11)} == {i: words.get(i, []) for i in range(11)}
 
 
 @pytest.mark.parametrize(
-    ("record", "ranges", "num_words", "message"),
+    ("record", "num_ids", "num_words", "message"),
     [
-        ([*RECORD, [4, 1]], RANGES, 4, "rows of image 4 start at 0 and again at 6; the rows of an image must be in"),
-        (RECORD, [[0, 2], [5, 5], [3, 4], [-1, -1]], 4, "record.npy: row 0 is [4, 2]; it must be [image, word]"),
-        (RECORD, RANGES[:4], 4, "record.npy: row 0 is [4, 2]; it must be [image, word]"),
-        (RECORD, RANGES, 3, "record.npy: row 4 is [2, 3]; it must be [image, word], both ids from 0, words to 2"),
-        ([*RECORD, [-1, 1]], RANGES, 4, "row 6 is [-1, 1]; it must be [image, word], both ids from 0, words to 3"),
-        ([*RECORD, [5, 1]], RANGES, 4, "image 5 has rows [-1, -1] in it, first and last, but [6, 6] in the record"),
-        (RECORD[:5], RANGES, 4, "ranges.npy does not match the record: image 2 has rows [4, 5] in it"),
-        (RECORD, [*RANGES[:2], [4, 6], *RANGES[3:]], 4, "does not match the record: image 2 has rows [4, 6]"),
+        ([*RECORD, [4, 1]], 6, 4, "rows of image 4 start at 0 and again at 6; the rows of an image must be in"),
         (
             RECORD,
-            [*RANGES[:2], [5, 4], *RANGES[3:]],
             4,
-            "does not match the record: image 2 has rows [5, 4]",
+            4,
+            "row 0 is [4, 2]; it must be [image, word], both ids from 0, words to 3, images to 3",
         ),
+        (RECORD, 6, 3, "record.npy: row 4 is [2, 3]; it must be [image, word], both ids from 0, words to 2"),
+        ([*RECORD, [-1, 1]], 6, 4, "row 6 is [-1, 1]; it must be [image, word], both ids from 0, words to 3"),
+        (RANGES, 6, 6, "row 0 is [-1, -1]; it must be"),  # published ranges
     ],
 )
-def test_records_that_do_not_fit_are_refused(save, record, ranges, num_words, message):
+def test_records_that_do_not_fit_are_refused(save, record, num_ids, num_words, message):
     with pytest.raises(InputError) as caught:
-        KeywordRecords.load(save(record), save(ranges, "ranges.npy"), num_words)
+        KeywordRecords.load(save(record), num_ids, num_words)
     assert message in str(caught.value)
 
 
@@ -218,11 +185,10 @@ def test_files_that_are_no_records_are_refused(save, tmp_path):
     cut = good.read_bytes()
 
     def refused(match):
-        for paths in ([bad, good], [good, bad]):
-            with pytest.raises(InputError, match=rf"{bad} {match}"):
-                KeywordRecords.load(*paths, 4)
+        with pytest.raises(InputError, match=rf"{bad} {match}"):
+            KeywordRecords.load(bad, 6, 4)
 
-    refused("does not exist; `aia keywords` writes record and ranges")
+    refused("does not exist; `aia keywords` writes it")
     for content in (b"", b"no array", cut[:-3], cut[:50]):
         bad.write_bytes(content)
         refused("is not a .npy file, or is truncated: ")
