@@ -36,7 +36,7 @@ PHOTO_SIZE = (375, 500)  # height and width
 _DATASET = "corel5k"
 _DISTINCT_PHOTOS = 16
 _IN_FLIGHT = 2  # batches in transfer to the device
-_WORKERS = (0, 1, 2)
+_THREADS = (1, 2, 4)
 
 
 def compare(
@@ -71,9 +71,9 @@ def compare(
         {"name": "device-resident", **isolated(measure_resident, *timing)},
         {"name": "memory-mapped", **isolated(measure_mapped, *timing)},
     ]
-    for workers in _WORKERS:
-        row = isolated(measure_preparation, num_images, size, workers, windows)
-        rows.append({"name": f"JPEGs, {workers} worker processes", **row})
+    for threads in _THREADS:
+        row = isolated(measure_preparation, num_images, size, threads, windows)
+        rows.append({"name": f"JPEGs, {threads} threads", **row})
     for row in (row for row in rows if "failed" not in row):
         row["fraction_of_step_rate"] = row["images_per_second"]["median"] / step_rate
     return {
@@ -132,7 +132,7 @@ def measure_mapped(num_images: int, size: int, batch_size: int, windows: int, se
 def measure_preparation(num_images: int, size: int, num_workers: int, windows: int) -> dict[str, Any]:
     """Times the preparation of new photos: records, decoding, resizing, writing the memory-mapped copy.
 
-    `start_seconds` is the time for a single photo, mostly the start of the worker processes.
+    `start_seconds` is the time for a single photo.
     """
     from aia_jax.data.annotation.datasets import load_split
 

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict, config_dict
 # How photos are prepared, for the configs that read photos.
 PREPARATION = {
     "cache_dir": "",  # folder of the prepared copies; "": $AIA_JAX_CACHE or, if unset, ~/.cache/aia_jax
-    "num_workers": 2,  # processes that decode photos; 0: threads
+    "num_workers": 0,  # threads that decode photos; 0: one for each core
     "skip_corrupt": False,  # ignore unreadable photos; False: stop and list them
     "validation_fraction": 0.1,  # fraction of the training split for validation, if eval.split is "validation"
 }

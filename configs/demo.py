@@ -15,7 +15,7 @@ def get_config():
     config.epochs = 14
     config.batch_size = 16
     config.ema_decay = 0.95
-    config.data.update({"num_train": 2900, "num_test": 400, "seed": 7, "image_size": 96, "num_workers": 0})
+    config.data.update({"num_train": 2900, "num_test": 400, "seed": 7, "image_size": 96})
     config.model.backbone = "tresnet_tiny"
     config.model.dtype = "float32"
     config.model.hidden_size = 128

@@ -16,7 +16,7 @@ def get_config():
     config.batch_size = 50
     config.log_every = 20
     config.data.update(PREPARATION)
-    config.data.update({"num_train": 1900, "num_test": 500, "seed": 7, "image_size": 96, "num_workers": 0})
+    config.data.update({"num_train": 1900, "num_test": 500, "seed": 7, "image_size": 96})
     config.data.flips = "both"
     config.data.lengths = (24,)
     config.model.backbone = "tresnet_tiny"

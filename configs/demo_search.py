@@ -14,7 +14,7 @@ def get_config():
     config = search_config("scenes")
     config.epochs = 2
     config.data.annotator = "runs/demo"
-    config.data.update({"num_train": 2900, "num_test": 400, "seed": 7, "num_workers": 0})
+    config.data.update({"num_train": 2900, "num_test": 400, "seed": 7})
     config.model.embed_size = 128
     config.model.word_size = 64
     return config

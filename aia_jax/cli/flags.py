@@ -146,12 +146,16 @@ def check_model_arguments(arguments: argparse.Namespace) -> None:
 
 
 def add_photo_arguments(parser: Parser) -> None:
-    """Adds the flags for the folder of photos, the batch size and the number of decoding processes."""
+    """Adds the flags for the folder of photos, the batch size and the number of decoding threads."""
     images = "photos, in subfolders too; hidden files are ignored"
     parser.add_argument("--images", required=True, type=local, metavar="FOLDER", help=images)
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos per batch; default: 32")
     parser.add_argument(
-        "--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos; 0: threads"
+        "--num_workers",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="threads that decode photos; default: one for each core",
     )
 
 

@@ -67,7 +67,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--like", type=local, metavar="DIR", help=like_help)
     parser.add_argument("--skip_bad", action="store_true", help="leave out rows, photos and labels with problems")
     parser.add_argument("--accept_labels", action="store_true", help="accept labels that look broken")
-    parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="processes that decode photos")
+    parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="threads that decode photos")
     parser.add_argument("--force", action="store_true", help="replace the output of an earlier call")
 
 

@@ -29,8 +29,6 @@ def map_array(path: Path) -> np.ndarray:
 class MappedRows:
     """An array in a `.npy` file, or selected rows of it. Indexing the first axis reads only the indexed rows.
 
-    Pickling stores only the path and `rows`, so that worker processes map the same file.
-
     Args:
         path: file of an array `[M, ...]`.
         rows: indices of the selected rows, in order; None: all M rows.
@@ -54,9 +52,6 @@ class MappedRows:
 
     def __array__(self, dtype: np.typing.DTypeLike = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self[:], dtype, copy=copy)
-
-    def __reduce__(self) -> tuple:
-        return MappedRows, (self.path, self.rows)
 
     def take(self, rows: np.ndarray) -> "MappedRows":
         """Selects rows without reading them."""

@@ -63,7 +63,7 @@ def read_photos(
     """Yields the photos in order, resized to `size` x `size` pixels by `decode_image`. Close it if you stop early.
 
     Args:
-        num_workers: number of processes that decode photos; 0: threads of this process decode them.
+        num_workers: number of threads that decode photos; 0: one for each core.
         upright: see `decode_image`.
         picture_side: longer side of `Photo.picture` in pixels; 0: no pictures. With pictures, all photos are upright.
     """

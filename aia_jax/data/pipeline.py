@@ -5,17 +5,12 @@ batch has only row indices; this is useful if the device already has all rows.
 """
 
 import contextlib
-import gc
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import flags
 
 from aia_jax.utils.errors import InputError
 
@@ -24,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # A function from columns of the global batch, `index` [B] and in evaluation `mask` [B], and from the slice of this
-# process's rows, to all columns of these rows. With worker processes, the function must be picklable.
+# process's rows, to all columns of these rows.
 MakeBatch = Callable[[dict[str, np.ndarray], slice], dict[str, np.ndarray]]
 
 
@@ -37,7 +32,6 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    num_workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns an endless iterator over the training batches, from batch `start_step` on.
 
@@ -48,10 +42,9 @@ def train_batches(
         arrays: a dict of arrays `[N, ...]` that an integer array can index, or a function; see `MakeBatch`.
         num_rows: number of rows N.
         batch_size: global batch size B, over all processes.
-        num_workers: number of processes that read rows from pickled `arrays`; 0: threads of this process read them.
 
     Returns:
-        Iterator over `{"index": int32 [b], **{name: [b, ...]}}` with b = B / process_count. `close()` stops workers.
+        Iterator over `{"index": int32 [b], **{name: [b, ...]}}` with b = B / process_count.
 
     Raises:
         InputError: B is not divisible by `process_count`, or larger than N.
@@ -63,7 +56,7 @@ def train_batches(
         raise InputError(f"config.batch_size={batch_size} is larger than the training data of {num_rows} images")
     order = grain.MapDataset.range(num_rows).seed(seed).shuffle().repeat().batch(batch_size)
     batches = order[start_step:].map(partial(_gather, arrays=arrays, part=part))
-    return iter(_read_ahead(batches, num_workers=num_workers))
+    return iter(_read_ahead(batches))
 
 
 def eval_batches(
@@ -73,7 +66,6 @@ def eval_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-    num_workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns an iterator over the evaluation batches, which contain each row once, in order.
 
@@ -94,7 +86,7 @@ def eval_batches(
         raise InputError("there are no images to evaluate")
     order = grain.MapDataset.range(-(-num_rows // batch_size) * batch_size).batch(batch_size)
     batches = order.map(partial(_gather, arrays=arrays, part=part, num_rows=num_rows))
-    return iter(_read_ahead(batches, num_workers=num_workers))
+    return iter(_read_ahead(batches))
 
 
 def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
@@ -102,38 +94,24 @@ def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
     return epoch * num_rows // batch_size
 
 
-def _read_ahead(
-    dataset: "grain.MapDataset", *, num_threads: int = 4, buffer_size: int = 4, num_workers: int
-) -> "grain.IterDataset":
-    """Computes the elements of a Grain data set in order and in advance, in threads or in worker processes."""
+def _read_ahead(dataset: "grain.MapDataset", num_threads: int = 4, buffer_size: int = 4) -> "grain.IterDataset":
+    """Computes the elements of a Grain data set in order and in advance, in threads."""
     import grain
 
-    elements = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer_size))
-    if not num_workers:
-        return elements
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags. Only a program based on absl parses them.
-    options = grain.multiprocessing.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
-    return elements.mp_prefetch(options, worker_init_fn=_start_worker)
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer_size))
 
 
 def map_ahead(function: Callable[[Any], Any], elements: Any, num_workers: int) -> Iterator[Any]:
-    """Yields `function(element)` for each element, in order. All cores compute results before they are needed.
+    """Yields `function(element)` for each element of a sequence, in order. Threads compute results in advance.
 
     Args:
-        function, elements: a function and a sequence. Both must be picklable if there are worker processes.
-        num_workers: number of processes that compute results; 0: threads of this process compute them.
+        num_workers: number of threads; 0: one for each core.
     """
     import grain
 
     dataset = grain.MapDataset.source(elements).map(function)
-    ahead = _read_ahead(dataset, num_threads=os.cpu_count() or 1, buffer_size=32, num_workers=num_workers)
-    try:
-        with contextlib.closing(iter(ahead)) as results:
-            yield from results
-    finally:
-        if num_workers:
-            gc.collect()  # Frees shared memory in a reference cycle of Grain. Otherwise Python warns at exit.
+    with contextlib.closing(iter(_read_ahead(dataset, num_workers or os.cpu_count() or 1, 32))) as results:
+        yield from results
 
 
 def _process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -141,18 +119,6 @@ def _process_slice(batch_size: int, process_index: int, process_count: int) -> s
         raise InputError(f"batch_size={batch_size} must be a positive multiple of the {process_count} process(es)")
     size = batch_size // process_count
     return slice(process_index * size, (process_index + 1) * size)
-
-
-def _start_worker(*_: int) -> None:
-    """Makes a worker process ignore Ctrl-C, which its parent process handles, and exit when the parent dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _exit_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _gather(

@@ -112,7 +112,7 @@ class PhotoAnnotator:
         """Annotates files in order. Only a few batches are in memory. Close the iterator after use.
 
         Args:
-            num_workers: number of processes that decode the files; 0: threads of this process decode the files.
+            num_workers: number of threads that decode the files; 0: one for each core.
             picture_side: longer side of the thumbnails in pixels; 0: no thumbnails.
 
         Yields:

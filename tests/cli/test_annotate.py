@@ -146,9 +146,8 @@ def test_a_process_that_is_stopped_is_continued(annotate, annotator, photos, tmp
     Image.fromarray(scenes.draw(0, 0, 640).image).save(photos / "0.png")
     for index in range(1, 400):
         (photos / f"{index}.png").symlink_to(photos / "0.png")
+    flags = ["--workdir", annotator, "--images", photos, "--output", tmp_path / "out"]
     # A job in the background ignores Ctrl-C, and hands that down.
-    workers = 0 if signum == signal.SIGKILL else 1  # which a killed parent cannot end
-    flags = ["--workdir", annotator, "--images", photos, "--output", tmp_path / "out", f"--num_workers={workers}"]
     process = subprocess.Popen(
         ["env", "--default-signal=INT", sys.executable, "-m", "aia_jax", "annotate", *flags, "--batch_size=8"],
         stderr=subprocess.PIPE,

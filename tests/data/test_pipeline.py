@@ -1,9 +1,4 @@
 import itertools
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,9 +31,8 @@ def test_a_resumed_stream_continues(start_step):
     np.testing.assert_array_equal(_indices(40, start_step=start_step), _indices(4 * start_step + 40)[4 * start_step :])
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_rows_are_gathered_by_their_index(num_workers):
-    batches = train_batches(ARRAYS, ROWS, batch_size=4, seed=3, num_workers=num_workers)
+def test_rows_are_gathered_by_their_index():
+    batches = train_batches(ARRAYS, ROWS, batch_size=4, seed=3)
     taken = list(itertools.islice(batches, 5))
     batches.close()
     np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in taken]), _indices(20))
@@ -64,11 +58,11 @@ def test_slices_of_the_processes_tile_the_batch(process_count, start_step):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "process_count", "num_workers"),
-    [(4, 1, 0), (4, 2, 0), (10, 1, 0), (12, 3, 0), (30, 1, 0), (4, 1, 2)],
+    ("batch_size", "process_count"),
+    [(4, 1), (4, 2), (10, 1), (12, 3), (30, 1)],
 )
-def test_evaluation_visits_each_row_once_in_order(batch_size, process_count, num_workers):
-    options = {"batch_size": batch_size, "process_count": process_count, "num_workers": num_workers}
+def test_evaluation_visits_each_row_once_in_order(batch_size, process_count):
+    options = {"batch_size": batch_size, "process_count": process_count}
     parts = [list(eval_batches(ARRAYS, ROWS, process_index=index, **options)) for index in range(process_count)]
     assert {len(part) for part in parts} == {-(-ROWS // batch_size)}
     batches = [batch for step in zip(*parts, strict=True) for batch in step]
@@ -94,33 +88,3 @@ def test_bad_batch_sizes():
 
 def test_epoch_end():
     assert [epoch_end(epoch, 10, 4) for epoch in range(5)] == [0, 2, 5, 7, 10]
-
-
-_ENDLESS = """
-import numpy as np
-from aia_jax.data.pipeline import train_batches
-
-if __name__ == "__main__":
-    batches = train_batches({"a": np.arange(40)}, 40, batch_size=4, seed=0, num_workers=1)
-    next(batches)
-    print("ready", flush=True)
-    while True:
-        next(batches)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc to list child processes")
-def test_workers_end_when_their_process_is_killed(tmp_path):
-    (tmp_path / "endless.py").write_text(_ENDLESS)
-    command = [sys.executable, tmp_path / "endless.py"]
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout.readline() == "ready\n"
-        lists = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/children")]
-        process.kill()
-    children = " ".join(lists).split()
-    assert children
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

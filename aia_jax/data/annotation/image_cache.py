@@ -44,7 +44,7 @@ class Source:
         fingerprint: hash of the sources. It changes when the sources change.
         num_images: number of readable images.
         problems: one line for each photo that cannot be read.
-        load: function from a row number and a size S to an image; see `_load_photo`. It must be picklable.
+        load: function from a row number and a size S to an image; see `_load_photo`.
     """
 
     dataset: str

@@ -155,7 +155,7 @@ def measure_photos(
     """Decodes the photos, and computes the channel statistics of each photo that can be decoded.
 
     Args:
-        num_workers: number of processes that decode photos; 0: threads of this process decode them.
+        num_workers: number of threads that decode photos; 0: one for each core.
         problems: list to which a line is appended for each photo that cannot be decoded.
 
     Returns:
