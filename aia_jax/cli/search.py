@@ -105,22 +105,15 @@ def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:
 
 def _read_queries(search: PhotoSearch) -> Iterator[str]:
     """Yields queries from a terminal or a pipe, one per line. Reports queries without a known word."""
-    terminal = sys.stdin.isatty()
-    while True:
-        try:
-            query = input("query (an empty line ends): " if terminal else "").strip()
-        except EOFError:
-            return
-        if not query and terminal:
-            return
-        if not query:
-            continue
+    if sys.stdin.isatty():
+        print("queries, one per line; Ctrl-D ends", flush=True)
+    for query in filter(None, map(str.strip, sys.stdin)):
         try:
             search.encode(query)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
-            continue
-        yield query
+        else:
+            yield query
 
 
 def _print_hits(query: str, found: SearchResult, names: Sequence[str], seconds: float) -> None:
@@ -134,16 +127,11 @@ def _print_hits(query: str, found: SearchResult, names: Sequence[str], seconds: 
 
 def _hits(found: SearchResult, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
     from aia_jax.data.image_decoding import thumbnail
-    from aia_jax.report.search_page import SearchHit
+    from aia_jax.report.search import SearchHit
 
     for place, row in enumerate(found.rows):
-        try:
-            image = thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL)
-        except (OSError, InputError) as error:
-            print(f"{printable(names[row])} is left out of the page: {error}", file=sys.stderr)
-            continue
         yield SearchHit(
-            image=image,
+            image=thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL),
             name=names[row],
             score=float(found.scores[place]),
             correct=None,

@@ -50,7 +50,6 @@ def prepare_features(
     Args:
         images: N rows of the file images.npy of a split, uint8 `[N, S, S, 3]`; see `annotation.image_cache`.
         compute: function from images, uint8 `[batch_size, S, S, 3]`, to maps of C channels, `[batch_size, h, w, C]`.
-        backbone: name of the backbone. The name of the cache folder contains it.
         settings: text with all other facts that determine the maps, such as a hash of the weights.
         flip: the flip of the images before `compute`: "" (none), "h" (left-right), "v" (up-down) or "hv" (both).
         dtype: dtype of the file: "float16" or "float32".
@@ -72,8 +71,7 @@ def prepare_features(
         rows, columns = (slice(None, None, -1 if side in flip else 1) for side in "vh")
         batches = (whole[start : start + batch_size][:, rows, columns] for start in starts)
         with tqdm(total=len(whole), desc=description, unit="img", mininterval=0.5, dynamic_ncols=True) as bar:
-            remedy = "config.data.feature_dtype=float32"
-            _write_maps(directory / "features.npy", batches, compute, shape, dtype, batch_size, remedy, bar)
+            _write_maps(directory / "features.npy", batches, compute, shape, dtype, batch_size, bar)
 
     return MappedRows(cached_directory(copy.parent, kind, fingerprint, num_bytes, write) / "features.npy", images.rows)
 
@@ -94,8 +92,6 @@ def write_grid_features(
     features are computed. The other photos are still read, so that the error lists all problems.
 
     Args:
-        names: names of the N photos, for messages.
-        photos: N photos, in the order of `names`.
         compute: function from images, uint8 `[batch_size, S, S, 3]`, to feature maps `[batch_size, h, w, F]`.
         grid: height h, width w and number of channels F of a feature map.
         dtype: dtype of the file: "float16" or "float32".
@@ -120,7 +116,7 @@ def write_grid_features(
 
     shape = grid[0] * grid[1], grid[2]
     with tqdm(total=len(names), desc="features", unit="img", mininterval=0.5, dynamic_ncols=True) as bar:
-        _write_maps(path, batches(), compute, shape, dtype, batch_size, "--dtype float32", bar)
+        _write_maps(path, batches(), compute, shape, dtype, batch_size, bar)
 
 
 def pad_batch(images: np.ndarray, batch_size: int) -> np.ndarray:
@@ -128,18 +124,11 @@ def pad_batch(images: np.ndarray, batch_size: int) -> np.ndarray:
     return np.pad(images, [(0, batch_size - len(images))] + [(0, 0)] * (images.ndim - 1))
 
 
-def cast_features(features: np.ndarray, dtype: str, remedy: str) -> np.ndarray:
-    """Casts features to `dtype`.
-
-    Args:
-        remedy: a setting that allows larger values, for the error message.
-
-    Raises:
-        InputError: a value is too large for `dtype` or not finite.
-    """
+def cast_features(features: np.ndarray, dtype: str) -> np.ndarray:
+    """Casts features to `dtype`. Raises InputError if a value is too large for `dtype` or not finite."""
     largest = np.abs(features).max(initial=0)
     if not largest <= np.finfo(dtype).max:
-        raise InputError(f"features of up to {largest:g} do not fit into {dtype}; set {remedy}")
+        raise InputError(f"features of up to {largest:g} do not fit into {dtype}; set the dtype of features to float32")
     return features.astype(dtype)
 
 
@@ -150,7 +139,6 @@ def _write_maps(
     shape: tuple[int, ...],
     dtype: str,
     batch_size: int,
-    remedy: str,
     bar: tqdm,
 ) -> None:
     """Computes feature maps and writes them as rows of `shape`, while the device computes the next maps."""
@@ -159,7 +147,7 @@ def _write_maps(
 
         def write(maps: jax.Array, count: int) -> None:
             features = np.asarray(maps, np.float32)[:count]
-            rows.extend(cast_features(features, dtype, remedy).reshape(count, *shape))
+            rows.extend(cast_features(features, dtype).reshape(count, *shape))
             bar.update(count)
 
         for images in batches:

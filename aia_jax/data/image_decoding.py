@@ -65,7 +65,6 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
     Other values are refused, because their white is unknown.
 
     Args:
-        data: content of the file.
         size: side S of the result in pixels.
         upright: whether to apply the EXIF orientation. Photos from a camera need it. The published data sets were
             prepared without it.
@@ -77,7 +76,7 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
         InputError: the data is empty, not an image, corrupt or truncated, the image has over `MOST_PIXELS` pixels, or
             the range of its values is unknown.
     """
-    return _decode(data, lambda image: resize_image(image, size, upright=upright))
+    return decode(data, lambda image: resize_image(image, size, upright=upright))
 
 
 def resize_image(image: Image.Image, size: int, *, upright: bool = False) -> np.ndarray:
@@ -96,22 +95,12 @@ def thumbnail(data: bytes, side: int) -> np.ndarray:
         size = [max(round(length / longest * side), 1) for length in image.size]
         return _to_array(_to_rgb(image).resize(size, Image.Resampling.BICUBIC), orientation)
 
-    return _decode(data, shrink)
-
-
-def decode_with_picture(data: bytes, size: int, side: int) -> tuple[np.ndarray, bytes]:
-    """Decodes a photo once and returns two upright images: the input of the network, and a picture for a web page.
-
-    Returns:
-        The image of `decode_image`, uint8 `[S, S, 3]`, and a WebP file without metadata. The picture in the WebP file
-        keeps the aspect ratio of the photo. Its longer side has at most `side` pixels.
-    """
-    return _decode(data, lambda image: (resize_image(image, size, upright=True), _small_webp(image, side, True)))
+    return decode(data, shrink)
 
 
 def webp_thumbnail(data: bytes, side: int, *, upright: bool) -> bytes:
     """Encodes a photo as a WebP file with at most `side` pixels per side. `upright`: see `decode_image`."""
-    return _decode(data, lambda image: _small_webp(image, side, upright))
+    return decode(data, lambda image: small_webp(image, side, upright))
 
 
 def encode_webp(image: np.ndarray) -> bytes:
@@ -121,14 +110,15 @@ def encode_webp(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _small_webp(image: Image.Image, side: int, upright: bool) -> bytes:
+def small_webp(image: Image.Image, side: int, upright: bool) -> bytes:
     orientation = _orientation(image, upright)
     small = _to_rgb(image)  # may be `image` itself, which `thumbnail` then changes; `image` is not used again
     small.thumbnail((side, side))  # never enlarges
     return encode_webp(_to_array(small, orientation))
 
 
-def _decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
+def decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
+    """Opens an image file and returns `convert(image)`. Raises the same errors as `decode_image`."""
     if not data:
         raise InputError("the file is empty")
     if _has_many_scans(data):

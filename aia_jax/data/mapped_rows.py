@@ -32,9 +32,6 @@ class MappedRows:
     Args:
         path: file of an array `[M, ...]`.
         rows: indices of the selected rows, in order; None: all M rows.
-
-    Raises:
-        FileNotFoundError, InputError: see `map_array`.
     """
 
     def __init__(self, path: str | Path, rows: np.ndarray | None = None):

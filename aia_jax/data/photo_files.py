@@ -23,7 +23,6 @@ _LEFT_OUT = (
 _LEFT_OUT_NAME = re.compile("|".join(map(fnmatch.translate, _LEFT_OUT)), re.IGNORECASE)
 _LIBRARIES = (".photoslibrary", ".photolibrary", ".migratedphotolibrary", ".aplibrary")  # Apple's libraries of photos
 _ORIGINALS = ("originals", "masters")  # their subfolders with the user's files; the others hold previews
-_IMMICH = ("thumbs", "encoded-video")  # folders of Immich, if they contain the file .immich
 _ADVICE = {
     "raw photos; export them as JPEG": (
         "3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
@@ -109,7 +108,7 @@ class PhotoFiles:
         in_library = os.path.splitext(directory)[1].lower() in _LIBRARIES
         for name in names:
             path = os.path.join(directory, name)
-            of_immich = name.lower() in _IMMICH and os.path.exists(os.path.join(path, ".immich"))
+            of_immich = name == "thumbs" and os.path.exists(os.path.join(path, ".immich"))
             if not _LEFT_OUT_NAME.match(name) and not of_immich and not (in_library and name.lower() not in _ORIGINALS):
                 yield name
             else:  # Snapshots are not counted: each is a copy of the whole storage.

@@ -43,7 +43,7 @@ class PhotoFinder:
         if not found:
             candidates = self._search(_plain(name))
             if not candidates:
-                return "", problem or self._absent(name)
+                return "", problem or f"no photo {name!r} in {self._folder}"
             if len(candidates) > 1:
                 more = f" or {len(candidates) - 2:,} more" if len(candidates) > 2 else ""
                 return "", f"{name!r} can be {candidates[0]!r} or {candidates[1]!r}{more}; {_ADVICE}"
@@ -63,10 +63,6 @@ class PhotoFinder:
     def _is_photo(self, path: str) -> bool:
         raw = os.path.splitext(path)[1].lower() in NOT_READ
         return not raw and not name_problem(path) and os.path.isfile(self._folder / path)
-
-    def _absent(self, name: str) -> str:
-        advice = NOT_READ.get(os.path.splitext(name)[1].lower())
-        return f"no photo {name!r} in {self._folder}" + (f" that can be read ({advice})" if advice else "")
 
     def _search(self, name: str) -> list[str]:
         """Returns the photos that the name can mean. Photos in a folder of the given name come first."""

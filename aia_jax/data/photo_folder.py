@@ -1,14 +1,14 @@
 """Lists a user's photos. Decodes photos in order and in advance."""
 
-import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from aia_jax.data.image_decoding import decode_image, decode_with_picture
+from aia_jax.data.image_decoding import decode, resize_image, small_webp
 from aia_jax.data.photo_files import SUFFIXES, PhotoFiles
 from aia_jax.data.photo_finder import PhotoFinder
 from aia_jax.data.pipeline import map_ahead
@@ -49,10 +49,11 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
         return _read_list(folder, listed)
     files = PhotoFiles()
     names, notes = files.names(folder), files.notes()
-    if notes and not names:
-        raise InputError(f"{folder} has no photos that can be read; {'; '.join(notes)}")
     if not names:
-        raise InputError(f"{folder} has no photos; their names must end in {', '.join(SUFFIXES)}")
+        reason = (
+            f" that can be read; {'; '.join(notes)}" if notes else f"; their names must end in {', '.join(SUFFIXES)}"
+        )
+        raise InputError(f"{folder} has no photos{reason}")
     files.print_notes()
     return tuple(names)
 
@@ -60,25 +61,24 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
 def read_photos(
     paths: Sequence[str | Path], size: int, *, num_workers: int, upright: bool = False, picture_side: int = 0
 ) -> Iterator[Photo]:
-    """Yields the photos in order, resized to `size` x `size` pixels by `decode_image`. Close it if you stop early.
+    """Returns an iterator over the photos, in order, resized to `size` x `size` pixels by `decode_image`. Close it if you stop early.
 
     Args:
         num_workers: number of threads that decode photos; 0: one for each core.
         upright: see `decode_image`.
-        picture_side: longer side of `Photo.picture` in pixels; 0: no pictures. With pictures, all photos are upright.
+        picture_side: longer side of `Photo.picture` in pixels; 0: no pictures.
     """
-    decode = functools.partial(_decode, size=size, upright=upright, picture_side=picture_side)
-    with contextlib.closing(map_ahead(decode, [str(path) for path in paths], num_workers)) as photos:
-        yield from photos
+    read = functools.partial(_read, size=size, upright=upright, picture_side=picture_side)
+    return map_ahead(read, [str(path) for path in paths], num_workers)
 
 
-def _decode(path: str, size: int, upright: bool, picture_side: int) -> Photo:
+def _read(path: str, size: int, upright: bool, picture_side: int) -> Photo:
+    def convert(image: Image.Image) -> Photo:
+        square = resize_image(image, size, upright=upright)
+        return Photo(square, "", small_webp(image, picture_side, upright) if picture_side else b"")
+
     try:
-        data = Path(path).read_bytes()
-        if picture_side:
-            square, picture = decode_with_picture(data, size, picture_side)
-            return Photo(square, "", picture)
-        return Photo(decode_image(data, size, upright=upright), "")
+        return decode(Path(path).read_bytes(), convert)
     except InputError as error:
         problem = str(error)
     except OSError as error:

@@ -71,8 +71,6 @@ def eval_batches(
 
     Each process gets a contiguous slice of every batch. Copies of row 0 pad the last batch; their `mask` is False.
 
-    Args: see `train_batches`.
-
     Returns:
         Iterator over `{"index": int32 [b], "mask": bool [b], **{name: [b, ...]}}` with b = B / process_count.
 

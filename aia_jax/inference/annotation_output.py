@@ -44,11 +44,7 @@ Labels = Sequence[tuple[str, float]]  # pairs of a label and its score
 class AnnotationOutput(contextlib.ExitStack):
     """Context manager for the output folder of `aia annotate`.
 
-    Args:
-        folder: the output folder. It is created if it does not exist.
-        settings: the settings that determine the labels, as JSON values.
-        force: whether to delete the labels of earlier calls first.
-        pictures: whether to store thumbnails of the photos too.
+    `settings` are the settings that determine the labels, as JSON values. `force` deletes the labels of earlier calls.
 
     Attributes:
         done: names of the photos whose labels are stored.

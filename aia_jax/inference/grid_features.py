@@ -1,7 +1,5 @@
 """Computes grid features for image-text retrieval: the cells of a backbone's last feature map."""
 
-from typing import Any
-
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -48,27 +46,22 @@ class GridFeatureExtractor:
         size = config.data.image_size
         images = jax.ShapeDtypeStruct((self.batch_size, size, size, 3), np.uint8)
         self.grid = jax.eval_shape(self._step, self._weights, {"image": images})["features"].shape[1:]
-        self.facts = _facts(task, weights, weights_digest(arrays), self.grid)
+        (height, width, channels), model = self.grid, config.model
+        self.facts = {
+            "statement": (
+                f"These are grid features of {model.backbone}: the {height} x {width} cells of its last map at {size} "
+                "px. They are not the region features of the bottom-up-attention detector, which the published results "
+                "of SGRAF and VSL use; results with them are not comparable with those results."
+            ),
+            "backbone": model.backbone,
+            "image_size": size,
+            "channel_stats": task.channel_stats,
+            "native_padding": model.native_padding,
+            "computed_in": model.dtype,
+            "weights": {"source": weights, "digest": weights_digest(arrays)},
+            "grid": [height, width],
+            "num_features": channels,
+        }
 
     def __call__(self, images: np.ndarray) -> jax.Array:
         return self._step(self._weights, sharding.put_batch({"image": images}, self._mesh))["features"]
-
-
-def _facts(task: AnnotationTask, weights: str, digest: str, grid: tuple[int, int, int]) -> dict[str, Any]:
-    model, data = task.config.model, task.config.data
-    height, width, channels = grid
-    return {
-        "statement": (
-            f"These are grid features of {model.backbone}: the {height} x {width} cells of its last map at "
-            f"{data.image_size} px. They are not the region features of the bottom-up-attention detector, which the "
-            "published results of SGRAF and VSL use; results with them are not comparable with those results."
-        ),
-        "backbone": model.backbone,
-        "image_size": data.image_size,
-        "channel_stats": task.channel_stats,
-        "native_padding": model.native_padding,
-        "computed_in": model.dtype,
-        "weights": {"source": weights, "digest": digest},
-        "grid": [height, width],
-        "num_features": channels,
-    }

@@ -36,13 +36,7 @@ Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """The changes that `PhotoIndex.update` found.
-
-    Attributes:
-        new, changed, gone: numbers of new, changed and removed photos.
-        problems: dict from the name of each unusable photo to the reason why it cannot be used.
-        rebuilt: the reason why an earlier index was discarded, or "".
-    """
+    """The numbers of photos that changed, `{name: reason}` of unusable photos, and why an index was rebuilt, or ""."""
 
     new: int
     changed: int

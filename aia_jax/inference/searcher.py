@@ -51,12 +51,9 @@ class PhotoSearch:
     Args:
         workdir: folder of the search run.
         annotator: folder of the annotator's run; "": `config.data.annotator` of the search run.
-        batch_size: number of photos in a batch.
 
     Attributes:
-        config: the config of the search run.
         vocabulary: the words that a query may contain.
-        annotator: the loaded annotator.
         digest: text that identifies the weights of both models.
 
     Raises:
@@ -76,14 +73,17 @@ class PhotoSearch:
         if not config.data.annotator and not annotator:
             raise InputError(f"{workdir} was trained on maps from files; name an annotator of photos with --annotator")
         arrays, info = run_arrays(workdir)
-        if missing := [name for name in ("labels", "words", "annotator") if name not in info]:
-            raise InputError(f"the checkpoint in {workdir} lacks {', '.join(missing)}; train the search again")
         self._keyword_names = tuple(info["labels"])
         self.vocabulary = Vocabulary({word: number for number, word in enumerate(info["words"])}, str(workdir))
         num_features = len(arrays["visual.kernel"])
-        advice = "" if annotator else f"; {workdir} needs this annotator; name its present folder with --annotator"
         source = annotator or config.data.annotator
-        self.annotator = _load_annotator(source, batch_size, info["annotator"], workdir, advice)
+        advice = f"--annotator names the folder of the annotator that {workdir} was trained with"
+        try:
+            self.annotator = TrainedAnnotator.from_run(source, batch_size)
+        except InputError as error:
+            raise InputError(f"{error}; {advice}") from None
+        if info["annotator"] and self.annotator.digest != info["annotator"]:
+            raise InputError(f"{source} is another annotator than {workdir} was trained with; {advice}")
         if self.annotator.num_features != num_features:
             found = f"the maps of {source} have {self.annotator.num_features}"
             raise InputError(f"{workdir} needs maps of {num_features} channels, {found}; name the run's annotator")
@@ -188,19 +188,6 @@ class PhotoSearch:
     def _name(self, keywords: np.ndarray, count: int, attention: np.ndarray) -> tuple[tuple[str, float], ...]:
         order = np.argsort(-attention[:count], kind="stable")
         return tuple((self._keyword_names[keywords[place]], float(attention[place])) for place in order)
-
-
-def _load_annotator(source: str, batch_size: int, digest: str, workdir: Path, advice: str) -> TrainedAnnotator:
-    try:
-        annotator = TrainedAnnotator.from_run(source, batch_size)
-    except InputError as error:
-        raise InputError(f"{error}{advice}") from None
-    if digest and annotator.digest != digest:
-        raise InputError(
-            f"{source} is another annotator than {workdir} was trained with; "
-            "name the folder of that annotator with --annotator, or train the search again"
-        )
-    return annotator
 
 
 def _prepare(model: AMC, batch: dict[str, jax.Array]) -> Encoded:

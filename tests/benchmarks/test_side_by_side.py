@@ -144,11 +144,9 @@ def test_retrieval_compared_with_a_loop_over_captions(in_this_process):
 
 
 def test_input_from_memory_files_and_jpegs(config, in_this_process, monkeypatch):
-    monkeypatch.setattr(input, "_WORKERS", (0,))
+    monkeypatch.setattr(input, "_THREADS", (1,))
     document = input.compare(config, num_images=6, step_rate=100.0, windows=5, seconds=0.0)
-    assert [row["name"] for row in document["results"]] == [
-        *("device-resident", "memory-mapped", "JPEGs, 0 worker processes")
-    ]
+    assert [row["name"] for row in document["results"]] == [*("device-resident", "memory-mapped", "JPEGs, 1 threads")]
     for row in document["results"]:
         assert row["fraction_of_step_rate"] == pytest.approx(row["images_per_second"]["median"] / 100)
     assert "for a step at 100 img/s" in input.table(document)

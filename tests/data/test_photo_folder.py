@@ -172,7 +172,7 @@ NOT_FOUND = {
     "b/CASE.jpg": "'b/CASE.jpg' can be 'b/Case.jpg' or 'b/case.jpg'; ",
     "my_photo_1.png": "no photo 'my_photo_1.png' in ",
     "zz.jpg": "no photo 'zz.jpg' in ",
-    "d/alone.nef": "that can be read (raw photos; export them as JPEG)",
+    "d/alone.nef": "no photo 'd/alone.nef' in ",
     "/etc/passwd": "'/etc/passwd' leaves the folder of the photos",
     "../../b/zz.jpg": "leaves the folder of the photos",
     "b": "no photo 'b' in ",

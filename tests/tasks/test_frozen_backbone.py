@@ -128,4 +128,4 @@ def test_bad_fields_are_refused(tmp_path, overrides, message):
 
 def test_features_that_half_precision_cannot_hold_are_refused():
     with pytest.raises(InputError, match="features of up to 70000 do not fit into float16"):
-        cast_features(np.full((1, 2), 7e4, np.float32), "float16", "config.data.feature_dtype=float32")
+        cast_features(np.full((1, 2), 7e4, np.float32), "float16")

@@ -38,9 +38,7 @@ class Source:
     """The sources of a prepared copy.
 
     Attributes:
-        dataset, split: name of the data set, and name of the split.
         place: location of the sources, such as the folder of the data. Each location has its own cache folder.
-        labels: the vocabulary.
         fingerprint: hash of the sources. It changes when the sources change.
         num_images: number of readable images.
         problems: one line for each photo that cannot be read.
