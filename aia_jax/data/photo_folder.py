@@ -61,7 +61,7 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
 def read_photos(
     paths: Sequence[str | Path], size: int, *, num_workers: int, upright: bool = False, picture_side: int = 0
 ) -> Iterator[Photo]:
-    """Returns an iterator over the photos, in order, resized to `size` x `size` pixels by `decode_image`. Close it if you stop early.
+    """Returns an iterator over the photos, in order, resized by `decode_image`. Close it if you stop early.
 
     Args:
         num_workers: number of threads that decode photos; 0: one for each core.
