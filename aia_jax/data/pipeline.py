@@ -108,7 +108,8 @@ def map_ahead(function: Callable[[Any], Any], elements: Any, num_workers: int) -
     import grain
 
     dataset = grain.MapDataset.source(elements).map(function)
-    with contextlib.closing(iter(_read_ahead(dataset, num_workers or os.cpu_count() or 1, 32))) as results:
+    num_threads = num_workers or os.cpu_count() or 1
+    with contextlib.closing(iter(_read_ahead(dataset, num_threads, max(num_threads, 32)))) as results:
         yield from results
 
 
