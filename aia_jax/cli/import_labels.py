@@ -24,7 +24,13 @@ from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, multi_hot, read_
 from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats, stratified_split
 from aia_jax.data.importing.label_checks import sample_lines, unify_labels
 from aia_jax.data.importing.label_files import read_labels_of
-from aia_jax.data.importing.labelled_photos import LabelRow, combine_moments, measure_photos, merge_label_rows
+from aia_jax.data.importing.labelled_photos import (
+    SPLIT_NAMES,
+    LabelRow,
+    combine_moments,
+    measure_photos,
+    merge_label_rows,
+)
 from aia_jax.report.label_balance import balance_report
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -85,7 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
     rows, notes = unify_labels(listed.rows, vocabulary, problems, accept=arguments.accept_labels)
     if notes:
         print(f"labels that are nearly the same:{list_problems(notes)}", file=sys.stderr)
-    photos = _with_split(merge_label_rows(rows, images, vocabulary, problems), problems)
+    photos = merge_label_rows(rows, images, vocabulary, problems)
+    photos = _with_split(photos if arguments.test_fraction else _folder_splits(photos), problems)
     sample = sample_lines(photos, _NUM_SHOWN)
     if sample:
         print(f"{len(sample)} of {len(photos):,} photos with their labels:", *sample, sep="\n", flush=True)
@@ -145,6 +152,15 @@ def _read_like(folder: Path) -> tuple[tuple[str, ...], ChannelStats]:
     return labels, read_channel_stats(folder)
 
 
+def _folder_splits(photos: list[LabelRow]) -> list[LabelRow]:
+    """Gives each photo the split that its top folder names, if no entry gives a split and all photos lie in such."""
+    named = [SPLIT_NAMES.get(photo.photo.partition("/")[0].lower(), "") for photo in photos]
+    if any(photo.split for photo in photos) or not all(named) or len(set(named)) < 2:
+        return photos
+    print("the folders of the photos give the splits; --test_fraction divides the photos at random instead")
+    return [dataclasses.replace(photo, split=split) for photo, split in zip(photos, named, strict=True)]
+
+
 def _with_split(photos: list[LabelRow], problems: list[str]) -> list[LabelRow]:
     """Returns the photos whose entry gives a split, or all photos if no entry gives one."""
     known = [photo for photo in photos if photo.split]
@@ -190,13 +206,14 @@ def _split(
     At random, all copies of a photo are in the same part. With given splits, copies in both parts are reported.
     """
     given, fraction = {photo.split for photo in photos} - {""}, arguments.test_fraction
-    if given and fraction:
+    if len(given) > 1 and fraction:
         raise InputError(f"{arguments.labels} gives the splits itself; leave out --test_fraction")
-    if given:
+    if given and not fraction:
         # Training makes its own validation split. So a given "validation" is for testing if no "test" is given.
         test = "test" if "test" in given else "validation"
         if test not in given:
-            raise InputError(f"{arguments.labels} puts all photos into {', '.join(given)}; some are needed for test")
+            all_in = f"{arguments.labels} puts all photos into {', '.join(given)}; some are needed for test"
+            raise InputError(f"{all_in}. --test_fraction 0.2 divides the photos at random")
         if "validation" in given:
             print(f"photos of the validation split are for {'testing' if test == 'validation' else 'training'}")
         in_test = np.array([photo.split == test for photo in photos])

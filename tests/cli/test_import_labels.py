@@ -16,6 +16,7 @@ from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.annotation.datasets import read_channel_stats
 from aia_jax.data.image_decoding import decode_image
+from tests.helpers.photos import make_photo
 
 NUM_PHOTOS = 40
 
@@ -151,7 +152,20 @@ def test_splits_of_the_list_are_kept(import_labels, write_table, photos, split):
     refused = import_labels(table, "--force", "--test_fraction", "0.5", code=2)
     assert "gives the splits itself; leave out --test_fraction" in refused.err
     refused = import_labels(write_table(rows[:1], header), "--force", code=2)
-    assert "puts all photos into train; some are needed for test" in refused.err
+    assert "puts all photos into train; some are needed for test. --test_fraction 0.2" in refused.err
+    import_labels(write_table([row for row in rows if row[2] == "train"], header), "--force", "--test_fraction", "0.2")
+
+
+def test_folders_of_photos_give_the_splits(import_labels, write_table, split, tmp_path):
+    names = [f"{part}/{number}.jpg" for part in ("Train", "test") for number in range(2)]
+    for seed, name in enumerate(names):
+        (tmp_path / "parts" / name).parent.mkdir(parents=True, exist_ok=True)
+        make_photo(tmp_path / "parts" / name, seed)
+    table = write_table([(name, "sky") for name in names])
+    assert "the folders of the photos give the splits" in import_labels(table, images=tmp_path / "parts").out
+    assert split("test").image_names == ("test/0.jpg", "test/1.jpg")
+    import_labels(table, "--force", "--test_fraction", "0.5", images=tmp_path / "parts")
+    assert len(split("test").image_names) == 2
 
 
 def test_copies_of_a_photo_are_never_in_both_splits(import_labels, write_table, split, tmp_path):
