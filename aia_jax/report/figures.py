@@ -90,8 +90,8 @@ class Page:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the page atomically as a PNG. Prints the characters that no installed font has."""
         if self._missing:
-            letters = "".join(sorted(self._missing)[:10])
-            print(f"{Path(path).name} shows □ for characters such as {printable(letters)}: no installed font has them")
+            letters = printable("".join(sorted(self._missing)[:10]))
+            print(f"{Path(path).name} shows □ for characters such as {letters}; install a font that has them")
         with atomic_path(Path(path)) as temporary:
             self.figure.savefig(temporary, format="png")
 

@@ -93,7 +93,7 @@ def test_a_character_is_drawn_with_an_installed_font_or_named(drawn, box_font, c
     assert ink(many, HIT.color).sum() - ink(few, HIT.color).sum() > 4 * 50  # filled squares of 8 x 8 pixels
     assert not capsys.readouterr().out
     drawn(draw_predictions, green(1), [["日本"]], [[]])
-    assert capsys.readouterr().out == "picture.png shows □ for characters such as 本: no installed font has them\n"
+    assert capsys.readouterr().out == "picture.png shows □ for characters such as 本; install a font that has them\n"
 
 
 def test_photos_keep_their_aspect(drawn):
