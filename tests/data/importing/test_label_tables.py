@@ -134,6 +134,7 @@ TWO_PHOTOS = [("a.jpg", "dog", "cat"), ("b.jpg", "dog")]
         (b"image,labels\na.jpg,['dog' 'cat']\nb.jpg,['dog']\n", {}),  # NumPy's lists
         (b'image,choice\na.jpg,"{""choices"": [""dog"", ""cat""]}"\nb.jpg,dog\n', {}),
         (b'image,labels\na.jpg,"[{""x"": 1, ""rectanglelabels"": [""dog"", ""cat""]}]"\nb.jpg,"[""dog""]"\n', {}),
+        (b"image,labels\na.jpg,\"{'dog': 1, 'cat': 1, 'x': 0}\"\nb.jpg,['dog']\n", {}),
         (b"id,image,file_name,labels\n7,1,a.jpg,dog;cat\n8,2,b.jpg,dog\n", {}),
         (b"filename, dog, cat\na.jpg, 1, Y\nb.jpg, 1, \n", {}),
         (b"image,dog,cat,url\na.jpg,1,1,u/1\nb.jpg,1,0,u/2\n", {"ignore_columns": ["url"]}),
@@ -194,6 +195,7 @@ def test_rows_are_chosen_by_a_condition(read):
         ("image,label\na,dog\n", {"rows": "label"}, ["must be a column, a comparison and a value"]),
         ("image,label\na,dog\n", {"delimiter": "::"}, ["--delimiter '::' must be one character"]),
         (",,\n,,\n", {}, ["labels.csv is empty"]),
+        ('image,labels\na,{1: 1}\nb,"[{""label"": ""dog"", ""score"": 0.4}]"\n', {}, ["'{1: 1}' is not a list", "'[{"]),
         (
             'image,labels\na,"{dog,park}"\nb,{cat}\n',
             {},
