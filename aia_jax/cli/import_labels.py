@@ -51,8 +51,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--labels", required=True, type=local, metavar="FILE|FOLDER", help=labels_help)
     parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the imported data")
-    images_help = "photos, which are not copied; default: the folder of the file"
-    parser.add_argument("--images", type=local, metavar="FOLDER", help=images_help)
+    parser.add_argument("--images", type=local, metavar="FOLDER", help="photos; default: the folder of the file")
     fraction_help = (
         "fraction of the photos for testing, stratified by label; rare labels may take more; "
         f"default: {_TEST_FRACTION}, or the splits of the list; 1: all photos, for evaluation only"
@@ -64,13 +63,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--label_column", default="", metavar="NAME", help="table: label column with an unusual name")
     separator_help = "table: separator of labels in a cell; none: a cell is one label; default: decided from all cells"
     parser.add_argument("--separator", default="", metavar="SIGN", help=separator_help)
-    delimiter_help = "table: delimiter of cells, or tab; default: decided from all rows"
-    parser.add_argument("--delimiter", default="", metavar="SIGN", help=delimiter_help)
+    parser.add_argument("--delimiter", default="", metavar="SIGN", help="table: delimiter of cells, or tab")
     parser.add_argument("--encoding", default="", metavar="NAME", help="table: cp1252, ...; default: UTF-8 or UTF-16")
     parser.add_argument("--rows", default="", metavar="CONDITION", help="table: rows to read: 'Confidence >= 0.5'")
     parser.add_argument("--ignore_columns", nargs="+", default=(), metavar="NAME", help="table: columns to leave out")
-    like_help = "use the vocabulary and channel statistics of this earlier output"
-    parser.add_argument("--like", type=local, metavar="DIR", help=like_help)
+    parser.add_argument(
+        "--like", type=local, metavar="DIR", help="use vocabulary and statistics of this earlier output"
+    )
     parser.add_argument("--skip_bad", action="store_true", help="leave out rows, photos and labels with problems")
     parser.add_argument("--accept_labels", action="store_true", help="accept labels that look broken")
     parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="threads that decode photos")
@@ -94,8 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     photos = merge_label_rows(rows, images, vocabulary, problems)
     photos = _with_split(photos if arguments.test_fraction else _folder_splits(photos), problems)
     sample = sample_lines(photos, _NUM_SHOWN)
-    if sample:
-        print(f"{len(sample)} of {len(photos):,} photos with their labels:", *sample, sep="\n", flush=True)
+    print(f"{len(sample)} of {len(photos):,} photos with their labels:", *sample, sep="\n", flush=True)
     photos, moments = measure_photos(photos, images, arguments.num_workers, problems)
     _report_problems(problems, len(photos), images, skip=arguments.skip_bad)
     labels = vocabulary or _vocabulary(photos, arguments.min_images or 1)
@@ -225,22 +223,14 @@ def _split(
         return in_test
     if fraction == 1:
         return np.ones(len(photos), bool)
-    if len(photos) < 2:
-        raise InputError("there is one photo; at least two are needed, one for training and one for testing")
     if repeated := int((copies != np.arange(len(photos))).sum()):
-        shared = "share none" if copies.any() else "share them"
-        print(f"{format_count(repeated, 'photo')} with the same pixels as another photo; training and test {shared}")
-    _, members = np.unique(copies if copies.any() else np.arange(len(photos)), return_inverse=True)
+        print(f"{format_count(repeated, 'photo')} with the same pixels as another photo; training and test share none")
+    if not copies.any():
+        raise InputError("there is one photo; at least two are needed, with different pixels, for training and test")
+    _, members = np.unique(copies, return_inverse=True)
     merged = np.zeros((members.max() + 1, targets.shape[1]), targets.dtype)
     np.maximum.at(merged, members, targets)
-    fraction = fraction or _TEST_FRACTION
-    in_test = stratified_split(merged, fraction, arguments.seed, in_both=True)[members]
-    if in_test.sum() > 1.25 * np.ceil(fraction * len(photos)):
-        print(
-            f"{in_test.mean():.2f} of the photos are for testing, not {fraction:g}: each label of two photos or more "
-            "gets a test photo if possible, and many labels are rare; --min_images leaves them out"
-        )
-    return in_test
+    return stratified_split(merged, fraction or _TEST_FRACTION, arguments.seed, in_both=True)[members]
 
 
 def _write(
