@@ -16,7 +16,7 @@ from aia_jax.data.importing.exports import label_names
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_text
 
-_DELIMITERS = (",", ";", "\t", "|")
+_DELIMITERS = ",;\t|"
 LISTS = "lists"
 LIST = '["sky", "sea"]'
 _SIGNS = "|;,"
@@ -26,24 +26,20 @@ Row = tuple[int, list[str]]  # line number, and one cell per column
 
 
 class TableText(NamedTuple):
-    """The header, the rows that are not empty and have a cell per column, and one line for each other row.
-
-    `failure` says why the text cannot be parsed with this delimiter.
-    """
+    """The header, the rows that are not empty and have a cell per column, and one line for each other row."""
 
     path: Path
+    delimiter: str
     header: list[str]
     rows: list[Row]
-    delimiter: str
     problems: list[str]
-    failure: str = ""
 
 
 def read_rows(path: Path, num_known: Callable[[list[str]], int], encoding: str, delimiter: str) -> TableText:
     """Reads header and rows of a table.
 
-    The delimiter is the comma, semicolon, tab or "|" that gives all rows as many cells as the header. A first line such
-    as "sep=;" names the delimiter. Empty cells at the end of rows are ignored if the header has no name for them.
+    The delimiter is the comma, semicolon, tab or "|" that gives the header the most known names. A first line such as
+    "sep=;" names the delimiter. Empty cells at the end of rows are ignored if the header has no name for them.
 
     Args:
         num_known: function that counts the column names with a known meaning in a header.
@@ -61,29 +57,18 @@ def read_rows(path: Path, num_known: Callable[[list[str]], int], encoding: str, 
         raise InputError(f"--delimiter {delimiter!r} must be one character, such as ';', or tab")
     first = text.lstrip("\n ").partition("\n")[0]
     signs = [delimiter] if delimiter else [sign for sign in _DELIMITERS if sign in first] or [","]
-    tables = [_parse(path, text, sign) for sign in signs]
-
-    def fit(table: TableText) -> tuple[int, bool, int]:
-        known = num_known(table.header)
-        # Without a known name, the table is refused. Then most columns tell the user most.
-        return min(known, 1), not (table.problems or table.failure), known or len(table.header)
-
-    table, *others = sorted(tables, key=fit, reverse=True)
-    if others and fit(others[0]) == fit(table) and num_known(table.header):
-        shown = [
-            f"\n  --delimiter {'tab' if one.delimiter == chr(9) else repr(one.delimiter)}: columns {one.header}"
-            for one in tables
-            if fit(one) == fit(table)
-        ]
+    headers = {sign: [cell.strip(' "') for cell in first.split(sign)] for sign in signs}
+    most = max(map(num_known, headers.values()))
+    best = [sign for sign, header in headers.items() if num_known(header) == most]
+    if most and len(best) > 1:
+        shown = [f"\n  --delimiter {'tab' if sign == chr(9) else repr(sign)}: columns {headers[sign]}" for sign in best]
         raise InputError(f"{path} can be read with several delimiters; --delimiter chooses:{''.join(shown)}")
-    if table.failure:
-        raise InputError(table.failure)
-    return table
+    return _parse(path, text, max(best, key=first.count))
 
 
 def _parse(path: Path, text: str, delimiter: str) -> TableText:
     rows: list[Row] = []
-    line, failure = 1, ""
+    line = 1
     try:
         text = re.sub(f'" +(?={re.escape(delimiter)}|\r?$)', '"', text, flags=re.MULTILINE)  # no blanks after quotes
         lines, skip = io.StringIO(text, newline=""), delimiter != " "
@@ -93,10 +78,9 @@ def _parse(path: Path, text: str, delimiter: str) -> TableText:
                 rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        failure = f"{path}:{line} is not a row of a table: {error}; check its quotes"
+        raise InputError(f"{path}:{line} is not a row of a table: {error}; check its quotes") from None
     if not rows:
-        empty = f"{path} is empty; expected a header such as image,labels and a row for each photo"
-        return TableText(path, [], [], delimiter, [], failure or empty)
+        raise InputError(f"{path} is empty; expected a header such as image,labels and a row for each photo")
     header = [cell.strip() for cell in rows[0][1]]
     while not header[-1] and not any(cell.strip() for _, cells in rows for cell in cells[len(header) - 1 :]):
         header.pop()
@@ -110,7 +94,7 @@ def _parse(path: Path, text: str, delimiter: str) -> TableText:
             f"{path.name}:{line}: {len(cells)} cells, but the header has {len(header)}; a cell that holds "
             f"{delimiter!r} must be in quotes"
         )
-    return TableText(path, header, good, delimiter, problems, failure)
+    return TableText(path, delimiter, header, good, problems)
 
 
 def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeated: bool) -> str:
