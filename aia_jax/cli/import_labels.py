@@ -65,7 +65,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--separator", default="", metavar="SIGN", help=separator_help)
     parser.add_argument("--delimiter", default="", metavar="SIGN", help="table: delimiter of cells, or tab")
     parser.add_argument("--encoding", default="", metavar="NAME", help="table: cp1252, ...; default: UTF-8 or UTF-16")
-    parser.add_argument("--rows", default="", metavar="CONDITION", help="table: rows to read: 'Confidence >= 0.5'")
+    rows_help = "table: rows to read: 'Confidence >= 0.5'; may be repeated"
+    parser.add_argument("--rows", action="append", default=[], metavar="CONDITION", help=rows_help)
     parser.add_argument("--ignore_columns", nargs="+", default=(), metavar="NAME", help="table: columns to leave out")
     parser.add_argument(
         "--like", type=local, metavar="DIR", help="use vocabulary and statistics of this earlier output"
@@ -170,7 +171,8 @@ def _with_split(photos: list[LabelRow], problems: list[str]) -> list[LabelRow]:
 def _report_problems(problems: list[str], num_photos: int, images: Path, *, skip: bool) -> None:
     count, listed = f"{len(problems):,} problem(s)", list_problems(problems)
     if not num_photos:
-        where = f"; the photos must be in {images}, --images names another folder:" if problems else ""
+        absent = any("no photo" in problem for problem in problems)
+        where = f"; the photos must be in {images}, --images names another folder:" if absent else ""
         raise InputError(f"no photo can be used{where}{listed}")
     if problems and not skip:
         leave = "--skip_bad leaves these rows, photos and labels out"

@@ -329,5 +329,5 @@ def test_weights_of_rows_are_asked_about(import_labels, write_table, photos, spl
     rows = [(name, label, (n + m) % 2) for n, name in enumerate(names) for m, label in enumerate(("sky", "sea"))]
     table = write_table(rows, ("ImageID", "LabelName", "Confidence"))
     assert '--rows "Confidence = 1": reads 2 of 4 rows' in import_labels(table, code=2).err
-    import_labels(table, "--rows", "Confidence = 1")
+    import_labels(table, "--rows", "Confidence = 1", "--rows", "Confidence > 0")
     assert labels_of(split("train"), split("test")) == {names[0]: {"sea"}, names[1]: {"sky"}}

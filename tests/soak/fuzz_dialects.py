@@ -178,7 +178,7 @@ def _weighted(truth: Truth, rng: random.Random) -> tuple[list[str], list[list[st
     rng.shuffle(rows)
     for photo in [photo for photo, labels_there in truth.items() if not labels_there]:
         del truth[photo]  # it has only rows that do not count
-    options = {"rows": f"{name} = {yes}" if yes else f"{name} != {no}"} if absent and rng.random() < 0.2 else {}
+    options = {"rows": [f"{name} = {yes}" if yes else f"{name} != {no}"]} if absent and rng.random() < 0.2 else {}
     return [*header, name], rows, options
 
 

@@ -33,7 +33,8 @@ def unify_labels(
 
     Args:
         vocabulary: labels that are not checked; None: there is no vocabulary yet.
-        problems: list to which a line is appended for each label that looks broken. These labels are left out.
+        problems: list to which a line is appended for each label that looks broken. These labels are left out, as are
+            rows without another label.
         accept: whether to keep labels that look broken.
 
     Returns:
@@ -65,7 +66,8 @@ def unify_labels(
             listed = ", ".join(f"{name!r} ({format_count(counts[name], 'photo')})" for name in group)
             notes.append(f"{listed} differ only in upper and lower case, spaces or form; they stay different labels")
     kept = [tuple(dict.fromkeys(names[label] for label in row.labels if names[label])) for row in rows]
-    return [dataclasses.replace(row, labels=labels) for row, labels in zip(rows, kept, strict=True)], notes
+    pairs = zip(rows, kept, strict=True)
+    return [dataclasses.replace(row, labels=labels) for row, labels in pairs if labels or not row.labels], notes
 
 
 def _broken(label: str) -> str:

@@ -48,7 +48,7 @@ def read_table(
     separator: str = "",
     encoding: str = "",
     delimiter: str = "",
-    rows: str = "",
+    rows: Sequence[str] = (),
     ignore_columns: Sequence[str] = (),
 ) -> LabelList:
     """Reads labels from a text table with a header.
@@ -61,7 +61,7 @@ def read_table(
         photo_column, label_column: names of the columns, if they differ from the known names.
         separator: text between two labels in a cell; "none": a cell is one label; "": see `choose_separator`.
         encoding, delimiter: see `read_rows`.
-        rows: rows that count, such as "Confidence >= 0.5"; "": all rows.
+        rows: conditions such as "Confidence >= 0.5", of which each row that counts meets all.
         ignore_columns: names of columns to leave out.
 
     Raises:
@@ -71,8 +71,8 @@ def read_table(
     table = read_rows(path, lambda header: sum(_key(name) in known - {""} for name in header), encoding, delimiter)
     num_rows, header = len(table.rows), table.header
     ignored = [_index(table, name, "--ignore_columns") for name in ignore_columns]
-    if rows:
-        table, column = _matching(table, rows)
+    for condition in rows:
+        table, column = _matching(table, condition)
         ignored.append(column)
     columns = _find_columns(table, photo_column, label_column, ignored)
     if not rows:
@@ -105,7 +105,7 @@ def read_table(
     if columns.split is not None:
         how += f", splits in column {header[columns.split]!r}"
     if rows:
-        how += f"; {len(table.rows):,} of {num_rows:,} rows have {rows}"
+        how += f"; {len(table.rows):,} of {num_rows:,} rows have {' and '.join(rows)}"
     if columns.unused:
         how += f"; not used: {', '.join(repr(header[column]) for column in columns.unused)}"
     understood = f"{path}: separated by {table.delimiter!r}, photos in column {header[columns.photo]!r}, {how}"

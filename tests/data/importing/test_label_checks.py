@@ -65,6 +65,11 @@ def test_labels_that_look_broken_are_left_out_and_reported(label):
     assert unify("sky", label, accept=True)[0] == unify("sky", label, vocabulary=["sky", label])[0] == ["sky", label]
 
 
+def test_rows_whose_labels_all_look_broken_are_left_out():
+    rows = [LabelRow("l:2", "a", ("/m/01g317",)), LabelRow("l:3", "a", ("nan",)), LabelRow("l:4", "b", ())]
+    assert unify_labels(rows, None, [], accept=False)[0] == rows[2:]
+
+
 def test_unusual_labels_are_accepted():
     usual = ["(5) star", '24"', "dog's", "dogs'", "c++", "T-shirt/top", "ring (donut)", "🐶", "سیب\u200cزمینی", "🏳️‍🌈"]
     usual += [

@@ -152,8 +152,11 @@ def test_dialects_of_other_programs_are_read(write, content, options):
 def test_rows_are_chosen_by_a_condition(read):
     text = "ImageID,LabelName,Confidence,sure\na,dog,1,high\na,cat,0,low\nb,dog,0.7,High\n"
     for condition in ("Confidence >= 0.5", "Confidence != 0", "Confidence>0.5", "sure = high"):
-        assert rows_of(read(text, rows=condition)) == [("a", "dog"), ("b", "dog")]
+        assert rows_of(read(text, rows=[condition])) == [("a", "dog"), ("b", "dog")]
     assert len(read(text, ignore_columns=["Confidence", "sure"]).rows) == 3
+    found = read(text, rows=["sure = high", "Confidence < 1"])
+    assert rows_of(found) == [("b", "dog")]
+    assert "1 of 3 rows have sure = high and Confidence < 1" in found.understood
 
 
 @pytest.mark.parametrize(
@@ -191,8 +194,8 @@ def test_rows_are_chosen_by_a_condition(read):
             {},
             ["--label_column label: 'dog'", "--label_column class: 'animal'"],
         ),
-        ("image,label\na,dog\n", {"rows": "x = 1"}, ["has no column 'x', which --rows names"]),
-        ("image,label\na,dog\n", {"rows": "label"}, ["must be a column, a comparison and a value"]),
+        ("image,label\na,dog\n", {"rows": ["x = 1"]}, ["has no column 'x', which --rows names"]),
+        ("image,label\na,dog\n", {"rows": ["label"]}, ["must be a column, a comparison and a value"]),
         ("image,label\na,dog\n", {"delimiter": "::"}, ["--delimiter '::' must be one character"]),
         (",,\n,,\n", {}, ["labels.csv is empty"]),
         ('image,labels\na,{1: 1}\nb,"[{""label"": ""dog"", ""score"": 0.4}]"\n', {}, ["'{1: 1}' is not a list", "'[{"]),
