@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from aia_jax.data.mapped_rows import MappedRows, map_array
 from aia_jax.data.retrieval.captions import load_captions
 from aia_jax.data.search.clicks import ClickedImages
-from aia_jax.data.search.keyword_records import KeywordRecords
+from aia_jax.data.search.keyword_records import read_keyword_record
 from aia_jax.data.vocabulary import SPECIAL_WORDS, Vocabulary
 from aia_jax.utils.errors import InputError
 from tests.helpers.malicious import Malicious
@@ -95,7 +95,10 @@ def test_careless_readers_would_run_the_code(tmp_path):
         assert (tmp_path / "marker").exists(), name
 
 
-@pytest.mark.parametrize("read", [map_array, MappedRows, lambda path: KeywordRecords.load(path, 1, 1), Vocabulary.load])
+@pytest.mark.parametrize(
+    "read",
+    [map_array, MappedRows, lambda path: read_keyword_record(path, np.arange(1), 1, 1), Vocabulary.load],
+)
 def test_readers_refuse_malicious_files(tmp_path, malicious, read):
     (tmp_path / "a.npy").write_bytes(malicious)
     with pytest.raises(InputError, match=r"a\.npy"):

@@ -67,13 +67,11 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
         split: "train" or "test".
 
     Raises:
-        InputError: `config.data.name` or `split` is unknown, an annotation file is absent or malformed, images are
+        InputError: the data set or the split is unknown, an annotation file is absent or malformed, images are
             unreadable, or the disk of the cache is full.
     """
     from aia_jax.data.annotation import image_cache  # imported here, because some machines lack Grain
 
-    if config_data.name not in DATASETS:
-        raise InputError(f"config.data.name={config_data.name!r} is unknown; known: {', '.join(DATASETS)}")
     if config_data.name == "scenes":
         indices = scene_indices(config_data, split)
         source = image_cache.scenes_source(split, config_data.seed, indices, image_size)

@@ -1,7 +1,7 @@
 """Reads images and their queries from files: Clickture's click log, or COCO's captions as queries.
 
 <root>/<name>/{split}_maps.npy                        feature maps of N images, [N, h, w, F] or [N, h * w, F]
-<root>/<name>/keyword_record_{split}.npy              record of `KeywordRecords`, from `aia keywords`
+<root>/<name>/keyword_record_{split}.npy              record of the keywords, from `aia keywords`
 <root>/<name>/keyword_names_{split}.json              {keyword file: image id}, in the order of the feature maps
 <root>/<name>/keyword_vocabulary.json                 {"words": [...]}, the vocabulary of the keywords
 <root>/clickture/{split}_clicks.tsv                   lines of image id, query and number of clicks, with tabs
@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.search.keyword_records import KeywordRecords
+from aia_jax.data.search.keyword_records import read_keyword_record
 from aia_jax.data.search.keywords import KeywordVocabulary, validate_ids
 from aia_jax.data.search.queries import SearchImages, make_queries
 from aia_jax.utils.errors import InputError
@@ -53,8 +53,6 @@ class ClickedImages:
         """
         maps = _maps(self._folder / f"{name}_maps.npy")
         ids = _ids(self._folder / f"keyword_names_{name}.json")
-        record = self._folder / f"keyword_record_{name}.npy"
-        records = KeywordRecords.load(record, int(ids.max(initial=-1)) + 1, len(self.keyword_names))
         if len(ids) != len(maps):
             raise InputError(f"{maps.path} holds maps of {len(maps):,} images, but {len(ids):,} have keywords")
         pairs = self._captions() if self._data.name == "coco" else _clicks(self._folder / f"{name}_clicks.tsv")
@@ -65,7 +63,9 @@ class ClickedImages:
                 found[text].add(rows[image])
         if not found:
             raise InputError(f"no query in {self._folder} is for an image of the split {name!r}")
-        return SearchImages(maps, *records.padded(ids, self._data.max_keywords), make_queries(found, len(rows)))
+        record = self._folder / f"keyword_record_{name}.npy"
+        keywords = read_keyword_record(record, ids, self._data.max_keywords, len(self.keyword_names))
+        return SearchImages(maps, *keywords, make_queries(found, len(rows)))
 
     def _captions(self) -> Iterator[tuple[int, str]]:
         path = self._folder / "dataset.json"

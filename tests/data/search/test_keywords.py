@@ -1,7 +1,6 @@
 """Words of keywords, their vocabulary and records, compared with scikit-learn and the published programs."""
 
 import itertools
-import pickle
 import re
 import tracemalloc
 
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
-from aia_jax.data.search.keyword_records import KeywordRecords, write_keyword_records
+from aia_jax.data.search.keyword_records import read_keyword_record, write_keyword_records
 from aia_jax.data.search.keywords import KeywordVocabulary, analyze, read_keywords
 from aia_jax.utils.errors import InputError
 
@@ -32,11 +31,6 @@ def save(tmp_path):
 @pytest.fixture
 def paths(tmp_path):
     return tmp_path / "record.npy", tmp_path / "ranges.npy"
-
-
-def words_of(records: KeywordRecords, image: int) -> list[int]:
-    ids, counts = records.padded(np.array([image]), 50)
-    return ids[0, : counts[0]].tolist()
 
 
 def test_keywords_are_read_and_split_into_words(write):
@@ -125,7 +119,7 @@ def test_memory_does_not_grow_with_the_images(paths):
     peak(2000)
     few, many = peak(2000), peak(20_000)
     assert many < 1.1 * few
-    assert len(KeywordRecords.load(paths[0], 20_000, 300).record) == 400_000
+    assert read_keyword_record(paths[0], np.arange(20_000), 20, 300)[1].sum() == 400_000
 
 
 def test_records_are_written_and_read(paths):
@@ -134,49 +128,38 @@ def test_records_are_written_and_read(paths):
     assert ranges.tolist() == RANGES
     assert (np.load(paths[0]).tolist(), np.load(paths[0]).dtype) == (RECORD, np.int32)
     assert np.load(paths[1]).tolist() == RANGES
-    records = pickle.loads(pickle.dumps(KeywordRecords.load(paths[0], 6, 4)))
-    assert records.ranges.tolist() == RANGES
-    for image, words in images:
-        assert words_of(records, image) == words
-    ids, counts = records.padded(np.array([2, 0, 4, 4]), 2)
-    assert (ids.dtype, counts.dtype) == (np.int32, np.int32)
-    assert ids.tolist() == [[3, 0], [0, 0], [2, 0], [2, 0]]
-    assert counts.tolist() == [2, 0, 2, 2]
-    assert records.padded(np.array([4]), 4)[0].tolist() == [[2, 0, 2, 0]]
-    assert [array.shape for array in records.padded(np.zeros(0, int), 3)] == [(0, 3), (0,)]
+    keywords, counts = read_keyword_record(paths[0], np.array([2, 0, 4, 4, 1]), 2, 4)
+    assert (keywords.dtype, counts.dtype) == (np.int32, np.int32)
+    assert keywords.tolist() == [[3, 0], [0, 0], [2, 0], [2, 0], [1, 0]]
+    assert counts.tolist() == [2, 0, 2, 2, 1]
+    assert read_keyword_record(paths[0], np.arange(6), 4, 4)[0].tolist()[4] == [2, 0, 2, 0]
     write_keyword_records(*paths, [(0, np.zeros(0, np.int32))], 2)  # a record without a row
-    records = KeywordRecords.load(paths[0], 2, 4)
-    assert words_of(records, 1) == []
-    assert records.padded(np.array([0, 1]), 3)[1].tolist() == [0, 0]
+    assert read_keyword_record(paths[0], np.arange(2), 3, 4)[1].tolist() == [0, 0]
+    assert [array.shape for array in read_keyword_record(paths[0], np.zeros(0, int), 3, 4)] == [(0, 3), (0,)]
 
 
 @settings(max_examples=100, deadline=None)
-@given(words=st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=1))
-def test_records_in_any_order_of_images_are_read(tmp_path_factory, words):
+@given(rows=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=30))
+def test_records_in_any_order_are_read(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("published") / "record.npy"
-    np.save(path, np.array([[image, word] for image, own in words.items() for word in own]))
-    records = KeywordRecords.load(path, 11, 6)
-    assert {image: words_of(records, image) for image in range(11)} == {i: words.get(i, []) for i in range(11)}
+    np.save(path, np.array(rows))
+    keywords, counts = read_keyword_record(path, np.arange(11), 30, 6)
+    for image, (ids, count) in enumerate(zip(keywords, counts, strict=True)):
+        assert ids[:count].tolist() == [word for other, word in rows if other == image]
 
 
 @pytest.mark.parametrize(
-    ("record", "num_ids", "num_words", "message"),
+    ("record", "images", "num_words", "message"),
     [
-        ([*RECORD, [4, 1]], 6, 4, "rows of image 4 start at 0 and again at 6; the rows of an image must be in"),
-        (
-            RECORD,
-            4,
-            4,
-            "row 0 is [4, 2]; it must be [image, word], both ids from 0, words to 3, images to 3",
-        ),
-        (RECORD, 6, 3, "record.npy: row 4 is [2, 3]; it must be [image, word], both ids from 0, words to 2"),
-        ([*RECORD, [-1, 1]], 6, 4, "row 6 is [-1, 1]; it must be [image, word], both ids from 0, words to 3"),
-        (RANGES, 6, 6, "row 0 is [-1, -1]; it must be"),  # published ranges
+        (RECORD, [1, 2, 3], 4, "row 0 is [4, 2]; it must be [image, word], with an image of the split and a word from"),
+        (RECORD, [1, 2, 4], 3, "record.npy: row 4 is [2, 3]; it must be [image, word], with an image of the split"),
+        ([*RECORD, [-1, 1]], [1, 2, 4], 4, "row 6 is [-1, 1]; it must be [image, word]"),
+        (RANGES, range(6), 6, "row 0 is [-1, -1]; it must be [image, word]"),  # published ranges
     ],
 )
-def test_records_that_do_not_fit_are_refused(save, record, num_ids, num_words, message):
+def test_records_that_do_not_fit_are_refused(save, record, images, num_words, message):
     with pytest.raises(InputError) as caught:
-        KeywordRecords.load(save(record), num_ids, num_words)
+        read_keyword_record(save(record), np.array(images), 9, num_words)
     assert message in str(caught.value)
 
 
@@ -186,7 +169,7 @@ def test_files_that_are_no_records_are_refused(save, tmp_path):
 
     def refused(match):
         with pytest.raises(InputError, match=rf"{bad} {match}"):
-            KeywordRecords.load(bad, 6, 4)
+            read_keyword_record(bad, np.arange(6), 9, 4)
 
     refused("does not exist; `aia keywords` writes it")
     for content in (b"", b"no array", cut[:-3], cut[:50]):
