@@ -45,7 +45,7 @@ _KINDS = {  # regular expression for the start of a file that cannot be read: wh
     rb"(?i)\s*<(!doctype )?html": "a web page, not an image; download the photo again",
     rb"version https://git-lfs": "a pointer of Git LFS, not an image; git lfs pull downloads the photo",
     rb"\0{16}": "the file has no content but zeros; copy the photo again",
-    b"": "not an image of a known format; export it as JPEG",
+    b"": "not an image of a known format",
 }
 _WEBP_QUALITY = 70
 Result = TypeVar("Result")
