@@ -8,7 +8,7 @@
     pictures.jsonl                 see `thumbnails`; only for the HTML page
 
 The JSON files are ASCII. They can store any file name, even with line separators or with bytes that are not UTF-8. Such
-bytes become Python's surrogateescape codes. The CSV file follows RFC 4180 in UTF-8, and keeps bytes that are not UTF-8.
+bytes become escapes such as \\udce9. The CSV file follows RFC 4180 in UTF-8, and has the same escapes in such names.
 A spreadsheet would run a file name such as "=a.jpg" as a formula. The CSV file therefore contains "./=a.jpg", which is
 a path of the same photo. Labels are written unchanged.
 """
@@ -123,7 +123,7 @@ class AnnotationOutput(contextlib.ExitStack):
         """
         with (
             atomic_path(self._folder / TABLE) as path,
-            path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+            path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             table = csv.writer(file)
             table.writerow(("image", "label", "score"))

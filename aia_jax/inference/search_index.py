@@ -166,10 +166,10 @@ class PhotoIndex:
                 problems |= {name: photo.problem for (name, *_), photo in batch if photo.problem}
                 usable = [(entry, photo.image) for entry, photo in batch if not photo.problem]
                 if usable:
-                    rows = [
-                        compute(np.stack(images)) for images in _batches((image for _, image in usable), batch_size)
-                    ]
-                    self._write([entry for entry, _ in usable], _concatenate(rows))
+                    images = _batches((image for _, image in usable), batch_size)
+                    rows = [compute(np.stack(some)) for some in images]
+                    arrays = {name: np.concatenate([one[name] for one in rows]) for name in rows[0]}
+                    self._write([entry for entry, _ in usable], arrays)
                 bar.update(len(batch))
         return problems
 
@@ -223,7 +223,3 @@ def _batches(elements: Iterable[Any], size: int) -> Iterator[list[Any]]:
     remaining = iter(elements)
     while batch := list(itertools.islice(remaining, size)):
         yield batch
-
-
-def _concatenate(batches: Sequence[Rows]) -> Rows:
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -234,8 +234,9 @@ def test_unusual_names_workers_and_batches_change_no_score(annotate, photos, tmp
     for name, row in rows.items():
         assert found[name] == pytest.approx(dict(zip(scenes.LABELS, expected[row].tolist(), strict=True)), abs=1e-6)
         assert (tmp_path / "out" / "keywords" / f"{name}.json").is_file()
-    with (tmp_path / "out" / "annotations.csv").open(newline="", errors="surrogateescape") as file:
-        assert {os.path.normpath(row[0]) for row in csv.reader(file, strict=True)} == {"image", *found}
+    with (tmp_path / "out" / "annotations.csv").open(newline="", encoding="utf-8") as file:
+        escaped = {name.encode(errors="backslashreplace").decode() for name in found}
+        assert {os.path.normpath(row[0]) for row in csv.reader(file, strict=True)} == {"image", *escaped}
 
 
 def test_thresholds_of_labels_count(annotate, annotator, tmp_path, expected, capsys):
