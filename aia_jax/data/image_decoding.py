@@ -98,11 +98,6 @@ def thumbnail(data: bytes, side: int) -> np.ndarray:
     return decode(data, shrink)
 
 
-def webp_thumbnail(data: bytes, side: int, *, upright: bool) -> bytes:
-    """Encodes a photo as a WebP file with at most `side` pixels per side. `upright`: see `decode_image`."""
-    return decode(data, lambda image: small_webp(image, side, upright))
-
-
 def encode_webp(image: np.ndarray) -> bytes:
     """Encodes uint8 `[H, W, 3]` as WebP. The file is about a third smaller than a JPEG of the same visual quality."""
     file = io.BytesIO()
@@ -111,6 +106,7 @@ def encode_webp(image: np.ndarray) -> bytes:
 
 
 def small_webp(image: Image.Image, side: int, upright: bool) -> bytes:
+    """Encodes an open image as a WebP file with at most `side` pixels per side. `upright`: see `decode_image`."""
     orientation = _orientation(image, upright)
     small = _to_rgb(image)  # may be `image` itself, which `thumbnail` then changes; `image` is not used again
     small.thumbnail((side, side))  # never enlarges

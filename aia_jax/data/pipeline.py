@@ -8,15 +8,11 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from aia_jax.utils.errors import InputError
-
-if TYPE_CHECKING:
-    import grain  # Functions import it when they need it: a machine that only measures the time of steps may lack it.
-
 
 # A function from columns of the global batch, `index` [B] and in evaluation `mask` [B], and from the slice of this
 # process's rows, to all columns of these rows.
@@ -92,9 +88,9 @@ def epoch_end(epoch: int, num_rows: int, batch_size: int) -> int:
     return epoch * num_rows // batch_size
 
 
-def _read_ahead(dataset: "grain.MapDataset", num_threads: int = 4, buffer_size: int = 4) -> "grain.IterDataset":
+def _read_ahead(dataset: Any, num_threads: int = 4, buffer_size: int = 4) -> Any:
     """Computes the elements of a Grain data set in order and in advance, in threads."""
-    import grain
+    import grain  # here, because a machine that only measures the time of steps may lack it
 
     return dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer_size))
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from aia_jax.data.annotation.annotations import CUSTOM
 from aia_jax.data.annotation.datasets import Split, photo_paths
 from aia_jax.data.feature_cache import pad_batch
-from aia_jax.data.image_decoding import encode_webp, webp_thumbnail
+from aia_jax.data.image_decoding import decode, encode_webp, small_webp
 from aia_jax.evaluation.evaluator import Candidate, Evaluator, Scored, compared_rows, evenly_spaced, write_npz
 from aia_jax.metrics.annotation import annotation_metrics, confusion_counts, label_metrics, precision_recall_curve
 from aia_jax.metrics.published_results import RESULTS
@@ -289,5 +289,5 @@ def _picture(path: Path | None, prepared: np.ndarray, upright: bool) -> bytes:
     """Encodes the photo in the file `path` as WebP, or, without a readable file, the resized image `prepared`."""
     if path is not None:
         with contextlib.suppress(InputError, OSError):
-            return webp_thumbnail(path.read_bytes(), _PICTURE_SIDE, upright=upright)
+            return decode(path.read_bytes(), lambda image: small_webp(image, _PICTURE_SIDE, upright))
     return encode_webp(prepared)
