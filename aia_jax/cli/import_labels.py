@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
     kept = [tuple(label for label in photo.labels if label in known) for photo in photos]
     photos = [dataclasses.replace(photo, labels=names) for photo, names in zip(photos, kept, strict=True)]
     targets = multi_hot(kept, labels)
-    in_test = _split(photos, targets, _first_copies(moments), arguments)
+    in_test = _split(photos, targets, moments, arguments)
     stats = stats or combine_moments(moments if in_test.all() else moments[~in_test])
     with staged_output(arguments.output) as folder:
         _write(folder, photos, labels, in_test, stats)
@@ -192,19 +192,16 @@ def _vocabulary(photos: Sequence[LabelRow], min_images: int) -> tuple[str, ...]:
     return labels
 
 
-def _first_copies(moments: np.ndarray) -> np.ndarray:
-    """Returns int `[N]`: for each photo, the number of the first photo with the same pixels, by their statistics."""
-    found: dict[bytes, int] = {}
-    return np.array([found.setdefault(row.tobytes(), number) for number, row in enumerate(moments)])
-
-
 def _split(
-    photos: Sequence[LabelRow], targets: np.ndarray, copies: np.ndarray, arguments: argparse.Namespace
+    photos: Sequence[LabelRow], targets: np.ndarray, moments: np.ndarray, arguments: argparse.Namespace
 ) -> np.ndarray:
     """Selects the photos for testing, bool `[N]`: by the splits in the list or, if it has none, at random.
 
     At random, all copies of a photo are in the same part. With given splits, copies in both parts are reported.
+    Photos with the same statistics of pixels are copies.
     """
+    found: dict[bytes, int] = {}
+    copies = np.array([found.setdefault(row.tobytes(), number) for number, row in enumerate(moments)])
     given, fraction = {photo.split for photo in photos} - {""}, arguments.test_fraction
     if len(given) > 1 and fraction:
         raise InputError(f"{arguments.labels} gives the splits itself; leave out --test_fraction")

@@ -76,7 +76,7 @@ def read_table(
         ignored.append(column)
     columns = _find_columns(table, photo_column, label_column, ignored)
     if not rows:
-        _ask_about_rows(table, columns, ignored)
+        _ask_about_rows(table, columns)
     if columns.labels is None:
         values = {_value(cells[column]) for _, cells in table.rows for column in columns.indicators}
         if "-1" in values and values & {"0", ""}:
@@ -136,9 +136,7 @@ def _find_columns(table: TableText, photo_column: str, label_column: str, ignore
         if given:
             return _index(table, given, flag)
         keys = [_key(name) for name in known]
-        found = sorted(
-            (column for column in left if names[column] in keys), key=lambda column: keys.index(names[column])
-        )
+        found = [column for key in dict.fromkeys(keys) for column in left if names[column] == key]
         columns = {column: [cell for _, cells in table.rows if (cell := cells[column].strip())] for column in found}
         if len(columns) > 1:
             fitting = {column: cells for column, cells in columns.items() if 2 * sum(map(fits, cells)) > len(cells)}
@@ -158,11 +156,10 @@ def _find_columns(table: TableText, photo_column: str, label_column: str, ignore
         )
     left = [column for column in left if column != photo]
     labels = find(label_column, "--label_column", _LABEL_COLUMNS, lambda cell: not _is_number(cell))
-    split = next((names.index(name) for name in _SPLIT_COLUMNS if name in names and names.index(name) in left), None)
-    others = [column for column in range(len(header)) if column not in (photo, labels, split)]
-    plain = [column for column in others if column not in ignored and not _UNNAMED.fullmatch(names[column])]
-    indicators = plain if labels is None else []
-    unnamed = [column + 1 for column in others if column and column not in ignored and column not in plain]
+    split = next((column for name in _SPLIT_COLUMNS for column in left if names[column] == name), None)
+    others = [column for column in left if column not in (labels, split)]
+    indicators = [column for column in others if labels is None and not _UNNAMED.fullmatch(names[column])]
+    unnamed = [column + 1 for column in others if column and column not in indicators]
     if unnamed and labels is None:
         raise InputError(f"{path}: column {unnamed[0]} has no name; write its label into the first line, or remove it")
     if labels is None and not indicators:
@@ -193,10 +190,10 @@ def _meets(cell: str, comparison: str, value: str) -> bool:
     return comparison in ("=", "!=") and _COMPARISONS[comparison](cell, value)
 
 
-def _ask_about_rows(table: TableText, columns: _Columns, ignored: list[int]) -> None:
+def _ask_about_rows(table: TableText, columns: _Columns) -> None:
     """Raises InputError if a column, by its name or its values of 0 and 1, may say which rows count."""
     shown, names = [], []
-    for column in sorted({*columns.indicators, *columns.unused}.difference(ignored)):
+    for column in (*columns.indicators, *columns.unused):
         name, values = table.header[column], {_value(cells[column]) for _, cells in table.rows}
         filled, flags = values - {""}, values <= {*_YES, *_NO}
         numbers = all(map(_is_number, filled))
@@ -209,9 +206,8 @@ def _ask_about_rows(table: TableText, columns: _Columns, ignored: list[int]) -> 
             asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(_key(name))
         if asked:
             names.append(name)
-            for compare, value in (
-                [(">=", "0.5")] if numbers and not flags else [("=", text) for text in sorted(values)]
-            ):
+            conditions = [(">=", "0.5")] if numbers and not flags else [("=", text) for text in sorted(values)]
+            for compare, value in conditions:
                 kept = sum(_meets(cells[column], compare, value) for _, cells in table.rows)
                 shown.append(f'\n  --rows "{name} {compare} {value}": reads {kept:,} of {len(table.rows):,} rows')
     if names:
