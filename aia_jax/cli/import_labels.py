@@ -45,17 +45,11 @@ _FILES = (*(f"{split}.json" for split in SPLITS), CUSTOM_STATS)
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia import-labels`."""
-    labels_help = (
-        "table (.csv, .tsv) with a header and the columns image,labels or image,label or image and a 0/1 column "
-        "for each label, optionally split; COCO's instances (.json); or a folder of photos for each label"
-    )
+    labels_help = "table with a header such as image,labels; file of another tool; or a folder of photos for each label"
     parser.add_argument("--labels", required=True, type=local, metavar="FILE|FOLDER", help=labels_help)
     parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the imported data")
     parser.add_argument("--images", type=local, metavar="FOLDER", help="photos; default: the folder of the file")
-    fraction_help = (
-        "fraction of the photos for testing, stratified by label; rare labels may take more; "
-        f"default: {_TEST_FRACTION}, or the splits of the list; 1: all photos, for evaluation only"
-    )
+    fraction_help = f"photos for testing; default: {_TEST_FRACTION}, or the splits of the list; 1: only for evaluation"
     parser.add_argument("--test_fraction", type=float, metavar="F", help=fraction_help)
     parser.add_argument("--seed", type=not_negative, default=0, metavar="N", help="seed of the random split")
     parser.add_argument("--min_images", type=positive, metavar="N", help="leave out labels with fewer photos")

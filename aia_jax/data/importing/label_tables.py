@@ -79,8 +79,11 @@ def read_table(
         _ask_about_rows(table, columns)
     if columns.labels is None:
         values = {_value(cells[column]) for _, cells in table.rows for column in columns.indicators}
-        if "-1" in values and values & {"0", ""}:
-            raise InputError(f"{path}: the columns of labels hold -1 beside 0 or blank cells; write only 1 and 0")
+        unsure = [value for value in sorted(values) if _is_number(value) and 0 < abs(float(value)) < 1]
+        unsure += ["-1 beside 0 or blank cells"] if "-1" in values and values & {"0", ""} else []
+        if unsure:
+            how = "write 1 where the label holds and 0 elsewhere; --ignore_columns leaves out columns"
+            raise InputError(f"{path}: the columns of labels hold {unsure[0]}; {how}")
         how = f"{len(columns.indicators):,} columns of 0 and 1 as labels"
     else:
         separator = "" if separator == "none" else separator or _find_separator(table, columns)
