@@ -21,12 +21,14 @@ _SPLITS = ("split", "subset", "partition")
 _NAMES = ("choices", "label", "name", "displayName")  # and all that end with "labels"
 _WEIGHTS = ("confidence", "score", "probability")
 _INSTEAD = "export COCO's JSON from the tool, or write a table image,labels"
+_ROWS = '; expected an object for each photo, as DataFrame.to_json(orient="records") writes'
 _CAPTIONS = "captions: captions are for retrieval, not for labels; see docs/retrieval.md"
 _REFUSED = {  # fields by which a format is known: its name, and what to do
     ("labels", "samples"): "imported data of this project: train with --config.data.root set to its folder",
     ("samples",): "samples.json of FiftyOne: export a FiftyOneImageClassificationDataset, and give its labels.json",
     ("_via_img_metadata",): f"a project of VGG Image Annotator: {_INSTEAD}",
     ("filename", "regions"): f"JSON of VGG Image Annotator: {_INSTEAD}",
+    ("assets",): "a project of VoTT: export CSV from VoTT",
     ("shapes", "imagePath"): f"JSON of LabelMe: {_INSTEAD}",
     ("data_row",): f"JSON of Labelbox: {_INSTEAD}",
     ("Labeled Data",): f"JSON of Labelbox: {_INSTEAD}",
@@ -52,7 +54,7 @@ def read_json_labels(path: Path, *, photo_column: str = "", label_column: str = 
         lists = [value for value in document.values() if isinstance(value, list) and value and _is_object(value[0])]
         images = document.get("images") if "categories" in document else None
         _refuse(path, document, *(value[0] for value in lists if value is not images))
-        if isinstance(document.get("classes", []), list | None) and _is_object(document.get("labels")):
+        if document.keys() <= {"classes", "labels"} and _is_object(document.get("labels")):
             read = _read_fiftyone
         elif isinstance(document.get("items"), list) and _is_object(document.get("categories")):
             read = _read_datumaro
@@ -260,6 +262,8 @@ def _read_records(path: Path, records: list, photo_column: str, label_column: st
     def read(record: dict) -> tuple[str, tuple[str, ...], str]:
         name, value = record[photo], record[label]
         name = name.get("path") if _is_object(name) else name
+        if not isinstance(name, str):
+            raise ValueError(f"{record[photo]!r:.60} is no name of a photo{_ROWS}")
         if isinstance(value, str) and label not in _ONE and any(sign in value for sign in "|;, "):
             raise ValueError(f'{label} {value!r:.60} can be one label or several; write a list such as ["sky", "sea"]')
         part = str(record.get(split) or "").lower()

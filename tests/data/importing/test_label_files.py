@@ -283,6 +283,10 @@ REFUSED = {
     "not in the format 'CVAT for images 1.1'": b"<annotations><track id='0'/></annotations>",
     "Datumaro's JSON, but has no list": {"items": [], "categories": {"label": []}},
     "is not XML: ": b"<annotations>",
+    "a project of VoTT: export CSV": {"name": "x", "assets": {}, "tags": [{"name": "dog"}]},
+    'as DataFrame.to_json(orient="records") writes': {"image": {"0": "b.jpg"}, "labels": {"0": ["sea"]}},
+    "is no name of a photo; expected an object for each photo": {"image": ["b.jpg"], "labels": [["sea"]]},
+    "has the fields 0, of no known tool; expected": {"0": {"image": "b.jpg", "labels": ["sea"]}},
     "is not XML: limit on input amplification": BOMB,
 }
 
