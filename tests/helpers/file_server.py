@@ -21,7 +21,6 @@ class Served:
     Attributes:
         etag, last_modified: headers; "": none.
         has_ranges: whether to respect the header Range.
-        has_if_range: whether to respect the header If-Range.
         statuses: status codes of the first responses, without a body.
         breaks: number of body bytes after which the connection breaks, for the first responses with a body.
         has_length: whether to send the size.
@@ -32,7 +31,6 @@ class Served:
     last_modified: str = ""
     content_type: str = "application/zip"
     has_ranges: bool = True
-    has_if_range: bool = True
     statuses: list[int] = dataclasses.field(default_factory=list)
     breaks: list[int] = dataclasses.field(default_factory=list)
     has_length: bool = True
@@ -106,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(served.statuses.pop(0))
         same = self.headers.get("If-Range") in (None, served.etag, served.last_modified)
         start, size = 0, len(served.content)
-        if asked and served.has_ranges and (same or not served.has_if_range):
+        if asked and served.has_ranges and same:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= size:
                 return self._send(416, headers={"Content-Range": f"bytes */{size}"})

@@ -114,17 +114,14 @@ def _refuse(path: Path, *values: Any) -> None:
 
 
 def _collect(
-    path: Path,
-    layout: str,
-    entries: Iterable[tuple[str, Any]],
-    read: Callable[[Any], tuple],
-    *,
-    unused: Collection[str] = (),
-    one_each: bool = True,
+    path: Path, layout: str, entries: Iterable, read: Callable, unused: Collection[str] = (), one_each: bool = True
 ) -> LabelList:
     """Applies `read`, which returns photo, labels and optionally split or raises ValueError, to each entry.
 
-    `unused` names what is not read. `one_each`: several entries of a photo must have the same labels.
+    Args:
+        entries: pairs of a place in the file and the argument of `read`.
+        unused: fields and attributes that are not read.
+        one_each: whether several entries of a photo must have the same labels.
     """
     rows: Sequence[LabelRow] = []
     problems: list[str] = []

@@ -56,8 +56,6 @@ def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
 def download_from_kaggle(handle: str, folder: Path) -> Path:
     """Downloads the newest version of a data set on Kaggle with kagglehub, and returns the folder with its files.
 
-    The returned folder is inside `folder`, except in Kaggle's own notebooks: there it is elsewhere and read-only.
-
     Args:
         handle: owner and name of the data set, as "owner/name".
         folder: kagglehub's cache for this call. A later call with this folder continues an interrupted download.

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
@@ -92,10 +92,6 @@ def _attempt(file: RemoteFile, part: Path) -> None:
             start, validator = 0, _validator(response)
             part.unlink(missing_ok=True)  # the new facts below do not describe the old bytes
             write_json(_facts_path(part), {"url": file.url, "validator": validator, "num_bytes": rest})
-        else:
-            first_byte = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
-            if _validator(response) not in ("", validator) or first_byte != str(start):
-                _start_again(part)
         total = None if rest is None else start + rest
         check_room(part.parent, rest or 0)
         bar = tqdm(
@@ -118,18 +114,14 @@ def _open(url: str, part: Path, start: int, validator: str) -> http.client.HTTPR
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416:
-                _start_again(part)
+                part.unlink(missing_ok=True)
+                raise _TemporaryError("the file on the server has changed meanwhile; starting again") from None
             answer = f"the server answers {error.code} {error.reason}"
             if error.code in _TEMPORARY:
                 raise _TemporaryError(answer) from None
             raise InputError(f"{url} cannot be downloaded: {answer}") from None
     except (OSError, http.client.HTTPException) as error:
         raise _TemporaryError(f"no connection: {error or type(error).__name__}") from None
-
-
-def _start_again(part: Path) -> NoReturn:
-    part.unlink(missing_ok=True)
-    raise _TemporaryError("the file on the server has changed meanwhile; starting again")
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

@@ -67,8 +67,6 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
     folder = Path(config_data.root) / config_data.name
     stem = next((name for name in _FILES[split] if (folder / f"{name}_caps.txt").exists()), _FILES[split][-1])
     path = folder / f"{stem}_caps.txt"
-    if not path.exists() and path.with_suffix(".tsv").exists():
-        path = path.with_suffix(".tsv")  # CC152K's tables of numbers and captions; `read_captions` says what to do
     captions = read_captions(path)
     images = _features(folder / f"{stem}_ims.npy", len(captions), config_data.get("captions_per_image", 0))
     whole = CaptionSplit(images, captions, *encode_captions(captions, vocabulary, name=str(path)))
