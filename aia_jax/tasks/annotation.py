@@ -165,6 +165,14 @@ class AnnotationTask(BaseTask):
     def _load_split(self, name: str) -> Split:
         return self._source.load(name)
 
+    def _num_train_rows(self) -> int:
+        """Returns the number of training images.
+
+        If train.json has fewer images than a batch, returns their number, and does not prepare them.
+        """
+        count = datasets.count_images(self.config.data, "train")
+        return count if count < self.config.batch_size else super()._num_train_rows()
+
     def _train_source(self) -> RowSource:
         return {} if self.config.data.placement == "device" else self.train_arrays()
 

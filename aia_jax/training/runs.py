@@ -20,6 +20,7 @@ from aia_jax.utils.config_fields import FIELDS, flatten
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, write_json
 from aia_jax.utils.messages import differences
+from aia_jax.utils.packages import version_numbers
 from aia_jax.version import __version__
 
 if TYPE_CHECKING:
@@ -150,6 +151,11 @@ def read_run_config(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{workdir} is no folder of a run: {path} is not there; name the folder given to aia train")
     config = read_json(path, f"the config of the run in {workdir}")
+    written = "0"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # converted weights have no such file
+        written = json.loads((workdir / "environment.json").read_bytes())["packages"]["aia_jax"]
+    if version_numbers(written) > version_numbers(__version__):
+        raise InputError(f"{workdir} was written by aia_jax {written}, and this is {__version__}; install {written}")
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise InputError(f"{path} does not say what model {workdir} holds; name another folder of a run")
     return config

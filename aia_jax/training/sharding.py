@@ -29,13 +29,12 @@ def available_devices() -> list[jax.Device]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts that at least one platform has started
-        chosen = [f"{name}={os.environ[name]}" for name in _CHOOSING if os.environ.get(name)]
-        where = f" as {' '.join(chosen)} says" if chosen else ""
+        chosen = {name: f"{name}={os.environ[name]}" for name in _CHOOSING if os.environ.get(name)}
+        where = f" as {' '.join(chosen.values())} says" if chosen else ""
         reason = (str(error).strip() or "the platform did not start").splitlines()[0]
-        raise InputError(
-            f"JAX cannot compute{where}: {reason:.300}; set JAX_PLATFORMS=cpu to compute on the CPU, or unset the "
-            "variable to let JAX choose a platform that this machine has"
-        ) from error
+        advice = f"unset {' and '.join(chosen)} to let JAX choose, " * bool(chosen)
+        advice += "set JAX_PLATFORMS=cpu alone to compute on the CPU"
+        raise InputError(f"JAX cannot compute{where}: {reason:.300}; {advice}") from error
 
 
 def _traceback_to_line(record: logging.LogRecord) -> bool:

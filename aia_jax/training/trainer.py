@@ -64,8 +64,8 @@ class Trainer:
         graphdef, _ = abstract_weights(task.build_model, self.mesh)
         if task.epoch_end(1) < 1:
             raise InputError(
-                f"config.batch_size={config.batch_size} is larger than the training data of "
-                f"{task.epoch_end(config.batch_size):,}; set a smaller multiple of {self.mesh.size}"
+                f"config.batch_size={config.batch_size} is larger than the training data, at most "
+                f"{task.epoch_end(config.batch_size):,}; set a smaller one, a multiple of {self.mesh.size}"
             )
         self.total_steps = task.epoch_end(config.epochs)
         optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)

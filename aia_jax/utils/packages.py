@@ -33,9 +33,9 @@ def check_versions() -> None:
                 installed = metadata.version(name)
             except metadata.PackageNotFoundError:
                 installed = "none"
-            if _numbers(installed) < _numbers(least[1]):
+            if version_numbers(installed) < version_numbers(least[1]):
                 problems.append((f"{name} {least[1]} or newer (installed: {installed})", needed))
-            elif most and _numbers(installed) >= _numbers(most[1]):
+            elif most and version_numbers(installed) >= version_numbers(most[1]):
                 problems.append((f"{name} below {most[1]} (installed: {installed})", needed))
     if problems:
         texts, packages = zip(*problems, strict=True)
@@ -49,6 +49,7 @@ def _requirements() -> list[str]:
         return []
 
 
-def _numbers(version: str) -> list[int]:
+def version_numbers(version: str) -> list[int]:
+    """Returns the first three numbers of a version, such as [0, 11, 2]."""
     numbers = [int(number) for number in re.findall(r"\d+", version)[:3]]
     return numbers + [0] * (3 - len(numbers))

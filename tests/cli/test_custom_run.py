@@ -157,7 +157,7 @@ def test_other_photos_are_evaluated_by_the_statistics_of_training(folder, tmp_pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"batch_size": 64}, "batch_size=64 is larger than the training data of 37; set a smaller multiple of 8"),
+        ({"batch_size": 40}, "=40 is larger than the training data, at most 37; set a smaller one, a multiple of 8"),
         ({"data.root": "nowhere"}, "nowhere/channel_stats.json does not exist; config.data.root must be the folder"),
     ],
 )
@@ -166,6 +166,13 @@ def test_misfits_are_reported_before_training(folder, tmp_path, overrides, messa
         train(config_of(folder, **overrides), tmp_path / "run")
     assert message in str(caught.value)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_batch_of_too_many_photos_is_refused_before_photos_are_resized(folder, tmp_path):
+    config = config_of(folder, **{"batch_size": 64, "data.cache_dir": str(tmp_path / "cache")})
+    with pytest.raises(InputError, match="larger than the training data, at most 48"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ def test_a_platform_that_is_not_there_is_never_a_damaged_checkpoint(annotator, f
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     with pytest.raises(InputError, match=r"^JAX cannot compute as JAX_PLATFORMS=cuda says: Unable to initialize"):
         run_arrays(annotator)
+    monkeypatch.setenv("JAX_PLATFORM_NAME", "gpu")  # the older name of the variable
+    with pytest.raises(InputError, match="unset JAX_PLATFORMS and JAX_PLATFORM_NAME to let JAX choose"):
+        run_arrays(annotator)
+    monkeypatch.delenv("JAX_PLATFORM_NAME")
     run, photos, output = f"--workdir={annotator}", f"--images={tmp_path}", f"--output={tmp_path}/o.npy"
     for argv in (
         ["evaluate", "--config=demo", run],

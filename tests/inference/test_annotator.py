@@ -79,6 +79,11 @@ def test_thresholds_of_the_run_are_used(workdir, pixels, tmp_path):
         ("config.json", b'{"task": "annotation", "model": {}, "data": {}}', "json is damaged, or of another version"),
         ("config.json", ("hidden_size", '"x"'), "config.json is damaged, or of another version"),
         ("config.json", ("hidden_size", "0"), "config.model.hidden_size=0 must be at least 1"),
+        (
+            "environment.json",
+            b'{"packages": {"aia_jax": "9.1.0"}}',
+            r"was written by aia_jax 9\.1\.0, and this is .*; install",
+        ),
         ("config.json", ("seed", '1, "seed": 1'), "config.json has the field 'seed' twice"),
         ("thresholds.json", b"\xff", "thresholds.json is not UTF-8 text"),
         ("checkpoints/0/info/metadata", b"{", "checkpoints/0 is damaged: info: .* sets it aside"),

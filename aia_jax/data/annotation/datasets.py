@@ -218,6 +218,13 @@ def read_vocabulary(config_data: ConfigDict) -> tuple[str, ...]:
         raise
 
 
+def count_images(config_data: ConfigDict, split: str) -> int:
+    """Returns the number of images of the split "train" or "test". Raises InputError as `load_split` does."""
+    if config_data.name == "scenes":
+        return len(scene_indices(config_data, split))
+    return len(read_annotations(config_data.root, config_data.name, split).image_names)
+
+
 def photo_paths(config_data: ConfigDict, split: str) -> dict[str, Path]:
     """Returns a dict from photo name to path; {} for the generated data set "scenes", which has no photo files.
 
