@@ -81,6 +81,8 @@ def _fields(path: Path, document: dict, field: str, problems: list[str]) -> Iter
     wanted = _COCO_FIELDS[field]
     for index, entry in enumerate(document[field]):
         where = f"{path.name}: {field}[{index}]"
+        if field == "images" and isinstance(entry, dict) and "coco_url" in entry:  # LVIS has no file_name
+            entry = {"file_name": entry["coco_url"], **entry}
         lacking = [name for name in wanted if not isinstance(entry, dict) or name not in entry]
         if lacking:
             problems.append(f"{where} has no {' and no '.join(lacking)}")

@@ -33,6 +33,7 @@ _REFUSED = {  # fields by which a format is known: its name, and what to do
     ("data_row",): f"JSON of Labelbox: {_INSTEAD}",
     ("Labeled Data",): f"JSON of Labelbox: {_INSTEAD}",
     ("result", "task"): "one annotation of Label Studio's storage: export the project as JSON",
+    ("segments_info",): "COCO's panoptic segmentation: give COCO's file of instances",
     ("sentences",): _CAPTIONS,
     ("caption",): _CAPTIONS,
 }

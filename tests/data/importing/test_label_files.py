@@ -62,12 +62,13 @@ def test_coco_of_other_tools_is_read(write):
         {"image_id": 9, "category_id": "2"},
     ]
     document["categories"] += [{"id": 3, "name": 33, "supercategory": "none"}]
+    document["images"][0] = {"id": 7, "coco_url": "http://images/a.jpg", "neg_category_ids": [5]}
     found = read_labels_of(write(document, "a.json"))
-    assert labels_of(found) == {"train/a.jpg": {"sky"}, "b.jpg": {"sea", "sky"}, "c": set()}
+    assert labels_of(found) == {"http://images/a.jpg": {"sky"}, "b.jpg": {"sea", "sky"}, "c": set()}
     assert "(1 more are not used)" in found.understood
     document["images"][1]["id"] = "7"  # 7 and "7" are two photos
     found = read_labels_of(write(document, "b.json"))
-    assert labels_of(found) == {"train/a.jpg": set(), "b.jpg": {"sky"}, "c": set()}
+    assert labels_of(found) == {"http://images/a.jpg": set(), "b.jpg": {"sky"}, "c": set()}
 
 
 def choices(*names, **fields):
@@ -247,6 +248,7 @@ REFUSED = {
     "CVAT leaves tags out of this format: export 'CVAT for images 1.1' or": BARE,
     "has no list 'annotations'": {"images": [], "categories": []},
     "captions are for retrieval": {**BARE, "annotations": [{"image_id": 1, "caption": "a dog"}]},
+    "COCO's panoptic segmentation: give": {**BARE, "annotations": [{"image_id": 1, "segments_info": []}]},
     "so they are predictions": {**BARE, "annotations": [{"image_id": 1, "category_id": 1, "score": 0.4}]},
     "no field of the labels among image_id, category_id, score": [{"image_id": 1, "category_id": 1, "score": 0.4}],
     "imported data of this project: train with": {
