@@ -111,15 +111,15 @@ def test_memory_does_not_grow_with_the_images(paths):
         tracemalloc.start()
         vocabulary = KeywordVocabulary.fit(documents())
         images = zip(itertools.count(), map(vocabulary.encode, documents()))
-        write_keyword_records(*paths, images, 20_000)
+        write_keyword_records(*paths, images, 10_000)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
 
-    peak(2000)
-    few, many = peak(2000), peak(20_000)
+    peak(1000)
+    few, many = peak(1000), peak(10_000)
     assert many < 1.1 * few
-    assert read_keyword_record(paths[0], np.arange(20_000), 20, 300)[1].sum() == 400_000
+    assert read_keyword_record(paths[0], np.arange(10_000), 20, 300)[1].sum() == 200_000
 
 
 def test_records_are_written_and_read(paths):
