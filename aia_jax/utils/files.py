@@ -145,7 +145,15 @@ def read_text(path: Path, *, newline: str | None = None, encoding: str | None = 
     try:
         if not encoding:
             with path.open("rb") as file:
-                encoding = json.detect_encoding(file.read(4))  # by a byte-order mark or zero bytes; else UTF-8
+                head = file.read(4)
+            if head.startswith((b"PK\3\4", b"PAR1", b"\x1f\x8b")):
+                raise InputError(f"{path} is a spreadsheet, an archive or a binary file; write it as text, such as CSV")
+            encoding = json.detect_encoding(head)  # by a byte-order mark or zero bytes
+            if encoding[-2:] in ("le", "be") and [not byte for byte in head] not in (
+                [False, True] * 2,
+                [True, False] * 2,
+            ):
+                encoding = "utf-8"
         with path.open(encoding=encoding, newline=newline) as file:
             return file.read().removeprefix("\ufeff")
     except UnicodeError as error:
@@ -160,10 +168,7 @@ def read_text(path: Path, *, newline: str | None = None, encoding: str | None = 
 
 def _other_encodings(path: Path) -> str:
     """Returns lines that show the first line that is not ASCII in other encodings."""
-    content = path.read_bytes()
-    if content.startswith(b"PK\3\4"):
-        return "; it is a spreadsheet file or an archive"
-    line = next((line for line in content.splitlines() if not line.isascii()), b"")
+    line = next((line for line in path.read_bytes().splitlines() if not line.isascii()), b"")
     readings = {name: line.decode(name, errors="replace") for name in _ENCODINGS}
     shown = [f"\n  as {name}: {printable(text):.60}" for name, text in readings.items() if "\ufffd" not in text]
     return f"; its encoding may be one of these:{''.join(shown)}" if shown else ""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import atomic_path, list_files, read_json, write_bytes, write_json
+from aia_jax.utils.files import atomic_path, list_files, read_json, read_text, write_bytes, write_json
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 NUMBERS = st.integers() | st.floats() | st.integers(min_value=10**4000, max_value=10**4001)
@@ -44,6 +44,18 @@ def test_invalid_json_is_refused(tmp_path, content, message):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(InputError, match=re.escape(f"a.json {message}")):
         read_json(tmp_path / "a.json", "a thing")
+
+
+@pytest.mark.parametrize("head", [b"PK\3\4", b"PAR1", b"\x1f\x8b\x08"])
+def test_binary_files_are_named(tmp_path, head):
+    (tmp_path / "a.csv").write_bytes(head + b"image,labels")
+    with pytest.raises(InputError, match=r"a\.csv is a spreadsheet, an archive or a binary file; write it as text"):
+        read_text(tmp_path / "a.csv")
+
+
+def test_a_zero_byte_alone_shows_no_encoding(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\0bc\n")
+    assert read_text(tmp_path / "a.txt") == "a\0bc\n"
 
 
 def test_only_the_given_fields_are_kept(tmp_path):

@@ -21,6 +21,7 @@ _PATTERNS = {
     r"(?i).*\w://.*|(\.{0,2}[/\\]|[a-z]:[/\\]).*|.*[/\\].*[/\\].*": "looks like a path or an address",
     r"""[\[{].*[\]}]|.*['"]\s*:.*""": "looks like a part of JSON or of a list",
     r"""(['"\u201c\u2018]).*['"\u201d\u2019]|'.*""": "has quotes that belong to the file",
+    r".*[:=(\s]\s*([01]?[.,]\d+|\d+([.,]\d+)?\s?%)\)?": "has a score",
     r".*&(amp|lt|gt|quot|apos|nbsp|#\w+)\b.*": "has a character code of HTML",
     rf".{{{_MAX_LENGTH + 1},}}": f"is longer than {_MAX_LENGTH} characters",
 }

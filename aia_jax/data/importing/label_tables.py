@@ -7,7 +7,7 @@ from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow
+from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow, leave_out_different
 from aia_jax.data.importing.table_text import LISTS, TableText, choose_separator, read_rows, split_cell
 from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.errors import InputError
@@ -20,7 +20,10 @@ _LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "cate
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 _UNNAMED = re.compile(r"(unnamed:\d+)?")  # the name that pandas gives to a column of row numbers
 _DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", LISTS: "lists"}  # descriptions of separators
-_YES, _NO = ("1", "true", "t", "yes", "y", "x"), ("0", "-1", "false", "f", "no", "n", "")
+_YES = ("1", "true", "t", "yes", "y", "x", "positive", "pos", "present", "correct")
+_NO = ("0", "-1", "false", "f", "no", "n", "", "negative", "neg", "absent", "incorrect")
+_ROWS = re.compile("conf|score|verif|absent|is.?(valid|train|test)")  # the same for columns beside columns of 0 and 1
+_AUTHORS = re.compile("annotator|worker|rater|labell?er|user")
 _NEGATIVE = re.compile("absent|negat|reject|delet|cancel|invalid|wrong")
 _WEIGHTS = re.compile(  # names of columns that say which rows count
     rf"{_NEGATIVE.pattern}|conf|score|prob(?!lem)|likelihood|certain|verif|presen|(^|[^a-z]|is)(valid|value|positive)"
@@ -103,6 +106,7 @@ def read_table(
             found.append(LabelRow(where, cells[columns.photo].strip(), labels, SPLIT_NAMES.get(part.lower(), "")))
         except ValueError as problem:
             problems.append(f"{where}: {problem}")
+    found = leave_out_different(found, problems) if columns.labels is None else found
     if problems and not found:
         raise InputError(f"{path} has no row that can be read:{list_problems(problems)}")
     if columns.split is not None:
@@ -116,8 +120,8 @@ def read_table(
 
 
 def _key(name: str) -> str:
-    """Returns the form of a column name that is compared with known names: ImageID and image_id become imageid."""
-    return re.sub(r"[\s_-]+", "", name.lower())
+    """Returns the form of a column name that is compared with known names: a.ImageID and image_id become imageid."""
+    return re.sub(r"[\s_-]+", "", name.lower().rpartition(".")[2])
 
 
 def _index(table: TableText, name: str, flag: str) -> int:
@@ -130,8 +134,6 @@ def _index(table: TableText, name: str, flag: str) -> int:
 def _find_columns(table: TableText, photo_column: str, label_column: str, ignored: list[int]) -> _Columns:
     path, header = table.path, table.header
     names = [_key(name) for name in header]
-    if twice := sorted({name for name in header if name and header.count(name) > 1}):
-        raise InputError(f"{path}: two columns are called {twice[0]!r}")
     left = [column for column in range(len(header)) if column not in ignored]
 
     def find(given: str, flag: str, known: Sequence[str], fits: Callable[[str], bool]) -> int | None:
@@ -157,8 +159,13 @@ def _find_columns(table: TableText, photo_column: str, label_column: str, ignore
             f"({', '.join(_PHOTO_COLUMNS)}); the first line must be a header such as image,labels; "
             "--photo_column names a column"
         )
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        raise InputError(f"{path}: two columns are called {twice[0]!r}")
     left = [column for column in left if column != photo]
     labels = find(label_column, "--label_column", _LABEL_COLUMNS, lambda cell: not _is_number(cell))
+    numbered = [name for name in header if re.fullmatch(r"(label|tag|class|category|keyword|choice)s?\d+", _key(name))]
+    if labels is None and numbered:
+        raise InputError(f"{path}: join {', '.join(numbered)} into one column labels, whose cells are such as sky|sea")
     split = next((column for name in _SPLIT_COLUMNS for column in left if names[column] == name), None)
     others = [column for column in left if column not in (labels, split)]
     indicators = [column for column in others if labels is None and not _UNNAMED.fullmatch(names[column])]
@@ -201,7 +208,10 @@ def _ask_about_rows(table: TableText, columns: _Columns) -> None:
         filled, flags = values - {""}, values <= {*_YES, *_NO}
         numbers = all(map(_is_number, filled))
         if columns.labels is None:  # a label may have any name
-            asked = flags and len(columns.indicators) > 1 and re.search("conf|score|verif|absent", name.lower())
+            asked = flags and len(columns.indicators) > 1 and _ROWS.search(name.lower())
+        elif _AUTHORS.search(name.lower()):
+            answers = {(cells[columns.photo], cells[column]) for _, cells in table.rows}
+            asked = len(values) <= _MAX_VALUES and len(answers) > len({photo for photo, _ in answers})
         elif _WEIGHTS.search(name.lower()):
             few = filled and (numbers or len(values) <= _MAX_VALUES)
             asked = few and (_NEGATIVE.search(name.lower()) or not values <= {*_YES})
@@ -209,7 +219,8 @@ def _ask_about_rows(table: TableText, columns: _Columns) -> None:
             asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(_key(name))
         if asked:
             names.append(name)
-            conditions = [(">=", "0.5")] if numbers and not flags else [("=", text) for text in sorted(values)]
+            graded = numbers and (len(values) > _MAX_VALUES or "." in "".join(values))
+            conditions = [(">=", "0.5")] if graded else [("=", text) for text in sorted(values)]
             for compare, value in conditions:
                 kept = sum(_meets(cells[column], compare, value) for _, cells in table.rows)
                 shown.append(f'\n  --rows "{name} {compare} {value}": reads {kept:,} of {len(table.rows):,} rows')
@@ -217,7 +228,7 @@ def _ask_about_rows(table: TableText, columns: _Columns) -> None:
         raise InputError(
             f"{table.path}: {', '.join(map(repr, names))} may say which rows count; choose one:{''.join(shown)}\n"
             f"  --ignore_columns {' '.join(map(repr, names))}: reads all rows"
-            f"{'; a label needs another name' if columns.labels is None else ''}"
+            f"{'; a label needs another name' if columns.labels is None else ''}; splits need a column split"
         )
 
 
@@ -241,11 +252,11 @@ def _indicated_labels(cells: list[str], header: list[str], columns: _Columns) ->
 
 
 def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text.strip().lower(), re.ASCII))
+    return bool(re.fullmatch(r"[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?", text.strip().lower(), re.ASCII))
 
 
 @functools.lru_cache
 def _value(cell: str) -> str:
-    """Returns the form of a cell that is compared: in lower case, and 1.0 as 1."""
+    """Returns the form of a cell that is compared: in lower case, 1.0 as 1, and 0,5 as 0.5."""
     text = cell.strip().lower()
-    return str(float(text)).removesuffix(".0") if _is_number(text) else text
+    return str(float(text.replace(",", "."))).removesuffix(".0") if _is_number(text) else text

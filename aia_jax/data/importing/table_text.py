@@ -104,7 +104,7 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
     2. "|", ";" or "," separates labels if it is the only one in the cells, and what it separates also occurs elsewhere:
        as a whole cell, or at another place in a cell. "|" and ";" do not need this evidence if `several` and not
        `repeated`.
-    3. Spaces need more evidence, and only separate labels if `several`, and not `repeated`.
+    3. Spaces separate labels if all words are also whole cells, if `several`, and not `repeated`. Line ends always do.
     4. Other signs, such as "#", are never chosen: the message asks about them.
 
     Args:
@@ -130,11 +130,13 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
         for sign in sorted({*_OTHER_SIGNS.findall(cell)}.difference(_SIGNS, signs)):
             if len(parts := _parts(cell, sign)) > 1 and known.issuperset(parts):
                 signs.append(sign)
+    if not signs and any("\n" in cell for cell in cells):
+        return "\n"
     if not signs and (repeated or not any(" " in cell for cell in cells)):
         return ""
     shares = {sign: _evidence(cells, sign) for sign in signs or " "}
     strong = [sign for sign, share in shares.items() if share >= 0.5]
-    if not signs and several == bool(strong):
+    if not signs and (shares[" "] == 1 if several else not strong):
         return " " if several else ""
     if signs:
         clear = strong if not any(share for sign, share in shares.items() if sign not in strong) else []
@@ -174,7 +176,7 @@ def split_cell(cell: str, separator: str) -> tuple[str, ...]:
 
 
 def _parts(cell: str, separator: str) -> list[str]:
-    if separator.isspace() or not separator or not cell:
+    if not separator.strip(" ") or not cell:
         return cell.split() if separator else [cell] * bool(cell)
     parts = cell.split(separator)
     if separator in _SIGNS and re.search(f'(^|{re.escape(separator)}) *"', cell) and "\n" not in cell:
@@ -186,17 +188,18 @@ def _parts(cell: str, separator: str) -> list[str]:
 def _evidence(cells: Sequence[str], sign: str) -> float:
     """Returns the share of cells with `sign` whose parts also occur as a whole cell, or at another place in a cell.
 
-    Spaces need two such parts in a cell, as in "polar bear" and "bear" a space does not separate labels.
+    With spaces, all parts must be whole cells, as in "polar bear" and "bear" a space does not separate labels.
     """
     places = defaultdict(set)
     split = [_parts(cell, sign) for cell in cells]
     for parts in split:
         for index, part in enumerate(parts):
             places[part].add((index == 0, index == len(parts) - 1))
-    moving = {part for part, found in places.items() if len(found) > 1} | {p[0] for p in split if len(p) == 1}
+    whole = {parts[0] for parts in split if len(parts) == 1}
+    moving = {part for part, found in places.items() if len(found) > 1} | whole
     several = [parts for parts in split if len(parts) > 1]
-    needed = 2 if sign == " " else 1
-    return sum(len(moving & set(parts)) >= needed for parts in several) / max(len(several), 1)
+    count = sum(whole.issuperset(parts) if sign == " " else not moving.isdisjoint(parts) for parts in several)
+    return count / max(len(several), 1)
 
 
 def _has_brackets(cell: str) -> bool:

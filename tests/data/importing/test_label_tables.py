@@ -135,6 +135,8 @@ TWO_PHOTOS = [("a.jpg", "dog", "cat"), ("b.jpg", "dog")]
         (b'image,choice\na.jpg,"{""choices"": [""dog"", ""cat""]}"\nb.jpg,dog\n', {}),
         (b'image,labels\na.jpg,"[{""x"": 1, ""rectanglelabels"": [""dog"", ""cat""]}]"\nb.jpg,"[""dog""]"\n', {}),
         (b"image,labels\na.jpg,\"{'dog': 1, 'cat': 1, 'x': 0}\"\nb.jpg,['dog']\n", {}),
+        (b'image,labels\na.jpg,"dog\ncat"\nb.jpg,dog\n', {}),
+        (b"photo;labels;score\na.jpg;dog|cat;0,5\na.jpg;sea;0,05\nb.jpg;dog;1,0\n", {"rows": ["score >= 0,5"]}),
         (b"id,image,file_name,labels\n7,1,a.jpg,dog;cat\n8,2,b.jpg,dog\n", {}),
         (b"filename, dog, cat\na.jpg, 1, Y\nb.jpg, 1, \n", {}),
         (b"image,dog,cat,url\na.jpg,1,1,u/1\nb.jpg,1,0,u/2\n", {"ignore_columns": ["url"]}),
@@ -154,6 +156,7 @@ def test_rows_are_chosen_by_a_condition(read):
     for condition in ("Confidence >= 0.5", "Confidence != 0", "Confidence>0.5", "sure = high"):
         assert rows_of(read(text, rows=[condition])) == [("a", "dog"), ("b", "dog")]
     assert len(read(text, ignore_columns=["Confidence", "sure"]).rows) == 3
+    assert len(read("image,label,user\na,dog,1\na,cat,1\nb,dog,2\n").rows) == 3  # each photo has one author
     found = read(text, rows=["sure = high", "Confidence < 1"])
     assert rows_of(found) == [("b", "dog")]
     assert "1 of 3 rows have sure = high and Confidence < 1" in found.understood
@@ -188,6 +191,24 @@ def test_rows_are_chosen_by_a_condition(read):
         ("image,dog,cat\na,1,-1\nb,,0\n", {}, ["hold -1 beside 0 or blank cells; write 1 where the"]),
         ("image,dog,width\na,1,640\nb,0,480\n", {}, ["'width' holds '640'", "--ignore_columns 'width' leaves out"]),
         ("image,dog,a b\na,?,640\n", {}, ["'dog' holds '?', 'a b' holds '640'", "--ignore_columns 'dog' 'a b' leaves"]),
+        (
+            "f.filepath,tags,truth.label\na,val,dog\n",
+            {},
+            ["--label_column tags: 'val'", "--label_column truth.label: 'dog'"],
+        ),
+        ("image,label1,label2\na,dog,\n", {}, ["join label1, label2 into one column labels"]),
+        ("0.jpg,0,1,1\n1.jpg,0,0,1\n", {}, ["the first line must be a header such as image,labels"]),
+        ("image,dog,cat\na,1,0\na,0,1\n", {}, ["the entries of 'a' have different labels"]),
+        ("image,dog,cat,is_valid\na,1,0,0\n", {}, ['--rows "is_valid = 0"', "splits need a column split"]),
+        ("image,label,polarity\na,dog,negative\na,cat,positive\n", {}, ['--rows "polarity = positive": reads 1']),
+        (
+            "image,label,score\na,dog,0,5\n".replace(",", ";").replace("0;5", "0,5"),
+            {},
+            ['--rows "score >= 0.5": reads 1'],
+        ),
+        ("image,choice,annotator\na,dog,1\na,cat,2\n", {}, ['--rows "annotator = 1": reads 1 of 2 rows']),
+        ("image,tags\na,John Doe\nb,Ann Doe\nc,dog John Doe\nd,dog\n", {}, ["--separator none: ", '--separator " ": ']),
+        ("image,tags\na,sky sea\nb,sky\nc,sea\nd,polar bear\n", {}, ["--separator none: ", '--separator " ": ']),
         ("image,path,label\na.jpg,b.jpg,dog\n", {}, ["--photo_column image: 'a.jpg'", "--photo_column path: 'b.jpg'"]),
         (
             "image,label,class\na.jpg,dog,animal\n",
