@@ -1,7 +1,6 @@
 """Finds the photos that a list names. Lists of other tools write other folders, another case or another suffix."""
 
 import functools
-import itertools
 import os
 import re
 import sys
@@ -23,13 +22,13 @@ _MOST_COMPARED = 1000  # photos with the same last part of the name
 class PhotoFinder:
     """Finds photos below `folder` by the names in a list.
 
-    A file with exactly the given name comes first. Otherwise, the last part of the name decides: in any Unicode form
-    and any case, then with any suffix. Addresses and percent signs are decoded. If several photos have this last part,
-    the photo with the most of the given folders is taken. If that is not exactly one photo, none is taken.
+    A file with exactly the given name comes first. Otherwise, the longest end of the given path that a photo has
+    decides: with folders in any form, and with a last part in any Unicode form and any case, then with any suffix.
+    Addresses and percent signs are decoded. If several photos have this end, none is taken.
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._root = folder, os.path.realpath(folder)
+        self._folder = folder
         self._claims: dict[str, str] = {}  # of each photo: the first name in the list that leads to it
         self._others: dict[str, str] = {}  # the names in the list that differ from those of their photos
         self.find = functools.cache(self._find)
@@ -65,34 +64,27 @@ class PhotoFinder:
         return not raw and not name_problem(path) and os.path.isfile(self._folder / path)
 
     def _search(self, name: str) -> list[str]:
-        """Returns the photos that the name can mean. Photos in a folder of the given name come first."""
+        """Returns the photos that have the longest end of the path `name`."""
         for given in _readings(name):
-            folders, last = os.path.split(given)
-            for parent in (_folded(os.path.basename(folders)), ""):
-                candidates = self._photos.get((parent, _key(last)), [])
+            *folders, last = given.split("/")
+            forms = (_folded, lambda text: _folded(_stem(text)), *[_key] * (given != name))
+            for start in range(len(folders) + 1):
+                candidates = self._photos.get("/".join([*map(_folded, folders[start:]), _key(last)]), [])
                 if len(candidates) > _MOST_COMPARED:
                     return candidates
-                scores = {path: self._agreement(path, folders, last) for path in candidates}
-                best = max(scores.values(), default=(0, 0))
-                if best[0] or (scores and given != name):  # other signs in the name: only of uploads and addresses
-                    return [path for path, score in scores.items() if score == best]
+                for form in forms:
+                    if found := [path for path in candidates if form(os.path.basename(path)) == form(last)]:
+                        return found
         return []
 
-    def _agreement(self, path: str, folders: str, last: str) -> tuple[int, int]:
-        """Returns how well the names of the files agree, 0 to 2, and how many folders agree, from the end on."""
-        folder, name = os.path.split(os.path.join(self._root, path))
-        alike = (_folded(name) == _folded(last)) + (_folded(_stem(name)) == _folded(_stem(last)))
-        pairs = zip(_folded(folder).split("/")[::-1], _folded(folders).split("/")[::-1], strict=False)
-        return alike, len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
-
     @functools.cached_property
-    def _photos(self) -> dict[tuple[str, str], list[str]]:
-        """All photos of the folder by `_key`, and by the name of their own folder and `_key`."""
-        photos = defaultdict(list)
+    def _photos(self) -> dict[str, list[str]]:
+        """All photos by each end of their paths: the folded names of folders, and the `_key` of the file."""
+        photos, root = defaultdict(list), os.path.basename(os.path.realpath(self._folder))
         for path in PhotoFiles().names(self._folder):
-            folder, last = os.path.split(os.path.join(self._root, path))
-            for parent in ("", _folded(os.path.basename(folder))):
-                photos[parent, _key(last)].append(path)
+            *folders, last = os.path.join(root, path).split("/")
+            for start in range(len(folders) + 1):
+                photos["/".join([*map(_folded, folders[start:]), _key(last)])].append(path)
         return photos
 
 
