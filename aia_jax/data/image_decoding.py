@@ -154,9 +154,7 @@ def _open(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
             reduced = ";16" in str(getattr(image, "tile", ""))  # Pillow keeps the high byte of colors
             image.load()
             if reduced and image.mode[0] not in "IF" and np.max(image.convert("RGB").getextrema()) < _LEAST_WHITE >> 8:
-                raise InputError(
-                    f"its values are below {_LEAST_WHITE}, whose white is unknown; save the photo with 8 bits"
-                )
+                raise InputError(f"its values are below {_LEAST_WHITE}, whose white is unknown; scale them to 8 bits")
             return convert(image)
 
 
@@ -231,8 +229,7 @@ def _to_8_bits(image: Image.Image) -> np.ndarray:
     elif image.mode[0] == "I" and low >= 0 and (high <= 255 or _LEAST_WHITE <= high < 1 << 16):
         gray = values if high <= 255 else values >> 8
     else:
-        raise InputError(
-            f"its values are in {low:g}..{high:g}, whose white is unknown; save the photo with 8 or 16 bits"
-        )
+        advice = "scale them, and save the photo with 8 or 16 bits"
+        raise InputError(f"its values are in {low:g}..{high:g}, whose white is unknown; {advice}")
     gray = gray.astype(np.uint8)
     return ~gray if tags.get(_PHOTOMETRIC) == 0 else gray  # 0: white is zero
