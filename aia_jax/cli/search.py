@@ -127,7 +127,7 @@ def _print_hits(query: str, found: SearchResult, names: Sequence[str], seconds: 
 
 def _hits(found: SearchResult, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
     from aia_jax.data.image_decoding import thumbnail
-    from aia_jax.report.search import SearchHit
+    from aia_jax.report.search_page import SearchHit
 
     for place, row in enumerate(found.rows):
         yield SearchHit(
