@@ -85,10 +85,16 @@ def _are_sizes(*tuples: tuple[int, ...]) -> bool:
     return all(type(item) is tuple and all(type(number) is int and number >= 0 for number in item) for item in tuples)
 
 
-def _make_ordered_dict(*arguments: Any) -> collections.OrderedDict:
-    if arguments:
-        raise ValueError("an OrderedDict in the form of Python 2")
-    return collections.OrderedDict()
+def _make_ordered_dict(pairs: list[Any] | None = None) -> collections.OrderedDict:
+    """Python 2 writes a list of pairs as an argument. Empties it, so that no file can have it copied many times."""
+    if pairs is None:
+        return collections.OrderedDict()
+    if type(pairs) is not list:
+        raise ValueError("an OrderedDict of something that is not a list")
+    _checked_keys(key for key, _ in pairs)
+    found = collections.OrderedDict(pairs)
+    pairs.clear()
+    return found
 
 
 def _checked_keys(keys: Iterable[Any]) -> list[Any]:
@@ -265,6 +271,9 @@ class Pickle:
             raise ForbiddenError("its pickle refers to something that is not the storage of an array")
         self.stack.append(self.load_storage(_STORAGES[dtype.name], key, num_elements, *view))
 
+    def _short_binstring(self, text: str) -> None:
+        self.stack.append(text.encode("latin1").decode())  # Python 2's strings
+
 
 def _read_instruction(file: BinaryIO) -> tuple[str, Any]:
     """Returns the name and the argument of the next instruction. Does not read arguments of forbidden instructions."""
@@ -286,7 +295,7 @@ _PLAIN += ("BINBYTES", "SHORT_BINBYTES")
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _METHODS = (  # instructions with a method of `Pickle`
     *("PROTO", "MARK", "TUPLE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "APPEND", "APPENDS", "SETITEM"),
-    *("SETITEMS", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"),
+    *("SETITEMS", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID", "SHORT_BINSTRING"),
     *("MEMOIZE", "FRAME", "ADDITEMS", "FROZENSET", "STACK_GLOBAL", "NEWOBJ_EX"),
 )
 _KNOWN = frozenset({"STOP", *_CONSTANTS, *_EMPTY, *_PLAIN, *_TUPLES, *_METHODS})

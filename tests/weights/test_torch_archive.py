@@ -160,6 +160,20 @@ SKIPPED = (  # objects of other classes, without a call of their names
 )
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_what_torch_wrote_in_python_2_is_read(tmp_path, old):
+    array = array_pickle(1, 2, 2)[:-1].replace(b"tQ", b"NtQ" if old else b"tQ")
+    for text in (b"storage", b"cpu", b"0"):  # strings of Python 2
+        array = array.replace(b"X%c\0\0\0%b" % (len(text), text), b"U%c%b" % (len(text), text))
+    state = b"ccollections\nOrderedDict\nq\0(](]q\1(U\1a" + array + b"e]q\2(U\4b.\xc3\xa9" + array + b"eetRq\3"
+    content = b"\x80\2}(U\5modelh\3U\5epochK\7u.".replace(b"h\3", state)
+    storages = {"0": np.arange(4, dtype=np.float32)}
+    (tmp_path / "a.pth").write_bytes((old_bytes if old else zip_bytes)(content, storages))
+    found = read_archive(tmp_path / "a.pth")
+    values = np.float32([1, 3])
+    assert_same(found, {"model": {"a": values, "b.é": values}, "epoch": 7})
+
+
 def is_refused(read, path):
     try:
         read(path)
