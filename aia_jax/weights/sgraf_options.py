@@ -1,4 +1,4 @@
-"""Reads and creates the options in PyTorch files of SGRAF. Compares the sizes of a file's arrays with a config.
+"""Reads and creates the options in PyTorch files of SGRAF.
 
 An array name is the encoder's number (0 image, 1 text, 2 similarity), a dot, and the name in the encoder's state dict.
 For example: `0.fc.weight`, `1.embed.weight` and `2.sim_eval_w.weight`.
@@ -8,28 +8,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.utils.errors import InputError
 
 _MARKS = ("0.fc.weight", "1.embed.weight", "2.sim_eval_w.weight")
 _REASONINGS = {"sgr": "2.SGR_module.", "saf": "2.SAF_module."}  # reasoning: start of its array names
-_EMBEDDING = "1.embed.weight"
-_SIZES = {  # field of config.model: an array with this size, and the axis of the size
-    "embed_size": ("0.fc.weight", 0),
-    "num_features": ("0.fc.weight", 1),
-    "word_size": (_EMBEDDING, 1),
-    "similarity_size": ("2.sim_eval_w.weight", 1),
-    "num_regions": ("2.v_global_w.embedding_local.1.weight", 0),
-}
 _FIXED = {"num_layers": 1, "bi_gru": True, "no_imgnorm": False, "no_txtnorm": False}  # the only values supported here
 _FIXED_OF = {"sgr": {"sgr_step": 3, **_FIXED}, "saf": _FIXED}
-
-
-def is_sgraf(names: Collection[str]) -> bool:
-    """Returns whether `names` are the array names of a file of SGRAF or Visual Semantic Loss."""
-    return any(mark in names for mark in _MARKS)
 
 
 def prefixes(names: Collection[str]) -> list[str]:
@@ -41,13 +27,7 @@ def prefixes(names: Collection[str]) -> list[str]:
 def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, where: str) -> str:
     """Returns "sgr" or "saf", from the options of a file or, if the file has no options, from the array names.
 
-    Args:
-        names: array names.
-        options: the options `opt` of the file, or None.
-        where: the file's name, for error messages.
-
-    Raises:
-        InputError: the file does not determine "sgr" or "saf", or this project has no model with these options.
+    Raises InputError if the file does not determine "sgr" or "saf", or if this project has no model with its options.
     """
     if options is None:
         found = [reasoning for reasoning, start in _REASONINGS.items() if any(name.startswith(start) for name in names)]
@@ -76,40 +56,6 @@ def reasoning_of(names: Collection[str], options: Mapping[str, Any] | None, wher
 def _shown(value: Any) -> str:
     """Returns the text of a value, or only its type if the text can be very long."""
     return repr(value) if isinstance(value, str | int | float | None) else f"({type(value).__name__})"
-
-
-def check_sizes(
-    arrays: Mapping[str, np.ndarray], reasoning: str, model: ConfigDict, num_words: int, where: str
-) -> None:
-    """Checks that the sizes and the reasoning of a file equal those of `model`, the `model` part of a config.
-
-    Does not check missing arrays, because `name_map.from_torch` reports them.
-
-    Args:
-        arrays: the file's arrays, `{name: array}`.
-        num_words: the size of the vocabulary.
-        where: the file's name, for error messages.
-
-    Raises InputError if sizes or reasoning differ. The message lists the differing fields.
-    """
-    found = {
-        field: arrays[name].shape[axis]
-        for field, (name, axis) in _SIZES.items()
-        if name in arrays and arrays[name].ndim > axis
-    }
-    differing = [
-        f"  config.model.{field}: {value} in the file, {model[field]} given"
-        for field, value in {**found, "reasoning": reasoning}.items()
-        if value != model[field]
-    ]
-    words = len(arrays[_EMBEDDING]) if _EMBEDDING in arrays and arrays[_EMBEDDING].ndim else num_words
-    if words != num_words:
-        differing.append(
-            f"  config.data.vocabulary: {words} words in the file, {num_words} in the vocabulary given; "
-            "name the vocabulary of the data it was trained on"
-        )
-    if differing:
-        raise InputError("\n".join([f"{where} holds another model than this config describes:", *differing]))
 
 
 def options_of(config: ConfigDict, num_words: int) -> dict[str, Any]:

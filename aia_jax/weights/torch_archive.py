@@ -8,7 +8,6 @@ import argparse
 import io
 import math
 import struct
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from aia_jax.utils.messages import printable
-from aia_jax.weights.torch_pickle import DTYPES, ForbiddenError, Pickle, Storage
+from aia_jax.weights.torch_pickle import DTYPES, ForbiddenError, Pickle
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
@@ -67,15 +66,14 @@ def _read_zip(file: BinaryIO, num_bytes: int) -> Any:
 
         if int(read("version")) not in _VERSIONS:
             raise ValueError("its version is unknown")
-        order = read("byteorder") if prefix + "byteorder" in names else b"little"
-        if order not in (b"little", b"big"):
-            raise ValueError("its byte order is unknown")
-        storages: dict[str, Storage] = {}
+        if prefix + "byteorder" in names and read("byteorder") != b"little":
+            raise ValueError("its byte order is not little-endian")
+        storages: dict[str, np.ndarray] = {}
 
-        def load_storage(dtype: np.dtype, key: str, num_elements: int) -> Storage:
+        def load_storage(dtype: np.dtype, key: str, num_elements: int) -> np.ndarray:
             if key not in storages:
-                storages[key] = Storage(_to_values(read(f"data/{key}"), dtype, order.decode()))
-            if len(storages[key].values) != num_elements or storages[key].values.dtype != dtype:
+                storages[key] = np.frombuffer(read(f"data/{key}"), dtype)
+            if len(storages[key]) != num_elements or storages[key].dtype != dtype:
                 raise ValueError(f"storage {key} has another size or type than its arrays say")
             return storages[key]
 
@@ -83,10 +81,10 @@ def _read_zip(file: BinaryIO, num_bytes: int) -> Any:
 
 
 def _read_legacy(file: BinaryIO, num_bytes: int) -> Any:
-    storages: dict[str, Storage] = {}
+    storages: dict[str, np.ndarray] = {}
     left = num_bytes
 
-    def reserve_storage(dtype: np.dtype, key: str, num_elements: int, view: None) -> Storage:
+    def reserve_storage(dtype: np.dtype, key: str, num_elements: int, view: None) -> np.ndarray:
         nonlocal left
         if view is not None:
             raise ValueError("its arrays have views of storages")
@@ -94,12 +92,12 @@ def _read_legacy(file: BinaryIO, num_bytes: int) -> Any:
             left -= num_elements * dtype.itemsize
             if num_elements < 0 or left < 0:
                 raise ValueError("its arrays have more bytes than the file")
-            storages[key] = Storage(np.zeros(num_elements, dtype))
-        if len(storages[key].values) != num_elements or storages[key].values.dtype != dtype:
+            storages[key] = np.zeros(num_elements, dtype)
+        if len(storages[key]) != num_elements or storages[key].dtype != dtype:
             raise ValueError(f"storage {key} has two sizes or types")
         return storages[key]
 
-    def refuse_storage(*_: Any) -> Storage:
+    def refuse_storage(*_: Any) -> np.ndarray:
         raise ValueError("an array before the header")
 
     header = Pickle(refuse_storage)
@@ -111,25 +109,19 @@ def _read_legacy(file: BinaryIO, num_bytes: int) -> Any:
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
         raise ValueError("its arrays refer to other storages than it holds")
     for key in keys:
-        storage = storages[key].values
+        storage = storages[key]
         (num_elements,) = struct.unpack("<q", file.read(8))
         data = file.read(storage.nbytes)
         if num_elements != len(storage) or len(data) != storage.nbytes:
             raise ValueError(f"storage {key} has another size than its arrays say")
-        storage[:] = _to_values(data, storage.dtype, "little")
+        storage[:] = np.frombuffer(data, storage.dtype)
     return content
-
-
-def _to_values(data: bytes, dtype: np.dtype, byte_order: str) -> np.ndarray:
-    values = np.frombuffer(data, dtype)
-    return values if byte_order == sys.byteorder else values.byteswap()
 
 
 def write_archive(path: Path, content: Any) -> None:
     """Writes a file that `torch.load(weights_only=True)` reads; its arrays become tensors.
 
     Args:
-        path: the file.
         content: dicts, lists, tuples, str, bool, int, float, None, `argparse.Namespace` and arrays.
 
     Raises:
@@ -139,7 +131,7 @@ def write_archive(path: Path, content: Any) -> None:
     pickle = b"\x80\2" + b"".join(_write(content, arrays)) + b"."
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         _write_part(archive, "data.pkl", pickle)
-        _write_part(archive, "byteorder", sys.byteorder.encode())
+        _write_part(archive, "byteorder", b"little")
         for number, array in enumerate(arrays):
             _write_part(archive, f"data/{number}", array.tobytes())
         _write_part(archive, "version", b"3\n")

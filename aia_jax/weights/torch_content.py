@@ -6,7 +6,7 @@ example, `state_dict.model` is the place of the array `model.head.w` in the dict
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ _WRAPPERS = re.compile(
     r"(?<![^.])(module|_module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 _TRAINING = re.compile(r"loss|criteri|metric|optim|sched|exp_avg", re.IGNORECASE)
-_AVERAGES = re.compile(r"n_averaged|ema_\w+|model_ema")  # arrays beside a model that have no names of a model
+# Arrays beside a model: parts of an average that have no names of a model, and its counters.
+_AVERAGES = re.compile(r"n_averaged|num_updates|steps?|initted|decay|ema_\w+|model_ema")
 _AVERAGE = re.compile(r"(^|[._])(ema|avg|average|averaged|swa)([._]|$)", re.IGNORECASE)
+_MMENGINE_AVERAGE = re.compile(r"state_dict\.")  # it saves the raw weights as `ema_state_dict`
 _TOP = "."  # the place of arrays without wrapper and prefix
 _MAX_DEPTH, _MOST_VALUES, _MOST_ARRAYS, _LONGEST_NAME = 7, 2_000_000, 100_000, 1000
 _LISTED = 5
@@ -63,7 +65,9 @@ def find_weights(content: Any, key: str, where: str) -> tuple[dict[str, Any], di
         if problem := _refusal(content, arrays, opaque):
             raise InputError(f"{where} {problem}")
         return arrays, options, []
-    place, notes = _choose(places, key, where)
+    is_mmengine = isinstance(content, dict) and {"message_hub", "ema_state_dict"} <= content.keys()
+    average = _MMENGINE_AVERAGE.match if is_mmengine else _AVERAGE.search
+    place, notes = _choose(places, key, average, where)
     inner = tuple(other for other in places if other != place and other.startswith(place))
     used = [
         name
@@ -110,14 +114,14 @@ def _refusal(content: Any, arrays: Mapping[str, Any], opaque: list[Opaque]) -> s
     return "" if arrays else f"holds no state dict {found}; save model.state_dict()"
 
 
-def _choose(places: list[str], key: str, where: str) -> tuple[str, list[str]]:
-    """Returns one of `places`, and a sentence that lists the others."""
+def _choose(places: list[str], key: str, average: Callable[[str], Any], where: str) -> tuple[str, list[str]]:
+    """Returns one of `places`, and a sentence that lists the others. `average` recognises the place of an average."""
     shown = {place: printable(place[:-1] or _TOP) for place in places}
     fitting = [place for place in places if key in ("", shown[place])] or [p for p in places if p.startswith(f"{key}.")]
     sets = f"{len(places)} sets of weights: {', '.join(shown.values())}"
     if not fitting:
         raise InputError(f"{where} holds no weights in config.weights_key={key!r}; it holds {sets}")
-    averages = [place for place in fitting if _AVERAGE.search(place)]
+    averages = [place for place in fitting if average(place)]
     if len(fitting) > 1 and len(averages) != 1:
         flag = f"--config.weights_key={shown[fitting[0]]}"
         raise InputError(f"{where} holds {sets}; choose one, for example with {flag}")

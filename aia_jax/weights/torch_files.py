@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from aia_jax.weights.torch_content import find_weights
 from aia_jax.weights.torch_pickle import ForbiddenError
 
 _MOST_SHARED = 4  # copies of a storage that all arrays of a file may need on average
-_NUM_ENCODERS = 3  # encoders of SGRAF; each encoder has its own state dict
+_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+_TRAINING_STATE = re.compile("optim|sched|scaler|training_args|rng|random_states")
 _INDEX = ".index.json"  # end of the name of a file that lists the shards of a model
 # Weights in folders of Hugging Face's libraries, the preferred file first.
 _IN_FOLDERS = (f"model.safetensors{_INDEX}", "model.safetensors", f"pytorch_model.bin{_INDEX}", "pytorch_model.bin")
@@ -30,10 +31,13 @@ _OTHER_FORMATS = {  # the first bytes of a file, and what it is
     rb"\x08[\x01-\x14][\x12\x1a\x22\x3a\x42]": "a program of ONNX or TensorFlow",
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!": "compressed; decompress it first",
     rb"(?s).{257}ustar": "a tar archive; unpack it first",
+    rb"[\t\r\n -~]+\Z|[\t\r\n -~]{40}": "a text file, such as the index of other files",
 }
 
 
-def read_torch_file(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any] | None, list[str]]:
+def read_torch_file(
+    source: str | Path, key: str = ""
+) -> tuple[dict[str, np.ndarray], dict[str, Any] | None, list[str]]:
     """Reads a `.safetensors` file, a file of `torch.save`, the index of a sharded model, or a folder with one of them.
 
     Does not use torch. See `find_weights` for what is found in a file. The names of SGRAF's arrays begin with `0.`,
@@ -50,13 +54,15 @@ def read_torch_file(path: str | Path, key: str = "") -> tuple[dict[str, np.ndarr
         InputError: the file is missing, damaged, truncated or of another format. Or its weights contain NaN, infinity
             or no arrays, or one of several sets of weights must be chosen.
     """
-    path = find_weights_file(path) or Path(path)
+    path = find_weights_file(source) or Path(source)
     if not path.is_file():
         raise InputError(f"{path} is no file; give a .pth, .pt, .bin or .safetensors file")
     paths = _shards(path)
     parts = [_read_file(part) for part in paths]
     content = {name: value for part in parts for name, value in part.items()} if len(paths) > 1 else parts[0]
     found, options, notes = find_weights(content, key, str(path))
+    if Path(source).is_dir() and (others := _other_weights(path.parent, {path, *paths})):
+        notes.append(f"{source} also holds {', '.join(others)}; {path.name} is taken. To take another file, name it")
     num_bytes = sum(value.nbytes for value in found.values())
     if num_bytes > _MOST_SHARED * sum(part.stat().st_size for part in paths):
         raise InputError(f"{path} is refused: its arrays share memory and have {num_bytes:,} bytes in all")
@@ -75,14 +81,10 @@ def find_weights_file(source: str | Path) -> Path | None:
     folder = Path(source)
     if not folder.is_dir() or (folder / "checkpoints").is_dir():
         return None
-    if any(folder.glob("*.distcp")):
+    if any(folder.glob("*.distcp")) or (folder / "zero_to_fp32.py").is_file():
         raise InputError(
-            f"{folder} is a distributed checkpoint of PyTorch; python -m torch.distributed.checkpoint.format_utils "
-            f"dcp_to_torch {folder} FILE.pth joins it"
-        )
-    if (folder / "zero_to_fp32.py").is_file():
-        raise InputError(
-            f"{folder} is a checkpoint of DeepSpeed; python {folder}/zero_to_fp32.py {folder} FOLDER joins its weights"
+            f"{folder} is a distributed checkpoint; join its weights first, in DeepSpeed with its zero_to_fp32.py, in "
+            f"PyTorch with python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pth"
         )
     return next((folder / name for name in _IN_FOLDERS if (folder / name).is_file()), None)
 
@@ -105,6 +107,12 @@ def _shards(path: Path) -> list[Path]:
     return paths
 
 
+def _other_weights(folder: Path, used: Collection[Path]) -> list[str]:
+    """Returns the names of the weights files in `folder` that are not `used`, without the state of a training."""
+    files = (path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES and path not in used)
+    return [printable(path.name) for path in files if not _TRAINING_STATE.search(path.name)]
+
+
 def _read_file(path: Path) -> Any:
     """Reads a safetensors file or a file of `torch.save`. The content decides, not the name."""
     with path.open("rb") as file:
@@ -112,9 +120,6 @@ def _read_file(path: Path) -> Any:
     for pattern, found in _OTHER_FORMATS.items():
         if re.match(pattern, start):
             raise InputError(f"{path} is {found}. A file of torch.save or safetensors is needed")
-    is_text = start[:40] and start[:40].isascii() and start[:40].translate(None, b"\t\r\n").decode().isprintable()
-    if is_text:
-        raise InputError(f"{path} is a text file, such as the index of other files, not a file of torch.save")
     if start[8:9] == b"{" or (path.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\x02")):
         return _read_safetensors(path)
     return _read_torch(path)
@@ -126,7 +131,6 @@ def write_torch_file(
     """Writes a `.safetensors` file, or a file for `torch.load`. The write is atomic.
 
     Args:
-        path: the file.
         state: `{name: array}`.
         beside: only for SGRAF: all entries of the checkpoint except the arrays. The entry `opt` is a dict of options.
             The arrays become the entry `model`, a list of three state dicts. Names must begin with `0.`, `1.` and `2.`.
@@ -139,7 +143,8 @@ def write_torch_file(
         else:
             content: dict[str, Any] = dict(state)
             if beside is not None:
-                content = {**beside, "model": _split_encoders(state), "opt": argparse.Namespace(**beside["opt"])}
+                parts = [{n[2:]: value for n, value in state.items() if n.startswith(f"{part}.")} for part in range(3)]
+                content = {**beside, "model": parts, "opt": argparse.Namespace(**beside["opt"])}
             write_archive(temporary, content)
 
 
@@ -163,14 +168,6 @@ def _read_torch(path: Path) -> Any:
     except Exception as error:  # invalid archives and pickles raise errors of almost any type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} is damaged, truncated or not a file of torch.save: {reason}") from None
-
-
-def _split_encoders(state: Mapping[str, Any]) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{} for _ in range(_NUM_ENCODERS)]
-    for name, value in state.items():
-        number, _, inner = name.partition(".")
-        parts[int(number)][inner] = value
-    return parts
 
 
 def _to_array(value: Any) -> np.ndarray:

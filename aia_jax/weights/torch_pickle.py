@@ -38,12 +38,6 @@ class ForbiddenError(ValueError):
     """The file asks to load or call something other than arrays, options and plain containers."""
 
 
-class Storage(NamedTuple):
-    """The elements of one or several arrays."""
-
-    values: np.ndarray  # [N]
-
-
 class _Global(NamedTuple):
     """A name that a pickle loads."""
 
@@ -59,7 +53,7 @@ class Opaque:
 
 
 def _rebuild_array(
-    storage: Storage,
+    storage: np.ndarray,
     offset: int,
     size: tuple[int, ...],
     stride: tuple[int, ...],
@@ -67,18 +61,17 @@ def _rebuild_array(
     hooks: dict[str, Any] | None,
     metadata: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    types = ((storage, Storage), (requires_grad, bool), (hooks, dict | None))
+    types = ((storage, np.ndarray), (requires_grad, bool), (hooks, dict | None))
     if not all(isinstance(value, kind) for value, kind in types) or not _are_sizes((offset,), size, stride):
         raise ValueError("an array with a size, a stride or an offset of the wrong type")
     if metadata:
         raise ForbiddenError("it holds an array whose stored values are not yet conjugated or negated")
     # NumPy's own check overflows.
     end = offset + sum(step * (n - 1) for n, step in zip(size, stride, strict=True)) if 0 not in size else offset - 1
-    values = storage.values
-    if end >= len(values):
+    if end >= storage.size:
         raise ValueError("an array is larger than its storage")
-    strides = tuple(step * values.itemsize for step in stride)
-    return np.ndarray(size, values.dtype, values, offset * values.itemsize, strides)
+    strides = tuple(step * storage.itemsize for step in stride)
+    return np.ndarray(size, storage.dtype, storage, offset * storage.itemsize, strides)
 
 
 def _are_sizes(*tuples: tuple[int, ...]) -> bool:
@@ -125,9 +118,9 @@ _DATA_NAMES = {*_STORAGES, *(f"torch.{np.dtype(dtype).name}" for dtype in DTYPES
 
 
 class Pickle:
-    """Interprets pickles. `load_storage(dtype, key, number of elements, *others)` returns storages."""
+    """Interprets pickles. `load_storage(dtype, key, number of elements, *others)` returns arrays `[N]`."""
 
-    def __init__(self, load_storage: Callable[..., Storage]):
+    def __init__(self, load_storage: Callable[..., np.ndarray]):
         self.load_storage = load_storage
 
     def read(self, file: BinaryIO) -> Any:
@@ -226,9 +219,7 @@ class Pickle:
             raise ForbiddenError("it holds a tensor that is sparse, quantized, on no device, or of a rare dtype")
         if _CODE.fullmatch(name):
             raise ForbiddenError(f"it asks to load {printable(name)}, which can run code")
-        if len(name) > _LONGEST_NAME:
-            raise ValueError(f"a name of more than {_LONGEST_NAME} characters")
-        self.stack.append(_Global(name))
+        self.stack.append(_Global(name[:_LONGEST_NAME]))
 
     def _stack_global(self, _: None) -> None:
         module, name = self._pop(2)

@@ -7,7 +7,7 @@ names of all backbones to those of timm 0.9.
 
 import bisect
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -77,7 +77,6 @@ class TorchStateDict:
         origin: `{(area, name): name in the file}`. The area is "backbone", "head" or "sgraf".
         others: names in the file that belong to no area.
         original: `{name: array}` of the backbone, with the names in the file, without the prefix.
-        notes: sentences for the user, about arrays of the file that are not used.
         sgraf: `{name: array}` of SGRAF's three encoders, with the names in the file.
         reasoning: "sgr" or "saf" for SGRAF, or else "".
     """
@@ -92,7 +91,6 @@ class TorchStateDict:
     original: dict[str, np.ndarray]
     sgraf: dict[str, np.ndarray] = field(default_factory=dict)
     reasoning: str = ""
-    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Returns text such as "a whole annotator (TResNet of 3 4 11 3 blocks, InPlace-ABN names)"."""
@@ -130,20 +128,25 @@ def full_name(system: str, family: str, area: str, name: str) -> str:
 
 def model_prefixes(names: Collection[str]) -> list[str]:
     """Returns each prefix after which `names` has the array names of a known model, for example "model." or ""."""
-    ordered, found = sorted(names), {}
+    return list(dict.fromkeys([*(prefix for prefix, *_ in _backbones(names)), *sgraf_options.prefixes(names)]))
+
+
+def _backbones(names: Collection[str]) -> Iterator[tuple[str, _Prefixes, str, str]]:
+    """Yields the prefix before the names of each known backbone, the prefixes after it, family and generation."""
+    ordered = sorted(names)
 
     def has(prefix: str) -> bool:
         place = bisect.bisect_left(ordered, prefix)
         return place < len(ordered) and ordered[place].startswith(prefix)
 
     for name in names:
-        for start in (name.removesuffix(mark) for *_, mark in _FAMILIES if name.endswith(mark)):
-            if _INNER_BLOCK.search(start) or not (start == "" or start.endswith(".")):
+        for family, generation, mark in _FAMILIES:
+            start = name.removesuffix(mark)
+            if not name.endswith(mark) or _INNER_BLOCK.search(start) or not (start == "" or start.endswith(".")):
                 continue
             fitting = [row for row in _PREFIXES if f".{start}".endswith(f".{row.backbone}" if row.backbone else ".")]
             best = max(fitting, key=lambda row: has(start.removesuffix(row.backbone) + row.head))
-            found[start.removesuffix(best.backbone)] = None
-    return [*found, *(prefix for prefix in sgraf_options.prefixes(names) if prefix not in found)]
+            yield start.removesuffix(best.backbone), best, family, generation
 
 
 def identify_state(
@@ -159,25 +162,18 @@ def identify_state(
         InputError: the names belong to no known system, or this project has no model with these options.
     """
     arrays = {name: value for name, value in state.items() if not _NOT_TRAINED.fullmatch(name)}
-    if sgraf_options.is_sgraf(state):
+    if "" in sgraf_options.prefixes(state):
         origin = {("sgraf", name): name for name in arrays}
         reasoning = sgraf_options.reasoning_of(arrays, options, where)
         return TorchStateDict("retrieval", "sgraf", "SGRAF", {}, {}, origin, (), {}, sgraf=arrays, reasoning=reasoning)
-    fitting = [
-        (prefixes, family, generation)
-        for prefixes in _PREFIXES
-        for family, generation, mark in _FAMILIES
-        if prefixes.backbone + mark in state
-    ]
-    if not fitting:
+    found = next((found for prefix, *found in _backbones(state) if prefix == ""), None)
+    if found is None:
         known = ", ".join(repr(row.backbone + mark) for row in _PREFIXES[:3] for *_, mark in _FAMILIES[:2])
         raise InputError(
             f"{where} holds no model that is known here: its {len(state)} arrays do not include {known}, or a name of "
             f"EfficientNet-Lite or SGRAF. The first arrays are {', '.join(list(state)[:3])}"
         )
-    # Bare backbones differ in the name of the classifier. Without a classifier in the file, the first fit is chosen.
-    best = max(fitting, key=lambda found: any(name.startswith(found[0].head) for name in state))
-    return _rename(arrays, *best, where)
+    return _rename(arrays, *found, where)
 
 
 def _rename(

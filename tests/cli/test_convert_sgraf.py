@@ -127,12 +127,13 @@ def test_verification_compares_every_stage(root, make_file, monkeypatch, capsys,
 def test_files_of_another_model_are_refused(root, make_file, tmp_path):
     file, _ = make_file("saf")
     write_test_split(root, 6)
-    fields = {"embed_size": 32, "similarity_size": 16, "word_size": 49, "reasoning": "sgr"}
-    config = small_config(root, "saf", **{f"model.{name}": value for name, value in fields.items()})
+    config = small_config(root, "saf", **{"model.embed_size": 32, "model.similarity_size": 16, "model.word_size": 49})
     lines = (
-        r"embed_size: 24 in the file, 32 given.*word_size: 10 in the file, 49 given.*",
-        r"similarity_size: 12 in the file, 16 given.*reasoning: saf in the file, sgr given",
+        r"0\.fc\.bias: other shape: \[24\] in the file, \[32\] in the model.*",
+        r"1\.embed\.weight: other shape: \[13, 10\] in the file, \[13, 49\] in the model.*",
     )
+    with pytest.raises(InputError, match=r"\(SGRAF's SAF\), but config\.model\.reasoning is 'sgr'"):
+        convert(small_config(root, "sgr"), file, tmp_path / "run")
     for use in (
         lambda: convert(config, file, tmp_path / "run"),
         *[lambda: verify(config, file)] * HAS_TORCH,
@@ -145,7 +146,7 @@ def test_files_of_another_model_are_refused(root, make_file, tmp_path):
 
 def test_another_vocabulary_is_refused(root, tmp_path):
     write_archive(tmp_path / "a.pth", checkpoint_of(random_sgraf("saf", num_words=21), "saf")["model"])
-    with pytest.raises(InputError, match=r"config\.data\.vocabulary: 21 words in the file, 13 in the vocabulary given"):
+    with pytest.raises(InputError, match=r"with a vocabulary of 21 words, but config\.data\.vocabulary has 13"):
         convert(small_config(root, "saf"), tmp_path / "a.pth", tmp_path / "run")
 
 

@@ -120,6 +120,17 @@ def test_of_two_sets_the_average_is_taken_and_a_key_takes_the_other():
     assert found(state_of(BARE, 1.0) | state_of(BARE, 2.0, "ema."), ".")[:2] == (sorted(BARE), 1.0)
 
 
+def test_mmengine_saves_the_average_as_the_state_dict_and_the_raw_weights_beside_it():
+    counters = {name: np.array(3) for name in ("steps", "num_updates", "initted", "decay")}
+    content = {"state_dict": state_of(BARE, 2.0), "ema_state_dict": state_of(BARE, 1.0, "module.") | counters}
+    names, value, notes = found({**content, "message_hub": {}, "meta": {"epoch": 1}})
+    assert (names, value) == (sorted(BARE), 2.0)
+    assert "The moving average state_dict is taken; --config.weights_key=ema_state_dict takes the other" in notes
+    names, value, notes = found(content)
+    assert (names, value) == (sorted(BARE), 1.0)
+    assert "arrays outside of the model are not used: ema_state_dict.steps, " in notes
+
+
 def test_sets_without_one_average_are_listed():
     content = {"student": state_of(ANNOTATOR), "teacher": state_of(ANNOTATOR, 2.0)}
     with pytest.raises(InputError, match=r"2 sets of weights: student, teacher; .* --config\.weights_key=student$"):
@@ -231,6 +242,18 @@ def test_shards_are_joined_by_their_index(sharded):
         read_torch_file(sharded)
 
 
+def test_other_weights_in_a_folder_are_named(sharded):
+    for name in ("optimizer.bin", "scheduler.pt", "training_args.bin", "rng_state.pth", "config.json"):
+        (sharded / name).touch()
+    assert not read_torch_file(sharded)[2]
+    for name in ("ema.safetensors", "model.safetensors", "pytorch_model.bin"):
+        (sharded / name).touch()
+    message = f"{sharded} also holds ema.safetensors, model.safetensors, pytorch_model.bin; "
+    message += "model.safetensors.index.json is taken. To take another file, name it"
+    assert read_torch_file(sharded)[2] == [message]
+    assert not read_torch_file(sharded / "model.safetensors.index.json")[2]
+
+
 def test_folders_of_other_tools_are_read_or_named(tmp_path):
     assert find_weights_file(tmp_path) is None
     (tmp_path / "pytorch_model.bin").write_bytes(torch_bytes(state_of(BARE)))
@@ -239,7 +262,7 @@ def test_folders_of_other_tools_are_read_or_named(tmp_path):
     with pytest.raises(InputError, match=r"python -m torch\.distributed\.checkpoint\.format_utils dcp_to_torch"):
         read_torch_file(tmp_path)
     (tmp_path / "__0_0.distcp").rename(tmp_path / "zero_to_fp32.py")
-    with pytest.raises(InputError, match="is a checkpoint of DeepSpeed"):
+    with pytest.raises(InputError, match=r"a distributed checkpoint; .* in DeepSpeed with its zero_to_fp32\.py, "):
         is_run(tmp_path)
 
 
