@@ -45,11 +45,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Converts weights. With `--verify`, also compares the model with PyTorch.
 
-    Returns:
-        The exit code: 1 if the comparison failed, otherwise 0.
-
-    Raises:
-        InputError: the flags contradict each other. Also the errors of `convert`, `convert_back` and `verify`.
+    Returns the exit code: 1 if the comparison failed, otherwise 0.
     """
     check_devices()
     config, source, output = arguments.config, arguments.input, arguments.output
@@ -78,12 +74,7 @@ def convert(config: ConfigDict, source: Path, output: Path) -> None:
     `aia train` can continue from this checkpoint. `config.init_from`, `config.init_backbone` and `aia evaluate
     --weights` can read it. For an ImageNet model, the checkpoint has the backbone without the classifier.
 
-    Args:
-        source: PyTorch or safetensors file.
-        output: workdir for the checkpoint.
-
-    Raises:
-        InputError: the file cannot be read or is not for the model of `config`, or `output` already has checkpoints.
+    Raises InputError if `source` cannot be read or is not for the model of `config`, or if `output` has checkpoints.
     """
     import jax
 
@@ -145,13 +136,8 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
     An annotator or backbone is written with the array names of timm >= 0.9, a retrieval model as a checkpoint that
     SGRAF's programs can load.
 
-    Args:
-        source: workdir of the run.
-        output: .pth or .safetensors file to write.
-        backbone_only: whether to write only the backbone, as timm's model with `num_classes=0`.
-
-    Raises:
-        InputError: `source` has no checkpoint of the model of `config`, or a PyTorch file cannot hold the model.
+    With `backbone_only`, writes only the backbone, as timm's model with `num_classes=0`. Raises InputError if `source`
+    has no checkpoint of the model of `config`, or if a PyTorch file cannot hold the model.
     """
     import jax
 

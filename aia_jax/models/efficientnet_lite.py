@@ -237,7 +237,7 @@ class EfficientNetLite(nnx.Module):
     stride = 32
 
     def __init__(self, variant: str, *, native_padding: bool = True, remat: bool = False, **options):
-        """Builds a variant of `VARIANTS`. Raises InputError if the variant is unknown.
+        """Builds a variant of `VARIANTS`.
 
         Args:
             native_padding: True computes the padding for the variant's resolution, as efficientnet_lite_pytorch does.
@@ -245,14 +245,12 @@ class EfficientNetLite(nnx.Module):
             remat: see `run_blocks`.
             options: `dtype`, `param_dtype` and `rngs`, as for `nnx.Linear`.
         """
-        if variant not in VARIANTS:
-            raise InputError(f"unknown EfficientNet-Lite variant {variant!r}; known: {', '.join(VARIANTS)}")
         self.remat = remat
         scaling = VARIANTS[variant]
         nominal = scaling.resolution if native_padding else None
         self.stem = SameConvNorm(3, STEM_FEATURES, 3, stride=2, nominal=nominal, **options)
         self.stages = nnx.List([])
-        features, nominal = STEM_FEATURES, _divided(nominal, 2)
+        features, nominal = STEM_FEATURES, nominal and -(-nominal // 2)
         for index, stage in enumerate(STAGES):
             depth = scaling.depth if 0 < index < len(STAGES) - 1 else 1
             out_features = _round_features(stage.features * scaling.width)
@@ -260,7 +258,7 @@ class EfficientNetLite(nnx.Module):
             for stride in (stage.stride, *[1] * (math.ceil(stage.blocks * depth) - 1)):
                 shape = {"kernel_size": stage.kernel_size, "stride": stride, "expand_ratio": stage.expand_ratio}
                 blocks.append(MBConv(features, out_features, **shape, nominal=nominal, **options))
-                features, nominal = out_features, _divided(nominal, stride)
+                features, nominal = out_features, nominal and -(-nominal // stride)
             self.stages.append(blocks)
         self.head = SameConvNorm(features, HEAD_FEATURES, 1, **options)
 
@@ -291,10 +289,6 @@ class EfficientNetLite(nnx.Module):
         for number, stage in enumerate(self.stages, start=1):
             yield f"stage{number}", partial(run_blocks, stage, train, self.remat)
         yield "features", lambda x: jax.nn.relu6(self.head(x, train=train))
-
-
-def _divided(nominal: int | None, stride: int) -> int | None:
-    return nominal and -(-nominal // stride)
 
 
 def _round_features(features: float) -> int:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn import initializers
-from jax.typing import DTypeLike
 
 from aia_jax.models.layers.common import average_pool, relu, run_blocks, space_to_depth
 from aia_jax.models.layers.conv_norm import ConvNorm
@@ -141,23 +140,18 @@ class TResNet(nnx.Module):
         *,
         input_statistics: bool = False,
         remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
         **options,
     ):
-        """Builds a `Variant`, or the variant with this name in `VARIANTS`. Raises InputError if the name is unknown.
+        """Builds a `Variant`, or the variant with this name in `VARIANTS`.
 
         Args:
             input_statistics: whether, for 1x1 convolutions with more outputs than inputs, training computes the output
                 statistics from the input. See `aia_jax.models.layers.input_statistics`.
             remat: see `run_blocks`.
-            options: `param_dtype` and `rngs`, as for `nnx.Linear`.
+            options: `dtype`, `param_dtype` and `rngs`, as for `nnx.Linear`.
         """
-        if isinstance(variant, str):
-            if variant not in VARIANTS:
-                raise InputError(f"unknown TResNet variant {variant!r}; known: {', '.join(VARIANTS)}")
-            variant = VARIANTS[variant]
-        options |= {"dtype": dtype}
-        self.dtype = dtype
+        variant = VARIANTS[variant] if isinstance(variant, str) else variant
+        self.dtype = options.get("dtype", jnp.float32)
         self.remat = remat
         self.stem_slope = variant.stem_slope
         self.stride = 4 * 2 ** (len(variant.blocks) - 1)

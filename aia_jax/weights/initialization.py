@@ -14,7 +14,7 @@ from aia_jax.training.model_arrays import Arrays, flat_arrays, replace_arrays
 from aia_jax.training.runs import open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import format_count, printable
+from aia_jax.utils.messages import MAX_LISTED, format_count, printable
 from aia_jax.weights.load import Shapes, count_labels, is_run, load_arrays, model_shapes, read_torch_state
 
 # The path of each array that has an entry for each label, and the axis of the labels in this array.
@@ -26,7 +26,6 @@ _LABEL_AXES = {
     "head.linear.bias": 0,
 }
 _STRICT, _BY_NAME = "strict", "by_name"  # values of config.init_labels
-_LISTED = 20
 
 
 def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | None:
@@ -129,5 +128,5 @@ def _summary(source: str, labels: Sequence[str], names: Sequence[str] | None, kn
             "set config.init_labels to a file that lists them"
         )
     sides = [[printable(label) for row, label in enumerate(labels) if (row in known) == side] for side in (True, False)]
-    lists = [f": {', '.join(side[:_LISTED])}{' ...' * (len(side) > _LISTED)}" if side else "" for side in sides]
+    lists = [f": {', '.join(side[:MAX_LISTED])}{' ...' * (len(side) > MAX_LISTED)}" if side else "" for side in sides]
     return f"{len(sides[0]):,} of {total} known to {source}{lists[0]}; {len(sides[1]):,} new{lists[1]}"

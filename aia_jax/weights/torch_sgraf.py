@@ -120,13 +120,8 @@ class SimilarityEncoder(nn.Module):
 class TorchSGRAF(nn.ModuleList):
     """The complete SGRAF. `state_dict` has the same names as the result of `read_torch_file`.
 
-    Args:
-        num_words: size of the vocabulary.
-        num_features, num_regions: F, features of a region, and R, regions of an image.
-        embed_size, similarity_size: D, embedding size, and S, similarity size.
-        word_size: size of the word vectors.
-        reasoning: "sgr" or "saf".
-        dropout: dropout rate of the words and of the self-attention.
+    `dropout` is the rate for the words and the self-attention. The other arguments are those of
+    `aia_jax.models.sgraf.SGRAF`.
     """
 
     def __init__(

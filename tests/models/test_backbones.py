@@ -40,15 +40,3 @@ def test_unusable_image_sizes_are_named(build, variant, shape, match):
     model = nnx.eval_shape(lambda: build(variant, rngs=nnx.Rngs(0)))
     with pytest.raises(InputError, match=f"image {match}"):
         model(jnp.zeros((1, *shape, 3)), train=False)
-
-
-@pytest.mark.parametrize(
-    ("build", "match"),
-    [
-        (TResNet, "unknown TResNet variant 's'; known: m, l, xl, v2_l, tiny"),
-        (EfficientNetLite, "unknown EfficientNet-Lite variant 's'; known: 0, 1, 2"),
-    ],
-)
-def test_an_unknown_variant_is_refused_with_the_known_ones(build, match):
-    with pytest.raises(InputError, match=match):
-        build("s", rngs=nnx.Rngs(0))

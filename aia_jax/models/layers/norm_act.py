@@ -1,8 +1,7 @@
 """Fuses batch norm and leaky ReLU with either blur pooling or squeeze-and-excitation, for training.
 
-`norm_act_plain` computes the plain formula. `norm_act` has the same result, but stores only its input for the backward
-pass, which recomputes the other arrays. Optimization barriers prevent XLA from storing these arrays.
-`docs/performance.md` lists the saved memory traffic.
+`norm_act` stores only its input for the backward pass, which recomputes the other arrays. Optimization barriers prevent
+XLA from storing these arrays. `docs/performance.md` lists the saved memory traffic.
 """
 
 import functools
@@ -12,23 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from aia_jax.models.layers.common import blur_pool
-from aia_jax.models.layers.squeeze_excite import SEWeights, squeeze_excite, squeeze_excite_gate
+from aia_jax.models.layers.squeeze_excite import SEWeights, squeeze_excite_gate
 
 _BATCH = (0, 1, 2)
-
-
-def norm_act_plain(
-    x: Array, weight: Array, bias: Array, se_weights: SEWeights | None, slope: float, epsilon: float, blur: bool
-) -> tuple[Array, Array, Array]:
-    """Computes the result of `norm_act` without a custom backward pass, as a reference for tests."""
-    mean, var = moments(x)
-    y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + epsilon) * weight + bias
-    y = jax.nn.leaky_relu(y, slope)
-    if blur:
-        y = blur_pool(y)
-    elif se_weights is not None:
-        y = squeeze_excite(y, se_weights)
-    return y.astype(x.dtype), mean, var
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))

@@ -17,12 +17,6 @@ def squeeze_excite_gate(means: Array, weights: SEWeights) -> Array:
     return jax.nn.sigmoid(relu(means @ kernel1 + bias1) @ kernel2 + bias2)
 
 
-def squeeze_excite(x: Array, weights: SEWeights) -> Array:
-    """Multiplies each channel of `x` `[B, H, W, C]` by its gate."""
-    gate = squeeze_excite_gate(x.mean(axis=(1, 2), dtype=jnp.float32), weights)
-    return (x * gate[:, None, None]).astype(x.dtype)
-
-
 class SqueezeExcite(nnx.Module):
     """Squeeze-and-excitation as a layer, computed in float32.
 
@@ -42,4 +36,5 @@ class SqueezeExcite(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Multiplies each channel of `x` `[B, H, W, C]` by its gate."""
-        return squeeze_excite(x, self.weights())
+        gate = squeeze_excite_gate(x.mean(axis=(1, 2), dtype=jnp.float32), self.weights())
+        return (x * gate[:, None, None]).astype(x.dtype)
