@@ -19,11 +19,11 @@ from aia_jax.training import sharding
 from aia_jax.training.metric_writer import read_metrics
 from aia_jax.training.model_arrays import Arrays, abstract_weights, replace_arrays, select_weights
 from aia_jax.training.prediction import Predictor
-from aia_jax.training.runs import check_complete_model, check_same_config, open_run
+from aia_jax.training.runs import check_complete_model, check_same_config, check_same_data, open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, write_json
-from aia_jax.weights.load import check_same_data, load_arrays, model_shapes, with_reasoning_of
+from aia_jax.weights.load import load_arrays, model_shapes, with_reasoning_of
 
 
 def evaluate(

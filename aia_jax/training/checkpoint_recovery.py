@@ -25,18 +25,19 @@ def find_damage(folder: Path) -> str:
     """Returns the first problem of a checkpoint, such as "weights/d/1a2b is changed".
 
     Returns "" if there is no problem, or if the checkpoint has no digests.
+
+    Raises InputError if a file is there and cannot be read. A file system may refuse it for a moment.
     """
     path = folder / _DIGESTS
     try:
         expected = dict(json.loads(path.read_bytes()).items())
+        found = _digests(folder)
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         return f"{_DIGESTS} cannot be read: {error}"
-    try:
-        found = _digests(folder)
     except OSError as error:
-        return f"{error.filename} cannot be read: {error.strerror}"
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"

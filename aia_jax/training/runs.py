@@ -95,6 +95,32 @@ def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...
         raise InputError("\n".join([problem, *differing]))
 
 
+def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, Any]) -> None:
+    """Raises InputError if the facts about the data differ between a checkpoint (`info`) and a task (`described`)."""
+    if info.get("labels") != described.get("labels"):
+        there, here = (len(facts.get("labels", ())) for facts in (info, described))
+        raise InputError(
+            f"{workdir} was trained on other labels, or on another order of them, than the data list "
+            f"({there} there, {here} here); give data with its own `labels`"
+        )
+    there, here = info.get("channel_stats"), described.get("channel_stats")
+    if there and here and there != here:
+        raise InputError(
+            f"{workdir} was trained on photos of other channel statistics ({there} there, {here} here), which "
+            "normalise the photos; aia import-labels --like takes over those of earlier data"
+        )
+    if info.get("annotator") != described.get("annotator"):
+        raise InputError(
+            f"{workdir} was trained on maps and keywords of another annotator; set config.data.annotator to it"
+        )
+    if info.get("vocabulary") != described.get("vocabulary"):
+        there, here = ((facts.get("vocabulary") or {}).get("words", 0) for facts in (info, described))
+        raise InputError(
+            f"{workdir} was trained with another vocabulary ({there} words there, {here} here); "
+            "set config.data.vocabulary to its file"
+        )
+
+
 def open_run(workdir: Path) -> "Checkpointer":
     """Opens the checkpoints of a workdir. Raises InputError if there are none."""
     if not (workdir / "checkpoints").is_dir():

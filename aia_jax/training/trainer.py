@@ -2,11 +2,14 @@
 
 import contextlib
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.training import sharding
@@ -19,7 +22,7 @@ from aia_jax.training.optimizer import check_optimizer, make_optimizer
 from aia_jax.training.prediction import Predictor
 from aia_jax.training.preemption import AgreedStop, stop_on_signals
 from aia_jax.training.progress import Progress
-from aia_jax.training.runs import check_complete_model, check_same_config, write_record
+from aia_jax.training.runs import check_complete_model, check_same_config, check_same_data, write_record
 from aia_jax.training.state import TrainState, initial_ema, initial_state
 from aia_jax.training.step import make_train_step
 from aia_jax.training.task import Task
@@ -124,9 +127,11 @@ class Trainer:
         """Returns the state from which training starts or continues, and the number of completed epochs."""
         last = max(checkpointer.steps(), default=None)
         if last is not None and checkpointer.has_progress(last):
+            info = checkpointer.info(last)
+            self._check_same_data(info)
             restored = checkpointer.restore(last, self.abstract_state.to_checkpoint())
             _print(f"continuing {self.workdir} at step {last} of {self.total_steps}")
-            return TrainState.from_checkpoint(restored), checkpointer.info(last)["epoch"]
+            return TrainState.from_checkpoint(restored), info["epoch"]
         state = self.new_state()
         if last is not None:
             check_complete_model(self.workdir, checkpointer.info(last))
@@ -139,6 +144,22 @@ class Trainer:
             weights = jax.tree.map(sharding.put_array, given, self._weights_sharding)
             state = state.replace(**weights, ema=initial_ema(weights))
         return state, 0
+
+    @functools.cached_property
+    def _data_facts(self) -> dict[str, Any]:
+        """Facts about the data that each checkpoint stores: those of the task, and a digest of the training rows."""
+        rows = self.task.row_names(np.arange(self.task.epoch_end(self.config.batch_size)))
+        return {**self.task.describe(), "train_rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+
+    def _check_same_data(self, info: dict[str, Any]) -> None:
+        """Raises InputError if the run began with other data. Checkpoints of earlier versions have fewer facts."""
+        facts = {name: value for name, value in self._data_facts.items() if name in info}
+        check_same_data(self.workdir, info, facts)
+        if info.get("train_rows") != facts.get("train_rows"):
+            raise InputError(
+                f"{self.workdir} was started with other training data, or in another order; give the same data, or "
+                f"another workdir, in which --config.init_from={self.workdir} starts from these weights"
+            )
 
     def _train(
         self, state: TrainState, epochs_done: int, checkpointer: Checkpointer, stack: contextlib.ExitStack
@@ -166,7 +187,7 @@ class Trainer:
                     if step < last and (signum := stop.signum(step)):
                         progress.drain()
                         nonfinite.check_state(step, state)
-                        checkpointer.save(step, state.to_checkpoint(), {"epoch": epoch - 1})
+                        checkpointer.save(step, state.to_checkpoint(), {"epoch": epoch - 1, **self._data_facts})
                         self._interrupt(signum, step, checkpointer)
                 progress.drain()
                 nonfinite.check_state(step, state)
@@ -197,7 +218,7 @@ class Trainer:
             + "  ".join(f"{name} {values[metric]:.4f}" for name, values in evaluations.items())
         )
         chosen = {"metric": evaluations[better][metric], "weights": better}
-        return {"epoch": epoch, **chosen, "evaluations": evaluations, **self.task.describe()}
+        return {"epoch": epoch, **chosen, "evaluations": evaluations, **self._data_facts}
 
 
 def _print(line: str) -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from aia_jax.models.backbones import backbone_named
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, flat_arrays, select_weights
-from aia_jax.training.runs import check_complete_model, read_run_config, run_arrays
+from aia_jax.training.runs import check_complete_model, check_same_data, read_run_config, run_arrays
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import differences, format_count
@@ -149,32 +149,6 @@ def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes,
 def count_labels(torch_state: TorchStateDict) -> int | None:
     """Returns the number of labels that the model in a file scores, or None if the model has no head."""
     return _count_labels({f"head.{name}": value.shape for name, value in torch_state.head.items()})
-
-
-def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, Any]) -> None:
-    """Raises InputError if the facts about the data differ between a checkpoint (`info`) and a task (`described`)."""
-    if info.get("labels") != described.get("labels"):
-        there, here = (len(facts.get("labels", ())) for facts in (info, described))
-        raise InputError(
-            f"{workdir} was trained on other labels, or on another order of them, than the data list "
-            f"({there} there, {here} here); evaluate it on data with its own `labels`"
-        )
-    there, here = info.get("channel_stats"), described.get("channel_stats")
-    if there and here and there != here:
-        raise InputError(
-            f"{workdir} was trained on photos of other channel statistics ({there} there, {here} here), which "
-            "normalise the photos; aia import-labels --like takes over those of earlier data"
-        )
-    if info.get("annotator") != described.get("annotator"):
-        raise InputError(
-            f"{workdir} was trained on maps and keywords of another annotator; set config.data.annotator to it"
-        )
-    if info.get("vocabulary") != described.get("vocabulary"):
-        there, here = ((facts.get("vocabulary") or {}).get("words", 0) for facts in (info, described))
-        raise InputError(
-            f"{workdir} was trained with another vocabulary ({there} words there, {here} here); "
-            "set config.data.vocabulary to its file"
-        )
 
 
 def with_reasoning_of(source: str, config: ConfigDict) -> ConfigDict:

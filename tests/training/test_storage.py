@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aia_jax.training import checkpoint_recovery
 from aia_jax.training.checkpoint import Checkpointer
 from aia_jax.training.metric_writer import MetricWriter
 from aia_jax.training.runs import run_arrays
@@ -75,6 +76,16 @@ def test_a_run_continues_from_the_checkpoint_before_a_damaged_one(finished, copy
     assert (copy / "damaged" / "12").is_dir()
     assert losses(copy) == losses(finished[0])
     assert_same_checkpoint(finished[1], finished[0], copy)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_damaged(copy, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint_recovery, "sha256_of_file", refuse)
+    with pytest.raises(InputError, match=r"checkpoints/\d+/.* cannot be read: Permission denied; make it readable"):
+        run(CONFIG, copy)
+    assert not (copy / "damaged").exists()
 
 
 def test_a_damaged_best_checkpoint_is_set_aside_too(tmp_path):

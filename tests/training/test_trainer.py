@@ -108,6 +108,27 @@ def test_a_workdir_of_another_config_is_refused(finished):
         run(toy_config(**{"optimizer.max_learning_rate": 0.5}), finished[0])
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"row_names": lambda index: [f"row {number + 1}" for number in index]},
+            "was started with other training data",
+        ),
+        ({"describe": lambda: {"features": 6, "labels": ["b", "a"]}}, "on other labels, or on another order of them"),
+    ],
+)
+def test_a_run_continues_only_on_the_same_data(tmp_path, changed, message):
+    config = toy_config()
+    task, other = StopAt(config, 5, signal.SIGTERM), ToyTask(config)
+    task.describe = lambda: {"features": 6, "labels": ["a", "b"]}
+    vars(other).update({"describe": task.describe} | changed)
+    with pytest.raises(Interrupted):
+        run(config, tmp_path, task)
+    with pytest.raises(InputError, match=message):
+        run(config, tmp_path, other)
+
+
 def test_a_run_that_saved_nothing_may_start_again_with_another_config(tmp_path):
     config = toy_config()
     with pytest.raises(NonFiniteLossError, match="no checkpoint had been written yet"):
