@@ -207,10 +207,9 @@ def _repetitions(rows: MappedRows, per_image: int) -> int:
     starts = np.flatnonzero(np.concatenate([[True], ~_alike_neighbours(rows)]))  # of the runs of rows that are alike
     lengths = np.diff(starts, append=len(rows))
     common = math.gcd(*lengths.tolist())
-    chosen = per_image or (common if common % _USUAL else _USUAL)
-    if chosen > 1 and common % chosen == 0:
+    chosen = per_image or (common if common > 1 and common % _USUAL else _USUAL)
+    if common % chosen == 0:
         return chosen
-    chosen = per_image or _USUAL
     if per_image or len(starts) < len(rows):
         run = int(np.flatnonzero(lengths % chosen)[0])
         first, number = starts[run] + 1, lengths[run]
