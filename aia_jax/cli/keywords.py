@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.output
     splits = _splits(arguments)
     vocabulary = KeywordVocabulary.load(arguments.vocabulary) if arguments.vocabulary else None
-    keep_vocabulary = _check_outputs(output, splits, vocabulary, arguments.force)
+    _check_outputs(output, splits, vocabulary, arguments.force)
     with staged_output(output, _BYTES_PER_IMAGE * sum(map(len, splits))) as folder:
         with TemporaryDirectory(dir=folder) as temporary:
             words = {split.name: Path(temporary) / split.name for split in splits}
@@ -76,8 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
                 documents = itertools.chain.from_iterable(map(_read_words, words.values()))
                 vocabulary = KeywordVocabulary.fit(documents, arguments.min_count)
             lines = [_write(split, words[split.name], vocabulary, folder) for split in splits]
-        if not keep_vocabulary:
-            vocabulary.save(folder / VOCABULARY)
+        vocabulary.save(folder / VOCABULARY)
     print("\n".join(lines))
     print(f"{len(vocabulary):,} words in the vocabulary; written to {output}")
 
@@ -106,18 +105,16 @@ def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
 
 def _check_outputs(
     output: Path, splits: Sequence[KeywordSplit], vocabulary: KeywordVocabulary | None, force: bool
-) -> bool:
-    """Checks that other splits in `output` keep their vocabulary. Returns whether the existing file is kept."""
+) -> None:
+    """Checks that no output exists, and that other splits in `output` keep their vocabulary."""
     own = [pattern.format(split.name) for split in splits for pattern in _PATTERNS]
     others = sorted({path.name for path in output.glob("keyword_record_*.npy")} - set(own))
     path = output / VOCABULARY
     if vocabulary is None and others:
         raise InputError(f"{output / others[0]} needs {path} as it is: use it with --vocabulary, or another --output")
-    keep = vocabulary is not None and path.exists()
-    if keep and KeywordVocabulary.load(path).words != vocabulary.words:
+    if vocabulary is not None and path.exists() and KeywordVocabulary.load(path).words != vocabulary.words:
         raise InputError(f"{path} has other words than --vocabulary {vocabulary.name}; name another --output")
-    check_output_folder(output, own if keep else [*own, VOCABULARY], force=force)
-    return keep
+    check_output_folder(output, own if vocabulary else [*own, VOCABULARY], force=force)
 
 
 def _gather(splits: Sequence[KeywordSplit], words: dict[str, Path]) -> None:

@@ -58,11 +58,9 @@ def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, 
 
 @contextlib.contextmanager
 def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: str) -> Iterator[None]:
-    """Turns an OSError into an InputError that says why `directory` cannot be written.
+    """Turns an OSError into an InputError that says why `directory` cannot be written, and ends with `advice`.
 
-    Args:
-        num_bytes: approximate number of bytes to write, for the message about a full disk; None: unknown.
-        advice: end of the message, which says how to choose another place.
+    If the disk is full, the message also says how many bytes are needed, `num_bytes`, if this number is known.
     """
     try:
         yield

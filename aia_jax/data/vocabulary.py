@@ -164,7 +164,7 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
 
 def _other_format(lines: Sequence[str]) -> str:
     """Returns what the lines of a file are if they are not captions, such as those of Flickr8k.token.txt, or ""."""
-    if re.match(r"[\[{]\s*([\[{\"]|$)", lines[0]):
+    if re.match(r"[\[{]\s*([\[{\s]*\"|\{|$)", lines[0]):
         return "JSON"
     if len(lines) == 1 and "\r" in lines[0]:
         return 'lines that end with "\\r" instead of "\\n"'
@@ -175,10 +175,7 @@ def _other_format(lines: Sequence[str]) -> str:
 
 
 def pad_ids(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Pads or cuts N rows of ids to the same length.
-
-    Args:
-        width: length L of the rows in the result; None: length of the longest row.
+    """Pads or cuts N rows of ids to the length `width` L; None: the length of the longest row.
 
     Returns:
         ids: int32 `[N, L]`, padded with 0.
@@ -222,9 +219,6 @@ def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
 
     Returns:
         float64 `[N, V]` for N captions and V different words. A caption without any of these words has a row of zeros.
-
-    Raises:
-        InputError: no caption has a word of two letters.
     """
     from scipy import sparse
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer  # takes a second to import

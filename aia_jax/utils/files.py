@@ -81,12 +81,10 @@ def exclusive_lock(path: Path, refusal: str = "") -> Iterator[None]:
 
     Args:
         path: an existing folder, or a file. A missing file is created.
-        refusal: the error message if another process has the lock. With "", this function prints a note to stderr and
-            waits for the lock.
+        refusal: the error message if another process has the lock; "": this function prints a note and waits.
 
     Raises:
         InputError: another process has the lock, and `refusal` is given.
-        OSError: the file cannot be written.
     """
     flags = os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT
     descriptor = os.open(path, flags, 0o666)
@@ -111,12 +109,9 @@ def sha256_of_file(path: Path) -> str:
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
-    """Returns the sorted relative paths of the files below `folder` that have one of the suffixes.
+    """Returns the sorted relative paths of the files below `folder` with one of the suffixes, such as ".json".
 
     Ignores the case of a file's suffix. Skips hidden files and folders.
-
-    Args:
-        suffixes: suffixes in lower case, with the dot.
     """
     found = []
     for directory, folders, files in os.walk(folder):  # needs a fifth of the memory of Path.rglob
@@ -135,8 +130,7 @@ def read_text(path: Path, *, newline: str | None = None, encoding: str | None = 
 
     Args:
         newline: see Python's `open`.
-        encoding: encoding of the file; None or "": UTF-8, or the encoding that the first bytes show. None also means
-            that the command has no flag `--encoding`.
+        encoding: encoding of the file; "": the rule above; None: the same, and the command has no flag `--encoding`.
 
     Raises:
         InputError: the file cannot be read or has another encoding. The message shows probable encodings.

@@ -34,9 +34,8 @@ def unify_labels(
 
     Args:
         vocabulary: labels that are not checked; None: there is no vocabulary yet.
-        problems: list to which a line is appended for each label that looks broken. These labels are left out, as are
-            rows without another label.
-        accept: whether to keep labels that look broken.
+        problems: list to which a line is appended for each label that looks broken. If not `accept`, these labels are
+            left out, as are rows without another label.
 
     Returns:
         The rows, and one line for each group of labels that had several Unicode forms, or that differ only in case or

@@ -58,14 +58,11 @@ def read_table(
 
     Columns are found by their names in upper or lower case: photos ("image", "file_name", ...), labels ("labels",
     "tags", ...) and splits ("split", "subset", ...). Without a column of labels, each remaining column is a label with
-    the values 0 and 1. `read_rows` finds the delimiter, and `choose_separator` decides how cells hold labels.
+    the values 0 and 1. `read_rows` explains `encoding` and `delimiter`.
 
     Args:
-        photo_column, label_column: names of the columns, if they differ from the known names.
         separator: text between two labels in a cell; "none": a cell is one label; "": see `choose_separator`.
-        encoding, delimiter: see `read_rows`.
         rows: conditions such as "Confidence >= 0.5", of which each row that counts meets all.
-        ignore_columns: names of columns to leave out.
 
     Raises:
         InputError: the file cannot be read, a column is missing, or there are two ways to read the table.
@@ -217,6 +214,7 @@ def _ask_about_rows(table: TableText, columns: _Columns) -> None:
             asked = few and (_NEGATIVE.search(name.lower()) or not values <= {*_YES})
         else:
             asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(_key(name))
+            asked = asked or ("0" in values and numbers and "count" in name.lower())
         if asked:
             names.append(name)
             graded = numbers and (len(values) > _MAX_VALUES or "." in "".join(values))

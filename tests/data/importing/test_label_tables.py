@@ -196,6 +196,11 @@ def test_rows_are_chosen_by_a_condition(read):
             {},
             ["--label_column tags: 'val'", "--label_column truth.label: 'dog'"],
         ),
+        (
+            "image,label,count\na,dog,0\nb,cat,2\n",
+            {},
+            ['--rows "count = 0": reads 1 of 2', '--rows "count = 2": reads 1'],
+        ),
         ("image,label1,label2\na,dog,\n", {}, ["join label1, label2 into one column labels"]),
         ("0.jpg,0,1,1\n1.jpg,0,0,1\n", {}, ["the first line must be a header such as image,labels"]),
         ("image,dog,cat\na,1,0\na,0,1\n", {}, ["the entries of 'a' have different labels"]),
