@@ -94,8 +94,11 @@ class AnnotationEvaluator(Evaluator):
             labels=np.array(split.labels),
         )
         if self._thresholds in _FITS:
-            folder = self._workdir if self._workdir and output.is_relative_to(self._workdir) else output
-            save_thresholds(folder / "thresholds.json", task.labels, best.thresholds)
+            inside = self._workdir and output.is_relative_to(self._workdir)
+            path = (self._workdir if inside else output) / "thresholds.json"
+            save_thresholds(path, task.labels, best.thresholds)
+            use = "use it from now on" if inside else "use it only with --thresholds"
+            print(f"fitted thresholds written to {path}; aia annotate and aia export {use}", flush=True)
         threshold = limit = self._config.eval.threshold
         if best.thresholds is not None:
             threshold, limit = best.thresholds, "the label's threshold"

@@ -112,6 +112,7 @@ class Trainer:
                 _print(f"{self.workdir} holds all {epochs_done} epochs of this run; nothing to train")
                 return
             write_record(self.workdir, self.config)
+            self._set_thresholds_aside()
             self._train(state, epochs_done, checkpointer, stack)
 
     def _lock_workdir(self, stack: contextlib.ExitStack) -> None:
@@ -122,6 +123,13 @@ class Trainer:
         with write_errors_as_input_errors(self.workdir, "make it writable, or give another workdir"):
             self.workdir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(exclusive_lock(self.workdir / ".lock", refusal))
+
+    def _set_thresholds_aside(self) -> None:
+        """Renames `thresholds.json`, because it was fitted to weights that training replaces."""
+        fitted = self.workdir / "thresholds.json"
+        if jax.process_index() == 0 and fitted.exists():
+            fitted.replace(fitted.with_name("thresholds.old.json"))
+            _print(f"{fitted} was for earlier weights: renamed to thresholds.old.json; fit it again after training")
 
     def _first_state(self, checkpointer: Checkpointer) -> tuple[TrainState, int]:
         """Returns the state from which training starts or continues, and the number of completed epochs."""

@@ -251,6 +251,9 @@ def test_thresholds_are_fitted_saved_and_applied(make_file, tmp_path, capsys):
     saved = tmp_path / "run" / "thresholds.json"
     assert (tmp_path / "elsewhere" / "thresholds.json").exists()
     assert len(json.loads(saved.read_text())) == LABELS
+    shown = capsys.readouterr().out
+    assert f"{tmp_path / 'elsewhere' / 'thresholds.json'}; aia annotate and aia export use it only with" in shown
+    assert f"{saved}; aia annotate and aia export use it from now on" in shown
     evaluate(config, None, tmp_path / "file", weights=(str(file),), thresholds=str(saved))
     again = json.loads((tmp_path / "file" / "metrics.json").read_text())["rows"]
     assert again[1]["f1"] == pytest.approx(rows[1]["f1"])

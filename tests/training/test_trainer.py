@@ -53,7 +53,7 @@ def test_the_steps_compile_once_and_a_finished_run_does_not_change(finished, cap
 
 
 @pytest.mark.parametrize(("signum", "stop_step"), [(signal.SIGTERM, 5), (signal.SIGINT, 6)])
-def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, signum, stop_step):
+def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, capsys, signum, stop_step):
     workdir, trainer = finished
     config = toy_config(log_every=1)
     with pytest.raises(Interrupted, match="continues there") as caught:
@@ -61,7 +61,11 @@ def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, signu
     assert caught.value.signum == signum
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.steps()[-1] == stop_step
+    (tmp_path / "thresholds.json").write_text('{"sea": 0.1}')
     run(config, tmp_path)
+    assert not (tmp_path / "thresholds.json").exists()  # it was for the weights of another step
+    assert (tmp_path / "thresholds.old.json").read_text() == '{"sea": 0.1}'
+    assert "renamed to thresholds.old.json" in capsys.readouterr().out
     assert losses(tmp_path) == losses(workdir)
     assert_same_checkpoint(trainer, workdir, tmp_path)
 
