@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from aia_jax.weights.torch_content import find_weights
 from aia_jax.weights.torch_pickle import ForbiddenError
 
 _MOST_SHARED = 4  # copies of a storage that all arrays of a file may need on average
-_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
-_TRAINING_STATE = re.compile("optim|sched|scaler|training_args|rng|random_states")
 _INDEX = ".index.json"  # end of the name of a file that lists the shards of a model
+_SUFFIXES = (_INDEX, ".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+_NO_WEIGHTS = re.compile(r"\.|.*(optim|sched|scaler|training_args|rng|random_states)")  # hidden, or of a training
+_SHARD = re.compile(r"(.+?)-\d+-of-0*(\d+)(\.\w+)")
 # Weights in folders of Hugging Face's libraries, the preferred file first.
 _IN_FOLDERS = (f"model.safetensors{_INDEX}", "model.safetensors", f"pytorch_model.bin{_INDEX}", "pytorch_model.bin")
 _OTHER_FORMATS = {  # the first bytes of a file, and what it is
@@ -61,7 +62,8 @@ def read_torch_file(
     parts = [_read_file(part) for part in paths]
     content = {name: value for part in parts for name, value in part.items()} if len(paths) > 1 else parts[0]
     found, options, notes = find_weights(content, key, str(path))
-    if Path(source).is_dir() and (others := _other_weights(path.parent, {path, *paths})):
+    others = [printable(file.name) for file in _weights_in(Path(source)) if file not in {path, *paths}]
+    if others:
         notes.append(f"{source} also holds {', '.join(others)}; {path.name} is taken. To take another file, name it")
     num_bytes = sum(value.nbytes for value in found.values())
     if num_bytes > _MOST_SHARED * sum(part.stat().st_size for part in paths):
@@ -76,7 +78,7 @@ def read_torch_file(
 def find_weights_file(source: str | Path) -> Path | None:
     """Returns the weights file in a folder of another tool, or None for a file, a run and other folders.
 
-    Raises InputError for a folder whose files must be joined by the tool that wrote them.
+    Raises InputError for a folder with several weights files, or with files that the tool that wrote them must join.
     """
     folder = Path(source)
     if not folder.is_dir() or (folder / "checkpoints").is_dir():
@@ -86,16 +88,30 @@ def find_weights_file(source: str | Path) -> Path | None:
             f"{folder} is a distributed checkpoint; join its weights first, in DeepSpeed with its zero_to_fp32.py, in "
             f"PyTorch with python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pth"
         )
-    return next((folder / name for name in _IN_FOLDERS if (folder / name).is_file()), None)
+    files = _weights_in(folder) or sorted(folder.glob("*/mp_rank_00_model_states.pt"))  # the latter of DeepSpeed
+    known = [folder / name for name in _IN_FOLDERS if folder / name in files]
+    indices = [path for path in files if path.name.endswith(_INDEX)]
+    found = known[:1] or indices or [path for path in files if not _SHARD.fullmatch(path.name)] or files[:1]
+    if len(found) > 1:
+        names = ", ".join(printable(str(path.relative_to(folder))) for path in found)
+        raise InputError(f"{folder} holds several weights files, {names}; give one of them")
+    return found[0] if found else None
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """Returns the weights files and indices in a folder, or [] for a file."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in files if path.name.endswith(_SUFFIXES) and not _NO_WEIGHTS.match(path.name)]
 
 
 def _shards(path: Path) -> list[Path]:
     """Returns the files that an index lists, or only `path`. Raises InputError for a shard without the others."""
     if not path.name.endswith(_INDEX):
-        match = re.fullmatch(r"(.+?)-\d+-of-0*(\d+)(\.\w+)", path.name)
+        match = _SHARD.fullmatch(path.name)
         if match and int(match[2]) > 1:
             index = path.with_name(f"{match[1]}{match[3]}{_INDEX}")
-            raise InputError(f"{path} is one of {match[2]} shards of a model; give their index, {index}, or the folder")
+            action = "give their index" if index.is_file() else "put their index beside them"
+            raise InputError(f"{path} is one of {match[2]} shards of a model; {action}, {index}")
         return [path]
     index = read_json(path, "the index of a sharded model")
     files = index.get("weight_map") if isinstance(index, dict) else None
@@ -105,12 +121,6 @@ def _shards(path: Path) -> list[Path]:
     if missing := [part.name for part in paths if not part.is_file()]:
         raise InputError(f"{path} lists {len(paths)} shards; missing: {', '.join(map(printable, missing))}")
     return paths
-
-
-def _other_weights(folder: Path, used: Collection[Path]) -> list[str]:
-    """Returns the names of the weights files in `folder` that are not `used`, without the state of a training."""
-    files = (path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES and path not in used)
-    return [printable(path.name) for path in files if not _TRAINING_STATE.search(path.name)]
 
 
 def _read_file(path: Path) -> Any:

@@ -232,7 +232,7 @@ def test_shards_are_joined_by_their_index(sharded):
         assert read_torch_state(source).system == "annotator"
         assert not is_run(source)
     first, second = sorted(sharded.glob("*-of-*"))
-    with pytest.raises(InputError, match=r"is one of 2 shards of a model; give their index, .*\.index\.json, or the f"):
+    with pytest.raises(InputError, match=r"is one of 2 shards of a model; give their index, .*\.index\.json$"):
         read_torch_file(first)
     second.unlink()
     with pytest.raises(InputError, match=r"lists 2 shards; missing: model-00002-of-00002\.safetensors$"):
@@ -252,6 +252,30 @@ def test_other_weights_in_a_folder_are_named(sharded):
     message += "model.safetensors.index.json is taken. To take another file, name it"
     assert read_torch_file(sharded)[2] == [message]
     assert not read_torch_file(sharded / "model.safetensors.index.json")[2]
+
+
+def test_the_one_weights_file_of_a_folder_is_read_and_several_are_listed(sharded, tmp_path):
+    names = ["model.safetensors.index.json", *(f"model-0000{number}-of-00002.safetensors" for number in (1, 2))]
+    for name in names:
+        text = (sharded / name).read_bytes().replace(b"model-", b"diffusion_pytorch_model-")
+        (sharded / f"diffusion_pytorch_{name}").write_bytes(text)
+        (sharded / name).unlink()
+    assert read_torch_file(sharded)[0].keys() == set(ANNOTATOR)
+    assert not is_run(sharded)
+    (sharded / f"diffusion_pytorch_{names[0]}").unlink()
+    with pytest.raises(InputError, match=r"is one of 2 shards of a model; put their index beside them, .*\.json$"):
+        read_torch_file(sharded)
+    (tmp_path / "runs" / "global_step3").mkdir(parents=True)
+    place = tmp_path / "runs" / "global_step3" / "mp_rank_00_model_states.pt"
+    place.write_bytes(torch_bytes({"module": state_of(BARE)}))
+    (tmp_path / "runs" / "._a.pth").touch()
+    assert read_torch_file(tmp_path / "runs")[0].keys() == set(BARE)
+    for name in ("epoch_1.pth", "epoch_2.pth"):
+        (tmp_path / "runs" / name).write_bytes(place.read_bytes())
+    with pytest.raises(InputError, match=r"holds several weights files, epoch_1\.pth, epoch_2\.pth; give one of them"):
+        is_run(tmp_path / "runs")
+    (tmp_path / "runs" / "epoch_2.pth").unlink()
+    assert read_torch_file(tmp_path / "runs")[0].keys() == set(BARE)
 
 
 def test_folders_of_other_tools_are_read_or_named(tmp_path):
