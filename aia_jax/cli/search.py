@@ -129,13 +129,7 @@ def _hits(found: SearchResult, names: Sequence[str], folder: Path) -> Iterator[S
     from aia_jax.data.image_decoding import thumbnail
     from aia_jax.report.search_page import SearchHit
 
-    for place, row in enumerate(found.rows):
-        yield SearchHit(
-            image=thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL),
-            name=names[row],
-            score=float(found.scores[place]),
-            correct=None,
-            attention=found.attention[place],
-            weights=tuple(map(float, found.weights[place])),
-            keywords=found.keywords[place],
-        )
+    facts = zip(found.rows, found.scores, found.attention, found.weights, found.keywords, strict=True)
+    for row, score, attention, weights, keywords in facts:
+        image = thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL)
+        yield SearchHit(image, names[row], score, None, attention, weights, keywords)
