@@ -177,7 +177,7 @@ def load_trained_annotator(
         if labels:
             raise InputError("labels are for a weights file with a config; a run has its own labels")
         if not source.exists():
-            raise InputError(f"{source} is not there")
+            raise InputError(f"{source} does not exist; name the folder of a run, or a file of weights")
         if not source.is_dir():
             raise InputError(f"{source} is no folder of a run; a weights file needs its config too")
         return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.data.annotation.datasets import DATASETS, Split
+from aia_jax.data.annotation.datasets import DATASETS
 from aia_jax.data.search.clicks import LAYOUTS, ClickedImages
 from aia_jax.data.search.queries import (
     ClickBatches,
@@ -80,12 +80,10 @@ class SearchTask(BaseTask):
 
     def summary(self) -> str:
         train = self.split("train")
-        parts = ", ".join(f"{name} {p:.2f} and {r:.2f}" for name, (p, r) in self.source.keyword_quality.items())
-        quality = f" (precision and recall: {parts})" if parts else ""
         caveat = f"; {self.source.caveat}" if self.source.caveat else ""
         return (
             f"{self.config.data.name}: {len(train.images)} training images, {int(train.trained.sum())} queries, "
-            f"{len(self._pairs)} pairs, {train.images.counts.mean():.1f} keywords an image{quality}; "
+            f"{len(self._pairs)} pairs, {train.images.counts.mean():.1f} keywords an image; "
             f"{describe_model(self.config.model)}{caveat}"
         )
 
@@ -197,17 +195,10 @@ def describe_model(model: ConfigDict) -> str:
 
 
 class AnnotatedImages:
-    """Loads the splits of an annotated data set for image search.
-
-    Attributes:
-        keyword_quality: `{split: (precision, recall)}` of the predicted keywords of the loaded splits.
-
-    Raises InputError if the config names no annotator.
-    """
+    """Loads the splits of an annotated data set for image search. Raises InputError if the config has no annotator."""
 
     def __init__(self, config: ConfigDict):
         self._config, self._data = config, config.data
-        self.keyword_quality: dict[str, tuple[float, float]] = {}
         if not self._data.annotator:
             raise InputError(
                 "config.data.annotator: name the folder of an annotation run. Its backbone computes the feature "
@@ -245,7 +236,6 @@ class AnnotatedImages:
         if data.keywords == "annotator":
             found = self.annotator.keywords(maps, data.keyword_threshold)
             chosen = [own[: data.max_keywords] for own in found]
-            self.keyword_quality[name] = _quality(chosen, self.annotator.labels, images)
         else:
             chosen = [np.flatnonzero(row).astype(np.int32) for row in images.targets]
         queries = label_queries(images.targets, images.labels, data.query_words)
@@ -265,11 +255,3 @@ class AnnotatedImages:
     @functools.cached_property
     def _splits(self) -> AnnotatedSplits:
         return AnnotatedSplits(self._config, self.annotator.image_size, self._data.split_seed)
-
-
-def _quality(chosen: list[np.ndarray], names: tuple[str, ...], images: Split) -> tuple[float, float]:
-    """Returns the precision and recall of keywords. `chosen` has the indices in `names` of each image's keywords."""
-    true = [{images.labels[label] for label in np.flatnonzero(row)} for row in images.targets]
-    pairs = zip(true, chosen, strict=True)
-    hits = sum(len(labels.intersection(names[keyword] for keyword in own)) for labels, own in pairs)
-    return hits / max(sum(map(len, chosen)), 1), hits / max(sum(map(len, true)), 1)

@@ -102,16 +102,6 @@ def test_words_may_start_from_vectors(annotator, tmp_path):
     assert np.count_nonzero(words) > 0.9 * (words.size - 14)  # the others are drawn
 
 
-def test_the_summary_has_the_precision_and_recall_of_the_keywords(annotator):
-    task = make_task(small_config(annotator, **{"data.keyword_threshold": 0.0, "data.max_keywords": 22}))
-    targets = task.source._splits.load("train").targets
-    # Every label is a keyword of every image.
-    task.split("train")
-    assert task.source.keyword_quality["train"] == pytest.approx((targets.mean(), 1.0))
-    assert f"(precision and recall: train {targets.mean():.2f} and 1.00)" in task.summary()
-    assert "precision" not in make_task(small_config(annotator, **{"data.keywords": "labels"})).summary()
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

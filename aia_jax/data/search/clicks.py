@@ -38,7 +38,6 @@ class ClickedImages:
         self._data = config.data
         self._folder = Path(config.data.root) / config.data.name
         self.caveat = self.digest = ""  # The source of the maps is unknown.
-        self.keyword_quality: dict[str, tuple[float, float]] = {}  # unknown
 
     @functools.cached_property
     def keyword_names(self) -> tuple[str, ...]:
