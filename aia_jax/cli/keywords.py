@@ -30,7 +30,7 @@ from aia_jax.data.search.keywords import (
 )
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
-from aia_jax.utils.messages import MAX_LISTED, list_problems
+from aia_jax.utils.messages import list_problems
 
 VOCABULARY = "keyword_vocabulary.json"
 _PATTERNS = "keyword_record_{}.npy", "keyword_ranges_{}.npy", "keyword_names_{}.json"
@@ -119,7 +119,7 @@ def _check_outputs(
 
 def _gather(splits: Sequence[KeywordSplit], words: dict[str, Path]) -> None:
     """Reads each keyword file once. Writes its words as a line of `words[split.name]`. An error lists bad files."""
-    problems, num_problems, total = [], 0, sum(map(len, splits))
+    problems, total = [], sum(map(len, splits))
     with tqdm(total=total, desc="keywords", unit="file", mininterval=0.5, dynamic_ncols=True) as bar:
         for split in splits:
             with words[split.name].open("w", encoding="utf-8", newline="\n") as file:
@@ -127,15 +127,12 @@ def _gather(splits: Sequence[KeywordSplit], words: dict[str, Path]) -> None:
                     try:
                         file.write(" ".join(analyze(read_keywords(path))) + "\n")
                     except InputError as error:
-                        num_problems += 1
-                        if num_problems <= MAX_LISTED:  # saves memory, because millions of files may be missing
-                            problems.append(str(error))
+                        problems.append(str(error))
                     bar.update()
     if problems:
-        which = ", such as" if num_problems > len(problems) else ""
         raise InputError(
-            f"{num_problems:,} of {total:,} keyword files cannot be used; nothing was written. An image without "
-            f"keywords has an empty list{which}:{list_problems(problems)}"
+            f"{len(problems):,} of {total:,} keyword files cannot be used; nothing was written. An image without "
+            f"keywords has an empty list:{list_problems(problems)}"
         )
 
 

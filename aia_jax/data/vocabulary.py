@@ -166,8 +166,6 @@ def _other_format(lines: Sequence[str]) -> str:
     """Returns what the lines of a file are if they are not captions, such as those of Flickr8k.token.txt, or ""."""
     if re.match(r"[\[{]\s*([\[{\s]*\"|\{|$)", lines[0]):
         return "JSON"
-    if len(lines) == 1 and "\r" in lines[0]:
-        return 'lines that end with "\\r" instead of "\\n"'
     for found, pattern in _OTHER_COLUMNS.items():
         if sum(map(bool, map(pattern.match, lines))) >= max(1, 0.9 * (len(lines) - 1)):  # one may be a header
             return f"{found}, such as {lines[-1]!r:.60}"

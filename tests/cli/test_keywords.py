@@ -124,9 +124,9 @@ def test_all_unusable_files_are_listed(here, failing):
     Path("k/x/4.json").write_text("no JSON")
     error = failing(*CLICKTURE, "--list=many.lst")
     assert "error: 29 of 30 keyword files cannot be used; nothing was written. An image without keywords has" in error
-    assert "empty list, such as:\n  k/x/0.json cannot be read: No such file or directory\n  k/x/1.json" in error
+    assert "empty list:\n  k/x/0.json cannot be read: No such file or directory\n  k/x/1.json" in error
     assert "  k/x/4.json is not JSON: Expecting value" in error
-    assert error.count("\n  ") == 20
+    assert error.endswith("\n  ... and 9 more\n")
     assert left() == []
 
 

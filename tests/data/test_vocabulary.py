@@ -142,7 +142,6 @@ def test_a_vocabulary_is_saved_in_scans_format(tmp_path):
                 (b"a16\ta red dog\nb7\ta dog\n", "columns separated by tabs, such as 'b7\\ta dog', not captions alone"),
                 (b'{"images": [{"id": 3}]}', "JSON, not captions alone"),
                 (b'[\n{"image": "a.jpg", "caption": ["a dog"]}\n]', "JSON"),
-                (b"a dog\ra cat\r", 'lines that end with "\\r" instead of'),
             )
         ),
         (VECTORS, b"boat 1 2 3\n", "~/file:1: a word and 3 numbers, but config.model.word_size is 2"),

@@ -22,6 +22,7 @@ _PATTERNS = {
     r"""[\[{].*[\]}]|.*['"]\s*:.*""": "looks like a part of JSON or of a list",
     r"""(['"\u201c\u2018]).*['"\u201d\u2019]|'.*""": "has quotes that belong to the file",
     r".*[:=(\s]\s*([01]?[.,]\d+|\d+([.,]\d+)?\s?%)\)?": "has a score",
+    r"(?i)(and|or|und|et) .*": "begins with a word between two labels",
     r".*&(amp|lt|gt|quot|apos|nbsp|#\w+)\b.*": "has a character code of HTML",
     rf".{{{_MAX_LENGTH + 1},}}": f"is longer than {_MAX_LENGTH} characters",
 }

@@ -104,8 +104,8 @@ def read_table(
         except ValueError as problem:
             problems.append(f"{where}: {problem}")
     found = leave_out_different(found, problems) if columns.labels is None else found
-    if problems and not found:
-        raise InputError(f"{path} has no row that can be read:{list_problems(problems)}")
+    if not found:
+        raise InputError(f"no photo can be used: {path} has no row that can be read{list_problems(problems)}")
     if columns.split is not None:
         how += f", splits in column {header[columns.split]!r}"
     if rows:
@@ -184,8 +184,6 @@ def _matching(table: TableText, condition: str) -> tuple[TableText, int]:
         raise InputError(f"--rows {condition!r} must be a column, a comparison and a value: 'Confidence >= 0.5'")
     column = _index(table, parts[1], "--rows")
     kept = [row for row in table.rows if _meets(row[1][column], parts[2], parts[3])]
-    if table.rows and not kept:
-        raise InputError(f"{table.path}: no row has {condition} (--rows)")
     return table._replace(rows=kept), column
 
 

@@ -8,7 +8,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import chain, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ from aia_jax.utils.files import read_text
 
 _DELIMITERS = ",;\t|"
 LISTS = "lists"
-LIST = '["sky", "sea"]'
 _SIGNS = "|;,"
 _OTHER_SIGNS = re.compile(r"<br>|[^\w\s]+| and ")  # separators if all that they separate are whole cells elsewhere
 
@@ -116,13 +114,7 @@ def choose_separator(cells: Sequence[str], where: str, *, several: bool, repeate
         InputError: there are two readings. The message shows both, and the values of `--separator`.
     """
     cells = list(dict.fromkeys(cells))
-    lists = [names for cell in cells if (names := _names_of(cell)) is not None]
-    if lists or (cells and all(_has_brackets(cell) for cell in cells)):
-        known = {*chain(*lists), *cells}
-        for cell, sign in product(cells, _SIGNS):
-            if not _has_brackets(cell) and len(parts := _parts(cell, sign)) > 1 and known.intersection(parts):
-                how = f"some cells are lists, but {cell!r:.60} looks like labels separated by {sign!r}"
-                raise InputError(f"{where}: {how}; write all cells in one way")
+    if any(_names_of(cell) is not None for cell in cells) or (cells and all(map(_has_brackets, cells))):
         return LISTS
     signs = [sign for sign in _SIGNS if any(sign in cell for cell in cells)]
     known = set(cells)
@@ -164,8 +156,8 @@ def split_cell(cell: str, separator: str) -> tuple[str, ...]:
     """
     if separator == LISTS:
         names = _names_of(cell)
-        if names is None and _has_brackets(cell):
-            raise ValueError(f"{cell!r:.60} is not a list of labels, such as {LIST}")
+        if names is None and (_has_brackets(cell) or any(sign in cell for sign in _SIGNS)):
+            raise ValueError(f'{cell!r:.60} is not a list of labels, such as ["sky", "sea"]')
         names = [cell] if names is None and cell else names or []
     else:
         names = _parts(cell, separator)

@@ -91,9 +91,10 @@ def test_all_bad_rows_are_listed_with_their_lines(read):
         "labels.csv:6: split '' is unknown; known: train, training, val, valid, validation, dev, test, testing",
     ]
     assert list(found.problems) == expected
-    found = read("image,labels\na.jpg,[sky]\nb.jpg,['sea']\n" + "c.jpg," + "[" * 500 + "]\n")
+    found = read("image,labels\na.jpg,[sky]\nb.jpg,['sea']\n" + "c.jpg," + "[" * 500 + ']\nd.jpg,"dog, cat"\n')
     assert rows_of(found) == [("b.jpg", "sea")]
-    assert [problem.split(": ")[0] for problem in found.problems] == ["labels.csv:2", "labels.csv:4"]
+    assert [problem.split(": ")[0] for problem in found.problems] == [f"labels.csv:{line}" for line in (2, 4, 5)]
+    assert found.problems[2].endswith("""'dog, cat' is not a list of labels, such as ["sky", "sea"]""")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_rows_are_chosen_by_a_condition(read):
         ("image,Keywords\na,polar bear\nb,black bear\n", {}, ["--separator none: 'polar bear'", '--separator " ": ']),
         ("image,labels\na,sky|sea;sun\nb,sky|sun\n", {}, ["--separator none", '--separator "|"', '--separator ";"']),
         ('image,label\na,dog\na,"cat, small"\n', {}, ['--separator ","']),
-        ('image,labels\na,"[""dog""]"\nb,"dog, cat"\n', {}, ["some cells are lists, but 'dog, cat' looks like labels"]),
+        ("image,tags\na,dog or sky\nb,dog\nc,sky\n", {}, ["--separator none: 'dog or sky'", '--separator " ": ']),
         ("image,name;label\na,b;c\n", {}, ["--delimiter ',': columns ['image', 'name;label']", "--delimiter ';'"]),
         (
             "image,label,is_absent\na,dog,0\na,cat,1\n",
@@ -224,6 +225,7 @@ def test_rows_are_chosen_by_a_condition(read):
         ("image,label\na,dog\n", {"rows": ["label"]}, ["must be a column, a comparison and a value"]),
         ("image,label\na,dog\n", {"delimiter": "::"}, ["--delimiter '::' must be one character"]),
         (",,\n,,\n", {}, ["labels.csv is empty"]),
+        ("image,labels\n", {}, ["labels.csv has no row that can be read"]),
         ('image,labels\na,{1: 1}\nb,"[{""label"": ""dog"", ""score"": 0.4}]"\n', {}, ["'{1: 1}' is not a list", "'[{"]),
         (
             'image,labels\na,"{dog,park}"\nb,{cat}\n',
