@@ -31,6 +31,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import list_problems
 
 _VERSION = 1  # version of the code below; increase it when a change of the code changes the copies
+LoadedPhoto = tuple[str, np.ndarray, np.ndarray | str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Source:
         fingerprint: hash of the sources. It changes when the sources change.
         num_images: number of readable images.
         problems: one line for each photo that cannot be read.
-        load: function from a row number and a size S to an image; see `_load_photo`.
+        load: function from a row number and a size S to a name, a target `[C]`, and an image `[S, S, 3]` or a problem.
     """
 
     dataset: str
@@ -52,7 +53,7 @@ class Source:
     fingerprint: str
     num_images: int
     problems: tuple[str, ...]
-    load: Callable[[int, int], dict[str, Any]]
+    load: Callable[[int, int], LoadedPhoto]
 
 
 def photo_source(root: str | Path, dataset: str, split: str, annotations: Annotations) -> Source:
@@ -111,17 +112,17 @@ def prepare_copy(source: Source, config_data: ConfigDict, size: int) -> Path:
 
     def write(directory: Path) -> None:
         rows = range(source.num_images)
-        loaded = map_ahead(partial(source.load, size=size), rows, config_data.num_workers) if rows else []
+        loaded = map_ahead(partial(source.load, size=size), rows, config_data.num_workers)
         description = f"{source.dataset} {source.split}: resizing to {size} px"
         names, targets, problems = [], [], list(source.problems)
         with RowWriter(directory / "images.npy", (size, size, 3), np.uint8) as images:
-            for photo in tqdm(loaded, description, len(rows), unit="img", mininterval=0.5):
-                if photo["problem"]:
-                    problems.append(f"{photo['name']}: {photo['problem']}")
+            for name, target, image in tqdm(loaded, description, len(rows), unit="img", mininterval=0.5):
+                if isinstance(image, str):
+                    problems.append(f"{name}: {image}")
                 else:
-                    images.extend(photo["image"][None])
-                    names.append(photo["name"])
-                    targets.append(photo["target"])
+                    images.extend(image[None])
+                    names.append(name)
+                    targets.append(target)
         _check_problems(f"{source.dataset} {source.split}", problems, len(names), skip_corrupt)
         np.save(directory / "targets.npy", np.asarray(targets, np.uint8))
         facts = {"image_names": names, "labels": source.labels, "left_out": problems}
@@ -143,9 +144,8 @@ def _check_problems(split: str, problems: list[str], num_good: int, skip_corrupt
         tqdm.write(f"{count} left out:{listed}", file=sys.stderr)
 
 
-def _load_photo(annotations: Annotations, upright: bool, row: int, size: int) -> dict[str, Any]:
-    """Returns `image` (uint8 `[S, S, 3]`), `name`, `target` (`[C]`), and `problem` ("" if the photo is readable)."""
-    path, image, problem = annotations.image_paths[row], np.zeros((size, size, 3), np.uint8), ""
+def _load_photo(annotations: Annotations, upright: bool, row: int, size: int) -> LoadedPhoto:
+    path = annotations.image_paths[row]
     try:
         data = path.read_bytes()
     except OSError as error:  # perhaps temporary, so the photo is not left out of the copy
@@ -153,15 +153,13 @@ def _load_photo(annotations: Annotations, upright: bool, row: int, size: int) ->
     try:
         image = decode_image(data, size, upright=upright)
     except InputError as error:
-        problem = str(error)
-    name, target = annotations.image_names[row], annotations.targets[row]
-    return {"image": image, "name": name, "target": target, "problem": problem}
+        image = str(error)
+    return annotations.image_names[row], annotations.targets[row], image
 
 
-def _load_scene(seed: int, indices: range, row: int, size: int) -> dict[str, Any]:
+def _load_scene(seed: int, indices: range, row: int, size: int) -> LoadedPhoto:
     scene = scenes.draw(seed, indices[row], size)
-    target = np.isin(scenes.LABELS, scene.labels).astype(np.uint8)
-    return {"image": scene.image, "name": f"scene_{indices[row]:06d}.png", "target": target, "problem": ""}
+    return f"scene_{indices[row]:06d}.png", np.isin(scenes.LABELS, scene.labels).astype(np.uint8), scene.image
 
 
 def _examine(path: Path, folders: Sequence[Path]) -> tuple[int, int] | str:
