@@ -67,13 +67,14 @@ class PhotoFinder:
         """Returns the photos that have the longest end of the path `name`."""
         for given in _readings(name):
             *folders, last = given.split("/")
-            forms = (_folded, lambda text: _folded(_stem(text)), *[_key] * (given != name))
+            stem = _folded(_stem(last))
+            forms = [(_folded, _folded(last)), (lambda text: _folded(_stem(text)), stem), (_key, stem)]
             for start in range(len(folders) + 1):
                 candidates = self._photos.get("/".join([*map(_folded, folders[start:]), _key(last)]), [])
                 if len(candidates) > _MOST_COMPARED:
                     return candidates
-                for form in forms:
-                    if found := [path for path in candidates if form(os.path.basename(path)) == form(last)]:
+                for form, wanted in forms if given != name else forms[:2]:
+                    if found := [path for path in candidates if form(os.path.basename(path)) == wanted]:
                         return found
         return []
 

@@ -139,7 +139,7 @@ FILES = [
         "x/t.jpg",
         "y/t.jpg",
     ),
-    *("c/my photo (1).png", "raw.NEF", "raw.jpg", "d/alone.nef", "b/Case.jpg", "b/case.jpg"),
+    *("\N{RED APPLE}.jpg", "c/my photo (1).png", "raw.NEF", "raw.jpg", "d/alone.nef", "b/Case.jpg", "b/case.jpg"),
 ]
 FOUND = {
     "a.jpg": "a.jpg",
@@ -172,6 +172,8 @@ NOT_FOUND = {
     "b/CASE.jpg": "'b/CASE.jpg' can be 'b/Case.jpg' or 'b/case.jpg'; ",
     "my_photo_1.png": "no photo 'my_photo_1.png' in ",
     "zz.jpg": "no photo 'zz.jpg' in ",
+    "https://host/\N{BANANA}.jpg": "no photo ",
+    "https://host/on(ly)_here.jpg": "no photo ",
     "d/alone.nef": "no photo 'd/alone.nef' in ",
     "/etc/passwd": "'/etc/passwd' leaves the folder of the photos",
     "../../b/zz.jpg": "leaves the folder of the photos",
