@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn import initializers
-from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from aia_jax.models.attention_pooling import HEAD_FIELDS, AttentionPooling
@@ -18,16 +17,13 @@ from aia_jax.models.tresnet import TResNet
 class ClassifierHead(nnx.Module):
     """Global average pooling, dropout and a linear layer (Salar & Ahmadi 2023)."""
 
-    def __init__(
-        self, num_labels: int, num_features: int, *, dropout: float = 0.3, dtype: DTypeLike = jnp.float32, **options
-    ):
+    def __init__(self, num_labels: int, num_features: int, *, dropout: float = 0.3, **options):
         self.dropout = dropout
         self.linear = nnx.Linear(
             num_features,
             num_labels,
             kernel_init=initializers.normal(0.01),
             bias_init=uniform(num_features**-0.5),
-            dtype=dtype,
             preferred_element_type=jnp.float32,
             **options,
         )

@@ -97,10 +97,9 @@ def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | N
 
 def _with_label_count(shapes: Shapes, count: int | None) -> Shapes:
     """Returns `shapes` with the number of labels changed to `count`. If `count` is None, changes nothing."""
-    if count is None:
-        return shapes
+    axes = {} if count is None else _LABEL_AXES
     return {
-        path: tuple(count if axis == _LABEL_AXES.get(path) else size for axis, size in enumerate(shape))
+        path: tuple(count if axis == axes.get(path) else size for axis, size in enumerate(shape))
         for path, shape in shapes.items()
     }
 

@@ -3,7 +3,6 @@
 Each `Rule` contains a PyTorch name. The names for TResNet and EfficientNet-Lite are timm's.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.messages import MAX_LISTED, list_problems, printable
+from aia_jax.utils.messages import MAX_LISTED, list_problems, nearest, printable
 from aia_jax.weights.torch_state import TorchStateDict, full_name
 
 
@@ -49,7 +48,6 @@ class Rule(NamedTuple):
 # Our names of the arrays in a module, and PyTorch's names. Other names, such as `bias`, are equal.
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
-_MOST_COMPARED = 1000  # names that a missing name is compared with
 _TRESNET = (  # `find_place` first changes our `stages.0` to `layer1`
     Rule(r"conv1\.(conv|bn)", r"conv1.\1", CONV),
     Rule(r"(layer\d+\.\d+\.conv\d)\.(conv|bn)", r"\1.\2", CONV),
@@ -161,11 +159,6 @@ def from_torch(torch_state: TorchStateDict, shapes: Mapping[str, tuple[int, ...]
     The first part of a path is its area: "backbone", "head" or "sgraf". The file must have an array for each path in
     `shapes`. If `shapes` has an area, every array of this area in the file must have a path. Other areas are ignored.
 
-    Args:
-        torch_state: see `identify_state`.
-        shapes: `{path: shape}` with our paths, such as "head.bias".
-        where: the file's name, for error messages.
-
     Raises:
         InputError: arrays are missing or unexpected, have a wrong shape or type, or hold variances below 0. The
             message lists all these arrays.
@@ -222,11 +215,10 @@ def _problem(value: np.ndarray, shape: tuple[int, ...], name: str) -> str:
 
 def _report(torch_state: TorchStateDict, where: str, missing: dict, unfit: dict, unused: Iterable[Key]) -> str:
     left_over = sorted([*map(torch_state.name_in_file, unused), *torch_state.others])
-    compared = left_over if len(left_over) <= _MOST_COMPARED else ()
     absent = []
     for number, (key, shape) in enumerate(missing.items()):
         name = torch_state.name_in_file(key)
-        near = difflib.get_close_matches(name, compared, n=1, cutoff=0.8) if number < MAX_LISTED else []
+        near = nearest(name, left_over) if number < MAX_LISTED else []
         absent.append(f"missing: {name} {list(shape)}" + (f"; nearest: {printable(near[0])}" if near else ""))
     other = [f"{torch_state.name_in_file(key)}: {problem}" for key, problem in unfit.items()]
     listed = list_problems(absent) + list_problems(other)

@@ -6,6 +6,7 @@ pickles and storages. Source: torch/serialization.py.
 
 import argparse
 import io
+import itertools
 import math
 import struct
 import zipfile
@@ -20,7 +21,6 @@ from aia_jax.weights.torch_pickle import DTYPES, ForbiddenError, Pickle
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
-_VERSIONS = range(1, 11)  # of the zip archive
 _ALIGNMENT = 64  # torch aligns storages in the archive, so that it can map them
 
 
@@ -64,8 +64,6 @@ def _read_zip(file: BinaryIO, num_bytes: int) -> Any:
                 raise EOFError(f"{name} is truncated")
             return data
 
-        if int(read("version")) not in _VERSIONS:
-            raise ValueError("its version is unknown")
         if prefix + "byteorder" in names and read("byteorder") != b"little":
             raise ValueError("its byte order is not little-endian")
         storages: dict[str, np.ndarray] = {}
@@ -97,15 +95,11 @@ def _read_legacy(file: BinaryIO, num_bytes: int) -> Any:
             raise ValueError(f"storage {key} has two sizes or types")
         return storages[key]
 
-    def refuse_storage(*_: Any) -> np.ndarray:
-        raise ValueError("an array before the header")
-
-    header = Pickle(refuse_storage)
-    if header.read(file) != _MAGIC_NUMBER or header.read(file) != _PROTOCOL_VERSION:
+    pickle = Pickle(reserve_storage)
+    if pickle.read(file) != _MAGIC_NUMBER or pickle.read(file) != _PROTOCOL_VERSION:
         raise ValueError("the header is not one of torch.save; files of pickle.dump are not read")
-    header.read(file)  # facts about the machine; the storages are little-endian on all machines
-    content = Pickle(reserve_storage).read(file)
-    keys = header.read(file)
+    pickle.read(file)  # facts about the machine; the storages are little-endian on all machines
+    content, keys = pickle.read(file), pickle.read(file)
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
         raise ValueError("its arrays refer to other storages than it holds")
     for key in keys:
@@ -145,6 +139,9 @@ def _write_part(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(part, data)
 
 
+_CONTAINERS = {tuple: (b"(", b"t"), list: (b"](", b"e"), dict: (b"}(", b"u")}  # instructions before and after items
+
+
 def _write(value: Any, arrays: list[np.ndarray]) -> Iterator[bytes]:
     match value:
         case None | True | False:
@@ -157,22 +154,12 @@ def _write(value: Any, arrays: list[np.ndarray]) -> Iterator[bytes]:
         case str():
             encoded = value.encode("utf-8", "surrogatepass")
             yield b"X" + struct.pack("<I", len(encoded)) + encoded
-        case tuple():
-            yield b"("
-            for item in value:
+        case tuple() | list() | dict():
+            start, end = _CONTAINERS[next(kind for kind in _CONTAINERS if isinstance(value, kind))]
+            yield start
+            for item in itertools.chain(*value.items()) if isinstance(value, dict) else value:
                 yield from _write(item, arrays)
-            yield b"t"
-        case list():
-            yield b"]("
-            for item in value:
-                yield from _write(item, arrays)
-            yield b"e"
-        case dict():
-            yield b"}("
-            for item in value.items():
-                yield from _write(item[0], arrays)
-                yield from _write(item[1], arrays)
-            yield b"u"
+            yield end
         case argparse.Namespace():
             yield b"cargparse\nNamespace\n)\x81"
             yield from _write(vars(value), arrays)

@@ -154,12 +154,8 @@ def identify_state(
 ) -> TorchStateDict:
     """Identifies the model in a state dict, and renames the arrays of a backbone to timm's names.
 
-    Args:
-        state, options: results of `read_torch_file`.
-        where: the file's name, for error messages.
-
-    Raises:
-        InputError: the names belong to no known system, or this project has no model with these options.
+    `state` and `options` are results of `read_torch_file`. Raises InputError if the names belong to no known system, or
+    if this project has no model with these options.
     """
     arrays = {name: value for name, value in state.items() if not _NOT_TRAINED.fullmatch(name)}
     if "" in sgraf_options.prefixes(state):
