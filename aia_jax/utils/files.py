@@ -153,19 +153,15 @@ def read_text(path: Path, *, newline: str | None = None, encoding: str | None = 
     except UnicodeError as error:
         name = encoding.removesuffix("-sig").upper()
         why = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else error
-        raise InputError(f"{path} is not {name} text: {why}; {advice}{_other_encodings(path)}") from None
+        line = next((line for line in path.read_bytes().splitlines() if not line.isascii()), b"")
+        readings = {name: line.decode(name, errors="replace") for name in _ENCODINGS}
+        shown = [f"\n  as {name}: {printable(text):.60}" for name, text in readings.items() if "\ufffd" not in text]
+        advice += f"; its encoding may be one of these:{''.join(shown)}" if shown else ""
+        raise InputError(f"{path} is not {name} text: {why}; {advice}") from None
     except LookupError:
         raise InputError(f"{encoding!r} is no known encoding of text; examples: utf-8, utf-16, cp1252") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _other_encodings(path: Path) -> str:
-    """Returns lines that show the first line that is not ASCII in other encodings."""
-    line = next((line for line in path.read_bytes().splitlines() if not line.isascii()), b"")
-    readings = {name: line.decode(name, errors="replace") for name in _ENCODINGS}
-    shown = [f"\n  as {name}: {printable(text):.60}" for name, text in readings.items() if "\ufffd" not in text]
-    return f"; its encoding may be one of these:{''.join(shown)}" if shown else ""
 
 
 def read_json(path: str | Path, expected: str, *, fields: Sequence[str] = (), lines: bool = False) -> Any:

@@ -62,10 +62,6 @@ class Annotations:
 def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
     """Reads `<root>/<Folder>/<split>.json`, where <Folder> is `FOLDERS[dataset]`. Photos may be missing.
 
-    Args:
-        dataset: a key of `FOLDERS`.
-        split: "train" or "test".
-
     Raises:
         InputError: unknown data set or split, or an absent or malformed file. The message lists all problems.
     """
@@ -161,8 +157,8 @@ def _read_ssgrl(folder: Path, lists: Path) -> Annotations:
     for line, name in enumerate(_lines(read_text(lists)), start=1):
         numbers = index.get(name) if name not in seen else []  # `_assemble` reports repeated names.
         seen.add(name)
-        valid = isinstance(numbers, list) and all(type(number) is int for number in numbers)
-        if valid and all(0 <= number < len(labels) for number in numbers):
+        known = range(len(labels))
+        if isinstance(numbers, list) and all(type(number) is int and number in known for number in numbers):
             samples.append((f"line {line}", name, [labels[number] for number in numbers]))
         else:
             value = f"has {numbers!r:.80} for" if name in index else "has no entry for"

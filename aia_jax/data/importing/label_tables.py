@@ -20,8 +20,25 @@ _LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "cate
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 _UNNAMED = re.compile(r"(unnamed:\d+)?")  # the name that pandas gives to a column of row numbers
 _DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", LISTS: "lists"}  # descriptions of separators
-_YES = ("1", "true", "t", "yes", "y", "x", "positive", "pos", "present", "correct")
-_NO = ("0", "-1", "false", "f", "no", "n", "", "negative", "neg", "absent", "incorrect")
+_YES = (
+    "1",
+    "true",
+    "t",
+    "yes",
+    "y",
+    "x",
+    "✓",
+    "positive",
+    "present",
+    "correct",
+    "wahr",
+    "ja",
+    "vrai",
+    "oui",
+    "verdadero",
+)
+_NO = ("0", "-1", "false", "f", "no", "n", "", "nan", "na", "negative", "absent", "incorrect", "falsch", "nein", "faux")
+_NO += ("non", "falso")
 _ROWS = re.compile("conf|score|verif|absent|is.?(valid|train|test)")  # the same for columns beside columns of 0 and 1
 _AUTHORS = re.compile("annotator|worker|rater|labell?er|user")
 _NEGATIVE = re.compile("absent|negat|reject|delet|cancel|invalid|wrong")
@@ -241,8 +258,8 @@ def _indicated_labels(cells: list[str], header: list[str], columns: _Columns) ->
     if bad := {name: cell.strip() for name, cell in values.items() if _value(cell) not in (*_YES, *_NO)}:
         raise ValueError(
             f"column {', '.join(f'{name!r} holds {cell!r:.40}' for name, cell in bad.items())}; each column beside "
-            "photos and splits is read as a label with values 0 and 1; --label_column names a column of labels; "
-            f"--ignore_columns {' '.join(map(repr, bad))} leaves out columns"
+            "photos and splits is read as a label; write 1 where it holds and 0 elsewhere; "
+            f"--label_column names a column of labels; --ignore_columns {' '.join(map(repr, bad))} leaves out columns"
         )
     return tuple(name for name, cell in values.items() if _value(cell) in _YES)
 

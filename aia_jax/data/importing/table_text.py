@@ -61,10 +61,7 @@ def read_rows(path: Path, num_known: Callable[[list[str]], int], encoding: str, 
     if most and len(best) > 1:
         shown = [f"\n  --delimiter {'tab' if sign == chr(9) else repr(sign)}: columns {headers[sign]}" for sign in best]
         raise InputError(f"{path} can be read with several delimiters; --delimiter chooses:{''.join(shown)}")
-    return _parse(path, text, max(best, key=first.count))
-
-
-def _parse(path: Path, text: str, delimiter: str) -> TableText:
+    delimiter = max(best, key=first.count)
     rows: list[Row] = []
     line = 1
     try:

@@ -136,6 +136,7 @@ TWO_PHOTOS = [("a.jpg", "dog", "cat"), ("b.jpg", "dog")]
         (b'image,choice\na.jpg,"{""choices"": [""dog"", ""cat""]}"\nb.jpg,dog\n', {}),
         (b'image,labels\na.jpg,"[{""x"": 1, ""rectanglelabels"": [""dog"", ""cat""]}]"\nb.jpg,"[""dog""]"\n', {}),
         (b"image,labels\na.jpg,\"{'dog': 1, 'cat': 1, 'x': 0}\"\nb.jpg,['dog']\n", {}),
+        ("image,dog,cat\na.jpg,WAHR,✓\nb.jpg,oui,NaN\n".encode(), {}),
         (b'image,labels\na.jpg,"dog\ncat"\nb.jpg,dog\n', {}),
         (b"photo;labels;score\na.jpg;dog|cat;0,5\na.jpg;sea;0,05\nb.jpg;dog;1,0\n", {"rows": ["score >= 0,5"]}),
         (b"id,image,file_name,labels\n7,1,a.jpg,dog;cat\n8,2,b.jpg,dog\n", {}),
@@ -191,7 +192,15 @@ def test_rows_are_chosen_by_a_condition(read):
         ("image,dog\na,0.93\nb,0.1\n", {}, ["columns of labels hold 0.1; write 1 where the label holds and 0"]),
         ("image,dog,cat\na,1,-1\nb,,0\n", {}, ["hold -1 beside 0 or blank cells; write 1 where the"]),
         ("image,dog,width\na,1,640\nb,0,480\n", {}, ["'width' holds '640'", "--ignore_columns 'width' leaves out"]),
-        ("image,dog,a b\na,?,640\n", {}, ["'dog' holds '?', 'a b' holds '640'", "--ignore_columns 'dog' 'a b' leaves"]),
+        (
+            "image,dog,a b\na,?,640\n",
+            {},
+            [
+                "'dog' holds '?', 'a b' holds '640'",
+                "write 1 where it holds and 0",
+                "--ignore_columns 'dog' 'a b' leaves",
+            ],
+        ),
         (
             "f.filepath,tags,truth.label\na,val,dog\n",
             {},
