@@ -134,7 +134,9 @@ def _collect(
             rows.append(row)
         except ValueError as problem:
             problems.append(f"{where}: {problem}")
-        except (AttributeError, LookupError, TypeError):
+        except KeyError as error:
+            problems.append(f"{where}: has no field {error}")
+        except (AttributeError, IndexError, TypeError):
             problems.append(f"{where}: does not have the fields of {layout.split(',')[0]}")
     if not rows:
         raise InputError(f"{path}: no entry can be read as {layout}; the first: {'; '.join(problems[:1])}")
@@ -205,10 +207,10 @@ def _read_pairs(path: Path, layout: str, labels: Mapping[str, Any], classes: lis
 def _read_label_studio(path: Path, tasks: list, photo_column: str, label_column: str) -> LabelList:
     controls: dict[tuple[str, str], None] = {}  # names of questions, and their kinds
 
-    def labels_of(result: list) -> Iterator[str]:
+    def labels_of(result: list, field: str) -> Iterator[str]:
         for item in result:
             kind, question = item.get("type", ""), item.get("from_name", "")
-            if label_column not in ("", question):
+            if label_column not in ("", question) or field not in ("", item.get("to_name")):
                 continue
             if kind == "choices" or kind.endswith("labels"):
                 controls[question, kind] = None
@@ -221,14 +223,19 @@ def _read_label_studio(path: Path, tasks: list, photo_column: str, label_column:
         if not done:
             raise ValueError("is not annotated (predictions and skipped annotations are no labels)")
         done = [made for made in done if made.get("ground_truth")] or done
-        answers = {tuple(sorted(set(labels_of(made["result"])))) for made in done}
+        data = task["data"]
+        texts = {name: value.lower().split("?") for name, value in data.items() if isinstance(value, str)}
+        photos = [name for name, parts in texts.items() if any(part.endswith(SUFFIXES) for part in parts)]
+        named = {item.get("to_name") for made in done for item in made["result"]}.intersection(photos)
+        if not photo_column and len(named or photos) > 1:
+            raise ValueError(f"holds several photos: {', '.join(photos)}; --photo_column chooses one")
+        usual = [name for name in _PHOTOS if name in data] or list(texts)
+        field = photo_column or [*named, *photos, *usual][0]
+        answers = {tuple(sorted(set(labels_of(made["result"], field if named else "")))) for made in done}
         if len(answers) > 1:
             listed = " / ".join(sorted(map(", ".join, answers)))
             raise ValueError(f"its annotations differ: {listed:.80}; keep one, or mark one as ground truth")
-        data = task["data"]
-        texts = [name for name, value in data.items() if isinstance(value, str)]
-        fields = [photo_column] if photo_column else [name for name in _PHOTOS if name in data] or texts
-        return data[fields[0]], answers.pop()
+        return data[field], answers.pop()
 
     numbers = (task.get("id", index) if _is_object(task) else index for index, task in enumerate(tasks))
     entries = ((f"{path.name}: task {number}", task) for number, task in zip(numbers, tasks, strict=True))
@@ -258,7 +265,7 @@ def _read_records(path: Path, records: list, photo_column: str, label_column: st
     split, label = next((field for field in _SPLITS if field in fields), ""), known[0]
 
     def read(record: dict) -> tuple[str, tuple[str, ...], str]:
-        name, value = record[photo], record[label]
+        name, value = record[photo], record.get(label, []) if "annotator" in record else record[label]
         name = name.get("path") if _is_object(name) else name
         if not isinstance(name, str):
             raise ValueError(f"{record[photo]!r:.60} is no name of a photo{_ROWS}")

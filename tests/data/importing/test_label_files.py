@@ -134,6 +134,21 @@ def test_one_question_of_label_studio_is_chosen(write):
         read_labels_of(write({"id": 1, "result": results[0], "task": {"id": 0, "data": {}}}, "1"))
 
 
+def test_labels_of_label_studio_belong_to_the_photo_that_they_name(write):
+    def task(number, **names):
+        pair = {"left": f"l{number}.jpg", "right": f"r{number}.jpg?X-Amz=1", "text": "x"}
+        result = [{"type": "choices", "to_name": at, "value": {"choices": [name]}} for at, name in names.items()]
+        return {"id": number, "data": pair, "annotations": [{"result": result}]}
+
+    path = write([task(1, right="dog"), task(2, left="cat", right="sea"), task(3, other="sky")], "ls.json")
+    found = read_labels_of(path)
+    assert labels_of(found) == {"r1.jpg?X-Amz=1": {"dog"}}
+    message = "holds several photos: left, right; --photo_column chooses one"
+    assert [problem.endswith(message) for problem in found.problems] == [True, True]
+    expected = {"l1.jpg": set(), "l2.jpg": {"cat"}, "l3.jpg": {"sky"}}
+    assert labels_of(read_labels_of(path, photo_column="left")) == expected
+
+
 @pytest.mark.parametrize("content", [coco(), {"classes": ["a"], "labels": {"a.jpg": 0}}, {"a.jpg": ["sea"]}])
 def test_columns_are_never_ignored(write, content):
     with pytest.raises(InputError, match="--photo_column and --label_column go with a table or a list of objects"):
@@ -223,6 +238,13 @@ def test_categories_of_one_name_are_refused_if_both_are_used(write):
     document["annotations"] += [{"image_id": 9, "category_id": 1}]
     with pytest.raises(InputError, match="categories 5 and 1 have the same name, 'sea'; rename"):
         read_labels_of(write(document, "a.json"))
+
+
+def test_tasks_of_json_min_without_a_choice_have_no_labels(write):
+    rows = [{"image": "a.jpg", "choice": "sea", "annotator": 1}, {"image": "b.jpg", "annotator": 1}]
+    assert labels_of(read_labels_of(write(rows, "a.json"))) == {"a.jpg": {"sea"}, "b.jpg": set()}
+    del rows[1]["annotator"]
+    assert read_labels_of(write(rows, "a.json")).problems == ("a.json: entry 2: has no field 'choice'",)
 
 
 def test_splits_of_exports_are_kept(write):
