@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,6 @@ from aia_jax.utils.messages import format_count, list_problems, printable
 if TYPE_CHECKING:
     from aia_jax.inference.search_index import PhotoIndex, Update
     from aia_jax.inference.searcher import PhotoSearch, SearchResult
-    from aia_jax.report.search_page import SearchHit
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320
@@ -86,9 +86,13 @@ def run(arguments: argparse.Namespace) -> None:
         found = search.search(query, parts, count=arguments.top, shortlist=arguments.shortlist)
         _print_hits(query, found, names, time.perf_counter() - start)
         if arguments.html:
-            from aia_jax.report.search_page import write_search_page
+            from aia_jax.data.image_decoding import thumbnail
+            from aia_jax.report.search_page import SearchHit, write_search_page
 
-            hits = list(_hits(found, names, arguments.images))
+            files = [names[row] for row in found.rows]
+            images = [thumbnail((arguments.images / file).read_bytes(), _THUMBNAIL) for file in files]
+            facts = images, files, found.scores, itertools.repeat(None), found.attention, found.weights, found.keywords
+            hits = list(map(SearchHit, *facts))
             write_search_page(arguments.html, [(query, hits)], title=query, folder=arguments.images)
             print(f"written to {arguments.html}")
 
@@ -123,13 +127,3 @@ def _print_hits(query: str, found: SearchResult, names: Sequence[str], seconds: 
         words = "  ".join(f"{word} {weight:.2f}" for word, weight in found.keywords[place][:_KEYWORDS_SHOWN])
         split, name = f"{visual:.2f} / {keyword:.2f}", printable(names[row])
         print(f"{place + 1:4}  {found.scores[place]:5.3f}  {split:>14}  {name}  {words and f'[{words}]'}")
-
-
-def _hits(found: SearchResult, names: Sequence[str], folder: Path) -> Iterator[SearchHit]:
-    from aia_jax.data.image_decoding import thumbnail
-    from aia_jax.report.search_page import SearchHit
-
-    facts = zip(found.rows, found.scores, found.attention, found.weights, found.keywords, strict=True)
-    for row, score, attention, weights, keywords in facts:
-        image = thumbnail((folder / names[row]).read_bytes(), _THUMBNAIL)
-        yield SearchHit(image, names[row], score, None, attention, weights, keywords)

@@ -85,9 +85,10 @@ def encode_queries(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.nda
     """
     rows = [known_ids(text, vocabulary) for text in texts]
     if unknown := [text for text, row in zip(texts, rows, strict=True) if not row]:
-        size = len(vocabulary) - len(SPECIAL_WORDS)
+        known = [word for word in vocabulary.ids if word not in SPECIAL_WORDS]
         listed = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        raise InputError(f"no word of {listed} is known to {vocabulary.name} of {size:,} words")
+        words = f"{len(known):,} words, such as {', '.join(known[:20])}"
+        raise InputError(f"no word of {listed} is known to {vocabulary.name} of {words}")
     return pad_ids(rows)
 
 

@@ -46,7 +46,7 @@ def test_unknown_words_of_a_query_are_dropped():
     sky, sea = vocabulary.ids["sky"], vocabulary.ids["sea"]
     assert tokens.tolist() == [[sea, sky], [sky, 0]]
     assert lengths.tolist() == [2, 1]
-    with pytest.raises(InputError, match="no word of 'red boat' is known to the vocabulary of 2 words"):
+    with pytest.raises(InputError, match="no word of 'red boat' is known to the vocabulary of 2 words, such as s"):
         encode_queries(["sky", "red boat"], vocabulary)
 
 
