@@ -20,25 +20,9 @@ _LABEL_COLUMNS = ("labels", "image_labels", "tags", "keywords", "classes", "cate
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 _UNNAMED = re.compile(r"(unnamed:\d+)?")  # the name that pandas gives to a column of row numbers
 _DESCRIPTIONS = {"": "one per cell", " ": "separated by blanks", LISTS: "lists"}  # descriptions of separators
-_YES = (
-    "1",
-    "true",
-    "t",
-    "yes",
-    "y",
-    "x",
-    "✓",
-    "positive",
-    "present",
-    "correct",
-    "wahr",
-    "ja",
-    "vrai",
-    "oui",
-    "verdadero",
-)
+_YES = ("1", "true", "t", "yes", "y", "x", "✓", "positive", "present", "correct", "wahr", "ja", "vrai", "oui")
 _NO = ("0", "-1", "false", "f", "no", "n", "", "nan", "na", "negative", "absent", "incorrect", "falsch", "nein", "faux")
-_NO += ("non", "falso")
+_NO += ("non",)
 _ROWS = re.compile("conf|score|verif|absent|is.?(valid|train|test)")  # the same for columns beside columns of 0 and 1
 _AUTHORS = re.compile("annotator|worker|rater|labell?er|user")
 _NEGATIVE = re.compile("absent|negat|reject|delet|cancel|invalid|wrong")

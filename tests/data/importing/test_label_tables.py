@@ -136,7 +136,7 @@ TWO_PHOTOS = [("a.jpg", "dog", "cat"), ("b.jpg", "dog")]
         (b'image,choice\na.jpg,"{""choices"": [""dog"", ""cat""]}"\nb.jpg,dog\n', {}),
         (b'image,labels\na.jpg,"[{""x"": 1, ""rectanglelabels"": [""dog"", ""cat""]}]"\nb.jpg,"[""dog""]"\n', {}),
         (b"image,labels\na.jpg,\"{'dog': 1, 'cat': 1, 'x': 0}\"\nb.jpg,['dog']\n", {}),
-        ("image,dog,cat\na.jpg,WAHR,✓\nb.jpg,oui,NaN\n".encode(), {}),
+        ("image,dog,cat,sky\na.jpg,WAHR,✓,NaN\nb.jpg,oui,non,nein\n".encode(), {}),
         (b'image,labels\na.jpg,"dog\ncat"\nb.jpg,dog\n', {}),
         (b"photo;labels;score\na.jpg;dog|cat;0,5\na.jpg;sea;0,05\nb.jpg;dog;1,0\n", {"rows": ["score >= 0,5"]}),
         (b"id,image,file_name,labels\n7,1,a.jpg,dog;cat\n8,2,b.jpg,dog\n", {}),
