@@ -107,7 +107,5 @@ def _problem(path: Path) -> str | None:
         return None
     except Image.UnidentifiedImageError:
         return "not an image of a known format" if path.stat().st_size else "the file is empty"
-    except OSError as error:
-        return error.strerror or str(error)
     except Exception as error:  # Pillow's header readers raise many types of errors for invalid bytes.
-        return str(error) or type(error).__name__
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__

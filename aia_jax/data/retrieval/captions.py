@@ -168,11 +168,9 @@ def feature_photo_names(split: CaptionSplit) -> list[str]:
         raise InputError(f"{path}, which names the photos of the features, does not exist; aia features writes it")
     document = read_json(path, '{"images": [...]}, the names of the photos of the features')
     names = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f'{path} names no photos; expected {{"images": [...]}}, as aia features writes it')
     rows = split.images.rows
-    if max(rows, default=0) >= len(names):
-        raise InputError(f"{path} names {len(names)} photos, fewer than there are features; create both again")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or max(rows) >= len(names):
+        raise InputError(f'{path} does not name a photo for each row, {{"images": [...]}}, as aia features writes it')
     return [names[row] for row in rows]
 
 
