@@ -62,7 +62,7 @@ def test_photos_are_counted_and_timed(benchmark, photos, tmp_path, monkeypatch, 
 def test_a_failure_of_annotate_is_reported(photos, tmp_path, capfd):
     with pytest.raises(InputError, match="aia annotate ended with exit code 2"):
         annotate_folder.annotate(tmp_path / "no run", photos, tmp_path / "annotated")
-    assert "no run is not there" in capfd.readouterr().err
+    assert "no run does not exist" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
