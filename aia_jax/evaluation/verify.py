@@ -1,7 +1,5 @@
 """Compares a PyTorch model with this project's model: the outputs of all stages for the same weights and inputs."""
 
-import importlib
-import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +22,7 @@ from aia_jax.tasks.retrieval import RetrievalTask
 from aia_jax.training.model_arrays import merge_model, replace_arrays, split_model
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.packages import install_command
+from aia_jax.utils.packages import import_with_extra
 from aia_jax.weights.load import load_torch_file
 from aia_jax.weights.torch_state import TorchStateDict
 
@@ -70,7 +68,7 @@ def verify(
 def _verify_annotation(
     task: AnnotationTask, source: Path, images: str | None, split: str | None, tolerance: float
 ) -> bool:
-    torch_annotator = _import("torch_annotator", "torch and timm")
+    torch_annotator = import_with_extra("aia_jax.weights.torch_annotator", "verifying", "parity", "torch", "timm")
     import torch
 
     torch_state, ours = _load(task, source)
@@ -96,7 +94,7 @@ def _verify_annotation(
 
 
 def _verify_retrieval(task: RetrievalTask, source: Path, tolerance: float) -> bool:
-    torch_sgraf = _import("torch_sgraf", "torch")
+    torch_sgraf = import_with_extra("aia_jax.weights.torch_sgraf", "verifying", "parity", "torch")
     import torch
 
     torch_state, ours = _load(task, source)
@@ -115,15 +113,6 @@ def _verify_retrieval(task: RetrievalTask, source: Path, tolerance: float) -> bo
     with torch.inference_mode():
         there = _retrieval_stages(theirs.encode_images, theirs.encode_captions, theirs.similarity, inputs)
     return _compare(here, there, f"{len(features)} images, {len(tokens)} captions", tolerance)
-
-
-def _import(module: str, packages: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(f"aia_jax.weights.{module}")
-    except (ImportError, RuntimeError) as error:
-        raise InputError(
-            f"verifying needs {packages} ({error}): {install_command('parity', 'torch', 'timm')}"
-        ) from None
 
 
 def _load(task: Task, source: Path) -> tuple[TorchStateDict, nnx.Module]:

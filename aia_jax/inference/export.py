@@ -1,7 +1,6 @@
 """Exports a trained annotator to StableHLO and ONNX files. Compares the outputs of each file with the model."""
 
 import hashlib
-import importlib
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from aia_jax.data.feature_cache import weights_digest
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training.runs import package_versions
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.packages import install_command
+from aia_jax.utils.packages import import_with_extra
 from aia_jax.version import __version__
 
 NUM_IMAGES = 4  # batch size of the comparison if a file accepts any batch size
@@ -146,11 +145,7 @@ def load_stablehlo(content: bytes) -> Callable[[jax.Array], dict[str, jax.Array]
 
 def import_onnx() -> types.ModuleType:
     """Imports `aia_jax.inference.onnx_model`. Raises InputError if a package that it needs is not installed."""
-    try:
-        return importlib.import_module("aia_jax.inference.onnx_model")
-    except (ImportError, RuntimeError) as error:
-        packages = "torch, timm, onnxscript and onnxruntime"
-        raise InputError(f"ONNX needs {packages} ({error}): {install_command('onnx')}") from None
+    return import_with_extra("aia_jax.inference.onnx_model", "ONNX", "onnx")
 
 
 def _facts(content: bytes) -> dict[str, Any]:

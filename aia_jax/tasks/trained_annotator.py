@@ -1,5 +1,6 @@
 """Runs a trained annotator: computes scores, the backbone's feature maps, and keywords (labels with high scores)."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class TrainedAnnotator:
         *,
         fold: bool = True,
     ):
-        self.config = config
+        self.config, self._process = config, os.getpid()
         self.labels = tuple(labels)
         self.image_size = config.data.image_size
         self._task = AnnotationTask(config, stats)
@@ -174,6 +175,8 @@ class TrainedAnnotator:
         return found
 
     def _dispatch(self, step: Any, name: str, rows: np.ndarray) -> dict[str, jax.Array]:
+        if os.getpid() != self._process:  # JAX would wait for ever
+            raise InputError("the annotator was loaded before this process was forked; load it in each process")
         return step(self._weights, sharding.put_batch({name: pad_batch(rows, self.batch_size)}, self._mesh))
 
     def _score_maps(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -1,7 +1,9 @@
 """Checks the versions of installed packages, and names the commands that install packages."""
 
+import importlib
 import re
 import shlex
+import types
 from importlib import metadata
 
 from aia_jax.utils.errors import InputError
@@ -19,6 +21,20 @@ def install_command(extra: str, *only: str) -> str:
     names = [line.partition(";")[0].strip() for line in _requirements() if re.search(rf"extra == .{extra}\b", line)]
     names = [name for name in names if not only or re.match(r"[\w.-]+", name)[0] in only]
     return f"pip install {shlex.join(names)}" if names else f"pip install -e '.[{extra}]' in the checkout"
+
+
+def import_with_extra(module: str, use: str, extra: str, *only: str) -> types.ModuleType:
+    """Imports a module that needs packages of an extra, such as PyTorch; see `install_command`.
+
+    Raises InputError if a package is missing, or if torch and torchvision do not fit each other.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{use} needs more packages ({error}): {install_command(extra, *only)}") from None
+    except RuntimeError as error:  # torchvision registers operators in torch
+        problem = f"the installed torch and torchvision do not fit each other ({error})"
+        raise InputError(f"{problem}; install both from the same index, such as that of PyTorch for CPUs") from None
 
 
 def check_versions() -> None:

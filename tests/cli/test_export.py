@@ -213,6 +213,9 @@ def test_flags_and_models_that_cannot_be_used_are_refused(
 def test_onnx_without_its_packages_names_them(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delitem(sys.modules, "aia_jax.inference.onnx_model", raising=False)
-    assert run("--format", "both") == 2
+    assert run("--format", "onnx") == 2
     assert "pip install 'onnxruntime>=1.20' 'onnxscript>=0.5'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert run("--format", "both") == 2
+    assert "error: model.onnx was not written, the files above were: ONNX needs more" in capsys.readouterr().err
+    assert (tmp_path / "out" / "model.stablehlo").exists()

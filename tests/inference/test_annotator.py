@@ -1,6 +1,7 @@
 """`aia_jax.load`: annotators of photos in memory."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -153,6 +154,12 @@ def test_grey_and_large_images_are_accepted(annotator, pixels):
 def test_bad_images_are_named(annotator, images, message):
     with pytest.raises(InputError, match=message):
         annotator(images)
+
+
+def test_a_forked_process_is_refused_instead_of_waiting_for_ever(annotator, pixels, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(InputError, match="loaded before this process was forked; load it in each process"):
+        annotator(pixels[0])
 
 
 def test_diverged_weights_are_refused(annotator, pixels, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from aia_jax.cli.main import main
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.packages import check_versions, install_command
+from aia_jax.utils.packages import check_versions, import_with_extra, install_command
 
 
 @pytest.fixture
@@ -35,4 +35,13 @@ def test_an_old_package_is_named_with_the_command_that_replaces_it(requirements,
 def test_the_packages_of_an_extra_are_named(requirements):
     assert install_command("draw") == "pip install 'tool>=2' other"
     assert install_command("draw", "tool") == "pip install 'tool>=2'"
+    with pytest.raises(InputError, match=r"drawing needs more packages \(.*no_such.*\): pip install 'tool>=2' other"):
+        import_with_extra("aia_jax.no_such", "drawing", "draw")
     assert install_command("paint") == "pip install -e '.[paint]' in the checkout"
+
+
+def test_a_torchvision_of_another_torch_is_not_a_missing_package(monkeypatch, tmp_path):
+    (tmp_path / "drawn.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"torch and torchvision do not fit each other \(operator .*same index"):
+        import_with_extra("drawn", "drawing", "draw")
