@@ -37,6 +37,8 @@ def read_coco(path: Path, document: dict[str, Any]) -> LabelList:
         raise InputError(
             f"{path}: the annotations have a score, so they are predictions; remove wrong ones, and scores"
         )
+    if any(entry.get("ignore") for entry in annotations):
+        raise InputError(f'{path}: some annotations say "ignore"; remove them or, if they are labels, the field ignore')
     problems: list[str] = []
     names, files = (_by_id(path, document, field, problems) for field in ("categories", "images"))
     same_names, same_files = ({str(number): number for number in known} for known in (names, files))

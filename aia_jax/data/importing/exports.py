@@ -184,7 +184,10 @@ def _read_datumaro(path: Path, document: dict) -> LabelList:
     def read(item: dict) -> tuple[str, tuple[str, ...]]:
         media = item.get("image") or item.get("media") or {}
         marks = item["annotations"]
-        unused.update({f"attribute {name}": None for mark in marks for name in mark.get("attributes") or ()})
+        attributes = [mark.get("attributes") or {} for mark in marks]
+        if any(found.get("score") not in (None, 1) for found in attributes):
+            raise ValueError("a label has a score; predictions are no labels: keep those that hold, without it")
+        unused.update({f"attribute {name}": None for found in attributes for name in found})
         numbers = [mark["label_id"] for mark in marks if mark.get("label_id") is not None]
         return media.get("path") or item["id"], label_names(numbers, classes)
 

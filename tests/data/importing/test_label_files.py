@@ -271,6 +271,11 @@ REFUSED = {
     "has no list 'annotations'": {"images": [], "categories": []},
     "captions are for retrieval": {**BARE, "annotations": [{"image_id": 1, "caption": "a dog"}]},
     "COCO's panoptic segmentation: give": {**BARE, "annotations": [{"image_id": 1, "segments_info": []}]},
+    'some annotations say "ignore"': {**BARE, "annotations": [{"image_id": 1, "category_id": 1, "ignore": 1}]},
+    "a label has a score; predictions are no labels": {
+        **DATUMARO,
+        "items": [{"id": "a", "annotations": [{"label_id": 0, "attributes": {"score": 0.1}}]}],
+    },
     "so they are predictions": {**BARE, "annotations": [{"image_id": 1, "category_id": 1, "score": 0.4}]},
     "no field of the labels among image_id, category_id, score": [{"image_id": 1, "category_id": 1, "score": 0.4}],
     "imported data of this project: train with": {
