@@ -94,7 +94,6 @@ def write_grid_features(
     Args:
         compute: function from images, uint8 `[batch_size, S, S, 3]`, to feature maps `[batch_size, h, w, F]`.
         grid: height h, width w and number of channels F of a feature map.
-        dtype: dtype of the file: "float16" or "float32".
 
     Raises:
         InputError: photos cannot be used, or a feature is too large for `dtype`.

@@ -8,7 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -48,7 +48,6 @@ _KINDS = {  # regular expression for the start of a file that cannot be read: wh
     b"": "not an image of a known format",
 }
 _WEBP_QUALITY = 70
-Result = TypeVar("Result")
 
 
 def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray:
@@ -113,7 +112,7 @@ def small_webp(image: Image.Image, side: int, upright: bool) -> bytes:
     return encode_webp(_to_array(small, orientation))
 
 
-def decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
+def decode(data: bytes, convert: Callable[[Image.Image], Any]) -> Any:
     """Opens an image file and returns `convert(image)`. Raises the same errors as `decode_image`."""
     if not data:
         raise InputError("the file is empty")
@@ -141,7 +140,7 @@ def decode(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
         ) from error
 
 
-def _open(data: bytes, convert: Callable[[Image.Image], Result]) -> Result:
+def _open(data: bytes, convert: Callable[[Image.Image], Any]) -> Any:
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         num_pixels = image.width * image.height
         if num_pixels > MOST_PIXELS:

@@ -61,7 +61,6 @@ class RowWriter:
     On a full disk, writing raises an OSError. With a memory map, a full disk would kill the process.
 
     Args:
-        path: file to write. An existing file is overwritten.
         shape, dtype: shape and dtype of one row.
     """
 

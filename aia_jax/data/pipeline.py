@@ -36,7 +36,6 @@ def train_batches(
 
     Args:
         arrays: a dict of arrays `[N, ...]` that an integer array can index, or a function; see `MakeBatch`.
-        num_rows: number of rows N.
         batch_size: global batch size B, over all processes.
 
     Returns:

@@ -1,7 +1,6 @@
 """Labels photos with a trained annotator: a few images in memory, or any number of files."""
 
 import contextlib
-import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -33,8 +32,7 @@ _MAX_MAPS = 24  # maximum number of attention maps of a thumbnail
 OneImage = str | os.PathLike | Image.Image | np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Annotation:
+class Annotation(NamedTuple):
     """The outputs of a model with C labels for N images.
 
     Attributes:
@@ -65,7 +63,6 @@ class PhotoAnnotator:
 
     Attributes:
         labels: the vocabulary, C label names.
-        batch_size: number of images in a batch.
     """
 
     def __init__(self, annotator: TrainedAnnotator, threshold: float | np.ndarray, top: int | None = None):

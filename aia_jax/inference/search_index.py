@@ -16,7 +16,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -34,8 +34,7 @@ Rows = dict[str, np.ndarray]
 Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last change in nanoseconds
 
 
-@dataclasses.dataclass(frozen=True)
-class Update:
+class Update(NamedTuple):
     """The numbers of photos that changed, `{name: reason}` of unusable photos, and why an index was rebuilt, or ""."""
 
     new: int

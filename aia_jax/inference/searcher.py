@@ -1,9 +1,9 @@
 """Searches photos with a trained AMC model. Fast approximate scores select photos, which the full model then scores."""
 
-import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,8 +26,7 @@ _ROUGH_BATCH, _FULL_BATCH = 8192, 1024  # photos in a batch of `rough_scores`, a
 Part = tuple[dict[str, np.ndarray], np.ndarray]  # arrays `[rows, ...]` of photos, and the indices of the usable rows
 
 
-@dataclasses.dataclass(frozen=True)
-class SearchResult:
+class SearchResult(NamedTuple):
     """The n best photos for a query, in descending order of score.
 
     Attributes:
@@ -49,7 +48,6 @@ class PhotoSearch:
     """Searches photos with the best epoch of a search run, and with the annotator that made this run's training data.
 
     Args:
-        workdir: folder of the search run.
         annotator: folder of the annotator's run; "": `config.data.annotator` of the search run.
 
     Attributes:

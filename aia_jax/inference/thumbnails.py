@@ -7,9 +7,9 @@
 
 import base64
 import contextlib
-import dataclasses
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from aia_jax.utils.files import complete_lines
 PICTURES = "pictures.jsonl"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Thumbnail:
+class Thumbnail(NamedTuple):
     """A small copy of a photo and its attention maps, for the HTML page.
 
     Attributes:
@@ -30,7 +29,7 @@ class Thumbnail:
 
     webp: bytes
     labels: tuple[str, ...] = ()
-    maps: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
+    maps: np.ndarray = np.zeros((0, 0, 0), np.uint8)
 
 
 class ThumbnailStore(contextlib.ExitStack):

@@ -5,7 +5,6 @@
 `place` and `fingerprint` are fields of `Source`. Augmentation keeps S x S pixels, so each photo is resized once.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -34,14 +33,12 @@ _VERSION = 1  # version of the code below; increase it when a change of the code
 LoadedPhoto = tuple[str, np.ndarray, np.ndarray | str]
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The sources of a prepared copy.
 
     Attributes:
         place: location of the sources, such as the folder of the data. Each location has its own cache folder.
         fingerprint: hash of the sources. It changes when the sources change.
-        num_images: number of readable images.
         problems: one line for each photo that cannot be read.
         load: function from a row number and a size S to a name, a target `[C]`, and an image `[S, S, 3]` or a problem.
     """
