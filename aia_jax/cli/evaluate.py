@@ -65,7 +65,6 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: the flags contradict each other. Also the errors of `evaluate`.
     """
     from aia_jax.evaluation.evaluate import evaluate
-    from aia_jax.training.runs import hint_trained_root
 
     workdir, weights = arguments.workdir, arguments.weights
     if bool(workdir) == bool(weights):
@@ -75,10 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--weights FILE needs --output, a folder for the results")
     set_up_devices(arguments)
     _choose_dtype(arguments, [workdir] if workdir else [Path(source) for source in weights])
-    with hint_trained_root(workdir, arguments.config):
-        output = arguments.output or folder / "evaluation"
-        options = {"split": arguments.split, "thresholds": arguments.thresholds, "html": arguments.html}
-        evaluate(arguments.config, workdir, output, weights=weights, **options)
+    output = arguments.output or folder / "evaluation"
+    options = {"split": arguments.split, "thresholds": arguments.thresholds, "html": arguments.html}
+    evaluate(arguments.config, workdir, output, weights=weights, **options)
 
 
 def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> None:

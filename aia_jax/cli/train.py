@@ -36,11 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Sets up the devices, trains, and prints the next commands."""
     import jax
 
-    from aia_jax.training.runs import hint_trained_root
-
     set_up_devices(arguments)
-    with hint_trained_root(arguments.workdir, arguments.config):
-        train(arguments.config, arguments.workdir)
+    train(arguments.config, arguments.workdir)
     if jax.process_index() == 0:
         print(_next_commands(arguments), flush=True)
 

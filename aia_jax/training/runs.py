@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,22 +51,6 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
     write_json(workdir / "environment.json", environment)
-
-
-@contextlib.contextmanager
-def hint_trained_root(workdir: Path | None, config: ConfigDict) -> Iterator[None]:
-    """Context manager. If an InputError names `config.data.root`, adds the value that the run in `workdir` used."""
-    try:
-        yield
-    except InputError as error:
-        written = None
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            written = json.loads((workdir / "config.json").read_bytes())["data"]["root"]
-        if "config.data.root" not in str(error) or written in (None, config.data.root):
-            raise
-        raise InputError(
-            f"{error}\n{workdir} was trained with --config.data.root={shlex.quote(str(written))}"
-        ) from error
 
 
 def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...] = ()) -> None:

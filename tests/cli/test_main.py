@@ -1,7 +1,6 @@
 """The commands as a user starts them: flags, help, exit codes."""
 
 import importlib
-import json
 import os
 import signal
 import subprocess
@@ -70,15 +69,6 @@ def test_commands_and_flags_that_do_not_fit_are_refused(tmp_path, monkeypatch, c
     assert error.startswith("error: ")
     assert error == message if message.startswith("error") else message in error
     assert not Path("run/checkpoints").exists()
-
-
-def test_the_data_root_of_the_training_is_suggested(tmp_path, capsys):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.json").write_text(json.dumps({"data": {"root": "/my photos"}}))
-    config = f"--config={REPOSITORY}/configs/corel5k.py"
-    assert main(["train", config, f"--workdir={run}", "--config.data.root=/no/such/root"]) == 2
-    assert f"{run} was trained with --config.data.root='/my photos'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
