@@ -58,6 +58,8 @@ def packaged_configs() -> dict[str, str]:
 
 
 def _find_file(name: str, given: str) -> str:
+    if name.endswith(".json"):
+        raise InputError(f"--config {given} must be a config file (.py) or a packaged config; a run goes to --workdir")
     if Path(name).is_file():
         return name
     packaged = packaged_configs()

@@ -96,6 +96,11 @@ def test_a_parameter_of_the_loss_may_be_none():
     assert read_config(f"{CONFIGS}/vg500.py", ["--config.loss.gamma_neg=None"]).loss.gamma_neg is None
 
 
+def test_a_run_is_no_config():
+    with pytest.raises(InputError, match=r"--config run/config.json must be a config file .*; a run goes to --workdir"):
+        read_config("run/config.json")
+
+
 @pytest.mark.parametrize("name", packaged_configs())
 def test_every_packaged_config_is_found_by_name_valid_and_locked(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
