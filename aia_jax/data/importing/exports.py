@@ -6,6 +6,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from aia_jax.data.importing.coco import read_coco
+from aia_jax.data.importing.label_names import WEIGHTS, label_names
+from aia_jax.data.importing.label_tables import select_records
 from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow, leave_out_different
 from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.errors import InputError
@@ -18,8 +20,6 @@ _ONE = ("label", "tag", "keyword", "class", "category", "choice", "classificatio
 _SEVERAL = ("labels", "image_labels", "tags", "keywords", "classes", "categories", "choices")
 _SEVERAL += ("classificationAnnotations",)
 _SPLITS = ("split", "subset", "partition")
-_NAMES = ("choices", "label", "name", "displayName")  # and all that end with "labels"
-_WEIGHTS = ("confidence", "score", "probability")
 _INSTEAD = "export COCO's JSON from the tool, or write a table image,labels"
 _ROWS = '; expected an object for each photo, as DataFrame.to_json(orient="records") writes'
 _CAPTIONS = "captions: captions are for retrieval, not for labels; see docs/retrieval.md"
@@ -39,11 +39,19 @@ _REFUSED = {  # fields by which a format is known: its name, and what to do
 }
 
 
-def read_json_labels(path: Path, *, photo_column: str = "", label_column: str = "") -> LabelList:
+def read_json_labels(
+    path: Path,
+    *,
+    photo_column: str = "",
+    label_column: str = "",
+    rows: Sequence[str] = (),
+    ignore_columns: Sequence[str] = (),
+) -> LabelList:
     """Reads JSON of COCO, Label Studio, Datumaro (CVAT) or FiftyOne; objects in a list or in lines; or names to labels.
 
     Args:
         photo_column, label_column: fields of the objects in a list or in lines, if they have other names.
+        rows, ignore_columns: see `read_table`; for objects in a list or in lines.
 
     Raises:
         InputError: the file is not JSON, is in no known format, or in one that is not read.
@@ -68,15 +76,18 @@ def read_json_labels(path: Path, *, photo_column: str = "", label_column: str = 
         else:
             _refuse(path, next(iter(document.values())))
             read = _read_mapping
-        if read and (photo_column or label_column):
-            raise InputError(f"--photo_column and --label_column go with a table or a list of objects, not with {path}")
+        if read and (photo_column or label_column or rows or ignore_columns):
+            flags = "--photo_column, --label_column, --rows and --ignore_columns"
+            raise InputError(f"{flags} go with a table or a list of objects, not with {path}")
         if read:
             return read(path, document)
     first = document[0]
     if _is_object(first) and "data" in first and ("annotations" in first or "completions" in first):
+        if rows or ignore_columns:
+            raise InputError(f"--rows and --ignore_columns go with a table; {path} is Label Studio's JSON")
         return _read_label_studio(path, document, photo_column, label_column)
     _refuse(path, first)
-    return _read_records(path, document, photo_column, label_column)
+    return _read_records(path, document, photo_column, label_column, rows, ignore_columns)
 
 
 def read_xml_labels(path: Path) -> LabelList:
@@ -145,28 +156,6 @@ def _collect(
     understood = f"{path}: {layout}; {len(rows) + len(problems):,} entries, {bare:,} of them without labels"
     rows = leave_out_different(rows, problems) if one_each else rows
     return LabelList(tuple(rows), understood, tuple(problems))
-
-
-def label_names(value: Any, classes: list | tuple = (), depth: int = 4) -> tuple[str, ...]:
-    """Returns the labels in a text, in an object, or in a list of these. Numbers are indices of `classes`."""
-    if isinstance(value, list | tuple | set) and depth:
-        return tuple(dict.fromkeys(name for item in value for name in label_names(item, classes, depth - 1)))
-    if isinstance(value, dict) and value and depth and all(isinstance(name, str) for name in value):
-        if weights := [field for field in _WEIGHTS if value.get(field) not in (None, 1)]:
-            raise ValueError(f"a label has a {weights[0]}; predictions are no labels: keep those that hold, without it")
-        if all(mark in (0, 1) for mark in value.values()):
-            return tuple(name for name, mark in value.items() if mark)
-        named = (value[field] for field in value if field in _NAMES or field.endswith("labels"))
-        given = [names for names in named if names not in (None, "", [])]
-        if len(given) == 1:
-            return label_names(given[0], classes, depth - 1)
-    if type(value) is int and 0 <= value < len(classes):
-        value = classes[value]
-    if isinstance(value, str):
-        return (value,) if value else ()
-    if type(value) in (int, float):
-        raise ValueError(f"the label {value} is a number; the file does not name it: write the names of labels")
-    raise ValueError(f"{value!r:.60} is neither a label nor a list of labels")
 
 
 def _read_fiftyone(path: Path, document: dict) -> LabelList:
@@ -252,7 +241,9 @@ def _read_label_studio(path: Path, tasks: list, photo_column: str, label_column:
     return LabelList(found.rows, understood, found.problems)
 
 
-def _read_records(path: Path, records: list, photo_column: str, label_column: str) -> LabelList:
+def _read_records(
+    path: Path, records: list, photo_column: str, label_column: str, rows: Sequence[str], ignored: Sequence[str]
+) -> LabelList:
     """Reads objects with a field of the photo and a field of its labels, in a list or in lines."""
     fields = dict.fromkeys(field for record in records if _is_object(record) for field in record)
     photo = photo_column or next((field for field in _PHOTOS if field in fields), "")
@@ -263,6 +254,8 @@ def _read_records(path: Path, records: list, photo_column: str, label_column: st
             raise InputError(
                 f"{path}: no field of the {what} among {listed:.200}; {flag} names it; expected {_EXPECTED}"
             )
+    if absent := [name for name in ignored if name not in fields]:
+        raise InputError(f"{path} has no field {absent[0]!r} (--ignore_columns)")
     if len(known) > 1:
         raise InputError(f"{path} has several fields of labels: {', '.join(known)}; --label_column chooses one")
     split, label = next((field for field in _SPLITS if field in fields), ""), known[0]
@@ -274,12 +267,16 @@ def _read_records(path: Path, records: list, photo_column: str, label_column: st
             raise ValueError(f"{record[photo]!r:.60} is no name of a photo{_ROWS}")
         if isinstance(value, str) and label not in _ONE and any(sign in value for sign in "|;, "):
             raise ValueError(f'{label} {value!r:.60} can be one label or several; write a list such as ["sky", "sea"]')
+        for field in unused:
+            if isinstance(record.get(field), list) and any(weight in field.lower() for weight in WEIGHTS):
+                raise ValueError(f"the labels have {field}; keep those that hold, or give --ignore_columns {field}")
         part = str(record.get(split) or "").lower()
         if part and part not in SPLIT_NAMES:
             raise ValueError(f"split {part!r:.40} is unknown; known: {', '.join(SPLIT_NAMES)}")
         return name, label_names(value), SPLIT_NAMES.get(part, "")
 
-    unused = [field for field in fields if field not in (photo, label, split)]
+    unused = [field for field in fields if field not in (photo, label, split, *ignored)]
+    kept = select_records(path, records, (photo, label, *(field for field in unused if field != "id")), rows)
     layout = f"objects, photos in field {photo!r}, labels in field {label!r}" + (split and f", splits in {split!r}")
-    entries = ((f"{path.name}: entry {index}", record) for index, record in enumerate(records, 1))
-    return _collect(path, layout, entries, read, unused=unused, one_each="annotator" in fields)
+    entries = ((f"{path.name}: entry {index}", record) for index, record in kept)
+    return _collect(path, layout, entries, read, unused=[*unused, *ignored], one_each="annotator" in fields)

@@ -40,9 +40,9 @@ def read_labels_of(path: Path, **table_options: Any) -> LabelList:
     if start == b"<" or path.suffix.lower() == ".xml":
         _refuse_options(path, table_options)
         return read_xml_labels(path)
-    columns = {name: table_options.get(name, "") for name in ("photo_column", "label_column")}
-    _refuse_options(path, {name: value for name, value in table_options.items() if name not in columns})
-    return read_json_labels(path, **columns)
+    names = ("photo_column", "label_column", "rows", "ignore_columns")
+    _refuse_options(path, {name: value for name, value in table_options.items() if name not in names})
+    return read_json_labels(path, **{name: table_options[name] for name in names if name in table_options})
 
 
 def _refuse_options(path: Path, options: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aia_jax.data.importing.labelled_photos import SPLIT_NAMES, LabelList, LabelRow, leave_out_different
 from aia_jax.data.importing.table_text import LISTS, TableText, choose_separator, read_rows, split_cell
@@ -28,7 +28,7 @@ _AUTHORS = re.compile("annotator|worker|rater|labell?er|user")
 _NEGATIVE = re.compile("absent|negat|reject|delet|cancel|invalid|wrong")
 _WEIGHTS = re.compile(  # names of columns that say which rows count
     rf"{_NEGATIVE.pattern}|conf|score|prob(?!lem)|likelihood|certain|verif|presen|(^|[^a-z]|is)(valid|value|positive)"
-    r"|exists|weight|votes|agreement|accept|approv|correct|status|(^|[^a-z])state|review|group.?of"
+    r"|exists|weight|votes|agreement|accept|approv|correct|status|(^|[^a-z])state|review|group.?of|^answer$"
 )
 _MAX_VALUES = 5  # most values of a text column that says which rows count, such as high, medium and low
 _COMPARISONS = {"=": eq, "!=": ne, ">=": ge, "<=": le, ">": gt, "<": lt}
@@ -115,6 +115,29 @@ def read_table(
         how += f"; not used: {', '.join(repr(header[column]) for column in columns.unused)}"
     understood = f"{path}: separated by {table.delimiter!r}, photos in column {header[columns.photo]!r}, {how}"
     return LabelList(tuple(found), understood, tuple(problems))
+
+
+def select_records(path: Path, records: list, fields: Sequence[str], rows: Sequence[str]) -> list[tuple[int, Any]]:
+    """Selects objects of JSON as `read_table` selects rows. Returns them with their numbers, from 1.
+
+    Args:
+        fields: the field of the photo, the field of the labels, and fields that may say which objects count.
+        rows: conditions, of which each object that counts meets all.
+
+    Raises:
+        InputError: there is no condition, but a field may say which objects count.
+    """
+
+    def cell(value: Any) -> str:
+        return "" if value is None or isinstance(value, dict | list) else str(value)
+
+    cells = [[cell(entry.get(field)) if isinstance(entry, dict) else "" for field in fields] for entry in records]
+    table = TableText(path, "", list(fields), list(enumerate(cells, 1)), [])
+    for condition in rows:
+        table, _ = _matching(table, condition)
+    if not rows:
+        _ask_about_rows(table, _Columns(0, 1, None, [], list(range(2, len(fields)))))
+    return [(number, records[number - 1]) for number, _ in table.rows]
 
 
 def _key(name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aia_jax.data.importing.exports import label_names
+from aia_jax.data.importing.label_names import label_names
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_text
 

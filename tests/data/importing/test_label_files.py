@@ -151,7 +151,7 @@ def test_labels_of_label_studio_belong_to_the_photo_that_they_name(write):
 
 @pytest.mark.parametrize("content", [coco(), {"classes": ["a"], "labels": {"a.jpg": 0}}, {"a.jpg": ["sea"]}])
 def test_columns_are_never_ignored(write, content):
-    with pytest.raises(InputError, match="--photo_column and --label_column go with a table or a list of objects"):
+    with pytest.raises(InputError, match="--ignore_columns go with a table or a list of objects"):
         read_labels_of(write(content, "a.json"), label_column="b")
 
 
@@ -238,6 +238,36 @@ def test_categories_of_one_name_are_refused_if_both_are_used(write):
     document["annotations"] += [{"image_id": 9, "category_id": 1}]
     with pytest.raises(InputError, match="categories 5 and 1 have the same name, 'sea'; rename"):
         read_labels_of(write(document, "a.json"))
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "condition"),
+    [
+        ("confidence", (1, 0), "confidence = 1"),
+        ("is_absent", (False, True), "is_absent = false"),
+        ("status", ("done", "rejected"), "status = done"),
+        ("answer", ("accept", "reject"), "answer = accept"),
+    ],
+)
+def test_fields_that_say_which_entries_count_are_asked_about(write, field, values, condition):
+    entries = [("a.jpg", "sea"), ("a.jpg", "sky")]
+    rows = [{"image": name, "label": label, field: value} for (name, label), value in zip(entries, values, strict=True)]
+    path = write(lines(*rows), "metadata.jsonl")
+    with pytest.raises(InputError, match=f'may say which rows count(?s:.*)--rows "{condition}": reads 1 of 2 rows'):
+        read_labels_of(path)
+    assert labels_of(read_labels_of(path, rows=[condition])) == {"a.jpg": {"sea"}}
+    found = read_labels_of(path, ignore_columns=[field])
+    assert [row.labels for row in found.rows] == [("sea",), ("sky",)]
+    assert f"not used: {field}" in found.understood
+
+
+def test_lists_of_scores_beside_labels_are_problems(write):
+    path = write([{"image": "a.jpg", "labels": ["cat", "dog"], "scores": [0.1, 0.9]}], "a.json")
+    with pytest.raises(InputError, match="have scores; keep those that hold, or give --ignore_columns scores"):
+        read_labels_of(path)
+    assert labels_of(read_labels_of(path, ignore_columns=["scores"])) == {"a.jpg": {"cat", "dog"}}
+    with pytest.raises(InputError, match="has no field 'x'"):
+        read_labels_of(path, ignore_columns=["x"])
 
 
 def test_tasks_of_json_min_without_a_choice_have_no_labels(write):
