@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from aia_jax.cli.flags import Parser, positive
-from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.vocabulary import SPECIAL_WORDS
 from aia_jax.inference.searcher import PhotoSearch
-from aia_jax.utils.files import write_json
+from aia_jax.utils.files import check_room, os_errors_as_input_errors, write_json
 from benchmarks.comparison import run_command
 from benchmarks.timing import machine, time_windows, versions
 

@@ -24,8 +24,8 @@ from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, check_model_arguments, local, positive
 from aia_jax.cli.outputs import check_output_folder
-from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.utils.errors import InputError, Interrupted
+from aia_jax.utils.files import os_errors_as_input_errors
 from aia_jax.utils.messages import format_count, list_problems, printable
 
 if TYPE_CHECKING:

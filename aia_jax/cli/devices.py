@@ -13,8 +13,9 @@ import tempfile
 import threading
 
 from aia_jax.cli.flags import Parser
-from aia_jax.data.cache import cache_root, os_errors_as_input_errors
+from aia_jax.data.cache import cache_root
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import os_errors_as_input_errors
 from aia_jax.utils.paths import local_path
 
 PRESETS: dict[str, dict[str, str]] = {

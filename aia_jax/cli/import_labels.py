@@ -55,16 +55,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--min_images", type=positive, metavar="N", help="leave out labels with fewer photos")
     parser.add_argument("--photo_column", default="", metavar="NAME", help="table: photo column with an unusual name")
     parser.add_argument("--label_column", default="", metavar="NAME", help="table: label column with an unusual name")
-    separator_help = "table: separator of labels in a cell; none: a cell is one label; default: decided from all cells"
-    parser.add_argument("--separator", default="", metavar="SIGN", help=separator_help)
+    parser.add_argument("--separator", default="", metavar="SIGN", help="table: separator of labels in a cell, or none")
     parser.add_argument("--delimiter", default="", metavar="SIGN", help="table: delimiter of cells, or tab")
     parser.add_argument("--encoding", default="", metavar="NAME", help="table: cp1252, ...; default: UTF-8 or UTF-16")
-    rows_help = "table: rows to read: 'Confidence >= 0.5'; may be repeated"
-    parser.add_argument("--rows", action="append", default=[], metavar="CONDITION", help=rows_help)
+    parser.add_argument("--rows", action="append", default=[], metavar="CONDITION", help="table: 'Confidence >= 0.5'")
     parser.add_argument("--ignore_columns", nargs="+", default=(), metavar="NAME", help="table: columns to leave out")
-    parser.add_argument(
-        "--like", type=local, metavar="DIR", help="use vocabulary and statistics of this earlier output"
-    )
+    parser.add_argument("--like", type=local, metavar="DIR", help="use vocabulary and statistics of this output")
     parser.add_argument("--skip_bad", action="store_true", help="leave out rows, photos and labels with problems")
     parser.add_argument("--accept_labels", action="store_true", help="accept labels that look broken")
     parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help="threads that decode photos")

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import check_writable
+from aia_jax.utils.files import check_room, check_writable, os_errors_as_input_errors
 
 
 def check_output_folder(folder: Path, files: Sequence[str] = (), *, force: bool = False) -> None:

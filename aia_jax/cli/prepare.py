@@ -16,12 +16,11 @@ from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, local, positive
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS
 from aia_jax.data.annotation.datasets import load_split
-from aia_jax.data.cache import os_errors_as_input_errors
 from aia_jax.data.public.acquisition import DOWNLOADS, fetch_annotations, fetch_photos, list_missing_files
 from aia_jax.data.public.inspection import Inspection, inspect_dataset
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, PublicDataset
 from aia_jax.utils.errors import InputError, Interrupted
-from aia_jax.utils.files import exclusive_lock
+from aia_jax.utils.files import exclusive_lock, os_errors_as_input_errors
 
 
 def add_arguments(parser: Parser) -> None:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_photo_arguments, local, not_negative, positive, word
-from aia_jax.data.cache import cache_root, os_errors_as_input_errors
+from aia_jax.data.cache import cache_root
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import check_writable
+from aia_jax.utils.files import check_writable, os_errors_as_input_errors
 from aia_jax.utils.messages import format_count, list_problems, printable
 
 if TYPE_CHECKING:

@@ -1,18 +1,16 @@
 """Creates cache directories. A directory is complete or absent, even after interruptions and with several processes."""
 
-import contextlib
-import errno
 import json
 import os
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import exclusive_lock
+from aia_jax.utils.files import check_room, exclusive_lock, os_errors_as_input_errors
 from aia_jax.utils.paths import local_path
 
 _MANIFEST = "whole.json"  # {file: size}; it is written last, so it shows that a directory is complete
@@ -54,29 +52,6 @@ def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, 
                 check_room(parent, num_bytes)
                 _write_and_rename(path, write)
     return path
-
-
-@contextlib.contextmanager
-def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: str) -> Iterator[None]:
-    """Turns an OSError into an InputError that says why `directory` cannot be written, and ends with `advice`.
-
-    If the disk is full, the message also says how many bytes are needed, `num_bytes`, if this number is known.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            needed = "" if num_bytes is None else f": about {num_bytes / 1e6:,.1f} MB are needed there"
-            raise InputError(f"the disk of {directory} is full{needed}; {advice}") from error
-        raise InputError(f"{directory} cannot be written: {error.strerror}; {advice}") from error
-
-
-def check_room(directory: Path, num_bytes: int) -> None:
-    """Raises the OSError of a full disk if the disk of `directory` has fewer than `num_bytes` free bytes."""
-    if shutil.disk_usage(directory).free < num_bytes:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:

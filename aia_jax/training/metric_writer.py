@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from aia_jax.utils.files import write_bytes, write_errors_as_input_errors
+from aia_jax.utils.files import os_errors_as_input_errors, write_bytes
 
 _METRICS = "metrics.jsonl"
 _ADVICE = "correct this and give the same command again"
@@ -37,7 +37,7 @@ class MetricWriter(contextlib.AbstractContextManager):
 
         self._path, folder = Path(workdir) / _METRICS, Path(workdir) / "tensorboard"
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        with write_errors_as_input_errors(self._path, _ADVICE), contextlib.ExitStack() as stack:
+        with os_errors_as_input_errors(self._path, None, _ADVICE), contextlib.ExitStack() as stack:
             write_bytes(self._path, to_lines(read_records(self._path, resume_step)))
             self._lines = stack.enter_context(self._path.open("ab"))
             folder.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ class MetricWriter(contextlib.AbstractContextManager):
             return
         from tensorboardX.summary import scalar
 
-        with write_errors_as_input_errors(self._path, _ADVICE):
+        with os_errors_as_input_errors(self._path, None, _ADVICE):
             self._lines.write(to_lines([{"step": step, "kind": kind, **values}]))
             self._lines.flush()
             for name, value in values.items():

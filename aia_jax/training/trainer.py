@@ -28,7 +28,7 @@ from aia_jax.training.step import make_train_step
 from aia_jax.training.task import Task
 from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError, Interrupted
-from aia_jax.utils.files import check_writable, exclusive_lock, write_errors_as_input_errors
+from aia_jax.utils.files import check_writable, exclusive_lock, os_errors_as_input_errors
 
 
 class Trainer:
@@ -120,7 +120,7 @@ class Trainer:
         if jax.process_index():
             return
         refusal = f"another process trains in {self.workdir}; stop it, wait for it, or give another workdir"
-        with write_errors_as_input_errors(self.workdir, "make it writable, or give another workdir"):
+        with os_errors_as_input_errors(self.workdir, None, "make it writable, or give another workdir"):
             self.workdir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(exclusive_lock(self.workdir / ".lock", refusal))
 

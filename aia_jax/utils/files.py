@@ -1,11 +1,13 @@
 """Functions for files: atomic writes, reads with precise errors, locks, checksums and listings."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,12 +35,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def write_errors_as_input_errors(path: Path, advice: str) -> Iterator[None]:
-    """Turns an OSError into an InputError that says why `path` cannot be written. `advice` says what to do."""
+def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: str) -> Iterator[None]:
+    """Turns an OSError into an InputError that says why `directory` cannot be written, and ends with `advice`.
+
+    If the disk is full, the message also says how many bytes are needed, `num_bytes`, if this number is known.
+    """
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; {advice}") from error
+        if error.errno is None:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why = error.strerror if num_bytes is None else f"about {num_bytes / 1e6:,.1f} MB are needed there"
+            raise InputError(f"the disk of {directory} is full: {why}; {advice}") from error
+        raise InputError(f"{directory} cannot be written: {error.strerror}; {advice}") from error
+
+
+def check_room(directory: Path, num_bytes: int) -> None:
+    """Raises the OSError of a full disk if the disk of `directory` has fewer than `num_bytes` free bytes."""
+    if shutil.disk_usage(directory).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def check_writable(folder: Path, flag: str = "--output") -> None:
@@ -116,13 +132,9 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
     found = []
     for directory, folders, files in os.walk(folder):  # needs a fifth of the memory of Path.rglob
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in suffixes:
-                continue
-            path = os.path.join(directory, name)
-            if os.path.isfile(path):
-                found.append(os.path.relpath(path, folder))
-    return sorted(found)
+        names = (name for name in files if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."))
+        found += filter(os.path.isfile, (os.path.join(directory, name) for name in names))
+    return sorted(os.path.relpath(path, folder) for path in found)
 
 
 def read_text(path: Path, *, newline: str | None = None, encoding: str | None = None) -> str:

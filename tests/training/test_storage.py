@@ -163,7 +163,7 @@ def test_metrics_on_a_full_disk_are_reported_and_their_files_closed(tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "size=64k"):
         with (
-            pytest.raises(InputError, match=r"metrics\.jsonl cannot be written: No space left on device"),
+            pytest.raises(InputError, match=r"metrics\.jsonl is full: No space left on device"),
             MetricWriter(disk) as writer,
         ):
             [writer.write(step, "train", {"loss": 0.5}) for step in range(1000)]

@@ -91,10 +91,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
         InputError: the file cannot be read, has no labels, or repeats a label.
     """
     text = read_text(path)
-    labels = _lines(text)
-    if text.lstrip().startswith(("{", "[")):
-        document = read_json(path, _LABELS)
-        labels = document.get("labels") if isinstance(document, dict) else document
+    document = read_json(path, _LABELS) if text.lstrip().startswith(("{", "[")) else _lines(text)
+    labels = document.get("labels") if isinstance(document, dict) else document
     if not isinstance(labels, list) or not labels:
         raise InputError(f"{path} holds no labels; expected one per line, or {_LABELS}")
     _raise_problems(path, _label_problems(labels))

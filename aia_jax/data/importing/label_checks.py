@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from itertools import chain
 
-from aia_jax.data.annotation.annotations import label_problem
 from aia_jax.data.importing.labelled_photos import LabelRow
 from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.messages import format_count, printable
@@ -16,7 +15,8 @@ from aia_jax.utils.messages import format_count, printable
 _MISREAD = ("cp1252", "latin-1", "mac_roman", "cp1251")  # encodings in which UTF-8 text is often misread
 _MAX_LENGTH = 100
 _PATTERNS = {
-    r"(?i)nan|null|none|undefined|#?n/a|<na>": "stands for an empty cell",
+    r"(?i)nan|null|none|undefined|#?n/a|<na>|#(name|ref|value|div/0|num|null)[?!]": "stands for an empty cell",
+    "=.*": "is a formula of a spreadsheet",
     r"/[mtg]/\w+": "is an identifier of Open Images; its file of class descriptions has the name",
     r"(?i).*\w://.*|(\.{0,2}[/\\]|[a-z]:[/\\]).*|.*[/\\].*[/\\].*": "looks like a path or an address",
     r"""[\[{].*[\]}]|.*['"]\s*:.*""": "looks like a part of JSON or of a list",
@@ -73,8 +73,6 @@ def unify_labels(
 
 def _broken(label: str) -> str:
     """Returns why a label looks like a part of a file that was read in a wrong way; "" if it does not."""
-    if label_problem(label):  # `merge_label_rows` reports these
-        return ""
     if any(unicodedata.category(sign) in ("Cc", "Co", "Cf") and sign not in "\u200c\u200d" for sign in label):
         return "has invisible characters"
     if "\ufffd" in label or any(_is_misread(label, encoding) for encoding in _MISREAD):

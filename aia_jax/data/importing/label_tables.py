@@ -187,7 +187,10 @@ def _find_columns(table: TableText, photo_column: str, label_column: str, ignore
     numbered = [name for name in header if re.fullmatch(r"(label|tag|class|category|keyword|choice)s?\d+", _key(name))]
     if labels is None and numbered:
         raise InputError(f"{path}: join {', '.join(numbered)} into one column labels, whose cells are such as sky|sea")
-    split = next((column for name in _SPLIT_COLUMNS for column in left if names[column] == name), None)
+    values = {column: {cells[column].strip().lower() for _, cells in table.rows} for column in left}
+    splits = [column for name in _SPLIT_COLUMNS for column in left if names[column] == name]
+    splits += [column for column in left if len(values[column]) > 1 and values[column] <= set(SPLIT_NAMES)]
+    split = next((column for column in splits if column != labels), None)
     others = [column for column in left if column not in (labels, split)]
     indicators = [column for column in others if labels is None and not _UNNAMED.fullmatch(names[column])]
     unnamed = [column + 1 for column in others if column and column not in indicators]
@@ -236,7 +239,7 @@ def _ask_about_rows(table: TableText, columns: _Columns) -> None:
             asked = few and (_NEGATIVE.search(name.lower()) or not values <= {*_YES})
         else:
             asked = flags and values & {*_YES} and values & {*_NO} and not _UNNAMED.fullmatch(_key(name))
-            asked = asked or ("0" in values and numbers and "count" in name.lower())
+            asked = asked or ("0" in values and numbers and "count" in name.lower()) or values == {"", name.lower()}
         if asked:
             names.append(name)
             graded = numbers and (len(values) > _MAX_VALUES or "." in "".join(values))

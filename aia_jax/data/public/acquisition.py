@@ -17,12 +17,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aia_jax.data.annotation.annotations import SPLITS
-from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.public.download import download
 from aia_jax.data.public.inspection import Inspection, first_names
 from aia_jax.data.public.public_datasets import PublicDataset
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import write_bytes
+from aia_jax.utils.files import check_room, os_errors_as_input_errors, write_bytes
 
 DOWNLOADS = "downloads"
 

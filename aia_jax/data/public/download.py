@@ -19,10 +19,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aia_jax.data.cache import check_room, os_errors_as_input_errors
 from aia_jax.data.public.public_datasets import RemoteFile
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import write_json
+from aia_jax.utils.files import check_room, os_errors_as_input_errors, write_json
 from aia_jax.version import __version__
 
 ATTEMPTS = 5  # largest number of consecutive attempts without progress

@@ -54,7 +54,19 @@ BROKEN += (
     "stra√üe",
     "Tom &amp; Jerry",
 )
-BROKEN += ('"dog": 1', "x" * 101, ">", "+", "dog: 0.93", "dog (93%)", "dog .9", "and park", "dog (0,93)")
+BROKEN += (
+    '"dog": 1',
+    "x" * 101,
+    ">",
+    "+",
+    "dog: 0.93",
+    "dog (93%)",
+    "dog .9",
+    "and park",
+    '="dog"',
+    "#REF!",
+    "dog (0,93)",
+)
 
 
 @pytest.mark.parametrize("label", BROKEN)

@@ -55,6 +55,8 @@ def test_columns_of_zero_and_one_are_read_and_other_values_are_reported(read):
     assert rows_of(found) == [("a.jpg", "sky"), ("b.jpg", "polar bear"), ("c.jpg",)]
     assert [row.split for row in found.rows] == ["train", "test", "validation"]
     assert "2 columns of 0 and 1 as labels, splits in column 'split'" in found.understood
+    found = read("image,label,dataset\na,sky,Training\nb,sea,test\n")
+    assert [row.split for row in found.rows] == ["train", "test"]
     found = read("image,sky,width\na.jpg,1,640\nb.jpg,0,1\n")
     assert rows_of(found) == [("b.jpg", "width")]
     assert "labels.csv:2: column 'width' holds '640'; each column beside photos and splits" in found.problems[0]
@@ -215,6 +217,7 @@ def test_rows_are_chosen_by_a_condition(read):
         ("0.jpg,0,1,1\n1.jpg,0,0,1\n", {}, ["the first line must be a header such as image,labels"]),
         ("image,dog,cat\na,1,0\na,0,1\n", {}, ["the entries of 'a' have different labels"]),
         ("image,dog,cat,is_valid\na,1,0,0\n", {}, ['--rows "is_valid = 0"', "splits need a column split"]),
+        ("image,label,not\na,dog,not\na,cat,\n", {}, ['--rows "not = ": reads 1 of 2', '--rows "not = not": reads 1']),
         ("image,label,polarity\na,dog,negative\na,cat,positive\n", {}, ['--rows "polarity = positive": reads 1']),
         (
             "image,label,score\na,dog,0,5\n".replace(",", ";").replace("0;5", "0,5"),
