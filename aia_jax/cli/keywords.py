@@ -4,7 +4,7 @@
     aia keywords --layout coco --keywords keywords --list dataset.json --output records
 
 FOLDER holds files {"tagging": {"keywords": [...]}}. DIR gets keyword_vocabulary.json and, for each split,
-keyword_record_SPLIT.npy and keyword_names_SPLIT.json.
+keyword_record_SPLIT.npy, keyword_ranges_SPLIT.npy and keyword_names_SPLIT.json.
 """
 
 import argparse
@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from tqdm import tqdm
 
 from aia_jax.cli.flags import Parser, local, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
-from aia_jax.data.search.keyword_records import write_keyword_record
+from aia_jax.data.search.keyword_records import write_keyword_records
 from aia_jax.data.search.keywords import (
     KeywordSplit,
     KeywordVocabulary,
@@ -32,7 +33,7 @@ from aia_jax.utils.files import write_json
 from aia_jax.utils.messages import list_problems
 
 VOCABULARY = "keyword_vocabulary.json"
-_PATTERNS = "keyword_record_{}.npy", "keyword_names_{}.json"
+_PATTERNS = "keyword_record_{}.npy", "keyword_ranges_{}.npy", "keyword_names_{}.json"
 _BYTES_PER_IMAGE = 1000  # estimate for 30 keywords: the words in a temporary file, and the ids
 
 
@@ -143,11 +144,13 @@ def _read_words(path: Path) -> Iterator[list[str]]:
 
 def _write(split: KeywordSplit, words: Path, vocabulary: KeywordVocabulary, folder: Path) -> str:
     """Writes the arrays and file names of a split, and returns a line for the summary."""
-    record, names = (folder / pattern.format(split.name) for pattern in _PATTERNS)
+    record, ranges, names = (folder / pattern.format(split.name) for pattern in _PATTERNS)
     encoded = map(vocabulary.encode, _read_words(words))
-    num_rows, num_filled = write_keyword_record(record, zip(split.ids.tolist(), encoded, strict=True))
+    found = write_keyword_records(record, ranges, zip(split.ids.tolist(), encoded, strict=True), split.num_ids)
     write_json(names, dict(zip(split.names, split.ids.tolist(), strict=True)))
+    num_rows = int(found.max()) + 1
     if not num_rows:
         raise InputError(f"no keyword of {split.name} is in {vocabulary.name}; is it that of these images?")
-    mean, num_empty = num_rows / len(split), len(split) - num_filled
+    num_empty = len(split) - int(np.count_nonzero(found[:, 0] >= 0))
+    mean = num_rows / len(split)
     return f"{split.name}: {len(split):,} images, {mean:.2f} keywords an image, {num_empty:,} images without any"

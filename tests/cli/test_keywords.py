@@ -41,11 +41,12 @@ def test_a_folder(here, capsys):
     assert capsys.readouterr().out == (
         "all: 4 images, 1.25 keywords an image, 1 images without any\n2 words in the vocabulary; written to out\n"
     )
-    files = ["keyword_names_all.json", "keyword_record_all.npy", "keyword_vocabulary.json"]
+    files = ["keyword_names_all.json", "keyword_ranges_all.npy", "keyword_record_all.npy", "keyword_vocabulary.json"]
     assert left() == files
     assert KeywordVocabulary.load("out/keyword_vocabulary.json").words == ("dog", "sky")
     assert json.loads(Path("out/keyword_names_all.json").read_text()) == {"0": 0, "1": 1, "b/10.png": 2, "b/2.png": 3}
     assert np.load("out/keyword_record_all.npy").tolist() == [[0, 0], [1, 0], [1, 0], [1, 1], [2, 1]]
+    assert np.load("out/keyword_ranges_all.npy").tolist() == [[0, 0], [1, 3], [4, 4], [-1, -1]]
 
 
 def test_a_second_clickture_list_takes_the_words_of_the_first(here, failing):
@@ -60,6 +61,7 @@ def test_a_second_clickture_list_takes_the_words_of_the_first(here, failing):
     assert main(lite) == 0
     assert json.loads(Path("out/keyword_names_dev.json").read_text()) == {"b/7": 7, "3": 3}
     assert np.load("out/keyword_record_dev.npy").tolist() == [[7, 0], [3, 0], [3, 1]]
+    assert len(np.load("out/keyword_ranges_dev.npy")) == 8
     assert np.load("out/keyword_record_train.npy").tolist() == [[4, 1], [4, 0]]
     error = failing(*dev, "--force")
     assert "out/keyword_record_train.npy needs out/keyword_vocabulary.json as it is: use it with" in error
@@ -95,6 +97,9 @@ def test_coco(here, capsys):
     )
     assert np.load("out/keyword_record_train.npy").tolist() == [[3, 1], [3, 0]]
     assert np.load("out/keyword_record_test.npy").tolist() == [[1, 0], [1, 1]]
+    for split, ranges in {"train": {3: [0, 1]}, "test": {1: [0, 1]}}.items():
+        wanted = [ranges.get(number, [-1, -1]) for number in range(7)]
+        assert np.load(f"out/keyword_ranges_{split}.npy").tolist() == wanted
     assert json.loads(Path("out/keyword_names_train.json").read_text()) == {"a": 3, "b": 0}
 
 
@@ -110,7 +115,7 @@ def test_outputs_are_replaced_only_by_force(here, failing):
     Path("k/bad.json").unlink()
     assert main([*FOLDER, "--force"]) == 0
     assert len(np.load("out/keyword_record_all.npy")) == 6
-    assert len(left()) == 3
+    assert len(left()) == 4
 
 
 def test_all_unusable_files_are_listed(here, failing):
@@ -174,12 +179,12 @@ def test_bad_lists_and_datasets_are_reported_with_the_place(here, failing, comma
         (["--split=a/b"], "--split a/b is part of file names; it must hold no slash"),
         (["--min_count=0"], "argument --min_count: must be at least 1, not 0"),
         (["--min_count=4"], "no word is in the keywords of 4 images; give more images or a lower min_count"),
-        (["--output=blocked"], "blocked/keyword_record_all.npy is a folder; name another --output"),
+        (["--output=blocked"], "blocked/keyword_ranges_all.npy is a folder; name another --output"),
     ],
 )
 def test_mistakes_are_reported(here, failing, flags, message):
     Path("empty").mkdir()
-    Path("blocked/keyword_record_all.npy").mkdir(parents=True)
+    Path("blocked/keyword_ranges_all.npy").mkdir(parents=True)
     error = failing(*FOLDER, *flags)
     assert message in error
     assert "error: " in error

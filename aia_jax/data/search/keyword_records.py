@@ -1,8 +1,9 @@
-"""Stores the keywords of images in a record, integers `[N, 2]`: an image id and a word id in each row.
+"""Stores the keywords of images in two arrays. Word ids are those of a vocabulary.
 
-The documentation of AMC (Chen et al., CVPR 2017; github kanchen-usc/AMC_ATT) gives the record the name
-img_keyword_ind_*.npy. But AMC's programs save under this name the ranges, the first and last row of each image in the
-record, and do not save the record.
+The record, integers `[N, 2]`, has an image id and a word id in each row. The ranges, integers `[I, 2]`, have the first
+and the last row of each image id below I in the record; -1 -1 without keywords. The documentation of AMC (Chen et al.,
+CVPR 2017; github kanchen-usc/AMC_ATT) gives the record the name img_keyword_ind_*.npy. But AMC's programs save the
+ranges under this name, and do not save the record.
 """
 
 from collections.abc import Iterable
@@ -13,11 +14,11 @@ import numpy as np
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.utils.errors import InputError
 
-LARGEST_ID = 2**27 - 1  # AMC's ranges have a row for each possible id. With this largest id, they have 2 GB.
+LARGEST_ID = 2**27 - 1  # The ranges have a row for each possible id. With this largest id, they have 2 GB.
 
 
 def read_keyword_record(path: Path, images: np.ndarray, width: int, num_words: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the first `width` keywords of each image from a record.
+    """Reads the first `width` keywords of each image from a record. The ranges are not needed.
 
     Args:
         path: file `keyword_record_{split}.npy` of `aia keywords`.
@@ -53,15 +54,22 @@ def read_keyword_record(path: Path, images: np.ndarray, width: int, num_words: i
     return ids, counts.astype(np.int32)
 
 
-def write_keyword_record(path: Path, images: Iterable[tuple[int, np.ndarray]]) -> tuple[int, int]:
-    """Writes a record. Returns the number of rows and the number of images that have keywords.
+def write_keyword_records(
+    record_path: Path, ranges_path: Path, images: Iterable[tuple[int, np.ndarray]], num_ids: int
+) -> np.ndarray:
+    """Writes the record and the ranges, and returns the ranges. Only the ranges are in memory.
 
     Args:
-        images: pairs of an image id and the word ids of the image.
+        images: pairs of an image id below `num_ids` and the word ids of the image. No image id may be repeated.
     """
-    num_rows = num_images = 0
-    with RowWriter(path, (2,), np.int32) as rows:
+    ranges = np.full((num_ids, 2), -1, np.int64)
+    num_rows = 0
+    with RowWriter(record_path, (2,), np.int32) as rows:
         for image, words in images:
-            rows.extend(np.column_stack((np.full_like(words, image), words)))
-            num_rows, num_images = num_rows + len(words), num_images + bool(len(words))
-    return num_rows, num_images
+            if len(words):
+                rows.extend(np.column_stack((np.full_like(words, image), words)))
+                ranges[image] = num_rows, num_rows + len(words) - 1
+                num_rows += len(words)
+    with RowWriter(ranges_path, (2,), ranges.dtype) as rows:
+        rows.extend(ranges)
+    return ranges

@@ -118,12 +118,14 @@ class KeywordSplit:
         folder: folder of the keyword files.
         names: names of N keyword files, relative to `folder` and without .json.
         ids: image ids, int32 `[N]`, without repeats.
+        num_ids: the largest image id plus one; for COCO, of all images in dataset.json.
     """
 
     name: str
     folder: Path
     names: tuple[str, ...]
     ids: np.ndarray
+    num_ids: int
 
     def __len__(self) -> int:
         return len(self.names)
@@ -148,7 +150,7 @@ def clickture_split(listed: Path, folder: Path, name: str) -> KeywordSplit:
     ids = (line.rpartition("/")[2] for line in lines)
     numbers = (int(text) if re.fullmatch("[0-9]{1,18}", text) else text for text in ids)
     checked = validate_ids(numbers, lambda index: f"{listed}:{index + 1}")
-    return KeywordSplit(name, folder, tuple(lines), checked)
+    return KeywordSplit(name, folder, tuple(lines), checked, int(checked.max()) + 1)
 
 
 def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
@@ -174,7 +176,7 @@ def coco_splits(dataset: Path, folder: Path) -> tuple[KeywordSplit, ...]:
             raise InputError(
                 f"{dataset}: two images of split {name!r} are called {twice}; each needs its own keyword file"
             )
-        splits.append(KeywordSplit(name, folder / f"keyword_{name}", names, ids[rows]))
+        splits.append(KeywordSplit(name, folder / f"keyword_{name}", names, ids[rows], int(ids.max()) + 1))
     return tuple(splits)
 
 
@@ -187,7 +189,7 @@ def folder_split(folder: Path, name: str) -> KeywordSplit:
     names = tuple(file.removesuffix(".json") for file in list_files(folder, [".json"]) if file.endswith(".json"))
     if not names:
         raise InputError(f"{folder} has no keyword files; their names must end in .json")
-    return KeywordSplit(name, folder, names, np.arange(len(names), dtype=np.int32))
+    return KeywordSplit(name, folder, names, np.arange(len(names), dtype=np.int32), len(names))
 
 
 def validate_ids(numbers: Iterable[Any], where: Callable[[int], str]) -> np.ndarray:

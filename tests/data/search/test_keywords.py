@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
-from aia_jax.data.search.keyword_records import read_keyword_record, write_keyword_record
+from aia_jax.data.search.keyword_records import read_keyword_record, write_keyword_records
 from aia_jax.data.search.keywords import KeywordVocabulary, analyze, read_keywords
 from aia_jax.utils.errors import InputError
 
@@ -26,6 +26,11 @@ def save(tmp_path):
         return tmp_path / name
 
     return save
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return tmp_path / "record.npy", tmp_path / "ranges.npy"
 
 
 def test_keywords_are_read_and_split_into_words(write):
@@ -98,9 +103,7 @@ def test_a_vocabulary_is_saved(tmp_path):
     assert loaded.encode(["dog", "x", "café", "dog"]).tolist() == [1, 0, 1]
 
 
-def test_memory_does_not_grow_with_the_images(tmp_path):
-    path = tmp_path / "record.npy"
-
+def test_memory_does_not_grow_with_the_images(paths):
     def peak(num_images: int) -> int:
         def documents():
             return ([f"word{(7 * image + place) % 300}" for place in range(20)] for image in range(num_images))
@@ -108,30 +111,31 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
         tracemalloc.start()
         vocabulary = KeywordVocabulary.fit(documents())
         images = zip(itertools.count(), map(vocabulary.encode, documents()))
-        write_keyword_record(path, images)
+        write_keyword_records(*paths, images, 10_000)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
 
-    peak(100)
-    few, many = peak(4000), peak(12_000)  # from 4,000 on, counts of words need memory of their own
+    peak(1000)
+    few, many = peak(1000), peak(10_000)
     assert many < 1.1 * few
-    assert read_keyword_record(path, np.arange(12_000), 20, 300)[1].sum() == 240_000
+    assert read_keyword_record(paths[0], np.arange(10_000), 20, 300)[1].sum() == 200_000
 
 
-def test_records_are_written_and_read(tmp_path):
-    path = tmp_path / "record.npy"
+def test_records_are_written_and_read(paths):
     images = [(4, [2, 0, 2]), (0, []), (1, [1]), (2, [3, 0]), (5, [])]
-    assert write_keyword_record(path, ((image, np.array(words, np.int32)) for image, words in images)) == (6, 3)
-    assert (np.load(path).tolist(), np.load(path).dtype) == (RECORD, np.int32)
-    keywords, counts = read_keyword_record(path, np.array([2, 0, 4, 4, 1]), 2, 4)
+    ranges = write_keyword_records(*paths, ((image, np.array(words, np.int32)) for image, words in images), 6)
+    assert ranges.tolist() == RANGES
+    assert (np.load(paths[0]).tolist(), np.load(paths[0]).dtype) == (RECORD, np.int32)
+    assert np.load(paths[1]).tolist() == RANGES
+    keywords, counts = read_keyword_record(paths[0], np.array([2, 0, 4, 4, 1]), 2, 4)
     assert (keywords.dtype, counts.dtype) == (np.int32, np.int32)
     assert keywords.tolist() == [[3, 0], [0, 0], [2, 0], [2, 0], [1, 0]]
     assert counts.tolist() == [2, 0, 2, 2, 1]
-    assert read_keyword_record(path, np.arange(6), 4, 4)[0].tolist()[4] == [2, 0, 2, 0]
-    write_keyword_record(path, [(0, np.zeros(0, np.int32))])  # a record without a row
-    assert read_keyword_record(path, np.arange(2), 3, 4)[1].tolist() == [0, 0]
-    assert [array.shape for array in read_keyword_record(path, np.zeros(0, int), 3, 4)] == [(0, 3), (0,)]
+    assert read_keyword_record(paths[0], np.arange(6), 4, 4)[0].tolist()[4] == [2, 0, 2, 0]
+    write_keyword_records(*paths, [(0, np.zeros(0, np.int32))], 2)  # a record without a row
+    assert read_keyword_record(paths[0], np.arange(2), 3, 4)[1].tolist() == [0, 0]
+    assert [array.shape for array in read_keyword_record(paths[0], np.zeros(0, int), 3, 4)] == [(0, 3), (0,)]
 
 
 @settings(max_examples=100, deadline=None)
