@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from aia_jax.utils.files import exclusive_lock, write_bytes
 _FORMAT = "aia_jax photo index, version 1"
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")
 _PART_SIZE = 256  # largest number of photos whose rows are written to a part at once
+_MAX_SMALL_PARTS = 8  # if there are more small parts, they are joined; a small part has at most `_PART_SIZE` / 2 photos
 
 Rows = dict[str, np.ndarray]
 Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last change in nanoseconds
@@ -97,11 +99,14 @@ class PhotoIndex:
         self._path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self._path / "index.lock"):
             rebuilt = self._load()
-            known = {photo[0]: photo for part in self._parts for photo in part.photos if photo}
+            entries = [photo for part in self._parts for photo in part.photos if photo]
+            known = {photo[0]: photo for photo in entries}
+            counts = Counter(photo[0] for photo in entries)  # above 1 if an update was killed while it joined parts
             gone = known.keys() - present.keys()
-            fresh = [name for name, entry in present.items() if known.get(name) != entry]
+            fresh = [name for name, entry in present.items() if known.get(name) != entry or counts[name] > 1]
             self._forget(gone.union(fresh))
             problems = self._add([present[name] for name in fresh], read, compute, batch_size)
+            self._join_small_parts()
             self._parts = [part for part in self._parts if part.live]
             self._remove_parts(keep={part.path for part in self._parts})
         changed = sum(name in known for name in fresh if name not in problems)
@@ -167,18 +172,26 @@ class PhotoIndex:
                 if usable:
                     images = _batches((image for _, image in usable), batch_size)
                     rows = [compute(np.stack(some)) for some in images]
-                    arrays = {name: np.concatenate([one[name] for one in rows]) for name in rows[0]}
-                    self._write([entry for entry, _ in usable], arrays)
+                    self._write([entry for entry, _ in usable], rows)
                 bar.update(len(batch))
         return problems
 
-    def _write(self, photos: list[Entry], rows: Rows) -> None:
+    def _join_small_parts(self) -> None:
+        """Keeps the number of parts small, as each array of a part is an open file."""
+        small = [part for part in self._parts if 0 < len(part.live) <= _PART_SIZE // 2]
+        for group in _batches(small, _MAX_SMALL_PARTS) if len(small) > _MAX_SMALL_PARTS else ():
+            rows = [{name: array[part.live] for name, array in part.arrays.items()} for part in group]
+            self._write([part.photos[row] for part in group for row in part.live], rows)
+            joined = {part.path for part in group}
+            self._parts = [part for part in self._parts if part.path not in joined]
+
+    def _write(self, photos: list[Entry], batches: list[Rows]) -> None:
         path = self._path / f"rows-{uuid.uuid4().hex[:12]}"
         temporary = path.with_name(f".{path.name}")
         temporary.mkdir()
         try:
-            for name, values in rows.items():
-                np.save(temporary / f"{name}.npy", values)
+            for name in batches[0]:
+                np.save(temporary / f"{name}.npy", np.concatenate([rows[name] for rows in batches]))
             _write_photos(temporary, photos)
             temporary.rename(path)
         finally:

@@ -1,6 +1,7 @@
 """The index of a folder of photos: updates compute only what changed, and survive damage and interruptions."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -139,6 +140,24 @@ def test_an_interrupted_update_keeps_the_complete_parts(tmp_path, folder, monkey
     index, found, seen = update(tmp_path / "index", folder)
     assert (found.new, seen) == (4, 4)
     assert reds(index) == ALL
+
+
+def test_many_small_parts_are_joined(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(search_index, "_PART_SIZE", 4)
+    monkeypatch.setattr(search_index, "_MAX_SMALL_PARTS", 4)
+    for number in range(7, 18):
+        paint(folder / "sub" / f"{number}.png", number)
+        index, _, _ = update(tmp_path / "index", folder)
+    assert reds(index) == {f"sub/{number}.png": number for number in range(18)}
+    assert len(list((tmp_path / "index").glob("*rows-*"))) < 10
+
+
+def test_a_photo_in_two_parts_is_found_once(tmp_path, folder):
+    update(tmp_path / "index", folder)
+    part = next((tmp_path / "index").glob("rows-*"))
+    shutil.copytree(part, part.with_name("rows-" + "0" * 12))  # as after a kill between writing and removing parts
+    index, _, _ = update(tmp_path / "index", folder)
+    assert (sorted(index.names), reds(index)) == (sorted(ALL), ALL)
 
 
 def test_parts_without_photos_are_removed(tmp_path, folder, monkeypatch):
