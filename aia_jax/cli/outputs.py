@@ -27,7 +27,6 @@ def staged_output(folder: Path, num_bytes: int | None = None) -> Iterator[Path]:
     The files are moved in the order in which they were written. After an error or a signal, no file is moved.
 
     Args:
-        folder: output folder, which is created if necessary.
         num_bytes: approximate number of bytes to write, for a check of the free space. None: unknown.
 
     Raises:

@@ -70,7 +70,6 @@ def to_onnx(
 
     Args:
         model, channel_stats, explain: see `OnnxAnnotator`.
-        image_size: side S of the images in pixels.
         batch: batch size B; None: any batch size.
     """
     images = torch.zeros((batch or 2, image_size, image_size, 3), dtype=torch.uint8)
