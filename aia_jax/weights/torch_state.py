@@ -42,7 +42,6 @@ _FAMILIES = (
 )
 _INNER_BLOCK = re.compile(r"(^|\.)layer\d\.\d+\.$")  # a block of TResNet has names like those of the stem
 _NOT_TRAINED = re.compile(r"(.*\.)?(num_batches_tracked|filt)")  # counters, and fixed filters of blur pools
-_SQUEEZE_EXCITE = re.compile(r".*\.se\.fc\d\.\w+")  # all generations use the same names
 _INPLACE_ABN = (
     (r"(conv\d)\.0\.0\.", r"\1.conv."),  # a convolution followed by a blur pool
     (r"(conv\d)\.0\.1\.", r"\1.bn."),
@@ -50,6 +49,7 @@ _INPLACE_ABN = (
     (r"(conv\d)\.1\.", r"\1.bn."),
     (r"(downsample\.\d)\.0\.", r"\1.conv."),
     (r"(downsample\.\d)\.1\.", r"\1.bn."),
+    (r"(\.se\.fc\d\.)", r"\1"),  # all generations use the same names
 )
 _LITE_PARTS = {
     # name in efficientnet_lite_pytorch: (timm's name in stage 0, which has no expansion; timm's name in other stages)
@@ -218,7 +218,7 @@ def _from_inplace_abn(name: str) -> str | None:
         name, found = re.subn(pattern, replacement, name)
         if found:
             return name
-    return name if _SQUEEZE_EXCITE.fullmatch(name) else None
+    return None
 
 
 def _from_lite_pytorch(name: str, places: list[tuple[int, int]]) -> str:

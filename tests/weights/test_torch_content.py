@@ -66,7 +66,7 @@ def test_parts_that_wrappers_insert_within_a_name_are_removed():
     for part in ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"):
         state = {name.replace(".", f".{part}.", 1): value for name, value in state_of(ANNOTATOR).items()}
         assert found(state) == (sorted(ANNOTATOR), 1.0, "")
-    with pytest.raises(InputError, match=r"a\.pth: two arrays have the name head\.w after prefixes are removed"):
+    with pytest.raises(InputError, match=r"a\.pth: some arrays have the same name after prefixes are removed"):
         find_weights(state_of(ANNOTATOR) | state_of(["module.head.w"]), "", "a.pth")
 
 
@@ -129,6 +129,18 @@ def test_mmengine_saves_the_average_as_the_state_dict_and_the_raw_weights_beside
     names, value, notes = found(content)
     assert (names, value) == (sorted(BARE), 1.0)
     assert "arrays outside of the model are not used: ema_state_dict.steps, " in notes
+
+
+@pytest.mark.parametrize("names", [ANNOTATOR, BARE, SGRAF])
+def test_weights_with_and_without_a_wrapper_are_two_sets(names):
+    plain, wrapped = state_of(names, 1.0), state_of(names, 2.0, "module.")
+    for content in (plain | wrapped, wrapped | plain):
+        with pytest.raises(InputError, match=r"2 sets of weights: (\., module|module, \.); choose one"):
+            find_weights(content, "", "a.pth")
+        assert found(content, ".")[:2] == (sorted(names), 1.0)
+        assert found(content, "module")[:2] == (sorted(names), 2.0)
+    three = {"model": plain | wrapped | state_of(names, 3.0, "_orig_mod.")}
+    assert found(three, "model._orig_mod")[:2] == (sorted(names), 3.0)
 
 
 def test_sets_without_one_average_are_listed():
