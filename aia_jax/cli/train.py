@@ -69,6 +69,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     from clu import parameter_overview
 
     from aia_jax.data.annotation.annotations import CUSTOM
+    from aia_jax.evaluation.annotation import check_labelled
     from aia_jax.evaluation.evaluate import evaluate
     from aia_jax.report.label_balance import balance_summary
     from aia_jax.tasks.registry import check_metric, make_task
@@ -84,7 +85,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
     initialize = None if resumed else initializer(config, task)
     trainer = Trainer(config, task, workdir, initialize=initialize)
     for split in (config.eval.split, "test"):
-        task.split(split)  # reads and checks all data before the first step
+        read = task.split(split)  # reads and checks all data before the first step
+        if config.task == "annotation":
+            check_labelled(read)
     if config.task == "annotation" and config.data.name == CUSTOM and jax.process_index() == 0:
         targets = [task.split(split).targets for split in ("train", config.eval.split)]
         print(balance_summary([printable(label) for label in task.labels], *targets, config.eval.split), flush=True)

@@ -72,7 +72,9 @@ class AnnotationEvaluator(Evaluator):
 
     def score(self, candidate: Candidate) -> Scored:
         """Computes the metrics. With per-label thresholds, `Scored.rows` has a second row for these thresholds."""
-        task, outputs = self._task, candidate.outputs(self._split)
+        task = self._task
+        check_labelled(task.split(self._split))
+        outputs = candidate.outputs(self._split)
         metrics = task.evaluate(self._split, outputs)
         rows = [self._row(candidate, candidate.name, metrics, self._published)]
         if not self._thresholds:
@@ -129,6 +131,12 @@ class AnnotationEvaluator(Evaluator):
             "split": self._split,
         }
         return {"name": name, "published": published, **facts, **candidate.facts, **metrics}
+
+
+def check_labelled(split: Split) -> None:
+    """Raises InputError if no photo of `split` has a label, because all metrics would be 0."""
+    if not split.targets.any():
+        raise InputError(f"no photo of the {split.name} split has a label: nothing can be measured; label its photos")
 
 
 def _write_label_table(path: Path, split: Split, scores: np.ndarray, threshold: float | np.ndarray) -> None:
@@ -255,8 +263,8 @@ def _evaluation(scores: np.ndarray, targets: np.ndarray, threshold: float | np.n
 
 
 def _tested_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, Any]:
-    """Returns the metrics of the labels that a photo of the split has; of all labels if no photo has one."""
-    tested = targets.any(axis=0) if targets.any() else np.ones(targets.shape[1], bool)
+    """Returns the metrics of the labels that a photo of the split has."""
+    tested = targets.any(axis=0)
     limits = np.asarray(threshold)[tested] if np.ndim(threshold) else threshold
     return annotation_metrics(scores[:, tested], targets[:, tested], limits)
 

@@ -1,6 +1,7 @@
 """`eval.py --html`: the page and the table of labels show the measured numbers."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from aia_jax.cli.train import train
 from aia_jax.configs import demo, demo_retrieval, demo_search
 from aia_jax.evaluation.annotation import _picture, page_labels
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.gallery.writer import OUTCOMES
+from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.tasks.registry import make_task
 from aia_jax.utils.errors import InputError
 from tests.helpers.gallery_page import read_page
@@ -109,6 +112,22 @@ def test_labels_without_a_photo_are_left_out_of_the_means_of_the_page_and_the_te
     (line,) = [line for line in printed.splitlines() if f"without {np.sum(~tested)} labels that no photo here" in line]
     assert line.split()[-1] == f"{means['map']:.2f}"
     assert "report.html: 2 photos, about " in printed
+
+
+def test_a_split_without_labels_is_refused_before_training_and_evaluation(evaluated, tmp_path, monkeypatch):
+    output, config = evaluated
+    read = AnnotationTask.split
+    monkeypatch.setattr(
+        AnnotationTask,
+        "split",
+        lambda task, name: dataclasses.replace(read(task, name), targets=np.zeros_like(read(task, name).targets)),
+    )
+    trained = config.copy_and_resolve_references()
+    trained.data.num_train = 64
+    for work in (lambda: evaluate(config, output.parent, tmp_path), lambda: train(trained, tmp_path / "run")):
+        with pytest.raises(InputError, match=r"no photo of the .* split has a label: nothing can be measured"):
+            work()
+    assert not list(tmp_path.rglob("*.*"))
 
 
 @pytest.mark.parametrize(("name", "shape"), [("custom", (20, 40, 3)), ("corel5k", (40, 20, 3))])
