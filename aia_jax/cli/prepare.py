@@ -16,7 +16,8 @@ from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, local, positive
 from aia_jax.data.annotation.annotations import FOLDERS, SPLITS
 from aia_jax.data.annotation.datasets import load_split
-from aia_jax.data.public.acquisition import DOWNLOADS, fetch_annotations, fetch_photos, list_missing_files
+from aia_jax.data.public.acquisition import DOWNLOADS, fetch_photos, list_missing_files
+from aia_jax.data.public.download import download
 from aia_jax.data.public.inspection import Inspection, inspect_dataset
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, PublicDataset
 from aia_jax.utils.errors import InputError, Interrupted
@@ -70,7 +71,9 @@ def _download(root: Path, dataset: PublicDataset, found: Inspection) -> Inspecti
             downloads.mkdir(parents=True, exist_ok=True)
             with exclusive_lock(downloads / "prepare.lock"):
                 if len(found.annotations) < len(SPLITS):
-                    fetch_annotations(dataset, found.folder)
+                    for file in dataset.annotations:
+                        if not (found.folder / file.path).exists():
+                            download(file, found.folder)
                     found = inspect_dataset(root, dataset)
                     print(found.report(), flush=True)
                 if found.missing or found.unreadable:

@@ -40,12 +40,7 @@ _REFUSED = {  # fields by which a format is known: its name, and what to do
 
 
 def read_json_labels(
-    path: Path,
-    *,
-    photo_column: str = "",
-    label_column: str = "",
-    rows: Sequence[str] = (),
-    ignore_columns: Sequence[str] = (),
+    path: Path, *, photo_column: str = "", label_column: str = "", rows: Sequence = (), ignore_columns: Sequence = ()
 ) -> LabelList:
     """Reads JSON of COCO, Label Studio, Datumaro (CVAT) or FiftyOne; objects in a list or in lines; or names to labels.
 

@@ -31,13 +31,6 @@ _TOKEN = (
 )
 
 
-def fetch_annotations(dataset: PublicDataset, folder: Path) -> None:
-    """Downloads the missing annotation files of a data set to its folder. Raises InputError if a download fails."""
-    for file in dataset.annotations:
-        if not (folder / file.path).exists():
-            download(file, folder)
-
-
 def fetch_photos(dataset: PublicDataset, found: Inspection) -> None:
     """Downloads the photos in `found.missing` and `found.unreadable`. Photos that no source has stay missing.
 
