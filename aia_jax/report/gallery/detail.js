@@ -72,7 +72,6 @@ class Detail {
     });
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
     new ResizeObserver(() => this.fit()).observe(byId("stage"));
-    this.listenToSwipes();
   }
 
   /** Shows the photo `number` of `numbers`. */
@@ -199,22 +198,6 @@ class Detail {
     const place = (places.indexOf(this.label) + step + places.length) % places.length;
     this.look(places[place]);
     buttons[place - 1]?.focus();
-  }
-
-  listenToSwipes() {
-    let start = null;
-    byId("stage").addEventListener(
-      "touchstart",
-      (event) => {
-        start = event.touches.length === 1 ? event.touches[0] : null;
-      },
-      { passive: true },
-    );
-    byId("stage").addEventListener("touchend", (event) => {
-      if (!start) return;
-      const [x, y] = [event.changedTouches[0].clientX - start.clientX, event.changedTouches[0].clientY - start.clientY];
-      if (Math.abs(x) > 40 && Math.abs(x) > 2 * Math.abs(y)) this.turn(x < 0 ? 1 : -1);
-    });
   }
 }
 
