@@ -167,7 +167,7 @@ def _other_format(lines: Sequence[str]) -> str:
     if re.match(r"[\[{]\s*([\[{\s]*\"|\{|$)", lines[0]):
         return "JSON"
     for found, pattern in _OTHER_COLUMNS.items():
-        if sum(map(bool, map(pattern.match, lines))) >= max(1, 0.9 * (len(lines) - 1)):  # one may be a header
+        if sum(map(bool, map(pattern.match, lines))) >= max(2, 0.9 * (len(lines) - 1)):  # one may be a header
             return f"{found}, such as {lines[-1]!r:.60}"
     return ""
 

@@ -151,14 +151,12 @@ def read_text(path: Path, *, newline: str | None = None, encoding: str | None = 
     try:
         if not encoding:
             with path.open("rb") as file:
-                head = file.read(4)
-            if head.startswith((b"PK\3\4", b"PAR1", b"\x1f\x8b")):
+                start = file.read(4096)
+            head = start[:4]
+            if head.startswith((b"PK\3\4", b"PAR1", b"\x1f\x8b")) and b"\0" in start:
                 raise InputError(f"{path} is a spreadsheet, an archive or a binary file; write it as text, such as CSV")
             encoding = json.detect_encoding(head)  # by a byte-order mark or zero bytes
-            if encoding[-2:] in ("le", "be") and [not byte for byte in head] not in (
-                [False, True] * 2,
-                [True, False] * 2,
-            ):
+            if encoding[-2:] in ("le", "be") and not re.fullmatch(rb"(\0[\x01-\x7f]){2}|([\x01-\x7f]\0){2}", head):
                 encoding = "utf-8"
         with path.open(encoding=encoding, newline=newline) as file:
             return file.read().removeprefix("\ufeff")

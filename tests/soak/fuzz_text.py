@@ -144,7 +144,7 @@ def _ids_of(data: bytes) -> dict[str, int]:
 @plain.or_nothing
 def _captions_of(data: bytes) -> list[str]:
     captions = [line.strip() for line in plain.text_of(data).removesuffix("\n").split("\n")]
-    return captions if all(captions) else NOTHING
+    return captions if all(captions) and not captions[0].startswith(('{"', '["', "[{")) else NOTHING  # no JSON
 
 
 def _coco(rng: random.Random, folder: Path) -> None:

@@ -48,7 +48,7 @@ def test_invalid_json_is_refused(tmp_path, content, message):
 
 @pytest.mark.parametrize("head", [b"PK\3\4", b"PAR1", b"\x1f\x8b\x08"])
 def test_binary_files_are_named(tmp_path, head):
-    (tmp_path / "a.csv").write_bytes(head + b"image,labels")
+    (tmp_path / "a.csv").write_bytes(head + b"image,labels\0")
     with pytest.raises(InputError, match=r"a\.csv is a spreadsheet, an archive or a binary file; write it as text"):
         read_text(tmp_path / "a.csv")
 
