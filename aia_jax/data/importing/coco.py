@@ -34,9 +34,7 @@ def read_coco(path: Path, document: dict[str, Any]) -> LabelList:
             "'Datumaro 1.0' instead. The files of COCO's test images have no labels"
         )
     if any(entry.get("score") not in (None, 1) for entry in annotations):
-        raise InputError(
-            f"{path}: the annotations have a score, so they are predictions; remove wrong ones, and scores"
-        )
+        raise InputError(f"{path}: annotations have a score, so they are predictions; remove wrong ones, and scores")
     if any(entry.get("ignore") for entry in annotations):
         raise InputError(f'{path}: some annotations say "ignore"; remove them or, if they are labels, the field ignore')
     problems: list[str] = []

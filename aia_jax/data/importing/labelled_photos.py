@@ -58,10 +58,7 @@ class LabelList:
 
 
 def leave_out_different(rows: Sequence[LabelRow], problems: list[str]) -> tuple[LabelRow, ...]:
-    """Leaves out the rows of a photo if they have different labels, and appends a line for each of them to `problems`.
-
-    This is for files that should have one entry for each photo.
-    """
+    """Leaves out the rows of a photo if they have different labels, and appends a line for each to `problems`."""
     answers: dict[str, set[frozenset[str]]] = defaultdict(set)
     for row in rows:
         answers[row.photo].add(frozenset(row.labels))

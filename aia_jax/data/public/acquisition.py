@@ -64,7 +64,6 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
             f"Kaggle then asks who you are, {_TOKEN}"
         ) from None
     url = f"https://www.kaggle.com/datasets/{handle}"
-    before = os.environ.get("KAGGLEHUB_CACHE")
     os.environ["KAGGLEHUB_CACHE"] = str(folder.absolute())
     try:
         return Path(kagglehub.dataset_download(handle))
@@ -79,8 +78,6 @@ def download_from_kaggle(handle: str, folder: Path) -> Path:
         raise InputError(f"{url} cannot be downloaded: kagglehub says: {reason}; {advice}") from None
     finally:
         del os.environ["KAGGLEHUB_CACHE"]
-        if before is not None:
-            os.environ["KAGGLEHUB_CACHE"] = before
 
 
 def unpack_photos(archive: Path, targets: Mapping[str, Path]) -> set[str]:

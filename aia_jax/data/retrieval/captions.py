@@ -186,10 +186,8 @@ def _features(path: Path, num_captions: int, per_image: int) -> MappedRows:
         raise InputError(f"{path} must be a float array [images, regions, features], found {rows.dtype} {rows.shape}")
     found = f"{path} holds features of {len(rows)} images, but there are {num_captions} captions beside it"
     if per_image and (num_captions % per_image or len(rows) not in (num_captions // per_image, num_captions)):
-        problem = (
-            f"config.data.captions_per_image={per_image} needs {num_captions / per_image:g} or {num_captions} rows"
-        )
-        raise InputError(f"{found}; {problem}, one per image or one per caption")
+        rows_needed = f"{num_captions / per_image:g} or {num_captions} rows, one per image or one per caption"
+        raise InputError(f"{found}; config.data.captions_per_image={per_image} needs {rows_needed}")
     if not len(rows) or num_captions % len(rows):
         raise InputError(f"{found}: no whole number of captions per image; one row per image or per caption is needed")
     single = len(rows) < num_captions or per_image == 1
