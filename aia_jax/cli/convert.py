@@ -148,6 +148,8 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
 
     if output.is_dir():
         raise InputError(f"{output} is a folder; with --reverse, --output must be a .pth or .safetensors file")
+    if output.suffix.lower() not in (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors"):
+        raise InputError(f"{output}: with --reverse, the name of --output must end with .pth or .safetensors")
     check_writable(output.parent)
     arrays, info = run_arrays(source)
     shapes = model_shapes(make_task(config).build_model, backbone_only=info.get("part") == "backbone")

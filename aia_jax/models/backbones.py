@@ -33,14 +33,10 @@ class Backbone(NamedTuple):
 
 
 _HALF = (0.5, 0.5, 0.5)
-
-
 BACKBONES = {f"tresnet_{name}": Backbone(partial(TResNet, name), "tresnet", None, 4) for name in tresnet.VARIANTS} | {
     f"efficientnet_lite{name}": Backbone(partial(EfficientNetLite, name), "efficientnet_lite", (_HALF, _HALF), 1)
     for name in efficientnet_lite.VARIANTS
 }
-
-
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

@@ -48,14 +48,13 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
     if config.init_from and config.get("init_labels", _STRICT) != _STRICT:
         return _initializer_by_name(config, task)
     shapes = model_shapes(task.build_model, backbone_only=not config.init_from)
-    arrays = load_arrays(config.init_from or config.init_backbone, config, shapes, _facts(config, task))
+    arrays = load_arrays(config.init_from or config.init_backbone, config, shapes, _facts(task))
     return lambda weights: replace_arrays(weights, arrays)
 
 
-def _facts(config: ConfigDict, task: Task) -> dict[str, Any]:
+def _facts(task: Task) -> dict[str, Any]:
     """Returns the facts of `task.describe` that must be equal in `config.init_from`: all but `channel_stats`."""
-    facts = task.describe() if config.init_from else {}
-    return {name: value for name, value in facts.items() if name != "channel_stats"}
+    return {name: value for name, value in task.describe().items() if name != "channel_stats"}
 
 
 def _initializer_by_name(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays]:
@@ -67,7 +66,7 @@ def _initializer_by_name(config: ConfigDict, task: Task) -> Callable[[Arrays], A
     source = config.init_from
     names, count = _source_labels(source, config)
     shapes = _with_label_count(model_shapes(task.build_model), count)
-    arrays = load_arrays(source, config, shapes, {**_facts(config, task), "labels": list(names or ())})
+    arrays = load_arrays(source, config, shapes, {**_facts(task), "labels": list(names or ())})
     places = {label: place for place, label in enumerate(names or ())}
     rows = np.array([row for row, label in enumerate(task.labels) if label in places], int)
     columns = np.array([places[task.labels[row]] for row in rows], int)

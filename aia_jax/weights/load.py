@@ -134,8 +134,8 @@ def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes,
     given, expected = count_labels(torch_state), _count_labels(shapes)
     if given is not None and given != expected:
         raise InputError(
-            f"{where} scores {format_count(given, 'label')}, but the data of this config list {expected}; "
-            "give the config of the data set that it was trained on (config.data.name, config.data.root). For "
+            f"{where} scores {format_count(given, 'label')}, but the data of this config, or --labels, list {expected}"
+            "; give the config of the data set that it was trained on (config.data.name, config.data.root). For "
             "training, config.init_labels=by_name keeps the weights of labels in both vocabularies"
         )
 

@@ -66,6 +66,7 @@ def _read_zip(file: BinaryIO, num_bytes: int) -> Any:
 
         if prefix + "byteorder" in names and read("byteorder") != b"little":
             raise ValueError("its byte order is not little-endian")
+        int(read("version"))  # torch needs it, too
         storages: dict[str, np.ndarray] = {}
 
         def load_storage(dtype: np.dtype, key: str, num_elements: int) -> np.ndarray:

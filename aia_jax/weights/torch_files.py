@@ -30,6 +30,7 @@ _OTHER_FORMATS = {  # the first bytes of a file, and what it is
     rb"\x89HDF": "in HDF5, the format of Keras",
     rb"[\x81-\x8f\xde][\xa1-\xbf\xd9]": "in msgpack, the format of Flax",
     rb"\x08[\x01-\x14][\x12\x1a\x22\x3a\x42]": "a program of ONNX or TensorFlow",
+    rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP": "a photo",
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!": "compressed; decompress it first",
     rb"(?s).{257}ustar": "a tar archive; unpack it first",
     rb"[\t\r\n -~]+\Z|[\t\r\n -~]{40}": "a text file, such as the index of other files",
@@ -147,7 +148,7 @@ def write_torch_file(
     """
     path = Path(path)
     with atomic_path(path) as temporary:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             arrays = {name: np.asarray(value, order="C") for name, value in state.items()}
             safetensors.numpy.save_file(arrays, temporary)
         else:

@@ -161,8 +161,12 @@ def test_a_run_converts_to_pytorch(tmp_path):
 def test_converting_there_and_back_keeps_all_bits(make_file, tmp_path):
     file, state = make_file(generation="timm >= 0.9")
     convert(small_config(), file, tmp_path / "run")
-    convert_back(small_config(), tmp_path / "run", tmp_path / "back.pth")
-    assert_same_arrays(read_torch_file(tmp_path / "back.pth")[0], state)
+    for name in ("back.pth", "back.SafeTensors"):
+        convert_back(small_config(), tmp_path / "run", tmp_path / name)
+        assert_same_arrays(read_torch_file(tmp_path / name)[0], state)
+    assert (tmp_path / "back.SafeTensors").read_bytes()[8:9] == b"{"
+    with pytest.raises(InputError, match=r"a\.onnx: with --reverse, the name of --output must end with \.pth or \.saf"):
+        convert_back(small_config(), tmp_path / "run", tmp_path / "a.onnx")
 
 
 def equal_metrics(shown):
@@ -263,8 +267,13 @@ def test_thresholds_are_fitted_saved_and_applied(make_file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("system", "overrides", "num_labels", "message"),
     [
-        ("annotator", {}, 30, "scores 30 labels, but the data of this config list 22"),
-        ("classifier", {"model.head": "gap"}, 21, "scores 21 labels, but the data of this config list 22"),
+        ("annotator", {}, 30, "scores 30 labels, but the data of this config, or --labels, list 22"),
+        (
+            "classifier",
+            {"model.head": "gap"},
+            21,
+            "scores 21 labels, but the data of this config, or --labels, list 22",
+        ),
         ("classifier", {}, 22, r"holds a classifier .* but config\.model\.head is 'attention'"),
         ("annotator", {"model.head": "gap"}, 22, r"holds a whole annotator .* but config\.model\.head is 'gap'"),
         ("annotator", {"model.backbone": "efficientnet_lite0"}, 22, r"config\.model\.backbone is efficientnet_lite0"),

@@ -321,6 +321,8 @@ def archive_of(*names):
         (b"\n<!DOCTYPE html>\n<html>", "a web page, perhaps of a failed download; download it again"),
         (b"<?xml version='1.0'?><Error>", "a web page"),
         (b"\x89HDF\r\n\x1a\n", "in HDF5, the format of Keras"),
+        (b"\x89PNG\r\n\x1a\n", "a photo"),
+        (b"\xff\xd8\xff\xe0", "a photo"),
         (b"\x81\xa6params\x81", "in msgpack, the format of Flax"),
         (b"\x08\x07\x12\x07pytorch", "a program of ONNX or TensorFlow"),
         (b"\x1f\x8b\x08\0", "compressed; decompress it first"),
