@@ -85,7 +85,6 @@ def _splits(arguments: argparse.Namespace) -> tuple[KeywordSplit, ...]:
     layout, folder, listed, output = arguments.layout, arguments.keywords, arguments.list, arguments.output
     if not folder.is_dir():
         raise InputError(f"--keywords {folder} {'is no folder' if folder.exists() else 'does not exist'}")
-    check_output_folder(output)
     if (listed is None) != (layout == "folder"):
         needed = "takes no --list" if listed else "needs --list, the file that lists the images"
         raise InputError(f"--layout {layout} {needed}")

@@ -13,7 +13,6 @@ from aia_jax.data.photo_files import SUFFIXES
 from aia_jax.utils.messages import format_count, printable
 
 _MISREAD = ("cp1252", "latin-1", "mac_roman", "cp1251")  # encodings in which UTF-8 text is often misread
-_MAX_LENGTH = 100
 _PATTERNS = {
     r"(?i)nan|null|none|undefined|#?n/a|<na>|#(name|ref|value|div/0|num|null)[?!]": "stands for an empty cell",
     "=.*": "is a formula of a spreadsheet",
@@ -24,7 +23,7 @@ _PATTERNS = {
     r".*[:=(\s]\s*([01]?[.,]\d+|\d+([.,]\d+)?\s?%)\)?": "has a score",
     r"(?i)(and|or|und|et) .*": "begins with a word between two labels",
     r".*&(amp|lt|gt|quot|apos|nbsp|#\w+)\b.*": "has a character code of HTML",
-    rf".{{{_MAX_LENGTH + 1},}}": f"is longer than {_MAX_LENGTH} characters",
+    ".{101,}": "is longer than 100 characters",
 }
 
 
