@@ -75,6 +75,7 @@ def _download(root: Path, dataset: PublicDataset, found: Inspection) -> Inspecti
                         if not (found.folder / file.path).exists():
                             download(file, found.folder)
                     found = inspect_dataset(root, dataset)
+                    print(found.report(), flush=True)
                 if found.missing or found.unreadable:
                     fetch_photos(dataset, found)
     except InputError as error:
