@@ -61,7 +61,6 @@ def draw(seed: int, index: int, size: int) -> Scene:
 
 
 def _pick(rng: np.random.Generator, frequencies: dict[Any, float]) -> Any:
-    """Samples a key of `frequencies`."""
     cumulative = list(accumulate(frequencies.values()))
     return list(frequencies)[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
 

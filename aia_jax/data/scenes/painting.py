@@ -151,7 +151,7 @@ _BACKGROUNDS = {"grass": _grass, "sand": _sand, "sea": _sea, "brick": _brick, "n
 
 
 def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Adds a gradient of light and grain to the picture: uint8 `[S, S, 3]`."""
+    """Adds a gradient of light and grain: uint8 `[S, S, 3]`."""
     size = canvas.shape[0]
     x, y = _grid(size)
     angle = rng.uniform(0, 2 * np.pi)
