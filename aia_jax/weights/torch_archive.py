@@ -96,11 +96,11 @@ def _read_legacy(file: BinaryIO, num_bytes: int) -> Any:
             raise ValueError(f"storage {key} has two sizes or types")
         return storages[key]
 
-    pickle = Pickle(reserve_storage)
-    if pickle.read(file) != _MAGIC_NUMBER or pickle.read(file) != _PROTOCOL_VERSION:
+    reader = Pickle(reserve_storage)
+    if reader.read(file) != _MAGIC_NUMBER or reader.read(file) != _PROTOCOL_VERSION:
         raise ValueError("the header is not one of torch.save; files of pickle.dump are not read")
-    pickle.read(file)  # facts about the machine; the storages are little-endian on all machines
-    content, keys = pickle.read(file), pickle.read(file)
+    reader.read(file)  # facts about the machine; the storages are little-endian on all machines
+    content, keys = reader.read(file), reader.read(file)
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
         raise ValueError("its arrays refer to other storages than it holds")
     for key in keys:
