@@ -6,7 +6,6 @@ The product must read the known content, or refuse the input. Nothing else is ac
 import csv
 import io
 import json
-import os
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -52,7 +51,7 @@ def dialects(rng: random.Random, folder: Path) -> None:
 def exports(rng: random.Random, folder: Path) -> None:
     """A file of labels as an annotation tool exports it, sometimes damaged."""
     truth = _truth(rng, hard=rng.random() < 0.4)
-    make = rng.choice((_coco, _coco, _label_studio, _label_studio, _cvat, _datumaro, _fiftyone, _records, _mapping))
+    make = rng.choice((_coco, _coco, _label_studio, _label_studio, _cvat, _fiftyone, _records, _mapping))
     name, content = make(truth, rng)
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=rng.random() < 0.5)
     data = text.encode(rng.choice(("utf-8", "utf-8", "utf-8-sig")))
@@ -304,20 +303,6 @@ def _cvat(truth: Truth, rng: random.Random) -> tuple[str, Any]:
         "annotations.xml",
         f'<?xml version="1.0"?>\n<annotations><version>1.1</version>{meta}{"".join(images)}</annotations>',
     )
-
-
-def _datumaro(truth: Truth, rng: random.Random) -> tuple[str, Any]:
-    labels = _shuffled(set().union(*truth.values()), rng)
-    items = []
-    for name, those in truth.items():
-        marks = [{"id": 0, "type": "label", "label_id": labels.index(label)} for label in those]
-        media = {rng.choice(("image", "media")): {"path": name}} if rng.random() < 0.7 else {}
-        items.append({"id": os.path.splitext(name)[0], "annotations": marks, **media})
-    return "default.json", {
-        "info": {},
-        "categories": {"label": {"labels": [{"name": label} for label in labels]}},
-        "items": items,
-    }
 
 
 def _fiftyone(truth: Truth, rng: random.Random) -> tuple[str, Any]:

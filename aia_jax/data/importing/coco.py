@@ -30,8 +30,8 @@ def read_coco(path: Path, document: dict[str, Any]) -> LabelList:
     if document["images"] and not document["annotations"]:
         count = f"{len(document['images']):,} images, {len(document['categories']):,} categories and no annotations"
         raise InputError(
-            f"{path} is COCO's JSON with {count}. CVAT leaves tags out of this format: export 'CVAT for images 1.1' or "
-            "'Datumaro 1.0' instead. The files of COCO's test images have no labels"
+            f"{path} is COCO's JSON with {count}. CVAT leaves tags out of this format: export 'CVAT for images 1.1' "
+            "instead. The files of COCO's test images have no labels"
         )
     if any(entry.get("score") not in (None, 1) for entry in annotations):
         raise InputError(f"{path}: annotations have a score, so they are predictions; remove wrong ones, and scores")

@@ -28,6 +28,7 @@ _REFUSED = {  # fields by which a format is known: its name, and what to do
     ("samples",): "samples.json of FiftyOne: export a FiftyOneImageClassificationDataset, and give its labels.json",
     ("_via_img_metadata",): f"a project of VGG Image Annotator: {_INSTEAD}",
     ("filename", "regions"): f"JSON of VGG Image Annotator: {_INSTEAD}",
+    ("categories", "items"): "JSON of Datumaro: export 'CVAT for images 1.1' from CVAT",
     ("assets",): "a project of VoTT: export CSV from VoTT",
     ("shapes", "imagePath"): f"JSON of LabelMe: {_INSTEAD}",
     ("data_row",): f"JSON of Labelbox: {_INSTEAD}",
@@ -42,7 +43,7 @@ _REFUSED = {  # fields by which a format is known: its name, and what to do
 def read_json_labels(
     path: Path, *, photo_column: str = "", label_column: str = "", rows: Sequence = (), ignore_columns: Sequence = ()
 ) -> LabelList:
-    """Reads JSON of COCO, Label Studio, Datumaro (CVAT) or FiftyOne; objects in a list or in lines; or names to labels.
+    """Reads JSON of COCO, Label Studio or FiftyOne; objects in a list or in lines; or names to labels.
 
     Args:
         photo_column, label_column: fields of the objects in a list or in lines, if they have other names.
@@ -60,8 +61,6 @@ def read_json_labels(
         _refuse(path, document, *(value[0] for value in lists if value is not images))
         if document.keys() <= {"classes", "labels"} and _is_object(document.get("labels")):
             read = _read_fiftyone
-        elif isinstance(document.get("items"), list) and _is_object(document.get("categories")):
-            read = _read_datumaro
         elif len(document.keys() & {"images", "annotations", "categories"}) > 1:
             read = read_coco
         elif any(name in document for name in (*_PHOTOS, photo_column)):
@@ -155,28 +154,6 @@ def _collect(
 
 def _read_fiftyone(path: Path, document: dict) -> LabelList:
     return _read_pairs(path, "FiftyOne's labels", document["labels"], document.get("classes") or ())
-
-
-def _read_datumaro(path: Path, document: dict) -> LabelList:
-    try:
-        classes = [label["name"] for label in document["categories"]["label"]["labels"]]
-    except (KeyError, TypeError):
-        raise InputError(f"{path} is Datumaro's JSON, but has no list categories.label.labels with names") from None
-
-    unused: dict[str, None] = {}
-
-    def read(item: dict) -> tuple[str, tuple[str, ...]]:
-        media = item.get("image") or item.get("media") or {}
-        marks = item["annotations"]
-        attributes = [mark.get("attributes") or {} for mark in marks]
-        if any(found.get("score") not in (None, 1) for found in attributes):
-            raise ValueError("a label has a score; predictions are no labels: keep those that hold, without it")
-        unused.update({f"attribute {name}": None for found in attributes for name in found})
-        numbers = [mark["label_id"] for mark in marks if mark.get("label_id") is not None]
-        return media.get("path") or item["id"], label_names(numbers, classes)
-
-    entries = ((f"{path.name}: items[{index}]", item) for index, item in enumerate(document["items"]))
-    return _collect(path, "Datumaro's JSON, labels of tags and shapes", entries, read, unused=unused)
 
 
 def _read_mapping(path: Path, document: Mapping[str, Any]) -> LabelList:

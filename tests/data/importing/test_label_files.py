@@ -155,19 +155,10 @@ def test_columns_are_never_ignored(write, content):
         read_labels_of(write(content, "a.json"), label_column="b")
 
 
-DATUMARO = {
-    "info": {},
-    "categories": {"label": {"labels": [{"name": "sky", "parent": ""}, {"name": "sea"}]}},
-    "items": [
-        {"id": "a", "annotations": [{"type": "label", "label_id": 1}], "image": {"path": "a.jpg"}},
-        {"id": "b", "annotations": [{"type": "bbox", "label_id": 0}, {"type": "caption", "caption": "x"}]},
-    ],
-}
 CVAT = b"""<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version><meta><task/></meta>
 <image id="0" name="a.jpg" subset="Train"><tag label="sea" source="manual"><attribute>1</attribute></tag></image>
 <image id="1" name="b"><box label="sky" xtl="1"/><polygon label="sky"/></image></annotations>"""
 READ = {
-    "Datumaro": DATUMARO,
     "CVAT": CVAT,
     "FiftyOne, indices": {"classes": ["sky", "sea"], "labels": {"a.jpg": 1, "b": [0]}},
     "FiftyOne, objects": {
@@ -222,9 +213,6 @@ def test_entries_of_one_photo_must_have_the_same_labels(write, content):
 def test_attributes_that_are_not_used_are_named(write):
     cvat = CVAT.replace(b"<attribute>1<", b'<attribute name="Class">dog<')
     assert "shapes, not used: attribute Class; 2 entries" in read_labels_of(write(cvat, "a.xml")).understood
-    datumaro = json.loads(json.dumps(DATUMARO))
-    datumaro["items"][0]["annotations"][0]["attributes"] = {"occluded": False}
-    assert "not used: attribute occluded; 2" in read_labels_of(write(datumaro, "a.json")).understood
     document = coco()
     document["annotations"][0]["attributes"] = {"breed": "poodle"}
     document["annotations"][1]["attributes"] = 3
@@ -297,15 +285,12 @@ BOMB = f"<!DOCTYPE a [<!ENTITY e0 '{'x' * 10}'>{ENTITIES}]><annotations>&e9;</an
 BARE = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": [{"id": 1, "name": "sky"}]}
 NAMES = [{"id": 0, "name": "sky", "supercategory": "none"}, {"id": 1, "name": "sea"}]
 REFUSED = {
-    "CVAT leaves tags out of this format: export 'CVAT for images 1.1' or": BARE,
+    "CVAT leaves tags out of this format: export 'CVAT for images 1.1' ": BARE,
     "has no list 'annotations'": {"images": [], "categories": []},
     "captions are for retrieval": {**BARE, "annotations": [{"image_id": 1, "caption": "a dog"}]},
     "COCO's panoptic segmentation: give": {**BARE, "annotations": [{"image_id": 1, "segments_info": []}]},
     'some annotations say "ignore"': {**BARE, "annotations": [{"image_id": 1, "category_id": 1, "ignore": 1}]},
-    "a label has a score; predictions are no labels": {
-        **DATUMARO,
-        "items": [{"id": "a", "annotations": [{"label_id": 0, "attributes": {"score": 0.1}}]}],
-    },
+    "JSON of Datumaro: export 'CVAT for images 1.1'": {"info": {}, "categories": {"label": {}}, "items": []},
     "so they are predictions": {**BARE, "annotations": [{"image_id": 1, "category_id": 1, "score": 0.4}]},
     "no field of the labels among image_id, category_id, score": [{"image_id": 1, "category_id": 1, "score": 0.4}],
     "imported data of this project: train with": {
@@ -340,7 +325,6 @@ REFUSED = {
     "the first: a.json: entry 1: does not have the fields of objects": [3, {"image": 3, "label": "x"}],
     "a.xml is not in the format 'CVAT": b"<annotation><filename>a.jpg</filename></annotation>",
     "not in the format 'CVAT for images 1.1'": b"<annotations><track id='0'/></annotations>",
-    "Datumaro's JSON, but has no list": {"items": [], "categories": {"label": []}},
     "is not XML: ": b"<annotations>",
     "a project of VoTT: export CSV": {"name": "x", "assets": {}, "tags": [{"name": "dog"}]},
     'as DataFrame.to_json(orient="records") writes': {"image": {"0": "b.jpg"}, "labels": {"0": ["sea"]}},
