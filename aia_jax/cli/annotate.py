@@ -43,15 +43,9 @@ def add_arguments(parser: Parser) -> None:
     add_model_arguments(parser)
     add_photo_arguments(parser)
     parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the labels")
-    parser.add_argument(
-        "--top", type=positive, metavar="N", help="at most N labels per photo, those with the highest scores"
-    )
-    parser.add_argument(
-        "--html",
-        action="store_true",
-        help=f"also write {PAGE}, one searchable page of all photos with their labels and attention; it can be added "
-        "after the photos were annotated",
-    )
+    parser.add_argument("--top", type=positive, metavar="N", help="at most N labels per photo, the best ones")
+    page = f"also write {PAGE}, a searchable page of all photos, their labels and attention; a later call can add it"
+    parser.add_argument("--html", action="store_true", help=page)
     parser.add_argument("--force", action="store_true", help="delete the annotations in --output and start again")
 
 

@@ -27,12 +27,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--input", required=True, type=local, metavar="FILE|DIR", help=source)
     parser.add_argument("--output", required=True, type=local, metavar="DIR|FILE", help=target)
     reverse = parser.add_argument_group("to PyTorch")
-    reverse.add_argument(
-        "--reverse", action="store_true", help="write a PyTorch file with names of timm >= 0.9 or SGRAF"
-    )
-    reverse.add_argument(
-        "--backbone_only", action="store_true", help="write only the backbone, as timm's model with num_classes=0"
-    )
+    reverse.add_argument("--reverse", action="store_true", help="write a PyTorch file for timm >= 0.9 or SGRAF")
+    backbone = "write only the backbone, as timm's model with num_classes=0"
+    reverse.add_argument("--backbone_only", action="store_true", help=backbone)
     check = parser.add_argument_group("comparison with PyTorch")
     check.add_argument("--verify", action="store_true", help="compare every stage with PyTorch; exit code 1 on errors")
     tolerance = "largest error, relative to the largest value of a stage; default: 1e-5"

@@ -35,17 +35,13 @@ _SWITCHES = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "
 def add_device_arguments(parser: Parser) -> None:
     """Adds `--distributed`, `--num_processes`, `--process_id` and `--xla_preset`."""
     group = parser.add_argument_group("devices and hosts")
-    group.add_argument(
-        "--distributed",
-        metavar="auto|HOST:PORT",
-        help="run on the devices of several processes; all get the same command and share the workdir. auto: under "
-        "SLURM, Kubernetes, Open MPI or on a TPU pod; HOST:PORT: a free port on the host of process 0",
-    )
+    hosts = "run on several processes, which get the same command and share the workdir. auto: under SLURM, Kubernetes,"
+    hosts += " Open MPI or on a TPU pod; HOST:PORT: a free port on the host of process 0"
+    group.add_argument("--distributed", metavar="auto|HOST:PORT", help=hosts)
     group.add_argument("--num_processes", type=int, metavar="N", help="number of processes, with HOST:PORT")
     group.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0, with HOST:PORT")
-    group.add_argument(
-        "--xla_preset", choices=list(PRESETS), help="XLA flags to set and print; those in $XLA_FLAGS take precedence"
-    )
+    preset = "XLA flags to set and print; those in $XLA_FLAGS take precedence"
+    group.add_argument("--xla_preset", choices=list(PRESETS), help=preset)
 
 
 def set_up_devices(arguments: argparse.Namespace) -> None:

@@ -123,9 +123,7 @@ def add_model_arguments(parser: Parser) -> None:
     """Adds the flags for an annotator and its thresholds."""
     group = parser.add_argument_group("model")
     model = group.add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "--workdir", type=local, metavar="DIR", help="folder of an annotation run; its best epoch is used"
-    )
+    model.add_argument("--workdir", type=local, metavar="DIR", help="annotation run, of which the best epoch is used")
     model.add_argument("--weights", type=word, metavar="FILE", help="PyTorch or safetensors file; needs --config")
     group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")
     labels = "labels of --weights, one per line or JSON with `labels`; default: the labels of the config's data"
@@ -150,13 +148,8 @@ def add_photo_arguments(parser: Parser) -> None:
     images = "photos, in subfolders too; hidden files are ignored"
     parser.add_argument("--images", required=True, type=local, metavar="FOLDER", help=images)
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos per batch; default: 32")
-    parser.add_argument(
-        "--num_workers",
-        type=not_negative,
-        default=0,
-        metavar="N",
-        help="threads that decode photos; default: one for each core",
-    )
+    workers = "threads that decode photos; default: one for each core"
+    parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help=workers)
 
 
 def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -39,21 +39,18 @@ _BYTES_PER_IMAGE = 1000  # estimate for 30 keywords: the words in a temporary fi
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia keywords`."""
-    parser.add_argument(
-        "--layout",
-        required=True,
-        choices=("clickture", "coco", "folder"),
-        help="clickture: --list is a .lst whose lines name files in FOLDER and end with the id; coco: --list is "
-        "dataset.json, FOLDER holds keyword_train and keyword_test; folder: all .json files in FOLDER, sorted by name",
+    layout = (
+        "clickture: --list is a .lst whose lines name files in FOLDER and end with the id; coco: --list is dataset.json"
     )
+    layout += ", FOLDER holds keyword_train and keyword_test; folder: all .json files in FOLDER, sorted by name"
+    parser.add_argument("--layout", required=True, choices=("clickture", "coco", "folder"), help=layout)
     parser.add_argument("--keywords", required=True, type=local, metavar="FOLDER", help="keyword files, one per image")
     parser.add_argument("--list", type=local, metavar="FILE", help="list of the images, see --layout")
     parser.add_argument("--split", metavar="NAME", help="part of the file names; default: the list's name, or all")
     parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the arrays")
     words = parser.add_mutually_exclusive_group()
-    words.add_argument(
-        "--vocabulary", type=local, metavar="FILE.json", help="existing vocabulary; default: built from the images"
-    )
+    vocabulary = "existing vocabulary; default: built from the images"
+    words.add_argument("--vocabulary", type=local, metavar="FILE.json", help=vocabulary)
     words.add_argument("--min_count", type=positive, default=6, metavar="N", help="minimum images per word; default: 6")
     parser.add_argument("--force", action="store_true", help="replace existing outputs")
 

@@ -26,9 +26,8 @@ from aia_jax.utils.messages import printable
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia train`."""
     add_config_argument(parser)
-    parser.add_argument(
-        "--workdir", required=True, type=local, metavar="DIR", help="folder of the run: checkpoints, metrics, pictures"
-    )
+    workdir = "folder of the run: checkpoints, metrics, pictures"
+    parser.add_argument("--workdir", required=True, type=local, metavar="DIR", help=workdir)
     add_device_arguments(parser)
 
 

@@ -10,7 +10,7 @@
 The JSON files are ASCII. They can store any file name, even with line separators or with bytes that are not UTF-8. Such
 bytes become escapes such as \\udce9. The CSV file follows RFC 4180 in UTF-8, and has the same escapes in such names.
 A spreadsheet would run a file name such as "=a.jpg" as a formula. The CSV file therefore contains "./=a.jpg", which is
-a path of the same photo. Labels are written unchanged.
+a path of the same photo. Such a label gets a single quote at its beginning.
 """
 
 import contextlib

@@ -92,6 +92,11 @@ def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, An
             f"{workdir} was trained on photos of other channel statistics ({there} there, {here} here), which "
             "normalise the photos; aia import-labels --like takes over those of earlier data"
         )
+    if "train_rows" in described and info["train_rows"] != described["train_rows"]:
+        raise InputError(
+            f"{workdir} was started with other training data, or in another order; give the same data, or another "
+            f"workdir, in which --config.init_from={workdir} starts from these weights"
+        )
     if info.get("annotator") != described.get("annotator"):
         raise InputError(
             f"{workdir} was trained on maps and keywords of another annotator; set config.data.annotator to it"

@@ -136,7 +136,8 @@ class Trainer:
         last = max(checkpointer.steps(), default=None)
         if last is not None and checkpointer.has_progress(last):
             info = checkpointer.info(last)
-            self._check_same_data(info)
+            facts = {name: value for name, value in self._data_facts.items() if name in info}  # old ones have fewer
+            check_same_data(self.workdir, info, facts)
             restored = checkpointer.restore(last, self.abstract_state.to_checkpoint())
             _print(f"continuing {self.workdir} at step {last} of {self.total_steps}")
             return TrainState.from_checkpoint(restored), info["epoch"]
@@ -158,16 +159,6 @@ class Trainer:
         """Facts about the data that each checkpoint stores: those of the task, and a digest of the training rows."""
         rows = self.task.row_names(np.arange(self.task.epoch_end(self.config.batch_size)))
         return {**self.task.describe(), "train_rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
-
-    def _check_same_data(self, info: dict[str, Any]) -> None:
-        """Raises InputError if the run began with other data. Checkpoints of earlier versions have fewer facts."""
-        facts = {name: value for name, value in self._data_facts.items() if name in info}
-        check_same_data(self.workdir, info, facts)
-        if info.get("train_rows") != facts.get("train_rows"):
-            raise InputError(
-                f"{self.workdir} was started with other training data, or in another order; give the same data, or "
-                f"another workdir, in which --config.init_from={self.workdir} starts from these weights"
-            )
 
     def _train(
         self, state: TrainState, epochs_done: int, checkpointer: Checkpointer, stack: contextlib.ExitStack

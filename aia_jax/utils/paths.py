@@ -18,20 +18,16 @@ def local_path(given: str | os.PathLike) -> Path:
         InputError: the path is empty, is a URL or a path of another system, holds `$NAME` and does not exist, or the
             home folder is unknown.
     """
-    text = os.fsdecode(given)
-    if problem := _problem(text):
+    text, problem = os.fsdecode(given), ""
+    if not text.strip() or "\0" in text:
+        problem = "is no path; give the path of a file or folder"
+    elif _REMOTE.match(text):
+        problem = "is not a path of this machine; copy the files to it or mount the storage, and give that path"
+    elif _UNREPLACED.search(text) and not os.path.lexists(text):
+        problem = "holds a variable that the shell did not replace; remove the single quotes, or give the full path"
+    if problem:
         raise InputError(f"{text[:200]!r} {problem}")
     expanded = os.path.expanduser(text)
     if text.startswith("~") and (not os.path.isabs(expanded) or (not os.environ.get("HOME", "/") and text[1:2] in "/")):
         raise InputError(f"{text[:200]!r}: this home folder is unknown; give the full path")
     return Path(expanded)
-
-
-def _problem(text: str) -> str:
-    if not text.strip() or "\0" in text:
-        return "is no path; give the path of a file or folder"
-    if _REMOTE.match(text):
-        return "is not a path of this machine; copy the files to this machine or mount the storage, and give that path"
-    if _UNREPLACED.search(text) and not os.path.lexists(text):
-        return "holds a variable that the shell did not replace; remove the single quotes, or give the full path"
-    return ""

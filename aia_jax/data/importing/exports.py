@@ -1,6 +1,7 @@
 """Reads labels from JSON, JSON lines and XML of annotation tools. Formats that are not read are named and refused."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -60,7 +61,8 @@ def read_json_labels(
         images = document.get("images") if "categories" in document else None
         _refuse(path, document, *(value[0] for value in lists if value is not images))
         if document.keys() <= {"classes", "labels"} and _is_object(document.get("labels")):
-            read = _read_fiftyone
+            classes, labels = document.get("classes") or (), document["labels"]
+            read, document = partial(_read_pairs, "FiftyOne's labels", classes), labels
         elif len(document.keys() & {"images", "annotations", "categories"}) > 1:
             read = read_coco
         elif any(name in document for name in (*_PHOTOS, photo_column)):
@@ -152,18 +154,14 @@ def _collect(
     return LabelList(tuple(rows), understood, tuple(problems))
 
 
-def _read_fiftyone(path: Path, document: dict) -> LabelList:
-    return _read_pairs(path, "FiftyOne's labels", document["labels"], document.get("classes") or ())
-
-
 def _read_mapping(path: Path, document: Mapping[str, Any]) -> LabelList:
     lists = all(isinstance(value, list) for value in document.values()) and any(document.values())
     if not lists and not all(name.lower().endswith(SUFFIXES) for name in document):
         raise InputError(f"{path} has the fields {', '.join(document):.80}, of no known tool; expected {_EXPECTED}")
-    return _read_pairs(path, "names of photos and their labels", document, ())
+    return _read_pairs("names of photos and their labels", (), path, document)
 
 
-def _read_pairs(path: Path, layout: str, labels: Mapping[str, Any], classes: list | tuple) -> LabelList:
+def _read_pairs(layout: str, classes: list | tuple, path: Path, labels: Mapping[str, Any]) -> LabelList:
     entries = ((f"{path.name}: {name!r:.60}", name) for name in labels)
     return _collect(path, layout, entries, lambda name: (name, label_names(labels[name], classes)))
 
