@@ -1,9 +1,8 @@
 """Adds the flags for several devices or hosts, and sets up the devices before the first computation.
 
-XLA flags are set only by `--xla_preset`, because XLA's defaults are best for one GPU, TPUs and CPUs. With several GPUs,
-the all-reduce of the gradients should overlap with the backward pass. So the preset multi_gpu splits the all-reduce.
-The parts are large, to use the full bandwidth between GPUs, but the first can start before all gradients are known.
-See https://docs.nvidia.com/jax-toolbox and `xla/debug_options_flags.cc`. The values are common, but not measured here.
+Only `--xla_preset` sets XLA flags. Its preset multi_gpu splits the all-reduce of the gradients into large parts, of
+which the first can start during the backward pass. The values are common (https://docs.nvidia.com/jax-toolbox), but
+were not measured here.
 """
 
 import argparse

@@ -36,9 +36,8 @@ Measured = dict[str, list[dict[str, Any]]]
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia results`."""
-    parser.add_argument(
-        "folders", nargs="*", type=local, metavar="FOLDER", help="with results files; default: runs, benchmarks/results"
-    )
+    folders = "with results files; default: runs, benchmarks/results"
+    parser.add_argument("folders", nargs="*", type=local, metavar="FOLDER", help=folders)
     parser.add_argument("--json", type=local, metavar="FILE", help="also write the table as JSON")
 
 

@@ -35,9 +35,8 @@ _THUMBNAIL = 320
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia search`."""
-    parser.add_argument(
-        "queries", nargs="*", metavar="QUERY", help='such as "red boat"; the default is to read queries, one per line'
-    )
+    queries = 'such as "red boat"; default: read queries from the terminal, one per line'
+    parser.add_argument("queries", nargs="*", metavar="QUERY", help=queries)
     parser.add_argument("--workdir", required=True, type=local, metavar="DIR", help="folder of a search run")
     add_photo_arguments(parser)
     annotator = "annotator's run; default: as in training"
