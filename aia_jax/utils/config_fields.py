@@ -73,6 +73,7 @@ FIELDS = {
     "data.annotator": Field(path=True),
     "data.photos": Field(path=True, resumable=True),
     "data.captions_per_image": Field(least=0, resumable=True),  # runs of earlier versions do not have it
+    "data.lengths": Field(least=1),
     "data.keywords": Field(words=("annotator", "labels")),
     "data.keyword_threshold": Field(least=0, most=1),
     "data.max_keywords": Field(least=1),
