@@ -166,10 +166,7 @@ class AnnotationTask(BaseTask):
         return self._source.load(name)
 
     def _num_train_rows(self) -> int:
-        """Returns the number of training images.
-
-        If train.json has fewer images than a batch, returns their number, and does not prepare them.
-        """
+        """Returns the number of training images. If train.json has fewer than a batch, does not prepare them."""
         count = datasets.count_images(self.config.data, "train")
         return count if count < self.config.batch_size else super()._num_train_rows()
 

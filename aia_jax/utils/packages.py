@@ -24,10 +24,7 @@ def install_command(extra: str, *only: str) -> str:
 
 
 def import_with_extra(module: str, use: str, extra: str, *only: str) -> types.ModuleType:
-    """Imports a module that needs packages of an extra, such as PyTorch; see `install_command`.
-
-    Raises InputError if a package is missing, or if torch and torchvision do not fit each other.
-    """
+    """Imports a module that needs packages of an extra. Raises InputError if one is missing or they do not fit."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aia_jax.models.attention_pooling import HEAD_FIELDS
+from aia_jax.utils.errors import InputError
 from aia_jax.weights.torch_state import TorchStateDict
 
 
@@ -170,9 +171,12 @@ def fix_padding(body: nn.Module, resolution: int) -> None:
 
 
 def build_body(backbone: str) -> tuple[nn.Module, int]:
-    """Builds timm's network for a name in `BACKBONES`. Returns the network and its number of features."""
+    """Returns timm's network for a name in `BACKBONES` and its number of features. Raises InputError if it has none."""
     is_tresnet = backbone.startswith("tresnet")
-    network = timm.create_model(backbone if is_tresnet else f"tf_{backbone}", num_classes=0, global_pool="")
+    name = backbone if is_tresnet else f"tf_{backbone}"
+    if not timm.is_model(name):
+        raise InputError(f"timm has no {name}, which is needed to verify {backbone}")
+    network = timm.create_model(name, num_classes=0, global_pool="")
     return (network.body if is_tresnet else network), network.num_features
 
 
