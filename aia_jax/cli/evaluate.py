@@ -28,19 +28,15 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia evaluate`."""
     add_config_argument(parser)
     parser.add_argument("--workdir", type=_optional_path, metavar="DIR", help="folder of the run to evaluate")
-    weights = (
-        "instead of --workdir: a PyTorch file, or a folder that `aia convert` or `aia train` wrote; for retrieval, "
-    )
-    weights += "several --weights are also scored as an ensemble"
+    weights = "instead of --workdir: a PyTorch file, or a folder that `aia convert` or `aia train` wrote; "
+    weights += "for retrieval, several --weights are also scored as an ensemble"
     parser.add_argument("--weights", action="append", default=[], type=word, metavar="FILE|DIR", help=weights)
     output = "folder for the results; default: `evaluation` in the folder of --workdir or --weights"
     parser.add_argument("--output", type=_optional_path, metavar="DIR", help=output)
     splits = ("train", "validation", "test")
     parser.add_argument("--split", choices=splits, default="test", help="split to score; default: test")
-    limits = (
-        "annotation: also score with one threshold per label. mcc: best MCC on the training split, from the published "
-    )
-    limits += "grid; exact: best MCC of all possible thresholds; FILE: a thresholds.json"
+    limits = "annotation: also score with one threshold per label. mcc: best MCC on the training split, from the "
+    limits += "published grid; exact: best MCC of all possible thresholds; FILE: a thresholds.json"
     parser.add_argument("--thresholds", default="", type=word, metavar="mcc|exact|FILE", help=limits)
     page = "annotation: also write report.html, a page of all photos, the worst first, with true and predicted labels, "
     page += "attention, precision-recall curves and confusions"

@@ -39,10 +39,10 @@ _BYTES_PER_IMAGE = 1000  # estimate for 30 keywords: the words in a temporary fi
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia keywords`."""
-    layout = (
-        "clickture: --list is a .lst whose lines name files in FOLDER and end with the id; coco: --list is dataset.json"
+    layout = "clickture: --list is a .lst whose lines name files in FOLDER and end with the id; coco: --list is "
+    layout += (
+        "dataset.json, FOLDER holds keyword_train and keyword_test; folder: all .json files in FOLDER, sorted by name"
     )
-    layout += ", FOLDER holds keyword_train and keyword_test; folder: all .json files in FOLDER, sorted by name"
     parser.add_argument("--layout", required=True, choices=("clickture", "coco", "folder"), help=layout)
     parser.add_argument("--keywords", required=True, type=local, metavar="FOLDER", help="keyword files, one per image")
     parser.add_argument("--list", type=local, metavar="FILE", help="list of the images, see --layout")

@@ -121,10 +121,7 @@ def decode(data: bytes, convert: Callable[[Image.Image], Any]) -> Any:
     try:
         try:
             return _open(data, convert)
-        except (
-            ValueError,
-            Image.UnidentifiedImageError,
-        ):  # Pillow refuses large and damaged texts, which are not needed
+        except (ValueError, Image.UnidentifiedImageError):  # large or damaged texts, which are not needed
             if not data.startswith(_PNG):
                 raise
             return _open(_without_text(data), convert)

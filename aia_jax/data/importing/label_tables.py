@@ -248,10 +248,12 @@ def _ask_about_rows(table: TableText, columns: _Columns) -> None:
                 kept = sum(_meets(cells[column], compare, value) for _, cells in table.rows)
                 shown.append(f'\n  --rows "{name} {compare} {value}": reads {kept:,} of {len(table.rows):,} rows')
     if names:
+        splits = "; splits need a column split, with the values train and test"
+        splits *= any(re.search("train|test|valid", name.lower()) is not None for name in names)
         raise InputError(
             f"{table.path}: {', '.join(map(repr, names))} may say which rows count; choose one:{''.join(shown)}\n"
             f"  --ignore_columns {' '.join(map(repr, names))}: reads all rows"
-            f"{'; a label needs another name' if columns.labels is None else ''}; splits need a column split"
+            f"{'; a label needs another name' if columns.labels is None else ''}{splits}"
         )
 
 
