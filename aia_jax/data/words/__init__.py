@@ -1,0 +1,1 @@
+"""Words that name what photos show: the texts of ImageNet's classes."""
