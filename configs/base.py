@@ -46,6 +46,7 @@ def run_config(task: str, dataset: str) -> ConfigDict:
     optimizer.weight_decay = 0.0  # only for LAMB; not for biases and normalisation layers
     optimizer.clip_norm = 0.0  # largest global norm of the gradients; 0: no clipping
     config.eval = ConfigDict({"batch_size": 64, "split": "validation"})  # the best epoch is chosen on this split
+    config.eval.epoch = "best"  # the epoch to use: the "best" on eval.split, or the "last"
     config.checkpoint = ConfigDict({"keep": 2})  # number of newest checkpoints to keep, besides the best
     return config
 
@@ -84,6 +85,7 @@ def annotation_config(dataset: str) -> ConfigDict:
     model.num_layers = 1
     model.feedforward_size = 2048
     model.dropout = 0.1
+    model.score = "sigmoid"  # a score for each label; "softmax": of classifiers that know one label for each image
     model.activation = "relu"
     model.norm_first = True
     model.self_attention = False

@@ -112,7 +112,8 @@ class AnnotationEvaluator(Evaluator):
 
     def table(self, results: Sequence[Scored]) -> str:
         best, lines = results[-1], compared_rows(results)
-        if self._config.eval.split == self._split == "test" and "epoch" in best.candidate.facts:
+        chose = self._config.eval.get("epoch") != "last" and "epoch" in best.candidate.facts
+        if chose and self._config.eval.split == self._split == "test":
             lines.append("best epoch and weights were chosen on the test split, as in the published runs")
         threshold = self._config.eval.threshold if best.thresholds is None else best.thresholds
         tested = _tested_metrics(best.scores, self._task.split(self._split).targets, threshold)

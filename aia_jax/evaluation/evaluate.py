@@ -69,7 +69,8 @@ def evaluate(
         evaluator.write(output, best)
         if workdir and (records := read_metrics(workdir)):
             title = f"{config.data.name}: training, and {config.eval.metric} on the {config.eval.split} split"
-            chosen = best.candidate.facts["epoch"], best.candidate.facts["weights"]
+            facts = best.candidate.facts
+            chosen = None if config.eval.get("epoch") == "last" else (facts["epoch"], facts["weights"])
             draw_curves(output / "curves.png", records, config.eval.metric, best=chosen, title=title)
         print(evaluator.table(results), flush=True)
         print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", flush=True)
@@ -110,7 +111,7 @@ def _from_run(config: ConfigDict, workdir: Path, task: Task, split: str) -> Iter
         for step in steps:
             info = checkpointer.info(step)
             arrays = select_weights(checkpointer.restore(step, {"weights": shapes})["weights"], info["weights"])
-            which = "best" if step == best else "last"
+            which = "best" if step == best and config.eval.get("epoch") != "last" else "last"
             name = f"{which} epoch ({info['epoch']}, {info['weights']})" if info["epoch"] else "converted"
             facts = {"weights": info["weights"], "epoch": info["epoch"], "step": step}
             yield _candidate(name, task, arrays, facts, predictor)

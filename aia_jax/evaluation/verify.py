@@ -211,6 +211,8 @@ def _metrics(task: AnnotationTask, split: str, ours: nnx.Module, theirs: Any) ->
     """Returns a table of P, R, F1, N+ and mAP on a split, for both frameworks."""
     import torch
 
+    from aia_jax.weights.torch_annotator import label_scores
+
     graphdef, state = nnx.split(ours)
     predict = jax.jit(lambda state, batch: task.predict(nnx.merge(graphdef, state), batch)["scores"])
     images, size = task.split(split).images, task.config.eval.batch_size
@@ -220,7 +222,8 @@ def _metrics(task: AnnotationTask, split: str, ours: nnx.Module, theirs: Any) ->
         scores["JAX"].append(np.asarray(predict(state, {"image": pad_batch(batch, size)}))[: len(batch)])
         pixels = np.array(np.asarray(task.normalize(batch)).transpose(0, 3, 1, 2))
         with torch.inference_mode():
-            scores["PyTorch"].append(torch.sigmoid(theirs(torch.from_numpy(pixels))[0]).numpy())
+            logits, _ = theirs(torch.from_numpy(pixels))
+            scores["PyTorch"].append(label_scores(logits, task.config.model).numpy())
     rows = {name: task.evaluate(split, {"scores": np.concatenate(parts)}) for name, parts in scores.items()}
     difference = {name: rows["JAX"][name] - value for name, value in rows["PyTorch"].items() if name in _COMPARED}
     table = [*(Row(name, metrics) for name, metrics in rows.items()), Row("difference", difference, signed=True)]

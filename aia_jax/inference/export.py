@@ -107,7 +107,7 @@ class Exporter:
         torch_model = onnx_model.build_torch_model(annotator.config, self._arrays)
         options = {"batch": self._batch, "explain": self._explain}
         try:
-            content = onnx_model.to_onnx(torch_model, annotator.channel_stats, annotator.image_size, **options)
+            content = onnx_model.to_onnx(torch_model, annotator.config, annotator.channel_stats, **options)
         except Exception as error:  # torch.onnx raises errors of many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"torch.onnx cannot convert the model: {reason:.300}") from error

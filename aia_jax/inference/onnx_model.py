@@ -19,7 +19,7 @@ from aia_jax.data.annotation.datasets import ChannelStats
 from aia_jax.models.backbones import backbone_named
 from aia_jax.models.efficientnet_lite import VARIANTS
 from aia_jax.weights import name_map
-from aia_jax.weights.torch_annotator import fix_padding, load_torch
+from aia_jax.weights.torch_annotator import fix_padding, label_scores, load_torch
 from aia_jax.weights.torch_state import identify_state
 
 
@@ -28,19 +28,20 @@ class OnnxAnnotator(nn.Module):
 
     Args:
         model: a `TorchAnnotator` or `TorchClassifier` (from `weights.torch_annotator`) in evaluation mode.
+        config: `config.model`.
         channel_stats: mean and standard deviation of each colour channel, for pixel values from 0 to 1.
     """
 
-    def __init__(self, model: nn.Module, channel_stats: ChannelStats, *, explain: bool):
+    def __init__(self, model: nn.Module, config: ConfigDict, channel_stats: ChannelStats, *, explain: bool):
         super().__init__()
-        self.model, self.explain = model, explain
+        self.model, self.config, self.explain = model, config, explain
         for name, values in zip(("mean", "std"), channel_stats, strict=True):
             self.register_buffer(name, torch.tensor(values))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         normalised = (images.to(torch.float32) / 255 - self.mean) / self.std
         logits, out = self.model(normalised.permute(0, 3, 1, 2))
-        scores = torch.sigmoid(logits)
+        scores = label_scores(logits, self.config)
         if not self.explain:
             return (scores,)
         side = math.isqrt(out["attention"].shape[2])
@@ -64,20 +65,22 @@ def build_torch_model(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> n
 
 
 def to_onnx(
-    model: nn.Module, channel_stats: ChannelStats, image_size: int, *, batch: int | None, explain: bool
+    model: nn.Module, config: ConfigDict, channel_stats: ChannelStats, *, batch: int | None, explain: bool
 ) -> bytes:
     """Returns the content of an ONNX file with the input `image` and the outputs `scores` and (`explain`) `attention`.
 
     Args:
         model, channel_stats, explain: see `OnnxAnnotator`.
+        config: the config of the annotator.
         batch: batch size B; None: any batch size.
     """
-    images = torch.zeros((batch or 2, image_size, image_size, 3), dtype=torch.uint8)
+    side = config.data.image_size
+    images = torch.zeros((batch or 2, side, side, 3), dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch warns about its own code
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            OnnxAnnotator(model, channel_stats, explain=explain).eval(),
+            OnnxAnnotator(model, config.model, channel_stats, explain=explain).eval(),
             (images,),
             dynamo=True,
             verbose=False,

@@ -35,6 +35,7 @@ class ClassifierHead(nnx.Module):
         return self.linear(pooled), {}
 
 
+SCORES = {"sigmoid": jax.nn.sigmoid, "softmax": jax.nn.softmax}  # values of `config.model.score`
 # For each head: its class, and the fields of `config.model` that are arguments of this class.
 HEADS = {"attention": (AttentionPooling, HEAD_FIELDS), "gap": (ClassifierHead, ("dropout",))}
 
@@ -75,6 +76,11 @@ class Annotator(nnx.Module):
         with jax.named_scope("head"):
             logits, maps = self.head(features, train=train, key=key)
         return logits, {**stages, "features": features, **maps}
+
+
+def label_scores(logits: Array, config: ConfigDict) -> Array:
+    """Converts the logits `[B, C]` of an annotator to scores from 0 to 1, as `score` in `config.model` says."""
+    return SCORES[config.get("score", "sigmoid")](logits)  # runs of earlier versions do not have the field
 
 
 def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> Annotator:

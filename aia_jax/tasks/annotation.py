@@ -17,7 +17,7 @@ from aia_jax.data.annotation.datasets import ChannelStats, Split
 from aia_jax.losses.annotation import annotation_loss
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.metrics.published_results import RESULTS
-from aia_jax.models.annotator import Annotator, build_annotator
+from aia_jax.models.annotator import Annotator, build_annotator, label_scores
 from aia_jax.models.backbones import backbone_named
 from aia_jax.tasks.base import BaseTask, RowSource
 from aia_jax.utils.errors import InputError
@@ -119,7 +119,12 @@ class AnnotationTask(BaseTask):
         return self.mean_loss(logits, targets), {}
 
     def mean_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        """Returns the mean of the configured loss over the batch and the labels."""
+        """Returns the mean of the configured loss over the batch and the labels.
+
+        Raises InputError if `config.model.score` is not "sigmoid", because all losses are losses of sigmoid scores.
+        """
+        if self.config.model.get("score", "sigmoid") != "sigmoid":
+            raise InputError(f"config.model.score={self.config.model.score!r} cannot be trained; set it to 'sigmoid'")
         with jax.named_scope("loss"):
             return self._loss(logits, targets).mean()
 
@@ -132,7 +137,7 @@ class AnnotationTask(BaseTask):
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the `scores` of a batch, float32 `[B, C]`."""
         logits, _ = model(self.normalize(batch["image"]), train=False)
-        return {"scores": jax.nn.sigmoid(logits)}
+        return {"scores": label_scores(logits, self.config.model)}
 
     def extract(self, backbone: nnx.Module, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the backbone's last feature maps of the images as `features`, float32 `[B, h, w, F]`."""
@@ -143,7 +148,7 @@ class AnnotationTask(BaseTask):
         """Returns `scores` `[B, C]` and, if the model has an attention head, `attention` `[B, C, h, w]`."""
         logits, out = model(self.normalize(batch["image"]), train=False)
         maps = {"attention": out["attention"]} if "attention" in out else {}
-        return {"scores": jax.nn.sigmoid(logits), **maps}
+        return {"scores": label_scores(logits, self.config.model), **maps}
 
     def illustrate(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the result of `explain` with the attention scaled to 0..255, as `heat` uint8 `[B, C, h, w]`."""

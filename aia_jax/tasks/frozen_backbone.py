@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.data.feature_cache import FLIPS, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.models.annotator import Annotator
+from aia_jax.models.annotator import Annotator, label_scores
 from aia_jax.models.backbones import DTYPES, build_backbone
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.utils.errors import InputError
@@ -70,7 +70,7 @@ class FrozenBackboneTask(AnnotationTask):
     def predict(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the `scores` float32 `[B, C]` that the head computes from `features` `[B, h, w, F]`."""
         logits, _ = model.head(batch["features"].astype(DTYPES[self.config.model.dtype]), train=False)
-        return {"scores": jax.nn.sigmoid(logits)}
+        return {"scores": label_scores(logits, self.config.model)}
 
     def _features(self, split: str, flip: str) -> MappedRows:
         return prepare_features(

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from aia_jax.data.annotation.datasets import ChannelStats
 from aia_jax.data.feature_cache import pad_batch, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.models.annotator import Annotator, build_annotator
+from aia_jax.models.annotator import Annotator, build_annotator, label_scores
 from aia_jax.models.backbones import DTYPES, build_backbone, fold_norms
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import model_arrays, sharding
@@ -181,4 +181,4 @@ class TrainedAnnotator:
 
     def _score_maps(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits, _ = model.head(batch["maps"].astype(DTYPES[self.config.model.dtype]), train=False)
-        return {"scores": jax.nn.sigmoid(logits.astype(jnp.float32))}
+        return {"scores": label_scores(logits.astype(jnp.float32), self.config.model)}

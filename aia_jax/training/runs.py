@@ -68,10 +68,12 @@ def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...
         written = json.loads(path.read_bytes())
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); delete it, or give another workdir") from error
+    flat = flatten(json.loads(json.dumps(config.to_dict())))
+    earlier = {name: field.earlier for name, field in FIELDS.items() if field.earlier is not None and name in flat}
     may_differ = {*free, *(name for name, field in FIELDS.items() if field.resumable)}
     there, given = (
-        {f"  config.{name}": value for name, value in flatten(fields).items() if name not in may_differ}
-        for fields in (written, json.loads(json.dumps(config.to_dict())))
+        {f"  config.{name}": value for name, value in fields.items() if name not in may_differ}
+        for fields in (earlier | flatten(written), flat)
     )
     if differing := differences(there, given, "given"):
         problem = f"{workdir} holds a run of another config; give another workdir, or the same fields:"

@@ -211,12 +211,13 @@ class Trainer:
                 known = ", ".join(evaluations[name])
                 raise InputError(f"config.eval.metric={metric!r} is not a metric of this task; known: {known}")
             writer.write(int(state.step), f"{split}_{name}", {"epoch": epoch, **evaluations[name]})
-        better = max(names, key=lambda name: evaluations[name][metric])
+        last = self.config.eval.get("epoch") == "last"  # then no metric chooses anything
+        better = names[-1] if last else max(names, key=lambda name: evaluations[name][metric])
         progress.print(
             f"epoch {epoch}/{self.config.epochs}  loss {progress.epoch_loss():.5f}  {split} {metric}: "
             + "  ".join(f"{name} {values[metric]:.4f}" for name, values in evaluations.items())
         )
-        chosen = {"metric": evaluations[better][metric], "weights": better}
+        chosen = {"metric": float(epoch) if last else evaluations[better][metric], "weights": better}
         return {"epoch": epoch, **chosen, "evaluations": evaluations, **self._data_facts}
 
 

@@ -24,6 +24,7 @@ class Field(NamedTuple):
         words: the allowed strings. () allows any string.
         path: whether the value is the path of a local file or folder, or a word. A leading `~` is replaced.
         resumable: whether a resumed run may change the value. This holds for fields that do not change the results.
+        earlier: the value in runs of earlier versions, which do not have the field. None: these runs have it.
     """
 
     least: float = -math.inf
@@ -32,6 +33,7 @@ class Field(NamedTuple):
     words: tuple[str, ...] = ()
     path: bool = False
     resumable: bool = False
+    earlier: str | None = None
 
     @property
     def range(self) -> str:
@@ -94,6 +96,7 @@ FIELDS = {
     "model.num_layers": Field(least=1),
     "model.feedforward_size": Field(least=1),
     "model.dropout": Field(least=0, most=1),
+    "model.score": Field(words=("sigmoid", "softmax"), earlier="sigmoid"),
     "model.embed_size": Field(least=1),
     "model.word_size": Field(least=1),
     "model.similarity_size": Field(least=1),
@@ -120,6 +123,7 @@ FIELDS = {
     "eval.block": Field(least=1, resumable=True),
     "eval.threshold": Field(least=0, most=1, resumable=True),
     "eval.split": Field(words=("validation", "test")),
+    "eval.epoch": Field(words=("best", "last"), earlier="best"),
 }
 
 

@@ -142,6 +142,11 @@ class TorchClassifier(nn.Module):
         return self.head(self.body(images))
 
 
+def label_scores(logits: Tensor, config: ConfigDict) -> Tensor:
+    """Converts logits `[B, C]` to scores as `models.annotator.label_scores` does. `config` is `config.model`."""
+    return torch.sigmoid(logits) if config.get("score", "sigmoid") == "sigmoid" else torch.softmax(logits, -1)
+
+
 class FixedPaddingConv(nn.Module):
     """Replaces timm's `Conv2dSame` of stride 2. Pads inputs of all sizes like an input of height and width `side`.
 

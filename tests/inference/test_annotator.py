@@ -109,6 +109,20 @@ def test_a_head_without_attention_gives_no_maps(tmp_path, pixels):
     assert found.scores.shape == (11, 22)
 
 
+def test_softmax_scores_of_an_image_add_up_to_one(tmp_path, pixels):
+    config = annotator_config(**{"model.score": "softmax"})
+    workdir = write_run(tmp_path / "run", config, random_weights(make_task(config)))
+    scores = aia_jax.load(workdir, batch_size=8)(pixels).scores
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-6)
+    config = json.loads((workdir / "config.json").read_text())
+    del config["model"]["score"]  # as in runs of earlier versions
+    (workdir / "config.json").write_text(json.dumps(config))
+    logits = np.log(scores)
+    sigmoid = aia_jax.load(workdir, batch_size=8)(pixels).scores
+    offsets = np.log(sigmoid / (1 - sigmoid)) - logits
+    np.testing.assert_allclose(offsets, np.broadcast_to(offsets[:, :1], offsets.shape), atol=1e-4)
+
+
 def test_folded_batch_norm_changes_no_score(tmp_path, pixels):
     config = annotator_config()
     workdir = write_run(tmp_path / "run", config, random_weights(make_task(config)))

@@ -36,7 +36,9 @@ def test_a_shorter_tresnet_in_torch_gives_equal_scores(monkeypatch):
     ours = jax.jit(lambda weights: task.explain(merge_model(graphdef, weights), {"image": images}))(weights)
     model = onnx_model.build_torch_model(config, flat_arrays(weights))
     with torch.no_grad():
-        theirs = onnx_model.OnnxAnnotator(model, task.channel_stats, explain=True)(torch.as_tensor(images))
+        theirs = onnx_model.OnnxAnnotator(model, config.model, task.channel_stats, explain=True)(
+            torch.as_tensor(images)
+        )
     for name, found in zip(("scores", "attention"), theirs, strict=True):
         np.testing.assert_allclose(found, ours[name], rtol=0, atol=1e-5)
         assert np.ptp(ours[name], axis=0).max() > 1e-3

@@ -30,6 +30,17 @@ def test_only_resumable_and_free_fields_may_differ(workdir):
         check_same_config(workdir, config)
 
 
+def test_a_run_without_the_fields_of_later_versions_has_their_earlier_values(workdir):
+    written = json.loads((workdir / "config.json").read_text())
+    del written["model"]["score"], written["eval"]["epoch"]
+    (workdir / "config.json").write_text(json.dumps(written))
+    config = demo.get_config()
+    check_same_config(workdir, config)
+    config.model.score = "softmax"
+    with pytest.raises(InputError, match=r"config\.model\.score: sigmoid there, softmax given$"):
+        check_same_config(workdir, config)
+
+
 def test_the_config_of_a_workdir_without_checkpoints_does_not_count(workdir):
     (workdir / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json is damaged \(.*\); delete it, or give another workdir"):

@@ -107,6 +107,14 @@ def test_a_run_learns_in_microbatches(finished, tmp_path):
     assert in_microbatches[0] != at_once[0]  # batch norm normalised four rows at a time
 
 
+def test_with_the_last_epoch_no_metric_chooses_epoch_or_weights(tmp_path):
+    run(toy_config(**{"eval.epoch": "last", "epochs": 2}), tmp_path)
+    with Checkpointer(tmp_path) as checkpointer:
+        infos = {checkpointer.info(step)["epoch"]: checkpointer.info(step) for step in checkpointer.steps()}
+        assert checkpointer.best()[1] == infos[2]
+    assert [(infos[epoch]["metric"], infos[epoch]["weights"]) for epoch in (1, 2)] == [(1, "ema"), (2, "ema")]
+
+
 def test_a_workdir_of_another_config_is_refused(finished):
     with pytest.raises(InputError, match=r"config.optimizer.max_learning_rate: 0.01 there, 0.5 given"):
         run(toy_config(**{"optimizer.max_learning_rate": 0.5}), finished[0])
