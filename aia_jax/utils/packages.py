@@ -5,6 +5,7 @@ import re
 import shlex
 import types
 from importlib import metadata
+from pathlib import Path
 
 from aia_jax.utils.errors import InputError
 
@@ -32,6 +33,28 @@ def import_with_extra(module: str, use: str, extra: str, *only: str) -> types.Mo
     except RuntimeError as error:  # torchvision registers operators in torch
         problem = f"the installed torch and torchvision do not fit each other ({error})"
         raise InputError(f"{problem}; install both from the same index, such as that of PyTorch for CPUs") from None
+
+
+def packaged_file(package: str, ending: str, content: str, command: str) -> Path:
+    """Finds a data file of an installed package without importing the package.
+
+    Args:
+        package: name of the package.
+        ending: end of the file's path in the package, such as ".pth" or "model/config.json".
+        content: what the file holds, for messages.
+        command: the command that installs the package.
+
+    Raises:
+        InputError: the package is not installed, or it does not have the file.
+    """
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        raise InputError(f"{content} are not installed: {command}") from None
+    for file in distribution.files or ():
+        if file.as_posix().endswith(ending) and (path := Path(distribution.locate_file(file))).is_file():
+            return path
+    raise InputError(f"the installed package {package} lacks {content}, *{ending}: {command} --force-reinstall")
 
 
 def check_versions() -> None:

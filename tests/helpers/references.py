@@ -40,14 +40,15 @@ class Sample(NamedTuple):
     shape: tuple[int, ...]
 
 
-def reference(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns the arrays that `compute` returns, or `Sample`s of them where torch is not installed.
+def reference(name: str, compute: Callable[[], dict[str, Any]], package: str = "timm") -> dict[str, Any]:
+    """Returns the arrays that `compute` returns, or `Sample`s of them where torch or `package` is not installed.
 
     Args:
         name: FILE/KEY. The recordings are in `tests/references/FILE.npz`.
         compute: function that computes with torch or timm and returns `{name: array}`.
+        package: the package that `compute` needs beside torch.
     """
-    if not HAS_TORCH:
+    if not (HAS_TORCH and importlib.util.find_spec(package)):
         return _recorded(name)
     values = {key: np.asarray(value) for key, value in compute().items()}
     if os.environ.get(RECORD):

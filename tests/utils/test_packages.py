@@ -4,7 +4,7 @@ import pytest
 
 from aia_jax.cli.main import main
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.packages import check_versions, import_with_extra, install_command
+from aia_jax.utils.packages import check_versions, import_with_extra, install_command, packaged_file
 
 
 @pytest.fixture
@@ -45,3 +45,12 @@ def test_a_torchvision_of_another_torch_is_not_a_missing_package(monkeypatch, tm
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=r"torch and torchvision do not fit each other \(operator .*same index"):
         import_with_extra("drawn", "drawing", "draw")
+
+
+def test_a_file_of_a_package_is_found_without_an_import():
+    assert packaged_file("tqdm", "tqdm/std.py", "a bar", "pip install tqdm").name == "std.py"
+    with pytest.raises(InputError, match=r"^bars are not installed: pip install no-such-package$"):
+        packaged_file("no-such-package", ".bar", "bars", "pip install no-such-package")
+    command = "pip install tqdm"
+    with pytest.raises(InputError, match=rf"package tqdm lacks bars, \*\.bar: {command} --force-reinstall$"):
+        packaged_file("tqdm", ".bar", "bars", command)
