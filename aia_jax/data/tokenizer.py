@@ -1,6 +1,6 @@
 """Splits texts into word pieces, as BERT does, with the package `tokenizers`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,13 +58,18 @@ class Tokenizer:
         truncated = np.array([bool(encoding.overflowing) for encoding in encodings], bool)
         return WordPieces([np.array(encoding.ids, np.int32) for encoding in encodings], truncated)
 
-    def check_words(self, texts: Iterable[str], pieces: WordPieces, noun: str) -> None:
+    def check_words(self, texts: Sequence[str], noun: str) -> list[str]:
         """Checks that each text has a known word piece. `noun`, such as "label", says what a text is.
 
+        Returns:
+            The texts that are too long, so that only their first `MAX_TOKENS - 2` word pieces are used.
+
         Raises:
-            InputError: a text has none: it is empty, or it has only characters of other scripts or emoji.
+            InputError: a text has no known word piece: it is empty, or has only emoji or characters of other scripts.
         """
-        for text, ids in zip(texts, pieces.ids, strict=True):
-            if np.isin(ids, self._special).all():
-                problem = "has no known word" if len(ids) > 2 else "has no word" if text.strip() else "is empty"
+        ids, truncated = self.encode(texts)
+        for text, row in zip(texts, ids, strict=True):
+            if np.isin(row, self._special).all():
+                problem = "has no known word" if len(row) > 2 else "has no word" if text.strip() else "is empty"
                 raise InputError(f"the {noun} {text!r:.{_SHOWN}} {problem}; give English words")
+        return [text for text, is_long in zip(texts, truncated, strict=True) if is_long]

@@ -13,9 +13,8 @@ from jax import Array
 from aia_jax.models.layers.common import l2norm
 
 WIDTH = 384  # size of the vectors of texts and tokens
-MAX_TOKENS = 512  # the length of a text is limited by the learned positions
 _LAYERS, _HEADS, _HIDDEN = 6, 12, 1536
-_WORD_PIECES, _SEGMENTS = 30522, 2
+_WORD_PIECES, _POSITIONS, _SEGMENTS = 30522, 512, 2
 _EPSILON = 1e-12  # added to variances in layer norms
 
 
@@ -42,7 +41,7 @@ class MiniLM(nnx.Module):
 
     def __init__(self, *, rngs: nnx.Rngs):
         self.words = nnx.Embed(_WORD_PIECES, WIDTH, rngs=rngs)
-        self.positions = nnx.Embed(MAX_TOKENS, WIDTH, rngs=rngs)
+        self.positions = nnx.Embed(_POSITIONS, WIDTH, rngs=rngs)
         self.segments = nnx.Embed(_SEGMENTS, WIDTH, rngs=rngs)
         self.norm = nnx.LayerNorm(WIDTH, epsilon=_EPSILON, rngs=rngs)
         self.layers = nnx.List(Layer(rngs=rngs) for _ in range(_LAYERS))
