@@ -39,13 +39,13 @@ def load(
         found.scores.shape, found.attention.shape  # (2, 22), (2, 22, 6, 6)
 
     Args:
-        source: The folder of an annotation run, from which the best epoch is loaded. With `config`, `source` can be a
-            PyTorch or safetensors file.
-        config: The config for a PyTorch or safetensors file, or its path or packaged name. A run's folder has a config.
+        source: A model folder, the name of a shipped model (`aia models` lists them), or the folder of an annotation
+            run, from which the best epoch is loaded. With `config`, `source` can be a PyTorch or safetensors file.
+        config: The config for a PyTorch or safetensors file, or its path or packaged name. A folder has its own config.
         labels: A file that lists the labels of a PyTorch or safetensors file: text with one label per line, or JSON
             with the key `labels`. The default is the labels of the data set in `config`.
         threshold: A label is selected if its score is above this number. A path to a thresholds file sets one threshold
-            per label. The default is `thresholds.json` in the run's folder, or else `config.eval.threshold`.
+            per label. The default is `thresholds.json` in the folder, or else `config.eval.threshold`.
         top: The maximum number of labels for an image. The default is no maximum.
         batch_size: The number of images per batch, rounded up to a multiple of the number of devices. Fewer images take
             as long as a full batch, so 1 is best for images that arrive one at a time.
@@ -62,7 +62,9 @@ def load(
         load_trained_annotator,
         read_thresholds,
     )
+    from aia_jax.utils.model_folders import find_model
 
+    source = source if config else find_model(source)
     threshold = check_threshold(threshold, source)
     annotator = load_trained_annotator(source, config, labels=labels, batch_size=batch_size)
     return PhotoAnnotator(annotator, read_thresholds(threshold, annotator), top)

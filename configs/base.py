@@ -34,7 +34,7 @@ def run_config(task: str, dataset: str) -> ConfigDict:
     config.on_nonfinite = "stop"  # a NaN or infinite loss or gradient ends the run; "skip": skips the step
     config.max_skipped_steps = 10  # largest number of skipped steps; one more ends the run
     config.published = ""  # key in aia_jax/metrics/published_results.py: published results to print too
-    config.init_from = ""  # workdir or PyTorch file of a complete model to start from
+    config.init_from = ""  # workdir, model folder or PyTorch file of a complete model to start from
     config.init_backbone = ""  # workdir, PyTorch file or "efficientnet_lite2" of a backbone to start from
     config.weights_key = ""  # the set of weights in a PyTorch file that has several, such as "state_dict_ema"
     config.mesh = ConfigDict({"fsdp": 1})  # number of devices that share one copy of the state

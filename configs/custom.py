@@ -10,6 +10,7 @@ The argument chooses the start of training:
     custom                 global average pooling and a linear layer on ImageNet features
     custom:attention       attention pooling on ImageNet features; also shows attention maps
     custom:runs/corel5k    the complete network in the folder of a run, or of converted weights
+    custom:corel5k         the complete network in a model folder, or of a shipped model
     custom:whole           the complete published TResNet-M with attention pooling, from a PyTorch file:
                                       --config.init_from=Annotator.pth --config.init_labels=Corel-5k/train.json
 
@@ -23,11 +24,12 @@ from pathlib import Path
 from aia_jax.configs import corel5k_lite
 from aia_jax.configs.base import annotation_config
 from aia_jax.training.runs import read_run_config
+from aia_jax.utils.model_folders import model_folder, read_about
 from aia_jax.utils.paths import local_path
 
 
 def get_config(start="gap"):
-    """Returns the config. `start` is "gap", "attention", "whole" or the folder of a run."""
+    """Returns the config. `start` is "gap", "attention", "whole", or the folder of a run or of a model."""
     if start in ("gap", "attention"):
         config = corel5k_lite.get_config(start)
         config.data.name = "custom"
@@ -43,15 +45,18 @@ def get_config(start="gap"):
 
 
 def _continue_run(config, folder):
-    """Copies all fields of model, loss and optimizer, and some others, from the run in `folder` to `config`."""
-    if not Path(folder, "config.json").is_file():
-        raise ValueError(f"--config custom:{folder} is unknown; known: gap, attention, whole, or the folder of a run")
-    written = read_run_config(Path(folder))
+    """Copies all fields of model, loss and optimizer, and some others, from the model in `folder` to `config`."""
+    found = model_folder(folder)
+    if not found and not Path(folder, "config.json").is_file():
+        known = "gap, attention, whole, or the folder of a run or a model"
+        raise ValueError(f"--config custom:{folder} is unknown; known: {known}")
+    written = read_about(found)["config"] if found else read_run_config(Path(folder))
     if written.get("task") != "annotation":
         raise ValueError(f"--config custom:{folder} is not a run of annotation")
     written["model"].pop("gate_kernels", None)  # exists only in runs of earlier versions
     for part in ("model", "loss", "optimizer"):
         config[part].update(written[part])
+    config.model.score = "sigmoid"  # a photo may have several labels
     config.data.update({name: written["data"][name] for name in ("image_size", "flips")})
     config.update({name: written[name] for name in ("batch_size", "ema_decay", "epochs")})
     config.init_from = folder

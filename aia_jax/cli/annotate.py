@@ -1,6 +1,7 @@
 """Label the photos of a folder, with scores.
 
     aia annotate --workdir runs/demo --images photos --output annotated --html
+    aia annotate --model corel5k --images photos --output annotated
     aia annotate --weights Annotator.pth --config corel5k --images photos --output annotated
 
 DIR gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl. The same command continues an interrupted
@@ -22,7 +23,7 @@ from tqdm import tqdm
 import aia_jax
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, check_model_arguments, local, positive
+from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, local, model_source, positive
 from aia_jax.cli.outputs import check_output_folder
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import os_errors_as_input_errors
@@ -59,12 +60,12 @@ def run(arguments: argparse.Namespace) -> None:
     from aia_jax.data.photo_folder import photo_names
     from aia_jax.inference.annotation_output import AnnotationOutput, write_gallery
 
-    check_model_arguments(arguments)
+    source = model_source(arguments)
     check_output_folder(arguments.output)
     names = photo_names(arguments.images)
     enable_compilation_cache()
     annotator = aia_jax.load(
-        arguments.workdir or arguments.weights,
+        source,
         arguments.config,
         labels=arguments.labels,
         threshold=arguments.threshold,

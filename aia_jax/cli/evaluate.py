@@ -3,6 +3,7 @@
     aia evaluate --config demo --workdir runs/demo --html
     aia evaluate --config demo --workdir runs/demo --split train --output /tmp/demo-train
     aia evaluate --config corel5k --weights Annotator_Corel-5k.pth --output /tmp/corel5k
+    aia evaluate --config corel5k_lite:gap --model corel5k --output /tmp/corel5k_lite
     aia evaluate --config improved_loss:corel5k --workdir runs/b --thresholds mcc
     aia evaluate --config sgraf:f30k --weights runs/sgr --weights runs/saf --output runs/sgraf
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from aia_jax.cli.devices import add_device_arguments, set_up_devices
 from aia_jax.cli.flags import Parser, add_config_argument, local, word
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.model_folders import model_folder
 
 
 def _optional_path(text: str) -> Path | None:
@@ -28,9 +30,10 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia evaluate`."""
     add_config_argument(parser)
     parser.add_argument("--workdir", type=_optional_path, metavar="DIR", help="folder of the run to evaluate")
-    weights = "instead of --workdir: a PyTorch file, or a folder that `aia convert` or `aia train` wrote; "
-    weights += "for retrieval, several --weights are also scored as an ensemble"
-    parser.add_argument("--weights", action="append", default=[], type=word, metavar="FILE|DIR", help=weights)
+    weights = "instead of --workdir: a PyTorch file, a folder that `aia convert` or `aia train` wrote, or a model "
+    weights += "folder or its name; for retrieval, several --weights are also scored as an ensemble"
+    names = ("--weights", "--model")
+    parser.add_argument(*names, action="append", default=[], type=word, metavar="FILE|DIR|NAME", help=weights)
     output = "folder for the results; default: `evaluation` in the folder of --workdir or --weights"
     parser.add_argument("--output", type=_optional_path, metavar="DIR", help=output)
     splits = ("train", "validation", "test")
@@ -55,9 +58,10 @@ def run(arguments: argparse.Namespace) -> None:
     workdir, weights = arguments.workdir, arguments.weights
     if bool(workdir) == bool(weights):
         raise InputError("give --workdir, the folder of a run, or --weights, a file or folder")
-    folder = workdir or (Path(weights[0]) if len(weights) == 1 and Path(weights[0]).is_dir() else None)
+    is_run = len(weights) == 1 and Path(weights[0]).is_dir() and not model_folder(weights[0])
+    folder = workdir or (Path(weights[0]) if is_run else None)
     if not arguments.output and not folder:
-        raise InputError("--weights FILE needs --output, a folder for the results")
+        raise InputError("--weights FILE needs --output, a folder for the results; so does a model folder")
     set_up_devices(arguments)
     _choose_dtype(arguments, [workdir] if workdir else [Path(source) for source in weights])
     output = arguments.output or folder / "evaluation"
@@ -85,6 +89,8 @@ def _is_from_pytorch(source: Path) -> bool:
     from aia_jax.training.runs import open_run
     from aia_jax.weights.load import is_run
 
+    if model_folder(source):
+        return False
     if not is_run(source):
         return True
     with open_run(source) as checkpointer:

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from aia_jax.cli.devices import enable_compilation_cache
-from aia_jax.cli.flags import Parser, add_model_arguments, check_model_arguments, local, positive
+from aia_jax.cli.flags import Parser, add_model_arguments, local, model_source, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     from aia_jax.inference.annotator import check_threshold, load_trained_annotator, read_thresholds
     from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
 
-    check_model_arguments(arguments)
+    source = model_source(arguments)
     if arguments.format != "stablehlo" and arguments.dtype != "float32":
         raise InputError(f"ONNX is written in float32; leave out --dtype {arguments.dtype}, or --format stablehlo")
     check_output_folder(arguments.output, (*_FILES.values(), _FACTS), force=arguments.force)
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "onnx":
         import_onnx()  # reports a missing package before the export
     enable_compilation_cache()
-    source, batch, output = arguments.workdir or arguments.weights, arguments.batch, arguments.output
+    batch, output = arguments.batch, arguments.output
     threshold = check_threshold(arguments.threshold, source)
     options = {"labels": arguments.labels, "batch_size": batch or NUM_IMAGES, "dtype": arguments.dtype}
     annotator = load_trained_annotator(source, arguments.config, **options, fold=False)

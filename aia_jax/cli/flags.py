@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.model_folders import find_model
 from aia_jax.utils.paths import local_path
 
 
@@ -123,6 +124,8 @@ def add_model_arguments(parser: Parser) -> None:
     """Adds the flags for an annotator and its thresholds."""
     group = parser.add_argument_group("model")
     model = group.add_mutually_exclusive_group(required=True)
+    named = "model folder, or a shipped model, such as corel5k; `aia models` lists them"
+    model.add_argument("--model", type=word, metavar="DIR|NAME", help=named)
     model.add_argument("--workdir", type=local, metavar="DIR", help="annotation run, of which the best epoch is used")
     model.add_argument("--weights", type=word, metavar="FILE", help="PyTorch or safetensors file; needs --config")
     group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")
@@ -130,17 +133,21 @@ def add_model_arguments(parser: Parser) -> None:
     group.add_argument("--labels", type=local, metavar="FILE", help=labels)
     limits = group.add_mutually_exclusive_group()
     limits.add_argument("--threshold", type=float, metavar="T", help="a label is chosen if its score is above T")
-    thresholds = "a threshold for each label; default: thresholds.json of the workdir, else config.eval.threshold"
+    thresholds = "a threshold for each label; default: thresholds.json of the model, else config.eval.threshold"
     limits.add_argument("--thresholds", dest="threshold", type=local, metavar="FILE.json", help=thresholds)
 
 
-def check_model_arguments(arguments: argparse.Namespace) -> None:
-    """Raises InputError if flags of `add_model_arguments` contradict each other."""
+def model_source(arguments: argparse.Namespace) -> str | Path:
+    """Returns what the flags of `add_model_arguments` name: a folder, or the value of `--weights`.
+
+    Raises InputError if flags contradict each other, or if there is no such folder or shipped model.
+    """
     for flag in ("config", "labels"):
-        if arguments.workdir and getattr(arguments, flag):
-            raise InputError(f"--{flag} belongs to --weights; a workdir has its own")
+        if not arguments.weights and getattr(arguments, flag):
+            raise InputError(f"--{flag} belongs to --weights; a workdir or a model has its own")
     if arguments.weights and not arguments.config:
         raise InputError("--weights needs --config, which says what model the file holds")
+    return arguments.weights or find_model(arguments.model or arguments.workdir)
 
 
 def add_photo_arguments(parser: Parser) -> None:

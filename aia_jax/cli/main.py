@@ -22,6 +22,8 @@ COMMANDS = {
     "export": "export an annotator as StableHLO or ONNX",
     "features": "compute grid features of photos, for image-text retrieval",
     "import-labels": "import labels of your own photos for training",
+    "models": "list the shipped models, and the models in a folder",
+    "package": "write a trained annotator as a model folder, with a model card",
     "keywords": "encode keywords of images for image search",
     "prepare": "download and check a public data set",
     "results": "list published results beside measured ones",

@@ -35,9 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Sets up the devices, trains, and prints the next commands."""
     import jax
 
+    from aia_jax.training.runs import record_command
+
     set_up_devices(arguments)
     train(arguments.config, arguments.workdir)
     if jax.process_index() == 0:
+        record_command(arguments.workdir, ["aia", "train", *arguments.config_flags])
         print(_next_commands(arguments), flush=True)
 
 

@@ -24,6 +24,7 @@ from aia_jax.training.prediction import fetch_outputs
 from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
+from aia_jax.utils.model_folders import find_model
 from aia_jax.utils.paths import local_path
 from aia_jax.weights.load import load_arrays, model_shapes
 
@@ -172,11 +173,10 @@ def load_trained_annotator(
     source = local_path(source)
     if config is None:
         if labels:
-            raise InputError("labels are for a weights file with a config; a run has its own labels")
-        if not source.exists():
-            raise InputError(f"{source} does not exist; name the folder of a run, or a file of weights")
+            raise InputError("labels are for a weights file with a config; a folder has its own labels")
+        source = find_model(source)
         if not source.is_dir():
-            raise InputError(f"{source} is no folder of a run; a weights file needs its config too")
+            raise InputError(f"{source} is no folder of a model or a run; a weights file needs its config too")
         return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold)
     config = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else read_config(str(config))
     if config.get("task") != "annotation":

@@ -23,6 +23,9 @@ from aia_jax.training.runs import check_complete_model, config_errors_as_input_e
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.model_folders import model_folder
+from aia_jax.weights.load import check_shapes, model_shapes
+from aia_jax.weights.model_folder import read_model_folder
 
 
 class TrainedAnnotator:
@@ -92,12 +95,17 @@ class TrainedAnnotator:
     def from_run(
         cls, workdir: str | Path, batch_size: int, dtype: str | None = None, *, fold: bool = True
     ) -> "TrainedAnnotator":
-        """Loads the best epoch of an annotation run.
+        """Loads the best epoch of an annotation run, or the annotator in a model folder.
 
-        `dtype` is the dtype of the computation. None: `config.model.dtype` of the run.
+        Args:
+            workdir: the folder of the run, or a model folder, or the name of a shipped model.
+            batch_size, fold: see `TrainedAnnotator`.
+            dtype: dtype of the computation; None: `config.model.dtype` of the run.
 
-        Raises InputError if there is no run in `workdir`, or the run is of another system.
+        Raises InputError if there is no model in `workdir`, or it is a model of another system.
         """
+        if folder := model_folder(workdir):
+            return cls._from_folder(folder, batch_size, dtype, fold)
         workdir = Path(workdir)
         config = ConfigDict(read_run_config(workdir))
         if config.get("task") != "annotation":
@@ -111,6 +119,20 @@ class TrainedAnnotator:
         with config_errors_as_input_errors(workdir):
             check_fields(config)
             return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"), fold=fold)
+
+    @classmethod
+    def _from_folder(cls, folder: Path, batch_size: int, dtype: str | None, fold: bool) -> "TrainedAnnotator":
+        found = read_model_folder(folder)
+        config, labels = found.config, found.labels
+        if found.task != "annotation":
+            raise InputError(f"{folder} holds a model of config.task={found.task!r}; name one of annotation")
+        if dtype:
+            config.model.dtype = dtype
+        with config_errors_as_input_errors(folder):
+            check_fields(config)
+            shapes = model_shapes(lambda rngs: build_annotator(config.model, len(labels), rngs=rngs))
+            check_shapes(folder, found.arrays, shapes)
+            return cls(config, labels, found.arrays, batch_size, found.facts.get("channel_stats"), fold=fold)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -43,8 +43,16 @@ def flat_arrays(weights: Arrays) -> dict[str, Any]:
 
 
 def replace_arrays(weights: Arrays, arrays: dict[str, Any]) -> Arrays:
-    """Returns a copy of `weights` with new values for the paths in `arrays`. For the paths, see `flat_arrays`."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: arrays.get(_model_path(path), leaf), weights)
+    """Returns a copy of `weights` with new values for the paths in `arrays`, in the dtypes of `weights`.
+
+    For the paths, see `flat_arrays`.
+    """
+
+    def replace(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> Any:
+        value = arrays.get(_model_path(path), leaf)
+        return value if value.dtype == leaf.dtype else value.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(replace, weights)
 
 
 def _model_path(path: tuple[jax.tree_util.DictKey, ...]) -> str:

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,12 @@ def write_record(workdir: Path, config: ConfigDict) -> None:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
     write_json(workdir / "environment.json", environment)
+
+
+def record_command(workdir: Path, command: Sequence[str]) -> None:
+    """Adds the command of a run to `environment.json`."""
+    path = workdir / "environment.json"
+    write_json(path, {**json.loads(path.read_bytes()), "command": list(command)})
 
 
 def check_same_config(workdir: Path, config: ConfigDict, *, free: tuple[str, ...] = ()) -> None:

@@ -15,6 +15,7 @@ from aia_jax.training.runs import open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import MAX_LISTED, format_count, printable
+from aia_jax.utils.model_folders import LABELS, model_folder
 from aia_jax.weights.load import Shapes, count_labels, is_run, load_arrays, model_shapes, read_torch_state
 
 # The path of each array that has an entry for each label, and the axis of the labels in this array.
@@ -81,6 +82,9 @@ def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | N
     if given != _BY_NAME and not Path(given).is_file():
         raise InputError(f"config.init_labels={given!r} is unknown; known: {_STRICT}, {_BY_NAME}, or a file of labels")
     listed = None if given == _BY_NAME else read_labels(Path(given))
+    if folder := model_folder(source):
+        names = read_labels(folder / LABELS)
+        return listed or names, len(names)
     if is_run(source):
         with open_run(Path(source)) as checkpointer:
             names = checkpointer.best()[1].get("labels")

