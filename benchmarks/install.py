@@ -85,7 +85,7 @@ if __name__ == "__main__":
     parser.add_argument("--source", type=Path, default=Path(), metavar="DIR", help="a checkout or a wheel; default: .")
     parser.add_argument(
         "--extras",
-        default="pretrained,download,onnx,parity,tfds,aot,test",
+        default="pretrained,text,download,onnx,parity,tfds,aot,test",
         metavar="NAMES",
         help="extras, separated by commas; default: all",
     )
