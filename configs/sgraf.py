@@ -53,6 +53,7 @@ def retrieval_config(dataset, reasoning):
 
     model = config.model
     model.reasoning = reasoning  # sgr: similarity graph reasoning, saf: similarity attention filtration
+    model.text = "gru"  # minilm: outputs of the frozen MiniLM for each word piece replace word vectors and GRU
     model.embed_size = 1024
     model.word_size = 300
     model.similarity_size = 256

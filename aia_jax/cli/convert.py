@@ -162,6 +162,10 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
             raise InputError(
                 f"{source} was trained with its backbone, which SGRAF's files cannot hold; --backbone_only writes it"
             )
+        if config.model.get("text", "gru") != "gru":
+            raise InputError(
+                f"{source} has no GRU (config.model.text={config.model.text}); SGRAF's files must have one"
+            )
         family, names = "sgraf", "SGRAF's names"
         options = sgraf_options.options_of(config, len(arrays["sgraf.text.embedding"]))
         beside = {"epoch": info.get("epoch", 0), "best_rsum": float(info.get("metric", 0)), "opt": options, "Eiters": 0}

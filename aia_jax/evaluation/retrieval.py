@@ -66,10 +66,11 @@ class RetrievalEvaluator(Evaluator):
         reasoning = "SGRAF" if is_ensemble else candidate.task.config.model.reasoning.upper()
         key = f"{published}/{reasoning.lower()}"
         images = model.backbone or f"{model.num_regions} x {model.num_features} features"
+        text = ", MiniLM" * (model.get("text") == "minilm")
         return {
             "name": name,
-            "published": key if key in RETRIEVAL_RESULTS else "",
-            "model": f"{reasoning}, {model.embed_size} / {model.similarity_size}, {images}",
+            "published": key if key in RETRIEVAL_RESULTS and not text else "",
+            "model": f"{reasoning}, {model.embed_size} / {model.similarity_size}, {images}{text}",
             "dtype": model.dtype,
             "split": self._split,
             **candidate.facts,

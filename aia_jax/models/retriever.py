@@ -54,6 +54,7 @@ def build_retriever(config: ConfigDict, num_words: int, *, rngs: nnx.Rngs) -> Re
         num_words,
         backbone.num_features if backbone else config.num_features,
         **{name: config[name] for name in SGRAF_FIELDS},
+        text=config.get("text", "gru"),  # runs of earlier versions do not have the field
         **dtypes(config),
         rngs=rngs,
     )

@@ -21,6 +21,7 @@ from aia_jax.models.layers.batch_norm import BatchNorm
 from aia_jax.models.layers.common import EPSILON, dropout, dropout_key, l2norm, split_key, uniform, xavier_linear
 from aia_jax.models.layers.gru import BidirectionalGRU
 from aia_jax.models.layers.pairwise_blocks import join_rows, num_blocks, replicate, split_rows
+from aia_jax.models.minilm import WIDTH
 
 # The fields of `config.model` that are arguments of `SGRAF`.
 SGRAF_FIELDS = ("num_regions", "embed_size", "word_size", "similarity_size", "reasoning")
@@ -78,6 +79,20 @@ class TextEncoder(nnx.Module):
         """Encodes int tokens `[C, L]` as float32 `[C, L, D]`. The vectors after the `lengths` `[C]` words are 0."""
         words = dropout(self.embedding[...][tokens], _DROPOUT, dropout_key(key, _DROPOUT, train))
         states = l2norm(self.gru(words, lengths))
+        return jnp.where(word_mask(tokens, lengths)[..., None], states, 0)
+
+
+class TokenProjection(nnx.Module):
+    """Projects outputs of the frozen `MiniLM` to vectors of length 1."""
+
+    def __init__(self, embed_size: int, *, dtype: DTypeLike, **options):
+        self.dtype = dtype
+        self.linear = xavier_linear(WIDTH, embed_size, dtype=dtype, **options)
+
+    def __call__(self, tokens: Array, lengths: Array, *, train: bool, key: Array | None) -> Array:
+        """Projects `[C, L, 384]` to float32 `[C, L, D]`. The vectors after the `lengths` `[C]` tokens are 0."""
+        tokens = dropout(tokens.astype(self.dtype), _DROPOUT, dropout_key(key, _DROPOUT, train))
+        states = l2norm(self.linear(tokens).astype(jnp.float32))
         return jnp.where(word_mask(tokens, lengths)[..., None], states, 0)
 
 
@@ -175,6 +190,7 @@ class SGRAF(nnx.Module):
         word_size: size of the word vectors.
         similarity_size: S, size of the similarity vectors.
         reasoning: "sgr" or "saf". Other names raise InputError.
+        text: "gru", or "minilm" for captions that are outputs of `MiniLM`, not word ids.
     """
 
     def __init__(
@@ -187,6 +203,7 @@ class SGRAF(nnx.Module):
         word_size: int = 300,
         similarity_size: int = 256,
         reasoning: str = "saf",
+        text: str = "gru",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -195,7 +212,11 @@ class SGRAF(nnx.Module):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.dtype = dtype
         self.image = xavier_linear(num_features, embed_size, **options)
-        self.text = TextEncoder(num_words, word_size, embed_size, **options)
+        self.text = (
+            TokenProjection(embed_size, **options)
+            if text == "minilm"
+            else TextEncoder(num_words, word_size, embed_size, **options)
+        )
         self.image_attention = GlobalAttention(embed_size, num_regions, **options)
         self.text_attention = GlobalAttention(embed_size, None, **options)
         self.local = xavier_linear(embed_size, similarity_size, **options)
@@ -211,7 +232,7 @@ class SGRAF(nnx.Module):
     def encode_captions(
         self, tokens: Array, lengths: Array, *, train: bool, key: Array | None = None
     ) -> tuple[Array, Array]:
-        """Encodes tokens `[C, L]` as float32 vectors of length 1.
+        """Encodes tokens, `[C, L]` or `[C, L, 384]`, as float32 vectors of length 1.
 
         Returns:
             Word vectors `[C, L, D]` and caption vectors `[C, D]`. The word vectors after `lengths` `[C]` words are 0.

@@ -1,5 +1,6 @@
 """Image-text retrieval (system C): a retriever computes the similarity of each pair of an image and a caption."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from aia_jax.metrics.retrieval import retrieval_metrics
 from aia_jax.models.backbones import backbone_named
 from aia_jax.models.retriever import Retriever, build_retriever
 from aia_jax.tasks.base import BaseTask, RowSource
+from aia_jax.tasks.text_encoder import TextEncoder
 from aia_jax.utils.errors import InputError
 
 _PHOTO_SIZE = 256
@@ -63,15 +65,21 @@ class RetrievalTask(BaseTask):
         """The words of the captions."""
         return load_vocabulary(self.config.data)
 
+    @functools.cached_property
+    def text_encoder(self) -> TextEncoder | None:
+        """The frozen text encoder, or None if a GRU encodes the captions."""
+        return TextEncoder(self.config.data.get("cache_dir", "")) if self.config.model.get("text") == "minilm" else None
+
     def describe(self) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary.facts}
+        text = {"text_encoder": self.text_encoder.digest} if self.text_encoder else {}
+        return {"vocabulary": self.vocabulary.facts, **text}
 
     def summary(self) -> str:
         train, model = self.split("train"), self.config.model
         backbone = f"{model.backbone} + " if model.backbone else ""
         return (
             f"{self.config.data.name}: {len(train.images)} training images, {len(train)} captions, "
-            f"{len(self.vocabulary)} words; {backbone}{model.reasoning.upper()}"
+            f"{len(self.vocabulary)} words; {backbone}{'MiniLM + ' * bool(self.text_encoder)}{model.reasoning.upper()}"
         )
 
     def build_model(self, rngs: nnx.Rngs) -> Retriever:
@@ -86,7 +94,8 @@ class RetrievalTask(BaseTask):
 
         `batch` has B pairs of an image and a caption, with these arrays:
         - `image` `[B, ...]`: the images, or their features.
-        - `tokens` `[B, L]`, `length` `[B]`: the word ids of the captions, and the number of words in each caption.
+        - `tokens` `[B, L]`, `length` `[B]`: the word ids of the captions, and the number of words in each caption. With
+          a text encoder, `tokens` has its outputs, `[B, L, 384]`.
         - `image_similarity` `[B, B]`: only if `config.loss.visual` is set.
         - `caption_similarity` `[B, B]`: only if `config.loss.textual` is set.
         """
@@ -166,7 +175,10 @@ class RetrievalTask(BaseTask):
                 f"{loaded.images.path} holds {' x '.join(map(str, loaded.images.shape[1:]))} features an image, but "
                 f"config.model.num_regions x num_features is {' x '.join(map(str, expected))}"
             )
-        return loaded
+        if not self.text_encoder:
+            return loaded
+        outputs = self.text_encoder.encode_tokens(loaded.captions)
+        return dataclasses.replace(loaded, tokens=outputs, lengths=outputs.lengths)
 
     def _train_source(self) -> RowSource:
         split, loss = self.split("train"), self.config.loss

@@ -4,7 +4,6 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jax import Array
 from tqdm import tqdm
 
 from aia_jax.data.cache import cache_root, cached_directory
+from aia_jax.data.token_outputs import TokenOutputs
 from aia_jax.data.tokenizer import MAX_TOKENS, Tokenizer
 from aia_jax.data.vocabulary import pad_ids
 from aia_jax.models.minilm import WIDTH
@@ -27,32 +27,6 @@ _TOKENS = 1024  # of a batch; larger batches are not faster on CPUs
 _FEW = 8  # rows of the batches if there are at most so many texts of a length
 _CACHED_FROM = 1000  # number of texts from which the results are kept on disk
 _VERSION = 1  # version of the code below; increase it when a change of the code changes the results
-
-
-class TokenOutputs(NamedTuple):
-    """Outputs of MiniLM for the T tokens of N texts, including `[CLS]` and `[SEP]`.
-
-    Attributes:
-        values: the last layer, float16 `[T, 384]`, memory-mapped if there are many texts.
-        starts: index of each text's first token in `values`, int64 `[N]`.
-        lengths: number of tokens of each text, int32 `[N]`.
-    """
-
-    values: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-
-    def padded(self, index: np.ndarray, length: int | None = None) -> np.ndarray:
-        """Returns the outputs of the texts `index`, float16 `[n, L, 384]`, padded with 0.
-
-        `length` is L, which cuts longer texts; None: the length of the longest of these texts.
-        """
-        lengths = self.lengths[index]
-        positions = np.arange(lengths.max(initial=0) if length is None else length)
-        mask = positions < lengths[:, None]
-        padded = np.zeros((*mask.shape, WIDTH), np.float16)
-        padded[mask] = self.values[(self.starts[index][:, None] + positions)[mask]]
-        return padded
 
 
 class TextEncoder:
@@ -97,7 +71,10 @@ class TextEncoder:
         return {name: array[rows] for name, array in arrays.items()}
 
     def encode_tokens(self, texts: Sequence[str]) -> TokenOutputs:
-        """Encodes the tokens of N texts. Equal texts are encoded once. Raises InputError as `encode` does."""
+        """Returns the last layer for each token of N texts, including `[CLS]` and `[SEP]`.
+
+        Equal texts are encoded once. Raises InputError as `encode` does.
+        """
         unique, rows = _unique(texts)
         ids = self.tokenizer.encode(unique).ids
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))

@@ -115,6 +115,11 @@ def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, An
             f"{workdir} was trained with another vocabulary ({there} words there, {here} here); "
             "set config.data.vocabulary to its file"
         )
+    if info.get("text_encoder") != described.get("text_encoder"):
+        raise InputError(
+            f"{workdir} was trained with another text encoder ({info.get('text_encoder', 'gru')} there, "
+            f"{described.get('text_encoder', 'gru')} here); set config.model.text as there, or install its weights"
+        )
 
 
 def open_run(workdir: Path) -> "Checkpointer":

@@ -97,6 +97,7 @@ FIELDS = {
     "model.feedforward_size": Field(least=1),
     "model.dropout": Field(least=0, most=1),
     "model.score": Field(words=("sigmoid", "softmax"), earlier="sigmoid"),
+    "model.text": Field(words=("gru", "minilm"), earlier="gru"),
     "model.embed_size": Field(least=1),
     "model.word_size": Field(least=1),
     "model.similarity_size": Field(least=1),

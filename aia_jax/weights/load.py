@@ -109,6 +109,8 @@ def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes,
         )
     if is_retrieval and torch_state.reasoning != model.reasoning:
         raise InputError(f"{found}, but config.model.reasoning is {model.reasoning!r}")
+    if is_retrieval and config.model.get("text", "gru") != "gru":
+        raise InputError(f"{found} with a GRU, but config.model.text is {config.model.text!r}")
     if is_retrieval:
         embedding, words = torch_state.sgraf.get("1.embed.weight"), shapes["sgraf.text.embedding"][0]
         if embedding is not None and embedding.ndim and len(embedding) != words:

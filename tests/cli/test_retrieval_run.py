@@ -1,18 +1,23 @@
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from aia_jax.cli.convert import convert_back
 from aia_jax.cli.train import train
 from aia_jax.configs import demo_retrieval, sgraf
 from aia_jax.data.vocabulary import Vocabulary
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.metrics.retrieval import retrieval_metrics
 from aia_jax.tasks.registry import make_task
+from aia_jax.training.runs import check_same_config
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
+from aia_jax.weights.load import model_shapes
+from tests.helpers.text_model import needs_text_model
 
 WORDS = ("dog", "cat", "boat", "tree", "house", "bird", "car", "boy")
 SIZES = {"train": 40, "dev": 8, "test": 9}
@@ -146,6 +151,41 @@ def test_another_vocabulary_is_refused(root, workdir, tmp_path):
     config = small_config(root, **{"data.vocabulary": str(tmp_path / "other.json")})
     with pytest.raises(InputError, match=r"other.json|another vocabulary"):
         evaluate(config, None, tmp_path, weights=(str(workdir),))
+
+
+@needs_text_model
+def test_a_frozen_text_encoder_replaces_the_gru(root, workdir, tmp_path, capsys):
+    config = small_config(root, **{"epochs": 1, "model.text": "minilm"})
+    train(config, tmp_path / "run")
+    assert "MiniLM + SAF" in capsys.readouterr().out
+    row = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())["rows"][0]
+    assert row["model"].endswith("features, MiniLM")
+    assert row["published"] == ""
+    paths = model_shapes(make_task(config).build_model)
+    assert [path for path in paths if path.startswith("sgraf.text.")] == [
+        "sgraf.text.linear.bias",
+        "sgraf.text.linear.kernel",
+    ]
+    split = make_task(config).split("train")
+    assert split.padded_tokens(np.array([0, 4]), 12).shape == (2, 12, 384)
+    assert split.lengths[:5].tolist() == [6, 7, 8, 9, 10]  # [CLS] a WORD and the WORD [SEP]
+    for other, source in ((config, workdir), (small_config(root), tmp_path / "run")):
+        with pytest.raises(InputError, match=r"was trained with another text encoder \(.* set config\.model\.text"):
+            evaluate(other, None, tmp_path / "other", weights=(str(source),))
+    with pytest.raises(InputError, match=r"has no GRU \(config\.model\.text=minilm\)"):
+        convert_back(config, tmp_path / "run", tmp_path / "a.pth")
+
+
+def test_runs_of_earlier_versions_have_a_gru(root, workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["model"].pop("text") == "gru"
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    rsum = evaluate(small_config(root), None, tmp_path / "out", weights=(str(tmp_path),))["rsum"]
+    assert rsum == json.loads((workdir / "evaluation" / "metrics.json").read_text())["rsum"]
+    check_same_config(tmp_path, small_config(root))
+    with pytest.raises(InputError, match=r"config\.model\.text: gru there, minilm given"):
+        check_same_config(tmp_path, small_config(root, **{"model.text": "minilm"}))
 
 
 def test_captions_and_a_backbone_train_together_on_scenes(tmp_path, cache_dir):

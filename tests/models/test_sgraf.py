@@ -16,9 +16,9 @@ IMAGES, CAPTIONS, REGIONS, FEATURES, WORDS = 5, 8, 6, 7, 30
 LENGTHS = np.array([13, 11, 9, 9, 7, 4, 3, 3], np.int32)
 
 
-def small_model(reasoning):
+def small_model(reasoning, **options):
     sizes = {"num_regions": REGIONS, "embed_size": 12, "word_size": 10, "similarity_size": 8}
-    return SGRAF(WORDS, FEATURES, **sizes, reasoning=reasoning, rngs=nnx.Rngs(0))
+    return SGRAF(WORDS, FEATURES, **sizes, reasoning=reasoning, **options, rngs=nnx.Rngs(0))
 
 
 def pairs(seed=0):
@@ -53,6 +53,20 @@ def test_a_score_depends_on_its_own_image_and_caption_alone(reasoning):
     longer = np.pad(tokens, [(0, 0), (0, 9)])
     garbage = np.where(longer == 0, 3, longer)
     np.testing.assert_allclose(similarity(model, features, garbage, LENGTHS), scores, atol=1e-6)
+
+
+def test_outputs_of_a_text_encoder_replace_word_ids():
+    model, (features, tokens) = small_model("saf", text="minilm"), pairs()
+    outputs = np.random.default_rng(1).normal(size=(*tokens.shape, 384)).astype(np.float16)
+    scores = similarity(model, features, outputs, LENGTHS)
+    for caption in (0, 6):
+        own = slice(caption, caption + 1)
+        alone = similarity(model, features[2:3], outputs[own, : LENGTHS[caption]], LENGTHS[own])
+        np.testing.assert_allclose(alone[0, 0], scores[caption, 2], atol=1e-6)
+    words, whole = model.encode_captions(jnp.array(outputs), LENGTHS, train=False)
+    mask = np.arange(words.shape[1]) < LENGTHS[:, None]
+    np.testing.assert_allclose(jnp.linalg.norm(words, axis=-1), mask, atol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(whole, axis=-1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("reasoning", ["sgr", "saf"])

@@ -11,6 +11,7 @@ from scipy import sparse
 from aia_jax.data import scenes
 from aia_jax.data.annotation.datasets import load_split, scene_indices, validation_size
 from aia_jax.data.mapped_rows import MappedRows
+from aia_jax.data.token_outputs import TokenOutputs
 from aia_jax.data.vocabulary import Vocabulary, encode_captions, image_means, read_captions, tf_idf
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
@@ -28,13 +29,13 @@ class CaptionSplit:
     Attributes:
         images: memory-mapped. Either features of R regions, float `[I, R, F]`, or pixels, uint8 `[I, S, S, 3]`.
         captions: C texts.
-        tokens: word ids, int32 `[C, L]`, padded with 0.
-        lengths: number of word ids of each caption, int32 `[C]`.
+        tokens: word ids, int32 `[C, L]`, padded with 0; or outputs of a text encoder.
+        lengths: number of tokens of each caption, int32 `[C]`.
     """
 
     images: MappedRows
     captions: tuple[str, ...]
-    tokens: np.ndarray
+    tokens: np.ndarray | TokenOutputs
     lengths: np.ndarray
 
     def __len__(self) -> int:
@@ -50,6 +51,13 @@ class CaptionSplit:
         captions = (self.per_image * images[:, None] + np.arange(self.per_image)).ravel()
         texts = tuple(self.captions[caption] for caption in captions)
         return CaptionSplit(self.images.take(images), texts, self.tokens[captions], self.lengths[captions])
+
+    def padded_tokens(self, captions: np.ndarray, length: int) -> np.ndarray:
+        """Returns word ids, `[b, L]`, or outputs of size D, `[b, L, D]`, cut or padded with 0 to a length L."""
+        if isinstance(self.tokens, TokenOutputs):
+            return self.tokens.padded(captions, length)
+        tokens = self.tokens[captions, :length]
+        return np.pad(tokens, [(0, 0), (0, length - tokens.shape[1])])
 
 
 def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -> CaptionSplit:
@@ -138,9 +146,8 @@ class PairBatches:
         longest = int(split.lengths[index].max())
         width = next((length for length in self._lengths if length >= longest), -(-longest // 8) * 8)
         own = index[part]
-        tokens = split.tokens[own, :width]
-        tokens = np.pad(tokens, [(0, 0), (0, width - tokens.shape[1])])
-        columns |= {"index": own.astype(np.int32), "length": split.lengths[own], "tokens": tokens}
+        tokens, lengths = split.padded_tokens(own, width), split.lengths[own]
+        columns |= {"index": own.astype(np.int32), "length": lengths, "tokens": tokens}
         if self._images:
             columns["image"] = split.images[own // split.per_image]
         for name, rows in self._similarity.items():
