@@ -3,10 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aia_jax.report.table import COLUMNS
+from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS
 
 _SHOWN = 40  # labels in the card
-_FORMATS = {"n_plus": ".0f", "map": ".1f"}
+_FORMATS = {"n_plus": ".0f", "map": ".1f", **dict.fromkeys(RETRIEVAL_COLUMNS, ".1f")}
+# For each task: the kind of model on the hub, and how to use a model from the command line and in Python.
+_TASKS = {
+    "annotation": (
+        "image-classification",
+        "    aia annotate --model {name} --images photos --output annotated --html\n\n"
+        'In Python: `aia_jax.load("{name}")(["photo.jpg"]).labels`. ',
+    ),
+    "retrieval": (
+        "zero-shot-image-classification",
+        '    aia search --model {name} --images photos "a dog in the snow"\n\n',
+    ),
+}
 
 
 def model_card(about: Mapping[str, Any], labels: Sequence[str], sizes: Mapping[str, int]) -> str:
@@ -14,34 +26,31 @@ def model_card(about: Mapping[str, Any], labels: Sequence[str], sizes: Mapping[s
 
     Args:
         about: the content of the folder's `config.json`.
-        labels: the C labels of the model.
+        labels: the C labels of the model, or () for a model without labels.
         sizes: the size of each file in bytes.
     """
     name, data = about["name"], about["data"]
     photos = f", {data['photos']:,} training photos" if data.get("photos") else ""
-    limits = f"It labels only what its training photos show, with the {len(labels):,} labels above."
+    kind, use = _TASKS[about["task"]]
+    known = f", with the {len(labels):,} labels above" if labels else ""
     parts = {
-        "Use": _use(name, about["packages"]),
-        "Labels": f"{len(labels):,} labels: {_listed(labels)}.",
+        "Use": _use(name, use, about["packages"]),
+        "Labels": f"{len(labels):,} labels: {_listed(labels)}." if labels else "",
         "Training": _training(about, f"{data['name']}{photos}"),
         "Results": _results(about["measured"]),
-        "Limits": f"{limits} {about.get('limits', '')}".strip(),
+        "Limits": f"It knows only what its training photos show{known}. {about.get('limits', '')}".strip(),
         "Files": _files(sizes, about),
     }
     sections = "".join(f"\n## {title}\n\n{text}\n" for title, text in parts.items() if text)
     return (
-        "---\nlibrary_name: aia_jax\npipeline_tag: image-classification\ntags:\n- image-annotation\n- jax\n---\n\n"
+        f"---\nlibrary_name: aia_jax\npipeline_tag: {kind}\ntags:\n- image-annotation\n- jax\n---\n\n"
         f"# {name}\n\n{about['description']}\n{sections}"
     )
 
 
-def _use(name: str, packages: Sequence[Mapping[str, str]]) -> str:
+def _use(name: str, use: str, packages: Sequence[Mapping[str, str]]) -> str:
     install = f"    pip install {' '.join(sorted({entry['package'] for entry in packages}))}\n" if packages else ""
-    return (
-        f"{install}    aia annotate --model {name} --images photos --output annotated --html\n\n"
-        f'In Python: `aia_jax.load("{name}")(["photo.jpg"]).labels`. `{name}` is the path of this folder, or the name '
-        "of a model that aia_jax ships."
-    )
+    return f"{install}{use.format(name=name)}`{name}` is the path of this folder, or the name of a shipped model."
 
 
 def _listed(labels: Sequence[str]) -> str:
@@ -60,8 +69,9 @@ def _training(about: Mapping[str, Any], data: str) -> str:
 def _results(measured: Mapping[str, Any]) -> str:
     if not measured:
         return ""
-    heads = ["", *COLUMNS.values()]
-    rows = [[row["name"], *(_number(name, row.get(name)) for name in COLUMNS)] for row in measured["rows"]]
+    columns = RETRIEVAL_COLUMNS if "rsum" in measured["rows"][0] else COLUMNS
+    heads = ["", *columns.values()]
+    rows = [[row["name"], *(_number(name, row.get(name)) for name in columns)] for row in measured["rows"]]
     table = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
     chosen = measured.get("note", "")
     lead = f"{measured['num_images']:,} photos of the {measured['split']} split{f'; {chosen}' if chosen else ''}:"

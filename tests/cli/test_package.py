@@ -70,7 +70,7 @@ def test_a_card_says_what_people_need(packaged):
         "    aia train --config demo --config.epochs=1 --workdir runs/NAME\n",
         "20 photos of the test split:",
         "| best epoch (1, raw) |  |  | 0.250 |  | 12.5 |\n| MCC thresholds |  |  | 0.375 |  | 12.5 |\n\n## Limits",
-        "the 22 labels above. It knows no photos.",
+        "It knows only what its training photos show, with the 22 labels above. It knows no photos.",
         "- `model.safetensors`: ",
     ):
         assert text in card
@@ -188,6 +188,19 @@ def test_a_model_without_thresholds_replaces_one_with_thresholds(run_folder, pac
     assert main(["package", "--model", str(packaged), "--output", str(again), "--name", "other"]) == 0
     about, before = (json.loads((folder / "config.json").read_text()) for folder in (again, packaged))
     assert about == before | {"name": "other", "dtype": "float16", "files": about["files"]}
+
+
+def test_training_records_its_command(annotator, tmp_path, monkeypatch):
+    workdir = shutil.copytree(annotator, tmp_path / "run")
+    monkeypatch.setattr("aia_jax.cli.train.train", lambda config, workdir: None)
+    assert (
+        main(["train", "--config", "demo", "--config.data.root", "x y", "--config.epochs=2", "--workdir", str(workdir)])
+        == 0
+    )
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["command"] == ["aia", "train", "--config", "demo", "--config.data.root=x y", "--config.epochs=2"]
+    assert "jax" in environment["packages"]
+    assert package._command(workdir) == {"command": "aia train --config demo --config.epochs=2 --workdir runs/NAME"}
 
 
 def test_results_of_training_stand_in_for_those_of_an_evaluation(config, annotator, tmp_path):
