@@ -1,1 +1,1 @@
-"""Words that name what photos show: the texts of ImageNet's classes."""
+"""Words that name what photos show: the texts of ImageNet's classes, and an everyday vocabulary."""
