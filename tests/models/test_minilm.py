@@ -1,5 +1,7 @@
 """MiniLM against BERT of transformers with the published weights."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -23,9 +25,9 @@ TEXTS = {
 
 def _theirs(text: str) -> dict[str, np.ndarray]:
     """The ids, the last layer and the vector of a text, as in sentence-transformers."""
-    import torch
-    import transformers
+    from tests.helpers.torch_oracles import torch  # first, because it makes torchvision importable
 
+    transformers = importlib.import_module("transformers")
     folder = minilm_files()[0].parent
     model = transformers.AutoModel.from_pretrained(folder).eval()
     split = transformers.AutoTokenizer.from_pretrained(folder)
