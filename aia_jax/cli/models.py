@@ -16,7 +16,7 @@ from aia_jax.cli.flags import Parser, local
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 from aia_jax.utils.messages import format_count, printable
-from aia_jax.utils.model_folders import LABELS, SHIPPED, model_folder, read_about, shipped_models
+from aia_jax.utils.model_folders import LABELS, model_folder, read_about, shipped_models
 
 _SHOWN = {"f1": ("F1", ".3f"), "map": ("mAP", ".1f"), "rsum": ("sum of recalls", ".1f"), "ndcg_10": ("NDCG@10", ".3f")}
 
@@ -32,8 +32,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises InputError if `--folder` is no folder.
     """
-    found = [line for name, folder in shipped_models().items() for line in _model_lines(name, folder)]
-    print("\n".join([*found, f"The shipped models are in {SHIPPED}."] if found else ["This package ships no models."]))
+    shipped = shipped_models()
+    for name, folder in shipped.items():
+        print("\n".join(_model_lines(name, folder)))
+    for folder in {folder.parent for folder in shipped.values()}:
+        print(f"The shipped models are in {folder}.")
     if not arguments.folder:
         return
     if not arguments.folder.is_dir():

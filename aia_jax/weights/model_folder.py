@@ -23,11 +23,10 @@ from aia_jax.data.feature_cache import weights_digest
 from aia_jax.metrics.thresholds import load_thresholds, save_thresholds
 from aia_jax.utils.config_fields import FIELDS, flatten
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import sha256_of_file, write_json
+from aia_jax.utils.files import sha256_of_file, write_bytes, write_json
 from aia_jax.utils.model_folders import CONFIG, FORMAT, LABELS, THRESHOLDS, WEIGHTS, read_about
 from aia_jax.version import __version__
 from aia_jax.weights.packages import PACKAGES, package_parts
-from aia_jax.weights.torch_files import write_torch_file
 
 DTYPES = ("float16", "float32")  # of the floating arrays in a weights file
 
@@ -83,7 +82,7 @@ def write_model_folder(
     held, packages = _find_packages(config, arrays)
     stored = {path: _convert(path, value, dtype) for path, value in arrays.items() if path not in held}
     if stored:
-        write_torch_file(folder / WEIGHTS, stored)
+        write_bytes(folder / WEIGHTS, safetensors.numpy.save(stored))
     if labels:
         write_json(folder / LABELS, {"labels": list(labels)})
     if thresholds is not None:
@@ -170,11 +169,11 @@ def _package_arrays(packages: Sequence[Mapping[str, str]], path: Path) -> dict[s
 def _convert(path: str, value: np.ndarray, dtype: str) -> np.ndarray:
     value = np.asarray(value)
     if value.dtype.kind not in "fV":  # V: bfloat16
-        return value
+        return np.asarray(value, order="C")
     value = value.astype(np.float32)
     if dtype == "float16" and np.abs(value).max(initial=0) > np.finfo(np.float16).max:
         raise InputError(f"{path} has numbers that are too large for float16; write the model with --dtype float32")
-    return value.astype(dtype)
+    return np.asarray(value.astype(dtype), order="C")
 
 
 def _without_places(config: ConfigDict) -> ConfigDict:
