@@ -19,6 +19,8 @@ from jax import Array
 
 TEMPERATURE = 2.0
 _FACTOR = 10.0
+_AGREEMENT_FACTOR = 15.0
+_LEAST_SIMILARITY = 0.52  # of a label and its most similar class; a label below it has no class that can agree
 
 
 def class_probabilities(logits: Array, temperature: float = TEMPERATURE) -> Array:
@@ -50,6 +52,28 @@ def label_statistics(probabilities: Array, class_embeddings: Array, label_embedd
     """
     scores = jnp.log(conse_scores(probabilities, class_embeddings, label_embeddings))
     return scores.mean(axis=0), scores.std(axis=0)
+
+
+def class_agreement(probabilities: Array, class_embeddings: Array, label_embeddings: Array) -> Array:
+    """Computes how much of the classifier's probability lies on classes that a label describes, `[N, C]`, from 0 to 1.
+
+    Agreement compares labels of one image and images alike, and needs no reference images:
+
+        a_c = sum_k p_k min(1, v_kc / m_c),    v_kc = exp(15 cos(t_k, u_c)),    m_c = sum_k v_kc^2 / sum_k v_kc
+
+    m_c is the typical v of the label's own classes: a label such as "dog" has many of them, and "espresso" only one.
+    The agreement is 0 for a label that resembles no class.
+
+    Args:
+        probabilities: `class_probabilities` with temperature 1, `[N, K]`.
+        class_embeddings: see `conse_scores`.
+        label_embeddings: see `conse_scores`.
+    """
+    similarities = _similarities(class_embeddings, label_embeddings)
+    values = jnp.exp(_AGREEMENT_FACTOR * similarities)
+    typical = jnp.square(values).sum(axis=0) / values.sum(axis=0)
+    known = similarities.max(axis=0) >= _LEAST_SIMILARITY
+    return probabilities @ jnp.where(known, jnp.minimum(1, values / typical), 0)
 
 
 def _similarities(class_embeddings: Array, label_embeddings: Array) -> Array:

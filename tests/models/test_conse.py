@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aia_jax.data.words.imagenet import imagenet_classes
-from aia_jax.models.conse import class_probabilities, conse_scores, label_statistics
+from aia_jax.models.conse import class_agreement, class_probabilities, conse_scores, label_statistics
 from aia_jax.models.layers.common import l2norm
 from aia_jax.tasks.text_encoder import TextEncoder
 from tests.helpers.text_model import needs_text_model
@@ -40,6 +40,19 @@ def test_statistics_standardise_the_log_scores_of_each_label(example):
     standardised = (np.log(loop(*example)) - mean) / deviation
     np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(standardised.std(axis=0), 1, rtol=1e-4)
+
+
+def test_agreement_is_the_probability_of_the_classes_of_a_label():
+    angles = np.array([0.0, 0.1, 1.2, 1.5, 3.0])  # two classes are close to the first label, none to the second
+    classes = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    labels = np.array([[np.cos(-0.05), np.sin(-0.05)], [np.cos(4.5), np.sin(4.5)]])
+    values = np.exp(15 * classes @ labels[0])
+    weights = np.minimum(1, values / (np.sum(values**2) / np.sum(values)))
+    agreement = np.asarray(class_agreement(np.eye(5), classes, labels))
+    np.testing.assert_allclose(agreement[:, 0], weights, rtol=1e-4)
+    assert agreement[:2, 0].min() > 0.9
+    assert agreement[2:, 0].max() < 0.01
+    assert not agreement[:, 1].any()
 
 
 @needs_text_model
