@@ -7,16 +7,14 @@
 softmax probability of the class is above 0.5. Images have 260 px, as in the training on ImageNet.
 """
 
-from aia_jax.configs.base import annotation_config
+from aia_jax.configs import corel5k_lite
 
 
 def get_config():
-    """Returns the config."""
-    config = annotation_config("custom")
+    """Returns the config. Fields of the training are those of `corel5k_lite:gap`, for `--config custom:imagenet`."""
+    config = corel5k_lite.get_config("gap")
+    config.data.name = "custom"
     config.data.image_size = 260
-    config.model.backbone = "efficientnet_lite2"
-    config.model.freeze_backbone = True
-    config.model.dtype = "float32"
-    config.model.head = "gap"
     config.model.score = "softmax"
+    config.eval.split = "validation"
     return config

@@ -105,14 +105,13 @@ def _about(
     return {**about, **given, "data": about["data"] | {name: text for name, text in data.items() if text}}
 
 
-def _count_photos(config: ConfigDict) -> dict[str, int]:
-    """Returns the number of training photos as `photos`, or {} if the data are not on this machine."""
-    from aia_jax.data.annotation.datasets import count_images, validation_size
+def _count_photos(config: ConfigDict) -> dict[str, Any]:
+    """Returns the number of `photos` in train.json and the fraction for `validation`; {} if the data are elsewhere."""
+    from aia_jax.data.annotation.datasets import count_images
 
     with contextlib.suppress(InputError):
-        photos = count_images(config.data, "train")
-        held = config.eval.split == "validation" and validation_size(config.data.validation_fraction, photos)
-        return {"photos": photos - held}
+        held = {"validation": config.data.validation_fraction} if config.eval.split == "validation" else {}
+        return {"photos": count_images(config.data, "train"), **held}
     return {}
 
 

@@ -31,6 +31,7 @@ def model_card(about: Mapping[str, Any], labels: Sequence[str], sizes: Mapping[s
     """
     name, data = about["name"], about["data"]
     photos = f", {data['photos']:,} training photos" if data.get("photos") else ""
+    photos += f", of which {data['validation']:.0%} chose the epoch" if data.get("validation") else ""
     kind, use = _TASKS[about["task"]]
     known = f", with the {len(labels):,} labels above" if labels else ""
     parts = {

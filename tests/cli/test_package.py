@@ -66,7 +66,7 @@ def test_a_card_says_what_people_need(packaged):
         "\n# small\n\nLabels photos with 22 labels: attention pooling on tresnet_tiny.\n",
         "    aia annotate --model small --images photos --output annotated --html\n",
         "\n22 labels: circle, ring, ",
-        "Data: scenes, 36 training photos. Licence of the data: free of rights.",
+        "Data: scenes, 40 training photos, of which 10% chose the epoch. Licence of the data: free of rights.",
         "    aia train --config demo --config.epochs=1 --workdir runs/NAME\n",
         "20 photos of the test split:",
         "| best epoch (1, raw) |  |  | 0.250 |  | 12.5 |\n| MCC thresholds |  |  | 0.375 |  | 12.5 |\n\n## Limits",
