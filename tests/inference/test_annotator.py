@@ -123,6 +123,12 @@ def test_softmax_scores_of_an_image_add_up_to_one(tmp_path, pixels):
     np.testing.assert_allclose(offsets, np.broadcast_to(offsets[:, :1], offsets.shape), atol=1e-4)
 
 
+def test_softmax_scores_cannot_be_trained():
+    config = annotator_config(**{"model.score": "softmax"})
+    with pytest.raises(InputError, match=r"config.model.score='softmax' cannot be trained; set it to 'sigmoid'"):
+        make_task(config).mean_loss(np.zeros((1, 22)), np.zeros((1, 22)))
+
+
 def test_folded_batch_norm_changes_no_score(tmp_path, pixels):
     config = annotator_config()
     workdir = write_run(tmp_path / "run", config, random_weights(make_task(config)))

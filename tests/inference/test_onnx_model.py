@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from aia_jax.models import backbones
+from aia_jax.models.annotator import label_scores
 from aia_jax.models.efficientnet_lite import VARIANTS, EfficientNetLite, SameConv, _same_padding
 from aia_jax.models.tresnet import TResNet, Variant
 from aia_jax.tasks.registry import make_task
@@ -74,3 +75,15 @@ def test_a_convolution_with_fixed_padding_equals_ours():
     with torch.no_grad():
         found = torch_models.FixedPaddingConv(theirs, side)(torch.as_tensor(images).permute(0, 3, 1, 2))
     np.testing.assert_allclose(found.permute(0, 2, 3, 1), conv(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["sigmoid", "softmax"])
+def test_scores_of_logits_are_equal_in_torch(score):
+    from tests.helpers.torch_oracles import torch  # isort: skip, timm where torchvision is not whole
+    from aia_jax.weights import torch_annotator
+
+    logits = np.random.default_rng(0).normal(0, 4, (3, 5)).astype(np.float32)
+    config = annotator_config(**{"model.score": score}).model
+    ours = label_scores(logits, config)
+    np.testing.assert_allclose(ours, torch_annotator.label_scores(torch.as_tensor(logits), config), rtol=1e-5)
+    assert (abs(ours.sum(axis=1) - 1) < 1e-5).all() == (score == "softmax")
