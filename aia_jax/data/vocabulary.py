@@ -227,6 +227,15 @@ def tf_idf(captions: Sequence[str]) -> sparse.csr_matrix:
     return sparse.csr_matrix(TfidfTransformer().fit_transform(vectorizer.fit_transform(captions)))
 
 
+def caption_similarity(captions: Sequence[str], owners: np.ndarray) -> sparse.csr_matrix:
+    """Returns the mean tf-idf row of each image's captions, `[I, V]`. `owners` `[C]` has the image of each caption."""
+    from scipy import sparse
+
+    weights = 1 / np.bincount(owners)[owners]
+    means = sparse.csr_matrix((weights, (owners, np.arange(len(owners)))))
+    return means @ tf_idf(captions)
+
+
 def image_means(rows: sparse.csr_matrix, per_image: int) -> sparse.csr_matrix:
     """Computes the means `[N / per_image, V]` of each `per_image` consecutive tf-idf rows of `rows`, `[N, V]`.
 

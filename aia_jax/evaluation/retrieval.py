@@ -46,12 +46,13 @@ class RetrievalEvaluator(Evaluator):
         return Scored(candidate, outputs["similarity"], metrics, rows)
 
     def write(self, output: Path, best: Scored) -> None:
+        owners = self._task.split(self._split).owners
         write_npz(
             output / "rankings.npz",
             captions_of_images=top_columns(best.scores.T, _HITS_SAVED),
             images_of_captions=top_columns(best.scores, _HITS_SAVED),
-            rank_of_images=caption_ranks(best.scores) + 1,
-            rank_of_captions=image_ranks(best.scores) + 1,
+            rank_of_images=caption_ranks(best.scores, owners) + 1,
+            rank_of_captions=image_ranks(best.scores, owners) + 1,
         )
         self._draw(output / "retrieval.png", best)
 
@@ -62,15 +63,20 @@ class RetrievalEvaluator(Evaluator):
 
     def _row(self, candidate: Candidate, name: str, metrics: dict[str, Any], published: str) -> dict[str, Any]:
         model = self._config.model
-        is_ensemble = isinstance(candidate.facts["weights"], list)
-        reasoning = "SGRAF" if is_ensemble else candidate.task.config.model.reasoning.upper()
-        key = f"{published}/{reasoning.lower()}"
-        images = model.backbone or f"{model.num_regions} x {model.num_features} features"
-        text = ", MiniLM" * (model.get("text") == "minilm")
+        if model.get("name") == "dual_encoder":
+            key, text = "", f"{', '.join(model.image_features)} / {', '.join(model.text_features)}"
+            described = f"dual encoder, {model.embed_size}, {model.backbone}: {text}"
+        else:
+            is_ensemble = isinstance(candidate.facts["weights"], list)
+            reasoning = "SGRAF" if is_ensemble else candidate.task.config.model.reasoning.upper()
+            key = f"{published}/{reasoning.lower()}"
+            images = model.backbone or f"{model.num_regions} x {model.num_features} features"
+            text = ", MiniLM" * (model.get("text") == "minilm")
+            described = f"{reasoning}, {model.embed_size} / {model.similarity_size}, {images}{text}"
         return {
             "name": name,
             "published": key if key in RETRIEVAL_RESULTS and not text else "",
-            "model": f"{reasoning}, {model.embed_size} / {model.similarity_size}, {images}{text}",
+            "model": described,
             "dtype": model.dtype,
             "split": self._split,
             **candidate.facts,
@@ -82,18 +88,18 @@ class RetrievalEvaluator(Evaluator):
         if photos is None:
             return
         images = evenly_spaced(len(split.images), _QUERIES_DRAWN)
-        per_image = split.per_image
-        captions = per_image * images + np.arange(len(images)) % per_image
+        starts, counts = np.searchsorted(split.owners, images), np.bincount(split.owners)[images]
+        captions = starts + np.arange(len(images)) % counts
         found_images = top_columns(best.scores[captions], _HITS_DRAWN)
         found_captions = top_columns(best.scores[:, images].T, _HITS_DRAWN)
         draw_retrieval(
             path,
             text_queries=[
-                (split.captions[caption], [(photos(hit), hit == caption // per_image) for hit in hits])
+                (split.captions[caption], [(photos(hit), hit == split.owners[caption]) for hit in hits])
                 for caption, hits in zip(captions, found_images, strict=True)
             ],
             image_queries=[
-                (photos(image), [(split.captions[hit], hit // per_image == image) for hit in hits])
+                (photos(image), [(split.captions[hit], split.owners[hit] == image) for hit in hits])
                 for image, hits in zip(images, found_captions, strict=True)
             ],
             title=f"{self._title}: {best.candidate.name}",

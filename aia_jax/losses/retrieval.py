@@ -37,6 +37,34 @@ def triplet(scores: Array, *, margin: float, hardest: bool) -> Array:
     return worst_caption.sum() + worst_image.sum()
 
 
+def contrastive(logits: Array) -> Array:
+    """Computes the symmetric contrastive loss, the mean of two cross-entropies: over rows and over columns.
+
+    The loss is `-mean_b(log softmax(logits[b])[b] + log softmax(logits[:, b])[b]) / 2`.
+
+    Reference: Radford et al., "CLIP", ICML 2021, https://arxiv.org/abs/2103.00020
+
+    Args:
+        logits: the score matrix, divided by the temperature.
+    """
+    rows, columns = jax.nn.log_softmax(logits, axis=1), jax.nn.log_softmax(logits, axis=0)
+    return -(jnp.diagonal(rows) + jnp.diagonal(columns)).mean() / 2
+
+
+def pairwise_sigmoid(logits: Array) -> Array:
+    """Computes the sigmoid loss: each pair is a binary example. It is summed over pairs and divided by N.
+
+    The loss is `-sum_bc log sigmoid(z * logits[b, c]) / N` with z = 1 for `b == c`, else -1.
+
+    Reference: Zhai et al., "SigLIP", ICCV 2023, https://arxiv.org/abs/2303.15343
+
+    Args:
+        logits: the score matrix, divided by the temperature, plus a bias.
+    """
+    signs = 2 * jnp.eye(len(logits)) - 1
+    return -jax.nn.log_sigmoid(signs * logits).sum() / len(logits)
+
+
 def soft_ranks(scores: Array) -> Array:
     """Computes differentiable ranks, `1 + sum_{a != c} sigmoid((scores[a, b] - scores[b, c]) / 0.001)`.
 

@@ -54,10 +54,7 @@ class Annotator(nnx.Module):
         self.head = head
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
-            for _, part in nnx.iter_modules(backbone):
-                for name, value in vars(part).items():
-                    if isinstance(value, nnx.Variable):
-                        setattr(part, name, Frozen(value[...]))
+            freeze(backbone)
 
     def __call__(self, images: Array, *, train: bool, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
         """Scores every label of every image.
@@ -76,6 +73,14 @@ class Annotator(nnx.Module):
         with jax.named_scope("head"):
             logits, maps = self.head(features, train=train, key=key)
         return logits, {**stages, "features": features, **maps}
+
+
+def freeze(module: nnx.Module) -> None:
+    """Excludes all arrays of `module` from training."""
+    for _, part in nnx.iter_modules(module):
+        for name, value in vars(part).items():
+            if isinstance(value, nnx.Variable):
+                setattr(part, name, Frozen(value[...]))
 
 
 def label_scores(logits: Array, config: ConfigDict) -> Array:

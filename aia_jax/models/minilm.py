@@ -14,7 +14,7 @@ from aia_jax.models.layers.common import l2norm
 
 WIDTH = 384  # size of the vectors of texts and tokens
 _LAYERS, _HEADS, _HIDDEN = 6, 12, 1536
-_WORD_PIECES, _POSITIONS, _SEGMENTS = 30522, 512, 2
+WORD_PIECES, _POSITIONS, _SEGMENTS = 30522, 512, 2
 _EPSILON = 1e-12  # added to variances in layer norms
 
 
@@ -40,7 +40,7 @@ class MiniLM(nnx.Module):
     """Encodes texts. Padding does not change the results."""
 
     def __init__(self, *, rngs: nnx.Rngs):
-        self.words = nnx.Embed(_WORD_PIECES, WIDTH, rngs=rngs)
+        self.words = nnx.Embed(WORD_PIECES, WIDTH, rngs=rngs)
         self.positions = nnx.Embed(_POSITIONS, WIDTH, rngs=rngs)
         self.segments = nnx.Embed(_SEGMENTS, WIDTH, rngs=rngs)
         self.norm = nnx.LayerNorm(WIDTH, epsilon=_EPSILON, rngs=rngs)

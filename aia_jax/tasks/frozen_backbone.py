@@ -8,12 +8,55 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from aia_jax.data import transforms
+from aia_jax.data.annotation.datasets import ChannelStats
 from aia_jax.data.feature_cache import FLIPS, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.models.annotator import Annotator, label_scores
 from aia_jax.models.backbones import DTYPES, build_backbone
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.utils.errors import InputError
+
+
+class FrozenMaps:
+    """Computes the feature maps of images with a frozen backbone, and caches these maps beside the images.
+
+    Args:
+        config: config of a run with `model.backbone`, `data.feature_dtype` and `eval.batch_size`.
+        channel_stats: mean and standard deviation of each channel, to normalise images.
+    """
+
+    def __init__(self, config: ConfigDict, channel_stats: ChannelStats):
+        self._config = config
+        graphdef, _ = nnx.split(nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))))
+
+        def compute(weights: dict[str, Any], images: jax.Array) -> jax.Array:
+            maps, _ = nnx.merge(graphdef, weights)(transforms.normalize(images, *channel_stats), train=False)
+            return maps.astype(jnp.float32)
+
+        self._compute = jax.jit(compute)
+        self._weights: dict[str, Any] = {}
+        self._digest = ""
+
+    def set_weights(self, backbone: dict[str, Any]) -> None:
+        """Sets the weights of the backbone, `weights["constants"]["backbone"]`."""
+        backbone = jax.device_get(backbone)
+        leaves = jax.tree_util.tree_flatten_with_path(backbone)[0]
+        self._weights = jax.device_put(backbone)
+        self._digest = weights_digest({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+
+    def maps(self, images: MappedRows, flip: str = "") -> MappedRows:
+        """Returns the maps `[N, h, w, F]` of N images; see `prepare_features`."""
+        model = self._config.model
+        return prepare_features(
+            images,
+            lambda rows: self._compute(self._weights, rows),
+            backbone=model.backbone,
+            settings=f"{self._digest} {model.dtype} {model.native_padding}",
+            flip=flip,
+            dtype=self._config.data.feature_dtype,
+            batch_size=self._config.eval.batch_size,
+        )
 
 
 class FrozenBackboneTask(AnnotationTask):
@@ -29,21 +72,11 @@ class FrozenBackboneTask(AnnotationTask):
         super().__init__(config)
         if config.mixup:
             raise InputError("config.mixup mixes images; with config.model.freeze_backbone there are only features")
-        graphdef, _ = nnx.split(nnx.eval_shape(lambda: build_backbone(config.model, rngs=nnx.Rngs(0))))
-
-        def compute(weights: dict[str, Any], images: jax.Array) -> jax.Array:
-            return self.extract(nnx.merge(graphdef, weights), {"image": images})["features"]
-
-        self._compute = jax.jit(compute)
-        self._weights: dict[str, Any] = {}
-        self._digest = ""
+        self._maps = FrozenMaps(config, self.channel_stats)
 
     def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
         """Computes the features of `splits` with the backbone in `weights`, unless these features are cached."""
-        backbone = jax.device_get(weights["constants"]["backbone"])
-        leaves = jax.tree_util.tree_flatten_with_path(backbone)[0]
-        self._weights = jax.device_put(backbone)
-        self._digest = weights_digest({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+        self._maps.set_weights(weights["constants"]["backbone"])
         for split in splits:
             self.eval_arrays(split)
 
@@ -73,12 +106,4 @@ class FrozenBackboneTask(AnnotationTask):
         return {"scores": label_scores(logits, self.config.model)}
 
     def _features(self, split: str, flip: str) -> MappedRows:
-        return prepare_features(
-            self.split(split).images,
-            lambda images: self._compute(self._weights, images),
-            backbone=self.config.model.backbone,
-            settings=f"{self._digest} {self.config.model.dtype} {self.config.model.native_padding}",
-            flip=flip,
-            dtype=self.config.data.feature_dtype,
-            batch_size=self.config.eval.batch_size,
-        )
+        return self._maps.maps(self.split(split).images, flip)

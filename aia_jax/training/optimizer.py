@@ -1,4 +1,4 @@
-"""Optimizers (Adam, LAMB) and schedules (one-cycle, step decay). Adam and one-cycle compute the same as PyTorch."""
+"""Optimizers (Adam, AdamW, LAMB) and schedules (one-cycle, step decay). Adam and one-cycle are as in PyTorch."""
 
 import itertools
 from collections.abc import Callable
@@ -55,25 +55,25 @@ def step_decay(
 
 def check_optimizer(config: ConfigDict) -> None:
     """Raises InputError if `name` or `schedule` in `config.optimizer` is unknown, or Adam has a `weight_decay`."""
-    for field, known in (("name", ("adam", "lamb")), ("schedule", ("one_cycle", "step"))):
+    for field, known in (("name", ("adam", "adamw", "lamb")), ("schedule", ("one_cycle", "step"))):
         if config[field] not in known:
             raise InputError(f"config.optimizer.{field}={config[field]!r} is unknown; known: {', '.join(known)}")
     if config.name == "adam" and config.weight_decay:
         raise InputError(
-            f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or use lamb"
+            f"config.optimizer.weight_decay={config.weight_decay}: adam has none; set it to 0, or use adamw or lamb"
         )
 
 
 def make_optimizer(
     config: ConfigDict, total_steps: int, epoch_end: Callable[[int], int] | None = None
 ) -> optax.GradientTransformation:
-    """Returns Adam or LAMB with a schedule of the learning rate. The schedule "one_cycle" also changes beta1.
+    """Returns Adam, AdamW or LAMB with a schedule of the learning rate. The schedule "one_cycle" also changes beta1.
 
     Args:
-        config: `config.optimizer`, with the fields `name` ("adam" or "lamb"), `max_learning_rate`, `beta2`, `eps`,
-            `weight_decay` (only for LAMB), `clip_norm` (0: no clipping) and `schedule`. "one_cycle" moves the learning
-            rate and beta1 in opposite directions (Salar & Ahmadi 2024, section 4; PyTorch's `OneCycleLR`). It uses
-            `pct_start`, `initial_div`, `final_div`, `beta1_base` and `beta1_max`. "step" uses `decay_epochs`,
+        config: `config.optimizer`, with the fields `name` ("adam", "adamw" or "lamb"), `max_learning_rate`, `beta2`,
+            `eps`, `weight_decay` (not for Adam), `clip_norm` (0: no clipping) and `schedule`. "one_cycle" moves the
+            learning rate and beta1 in opposite directions (Salar & Ahmadi 2024, section 4; PyTorch's `OneCycleLR`). It
+            uses `pct_start`, `initial_div`, `final_div`, `beta1_base` and `beta1_max`. "step" uses `decay_epochs`,
             `decay_factor` and `beta1`.
         epoch_end: see `step_decay`. Only the schedule "step" needs this function.
 
@@ -89,11 +89,23 @@ def make_optimizer(
         learning_rate = one_cycle(total_steps, config.pct_start, start, peak, start / config.final_div)
         beta1 = one_cycle(total_steps, config.pct_start, config.beta1_max, config.beta1_base, config.beta1_max)
     fields = {"b1": beta1, "b2": config.beta2, "eps": config.eps}
-    if config.name == "lamb":
+    if config.name != "adam":
         fields["weight_decay"] = config.weight_decay
-    make = optax.inject_hyperparams(_lamb if config.name == "lamb" else optax.adam, hyperparam_dtype=jnp.float32)
+    optimizers = {"adam": optax.adam, "adamw": _adamw, "lamb": _lamb}
+    make = optax.inject_hyperparams(optimizers[config.name], hyperparam_dtype=jnp.float32)
     optimizer = make(learning_rate, **fields)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm > 0 else optimizer
+
+
+def _adamw(
+    learning_rate: jax.Array, b1: jax.Array, b2: jax.Array, eps: jax.Array, weight_decay: jax.Array
+) -> optax.GradientTransformation:
+    """Returns AdamW (Loshchilov & Hutter, ICLR 2019). Vectors and scalars have no weight decay."""
+    return optax.chain(
+        optax.scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, _matrices),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
 def _lamb(

@@ -74,6 +74,7 @@ FIELDS = {
     "data.vocabulary": Field(path=True),
     "data.annotator": Field(path=True),
     "data.photos": Field(path=True, resumable=True),
+    "data.captions": Field(path=True),
     "data.captions_per_image": Field(least=0, resumable=True),  # runs of earlier versions do not have it
     "data.lengths": Field(least=1),
     "data.keywords": Field(words=("annotator", "labels")),
@@ -98,6 +99,12 @@ FIELDS = {
     "model.dropout": Field(least=0, most=1),
     "model.score": Field(words=("sigmoid", "softmax"), earlier="sigmoid"),
     "model.text": Field(words=("gru", "minilm"), earlier="gru"),
+    "model.name": Field(words=("sgraf", "dual_encoder")),
+    "model.image_features": Field(words=("mean", "max", "classes", "queries")),
+    "model.text_features": Field(words=("sentence", "token_max", "words")),
+    "model.num_queries": Field(least=1),
+    "model.query_size": Field(least=1),
+    "model.hidden_dropout": Field(least=0, most=1),
     "model.embed_size": Field(least=1),
     "model.word_size": Field(least=1),
     "model.similarity_size": Field(least=1),
@@ -107,6 +114,7 @@ FIELDS = {
     "model.recompute": Field(resumable=True),
     "model.kernel_size": Field(least=1),
     "loss.margin": Field(above=0),
+    "loss.visual_weight": Field(least=0),
     "optimizer.max_learning_rate": Field(least=0),
     "optimizer.pct_start": Field(least=0, most=1),
     "optimizer.initial_div": Field(above=0),
@@ -158,6 +166,9 @@ def expand_paths(config: ConfigDict) -> None:
 def _problem(field: Field, value: Any) -> str:
     if isinstance(value, str):
         return f"is unknown; known: {', '.join(field.words)}" if field.words and value not in field.words else ""
+    if isinstance(value, tuple | list) and field.words:
+        unknown = [repr(word) for word in value if word not in field.words]
+        return "" if value and not unknown else f"must be some of {', '.join(field.words)}"
     if isinstance(value, tuple | list):
         rising = all(type(number) is int for number in value) and [0, *value] == sorted({0, *value})
         return "" if rising and value else "must be whole numbers above 0 in increasing order"

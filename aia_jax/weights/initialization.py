@@ -16,7 +16,15 @@ from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import MAX_LISTED, format_count, printable
 from aia_jax.utils.model_folders import LABELS, model_folder
-from aia_jax.weights.load import Shapes, count_labels, is_run, load_arrays, model_shapes, read_torch_state
+from aia_jax.weights.load import (
+    Shapes,
+    count_labels,
+    is_run,
+    load_arrays,
+    load_classes,
+    model_shapes,
+    read_torch_state,
+)
 
 # The path of each array that has an entry for each label, and the axis of the labels in this array.
 _LABEL_AXES = {
@@ -50,6 +58,8 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
         return _initializer_by_name(config, task)
     shapes = model_shapes(task.build_model, backbone_only=not config.init_from)
     arrays = load_arrays(config.init_from or config.init_backbone, config, shapes, _facts(task))
+    if not config.init_from and "classes" in config.model.get("image_features", ()):
+        arrays |= load_classes(config.init_backbone, config)
     return lambda weights: replace_arrays(weights, arrays)
 
 

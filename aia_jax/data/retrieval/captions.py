@@ -46,6 +46,11 @@ class CaptionSplit:
         """Number k of captions of each image."""
         return len(self.captions) // len(self.images)
 
+    @property
+    def owners(self) -> np.ndarray:
+        """Index of each caption's image, `[C]`."""
+        return np.arange(len(self.captions)) // self.per_image
+
     def take(self, images: np.ndarray) -> "CaptionSplit":
         """Returns a split of the images with the indices `images`, and their captions. Does not read the images."""
         captions = (self.per_image * images[:, None] + np.arange(self.per_image)).ravel()
