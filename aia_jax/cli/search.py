@@ -1,7 +1,9 @@
-"""Search the photos of a folder by words.
+"""Search the photos of a folder by words or sentences.
 
-    aia search --workdir runs/amc --images photos "red boat" --html found.html
+    aia search --workdir runs/dual --images photos "a dog in the snow" --html found.html
+    aia search --workdir runs/amc --images photos "red boat"
 
+A dual encoder finds photos by sentences. AMC knows the words of its training queries, and shows why a photo was found.
 Updates the index of the photos first: computes new and changed photos, and drops removed ones.
 """
 
@@ -28,6 +30,7 @@ from aia_jax.utils.messages import format_count, list_problems, printable
 if TYPE_CHECKING:
     from aia_jax.inference.search_index import PhotoIndex, Update
     from aia_jax.inference.searcher import PhotoSearch, SearchResult
+    from aia_jax.inference.sentence_search import SentenceSearch
 
 _KEYWORDS_SHOWN = 4
 _THUMBNAIL = 320
@@ -37,13 +40,13 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia search`."""
     queries = 'such as "red boat"; default: read queries from the terminal, one per line'
     parser.add_argument("queries", nargs="*", metavar="QUERY", help=queries)
-    parser.add_argument("--workdir", required=True, type=local, metavar="DIR", help="folder of a search run")
+    parser.add_argument("--workdir", required=True, type=local, metavar="DIR", help="run of a dual encoder or of AMC")
     add_photo_arguments(parser)
-    annotator = "annotator's run; default: as in training"
+    annotator = "AMC: annotator's run; default: as in training"
     parser.add_argument("--annotator", type=word, default="", metavar="DIR", help=annotator)
     parser.add_argument("--index", type=local, metavar="DIR", help="folder of the index; default: in the cache")
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; default: 10")
-    shortlist = "number of photos, preselected without visual attention, to score with it; 0: all; default: 1000"
+    shortlist = "AMC: number of photos, preselected without visual attention, to score with it; 0: all; default: 1000"
     parser.add_argument("--shortlist", type=not_negative, default=1000, metavar="N", help=shortlist)
     parser.add_argument("--html", type=local, metavar="FILE.html", help="write a page of the photos found (one query)")
 
@@ -54,9 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises InputError if a file or folder that a flag names cannot be used, or no word of a query is known.
     """
     from aia_jax.data.photo_folder import photo_names, read_photos
-    from aia_jax.data.search.queries import unknown_words
     from aia_jax.inference.search_index import PhotoIndex
-    from aia_jax.inference.searcher import PhotoSearch
 
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")
@@ -65,23 +66,22 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(arguments.index or cache_root(""), "--index")
     photos = photo_names(arguments.images)
     enable_compilation_cache()
-    search = PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
+    search = _load(arguments)
     for query in arguments.queries:
-        search.encode(query)  # raises the error for unknown words before the photos are read
+        search.check(query)  # raises the error for unknown words before the photos are read
     folder = arguments.images.resolve()
     place = hashlib.sha256(f"{folder} {search.digest}".encode(errors="surrogateescape")).hexdigest()[:12]
     path = arguments.index or cache_root("") / "indexes" / f"{folder.name}-{place}"
     index = PhotoIndex(path, arguments.images, search.digest)
     with exit_on_sigterm(), os_errors_as_input_errors(path, None, "--index names another place"):
-        size = search.annotator.image_size
-        read = partial(read_photos, size=size, num_workers=arguments.num_workers, upright=True)
-        update = index.update(photos, read, search.compute, search.annotator.batch_size)
+        read = partial(read_photos, size=search.image_size, num_workers=arguments.num_workers, upright=True)
+        update = index.update(photos, read, search.compute, search.batch_size)
     _print_update(update, index, path)
     names, parts = index.names, index.parts()
     for query in arguments.queries or _read_queries(search):
         start = time.perf_counter()
-        if unknown := unknown_words(query, search.vocabulary):
-            print(f"unknown words: {', '.join(unknown)}", file=sys.stderr)
+        if note := search.check(query):
+            print(note, file=sys.stderr)
         found = search.search(query, parts, count=arguments.top, shortlist=arguments.shortlist)
         _print_hits(query, found, names, time.perf_counter() - start)
         if arguments.html:
@@ -90,10 +90,25 @@ def run(arguments: argparse.Namespace) -> None:
 
             files = [names[row] for row in found.rows]
             images = [thumbnail((arguments.images / file).read_bytes(), _THUMBNAIL) for file in files]
-            facts = images, files, found.scores, itertools.repeat(None), found.attention, found.weights, found.keywords
-            hits = list(map(SearchHit, *facts))
+            nothing = itertools.repeat(None)
+            reasons = (found.attention, found.weights, found.keywords) if found.keywords else (nothing,) * 3
+            hits = list(map(SearchHit, images, files, found.scores, nothing, *reasons))
             write_search_page(arguments.html, [(query, hits)], title=query, folder=arguments.images)
             print(f"written to {arguments.html}")
+
+
+def _load(arguments: argparse.Namespace) -> PhotoSearch | SentenceSearch:
+    """Loads the model that `--workdir` names. Raises InputError if it cannot search photos, or a flag does not fit."""
+    from aia_jax.inference.searcher import PhotoSearch
+    from aia_jax.inference.sentence_search import SentenceSearch
+    from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
+    from aia_jax.training.runs import read_run_config
+
+    if read_run_config(arguments.workdir)["task"] != "retrieval":
+        return PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
+    if arguments.annotator:
+        raise InputError("--annotator is a flag for AMC; a dual encoder needs no annotator")
+    return SentenceSearch(TrainedDualEncoder.from_run(arguments.workdir, arguments.batch_size))
 
 
 def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:
@@ -106,13 +121,13 @@ def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:
         print(f"{len(problems):,} cannot be used and are left out:{list_problems(problems, 5)}", file=sys.stderr)
 
 
-def _read_queries(search: PhotoSearch) -> Iterator[str]:
+def _read_queries(search: PhotoSearch | SentenceSearch) -> Iterator[str]:
     """Yields queries from a terminal or a pipe, one per line. Reports queries without a known word."""
     if sys.stdin.isatty():
         print("queries, one per line; Ctrl-D ends", flush=True)
     for query in filter(None, map(str.strip, sys.stdin)):
         try:
-            search.encode(query)
+            search.check(query)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
         else:
@@ -120,8 +135,12 @@ def _read_queries(search: PhotoSearch) -> Iterator[str]:
 
 
 def _print_hits(query: str, found: SearchResult, names: Sequence[str], seconds: float) -> None:
-    print(f"\n“{query}”  ({format_count(len(names), 'photo')} in {seconds:.2f} s)\n      score  map / keywords  file")
+    title = f"\n“{query}”  ({format_count(len(names), 'photo')} in {seconds:.2f} s)"
+    print(f"{title}\n      score  {'map / keywords  ' * bool(found.keywords)}file")
     for place, row in enumerate(found.rows):
+        if not found.keywords:
+            print(f"{place + 1:4}  {found.scores[place]:5.3f}  {printable(names[row])}")
+            continue
         visual, keyword = found.weights[place]
         words = "  ".join(f"{word} {weight:.2f}" for word, weight in found.keywords[place][:_KEYWORDS_SHOWN])
         split, name = f"{visual:.2f} / {keyword:.2f}", printable(names[row])

@@ -97,7 +97,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         parameters = parameter_overview.count_parameters(trainer.abstract_state.weights("raw")["params"])
         devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
         print(
-            f"{task.summary()}, {parameters:,} trained parameters; "
+            f"{task.summary()}, {int(parameters):,} trained parameters; "
             f"{trainer.total_steps} steps of {config.batch_size} on {devices}",
             flush=True,
         )

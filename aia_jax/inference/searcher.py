@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data.feature_cache import pad_batch, weights_digest
-from aia_jax.data.search.queries import encode_queries
+from aia_jax.data.search.queries import encode_queries, unknown_words
 from aia_jax.data.vocabulary import Vocabulary, pad_ids
 from aia_jax.models.amc import AMC, Encoded, build_amc, rough_scores, summarize
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
@@ -35,13 +35,15 @@ class SearchResult(NamedTuple):
         weights: `[n, 2]`, weight of the feature map and weight of the keywords.
         attention: `[n, h, w]`, visual attention to each cell of the feature map.
         keywords: for each photo, pairs (keyword, attention to the keyword) in descending order of attention.
+
+    A dual encoder gives no `weights`, no `attention` and no `keywords`: these are None.
     """
 
     rows: np.ndarray
     scores: np.ndarray
-    weights: np.ndarray
-    attention: np.ndarray
-    keywords: tuple[tuple[tuple[str, float], ...], ...]
+    weights: np.ndarray | None = None
+    attention: np.ndarray | None = None
+    keywords: tuple[tuple[tuple[str, float], ...], ...] | None = None
 
 
 class PhotoSearch:
@@ -53,6 +55,7 @@ class PhotoSearch:
     Attributes:
         vocabulary: the words that a query may contain.
         digest: text that identifies the weights of both models.
+        image_size, batch_size: side of the photos in pixels, and the largest number of photos in a batch.
 
     Raises:
         InputError: a run does not exist or is of another system, or the search run was trained with another annotator.
@@ -101,6 +104,13 @@ class PhotoSearch:
         self._rough_scores = jax.jit(lambda weights, *inputs: rough_scores(merge_model(graphdef, weights), *inputs))
         self._attend = jax.jit(lambda weights, *inputs: merge_model(graphdef, weights).attend(*inputs))
         self.digest = f"{weights_digest(arrays)} {self.annotator.digest}"
+        self.image_size, self.batch_size = self.annotator.image_size, self.annotator.batch_size
+
+    def check(self, query: str) -> str:
+        """Returns a note about unknown words of a query, or "". Raises InputError if no word is known."""
+        self.encode(query)
+        unknown = unknown_words(query, self.vocabulary)
+        return f"unknown words: {', '.join(unknown)}" if unknown else ""
 
     def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Computes the arrays of b photos, uint8 `[b, S, S, 3]`, for a `PhotoIndex`. b <= batch size of the annotator.

@@ -33,15 +33,17 @@ class SearchHit(NamedTuple):
         attention: `[h, w]` >= 0, the visual attention to each cell of the feature map.
         weights: weight of the feature map and weight of the keywords. The sum is 1.
         keywords: pairs of a keyword and its attention weight, highest weight first. The sequence may be empty.
+
+    A model without attention gives None for `attention`, `weights` and `keywords`.
     """
 
     image: np.ndarray
     name: str
     score: float
     correct: bool | None
-    attention: np.ndarray
-    weights: tuple[float, float]
-    keywords: Sequence[tuple[str, float]]
+    attention: np.ndarray | None
+    weights: tuple[float, float] | None
+    keywords: Sequence[tuple[str, float]] | None
 
 
 def write_search_page(
@@ -77,9 +79,7 @@ def _card(place: int, hit: SearchHit, url: str) -> str:
     scale = min(1, _WIDTH / width, _HEIGHT / height)
     size = max(round(scale * width), 1), max(round(scale * height), 1)
     photo = np.asarray(Image.fromarray(hit.image).resize(size, Image.Resampling.LANCZOS))
-    heat = overlay(photo, upsample(np.asarray(hit.attention, np.float32), photo.shape[:2]))
     alt = _text(hit.name) or f"photo {place}"
-    visual, percent = round(float(hit.weights[0]), 2), f"{100 * hit.weights[0]:.1f}"
     link = f'<a href="{url}{quote(os.fsencode(hit.name))}">{_text(hit.name)}</a>' if url else _text(hit.name)
     name = f'<p class="name">{link}</p>' if hit.name else ""
     mark = ""
@@ -88,17 +88,31 @@ def _card(place: int, hit: SearchHit, url: str) -> str:
         mark = f'<span class="{"hit" if hit.correct else "false"}">{sign} {meaning}</span>'
     return f"""
 <article>
-<label class="photo"><input type="checkbox"><img src="{_jpeg(photo)}" alt="{alt}"
-><img class="heat" src="{_jpeg(np.round(255 * heat).astype(np.uint8))}" alt="{alt} with attention"></label>
+<label class="photo"><input type="checkbox"><img src="{_jpeg(photo)}" alt="{alt}">{_heat(hit, photo, alt)}</label>
 <div class="text">
 <p class="facts"><span>{place}. score {hit.score:.2f}</span>{mark}</p>
 {name}
-<div class="split"><span class="visual" style="width:{percent}%"></span><span class="keywords"></span></div>
-<p class="numbers"><span class="visual" title="weight of the feature map in the score">visual {visual:.2f}</span>
-<span class="keywords" title="weight of the keywords in the score">keywords {1 - visual:.2f}</span></p>
-<ul>{_chips(hit.keywords)}</ul>
+{_reasons(hit)}
 </div>
 </article>"""
+
+
+def _heat(hit: SearchHit, photo: np.ndarray, alt: str) -> str:
+    if hit.attention is None:
+        return ""
+    heat = overlay(photo, upsample(np.asarray(hit.attention, np.float32), photo.shape[:2]))
+    return f'<img class="heat" src="{_jpeg(np.round(255 * heat).astype(np.uint8))}" alt="{alt} with attention">'
+
+
+def _reasons(hit: SearchHit) -> str:
+    if hit.weights is None:
+        return ""
+    visual, percent = round(float(hit.weights[0]), 2), f"{100 * hit.weights[0]:.1f}"
+    return f"""<div class="split">
+<span class="visual" style="width:{percent}%"></span><span class="keywords"></span></div>
+<p class="numbers"><span class="visual" title="weight of the feature map in the score">visual {visual:.2f}</span>
+<span class="keywords" title="weight of the keywords in the score">keywords {1 - visual:.2f}</span></p>
+<ul>{_chips(hit.keywords)}</ul>"""
 
 
 def _chips(keywords: Sequence[tuple[str, float]]) -> str:

@@ -1,0 +1,113 @@
+"""Runs a trained dual encoder: encodes photos and texts as vectors, and classifies photos by ImageNet's classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from aia_jax.data.feature_cache import pad_batch, weights_digest
+from aia_jax.models.backbones import fold_norms
+from aia_jax.models.dual_encoder import DualEncoder, build_dual_encoder
+from aia_jax.tasks.dual_encoder import DualEncoderTask
+from aia_jax.training import sharding
+from aia_jax.training.model_arrays import abstract_weights, merge_model, replace_arrays, select_weights, split_model
+from aia_jax.training.runs import config_errors_as_input_errors, read_run_config, run_arrays
+from aia_jax.training.step import make_predict_step
+from aia_jax.utils.config_fields import check_fields
+from aia_jax.utils.errors import InputError
+
+
+class TrainedDualEncoder:
+    """Encodes photos and texts on all devices.
+
+    Args:
+        config: config of a run of a dual encoder.
+        facts: `DualEncoderTask.describe` of the run.
+        arrays: all arrays of the model, `{path: array}`.
+        batch_size: number of images in a batch. Rounded up to a multiple of the number of devices.
+
+    Attributes:
+        image_size: side S of the images in pixels.
+        has_classes: whether the model has an ImageNet classifier.
+        texts: the `TextEncoder`.
+        digest: text that identifies the weights and settings.
+
+    Raises:
+        InputError: a field of `config` has an unknown value, or another text encoder than in training is installed.
+    """
+
+    def __init__(self, config: ConfigDict, facts: dict[str, Any], arrays: dict[str, Any], batch_size: int):
+        self.config, self.image_size = config, config.data.image_size
+        self._task = DualEncoderTask(config)
+        self.texts = self._task.texts
+        if facts["text_encoder"] != self.texts.digest:
+            raise InputError(
+                "the installed text encoder has other weights than the one that the model was trained with"
+            )
+        self._mesh = sharding.data_mesh()
+        self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
+        graphdef, shapes = abstract_weights(
+            lambda rngs: build_dual_encoder(config.model, facts["pieces"], rngs=rngs), self._mesh
+        )
+        weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), self._mesh)
+
+        def folded(weights: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            model = merge_model(graphdef, weights)
+            fold_norms(model)
+            return split_model(model)
+
+        graphdef, self._weights = jax.jit(folded, out_shardings=sharding.replicated(self._mesh))(weights)
+        self.has_classes = "classes" in config.model.image_features
+        self._encode_images = make_predict_step(graphdef, self._images, self._mesh)
+        self._encode_texts = jax.jit(
+            lambda weights, rows: merge_model(graphdef, weights).encode_texts(rows, train=False)
+        )
+        model = config.model
+        self.digest = (
+            f"{model.backbone} {self.image_size} px {model.dtype} {model.native_padding} {weights_digest(arrays)} "
+            f"{self.texts.digest}"
+        )
+
+    @classmethod
+    def from_run(cls, workdir: str | Path, batch_size: int) -> "TrainedDualEncoder":
+        """Loads the best epoch of a run. Raises InputError if `workdir` has no run of a dual encoder."""
+        workdir = Path(workdir)
+        config = ConfigDict(read_run_config(workdir))
+        if config.model.get("name") != "dual_encoder":
+            raise InputError(f"{workdir} holds no dual encoder; name a run of the config dual_encoder")
+        arrays, info = run_arrays(workdir)
+        with config_errors_as_input_errors(workdir):
+            check_fields(config)
+            return cls(config, info, arrays, batch_size)
+
+    def encode_images(self, images: np.ndarray) -> dict[str, jax.Array]:
+        """Starts the computation of a batch on the devices, and does not wait for the results.
+
+        Args:
+            images: b images, uint8 `[b, S, S, 3]`. b is at most `batch_size`.
+
+        Returns:
+            `vectors` float32 `[batch_size, D]` and, with `has_classes`, `log_classes` float32 `[batch_size, 1000]`:
+            logarithms of probabilities. The rows after the first b are padding.
+        """
+        batch = sharding.put_batch({"image": pad_batch(images, self.batch_size)}, self._mesh)
+        return self._encode_images(self._weights, batch)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns the vectors of N texts, float32 `[N, D]`."""
+        rows = self._task.text_arrays(texts)
+        padded = -(-len(texts) // 64) * 64 if len(texts) > 1 else 1  # few shapes, so that JAX compiles few programs
+        if "pieces" in rows:
+            rows["pieces"] = np.pad(rows["pieces"], [(0, 0), (0, -rows["pieces"].shape[1] % 16)])
+        rows = {name: pad_batch(values, padded) for name, values in rows.items()}
+        return np.asarray(self._encode_texts(self._weights, rows))[: len(texts)]
+
+    def _images(self, model: DualEncoder, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        maps, _ = model.backbone(self._task.normalize(batch["image"]), train=False)
+        vectors = model.encode_pooled(model.pool(maps), maps, train=False)
+        classes = {"log_classes": model.log_classes(maps.astype(jnp.float32))} if self.has_classes else {}
+        return {"vectors": vectors, **classes}
