@@ -16,15 +16,8 @@ from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import MAX_LISTED, format_count, printable
 from aia_jax.utils.model_folders import LABELS, model_folder
-from aia_jax.weights.load import (
-    Shapes,
-    count_labels,
-    is_run,
-    load_arrays,
-    load_classes,
-    model_shapes,
-    read_torch_state,
-)
+from aia_jax.weights.load import Shapes, count_labels, is_run, load_arrays, model_shapes, read_torch_state
+from aia_jax.weights.packages import PACKAGES, package_parts
 
 # The path of each array that has an entry for each label, and the axis of the labels in this array.
 _LABEL_AXES = {
@@ -59,7 +52,12 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
     shapes = model_shapes(task.build_model, backbone_only=not config.init_from)
     arrays = load_arrays(config.init_from or config.init_backbone, config, shapes, _facts(task))
     if not config.init_from and "classes" in config.model.get("image_features", ()):
-        arrays |= load_classes(config.init_backbone, config)
+        if config.init_backbone not in PACKAGES:
+            raise InputError(
+                f"config.init_backbone={config.init_backbone} has no classifier for the feature 'classes' of "
+                f"config.model.image_features; name one of {', '.join(PACKAGES)}, or leave the feature out"
+            )
+        arrays |= package_parts(config.init_backbone)["head"]
     return lambda weights: replace_arrays(weights, arrays)
 
 

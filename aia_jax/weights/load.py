@@ -24,7 +24,6 @@ from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
 _SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # system for each config.model.head
-NUM_CLASSES = 1000  # of ImageNet
 Shapes = Mapping[str, tuple[int, ...]]
 _print_once = functools.cache(functools.partial(print, flush=True))
 
@@ -95,7 +94,6 @@ def load_torch_file(source: str | Path, task: Task) -> tuple[TorchStateDict, dic
     return torch_state, name_map.from_torch(torch_state, shapes, str(source))
 
 
-NUM_CLASSES = 1000  # of ImageNet
 def check_model(torch_state: TorchStateDict, config: ConfigDict, shapes: Shapes, where: str) -> None:
     """Raises InputError if a file and `config` differ in system, backbone family, reasoning, vocabulary or labels."""
     model, whole, found = config.model, _is_whole(shapes), f"{where} holds {torch_state.describe()}"
