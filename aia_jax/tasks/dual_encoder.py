@@ -47,6 +47,8 @@ class DualEncoderTask(BaseTask):
         backbone = backbone_named(model.backbone)
         if not backbone.channel_stats:
             raise InputError(f"config.model.backbone={model.backbone}: a dual encoder needs an EfficientNet-Lite")
+        if config.loss.name not in ("contrastive", "sigmoid"):
+            raise InputError(f"config.loss.name={config.loss.name!r} is unknown; known: contrastive, sigmoid")
         if config.accumulate_steps > 1:
             raise InputError("config.accumulate_steps: the losses compare each pair with all pairs of the batch; use 1")
         self.channel_stats = backbone.channel_stats

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -74,7 +75,9 @@ def test_an_interrupted_run_continues_to_the_same_losses(root, workdir, tmp_path
 
 def small_backbone(monkeypatch):
     """Keeps two blocks of EfficientNet-Lite, whose gradients compile fast."""
-    monkeypatch.setattr(efficientnet_lite, "STAGES", [stage._replace(blocks=1) for stage in efficientnet_lite.STAGES[:2]])
+    monkeypatch.setattr(
+        efficientnet_lite, "STAGES", [dataclasses.replace(stage, blocks=1) for stage in efficientnet_lite.STAGES[:2]]
+    )
 
 
 @pytest.mark.parametrize(
