@@ -42,8 +42,10 @@ def load(
         source: A model folder, the name of a shipped model (`aia models` lists them), or the folder of an annotation
             run, from which the best epoch is loaded. With `config`, `source` can be a PyTorch or safetensors file.
         config: The config for a PyTorch or safetensors file, or its path or packaged name. A folder has its own config.
-        labels: A file that lists the labels of a PyTorch or safetensors file: text with one label per line, or JSON
-            with the key `labels`. The default is the labels of the data set in `config`.
+        labels: A file of labels: text with one label per line, or JSON with the key `labels`. For a folder, these are
+            the labels to score instead of the trained ones; lines are `name` or `name: definition`, and the head of the
+            model must be "text". For a PyTorch or safetensors file, these are its labels. The default is the labels of
+            the data set in `config`.
         threshold: A label is selected if its score is above this number. A path to a thresholds file sets one threshold
             per label. The default is `thresholds.json` in the folder, or else `config.eval.threshold`.
         top: The maximum number of labels for an image. The default is no maximum.

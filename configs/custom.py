@@ -9,6 +9,7 @@ The argument chooses the start of training:
 
     custom                 global average pooling and a linear layer on ImageNet features
     custom:attention       attention pooling on ImageNet features; also shows attention maps
+    custom:text            a head to which labels can be added after training by their names; needs the extra `text`
     custom:runs/corel5k    the complete network in the folder of a run, or of converted weights
     custom:corel5k         the complete network in a model folder, or of a shipped model
     custom:whole           the complete published TResNet-M with attention pooling, from a PyTorch file:
@@ -29,8 +30,8 @@ from aia_jax.utils.paths import local_path
 
 
 def get_config(start="gap"):
-    """Returns the config. `start` is "gap", "attention", "whole", or the folder of a run or of a model."""
-    if start in ("gap", "attention"):
+    """Returns the config. `start` is "gap", "attention", "text", "whole", or the folder of a run or of a model."""
+    if start in ("gap", "attention", "text"):
         config = corel5k_lite.get_config(start)
         config.data.name = "custom"
     else:
@@ -48,7 +49,7 @@ def _continue_run(config, folder):
     """Copies all fields of model, loss and optimizer, and some others, from the model in `folder` to `config`."""
     found = model_folder(folder)
     if not found and not Path(folder, "config.json").is_file():
-        known = "gap, attention, whole, or the folder of a run or a model"
+        known = "gap, attention, text, whole, or the folder of a run or a model"
         raise ValueError(f"--config custom:{folder} is unknown; known: {known}")
     written = read_about(found)["config"] if found else read_run_config(Path(folder))
     if written.get("task") != "annotation":

@@ -129,7 +129,8 @@ def add_model_arguments(parser: Parser) -> None:
     model.add_argument("--workdir", type=local, metavar="DIR", help="annotation run, of which the best epoch is used")
     model.add_argument("--weights", type=word, metavar="FILE", help="PyTorch or safetensors file; needs --config")
     group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")
-    labels = "labels of --weights, one per line or JSON with `labels`; default: the labels of the config's data"
+    labels = "labels, one per line or JSON with `labels`: those of --weights, by default of the config's data, or any "
+    labels += "labels for a model with text queries (docs/annotation.md), as `name` or `name: definition`"
     group.add_argument("--labels", type=local, metavar="FILE", help=labels)
     limits = group.add_mutually_exclusive_group()
     limits.add_argument("--threshold", type=float, metavar="T", help="a label is chosen if its score is above T")
@@ -142,9 +143,8 @@ def model_source(arguments: argparse.Namespace) -> str | Path:
 
     Raises InputError if flags contradict each other, or if there is no such folder or shipped model.
     """
-    for flag in ("config", "labels"):
-        if not arguments.weights and getattr(arguments, flag):
-            raise InputError(f"--{flag} belongs to --weights; a workdir or a model has its own")
+    if not arguments.weights and arguments.config:
+        raise InputError("--config belongs to --weights; a workdir or a model has its own")
     if arguments.weights and not arguments.config:
         raise InputError("--weights needs --config, which says what model the file holds")
     return arguments.weights or find_model(arguments.model or arguments.workdir)

@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: a file or folder that a flag names cannot be used, or the weights do not fit the dtype.
     """
     source, output = model_source(arguments), arguments.output
+    if arguments.labels and not arguments.weights:
+        raise InputError("--labels belongs to --weights here; a model folder has the labels that were trained")
     if (output / "checkpoints").exists():
         raise InputError(f"--output {output} is the folder of a run; name another folder")
     check_output_folder(output, FILES, force=arguments.force)
@@ -89,7 +91,8 @@ def _about(
     arguments: argparse.Namespace, source: str | Path, config: ConfigDict, num_labels: int, *, with_thresholds: bool
 ) -> dict[str, Any]:
     """Returns the fields of `config.json` for people: those of the flags, or else those that the source has."""
-    head = {"attention": "attention pooling", "gap": "a linear layer"}.get(config.model.head, config.model.head)
+    heads = {"attention": "attention pooling", "gap": "a linear layer", "text": "text queries"}
+    head = heads.get(config.model.head, config.model.head)
     description = f"Labels photos with {format_count(num_labels, 'label')}: {head} on {config.model.backbone}."
     about = {"name": arguments.output.absolute().name, "description": description}
     about |= {"data": {"name": config.data.name}, "measured": {}}

@@ -16,6 +16,7 @@ from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.data.annotation.datasets import read_vocabulary
 from aia_jax.data.image_decoding import decode_image, resize_image
 from aia_jax.data.photo_folder import read_photos
+from aia_jax.data.words.label_texts import read_label_texts
 from aia_jax.inference.thumbnails import Thumbnail
 from aia_jax.metrics.thresholds import load_thresholds
 from aia_jax.models.annotator import build_annotator
@@ -172,12 +173,11 @@ def load_trained_annotator(
     """
     source = local_path(source)
     if config is None:
-        if labels:
-            raise InputError("labels are for a weights file with a config; a folder has its own labels")
         source = find_model(source)
         if not source.is_dir():
             raise InputError(f"{source} is no folder of a model or a run; a weights file needs its config too")
-        return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold)
+        words = read_label_texts(local_path(labels)) if labels else None
+        return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold, words=words)
     config = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else read_config(str(config))
     if config.get("task") != "annotation":
         raise InputError(f"config.task={config.get('task')!r} is no annotator; name an annotation config")
@@ -211,11 +211,16 @@ def check_threshold(given: float | str | Path | None, source: str | Path) -> flo
 def read_thresholds(given: float | Path | None, annotator: TrainedAnnotator) -> float | np.ndarray:
     """Returns one threshold for all labels, or `[C]`. `given` is a result of `check_threshold`.
 
+    A thresholds file is for the trained labels. The threshold of added labels is then `config.eval.threshold`.
+
     Raises InputError if the thresholds file is for other labels.
     """
+    default = annotator.config.eval.threshold
     if isinstance(given, Path):
-        return load_thresholds(given, annotator.labels)
-    return annotator.config.eval.threshold if given is None else given
+        trained = annotator.trained_labels
+        known = dict(zip(trained, load_thresholds(given, trained), strict=True))
+        return np.array([known.get(label, default) for label in annotator.labels])
+    return default if given is None else given
 
 
 def _decode(number: int, image: OneImage, size: int) -> np.ndarray:

@@ -104,6 +104,8 @@ class Exporter:
         Raises InputError if a package is not installed, or if the file and the model have different outputs.
         """
         onnx_model, annotator = import_onnx(), self._annotator
+        if annotator.config.model.head == "text":
+            raise InputError("ONNX does not support config.model.head='text'; export with --format stablehlo")
         torch_model = onnx_model.build_torch_model(annotator.config, self._arrays)
         options = {"batch": self._batch, "explain": self._explain}
         try:

@@ -11,6 +11,7 @@ from aia_jax.models.attention_pooling import HEAD_FIELDS, AttentionPooling
 from aia_jax.models.backbones import build_backbone, dtypes, look_up
 from aia_jax.models.efficientnet_lite import EfficientNetLite
 from aia_jax.models.layers.common import Frozen, dropout, dropout_key, uniform
+from aia_jax.models.text_head import TextHead
 from aia_jax.models.tresnet import TResNet
 
 
@@ -37,7 +38,11 @@ class ClassifierHead(nnx.Module):
 
 SCORES = {"sigmoid": jax.nn.sigmoid, "softmax": jax.nn.softmax}  # values of `config.model.score`
 # For each head: its class, and the fields of `config.model` that are arguments of this class.
-HEADS = {"attention": (AttentionPooling, HEAD_FIELDS), "gap": (ClassifierHead, ("dropout",))}
+HEADS = {
+    "attention": (AttentionPooling, HEAD_FIELDS),
+    "gap": (ClassifierHead, ("dropout",)),
+    "text": (TextHead, ("dropout",)),
+}
 
 
 class Annotator(nnx.Module):
@@ -46,7 +51,7 @@ class Annotator(nnx.Module):
     def __init__(
         self,
         backbone: TResNet | EfficientNetLite,
-        head: AttentionPooling | ClassifierHead,
+        head: AttentionPooling | ClassifierHead | TextHead,
         *,
         freeze_backbone: bool = False,
     ):
@@ -92,7 +97,7 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
     """Builds an `Annotator`. Raises InputError if a field of `config` has an unknown value.
 
     Args:
-        config: `config.model` with the fields `freeze_backbone`, `head` ("attention" or "gap") and `dropout`, and the
+        config: `config.model` with the fields `freeze_backbone`, `head` (a key of `HEADS`) and `dropout`, and the
             fields that `build_backbone` needs. The attention head also needs the other fields in `HEAD_FIELDS`.
         rngs: random keys for the initial weights (stream `params`).
     """

@@ -20,6 +20,7 @@ from aia_jax.metrics.published_results import RESULTS
 from aia_jax.models.annotator import Annotator, build_annotator, label_scores
 from aia_jax.models.backbones import backbone_named
 from aia_jax.tasks.base import BaseTask, RowSource
+from aia_jax.tasks.text_encoder import TextEncoder
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import format_count
 
@@ -85,6 +86,14 @@ class AnnotationTask(BaseTask):
 
     def build_model(self, rngs: nnx.Rngs) -> Annotator:
         return build_annotator(self.config.model, len(self.labels), rngs=rngs)
+
+    def initial_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the embeddings of the labels for the head "text". Raises InputError if a label is no text."""
+        if self.config.model.head != "text":
+            return {}
+        encoder = TextEncoder(self.config.data.cache_dir)
+        encoder.tokenizer.check_words(self.labels, "label")
+        return {"head.embeddings": encoder.encode(self.labels)["sentence"]}
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
         return self.train_arrays() if self.config.data.placement == "device" else {}

@@ -39,6 +39,9 @@ class BaseTask:
             self._splits[name] = self._load_split(name)
         return self._splits[name]
 
+    def initial_arrays(self) -> dict[str, np.ndarray]:
+        return {}
+
     def prepare(self, weights: dict[str, Any], splits: Sequence[str]) -> None:
         """Loads `splits`. Ignores `weights`."""
         for name in splits:

@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 from aia_jax.data.annotation.datasets import ChannelStats
 from aia_jax.data.feature_cache import pad_batch, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
+from aia_jax.data.words.label_texts import LabelTexts
 from aia_jax.models.annotator import Annotator, build_annotator, label_scores
 from aia_jax.models.backbones import DTYPES, build_backbone, fold_norms
+from aia_jax.tasks.added_labels import AddedLabels
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import model_arrays, sharding
 from aia_jax.training.model_arrays import Arrays, abstract_weights, merge_model, split_model
@@ -38,14 +40,17 @@ class TrainedAnnotator:
         batch_size: number of images or maps in a batch. Rounded up to a multiple of the number of devices.
         stats: see `AnnotationTask`.
         fold: whether to fold batch norm into the convolutions now. False: each call folds it again.
+        words: the labels to score instead, which may be other labels than `labels`; see `AddedLabels`.
 
     Attributes:
+        labels: the labels that are scored, in the order of the scores.
+        trained_labels: the labels of the vocabulary.
         image_size: side S of the images in pixels.
         num_features: number F of channels of the feature maps.
         digest: text that identifies the weights and settings.
 
     Raises:
-        InputError: a field of `config` has an unknown value; see `AnnotationTask`.
+        InputError: a field of `config` has an unknown value; see `AnnotationTask`. Or see `AddedLabels`.
     """
 
     def __init__(
@@ -57,16 +62,19 @@ class TrainedAnnotator:
         stats: ChannelStats | None = None,
         *,
         fold: bool = True,
+        words: LabelTexts | None = None,
     ):
         self.config, self._process = config, os.getpid()
-        self.labels = tuple(labels)
+        self.trained_labels = tuple(labels)
+        self.labels, self._texts = words or (self.trained_labels, ())
+        added = AddedLabels(config, labels, arrays, words) if words else None
         self.image_size = config.data.image_size
         self._task = AnnotationTask(config, stats)
         self.channel_stats = self._task.channel_stats
         self._mesh = sharding.data_mesh()
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
         graphdef, shapes = abstract_weights(
-            lambda rngs: build_annotator(config.model, len(self.labels), rngs=rngs), self._mesh
+            lambda rngs: build_annotator(config.model, len(labels), rngs=rngs), self._mesh
         )
         given = model_arrays.replace_arrays(model_arrays.select_weights(shapes, "raw"), arrays)
         weights = sharding.put_replicated(given, self._mesh)
@@ -76,6 +84,11 @@ class TrainedAnnotator:
             fold_norms(model)
             return split_model(model)
 
+        if added:
+            model = merge_model(graphdef, weights)
+            model.head = added.open_head(model.head)
+            graphdef, weights = split_model(model)
+            weights = sharding.put_replicated(weights, self._mesh)
         if fold:
             graphdef, weights = jax.jit(folded, out_shardings=sharding.replicated(self._mesh))(weights)
         self._graphdef, self._weights = graphdef, weights
@@ -93,19 +106,25 @@ class TrainedAnnotator:
 
     @classmethod
     def from_run(
-        cls, workdir: str | Path, batch_size: int, dtype: str | None = None, *, fold: bool = True
+        cls,
+        workdir: str | Path,
+        batch_size: int,
+        dtype: str | None = None,
+        *,
+        fold: bool = True,
+        words: LabelTexts | None = None,
     ) -> "TrainedAnnotator":
         """Loads the best epoch of an annotation run, or the annotator in a model folder.
 
         Args:
             workdir: the folder of the run, or a model folder, or the name of a shipped model.
-            batch_size, fold: see `TrainedAnnotator`.
+            batch_size, fold, words: see `TrainedAnnotator`.
             dtype: dtype of the computation; None: `config.model.dtype` of the run.
 
         Raises InputError if there is no model in `workdir`, or it is a model of another system.
         """
         if folder := model_folder(workdir):
-            return cls._from_folder(folder, batch_size, dtype, fold)
+            return cls._from_folder(folder, batch_size, dtype, fold=fold, words=words)
         workdir = Path(workdir)
         config = ConfigDict(read_run_config(workdir))
         if config.get("task") != "annotation":
@@ -118,10 +137,11 @@ class TrainedAnnotator:
             raise InputError(f"the checkpoint in {workdir} does not list its labels; train or convert it again")
         with config_errors_as_input_errors(workdir):
             check_fields(config)
-            return cls(config, info["labels"], arrays, batch_size, info.get("channel_stats"), fold=fold)
+            stats = info.get("channel_stats")
+            return cls(config, info["labels"], arrays, batch_size, stats, fold=fold, words=words)
 
     @classmethod
-    def _from_folder(cls, folder: Path, batch_size: int, dtype: str | None, fold: bool) -> "TrainedAnnotator":
+    def _from_folder(cls, folder: Path, batch_size: int, dtype: str | None, **options: Any) -> "TrainedAnnotator":
         found = read_model_folder(folder)
         config, labels = found.config, found.labels
         if found.task != "annotation":
@@ -132,12 +152,13 @@ class TrainedAnnotator:
             check_fields(config)
             shapes = model_shapes(lambda rngs: build_annotator(config.model, len(labels), rngs=rngs))
             check_shapes(folder, found.arrays, shapes)
-            return cls(config, labels, found.arrays, batch_size, found.facts.get("channel_stats"), fold=fold)
+            return cls(config, labels, found.arrays, batch_size, found.facts.get("channel_stats"), **options)
 
     @property
     def settings(self) -> dict[str, Any]:
         """All values, other than the images, that determine the scores."""
-        return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self.channel_stats}
+        texts = {"texts": self._texts} if self._texts else {}
+        return {"weights": self.digest, **self.config.model.to_dict(), "channel_stats": self.channel_stats, **texts}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns NumPy copies of the model's arrays, `{path: array}`. If `fold` is True, batch norm is folded."""

@@ -33,6 +33,9 @@ class Task(Protocol):
     def build_model(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns a newly initialised model."""
 
+    def initial_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the arrays of a new model that are not random, `{path: array}`, such as embeddings of labels."""
+
     def prepare(self, weights: Arrays, splits: Sequence[str]) -> None:
         """Loads `splits` and, for a frozen backbone, computes the features of all images. Called before any batch."""
 

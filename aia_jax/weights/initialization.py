@@ -22,6 +22,7 @@ from aia_jax.weights.packages import PACKAGES, package_parts
 # The path of each array that has an entry for each label, and the axis of the labels in this array.
 _LABEL_AXES = {
     "head.query_embedding": 0,
+    "head.embeddings": 0,
     "head.weight": 0,
     "head.bias": 0,
     "head.linear.kernel": 1,
@@ -33,14 +34,27 @@ _STRICT, _BY_NAME = "strict", "by_name"  # values of config.init_labels
 def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | None:
     """Returns a function that replaces random weights by those of `config.init_from` or `config.init_backbone`.
 
-    Reads the weights immediately, so that an unsuitable source is reported before any computation. Returns None if the
-    config names no source.
+    Also sets the arrays of `Task.initial_arrays`. Reads the weights immediately, so that an unsuitable source is
+    reported before any computation. Returns None if there is nothing to set.
 
     Raises:
         InputError: the config names two sources, or a source that cannot be used.
     """
     if config.init_from and config.init_backbone:
         raise InputError("config.init_from loads a whole model, config.init_backbone only a backbone: give one of them")
+    own, from_source = task.initial_arrays(), _source_weights(config, task)
+    if not own:
+        return from_source
+
+    def initialize(weights: Arrays) -> Arrays:
+        weights = replace_arrays(weights, own)
+        return from_source(weights) if from_source else weights
+
+    return initialize
+
+
+def _source_weights(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | None:
+    """Returns the function that sets the weights of the source that `config` names, or None without a source."""
     if not config.init_from and not config.init_backbone:
         return None
     if not config.init_from and not config.model.backbone:

@@ -23,7 +23,7 @@ from aia_jax.weights.torch_files import find_weights_file, read_torch_file
 from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
 _TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
-_SYSTEMS = {"attention": "annotator", "gap": "classifier"}  # system for each config.model.head
+_SYSTEMS = {"attention": "annotator", "gap": "classifier", "text": ""}  # system for each config.model.head
 Shapes = Mapping[str, tuple[int, ...]]
 _print_once = functools.cache(functools.partial(print, flush=True))
 
@@ -205,6 +205,8 @@ def _is_whole(shapes: Shapes) -> bool:
 
 
 def _count_labels(shapes: Shapes) -> int | None:
-    """Returns the size of the head's bias, or None if there is no bias. Accepts our paths and PyTorch's names."""
+    """Returns the size of the head's bias or of a table of labels, else None. Accepts our paths and PyTorch's names."""
+    if embeddings := shapes.get("head.embeddings"):
+        return embeddings[0]
     biases = ("head.linear.bias", "head.bias", "head.b")
     return next((shapes[path][-1] for path in biases if shapes.get(path)), None)
