@@ -6,8 +6,9 @@
 
 `gap`: global average pooling, dropout 0.3, linear layer (head of system B). `attention`: a small attention-pooling head
 (system A). `text`: label queries are texts, so that labels can be added after training by their names; needs the extra
-`text`. Needs `<root>/Corel-5k/{train,test}.json` and `images/`. The feature maps of the photos and of the flipped photos
-are computed once (2 GB in the cache). Trains on the full training split and chooses the best epoch on the test split. For a comparison with other methods, use the last epoch. Reaches F1 0.422 (gap) and 0.367 (attention).
+`text`. All need `<root>/Corel-5k/{train,test}.json` and `images/`. The feature maps of the photos and of the flipped
+photos are computed once (2 GB in the cache). Trains on the full training split and chooses the best epoch on the test
+split. For a comparison with other methods, use the last epoch. Reaches F1 0.422 (gap) and 0.367 (attention).
 """
 
 from aia_jax.configs.base import annotation_config

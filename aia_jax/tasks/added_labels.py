@@ -55,8 +55,7 @@ def _check_head(config: ConfigDict, num_labels: int, arrays: Mapping[str, np.nda
     if config.model.head != "text":
         raise InputError(
             f"this model, with config.model.head={config.model.head!r}, knows only its own "
-            f"{format_count(num_labels, 'label')}; for other labels, train with --config corel5k_lite:text, or custom:text"
-            " for your own photos"
+            f"{format_count(num_labels, 'label')}; to add labels, train with --config corel5k_lite:text or custom:text"
         )
     if (found := int(is_filled(arrays["head.references"]).sum())) < _FEWEST_REFERENCES:
         raise InputError(
