@@ -9,6 +9,7 @@ has an influence. An interrupted benchmark continues with the same `--runs`.
 
 import argparse
 import dataclasses
+import itertools
 import os
 import platform
 import statistics
@@ -33,11 +34,12 @@ from aia_jax.training.model_arrays import abstract_weights, merge_model, replace
 from aia_jax.training.runs import package_versions, run_arrays
 from aia_jax.training.sharding import data_mesh
 from aia_jax.training.trainer import Trainer
-from aia_jax.utils.files import write_json
+from aia_jax.utils.files import read_json, write_json
 from aia_jax.weights.initialization import initializer
 from benchmarks.comparison import run_command
 
 _TRAINED = 0.7  # fraction of the labels
+_SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)  # bounds of the ranges in which the correct labels are counted
 
 
 class FewerLabels(FrozenBackboneTask):
@@ -71,9 +73,10 @@ def run_once(seed: int, root: str, workdir: Path) -> dict[str, Any]:
     whole = FrozenBackboneTask(config).split("test")
     trained, new = choose_columns(len(whole.labels), seed)
     task = FewerLabels(config, trained)
-    start = time.perf_counter()
+    timing, start = workdir / "seconds.json", time.perf_counter()
     Trainer(config, task, workdir, initialize=initializer(config, task)).fit()
-    seconds = time.perf_counter() - start
+    if not timing.exists():
+        write_json(timing, time.perf_counter() - start)
     arrays, _ = run_arrays(workdir)
     added = AddedLabels(config, task.labels, arrays, LabelTexts(whole.labels, whole.labels))
     scores = _score(task, arrays, added)
@@ -82,7 +85,7 @@ def run_once(seed: int, root: str, workdir: Path) -> dict[str, Any]:
     ranked = sorted(new, key=lambda column: -precisions["both"][column])
     return {
         "seed": seed,
-        "seconds": round(seconds, 1),
+        "seconds": read_json(timing, "the seconds of training"),
         "trained": {"labels": len(trained), **_metrics(both[:, trained], targets[:, trained])},
         "new": {"labels": len(new), **_metrics(both[:, new], targets[:, new])},
         "new_map": {name: 100 * float(values[new].mean()) for name, values in precisions.items()},
@@ -114,10 +117,16 @@ def _score(task: FrozenBackboneTask, arrays: dict[str, Any], added: AddedLabels)
 
 
 def _metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-    """Returns the metrics of labels at the threshold 0.5 of the score."""
-    found = annotation_metrics(1 / (1 + np.exp(-logits)), targets, 0.5)
+    """Returns the metrics at the threshold 0.5, and the fraction of correct labels in each range of the score."""
+    scores = 1 / (1 + np.exp(-logits))
+    found = annotation_metrics(scores, targets, 0.5)
     names = ("map", "overall_precision", "overall_recall", "f1", "n_plus")
-    return {**{name: found[name] for name in names}, "labels_per_photo": float((logits > 0).sum(axis=1).mean())}
+    ranges = {f"{low}-{high}": targets[(scores > low) & (scores <= high)] for low, high in itertools.pairwise(_SCORES)}
+    return {
+        **{name: found[name] for name in names},
+        "labels_per_photo": float((scores > 0.5).sum(axis=1).mean()),
+        "correct": {name: {"labels": len(part), "fraction": float(part.mean())} for name, part in ranges.items()},
+    }
 
 
 def _make_parser() -> Parser:
