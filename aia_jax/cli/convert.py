@@ -156,6 +156,10 @@ def convert_back(config: ConfigDict, source: Path, output: Path, *, backbone_onl
         arrays = {path: value for path, value in arrays.items() if path.startswith("backbone.")}
         if not arrays:
             raise InputError(f"{source} holds no backbone; leave out --backbone_only")
+    elif config.model.get("head") == "text":
+        raise InputError(
+            f"{source} has config.model.head='text', which PyTorch files cannot hold; --backbone_only writes the rest"
+        )
     system, beside = name_map.system_of(arrays), None
     if system == "retrieval":
         if config.model.backbone:

@@ -101,11 +101,12 @@ class Exporter:
     def onnx(self) -> tuple[bytes, dict[str, Any]]:
         """Returns the content of an ONNX file, and facts about the file.
 
-        Raises InputError if a package is not installed, or if the file and the model have different outputs.
+        Raises InputError if a package is not installed, if the file and the model have different outputs, or for the
+        head "text".
         """
+        if self._annotator.config.model.head == "text":
+            raise InputError("ONNX files cannot hold config.model.head='text'; export with --format stablehlo")
         onnx_model, annotator = import_onnx(), self._annotator
-        if annotator.config.model.head == "text":
-            raise InputError("ONNX does not support config.model.head='text'; export with --format stablehlo")
         torch_model = onnx_model.build_torch_model(annotator.config, self._arrays)
         options = {"batch": self._batch, "explain": self._explain}
         try:

@@ -9,6 +9,8 @@ import aia_jax
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
 from aia_jax.data import scenes
+from aia_jax.inference.annotator import load_trained_annotator
+from aia_jax.inference.export import Exporter
 from aia_jax.tasks.registry import make_task
 from aia_jax.training.model_arrays import flat_arrays
 from aia_jax.training.runs import run_arrays
@@ -16,7 +18,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.weights.initialization import initializer
 from aia_jax.weights.packages import PACKAGES
 from tests.helpers.text_model import is_installed, needs_text_model
-from tests.helpers.untrained import annotator_config, random_weights
+from tests.helpers.untrained import annotator_config, random_weights, write_config
 
 BACKBONE = "efficientnet_lite0"
 pytestmark = [
@@ -84,6 +86,17 @@ def test_bad_labels_are_refused(run_folder, words, text, message):
     words.write_text(text)
     with pytest.raises(InputError, match=message):
         aia_jax.load(run_folder, labels=words)
+
+
+def test_files_of_other_frameworks_cannot_hold_the_head(run_folder, config, words, tmp_path, capsys):
+    path = write_config(tmp_path / "own.py", config)
+    flags = ["--config", str(path), "--input", str(run_folder), "--output", str(tmp_path / "a.pth"), "--reverse"]
+    assert main(["convert", *flags]) == 2
+    assert "config.model.head='text', which PyTorch files cannot hold" in capsys.readouterr().err
+    exporter = Exporter(load_trained_annotator(run_folder, labels=words, fold=False), batch=None, explain=False)
+    assert exporter.stablehlo(["cpu"])[1]["max_difference"]["scores"] < 1e-5
+    with pytest.raises(InputError, match="ONNX files cannot hold"):
+        exporter.onnx()
 
 
 def test_a_changed_backbone_knows_no_other_labels(run_folder, words, monkeypatch):
