@@ -9,6 +9,7 @@ import aia_jax
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
 from aia_jax.data import scenes
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.inference.annotator import load_trained_annotator
 from aia_jax.inference.export import Exporter
 from aia_jax.tasks.registry import make_task
@@ -54,6 +55,12 @@ def words(tmp_path):
 @pytest.fixture(scope="module")
 def pixels():
     return np.stack([scenes.draw(5, number, 32).image for number in range(5)])
+
+
+def test_trained_labels_need_no_text_model(run_folder, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("aia_jax.tasks.text_encoder.minilm_files", lambda: pytest.fail("the text model is read"))
+    assert aia_jax.load(run_folder).labels == scenes.LABELS
+    assert evaluate(config, run_folder, tmp_path)["num_labels"] == 22
 
 
 def test_trained_labels_keep_scores_and_thresholds_beside_added_labels(run_folder, words, pixels, tmp_path, capsys):
