@@ -1,11 +1,14 @@
 """Label the photos of a folder, with scores.
 
+    aia annotate --images photos --html
+    aia annotate --images photos --labels words.txt --output words
     aia annotate --workdir runs/demo --images photos --output annotated --html
     aia annotate --model corel5k --images photos --output annotated
     aia annotate --weights Annotator.pth --config corel5k --images photos --output annotated
 
-DIR gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl. The same command continues an interrupted
-call: photos that have labels in DIR are not read again.
+Without a model, the shipped model `open` labels the photos, with everyday words or with the words of --labels. The
+output folder gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl. The same command continues an
+interrupted call: photos that have labels there are not read again.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from aia_jax.cli.outputs import check_output_folder
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import os_errors_as_input_errors
 from aia_jax.utils.messages import format_count, list_problems, printable
+from aia_jax.utils.model_folders import OPEN
 
 if TYPE_CHECKING:
     from aia_jax.inference.annotation_output import AnnotationOutput
@@ -41,9 +45,10 @@ PAGE = "gallery.html"
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia annotate`."""
-    add_model_arguments(parser)
+    add_model_arguments(parser, default=OPEN)
     add_photo_arguments(parser)
-    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the labels")
+    output = "folder for the labels; default: annotated"
+    parser.add_argument("--output", type=local, default=Path("annotated"), metavar="DIR", help=output)
     parser.add_argument("--top", type=positive, metavar="N", help="at most N labels per photo, the best ones")
     page = f"also write {PAGE}, a searchable page of all photos, their labels and attention; a later call can add it"
     parser.add_argument("--html", action="store_true", help=page)

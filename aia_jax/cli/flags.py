@@ -120,17 +120,19 @@ def word(text: str) -> str:
     return text and str(local(text))
 
 
-def add_model_arguments(parser: Parser) -> None:
-    """Adds the flags for an annotator and its thresholds."""
+def add_model_arguments(parser: Parser, *, default: str = "") -> None:
+    """Adds the flags for an annotator and its thresholds. `default` is the shipped model that is used without flags."""
     group = parser.add_argument_group("model")
-    model = group.add_mutually_exclusive_group(required=True)
+    model = group.add_mutually_exclusive_group(required=not default)
     named = "model folder, or a shipped model, such as corel5k; `aia models` lists them"
+    named += default and f"; default: {default}"
+    parser.set_defaults(default_model=default)
     model.add_argument("--model", type=word, metavar="DIR|NAME", help=named)
     model.add_argument("--workdir", type=local, metavar="DIR", help="annotation run, of which the best epoch is used")
     model.add_argument("--weights", type=word, metavar="FILE", help="PyTorch or safetensors file; needs --config")
     group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")
     labels = "labels, one per line or JSON with `labels`: those of --weights, by default of the config's data, or any "
-    labels += "labels for a model with text queries (docs/annotation.md), as `name` or `name: definition`"
+    labels += "words for the model open or a model with text queries, as `name` or `name: definition`"
     group.add_argument("--labels", type=local, metavar="FILE", help=labels)
     limits = group.add_mutually_exclusive_group()
     limits.add_argument("--threshold", type=float, metavar="T", help="a label is chosen if its score is above T")
@@ -143,11 +145,11 @@ def model_source(arguments: argparse.Namespace) -> str | Path:
 
     Raises InputError if flags contradict each other, or if there is no such folder or shipped model.
     """
-    if not arguments.weights and arguments.config:
+    if arguments.config and not arguments.weights:
         raise InputError("--config belongs to --weights; a workdir or a model has its own")
     if arguments.weights and not arguments.config:
         raise InputError("--weights needs --config, which says what model the file holds")
-    return arguments.weights or find_model(arguments.model or arguments.workdir)
+    return arguments.weights or find_model(arguments.model or arguments.workdir or arguments.default_model)
 
 
 def add_photo_arguments(parser: Parser) -> None:

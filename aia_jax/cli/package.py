@@ -1,4 +1,4 @@
-"""Write a trained annotator as a model folder: weights, labels, thresholds, and a model card.
+"""Write a trained annotator or dual encoder as a model folder: weights, labels, thresholds, and a model card.
 
     aia package --workdir runs/demo --output models/demo --data_licence "generated, free of rights"
     aia annotate --model models/demo --images photos --output annotated
@@ -62,38 +62,68 @@ def run(arguments: argparse.Namespace) -> None:
     check_output_folder(output, FILES, force=arguments.force)
     check_devices()
 
-    from aia_jax.inference.annotator import check_threshold, load_trained_annotator, read_thresholds
+    from aia_jax.inference.trained_dual_encoder import is_dual_encoder
     from aia_jax.report.model_card import model_card
     from aia_jax.weights.model_folder import write_model_folder
+
+    dual = not arguments.weights and is_dual_encoder(Path(source))
+    config, arrays, content = (_dual_encoder if dual else _annotator)(arguments, source)
+    labels = content.get("labels", ())
+    about = _about(arguments, source, config, len(labels), with_thresholds=content.get("thresholds") is not None)
+    with staged_output(output, sum(array.nbytes for array in arrays.values())) as folder:
+        written = write_model_folder(folder, config, arrays, about=about, dtype=arguments.dtype, **content)
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        write_bytes(folder / CARD, model_card(written, labels, sizes).encode())
+    for name in set(FILES) - {*written["files"], CONFIG, CARD}:
+        (output / name).unlink(missing_ok=True)  # removes a file of an earlier model
+    listed = ", ".join(f"{name} {size / 1e3:,.1f} kB" for name, size in sizes.items())
+    known = f"{format_count(len(labels), 'label')}; " if labels else ""
+    print(f"{printable(str(output))}: {known}{listed}, {CARD}")
+    for entry in written["packages"]:
+        print(f"the {entry['part']} is not written: it is that of {entry['package']}, which the model needs")
+
+
+def _annotator(arguments: argparse.Namespace, source: str | Path) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
+    """Returns the config and the arrays of an annotator, and arguments of `write_model_folder`."""
+    from aia_jax.inference.annotator import check_threshold, load_trained_annotator, read_thresholds
 
     threshold = check_threshold(arguments.threshold, source)
     annotator = load_trained_annotator(source, arguments.config, labels=arguments.labels, fold=False)
     thresholds = read_thresholds(threshold, annotator)
-    config, arrays = annotator.config.copy_and_resolve_references(), annotator.arrays()
+    config = annotator.config.copy_and_resolve_references()
     if not isinstance(threshold, Path):
         config.eval.threshold, thresholds = float(thresholds), None
-    about = _about(arguments, source, config, len(annotator.labels), with_thresholds=thresholds is not None)
     facts = {"channel_stats": [list(values) for values in annotator.channel_stats]}
-    content = {"labels": annotator.labels, "thresholds": thresholds, "facts": facts, "dtype": arguments.dtype}
-    with staged_output(output, sum(array.nbytes for array in arrays.values())) as folder:
-        written = write_model_folder(folder, config, arrays, about=about, **content)
-        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        write_bytes(folder / CARD, model_card(written, annotator.labels, sizes).encode())
-    for name in set(FILES) - {*written["files"], CONFIG, CARD}:
-        (output / name).unlink(missing_ok=True)  # removes a file of an earlier model
-    listed = ", ".join(f"{name} {size / 1e3:,.1f} kB" for name, size in sizes.items())
-    print(f"{printable(str(output))}: {format_count(len(annotator.labels), 'label')}; {listed}, {CARD}")
-    for entry in written["packages"]:
-        print(f"the {entry['part']} is not written: it is that of {entry['package']}, which the model needs")
+    return config, annotator.arrays(), {"labels": annotator.labels, "thresholds": thresholds, "facts": facts}
+
+
+def _dual_encoder(arguments: argparse.Namespace, source: Path) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
+    """Like `_annotator`, for a dual encoder. Calibrates its scores of labels on the run's validation split."""
+    from aia_jax.inference.open_vocabulary import calibrate
+    from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
+    from aia_jax.tasks.dual_encoder import DualEncoderTask
+
+    if given := [flag for flag in ("labels", "threshold") if getattr(arguments, flag) is not None]:
+        raise InputError(f"--{given[0]} is for annotators; a dual encoder has no labels of its own")
+    encoder = TrainedDualEncoder.load(source, batch_size=32)
+    arrays, facts = encoder.arrays() | encoder.others, encoder.facts
+    if not model_folder(source) and encoder.has_classes:
+        more_arrays, more_facts = calibrate(encoder, DualEncoderTask(encoder.config).split("validation"))
+        arrays, facts = arrays | more_arrays, facts | more_facts
+    kept = ("text_encoder", "pieces", "open_vocabulary")
+    return encoder.config, arrays, {"facts": {name: facts[name] for name in kept if name in facts}}
 
 
 def _about(
     arguments: argparse.Namespace, source: str | Path, config: ConfigDict, num_labels: int, *, with_thresholds: bool
 ) -> dict[str, Any]:
     """Returns the fields of `config.json` for people: those of the flags, or else those that the source has."""
-    heads = {"attention": "attention pooling", "gap": "a linear layer", "text": "text queries"}
-    head = heads.get(config.model.head, config.model.head)
-    description = f"Labels photos with {format_count(num_labels, 'label')}: {head} on {config.model.backbone}."
+    description = "Finds photos by sentences and labels them with any words: a dual encoder"
+    if config.task == "annotation":
+        heads = {"attention": "attention pooling", "gap": "a linear layer", "text": "text queries"}
+        head = heads.get(config.model.head, config.model.head)
+        description = f"Labels photos with {format_count(num_labels, 'label')}: {head}"
+    description += f" on {config.model.backbone}."
     about = {"name": arguments.output.absolute().name, "description": description}
     about |= {"data": {"name": config.data.name}, "measured": {}}
     if folder := model_folder(source):
@@ -111,8 +141,11 @@ def _about(
 def _count_photos(config: ConfigDict) -> dict[str, Any]:
     """Returns the number of `photos` in train.json and the fraction for `validation`; {} if the data are elsewhere."""
     from aia_jax.data.annotation.datasets import count_images
+    from aia_jax.data.retrieval.photo_captions import read_photo_captions
 
     with contextlib.suppress(InputError):
+        if config.task == "retrieval":
+            return {"photos": len(read_photo_captions(config.data, "train", config.seed))}
         held = {"validation": config.data.validation_fraction} if config.eval.split == "validation" else {}
         return {"photos": count_images(config.data, "train"), **held}
     return {}
@@ -129,7 +162,7 @@ def _command(workdir: Path) -> dict[str, str]:
 
 def _measured(workdir: Path, config: ConfigDict, with_thresholds: bool) -> dict[str, Any]:
     """Returns the results of the best epoch: those of the last evaluation, or else those of training."""
-    from aia_jax.report.table import COLUMNS
+    from aia_jax.report.table import COLUMNS, RETRIEVAL_COLUMNS
     from aia_jax.training.runs import open_run
 
     with open_run(workdir) as checkpointer:
@@ -145,5 +178,6 @@ def _measured(workdir: Path, config: ConfigDict, with_thresholds: bool) -> dict[
     rows = rows[: 1 + with_thresholds]
     if not rows:
         return {}
-    numbers = [{"name": row["name"], **{key: row[key] for key in COLUMNS if key in row}} for row in rows]
+    columns = RETRIEVAL_COLUMNS if "rsum" in rows[0] else COLUMNS
+    numbers = [{"name": row["name"], **{key: row[key] for key in columns if key in row}} for row in rows]
     return {"split": split, "num_images": rows[0]["num_images"], "rows": numbers, **({"note": note} if note else {})}

@@ -1,6 +1,6 @@
 """Search the photos of a folder by words or sentences.
 
-    aia search --workdir runs/dual --images photos "a dog in the snow" --html found.html
+    aia search --images photos "a dog in the snow" --html found.html
     aia search --workdir runs/amc --images photos "red boat"
 
 A dual encoder finds photos by sentences. AMC knows the words of its training queries, and shows why a photo was found.
@@ -26,6 +26,7 @@ from aia_jax.data.cache import cache_root
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, os_errors_as_input_errors
 from aia_jax.utils.messages import format_count, list_problems, printable
+from aia_jax.utils.model_folders import OPEN, find_model
 
 if TYPE_CHECKING:
     from aia_jax.inference.search_index import PhotoIndex, Update
@@ -40,7 +41,10 @@ def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia search`."""
     queries = 'such as "red boat"; default: read queries from the terminal, one per line'
     parser.add_argument("queries", nargs="*", metavar="QUERY", help=queries)
-    parser.add_argument("--workdir", required=True, type=local, metavar="DIR", help="run of a dual encoder or of AMC")
+    model = parser.add_argument_group("model").add_mutually_exclusive_group()
+    named = f"model folder or shipped model of a dual encoder; default: {OPEN}"
+    model.add_argument("--model", type=word, metavar="DIR|NAME", help=named)
+    model.add_argument("--workdir", type=local, metavar="DIR", help="run of a dual encoder or of AMC")
     add_photo_arguments(parser)
     annotator = "AMC: annotator's run; default: as in training"
     parser.add_argument("--annotator", type=word, default="", metavar="DIR", help=annotator)
@@ -98,17 +102,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> PhotoSearch | SentenceSearch:
-    """Loads the model that `--workdir` names. Raises InputError if it cannot search photos, or a flag does not fit."""
+    """Loads the model that the flags name. Raises InputError if it cannot search photos, or a flag does not fit."""
     from aia_jax.inference.searcher import PhotoSearch
     from aia_jax.inference.sentence_search import SentenceSearch
-    from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
-    from aia_jax.training.runs import read_run_config
+    from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder, is_dual_encoder
 
-    if read_run_config(arguments.workdir)["task"] != "retrieval":
-        return PhotoSearch(arguments.workdir, arguments.annotator, arguments.batch_size)
+    source = find_model(arguments.model or arguments.workdir or OPEN)
+    if not is_dual_encoder(source):
+        return PhotoSearch(source, arguments.annotator, arguments.batch_size)
     if arguments.annotator:
         raise InputError("--annotator is a flag for AMC; a dual encoder needs no annotator")
-    return SentenceSearch(TrainedDualEncoder.from_run(arguments.workdir, arguments.batch_size))
+    return SentenceSearch(TrainedDualEncoder.load(source, arguments.batch_size))
 
 
 def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:

@@ -17,7 +17,9 @@ from aia_jax.data.annotation.datasets import read_vocabulary
 from aia_jax.data.image_decoding import decode_image, resize_image
 from aia_jax.data.photo_folder import read_photos
 from aia_jax.data.words.label_texts import read_label_texts
+from aia_jax.inference.open_vocabulary import OpenVocabulary, load_open_vocabulary
 from aia_jax.inference.thumbnails import Thumbnail
+from aia_jax.inference.trained_dual_encoder import is_dual_encoder
 from aia_jax.metrics.thresholds import load_thresholds
 from aia_jax.models.annotator import build_annotator
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
@@ -67,7 +69,9 @@ class PhotoAnnotator:
         labels: the vocabulary, C label names.
     """
 
-    def __init__(self, annotator: TrainedAnnotator, threshold: float | np.ndarray, top: int | None = None):
+    def __init__(
+        self, annotator: TrainedAnnotator | OpenVocabulary, threshold: float | np.ndarray, top: int | None = None
+    ):
         self._annotator, self._top = annotator, top
         self.labels = annotator.labels
         self.batch_size = annotator.batch_size
@@ -161,7 +165,7 @@ def load_trained_annotator(
     batch_size: int = 32,
     dtype: str | None = None,
     fold: bool = True,
-) -> TrainedAnnotator:
+) -> TrainedAnnotator | OpenVocabulary:
     """Loads the model of an annotator for `aia_jax.load`.
 
     Args:
@@ -176,6 +180,8 @@ def load_trained_annotator(
         source = find_model(source)
         if not source.is_dir():
             raise InputError(f"{source} is no folder of a model or a run; a weights file needs its config too")
+        if is_dual_encoder(source):
+            return load_open_vocabulary(source, labels and local_path(labels), batch_size)
         words = read_label_texts(local_path(labels)) if labels else None
         return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold, words=words)
     config = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else read_config(str(config))
@@ -208,14 +214,14 @@ def check_threshold(given: float | str | Path | None, source: str | Path) -> flo
     return given
 
 
-def read_thresholds(given: float | Path | None, annotator: TrainedAnnotator) -> float | np.ndarray:
+def read_thresholds(given: float | Path | None, annotator: TrainedAnnotator | OpenVocabulary) -> float | np.ndarray:
     """Returns one threshold for all labels, or `[C]`. `given` is a result of `check_threshold`.
 
     A thresholds file is for the trained labels. The threshold of added labels is then `config.eval.threshold`.
 
     Raises InputError if the thresholds file is for other labels.
     """
-    default = annotator.config.eval.threshold
+    default = annotator.threshold
     if isinstance(given, Path):
         trained = annotator.trained_labels
         known = dict(zip(trained, load_thresholds(given, trained), strict=True))

@@ -1,6 +1,6 @@
 """Runs a trained dual encoder: encodes photos and texts as vectors, and classifies photos by ImageNet's classes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +8,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from aia_jax.data.feature_cache import pad_batch, weights_digest
+from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.models.backbones import fold_norms
 from aia_jax.models.dual_encoder import DualEncoder, build_dual_encoder
 from aia_jax.tasks.dual_encoder import DualEncoderTask
 from aia_jax.training import sharding
-from aia_jax.training.model_arrays import abstract_weights, merge_model, replace_arrays, select_weights, split_model
+from aia_jax.training.model_arrays import (
+    abstract_weights,
+    flat_arrays,
+    merge_model,
+    replace_arrays,
+    select_weights,
+    split_model,
+)
+from aia_jax.training.prediction import fetch_outputs
 from aia_jax.training.runs import config_errors_as_input_errors, read_run_config, run_arrays
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.model_folders import model_folder, read_about
+from aia_jax.weights.model_folder import read_model_folder
+
+
+def is_dual_encoder(folder: Path) -> bool:
+    """Returns whether a model folder or a run has a dual encoder. Raises InputError if `folder` has no config."""
+    return _read_config(folder).get("model", {}).get("name") == "dual_encoder"
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    return read_about(folder)["config"] if model_folder(folder) else read_run_config(folder)
 
 
 class TrainedDualEncoder:
@@ -32,6 +53,8 @@ class TrainedDualEncoder:
 
     Attributes:
         image_size: side S of the images in pixels.
+        facts: the argument `facts`.
+        others: the given arrays that are no arrays of the dual encoder, such as the reference of `OpenVocabulary`.
         has_classes: whether the model has an ImageNet classifier.
         texts: the `TextEncoder`.
         digest: text that identifies the weights and settings.
@@ -41,7 +64,7 @@ class TrainedDualEncoder:
     """
 
     def __init__(self, config: ConfigDict, facts: dict[str, Any], arrays: dict[str, Any], batch_size: int):
-        self.config, self.image_size = config, config.data.image_size
+        self.config, self.facts, self.image_size = config, facts, config.data.image_size
         self._task = DualEncoderTask(config)
         self.texts = self._task.texts
         if facts["text_encoder"] != self.texts.digest:
@@ -53,6 +76,9 @@ class TrainedDualEncoder:
         graphdef, shapes = abstract_weights(
             lambda rngs: build_dual_encoder(config.model, facts["pieces"], rngs=rngs), self._mesh
         )
+        own = flat_arrays(select_weights(shapes, "raw"))
+        self.others = {path: value for path, value in arrays.items() if path not in own}
+        self._arrays = {path: arrays[path] for path in own}
         weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), self._mesh)
 
         def folded(weights: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -67,22 +93,27 @@ class TrainedDualEncoder:
             lambda weights, rows: merge_model(graphdef, weights).encode_texts(rows, train=False)
         )
         model = config.model
-        self.digest = (
-            f"{model.backbone} {self.image_size} px {model.dtype} {model.native_padding} {weights_digest(arrays)} "
-            f"{self.texts.digest}"
-        )
+        settings = f"{model.backbone} {self.image_size} px {model.dtype} {model.native_padding}"
+        self.digest = f"{settings} {weights_digest(self._arrays)} {self.texts.digest}"
 
     @classmethod
-    def from_run(cls, workdir: str | Path, batch_size: int) -> "TrainedDualEncoder":
-        """Loads the best epoch of a run. Raises InputError if `workdir` has no run of a dual encoder."""
-        workdir = Path(workdir)
-        config = ConfigDict(read_run_config(workdir))
-        if config.model.get("name") != "dual_encoder":
-            raise InputError(f"{workdir} holds no dual encoder; name a run of the config dual_encoder")
-        arrays, info = run_arrays(workdir)
-        with config_errors_as_input_errors(workdir):
+    def load(cls, folder: Path, batch_size: int) -> "TrainedDualEncoder":
+        """Loads a model folder, or the best epoch of a run. Raises InputError if `folder` has no dual encoder."""
+        if not is_dual_encoder(folder):
+            raise InputError(f"{folder} holds no dual encoder; name a model or a run of the config dual_encoder")
+        config = ConfigDict(_read_config(folder))
+        if model_folder(folder):
+            found = read_model_folder(folder)
+            arrays, facts = found.arrays, found.facts
+        else:
+            arrays, facts = run_arrays(folder)
+        with config_errors_as_input_errors(folder):
             check_fields(config)
-            return cls(config, info, arrays, batch_size)
+            return cls(config, facts, arrays, batch_size)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the arrays of the model, `{path: array}`, as they were given."""
+        return self._arrays
 
     def encode_images(self, images: np.ndarray) -> dict[str, jax.Array]:
         """Starts the computation of a batch on the devices, and does not wait for the results.
@@ -96,6 +127,19 @@ class TrainedDualEncoder:
         """
         batch = sharding.put_batch({"image": pad_batch(images, self.batch_size)}, self._mesh)
         return self._encode_images(self._weights, batch)
+
+    def encode_split(self, images: MappedRows) -> dict[str, np.ndarray]:
+        """Returns the outputs of `encode_images` for N images in a file."""
+
+        def dispatched() -> Iterator[tuple[int, dict[str, jax.Array]]]:
+            for start in tqdm(range(0, len(images), self.batch_size), "encode images", leave=False):
+                rows = images[start : start + self.batch_size]
+                yield len(rows), self.encode_images(rows)
+
+        found = [
+            {name: rows[:count] for name, rows in outputs.items()} for count, outputs in fetch_outputs(dispatched())
+        ]
+        return {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Returns the vectors of N texts, float32 `[N, D]`."""

@@ -47,6 +47,7 @@ class TrainedAnnotator:
         trained_labels: the labels of the vocabulary.
         image_size: side S of the images in pixels.
         num_features: number F of channels of the feature maps.
+        threshold: `config.eval.threshold`.
         digest: text that identifies the weights and settings.
 
     Raises:
@@ -68,6 +69,7 @@ class TrainedAnnotator:
         self.trained_labels = tuple(labels)
         self.labels, self._texts = words or (self.trained_labels, ())
         added = AddedLabels(config, labels, arrays, words) if words else None
+        self.threshold = config.eval.threshold
         self.image_size = config.data.image_size
         self._task = AnnotationTask(config, stats)
         self.channel_stats = self._task.channel_stats

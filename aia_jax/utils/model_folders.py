@@ -20,6 +20,7 @@ FORMAT = f"aia_jax model, version {VERSION}"
 CONFIG, WEIGHTS, LABELS = "config.json", "model.safetensors", "labels.json"
 THRESHOLDS, CARD = "thresholds.json", "README.md"
 FILES = (WEIGHTS, LABELS, THRESHOLDS, CARD, CONFIG)
+OPEN = "open"  # the shipped model that labels and finds photos by any words
 SHIPPED = Path(__file__).parents[1] / "shipped"
 
 _ANY_VERSION = re.compile(r"aia_jax model, version (\d+)")

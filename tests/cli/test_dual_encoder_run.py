@@ -1,14 +1,18 @@
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import aia_jax
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
 from aia_jax.configs import dual_encoder
 from aia_jax.data import scenes
+from aia_jax.data.words.label_texts import LabelTexts
+from aia_jax.inference import open_vocabulary
 from aia_jax.models import efficientnet_lite
 from aia_jax.tasks.registry import make_task
 from aia_jax.training.preemption import AgreedStop
@@ -138,3 +142,62 @@ def test_values_that_do_not_fit_are_refused(root):
         make_task(config(root, **{"model.image_features": ("mean", "median")}))
     with pytest.raises(InputError, match="accumulate_steps"):
         make_task(config(root, accumulate_steps=2))
+
+
+@pytest.fixture(scope="module")
+def model(workdir, tmp_path_factory):
+    """The run as a model folder, calibrated with a vocabulary of words in the captions of scenes."""
+    folder = tmp_path_factory.mktemp("model") / "scenes"
+    patch = pytest.MonkeyPatch()
+    words = ("star", "circle", "ring", "night", "red")
+    patch.setattr(open_vocabulary, "everyday_labels", lambda: LabelTexts(words, words))
+    assert main(["package", "--workdir", str(workdir), "--output", str(folder)]) == 0
+    patch.undo()
+    return folder
+
+
+def test_a_model_folder_labels_photos_with_any_words(model, root, tmp_path, capsys):
+    (tmp_path / "words.txt").write_text("star: a shape with five points\nred\n<b>bold</b>\n")
+    annotate = ["annotate", "--model", str(model), "--images", str(root / "images"), "--output", str(tmp_path / "o")]
+    command = [*annotate, "--labels", str(tmp_path / "words.txt"), "--threshold", "0"]
+    assert main(command) == 0
+    lines = [json.loads(line) for line in (tmp_path / "o" / "annotations.jsonl").read_text().splitlines()]
+    assert len(lines) == 72
+    assert {label["label"] for label in lines[0]["labels"]} == {"star", "red", "<b>bold</b>"}
+    found = aia_jax.load(model, labels=tmp_path / "words.txt", threshold=0.0)([root / "images" / "0.png"])
+    assert found.scores.shape == (1, 3)
+    assert found.attention is None
+    expected = [label["score"] for label in lines[0]["labels"]]
+    np.testing.assert_allclose([score for _, score in found.labels[0]], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("dog\ncat\ndog: a pet\n", "repeats the name 'dog'"),
+        ("dog\n🙂\n", "the label '🙂' has no known word"),
+        ("", "no label"),
+    ],
+)
+def test_words_that_cannot_be_labels_are_refused(model, root, tmp_path, capsys, words, problem):
+    (tmp_path / "words.txt").write_text(words)
+    command = ["annotate", "--model", str(model), "--images", str(root / "images"), "--output", str(tmp_path / "o")]
+    assert main([*command, "--labels", str(tmp_path / "words.txt")]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_model_folder_searches_photos_as_its_run_does(model, workdir, root, tmp_path, capsys):
+    outputs = []
+    for source in (["--workdir", str(workdir)], ["--model", str(model)]):
+        index = ["--images", str(root / "images"), "--index", str(tmp_path / "i")]
+        assert main(["search", *source, *index, "red star", "--top", "5"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert "made by another model" in outputs[1]  # its numbers are float16
+    names = [re.findall(r"[\w]+\.png", output) for output in outputs]
+    assert len(set(names[0]) & set(names[1])) >= 4
+
+
+def test_a_run_without_calibration_does_not_label_photos(workdir, root, tmp_path, capsys):
+    command = ["annotate", "--workdir", str(workdir), "--images", str(root / "images"), "--output", str(tmp_path)]
+    assert main(command) == 2
+    assert "aia package" in capsys.readouterr().err

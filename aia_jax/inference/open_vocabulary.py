@@ -1,0 +1,165 @@
+"""Labels photos with any words, without training for these words.
+
+The score of a label c on an image is a probability from a logistic regression on three numbers:
+
+    score = sigmoid(w . (agreement_c, cos(image vector, vector of "a c"), z_c) + b)
+
+The agreement (`models.conse.class_agreement`) compares the label with the image's ImageNet classes. The cosine is that
+of the dual encoder. z_c is ConSE's log score, standardised over reference images. `calibrate` fits w and b to the
+captions of a validation split: the score estimates the probability that a caption of the photo mentions the label.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aia_jax.data.retrieval.photo_captions import CaptionedPhotos
+from aia_jax.data.words.imagenet import imagenet_classes
+from aia_jax.data.words.label_texts import LabelTexts, everyday_labels, read_label_texts
+from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
+from aia_jax.models.conse import class_agreement, class_probabilities, conse_scores, label_statistics
+from aia_jax.training import sharding
+from aia_jax.utils.errors import InputError
+
+REFERENCE = "reference.log_classes"  # path of the reference images' log probabilities of classes in a model folder
+_REFERENCE_IMAGES = 256
+_THRESHOLD = 0.5  # a label is selected if a caption more likely mentions it than not
+
+
+class OpenVocabulary:
+    """Scores any labels on photos. Has the methods of `TrainedAnnotator` that `PhotoAnnotator` needs.
+
+    Args:
+        encoder: a dual encoder with ImageNet's classes.
+        reference: log probabilities of ImageNet's classes for M reference images, `[M, 1000]`.
+        calibration: weights and bias of the regression, `{"weights": [3 numbers], "bias": number}`.
+        labels: C labels.
+
+    Attributes:
+        labels: the names of the C labels.
+
+    Raises:
+        InputError: a label has no known word.
+    """
+
+    def __init__(
+        self, encoder: TrainedDualEncoder, reference: np.ndarray, calibration: dict[str, Any], labels: LabelTexts
+    ):
+        self._encoder, self._calibration = encoder, calibration
+        self.labels, self._texts = self.trained_labels, _ = labels
+        self.image_size, self.batch_size, self.threshold = encoder.image_size, encoder.batch_size, _THRESHOLD
+        encoder.texts.tokenizer.check_words(self.labels, "label")
+        classes, texts = class_embeddings(encoder), encoder.texts.encode(self._texts)["sentence"]
+        mean, deviation = label_statistics(_tempered(reference), classes, texts)
+        vectors = encoder.encode_texts([f"a {name}" for name in self.labels])
+        self._constants = jax.device_put((classes, texts, vectors, mean, deviation))
+        weights, bias = np.asarray(calibration["weights"], np.float32), calibration["bias"]
+
+        def score(constants: tuple, outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            return {"scores": jax.nn.sigmoid(features(outputs, *constants) @ weights + bias)}
+
+        self._score = jax.jit(score, out_shardings=sharding.replicated(sharding.data_mesh()))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All values, other than the images, that determine the scores."""
+        return {"weights": self._encoder.digest, "texts": self._texts, **self._calibration}
+
+    def predict(self, images: np.ndarray, *, explain: bool = False) -> dict[str, jax.Array]:
+        """Starts the computation of `scores` float32 `[batch_size, C]`; see `TrainedAnnotator.predict`.
+
+        There is no attention, so `explain` changes nothing.
+        """
+        return self._score(self._constants, self._encoder.encode_images(images))
+
+    illustrate = predict
+
+
+def load_open_vocabulary(folder: Path, labels: str | Path | None, batch_size: int) -> OpenVocabulary:
+    """Loads a model folder of a dual encoder for `aia_jax.load`.
+
+    `labels` is a file with a label per line, `name` or `name: definition`. None: the everyday vocabulary.
+
+    Raises InputError if the folder cannot label photos, or a label has no known word.
+    """
+    encoder = TrainedDualEncoder.load(folder, batch_size)
+    if REFERENCE not in encoder.others:
+        raise InputError(
+            f"{folder} can search photos, but not label them: it lacks the calibration, which `aia package` writes for "
+            "a dual encoder with the feature 'classes' in config.model.image_features"
+        )
+    texts = read_label_texts(labels) if labels else everyday_labels()
+    return OpenVocabulary(encoder, encoder.others[REFERENCE], encoder.facts["open_vocabulary"], texts)
+
+
+def calibrate(encoder: TrainedDualEncoder, split: CaptionedPhotos) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Fits the scores of the everyday vocabulary to captions.
+
+    A label counts as true for a photo if one of its captions contains the name of the label, or its plural.
+
+    Args:
+        encoder: a dual encoder with ImageNet's classes.
+        split: photos and captions that the encoder was not trained on.
+
+    Returns:
+        Arrays and facts for a model folder.
+
+    Raises:
+        InputError: the captions mention no label.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    names, texts = everyday_labels()
+    mentioned = mentions(names, split)
+    if not mentioned.any():
+        raise InputError("the captions of the validation split mention no word of the everyday vocabulary")
+    outputs = encoder.encode_split(split.images)
+    rows = np.linspace(0, len(split) - 1, min(len(split), _REFERENCE_IMAGES)).astype(int)
+    reference, classes = outputs["log_classes"][rows], class_embeddings(encoder)
+    sentences = encoder.texts.encode(texts)["sentence"]
+    vectors = encoder.encode_texts([f"a {name}" for name in names])
+    statistics = label_statistics(_tempered(reference), classes, sentences)
+    inputs = np.asarray(features(outputs, classes, sentences, vectors, *statistics)).reshape(-1, 3)
+    fitted = LogisticRegression(C=10, max_iter=1000).fit(inputs, mentioned.ravel())
+    calibration = {"weights": fitted.coef_[0].tolist(), "bias": float(fitted.intercept_[0])}
+    return {REFERENCE: reference.astype(np.float16)}, {"open_vocabulary": calibration}
+
+
+def mentions(names: Sequence[str], split: CaptionedPhotos) -> np.ndarray:
+    """Returns bool `[I, C]`: whether a caption of an image contains the name of a label, or its plural."""
+    found = np.zeros((len(split), len(names)), bool)
+    captions = [caption.lower() for caption in split.captions]
+    for label, name in enumerate(names):
+        pattern = re.compile(rf"\b{re.escape(name.lower())}(s|es)?\b")
+        found[[owner for owner, text in zip(split.owners, captions, strict=True) if pattern.search(text)], label] = True
+    return found
+
+
+def class_embeddings(encoder: TrainedDualEncoder) -> np.ndarray:
+    """Returns the embeddings of the texts of ImageNet's classes, float32 `[1000, 384]`."""
+    return encoder.texts.encode([entry.text for entry in imagenet_classes()])["sentence"]
+
+
+def features(outputs: dict[str, Any], classes: Any, texts: Any, vectors: Any, mean: Any, deviation: Any) -> jax.Array:
+    """Computes the three numbers of each label on each image, `[N, C, 3]`.
+
+    Args:
+        outputs: `vectors` `[N, D]` and `log_classes` `[N, 1000]` of N images.
+        classes: result of `class_embeddings`.
+        texts: embeddings of the texts of the labels, `[C, 384]`.
+        vectors: vectors of the labels in the dual encoder, `[C, D]`.
+        mean, deviation: result of `label_statistics`, both `[C]`.
+    """
+    agreement = class_agreement(class_probabilities(outputs["log_classes"], 1.0), classes, texts)
+    scores = jnp.log(conse_scores(_tempered(outputs["log_classes"]), classes, texts))
+    return jnp.stack([agreement, outputs["vectors"] @ vectors.T, (scores - mean) / deviation], axis=-1)
+
+
+def _tempered(log_classes: Any) -> jax.Array:
+    """Returns ConSE's probabilities. The logarithms of probabilities are logits up to a constant."""
+    return class_probabilities(jnp.asarray(log_classes, jnp.float32))
