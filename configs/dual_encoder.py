@@ -48,7 +48,7 @@ def get_config(dataset="flickr8k"):
     model.dropout = 0.3
     model.hidden_dropout = 0.1
 
-    config.loss.name = "contrastive"  # or "sigmoid"
+    config.loss.name = "sigmoid"  # or "contrastive"
     config.loss.visual = False  # Visual Semantic Loss
     config.loss.visual_weight = 1.0
 

@@ -309,7 +309,7 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, annotator, e
         (["--workdir", "."], ". is no folder of a run: config.json is not there; name"),
         (["--workdir", "file"], "is no folder of a model or a run; a weights file needs its config too"),
         (["--workdir", "search"], "holds a run of config.task='search'; name one of annotation"),
-        ([], "one of the arguments --model --workdir --weights is required"),
+        (["--workdir", "a", "--model", "open"], "not allowed with argument"),
         (["--weights", "x.pth"], "--weights needs --config"),
         (["--weights", "x.pth", "--config", DEMO], "x.pth"),
         (

@@ -88,9 +88,9 @@ def small_backbone(monkeypatch):
     "overrides",
     [
         {"model.freeze_backbone": False, "model.text_features": ("words",), "data.flips": "both"},
-        {"model.freeze_backbone": True, "loss.visual": True, "loss.name": "sigmoid", "data.flips": "horizontal"},
+        {"model.freeze_backbone": True, "loss.visual": True, "loss.name": "contrastive", "data.flips": "horizontal"},
     ],
-    ids=["trained backbone and words alone", "frozen maps with flips, sigmoid loss and Visual Semantic Loss"],
+    ids=["trained backbone and words alone", "frozen maps with flips, contrastive and Visual Semantic Loss"],
 )
 def test_the_other_options_train(root, tmp_path, monkeypatch, overrides):
     small_backbone(monkeypatch)
