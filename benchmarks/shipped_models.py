@@ -6,8 +6,8 @@
 
 `corel5k` is `corel5k_lite:gap` after the last epoch, so that no photo of the test split has an influence. Its
 thresholds are fitted on the training split. `imagenet` is the classifier in the weights package of EfficientNet-Lite2,
-and is not trained here. `open` is `dual_encoder:flickr8k` with smaller heads. Its epoch and its calibration are chosen on the
-validation split.
+and is not trained here. `open` is `dual_encoder:flickr8k` with smaller heads. Its epoch is chosen, and its scores are
+calibrated, on the validation split.
 """
 
 import json
