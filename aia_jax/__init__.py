@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from aia_jax.inference.annotator import PhotoAnnotator
+    from aia_jax.inference.indexed_photos import IndexedPhotos
 
 if sys.version_info < (3, 11):  # noqa: UP036, a checkout: pip refuses to install it there
     _VERSION = ".".join(map(str, sys.version_info[:2]))
     sys.exit(f"error: this is Python {_VERSION}, and aia_jax needs 3.11 or newer: python3.13 -m venv venv")
 
-__all__ = ["InputError", "__version__", "load"]
+__all__ = ["InputError", "__version__", "index", "load"]
 
 
 def load(
-    source: str | Path,
+    source: str | Path = "open",
     config: ConfigDict | str | Path | None = None,
     *,
     labels: str | Path | None = None,
@@ -42,10 +43,10 @@ def load(
         source: A model folder, the name of a shipped model (`aia models` lists them), or the folder of an annotation
             run, from which the best epoch is loaded. With `config`, `source` can be a PyTorch or safetensors file.
         config: The config for a PyTorch or safetensors file, or its path or packaged name. A folder has its own config.
-        labels: A file of labels: text with one label per line, or JSON with the key `labels`. For a folder, these are
-            the labels to score instead of the trained ones; lines are `name` or `name: definition`, and the head of the
-            model must be "text". For a PyTorch or safetensors file, these are its labels. The default is the labels of
-            the data set in `config`.
+        labels: A file with one label per line, or JSON with the key `labels`. For the model `open` and other dual
+            encoders: any words, `name` or `name: definition`; the default is an everyday vocabulary. For an annotator
+            with the head "text": the labels to score instead of the trained ones. For a PyTorch or safetensors file:
+            its labels; the default is the labels of the data set in `config`.
         threshold: A label is selected if its score is above this number. A path to a thresholds file sets one threshold
             per label. The default is `thresholds.json` in the folder, or else `config.eval.threshold`.
         top: The maximum number of labels for an image. The default is no maximum.
@@ -70,3 +71,23 @@ def load(
     threshold = check_threshold(threshold, source)
     annotator = load_trained_annotator(source, config, labels=labels, batch_size=batch_size)
     return PhotoAnnotator(annotator, read_thresholds(threshold, annotator), top)
+
+
+def index(folder: str | Path, model: str | Path = "open") -> IndexedPhotos:
+    """Indexes the photos of a folder, to search them by words or sentences.
+
+        photos = aia_jax.index("photos")
+        photos.search("a dog in the snow")  # [(PosixPath("photos/winter/3.jpg"), 0.41), ...]
+
+    The index is in the cache. Later calls compute only new and changed photos.
+
+    Args:
+        folder: The folder of the photos. Subfolders are searched too.
+        model: A model folder, the name of a shipped model, or the folder of a run: of a dual encoder or of AMC.
+
+    Raises:
+        InputError: An argument cannot be used. The message says why, and how to correct the argument.
+    """
+    from aia_jax.inference.indexed_photos import index_photos  # imports JAX, which `import aia_jax` should not
+
+    return index_photos(folder, model)

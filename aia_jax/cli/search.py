@@ -10,12 +10,10 @@ Updates the index of the photos first: computes new and changed photos, and drop
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +24,10 @@ from aia_jax.data.cache import cache_root
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, os_errors_as_input_errors
 from aia_jax.utils.messages import format_count, list_problems, printable
-from aia_jax.utils.model_folders import OPEN, find_model
+from aia_jax.utils.model_folders import OPEN
 
 if TYPE_CHECKING:
-    from aia_jax.inference.search_index import PhotoIndex, Update
+    from aia_jax.inference.search_index import Update
     from aia_jax.inference.searcher import PhotoSearch, SearchResult
     from aia_jax.inference.sentence_search import SentenceSearch
 
@@ -60,33 +58,30 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises InputError if a file or folder that a flag names cannot be used, or no word of a query is known.
     """
-    from aia_jax.data.photo_folder import photo_names, read_photos
-    from aia_jax.inference.search_index import PhotoIndex
+    from aia_jax.data.photo_folder import photo_names
+    from aia_jax.inference.indexed_photos import IndexedPhotos, load_search
 
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")
     if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
         raise InputError(f"--html {arguments.html} names no file in an existing folder")
     check_writable(arguments.index or cache_root(""), "--index")
-    photos = photo_names(arguments.images)
+    names = photo_names(arguments.images)
     enable_compilation_cache()
-    search = _load(arguments)
+    model = arguments.model or arguments.workdir or OPEN
+    search = load_search(model, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
         search.check(query)  # raises the error for unknown words before the photos are read
-    folder = arguments.images.resolve()
-    place = hashlib.sha256(f"{folder} {search.digest}".encode(errors="surrogateescape")).hexdigest()[:12]
-    path = arguments.index or cache_root("") / "indexes" / f"{folder.name}-{place}"
-    index = PhotoIndex(path, arguments.images, search.digest)
-    with exit_on_sigterm(), os_errors_as_input_errors(path, None, "--index names another place"):
-        read = partial(read_photos, size=search.image_size, num_workers=arguments.num_workers, upright=True)
-        update = index.update(photos, read, search.compute, search.batch_size)
-    _print_update(update, index, path)
-    names, parts = index.names, index.parts()
+    photos = IndexedPhotos(arguments.images, search, arguments.index)
+    with exit_on_sigterm(), os_errors_as_input_errors(photos.path, None, "--index names another place"):
+        update = photos.update(names, arguments.num_workers)
+    names = photos.names
+    _print_update(update, len(names), photos.path)
     for query in arguments.queries or _read_queries(search):
         start = time.perf_counter()
         if note := search.check(query):
             print(note, file=sys.stderr)
-        found = search.search(query, parts, count=arguments.top, shortlist=arguments.shortlist)
+        found = photos.find(query, arguments.top, arguments.shortlist)
         _print_hits(query, found, names, time.perf_counter() - start)
         if arguments.html:
             from aia_jax.data.image_decoding import thumbnail
@@ -101,25 +96,11 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"written to {arguments.html}")
 
 
-def _load(arguments: argparse.Namespace) -> PhotoSearch | SentenceSearch:
-    """Loads the model that the flags name. Raises InputError if it cannot search photos, or a flag does not fit."""
-    from aia_jax.inference.searcher import PhotoSearch
-    from aia_jax.inference.sentence_search import SentenceSearch
-    from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder, is_dual_encoder
-
-    source = find_model(arguments.model or arguments.workdir or OPEN)
-    if not is_dual_encoder(source):
-        return PhotoSearch(source, arguments.annotator, arguments.batch_size)
-    if arguments.annotator:
-        raise InputError("--annotator is a flag for AMC; a dual encoder needs no annotator")
-    return SentenceSearch(TrainedDualEncoder.load(source, arguments.batch_size))
-
-
-def _print_update(update: Update, index: PhotoIndex, path: Path) -> None:
+def _print_update(update: Update, num_photos: int, path: Path) -> None:
     if update.rebuilt:
         print(f"the index in {path} was rebuilt: {update.rebuilt}", flush=True)
     changes = f"{update.new:,} new, {update.changed:,} changed, {update.gone:,} gone"
-    print(f"{format_count(len(index.names), 'photo')} indexed: {changes}", flush=True)
+    print(f"{format_count(num_photos, 'photo')} indexed: {changes}", flush=True)
     if update.problems:
         problems = [f"{printable(name)}: {problem}" for name, problem in update.problems.items()]
         print(f"{len(problems):,} cannot be used and are left out:{list_problems(problems, 5)}", file=sys.stderr)

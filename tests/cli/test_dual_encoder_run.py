@@ -193,6 +193,8 @@ def test_a_model_folder_searches_photos_as_its_run_does(model, workdir, root, tm
         assert main(["search", *source, *index, "red star", "--top", "5"]) == 0
         outputs.append(capsys.readouterr().out)
     assert "made by another model" in outputs[1]  # its numbers are float16
+    found = aia_jax.index(root / "images", model).search("red star", count=5)
+    assert [path.name for path, _ in found] == re.findall(r"[\w]+\.png", outputs[1])[:5]
     names = [re.findall(r"[\w]+\.png", output) for output in outputs]
     assert len(set(names[0]) & set(names[1])) >= 4
 

@@ -1,0 +1,78 @@
+"""A folder of photos with an index, which a model searches by words or sentences."""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+from aia_jax.data.cache import cache_root
+from aia_jax.data.photo_folder import photo_names, read_photos
+from aia_jax.inference.search_index import PhotoIndex, Update
+from aia_jax.inference.searcher import PhotoSearch, SearchResult
+from aia_jax.inference.sentence_search import SentenceSearch
+from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder, is_dual_encoder
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.model_folders import find_model
+
+
+class IndexedPhotos:
+    """The photos of a folder and, after `update`, their index.
+
+    Args:
+        folder: folder of the photos.
+        search: the model.
+        path: folder of the index; None: in the cache, one for each folder of photos and each model.
+    """
+
+    def __init__(self, folder: Path, search: PhotoSearch | SentenceSearch, path: Path | None = None):
+        place = hashlib.sha256(f"{folder.resolve()} {search.digest}".encode(errors="surrogateescape")).hexdigest()[:12]
+        self.path = path or cache_root("") / "indexes" / f"{folder.resolve().name}-{place}"
+        self._folder, self._search = folder, search
+        self._index = PhotoIndex(self.path, folder, search.digest)
+
+    def update(self, names: tuple[str, ...], num_workers: int = 0) -> Update:
+        """Computes the rows of new and changed photos, and drops those of removed photos; see `PhotoIndex.update`."""
+        search = self._search
+        read = partial(read_photos, size=search.image_size, num_workers=num_workers, upright=True)
+        update = self._index.update(names, read, search.compute, search.batch_size)
+        self.names, self._parts = self._index.names, self._index.parts()
+        return update
+
+    def find(self, query: str, count: int, shortlist: int = 1000) -> SearchResult:
+        """Finds the `count` best photos for a query. For `shortlist` and errors, see `PhotoSearch.search`."""
+        return self._search.search(query, self._parts, count=count, shortlist=shortlist)
+
+    def search(self, query: str, count: int = 10) -> list[tuple[Path, float]]:
+        """Returns the paths of the `count` best photos for a query and their scores, best first.
+
+        Raises InputError if the query has no known word, or there are no usable photos.
+        """
+        found = self.find(query, count)
+        return [
+            (self._folder / self.names[row], float(score)) for row, score in zip(found.rows, found.scores, strict=True)
+        ]
+
+
+def load_search(source: str | Path, annotator: str = "", batch_size: int = 32) -> PhotoSearch | SentenceSearch:
+    """Loads a model that searches photos.
+
+    Args:
+        source: model folder, name of a shipped model, or the folder of a run: of a dual encoder or of AMC.
+        annotator: only for AMC; see `PhotoSearch`.
+
+    Raises InputError if the model cannot search photos.
+    """
+    folder = find_model(source)
+    if not is_dual_encoder(folder):
+        return PhotoSearch(folder, annotator, batch_size)
+    if annotator:
+        raise InputError("an annotator is for AMC; a dual encoder needs none")
+    return SentenceSearch(TrainedDualEncoder.load(folder, batch_size))
+
+
+def index_photos(folder: str | Path, model: str | Path) -> IndexedPhotos:
+    """Loads a model and brings the index of a folder up to date, for `aia_jax.index`."""
+    folder = Path(folder)
+    names = photo_names(folder)
+    photos = IndexedPhotos(folder, load_search(model))
+    photos.update(names)
+    return photos
