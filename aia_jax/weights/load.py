@@ -146,6 +146,8 @@ def with_reasoning_of(source: str, config: ConfigDict) -> ConfigDict:
 
     Raises InputError if `source` cannot be read, or if the PyTorch file has no retrieval model.
     """
+    if "reasoning" not in config.model:  # a dual encoder
+        return config
     config = config.copy_and_resolve_references()
     folder = model_folder(source)
     if folder or is_run(source):
