@@ -1,5 +1,6 @@
 """Splits texts into word pieces, as BERT does, with the package `tokenizers`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,8 @@ class Tokenizer:
         if None in special:
             raise InputError(f"{path} is no tokenizer of BERT: it lacks {_START}, {_END} or {_UNKNOWN}")
         self._special = np.array(special)
+        words = [piece for piece in self._tokenizer.get_vocab() if re.search("[a-z0-9]", piece)]
+        self._words = np.setdiff1d([self._tokenizer.token_to_id(piece) for piece in words], special)
 
     def encode(self, texts: Sequence[str]) -> WordPieces:
         """Splits N texts. Raises InputError if a text contains half of a character."""
@@ -59,17 +62,17 @@ class Tokenizer:
         return WordPieces([np.array(encoding.ids, np.int32) for encoding in encodings], truncated)
 
     def check_words(self, texts: Sequence[str], noun: str) -> list[str]:
-        """Checks that each text has a known word piece. `noun`, such as "label", says what a text is.
+        """Checks that each text has a known word piece with Latin letters or digits. `noun` is such as "label".
 
         Returns:
             The texts that are too long, so that only their first `MAX_TOKENS - 2` word pieces are used.
 
         Raises:
-            InputError: a text has no known word piece: it is empty, or has only emoji or characters of other scripts.
+            InputError: a text has no such word piece: it is empty, or has only signs, emoji or words in other scripts.
         """
         ids, truncated = self.encode(texts)
         for text, row in zip(texts, ids, strict=True):
-            if np.isin(row, self._special).all():
+            if not np.isin(row, self._words).any():
                 problem = "has no known word" if len(row) > 2 else "has no word" if text.strip() else "is empty"
                 raise InputError(f"the {noun} {text!r:.{_SHOWN}} {problem}; give English words")
         return [text for text, is_long in zip(texts, truncated, strict=True) if is_long]

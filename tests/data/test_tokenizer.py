@@ -35,10 +35,13 @@ def test_a_long_text_keeps_its_first_word_pieces():
         ("狗 🐕", "has no known word"),
         ("[UNK]", "has no known word"),
         ("x" * 101, "has no known word"),
+        ("собака в снегу", "has no known word"),
+        ("小狗 !!!", "has no known word"),
+        ("...", "has no known word"),
     ],
 )
 def test_a_text_without_a_known_word_is_no_label(text, problem):
-    texts = ["dog", "a 😀", "<i>", "собака", long := "dog " * 300]
+    texts = ["dog", "a 😀", "<i>", "dog собака", "7", "Café", long := "dog " * 300]
     assert tokenizer().check_words(texts, "label") == [long]
     with pytest.raises(InputError, match=problem):
         tokenizer().check_words([*texts, text], "label")
