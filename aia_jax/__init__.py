@@ -67,6 +67,9 @@ def load(
     )
     from aia_jax.utils.model_folders import find_model
 
+    for name, number in (("top", top), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise InputError(f"{name} must be at least 1, not {number}")
     source = source if config else find_model(source)
     threshold = check_threshold(threshold, source)
     annotator = load_trained_annotator(source, config, labels=labels, batch_size=batch_size)

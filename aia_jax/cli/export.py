@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from aia_jax.inference.annotator import check_threshold, load_trained_annotator, read_thresholds
     from aia_jax.inference.export import NUM_IMAGES, Exporter, import_onnx
+    from aia_jax.inference.trained_dual_encoder import is_dual_encoder
 
     source = model_source(arguments)
     if arguments.format != "stablehlo" and arguments.dtype != "float32":
@@ -78,6 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
         import_onnx()  # reports a missing package before the export
     enable_compilation_cache()
     batch, output = arguments.batch, arguments.output
+    if not arguments.weights and source.is_dir() and is_dual_encoder(source):
+        raise InputError(f"{source} holds a dual encoder, which cannot be exported; name an annotator, such as corel5k")
     threshold = check_threshold(arguments.threshold, source)
     options = {"labels": arguments.labels, "batch_size": batch or NUM_IMAGES, "dtype": arguments.dtype}
     annotator = load_trained_annotator(source, arguments.config, **options, fold=False)

@@ -127,7 +127,7 @@ def add_model_arguments(parser: Parser, *, default: str = "") -> None:
     named = "model folder, or a shipped model, such as corel5k; `aia models` lists them"
     named += default and f"; default: {default}"
     parser.set_defaults(default_model=default)
-    model.add_argument("--model", type=word, metavar="DIR|NAME", help=named)
+    model.add_argument("--model", type=local, metavar="DIR|NAME", help=named)
     model.add_argument("--workdir", type=local, metavar="DIR", help="annotation run, of which the best epoch is used")
     model.add_argument("--weights", type=word, metavar="FILE", help="PyTorch or safetensors file; needs --config")
     group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")

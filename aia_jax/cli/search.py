@@ -41,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("queries", nargs="*", metavar="QUERY", help=queries)
     model = parser.add_argument_group("model").add_mutually_exclusive_group()
     named = f"model folder or shipped model of a dual encoder; default: {OPEN}"
-    model.add_argument("--model", type=word, metavar="DIR|NAME", help=named)
+    model.add_argument("--model", type=local, metavar="DIR|NAME", help=named)
     model.add_argument("--workdir", type=local, metavar="DIR", help="run of a dual encoder or of AMC")
     add_photo_arguments(parser)
     annotator = "AMC: annotator's run; default: as in training"

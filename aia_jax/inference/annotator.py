@@ -181,7 +181,7 @@ def load_trained_annotator(
         if not source.is_dir():
             raise InputError(f"{source} is no folder of a model or a run; a weights file needs its config too")
         if is_dual_encoder(source):
-            return load_open_vocabulary(source, labels and local_path(labels), batch_size)
+            return load_open_vocabulary(source, None if labels is None else local_path(labels), batch_size)
         words = read_label_texts(local_path(labels)) if labels else None
         return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold, words=words)
     config = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else read_config(str(config))
@@ -242,7 +242,7 @@ def _decode(number: int, image: OneImage, size: int) -> np.ndarray:
         if not isinstance(image, str | os.PathLike):
             raise InputError(f"must be a path, a PIL image or an array, found {type(image).__name__}")
         return decode_image(Path(image).read_bytes(), size, upright=True)
-    except (InputError, OSError) as error:
+    except (InputError, OSError, ValueError) as error:  # ValueError: a closed PIL image
         name = image if isinstance(image, str | os.PathLike) else f"images[{number}]"
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: {reason}") from None

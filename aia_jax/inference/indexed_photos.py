@@ -11,7 +11,8 @@ from aia_jax.inference.searcher import PhotoSearch, SearchResult
 from aia_jax.inference.sentence_search import SentenceSearch
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder, is_dual_encoder
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.model_folders import find_model
+from aia_jax.utils.model_folders import OPEN, find_model, model_folder
+from aia_jax.utils.paths import local_path
 
 
 class IndexedPhotos:
@@ -44,8 +45,10 @@ class IndexedPhotos:
     def search(self, query: str, count: int = 10) -> list[tuple[Path, float]]:
         """Returns the paths of the `count` best photos for a query and their scores, best first.
 
-        Raises InputError if the query has no known word, or there are no usable photos.
+        Raises InputError if the query has no known word, there are no usable photos, or `count` is below 1.
         """
+        if count < 1:
+            raise InputError(f"count must be at least 1, not {count}")
         found = self.find(query, count)
         return [
             (self._folder / self.names[row], float(score)) for row, score in zip(found.rows, found.scores, strict=True)
@@ -63,6 +66,8 @@ def load_search(source: str | Path, annotator: str = "", batch_size: int = 32) -
     """
     folder = find_model(source)
     if not is_dual_encoder(folder):
+        if model_folder(folder):
+            raise InputError(f"{folder} labels photos, but cannot search them; name a dual encoder, such as {OPEN}")
         return PhotoSearch(folder, annotator, batch_size)
     if annotator:
         raise InputError("an annotator is for AMC; a dual encoder needs none")
@@ -71,7 +76,7 @@ def load_search(source: str | Path, annotator: str = "", batch_size: int = 32) -
 
 def index_photos(folder: str | Path, model: str | Path) -> IndexedPhotos:
     """Loads a model and brings the index of a folder up to date, for `aia_jax.index`."""
-    folder = Path(folder)
+    folder = local_path(folder)
     names = photo_names(folder)
     photos = IndexedPhotos(folder, load_search(model))
     photos.update(names)

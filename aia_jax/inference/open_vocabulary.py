@@ -24,6 +24,7 @@ from aia_jax.data.words.label_texts import LabelTexts, everyday_labels, read_lab
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
 from aia_jax.models.conse import class_agreement, class_probabilities, conse_scores, label_statistics
 from aia_jax.training import sharding
+from aia_jax.training.runs import config_errors_as_input_errors
 from aia_jax.utils.errors import InputError
 
 REFERENCE = "reference.log_classes"  # path of the reference images' log probabilities of classes in a model folder
@@ -94,7 +95,8 @@ def load_open_vocabulary(folder: Path, labels: str | Path | None, batch_size: in
             "a dual encoder with the feature 'classes' in config.model.image_features"
         )
     texts = read_label_texts(labels) if labels else everyday_labels()
-    return OpenVocabulary(encoder, encoder.others[REFERENCE], encoder.facts["open_vocabulary"], texts)
+    with config_errors_as_input_errors(folder):
+        return OpenVocabulary(encoder, encoder.others[REFERENCE], encoder.facts["open_vocabulary"], texts)
 
 
 def calibrate(encoder: TrainedDualEncoder, split: CaptionedPhotos) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

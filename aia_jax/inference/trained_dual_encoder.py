@@ -79,6 +79,8 @@ class TrainedDualEncoder:
         own = flat_arrays(select_weights(shapes, "raw"))
         self.others = {path: value for path, value in arrays.items() if path not in own}
         self._arrays = {path: arrays[path] for path in own}
+        if wrong := [path for path, leaf in own.items() if arrays[path].shape != leaf.shape]:
+            raise InputError(f"the weights do not fit the config: {wrong[0]} has the shape {arrays[wrong[0]].shape}")
         weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), self._mesh)
 
         def folded(weights: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

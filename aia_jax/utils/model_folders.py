@@ -78,6 +78,8 @@ def read_about(folder: Path) -> dict[str, Any]:
             f"version {VERSION}: pip install --upgrade aia_jax"
         )
     wrong = [name for name, kind in _PARTS.items() if not isinstance(about.get(name), kind)]
+    if not wrong and not all(isinstance(entry, dict) for entry in about["packages"]):
+        wrong = ["packages"]
     if wrong:
         raise InputError(f"{path} is damaged: it lacks {', '.join(wrong)}; copy the folder again")
     for name, digest in about["files"].items():

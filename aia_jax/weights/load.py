@@ -181,13 +181,17 @@ def _fitting(
 ) -> dict[str, Any]:
     """Returns the arrays of a workdir or a model folder for `shapes`. `written` is its config, and `info` its facts."""
     whole = _is_whole(shapes)
+    problem = f"{where} holds another model than this config:"
     if whole:
+        there = {"config.task": written.get("task", config.task), "config.model.name": written["model"].get("name", "")}
+        here = {"config.task": config.task, "config.model.name": config.model.get("name", "")}
+        _check_equal(problem, there, here, "given")
         check_complete_model(where, info)
         check_same_data(where, info, described)
     # These fields do not change the shapes of the arrays.
     fields = ("backbone", *(_TRACELESS if whole and config.model.get("head") == "attention" else ()))
     _check_equal(
-        f"{where} holds another model than this config:",
+        problem,
         {f"config.model.{field}": written["model"].get(field) for field in fields},
         {f"config.model.{field}": config.model[field] for field in fields},
         "given",

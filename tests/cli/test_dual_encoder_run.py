@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 import aia_jax
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
-from aia_jax.configs import dual_encoder
+from aia_jax.configs import demo, dual_encoder
 from aia_jax.data import scenes
 from aia_jax.data.words.label_texts import LabelTexts
 from aia_jax.inference import open_vocabulary
@@ -18,6 +19,7 @@ from aia_jax.tasks.registry import make_task
 from aia_jax.training.preemption import AgreedStop
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError, Interrupted
+from aia_jax.weights.load import load_arrays
 from tests.helpers.text_model import needs_text_model
 
 pytestmark = needs_text_model
@@ -203,3 +205,43 @@ def test_a_run_without_calibration_does_not_label_photos(workdir, root, tmp_path
     command = ["annotate", "--workdir", str(workdir), "--images", str(root / "images"), "--output", str(tmp_path)]
     assert main(command) == 2
     assert "aia package" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda about: about["facts"].pop("open_vocabulary"), "is damaged, or of another version"),
+        (lambda about: about["config"]["model"].update(embed_size=7), "the weights do not fit the config"),
+        (lambda about: about.update(packages=[1]), "is damaged: it lacks packages"),
+    ],
+)
+def test_a_damaged_description_of_a_model_is_refused(model, root, tmp_path, capsys, change, problem):
+    folder = shutil.copytree(model, tmp_path / "model")
+    about = json.loads((folder / "config.json").read_text())
+    change(about)
+    (folder / "config.json").write_text(json.dumps(about))
+    command = ["annotate", "--model", str(folder), "--images", str(root / "images"), "--output", str(tmp_path / "o")]
+    assert main(command) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_model_of_another_kind_is_refused(model, root, tmp_path, capsys):
+    assert main(["export", "--model", str(model), "--output", str(tmp_path / "e")]) == 2
+    assert "a dual encoder, which cannot be exported; name an annotator" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"(?s)holds another model than this config.*config\.task"):
+        load_arrays(model, demo.get_config(), {"head.b": (22,)}, {})
+    with pytest.raises(InputError, match="labels photos, but cannot search them; name a dual encoder, such as open"):
+        aia_jax.index(root / "images", "corel5k")
+    for command in ("search", "annotate"):
+        assert main([command, "--model", "", "--images", str(root / "images")]) == 2
+        assert "'' is no path" in capsys.readouterr().err
+
+
+def test_numbers_below_one_and_empty_paths_are_refused(model, root):
+    for wrong in ({"top": 0}, {"batch_size": 0}, {"labels": ""}):
+        with pytest.raises(InputError, match=r"must be at least 1, not 0|is no path"):
+            aia_jax.load(model, **wrong)
+    with pytest.raises(InputError, match="'' is no path"):
+        aia_jax.index("", model)
+    with pytest.raises(InputError, match="count must be at least 1, not -1"):
+        aia_jax.index(root / "images", model).search("red star", count=-1)
