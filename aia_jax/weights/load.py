@@ -183,8 +183,9 @@ def _fitting(
     whole = _is_whole(shapes)
     problem = f"{where} holds another model than this config:"
     if whole:
-        there = {"config.task": written.get("task", config.task), "config.model.name": written["model"].get("name", "")}
-        here = {"config.task": config.task, "config.model.name": config.model.get("name", "")}
+        name, task = written["model"].get("name", "none"), written.get("task", config.task)
+        there = {"config.task": task, "config.model.name": name}
+        here = {"config.task": config.task, "config.model.name": config.model.get("name", "none")}
         _check_equal(problem, there, here, "given")
         check_complete_model(where, info)
         check_same_data(where, info, described)
