@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.data import transforms
 from aia_jax.data.feature_cache import FLIPS
-from aia_jax.data.retrieval.photo_captions import CaptionedPhotos, load_photo_captions
+from aia_jax.data.retrieval.photo_captions import CaptionedPhotos, load_photo_captions, read_photo_captions
 from aia_jax.data.vocabulary import caption_similarity, pad_ids
 from aia_jax.losses.retrieval import contrastive, pairwise_sigmoid, visual_semantic_loss
 from aia_jax.metrics.retrieval import retrieval_metrics
@@ -61,7 +61,8 @@ class DualEncoderTask(BaseTask):
         """The ids of the word pieces for the text feature "words": those in at least three training captions."""
         if "words" not in self.config.model.text_features:
             return []
-        captions = self.split("train").captions
+        photos = read_photo_captions(self.config.data, "train", self.config.seed)
+        captions = [caption for captions in photos.values() for caption in captions]
         counts = Counter(piece for ids in self.texts.tokenizer.encode(captions).ids for piece in set(ids.tolist()))
         return sorted(piece for piece, count in counts.items() if count >= _MIN_COUNT and piece >= _FIRST_WORD_PIECE)
 
@@ -186,7 +187,7 @@ class DualEncoderTask(BaseTask):
     @staticmethod
     def _choose(batch: dict[str, jax.Array], name: str, key: jax.Array) -> jax.Array:
         """Chooses one of the arrays of each image and its flipped versions at random."""
-        versions = [batch[key] for key in sorted(batch) if key == name or key.startswith(f"{name}_")]
+        versions = [rows for column, rows in sorted(batch.items()) if column == name or column.startswith(f"{name}_")]
         number = jax.random.randint(key, (len(versions[0]),), 0, len(versions))
         return jnp.stack(versions, axis=1)[jnp.arange(len(number)), number]
 

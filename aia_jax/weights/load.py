@@ -54,7 +54,9 @@ def load_arrays(
     if folder := model_folder(source):
         found = read_model_folder(folder)
         info = {**found.facts, **({"labels": list(found.labels)} if found.labels else {})}
-        return _fitting(folder, found.config.to_dict(), found.arrays, info, config, shapes, described)
+        # A packaged dual encoder also has arrays for the calibration of its scores.
+        arrays = {path: value for path, value in found.arrays.items() if not path.startswith("reference.")}
+        return _fitting(folder, found.config.to_dict(), arrays, info, config, shapes, described)
     if is_run(source):
         arrays, info = run_arrays(Path(source))
         return _fitting(Path(source), read_run_config(Path(source)), arrays, info, config, shapes, described)

@@ -13,12 +13,14 @@ from aia_jax.cli.train import train
 from aia_jax.configs import demo, dual_encoder
 from aia_jax.data import scenes
 from aia_jax.data.words.label_texts import LabelTexts
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.inference import open_vocabulary
 from aia_jax.models import efficientnet_lite
 from aia_jax.tasks.registry import make_task
 from aia_jax.training.preemption import AgreedStop
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError, Interrupted
+from aia_jax.weights.initialization import initializer
 from aia_jax.weights.load import load_arrays
 from tests.helpers.text_model import needs_text_model
 
@@ -245,3 +247,15 @@ def test_numbers_below_one_and_empty_paths_are_refused(model, root):
         aia_jax.index("", model)
     with pytest.raises(InputError, match="count must be at least 1, not -1"):
         aia_jax.index(root / "images", model).search("red star", count=-1)
+
+
+def test_a_model_folder_is_evaluated_and_starts_a_run(model, root, tmp_path):
+    fields = {"init_from": str(model), "init_backbone": "", "epochs": 2}
+    metrics = evaluate(config(root, init_backbone=""), None, tmp_path / "e", weights=[str(model)])
+    trainer_config = config(root, **fields)
+    task = make_task(trainer_config)
+    trainer = Trainer(trainer_config, task, tmp_path / "run", initialize=initializer(trainer_config, task))
+    trainer.fit()
+    first = next(json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert metrics["rsum"] > 200  # by chance: 170
+    assert first["loss"] < 12
