@@ -28,7 +28,7 @@ class IndexedPhotos:
         place = hashlib.sha256(f"{folder.resolve()} {search.digest}".encode(errors="surrogateescape")).hexdigest()[:12]
         self.path = path or cache_root("") / "indexes" / f"{folder.resolve().name}-{place}"
         self._folder, self._search = folder, search
-        self._index = PhotoIndex(self.path, folder, search.digest)
+        self._index = PhotoIndex(self.path, folder, search.digest, search.arrays)
 
     def update(self, names: tuple[str, ...], num_workers: int = 0) -> Update:
         """Computes the rows of new and changed photos, and drops those of removed photos; see `PhotoIndex.update`."""

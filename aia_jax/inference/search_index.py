@@ -66,10 +66,11 @@ class PhotoIndex:
         path: folder of the index. It must be absent or empty, or contain an index.
         folder: folder of the photos, searched recursively.
         model: text that identifies the model. An index of another model is rebuilt.
+        arrays: names of the arrays that the model needs. An index that lacks one is rebuilt.
     """
 
-    def __init__(self, path: Path, folder: Path, model: str):
-        self._path, self._folder, self._model = path, folder, model
+    def __init__(self, path: Path, folder: Path, model: str, arrays: Collection[str] = ()):
+        self._path, self._folder, self._model, self._arrays = path, folder, model, set(arrays)
         self._parts: list[_Part] = []
 
     def update(
@@ -141,6 +142,8 @@ class PhotoIndex:
         elif about:
             try:
                 self._parts = [_read_part(path) for path in sorted(self._path.glob("rows-*")) if _is_part(path)]
+                if lacking := [part.path.name for part in self._parts if not self._arrays <= part.arrays.keys()]:
+                    raise InputError(f"{lacking[0]} is incomplete")
             except (OSError, ValueError, EOFError, TypeError, KeyError, IndexError) as error:
                 self._parts, reason = [], f"it is damaged ({error})"
         if reason or not about:

@@ -56,10 +56,13 @@ class PhotoSearch:
         vocabulary: the words that a query may contain.
         digest: text that identifies the weights of both models.
         image_size, batch_size: side of the photos in pixels, and the largest number of photos in a batch.
+        arrays: names of the arrays that `compute` returns.
 
     Raises:
         InputError: a run does not exist or is of another system, or the search run was trained with another annotator.
     """
+
+    arrays = ("cells", "mean", "cross", "gram", "keywords", "counts")
 
     def __init__(self, workdir: Path, annotator: str = "", batch_size: int = 32):
         self.config = ConfigDict(read_run_config(workdir))

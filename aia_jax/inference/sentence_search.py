@@ -29,6 +29,7 @@ class SentenceSearch:
         image_size: side of the photos in pixels.
         batch_size: largest number of photos in a batch.
         digest: text that identifies the model.
+        arrays: names of the arrays that `compute` returns.
     """
 
     def __init__(self, encoder: TrainedDualEncoder):
@@ -36,6 +37,7 @@ class SentenceSearch:
         self.image_size, self.batch_size = encoder.image_size, encoder.batch_size
         self.digest = f"{encoder.digest}, vectors and {_CLASSES} classes"
         self._classes = class_embeddings(encoder) if encoder.has_classes else None
+        self.arrays = ("vectors", "classes", "probabilities") if encoder.has_classes else ("vectors",)
         self._parts: Sequence[Part] = ()
         self._rows: dict[str, np.ndarray] = {}
 

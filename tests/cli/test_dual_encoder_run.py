@@ -121,6 +121,9 @@ def test_search_finds_photos_by_a_sentence(workdir, root, tmp_path, capsys):
     assert np.load(arrays[0]).dtype == np.float16
     assert main([*command, "a red star"]) == 0
     assert "0 new, 0 changed, 0 gone" in capsys.readouterr().out
+    arrays[0].with_name("probabilities.npy").unlink()
+    assert main([*command, "a red star"]) == 0
+    assert "was rebuilt: it is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
