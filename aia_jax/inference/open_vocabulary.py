@@ -55,10 +55,7 @@ class OpenVocabulary:
         self.labels, self._texts = self.trained_labels, _ = labels
         self.image_size, self.batch_size, self.threshold = encoder.image_size, encoder.batch_size, _THRESHOLD
         encoder.texts.tokenizer.check_words(self.labels, "label")
-        classes, texts = class_embeddings(encoder), encoder.texts.encode(self._texts)["sentence"]
-        mean, deviation = label_statistics(_tempered(reference), classes, texts)
-        vectors = encoder.encode_texts([f"a {name}" for name in self.labels])
-        self._constants = jax.device_put((classes, texts, vectors, mean, deviation))
+        self._constants = jax.device_put(label_constants(encoder, labels, reference))
         weights, bias = np.asarray(calibration["weights"], np.float32), calibration["bias"]
 
         def score(constants: tuple, outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -116,17 +113,14 @@ def calibrate(encoder: TrainedDualEncoder, split: CaptionedPhotos) -> tuple[dict
     """
     from sklearn.linear_model import LogisticRegression
 
-    names, texts = everyday_labels()
-    mentioned = mentions(names, split)
+    mentioned = mentions(everyday_labels().names, split)
     if not mentioned.any():
         raise InputError("the captions of the validation split mention no word of the everyday vocabulary")
     outputs = encoder.encode_split(split.images)
     rows = np.linspace(0, len(split) - 1, min(len(split), _REFERENCE_IMAGES)).astype(int)
-    reference, classes = outputs["log_classes"][rows], class_embeddings(encoder)
-    sentences = encoder.texts.encode(texts)["sentence"]
-    vectors = encoder.encode_texts([f"a {name}" for name in names])
-    statistics = label_statistics(_tempered(reference), classes, sentences)
-    inputs = np.asarray(features(outputs, classes, sentences, vectors, *statistics)).reshape(-1, 3)
+    reference = outputs["log_classes"][rows]
+    constants = label_constants(encoder, everyday_labels(), reference)
+    inputs = np.asarray(features(outputs, *constants)).reshape(-1, 3)
     fitted = LogisticRegression(C=10, max_iter=1000).fit(inputs, mentioned.ravel())
     calibration = {"weights": fitted.coef_[0].tolist(), "bias": float(fitted.intercept_[0])}
     return {REFERENCE: reference.astype(np.float16)}, {"open_vocabulary": calibration}
@@ -147,19 +141,32 @@ def class_embeddings(encoder: TrainedDualEncoder) -> np.ndarray:
     return encoder.texts.encode([entry.text for entry in imagenet_classes()])["sentence"]
 
 
-def features(outputs: dict[str, Any], classes: Any, texts: Any, vectors: Any, mean: Any, deviation: Any) -> jax.Array:
+def label_constants(encoder: TrainedDualEncoder, labels: LabelTexts, reference: np.ndarray) -> tuple[Any, ...]:
+    """Computes the arguments of `features` for C labels.
+
+    Returns:
+        The agreement and ConSE's score of each label with each class, both `[1000, C]`; the vectors of the labels in
+        the dual encoder, `[C, D]`; and the result of `label_statistics`, twice `[C]`.
+    """
+    classes, texts = class_embeddings(encoder), encoder.texts.encode(labels.texts)["sentence"]
+    each = np.eye(len(classes), dtype=np.float32)  # the scores of an image are sums over its classes
+    vectors = encoder.encode_texts([f"a {name}" for name in labels.names])
+    statistics = label_statistics(_tempered(reference), classes, texts)
+    return class_agreement(each, classes, texts), conse_scores(each, classes, texts), vectors, *statistics
+
+
+def features(
+    outputs: dict[str, Any], agreement: Any, similarity: Any, vectors: Any, mean: Any, deviation: Any
+) -> jax.Array:
     """Computes the three numbers of each label on each image, `[N, C, 3]`.
 
     Args:
         outputs: `vectors` `[N, D]` and `log_classes` `[N, 1000]` of N images.
-        classes: result of `class_embeddings`.
-        texts: embeddings of the texts of the labels, `[C, 384]`.
-        vectors: vectors of the labels in the dual encoder, `[C, D]`.
-        mean, deviation: result of `label_statistics`, both `[C]`.
+        agreement, similarity, vectors, mean, deviation: result of `label_constants`.
     """
-    agreement = class_agreement(class_probabilities(outputs["log_classes"], 1.0), classes, texts)
-    scores = jnp.log(conse_scores(_tempered(outputs["log_classes"]), classes, texts))
-    return jnp.stack([agreement, outputs["vectors"] @ vectors.T, (scores - mean) / deviation], axis=-1)
+    agreed = class_probabilities(outputs["log_classes"], 1.0) @ agreement
+    scores = jnp.log(_tempered(outputs["log_classes"]) @ similarity)
+    return jnp.stack([agreed, outputs["vectors"] @ vectors.T, (scores - mean) / deviation], axis=-1)
 
 
 def _tempered(log_classes: Any) -> jax.Array:
