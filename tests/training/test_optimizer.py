@@ -95,7 +95,7 @@ def test_lamb_follows_its_paper():
     ("overrides", "message"),
     [
         ({"optimizer.schedule": "cosine"}, r"config.optimizer.schedule='cosine' is unknown; known: one_cycle, step"),
-        ({"optimizer.name": "sgd"}, r"config.optimizer.name='sgd' is unknown; known: adam, lamb"),
+        ({"optimizer.name": "sgd"}, r"config.optimizer.name='sgd' is unknown; known: adam, adamw, lamb"),
         ({"optimizer.weight_decay": 0.1}, r"config.optimizer.weight_decay=0.1: adam has none"),
     ],
 )
