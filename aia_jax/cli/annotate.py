@@ -1,6 +1,7 @@
 """Label the photos of a folder, with scores.
 
     aia annotate --images photos --html
+    aia annotate --images photos --html --queries queries.txt
     aia annotate --images photos --labels words.txt --output words
     aia annotate --workdir runs/demo --images photos --output annotated --html
     aia annotate --model corel5k --images photos --output annotated
@@ -17,7 +18,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,14 @@ from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, local, model_source, positive
 from aia_jax.cli.outputs import check_output_folder
 from aia_jax.utils.errors import InputError, Interrupted
-from aia_jax.utils.files import os_errors_as_input_errors
+from aia_jax.utils.files import os_errors_as_input_errors, read_text
 from aia_jax.utils.messages import format_count, list_problems, printable
 from aia_jax.utils.model_folders import OPEN
 
 if TYPE_CHECKING:
     from aia_jax.inference.annotation_output import AnnotationOutput
     from aia_jax.inference.annotator import PhotoAnnotator
+    from aia_jax.inference.sentence_search import SentenceSearch
 
 _BYTES_PER_PHOTO = 5000  # estimate: a disk block for the keywords file, and a line
 _BYTES_PER_PICTURE = 100_000  # estimate: a base64 thumbnail in the store, in the page and in the copy of the page
@@ -52,6 +54,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--top", type=positive, metavar="N", help="at most N labels per photo, the best ones")
     page = f"also write {PAGE}, a searchable page of all photos, their labels and attention; a later call can add it"
     parser.add_argument("--html", action="store_true", help=page)
+    queries = "sentences, one per line, that the page finds; needs --html and a dual encoder, such as open. Reads new "
+    queries += "photos twice: once for the labels, and once for the index, which `aia search` also uses"
+    parser.add_argument("--queries", type=local, metavar="FILE", help=queries)
     parser.add_argument("--force", action="store_true", help="delete the annotations in --output and start again")
 
 
@@ -65,6 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     from aia_jax.data.photo_folder import photo_names
     from aia_jax.inference.annotation_output import AnnotationOutput, write_gallery
 
+    if arguments.queries and not arguments.html:
+        raise InputError("--queries is for the page of --html; add --html")
     source = model_source(arguments)
     check_output_folder(arguments.output)
     names = photo_names(arguments.images)
@@ -77,6 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
         top=arguments.top,
         batch_size=arguments.batch_size,
     )
+    search = annotator.sentence_search() if arguments.queries else None
+    queries = _read_queries(arguments.queries, search) if search else []
     settings = {"images": str(arguments.images.resolve()), **annotator.settings}
     output: Path = arguments.output
     advice = f"--output names another place; after you free space, {_same_command(arguments)} continues"
@@ -93,7 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
         rate = f", {len(remaining) / (time.perf_counter() - start):,.1f} img/s" if remaining else ""
         _derive(written)
         if arguments.html:
-            write_gallery(output / PAGE, arguments.images, annotator.labels, written)
+            scored = _score_queries(arguments, search, queries, names) if search else ()
+            write_gallery(output / PAGE, arguments.images, annotator.labels, written, scored)
         if gone := sorted(written.done.difference(names)):
             print(
                 f"{format_count(len(gone), 'annotated photo')} no longer in {printable(str(arguments.images))}; their "
@@ -101,6 +111,40 @@ def run(arguments: argparse.Namespace) -> None:
             )
         photos = format_count(len(names), "photo")
         print(f"{len(remaining):,} of {photos} read now{rate}; written to {printable(str(output))}")
+
+
+def _read_queries(path: Path, search: SentenceSearch) -> list[str]:
+    """Reads the different queries of a file, one per line. Raises InputError for queries that the model cannot use."""
+    lines = [" ".join(line.split()) for line in read_text(path).splitlines()]
+    numbers: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if line:
+            numbers.setdefault(line.casefold(), number)
+    if not numbers:
+        raise InputError(f"{path} has no query; expected one sentence per line")
+    problems = []
+    for number in numbers.values():
+        try:
+            if note := search.check(lines[number - 1]):
+                print(f"{path}:{number}: {note}", file=sys.stderr)
+        except InputError as error:
+            problems.append(f"line {number}: {error}")
+    if problems:
+        raise InputError(f"{path}:{list_problems(problems, 5)}")
+    return [lines[number - 1] for number in numbers.values()]
+
+
+def _score_queries(
+    arguments: argparse.Namespace, search: SentenceSearch, queries: Sequence[str], names: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yields each query and the scores of the photos, after it has updated the index that `aia search` uses."""
+    from aia_jax.inference.indexed_photos import IndexedPhotos
+
+    photos = IndexedPhotos(arguments.images, search)
+    with os_errors_as_input_errors(photos.path, None, "AIA_JAX_CACHE names another place"):
+        photos.update(names, arguments.num_workers)
+    for query in queries:
+        yield query, photos.scores(query)
 
 
 def _annotate(

@@ -18,14 +18,14 @@ import csv
 import errno
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from aia_jax.inference.thumbnails import PICTURES, Thumbnail, ThumbnailStore
-from aia_jax.report.gallery.writer import PageLabel, PagePhoto, announce_size, write_gallery_page
+from aia_jax.report.gallery.writer import PageLabel, PagePhoto, announce_size, encode_scores, write_gallery_page
 from aia_jax.report.page_parts import folder_url
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import atomic_path, check_writable, complete_lines, exclusive_lock, write_bytes, write_json
@@ -144,12 +144,23 @@ class AnnotationOutput(contextlib.ExitStack):
             self.add([], [(name, f"its file of keywords cannot be written: {error.strerror}")])
 
 
-def write_gallery(path: Path, photos: Path, labels: Sequence[str], output: AnnotationOutput) -> None:
-    """Writes an HTML page with all annotated photos and a list of the unreadable photos to `path`."""
+def write_gallery(
+    path: Path,
+    photos: Path,
+    labels: Sequence[str],
+    output: AnnotationOutput,
+    queries: Iterable[tuple[str, Mapping[str, float]]] = (),
+) -> None:
+    """Writes an HTML page with all annotated photos and a list of the unreadable photos to `path`.
+
+    Each query is a pair of a sentence and the scores of the photos for it, `{name: score}`.
+    """
     folder = photos.resolve()
     title, problems = folder.name or str(folder), list(output.problems())
     page_photos = announce_size(_page_photos(labels, output), len(output.done), path.name)
     facts = {"title": title, "subtitle": str(folder), "labels": labels, "problems": problems}
+    names = [name for name, _ in output.read()]
+    facts["queries"] = [(query, encode_scores(map(scores.get, names))) for query, scores in queries]
     write_gallery_page(path, page_photos, **facts, folder=folder_url(folder, path))
 
 

@@ -18,6 +18,7 @@ from aia_jax.data.image_decoding import decode_image, resize_image
 from aia_jax.data.photo_folder import read_photos
 from aia_jax.data.words.label_texts import read_label_texts
 from aia_jax.inference.open_vocabulary import OpenVocabulary, load_open_vocabulary
+from aia_jax.inference.sentence_search import SentenceSearch
 from aia_jax.inference.thumbnails import Thumbnail
 from aia_jax.inference.trained_dual_encoder import is_dual_encoder
 from aia_jax.metrics.thresholds import load_thresholds
@@ -27,7 +28,7 @@ from aia_jax.training.prediction import fetch_outputs
 from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
-from aia_jax.utils.model_folders import find_model
+from aia_jax.utils.model_folders import OPEN, find_model
 from aia_jax.utils.paths import local_path
 from aia_jax.weights.load import load_arrays, model_shapes
 
@@ -86,6 +87,12 @@ class PhotoAnnotator:
             "thresholds": self._thresholds.tolist(),
             "top": self._top,
         }
+
+    def sentence_search(self) -> SentenceSearch:
+        """Returns a search with the same model. Raises InputError if the model knows labels, but no sentences."""
+        if not isinstance(self._annotator, OpenVocabulary):
+            raise InputError(f"this model knows labels, but no sentences; name a dual encoder, such as {OPEN}")
+        return SentenceSearch(self._annotator.encoder)
 
     def __call__(self, images: OneImage | Sequence[OneImage]) -> Annotation:
         """Annotates images. Pass at most a few hundred images in one call, because their attention maps take memory.

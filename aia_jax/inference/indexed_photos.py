@@ -42,6 +42,11 @@ class IndexedPhotos:
         """Finds the `count` best photos for a query. For `shortlist` and errors, see `PhotoSearch.search`."""
         return self._search.search(query, self._parts, count=count, shortlist=shortlist)
 
+    def scores(self, query: str) -> dict[str, float]:
+        """Returns the score of each usable photo for a query, `{name: score}`. For errors, see `PhotoSearch.search`."""
+        found = self.find(query, len(self.names), shortlist=0)
+        return {self.names[row]: float(score) for row, score in zip(found.rows, found.scores, strict=True)}
+
     def search(self, query: str, count: int = 10) -> list[tuple[Path, float]]:
         """Returns the paths of the `count` best photos for a query and their scores, best first.
 

@@ -43,6 +43,7 @@ class OpenVocabulary:
 
     Attributes:
         labels: the names of the C labels.
+        encoder: the argument `encoder`.
 
     Raises:
         InputError: a label has no known word.
@@ -51,7 +52,7 @@ class OpenVocabulary:
     def __init__(
         self, encoder: TrainedDualEncoder, reference: np.ndarray, calibration: dict[str, Any], labels: LabelTexts
     ):
-        self._encoder, self._calibration = encoder, calibration
+        self.encoder, self._calibration = encoder, calibration
         self.labels, self._texts = self.trained_labels, _ = labels
         self.image_size, self.batch_size, self.threshold = encoder.image_size, encoder.batch_size, _THRESHOLD
         encoder.texts.tokenizer.check_words(self.labels, "label")
@@ -66,14 +67,14 @@ class OpenVocabulary:
     @property
     def settings(self) -> dict[str, Any]:
         """All values, other than the images, that determine the scores."""
-        return {"weights": self._encoder.digest, "texts": self._texts, **self._calibration}
+        return {"weights": self.encoder.digest, "texts": self._texts, **self._calibration}
 
     def predict(self, images: np.ndarray, *, explain: bool = False) -> dict[str, jax.Array]:
         """Starts the computation of `scores` float32 `[batch_size, C]`; see `TrainedAnnotator.predict`.
 
         There is no attention, so `explain` changes nothing.
         """
-        return self._score(self._constants, self._encoder.encode_images(images))
+        return self._score(self._constants, self.encoder.encode_images(images))
 
     illustrate = predict
 

@@ -306,6 +306,11 @@ def test_a_file_of_weights_with_labels_of_its_own(annotate, config, annotator, e
             [*RUN, "--labels", "labels.txt"],
             "knows only its own 22 labels; to add labels, train with --config",
         ),
+        ([*RUN, "--queries", "labels.txt"], "--queries is for the page of --html; add --html"),
+        (
+            [*RUN, "--queries", "labels.txt", "--html"],
+            "knows labels, but no sentences; name a dual encoder, such as open",
+        ),
         (["--workdir", "."], ". is no folder of a run: config.json is not there; name"),
         (["--workdir", "file"], "is no folder of a model or a run; a weights file needs its config too"),
         (["--workdir", "search"], "holds a run of config.task='search'; name one of annotation"),

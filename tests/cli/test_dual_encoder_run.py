@@ -1,3 +1,4 @@
+import base64
 import dataclasses
 import json
 import re
@@ -15,6 +16,8 @@ from aia_jax.data import scenes
 from aia_jax.data.words.label_texts import LabelTexts
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.inference import open_vocabulary
+from aia_jax.inference.annotator import PhotoAnnotator
+from aia_jax.inference.sentence_search import SentenceSearch
 from aia_jax.models import efficientnet_lite
 from aia_jax.tasks.registry import make_task
 from aia_jax.training.preemption import AgreedStop
@@ -22,6 +25,7 @@ from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.weights.initialization import initializer
 from aia_jax.weights.load import load_arrays
+from tests.helpers.gallery_page import read_page
 from tests.helpers.text_model import needs_text_model
 
 pytestmark = needs_text_model
@@ -176,6 +180,35 @@ def test_a_model_folder_labels_photos_with_any_words(model, root, tmp_path, caps
     assert found.attention is None
     expected = [label["score"] for label in lines[0]["labels"]]
     np.testing.assert_allclose([score for _, score in found.labels[0]], expected, rtol=1e-4)
+
+
+def test_the_page_ranks_the_photos_for_sentences_of_a_file(model, root, tmp_path, monkeypatch, capsys):
+    queries, output = tmp_path / "queries.txt", tmp_path / "o"
+    (tmp_path / "words.txt").write_text("star\nred\n")
+    annotator = aia_jax.load(model, labels=tmp_path / "words.txt")
+    monkeypatch.setattr(aia_jax, "load", lambda *_, **__: annotator)
+    command = ["annotate", "--model", str(model), "--images", str(root / "images"), "--output", str(output)]
+    command += ["--html", "--queries", str(queries)]
+    for text, problem in (("\n \n", "has no query"), ("red\n\n🙂\n?\n", r"queries.txt:\n  line 3: .*\n  line 4: ")):
+        queries.write_text(text)
+        assert main(command) == 2
+        assert re.search(problem, capsys.readouterr().err)
+    assert not output.exists()
+    queries.write_text("red  star\n\nRed star\na circle at night\n")
+    assert main(command) == 0
+    facts, photos = read_page(output / "gallery.html")
+    assert [query for query, _ in facts["queries"]] == ["red star", "a circle at night"]
+    monkeypatch.setattr(SentenceSearch, "compute", pytest.fail)
+    monkeypatch.setattr(PhotoAnnotator, "annotate", pytest.fail)
+    index = aia_jax.index(root / "images", model)  # reads no photo again
+    for query, encoded in facts["queries"]:
+        scores = dict(zip(photos, np.frombuffer(base64.b64decode(encoded), "<i2") / 1000, strict=True))
+        found = {path.name: score for path, score in index.search(query, count=72)}
+        assert scores == pytest.approx(found, abs=6e-4)
+        assert np.ptp(list(scores.values())) > 0.1
+    queries.write_text("a ring\n")
+    assert main(command) == 0
+    assert [query for query, _ in read_page(output / "gallery.html")[0]["queries"]] == ["a ring"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from aia_jax.data.image_decoding import encode_webp
 from aia_jax.report.figures import upsample
-from aia_jax.report.gallery.writer import PageLabel, PagePhoto, write_gallery_page
+from aia_jax.report.gallery.writer import PageLabel, PagePhoto, encode_scores, write_gallery_page
 from aia_jax.report.page_parts import content_hash, folder_url
 from tests.helpers.gallery_page import read_page
 
@@ -153,6 +153,30 @@ def test_the_search_finds_photos_by_name_label_and_score(page):
     assert len(texts(driver, ".card")) == 4
     click(driver, "#chosen .clear")
     assert texts(driver, "#count") == ["40 photos"]
+
+
+def test_a_sentence_ranks_the_photos_and_a_label_filters_them(page):
+    scores = {"A red\u202e dog": [number / 100 for number in range(40)], "<b>sea</b>": [None, -0.5] + [0.0] * 38}
+    queries = [(sentence, encode_scores(values)) for sentence, values in scores.items()]
+    driver = page(scored_photos(), queries=queries)
+    offered = "return [...document.querySelector('#query').list.options].map(option => option.value)"
+    assert driver.execute_script(offered) == ["A red\\u202e dog", "<b>sea</b>"]
+    driver.find_element("id", "query").send_keys("a red\\u202e  DÓG ")
+    assert texts(driver, "#count") == ["40 photos"]
+    assert texts(driver, ".card .name")[:2] == ["39.jpg", "38.jpg"]
+    assert texts(driver, ".card .match")[:2] == ["match 0.390", "match 0.380"]
+    assert not driver.find_element("id", "sort").is_enabled()
+    click(driver, '#label-list [data-label="5"]')
+    assert texts(driver, ".card .name") == [f"{number}.jpg" for number in range(36, -1, -4)]
+    wait_for(lambda: "q=a+red" in driver.current_url)
+    driver.refresh()  # the address keeps the state
+    click(driver, ".card button")
+    assert texts(driver, "#detail-place") == ["1 of 10 · match 0.360"]
+    driver = page(scored_photos(), "#q=<b>sea</b>", queries=queries)
+    assert texts(driver, "#count") == ["39 of 40 photos"]  # a photo without a score is left out
+    click(driver, "#chosen .clear")
+    assert texts(driver, ".card .match") == []
+    assert driver.find_element("id", "sort").get_property("value") == "name"
 
 
 def test_a_photo_shows_the_attention_of_each_label(page):

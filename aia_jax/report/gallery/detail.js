@@ -92,7 +92,9 @@ class Detail {
     const photo = photos[this.number];
     const place = this.shown.indexOf(this.number);
     byId("detail-name").replaceChildren(make("bdi", { text: photo.shown }));
-    byId("detail-place").textContent = `${counted.format(place + 1)} of ${counted.format(this.shown.length)}`;
+    const match = matchText(matchesFor(state.query), this.number);
+    byId("detail-place").textContent =
+      `${counted.format(place + 1)} of ${counted.format(this.shown.length)}${match && ` · ${match}`}`;
     byId("previous").disabled = place <= 0;
     byId("next").disabled = place === this.shown.length - 1;
     this.block = null;

@@ -54,6 +54,7 @@ function setUpTools(changed) {
     fillSelect(byId("outcome"), Object.entries(SHOWN));
     document.querySelector(".with-outcome").hidden = false;
   }
+  if (sentences.size) offerSentences();
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
   const fields = { query: "query", minimum: "minimum", outcome: "outcome", sort: "sort" };
   for (const [id, field] of Object.entries(fields)) {
@@ -78,6 +79,14 @@ function setUpTools(changed) {
     event.preventDefault();
     byId(state.part === "photos" ? "query" : "find-row")?.focus();
   });
+}
+
+function offerSentences() {
+  const text = "Search, or choose a sentence";
+  for (const [name, value] of Object.entries({ list: "sentences", placeholder: text, "aria-label": text }))
+    byId("query").setAttribute(name, value);
+  byId("sentences").append(...facts.queries.map(([sentence]) => make("option", { value: visible(sentence) })));
+  byId("sort").append(make("option", { value: "match", text: "best match", hidden: "" }));
 }
 
 function toggleLabel(label, changed) {
@@ -112,7 +121,8 @@ function showFilter(found, changed) {
   byId("minimum").value = state.minimum;
   byId("minimum-shown").textContent = decimal(state.minimum);
   byId("outcome").value = state.outcome;
-  byId("sort").value = state.sort;
+  byId("sort").disabled = Boolean(matchesFor(state.query));
+  byId("sort").value = byId("sort").disabled ? "match" : state.sort;
   const all = count(photos.length, "photo");
   byId("count").textContent = found.length === photos.length ? all : `${counted.format(found.length)} of ${all}`;
   const chosen = makeChosen(changed);

@@ -24,9 +24,9 @@ class Grid {
     root.addEventListener("focusin", (event) => this.focused(event));
   }
 
-  /** Shows these photos with their labels that have at least the score `minimum`. */
-  show(numbers, minimum) {
-    [this.shown, this.minimum, this.current] = [numbers, minimum, 0];
+  /** Shows these photos with their labels that have at least the score `minimum`, and their scores for a sentence. */
+  show(numbers, minimum, matched) {
+    [this.shown, this.minimum, this.matched, this.current] = [numbers, minimum, matched, 0];
     this.clear();
     this.measure();
   }
@@ -80,6 +80,8 @@ class Grid {
 
   add(place) {
     const card = makeCard(this.shown[place], place, this.shown.length, this.minimum);
+    const match = matchText(this.matched, this.shown[place]);
+    if (match) card.firstChild.append(make("span", { class: "match", text: match }));
     card.firstChild.tabIndex = place === this.current ? 0 : -1;
     this.put(card, place);
     this.cards.set(place, card);

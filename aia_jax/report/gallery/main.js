@@ -28,7 +28,7 @@ const detail = new Detail({
 function changed() {
   found = select(state);
   showFilter(found, changed);
-  grid.show(found, state.minimum);
+  grid.show(found, state.minimum, matchesFor(state.query));
   writeAddress();
 }
 

@@ -69,6 +69,21 @@ function matches(photo, filter, terms) {
   return !filter.outcome || wrong.includes(filter.outcome);
 }
 
+const NO_SCORE = -32768; // of a photo that the index of photos does not have
+const sentenceKey = (query) => folded(query).trim().replace(/\s+/gu, " ");
+
+/** For each sentence, the scores of all photos in thousandths. */
+const sentences = new Map(
+  (facts.queries ?? []).map(([text, scores]) => [sentenceKey(visible(text)), new Int16Array(bytesOf(scores).buffer)]),
+);
+
+/** The scores of all photos for a query; undefined: the query is none of the sentences. */
+const matchesFor = (query) => sentences.get(sentenceKey(query));
+
+/** The score of a photo as text; "" if there is none. */
+const matchText = (scores, index) =>
+  scores && scores[index] !== NO_SCORE ? `match ${decimal(scores[index] / 1000, 3)}` : "";
+
 const collator = new Intl.Collator(undefined, { numeric: true });
 const number = (photo, outcome) => photo.outcomes.filter((other) => other === outcome).length;
 
@@ -101,10 +116,12 @@ const SORTS = facts.evaluation
       most: ["most labels", (photo) => -photo.labels.length],
     };
 
-/** Indices of the matching photos, in order. */
+/** Indices of the matching photos, in order. A sentence ranks the photos; other queries are words to find. */
 function select(filter) {
-  const terms = folded(filter.query).split(/\s+/u).filter(Boolean);
+  const scores = matchesFor(filter.query);
+  const terms = scores ? [] : folded(filter.query).split(/\s+/u).filter(Boolean);
   const found = [...photos.keys()].filter((index) => matches(photos[index], filter, terms));
+  if (scores) return found.filter((index) => scores[index] !== NO_SCORE).sort((a, b) => scores[b] - scores[a] || a - b);
   const [, key] = SORTS[filter.sort];
   if (!key) return found.sort((a, b) => collator.compare(photos[a].shown, photos[b].shown));
   const keys = new Map(found.map((index) => [index, key(photos[index], filter)]));

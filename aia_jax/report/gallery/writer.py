@@ -24,6 +24,7 @@ _SCRIPTS = ("text", "photos", "grid", "filters", "detail", "tables", "curves", "
 _INDEX, _BLOCKS = "<!-- index -->", "<!-- blocks -->"
 _SAMPLE, _LARGE = 32, 500  # photos that give the size of a page; megabytes that browsers open slowly
 _SCALE = 10_000  # the index has scores as integers from 0 to this number
+_NO_SCORE = -(2**15)  # as in photos.js
 OUTCOMES = ("hit", "miss", "false")
 
 
@@ -65,8 +66,8 @@ def write_gallery_page(
     Args:
         labels: names of all labels. `PageLabel.label` is an index in this list.
         facts: more content: `subtitle`, `problems` (pairs of an unreadable photo and the reason), and `evaluation`
-            (metrics and curves from `aia_jax.evaluation.annotation`), and `folder` (the URL of the photos' folder,
-            see `page_parts.folder_url`).
+            (metrics and curves from `aia_jax.evaluation.annotation`), `folder` (the URL of the photos' folder, see
+            `page_parts.folder_url`), and `queries` (pairs of a sentence and the result of `encode_scores`).
     """
     from matplotlib import colormaps
 
@@ -86,6 +87,12 @@ def write_gallery_page(
                 part.seek(0)
                 shutil.copyfileobj(part, file)
             file.write(after.encode())
+
+
+def encode_scores(scores: Iterable[float | None]) -> str:
+    """Encodes the scores of all photos for a query, in the order of the photos. None: the photo has no score."""
+    thousandths = [_NO_SCORE if score is None else round(1000 * score) for score in scores]
+    return to_base64(np.array(thousandths, "<i2").tobytes())
 
 
 def announce_size(photos: Iterable[PagePhoto], total: int, name: str) -> Iterable[PagePhoto]:
