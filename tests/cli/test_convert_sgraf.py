@@ -62,7 +62,8 @@ def test_conversion_and_training_need_no_data_but_the_vocabulary(root, make_file
     expected = vars(checkpoint_of(state, reasoning)["opt"])
     assert {name: options[name] for name in expected} == expected
     config.init_from = str(file)
-    weights = initializer(config, make_task(config))({"params": {"sgraf": {"score": {"bias": np.zeros(1, np.float32)}}}})
+    bias = np.zeros(1, np.float32)
+    weights = initializer(config, make_task(config))({"params": {"sgraf": {"score": {"bias": bias}}}})
     np.testing.assert_array_equal(weights["params"]["sgraf"]["score"]["bias"], state["2.sim_eval_w.bias"])
 
 
