@@ -81,6 +81,7 @@ def index(folder: str | Path, model: str | Path = "open") -> IndexedPhotos:
 
         photos = aia_jax.index("photos")
         photos.search("a dog in the snow")  # [(PosixPath("photos/winter/3.jpg"), 0.41), ...]
+        photos.problems  # {"empty.jpg": "the file is empty"}: the photos that cannot be read
 
     The index is in the cache. Later calls compute only new and changed photos.
 

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import inspect
 import itertools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.model_folders import find_model
 from aia_jax.utils.paths import local_path
+
+_LIKE_A_FLAG = re.compile(r"-[^-\d\s]\S*")  # argparse takes "-1" and texts with spaces for values
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +57,8 @@ class Parser(argparse.ArgumentParser):
             self.error(problem)
         arguments, others = self.parse_known_args(plain)
         if others:
-            self.error(f"unexpected argument {others[0]!r}; every argument is a flag")
+            rule = "write it beside the others" if self._get_positional_actions() else "every argument is a flag"
+            self.error(f"unexpected argument {others[0]!r}; {rule}")
         if overrides and not arguments.config:
             self.error(f"{overrides[0]} needs --config, the config whose field it sets")
         arguments.overrides = overrides
@@ -72,13 +76,16 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
     def _unknown_flags(self, argv: Sequence[str]) -> str:
-        known = self._option_string_actions
-        given = (argument.split("=")[0] for argument in itertools.takewhile(lambda argument: argument != "--", argv))
+        known, positional = self._option_string_actions, bool(self._get_positional_actions())
+        given = [*itertools.takewhile(lambda argument: argument != "--", argv)]
         problems = []
-        for flag in given:
+        for before, argument in itertools.pairwise(["", *given]):
+            flag = argument.split("=")[0]
             if flag.startswith("--") and flag not in known:
                 near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
                 problems.append(f"unknown flag {flag}" + (f", nearest: {near[0]}" if near else ""))
+            elif positional and _LIKE_A_FLAG.fullmatch(argument) and before not in known:
+                problems.append(f"{argument!r} begins with -, as flags do; write it last, after --: -- {argument!r}")
         return "; ".join(problems)
 
 

@@ -22,6 +22,10 @@ class IndexedPhotos:
         folder: folder of the photos.
         search: the model.
         path: folder of the index; None: in the cache, one for each folder of photos and each model.
+
+    Attributes:
+        names: names of the photos in the index, relative to `folder`.
+        problems: `{name: problem}` of the photos that cannot be read, which no search finds.
     """
 
     def __init__(self, folder: Path, search: PhotoSearch | SentenceSearch, path: Path | None = None):
@@ -35,7 +39,7 @@ class IndexedPhotos:
         search = self._search
         read = partial(read_photos, size=search.image_size, num_workers=num_workers, upright=True)
         update = self._index.update(names, read, search.compute, search.batch_size)
-        self.names, self._parts = self._index.names, self._index.parts()
+        self.names, self._parts, self.problems = self._index.names, self._index.parts(), update.problems
         return update
 
     def find(self, query: str, count: int, shortlist: int = 1000) -> SearchResult:

@@ -91,7 +91,7 @@ class PhotoIndex:
             batch_size: the largest b.
 
         Raises:
-            InputError: `path` contains other files than an index.
+            InputError: `path` contains other files than an index, which may be damaged.
         """
         present = {name: entry for name in names if (entry := _entry(self._folder, name))}
         missing = {name: "no such file" for name in names if name not in present}
@@ -123,23 +123,31 @@ class PhotoIndex:
         return [(part.arrays, np.array(part.live)) for part in self._parts]
 
     def _is_index(self) -> bool:
+        """Returns whether the folder has an index, or only files of an index whose index.json is absent or no JSON."""
+        about = self._about()
+        if about is not None:
+            return isinstance(about, dict) and about.get("format") == _FORMAT
         ours = ("index.lock", ".index.json.")  # temporary files .index.json.* exist while index.json is written
-        others = [path for path in self._path.iterdir() if not path.name.startswith(ours)]
-        return not others or self._about().get("format") == _FORMAT
+        paths = list(self._path.iterdir())
+        others = [path.name for path in paths if not path.name.startswith(ours) and not _is_part(path)]
+        return not others or (others == ["index.json"] and len(paths) > 1)  # alone, it may be another program's
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> Any:
+        """Returns the content of index.json; None if the file is absent or damaged."""
         try:
-            about = json.loads((self._path / "index.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return about if isinstance(about, dict) else {}
+            return json.loads((self._path / "index.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return None
 
     def _load(self) -> str:
         """Memory-maps all parts, or starts an empty index. Returns why an earlier index cannot be used, or ""."""
         about, reason = self._about(), ""
-        if about and about.get("model") != self._model:
+        if about is None:
+            if (self._path / "index.json").exists() or any(map(_is_part, self._path.iterdir())):
+                reason = "it is damaged (index.json is missing or cannot be read)"
+        elif about.get("model") != self._model:
             reason = "it was made by another model"
-        elif about:
+        else:
             try:
                 self._parts = [_read_part(path) for path in sorted(self._path.glob("rows-*")) if _is_part(path)]
                 if lacking := [part.path.name for part in self._parts if not self._arrays <= part.arrays.keys()]:

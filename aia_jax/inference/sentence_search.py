@@ -5,6 +5,7 @@ photo's ImageNet classes. The agreement is 0 for most sentences. It finds things
 do not mention.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,8 +44,9 @@ class SentenceSearch:
 
     def check(self, query: str) -> str:
         """Returns a note about a query, or "". Raises InputError if the query has no known word."""
-        too_long = self._encoder.texts.tokenizer.check_words([query], "query")
-        return "the query is too long; only its start is used" if too_long else ""
+        if self._encoder.texts.tokenizer.check_words([query], "query"):
+            return "the query is too long; only its start is used"
+        return "a word with a minus is not excluded" if re.search(r"(?<!\S)-\w", query) else ""
 
     def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Computes the arrays of b photos, uint8 `[b, S, S, 3]`, for a `PhotoIndex`.

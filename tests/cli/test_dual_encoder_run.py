@@ -140,10 +140,12 @@ def test_a_query_without_words_is_refused(workdir, root, tmp_path, capsys, query
     assert any(part in error for part in problem.split("|"))
 
 
-def test_a_sentence_of_a_thousand_words_is_cut_and_a_note_says_so(workdir, root, tmp_path, capsys):
+def test_notes_say_which_parts_of_a_query_have_no_effect(workdir, root, tmp_path, capsys):
     command = ["search", "--workdir", str(workdir), "--images", str(root / "images"), "--index", str(tmp_path / "i")]
-    assert main([*command, "red star " * 500]) == 0
-    assert "only its start is used" in capsys.readouterr().err
+    assert main([*command, "red star " * 500, "star -red"]) == 0
+    notes = capsys.readouterr().err
+    assert "only its start is used" in notes
+    assert "a word with a minus is not excluded" in notes
 
 
 def test_values_that_do_not_fit_are_refused(root):
@@ -237,6 +239,13 @@ def test_a_model_folder_searches_photos_as_its_run_does(model, workdir, root, tm
     assert [path.name for path, _ in found] == re.findall(r"[\w]+\.png", outputs[1])[:5]
     names = [re.findall(r"[\w]+\.png", output) for output in outputs]
     assert len(set(names[0]) & set(names[1])) >= 4
+
+
+def test_photos_that_cannot_be_read_are_an_attribute_of_the_index(model, root, tmp_path):
+    shutil.copy(root / "images" / "0.png", tmp_path)
+    (tmp_path / "empty.png").touch()
+    photos = aia_jax.index(tmp_path, model)
+    assert (photos.names, photos.problems) == (["0.png"], {"empty.png": "the file is empty"})
 
 
 def test_a_run_without_calibration_does_not_label_photos(workdir, root, tmp_path, capsys):

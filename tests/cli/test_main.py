@@ -35,6 +35,8 @@ def program(*command: str) -> subprocess.CompletedProcess:
         (["zzz"], f"error: unknown command 'zzz'; known: {', '.join(COMMANDS)}\n"),
         (["results", "--jso=x"], "error: unknown flag --jso, nearest: --json; see aia results --help\n"),
         (["annotate", "--images", "-p"], "--images: expected one argument; write a value that begins with - after"),
+        (["search", "--images", "p", "-house"], "'-house' begins with -, as flags do; write it last, after --: -- '-h"),
+        (["search", "a dog", "--images", "p", "a cat"], "unexpected argument 'a cat'; write it beside the others"),
         (["train"], "error: the following arguments are required: --config, --workdir; see aia train --help\n"),
         ([*TRAIN, "--config.batch_sise=8"], "nearest: --config.batch_size"),
         ([*TRAIN, "--config.data.nam=x"], "nearest: --config.data.name"),

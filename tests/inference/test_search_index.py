@@ -89,15 +89,35 @@ def test_a_damaged_index_is_rebuilt(tmp_path, folder, content, file):
     assert (seen, len(reds(index))) == (7, 7)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"format": "aia_ja', b"\xff", b"[" * 10**5, None])
+def test_an_index_with_a_damaged_description_is_rebuilt_if_it_holds_no_other_file(tmp_path, folder, content):
+    update(tmp_path / "index", folder)
+    about = tmp_path / "index" / "index.json"
+    about.unlink() if content is None else about.write_bytes(content)
+    (tmp_path / "index" / "mine.txt").touch()
+    with pytest.raises(InputError, match="holds other things than an index"):
+        update(tmp_path / "index", folder)
+    (tmp_path / "index" / "mine.txt").unlink()
+    index, found, seen = update(tmp_path / "index", folder)
+    assert found.rebuilt == "it is damaged (index.json is missing or cannot be read)"
+    assert (seen, len(reds(index))) == (7, 7)
+    assert update(tmp_path / "index", folder)[2] == 0
+
+
 def test_other_files_are_not_touched(tmp_path, folder):
     mine = tmp_path / "mine"
     for name in ("arrows-pics", "rows-2019"):
         (mine / name).mkdir(parents=True)
     with pytest.raises(InputError, match="mine holds other things than an index; --index names an empty or a new"):
         update(mine, folder)
-    (mine / "index.json").write_text('{"mine": 1}')
+    for content in ('{"mine": 1}', "[]", "index"):
+        (mine / "index.json").write_text(content)
+        with pytest.raises(InputError, match="holds other things than an index"):
+            update(mine, folder)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "index.json").write_text("index")
     with pytest.raises(InputError, match="holds other things than an index"):
-        update(mine, folder)
+        update(tmp_path / "alone", folder)
     update(tmp_path / "index", folder)
     (tmp_path / "index" / "rows-2019").mkdir()
     update(tmp_path / "index", folder, name="another")

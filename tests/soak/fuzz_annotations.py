@@ -151,8 +151,7 @@ def _ssgrl_of(listed: bytes, index: bytes, vocabulary: bytes) -> object:
 @plain.or_nothing
 def _labels_of(data: bytes) -> object:
     found = plain.lines_of(data)
-    if found[0][0] in "{[":
-        found = plain.json_of(data)
+    found = plain.json_of(data) if found[0][0] in "{[" else [line for line in found if line[0] != "#"]
     return plain.labels_of(found["labels"] if isinstance(found, dict) else found)
 
 

@@ -87,14 +87,16 @@ def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
 def read_labels(path: Path) -> tuple[str, ...]:
     """Reads label names from a text file, one per line, or from JSON: a list, or an object with the field `labels`.
 
+    In a text file, lines that begin with # are comments.
+
     Raises:
         InputError: the file cannot be read, has no labels, or repeats a label.
     """
     text = read_text(path)
-    document = read_json(path, _LABELS) if text.lstrip().startswith(("{", "[")) else _lines(text)
+    document = read_json(path, _LABELS) if text.lstrip().startswith(("{", "[")) else _labels_of(text)
     labels = document.get("labels") if isinstance(document, dict) else document
     if not isinstance(labels, list) or not labels:
-        raise InputError(f"{path} holds no labels; expected one per line, or {_LABELS}")
+        raise InputError(f"{path} holds no labels; expected one per line, or JSON: {_LABELS} or a list")
     _raise_problems(path, _label_problems(labels))
     return tuple(labels)
 
@@ -221,6 +223,10 @@ def _photo_folders(folder: Path) -> list[Path]:
 
 def _find_ssgrl(folder: Path, name: str) -> Path | None:
     return next((path for sub in _SSGRL_FOLDERS if (path := folder / sub / name).is_file()), None)
+
+
+def _labels_of(text: str) -> list[str]:
+    return [line for line in _lines(text) if not line.startswith("#")]
 
 
 def _lines(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Reads labels with definitions for a text encoder, one per line: `name`, or `name: definition`."""
 
 import functools
+import re
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.utils.errors import InputError
 
 _SEPARATOR = ": "
+_TABLE_ROW = re.compile(r'^"|\t|[,;:](?![\s\d])')  # as in "dog,animal" and "dog:", but not in "1,000"
 
 
 class LabelTexts(NamedTuple):
@@ -29,7 +31,7 @@ def read_label_texts(path: str | Path) -> LabelTexts:
     A definition tells the sense of a word: "crane: a large wading bird".
 
     Raises:
-        InputError: the file cannot be read, has no labels, or repeats a name.
+        InputError: the file cannot be read, has no labels, has rows of a table, or repeats a name.
     """
     texts = read_labels(Path(path))
     names = tuple(text.split(_SEPARATOR, 1)[0].strip() for text in texts)
@@ -37,6 +39,11 @@ def read_label_texts(path: str | Path) -> LabelTexts:
     for index, name in enumerate(names):
         if not name:
             raise InputError(f"{path}: labels[{index}] {texts[index]!r:.80} has no name; expected name: definition")
+        if _TABLE_ROW.search(name):
+            raise InputError(
+                f"{path}: labels[{index}] {texts[index]!r:.80} is like a row of a table; write a label as `name` or "
+                "`name: definition`, without quotes, and with a space after each comma, semicolon and colon"
+            )
         if (first := first_use.setdefault(name, index)) != index:
             raise InputError(
                 f"{path}: labels[{index}] repeats the name {name!r:.80} of labels[{first}]; give each sense a name of "

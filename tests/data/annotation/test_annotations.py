@@ -181,7 +181,8 @@ def test_invalid_label_indices_of_ssgrl_are_refused(tmp_path, ssgrl, numbers):
 
 
 @pytest.mark.parametrize(
-    "text", ["sky\n\n <b>water</b> \n", '["sky", "<b>water</b>"]', '\ufeff{"labels": ["sky", "<b>water</b>"]}']
+    "text",
+    ["# mine\nsky\n\n <b>water</b> \n#\n #\n", '["sky", "<b>water</b>"]', '\ufeff{"labels": ["sky", "<b>water</b>"]}'],
 )
 def test_labels_are_read_from_lines_and_from_json(write, text):
     assert read_labels(write(text.encode())) == ("sky", "<b>water</b>")

@@ -30,10 +30,10 @@ def test_the_everyday_vocabulary_says_nothing_sensitive_about_people():
 
 def test_a_definition_is_part_of_the_text_but_not_of_the_name(tmp_path):
     path = tmp_path / "words.txt"
-    path.write_text("cat\ncrane: a large wading bird\ncrane (machine): lifts loads: heavy ones\n")
+    path.write_text("cat\ncrane: a wading bird\ncrane (machine): lifts loads: heavy,large ones\ntench, Tinca tinca\n")
     names, texts = read_label_texts(path)
-    assert names == ("cat", "crane", "crane (machine)")
-    assert texts == ("cat", "crane: a large wading bird", "crane (machine): lifts loads: heavy ones")
+    assert names == ("cat", "crane", "crane (machine)", "tench, Tinca tinca")
+    assert texts == ("cat", "crane: a wading bird", "crane (machine): lifts loads: heavy,large ones", names[3])
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,12 @@ def test_a_definition_is_part_of_the_text_but_not_of_the_name(tmp_path):
         ("crane: a bird\ncrane: a machine\n", "repeats the name 'crane' of labels\\[0\\]"),
         ("cat\ncat\n", "repeats labels\\[0\\]"),
         (" : a bird\n", "has no name"),
+        ("label,definition\ndog,animal\n", "'label,definition' is like a row of a table; write a label as `name` or"),
+        ("dog:animal\n", "with a space after each comma, semicolon and colon"),
+        ('"dog"\n', "without quotes"),
+        ("dog\tanimal\n", "is like a row"),
+        ("dog:\n", "is like a row"),
+        ("# dog\n", "holds no labels"),
         ("\n", "holds no labels"),
     ],
 )
