@@ -53,7 +53,7 @@ def _continue_run(config, folder):
         raise ValueError(f"--config custom:{folder} is unknown; known: {known}")
     written = read_about(found)["config"] if found else read_run_config(Path(folder))
     if written.get("task") != "annotation":
-        raise ValueError(f"--config custom:{folder} is not a run of annotation")
+        raise ValueError(f"--config custom:{folder} is a model for {written.get('task')}; name an annotator")
     written["model"].pop("gate_kernels", None)  # exists only in runs of earlier versions
     for part in ("model", "loss", "optimizer"):
         config[part].update(written[part])

@@ -15,7 +15,7 @@ from aia_jax.training.runs import open_run
 from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import MAX_LISTED, format_count, printable
-from aia_jax.utils.model_folders import LABELS, model_folder
+from aia_jax.utils.model_folders import LABELS, find_model, model_folder, read_about
 from aia_jax.weights.load import Shapes, count_labels, is_run, load_arrays, model_shapes, read_torch_state
 from aia_jax.weights.packages import PACKAGES, package_parts
 
@@ -41,7 +41,12 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
         InputError: the config names two sources, or a source that cannot be used.
     """
     if config.init_from and config.init_backbone:
-        raise InputError("config.init_from loads a whole model, config.init_backbone only a backbone: give one of them")
+        raise InputError(
+            f"config.init_from={config.init_from} loads a whole model, and config.init_backbone={config.init_backbone} "
+            "only a backbone: give one of them; --config.init_backbone= keeps the whole model"
+        )
+    if config.init_from and config.init_from not in PACKAGES:
+        find_model(config.init_from)  # raises the error for unknown names
     own, from_source = task.initial_arrays(), _source_weights(config, task)
     if not own:
         return from_source
@@ -105,13 +110,15 @@ def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | N
         raise InputError(f"config.init_labels={given!r} is unknown; known: {_STRICT}, {_BY_NAME}, or a file of labels")
     listed = None if given == _BY_NAME else read_labels(Path(given))
     if folder := model_folder(source):
+        if LABELS not in read_about(folder)["files"]:
+            raise InputError(f"config.init_from={source} is a model without labels; name an annotator")
         names = read_labels(folder / LABELS)
         return listed or names, len(names)
     if is_run(source):
         with open_run(Path(source)) as checkpointer:
             names = checkpointer.best()[1].get("labels")
         if names is None:
-            raise InputError(f"the checkpoint in {source} does not list its labels; train or convert it again")
+            raise InputError(f"{source} does not list its labels; name a run of an annotator, or convert it again")
         return listed or tuple(names), len(names)
     count = count_labels(read_torch_state(source, config))
     if listed and count not in (None, len(listed)):

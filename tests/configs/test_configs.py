@@ -39,6 +39,7 @@ def test_the_large_recipe_follows_the_batch_size(overrides, expected):
     [
         (vg500, "huge", "--config vg500:huge is unknown; known: published, large"),
         (improved_loss, "vg500", "known: corel5k, espgame, iaprtc12"),
+        (custom, "open", "--config custom:open is a model for retrieval; name an annotator"),
         (custom, "gpa", "--config custom:gpa is unknown; known: gap, attention, text, whole, or the"),
     ],
 )

@@ -118,7 +118,12 @@ def test_device_placement_gives_the_same(workdir, tmp_path, converted):
         ({}, r"config\.model\.freeze_backbone needs a backbone: give config\.init_backbone"),
         ({"mixup": True}, r"config\.mixup mixes images"),
         ({"data.flips": "vertical"}, r"config\.data\.flips='vertical' is unknown; known: none, horizontal, both"),
-        ({"init_from": "a", "init_backbone": "b"}, "give one of them"),
+        ({"init_from": "a", "init_backbone": "b"}, "give one of them; --config.init_backbone= keeps the whole model"),
+        ({"init_from": "opn"}, "opn does not exist; name the folder of a model .* nearest: open"),
+        (
+            {"init_from": "open", "init_labels": "by_name"},
+            "open is a model without labels; name an annotator",
+        ),
     ],
 )
 def test_bad_fields_are_refused(tmp_path, overrides, message):
