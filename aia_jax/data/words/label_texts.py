@@ -10,6 +10,7 @@ from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.utils.errors import InputError
 
 _SEPARATOR = ": "
+_LONGEST = 200  # characters of a name
 _TABLE_ROW = re.compile(r'^"|\t|[,;:](?![\s\d])')  # as in "dog,animal" and "dog:", but not in "1,000"
 
 
@@ -31,7 +32,7 @@ def read_label_texts(path: str | Path) -> LabelTexts:
     A definition tells the sense of a word: "crane: a large wading bird".
 
     Raises:
-        InputError: the file cannot be read, has no labels, has rows of a table, or repeats a name.
+        InputError: the file cannot be read, has no labels, has rows of a table, or has equal, empty or very long names.
     """
     texts = read_labels(Path(path))
     names = tuple(text.split(_SEPARATOR, 1)[0].strip() for text in texts)
@@ -39,6 +40,8 @@ def read_label_texts(path: str | Path) -> LabelTexts:
     for index, name in enumerate(names):
         if not name:
             raise InputError(f"{path}: labels[{index}] {texts[index]!r:.80} has no name; expected name: definition")
+        if len(name) > _LONGEST:
+            raise InputError(f"{path}: the name of labels[{index}] {name!r:.60} is longer than {_LONGEST} characters")
         if _TABLE_ROW.search(name):
             raise InputError(
                 f"{path}: labels[{index}] {texts[index]!r:.80} is like a row of a table; write a label as `name` or "

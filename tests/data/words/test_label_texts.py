@@ -47,6 +47,7 @@ def test_a_definition_is_part_of_the_text_but_not_of_the_name(tmp_path):
         ('"dog"\n', "without quotes"),
         ("dog\tanimal\n", "is like a row"),
         ("dog:\n", "is like a row"),
+        ("dog " * 60, "the name of labels\\[0\\] 'dog dog .* is longer than 200 characters"),
         ("# dog\n", "holds no labels"),
         ("\n", "holds no labels"),
     ],
