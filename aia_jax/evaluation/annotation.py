@@ -1,44 +1,32 @@
 """Evaluates annotators with one threshold or with per-label thresholds. Writes scores, pictures and an HTML page."""
 
-import contextlib
 import csv
-import functools
 import io
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from aia_jax.data.annotation.annotations import CUSTOM
-from aia_jax.data.annotation.datasets import Split, photo_paths
-from aia_jax.data.feature_cache import pad_batch
-from aia_jax.data.image_decoding import decode, encode_webp, small_webp
+from aia_jax.data.annotation.datasets import Split
+from aia_jax.evaluation.annotation_page import write_page
 from aia_jax.evaluation.evaluator import Candidate, Evaluator, Scored, compared_rows, evenly_spaced, write_npz
-from aia_jax.metrics.annotation import annotation_metrics, confusion_counts, label_metrics, precision_recall_curve
+from aia_jax.metrics.annotation import label_metrics, tested_metrics
 from aia_jax.metrics.published_results import RESULTS
 from aia_jax.metrics.thresholds import fit_mcc, fit_mcc_exact, load_thresholds, save_thresholds
 from aia_jax.report.attention import draw_attention
-from aia_jax.report.gallery.writer import PageLabel, PagePhoto, announce_size, write_gallery_page
-from aia_jax.report.page_parts import folder_url
 from aia_jax.report.predictions import draw_predictions
 from aia_jax.report.table import Row, metric_table
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import Arrays, abstract_weights
-from aia_jax.training.prediction import fetch_outputs
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_bytes
 from aia_jax.utils.messages import format_count, spreadsheet_text
 
 _IMAGES_DRAWN = 16
-_CURVE_POINTS = 100
-_MAX_PAIRS = 100
-_PICTURE_SIDE = 384  # pixels; small, because a page may have ten thousand photos
 _FITS = {"mcc": ("MCC thresholds", fit_mcc), "exact": ("exact MCC thresholds", fit_mcc_exact)}
 
 
@@ -108,7 +96,7 @@ class AnnotationEvaluator(Evaluator):
         _draw(output, split, threshold, task, best.candidate.weights, title=f"{self._title}, score > {limit}")
         if self._html:
             title = f"{self._title}: {best.candidate.name}"
-            _write_page(output / "report.html", split, best, threshold, title=title, limit=limit)
+            write_page(output / "report.html", split, best, threshold, title=title, limit=limit)
 
     def table(self, results: Sequence[Scored]) -> str:
         best, lines = results[-1], compared_rows(results)
@@ -116,7 +104,7 @@ class AnnotationEvaluator(Evaluator):
         if chose and self._config.eval.split == self._split == "test":
             lines.append("best epoch and weights were chosen on the test split, as in the published runs")
         threshold = self._config.eval.threshold if best.thresholds is None else best.thresholds
-        tested = _tested_metrics(best.scores, self._task.split(self._split).targets, threshold)
+        tested = tested_metrics(best.scores, self._task.split(self._split).targets, threshold)
         metrics = best.metrics
         if untested := metrics["num_labels"] - tested["num_labels"]:
             lines.append(Row(f"without {format_count(untested, 'label')} that no photo here has", tested))
@@ -180,126 +168,3 @@ def _draw(
         hits=[bool(hit) for hit in targets[shown][order]],
         title=f"{title}: {split.image_names[rows[shown]]}",
     )
-
-
-def _write_page(
-    path: Path, split: Split, scored: Scored, threshold: float | np.ndarray, *, title: str, limit: float | str
-) -> None:
-    """Writes `report.html`, the page with all photos of the split."""
-    sizes = f"{format_count(len(split), 'photo')}, {format_count(len(split.labels), 'label')}"
-    originals = photo_paths(scored.candidate.task.config.data, split.name)
-    write_gallery_page(
-        path,
-        announce_size(_page_photos(split, scored, threshold, originals), len(split), path.name),
-        title=title,
-        subtitle=f"{sizes}; predicted where the score is above {limit}",
-        labels=split.labels,
-        evaluation=_evaluation(scored.scores, split.targets, threshold),
-        folder=_folder_url(originals, path),
-    )
-
-
-def _folder_url(originals: dict[str, Path], page: Path) -> str:
-    """Returns the URL of the folder in which all photos have their names; "" if there is none."""
-    name, path = next(iter(originals.items()), ("", page))
-    folder = path.parents[max(len(PurePath(name).parts) - 1, 0)]
-    same = originals and all(folder / name == path for name, path in originals.items())
-    return folder_url(folder, page) if same else ""
-
-
-def _page_photos(
-    split: Split, scored: Scored, threshold: float | np.ndarray, originals: dict[str, Path]
-) -> Iterator[PagePhoto]:
-    """Yields the photos of the page. Only one batch of pictures and attention maps is in memory at a time."""
-    task = scored.candidate.task
-    picture = functools.partial(_picture, upright=task.config.data.name == CUSTOM)
-    bar = tqdm(desc="page", total=len(split), unit="img", dynamic_ncols=True, mininterval=0.5, leave=False)
-    with bar, ThreadPoolExecutor() as pool:
-        for rows, heat in _attention_maps(task, scored.candidate.weights, split):
-            names = [split.image_names[row] for row in rows]
-            pictures = pool.map(picture, [originals.get(name) for name in names], split.images[rows])
-            for place, (row, name, webp) in enumerate(zip(rows, names, pictures, strict=True)):
-                labels = page_labels(scored.scores[row], split.targets[row], threshold)
-                maps = {} if heat is None else {label.label: heat[place, label.label] for label in labels}
-                yield PagePhoto(name, labels, webp, maps)
-            bar.update(len(rows))
-
-
-def page_labels(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> list[PageLabel]:
-    """Returns a photo's hits (correct labels), then misses, then false alarms, each in descending order of score.
-
-    Args:
-        scores, targets: `[C]`, the scores of C labels, and 1 for each true label or 0 for each other label.
-        threshold: `[C]`, or one number for all labels.
-    """
-    predicted, true = scores > np.asarray(threshold, scores.dtype), targets > 0
-    found = []
-    for kind, chosen in (("hit", predicted & true), ("miss", true & ~predicted), ("false", predicted & ~true)):
-        labels = np.flatnonzero(chosen)
-        order = labels[np.argsort(-scores[labels], kind="stable")]
-        found += [PageLabel(int(label), float(scores[label]), kind) for label in order]
-    return found
-
-
-def _evaluation(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, Any]:
-    columns = label_metrics(scores, targets, threshold)
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    curves = [precision_recall_curve(*label) for label in zip(scores.T, targets.T, strict=True)]
-    micro = precision_recall_curve(scores.ravel(), targets.ravel())
-    missed = columns["support"] - columns["tp"]
-    return {
-        "metrics": annotation_metrics(scores, targets, threshold),
-        "with_photos": _tested_metrics(scores, targets, threshold),
-        "per_label": [dict(zip(columns, row, strict=True)) for row in rows],
-        "curves": {
-            "micro": _curve_points(micro),
-            "micro_ap": float(micro[:, 1].mean()) if len(micro) else 0.0,
-            "labels": [_curve_points(curve) for curve in curves],
-        },
-        "confusions": {
-            "pairs": _frequent_pairs(confusion_counts(scores, targets, threshold)),
-            "missed": missed.tolist(),
-        },
-    }
-
-
-def _tested_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, Any]:
-    """Returns the metrics of the labels that a photo of the split has."""
-    tested = targets.any(axis=0)
-    limits = np.asarray(threshold)[tested] if np.ndim(threshold) else threshold
-    return annotation_metrics(scores[:, tested], targets[:, tested], limits)
-
-
-def _curve_points(curve: np.ndarray) -> list[list[float]]:
-    return np.round(curve[evenly_spaced(len(curve), _CURVE_POINTS)], 4).tolist()
-
-
-def _frequent_pairs(counts: np.ndarray) -> list[list[int]]:
-    """Returns the most frequent pairs as lists: missed label, false label, number of photos."""
-    missed, false = np.nonzero(counts)
-    order = np.argsort(-counts[missed, false], kind="stable")[:_MAX_PAIRS]
-    return np.stack([missed, false, counts[missed, false]], axis=1)[order].tolist()
-
-
-def _attention_maps(
-    task: AnnotationTask, weights: Arrays, split: Split
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yields the row numbers and attention maps of each batch, uint8 `[b, C, h, w]`; None without an attention head."""
-    size = task.config.eval.batch_size
-    batches = [np.arange(start, min(start + size, len(split))) for start in range(0, len(split), size)]
-    if task.config.model.head != "attention":
-        return ((rows, None) for rows in batches)
-    graphdef, _ = abstract_weights(task.build_model, sharding.data_mesh())
-    mesh = sharding.data_mesh(jax.local_devices()[:1])  # only one process writes the page
-    illustrate = make_predict_step(graphdef, task.illustrate, mesh)
-    placed = sharding.put_replicated(jax.device_get(weights), mesh)
-    images = ((rows, {"image": pad_batch(split.images[rows], size)}) for rows in batches)
-    return fetch_outputs((rows, illustrate(placed, batch)["heat"]) for rows, batch in images)
-
-
-def _picture(path: Path | None, prepared: np.ndarray, upright: bool) -> bytes:
-    """Encodes the photo in the file `path` as WebP, or, without a readable file, the resized image `prepared`."""
-    if path is not None:
-        with contextlib.suppress(InputError, OSError):
-            return decode(path.read_bytes(), lambda image: small_webp(image, _PICTURE_SIDE, upright))
-    return encode_webp(prepared)

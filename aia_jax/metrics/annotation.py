@@ -78,6 +78,15 @@ def annotation_metrics(
     }
 
 
+def tested_metrics(
+    scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray
+) -> dict[str, float | int | str]:
+    """Computes `annotation_metrics` only for the labels that at least one image has."""
+    tested = targets.any(axis=0)
+    limits = np.asarray(threshold)[tested] if np.ndim(threshold) else threshold
+    return annotation_metrics(scores[:, tested], targets[:, tested], limits)
+
+
 def label_metrics(scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray) -> dict[str, np.ndarray]:
     """Computes the metrics of each label.
 

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from aia_jax.cli.train import train
 from aia_jax.configs import demo, demo_retrieval, demo_search
-from aia_jax.evaluation.annotation import _picture, page_labels
+from aia_jax.evaluation.annotation_page import _picture, page_labels
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.gallery.writer import OUTCOMES
 from aia_jax.tasks.annotation import AnnotationTask

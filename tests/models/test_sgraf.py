@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from aia_jax.models.layers.common import l2norm
-from aia_jax.models.sgraf import SGRAF, AttentionFiltration
+from aia_jax.models.sgraf import SGRAF
+from aia_jax.models.sgraf_reasoning import AttentionFiltration
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import merge_model, split_model
 from aia_jax.utils.errors import InputError

@@ -66,7 +66,7 @@ def write_gallery_page(
     Args:
         labels: names of all labels. `PageLabel.label` is an index in this list.
         facts: more content: `subtitle`, `problems` (pairs of an unreadable photo and the reason), and `evaluation`
-            (metrics and curves from `aia_jax.evaluation.annotation`), `folder` (the URL of the photos' folder, see
+            (metrics and curves from `aia_jax.evaluation.annotation_page`), `folder` (the URL of the photos' folder, see
             `page_parts.folder_url`), and `queries` (pairs of a sentence and the result of `encode_scores`).
     """
     from matplotlib import colormaps
