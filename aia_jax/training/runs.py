@@ -115,6 +115,12 @@ def check_same_data(workdir: Path, info: dict[str, Any], described: dict[str, An
             f"{workdir} was trained with another vocabulary ({there} words there, {here} here); "
             "set config.data.vocabulary to its file"
         )
+    if info.get("pieces") != described.get("pieces"):
+        there, here = (len(facts.get("pieces") or ()) for facts in (info, described))
+        raise InputError(
+            f"{workdir} was trained with the word pieces of other captions ({there:,} there, {here:,} here); give the "
+            "training captions and the config.model.text_features of that model"
+        )
     if info.get("text_encoder") != described.get("text_encoder"):
         raise InputError(
             f"{workdir} was trained with another text encoder ({info.get('text_encoder', 'gru')} there, "

@@ -22,7 +22,8 @@ from aia_jax.weights.packages import PACKAGES, pretrained_file
 from aia_jax.weights.torch_files import find_weights_file, read_torch_file
 from aia_jax.weights.torch_state import TorchStateDict, identify_state
 
-_TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")
+_TRACELESS = ("num_heads", "activation", "norm_first", "keep_query_position")  # change no shape of an array
+_SIZES = ("image_features", "text_features", "embed_size", "word_size")  # clearer in a message than the shapes
 _SYSTEMS = {"attention": "annotator", "gap": "classifier", "text": ""}  # system for each config.model.head
 Shapes = Mapping[str, tuple[int, ...]]
 _print_once = functools.cache(functools.partial(print, flush=True))
@@ -191,16 +192,22 @@ def _fitting(
         _check_equal(problem, there, here, "given")
         check_complete_model(where, info)
         check_same_data(where, info, described)
-    # These fields do not change the shapes of the arrays.
-    fields = ("backbone", *(_TRACELESS if whole and config.model.get("head") == "attention" else ()))
-    _check_equal(
-        problem,
-        {f"config.model.{field}": written["model"].get(field) for field in fields},
-        {f"config.model.{field}": config.model[field] for field in fields},
-        "given",
+    fields = ["backbone"]
+    if whole and config.model.get("head") == "attention":
+        fields += _TRACELESS
+    if whole and config.model.get("name") == "dual_encoder":
+        fields += _SIZES
+    there, here = (
+        {f"config.model.{field}": _without_lists(model.get(field)) for field in fields}
+        for model in (written["model"], config.model)
     )
+    _check_equal(problem, there, here, "given")
     check_shapes(where, {path: value for path, value in arrays.items() if whole or path in shapes}, shapes)
     return {path: arrays[path] for path in shapes}
+
+
+def _without_lists(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # a tuple of a config is a list in its JSON
 
 
 def _check_equal(problem: str, there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> None:

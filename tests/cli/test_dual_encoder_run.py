@@ -304,3 +304,9 @@ def test_a_model_folder_is_evaluated_and_starts_a_run(model, root, tmp_path):
     first = next(json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert metrics["rsum"] > 200  # by chance: 170
     assert first["loss"] < 12
+    task._pieces = [piece + 1 for piece in task._pieces]
+    with pytest.raises(InputError, match=r"word pieces of other captions \((\d+) there, \1 here\)"):
+        initializer(trainer_config, task)
+    trainer_config.model.update({"embed_size": 16, "word_size": 8})
+    with pytest.raises(InputError, match=r"(?s)config\.model\.embed_size: 32 there, 16 given.*word_size: 16 there, 8"):
+        initializer(trainer_config, make_task(trainer_config))
