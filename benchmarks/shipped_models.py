@@ -7,7 +7,7 @@
 `corel5k` is `corel5k_lite:gap` after the last epoch, so that no photo of the test split has an influence. Its
 thresholds are fitted on the training split. `imagenet` is the classifier in the weights package of EfficientNet-Lite2,
 and is not trained here. `open` is `dual_encoder:flickr8k` with smaller heads. Its epoch is chosen, and its scores are
-calibrated, on the validation split.
+calibrated, on the validation split. Its classifier of words is fitted to the captions of the training split.
 """
 
 import json
@@ -39,15 +39,16 @@ TEXTS = {
     "open": {
         "description": """
             Labels photos with any words and finds them by sentences: a dual encoder on EfficientNet-Lite2 (ImageNet)
-            and MiniLM, and ConSE on ImageNet's classes.""",
+            and MiniLM, a classifier of words in captions, and ConSE on ImageNet's classes.""",
         "data": "Flickr8k (Hodosh et al., JAIR 2013)",
         "data_licence": """
             the photos are from Flickr, for research; this folder contains no photos and no captions. The weights of
             the backbone and of MiniLM are Apache 2.0""",
         "limits": """
-            The photos of Flickr8k show people and dogs outdoors, sport, children, water and snow. Other things are
-            known only from the 1,000 classes of ImageNet: the model often misses food, furniture, plants and scenes,
-            and stays silent on most of them. Drawings, textures and documents get few labels, and these are wrong.
+            The photos of Flickr8k show people and dogs outdoors, sport, children, water and snow. The model knows
+            about 200 words of their captions well. Other things are known only from the 1,000 classes of ImageNet: the
+            model often misses food, furniture, plants and rooms. It calls some other animals "dog". Drawings, textures
+            and documents get few labels, and most of these are wrong.
             The training of MiniLM saw captions of Flickr30K, as text; the photos of Flickr8k are among the photos of
             Flickr30K. The texts must be English.""",
     },

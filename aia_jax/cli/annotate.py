@@ -114,11 +114,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _read_queries(path: Path, search: SentenceSearch) -> list[str]:
-    """Reads the different queries of a file, one per line. Raises InputError for queries that the model cannot use."""
+    """Reads the different queries of a file, one per line. Lines that begin with "#" are comments.
+
+    Raises InputError for queries that the model cannot use.
+    """
     lines = [" ".join(line.split()) for line in read_text(path).splitlines()]
     numbers: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        if line:
+        if line and not line.startswith("#"):
             numbers.setdefault(line.casefold(), number)
     if not numbers:
         raise InputError(f"{path} has no query; expected one sentence per line")

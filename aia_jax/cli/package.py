@@ -98,7 +98,7 @@ def _annotator(arguments: argparse.Namespace, source: str | Path) -> tuple[Confi
 
 
 def _dual_encoder(arguments: argparse.Namespace, source: Path) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
-    """Like `_annotator`, for a dual encoder. Calibrates its scores of labels on the run's validation split."""
+    """Like `_annotator`, for a dual encoder. Calibrates its scores of labels on the run's splits."""
     from aia_jax.inference.open_vocabulary import calibrate
     from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
     from aia_jax.tasks.dual_encoder import DualEncoderTask
@@ -108,7 +108,7 @@ def _dual_encoder(arguments: argparse.Namespace, source: Path) -> tuple[ConfigDi
     encoder = TrainedDualEncoder.load(source, batch_size=32)
     arrays, facts = encoder.arrays() | encoder.others, encoder.facts
     if not model_folder(source) and encoder.has_classes:
-        more_arrays, more_facts = calibrate(encoder, DualEncoderTask(encoder.config).split("validation"))
+        more_arrays, more_facts = calibrate(encoder, DualEncoderTask(encoder.config).split)
         arrays, facts = arrays | more_arrays, facts | more_facts
     kept = ("text_encoder", "pieces", "open_vocabulary")
     return encoder.config, arrays, {"facts": {name: facts[name] for name in kept if name in facts}}

@@ -1,16 +1,20 @@
 """Labels photos with any words, without training for these words.
 
-The score of a label c on an image is a probability from a logistic regression on three numbers:
+The score of a label c on an image is a probability, the larger one of two:
 
-    score = sigmoid(w . (agreement_c, cos(image vector, vector of "a c"), z_c) + b)
+1. A logistic regression on three numbers:
 
-The agreement (`models.conse.class_agreement`) compares the label with the image's ImageNet classes. The cosine is that
-of the dual encoder. z_c is ConSE's log score, standardised over reference images. `calibrate` fits w and b to the
-captions of a validation split: the score estimates the probability that a caption of the photo mentions the label.
+       sigmoid(w . (agreement_c, cos(image vector, vector of "a c"), z_c) + b)
+
+   The agreement (`models.conse.class_agreement`) compares the label with the image's ImageNet classes. The cosine is
+   that of the dual encoder. z_c is ConSE's log score, standardised over reference images. `calibrate` fits w and b to
+   the captions of a validation split: the score estimates the probability that a caption of the photo mentions the
+   label.
+2. For a word that many training captions mention, such as "person" or "water": a linear classifier on the image
+   vector; see `inference.caption_words`.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +22,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aia_jax.data.feature_cache import weights_digest
 from aia_jax.data.retrieval.photo_captions import CaptionedPhotos
 from aia_jax.data.words.imagenet import imagenet_classes
 from aia_jax.data.words.label_texts import LabelTexts, everyday_labels, read_label_texts
+from aia_jax.data.words.mentions import mentions
+from aia_jax.inference.caption_words import CaptionWords, fit_caption_words
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
 from aia_jax.models.conse import class_agreement, class_probabilities, conse_scores, label_statistics
 from aia_jax.training import sharding
 from aia_jax.training.runs import config_errors_as_input_errors
 from aia_jax.utils.errors import InputError
 
-REFERENCE = "reference.log_classes"  # path of the reference images' log probabilities of classes in a model folder
+REFERENCE = "open_vocabulary.log_classes"  # path in a model folder: log probabilities of the reference images
 _REFERENCE_IMAGES = 256
 _THRESHOLD = 0.5  # a label is selected if a caption more likely mentions it than not
 
@@ -36,9 +43,7 @@ class OpenVocabulary:
     """Scores any labels on photos. Has the methods of `TrainedAnnotator` that `PhotoAnnotator` needs.
 
     Args:
-        encoder: a dual encoder with ImageNet's classes.
-        reference: log probabilities of ImageNet's classes for M reference images, `[M, 1000]`.
-        calibration: weights and bias of the regression, `{"weights": [3 numbers], "bias": number}`.
+        encoder: a dual encoder with the arrays and facts of `calibrate`.
         labels: C labels.
 
     Attributes:
@@ -49,25 +54,29 @@ class OpenVocabulary:
         InputError: a label has no known word.
     """
 
-    def __init__(
-        self, encoder: TrainedDualEncoder, reference: np.ndarray, calibration: dict[str, Any], labels: LabelTexts
-    ):
-        self.encoder, self._calibration = encoder, calibration
+    def __init__(self, encoder: TrainedDualEncoder, labels: LabelTexts):
+        self.encoder, self._calibration = encoder, encoder.facts["open_vocabulary"]
         self.labels, self._texts = self.trained_labels, _ = labels
         self.image_size, self.batch_size, self.threshold = encoder.image_size, encoder.batch_size, _THRESHOLD
         encoder.texts.tokenizer.check_words(self.labels, "label")
-        self._constants = jax.device_put(label_constants(encoder, labels, reference))
-        weights, bias = np.asarray(calibration["weights"], np.float32), calibration["bias"]
+        words = CaptionWords.load(encoder.others, self._calibration["words"])
+        reference = encoder.others[REFERENCE]
+        self._constants = jax.device_put((label_constants(encoder, labels, reference), words.of_labels(self.labels)))
+        weights, bias = np.asarray(self._calibration["weights"], np.float32), self._calibration["bias"]
 
         def score(constants: tuple, outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            return {"scores": jax.nn.sigmoid(features(outputs, *constants) @ weights + bias)}
+            of_labels, (word_weights, word_bias) = constants
+            logits = features(outputs, *of_labels) @ weights + bias
+            of_words = outputs["vectors"] @ word_weights + word_bias
+            return {"scores": jax.nn.sigmoid(jnp.maximum(logits, of_words))}
 
         self._score = jax.jit(score, out_shardings=sharding.replicated(sharding.data_mesh()))
 
     @property
     def settings(self) -> dict[str, Any]:
         """All values, other than the images, that determine the scores."""
-        return {"weights": self.encoder.digest, "texts": self._texts, **self._calibration}
+        others = weights_digest(self.encoder.others)
+        return {"weights": self.encoder.digest, "others": others, "texts": self._texts, **self._calibration}
 
     def predict(self, images: np.ndarray, *, explain: bool = False) -> dict[str, jax.Array]:
         """Starts the computation of `scores` float32 `[batch_size, C]`; see `TrainedAnnotator.predict`.
@@ -94,17 +103,20 @@ def load_open_vocabulary(folder: Path, labels: str | Path | None, batch_size: in
         )
     texts = read_label_texts(labels) if labels else everyday_labels()
     with config_errors_as_input_errors(folder):
-        return OpenVocabulary(encoder, encoder.others[REFERENCE], encoder.facts["open_vocabulary"], texts)
+        return OpenVocabulary(encoder, texts)
 
 
-def calibrate(encoder: TrainedDualEncoder, split: CaptionedPhotos) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def calibrate(
+    encoder: TrainedDualEncoder, split: Callable[[str], CaptionedPhotos]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fits the scores of the everyday vocabulary to captions.
 
-    A label counts as true for a photo if one of its captions contains the name of the label, or its plural.
+    A label counts as true for a photo if one of its captions mentions the label; see `data.words.mentions`.
 
     Args:
         encoder: a dual encoder with ImageNet's classes.
-        split: photos and captions that the encoder was not trained on.
+        split: returns the photos and captions of the splits "train" and "validation". The words of captions are
+            fitted to the first, and the regression to the second.
 
     Returns:
         Arrays and facts for a model folder.
@@ -114,27 +126,21 @@ def calibrate(encoder: TrainedDualEncoder, split: CaptionedPhotos) -> tuple[dict
     """
     from sklearn.linear_model import LogisticRegression
 
-    mentioned = mentions(everyday_labels().names, split)
+    labels, validation = everyday_labels(), split("validation")
+    mentioned = mentions(labels.names, validation)
     if not mentioned.any():
         raise InputError("the captions of the validation split mention no word of the everyday vocabulary")
-    outputs = encoder.encode_split(split.images)
-    rows = np.linspace(0, len(split) - 1, min(len(split), _REFERENCE_IMAGES)).astype(int)
+    outputs = encoder.encode_split(validation.images)
+    rows = np.linspace(0, len(validation) - 1, min(len(validation), _REFERENCE_IMAGES)).astype(int)
     reference = outputs["log_classes"][rows]
-    constants = label_constants(encoder, everyday_labels(), reference)
+    constants = label_constants(encoder, labels, reference)
     inputs = np.asarray(features(outputs, *constants)).reshape(-1, 3)
     fitted = LogisticRegression(C=10, max_iter=1000).fit(inputs, mentioned.ravel())
-    calibration = {"weights": fitted.coef_[0].tolist(), "bias": float(fitted.intercept_[0])}
-    return {REFERENCE: reference.astype(np.float16)}, {"open_vocabulary": calibration}
-
-
-def mentions(names: Sequence[str], split: CaptionedPhotos) -> np.ndarray:
-    """Returns bool `[I, C]`: whether a caption of an image contains the name of a label, or its plural."""
-    found = np.zeros((len(split), len(names)), bool)
-    captions = [caption.lower() for caption in split.captions]
-    for label, name in enumerate(names):
-        pattern = re.compile(rf"\b{re.escape(name.lower())}(s|es)?\b")
-        found[[owner for owner, text in zip(split.owners, captions, strict=True) if pattern.search(text)], label] = True
-    return found
+    train = split("train")
+    vectors = encoder.encode_split(train.images)["vectors"]
+    words = fit_caption_words(vectors, mentions(labels.names, train), labels.names)
+    calibration = {"weights": fitted.coef_[0].tolist(), "bias": float(fitted.intercept_[0]), "words": words.names}
+    return {REFERENCE: reference.astype(np.float16), **words.arrays()}, {"open_vocabulary": calibration}
 
 
 def class_embeddings(encoder: TrainedDualEncoder) -> np.ndarray:

@@ -81,7 +81,9 @@ class TrainedDualEncoder:
         self._arrays = {path: arrays[path] for path in own}
         if wrong := [path for path, leaf in own.items() if arrays[path].shape != leaf.shape]:
             raise InputError(f"the weights do not fit the config: {wrong[0]} has the shape {arrays[wrong[0]].shape}")
-        weights = sharding.put_replicated(replace_arrays(select_weights(shapes, "raw"), arrays), self._mesh)
+        weights = replace_arrays(select_weights(shapes, "raw"), arrays)
+        self._frozen = weights["constants"].get("backbone")
+        weights = sharding.put_replicated(weights, self._mesh)
 
         def folded(weights: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             model = merge_model(graphdef, weights)
@@ -127,16 +129,20 @@ class TrainedDualEncoder:
             `vectors` float32 `[batch_size, D]` and, with `has_classes`, `log_classes` float32 `[batch_size, 1000]`:
             logarithms of probabilities. The rows after the first b are padding.
         """
-        batch = sharding.put_batch({"image": pad_batch(images, self.batch_size)}, self._mesh)
-        return self._encode_images(self._weights, batch)
+        return self._encode({"image": images})
 
     def encode_split(self, images: MappedRows) -> dict[str, np.ndarray]:
-        """Returns the outputs of `encode_images` for N images in a file."""
+        """Returns the outputs of `encode_images` for N images in a file.
+
+        If the backbone was frozen in training, its cached feature maps are used.
+        """
+        name = "image" if self._frozen is None else "maps"
+        rows = images if self._frozen is None else self._task.frozen_maps(self._frozen, images)
 
         def dispatched() -> Iterator[tuple[int, dict[str, jax.Array]]]:
-            for start in tqdm(range(0, len(images), self.batch_size), "encode images", leave=False):
-                rows = images[start : start + self.batch_size]
-                yield len(rows), self.encode_images(rows)
+            for start in tqdm(range(0, len(rows), self.batch_size), "encode images", leave=False):
+                part = rows[start : start + self.batch_size]
+                yield len(part), self._encode({name: part})
 
         found = [
             {name: rows[:count] for name, rows in outputs.items()} for count, outputs in fetch_outputs(dispatched())
@@ -152,8 +158,14 @@ class TrainedDualEncoder:
         rows = {name: pad_batch(values, padded) for name, values in rows.items()}
         return np.asarray(self._encode_texts(self._weights, rows))[: len(texts)]
 
+    def _encode(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        padded = {name: pad_batch(rows, self.batch_size) for name, rows in batch.items()}
+        return self._encode_images(self._weights, sharding.put_batch(padded, self._mesh))
+
     def _images(self, model: DualEncoder, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        maps, _ = model.backbone(self._task.normalize(batch["image"]), train=False)
+        maps = batch.get("maps")
+        if maps is None:
+            maps, _ = model.backbone(self._task.normalize(batch["image"]), train=False)
         vectors = model.encode_pooled(model.pool(maps), maps, train=False)
         classes = {"log_classes": model.log_classes(maps.astype(jnp.float32))} if self.has_classes else {}
         return {"vectors": vectors, **classes}

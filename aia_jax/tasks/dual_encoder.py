@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.data import transforms
 from aia_jax.data.feature_cache import FLIPS
+from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.data.retrieval.photo_captions import CaptionedPhotos, load_photo_captions, read_photo_captions
 from aia_jax.data.vocabulary import caption_similarity, pad_ids
 from aia_jax.losses.retrieval import contrastive, pairwise_sigmoid, visual_semantic_loss
@@ -95,6 +96,11 @@ class DualEncoderTask(BaseTask):
                 size = self.config.eval.batch_size
                 rows = (np.asarray(maps[start : start + size]) for start in range(0, len(maps), size))
                 self._pooled[name, flip] = np.concatenate([np.asarray(pool(weights, batch)) for batch in rows])
+
+    def frozen_maps(self, backbone: dict[str, Any], images: MappedRows) -> MappedRows:
+        """Returns the cached feature maps of N images, `[N, h, w, F]`, from the weights of a frozen backbone."""
+        self._maps.set_weights(backbone)
+        return self._maps.maps(images)
 
     def row_names(self, index: np.ndarray) -> list[str]:
         return [self.split("train").names[row] for row in index]

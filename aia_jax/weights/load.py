@@ -56,7 +56,7 @@ def load_arrays(
         found = read_model_folder(folder)
         info = {**found.facts, **({"labels": list(found.labels)} if found.labels else {})}
         # A packaged dual encoder also has arrays for the calibration of its scores.
-        arrays = {path: value for path, value in found.arrays.items() if not path.startswith("reference.")}
+        arrays = {path: value for path, value in found.arrays.items() if not path.startswith("open_vocabulary.")}
         return _fitting(folder, found.config.to_dict(), arrays, info, config, shapes, described)
     if is_run(source):
         arrays, info = run_arrays(Path(source))
