@@ -21,6 +21,7 @@ from aia_jax.training.runs import package_versions
 from aia_jax.utils.files import read_json, write_json
 
 _IMAGE, _TEXT, _LOSS = "model.image_features", "model.text_features", "loss.name"
+_VISUAL = {"loss.visual": True, "loss.visual_weight": 0.1}
 # For each run: what it shows, and the fields that differ from the config.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sigmoid-1": ("as configured, seed 1", {}),
@@ -37,8 +38,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mean-max": ("image: mean, max", {_IMAGE: ("mean", "max")}),
     "queries": ("image: mean, max, classes, queries", {_IMAGE: ("mean", "max", "classes", "queries")}),
     "plain": ("image: mean, max; text: sentence", {_IMAGE: ("mean", "max"), _TEXT: ("sentence",)}),
-    "visual-0.1": ("Visual Semantic Loss, factor 0.1", {"loss.visual": True, "loss.visual_weight": 0.1}),
-    "visual-1": ("Visual Semantic Loss, factor 1", {"loss.visual": True, "loss.visual_weight": 1.0}),
+    "batch-500": ("batches of 500", {"batch_size": 500}),  # the next losses take N^3 operations for a batch of N
+    "visual-0.1": ("batches of 500, Visual Semantic Loss, factor 0.1", {"batch_size": 500, **_VISUAL}),
+    "visual-1": ("batches of 500, Visual Semantic Loss", {"batch_size": 500, "loss.visual": True}),
     "size-384": ("vectors of 384 numbers", {"model.embed_size": 384}),
     "shipped": ("the shipped model open", {"model.embed_size": 384, "model.word_size": 128}),
 }
