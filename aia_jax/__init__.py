@@ -9,6 +9,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ml_collections import ConfigDict
@@ -27,7 +28,7 @@ def load(
     source: str | Path = "open",
     config: ConfigDict | str | Path | None = None,
     *,
-    labels: str | Path | None = None,
+    labels: str | Path | Sequence[str] | None = None,
     threshold: float | str | Path | None = None,
     top: int | None = None,
     batch_size: int = 32,
@@ -43,10 +44,10 @@ def load(
         source: A model folder, the name of a shipped model (`aia models` lists them), or the folder of an annotation
             run, from which the best epoch is loaded. With `config`, `source` can be a PyTorch or safetensors file.
         config: The config for a PyTorch or safetensors file, or its path or packaged name. A folder has its own config.
-        labels: A file with one label per line, or JSON with the key `labels`. For the model `open` and other dual
-            encoders: any words, `name` or `name: definition`; the default is an everyday vocabulary. For an annotator
-            with the head "text": the labels to score instead of the trained ones. For a PyTorch or safetensors file:
-            its labels; the default is the labels of the data set in `config`.
+        labels: A list, or the path of a file with one label per line, or of JSON with the key `labels`. For the model
+            `open` and other dual encoders: any words, `name` or `name: definition`; the default is an everyday
+            vocabulary. For an annotator with the head "text": the labels to score instead of the trained ones. For a
+            PyTorch or safetensors file: its labels; the default is the labels of the data set in `config`.
         threshold: A label is selected if its score is above this number. A path to a thresholds file sets one threshold
             per label. The default is `thresholds.json` in the folder, or else `config.eval.threshold`.
         top: The maximum number of labels for an image. The default is no maximum.

@@ -1,8 +1,6 @@
 """`python -m aia_jax <command>`."""
 
-import sys
-
-from aia_jax.cli.main import main
+from aia_jax.cli.main import run_program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program()

@@ -76,6 +76,24 @@ def execute(parser: Parser, run: Callable[[argparse.Namespace], int | None], arg
         return fail("interrupted", 130)
 
 
+def end_process(run: Callable[[], int]) -> NoReturn:
+    """Ends the process with the exit code that `run` returns, or that of its SystemExit.
+
+    After an interruption, Python's shutdown is skipped: XLA may still compile in a thread, and would crash. Processes
+    of one run shut down together, so there it is not skipped.
+    """
+    try:
+        code: Any = run()
+    except SystemExit as error:
+        code = error.code
+    distributed = sys.modules.get("jax.distributed")
+    if isinstance(code, int) and code > 128 and not (distributed and distributed.is_initialized()):
+        with contextlib.suppress(OSError):  # a reader of the output has stopped
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def fail(message: str, code: int = 2) -> int:
     """Prints an error and returns the exit code `code`."""
     print(f"error: {message}", file=sys.stderr)

@@ -5,8 +5,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from aia_jax.cli.exit_codes import execute, fail
+from aia_jax.cli.exit_codes import end_process, execute, fail
 from aia_jax.cli.flags import Parser
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.packages import check_versions
@@ -55,9 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(name, arguments, f"aia {name}")
 
 
-def run_script(name: str) -> None:
+def run_program() -> NoReturn:
+    """Runs `aia`, and exits."""
+    end_process(main)
+
+
+def run_script(name: str) -> NoReturn:
     """Runs the command `name` under the name of the running script, and exits."""
-    sys.exit(run_command(name, sys.argv[1:], Path(sys.argv[0]).name))
+    end_process(lambda: run_command(name, sys.argv[1:], Path(sys.argv[0]).name))
 
 
 def run_command(name: str, argv: Sequence[str], prog: str) -> int:

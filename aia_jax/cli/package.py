@@ -102,13 +102,23 @@ def _dual_encoder(arguments: argparse.Namespace, source: Path) -> tuple[ConfigDi
     from aia_jax.inference.open_vocabulary import calibrate
     from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
     from aia_jax.tasks.dual_encoder import DualEncoderTask
+    from aia_jax.training.runs import check_same_data
 
     if given := [flag for flag in ("labels", "threshold") if getattr(arguments, flag) is not None]:
         raise InputError(f"--{given[0]} is for annotators; a dual encoder has no labels of its own")
     encoder = TrainedDualEncoder.load(source, batch_size=32)
     arrays, facts = encoder.arrays() | encoder.others, encoder.facts
     if not model_folder(source) and encoder.has_classes:
-        more_arrays, more_facts = calibrate(encoder, DualEncoderTask(encoder.config).split)
+        task = DualEncoderTask(encoder.config)
+        try:
+            check_same_data(source, facts, task.describe())
+            train, validation = task.split("train"), task.split("validation")
+        except InputError as error:
+            raise InputError(
+                f"the scores of labels are fitted to the captions of the run: {error}\n"
+                f"Put the data back, or write their new folder to data.root in {source / 'config.json'}"
+            ) from None
+        more_arrays, more_facts = calibrate(encoder, train, validation)
         arrays, facts = arrays | more_arrays, facts | more_facts
     kept = ("text_encoder", "pieces", "open_vocabulary")
     return encoder.config, arrays, {"facts": {name: facts[name] for name in kept if name in facts}}

@@ -157,10 +157,10 @@ def write_gallery(
     """
     folder = photos.resolve()
     title, problems = folder.name or str(folder), list(output.problems())
-    page_photos = announce_size(_page_photos(labels, output), len(output.done), path.name)
     facts = {"title": title, "subtitle": str(folder), "labels": labels, "problems": problems}
     names = [name for name, _ in output.read()]
     facts["queries"] = [(query, encode_scores(map(scores.get, names))) for query, scores in queries]
+    page_photos = announce_size(_page_photos(labels, output), len(output.done), path.name)
     write_gallery_page(path, page_photos, **facts, folder=folder_url(folder, path))
 
 

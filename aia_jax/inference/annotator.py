@@ -168,7 +168,7 @@ def load_trained_annotator(
     source: str | Path,
     config: ConfigDict | str | Path | None = None,
     *,
-    labels: str | Path | None = None,
+    labels: str | Path | Sequence[str] | None = None,
     batch_size: int = 32,
     dtype: str | None = None,
     fold: bool = True,
@@ -183,13 +183,14 @@ def load_trained_annotator(
     Raises InputError if an argument cannot be used. The message gives the reason.
     """
     source = local_path(source)
+    labels = local_path(labels) if isinstance(labels, str | os.PathLike) else labels
     if config is None:
         source = find_model(source)
         if not source.is_dir():
             raise InputError(f"{source} is no folder of a model or a run; a weights file needs its config too")
         if is_dual_encoder(source):
-            return load_open_vocabulary(source, None if labels is None else local_path(labels), batch_size)
-        words = read_label_texts(local_path(labels)) if labels else None
+            return load_open_vocabulary(source, labels, batch_size)
+        words = None if labels is None else read_label_texts(labels)
         return TrainedAnnotator.from_run(source, batch_size, dtype, fold=fold, words=words)
     config = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else read_config(str(config))
     if config.get("task") != "annotation":
@@ -197,7 +198,7 @@ def load_trained_annotator(
     if dtype:
         config.model.dtype = dtype
     try:
-        names = read_labels(local_path(labels)) if labels else read_vocabulary(config.data)
+        names = read_vocabulary(config.data) if labels is None else read_labels(labels)
     except InputError as error:
         advice = "" if labels else "; without the data, --labels names a file of the labels"
         raise InputError(f"{error}{advice}") from None

@@ -1,5 +1,6 @@
 """Classifies photos by the frequent words of captions: a linear classifier on the image vectors of a dual encoder."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ _LEAST_PHOTOS = 20  # training photos whose captions mention a word, so that it 
 _PENALTY = 0.01  # factor of the squared weights of standardised vectors, beside the mean loss; chosen on Flickr8k dev
 _MOST_FREQUENT = 0.1  # see fit_caption_words
 _ABSENT = -100.0  # logit of a label that no word matches
-_PLURALS = {"people": "person", "children": "child"}
+_SYNONYMS = {"people": "person", "human": "person", "children": "child", "kid": "child", "bike": "bicycle"}
 
 
 class CaptionWords(NamedTuple):
@@ -32,23 +33,36 @@ class CaptionWords(NamedTuple):
         return {_WEIGHTS: self.weights, _BIAS: self.bias}
 
     @classmethod
-    def load(cls, arrays: dict[str, Any], names: Sequence[str]) -> "CaptionWords":
-        """Returns the classifier of the words `names` from the result of `arrays`."""
-        return cls(tuple(names), arrays[_WEIGHTS], arrays[_BIAS])
+    def load(cls, arrays: dict[str, Any], names: Sequence[str], size: int) -> "CaptionWords":
+        """Returns the classifier of the words `names` on vectors of `size` numbers, from the result of `arrays`.
+
+        Raises KeyError if an array is missing, or ValueError if the names do not fit the arrays.
+        """
+        weights, bias = arrays[_WEIGHTS], arrays[_BIAS]
+        known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if not known or weights.shape != (size, len(names)) or bias.shape != (len(names),):
+            shapes = f"{list(weights.shape)} and {list(bias.shape)}"
+            raise ValueError(f"`words` must be a list of W words for arrays [{size}, W] and [W], found {shapes}")
+        return cls(tuple(names), weights, bias)
 
     def of_labels(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the weights `[D, C]` and the bias `[C]` of C labels.
 
-        A label matches a word, or its plural, in any letter case. The bias of other labels is -100.
+        A label matches a word, its plural or its synonym, in any letter case. The bias of other labels is -100.
         """
-        columns = {form: column for column, name in enumerate(self.names) for form in (f"{name}es", f"{name}s", name)}
-        columns |= {plural: columns[name] for plural, name in _PLURALS.items() if name in columns}
+        columns = {name: column for column, name in enumerate(self.names)}
+        columns = {synonym: columns[name] for synonym, name in _SYNONYMS.items() if name in columns} | columns
+        columns = {plural: column for name, column in columns.items() for plural in _plurals(name)} | columns
         weights = np.zeros((len(self.weights), len(labels)), np.float32)
         bias = np.full(len(labels), _ABSENT, np.float32)
         for label, name in enumerate(labels):
             if (column := columns.get(name.lower())) is not None:
                 weights[:, label], bias[label] = self.weights[:, column], self.bias[column]
         return weights, bias
+
+
+def _plurals(name: str) -> tuple[str, ...]:
+    return f"{name}s", f"{name}es", re.sub("y$", "ies", name)
 
 
 def fit_caption_words(vectors: np.ndarray, mentioned: np.ndarray, names: Sequence[str]) -> CaptionWords:

@@ -14,7 +14,7 @@ The score of a label c on an image is a probability, the larger one of two:
    vector; see `inference.caption_words`.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,12 @@ class OpenVocabulary:
         self.labels, self._texts = self.trained_labels, _ = labels
         self.image_size, self.batch_size, self.threshold = encoder.image_size, encoder.batch_size, _THRESHOLD
         encoder.texts.tokenizer.check_words(self.labels, "label")
-        words = CaptionWords.load(encoder.others, self._calibration["words"])
+        words = CaptionWords.load(encoder.others, self._calibration["words"], encoder.config.model.embed_size)
         reference = encoder.others[REFERENCE]
         self._constants = jax.device_put((label_constants(encoder, labels, reference), words.of_labels(self.labels)))
-        weights, bias = np.asarray(self._calibration["weights"], np.float32), self._calibration["bias"]
+        weights, bias = (np.asarray(self._calibration[name], np.float32) for name in ("weights", "bias"))
+        if weights.shape != (3,) or bias.shape != ():
+            raise ValueError("`weights` must be three numbers and `bias` one")
 
         def score(constants: tuple, outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
             of_labels, (word_weights, word_bias) = constants
@@ -88,10 +90,10 @@ class OpenVocabulary:
     illustrate = predict
 
 
-def load_open_vocabulary(folder: Path, labels: str | Path | None, batch_size: int) -> OpenVocabulary:
+def load_open_vocabulary(folder: Path, labels: Path | Sequence[str] | None, batch_size: int) -> OpenVocabulary:
     """Loads a model folder of a dual encoder for `aia_jax.load`.
 
-    `labels` is a file with a label per line, `name` or `name: definition`. None: the everyday vocabulary.
+    `labels` is a file with a label per line, or a list: `name` or `name: definition`. None: the everyday vocabulary.
 
     Raises InputError if the folder cannot label photos, or a label has no known word.
     """
@@ -101,13 +103,13 @@ def load_open_vocabulary(folder: Path, labels: str | Path | None, batch_size: in
             f"{folder} can search photos, but not label them: it lacks the calibration, which `aia package` writes for "
             "a dual encoder with the feature 'classes' in config.model.image_features"
         )
-    texts = read_label_texts(labels) if labels else everyday_labels()
+    texts = everyday_labels() if labels is None else read_label_texts(labels)
     with config_errors_as_input_errors(folder):
         return OpenVocabulary(encoder, texts)
 
 
 def calibrate(
-    encoder: TrainedDualEncoder, split: Callable[[str], CaptionedPhotos]
+    encoder: TrainedDualEncoder, train: CaptionedPhotos, validation: CaptionedPhotos
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fits the scores of the everyday vocabulary to captions.
 
@@ -115,8 +117,8 @@ def calibrate(
 
     Args:
         encoder: a dual encoder with ImageNet's classes.
-        split: returns the photos and captions of the splits "train" and "validation". The words of captions are
-            fitted to the first, and the regression to the second.
+        train: photos and captions, to which the words of captions are fitted.
+        validation: photos and captions, to which the regression is fitted.
 
     Returns:
         Arrays and facts for a model folder.
@@ -126,19 +128,19 @@ def calibrate(
     """
     from sklearn.linear_model import LogisticRegression
 
-    labels, validation = everyday_labels(), split("validation")
+    labels = everyday_labels()
     mentioned = mentions(labels.names, validation)
     if not mentioned.any():
         raise InputError("the captions of the validation split mention no word of the everyday vocabulary")
-    outputs = encoder.encode_split(validation.images)
-    rows = np.linspace(0, len(validation) - 1, min(len(validation), _REFERENCE_IMAGES)).astype(int)
-    reference = outputs["log_classes"][rows]
+    outputs, trained = (encoder.encode_split(part.images) for part in (validation, train))
+    images = outputs["log_classes"]
+    if len(images) < _REFERENCE_IMAGES:  # few images have accidental statistics
+        images = np.concatenate([images, trained["log_classes"]])
+    reference = images[np.linspace(0, len(images) - 1, min(len(images), _REFERENCE_IMAGES)).astype(int)]
     constants = label_constants(encoder, labels, reference)
     inputs = np.asarray(features(outputs, *constants)).reshape(-1, 3)
     fitted = LogisticRegression(C=10, max_iter=1000).fit(inputs, mentioned.ravel())
-    train = split("train")
-    vectors = encoder.encode_split(train.images)["vectors"]
-    words = fit_caption_words(vectors, mentions(labels.names, train), labels.names)
+    words = fit_caption_words(trained["vectors"], mentions(labels.names, train), labels.names)
     calibration = {"weights": fitted.coef_[0].tolist(), "bias": float(fitted.intercept_[0]), "words": words.names}
     return {REFERENCE: reference.astype(np.float16), **words.arrays()}, {"open_vocabulary": calibration}
 

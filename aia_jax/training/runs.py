@@ -168,8 +168,9 @@ def config_errors_as_input_errors(workdir: Path) -> Iterator[None]:
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else error
         path = workdir / "config.json"
-        raise InputError(f"{path} is damaged, or of another version than this one: {error}") from error
+        raise InputError(f"{path} is damaged, or of another version than this one: {problem}") from error
 
 
 def check_complete_model(workdir: Path, info: dict[str, Any]) -> None:

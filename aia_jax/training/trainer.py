@@ -66,9 +66,10 @@ class Trainer:
         check_optimizer(config.optimizer)
         graphdef, _ = abstract_weights(task.build_model, self.mesh)
         if task.epoch_end(1) < 1:
+            unit = f", a multiple of {self.mesh.size}" if self.mesh.size > 1 else ""
             raise InputError(
                 f"config.batch_size={config.batch_size} is larger than the training data, at most "
-                f"{task.epoch_end(config.batch_size):,}; set a smaller one, a multiple of {self.mesh.size}"
+                f"{task.epoch_end(config.batch_size):,}; set a smaller one{unit}"
             )
         self.total_steps = task.epoch_end(config.epochs)
         optimizer = make_optimizer(config.optimizer, self.total_steps, task.epoch_end)

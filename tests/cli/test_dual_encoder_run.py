@@ -3,6 +3,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.weights.initialization import initializer
 from aia_jax.weights.load import load_arrays
+from aia_jax.weights.model_folder import read_model_folder
 from tests.helpers.gallery_page import read_page
 from tests.helpers.text_model import needs_text_model
 
@@ -177,7 +179,8 @@ def test_a_model_folder_labels_photos_with_any_words(model, root, tmp_path, caps
     lines = [json.loads(line) for line in (tmp_path / "o" / "annotations.jsonl").read_text().splitlines()]
     assert len(lines) == 72
     assert {label["label"] for label in lines[0]["labels"]} == {"star", "red", "<b>bold</b>"}
-    found = aia_jax.load(model, labels=tmp_path / "words.txt", threshold=0.0)([root / "images" / "0.png"])
+    texts = ["star: a shape with five points", "red", "<b>bold</b>"]
+    found = aia_jax.load(model, labels=texts, threshold=0.0)([root / "images" / "0.png"])
     assert found.scores.shape == (1, 3)
     assert found.attention is None
     expected = [label["score"] for label in lines[0]["labels"]]
@@ -222,6 +225,8 @@ def test_the_page_ranks_the_photos_for_sentences_of_a_file(model, root, tmp_path
     ],
 )
 def test_words_that_cannot_be_labels_are_refused(model, root, tmp_path, capsys, words, problem):
+    with pytest.raises(InputError, match=problem):
+        aia_jax.load(model, labels=words.splitlines())
     (tmp_path / "words.txt").write_text(words)
     command = ["annotate", "--model", str(model), "--images", str(root / "images"), "--output", str(tmp_path / "o")]
     assert main([*command, "--labels", str(tmp_path / "words.txt")]) == 2
@@ -248,16 +253,44 @@ def test_photos_that_cannot_be_read_are_an_attribute_of_the_index(model, root, t
     assert (photos.names, photos.problems) == (["0.png"], {"empty.png": "the file is empty"})
 
 
+def test_a_run_is_packaged_only_with_its_own_captions(workdir, root, model, tmp_path, capsys):
+    reference = read_model_folder(model).arrays[open_vocabulary.REFERENCE]
+    assert len(reference) == 48 + 12  # the validation split alone is small
+    run = shutil.copytree(workdir, tmp_path / "run")
+    other = shutil.copytree(root, tmp_path / "data")
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace(str(root), str(other)))
+    lines = (other / "train.jsonl").read_text().splitlines()
+    command = ["package", "--workdir", str(run), "--output", str(tmp_path / "model")]
+    for change, problem in (
+        (lambda path: path.write_text("\n".join(lines[:9])), "other captions"),
+        (Path.unlink, "no cap"),
+    ):
+        change(other / "train.jsonl")
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert problem in error
+        assert f"their new folder to data.root in {run / 'config.json'}" in error
+
+
 def test_a_run_without_calibration_does_not_label_photos(workdir, root, tmp_path, capsys):
     command = ["annotate", "--workdir", str(workdir), "--images", str(root / "images"), "--output", str(tmp_path)]
     assert main(command) == 2
     assert "aia package" in capsys.readouterr().err
 
 
+def calibration(about):
+    return about["facts"]["open_vocabulary"]
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
         (lambda about: about["facts"].pop("open_vocabulary"), "is damaged, or of another version"),
+        (lambda about: calibration(about).pop("bias"), "'bias' is missing"),
+        (lambda about: calibration(about).update(weights=[1, 2]), "`weights` must be three numbers"),
+        (lambda about: calibration(about)["words"].append("dog"), "`words` must be a list of W words for arrays"),
+        (lambda about: calibration(about).update(words="dog"), "`words` must be a list of W words for arrays"),
         (lambda about: about["config"]["model"].update(embed_size=7), "the weights do not fit the config"),
         (lambda about: about.update(packages=[1]), "is damaged: it lacks packages"),
     ],

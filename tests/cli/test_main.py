@@ -141,6 +141,14 @@ def test_errors_have_exit_codes(error, code, message, capsys):
     assert capsys.readouterr().err == message
 
 
+@pytest.mark.parametrize(("raised", "code"), [("KeyboardInterrupt", 130), ("SystemExit(143)", 143)])
+def test_an_interrupted_program_ends_without_the_shutdown_of_python(raised, code):
+    lines = ["import atexit, os", "from aia_jax.cli import annotate, main", "def stop(*_):", f"    raise {raised}"]
+    lines += ["annotate.run = stop", "atexit.register(os.abort)", "main.run_program()"]
+    done = program("-c", "\n".join(lines), "annotate", "--images", "photos")
+    assert (done.returncode, done.stderr) == (code, "error: interrupted\n" if code == 130 else "")
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_scripts_are_programs(script):
     done = program(script, DEMO, "--qqq")

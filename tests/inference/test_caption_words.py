@@ -34,9 +34,19 @@ def test_frequent_words_get_a_classifier_and_count_as_one_of_ten(words):
     assert nothing_known[0] < 0  # although nine of ten training photos show a person
 
 
-def test_labels_match_a_word_or_its_plural(words):
-    labels = ["People", "dogs", "dog", "hot dog", "cat"]
-    weights, bias = CaptionWords.load(words.arrays(), words.names).of_labels(labels)
-    np.testing.assert_array_equal(weights[:, :3], words.weights[:, [0, 1, 1]])
-    np.testing.assert_array_equal(bias, [*words.bias[[0, 1, 1]], -100, -100])
-    assert not weights[:, 3:].any()
+def test_labels_match_a_word_its_plural_or_its_synonym(words):
+    labels = ["People", "humans", "dogs", "dog", "hot dog", "cat"]
+    weights, bias = CaptionWords.load(words.arrays(), words.names, 6).of_labels(labels)
+    np.testing.assert_array_equal(weights[:, :4], words.weights[:, [0, 0, 1, 1]])
+    np.testing.assert_array_equal(bias, [*words.bias[[0, 0, 1, 1]], -100, -100])
+    assert not weights[:, 4:].any()
+    plurals = ["family", "Families", "children", "kids", "bike"]
+    names = ("family", "child", "bicycle")
+    _, bias = CaptionWords(names, np.zeros((1, 3)), np.arange(3)).of_labels(plurals)
+    np.testing.assert_array_equal(bias, [0, 0, 1, 1, 2])
+
+
+def test_no_word_of_few_captions_gets_a_classifier():
+    words = fit_caption_words(np.eye(19, dtype=np.float32), np.ones((19, 4), bool), NAMES)
+    weights, bias = CaptionWords.load(words.arrays(), words.names, 19).of_labels(["dog"])
+    assert (weights.shape, bias) == ((19, 1), -100)

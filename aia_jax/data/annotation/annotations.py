@@ -84,20 +84,23 @@ def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
     )
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
+def read_labels(source: Path | Sequence[str]) -> tuple[str, ...]:
     """Reads label names from a text file, one per line, or from JSON: a list, or an object with the field `labels`.
 
-    In a text file, lines that begin with # are comments.
+    In a text file, lines that begin with # are comments. `source` can also be the labels themselves.
 
     Raises:
         InputError: the file cannot be read, has no labels, or repeats a label.
     """
-    text = read_text(path)
-    document = read_json(path, _LABELS) if text.lstrip().startswith(("{", "[")) else _labels_of(text)
-    labels = document.get("labels") if isinstance(document, dict) else document
+    if isinstance(source, Path):
+        text = read_text(source)
+        document = read_json(source, _LABELS) if text.lstrip().startswith(("{", "[")) else _labels_of(text)
+        labels = document.get("labels") if isinstance(document, dict) else document
+    else:
+        source, labels = "the list of labels", list(source)
     if not isinstance(labels, list) or not labels:
-        raise InputError(f"{path} holds no labels; expected one per line, or JSON: {_LABELS} or a list")
-    _raise_problems(path, _label_problems(labels))
+        raise InputError(f"{source} holds no labels; expected one per line, or JSON: {_LABELS} or a list")
+    _raise_problems(source, _label_problems(labels))
     return tuple(labels)
 
 
@@ -200,7 +203,7 @@ def _assemble(
     return Annotations(tuple(labels), names, tuple(paths), multi_hot(image_labels, labels))
 
 
-def _raise_problems(path: Path, problems: list[str]) -> None:
+def _raise_problems(path: Path | str, problems: list[str]) -> None:
     if problems:
         raise InputError(f"{path} cannot be used, {len(problems):,} problem(s):{list_problems(problems)}")
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -26,15 +27,16 @@ class LabelTexts(NamedTuple):
     texts: tuple[str, ...]
 
 
-def read_label_texts(path: str | Path) -> LabelTexts:
-    """Reads a text file with a label per line, or a JSON file; see `read_labels`.
+def read_label_texts(source: Path | Sequence[str]) -> LabelTexts:
+    """Reads a text file with a label per line, a JSON file, or a list; see `read_labels`.
 
     A definition tells the sense of a word: "crane: a large wading bird".
 
     Raises:
         InputError: the file cannot be read, has no labels, has rows of a table, or has equal, empty or very long names.
     """
-    texts = read_labels(Path(path))
+    texts = read_labels(source)
+    path = source if isinstance(source, Path) else "the list of labels"
     names = tuple(text.split(_SEPARATOR, 1)[0].strip() for text in texts)
     first_use: dict[str, int] = {}
     for index, name in enumerate(names):
