@@ -45,10 +45,10 @@ TEXTS = {
             the photos are from Flickr, for research; this folder contains no photos and no captions. The weights of
             the backbone and of MiniLM are Apache 2.0""",
         "limits": """
-            The photos of Flickr8k show people and dogs outdoors, sport, children, water and snow. The model knows
-            about 200 words of their captions well. Other things are known only from the 1,000 classes of ImageNet: the
-            model often misses food, furniture, plants and rooms. It calls some other animals "dog". Drawings, textures
-            and documents get few labels, and most of these are wrong.
+            The photos of Flickr8k show people and dogs outdoors, sport, children, water and snow. The model has a
+            classifier for 198 words of their captions. Other things are known only from the 1,000 classes of ImageNet:
+            the model often misses food, furniture, plants and rooms. It calls some other animals "dog". Drawings,
+            textures and documents get few labels, and most of these are wrong.
             The training of MiniLM saw captions of Flickr30K, as text; the photos of Flickr8k are among the photos of
             Flickr30K. The texts must be English.""",
     },

@@ -12,6 +12,7 @@ _LEAST_PHOTOS = 20  # training photos whose captions mention a word, so that it 
 _PENALTY = 0.01  # factor of the squared weights of standardised vectors, beside the mean loss; chosen on Flickr8k dev
 _MOST_FREQUENT = 0.1  # see fit_caption_words
 _ABSENT = -100.0  # logit of a label that no word matches
+# Labels that mean exactly a word. `data.words.mentions` also has kinds of it, such as "man".
 _SYNONYMS = {"people": "person", "human": "person", "children": "child", "kid": "child", "bike": "bicycle"}
 
 
