@@ -1,0 +1,1 @@
+"""The page of `aia review`: HTML, style and scripts."""
