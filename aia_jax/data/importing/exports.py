@@ -1,10 +1,14 @@
 """Reads labels from JSON, JSON lines and XML of annotation tools. Formats that are not read are named and refused."""
 
+import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from defusedxml import ElementTree
+from defusedxml.common import DefusedXmlException
 
 from aia_jax.data.importing.coco import read_coco
 from aia_jax.data.importing.label_names import WEIGHTS, label_names
@@ -24,6 +28,7 @@ _SPLITS = ("split", "subset", "partition")
 _INSTEAD = "export COCO's JSON from the tool, or write a table image,labels"
 _ROWS = '; expected an object for each photo, as DataFrame.to_json(orient="records") writes'
 _CAPTIONS = "captions: captions are for retrieval, not for labels; see docs/retrieval.md"
+_MOST_XML, _DEEPEST_XML = 100_000_000, 100  # bytes of a file, and elements inside each other
 _REFUSED = {  # fields by which a format is known: its name, and what to do
     ("labels", "samples"): "imported data of this project: train with --config.data.root set to its folder",
     ("samples",): "samples.json of FiftyOne: export a FiftyOneImageClassificationDataset, and give its labels.json",
@@ -90,22 +95,42 @@ def read_xml_labels(path: Path) -> LabelList:
     """Reads "CVAT for images". The labels of a photo are those of its tags and shapes.
 
     Raises:
-        InputError: the file is not XML, or is in another format. The message says what to do.
+        InputError: the file is not XML, is in another format, has a document type definition, or exceeds `_MOST_XML` or
+            `_DEEPEST_XML`. The message says what to do.
     """
-    try:
-        root = ElementTree.fromstring(read_text(path))
-    except ElementTree.ParseError as error:
-        raise InputError(f"{path} is not XML: {error}") from None
+    root = _parse_xml(path)
     if root.tag != "annotations" or root.find("image") is None:
         raise InputError(f"{path} is not in the format 'CVAT for images 1.1', the only XML that is read; export that")
 
-    def read(image: ElementTree.Element) -> tuple[str, tuple[str, ...], str]:
+    def read(image: Element) -> tuple[str, tuple[str, ...], str]:
         labels = (shape.get("label", "") for shape in image if shape.get("label"))
         return image.attrib["name"], tuple(dict.fromkeys(labels)), SPLIT_NAMES.get(image.get("subset", "").lower(), "")
 
     images = ((f"{path.name}: image {image.get('id')}", image) for image in root.iterfind("image"))
     unused = {f"attribute {found.get('name')}": None for found in root.iterfind("image/*/attribute[@name]")}
     return _collect(path, "CVAT's XML, labels of tags and shapes", images, read, unused=unused)
+
+
+def _parse_xml(path: Path) -> Element:
+    size = path.stat().st_size
+    if size > _MOST_XML:
+        advice = "export each task or job on its own, and import the files one after the other"
+        raise InputError(f"{path} has {size / 1e6:,.0f} MB; XML of at most {_MOST_XML / 1e6:,.0f} MB is read: {advice}")
+    try:
+        parsed, depth = ElementTree.iterparse(io.StringIO(read_text(path)), ("start", "end"), forbid_dtd=True), 0
+        for event, _ in parsed:
+            depth += 1 if event == "start" else -1
+            if depth > _DEEPEST_XML:
+                raise InputError(
+                    f"{path} has more than {_DEEPEST_XML} elements inside each other; no known tool does so"
+                )
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path} is not XML: {error}") from None
+    except DefusedXmlException:
+        raise InputError(
+            f"{path} has a document type definition (<!DOCTYPE ...>), which can be harmful; remove it"
+        ) from None
+    return parsed.root
 
 
 def _is_object(value: Any) -> bool:

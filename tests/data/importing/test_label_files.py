@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import pytest
@@ -330,7 +331,9 @@ REFUSED = {
     'as DataFrame.to_json(orient="records") writes': {"image": {"0": "b.jpg"}, "labels": {"0": ["sea"]}},
     "is no name of a photo; expected an object for each photo": {"image": ["b.jpg"], "labels": [["sea"]]},
     "has the fields 0, of no known tool; expected": {"0": {"image": "b.jpg", "labels": ["sea"]}},
-    "is not XML: limit on input amplification": BOMB,
+    "has a document type definition (<!DOCTYPE ...>)": BOMB,
+    "(<!DOCTYPE ...>), which can be harmful": b'<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotations/>',
+    "has more than 100 elements inside each other": b"<a>" * 101 + b"</a>" * 101,
 }
 
 
@@ -338,6 +341,13 @@ REFUSED = {
 def test_other_exports_are_refused_by_name(write, message, content):
     with pytest.raises(InputError, match=re.escape(message)):
         read_labels_of(write(content, "a.json" if not isinstance(content, bytes) or content[0] != b"<"[0] else "a.xml"))
+
+
+def test_large_xml_is_refused_before_it_is_read(write):
+    path = write(CVAT, "a.xml")
+    os.truncate(path, 100_000_001)  # a sparse file
+    with pytest.raises(InputError, match="has 100 MB; XML of at most 100 MB is read: export each task"):
+        read_labels_of(path)
 
 
 FOLDERS = {
