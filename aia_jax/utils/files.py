@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ _ENCODINGS = ("cp1252", "mac_roman", "cp1250", "cp1251", "cp932", "gb18030", "cp
 def atomic_path(path: Path) -> Iterator[Path]:
     """Creates the folder of `path` and yields a temporary path. Moves the file to `path` if no error occurs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}")  # short, as file systems limit the length
+    temporary = path.with_name(f".{path.name[:50]}.{threading.get_native_id()}")  # file systems limit the length
     try:
         yield temporary
         temporary.replace(path)
