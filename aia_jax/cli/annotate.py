@@ -6,10 +6,12 @@
     aia annotate --workdir runs/demo --images photos --output annotated --html
     aia annotate --model corel5k --images photos --output annotated
     aia annotate --weights Annotator.pth --config corel5k --images photos --output annotated
+    aia annotate --images photos --xmp
+    aia annotate --images photos --undo
 
 Without a model, the shipped model `open` labels the photos, with everyday words or with the words of --labels. The
 output folder gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl. The same command continues an
-interrupted call: photos that have labels there are not read again.
+interrupted call: photos that have labels there are not read again. With --xmp, photo programs show the labels.
 """
 
 from __future__ import annotations
@@ -28,6 +30,13 @@ import aia_jax
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, local, model_source, positive
+from aia_jax.cli.keyword_flags import (
+    add_keyword_arguments,
+    read_keyword_flags,
+    undo,
+    write_first_mapping,
+    write_keywords,
+)
 from aia_jax.cli.outputs import check_output_folder
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import os_errors_as_input_errors, read_text
@@ -58,6 +67,7 @@ def add_arguments(parser: Parser) -> None:
     queries += "photos twice: once for the labels, and once for the index, which `aia search` also uses"
     parser.add_argument("--queries", type=local, metavar="FILE", help=queries)
     parser.add_argument("--force", action="store_true", help="delete the annotations in --output and start again")
+    add_keyword_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -70,6 +80,9 @@ def run(arguments: argparse.Namespace) -> None:
     from aia_jax.data.photo_folder import photo_names
     from aia_jax.inference.annotation_output import AnnotationOutput, write_gallery
 
+    if arguments.undo:
+        return undo(arguments.images)
+    mapping, parent = read_keyword_flags(arguments)
     if arguments.queries and not arguments.html:
         raise InputError("--queries is for the page of --html; add --html")
     source = model_source(arguments)
@@ -84,6 +97,10 @@ def run(arguments: argparse.Namespace) -> None:
         top=arguments.top,
         batch_size=arguments.batch_size,
     )
+    if arguments.write_mapping:
+        return write_first_mapping(arguments.write_mapping, annotator.labels, arguments.images, names)
+    for line in mapping.unknown(annotator.labels):
+        print(f"{arguments.mapping}: the model has no label {line}", file=sys.stderr)
     search = annotator.sentence_search() if arguments.queries else None
     queries = _read_queries(arguments.queries, search) if search else []
     settings = {"images": str(arguments.images.resolve()), **annotator.settings}
@@ -101,13 +118,17 @@ def run(arguments: argparse.Namespace) -> None:
             _annotate(annotator, arguments, remaining, written, len(names) - len(remaining))
         rate = f", {len(remaining) / (time.perf_counter() - start):,.1f} img/s" if remaining else ""
         _derive(written)
+        gone = written.done.difference(names)
         if arguments.html:
             scored = _score_queries(arguments, search, queries, names) if search else ()
             write_gallery(output / PAGE, arguments.images, annotator.labels, written, scored)
-        if gone := sorted(written.done.difference(names)):
+        if arguments.xmp or arguments.embed:
+            photos = ((name, labels) for name, labels in written.read() if name not in gone)
+            write_keywords(arguments, mapping, parent, photos, len(written.done) - len(gone))
+        if gone:
             print(
                 f"{format_count(len(gone), 'annotated photo')} no longer in {printable(str(arguments.images))}; their "
-                f"labels are kept, --force starts again:{list_problems(list(map(printable, gone)), 5)}"
+                f"labels are kept, --force starts again:{list_problems(list(map(printable, sorted(gone))), 5)}"
             )
         photos = format_count(len(names), "photo")
         print(f"{len(remaining):,} of {photos} read now{rate}; written to {printable(str(output))}")

@@ -52,6 +52,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InputError: a flag is unknown or missing, or a value does not fit the flag.
         """
+        argv = [self._with_underscores(argument) for argument in argv]
         plain, overrides = _split_overrides(argv) if "--config" in self._option_string_actions else (list(argv), [])
         if not {"-h", "--help"} & set(plain) and (problem := self._unknown_flags(plain)):
             self.error(problem)
@@ -74,6 +75,12 @@ class Parser(argparse.ArgumentParser):
         if message.endswith("expected one argument"):
             message += "; write a value that begins with - after an equals sign, as in --flag=-value"
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def _with_underscores(self, argument: str) -> str:
+        """Returns --num_workers for --num-workers, if it is a flag."""
+        name, equals, value = argument.partition("=")
+        flag = "--" + name[2:].replace("-", "_")
+        return flag + equals + value if name.startswith("--") and flag in self._option_string_actions else argument
 
     def _unknown_flags(self, argv: Sequence[str]) -> str:
         known, positional = self._option_string_actions, bool(self._get_positional_actions())
