@@ -19,6 +19,7 @@ from aia_jax.utils.errors import InputError
 FLIPS = {"none": ("",), "horizontal": ("", "h"), "both": ("", "h", "v", "hv")}
 
 _IN_FLIGHT = 2  # batches that are computed while an earlier batch is written
+_POOLED_AT_ONCE = 64  # maps
 _VERSION = 1  # version of the code below; increase it when a change of the code changes the maps
 
 
@@ -74,6 +75,25 @@ def prepare_features(
             _write_maps(directory / "features.npy", batches, compute, shape, dtype, batch_size, bar)
 
     return MappedRows(cached_directory(copy.parent, kind, fingerprint, num_bytes, write) / "features.npy", images.rows)
+
+
+def prepare_pooled(maps: MappedRows) -> MappedRows:
+    """Returns the means over the cells of the maps of `prepare_features`, float32 `[N, 1, 1, F]`.
+
+    The first call computes the means of all rows of `maps.path`, and caches them in a folder beside that of this file.
+    """
+    folder, whole = maps.path.parent, MappedRows(maps.path)
+
+    def write(directory: Path) -> None:
+        with RowWriter(directory / "features.npy", (1, 1, whole.shape[-1]), np.float32) as rows:
+            for start in range(0, len(whole), _POOLED_AT_ONCE):
+                some = whole[start : start + _POOLED_AT_ONCE].mean(axis=(1, 2), keepdims=True, dtype=np.float32)
+                rows.extend(some)
+
+    kind, _, fingerprint = folder.name.rpartition("-")
+    num_bytes = len(whole) * whole.shape[-1] * 4
+    path = cached_directory(folder.parent, f"{kind}-pooled", fingerprint, num_bytes, write)
+    return MappedRows(path / "features.npy", maps.rows)
 
 
 def write_grid_features(

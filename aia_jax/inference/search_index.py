@@ -79,6 +79,7 @@ class PhotoIndex:
         read: Callable[[Sequence[Path]], Iterator[Photo]],
         compute: Callable[[np.ndarray], Rows],
         batch_size: int,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Update:
         """Computes the rows of new and changed photos, and removes the rows of photos that no longer exist.
 
@@ -89,6 +90,8 @@ class PhotoIndex:
             read: function from a list of paths to an iterator over the decoded photos, in order.
             compute: function from b images, uint8 `[b, S, S, 3]`, to a dict of arrays `[b, ...]`.
             batch_size: the largest b.
+            progress: called with the numbers of photos that are done and in total, after each part; None: a bar. An
+                error that it raises ends the update, and the next update continues.
 
         Raises:
             InputError: `path` contains other files than an index, which may be damaged.
@@ -106,7 +109,7 @@ class PhotoIndex:
             gone = known.keys() - present.keys()
             fresh = [name for name, entry in present.items() if known.get(name) != entry or counts[name] > 1]
             self._forget(gone.union(fresh))
-            problems = self._add([present[name] for name in fresh], read, compute, batch_size)
+            problems = self._add([present[name] for name in fresh], read, compute, batch_size, progress)
             self._join_small_parts()
             self._parts = [part for part in self._parts if part.live]
             self._remove_parts(keep={part.path for part in self._parts})
@@ -172,10 +175,18 @@ class PhotoIndex:
         read: Callable[[Sequence[Path]], Iterator[Photo]],
         compute: Callable[[np.ndarray], Rows],
         batch_size: int,
+        progress: Callable[[int, int], None] | None,
     ) -> dict[str, str]:
         """Writes the rows of photos. Returns `{name: reason}` for the photos that cannot be used."""
         problems: dict[str, str] = {}
-        bar = tqdm(total=len(photos), desc="index", unit="img", dynamic_ncols=True, disable=not photos or None)
+        bar = tqdm(
+            total=len(photos),
+            desc="index",
+            unit="img",
+            dynamic_ncols=True,
+            disable=bool(not photos or progress) or None,
+        )
+        kept, done = sum(len(part.live) for part in self._parts), 0
         with bar, contextlib.closing(read([self._folder / name for name, *_ in photos])) as decoded:
             for batch in _batches(zip(photos, decoded, strict=True), _PART_SIZE):
                 problems |= {name: photo.problem for (name, *_), photo in batch if photo.problem}
@@ -185,6 +196,9 @@ class PhotoIndex:
                     rows = [compute(np.stack(some)) for some in images]
                     self._write([entry for entry, _ in usable], rows)
                 bar.update(len(batch))
+                done += len(batch)
+                if progress:
+                    progress(kept + done, kept + len(photos))
         return problems
 
     def _join_small_parts(self) -> None:

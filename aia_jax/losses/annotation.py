@@ -90,6 +90,14 @@ def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], A
     return bce if name == "bce" else partial(multi_label_loss, **PRESETS[name] | overrides)
 
 
+def masked_mean(losses: Array, mask: Array) -> Array:
+    """Computes the mean of the losses `[B, C]` where `mask` `[B, C]` is True, or 0 if it is True nowhere.
+
+    The other losses have a gradient of exactly 0, even if they are infinite or NaN.
+    """
+    return jnp.where(mask, losses, 0).sum() / jnp.maximum(mask.sum(), 1)
+
+
 def _sigmoid(x: Array) -> Array:
     """Computes the sigmoid. If the sigmoid is near 1, the gradient still has its full relative precision."""
     return jnp.exp(jax.nn.log_sigmoid(x))

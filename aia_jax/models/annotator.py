@@ -101,8 +101,16 @@ def build_annotator(config: ConfigDict, num_labels: int, *, rngs: nnx.Rngs) -> A
             fields that `build_backbone` needs. The attention head also needs the other fields in `HEAD_FIELDS`.
         rngs: random keys for the initial weights (stream `params`).
     """
-    head_class, fields = look_up("head", config.head, HEADS)
+    look_up("head", config.head, HEADS)  # before the backbone is built, which takes long
     backbone = build_backbone(config, rngs=rngs)
-    options = {name: config[name] for name in fields} | dtypes(config)
-    head = head_class(num_labels, backbone.num_features, **options, rngs=rngs)
+    head = build_head(config, num_labels, backbone.num_features, rngs=rngs)
     return Annotator(backbone, head, freeze_backbone=config.freeze_backbone)
+
+
+def build_head(
+    config: ConfigDict, num_labels: int, num_features: int, *, rngs: nnx.Rngs
+) -> AttentionPooling | ClassifierHead | TextHead:
+    """Builds the head for feature maps of `num_features` channels; see `build_annotator`."""
+    head_class, fields = look_up("head", config.head, HEADS)
+    options = {name: config[name] for name in fields} | dtypes(config)
+    return head_class(num_labels, num_features, **options, rngs=rngs)

@@ -52,8 +52,7 @@ class AnnotationTask(BaseTask):
         self.channel_stats = stats or datasets.read_channel_stats(data.root)
         if config.published and config.published not in RESULTS:
             raise InputError(f"config.published={config.published!r} is unknown; known: {', '.join(RESULTS)}")
-        options = {name: value for name, value in config.loss.items() if name != "name" and value is not None}
-        self._loss = annotation_loss(config.loss.name, **options)
+        self._loss = configured_loss(config.loss)
         self._source = AnnotatedSplits(config, data.image_size, config.seed)
 
     @property
@@ -186,6 +185,12 @@ class AnnotationTask(BaseTask):
 
     def _train_source(self) -> RowSource:
         return {} if self.config.data.placement == "device" else self.train_arrays()
+
+
+def configured_loss(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns the loss function that `config.loss` names; see `annotation_loss`."""
+    options = {name: value for name, value in config.items() if name != "name" and value is not None}
+    return annotation_loss(config.name, **options)
 
 
 class AnnotatedSplits:

@@ -98,7 +98,7 @@ class TrainedAnnotator:
         self._maps = make_predict_step(
             graphdef, lambda model, batch: self._task.extract(model.backbone, batch), self._mesh
         )
-        self._keyword_scores = make_predict_step(graphdef, self._score_maps, self._mesh)
+        self._map_scores = make_predict_step(graphdef, self._score, self._mesh)
         self._predict = make_predict_step(graphdef, self._task.predict, self._mesh)
         self._explain = make_predict_step(graphdef, self._task.explain, self._mesh)
         self._illustrate = make_predict_step(graphdef, self._task.illustrate, self._mesh)
@@ -212,18 +212,24 @@ class TrainedAnnotator:
             An int32 array of label ids for each map, in descending order of score.
         """
         found = []
+        for scores in self.score_maps(maps):
+            order = np.argsort(-scores, kind="stable")
+            found.append(order[scores[order] >= threshold].astype(np.int32))
+        return found
+
+    def score_maps(self, maps: MappedRows | np.ndarray) -> np.ndarray:
+        """Returns the scores float32 `[N, C]` of N feature maps `[N, h, w, F]`."""
+        found = [np.zeros((0, len(self.labels)), np.float32)]
         for start in range(0, len(maps), self.batch_size):
             rows = np.asarray(maps[start : start + self.batch_size], np.float32)
-            for scores in np.asarray(self._dispatch(self._keyword_scores, "maps", rows)["scores"])[: len(rows)]:
-                order = np.argsort(-scores, kind="stable")
-                found.append(order[scores[order] >= threshold].astype(np.int32))
-        return found
+            found.append(np.asarray(self._dispatch(self._map_scores, "maps", rows)["scores"])[: len(rows)])
+        return np.concatenate(found)
 
     def _dispatch(self, step: Any, name: str, rows: np.ndarray) -> dict[str, jax.Array]:
         if os.getpid() != self._process:  # JAX would wait for ever
             raise InputError("the annotator was loaded before this process was forked; load it in each process")
         return step(self._weights, sharding.put_batch({name: pad_batch(rows, self.batch_size)}, self._mesh))
 
-    def _score_maps(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def _score(self, model: Annotator, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits, _ = model.head(batch["maps"].astype(DTYPES[self.config.model.dtype]), train=False)
         return {"scores": label_scores(logits.astype(jnp.float32), self.config.model)}

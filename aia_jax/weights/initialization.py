@@ -100,7 +100,7 @@ def _initializer_by_name(config: ConfigDict, task: Task) -> Callable[[Arrays], A
     columns = np.array([places[task.labels[row]] for row in rows], int)
     if jax.process_index() == 0:
         print(_summary(source, task.labels, names, set(rows.tolist())), flush=True)
-    return lambda weights: replace_arrays(weights, _merge(flat_arrays(weights), arrays, rows, columns))
+    return lambda weights: replace_arrays(weights, merge_labels(flat_arrays(weights), arrays, rows, columns))
 
 
 def _source_labels(source: str, config: ConfigDict) -> tuple[tuple[str, ...] | None, int | None]:
@@ -136,7 +136,7 @@ def _with_label_count(shapes: Shapes, count: int | None) -> Shapes:
     }
 
 
-def _merge(
+def merge_labels(
     random: Mapping[str, jax.Array], arrays: Mapping[str, np.ndarray], rows: np.ndarray, columns: np.ndarray
 ) -> dict[str, Any]:
     """Returns `arrays`, but with other values for the paths in `_LABEL_AXES`.
