@@ -91,12 +91,12 @@ DARKTABLE = """<?xml version="1.0" encoding="UTF-8"?>
 </x:xmpmeta>
 """
 
-# One keyword as an attribute, a second description, the name space of RDF as the default, and no line breaks.
+# One keyword as an attribute, two descriptions, other prefixes, and no line breaks.
 SLOPPY = (
-    '<RDF xmlns="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<Description r:about="" xmlns:d="http://purl.org/dc/elements/1.1/" d:subject=\'a &gt; "b"\'/>'
-    '<Description r:about="" xmlns:e="http://ns.adobe.com/exif/1.0/"><e:Flash r:parseType="Resource">'
-    "<e:Fired>True</e:Fired></e:Flash></Description></RDF>"
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:d="http://purl.org/dc/elements/1.1/" d:subject=\'a &gt; "b"\'/>'
+    '<rdf:Description rdf:about="" xmlns:e="http://ns.adobe.com/exif/1.0/"><e:Flash rdf:parseType="Resource">'
+    "<e:Fired>True</e:Fired></e:Flash></rdf:Description></rdf:RDF></x:xmpmeta>"
 )
 
 SIDECARS = {"Lightroom": LIGHTROOM, "digiKam": DIGIKAM, "darktable": DARKTABLE, "sloppy": SLOPPY}
