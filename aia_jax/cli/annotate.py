@@ -3,6 +3,7 @@
     aia annotate --images photos --html
     aia annotate --images photos --html --queries queries.txt
     aia annotate --images photos --labels words.txt --output words
+    aia annotate --images photos --export label-studio coco
     aia annotate --workdir runs/demo --images photos --output annotated --html
     aia annotate --model corel5k --images photos --output annotated
     aia annotate --weights Annotator.pth --config corel5k --images photos --output annotated
@@ -20,7 +21,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ _BYTES_PER_PHOTO = 5000  # estimate: a disk block for the keywords file, and a l
 _BYTES_PER_PICTURE = 100_000  # estimate: a base64 thumbnail in the store, in the page and in the copy of the page
 _PICTURE_SIDE = 448  # pixels; a page of 5,000 natural photos of 448 x 448 has 168 MB and opens immediately
 PAGE = "gallery.html"
+_FORMATS = ("label-studio", "coco")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -66,6 +68,8 @@ def add_arguments(parser: Parser) -> None:
     queries = "sentences, one per line, that the page finds; needs --html and a dual encoder, such as open. Reads new "
     queries += "photos twice: once for the labels, and once for the index, which `aia search` also uses"
     parser.add_argument("--queries", type=local, metavar="FILE", help=queries)
+    formats = "also write label_studio.json or coco.json, for other programs; a later call can add them"
+    parser.add_argument("--export", nargs="+", choices=_FORMATS, default=(), metavar="FORMAT", help=formats)
     parser.add_argument("--force", action="store_true", help="delete the annotations in --output and start again")
     add_keyword_arguments(parser)
 
@@ -117,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
         if remaining:
             _annotate(annotator, arguments, remaining, written, len(names) - len(remaining))
         rate = f", {len(remaining) / (time.perf_counter() - start):,.1f} img/s" if remaining else ""
-        _derive(written)
+        _derive(written, lambda: _export(written, arguments, names, annotator.labels, source))
         gone = written.done.difference(names)
         if arguments.html:
             scored = _score_queries(arguments, search, queries, names) if search else ()
@@ -196,12 +200,29 @@ def _annotate(
                 raise Interrupted(request.signum, f"stopped after {done}; {_same_command(arguments)} continues")
 
 
-def _derive(written: AnnotationOutput) -> None:
-    """Writes annotations.csv and the keyword files, and prints a summary and the problems of all photos."""
+def _export(
+    written: AnnotationOutput,
+    arguments: argparse.Namespace,
+    names: Sequence[str],
+    labels: Sequence[str],
+    source: str | Path,
+) -> None:
+    """Writes the files of `--export`."""
+    from aia_jax.data.exporting import server_settings
+
+    written.export(arguments.export, arguments.images, set(names), labels, Path(source).resolve().name)
+    if "label-studio" in arguments.export:
+        print(server_settings(arguments.images))
+
+
+def _derive(written: AnnotationOutput, export: Callable[[], None]) -> None:
+    """Writes annotations.csv and the keyword files, exports, and prints a summary and the problems of all photos."""
     from aia_jax.inference.annotation_output import PROBLEMS
 
     photos = tqdm(written.derive(), desc="write", unit="img", leave=False, dynamic_ncols=True, mininterval=0.5)
     counts = [len(labels) for _, labels in photos]
+    if counts:
+        export()
     problems = [f"{printable(name)}: {problem}" for name, problem in written.problems()]
     if not counts:
         raise InputError(f"none of the {len(problems):,} photos can be read:{list_problems(problems, 5)}")

@@ -8,6 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,11 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of dama
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # `InputError` says what is wrong
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # may stand behind the pixels
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that do not change its pixels
 _BITS, _PHOTOMETRIC, _PLANES, _SIGNED = 258, 262, 284, 339  # tags of TIFF
 _LEAST_WHITE = 1 << 14  # smallest largest value of integers that are taken for 16-bit values
+_TURNED = (5, 6, 7, 8)  # values of the EXIF field Orientation that exchange width and height
 _BROKEN = "; with it, the file is broken"
 _KINDS = {  # regular expression for the start of a file that cannot be read: what it is, and what to do
     rb"....ftyp(?=.{0,24}avi[fs])": "a broken AVIF, or an old Pillow: pip install --upgrade pillow",
@@ -95,6 +98,29 @@ def thumbnail(data: bytes, side: int) -> np.ndarray:
         return _to_array(_to_rgb(image).resize(size, Image.Resampling.BICUBIC), orientation)
 
     return decode(data, shrink)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Returns the width and the height of the upright photo in pixels. Decodes it only if its header is not enough.
+
+    Raises:
+        InputError: the file is not an image, or is broken.
+        OSError: the file cannot be read.
+    """
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            if image.format != "PNG":
+                return _upright_size(image)
+            if not any(mark in path.read_bytes() for mark in _PNG_ORIENTATION):
+                return image.size
+    except Exception:  # Pillow's readers raise many types of errors; `decode` says what is wrong.
+        pass
+    return decode(path.read_bytes(), _upright_size)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image, True) in _TURNED else (width, height)
 
 
 def encode_webp(image: np.ndarray) -> bytes:

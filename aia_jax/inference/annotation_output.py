@@ -6,6 +6,8 @@
     annotations.csv                image,label,score: a row per label, derived from annotations.jsonl
     keywords/<image>.json          {"tagging": {"keywords": [...]}}: a file per photo, derived from annotations.jsonl
     pictures.jsonl                 see `thumbnails`; only for the HTML page
+    label_studio.json, .xml        see `exporting`; derived from annotations.jsonl by `export`
+    coco.json                      likewise
 
 The JSON files are ASCII. They can store any file name, even with line separators or with bytes that are not UTF-8. Such
 bytes become escapes such as \\udce9. The CSV file follows RFC 4180 in UTF-8, and has the same escapes in such names.
@@ -18,24 +20,26 @@ import csv
 import errno
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from aia_jax.data.exporting import ExportedPhoto, write_coco, write_label_studio
 from aia_jax.inference.thumbnails import PICTURES, Thumbnail, ThumbnailStore
 from aia_jax.report.gallery.writer import PageLabel, PagePhoto, announce_size, encode_scores, write_gallery_page
 from aia_jax.report.page_parts import folder_url
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import atomic_path, check_writable, complete_lines, exclusive_lock, write_bytes, write_json
-from aia_jax.utils.messages import spreadsheet_text
+from aia_jax.utils.messages import spreadsheet_path, spreadsheet_text
 
 SETTINGS = "settings.json"
 ANNOTATIONS = "annotations.jsonl"
 PROBLEMS = "problems.jsonl"
 TABLE = "annotations.csv"
 KEYWORDS = "keywords"
+FORMATS = {"label-studio": "label_studio.json", "coco": "coco.json"}
 
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 Labels = Sequence[tuple[str, float]]  # pairs of a label and its score
@@ -69,7 +73,7 @@ class AnnotationOutput(contextlib.ExitStack):
             elif not force:
                 _check_settings(folder, json.loads(json.dumps(settings)))  # JSON changes tuples to lists, for example
             if force:
-                for name in (ANNOTATIONS, PROBLEMS, TABLE, PICTURES):
+                for name in (ANNOTATIONS, PROBLEMS, TABLE, PICTURES, *FORMATS.values()):
                     (folder / name).unlink(missing_ok=True)
                 if (folder / KEYWORDS).exists():
                     shutil.rmtree(folder / KEYWORDS)
@@ -128,10 +132,36 @@ class AnnotationOutput(contextlib.ExitStack):
             table = csv.writer(file)
             table.writerow(("image", "label", "score"))
             for name, labels in self.read():
-                safe_name = f"./{name}" if spreadsheet_text(name) != name else name
-                table.writerows((safe_name, spreadsheet_text(label), score) for label, score in labels)
+                rows = ((spreadsheet_path(name), spreadsheet_text(label), score) for label, score in labels)
+                table.writerows(rows)
                 self._write_keywords(name, [label for label, _ in labels])
                 yield name, labels
+
+    def export(
+        self, formats: Iterable[str], photos: Path, names: Collection[str], labels: Sequence[str], model: str
+    ) -> None:
+        """Writes the labels of the photos in `names` in the given `FORMATS`.
+
+        If the size of a photo cannot be read, adds the photo to `problems.jsonl`.
+
+        Args:
+            photos: the folder of the photos.
+            labels: the vocabulary of the model.
+            model: name of the model.
+
+        Raises InputError if a format cannot hold a label.
+        """
+
+        def read() -> Iterator[ExportedPhoto]:
+            bar = tqdm(self.read(), desc=path.name, unit="img", leave=False, dynamic_ncols=True, mininterval=0.5)
+            return (ExportedPhoto(name, found) for name, found in bar if name in names)
+
+        for name in formats:
+            path = self._folder / FORMATS[name]
+            if name == "coco":
+                self.add([], write_coco(path, photos, read, labels))
+            else:
+                write_label_studio(path, photos, read(), labels, model)
 
     def _write_keywords(self, name: str, keywords: list[str]) -> None:
         path = self._folder / KEYWORDS / f"{name}.json"

@@ -18,6 +18,11 @@ def spreadsheet_text(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
+def spreadsheet_path(name: str) -> str:
+    """Returns a relative path for a CSV cell, with "./" before a name that a spreadsheet would run as a formula."""
+    return f"./{name}" if spreadsheet_text(name) != name else name
+
+
 def list_problems(problems: Sequence[str], limit: int = MAX_LISTED) -> str:
     """Returns the first `limit` problems, one per line, and the number of further problems."""
     lines = list(problems[:limit])

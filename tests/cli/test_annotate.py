@@ -89,12 +89,25 @@ def test_scores_are_those_of_evaluation(annotate, photos, tmp_path, expected, ca
 
 def test_threshold_and_top_choose_labels_and_all_files_say_the_same(annotate, tmp_path, expected, capsys):
     threshold = float(np.median(expected.max(axis=1)))
-    assert annotate("--threshold", str(threshold), "--top", "3") == 0
+    assert annotate("--threshold", str(threshold), "--top", "3", "--export", "label-studio", "coco") == 0
     found = written(tmp_path / "out")
     counts = np.minimum((expected > np.float32(threshold)).sum(axis=1), 3)
     assert [len(labels) for labels in found.values()] == counts.tolist()
     assert 0 < np.count_nonzero(counts) < NUM_PHOTOS
-    assert f"{np.count_nonzero(counts == 0)} without any" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{np.count_nonzero(counts == 0)} without any" in printed
+    assert f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={tmp_path}, and" in printed
+    tasks = json.loads((tmp_path / "out" / "label_studio.json").read_bytes())
+    addresses = [f"/data/local-files/?d=photos/{image}" for image in found]
+    assert [task["data"] for task in tasks] == [
+        {"image": address, "proposed": list(labels)} for address, labels in zip(addresses, found.values(), strict=True)
+    ]
+    coco = json.loads((tmp_path / "out" / "coco.json").read_bytes())
+    names = {image["id"]: image["file_name"] for image in coco["images"]}
+    scores = {image: {} for image in names.values()}
+    for each in coco["annotations"]:
+        scores[names[each["image_id"]]][scenes.LABELS[each["category_id"] - 1]] = each["score"]
+    assert scores == found
     with (tmp_path / "out" / "annotations.csv").open(newline="") as file:
         rows = [(image, label, float(score)) for image, label, score in list(csv.reader(file))[1:]]
     assert rows == [(image, *label) for image, labels in found.items() for label in labels.items()]
@@ -208,8 +221,10 @@ def test_only_new_and_unreadable_photos_are_read_again(annotate, photos, tmp_pat
     assert "1 of 22 photos read now" in out
     assert f"1 annotated photo no longer in {photos}; their labels are kept, --force starts again:\n  a.webp\n" in out
     monkeypatch.setattr(PhotoAnnotator, "annotate", pytest.fail)
-    assert annotate() == 0
+    assert annotate("--export", "coco") == 0
     assert "0 of 22 photos read now; written to" in capsys.readouterr().out
+    images = json.loads((tmp_path / "out" / "coco.json").read_bytes())["images"]
+    assert [image["file_name"] for image in images] == [*before, "empty.jpg", "b.webp"]  # without a.webp
 
 
 def test_only_unreadable_photos_are_an_error(annotate, photos, capsys):
