@@ -1,6 +1,7 @@
-"""Import labels of your own photos, from a table, COCO's JSON or a folder for each label, for training.
+"""Import labels of your own photos for training: a table, COCO's JSON, a folder for each label, or keywords.
 
     aia import-labels --labels labels.csv --images photos --output mine
+    aia import-labels --xmp --images photos --output mine --min_images 20
     aia import-labels --labels more.csv --images photos --output test --like mine --test_fraction 1
 
 DIR gets train.json, test.json, channel_stats.json and images, a link to the photos.
@@ -26,11 +27,14 @@ from aia_jax.data.importing.label_checks import sample_lines, unify_labels
 from aia_jax.data.importing.label_files import read_labels_of
 from aia_jax.data.importing.labelled_photos import (
     SPLIT_NAMES,
+    LabelList,
     LabelRow,
     combine_moments,
     measure_photos,
     merge_label_rows,
 )
+from aia_jax.data.importing.photo_keywords import LEVELS, read_photo_keywords
+from aia_jax.data.photo_metadata.mapping import KeywordMapping, read_mapping
 from aia_jax.report.label_balance import balance_report
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
@@ -46,7 +50,13 @@ _FILES = (*(f"{split}.json" for split in SPLITS), CUSTOM_STATS)
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia import-labels`."""
     labels_help = "table with a header such as image,labels; file of another tool; or a folder of photos for each label"
-    parser.add_argument("--labels", required=True, type=local, metavar="FILE|FOLDER", help=labels_help)
+    parser.add_argument("--labels", type=local, metavar="FILE|FOLDER", help=labels_help)
+    keywords = "read the keywords of --images instead: in XMP sidecars, and in XMP and IPTC inside the photos"
+    parser.add_argument("--xmp", action="store_true", help=keywords)
+    parts = "label of a hierarchical keyword: its last level (default), each level, or the path, such as Animals|Dog"
+    parser.add_argument("--levels", choices=LEVELS, help=parts)
+    mapping = "keywords: YAML file with their labels, synonyms and keywords to ignore"
+    parser.add_argument("--mapping", type=local, metavar="FILE", help=mapping)
     parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder for the imported data")
     parser.add_argument("--images", type=local, metavar="FOLDER", help="photos; default: the folder of the file")
     fraction_help = f"photos for testing; default: {_TEST_FRACTION}, or the splits of the list; 1: only for evaluation"
@@ -75,12 +85,13 @@ def run(arguments: argparse.Namespace) -> None:
     """
     images = _check(arguments)
     vocabulary, stats = _read_like(arguments.like) if arguments.like else (None, None)
-    listed = read_labels_of(arguments.labels, **{name: getattr(arguments, name) for name in _TABLE_FLAGS})
+    listed = _read_keywords(arguments) if arguments.xmp else _read_list(arguments)
     print(listed.understood, flush=True)
     problems = list(listed.problems)
     rows, notes = unify_labels(listed.rows, vocabulary, problems, accept=arguments.accept_labels)
     if notes:
-        print(f"labels that are nearly the same:{list_problems(notes)}", file=sys.stderr)
+        joins = "; synonyms in the file of --mapping join them" if arguments.xmp else ""
+        print(f"labels that are nearly the same{joins}:{list_problems(notes)}", file=sys.stderr)
     photos = merge_label_rows(rows, images, vocabulary, problems)
     photos = _with_split(photos if arguments.test_fraction else _folder_splits(photos), problems)
     sample = sample_lines(photos, _NUM_SHOWN)
@@ -110,14 +121,30 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"next: aia train --config custom --workdir DIR --config.data.root={root}")
 
 
+def _read_list(arguments: argparse.Namespace) -> LabelList:
+    return read_labels_of(arguments.labels, **{name: getattr(arguments, name) for name in _TABLE_FLAGS})
+
+
+def _read_keywords(arguments: argparse.Namespace) -> LabelList:
+    mapping = read_mapping(arguments.mapping) if arguments.mapping else KeywordMapping()
+    return read_photo_keywords(arguments.images, mapping, arguments.levels or LEVELS[0])
+
+
 def _check(arguments: argparse.Namespace) -> Path:
     """Checks the flags and returns the folder of the photos."""
     labels, output = arguments.labels, arguments.output
-    if not labels.exists():
+    if bool(labels) == arguments.xmp:
+        raise InputError("name the labels: --labels FILE, or --xmp for the keywords of the photos in --images")
+    if arguments.xmp and not arguments.images:
+        raise InputError("--xmp reads the keywords of photos; name their folder with --images")
+    with_xmp = ("levels", "mapping") if labels else _TABLE_FLAGS
+    if given := [name for name in with_xmp if getattr(arguments, name)]:
+        raise InputError(f"--{given[0]} goes with {'--xmp' if labels else 'a table in --labels'}")
+    if labels and not labels.exists():
         raise InputError(f"--labels {labels}: no such file or folder")
-    if labels.is_dir() and arguments.images:
+    if labels and labels.is_dir() and arguments.images:
         raise InputError("--images goes with a file of labels; a folder of labels holds the photos itself")
-    if labels.is_dir() and output.resolve().is_relative_to(labels.resolve()):
+    if labels and labels.is_dir() and output.resolve().is_relative_to(labels.resolve()):
         raise InputError(f"--output {output} lies in --labels {labels}, whose folders are labels; name another")
     if arguments.test_fraction is not None and not 0 < arguments.test_fraction <= 1:
         raise InputError(f"--test_fraction must be above 0 and at most 1, not {arguments.test_fraction:g}")

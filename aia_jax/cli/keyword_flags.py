@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from aia_jax.cli.flags import Parser, local
+from aia_jax.data.photo_metadata.keywords import PARENT
 from aia_jax.data.photo_metadata.photo_xmp import FORMS, photo_keywords
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import os_errors_as_input_errors
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from aia_jax.data.photo_metadata.keywords import KeywordPath
     from aia_jax.data.photo_metadata.mapping import KeywordMapping
     from aia_jax.inference.keyword_output import Outcome
-
-_PARENT = "auto"
 
 
 def add_keyword_arguments(parser: Parser) -> None:
@@ -35,8 +34,8 @@ def add_keyword_arguments(parser: Parser) -> None:
     embed = "write the keywords into the photos themselves: JPEG, TIFF, PNG and WebP. Pixels and other data are kept"
     group.add_argument("--embed", action="store_true", help=embed)
     group.add_argument("--keep_time", action="store_true", help="--embed keeps the modification times of the photos")
-    parent = f"keyword above the automatic keywords, levels separated by |; default: {_PARENT}; '' for none"
-    group.add_argument("--parent", default=_PARENT, metavar="KEYWORD", help=parent)
+    parent = f"keyword above the automatic keywords, levels separated by |; default: {PARENT}; '' for none"
+    group.add_argument("--parent", default=PARENT, metavar="KEYWORD", help=parent)
     mapping = "YAML file with the keyword of each label, and labels to ignore"
     group.add_argument("--mapping", type=local, metavar="FILE", help=mapping)
     first = "write a first mapping file to edit, with the labels of the model and the keywords of the photos, and stop"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from aia_jax.data.photo_metadata.xmp_packet import Property, XmpPacket, clean_text
 
+PARENT = "auto"  # the default level above automatic keywords
 KeywordPath = tuple[str, ...]  # levels of a keyword, the most general one first
 
 SUBJECT = Property("dc", "http://purl.org/dc/elements/1.1/", "subject")
