@@ -1,6 +1,7 @@
 """Reads bytes of a photo's file within limits. The module of each container, such as JPEG, works on these types."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -19,11 +20,13 @@ class Source:
     """The bytes of a photo's file.
 
     Attributes:
+        status: the status of the file when it was opened.
         size: number of bytes in the file.
     """
 
-    def __init__(self, file: BinaryIO, size: int):
-        self.size = size
+    def __init__(self, file: BinaryIO):
+        self.status = os.fstat(file.fileno())
+        self.size = self.status.st_size
         self._file = file
         self._left = _MOST_TOTAL
 

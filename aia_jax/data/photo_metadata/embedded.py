@@ -50,7 +50,8 @@ def write_embedded_xmp(path: Path, packet: bytes, *, keep_time: bool = True) -> 
 
     Writes a new file beside the photo, compares it with the photo, and renames it. The photo keeps its permissions and
     extended attributes, and its owner where the system allows. A link to the photo stays a link. Other hard links to
-    the same file keep the old content. If the photo has this packet already, nothing is written.
+    the same file keep the old content. If the photo has this packet already, nothing is written. Signatures over the
+    whole file, such as those of C2PA, do not hold afterwards.
 
     Args:
         packet: the complete packet, with its padding; b"" removes the packet of the photo.
@@ -80,12 +81,12 @@ def write_embedded_xmp(path: Path, packet: bytes, *, keep_time: bool = True) -> 
 
 def _replace(target: Path, source: Source, layout: Layout, pieces: list[Piece], packet: bytes, keep_time: bool) -> None:
     """Writes `pieces` beside `target`, compares the result with `source`, and renames it to `target`."""
-    before, advice = target.stat(), "the photo is unchanged"
     for place in (target, target.parent):
         # The permission bits count even for the administrator, who can write all files.
         if not (os.access(place, os.W_OK) and place.stat().st_mode & 0o222):
             raise InputError(f"{place} is read-only; change its permissions to write XMP into the photo")
-    with os_errors_as_input_errors(target.parent, source.size + len(packet), advice):
+    before = source.status
+    with os_errors_as_input_errors(target.parent, source.size + len(packet), "the photo is unchanged"):
         check_room(target.parent, source.size + len(packet))
         with atomic_path(target) as temporary:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # perhaps a private photo
@@ -94,7 +95,7 @@ def _replace(target: Path, source: Source, layout: Layout, pieces: list[Piece], 
                 file.flush()
                 os.fsync(file.fileno())
             with temporary.open("rb") as file:
-                _check(source, layout, Source(file, os.fstat(file.fileno()).st_size), packet)
+                _check(source, layout, Source(file), packet)
             with contextlib.suppress(PermissionError):
                 os.chown(temporary, before.st_uid, before.st_gid)
             shutil.copystat(target, temporary)
@@ -137,7 +138,7 @@ def _opened(path: Path) -> Iterator[Source]:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
             raise InputError("it is not a file")
         with path.open("rb") as file:
-            yield Source(file, os.fstat(file.fileno()).st_size)
+            yield Source(file)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error.__cause__
     except OSError as error:

@@ -25,7 +25,7 @@ class _Chunk(NamedTuple):
 
     @property
     def is_xmp(self) -> bool:
-        return (self.kind == b"iTXt" and self.keyword == _XMP) or self.keyword == _XMP_PROFILE
+        return self.keyword in (_XMP, _XMP_PROFILE)
 
 
 def scan(source: Source) -> Layout:

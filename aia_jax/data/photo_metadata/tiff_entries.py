@@ -42,8 +42,8 @@ class _Directory(NamedTuple):
         count = len(entries).to_bytes(self.first_entry - self.start, self.order)
         return count + b"".join(entries) + self.next
 
-    def value(self, index: int) -> range:
-        """Returns where the value of an entry stands in the file. Raises InputError for an unknown type."""
+    def value(self, index: int) -> tuple[int, int]:
+        """Returns the position and the length of an entry's value. Raises InputError for an unknown type."""
         tag, entry = self.entries[index]
         kind = int.from_bytes(entry[2:4], self.order)
         length = int.from_bytes(entry[4 : 4 + self.width], self.order) * _SIZES.get(kind, 0)
@@ -52,7 +52,7 @@ class _Directory(NamedTuple):
         start = self.first_entry + index * self.entry_size + 4 + self.width
         if length > self.width:
             start = int.from_bytes(entry[4 + self.width :], self.order)
-        return range(start, start + length)
+        return start, length
 
 
 def scan(source: Source) -> Layout:
@@ -62,10 +62,10 @@ def scan(source: Source) -> Layout:
     changing = [directory.pointer, directory.span]
     for index, (tag, _) in enumerate(directory.entries):
         if tag in found:
-            value = directory.value(index)
-            found[tag].append(source.read(value.start, len(value), f"the TIFF tag {tag}"))
+            start, length = directory.value(index)
+            found[tag].append(source.read(start, length, f"the value of the TIFF tag {tag}"))
             if tag == _XMP:
-                changing.append(value)
+                changing.append(range(start, start + length))
     rest = [entry for tag, entry in directory.entries if tag != _XMP]
     return Layout(
         found[_XMP], found[_IPTC] + found[_PHOTOSHOP], [*rest, directory.next], outside(changing, source.size)
@@ -87,10 +87,10 @@ def rewrite(source: Source, packet: bytes) -> list[Piece]:
 
 def _replaced(source: Source, directory: _Directory, index: int, packet: bytes) -> list[Piece]:
     """Keeps the directory in its place. Without the entry, it ends with unused bytes."""
-    old, end, span = directory.value(index), source.size, directory.span
+    (start, length), end, span = directory.value(index), source.size, directory.span
     shared = any(directory.next) or any(tag == _SUBDIRECTORIES for tag, _ in directory.entries)
-    if old.stop == end and old.start >= span.stop and not shared:
-        end = old.start
+    if start + length == end and start >= span.stop and not shared:
+        end = start
     entries = [entry for _, entry in directory.entries]
     tail = _padding(end) + packet if len(packet) > directory.width else b""
     entries[index : index + 1] = [_entry(directory, packet, end + len(_padding(end)))] if packet else []

@@ -18,12 +18,16 @@ class _Chunk(NamedTuple):
     length: int  # of the data
     stop: int  # with the byte that makes the length even
 
+    @property
+    def is_xmp(self) -> bool:
+        return self.kind in (b"XMP ", b"XMP\0")  # some programs write a zero byte
+
 
 def scan(source: Source) -> Layout:
     """Reads the XMP packets of a WebP file."""
     chunks = list(_chunks(source))
-    xmp = [source.read(chunk.data, chunk.length, "the XMP packet") for chunk in chunks if chunk.kind == b"XMP "]
-    spans = [range(chunk.start, chunk.stop) for chunk in chunks if chunk.kind in (b"XMP ", b"VP8X")]
+    xmp = [source.read(chunk.data, chunk.length, "the XMP packet") for chunk in chunks if chunk.is_xmp]
+    spans = [range(chunk.start, chunk.stop) for chunk in chunks if chunk.is_xmp or chunk.kind == b"VP8X"]
     spans += [range(chunk.data + chunk.length, chunk.stop) for chunk in chunks]
     features = _features(source, chunks)
     return Layout(xmp, [], [_flagged(features, False), *outside([range(_FIRST), *spans], source.size)], [])
@@ -38,7 +42,7 @@ def rewrite(source: Source, packet: bytes) -> list[Piece]:
     features = _flagged(_features(source, chunks), bool(packet))
     end = chunks[-1].stop
     after = range(end, source.size)
-    place = next((range(chunk.start, chunk.stop) for chunk in chunks if chunk.kind == b"XMP "), after[:0])
+    place = next((range(chunk.start, chunk.stop) for chunk in chunks if chunk.is_xmp), after[:0])
     body = _FIRST + 18 * (chunks[0].kind == b"VP8X")
     new = b"XMP " + len(packet).to_bytes(4, "little") + packet + b"\0" * (len(packet) % 2) if packet else b""
     if place.start == end and chunks[-1].length % 2 and chunks[-1].stop - chunks[-1].data == chunks[-1].length:
