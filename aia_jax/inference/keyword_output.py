@@ -21,7 +21,7 @@ from aia_jax.data.photo_metadata.photo_xmp import (
 )
 from aia_jax.data.photo_metadata.xmp_packet import XmpPacket
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import list_files
+from aia_jax.utils.files import list_files, remove_temporary_files
 
 Outcome = tuple[str, bool, str]  # name of a file, whether it was changed, and a problem or ""
 
@@ -46,10 +46,14 @@ class KeywordWriter:
     embed: bool = False
     keep_time: bool = False
     _owners: dict[Path, str] = dataclasses.field(default_factory=dict)
+    _cleaned: set[Path] = dataclasses.field(default_factory=set)
 
     def write(self, name: str, labels: Iterable[str]) -> Iterator[Outcome]:
         """Writes the keywords of a photo. Yields the outcome for each file."""
         photo = self.folder / name
+        if photo.parent not in self._cleaned:
+            remove_temporary_files(photo.parent)
+            self._cleaned.add(photo.parent)
         paths = dict.fromkeys(path for label in labels if (path := self.mapping.path(label)))
         keywords = [(*self.parent, *path) for path in paths]
         if self.sidecar:

@@ -35,6 +35,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporary_files(folder: Path) -> None:
+    """Removes the temporary files of `atomic_path` in a folder whose process was killed."""
+    names = os.listdir(folder)
+    for name in names:
+        found = re.fullmatch(r"\.(.+)\.(\d+)", name, re.DOTALL)
+        if found and any(other.startswith(found[1]) for other in names) and not Path("/proc", found[2]).exists():
+            (folder / name).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: str) -> Iterator[None]:
     """Turns an OSError into an InputError that says why `directory` cannot be written, and ends with `advice`.

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from aia_jax.data.photo_metadata.embedded import read_embedded, write_embedded_xmp
+from aia_jax.data.photo_metadata.embedded import EmbeddedMetadata, read_embedded, write_embedded_xmp
 from aia_jax.data.photo_metadata.keywords import KeywordPath, read_keywords
 from aia_jax.data.photo_metadata.rdf_elements import MAX_BYTES
 from aia_jax.data.photo_metadata.xmp_packet import EMPTY_PACKET, EMPTY_SIDECAR, XmpPacket, clean_text
@@ -68,7 +68,7 @@ def change_sidecar(path: Path, change: Change) -> bool:
             return False
         if before and not os.access(path, os.W_OK):
             raise InputError("it is read-only")
-        with contextlib.suppress(_Changed), written_or_input_error():
+        with contextlib.suppress(_Changed), _os_errors_but_full_disk():
             _replace(path, packet, before)
             return True
     raise InputError("another program writes it at the same time; close that program and try again")
@@ -76,11 +76,11 @@ def change_sidecar(path: Path, change: Change) -> bool:
 
 def change_embedded(photo: Path, change: Change, *, keep_time: bool = False) -> bool:
     """Changes the XMP in a photo; see `change_sidecar` and `write_embedded_xmp`."""
-    content = read_embedded(photo).xmp
+    content = _embedded(photo).xmp
     packet = change(XmpPacket(content or EMPTY_PACKET), not content)
     if (packet is None and not content) or (packet and packet.content == content):
         return False
-    with written_or_input_error():
+    with _without_path(photo), _os_errors_but_full_disk():
         write_embedded_xmp(photo, packet.content if packet else b"", keep_time=keep_time)
     return True
 
@@ -108,15 +108,29 @@ def photo_keywords(photo: Path) -> tuple[list[KeywordPath], str]:
 
 def embedded_keywords(photo: Path) -> tuple[list[KeywordPath], str]:
     """Like `photo_keywords`, for the keywords in the photo alone."""
-    metadata = read_embedded(photo)
+    metadata = _embedded(photo)
     if metadata.xmp and (found := read_keywords(XmpPacket(metadata.xmp))):
         return found, "XMP in the photo"
     found = [(text,) for keyword in metadata.iptc_keywords if (text := clean_text(keyword))]
     return found, "IPTC in the photo" if found else ""
 
 
+def _embedded(photo: Path) -> EmbeddedMetadata:
+    with _without_path(photo):
+        return read_embedded(photo)
+
+
 @contextlib.contextmanager
-def written_or_input_error() -> Iterator[None]:
+def _without_path(photo: Path) -> Iterator[None]:
+    """Removes the path of the photo, which the caller names, from the message of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).removeprefix(f"{photo}: ")) from error.__cause__
+
+
+@contextlib.contextmanager
+def _os_errors_but_full_disk() -> Iterator[None]:
     """Turns an OSError into an InputError, except for a full disk."""
     try:
         yield
