@@ -52,6 +52,11 @@ def photo_address(folder: Path, name: str) -> str:
     return f"/data/local-files/?d={quote(os.fsencode(f'{folder.resolve().name}/{name}'))}"
 
 
+def table_name(name: str) -> str:
+    """Returns the form of a photo's name in tables."""
+    return spreadsheet_path(name).encode(errors="backslashreplace").decode()
+
+
 def server_settings(folder: Path) -> str:
     """Returns one line about the settings with which Label Studio's server finds the photos of `folder`."""
     return (
@@ -132,7 +137,10 @@ def write_coco(
 
 
 def write_answers(path: Path, photos: Iterable[ExportedPhoto]) -> None:
-    """Writes a table with a row for each answer. The form of names and labels is that of annotations.csv."""
+    """Writes a table with a row for each answer. The form of names and labels is that of annotations.csv.
+
+    Raises InputError if this form of a label is also that of another label.
+    """
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
@@ -140,10 +148,10 @@ def write_answers(path: Path, photos: Iterable[ExportedPhoto]) -> None:
         table = csv.writer(file)
         table.writerow(("image", "label", "answer"))
         for photo in photos:
-            answers = (photo.answers or {}).items()
-            table.writerows(
-                (spreadsheet_path(photo.name), spreadsheet_text(label), ANSWERS[holds]) for label, holds in answers
-            )
+            for label, holds in (photo.answers or {}).items():
+                if label[:1] == "'" and spreadsheet_text(label[1:]) == label:
+                    raise InputError(f"{path} cannot hold the label {label!r:.80}; rename it, or use another format")
+                table.writerow((spreadsheet_path(photo.name), spreadsheet_text(label), ANSWERS[holds]))
 
 
 def _write_list(file: TextIO, items: Iterable[Any]) -> None:

@@ -90,11 +90,15 @@ class PhotoFinder:
 
 
 def _readings(name: str) -> list[str]:
-    """Returns the name, the path in it if it is an address, and the same without the prefix of an upload."""
-    address = name.partition("?d=")[2] or (re.split("[?#]", name)[0] if _ADDRESS.match(name) else name)
+    """Returns the name, the path in it if it is an address, and the same without the prefix of an upload.
+
+    In addresses of files that Label Studio serves, the path comes first: the name would hide the first folder of it.
+    """
+    served = name.partition("?d=")[2]
+    address = served or (re.split("[?#]", name)[0] if _ADDRESS.match(name) else name)
     folders, last = os.path.split(unquote(address))
-    uploaded = os.path.join(folders, _UPLOAD_PREFIX.sub("", last))
-    return list(dict.fromkeys((name, os.path.join(folders, last), uploaded)))
+    path, uploaded = os.path.join(folders, last), os.path.join(folders, _UPLOAD_PREFIX.sub("", last))
+    return list(dict.fromkeys((path, name, uploaded) if served else (name, path, uploaded)))
 
 
 def _plain(name: str) -> str:

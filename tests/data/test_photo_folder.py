@@ -156,6 +156,7 @@ FOUND = {
     "https://host/b/IMG_1.JPG?width=3#top": "b/IMG_1.JPG",
     "s3://bucket/only%20here.jpeg": "c/only here.jpeg",
     "/data/local-files/?d=photos/b/a.jpg": "b/a.jpg",
+    "/data/local-files/?d=photos/a.jpg": "a.jpg",
     "1a2b3c4d-my_photo_1.png": "c/my photo (1).png",
     "/data/upload/1/00000000-50%25.jpg": "c/50%.jpg",
     "c/50%.jpg": "c/50%.jpg",

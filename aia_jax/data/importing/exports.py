@@ -40,6 +40,11 @@ _REFUSED = {  # fields by which a format is known: its name, and what to do
     ("data_row",): f"JSON of Labelbox: {_INSTEAD}",
     ("Labeled Data",): f"JSON of Labelbox: {_INSTEAD}",
     ("result", "task"): "one annotation of Label Studio's storage: export the project as JSON",
+    (
+        "images",
+        "label",
+        "answer",
+    ): "the answers of a review, which leave most labels open: `aia review` trains with them",
     ("segments_info",): "COCO's panoptic segmentation: give COCO's file of instances",
     ("sentences",): _CAPTIONS,
     ("caption",): _CAPTIONS,
