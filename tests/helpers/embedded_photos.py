@@ -95,7 +95,7 @@ def _files() -> dict[str, bytes]:
     photoshop = b"".join(segment(0xED, b"Photoshop 3.0\0" + part) for part in (PHOTOSHOP[:50], PHOTOSHOP[50:]))
     text = PngImagePlugin.PngInfo()
     text.add_text("Title", "a title")
-    text.add_text("Raw profile type iptc", f"\niptc\n{len(PHOTOSHOP):8}\n{PHOTOSHOP.hex()}\n", zip=True)
+    text.add_text("Raw profile type iptc", f"\nIPTC profile\n{len(PHOTOSHOP):8}\n{PHOTOSHOP.hex()}\n", zip=True)
     text.add_itxt("Comment", "ein Gru\u00df", zip=True)
     gray = Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (23, 31)).astype(">u2"))
     return {

@@ -106,9 +106,9 @@ def _text(source: Source, chunk: _Chunk) -> bytes:
 
 
 def _profile(text: bytes) -> bytes:
-    """Decodes a profile of ImageMagick: its name, the number of bytes, and hexadecimal digits."""
+    """Decodes a profile of ImageMagick: a line with its name, the number of bytes, and hexadecimal digits."""
     try:
-        _, length, digits = text.split(None, 2)
+        _, length, digits = text.lstrip().split(b"\n", 2)
         content = bytes.fromhex(digits.decode("ascii"))
         if len(content) == int(length[:9]):
             return content
