@@ -1,32 +1,30 @@
-// The gallery. The document contains only the visible cards and a few rows around them.
+// A grid of cards for photos. The document contains only the visible cards and a few rows around them.
 
 const GAP = 12;
-const NARROWEST = 150; // pixels of a card
-const [TEXT, TEXT_EVALUATED] = [6.1, 8]; // rem, height of name and chips
-const MOST_CHIPS = 40; // more than a card can show
-const TAIL = 13; // last characters of a file name, which are always shown
 const AROUND = 2; // rows to keep above and below the visible ones
 
 class Grid {
-  /** @param open called with the index of a photo. */
-  constructor(root, open) {
-    this.root = root;
-    this.open = open;
+  /**
+   * @param cards the kind of cards. `make(photo, place, total)` makes a card, whose first child opens the photo;
+   * `added(card, photo)`, `removed(card)` and `resized(card)` are called after these changes; `narrow` and `wide` are
+   * the least widths of a card in pixels on a phone and in rem; `text` is the height in rem below the picture.
+   * @param open called with the index of a photo and the event.
+   */
+  constructor(root, cards, open) {
+    [this.root, this.kind, this.open] = [root, cards, open];
     this.shown = [];
-    this.minimum = 0;
     this.cards = new Map(); // by place in `shown`
     this.current = 0; // the place that Tab moves to
     addEventListener("scroll", () => this.schedule(), { passive: true });
-    addEventListener("beforeprint", () => this.draw(true));
     new ResizeObserver(() => this.measure()).observe(root);
     root.addEventListener("click", (event) => this.clicked(event));
     root.addEventListener("keydown", (event) => this.pressed(event));
     root.addEventListener("focusin", (event) => this.focused(event));
   }
 
-  /** Shows these photos with their labels that have at least the score `minimum`, and their scores for a sentence. */
-  show(numbers, minimum, matched) {
-    [this.shown, this.minimum, this.matched, this.current] = [numbers, minimum, matched, 0];
+  /** Shows these photos. */
+  show(numbers) {
+    [this.shown, this.current] = [numbers, 0];
     this.clear();
     this.measure();
   }
@@ -37,7 +35,7 @@ class Grid {
 
   remove(place) {
     const card = this.cards.get(place);
-    forget(card);
+    this.kind.removed(card);
     card.remove();
     this.cards.delete(place);
   }
@@ -46,15 +44,15 @@ class Grid {
     const width = this.root.clientWidth;
     if (!width) return; // another tab is open
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
-    const wanted = width < 600 ? NARROWEST : 13.5 * rem;
+    const wanted = width < 600 ? this.kind.narrow : this.kind.wide * rem;
     this.columns = Math.max(Math.floor((width + GAP) / (wanted + GAP)), 1);
     this.width = (width - GAP * (this.columns - 1)) / this.columns;
-    this.height = Math.round(this.width * 0.75 + (facts.evaluation ? TEXT_EVALUATED : TEXT) * rem);
+    this.height = Math.round(this.width * 0.75 + this.kind.text * rem);
     const rows = Math.ceil(this.shown.length / this.columns);
     this.root.style.height = `${Math.max(rows * (this.height + GAP) - GAP, 0)}px`;
     for (const [place, card] of this.cards) this.put(card, place);
     this.draw();
-    for (const card of this.cards.values()) hideChips(card);
+    for (const card of this.cards.values()) this.kind.resized(card);
   }
 
   schedule() {
@@ -79,16 +77,18 @@ class Grid {
   }
 
   add(place) {
-    const card = makeCard(this.shown[place], place, this.shown.length, this.minimum);
-    const match = matchText(this.matched, this.shown[place]);
-    if (match) card.firstChild.append(make("span", { class: "match", text: match }));
-    card.firstChild.tabIndex = place === this.current ? 0 : -1;
+    const card = this.kind.make(this.shown[place], place, this.shown.length);
+    this.reach(card, place === this.current);
     this.put(card, place);
     this.cards.set(place, card);
     const after = [...this.cards.keys()].filter((other) => other > place).sort((a, b) => a - b)[0];
     this.root.insertBefore(card, this.cards.get(after) ?? null); // the order for screen readers
-    hideChips(card);
-    withBlock(card, this.shown[place], (block) => showPicture(card, block));
+    this.kind.added(card, this.shown[place]);
+  }
+
+  /** Lets Tab reach the controls of a card, or not. */
+  reach(card, reachable) {
+    for (const control of card?.querySelectorAll("button, input") ?? []) control.tabIndex = reachable ? 0 : -1;
   }
 
   put(card, place) {
@@ -122,15 +122,15 @@ class Grid {
 
   clicked(event) {
     const place = this.placeOf(event.target);
-    if (place >= 0) this.open(this.shown[place]);
+    if (place >= 0 && event.target.closest(".card > :first-child")) this.open(this.shown[place], event);
   }
 
   focused(event) {
     const place = this.placeOf(event.target);
-    if (place < 0) return;
-    this.cards.get(this.current)?.firstChild.setAttribute("tabindex", -1);
+    if (place < 0 || place === this.current) return;
+    this.reach(this.cards.get(this.current), false);
     this.current = place;
-    this.cards.get(place).firstChild.tabIndex = 0;
+    this.reach(this.cards.get(place), true);
   }
 
   pressed(event) {
@@ -143,63 +143,4 @@ class Grid {
     event.preventDefault();
     this.focus(wanted < 0 || wanted > last ? place : wanted);
   }
-}
-
-function makeCard(index, place, total, minimum) {
-  const photo = photos[index];
-  const chips = make("span", { class: "chips" });
-  const places = [...photo.labels.keys()].filter((at) => isShown(photo, at, minimum));
-  places.sort((a, b) => (photo.outcomes[a] === "hit") - (photo.outcomes[b] === "hit")); // errors first
-  for (const at of places.slice(0, MOST_CHIPS))
-    chips.append(makeChip(photo.labels[at], photo.scores[at], photo.outcomes[at]));
-  chips.append(make("span", { class: "quiet more", "data-total": places.length }));
-  const button = make(
-    "button",
-    { type: "button", title: photo.shown },
-    make("span", { class: "picture" }),
-    makeName(photo.shown),
-    chips,
-  );
-  const place1 = { "aria-posinset": place + 1, "aria-setsize": total };
-  return make("div", { class: "card", role: "listitem", ...place1 }, button);
-}
-
-/** Makes a file name whose end stays visible: the ellipsis is before the last characters. */
-function makeName(text) {
-  const letters = [...text];
-  const start = letters.splice(0, letters.length > 2 * TAIL ? letters.length - TAIL : 0).join("");
-  const parts = [start, letters.join("")].filter(Boolean).map((part) => make("span", { text: part }));
-  return make("bdi", { class: "name" }, ...parts);
-}
-
-/** Hides the chips for which the card has no room, and says how many labels are not shown. */
-function hideChips(card) {
-  const chips = card.querySelector(".chips");
-  const [labels, more] = [[...chips.children].slice(0, -1), chips.lastChild];
-  const total = Number(more.dataset.total);
-  const fits = (chip) => chip.offsetTop + chip.offsetHeight <= chips.offsetTop + chips.clientHeight + 1;
-  for (const chip of labels) chip.hidden = false;
-  more.hidden = total > 0;
-  more.textContent = "no labels";
-  for (let room = labels.filter(fits).length; room < total; room -= 1) {
-    labels.slice(room).forEach((chip) => (chip.hidden = true));
-    more.hidden = false;
-    more.textContent = `+${counted.format(total - room)} more`;
-    if (!room || fits(more)) return;
-  }
-}
-
-function makeChip(label, score, outcome) {
-  const chip = make("span", { class: `chip ${outcome ?? ""}` });
-  if (outcome) chip.append(make("span", { class: "mark", text: MARKS[outcome], "aria-label": OUTCOME_NAMES[outcome] }));
-  else chip.style.setProperty("--weight", score);
-  chip.append(make("bdi", { text: labelNames[label] }));
-  if (outcome !== "miss") chip.append(make("small", { text: decimal(score) }));
-  return chip;
-}
-
-function showPicture(card, block) {
-  const place = card.querySelector(".picture");
-  if (!block) place.append(make("span", { class: "quiet", text: "no picture" }));
-  else place.append(make("img", { alt: "", decoding: "async", src: pictureUrl(block) }));
 }

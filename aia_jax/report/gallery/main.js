@@ -11,7 +11,7 @@ byId("subtitle").textContent = visible(facts.subtitle ?? "");
 document.body.classList.toggle("evaluated", Boolean(facts.evaluation));
 
 let found = [];
-const grid = new Grid(byId("grid"), (photo) => detail.open(photo, found));
+const grid = new Grid(byId("grid"), CARDS, (photo) => detail.open(photo, found));
 const detail = new Detail({
   turned(photo) {
     state.photo = photo;
@@ -28,7 +28,7 @@ const detail = new Detail({
 function changed() {
   found = select(state);
   showFilter(found, changed);
-  grid.show(found, state.minimum, matchesFor(state.query));
+  grid.show(found);
   writeAddress();
 }
 
@@ -118,4 +118,5 @@ setUpTabs();
 setUpTools(changed);
 fillLabelList();
 addEventListener("hashchange", follow);
+addEventListener("beforeprint", () => grid.draw(true));
 follow();

@@ -53,3 +53,13 @@ const decimal = (number, digits = 2) => number.toFixed(digits);
 function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
+
+const TAIL = 13; // last characters of a file name, which are always shown
+
+/** Makes a file name whose end stays visible: the ellipsis is before the last characters. */
+function makeName(text) {
+  const letters = [...text];
+  const start = letters.splice(0, letters.length > 2 * TAIL ? letters.length - TAIL : 0).join("");
+  const parts = [start, letters.join("")].filter(Boolean).map((part) => make("span", { text: part }));
+  return make("bdi", { class: "name" }, ...parts);
+}
