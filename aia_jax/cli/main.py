@@ -28,6 +28,7 @@ COMMANDS = {
     "keywords": "encode keywords of images for image search",
     "prepare": "download and check a public data set",
     "results": "list published results beside measured ones",
+    "review": "correct the labels of photos in the browser, and retrain the model",
     "search": "search the photos of a folder by words",
     "vocab": "build a vocabulary from captions",
 }

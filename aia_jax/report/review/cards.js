@@ -1,0 +1,119 @@
+// The cards of the grid: picture, file name, check box and rows of labels.
+
+const ROWS = 5; // labels of a card
+const LONG_PRESS = 500; // milliseconds
+const MOVED = 12; // pixels, more is scrolling and no press
+
+const CARDS = {
+  narrow: 300,
+  wide: 15.5,
+  text: 2.1 + ROWS * (matchMedia("(hover: none)").matches ? 2.9 : 2.3) + 0.5, // as in review.css
+  make(number, place, total) {
+    const open = make("button", { type: "button", class: "open" }, make("span", { class: "picture" }));
+    const box = make("input", { type: "checkbox" });
+    box.checked = selection.has(number);
+    box.setAttribute("aria-label", `Select photo ${place + 1}`);
+    const rows = make("ul", { class: "rows" });
+    const pick = make("label", { class: "pick" }, box);
+    const places = { "aria-posinset": place + 1, "aria-setsize": total, "data-number": number };
+    return make("div", { class: "card", role: "listitem", ...places }, open, pick, rows);
+  },
+  added(card, number) {
+    withEntry(card, number, order, () => fillCard(card, number));
+    withPicture(card, number, (address) => showPicture(card, address));
+  },
+  removed(card) {
+    forgetEntry(card, Number(card.dataset.number));
+    forgetPicture(card);
+  },
+  resized() {},
+};
+
+function showPicture(card, address) {
+  const picture = card.querySelector(".picture");
+  if (address) picture.replaceChildren(make("img", { alt: "", decoding: "async", src: address }));
+  else picture.replaceChildren(make("span", { class: "quiet", text: "no picture" }));
+}
+
+function fillCard(card, number) {
+  const { shown, rows } = entries.get(number);
+  const focused = focusKey(card);
+  const open = card.querySelector(".open");
+  if (open.title !== shown) {
+    open.title = shown;
+    open.querySelector(".name")?.remove();
+    open.append(makeName(shown));
+    card.querySelector("input").setAttribute("aria-label", `Select ${shown}`);
+  }
+  const fits = rows.length <= ROWS ? rows : rows.slice(0, ROWS - 1);
+  const list = card.querySelector(".rows");
+  list.replaceChildren(...fits.map((row) => makeRow(number, row)));
+  if (fits.length < rows.length) {
+    const more = make("button", { type: "button", class: "plain", text: `+${rows.length - fits.length} more labels` });
+    more.addEventListener("click", () => detail.open(number, order));
+    list.append(make("li", { class: "more" }, more));
+  }
+  if (!rows.length) list.append(make("li", { class: "quiet more", text: "no labels" }));
+  card.classList.toggle("done", rows.length > 0 && rows.every((row) => row.answer !== null));
+  grid.reach(card, grid.cards.get(grid.current) === card);
+  if (focused) card.querySelector(focused)?.focus({ preventScroll: true });
+}
+
+/** A selector of the row's button in `root` that has the focus; undefined: none has it. */
+function focusKey(root) {
+  const button = document.activeElement;
+  if (!root.contains(button) || !button.dataset.answer) return undefined;
+  return `[data-label="${button.closest("li").dataset.label}"] [data-answer="${button.dataset.answer}"]`;
+}
+
+/** Draws the labels of photos again, where they are shown. */
+function redraw(numbers) {
+  const changed = new Set(numbers);
+  for (const card of grid.cards.values()) {
+    const number = Number(card.dataset.number);
+    if (!changed.has(number)) continue;
+    withEntry(card, number, order, () => fillCard(card, number));
+  }
+  if (byId("detail").open && changed.has(detail.number)) detail.list();
+}
+
+/** Connects clicks on labels, and the selection by check boxes, Shift and long presses. */
+function setUpCards(root) {
+  root.addEventListener("click", (event) => {
+    const button = event.target.closest(".tick");
+    if (!button) return;
+    const { number, label, answer: value } = clickedAnswer(button);
+    answer([number], labelNames[label], value);
+  });
+  let press;
+  const release = () => clearTimeout(press?.timer);
+  root.addEventListener("pointerdown", (event) => {
+    release();
+    press = undefined;
+    const card = event.target.closest(".open")?.parentNode;
+    if (!card || event.pointerType === "mouse") return;
+    press = { x: event.clientX, y: event.clientY, long: false };
+    press.timer = setTimeout(() => {
+      press.long = true;
+      selection.toggle(Number(card.dataset.number));
+    }, LONG_PRESS);
+  });
+  root.addEventListener("pointermove", (event) => {
+    if (press && Math.hypot(event.clientX - press.x, event.clientY - press.y) > MOVED) release();
+  });
+  for (const name of ["pointerup", "pointercancel"]) root.addEventListener(name, release);
+  root.addEventListener("contextmenu", (event) => press && event.preventDefault());
+  root.addEventListener(
+    "click",
+    (event) => {
+      const number = Number(event.target.closest(".card")?.dataset.number);
+      const isBox = event.target.matches("input[type=checkbox]");
+      if (press?.long && event.target.closest(".open")) event.stopImmediatePropagation();
+      else if (isBox || (event.target.closest(".open") && (event.shiftKey || selection.size))) {
+        event.stopImmediatePropagation();
+        selection.toggle(number, event.shiftKey);
+      }
+    },
+    true,
+  );
+}
