@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Serves the page until Ctrl-C or SIGTERM.
 
     Raises:
-        InputError: a flag cannot be used, a package of the extra `review` is missing, or another process reviews the run.
+        InputError: a flag cannot be used, a package is missing, or another process reviews the run.
         Interrupted: Ctrl-C or SIGTERM stopped the command.
     """
     if arguments.port and arguments.port > _LAST_PORT:

@@ -4,7 +4,7 @@ import contextlib
 import math
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,33 +89,40 @@ class ReviewRequests:
         """Returns the numbers of the photos to show, in order.
 
         Args:
-            label: name of a label, whose most uncertain photos come first; "": all labels.
+            label: name of a label, whose most uncertain photos come first; "": all labels, and photos of which the
+                person has answered all questions come last.
             sort: "uncertain" or "name".
             show: "all", "answered" or "unanswered", with the answers about `label` or about any label.
         """
         with self._loaded() as session:
-            if label and label not in session.labels:
-                raise RefusedError(404, f"There is no label {label}.")
+            self._check_label(label)
             if sort not in ("uncertain", "name") or show not in ("all", "answered", "unanswered"):
                 raise RefusedError(400, "The order of the photos is not known.")
             photos = session.order(label or None) if sort == "uncertain" else range(len(session.names))
+            given, wanted = session.answers, show == "answered"
+            if sort == "uncertain" and not label:
+                done = [
+                    name in given and self._is_done(number, given[name]) for number, name in enumerate(session.names)
+                ]
+                photos = sorted(photos, key=done.__getitem__)  # keeps the order of the others
             if show == "all":
                 return [int(photo) for photo in photos]
-            given, wanted = session.answers, show == "answered"
             answers = [given.get(name, {}) for name in session.names]
             return [
                 int(photo) for photo in photos if (label in answers[photo] if label else bool(answers[photo])) == wanted
             ]
 
-    def photos(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    def photos(self, numbers: Sequence[int], label: str = "") -> list[dict[str, Any]]:
         """Returns the name of each photo and its labels: predicted ones, answered ones and a few questions.
 
-        A label is `[number of the label, score or None, whether it is predicted, answer or None]`.
+        With `label`, this label is also a question. The labels are lists of the number of the label, its score or None,
+        whether it is predicted, and the answer or None.
         """
         if len(numbers) > MOST_PHOTOS:
             raise RefusedError(400, f"A request is for at most {MOST_PHOTOS} photos.")
         with self._loaded():
-            return self._described([self._checked(number) for number in numbers])
+            self._check_label(label)
+            return self._described([self._checked(number) for number in numbers], label)
 
     def picture(self, number: int) -> bytes:
         """Returns a photo as a WebP file."""
@@ -186,6 +193,10 @@ class ReviewRequests:
         with self._lock:
             yield self._session
 
+    def _check_label(self, label: str) -> None:
+        if label and label not in self._session.labels:
+            raise RefusedError(404, f"There is no label {label}.")
+
     def _checked(self, number: Any) -> int:
         if isinstance(number, bool) or not isinstance(number, int):
             raise RefusedError(400, "The number of a photo must be a whole number.")
@@ -204,7 +215,14 @@ class ReviewRequests:
                 "progress": self._session.progress(),
             }
 
-    def _described(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    def _is_done(self, number: int, given: Mapping[str, bool]) -> bool:
+        """Whether a photo with the answers `given` has no open question."""
+        session = self._session
+        predicted = np.flatnonzero(session.scores[number] > session.thresholds)
+        others = len(given) - len(predicted)
+        return others >= _QUESTIONS and all(session.labels[place] in given for place in predicted)
+
+    def _described(self, numbers: Sequence[int], label: str = "") -> list[dict[str, Any]]:
         """Returns the names and labels of photos; see `photos`."""
         session = self._session
         places, answers = {label: place for place, label in enumerate(session.labels)}, session.answers
@@ -217,7 +235,9 @@ class ReviewRequests:
             others = [place for place in given if place not in predicted]
             wanted = max(_QUESTIONS - len(others), 0)
             asked = session.questions(number, wanted + len(predicted))
-            asked = [place for place in asked if place not in predicted and place not in others][:wanted]
+            asked = [place for place in asked if place not in predicted][:wanted]
+            if label and places[label] not in (*predicted, *others, *asked):
+                asked.append(places[label])
             rows = [
                 [place, None if math.isnan(scores[place]) else round(float(scores[place]), 4), kind, given.get(place)]
                 for kind, some in ((True, predicted), (False, others), (False, asked))

@@ -131,7 +131,7 @@ def _application(requests: ReviewRequests, page: str) -> bottle.Bottle:
     route("GET", "/api/labels", requests.labels)
     route("GET", "/api/report", requests.report)
     route("GET", "/api/order", lambda: requests.order(*map(_query, ("label", "sort", "show"))))
-    route("GET", "/api/photos", lambda: requests.photos(_numbers(_query("numbers"))))
+    route("GET", "/api/photos", lambda: requests.photos(_numbers(_query("numbers")), _query("label")))
     route("GET", "/api/picture/<number:int>", lambda number: _picture(requests.picture(number)))
     route("POST", "/api/answer", lambda: requests.answer(*_body("photos", "label", "answer")))
     route("POST", "/api/undo", lambda: (_body(), requests.undo())[1])

@@ -20,7 +20,10 @@ from aia_jax.report.page_parts import base_style, content_hash, inert_json, read
 from aia_jax.utils.files import atomic_path
 from aia_jax.utils.messages import format_count
 
-_SCRIPTS = "text photos grid cards filters detail tables curves confusions evaluation main".split()
+_SCRIPTS = (
+    *("text", "photos", "grid", "cards", "filters", "detail"),
+    *("tables", "curves", "confusions", "evaluation", "main"),
+)
 _INDEX, _BLOCKS = "<!-- index -->", "<!-- blocks -->"
 _SAMPLE, _LARGE = 32, 500  # photos that give the size of a page; megabytes that browsers open slowly
 _SCALE = 10_000  # the index has scores as integers from 0 to this number

@@ -1,13 +1,14 @@
 // The cards of the grid: picture, file name, check box and rows of labels.
 
-const ROWS = 5; // labels of a card
+const IS_TOUCH = matchMedia("(hover: none)").matches;
+const ROWS = IS_TOUCH ? 5 : 7; // labels of a card
 const LONG_PRESS = 500; // milliseconds
 const MOVED = 12; // pixels, more is scrolling and no press
 
 const CARDS = {
   narrow: 300,
   wide: 15.5,
-  text: 2.1 + ROWS * (matchMedia("(hover: none)").matches ? 2.9 : 2.3) + 0.5, // as in review.css
+  text: 2.1 + ROWS * (IS_TOUCH ? 2.9 : 2) + 0.5, // as in review.css
   make(number, place, total) {
     const open = make("button", { type: "button", class: "open" }, make("span", { class: "picture" }));
     const box = make("input", { type: "checkbox" });
@@ -45,7 +46,7 @@ function fillCard(card, number) {
     open.append(makeName(shown));
     card.querySelector("input").setAttribute("aria-label", `Select ${shown}`);
   }
-  const fits = rows.length <= ROWS ? rows : rows.slice(0, ROWS - 1);
+  const fits = rows.length <= ROWS ? rows : chooseRows(rows);
   const list = card.querySelector(".rows");
   list.replaceChildren(...fits.map((row) => makeRow(number, row)));
   if (fits.length < rows.length) {
@@ -57,6 +58,13 @@ function fillCard(card, number) {
   card.classList.toggle("done", rows.length > 0 && rows.every((row) => row.answer !== null));
   grid.reach(card, grid.cards.get(grid.current) === card);
   if (focused) card.querySelector(focused)?.focus({ preventScroll: true });
+}
+
+/** Chooses the labels of a card that cannot show all: those that the person answered or chose, and then predicted ones. */
+function chooseRows(rows) {
+  const rank = (row) => (isChosen(row) || (row.answer !== null && !row.predicted) ? 0 : row.predicted ? 1 : 2);
+  const ranked = [...rows].sort((a, b) => rank(a) - rank(b)).slice(0, ROWS - 1);
+  return rows.filter((row) => ranked.includes(row));
 }
 
 /** A selector of the row's button in `root` that has the focus; undefined: none has it. */

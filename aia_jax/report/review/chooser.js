@@ -107,7 +107,7 @@ class Chooser {
     if (option) return this.choose(option);
     const fresh = this.options.at(-1);
     if (!fresh?.classList.contains("new") || this.list.hidden) return undefined;
-    fresh.querySelector("small").textContent = "new label: Enter again adds it";
+    fresh.querySelector("small").textContent = "new: Enter again adds it";
     return this.mark(this.options.length - 1);
   }
 

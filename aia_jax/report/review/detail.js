@@ -75,9 +75,10 @@ class Detail {
 
   start() {
     byId("detail-name").replaceChildren(make("bdi", { text: entries.get(this.number).shown }));
-    this.label = (this.rows.find((row) => row.answer === null) ?? this.rows[0])?.label ?? null;
+    const [first] = this.rows;
+    this.label = (this.rows.find((row) => row.answer === null && (!chosenLabel || isChosen(row))) ?? first)?.label ?? null;
     this.list();
-    if (!this.dialog.contains(document.activeElement) || !document.activeElement.matches("input")) this.focusRow();
+    this.focusRow();
   }
 
   showPicture(address) {
@@ -103,7 +104,9 @@ class Detail {
     }
   }
 
+  /** Moves the focus to the marked label, but not while the person writes another label. */
   focusRow() {
+    if (document.activeElement === this.adding.input) return;
     const row = byId("detail-labels").querySelector(`[data-label="${this.label}"]`);
     (row?.querySelector(".yes.tick") ?? byId("next")).focus({ preventScroll: true });
     row?.scrollIntoView({ block: "nearest" });
@@ -117,13 +120,13 @@ class Detail {
     this.focusRow();
   }
 
-  /** Answers the label that is marked, and moves on to the next question, or to the next photo. */
+  /** Answers the label that is marked, and moves on to the next question or, after a chosen label, to the next photo. */
   answerCurrent(value) {
     const place = this.rows.findIndex((row) => row.label === this.label);
     if (place < 0) return;
     answer([this.number], labelNames[this.label], value);
     const next = this.rows.slice(place + 1).find((row) => row.answer === null);
-    if (next) this.goTo(next);
+    if (next && !isChosen(this.rows[place])) this.goTo(next);
     else if (!this.turn(1)) tell("This was the last photo of the list.");
   }
 

@@ -33,6 +33,8 @@ async function reorder() {
     return tellError(error);
   }
   if (selection.size) selection.clear();
+  if (label !== chosenLabel) entries.clear();
+  chosenLabel = label;
   byId("count").textContent = count(order.length, "photo");
   byId("none").hidden = order.length > 0;
   byId("none").textContent = show === "unanswered" ? "All photos have answers here." : "No photo has answers here yet.";

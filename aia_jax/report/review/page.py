@@ -6,7 +6,7 @@ from aia_jax.report.page_parts import base_style, content_hash, read_part
 
 _GALLERY = "aia_jax.report.gallery"
 _SHARED_SCRIPTS = ("text", "grid")
-_SCRIPTS = "requests photos rows cards chooser detail selection training main".split()
+_SCRIPTS = ("requests", "photos", "rows", "cards", "chooser", "detail", "selection", "training", "main")
 
 
 def review_page() -> tuple[str, str]:

@@ -13,6 +13,10 @@ async function updateLabels() {
   fillLabelSelect();
 }
 
+/** The name of the label whose photos are shown; "": any label. It is the first label of each photo. */
+let chosenLabel = "";
+const isChosen = (row) => labelNames[row.label] === chosenLabel;
+
 /** The labels of photos by number. A label is `{label, score, predicted, answer}`. */
 const entries = new Map();
 const requested = new Set();
@@ -29,6 +33,7 @@ function mergeRows(old, rows) {
 function takeEntries(photos) {
   for (const { number, name, labels } of photos) {
     const rows = labels.map(([label, score, predicted, answer]) => ({ label, score, predicted, answer }));
+    rows.sort((a, b) => isChosen(b) - isChosen(a));
     const old = entries.get(number);
     entries.set(number, { shown: visible(name), rows: old ? mergeRows(old.rows, rows) : rows });
     for (const use of waitingForEntry.get(number)?.values() ?? []) use();
@@ -50,7 +55,7 @@ function withEntry(key, number, order, use) {
 
 async function requestEntries(numbers) {
   try {
-    const photos = await call(`photos?numbers=${numbers.join(",")}`);
+    const photos = await call(`photos?${new URLSearchParams({ numbers, label: chosenLabel })}`);
     await updateLabels();
     takeEntries(photos);
   } catch (error) {

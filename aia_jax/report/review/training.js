@@ -1,6 +1,6 @@
 // Training again: its progress, and what it changed.
 
-const MOST_LISTED = 12; // labels of each kind
+const MOST_LISTED = 8; // labels of each kind
 
 async function startTraining() {
   byId("train").disabled = true;
