@@ -60,9 +60,9 @@ function fillCard(card, number) {
   if (focused) card.querySelector(focused)?.focus({ preventScroll: true });
 }
 
-/** Chooses the labels of a card that cannot show all: those that the person answered or chose, and then predicted ones. */
+/** Chooses the labels of a card that cannot show all: the chosen label and added ones, then predicted ones. */
 function chooseRows(rows) {
-  const rank = (row) => (isChosen(row) || (row.answer !== null && !row.predicted) ? 0 : row.predicted ? 1 : 2);
+  const rank = (row) => (isChosen(row) || (row.answer && !row.predicted) ? 0 : row.predicted ? 1 : row.answer === null ? 3 : 2);
   const ranked = [...rows].sort((a, b) => rank(a) - rank(b)).slice(0, ROWS - 1);
   return rows.filter((row) => ranked.includes(row));
 }

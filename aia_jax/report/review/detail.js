@@ -1,6 +1,7 @@
 // One large photo with its labels, for answers by key or by thumb.
 
 const LARGEST = 3; // times the size of the picture
+const SWIPE = 50; // pixels
 const PAUSE = 350; // milliseconds after the last answer by pointer, so that it is seen
 
 class Detail {
@@ -25,7 +26,19 @@ class Detail {
       forgetPicture(this);
       grid.focusPhoto(this.number);
     });
+    this.setUpSwipes(byId("stage"));
     new ResizeObserver(() => this.fit()).observe(byId("stage"));
+  }
+
+  /** Turns to the next or previous photo when a finger moves over the photo. */
+  setUpSwipes(stage) {
+    let start = null;
+    stage.addEventListener("pointerdown", (event) => (start = event.pointerType === "mouse" ? null : event.clientX));
+    stage.addEventListener("pointerup", (event) => {
+      const moved = start === null ? 0 : event.clientX - start;
+      if (Math.abs(moved) > SWIPE) this.turn(moved < 0 ? 1 : -1);
+      start = null;
+    });
   }
 
   /** Shows the photo `number` of `numbers`. */

@@ -41,7 +41,7 @@ const selection = {
   },
 
   setUp() {
-    this.chooser = new Chooser(byId("selection-label"), "Label for these photos", (name) => this.choose(name));
+    this.chooser = new Chooser(byId("selection-label"), "Label of these photos", (name) => this.choose(name));
     for (const id of ["selection-yes", "selection-no"]) {
       byId(id).addEventListener("click", () => this.answer(id === "selection-yes"));
     }

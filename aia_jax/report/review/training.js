@@ -63,7 +63,7 @@ function showReport(report) {
     tile("photos whose labels changed", report.changed_photos),
   ];
   const changes = [
-    ["New on photos", report.gained, "+"],
+    ["Added to photos", report.gained, "+"],
     ["Removed from photos", report.lost, "−"],
   ];
   byId("report-body").replaceChildren(
@@ -75,7 +75,7 @@ function showReport(report) {
   byId("report").showModal();
 }
 
-/** Lists the labels that photos gained or lost, with the numbers of photos. */
+/** Lists the labels that photos gained or lost, each with the number of photos. */
 function listChanges(title, labels, sign) {
   const found = Object.entries(labels).sort((a, b) => b[1] - a[1]);
   const line = ([name, number]) =>
@@ -83,7 +83,7 @@ function listChanges(title, labels, sign) {
       "li",
       {},
       make("bdi", { text: visible(name) }),
-      make("span", { class: "number", text: `${sign}${count(number, "photo")}` }),
+      make("span", { class: "number", text: `${sign}${counted.format(number)}` }),
     );
   const lines = found.slice(0, MOST_LISTED).map(line);
   if (found.length > lines.length)
