@@ -66,7 +66,8 @@ def change_sidecar(path: Path, change: Change) -> bool:
         packet = change(XmpPacket(content), not before)
         if (packet is None and not before) or (packet and packet.content == content):
             return False
-        if before and not os.access(path, os.W_OK):
+        # The permission bits count even for the administrator, who can write all files.
+        if before and not (os.access(path, os.W_OK) and path.stat().st_mode & 0o222):
             raise InputError("it is read-only")
         with contextlib.suppress(_Changed), _os_errors_but_full_disk():
             _replace(path, packet, before)
