@@ -49,6 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.port and arguments.port > _LAST_PORT:
         raise InputError(f"--port must be at most {_LAST_PORT}, not {arguments.port}")
+    if not arguments.images.is_dir():
+        reason = "is no folder" if arguments.images.exists() else "does not exist"
+        raise InputError(f"--images {arguments.images} {reason}; name a folder of photos")
     server = import_with_extra("aia_jax.inference.review.server", "aia review", "review", "bottle")
     from aia_jax.inference.review.requests import ReviewRequests
     from aia_jax.inference.review.session import ReviewSession

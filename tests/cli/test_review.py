@@ -98,6 +98,7 @@ def test_ports_in_use_and_missing_packages_are_errors(annotator, photos, failing
         port = used.getsockname()[1]
         assert f"error: --port {port} is in use; name another port" in failing(*command, "--port", str(port))
     assert "error: --port must be at most 65535, not 65536" in failing(*command, "--port", "65536")
+    assert f"error: --images {photos}/no does not exist; name" in failing(*command[:-2], f"{photos}/no", "--no_browser")
     monkeypatch.delitem(sys.modules, "aia_jax.inference.review.server", raising=False)
     monkeypatch.setitem(sys.modules, "bottle", None)
     message = failing(*command)

@@ -21,7 +21,7 @@ def session():
 @pytest.fixture
 def page(chrome, session):
     """The page in a window; it must run no text of users, and log no error but those of refused requests."""
-    requests = ReviewRequests(session, "<b>photos</b>")
+    session.requests = requests = ReviewRequests(session, "<b>photos</b>")
     requests.load()
     with ReviewServer(requests) as server:
         emulate(chrome)
@@ -124,6 +124,18 @@ def test_a_training_shows_what_changed_and_the_new_order(page, session):
     wait_for(lambda: texts(page, ".card .label-row"))
     assert first_card(page) == session.order()[0]
     assert texts(page, "#progress-text") == ["1 of 300 photos answered · 1 answer, 0 new"]
+
+
+def test_answers_of_another_page_are_shown(page, session):
+    number = first_card(page)
+    label = texts(page, ".card:first-child .label-row bdi")[1]
+    session.requests.answer([number], label, False)
+    page.execute_script("document.dispatchEvent(new Event('visibilitychange', {bubbles: true}))")
+    wait_for(lambda: texts(page, ".card:first-child .label-row.no bdi") == [label])
+    assert texts(page, "#progress-text") == ["1 of 300 photos answered · 1 answer"]
+    click(page, "#undo")
+    wait_for(lambda: not session.answers)
+    wait_for(lambda: not page.find_elements("css selector", ".label-row.no"))
 
 
 def test_the_document_has_few_cards_and_a_phone_has_large_targets(page, session):

@@ -19,7 +19,8 @@ class Detail {
       const row = event.target.closest(".label-row");
       if (row) this.look(Number(row.dataset.label));
     });
-    this.dialog.addEventListener("keydown", (event) => this.pressed(event));
+    // Not of the dialog, which gets no keys while nothing has the focus.
+    addEventListener("keydown", (event) => this.dialog.open && !document.querySelector(".sheet[open]") && this.pressed(event));
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
     this.dialog.addEventListener("close", () => {
       clearTimeout(this.timer);

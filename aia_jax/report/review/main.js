@@ -9,6 +9,7 @@ const grid = new Grid(byId("grid"), CARDS, (number) => detail.open(number, order
 const detail = new Detail();
 let trainings = 0;
 let polling;
+let isLost = false; // the server does not answer
 
 function takeCounts({ changes, fresh, num_labels, progress }) {
   Object.assign(counts, { changes, fresh, num_labels, progress });
@@ -45,24 +46,29 @@ async function reorder() {
 /** Asks for the state: the progress of reading and training, and whether another page has changed something. */
 async function poll() {
   clearTimeout(polling);
+  if (document.hidden && !byId("work").hidden) return; // the event visibilitychange asks again
   let wait = LATER;
   try {
     const state = await call("state");
     byId("title").textContent = visible(state.title);
     document.title = `${visible(state.title)} · labels`;
     byId("loading").hidden = !state.loading;
+    byId("progress").hidden = Boolean(state.loading);
     if (state.loading) showLoading(state.loading);
     else await follow(state);
     if (state.loading || state.training !== null) wait = SOON;
+    if (isLost) tell("The server answers again.");
+    isLost = false;
   } catch (error) {
-    tellError(error);
+    if (!isLost) tellError(error);
+    isLost = true;
   }
   polling = setTimeout(poll, wait);
 }
 
 function showLoading([done, total]) {
   byId("loading-text").textContent = total
-    ? `Reading photos: ${counted.format(done)} of ${counted.format(total)}. Later calls find them in the cache.`
+    ? `Reading photos: ${counted.format(done)} of ${counted.format(total)}. The next call reads only new photos.`
     : "Reading the model and the list of photos …";
   const bar = byId("loading-bar");
   if (total) [bar.max, bar.value] = [total, done];
