@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aia_jax.cli.flags import Parser, local
+from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, os_errors_as_input_errors
 from aia_jax.utils.messages import printable
+from aia_jax.utils.model_folders import LABELS, model_folder
 
 if TYPE_CHECKING:
     from aia_jax.inference.review.corrections import Corrections
@@ -40,14 +43,13 @@ def exchange_answers(arguments: argparse.Namespace) -> bool:
     from aia_jax.inference.review.corrections import CORRECTIONS, Corrections
     from aia_jax.inference.review.exchange import import_answers
     from aia_jax.inference.review.session import FOLDER
-    from aia_jax.tasks.trained_annotator import TrainedAnnotator
 
     folder = arguments.workdir / FOLDER
     if arguments.export:
         _check_output(arguments)
         if not (folder / CORRECTIONS).exists():
             raise InputError(f"{arguments.workdir} has no answers; aia review without --export asks for them")
-    labels = TrainedAnnotator.from_run(arguments.workdir, 1).labels
+    labels = _vocabulary(arguments.workdir)
     with Corrections(folder) as corrections:
         if arguments.imported:
             lines = import_answers(corrections, arguments.images, labels, arguments.imported)
@@ -55,6 +57,19 @@ def exchange_answers(arguments: argparse.Namespace) -> bool:
             lines = _export(corrections, arguments, labels)
     print("\n".join(lines))
     return True
+
+
+def _vocabulary(workdir: Path) -> tuple[str, ...]:
+    """Returns the labels of a run or a model folder, without its weights."""
+    if folder := model_folder(workdir):
+        return read_labels(folder / LABELS)
+    from aia_jax.training.runs import open_run
+
+    with open_run(workdir) as checkpointer:
+        labels = checkpointer.best()[1].get("labels")
+    if not labels:
+        raise InputError(f"{workdir} holds no annotator with labels; name the run of one")
+    return tuple(labels)
 
 
 def _export(corrections: Corrections, arguments: argparse.Namespace, labels: tuple[str, ...]) -> list[str]:

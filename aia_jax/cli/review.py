@@ -2,6 +2,8 @@
 
     aia review --workdir runs/mine --images photos
     aia review --workdir runs/mine --images photos --port 8000 --no_browser
+    aia review --workdir runs/mine --images photos --export label-studio --output tasks.json
+    aia review --workdir runs/mine --images photos --import project-1.json
 
 Prints the address of a page that only this machine can open. The page shows the photos with their predicted labels,
 the most uncertain photos first. Each answer is saved at once in DIR/review. Ctrl-C stops the command, and the same
@@ -21,6 +23,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from aia_jax.cli.answer_flags import add_answer_arguments, exchange_answers
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_photo_arguments, local, positive
@@ -38,15 +41,18 @@ def add_arguments(parser: Parser) -> None:
     add_photo_arguments(parser)
     parser.add_argument("--port", type=positive, metavar="N", help="port of the page; default: a free one")
     parser.add_argument("--no_browser", action="store_true", help="print the address, and open no browser")
+    add_answer_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serves the page until Ctrl-C or SIGTERM.
+    """Serves the page until Ctrl-C or SIGTERM, or exchanges answers with other programs.
 
     Raises:
         InputError: a flag cannot be used, a package is missing, or another process reviews the run.
         Interrupted: Ctrl-C or SIGTERM stopped the command.
     """
+    if exchange_answers(arguments):
+        return
     if arguments.port and arguments.port > _LAST_PORT:
         raise InputError(f"--port must be at most {_LAST_PORT}, not {arguments.port}")
     if not arguments.images.is_dir():

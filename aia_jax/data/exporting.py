@@ -173,7 +173,10 @@ def _task(folder: Path, photo: ExportedPhoto, model: str) -> dict[str, Any]:
         prediction = {"model_version": model, "result": _choices(predicted)}
         task["predictions"] = [{**prediction, "score": min(scores)} if scores else prediction]
     if photo.answers is not None:
-        task["annotations"] = [{"result": _choices([label for label, holds in photo.answers.items() if holds])}]
+        chosen = _choices([label for label, holds in photo.answers.items() if holds])
+        task["annotations"] = [
+            {"result": chosen, "ground_truth": False}
+        ]  # else true: it would outvote later annotations
     return task
 
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from aia_jax.cli import review
 from aia_jax.cli.main import main
 from aia_jax.data import scenes
+from aia_jax.inference.review.corrections import Corrections
 
 
 @pytest.fixture
@@ -104,3 +106,32 @@ def test_ports_in_use_and_missing_packages_are_errors(annotator, photos, failing
     message = failing(*command)
     assert "error: aia review needs more packages" in message
     assert "pip install" in message
+
+
+def test_answers_are_exchanged_with_other_programs(annotator, photos, failing, tmp_path, capsys):
+    workdir, label = tmp_path / "run", scenes.LABELS[0]
+    shutil.copytree(annotator, workdir, ignore=shutil.ignore_patterns("review"))
+    command = ["review", "--workdir", str(workdir), "--images", str(photos)]
+    csv, tasks = tmp_path / "a.csv", tmp_path / "tasks.json"
+    export = [*command, "--export", "label-studio", "--output", str(tasks)]
+    assert "has no answers; aia review without --export asks for them" in failing(*export)
+    csv.write_text(f"image,label,answer\n1.png,{label},confirmed\n2.png,fog,rejected\nx.png,fog,rejected\n")
+    assert main([*command, "--import", str(csv)]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "2 answers stored, 0 were stored before\n1 label added that the run does not have:\n  fog: 1 answer\n"
+        in printed
+    )
+    assert "a.csv:4: no photo 'x.png' in " in printed
+    assert main(export) == 0
+    assert f"answers about 2 photos written to {tasks}\nLabel Studio shows the photos if" in capsys.readouterr().out
+    interface = tasks.with_suffix(".xml").read_text()
+    assert interface.count("<Choice ") == len(scenes.LABELS) + 1
+    shutil.rmtree(workdir / "review")
+    assert main([*command, "--import", str(tasks)]) == 0
+    with Corrections(workdir / "review") as corrections:
+        assert corrections.answers == {"1.png": {label: True}, "2.png": {"fog": False}}
+    assert f"--output {tasks} exists; name another file, or delete it" in failing(*export)
+    assert "--export needs --output, such as --output answers.json" in failing(*command, "--export", "coco")
+    assert "--export csv writes a .csv file" in failing(*command, "--export", "csv", "--output", str(tasks))
+    assert "--output is for --export" in failing(*command, "--output", str(csv))

@@ -47,9 +47,9 @@ def test_tasks_of_label_studio_name_each_photo_and_its_labels(folder, tmp_path):
     assert tasks[0]["data"]["proposed"] == [LABELS[0], LABELS[2]]
     assert "annotations" not in tasks[0]
     assert tasks[1]["predictions"] == [{"model_version": "open", "result": []}]
-    assert tasks[2]["annotations"] == [{"result": chosen(LABELS[1])}]
+    assert tasks[2]["annotations"] == [{"result": chosen(LABELS[1]), "ground_truth": False}]
     assert "predictions" not in tasks[2]
-    assert tasks[5]["annotations"] == [{"result": []}]
+    assert tasks[5]["annotations"] == [{"result": [], "ground_truth": False}]
     assert tasks[5]["data"]["proposed"] == [LABELS[2]]
     view = ElementTree.parse(tmp_path / "new" / "tasks.xml").getroot()
     choices = view.find("Choices")
