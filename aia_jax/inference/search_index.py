@@ -90,8 +90,8 @@ class PhotoIndex:
             read: function from a list of paths to an iterator over the decoded photos, in order.
             compute: function from b images, uint8 `[b, S, S, 3]`, to a dict of arrays `[b, ...]`.
             batch_size: the largest b.
-            progress: called with the numbers of photos that are done and in total, after each part; None: a bar. An
-                error that it raises ends the update, and the next update continues.
+            progress: called with the numbers of photos that are done and in total, first and after each part; None: a
+                bar. An error that it raises ends the update, and the next update continues.
 
         Raises:
             InputError: `path` contains other files than an index, which may be damaged.
@@ -187,6 +187,8 @@ class PhotoIndex:
             disable=bool(not photos or progress) or None,
         )
         kept, done = sum(len(part.live) for part in self._parts), 0
+        if progress:
+            progress(kept, kept + len(photos))
         with bar, contextlib.closing(read([self._folder / name for name, *_ in photos])) as decoded:
             for batch in _batches(zip(photos, decoded, strict=True), _PART_SIZE):
                 problems |= {name: photo.problem for (name, *_), photo in batch if photo.problem}

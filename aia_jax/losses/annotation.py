@@ -93,7 +93,7 @@ def annotation_loss(name: str, **overrides: float) -> Callable[[Array, Array], A
 def masked_mean(losses: Array, mask: Array) -> Array:
     """Computes the mean of the losses `[B, C]` where `mask` `[B, C]` is True, or 0 if it is True nowhere.
 
-    The other losses have a gradient of exactly 0, even if they are infinite or NaN.
+    The gradient with respect to the other losses is exactly 0.
     """
     return jnp.where(mask, losses, 0).sum() / jnp.maximum(mask.sum(), 1)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aia_jax.losses.annotation import PRESETS, annotation_loss, multi_label_loss
+from aia_jax.losses.annotation import PRESETS, annotation_loss, masked_mean, multi_label_loss
 from aia_jax.utils.errors import InputError
 from tests.helpers.references import reference, relative_error, same_elements
 
@@ -119,3 +119,22 @@ def test_the_subgradient_at_a_clamp_is_that_of_pytorch():
 @pytest.mark.parametrize("target", [0.0, 1.0])
 def test_nan_logits_give_nan(name, target):
     assert np.isnan(annotation_loss(name)(jnp.full((1, 1), jnp.nan), jnp.full((1, 1), target))).all()
+
+
+def test_the_masked_mean_is_that_of_the_known_entries_alone():
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(4, 5)).astype(np.float32), (rng.random((4, 5)) < 0.5).astype(np.float32)
+    mask = rng.random((4, 5)) < 0.5
+
+    def mean(logits, targets):
+        return masked_mean(annotation_loss("proposed")(logits, targets), mask)
+
+    loss, gradient = jax.value_and_grad(mean)(jnp.asarray(logits), targets)
+    alone = annotation_loss("proposed")(jnp.asarray(logits[mask]), targets[mask])
+    np.testing.assert_allclose(loss, np.mean(alone, dtype=np.float64), rtol=1e-6)
+    assert (np.asarray(gradient)[~mask] == 0).all()
+    assert (np.asarray(gradient)[mask] != 0).any()
+    other = jax.value_and_grad(mean)(jnp.where(mask, logits, -logits), np.where(mask, targets, 1 - targets))
+    np.testing.assert_array_equal(other[0], loss)
+    np.testing.assert_array_equal(other[1], gradient)
+    assert masked_mean(jnp.ones((2, 3)), jnp.zeros((2, 3), bool)) == 0

@@ -1,13 +1,14 @@
 """Reads the imported labels of a run, and the features of the imported photos, which `aia train` cached."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.annotation.datasets import Split, photo_paths
 from aia_jax.data.feature_cache import FLIPS, prepare_pooled
 from aia_jax.data.mapped_rows import MappedRows
@@ -103,6 +104,11 @@ def _real_paths(data: Any, name: str, split: Split) -> tuple[str, ...]:
     return tuple(os.path.realpath(found[image]) if image in found else "" for image in split.image_names)
 
 
-def rows_of(paths: Sequence[str]) -> dict[str, int]:
-    """Returns the row of each path, `{path: row}`, without photos that have no file."""
-    return {path: row for row, path in enumerate(paths) if path}
+def imported_counts(annotator: TrainedAnnotator) -> np.ndarray:
+    """Returns the number of training photos of each label, int `[C]`; zeros if the run's annotations are gone."""
+    data, labels = annotator.config.data, annotator.labels
+    with contextlib.suppress(InputError):
+        annotations = read_annotations(data.root, data.name, "train")
+        if annotations.labels == labels:
+            return annotations.targets.sum(axis=0, dtype=int)
+    return np.zeros(len(labels), int)

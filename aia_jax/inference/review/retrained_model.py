@@ -71,7 +71,7 @@ def retrain_model(
     """Trains the head with imported labels and answers, fits thresholds, and writes the model to `folder`.
 
     Args:
-        run: the run's best epoch, whose head is the start.
+        run: the run's best epoch.
         current: the model before, for the report.
         progress: called with the finished fraction, 0 to 1.
 
@@ -137,18 +137,23 @@ def _training_rows(imported: LabelledFeatures, labels: Sequence[str], photos: Co
 
 
 def _first_head(run: TrainedAnnotator, labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns the arrays of the run's head, with random values for labels that the run does not know."""
-    arrays = {path: value for path, value in run.arrays().items() if path.startswith("head.")}
-    added = labels[len(run.labels) :]
-    if not added:
-        return arrays
-    random = initial_head(run.config, len(labels), run.num_features)
+    """Returns the first values of the arrays of the head.
+
+    A head that the run trained from random weights on fixed features is trained in the same way again: a second
+    training of a trained head overfits, and its scores of the imported photos are too good to fit thresholds to them.
+    Other heads start from the run's weights, with random weights for the labels that the run does not know.
+    """
+    config = run.config
+    random = initial_head(config, len(labels), run.num_features)
     known = np.arange(len(run.labels))
-    arrays = {path: np.array(value) for path, value in merge_labels(random, arrays, known, known).items()}
-    if run.config.model.head == "text":
-        encoder = TextEncoder(run.config.data.cache_dir)
+    own = {path: value for path, value in run.arrays().items() if path.startswith("head.")}
+    arrays = {path: np.array(value) for path, value in merge_labels(random, own, known, known).items()}
+    if config.model.head == "text" and (added := labels[len(known) :]):
+        encoder = TextEncoder(config.data.cache_dir)
         encoder.tokenizer.check_words(added, "label")
         arrays["head.embeddings"][len(known) :] = encoder.encode(added)["sentence"]
+    if config.model.freeze_backbone and not config.init_from:
+        arrays |= initial_head(config, len(labels), run.num_features, trainable=True)
     return arrays
 
 

@@ -26,7 +26,8 @@ from aia_jax.training.optimizer import make_optimizer
 from aia_jax.utils.errors import InputError
 
 _FOLDS = 3
-_FEWEST_STEPS = 60  # the schedules of the optimizers need a few steps
+_EPOCHS = 10  # more epochs overfit
+_FEWEST_STEPS = 300
 _CHUNK_BYTES = 32e6  # features of the steps that run in one call
 _MOST_STEPS_AT_ONCE = 16
 _FEWEST_POSITIVES = 3  # of a label whose threshold is fitted
@@ -112,14 +113,10 @@ def fit_head(
     start: Mapping[str, np.ndarray],
     rows: TrainingRows,
     progress: Callable[[float], None],
-    *,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    folds: int = _FOLDS,
 ) -> FittedHead:
-    """Trains the head with the loss, the optimizer and the number of epochs of the run.
+    """Trains the head for a few epochs with the loss and the optimizer of the run.
 
-    At the same time, trains `folds` more heads. Each leaves out another part of the photos, and scores this part.
+    At the same time, trains three more heads. Each leaves out another third of the photos, and scores this third.
 
     Args:
         config: config of the run.
@@ -129,10 +126,10 @@ def fit_head(
     if config.model.get("score", "sigmoid") != "sigmoid":
         raise InputError(f"config.model.score={config.model.score!r} cannot be trained; review another model")
     num_rows, num_labels = rows.targets.shape
-    batch_size = min(batch_size or config.batch_size, num_rows)
+    batch_size = min(config.batch_size, num_rows)
     shape = rows.corrected.shape[1:]
     at_once = int(np.clip(_CHUNK_BYTES / (4 * batch_size * np.prod(shape)), 1, _MOST_STEPS_AT_ONCE))
-    num_chunks = -(-max(_FEWEST_STEPS, (epochs or config.epochs) * num_rows // batch_size) // at_once)
+    num_chunks = -(-max(_FEWEST_STEPS, min(_EPOCHS, config.epochs) * num_rows // batch_size) // at_once)
     total = num_chunks * at_once
     optimizer = make_optimizer(config.optimizer, total, lambda epoch: epoch_end(epoch, num_rows, batch_size))
     graphdef, params, rest = _split_head(config, num_labels, shape[-1], start)
@@ -152,19 +149,19 @@ def fit_head(
             updates, state = optimizer.update(grads, state, params)
             return optax.apply_updates(params, updates), state
 
-        return jax.vmap(update)(*carry, jnp.arange(folds + 1) - 1), None
+        return jax.vmap(update)(*carry, jnp.arange(_FOLDS + 1) - 1), None
 
     run = jax.jit(lambda carry, batches: jax.lax.scan(step, carry, batches)[0], donate_argnums=0)
-    several = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], folds + 1, axis=0), params)
+    several = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], _FOLDS + 1, axis=0), params)
     carry = several, jax.vmap(optimizer.init)(several)
     rng = np.random.default_rng(config.seed)
-    fold = rng.permutation(num_rows) % max(folds, 1)  # -1 is the head that is trained on all photos
+    fold = rng.permutation(num_rows) % _FOLDS  # -1 is the head that is trained on all photos
     for number, batches in enumerate(_chunks(rows, fold, rng, batch_size, at_once, num_chunks)):
         carry = run(carry, batches)
         jax.block_until_ready(carry)
         progress((number + 1) / num_chunks)
     found = jax.device_get(carry[0])
-    heads = [jax.tree.map(lambda leaf, k=k: leaf[k], found) for k in range(folds + 1)]
+    heads = [jax.tree.map(lambda leaf, k=k: leaf[k], found) for k in range(_FOLDS + 1)]
 
     @jax.jit
     def score(params: Any, features: jax.Array) -> jax.Array:
@@ -172,7 +169,7 @@ def fit_head(
         return label_scores(logits.astype(jnp.float32), config.model)
 
     scores = np.zeros(rows.targets.shape, np.float32)
-    for k in range(folds):
+    for k in range(_FOLDS):
         left_out = np.flatnonzero(fold == k)
         for some in np.split(left_out, range(256, len(left_out), 256)):
             scores[some] = score(heads[k + 1], rows.features(some))
@@ -220,10 +217,11 @@ def _split_head(config: ConfigDict, num_labels: int, num_features: int, start: M
     return graphdef, *filled
 
 
-def initial_head(config: ConfigDict, num_labels: int, num_features: int) -> dict[str, np.ndarray]:
-    """Returns the random first values of the arrays of a head, `{path: array}`."""
+def initial_head(config: ConfigDict, num_labels: int, num_features: int, *, trainable: bool = False) -> dict[str, Any]:
+    """Returns the random first values of the arrays of a head, `{path: array}`, or only of those that are trained."""
     head = build_head(config.model, num_labels, num_features, rngs=nnx.Rngs(config.seed))
-    return {f"head.{path}": np.asarray(leaf) for path, leaf in _flat(nnx.to_pure_dict(nnx.state(head))).items()}
+    state = nnx.state(head, nnx.Param) if trainable else nnx.state(head)
+    return {f"head.{path}": np.asarray(leaf) for path, leaf in _flat(nnx.to_pure_dict(state)).items()}
 
 
 def _flat(tree: Any) -> dict[str, Any]:

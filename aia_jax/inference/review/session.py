@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from aia_jax.data.feature_cache import cast_features, weights_digest
 from aia_jax.data.photo_folder import Photo, photo_names, read_photos
 from aia_jax.inference.annotator import check_threshold, read_thresholds
 from aia_jax.inference.review.corrections import Corrections
-from aia_jax.inference.review.imported import POOLING
+from aia_jax.inference.review.imported import POOLING, imported_counts
+from aia_jax.inference.review.ranking import expected_gains, rank_photos
 from aia_jax.inference.review.retrained_model import CorrectedPhotos, Model, load_retrained, retrain_model
-from aia_jax.inference.review.uncertainty import distances, rank_photos
 from aia_jax.inference.search_index import PhotoIndex
 from aia_jax.inference.thumbnails import Thumbnail, ThumbnailStore
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
@@ -73,6 +74,7 @@ class ReviewSession(contextlib.ExitStack):
         self.names: tuple[str, ...] = ()
         self.problems: dict[str, str] = {}
         self._features = np.zeros((0, 1, 1, 1), np.float32)
+        self._counts = imported_counts(annotator)
         self.labels: tuple[str, ...] = annotator.labels
         self._show(np.zeros((0, len(self._model.annotator.labels)), np.float32))
 
@@ -116,25 +118,25 @@ class ReviewSession(contextlib.ExitStack):
             return {name: dict(answers) for name, answers in self._corrections.answers.items()}
 
     def order(self, label: str | None = None) -> list[int]:
-        """Returns the numbers of all photos, first those with the most uncertain label without an answer.
+        """Returns the numbers of all photos, first those whose answers are expected to improve the model most.
 
-        With `label`, only this label counts. Raises InputError if it is unknown.
+        With `label`, only this label counts. See `ranking`. Raises InputError if the label is unknown.
         """
         with self._lock:
-            found = self._open_distances()
+            gains = self._gains()
             if label is not None:
                 if label not in self.labels:
                     raise InputError(f"{label!r} is not one of the {len(self.labels):,} labels")
                 column = self.labels.index(label)
-                found = found[:, column : column + 1]
-        return rank_photos(found).tolist()
+                gains = gains[:, column : column + 1]
+        return rank_photos(gains).tolist()
 
     def questions(self, photo: int, limit: int) -> list[int]:
-        """Returns the numbers of at most `limit` labels of a photo without an answer, the most uncertain first."""
+        """Returns the numbers of at most `limit` labels of a photo without an answer, in the order of `ranking`."""
         with self._lock:
-            found = self._open_distances(photo)[0]
-        order = np.argsort(found, kind="stable")[:limit]
-        return order[np.isfinite(found[order])].tolist()
+            gains = self._gains([photo])[0]
+        order = np.argsort(-gains, kind="stable")[:limit]
+        return order[np.isfinite(gains[order])].tolist()
 
     def answer(self, photos: Sequence[int], label: str, answer: bool | None) -> None:
         """Stores an answer about a label of photos: True, False, or None, which takes an answer back.
@@ -246,7 +248,7 @@ class ReviewSession(contextlib.ExitStack):
         whole[:, columns] = scores
         thresholds = np.full(len(labels), self._run.annotator.threshold, np.float64)
         thresholds[columns] = self._model.thresholds
-        self.scores, self.thresholds, self._distances = whole, thresholds, distances(whole, thresholds)
+        self.scores, self.thresholds = whole, thresholds
         self.labels = labels  # last, so that each label has a column
         self._add_labels()
 
@@ -256,21 +258,25 @@ class ReviewSession(contextlib.ExitStack):
         if new:
             unknown = np.full((len(self.scores), len(new)), np.nan, np.float32)
             self.scores = np.concatenate([self.scores, unknown], axis=1)
-            self._distances = np.concatenate([self._distances, np.full_like(unknown, np.inf)], axis=1)
             self.thresholds = np.concatenate([self.thresholds, np.full(len(new), self._run.annotator.threshold)])
             self.labels = (*self.labels, *new)
 
-    def _open_distances(self, photo: int | None = None) -> np.ndarray:
-        """Returns the distances of all photos `[N, C]`, or of one `[1, C]`. They are infinite where answered."""
-        rows = range(len(self.names)) if photo is None else [photo]
-        found = self._distances.copy() if photo is None else self._distances[rows]
+    def _gains(self, photos: Sequence[int] | None = None) -> np.ndarray:
+        """Returns the expected gains of the labels of photos, `[M, C]`. They are -infinity where answered."""
+        rows = range(len(self.names)) if photos is None else photos
         columns = {label: column for column, label in enumerate(self.labels)}
+        counts = np.zeros(len(self.labels), int)
+        counts[: len(self._counts)] = self._counts
+        for given in self._corrections.answers.values():
+            for label, answer in given.items():
+                counts[columns[label]] += answer
+        gains = expected_gains(self.scores if photos is None else self.scores[photos], counts)
         for place, row in enumerate(rows):
             answered = self._corrections.answers.get(self.names[row], ())
-            found[place, [columns[label] for label in answered]] = np.inf
-        return found
+            gains[place, [columns[label] for label in answered]] = -np.inf
+        return gains
 
 
 @functools.cache
 def _folded(label: str) -> str:
-    return "".join(label.split()).casefold()
+    return "".join(unicodedata.normalize("NFKC", label).split()).casefold()
