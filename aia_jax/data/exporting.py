@@ -47,9 +47,10 @@ class ExportedPhoto(NamedTuple):
     answers: Mapping[str, bool] | None = None
 
 
-def photo_address(folder: Path, name: str) -> str:
-    """Returns the address of a photo if the server's root of local files is the folder that contains `folder`."""
-    return f"/data/local-files/?d={quote(os.fsencode(f'{folder.resolve().name}/{name}'))}"
+def photo_addresses(folder: Path) -> Callable[[str], str]:
+    """Returns a function from a photo's name to its address on a server of Label Studio; see `server_settings`."""
+    root = folder.resolve().name
+    return lambda name: f"/data/local-files/?d={quote(os.fsencode(f'{root}/{name}'))}"
 
 
 def table_name(name: str) -> str:
@@ -94,7 +95,8 @@ def write_label_studio(
         ElementTree.SubElement(choices, "Choice", value=label)
     ElementTree.indent(view)
     with atomic_path(path) as temporary, temporary.open("w", encoding="ascii") as file:
-        _write_list(file, (_task(folder, photo, model) for photo in photos))
+        address = photo_addresses(folder)
+        _write_list(file, (_task(address(photo.name), photo, model) for photo in photos))
         file.write("\n")
     write_bytes(path.with_suffix(".xml"), ElementTree.tostring(view, encoding="utf-8") + b"\n")
 
@@ -162,21 +164,17 @@ def _write_list(file: TextIO, items: Iterable[Any]) -> None:
     file.write("\n]" if start[0] == "," else "[]")
 
 
-def _task(folder: Path, photo: ExportedPhoto, model: str) -> dict[str, Any]:
+def _task(address: str, photo: ExportedPhoto, model: str) -> dict[str, Any]:
     predicted, scores = [[*column] for column in zip(*photo.labels or (), strict=True)] or ([], [])
-    data = {
-        "image": photo_address(folder, photo.name),
-        PROPOSED: predicted if photo.answers is None else [*photo.answers],
-    }
+    data = {"image": address, PROPOSED: predicted if photo.answers is None else [*photo.answers]}
     task: dict[str, Any] = {"data": data}
     if photo.labels is not None:
         prediction = {"model_version": model, "result": _choices(predicted)}
         task["predictions"] = [{**prediction, "score": min(scores)} if scores else prediction]
     if photo.answers is not None:
         chosen = _choices([label for label, holds in photo.answers.items() if holds])
-        task["annotations"] = [
-            {"result": chosen, "ground_truth": False}
-        ]  # else true: it would outvote later annotations
+        # Without this field, Label Studio marks imported annotations as ground truth, which outvotes later ones.
+        task["annotations"] = [{"result": chosen, "ground_truth": False}]
     return task
 
 

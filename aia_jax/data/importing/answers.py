@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aia_jax.data.annotation.annotations import label_problem
-from aia_jax.data.exporting import ANSWERS, PROPOSED, photo_address, table_name
+from aia_jax.data.exporting import ANSWERS, PROPOSED, photo_addresses, table_name
 from aia_jax.data.importing.coco import read_coco_answers
 from aia_jax.data.importing.label_names import label_names
 from aia_jax.data.photo_files import SUFFIXES
@@ -63,7 +63,7 @@ def read_answers(path: Path, folder: Path, names: Collection[str], labels: Colle
         if isinstance(document, dict) and "images" in document:
             rows, layout = read_coco_answers(path, document, problems), "COCO's JSON"
         elif isinstance(document, list) and all(isinstance(task, dict) and "data" in task for task in document):
-            (rows, layout), form = _read_tasks(path, document, problems), lambda name: photo_address(folder, name)
+            (rows, layout), form = _read_tasks(path, document, problems), photo_addresses(folder)
         else:
             raise InputError(f"{path} is in no known format of answers; expected {_EXPECTED}")
     answers = _merge(_find_photos(rows, folder, names, form, problems), labels, problems)
