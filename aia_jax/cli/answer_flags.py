@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aia_jax.cli.flags import Parser, local
-from aia_jax.data.annotation.annotations import read_labels
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, os_errors_as_input_errors
 from aia_jax.utils.messages import printable
@@ -61,9 +60,11 @@ def exchange_answers(arguments: argparse.Namespace) -> bool:
 
 def _vocabulary(workdir: Path) -> tuple[str, ...]:
     """Returns the labels of a run or a model folder, without its weights."""
+    from aia_jax.data.annotation.annotations import read_labels
+    from aia_jax.training.runs import open_run
+
     if folder := model_folder(workdir):
         return read_labels(folder / LABELS)
-    from aia_jax.training.runs import open_run
 
     with open_run(workdir) as checkpointer:
         labels = checkpointer.best()[1].get("labels")
