@@ -149,7 +149,7 @@ def test_the_document_has_few_cards_and_a_phone_has_large_targets(page, session)
     assert page.execute_script(wide) == 0
     boxes = "[...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect())"
     sizes = f"return {boxes}.map(r => [r.width, r.height])"
-    for selector in (".tick", ".act", ".tools select", ".pick"):
+    for selector in (".tick", ".act", ".tools select", ".pick", ".more button"):
         found = [size for size in page.execute_script(sizes, selector) if size[0]]
         assert found
         assert min(min(size) for size in found) >= 44, selector

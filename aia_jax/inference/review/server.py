@@ -107,6 +107,12 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     block_on_close = False  # a browser keeps connections open that it may need
     request_queue_size = 128
 
+    def server_bind(self) -> None:
+        """Binds the address without asking for its name, which takes seconds on some networks."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]
+        self.setup_environ()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignores browsers that close a connection, or send nothing until it is closed."""
 
