@@ -6,8 +6,8 @@
     aia review --workdir runs/mine --images photos --import project-1.json
 
 Prints the address of a page that only this machine can open. The page shows the photos with their predicted labels,
-the most uncertain photos first. Each answer is saved at once in DIR/review. Ctrl-C stops the command, and the same
-command continues.
+first the photos whose answers are expected to improve the model most. Each answer is saved at once in DIR/review.
+Ctrl-C stops the command, and the same command continues.
 """
 
 from __future__ import annotations

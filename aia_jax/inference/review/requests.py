@@ -89,18 +89,18 @@ class ReviewRequests:
         """Returns the numbers of the photos to show, in order.
 
         Args:
-            label: name of a label, whose most uncertain photos come first; "": all labels, and photos of which the
-                person has answered all questions come last.
-            sort: "uncertain" or "name".
+            label: name of a label; "": all labels.
+            sort: "name", or "useful": first the photos whose answers about the label are expected to improve the model
+                most. Without a label, photos of which the person has answered all questions come last.
             show: "all", "answered" or "unanswered", with the answers about `label` or about any label.
         """
         with self._loaded() as session:
             self._check_label(label)
-            if sort not in ("uncertain", "name") or show not in ("all", "answered", "unanswered"):
+            if sort not in ("useful", "name") or show not in ("all", "answered", "unanswered"):
                 raise RefusedError(400, "The order of the photos is not known.")
-            photos = session.order(label or None) if sort == "uncertain" else range(len(session.names))
+            photos = session.order(label or None) if sort == "useful" else range(len(session.names))
             given, wanted = session.answers, show == "answered"
-            if sort == "uncertain" and not label:
+            if sort == "useful" and not label:
                 done = [
                     name in given and self._is_done(number, given[name]) for number, name in enumerate(session.names)
                 ]

@@ -5,7 +5,7 @@ function makeRow(number, row) {
   const name = labelNames[row.label];
   const state = row.answer === null ? "" : row.answer ? "yes" : "no";
   const kind = row.predicted ? "predicted" : row.answer === null ? "asked" : "";
-  const told = { yes: "confirmed", no: "rejected", "": row.predicted ? "predicted" : "unsure" }[state];
+  const told = { yes: "confirmed", no: "rejected", "": row.predicted ? "predicted" : "not predicted" }[state];
   const text = make("span", { class: "label" }, make("bdi", { text: name }));
   if (kind === "asked") text.append(make("span", { class: "mark", text: "?", "aria-hidden": true }));
   const score = make("small", { class: "number", text: row.score === null ? "new" : decimal(row.score) });

@@ -218,15 +218,15 @@ def test_answers_are_stored_undone_and_counted_for_other_pages(client, session):
     assert client.get("state")[1]["changes"] == before + 4
 
 
-def test_the_order_has_unsure_photos_first_and_finished_ones_last(client, session):
-    assert client.get("order?sort=uncertain&show=all")[1] == session.order()
+def test_the_order_has_useful_photos_first_and_finished_ones_last(client, session):
+    assert client.get("order?sort=useful&show=all")[1] == session.order()
     assert client.get("order?sort=name&show=all")[1] == list(range(12))
-    assert client.get("order?label=sky&sort=uncertain&show=all")[1] == session.order("sky")
+    assert client.get("order?label=sky&sort=useful&show=all")[1] == session.order("sky")
     first = session.order()[0]
     for label in session.labels:
         client.post("answer", {"photos": [first], "label": label, "answer": True})
     client.post("answer", {"photos": [4], "label": "sky", "answer": False})
-    assert client.get("order?sort=uncertain&show=all")[1][-1] == first
+    assert client.get("order?sort=useful&show=all")[1][-1] == first
     assert client.get("order?sort=name&show=answered")[1] == sorted({first, 4})
     assert client.get("order?label=dog&sort=name&show=answered")[1] == [first]
     assert 4 not in client.get("order?label=sky&sort=name&show=unanswered")[1]
@@ -289,7 +289,7 @@ def test_errors_of_the_program_do_not_reach_the_page(client, session, monkeypatc
         raise RuntimeError("secret")
 
     monkeypatch.setattr(session, "order", fail)
-    status, error = client.get("order?sort=uncertain&show=all")
+    status, error = client.get("order?sort=useful&show=all")
     assert (status, error) == (500, {"error": "aia review has an error; see its messages in the terminal."})
     assert "secret" in capsys.readouterr().err
     monkeypatch.setattr(session, "picture", fail_to_read)
