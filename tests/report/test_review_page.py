@@ -54,10 +54,11 @@ def test_labels_are_rejected_confirmed_and_added_by_click_and_by_key(page, sessi
     assert number == session.order()[0]
     assert texts(page, "#title") == ["<b>photos</b>"]
     shown = texts(page, "#grid .card:first-child .label-row bdi")
-    click(page, "#grid .card:first-child .tick.no")
+    button = page.find_element("css selector", "#grid .card:first-child .tick.no")
+    button.click()
     wait_for(lambda: answers_of(session, number) == {shown[0]: False})
     wait_for(lambda: page.find_elements("css selector", ".card:first-child .label-row.no .tick[aria-pressed=true]"))
-    click(page, "#grid .card:first-child .tick.no")  # takes it back
+    button.click()  # the same button, which stays in the document, takes the answer back
     wait_for(lambda: answers_of(session, number) == {})
     click(page, ".card .open")
     wait_for(lambda: page.find_elements("css selector", "#detail-labels .current"))

@@ -38,7 +38,6 @@ function showPicture(card, address) {
 
 function fillCard(card, number) {
   const { shown, rows } = entries.get(number);
-  const focused = focusKey(card);
   const open = card.querySelector(".open");
   if (open.title !== shown) {
     open.title = shown;
@@ -47,17 +46,16 @@ function fillCard(card, number) {
     card.querySelector("input").setAttribute("aria-label", `Select ${shown}`);
   }
   const fits = rows.length <= ROWS ? rows : chooseRows(rows);
-  const list = card.querySelector(".rows");
-  list.replaceChildren(...fits.map((row) => makeRow(number, row)));
+  const others = [];
   if (fits.length < rows.length) {
     const more = make("button", { type: "button", class: "plain", text: `+${rows.length - fits.length} more labels` });
     more.addEventListener("click", () => detail.open(number, order));
-    list.append(make("li", { class: "more" }, more));
+    others.push(make("li", { class: "more" }, more));
   }
-  if (!rows.length) list.append(make("li", { class: "quiet more", text: "no labels" }));
+  if (!rows.length) others.push(make("li", { class: "quiet more", text: "no labels" }));
+  showRows(card.querySelector(".rows"), number, fits, ...others);
   card.classList.toggle("done", rows.length > 0 && rows.every((row) => row.answer !== null));
   grid.reach(card, grid.cards.get(grid.current) === card);
-  if (focused) card.querySelector(focused)?.focus({ preventScroll: true });
 }
 
 /** Chooses the labels of a card that cannot show all: the chosen label and added ones, then predicted ones. */
@@ -65,13 +63,6 @@ function chooseRows(rows) {
   const rank = (row) => (isChosen(row) || (row.answer && !row.predicted) ? 0 : row.predicted ? 1 : row.answer === null ? 3 : 2);
   const ranked = [...rows].sort((a, b) => rank(a) - rank(b)).slice(0, ROWS - 1);
   return rows.filter((row) => ranked.includes(row));
-}
-
-/** A selector of the row's button in `root` that has the focus; undefined: none has it. */
-function focusKey(root) {
-  const button = document.activeElement;
-  if (!root.contains(button) || !button.dataset.answer) return undefined;
-  return `[data-label="${button.closest("li").dataset.label}"] [data-answer="${button.dataset.answer}"]`;
 }
 
 /** Draws the labels of photos again, where they are shown. */

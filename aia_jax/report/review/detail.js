@@ -102,12 +102,9 @@ class Detail {
   }
 
   list() {
-    const list = byId("detail-labels");
-    const focused = focusKey(list);
-    list.replaceChildren(...this.rows.map((row) => makeRow(this.number, row)));
-    if (!this.rows.length) list.append(make("li", { class: "quiet", text: "The model predicts no label. Add one below." }));
+    const none = make("li", { class: "quiet", text: "The model predicts no label. Add one below." });
+    showRows(byId("detail-labels"), this.number, this.rows, ...(this.rows.length ? [] : [none]));
     this.look(this.label);
-    if (focused) list.querySelector(focused)?.focus({ preventScroll: true });
   }
 
   /** Marks the label that the keys answer. */

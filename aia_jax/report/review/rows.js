@@ -26,6 +26,41 @@ function makeRow(number, row) {
   return item;
 }
 
+/** Gives a row the content of another row of the same label. Its buttons stay, so that no click on them is lost. */
+function updateRow(old, fresh) {
+  for (const { name, value } of fresh.attributes) old.setAttribute(name, value);
+  const [text, score, ...buttons] = fresh.children;
+  old.children[0].replaceWith(text);
+  old.children[1].replaceWith(score);
+  buttons.forEach((button, place) => {
+    for (const name of ["aria-pressed", "title"]) old.children[2 + place].setAttribute(name, button.getAttribute(name));
+  });
+  return old;
+}
+
+/** Shows the rows of a photo in a list, and then `others`. Rows that are there already stay. */
+function showRows(list, number, rows, ...others) {
+  const there = new Map([...list.children].map((item) => [`${item.dataset.photo} ${item.dataset.label}`, item]));
+  const items = rows.map((row) => {
+    const old = there.get(`${number} ${row.label}`);
+    return old ? updateRow(old, makeRow(number, row)) : makeRow(number, row);
+  });
+  const focused = focusKey(list);
+  const isSame = items.length <= list.children.length && items.every((item, place) => item === list.children[place]);
+  if (isSame) {
+    for (const item of [...list.children].slice(items.length)) item.remove();
+    list.append(...others);
+  } else list.replaceChildren(...items, ...others);
+  if (focused && !list.contains(document.activeElement)) list.querySelector(focused)?.focus({ preventScroll: true });
+}
+
+/** A selector of the row's button in `root` that has the focus; undefined: none has it. */
+function focusKey(root) {
+  const button = document.activeElement;
+  if (!root.contains(button) || !button.dataset.answer) return undefined;
+  return `[data-label="${button.closest("li").dataset.label}"] [data-answer="${button.dataset.answer}"]`;
+}
+
 /** The answer that a click on a button of a row gives: the button's, or none if it is the answer already. */
 function clickedAnswer(button) {
   const row = button.closest(".label-row");
