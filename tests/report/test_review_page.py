@@ -134,7 +134,13 @@ def test_answers_of_another_page_are_shown(page, session):
     page.execute_script("document.dispatchEvent(new Event('visibilitychange', {bubbles: true}))")
     wait_for(lambda: texts(page, ".card:first-child .label-row.no bdi") == [label])
     assert texts(page, "#progress-text") == ["1 of 300 photos answered · 1 answer"]
-    click(page, "#undo")
+    click(page, ".card .open")
+    wait_for(lambda: texts(page, "#detail-labels .label-row.no bdi") == [label])
+    session.requests.undo()
+    page.execute_script("document.dispatchEvent(new Event('visibilitychange', {bubbles: true}))")
+    wait_for(lambda: texts(page, "#detail-labels .label-row") and not texts(page, "#detail-labels .label-row.no"))
+    session.requests.answer([number], label, False)
+    click(page, "#detail-undo")
     wait_for(lambda: not session.answers)
     wait_for(lambda: not page.find_elements("css selector", ".label-row.no"))
 

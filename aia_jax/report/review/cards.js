@@ -73,7 +73,9 @@ function redraw(numbers) {
     if (!changed.has(number)) continue;
     withEntry(card, number, order, () => fillCard(card, number));
   }
-  if (byId("detail").open && changed.has(detail.number)) detail.list();
+  const { number } = detail;
+  if (!detail.dialog.open || !changed.has(number)) return;
+  withEntry(detail, number, detail.shown, () => number === detail.number && detail.list());
 }
 
 /** Connects clicks on labels, and the selection by check boxes, Shift and long presses. */

@@ -76,7 +76,7 @@ function showLoading([done, total]) {
 
 async function follow(state) {
   const isFirst = byId("work").hidden;
-  const isOther = !running && state.changes !== counts.changes;
+  const isOther = !running && state.changes > counts.changes;
   showTraining(state.training);
   if (isFirst) {
     trainings = state.trainings;

@@ -70,11 +70,12 @@ function clickedAnswer(button) {
 
 /** Takes the counts and photos of a response to a change. */
 async function takeChange(response) {
-  const [expected, seen] = [counts.changes + 1, response.changes];
+  const old = response.changes > counts.changes + 1 ? [...entries.keys()] : []; // another page has changed something
   takeCounts(response);
-  if (seen > expected) entries.clear(); // another page has changed something
+  for (const number of old) entries.delete(number);
   await updateLabels();
   takeEntries(response.photos);
+  redraw(old);
 }
 
 let changesMade = 0;
