@@ -76,6 +76,12 @@ def test_labels_are_rejected_confirmed_and_added_by_click_and_by_key(page, sessi
     press(page, "a", *"DOG", ENTER)  # completes a known label
     wait_for(lambda: answers_of(session, number).get("dog"))
     assert session.labels == (*labels, "dusk")
+    session.disk_full = True
+    press(page, "y")
+    wait_for(lambda: len(texts(page, "#detail .message.error")) == 1)
+    click(page, ".message.error button")
+    assert not texts(page, ".message.error")
+    session.disk_full = False
     press(page, "j")
     wait_for(lambda: texts(page, "#detail-place") == ["2 of 300"])
     press(page, "k", ESCAPE)

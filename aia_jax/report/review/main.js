@@ -120,6 +120,7 @@ byId("help-open").addEventListener("click", () => byId("help").showModal());
 for (const button of document.querySelectorAll(".shut")) {
   button.addEventListener("click", () => button.closest("dialog").close());
 }
+for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListener("close", placeMessages);
 for (const sheet of document.querySelectorAll(".sheet")) {
   sheet.addEventListener("click", (event) => event.target === sheet && sheet.close());
 }

@@ -45,13 +45,14 @@ function tell(text, isError = false) {
   const message = make("div", kind, make("p", { text: visible(text) }), close);
   close.addEventListener("click", () => message.remove());
   box.append(message);
-  if (box.showPopover) {
-    // Only the top layer is in front of a dialog.
-    box.popover = "manual";
-    if (box.matches(":popover-open")) box.hidePopover();
-    box.showPopover();
-  }
+  placeMessages();
   if (!isError) setTimeout(() => message.remove(), MESSAGE_TIME);
+}
+
+/** Puts the messages into the open dialog, because all else is behind it and takes no clicks. */
+function placeMessages() {
+  const host = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  if (byId("messages").parentNode !== host) host.append(byId("messages"));
 }
 
 const tellError = (error) => error.name !== "AbortError" && tell(error.message, true);
