@@ -24,13 +24,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.flags import Parser
 from aia_jax.configs import corel5k_lite
 from aia_jax.data.feature_cache import prepare_pooled
 from aia_jax.inference.review.imported import LabelledFeatures
 from aia_jax.inference.review.ranking import expected_gains, rank_photos
-from aia_jax.inference.review.retraining import fit_head, fit_thresholds, initial_head, join_rows
+from aia_jax.inference.review.retraining import fit_head, initial_head, join_rows
 from aia_jax.metrics.annotation import annotation_metrics
+from aia_jax.metrics.thresholds import refit_mcc
 from aia_jax.report.figures import QUIET, Page
 from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
 from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
@@ -96,7 +98,7 @@ class Simulation:
         rows = join_rows(self._imported, labels, paths, self._features[answered], truth & known, known)
         fitted = fit_head(self._config, self._start, rows, lambda _: None)
         before = np.full(labels, self._config.eval.threshold)
-        return Head(fitted.arrays, fit_thresholds(fitted.scores, rows.targets, rows.known, before))
+        return Head(fitted.arrays, refit_mcc(fitted.scores, rows.targets, rows.known, before))
 
     def ask(self, way: str, clicks: int) -> None:
         """Answers `clicks` more questions."""
@@ -131,14 +133,18 @@ class Simulation:
 
 
 def run_once(config: ConfigDict, train: Photos, test: Photos, seed: int, way: str) -> list[dict[str, Any]]:
-    """Simulates one review. Returns the clicks, metrics and counts after each training."""
+    """Simulates one review. Returns the clicks, metrics and counts after each training.
+
+    `predicted` is the mean number of labels predicted for a test photo.
+    """
     simulation, rows = Simulation(config, train, seed), []
     for clicks in _CLICKS:
         if clicks:
             simulation.ask(way, clicks - rows[-1]["clicks"])
             simulation.head = simulation.retrain()
-        found = annotation_metrics(simulation.head.scores(test.features), test.targets, simulation.head.thresholds)
-        own = {name: found[name] for name in _METRICS}
+        scores, thresholds = simulation.head.scores(test.features), simulation.head.thresholds
+        found = annotation_metrics(scores, test.targets, thresholds)
+        own = {**{name: found[name] for name in _METRICS}, "predicted": float((scores > thresholds).sum(axis=1).mean())}
         rows.append({"seed": seed, "way": way, "clicks": clicks, **own, **simulation.counts()})
     return rows
 
@@ -165,7 +171,7 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for way in _WAYS:
         for clicks in _CLICKS:
             some = [row for row in rows if (row["way"], row["clicks"]) == (way, clicks)]
-            means = {name: statistics.mean(row[name] for row in some) for name in (*_METRICS, "confirmed")}
+            means = {name: statistics.mean(row[name] for row in some) for name in (*_METRICS, "predicted", "confirmed")}
             spread = {f"{name}_std": statistics.stdev(row[name] for row in some) for name in _METRICS if some[1:]}
             summary.append({"way": way, "clicks": clicks, "seeds": len(some), **means, **spread})
     return summary
@@ -207,6 +213,7 @@ def _run(arguments: argparse.Namespace) -> None:
     done = read_json(arguments.output, "results of this benchmark")["runs"] if arguments.output.exists() else []
     machine = {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
     facts = {"machine": machine, "packages": {**package_versions(), "python": platform.python_version()}}
+    enable_compilation_cache()
     train, test = read_photos(config)
     for seed in arguments.seeds:
         for way in _WAYS:

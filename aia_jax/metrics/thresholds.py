@@ -17,6 +17,7 @@ from aia_jax.utils.files import read_json, write_json
 from aia_jax.utils.messages import MAX_LISTED, format_count, list_problems, nearest
 
 CANDIDATES = tuple(step / 20 for step in range(1, 15))
+_FEWEST_POSITIVES, _LEAST_MCC = 2, 0.1  # of a threshold that `refit_mcc` changes
 
 
 def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -26,14 +27,22 @@ def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     compared in the floating dtype of the scores. scikit-learn's `matthews_corrcoef` leads to the same choice.
     """
     scores, targets = _check_images(scores, targets)
-    true = targets.sum(axis=0)
-
-    def mcc(candidate: np.floating) -> np.ndarray:
-        predicted = scores >= candidate
-        return _matthews((predicted & targets).sum(axis=0), predicted.sum(axis=0), true, len(scores))
-
-    best = np.argmax([mcc(candidate) for candidate in np.asarray(CANDIDATES, scores.dtype)], axis=0)
+    best = _candidate_mccs(scores, targets, np.ones_like(targets)).argmax(axis=0)
     return np.asarray(CANDIDATES)[best]
+
+
+def refit_mcc(scores: np.ndarray, targets: np.ndarray, known: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Like `fit_mcc`, but for each label only from the images where it is known, bool `[N, C]`.
+
+    A label keeps its threshold `before` `[C]` if fewer than two images are known to have it, if none is known to lack
+    it, or if its highest MCC is at most 0.1. A threshold with a low MCC would predict the label for most images.
+    """
+    scores, targets = _check_images(scores, targets)
+    known = np.asarray(known, bool)
+    mccs = _candidate_mccs(scores, targets, known)
+    positives, negatives = (targets & known).sum(axis=0), (~targets & known).sum(axis=0)
+    fitted = (positives >= _FEWEST_POSITIVES) & (negatives > 0) & (mccs.max(axis=0) > _LEAST_MCC)
+    return np.where(fitted, np.asarray(CANDIDATES)[mccs.argmax(axis=0)], before)
 
 
 def fit_mcc_exact(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -94,6 +103,16 @@ def _check_images(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, 
     if not len(scores):
         raise InputError("thresholds cannot be fitted to no images")
     return scores, targets
+
+
+def _candidate_mccs(scores: np.ndarray, targets: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Computes the MCC of each candidate for each label from the images where it is known, float64 `[K, C]`."""
+    true, total = (targets & known).sum(axis=0), known.sum(axis=0)
+    found = []
+    for candidate in np.asarray(CANDIDATES, scores.dtype):
+        predicted = (scores >= candidate) & known
+        found.append(_matthews((predicted & targets).sum(axis=0), predicted.sum(axis=0), true, total))
+    return np.array(found)
 
 
 def _matthews(tp: np.ndarray, predicted: np.ndarray, true: np.ndarray, num_images: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from aia_jax.metrics import thresholds
 from aia_jax.metrics.annotation import label_metrics
-from aia_jax.metrics.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact, load_thresholds, save_thresholds
+from aia_jax.metrics.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact, load_thresholds, refit_mcc, save_thresholds
 from aia_jax.utils.errors import InputError
 from benchmarks import thresholds as benchmark
 
@@ -157,6 +157,25 @@ def test_unusable_scores_are_refused(fit):
         fit(np.asarray([[0.0], [0.1], [np.nan]]), np.zeros((3, 1)))
     with pytest.raises(InputError, match="no images"):
         fit(np.zeros((0, 3)), np.zeros((0, 3)))
+
+
+def test_thresholds_are_refitted_only_to_known_labels_that_the_scores_can_tell_apart():
+    rng = np.random.default_rng(0)
+    scores, targets = rng.random((200, 5)).astype(np.float32), rng.random((200, 5)) < 0.3
+    targets[:, :2] = scores[:, :2] > [0.62, 0.4]
+    known = np.ones((200, 5), bool)
+    known[:120, 0] = False  # another part of the images decides
+    targets[:120, 0] = rng.random(120) < 0.5
+    targets[:, 4] = scores[:, 4] < 0.4
+    targets[:, 2] = np.arange(200) == 0  # one positive
+    known[:, 3] = targets[:, 3]  # no negative
+    before = np.array([0.5, 0.5, 0.33, 0.34, 0.35])
+    found = refit_mcc(scores, targets, known, before)
+    assert found[0] == fit_mcc(scores[120:, :1], targets[120:, :1])[0] == 0.6
+    assert found[1] == 0.4
+    np.testing.assert_array_equal(found[2:], before[2:])  # low scores are right for the last label
+    everything = refit_mcc(scores[:, :2], targets[:, :2], np.ones((200, 2), bool), before[:2])
+    np.testing.assert_array_equal(everything, fit_mcc(scores[:, :2], targets[:, :2]))
 
 
 def test_thresholds_can_be_saved_and_loaded(tmp_path):

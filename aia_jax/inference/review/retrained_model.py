@@ -11,9 +11,9 @@ import numpy as np
 
 from aia_jax.data.feature_cache import weights_digest
 from aia_jax.inference.review.imported import LabelledFeatures, read_imported
-from aia_jax.inference.review.retraining import TrainingRows, fit_head, fit_thresholds, initial_head, join_rows
+from aia_jax.inference.review.retraining import TrainingRows, fit_head, initial_head, join_rows
 from aia_jax.metrics.annotation import annotation_metrics
-from aia_jax.metrics.thresholds import load_thresholds
+from aia_jax.metrics.thresholds import load_thresholds, refit_mcc
 from aia_jax.report.model_card import model_card
 from aia_jax.tasks.text_encoder import TextEncoder
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
@@ -96,7 +96,7 @@ def retrain_model(
     fitted = fit_head(config, _first_head(run.annotator, labels), rows, progress)
     before = np.full(len(labels), config.eval.threshold)
     before[: len(run.thresholds)] = run.thresholds
-    thresholds = fit_thresholds(fitted.scores, rows.targets, rows.known, before)
+    thresholds = refit_mcc(fitted.scores, rows.targets, rows.known, before)
     arrays = run.annotator.arrays() | fitted.arrays
     stats = run.annotator.channel_stats
     model = Model(TrainedAnnotator(config, labels, arrays, run.annotator.batch_size, stats, fold=False), thresholds)

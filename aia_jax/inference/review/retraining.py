@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from aia_jax.data.pipeline import epoch_end
 from aia_jax.inference.review.imported import LabelledFeatures
 from aia_jax.losses.annotation import masked_mean
-from aia_jax.metrics.thresholds import fit_mcc
 from aia_jax.models.annotator import build_head, label_scores
 from aia_jax.models.backbones import DTYPES
 from aia_jax.tasks.annotation import configured_loss
@@ -30,7 +29,6 @@ _EPOCHS = 10  # more epochs overfit
 _FEWEST_STEPS = 300
 _CHUNK_BYTES = 32e6  # features of the steps that run in one call
 _MOST_STEPS_AT_ONCE = 16
-_FEWEST_POSITIVES = 3  # of a label whose threshold is fitted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,20 +173,6 @@ def fit_head(
             scores[some] = score(heads[k + 1], rows.features(some))
     trained = {f"head.{path}": np.asarray(leaf) for path, leaf in _flat(heads[0]).items()}
     return FittedHead({**start, **trained}, scores)
-
-
-def fit_thresholds(scores: np.ndarray, targets: np.ndarray, known: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Fits the threshold of each label by `fit_mcc` to the photos whose label is known, float64 `[C]`.
-
-    Labels with fewer than a few positives or negatives keep their threshold `before` `[C]`.
-    """
-    thresholds = np.array(before, np.float64)
-    for label in range(scores.shape[1]):
-        rows = known[:, label]
-        own, hits = scores[rows, label : label + 1], targets[rows, label : label + 1]
-        if _FEWEST_POSITIVES <= hits.sum() <= len(hits) - _FEWEST_POSITIVES:
-            thresholds[label] = fit_mcc(own, hits)[0]
-    return thresholds
 
 
 def _chunks(

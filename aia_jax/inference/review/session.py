@@ -74,7 +74,8 @@ class ReviewSession(contextlib.ExitStack):
         self.names: tuple[str, ...] = ()
         self.problems: dict[str, str] = {}
         self._features = np.zeros((0, 1, 1, 1), np.float32)
-        self._counts = imported_counts(annotator)
+        self._imported = imported_counts(annotator)
+        self._confirmed: np.ndarray | None = None  # known photos of each label; None: count them again
         self.labels: tuple[str, ...] = annotator.labels
         self._show(np.zeros((0, len(self._model.annotator.labels)), np.float32))
 
@@ -254,6 +255,7 @@ class ReviewSession(contextlib.ExitStack):
 
     def _add_labels(self) -> None:
         """Adds columns for labels that the person added since the last call. The numbers of labels never change."""
+        self._confirmed = None
         new = tuple(label for label in self._corrections.labels if label not in self.labels)
         if new:
             unknown = np.full((len(self.scores), len(new)), np.nan, np.float32)
@@ -265,12 +267,13 @@ class ReviewSession(contextlib.ExitStack):
         """Returns the expected gains of the labels of photos, `[M, C]`. They are -infinity where answered."""
         rows = range(len(self.names)) if photos is None else photos
         columns = {label: column for column, label in enumerate(self.labels)}
-        counts = np.zeros(len(self.labels), int)
-        counts[: len(self._counts)] = self._counts
-        for given in self._corrections.answers.values():
-            for label, answer in given.items():
-                counts[columns[label]] += answer
-        gains = expected_gains(self.scores if photos is None else self.scores[photos], counts)
+        if self._confirmed is None:
+            self._confirmed = np.zeros(len(self.labels), int)
+            self._confirmed[: len(self._imported)] = self._imported
+            for given in self._corrections.answers.values():
+                for label, answer in given.items():
+                    self._confirmed[columns[label]] += answer
+        gains = expected_gains(self.scores if photos is None else self.scores[photos], self._confirmed)
         for place, row in enumerate(rows):
             answered = self._corrections.answers.get(self.names[row], ())
             gains[place, [columns[label] for label in answered]] = -np.inf

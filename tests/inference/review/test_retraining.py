@@ -5,8 +5,7 @@ import pytest
 
 from aia_jax.inference.review.imported import LabelledFeatures
 from aia_jax.inference.review.ranking import expected_gains, rank_photos
-from aia_jax.inference.review.retraining import fit_head, fit_thresholds, initial_head, join_rows
-from aia_jax.metrics.thresholds import fit_mcc
+from aia_jax.inference.review.retraining import fit_head, initial_head, join_rows
 from tests.helpers.untrained import annotator_config
 
 NUM_IMPORTED, NUM_CORRECTED, NUM_LABELS, NUM_FEATURES = 40, 12, 3, 8
@@ -69,22 +68,6 @@ def test_answers_about_an_imported_photo_replace_its_labels(photos):
     assert rows.known[:NUM_IMPORTED].all()
     np.testing.assert_array_equal(rows.known[NUM_IMPORTED:], known[1:])
     np.testing.assert_array_equal(rows.features(np.array([NUM_IMPORTED, 5])), [features[1], imported.versions[0][5]])
-
-
-def test_thresholds_are_fitted_only_to_known_labels_with_enough_photos():
-    rng = np.random.default_rng(0)
-    scores, targets, known = (
-        rng.random((200, 3)).astype(np.float32),
-        rng.random((200, 3)) < 0.4,
-        np.ones((200, 3), bool),
-    )
-    targets[:, 0] = scores[:, 0] > 0.62
-    targets[:2, 1], targets[2:, 1] = True, False
-    known[100:, 2] = False
-    found = fit_thresholds(scores, targets, known, np.array([0.5, 0.33, 0.5]))
-    assert 0.55 < found[0] < 0.7
-    assert found[1] == 0.33
-    assert found[2] == fit_mcc(scores[:100, 2:], targets[:100, 2:])[0]
 
 
 def test_high_scores_of_labels_with_few_photos_come_first():
