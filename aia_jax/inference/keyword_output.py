@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -80,12 +81,15 @@ class KeywordWriter:
 def undo(folder: Path) -> Iterator[Outcome]:
     """Takes all automatic keywords in a folder back: from sidecars, and from the photos themselves."""
     record = RECORD.uri.encode()
-    for name in list_files(folder, (SUFFIX,)):
+    photos = PhotoFiles().names(folder)
+    sidecars = {sidecar_path(folder / name, form) for name in photos for form in FORMS}  # also below links to folders
+    names = {os.path.relpath(path, folder) for path in sidecars if os.path.exists(path)}
+    for name in sorted(names.union(list_files(folder, (SUFFIX,)))):
         path = folder / name
         with contextlib.suppress(InputError):
             if record in read_sidecar(path):
                 yield _outcome(name, lambda path=path: change_sidecar(path, _take_back))
-    for name in PhotoFiles().names(folder):
+    for name in photos:
         with contextlib.suppress(InputError, OSError):
             if record in read_embedded(folder / name).xmp:
                 yield _outcome(name, lambda path=folder / name: change_embedded(path, _take_back))

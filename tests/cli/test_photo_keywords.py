@@ -132,6 +132,23 @@ def test_sidecars_that_cannot_be_used_are_listed_and_stay_as_they_are(annotate, 
         assert problem in captured.err
 
 
+def test_a_name_that_is_too_long_is_listed_and_sidecars_below_a_link_to_a_folder_are_taken_back(
+    annotate, photos, tmp_path, capsys
+):
+    (photos / "f.gif").rename(photos / ("f" * 251 + ".gif"))
+    (photos / "sub").rename(tmp_path / "elsewhere")
+    (photos / "sub").symlink_to(tmp_path / "elsewhere")
+    before = files(tmp_path / "elsewhere")
+    assert annotate("--xmp") == 0
+    captured = capsys.readouterr()
+    assert "keywords: 4 files written" in captured.out
+    assert "ff.gif.xmp: it cannot be written: File name too long" in captured.err
+    assert len(files(tmp_path / "elsewhere")) == 4
+    assert main(["annotate", "--images", str(photos), "--undo"]) == 0
+    assert "keywords: 4 files restored" in capsys.readouterr().out
+    assert files(tmp_path / "elsewhere") == before
+
+
 def test_a_sidecar_that_another_program_writes_meanwhile_is_merged_with_its_new_content(annotate, photos, monkeypatch):
     path, replace = photos / "a.jpg.xmp", photo_xmp._replace
 

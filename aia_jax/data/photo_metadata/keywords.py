@@ -102,14 +102,14 @@ def merge_keywords(
     if new:
         kept.carried = {field: _values(field, carried) for field in FIELDS}
     own = _own_keywords(packet, record)
-    leaves = {path[-1] for path in own if len(path) > 1}  # the person has moved these keywords into a hierarchy
+    leaves = {path[-1] for path in own} & _moved(packet, record)
     add, remove = {RECORD: []}, {RECORD: packet.values(RECORD)}
     for field in FIELDS:
         if automatic and not packet.has(field):
             kept.created.add(field)
-        wanted = _values(field, [*own, *automatic] if field in kept.created else automatic) if automatic else []
-        there, before = packet.values(field), record.added[field]
-        missing = [value for value in wanted if value not in (*there, *kept.carried[field])]
+        wanted = _values(field, [*own, *automatic] if field in kept.created else automatic) if automatic else {}
+        there, before = dict.fromkeys(packet.values(field)), record.added[field]
+        missing = [value for value in wanted if value not in there and value not in kept.carried[field]]
         taken = [value for value in before if value not in wanted and not (field == SUBJECT and value in leaves)]
         kept.added[field] = [value for value in before if value in wanted and value in there] + missing
         add[field] = [value for value in kept.carried[field] if new] + missing
@@ -129,22 +129,30 @@ def _only_carried(packet: XmpPacket, record: Record) -> bool:
     return values and not packet.others(FIELDS)
 
 
-def _values(field: Property, paths: Iterable[KeywordPath]) -> list[str]:
+def _moved(packet: XmpPacket, record: Record) -> set[str]:
+    """Returns the last levels of the keywords that the person has moved away from the place in the record."""
+    moved = set()
+    for field, separator in FIELDS.items():
+        there = set(packet.values(field))
+        moved |= {value.split(separator)[-1] for value in record.added[field] if separator and value not in there}
+    return moved
+
+
+def _values(field: Property, paths: Iterable[KeywordPath]) -> dict[str, None]:
     values = (clean_text(write_path(field, path)) for path in paths)
-    return list(dict.fromkeys(filter(None, values)))
+    return dict.fromkeys(filter(None, values))
 
 
 def _own_keywords(packet: XmpPacket, record: Record) -> list[KeywordPath]:
     """Returns the keywords of the person."""
     found: dict[KeywordPath, KeywordPath] = {}
     for field, separator in FIELDS.items():
-        automatic = record.added[field]
+        automatic, known = set(record.added[field]), {level for key in found for level in key}
         for value in packet.values(field):
             levels = value.split(separator) if separator else [value]
             path = tuple(level.strip() for level in levels if level.strip())
             if path and value not in automatic:
                 key = tuple(level.replace("/", "-").replace("|", "-") for level in path)
-                known = {level for other in found for level in other}
                 if separator or key[0] not in known:
                     found.setdefault(key, path)
     return list(found.values())

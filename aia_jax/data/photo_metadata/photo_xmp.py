@@ -28,7 +28,7 @@ def sidecar_path(photo: Path, form: str) -> Path:
     """Returns the path of the sidecar of a photo in one of `FORMS`. An existing sidecar may have the suffix .XMP."""
     path = photo.with_name(photo.name + SUFFIX) if form == FORMS[0] else photo.with_suffix(SUFFIX)
     upper = path.with_suffix(SUFFIX.upper())
-    return upper if not path.exists() and upper.exists() else path
+    return upper if not os.path.exists(path) and os.path.exists(upper) else path
 
 
 def read_sidecar(path: Path) -> bytes:
@@ -59,7 +59,8 @@ def change_sidecar(path: Path, change: Change) -> bool:
     """
     path = Path(os.path.realpath(path))  # a link stays a link
     for _ in range(_ATTEMPTS):
-        before = _state(path)
+        with _os_errors_but_full_disk():
+            before = _state(path)
         content = read_sidecar(path) if before else EMPTY_SIDECAR
         if not content.strip(b"\0 \t\r\n"):
             raise InputError("it is empty; delete it, or restore it from a backup")
@@ -97,7 +98,7 @@ def photo_keywords(photo: Path) -> tuple[list[KeywordPath], str]:
     """
     for form in FORMS:
         path = sidecar_path(photo, form)
-        if path.exists():
+        if os.path.exists(path):
             try:
                 found = read_keywords(XmpPacket(read_sidecar(path)))
             except InputError as error:

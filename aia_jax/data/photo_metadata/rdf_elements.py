@@ -18,6 +18,9 @@ MAX_BYTES = 16 * 2**20  # of a packet; those of raw developers have up to about 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 START_TAG = re.compile(rb"""<([^\s/>"']+)(?:[^"'>]|"[^"]*"|'[^']*')*>""")
 _MAX_DEPTH = 100  # levels of elements
+_SPELLINGS = {
+    "http://ns.microsoft.com/photo/1.0": "http://ns.microsoft.com/photo/1.0/"
+}  # exiftool writes the first one
 
 
 class Element:
@@ -83,6 +86,10 @@ def as_utf8(content: bytes) -> bytes:
     return re.sub(r"""(<\?xml[^>]*?encoding\s*=\s*["'])[^"']*""", r"\1UTF-8", text, count=1).encode()
 
 
+def _name(name: tuple[str | None, str]) -> tuple[str, str]:
+    return _SPELLINGS.get(name[0], name[0] or ""), name[1]
+
+
 class _Builder(handler.ContentHandler):
     """Builds the tree of `Element`. `offset` returns the position of the parser in the bytes."""
 
@@ -96,8 +103,8 @@ class _Builder(handler.ContentHandler):
             raise InputError(f"its XMP has more than {_MAX_DEPTH} levels of elements")
         start = self._offset()
         content = START_TAG.match(self._content, start).end()
-        attributes = {(uri or "", local): value for (uri, local), value in attrs.items()}
-        element = Element((name[0] or "", name[1]), attributes, start, content)
+        attributes = {_name(name): value for name, value in attrs.items()}
+        element = Element(_name(name), attributes, start, content)
         self._open[-1].children.append(element)
         self._open.append(element)
 

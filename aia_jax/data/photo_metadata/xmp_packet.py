@@ -131,32 +131,34 @@ class XmpPacket:
     def _into_array(self, array: Element, values: Sequence[str]) -> Splice:
         name = self._tag(array)
         items = [*array.find(RDF, "li")]
-        spaces = self._spaces_before(items[-1].start if items else array.start)
+        outside = self._spaces_before(array.start)
+        spaces = self._spaces_before(items[-1].start) if items else outside + b" " * bool(outside)
         li = f"{_prefix(name)}li"
         new = b"".join(spaces + self._encode(f"<{li}>{escape(value)}</{li}>") for value in values)
         if items:
             return items[-1].end, items[-1].end, new
-        return self._into_empty(array, new + self._spaces_before(array.start))
+        return self._into_empty(array, new, outside)
 
     def _into_description(self, new: str, cuts: Sequence[Splice]) -> Splice:
         """Returns the splice that adds a property to the first description, or to a new one."""
         if not self._descriptions:
             rdf = _prefix(self._tag(self._body))
-            about = f'\n  <{rdf}Description {rdf or "rdf:"}about="">\n   {new}\n  </{rdf}Description>\n '
-            return self._into_empty(self._body, self._encode(about))
+            about = f'\n  <{rdf}Description {rdf or "rdf:"}about="">\n   {new}\n  </{rdf}Description>'
+            return self._into_empty(self._body, self._encode(about), b"\n ")
         place = self._descriptions[0]
         kept = [child for child in place.children if child.end not in {end for _, end, _ in cuts}]
         if kept:
             spaces = self._spaces_before(kept[-1].start)
             return kept[-1].end, kept[-1].end, spaces + self._encode(new)
         spaces = self._spaces_before(place.start)
-        return self._into_empty(place, spaces + b" " * bool(spaces) + self._encode(new) + spaces)
+        return self._into_empty(place, spaces + b" " * bool(spaces) + self._encode(new), spaces)
 
-    def _into_empty(self, element: Element, new: bytes) -> Splice:
-        """Returns the splice that writes `new` at the beginning of an element that has no child."""
-        if self.content[element.content - 2 : element.content] != b"/>":
-            return element.content, element.content, new
-        return element.content - 2, element.content, b">" + new + b"</" + self._tag(element) + b">"
+    def _into_empty(self, element: Element, new: bytes, after: bytes) -> Splice:
+        """Returns the splice that writes `new` into an element without a child. `after` are spaces for its end tag."""
+        if self.content[element.content - 2 : element.content] == b"/>":
+            return element.content - 2, element.content, b">" + new + after + b"</" + self._tag(element) + b">"
+        there = self.content[element.content : element.content + 1].isspace()  # those that an earlier edit left
+        return element.content, element.content, new if there else new + after
 
     def _property_cuts(self, prop: Property) -> list[Splice]:
         """Returns the splices that cut all elements and attributes of a property."""
@@ -224,4 +226,6 @@ def _prefix(tag: bytes) -> str:
 
 def _after_spaces(content: bytes, offset: int) -> int:
     """Returns the offset of the first of the spaces and line breaks before `offset`."""
-    return len(content[:offset].rstrip(b" \t\r\n"))
+    while content[offset - 1 : offset].isspace():
+        offset -= 1
+    return offset

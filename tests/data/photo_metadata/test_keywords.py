@@ -47,6 +47,7 @@ def test_keywords_are_merged_replaced_and_taken_back(program):
     replaced = merge_keywords(merged, [("auto", "cat")])
     assert [path[-1] for path in AUTOMATIC if path[-1] in replaced.values(SUBJECT)] == []
     assert replaced.values(SUBJECT)[-1] == "cat"
+    assert merge_keywords(merge_keywords(replaced, AUTOMATIC), [("auto", "cat")]).content == replaced.content
     restored = merge_keywords(replaced, ())
     assert not restored.has(RECORD)
     assert [restored.values(field) for field in FIELDS] == [first.values(field) for field in FIELDS]
@@ -90,18 +91,25 @@ def test_keywords_that_a_person_had_or_adopts_are_not_taken_back():
     restored = merge_keywords(moved, ())
     assert restored.values(SUBJECT) == ("Zürich", "Zoë", "lake")
     assert restored.values(TAGS_LIST) == ("Places/Zürich", "People/Zoë", "Places/lake")
+    out = merged.edit({TAGS_LIST: ["lake"]}, {TAGS_LIST: ["auto/lake"]})
+    assert merge_keywords(out, ()).values(SUBJECT) == ("Zürich", "Zoë", "lake")
 
 
-def test_automatic_keywords_that_another_program_wrote_as_plain_text_are_taken_back():
-    packet = XmpPacket(SLOPPY.replace("d:subject='a &gt; \"b\"'", "").encode())
-    merged = merge_keywords(packet, [("auto", "dog")])
-    start, end = merged.content.index(b"<dc:subject"), merged.content.index(b"</dc:subject>")
-    plain = b'<dc:subject xmlns:dc="http://purl.org/dc/elements/1.1/">dog'
-    rewritten = XmpPacket(merged.content[:start] + plain + merged.content[end:])
-    assert rewritten.values(SUBJECT) == ("dog",)
-    restored = merge_keywords(rewritten, ())
-    assert not restored.has(SUBJECT)
-    assert others(restored) == others(packet)
+def test_a_name_in_dc_subject_that_only_repeats_a_hierarchical_keyword_is_taken_back():
+    first = merge_keywords(XmpPacket(EMPTY_SIDECAR), [("auto", "cat")]).edit({TAGS_LIST: ["Animals/Dog"]})
+    first = merge_keywords(first, ())
+    merged = merge_keywords(first, [("auto", "sky")])
+    assert merged.values(SUBJECT) == ("Dog", "sky")
+    assert merge_keywords(merged, ()).content == first.content
+
+
+def test_keywords_are_taken_back_after_exiftool_has_changed_the_namespace_of_a_field():
+    first = XmpPacket(LIGHTROOM.encode())
+    merged = merge_keywords(first, AUTOMATIC).content
+    rewritten = XmpPacket(merged.replace(b"http://ns.microsoft.com/photo/1.0/", b"http://ns.microsoft.com/photo/1.0"))
+    assert rewritten.content != merged
+    assert merge_keywords(rewritten, AUTOMATIC) is rewritten
+    assert merge_keywords(rewritten, ()).content == first.content
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "iso-8859-1"])
