@@ -11,6 +11,7 @@ import numpy as np
 
 from aia_jax.data.feature_cache import weights_digest
 from aia_jax.inference.review.imported import LabelledFeatures, read_imported
+from aia_jax.inference.review.photo_features import PhotoFeatures
 from aia_jax.inference.review.retraining import TrainingRows, fit_head, initial_head, join_rows
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.metrics.thresholds import load_thresholds, refit_mcc
@@ -20,7 +21,7 @@ from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import os_errors_as_input_errors, write_bytes
 from aia_jax.utils.messages import format_count
-from aia_jax.utils.model_folders import CARD, THRESHOLDS, read_about
+from aia_jax.utils.model_folders import CARD, THRESHOLDS, model_folder, read_about
 from aia_jax.weights.initialization import merge_labels
 from aia_jax.weights.model_folder import write_model_folder
 
@@ -39,13 +40,13 @@ class CorrectedPhotos(NamedTuple):
     """The photos of a review.
 
     Attributes:
-        features: features of all N photos, `[N, h, w, F]`.
+        features: features of all N photos.
         answers: the answers about photos, `{row: {label: answer}}`.
         paths: real paths of these photos, `{row: path}`.
         added: labels that the run does not know.
     """
 
-    features: np.ndarray
+    features: PhotoFeatures
     answers: Mapping[int, Mapping[str, bool]]
     paths: Mapping[int, str]
     added: Sequence[str]
@@ -59,10 +60,17 @@ def load_retrained(folder: Path, run: TrainedAnnotator, batch_size: int) -> Mode
     path, old = folder / MODEL, folder / _OLD
     if old.is_dir() and not path.exists():  # a process was killed while it replaced the model
         old.rename(path)
-    if not path.is_dir() or read_about(path).get("review", {}).get("run") != weights_digest(run.arrays()):
+    if not path.is_dir():
         return None
-    annotator = TrainedAnnotator.from_run(path, batch_size, fold=False)
-    return Model(annotator, load_thresholds(path / THRESHOLDS, annotator.labels))
+    try:
+        if not model_folder(path):
+            raise InputError(f"{path} holds no model")
+        if read_about(path).get("review", {}).get("run") != weights_digest(run.arrays()):
+            return None
+        annotator = TrainedAnnotator.from_run(path, batch_size, fold=False)
+        return Model(annotator, load_thresholds(path / THRESHOLDS, annotator.labels))
+    except InputError as error:
+        raise InputError(f"{error}; or delete {path}, and train again: the answers are elsewhere") from None
 
 
 def retrain_model(
@@ -157,7 +165,7 @@ def _first_head(run: TrainedAnnotator, labels: Sequence[str]) -> dict[str, np.nd
     return arrays
 
 
-def _changes(before: Model, after: Model, features: np.ndarray) -> dict[str, Any]:
+def _changes(before: Model, after: Model, features: PhotoFeatures) -> dict[str, Any]:
     """Counts the photos whose selected labels changed, and for each label those that gained and lost it."""
     old, new = (_selected(model, after.annotator.labels, features) for model in (before, after))
     labels = np.array(after.annotator.labels, object)
@@ -168,7 +176,7 @@ def _changes(before: Model, after: Model, features: np.ndarray) -> dict[str, Any
     return {"changed_photos": int((old != new).any(axis=1).sum()), "gained": gained, "lost": lost}
 
 
-def _selected(model: Model, labels: Sequence[str], features: np.ndarray) -> np.ndarray:
+def _selected(model: Model, labels: Sequence[str], features: PhotoFeatures) -> np.ndarray:
     """Returns which of `labels` the model selects, bool `[N, C]`. It selects no label that it does not know."""
     scores = model.annotator.score_maps(features)
     columns = {label: column for column, label in enumerate(model.annotator.labels)}
@@ -209,21 +217,16 @@ def _write(folder: Path, model: Model, run: str, num_photos: int) -> None:
     with os_errors_as_input_errors(folder, None, "the model is not replaced; make room, and train again"):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
-        facts = {"channel_stats": [list(values) for values in annotator.channel_stats]}
-        written = write_model_folder(
-            new,
-            annotator.config,
-            annotator.arrays(),
-            about=about,
-            labels=annotator.labels,
-            thresholds=model.thresholds,
-            facts=facts,
-            dtype="float32",
-        )
-        sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
-        write_bytes(new / CARD, model_card(written, annotator.labels, sizes).encode())
-        if path.exists():
+        try:
+            content = {"labels": annotator.labels, "thresholds": model.thresholds, "dtype": "float32"}
+            facts = {"channel_stats": [list(values) for values in annotator.channel_stats]}
+            written = write_model_folder(new, annotator.config, annotator.arrays(), about=about, facts=facts, **content)
+            sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
+            write_bytes(new / CARD, model_card(written, annotator.labels, sizes).encode())
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                path.rename(old)
+            new.rename(path)
             shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        new.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)

@@ -22,6 +22,7 @@ from aia_jax.data.photo_folder import Photo, photo_names, read_photos
 from aia_jax.inference.annotator import check_threshold, read_thresholds
 from aia_jax.inference.review.corrections import Corrections
 from aia_jax.inference.review.imported import POOLING, imported_counts
+from aia_jax.inference.review.photo_features import PhotoFeatures
 from aia_jax.inference.review.ranking import expected_gains, rank_photos
 from aia_jax.inference.review.retrained_model import CorrectedPhotos, Model, load_retrained, retrain_model
 from aia_jax.inference.search_index import PhotoIndex
@@ -73,7 +74,7 @@ class ReviewSession(contextlib.ExitStack):
             self.enter_context(opened.pop_all())
         self.names: tuple[str, ...] = ()
         self.problems: dict[str, str] = {}
-        self._features = np.zeros((0, 1, 1, 1), np.float32)
+        self._features = PhotoFeatures()
         self._imported = imported_counts(annotator)
         self._confirmed: np.ndarray | None = None  # known photos of each label; None: count them again
         self.labels: tuple[str, ...] = annotator.labels
@@ -105,7 +106,7 @@ class ReviewSession(contextlib.ExitStack):
             raise InputError(f"none of the {len(names):,} photos in {self._images} can be read: {listed}")
         rows = [part["features"][row] for part, live in index.parts() for row in live]
         usable = tuple(name for name in names if name in places)
-        features = np.stack([rows[places[name]] for name in usable])
+        features = PhotoFeatures([rows[places[name]] for name in usable])
         scores = self._model.annotator.score_maps(features)
         with self._lock:
             self.names, self.problems, self._features = usable, update.problems, features

@@ -168,6 +168,9 @@ def test_retraining_learns_from_answers_and_a_later_session_goes_on_with_it(work
         np.testing.assert_array_equal(review.scores, scores)
         np.testing.assert_array_equal(review.thresholds, thresholds)
         assert review.labels == labels
+    (workdir / "review" / "model" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds no model; or delete .*review/model, and train again"):
+        ReviewSession(workdir, images)
 
 
 def test_a_retraining_that_is_interrupted_changes_nothing(workdir, images, monkeypatch):
@@ -183,8 +186,7 @@ def test_a_retraining_that_is_interrupted_changes_nothing(workdir, images, monke
         with pytest.raises(KeyboardInterrupt):
             review.retrain(nothing)
         assert review.scores is scores
-        left = sorted(path.name for path in (workdir / "review").iterdir() if path.name != ".model-new")
-        assert left == files
+        assert sorted(path.name for path in (workdir / "review").iterdir()) == files
 
 
 def test_a_run_whose_data_changed_is_not_retrained(workdir, images):
