@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aia_jax.data.feature_cache import weights_digest
-from aia_jax.inference.review.imported import LabelledFeatures, read_imported
+from aia_jax.inference.review.imported import LabelledFeatures
 from aia_jax.inference.review.photo_features import PhotoFeatures
 from aia_jax.inference.review.retraining import TrainingRows, fit_head, initial_head, join_rows
 from aia_jax.metrics.annotation import annotation_metrics
@@ -74,11 +74,17 @@ def load_retrained(folder: Path, run: TrainedAnnotator, batch_size: int) -> Mode
 
 
 def retrain_model(
-    folder: Path, workdir: Path, run: Model, current: Model, photos: CorrectedPhotos, progress: Callable[[float], None]
+    folder: Path,
+    data: tuple[LabelledFeatures, LabelledFeatures],
+    run: Model,
+    current: Model,
+    photos: CorrectedPhotos,
+    progress: Callable[[float], None],
 ) -> tuple[Model, dict[str, Any]]:
     """Trains the head with imported labels and answers, fits thresholds, and writes the model to `folder`.
 
     Args:
+        data: the results of `read_imported` for `run`.
         run: the run's best epoch.
         current: the model before, for the report.
         progress: called with the finished fraction, 0 to 1.
@@ -90,13 +96,10 @@ def retrain_model(
         `before`, `after`: on photos of the run that were not trained on) and `seconds`.
 
     Raises:
-        InputError: the data of the run are gone, there is no answer, or the folder cannot be written.
+        InputError: the folder cannot be written.
     """
     start = time.perf_counter()
-    if not photos.answers:
-        raise InputError("there are no answers yet; confirm or reject a few labels first")
-    imported, held = read_imported(workdir, run.annotator)
-    config = run.annotator.config
+    (imported, held), config = data, run.annotator.config
     confirmed = Counter(label for given in photos.answers.values() for label, answer in given.items() if answer)
     rejected = Counter(label for given in photos.answers.values() for label, answer in given.items() if not answer)
     labels = (*run.annotator.labels, *(label for label in photos.added if confirmed[label]))

@@ -154,8 +154,11 @@ def fit_head(
     carry = several, jax.vmap(optimizer.init)(several)
     rng = np.random.default_rng(config.seed)
     fold = rng.permutation(num_rows) % _FOLDS  # -1 is the head that is trained on all photos
-    for number, batches in enumerate(_chunks(rows, fold, rng, batch_size, at_once, num_chunks)):
+    chunks = _chunks(rows, fold, rng, batch_size, at_once, num_chunks)
+    batches = next(chunks)
+    for number in range(num_chunks):
         carry = run(carry, batches)
+        batches = next(chunks, None)  # read while the devices compute
         jax.block_until_ready(carry)
         progress((number + 1) / num_chunks)
     found = jax.device_get(carry[0])

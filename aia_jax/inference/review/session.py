@@ -21,7 +21,7 @@ from aia_jax.data.feature_cache import cast_features, weights_digest
 from aia_jax.data.photo_folder import Photo, photo_names, read_photos
 from aia_jax.inference.annotator import check_threshold, read_thresholds
 from aia_jax.inference.review.corrections import Corrections
-from aia_jax.inference.review.imported import POOLING, imported_counts
+from aia_jax.inference.review.imported import POOLING, LabelledFeatures, imported_counts, read_imported
 from aia_jax.inference.review.photo_features import PhotoFeatures
 from aia_jax.inference.review.ranking import expected_gains, rank_photos
 from aia_jax.inference.review.retrained_model import CorrectedPhotos, Model, load_retrained, retrain_model
@@ -75,6 +75,7 @@ class ReviewSession(contextlib.ExitStack):
         self.names: tuple[str, ...] = ()
         self.problems: dict[str, str] = {}
         self._features = PhotoFeatures()
+        self._data: tuple[LabelledFeatures, LabelledFeatures] | None = None  # of the run; see `read_imported`
         self._imported = imported_counts(annotator)
         self._confirmed: np.ndarray | None = None  # known photos of each label; None: count them again
         self.labels: tuple[str, ...] = annotator.labels
@@ -210,9 +211,12 @@ class ReviewSession(contextlib.ExitStack):
                 answers = {rows[name]: given for name, given in self.answers.items() if name in rows}
                 added = self.labels[len(self._run.annotator.labels) :]
                 features, current = self._features, self._model
+            if not answers:
+                raise InputError("there are no answers yet; confirm or reject a few labels first")
+            self._data = self._data or read_imported(self._workdir, self._run.annotator)
             paths = {row: os.path.realpath(self._images / self.names[row]) for row in answers}
             photos = CorrectedPhotos(features, answers, paths, added)
-            model, report = retrain_model(self._folder, self._workdir, self._run, current, photos, progress)
+            model, report = retrain_model(self._folder, self._data, self._run, current, photos, progress)
             scores = model.annotator.score_maps(features)
             with self._lock:
                 self._model = model
