@@ -222,6 +222,7 @@ def test_keywords_of_photos_become_labels_without_the_automatic_ones(annotate, p
     (photos / "a.jpg.xmp").write_text(LIGHTROOM)
     (photos / "sub" / "e.xmp").write_text(DIGIKAM)
     (photos / "f.gif.xmp").write_text(LIGHTROOM.replace("Animals", "Pets").replace("Dog", "doggy"))
+    (photos / "sub" / "<d>&.webp.xmp").write_text(LIGHTROOM.replace("Animals", "auto").replace("beach", "auto"))
     assert annotate("--xmp") == 0
     (tmp_path / "k.yaml").write_text("labels: {dog: {path: Animals|Dog, synonyms: [doggy]}}\nignore: [People]")
 
@@ -234,15 +235,17 @@ def test_keywords_of_photos_become_labels_without_the_automatic_ones(annotate, p
     assert imported() == {
         "a.jpg": ["Dog", "beach"],
         "f.gif": ["beach", "doggy"],
+        "sub/<d>&.webp": ["auto"],
         "sub/e.tif": ["Zoë", "Zürich"],
     }
     captured = capsys.readouterr()
-    assert "3 photos with keywords (3 in photo.jpg.xmp); 2 without, left out" in captured.out
-    assert "5 keywords, 4 of them hierarchical: Animals|Dog is Dog" in captured.out
+    assert "4 photos with keywords (4 in photo.jpg.xmp); 1 without, left out" in captured.out
+    assert "6 keywords, 4 of them hierarchical: Animals|Dog is Dog" in captured.out
     mapped = imported("--mapping", str(tmp_path / "k.yaml"), "--levels", "all", "--min_images", "1")
     assert mapped == {
         "a.jpg": ["Animals", "beach", "dog"],
         "f.gif": ["Pets", "beach", "dog"],
+        "sub/<d>&.webp": ["auto"],
         "sub/e.tif": ["Places", "Zürich"],
     }
     assert imported("--levels", "path")["a.jpg"] == ["Animals|Dog", "beach"]

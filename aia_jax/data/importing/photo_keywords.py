@@ -43,7 +43,7 @@ def read_photo_keywords(folder: Path, mapping: KeywordMapping, levels: str) -> L
         except (InputError, OSError) as error:
             problems.append(f"{name!r}: {getattr(error, 'strerror', None) or error}")
             continue
-        found = [path for path in found if path[0] not in _NOT_GIVEN]
+        found = [path for path in found if len(path) == 1 or path[0] not in _NOT_GIVEN]
         labels = [label for path in found for label in _labels(path, mapping, levels)]
         keywords.update(found)
         if labels:

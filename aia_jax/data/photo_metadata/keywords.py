@@ -144,10 +144,17 @@ def _values(field: Property, paths: Iterable[KeywordPath]) -> dict[str, None]:
 
 
 def _own_keywords(packet: XmpPacket, record: Record) -> list[KeywordPath]:
-    """Returns the keywords of the person."""
+    """Returns the keywords of the person.
+
+    Programs also repeat the levels above an automatic keyword in `dc:subject`. These are not keywords of the person.
+    """
     found: dict[KeywordPath, KeywordPath] = {}
+    above, flat = set(), set()
     for field, separator in FIELDS.items():
-        automatic, known = set(record.added[field]), {level for key in found for level in key}
+        automatic, known = set(record.added[field]), {level for key in found for level in key} | (above - flat)
+        if separator:
+            above.update(level for value in automatic for level in value.split(separator)[:-1])
+            flat.update(packet.values(field))
         for value in packet.values(field):
             levels = value.split(separator) if separator else [value]
             path = tuple(level.strip() for level in levels if level.strip())

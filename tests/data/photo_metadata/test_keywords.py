@@ -103,6 +103,16 @@ def test_a_name_in_dc_subject_that_only_repeats_a_hierarchical_keyword_is_taken_
     assert merge_keywords(merged, ()).content == first.content
 
 
+def test_levels_of_automatic_keywords_that_a_program_repeats_are_not_keywords_of_the_person():
+    merged = merge_keywords(XmpPacket(DIGIKAM.encode()), [("auto", "Animals", "dog")])
+    repeated = merged.edit({SUBJECT: ["auto", "Animals"]})
+    assert read_keywords(repeated) == OWN["digiKam"]
+    assert merge_keywords(repeated, [("auto", "Animals", "dog")]) is repeated
+    person = merge_keywords(XmpPacket(EMPTY_SIDECAR).edit({SUBJECT: ["auto"]}), AUTOMATIC)
+    assert read_keywords(person) == [("auto",)]
+    assert merge_keywords(person, AUTOMATIC) is person
+
+
 def test_keywords_are_taken_back_after_exiftool_has_changed_the_namespace_of_a_field():
     first = XmpPacket(LIGHTROOM.encode())
     merged = merge_keywords(first, AUTOMATIC).content
