@@ -53,8 +53,9 @@ class KeywordWriter:
         """Writes the keywords of a photo. Yields the outcome for each file."""
         photo = self.folder / name
         if photo.parent not in self._cleaned:
-            remove_temporary_files(photo.parent)
             self._cleaned.add(photo.parent)
+            with contextlib.suppress(OSError):  # the outcome of the photo says what is wrong with the folder
+                remove_temporary_files(photo.parent)
         paths = dict.fromkeys(path for label in labels if (path := self.mapping.path(label)))
         keywords = [(*self.parent, *path) for path in paths]
         if self.sidecar:

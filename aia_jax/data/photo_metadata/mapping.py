@@ -148,11 +148,18 @@ def write_mapping(path: Path, labels: Iterable[str], keywords: Iterable[KeywordP
     for keyword in sorted(keywords, key=len, reverse=True):
         known.setdefault(_key(keyword[-1:]), keyword)
     found = {label: known.get(_key((label,))) for label in labels}
-    entries = {label: "|".join(keyword or (label.replace("|", "-"),)) for label, keyword in found.items()}
+    entries: dict[str, str] = {}
+    taken: set[KeywordPath] = set()
+    for label, keyword in found.items():
+        path_of_label = keyword or (label.replace("|", "-"),)
+        keys = {_key((label,)), _key(path_of_label)}
+        if keys.isdisjoint(taken):  # the file would name a second label, such as Dog beside dog, twice
+            entries[label] = "|".join(path_of_label)
+        taken |= keys
     document = {"labels": entries, "ignore": []}
     text = yaml.safe_dump(document, allow_unicode=True, sort_keys=False, default_flow_style=False, width=10_000)
     write_bytes(path, (_HEAD + text).encode())
-    return sum(keyword is not None for keyword in found.values())
+    return sum(found[label] is not None for label in entries)
 
 
 class _Loader(yaml.BaseLoader):

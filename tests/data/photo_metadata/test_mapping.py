@@ -46,10 +46,10 @@ def test_labels_that_the_model_does_not_have_are_listed_with_the_nearest_one(map
 
 
 def test_a_first_file_has_the_keywords_of_the_person_and_reads_back(tmp_path):
-    labels = ("dog", "no", "a: b", "ü|x", "#1", "2024")
+    labels = ("dog", "no", "a: b", "ü|x", "#1", "2024", "Dog", "ü-x")
     assert write_mapping(tmp_path / "k.yaml", labels, [("dog",), ("Animals", "Dog"), ("x",)]) == 1
     mapping = read_mapping(tmp_path / "k.yaml")
-    paths = [("Animals", "Dog"), ("no",), ("a: b",), ("ü-x",), ("#1",), ("2024",)]
+    paths = [("Animals", "Dog"), ("no",), ("a: b",), ("ü-x",), ("#1",), ("2024",), ("Animals", "Dog"), ("ü-x",)]
     assert [mapping.path(label) for label in labels] == paths
     with pytest.raises(InputError, match="is there already"):
         write_mapping(tmp_path / "k.yaml", labels, [])
