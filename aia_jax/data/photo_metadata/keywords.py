@@ -23,7 +23,8 @@ FIELDS = {
 RECORD = Property("aia", "urn:aia-jax:xmp:keywords/1.0/", "Written")
 
 _NAMES = {str(field): field for field in FIELDS}
-_CARRIED, _NEW = "carried ", "new"  # in the record: values of the person, copied to a new packet; the packet is new
+# In the record: values of the person, copied to a new packet; names that the person had already; the packet is new.
+_CARRIED, _HAD, _NEW = "carried ", "had ", "new"
 
 
 @dataclasses.dataclass
@@ -35,22 +36,26 @@ class Record:
         carried: the values of each field that were copied from other metadata of the photo.
         created: the fields that did not exist before.
         new: whether the packet did not exist before.
+        had: the added values of `dc:subject` that were names of keywords of the person already.
     """
 
     added: dict[Property, list[str]]
     carried: dict[Property, list[str]]
     created: set[Property]
     new: bool
+    had: list[str]
 
     @classmethod
     def read(cls, packet: XmpPacket) -> "Record":
         """Reads the property `aia:Written`. Entries that are not understood are ignored."""
-        record = cls({field: [] for field in FIELDS}, {field: [] for field in FIELDS}, set(), new=False)
+        record = cls({field: [] for field in FIELDS}, {field: [] for field in FIELDS}, set(), False, [])
         for entry in packet.values(RECORD):
             kind = record.carried if entry.startswith(_CARRIED) else record.added
             name, equals, value = entry.removeprefix(_CARRIED).partition("=")
             if entry == _NEW:
                 record.new = True
+            elif entry.startswith(_HAD):
+                record.had.append(entry.removeprefix(_HAD))
             elif name in _NAMES and equals:
                 kind[_NAMES[name]].append(value)
             elif name in _NAMES:
@@ -61,7 +66,8 @@ class Record:
         """Returns the values of `aia:Written`."""
         entries = [_NEW] * self.new + sorted(map(str, self.created))
         entries += [f"{field}={value}" for field, values in self.added.items() for value in values]
-        return entries + [f"{_CARRIED}{field}={value}" for field, values in self.carried.items() for value in values]
+        entries += [f"{_CARRIED}{field}={value}" for field, values in self.carried.items() for value in values]
+        return entries + [_HAD + name for name in self.had]
 
 
 def write_path(field: Property, path: KeywordPath) -> str:
@@ -98,11 +104,12 @@ def merge_keywords(
         InputError: the packet has an unusual form that cannot be edited.
     """
     record = Record.read(packet)
-    kept = Record({}, record.carried, set(record.created), record.new or new)
+    kept = Record({}, record.carried, set(record.created), record.new or new, [])
     if new:
         kept.carried = {field: _values(field, carried) for field in FIELDS}
     own = _own_keywords(packet, record)
-    leaves = {path[-1] for path in own} & _moved(packet, record)
+    names = _values(SUBJECT, own)
+    adopted = names.keys() - record.had  # the person has used these names since then, elsewhere in the hierarchy
     add, remove = {RECORD: []}, {RECORD: packet.values(RECORD)}
     for field in FIELDS:
         if automatic and not packet.has(field):
@@ -110,11 +117,14 @@ def merge_keywords(
         wanted = _values(field, [*own, *automatic] if field in kept.created else automatic) if automatic else {}
         there, before = dict.fromkeys(packet.values(field)), record.added[field]
         missing = [value for value in wanted if value not in there and value not in kept.carried[field]]
-        taken = [value for value in before if value not in wanted and not (field == SUBJECT and value in leaves)]
+        if field == SUBJECT:
+            before = [value for value in before if value not in adopted]
+        taken = [value for value in before if value not in wanted]
         kept.added[field] = [value for value in before if value in wanted and value in there] + missing
         add[field] = [value for value in kept.carried[field] if new] + missing
         remove[field] = taken
     if automatic:
+        kept.had = [name for name in kept.added[SUBJECT] if name in names]
         add[RECORD] = kept.entries()
         same = add[RECORD] == list(packet.values(RECORD))
         if same and not any(add[field] or remove[field] for field in FIELDS):
@@ -127,15 +137,6 @@ def merge_keywords(
 def _only_carried(packet: XmpPacket, record: Record) -> bool:
     values = all(set(packet.values(field)) <= set(record.carried[field]) for field in FIELDS)
     return values and not packet.others(FIELDS)
-
-
-def _moved(packet: XmpPacket, record: Record) -> set[str]:
-    """Returns the last levels of the keywords that the person has moved away from the place in the record."""
-    moved = set()
-    for field, separator in FIELDS.items():
-        there = set(packet.values(field))
-        moved |= {value.split(separator)[-1] for value in record.added[field] if separator and value not in there}
-    return moved
 
 
 def _values(field: Property, paths: Iterable[KeywordPath]) -> dict[str, None]:

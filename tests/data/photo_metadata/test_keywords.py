@@ -91,8 +91,11 @@ def test_keywords_that_a_person_had_or_adopts_are_not_taken_back():
     restored = merge_keywords(moved, ())
     assert restored.values(SUBJECT) == ("Zürich", "Zoë", "lake")
     assert restored.values(TAGS_LIST) == ("Places/Zürich", "People/Zoë", "Places/lake")
-    out = merged.edit({TAGS_LIST: ["lake"]}, {TAGS_LIST: ["auto/lake"]})
-    assert merge_keywords(out, ()).values(SUBJECT) == ("Zürich", "Zoë", "lake")
+    for path, automatic in itertools.product(("lake", "Places/lake"), ([], ["auto/lake"])):
+        adopted = merged.edit({TAGS_LIST: [path]}, {TAGS_LIST: automatic})
+        again = merge_keywords(adopted, [("auto", "lake")])
+        for packet in (merge_keywords(adopted, ()), merge_keywords(again, ()), merge_keywords(again, [("auto", "x")])):
+            assert "lake" in packet.values(SUBJECT)
 
 
 def test_a_name_in_dc_subject_that_only_repeats_a_hierarchical_keyword_is_taken_back():
