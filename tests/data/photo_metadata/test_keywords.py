@@ -101,9 +101,11 @@ def test_keywords_that_a_person_had_or_adopts_are_not_taken_back():
 def test_a_name_in_dc_subject_that_only_repeats_a_hierarchical_keyword_is_taken_back():
     first = merge_keywords(XmpPacket(EMPTY_SIDECAR), [("auto", "cat")]).edit({TAGS_LIST: ["Animals/Dog"]})
     first = merge_keywords(first, ())
-    merged = merge_keywords(first, [("auto", "sky")])
-    assert merged.values(SUBJECT) == ("Dog", "sky")
-    assert merge_keywords(merged, ()).content == first.content
+    for automatic in (("auto", "sky"), ("auto", "Dog")):
+        merged = merge_keywords(first, [automatic])
+        assert merged.values(SUBJECT) == tuple(dict.fromkeys(("Dog", automatic[-1])))
+        assert merge_keywords(merged, [automatic]) is merged
+        assert merge_keywords(merged, ()).content == first.content
 
 
 def test_levels_of_automatic_keywords_that_a_program_repeats_are_not_keywords_of_the_person():
