@@ -29,7 +29,7 @@ from aia_jax.cli.flags import Parser
 from aia_jax.configs import corel5k_lite
 from aia_jax.data.feature_cache import prepare_pooled
 from aia_jax.inference.review.imported import LabelledFeatures
-from aia_jax.inference.review.ranking import expected_gains, rank_photos
+from aia_jax.inference.review.ranking import expected_gains, rank_photos, uncertainties
 from aia_jax.inference.review.retraining import fit_head, initial_head, join_rows
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.metrics.thresholds import refit_mcc
@@ -125,7 +125,7 @@ class Simulation:
         """Returns the value of asking about each label of each photo, `[N, C]`. It is -infinity where answered."""
         scores = self.head.scores(self._features)
         if way == "uncertain":
-            values = -np.abs(_logit(scores) - _logit(self.head.thresholds))
+            values = uncertainties(scores, self.head.thresholds)
         else:
             counts = self._imported.targets.sum(axis=0) + (self._known & self._truth).sum(axis=0)
             values = expected_gains(scores, counts)
@@ -190,11 +190,6 @@ def draw(path: Path, summary: list[dict[str, Any]]) -> None:
         page.write(way, 0.75 + 1.35 * place, 0.8, color=color)
     page.write("answers", 6.05, 4.1, color=QUIET, ha="right")
     page.save(path)
-
-
-def _logit(values: np.ndarray) -> np.ndarray:
-    clipped = np.clip(values, 1e-6, 1 - 1e-6)
-    return np.log(clipped / (1 - clipped))
 
 
 def _make_parser() -> Parser:

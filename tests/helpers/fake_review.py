@@ -22,9 +22,10 @@ class FakeSession:
     def load(self, progress):
         progress(len(self.names), len(self.names))
 
-    def order(self, label=None):
+    def order(self, label=None, *, by_threshold=False):
         columns = [self.labels.index(label)] if label else range(len(self.labels))
-        return np.argsort(self._distances()[:, columns].min(axis=1), kind="stable").tolist()
+        order = np.argsort(self._distances()[:, columns].min(axis=1), kind="stable").tolist()
+        return order[::-1] if by_threshold else order
 
     def questions(self, photo, limit):
         found = self._distances()[photo]

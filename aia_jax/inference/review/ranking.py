@@ -6,6 +6,7 @@ confirmed label of which few photos are known teaches most. `benchmarks/review.p
 
 import numpy as np
 
+_EPS = 1e-6  # smallest distance of a score from 0 and 1
 _MEAN_OF = 5  # labels of a photo whose gains count for its rank
 
 
@@ -20,6 +21,15 @@ def expected_gains(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(gains), -np.inf, gains)
 
 
+def uncertainties(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Computes the negative distances of scores `[N, C]` to the thresholds `[C]` of their labels, as logits.
+
+    NaN: the model does not know the label. The uncertainty is then -infinity.
+    """
+    distances = np.abs(_logit(scores) - _logit(thresholds))
+    return np.where(np.isnan(distances), -np.inf, -distances)
+
+
 def rank_photos(gains: np.ndarray) -> np.ndarray:
     """Returns the order of the photos with `gains` `[N, C]`: by the mean of the five largest gains of each photo.
 
@@ -28,3 +38,8 @@ def rank_photos(gains: np.ndarray) -> np.ndarray:
     largest = -np.sort(-gains, axis=1)[:, :_MEAN_OF]
     means = np.where(np.isfinite(largest), largest, 0).sum(axis=1) / largest.shape[1]
     return np.argsort(-np.where(np.isfinite(largest[:, 0]), means, -np.inf), kind="stable")
+
+
+def _logit(values: np.ndarray) -> np.ndarray:
+    clipped = np.clip(np.asarray(values, np.float64), _EPS, 1 - _EPS)
+    return np.log(clipped) - np.log1p(-clipped)

@@ -90,17 +90,20 @@ class ReviewRequests:
 
         Args:
             label: name of a label; "": all labels.
-            sort: "name", or "useful": first the photos whose answers about the label are expected to improve the model
-                most. Without a label, photos of which the person has answered all questions come last.
+            sort: "name"; "useful": first the photos whose answers about the label are expected to improve the model
+                most; or "uncertain": first those whose score is nearest to the threshold of the label. Without a label,
+                photos of which the person has answered all questions then come last.
             show: "all", "answered" or "unanswered", with the answers about `label` or about any label.
         """
         with self._loaded() as session:
             self._check_label(label)
-            if sort not in ("useful", "name") or show not in ("all", "answered", "unanswered"):
+            if sort not in ("useful", "uncertain", "name") or show not in ("all", "answered", "unanswered"):
                 raise RefusedError(400, "The order of the photos is not known.")
-            photos = session.order(label or None) if sort == "useful" else range(len(session.names))
+            photos = range(len(session.names))
+            if sort != "name":
+                photos = session.order(label or None, by_threshold=sort == "uncertain")
             given, wanted = session.answers, show == "answered"
-            if sort == "useful" and not label:
+            if sort != "name" and not label:
                 done = [
                     name in given and self._is_done(number, given[name]) for number, name in enumerate(session.names)
                 ]

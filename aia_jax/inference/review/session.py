@@ -23,7 +23,7 @@ from aia_jax.inference.annotator import check_threshold, read_thresholds
 from aia_jax.inference.review.corrections import Corrections
 from aia_jax.inference.review.imported import POOLING, LabelledFeatures, imported_counts, read_imported
 from aia_jax.inference.review.photo_features import PhotoFeatures
-from aia_jax.inference.review.ranking import expected_gains, rank_photos
+from aia_jax.inference.review.ranking import expected_gains, rank_photos, uncertainties
 from aia_jax.inference.review.retrained_model import CorrectedPhotos, Model, load_retrained, retrain_model
 from aia_jax.inference.search_index import PhotoIndex
 from aia_jax.inference.thumbnails import Thumbnail, ThumbnailStore
@@ -120,19 +120,22 @@ class ReviewSession(contextlib.ExitStack):
         with self._lock:
             return {name: dict(answers) for name, answers in self._corrections.answers.items()}
 
-    def order(self, label: str | None = None) -> list[int]:
+    def order(self, label: str | None = None, *, by_threshold: bool = False) -> list[int]:
         """Returns the numbers of all photos, first those whose answers are expected to improve the model most.
 
-        With `label`, only this label counts. See `ranking`. Raises InputError if the label is unknown.
+        With `by_threshold`, the photos with the score nearest to the threshold of its label come first. With `label`,
+        only this label counts. See `ranking`. Raises InputError if the label is unknown.
         """
         with self._lock:
             gains = self._gains()
+            if by_threshold:
+                gains = np.where(np.isfinite(gains), uncertainties(self.scores, self.thresholds), -np.inf)
             if label is not None:
                 if label not in self.labels:
                     raise InputError(f"{label!r} is not one of the {len(self.labels):,} labels")
                 column = self.labels.index(label)
                 gains = gains[:, column : column + 1]
-        return rank_photos(gains).tolist()
+        return (np.argsort(-gains.max(axis=1), kind="stable") if by_threshold else rank_photos(gains)).tolist()
 
     def questions(self, photo: int, limit: int) -> list[int]:
         """Returns the numbers of at most `limit` labels of a photo without an answer, in the order of `ranking`."""

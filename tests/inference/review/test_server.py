@@ -220,6 +220,7 @@ def test_answers_are_stored_undone_and_counted_for_other_pages(client, session):
 
 def test_the_order_has_useful_photos_first_and_finished_ones_last(client, session):
     assert client.get("order?sort=useful&show=all")[1] == session.order()
+    assert client.get("order?sort=uncertain&show=all")[1] == session.order(by_threshold=True)
     assert client.get("order?sort=name&show=all")[1] == list(range(12))
     assert client.get("order?label=sky&sort=useful&show=all")[1] == session.order("sky")
     first = session.order()[0]
@@ -285,7 +286,7 @@ def test_a_training_runs_beside_answers_and_only_once_at_a_time(client, session,
 
 
 def test_errors_of_the_program_do_not_reach_the_page(client, session, monkeypatch, capsys):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("secret")
 
     monkeypatch.setattr(session, "order", fail)

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy import special
 
 import aia_jax
 from aia_jax.inference.review.session import ReviewSession
@@ -60,7 +61,7 @@ def open_review(workdir, images):
     return session
 
 
-def test_questions_are_the_most_uncertain_labels_without_an_answer(workdir, images):
+def test_questions_are_the_most_useful_labels_without_an_answer(workdir, images):
     with open_review(workdir, images) as review:
         assert review.names == tuple(f"trip/{number}.jpg" for number in range(NUM_PHOTOS))
         assert list(review.problems) == ["broken.jpg"]
@@ -76,6 +77,9 @@ def test_questions_are_the_most_uncertain_labels_without_an_answer(workdir, imag
         label = review.labels[0]
         rest = [photo for photo in review.order(label) if label not in review.answers.get(review.names[photo], {})]
         assert review.order(label)[: len(rest)] == rest
+        distances = np.abs(special.logit(review.scores[rest, 0]) - special.logit(review.thresholds[0]))
+        nearest = [rest[place] for place in np.argsort(distances, kind="stable")]
+        assert review.order(label, by_threshold=True)[: len(rest)] == nearest
         assert review.progress() == {
             "photos": NUM_PHOTOS,
             "answered_photos": 1,
