@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from aia_jax.data.photo_files import PhotoFiles
 from aia_jax.data.photo_metadata.embedded import read_embedded
@@ -13,6 +14,7 @@ from aia_jax.data.photo_metadata.mapping import KeywordMapping
 from aia_jax.data.photo_metadata.photo_xmp import (
     FORMS,
     SUFFIX,
+    Change,
     change_embedded,
     change_sidecar,
     embedded_keywords,
@@ -71,7 +73,7 @@ class KeywordWriter:
             yield _outcome(name, lambda: change_embedded(photo, change, keep_time=self.keep_time))
 
     @staticmethod
-    def _merge(photo: Path, keywords, read):
+    def _merge(photo: Path, keywords: Sequence[KeywordPath], read: Callable[[Path], tuple[Any, str]]) -> Change:
         def change(packet: XmpPacket, new: bool) -> XmpPacket | None:
             carried = read(photo)[0] if new and keywords else ()
             return merge_keywords(packet, keywords, carried, new=new)
@@ -100,7 +102,7 @@ def _take_back(packet: XmpPacket, new: bool) -> XmpPacket | None:
     return None if new else merge_keywords(packet, ())
 
 
-def _outcome(name: str, change) -> Outcome:
+def _outcome(name: str, change: Callable[[], bool]) -> Outcome:
     try:
         return name, change(), ""
     except InputError as error:

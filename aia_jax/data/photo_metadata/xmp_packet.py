@@ -98,35 +98,35 @@ class XmpPacket:
         Raises:
             InputError: the packet has an unusual form that cannot be edited.
         """
-        kept = self
-        for prop, values in (remove or {}).items():
-            kept = kept._removed(prop, set(values), prop in set(drop))
-        for prop, values in add.items():
-            if values:
-                kept = kept._added(prop, [clean_text(value) for value in values])
-        return kept
+        kept, dropped = self, set(drop)
+        if removals := {prop: set(values) for prop, values in (remove or {}).items()}:
+            left = {prop: [value for value in self.values(prop) if value not in removals[prop]] for prop in removals}
+            cuts = []
+            for prop, values in removals.items():
+                empty = prop in dropped and not left[prop]
+                cuts += self._property_cuts(prop) if empty else [cut for own, cut in self._items(prop) if own in values]
+            kept = self._spliced(cuts, left)
+        return kept._added({prop: [*map(clean_text, values)] for prop, values in add.items() if values})
 
-    def _removed(self, prop: Property, values: set[str], drop: bool) -> "XmpPacket":
-        items = self._items(prop)
-        left = [value for value, _ in items if value not in values]
-        cuts = [cut for value, cut in items if value in values]
-        if drop and not left:
-            cuts = self._property_cuts(prop)
-        return self._spliced(cuts, prop, left)
+    def _added(self, values: Mapping[Property, list[str]]) -> "XmpPacket":
+        whole = {prop: [*self.values(prop), *new] for prop, new in values.items()}
+        cuts, created = [], []
+        for prop, new in values.items():
+            element = next((place for place in self._elements(prop) if place.array), None)
+            if element:
+                cuts.append(self._into_array(element.array, new))
+            else:
+                cuts += self._property_cuts(prop)
+                created.append(self._new_property(prop, whole[prop]))
+        if created:
+            cuts.append(self._into_description(created, cuts))
+        return self._spliced(cuts, whole)
 
-    def _added(self, prop: Property, values: list[str]) -> "XmpPacket":
-        before = self.values(prop)
-        element = next((place for place in self._elements(prop) if place.array), None)
-        if element:
-            cuts = [self._into_array(element.array, values)]
-        else:
-            rdf = _prefix(self._tag(self._body))
-            items = "".join(f"\n     <{rdf}li>{escape(value)}</{rdf}li>" for value in (*before, *values))
-            array = f"<{rdf}{prop.array}>{items}\n    </{rdf}{prop.array}>"
-            new = f'<{prop} xmlns:{prop.prefix}="{prop.uri}">\n    {array}\n   </{prop}>'
-            cuts = self._property_cuts(prop)
-            cuts.append(self._into_description(new, cuts))
-        return self._spliced(cuts, prop, [*before, *values])
+    def _new_property(self, prop: Property, values: Sequence[str]) -> bytes:
+        rdf = _prefix(self._tag(self._body))
+        items = "".join(f"\n     <{rdf}li>{escape(value)}</{rdf}li>" for value in values)
+        array = f"<{rdf}{prop.array}>{items}\n    </{rdf}{prop.array}>"
+        return self._encode(f'<{prop} xmlns:{prop.prefix}="{prop.uri}">\n    {array}\n   </{prop}>')
 
     def _into_array(self, array: Element, values: Sequence[str]) -> Splice:
         name = self._tag(array)
@@ -139,19 +139,21 @@ class XmpPacket:
             return items[-1].end, items[-1].end, new
         return self._into_empty(array, new, outside)
 
-    def _into_description(self, new: str, cuts: Sequence[Splice]) -> Splice:
-        """Returns the splice that adds a property to the first description, or to a new one."""
+    def _into_description(self, created: Sequence[bytes], cuts: Sequence[Splice]) -> Splice:
+        """Returns the splice that adds new properties to the first description, or to a new one."""
         if not self._descriptions:
             rdf = _prefix(self._tag(self._body))
-            about = f'\n  <{rdf}Description {rdf or "rdf:"}about="">\n   {new}\n  </{rdf}Description>'
-            return self._into_empty(self._body, self._encode(about), b"\n ")
+            start, end = f'\n  <{rdf}Description {rdf or "rdf:"}about="">', f"\n  </{rdf}Description>"
+            new = b"".join(b"\n   " + each for each in created)
+            return self._into_empty(self._body, self._encode(start) + new + self._encode(end), b"\n ")
         place = self._descriptions[0]
         kept = [child for child in place.children if child.end not in {end for _, end, _ in cuts}]
         if kept:
             spaces = self._spaces_before(kept[-1].start)
-            return kept[-1].end, kept[-1].end, spaces + self._encode(new)
+            return kept[-1].end, kept[-1].end, b"".join(spaces + each for each in created)
         spaces = self._spaces_before(place.start)
-        return self._into_empty(place, spaces + b" " * bool(spaces) + self._encode(new), spaces)
+        new = b"".join(spaces + b" " * bool(spaces) + each for each in created)
+        return self._into_empty(place, new, spaces)
 
     def _into_empty(self, element: Element, new: bytes, after: bytes) -> Splice:
         """Returns the splice that writes `new` into an element without a child. `after` are spaces for its end tag."""
@@ -172,7 +174,7 @@ class XmpPacket:
         found = re.compile(_ATTRIBUTE % prop.name.encode()).search(self.content, place.start, place.content)
         return (*found.span(), b"")
 
-    def _spliced(self, cuts: list[Splice], prop: Property, expected: Sequence[str]) -> "XmpPacket":
+    def _spliced(self, cuts: list[Splice], expected: Mapping[Property, Sequence[str]]) -> "XmpPacket":
         if not cuts:
             return self
         parts, end = [], 0
@@ -180,8 +182,9 @@ class XmpPacket:
             parts += [self.content[end:start], new]
             end = stop
         edited = XmpPacket(b"".join([*parts, self.content[end:]]))
-        if sorted(edited.values(prop)) != sorted(expected):
-            raise InputError(f"its {prop} has an unusual form, which cannot be changed")
+        for prop, values in expected.items():
+            if sorted(edited.values(prop)) != sorted(values):
+                raise InputError(f"its {prop} has an unusual form, which cannot be changed")
         return edited
 
     def _with_attribute(self, prop: Property) -> list[Element]:
