@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
                 webbrowser.open(served.url)
             try:
                 _load(requests)
-                _report(session)
+                _report(session, arguments.images)
                 threading.Event().wait()
             except KeyboardInterrupt:
                 _stop(session, arguments.workdir, signal.SIGINT)
@@ -90,11 +90,14 @@ def _load(requests) -> None:
         requests.load(progress)
 
 
-def _report(session) -> None:
+def _report(session, images: Path) -> None:
     print(f"{format_count(len(session.names), 'photo')} ready; Ctrl-C stops, and all answers are saved", flush=True)
     if session.problems:
         listed = [f"{printable(name)}: {problem}" for name, problem in session.problems.items()]
         print(f"{format_count(len(listed), 'photo')} cannot be read:{list_problems(listed, 5)}", file=sys.stderr)
+    if elsewhere := session.progress()["elsewhere"]:
+        about = f"{format_count(elsewhere, 'answer')} about photos that are not in {images}, or cannot be read"
+        print(f"not used: {about}; all answers stay saved, but retraining leaves these out", file=sys.stderr)
 
 
 def _stop(session, workdir: Path, signum: int) -> NoReturn:

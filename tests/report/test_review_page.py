@@ -89,6 +89,17 @@ def test_labels_are_rejected_confirmed_and_added_by_click_and_by_key(page, sessi
     assert page.execute_script("return document.activeElement.closest('.card').dataset.number") == str(number)
 
 
+def test_names_with_invisible_marks_are_sent_as_they_are(page, session):
+    session.labels = (*session.labels[:-1], "سیب\u200f")
+    page.refresh()
+    wait_for(lambda: texts(page, ".card .label-row"))
+    page.find_element("css selector", "#label option[value='سیب\\\\u200f']").click()
+    wait_for(lambda: texts(page, ".card:first-child .label-row:first-child bdi") == ["سیب\\u200f"])
+    click(page, ".card .tick.yes")
+    wait_for(lambda: session.answers)
+    assert list(session.answers.values()) == [{"سیب\u200f": True}]
+
+
 def test_several_photos_get_one_answer_and_a_failed_write_says_so(page, session):
     numbers = [
         int(number)

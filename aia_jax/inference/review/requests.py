@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MOST_PHOTOS = 200  # photos with labels in a response; an order of 10,000 photos has only their numbers
 _QUESTIONS = 3  # labels without a prediction that a photo asks for
 _LONGEST_LABEL = 100  # characters
+_JOINERS = dict.fromkeys((0x200C, 0x200D))  # Persian words and emoji need them
 
 
 class RefusedError(Exception):
@@ -144,7 +145,7 @@ class ReviewRequests:
             numbers = [self._checked(number) for number in photos]
             if not (answer is None or isinstance(answer, bool)):
                 raise RefusedError(400, "An answer must be true, false or null.")
-            session.answer(numbers, _label_name(label), answer)
+            session.answer(numbers, label if label in session.labels else _label_name(label), answer)
             self._changes += 1
             return {**self._counts(), "photos": self._described(numbers[:MOST_PHOTOS])}
 
@@ -251,8 +252,9 @@ class ReviewRequests:
 
 
 def _label_name(label: Any) -> str:
-    """Returns the name of a label, without spaces around it. Refuses names that nobody could read."""
+    """Returns the name of a new label, without spaces around it. Refuses names that nobody could read."""
     name = " ".join(label.split()) if isinstance(label, str) else ""
-    if not name or len(name) > _LONGEST_LABEL or not name.isprintable():
+    visible = name.translate(_JOINERS)
+    if not visible or len(name) > _LONGEST_LABEL or not visible.isprintable():
         raise RefusedError(400, f"The name of a label must have 1 to {_LONGEST_LABEL} printable characters.")
     return name

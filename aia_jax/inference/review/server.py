@@ -8,6 +8,7 @@ sign of another site in the headers Origin and Sec-Fetch-Site. Photos are addres
 import errno
 import hmac
 import json
+import re
 import secrets
 import socketserver
 import threading
@@ -194,10 +195,11 @@ def _body(*fields: str) -> list[Any]:
     request = bottle.request
     if request.content_type.partition(";")[0].strip().lower() != "application/json":
         raise RefusedError(415, "A request must be JSON.")
-    if not 0 <= request.content_length <= _LARGEST_BODY:
-        raise RefusedError(413, "The request is too large.")
+    length = request.environ.get("CONTENT_LENGTH") or ""
+    if not (re.fullmatch("[0-9]{1,9}", length) and int(length) <= _LARGEST_BODY):
+        raise RefusedError(413, "The request is too large, or does not state its length.")
     try:
-        content = json.loads(request.environ["wsgi.input"].read(request.content_length))
+        content = json.loads(request.environ["wsgi.input"].read(int(length)))
     except (ValueError, RecursionError):
         raise RefusedError(400, "The request is not JSON.") from None
     if not isinstance(content, dict) or set(content) != set(fields):

@@ -180,11 +180,18 @@ class ReviewSession(contextlib.ExitStack):
         return found.picture
 
     def progress(self) -> dict[str, Any]:
-        """Returns the numbers of photos, answered photos and answers, and the added labels."""
-        answers = [answer for each in self.answers.values() for answer in each.values()]
+        """Returns the numbers of photos, answered photos and answers, and the added labels.
+
+        `elsewhere` is the number of answers about other photos, for example of another folder. The other numbers leave
+        them out, and so does `retrain`.
+        """
+        given, names = self.answers, set(self.names)
+        here = [each for name, each in given.items() if name in names]
+        answers = [answer for each in here for answer in each.values()]
         return {
-            "photos": len(self.names),
-            "answered_photos": len(self.answers),
+            "photos": len(names),
+            "answered_photos": len(here),
+            "elsewhere": sum(map(len, given.values())) - len(answers),
             "answers": len(answers),
             "confirmed": sum(answers),
             "rejected": len(answers) - sum(answers),
@@ -215,7 +222,7 @@ class ReviewSession(contextlib.ExitStack):
                 added = self.labels[len(self._run.annotator.labels) :]
                 features, current = self._features, self._model
             if not answers:
-                raise InputError("there are no answers yet; confirm or reject a few labels first")
+                raise InputError("there are no answers yet about these photos; confirm or reject a few labels first")
             self._data = self._data or read_imported(self._workdir, self._run.annotator)
             paths = {row: os.path.realpath(self._images / self.names[row]) for row in answers}
             photos = CorrectedPhotos(features, answers, paths, added)

@@ -29,7 +29,7 @@ function fillLabelSelect() {
 async function reorder() {
   const [label, show, sort] = ["label", "show", "sort"].map((id) => byId(id).value);
   try {
-    order = await call(`order?${new URLSearchParams({ label, show, sort })}`);
+    order = await call(`order?${new URLSearchParams({ label: storedName(label), show, sort })}`);
   } catch (error) {
     return tellError(error);
   }

@@ -4,12 +4,17 @@ const PAGE = 60; // photos whose labels are requested together
 const IN_FLIGHT = 5; // pictures; a browser has 6 connections
 const KEPT = 300; // pictures
 
-let labelNames = [];
+let labelNames = []; // as they are shown
+let storedNames = [];
+
+/** The name of a label for the server; `visible` changes names with invisible marks. */
+const storedName = (name) => storedNames[labelNames.indexOf(name)] ?? name;
 
 /** Requests the names of new labels. */
 async function updateLabels() {
   if (labelNames.length === counts.num_labels) return;
-  labelNames = (await call("labels")).map(visible);
+  storedNames = await call("labels");
+  labelNames = storedNames.map(visible);
   fillLabelSelect();
 }
 
@@ -55,7 +60,7 @@ function withEntry(key, number, order, use) {
 
 async function requestEntries(numbers) {
   try {
-    const photos = await call(`photos?${new URLSearchParams({ numbers, label: chosenLabel })}`);
+    const photos = await call(`photos?${new URLSearchParams({ numbers, label: storedName(chosenLabel) })}`);
     await updateLabels();
     takeEntries(photos);
   } catch (error) {

@@ -92,7 +92,7 @@ async function answer(numbers, name, value) {
   for (const row of rows) Object.assign(row, { answer: value, pending: change });
   redraw(numbers);
   try {
-    const response = await post("answer", { photos: numbers, label: name, answer: value });
+    const response = await post("answer", { photos: numbers, label: storedName(name), answer: value });
     const told = new Set(response.photos.map(({ number }) => number));
     for (const number of numbers) if (!told.has(number)) entries.delete(number);
     for (const row of rows) if (row.pending === change) row.pending = 0;

@@ -39,17 +39,18 @@ function showTraining(fraction) {
 }
 
 function showCounts() {
-  const { photos = 0, answered_photos: answered = 0, answers = 0 } = counts.progress;
+  const { photos = 0, answered_photos: answered = 0, answers = 0, elsewhere = 0 } = counts.progress;
   const since = trainings ? `, ${counted.format(counts.fresh)} new` : "";
+  const others = elsewhere ? ` · not used: ${count(elsewhere, "answer")} about other photos` : "";
   byId("progress-text").textContent =
-    `${counted.format(answered)} of ${count(photos, "photo")} answered · ${count(answers, "answer")}${since}`;
+    `${counted.format(answered)} of ${count(photos, "photo")} answered · ${count(answers, "answer")}${since}${others}`;
   byId("progress-text").title = trainings ? "New: changed since the last training" : "";
   byId("progress").value = photos ? Math.min(answered / photos, 1) : 0;
   if (byId("train").classList.contains("running")) return;
   byId("train").disabled = !answers;
   byId("train").textContent = "Retrain";
   byId("train").title = answers ? `Train the model with ${count(answers, "answer")}` : "Give a few answers first";
-  for (const id of ["undo", "detail-undo"]) byId(id).disabled = !counts.changes && !answers;
+  for (const id of ["undo", "detail-undo"]) byId(id).disabled = !counts.changes && !answers && !elsewhere;
 }
 
 const METRICS = { map: ["mAP", 2], f1: ["F1", 4], precision: ["P", 4], recall: ["R", 4] };

@@ -171,6 +171,7 @@ ANSWER = {"photos": [0], "label": "sea", "answer": True}
         (ANSWER, {"Content-Type": "application/x-www-form-urlencoded"}, 415),
         (ANSWER, {"Content-Length": str(2**20 + 1)}, 413),
         (ANSWER, {"Content-Length": None}, 413),
+        (ANSWER, {"Content-Length": "ten"}, 413),
         (b"{", {}, 400),
         (b"\xff\xfe", {}, 400),
         (b"[" * 100_000, {}, 400),
@@ -216,6 +217,13 @@ def test_answers_are_stored_undone_and_counted_for_other_pages(client, session):
     assert (undone["undone"]["count"], undone["numbers"]) == (2, [3, 5])
     assert client.post("undo")[1]["undone"] is None
     assert client.get("state")[1]["changes"] == before + 4
+
+
+def test_only_new_labels_must_be_printable(client, session):
+    session.labels = known = ("سیب\u200f", "x" * 101, *session.labels[2:])
+    for label, status in ((known[0], 200), (known[1], 200), ("می\u200cروم", 200), ("b\u200f", 400), ("\u200c", 400)):
+        assert client.post("answer", {"photos": [0], "label": label, "answer": True})[0] == status
+    assert list(session.answers[session.names[0]]) == [*known[:2], "می\u200cروم"]
 
 
 def test_the_order_has_useful_photos_first_and_finished_ones_last(client, session):

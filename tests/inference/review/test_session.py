@@ -83,11 +83,16 @@ def test_questions_are_the_most_useful_labels_without_an_answer(workdir, images)
         assert review.progress() == {
             "photos": NUM_PHOTOS,
             "answered_photos": 1,
+            "elsewhere": 0,
             "answers": 3,
             "confirmed": 3,
             "rejected": 0,
             "added_labels": [],
         }
+    with open_review(workdir, images / "trip") as review:
+        assert review.progress() | {"elsewhere": 3, "answers": 0, "answered_photos": 0} == review.progress()
+        with pytest.raises(InputError, match="no answers yet about these photos"):
+            review.retrain(nothing)
 
 
 def test_added_labels_are_new_columns_and_other_spellings_of_known_labels_are_refused(workdir, images):
