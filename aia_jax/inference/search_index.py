@@ -25,7 +25,7 @@ from tqdm import tqdm
 from aia_jax.data.mapped_rows import map_array
 from aia_jax.data.photo_folder import Photo
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import exclusive_lock, write_bytes
+from aia_jax.utils.files import check_room, exclusive_lock, write_bytes
 
 _FORMAT = "aia_jax photo index, version 1"
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")
@@ -218,7 +218,9 @@ class PhotoIndex:
         temporary.mkdir()
         try:
             for name in batches[0]:
-                np.save(temporary / f"{name}.npy", np.concatenate([rows[name] for rows in batches]))
+                joined = np.concatenate([rows[name] for rows in batches])
+                check_room(temporary, joined.nbytes)  # the error of numpy does not say that the disk is full
+                np.save(temporary / f"{name}.npy", joined)
             _write_photos(temporary, photos)
             temporary.rename(path)
         finally:

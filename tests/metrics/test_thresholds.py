@@ -161,19 +161,20 @@ def test_unusable_scores_are_refused(fit):
 
 def test_thresholds_are_refitted_only_to_known_labels_that_the_scores_can_tell_apart():
     rng = np.random.default_rng(0)
-    scores, targets = rng.random((200, 5)).astype(np.float32), rng.random((200, 5)) < 0.3
+    scores, targets = rng.random((200, 6)).astype(np.float32), rng.random((200, 6)) < 0.3
     targets[:, :2] = scores[:, :2] > [0.62, 0.4]
-    known = np.ones((200, 5), bool)
+    known = np.ones((200, 6), bool)
     known[:120, 0] = False  # another part of the images decides
     targets[:120, 0] = rng.random(120) < 0.5
-    targets[:, 4] = scores[:, 4] < 0.4
+    targets[:, 4] = scores[:, 4] < 0.4  # low scores are right
+    targets[:, 5] = rng.random(200) < 0.2 + 0.3 * scores[:, 5]  # the scores hardly help: the highest MCC is 0.2
     targets[:, 2] = np.arange(200) == 0  # one positive
     known[:, 3] = targets[:, 3]  # no negative
-    before = np.array([0.5, 0.5, 0.33, 0.34, 0.35])
+    before = np.array([0.5, 0.5, 0.33, 0.34, 0.35, 0.36])
     found = refit_mcc(scores, targets, known, before)
     assert found[0] == fit_mcc(scores[120:, :1], targets[120:, :1])[0] == 0.6
     assert found[1] == 0.4
-    np.testing.assert_array_equal(found[2:], before[2:])  # low scores are right for the last label
+    np.testing.assert_array_equal(found[2:], before[2:])
     everything = refit_mcc(scores[:, :2], targets[:, :2], np.ones((200, 2), bool), before[:2])
     np.testing.assert_array_equal(everything, fit_mcc(scores[:, :2], targets[:, :2]))
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,6 +114,13 @@ def test_added_labels_are_new_columns_and_other_spellings_of_known_labels_are_re
         assert len(known) not in review.questions(2, 1000)
         assert review.undo()["label"] == "Rex"
         assert review.undo() is None
+
+
+def test_a_full_disk_is_named(workdir, images, monkeypatch):
+    with ReviewSession(workdir, images) as review:
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+        with pytest.raises(InputError, match=r"the disk of .*review is full: .*after you free space, the same command"):
+            review.load(nothing)
 
 
 def test_an_interrupted_load_keeps_its_pictures_and_features(workdir, images, monkeypatch):
