@@ -49,7 +49,7 @@ def exchange_answers(arguments: argparse.Namespace) -> bool:
         if not (folder / CORRECTIONS).exists():
             raise InputError(f"{arguments.workdir} has no answers; aia review without --export asks for them")
     labels = _vocabulary(arguments.workdir)
-    with Corrections(folder) as corrections:
+    with Corrections(folder, arguments.images) as corrections:
         if arguments.imported:
             lines = import_answers(corrections, arguments.images, labels, arguments.imported)
         else:

@@ -1,15 +1,18 @@
 """Stores the answers of a person about the labels of photos: JSON lines, one for each action.
 
-    {"time": ..., "images": [name, ...], "label": "dog", "answer": true}     the photos have the label
-    {"time": ..., "images": [name, ...], "label": "dog", "answer": false}    they do not have it
-    {"time": ..., "images": [name, ...], "label": "dog", "answer": null}     takes the answers back
-    {"time": ..., "undo": true}                                              undoes the last action before it
+    {"time": ..., "folder": ..., "images": [name, ...], "label": "dog", "answer": true}     the photos have the label
+    {"time": ..., "folder": ..., "images": [name, ...], "label": "dog", "answer": false}    they do not have it
+    {"time": ..., "folder": ..., "images": [name, ...], "label": "dog", "answer": null}     takes the answers back
+    {"time": ..., "undo": true}                                                             undoes the last action
 
-A later answer replaces an earlier one. An undone action counts as if it had not happened.
+A later answer replaces an earlier one. An undone action counts as if it had not happened. `folder` is the folder of the
+photos. If it is moved, the answers are still about the photos with the same names.
 """
 
 import contextlib
+import filecmp
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,16 +29,21 @@ _ADVICE = "the answer is not stored; make room or make the folder writable, and 
 class Corrections(contextlib.ExitStack):
     """Context manager for the answers in `folder`, which is created. Each action is written to the file at once.
 
+    Args:
+        images: folder of the photos; None: the answers are not compared with photos.
+
     Attributes:
         answers: `{image: {label: answer}}`. An answer is True (the image has the label) or False. Images and labels
             without an answer are left out.
 
     Raises:
-        InputError: another process reviews the same run, the file is damaged, or the folder cannot be written.
+        InputError: another process reviews the same run, the file is damaged, the folder cannot be written, or there
+            are answers about other photos of the same names.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, images: Path | None = None):
         super().__init__()
+        self._images = os.path.realpath(images) if images else ""
         self.answers: dict[str, dict[str, bool]] = {}
         self._folder, self._path = folder, folder / CORRECTIONS
         self._actions: list[tuple[dict[str, Any], dict[str, bool | None]]] = []  # with the answers before the action
@@ -48,6 +56,7 @@ class Corrections(contextlib.ExitStack):
                 for number, (_, line) in enumerate(complete_lines(self._file), start=1):
                     self._apply(self._parse(line, number))
                 self._end = self._file.seek(0, 2)
+            self._check_photos()
             self.enter_context(opened.pop_all())
 
     @property
@@ -67,7 +76,8 @@ class Corrections(contextlib.ExitStack):
             raise InputError(f"an answer must be true, false or null, found {answer!r:.80}")
         if problem := label_problem(label):
             raise InputError(f"a label {problem}")
-        self._add({"images": list(dict.fromkeys(images)), "label": label, "answer": answer})
+        where = {"folder": self._images} if self._images else {}
+        self._add({**where, "images": list(dict.fromkeys(images)), "label": label, "answer": answer})
 
     def undo(self) -> dict[str, Any] | None:
         """Undoes the last action that is not undone yet.
@@ -82,6 +92,22 @@ class Corrections(contextlib.ExitStack):
         undone = self._actions[-1][0]
         self._add({"undo": True})
         return {name: undone[name] for name in ("images", "label", "answer")}
+
+    def _check_photos(self) -> None:
+        """Raises InputError if an answer is about another photo that has the name of a photo in the folder."""
+        folders: dict[str, dict[str, None]] = {}
+        for action, _ in self._actions:
+            names = (name for name in action["images"] if name in self.answers)
+            folders.setdefault(action.get("folder", ""), {}).update(dict.fromkeys(names))
+        for folder in folders.keys() - {"", self._images} if self._images else ():
+            for name in folders[folder]:
+                answered, photo = os.path.join(folder, name), os.path.join(self._images, name)
+                both = os.path.isfile(answered) and os.path.isfile(photo)
+                if both and not os.path.samefile(answered, photo) and not filecmp.cmp(answered, photo, shallow=False):
+                    raise InputError(
+                        f"{self._path} has answers about {answered}, and {photo} is another photo with the same name; "
+                        "rename it, or review these photos with a copy of the run"
+                    )
 
     def _add(self, action: dict[str, Any]) -> None:
         line = (json.dumps({"time": round(time.time(), 3), **action}) + "\n").encode()

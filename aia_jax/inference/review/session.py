@@ -66,7 +66,7 @@ class ReviewSession(contextlib.ExitStack):
             annotator = TrainedAnnotator.from_run(workdir, batch_size, fold=False)
             if annotator.config.model.get("score", "sigmoid") != "sigmoid":
                 raise InputError(f"{workdir} chooses one label for each photo, and cannot be retrained; name a run")
-            self._corrections = opened.enter_context(Corrections(self._folder))
+            self._corrections = opened.enter_context(Corrections(self._folder, images))
             self._pictures = opened.enter_context(ThumbnailStore(self._folder))
             thresholds = np.broadcast_to(read_thresholds(threshold, annotator), len(annotator.labels))
             self._run = Model(annotator, thresholds)

@@ -81,3 +81,23 @@ def test_a_full_disk_leaves_the_answers_as_they_are_in_the_file(tmp_path):
         expected = review.answers
     with Corrections(tmp_path) as review:
         assert review.answers == expected == {"a.jpg": {"dog": True}, "b.jpg": {"cat": True}}
+
+
+def test_answers_follow_a_moved_or_copied_folder_but_not_to_other_photos_of_the_same_name(tmp_path):
+    first, copy, other = (tmp_path / name for name in ("first", "copy", "other"))
+    for folder, content in ((first, b"a"), (copy, b"a"), (other, b"b")):
+        folder.mkdir()
+        (folder / "1.jpg").write_bytes(content)
+    with Corrections(tmp_path / "review", first) as review:
+        review.answer(["1.jpg"], "dog", True)
+    for folder in (first, copy, tmp_path):
+        with Corrections(tmp_path / "review", folder) as review:
+            assert review.answers == {"1.jpg": {"dog": True}}
+    with pytest.raises(InputError, match="is another photo with the same name"):
+        Corrections(tmp_path / "review", other)
+    first.rename(tmp_path / "moved")
+    with Corrections(tmp_path / "review", tmp_path / "moved") as review:
+        assert review.answers == {"1.jpg": {"dog": True}}
+        review.undo()
+    with Corrections(tmp_path / "review", other) as review:
+        assert review.answers == {}
