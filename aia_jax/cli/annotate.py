@@ -33,6 +33,7 @@ from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, local, model_source, positive
 from aia_jax.cli.keyword_flags import (
     add_keyword_arguments,
+    note_labels,
     read_keyword_flags,
     undo,
     write_first_mapping,
@@ -103,8 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if arguments.write_mapping:
         return write_first_mapping(arguments.write_mapping, annotator.labels, arguments.images, names)
-    for line in mapping.unknown(annotator.labels):
-        print(f"{arguments.mapping}: the model has no label {line}", file=sys.stderr)
+    note_labels(arguments, mapping, annotator.labels)
     search = annotator.sentence_search() if arguments.queries else None
     queries = _read_queries(arguments.queries, search) if search else []
     settings = {"images": str(arguments.images.resolve()), **annotator.settings}
@@ -130,12 +130,15 @@ def run(arguments: argparse.Namespace) -> None:
             photos = ((name, labels) for name, labels in written.read() if name not in gone)
             write_keywords(arguments, mapping, parent, photos, len(written.done) - len(gone))
         if gone:
-            print(
-                f"{format_count(len(gone), 'annotated photo')} no longer in {printable(str(arguments.images))}; their "
-                f"labels are kept, --force starts again:{list_problems(list(map(printable, sorted(gone))), 5)}"
-            )
+            _print_gone(sorted(gone), arguments.images)
         photos = format_count(len(names), "photo")
         print(f"{len(remaining):,} of {photos} read now{rate}; written to {printable(str(output))}")
+
+
+def _print_gone(gone: Sequence[str], images: Path) -> None:
+    listed = list_problems(list(map(printable, gone)), 5)
+    count = format_count(len(gone), "annotated photo")
+    print(f"{count} no longer in {printable(str(images))}; their labels are kept, --force starts again:{listed}")
 
 
 def _read_queries(path: Path, search: SentenceSearch) -> list[str]:

@@ -59,6 +59,17 @@ def read_keyword_flags(arguments: argparse.Namespace) -> tuple[KeywordMapping, K
     return read_mapping(arguments.mapping) if arguments.mapping else KeywordMapping(), parent
 
 
+def note_labels(arguments: argparse.Namespace, mapping: KeywordMapping, labels: Sequence[str]) -> None:
+    """Prints labels of the mapping that the model does not have, and levels that contain a separator of a field."""
+    for line in mapping.unknown(labels):
+        print(f"{arguments.mapping}: the model has no label {line}", file=sys.stderr)
+    levels = dict.fromkeys(level for label in labels for level in mapping.path(label) if {"|", "/"} & set(level))
+    if levels and (arguments.xmp or arguments.embed):
+        count = format_count(len(levels), "keyword")
+        listed = list_problems(list(map(printable, levels)), 5)
+        print(f"{count} with | or /; fields that separate levels by this sign get - instead:{listed}", file=sys.stderr)
+
+
 def write_keywords(
     arguments: argparse.Namespace,
     mapping: KeywordMapping,

@@ -191,9 +191,13 @@ def test_a_mapping_file_gives_keywords_and_ignores_labels(annotate, photos, tmp_
     paths = packet.values(next(iter(FIELDS)))
     assert "auto|Kinds|Circle" in paths
     assert not [path for path in paths if "blue" in path]
-    mapping.write_text("labels: {circel: X}")
+    mapping.write_text("labels: {circel: X, circle: Round/Oval}")
     assert annotate("--xmp", "--mapping", str(mapping), top="100") == 0
-    assert "the model has no label 'circel'; did you mean 'circle'?" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "the model has no label 'circel'; did you mean 'circle'?" in captured.err
+    assert (
+        "1 keyword with | or /; fields that separate levels by this sign get - instead:\n  Round/Oval" in captured.err
+    )
 
 
 @pytest.mark.parametrize(
