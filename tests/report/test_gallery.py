@@ -168,7 +168,7 @@ def test_a_sentence_ranks_the_photos_and_a_label_filters_them(page):
     assert not driver.find_element("id", "sort").is_enabled()
     click(driver, '#label-list [data-label="5"]')
     assert texts(driver, ".card .name") == [f"{number}.jpg" for number in range(36, -1, -4)]
-    wait_for(lambda: "q=a+red" in driver.current_url)
+    wait_for(lambda: all(part in driver.current_url for part in ("q=a+red", "labels=5")))
     driver.refresh()  # the address keeps the state
     click(driver, ".card button")
     assert texts(driver, "#detail-place") == ["1 of 10 · match 0.360"]
