@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"open this address in a browser on this machine: {served.url}", flush=True)
             if not arguments.no_browser and _has_display():
                 webbrowser.open(served.url)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # scripts start commands that ignore it
             try:
                 _load(requests)
                 _report(session, arguments.images)

@@ -98,7 +98,7 @@ def read_mapping(path: Path) -> KeywordMapping:
             all problems.
     """
     try:
-        document = yaml.load(read_text(path), Loader=_Loader)
+        document = _Loader(read_text(path)).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
