@@ -20,6 +20,7 @@ from tqdm import tqdm
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import printable
 
+_TEMPORARY = ".aia-temporary"  # suffix that no file of a user has
 _ENCODINGS = ("cp1252", "mac_roman", "cp1250", "cp1251", "cp932", "gb18030", "cp949")  # the most frequent first
 
 
@@ -27,7 +28,8 @@ _ENCODINGS = ("cp1252", "mac_roman", "cp1250", "cp1251", "cp932", "gb18030", "cp
 def atomic_path(path: Path) -> Iterator[Path]:
     """Creates the folder of `path` and yields a temporary path. Moves the file to `path` if no error occurs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:50]}.{threading.get_native_id()}")  # file systems limit the length
+    name = f".{path.name[:50]}.{threading.get_native_id()}{_TEMPORARY}"  # short, as file systems limit the length
+    temporary = path.with_name(name)
     try:
         yield temporary
         temporary.replace(path)
@@ -37,10 +39,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def remove_temporary_files(folder: Path) -> None:
     """Removes the temporary files of `atomic_path` in a folder whose process was killed."""
-    names = os.listdir(folder)
-    for name in names:
-        found = re.fullmatch(r"\.(.+)\.(\d+)", name, re.DOTALL)
-        if found and any(other.startswith(found[1]) for other in names) and not Path("/proc", found[2]).exists():
+    for name in os.listdir(folder):
+        found = re.fullmatch(rf"\..*\.(\d+){re.escape(_TEMPORARY)}", name, re.DOTALL)
+        if found and not Path("/proc", found[1]).exists():
             (folder / name).unlink(missing_ok=True)
 
 

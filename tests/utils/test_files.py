@@ -1,13 +1,22 @@
 import json
 import os
 import re
+import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import atomic_path, list_files, read_json, read_text, write_bytes, write_json
+from aia_jax.utils.files import (
+    atomic_path,
+    list_files,
+    read_json,
+    read_text,
+    remove_temporary_files,
+    write_bytes,
+    write_json,
+)
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 NUMBERS = st.integers() | st.floats() | st.integers(min_value=10**4000, max_value=10**4001)
@@ -98,3 +107,16 @@ def test_files_are_listed_by_suffix_without_hidden_ones(tmp_path):
     (tmp_path / "link.jpg").symlink_to(tmp_path / "e.png")
     (tmp_path / "loop").symlink_to(tmp_path)
     assert list_files(tmp_path, [".jpg"]) == sorted(["b.JPG", "a/c.jpg", "link.jpg", os.fsdecode(b"\xff.jpg")])
+
+
+def test_temporary_files_of_killed_processes_are_removed_and_no_others(tmp_path):
+    for name in (".photo.2023", ".photo.jpg.1", "photo.jpg"):
+        (tmp_path / name).write_bytes(b"of the user")
+    with atomic_path(tmp_path / "photo.jpg") as own:
+        own.write_bytes(b"running")
+        dead = own.with_name(own.name.replace(f".{threading.get_native_id()}.", ".99999999."))
+        dead.write_bytes(b"killed")
+        remove_temporary_files(tmp_path)
+        assert own.exists()
+    assert sorted(os.listdir(tmp_path)) == [".photo.2023", ".photo.jpg.1", "photo.jpg"]
+    assert (tmp_path / "photo.jpg").read_bytes() == b"running"
