@@ -11,7 +11,8 @@ another choice of the 300 photos. Ways to choose the questions:
     random labels   labels of photos in random order, without the model
     uncertain       photos with the score nearest to a threshold, and the 5 labels nearest to theirs
 
-An interrupted benchmark continues with the same `--output`.
+An interrupted benchmark continues with the same `--output`. With `--limits`, 500 training photos are left out, and the
+benchmark prints on them what each limit of the MCC gives (`refit_mcc`), without answers and after 2,000.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
 from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.runs import package_versions
 from aia_jax.training.sharding import data_mesh
+from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, write_json
 from aia_jax.weights.packages import package_parts
 from benchmarks.comparison import run_command
@@ -47,6 +49,8 @@ _QUESTIONS = 5  # labels asked about one photo at a time
 _CLICKS = (0, 250, 500, 1000, 2000, 4000, 8000)
 _WAYS = {"gain": "#0068a8", "random photos": "#c8400a", "random labels": "#8c5a00", "uncertain": "#6a3d9a"}
 _METRICS = ("f1", "n_plus", "map")
+_LEFT_OUT = 500  # photos, for the limits of the MCC
+_LIMITS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 class Photos(NamedTuple):
@@ -58,10 +62,11 @@ class Photos(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The arrays of a trained head and thresholds `[C]`."""
+    """The arrays of a trained head, thresholds `[C]`, and the arguments of `refit_mcc` that gave them."""
 
     arrays: dict[str, np.ndarray]
     thresholds: np.ndarray
+    fitted_to: tuple[np.ndarray, ...]
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Computes the scores `[N, C]` of features `[N, 1, 1, F]`."""
@@ -98,7 +103,8 @@ class Simulation:
         rows = join_rows(self._imported, labels, paths, self._features[answered], truth & known, known)
         fitted = fit_head(self._config, self._start, rows, lambda _: None)
         before = np.full(labels, self._config.eval.threshold)
-        return Head(fitted.arrays, refit_mcc(fitted.scores, rows.targets, rows.known, before))
+        fitted_to = fitted.scores, rows.targets, rows.known, before
+        return Head(fitted.arrays, refit_mcc(*fitted_to), fitted_to)
 
     def ask(self, way: str, clicks: int) -> None:
         """Answers `clicks` more questions."""
@@ -149,6 +155,31 @@ def run_once(config: ConfigDict, train: Photos, test: Photos, seed: int, way: st
     return rows
 
 
+def print_limits(config: ConfigDict, train: Photos, seeds: list[int]) -> None:
+    """Prints the means over the seeds for each limit of the MCC, on training photos that are left out."""
+    order = np.random.default_rng(0).permutation(len(train.targets))
+    held, own = (Photos(*(part[some] for part in train)) for some in (order[:_LEFT_OUT], order[_LEFT_OUT:]))
+    found: dict[tuple[int, float], list[tuple[float, ...]]] = {}
+    for seed in seeds:
+        simulation = Simulation(config, own, seed)
+        for clicks in (0, 2000):
+            if clicks:
+                simulation.ask("gain", clicks)
+                simulation.head = simulation.retrain()
+            scores = simulation.head.scores(held.features)
+            for least in _LIMITS:
+                thresholds = refit_mcc(*simulation.head.fitted_to, least)
+                metrics = annotation_metrics(scores, held.targets, thresholds)
+                predicted = float((scores > thresholds).sum(axis=1).mean())
+                row = metrics["f1"], metrics["overall_f1"], predicted
+                found.setdefault((clicks, least), []).append(row)
+    for (clicks, least), rows in sorted(found.items()):
+        f1, overall, predicted = np.mean(rows, axis=0)
+        print(
+            f"{clicks:>5} clicks, limit {least}: F1 {f1:.3f}, overall F1 {overall:.3f}, {predicted:.1f} labels a photo"
+        )
+
+
 def read_photos(config: ConfigDict) -> tuple[Photos, Photos]:
     """Computes or finds the features of the training and the test photos."""
     task = FrozenBackboneTask(config)
@@ -196,7 +227,8 @@ def _make_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--root", default="datasets", help="folder that holds Corel-5k/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="write the numbers here")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    parser.add_argument("--limits", action="store_true", help="compare limits of the MCC instead; needs no --output")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw F1 by clicks here")
     return parser
 
@@ -205,6 +237,10 @@ def _run(arguments: argparse.Namespace) -> None:
     """Simulates all reviews that `--output` lacks, prints a table, and writes the numbers."""
     config = corel5k_lite.get_config("gap")
     config.data.root = arguments.root
+    if arguments.limits:
+        return print_limits(config, read_photos(config)[0], arguments.seeds)
+    if not arguments.output:
+        raise InputError("name the file for the numbers with --output, or give --limits")
     done = read_json(arguments.output, "results of this benchmark")["runs"] if arguments.output.exists() else []
     machine = {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
     facts = {"machine": machine, "packages": {**package_versions(), "python": platform.python_version()}}

@@ -17,7 +17,7 @@ from aia_jax.utils.files import read_json, write_json
 from aia_jax.utils.messages import MAX_LISTED, format_count, list_problems, nearest
 
 CANDIDATES = tuple(step / 20 for step in range(1, 15))
-_FEWEST_POSITIVES, _LEAST_MCC = 2, 0.3  # of a threshold that `refit_mcc` changes
+_FEWEST_POSITIVES = 2  # of a label whose threshold `refit_mcc` changes
 
 
 def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -31,18 +31,20 @@ def fit_mcc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.asarray(CANDIDATES)[best]
 
 
-def refit_mcc(scores: np.ndarray, targets: np.ndarray, known: np.ndarray, before: np.ndarray) -> np.ndarray:
+def refit_mcc(
+    scores: np.ndarray, targets: np.ndarray, known: np.ndarray, before: np.ndarray, least: float = 0.3
+) -> np.ndarray:
     """Like `fit_mcc`, but for each label only from the images where it is known, bool `[N, C]`.
 
     A label keeps its threshold `before` `[C]` if fewer than two images are known to have it, if none is known to lack
-    it, or if its highest MCC is at most 0.3. A threshold with a low MCC would predict the label for many images without
-    it: with 300 labelled photos of Corel-5k, 9 labels for each photo and not 5, at the same recall.
+    it, or if its highest MCC is at most `least`. A threshold with a low MCC would predict the label for many images
+    without it; `benchmarks/review.py` compares several values of `least`.
     """
     scores, targets = _check_images(scores, targets)
     known = np.asarray(known, bool)
     mccs = _candidate_mccs(scores, targets, known)
     positives, negatives = (targets & known).sum(axis=0), (~targets & known).sum(axis=0)
-    fitted = (positives >= _FEWEST_POSITIVES) & (negatives > 0) & (mccs.max(axis=0) > _LEAST_MCC)
+    fitted = (positives >= _FEWEST_POSITIVES) & (negatives > 0) & (mccs.max(axis=0) > least)
     return np.where(fitted, np.asarray(CANDIDATES)[mccs.argmax(axis=0)], before)
 
 

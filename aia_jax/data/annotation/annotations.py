@@ -9,7 +9,9 @@ parham1998/Enhancing-High-Vocabulary-IA-with-a-Novel-Attention-Based-Pooling. Th
 """
 
 import dataclasses
+import functools
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -109,6 +111,12 @@ def label_problem(value: Any) -> str:
     if isinstance(value, str) and value.strip().splitlines() == [value] and not has_lone_surrogate(value):
         return ""
     return f"must be one line of text without spaces around it, found {value!r:.80}"
+
+
+@functools.cache
+def label_spelling(label: str) -> str:
+    """Returns a form of a label that is the same for all its spellings: with other case, spaces or Unicode form."""
+    return "".join(unicodedata.normalize("NFKC", label).split()).casefold()
 
 
 def add_unknown_label(problems: list[str], where: str, label: str, vocabulary: Collection[str]) -> None:

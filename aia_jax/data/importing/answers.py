@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aia_jax.data.annotation.annotations import label_problem
+from aia_jax.data.annotation.annotations import label_problem, label_spelling
 from aia_jax.data.exporting import ANSWERS, PROPOSED, photo_addresses, table_name
 from aia_jax.data.importing.coco import read_coco_answers
 from aia_jax.data.importing.label_names import label_names
@@ -95,14 +95,14 @@ def _find_photos(
 
 
 def _merge(rows: _Rows, labels: Collection[str], problems: list[str]) -> dict[str, dict[str, bool]]:
-    spellings = {_folded(label): label for label in reversed([*labels])}
+    spellings = {label_spelling(label): label for label in reversed([*labels])}
     merged: dict[str, dict[str, bool | None]] = {}
     for where, photo, answers in rows:
         for label, holds in answers.items():
             if problem := label_problem(label):
                 problems.append(f"{where}: a label {problem}")
-            elif label not in labels and _folded(label) in spellings:
-                known = spellings[_folded(label)]
+            elif label not in labels and label_spelling(label) in spellings:
+                known = spellings[label_spelling(label)]
                 problems.append(f"{where}: {label!r} is the label {known!r} in another spelling; write {known!r}")
             elif merged.setdefault(photo, {}).setdefault(label, holds) is not holds:
                 problems.append(f"{where}: {photo!r} has both answers about {label!r}; keep one of them")
@@ -111,10 +111,6 @@ def _merge(rows: _Rows, labels: Collection[str], problems: list[str]) -> dict[st
         photo: {label: holds for label, holds in found.items() if holds is not None} for photo, found in merged.items()
     }
     return {photo: found for photo, found in kept.items() if found}
-
-
-def _folded(label: str) -> str:
-    return "".join(label.split()).casefold()
 
 
 def _read_table(path: Path, problems: list[str]) -> _Rows:

@@ -7,16 +7,15 @@
 """
 
 import contextlib
-import functools
 import os
 import threading
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aia_jax.data.annotation.annotations import label_spelling
 from aia_jax.data.feature_cache import cast_features, weights_digest
 from aia_jax.data.photo_folder import Photo, photo_names, read_photos
 from aia_jax.inference.annotator import check_threshold, read_thresholds
@@ -153,7 +152,7 @@ class ReviewSession(contextlib.ExitStack):
             if bad := [photo for photo in photos if not 0 <= photo < len(self.names)]:
                 raise InputError(f"there is no photo {bad[0]}; there are {len(self.names):,}")
             if isinstance(label, str) and label not in self.labels:
-                same = next((known for known in self.labels if _folded(known) == _folded(label)), None)
+                same = next((known for known in self.labels if label_spelling(known) == label_spelling(label)), None)
                 if same:
                     raise InputError(f"{label!r} is the label {same!r} in another spelling; use {same!r}")
             self._corrections.answer([self.names[photo] for photo in photos], label, answer)
@@ -293,8 +292,3 @@ class ReviewSession(contextlib.ExitStack):
             answered = self._corrections.answers.get(self.names[row], ())
             gains[place, [columns[label] for label in answered]] = -np.inf
         return gains
-
-
-@functools.cache
-def _folded(label: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", label).split()).casefold()
