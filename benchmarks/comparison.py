@@ -16,11 +16,11 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from benchmarks.roofline import Work, bounds, count_work, measure_device
 from benchmarks.step import check_config, first_device, labels_of, measure_ours
-from benchmarks.timing import isolated, machine, versions
+from benchmarks.timing import isolated, machine, progress, versions
 
-SMALL = "On a CPU: small shapes and float32; --full_size uses the sizes of the config."
+SMALL = "On a CPU: small shapes and float32; --full uses the sizes of the config."
 
-_SMALL_SIZE, _SMALL_BATCH = 224, 8
+_SMALL_SIZE, _SMALL_BATCH = 160, 4
 _VARIANTS = [(False, False), (True, False), (False, True), (True, True)]  # channels_last, compiled
 
 
@@ -30,14 +30,14 @@ def compare(
     inference: bool,
     windows: int = 5,
     seconds: float = 1.0,
-    full_size: bool = False,
+    full: bool = False,
     torch_compile: bool = False,
     profile: str | None = None,
 ) -> dict[str, Any]:
     """Measures the roofline, this project's step and PyTorch's, each in a new process.
 
     Args:
-        config: an annotation config. On a CPU its sizes are reduced (224 px, batch 8, float32) unless `full_size`.
+        config: an annotation config. On a CPU its sizes are reduced (160 px, batch 4, float32) unless `full`.
         inference: time the prediction step instead of the training step.
         windows, seconds: see `timing.time_windows`.
         torch_compile: compile PyTorch's step on a CPU too.
@@ -50,11 +50,13 @@ def compare(
     if profile:
         check_writable(Path(profile) / "trace")
     started_on = machine()
+    progress("bandwidth and arithmetic of the device")
     roofline = _usable(isolated(measure_device, windows, seconds))
     platform = roofline["device"]["platform"]
-    small = platform == "cpu" and not full_size
+    small = platform == "cpu" and not full
     config = shrunk(config) if small else config
     timing = (inference, windows, seconds)
+    progress("aia_jax: compiles the step, which can take a minute on a CPU, and times it")
     rows = [{"name": "aia_jax", **isolated(measure_ours, config, *timing, profile)}]
     for variant in _VARIANTS:
         if platform != "cpu" or torch_compile or not variant[1]:
@@ -90,6 +92,7 @@ def _ratios(rows: list[dict[str, Any]], roofline: dict[str, Any], work: Work) ->
 
 def peer_row(name: str, measure: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
     """Measures a variant of the peer; a failure becomes a row with its reason instead of an error."""
+    progress(name)
     try:
         return {"name": name, **isolated(measure, *args)}
     except InputError as error:
@@ -120,7 +123,7 @@ def _usable(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def shrunk(config: ConfigDict) -> ConfigDict:
-    """Returns the config with at most 224 px and batch 8, in float32."""
+    """Returns the config with at most 160 px and batch 4, in float32."""
     config = config.copy_and_resolve_references()
     config.data.image_size = min(config.data.image_size, _SMALL_SIZE)
     config.batch_size = min(config.batch_size, _SMALL_BATCH)
@@ -172,14 +175,14 @@ def make_parser(description: str) -> Parser:
     parser.add_argument(
         "--seconds", type=at_least(0.0), default=1.0, metavar="S", help="approximate length of a window; default: 1"
     )
-    parser.add_argument("--full_size", action="store_true", help="use the config unchanged on a CPU too")
+    parser.add_argument("--full", action="store_true", help="use the config unchanged on a CPU too")
     parser.add_argument("--torch_compile", action="store_true", help="compile PyTorch's step on a CPU too")
     return parser
 
 
 def timing_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the values of `windows`, `seconds`, `full_size` and `torch_compile`."""
-    return {name: getattr(arguments, name) for name in ("windows", "seconds", "full_size", "torch_compile")}
+    """Returns the values of `windows`, `seconds`, `full` and `torch_compile`."""
+    return {name: getattr(arguments, name) for name in ("windows", "seconds", "full", "torch_compile")}
 
 
 def run_command(parser: Parser, measure: Callable[[argparse.Namespace], int | None]) -> None:

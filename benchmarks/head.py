@@ -31,13 +31,13 @@ from benchmarks.comparison import (
     usable_device,
 )
 from benchmarks.step import head_options, labels_of, peak_gb
-from benchmarks.timing import isolated, machine, per_second, time_windows, versions
+from benchmarks.timing import isolated, machine, per_second, progress, time_windows, versions
 
 _PASSES = ("forward", "forward + backward")
 
 
 def compare(
-    config: ConfigDict, *, windows: int = 5, seconds: float = 1.0, full_size: bool = False, torch_compile: bool = False
+    config: ConfigDict, *, windows: int = 5, seconds: float = 1.0, full: bool = False, torch_compile: bool = False
 ) -> dict[str, Any]:
     """Times both heads, each in a new process; the arguments are those of `comparison.compare`.
 
@@ -49,12 +49,13 @@ def compare(
         raise InputError(f"config.model.head={config.model.head!r}: this benchmark times the head 'attention'")
     started_on = machine()
     device = usable_device()
-    small = device["platform"] == "cpu" and not full_size
+    small = device["platform"] == "cpu" and not full
     config = shrunk(config) if small else config
     shape = features_shape(config)
     rows = []
     for training in (False, True):
         timing = (config, shape, num_labels, training, windows, seconds)
+        progress(f"aia_jax, {_PASSES[training]}")
         rows.append({"name": "aia_jax", "pass": _PASSES[training], **isolated(measure_ours, *timing)})
         for compiled in (False, True):
             if device["platform"] != "cpu" or torch_compile or not compiled:

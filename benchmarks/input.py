@@ -30,7 +30,7 @@ from aia_jax.training.step import gather_rows
 from aia_jax.utils.errors import InputError
 from benchmarks.comparison import SMALL, finish, make_parser, run_command, shrunk, timing_options, usable_device
 from benchmarks.step import check_task
-from benchmarks.timing import isolated, machine, per_second, time_windows, versions
+from benchmarks.timing import isolated, machine, per_second, progress, time_windows, versions
 
 PHOTO_SIZE = (375, 500)  # height and width
 _DATASET = "corel5k"
@@ -46,12 +46,12 @@ def compare(
     step_rate: float = 1800.0,
     windows: int = 5,
     seconds: float = 1.0,
-    full_size: bool = False,
+    full: bool = False,
 ) -> dict[str, Any]:
     """Times each source in a new process.
 
     Args:
-        config: gives `data.image_size` and `batch_size`; on a CPU at most 224 px and 8 unless `full_size`.
+        config: gives `data.image_size` and `batch_size`; on a CPU at most 160 px and 4 unless `full`.
         num_images: images in the split.
         step_rate: images per second that a training step consumes.
         windows, seconds: see `timing.time_windows`; a window of preparation prepares the split at least once.
@@ -61,19 +61,21 @@ def compare(
     """
     check_task(config)
     started_on, device = machine(), usable_device()
-    small = device["platform"] == "cpu" and not full_size
+    small = device["platform"] == "cpu" and not full
     config = shrunk(config) if small else config
     if num_images < config.batch_size:
         raise InputError(f"--images={num_images} is less than config.batch_size={config.batch_size}")
     size, batch_size = config.data.image_size, config.batch_size
     timing = (num_images, size, batch_size, windows, seconds)
-    rows = [
-        {"name": "device-resident", **isolated(measure_resident, *timing)},
-        {"name": "memory-mapped", **isolated(measure_mapped, *timing)},
-    ]
-    for threads in _THREADS:
-        row = isolated(measure_preparation, num_images, size, threads, windows)
-        rows.append({"name": f"JPEGs, {threads} threads", **row})
+    sources = {
+        "device-resident": (measure_resident, *timing),
+        "memory-mapped": (measure_mapped, *timing),
+        **{f"JPEGs, {count} threads": (measure_preparation, num_images, size, count, windows) for count in _THREADS},
+    }
+    rows = []
+    for name, call in sources.items():
+        progress(name)
+        rows.append({"name": name, **isolated(*call)})
     for row in (row for row in rows if "failed" not in row):
         row["fraction_of_step_rate"] = row["images_per_second"]["median"] / step_rate
     return {

@@ -51,7 +51,7 @@ def compare(
     num_captions: int | None = None,
     windows: int = 5,
     seconds: float = 1.0,
-    full_size: bool = False,
+    full: bool = False,
     torch_compile: bool = False,
 ) -> dict[str, Any]:
     """Times both sides, each in a new process.
@@ -60,7 +60,7 @@ def compare(
         config: a retrieval config with precomputed features.
         num_images, num_captions: numbers to score; None: chosen by device, see above.
         windows, seconds: see `timing.time_windows`.
-        full_size: use the sizes of other devices, and the config's batch, on a CPU too.
+        full: use the sizes of other devices, and the config's batch, on a CPU too.
         torch_compile: ignored, because captions of all lengths do not compile to one program.
 
     Raises:
@@ -69,7 +69,7 @@ def compare(
     if config.task != "retrieval" or config.model.backbone:
         raise InputError("this benchmark needs a retrieval config with precomputed features: configs/sgraf.py")
     started_on, device = machine(), usable_device()
-    small = device["platform"] == "cpu" and not full_size
+    small = device["platform"] == "cpu" and not full
     pairs = (num_images or (100 if small else 5_000), num_captions or (100 if small else 25_000))
     batch = min(config.batch_size, 32) if small else config.batch_size
     rows = []

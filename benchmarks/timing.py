@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ _PEERS = (
     *("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
 )
 _MOST_CALLS = 10_000  # in a window
+_START = time.perf_counter()
 
 
 def time_windows(run: Callable[[int], object], *, windows: int, seconds: float) -> dict[str, float | int]:
@@ -45,6 +47,11 @@ def time_windows(run: Callable[[int], object], *, windows: int, seconds: float) 
         times.append((time.perf_counter() - start) / calls)
     spread = {"median": statistics.median(times), "min": min(times), "max": max(times)}
     return {**spread, "windows": windows, "calls_per_window": calls}
+
+
+def progress(step: str) -> None:
+    """Prints what a benchmark does next, and the seconds since its start, to standard error."""
+    print(f"[{time.perf_counter() - _START:4.0f} s] {step}", file=sys.stderr, flush=True)
 
 
 def per_second(count: int, seconds: dict[str, float | int]) -> dict[str, float]:
