@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import logging
+import math
 import re
 import threading
 import warnings
@@ -51,9 +52,10 @@ _KINDS = {  # regular expression for the start of a file that cannot be read: wh
     b"": "not an image of a known format",
 }
 _WEBP_QUALITY = 70
+Box = tuple[float, ...] | None  # left, upper, right and lower edge in pixels
 
 
-def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray:
+def decode_image(data: bytes, size: int, *, upright: bool = False, draft: bool = False) -> np.ndarray:
     """Decodes an image to RGB and resizes it to a square with Pillow's antialiasing bilinear filter.
 
     The aspect ratio is not kept. Colors are converted by `PIL.Image.convert("RGB")`, as in the reference
@@ -70,6 +72,7 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
         size: side S of the result in pixels.
         upright: whether to apply the EXIF orientation. Photos from a camera need it. The published data sets were
             prepared without it.
+        draft: whether to save time by an approximation; see `decode`. Prepared training images must be exact.
 
     Returns:
         uint8 `[S, S, 3]`.
@@ -78,26 +81,30 @@ def decode_image(data: bytes, size: int, *, upright: bool = False) -> np.ndarray
         InputError: the data is empty, not an image, corrupt or truncated, the image has over `MOST_PIXELS` pixels, or
             the range of its values is unknown.
     """
-    return decode(data, lambda image: resize_image(image, size, upright=upright))
+    resize = functools.partial(resize_image, size=size, upright=upright)
+    return decode(data, lambda image, box: resize(image, box=box), square=size * draft)
 
 
-def resize_image(image: Image.Image, size: int, *, upright: bool = False) -> np.ndarray:
-    """Resizes an open image as `decode_image` does, and returns uint8 `[S, S, 3]`."""
+def resize_image(image: Image.Image, size: int, *, upright: bool = False, box: Box = None) -> np.ndarray:
+    """Resizes an open image, or its part `box`, as `decode_image` does, and returns uint8 `[S, S, 3]`."""
     image.load()
     orientation = _orientation(image, upright)
     # The image is rotated after resizing, because rotating a small square is faster.
-    return _to_array(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR), orientation)
+    return _to_array(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box), orientation)
 
 
 def thumbnail(data: bytes, side: int) -> np.ndarray:
-    """Decodes a photo to uint8 `[H, W, 3]`, upright and with its aspect ratio. The longer side is `side` pixels."""
+    """Decodes a photo to uint8 `[H, W, 3]`, upright and with its aspect ratio. The longer side is `side` pixels.
 
-    def shrink(image: Image.Image) -> np.ndarray:
+    The result is approximate; see `decode`.
+    """
+
+    def shrink(image: Image.Image, _: Any) -> np.ndarray:
         orientation, longest = _orientation(image, True), max(image.size)
         size = [max(round(length / longest * side), 1) for length in image.size]
         return _to_array(_to_rgb(image).resize(size, Image.Resampling.BICUBIC), orientation)
 
-    return decode(data, shrink)
+    return decode(data, shrink, side=side)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -115,7 +122,7 @@ def image_size(path: Path) -> tuple[int, int]:
                 return image.size
     except Exception:  # Pillow's readers raise many types of errors; `decode` says what is wrong.
         pass
-    return decode(path.read_bytes(), _upright_size)
+    return decode(path.read_bytes(), lambda image, _: _upright_size(image))
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -138,19 +145,30 @@ def small_webp(image: Image.Image, side: int, upright: bool) -> bytes:
     return encode_webp(_to_array(small, orientation))
 
 
-def decode(data: bytes, convert: Callable[[Image.Image], Any]) -> Any:
-    """Opens an image file and returns `convert(image)`. Raises the same errors as `decode_image`."""
+def decode(data: bytes, convert: Callable[[Image.Image, Box], Any], *, square: int = 0, side: int = 0) -> Any:
+    """Opens an image file and returns `convert(image, box)`. Raises the same errors as `decode_image`.
+
+    If `square` or `side` is given, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is faster. Its width
+    and height are then at least twice those of the copies, whose pixels differ from those of exact copies by a few of
+    255 levels.
+
+    Args:
+        convert: function of the open image and of `box`, the part of this image that has the photo, for
+            `PIL.Image.resize`. At a fraction of its size, a photo may end within the last pixel. None: the whole image.
+        square: side in pixels of a square copy that `convert` makes; 0: none.
+        side: longer side in pixels of a copy with the photo's aspect ratio; 0: none.
+    """
     if not data:
         raise InputError("the file is empty")
     if _has_many_scans(data):
         raise InputError(f"a JPEG of more than {_MOST_SCANS} scans, which would take very long")
     try:
         try:
-            return _open(data, convert)
+            return _open(data, convert, square, side)
         except (ValueError, Image.UnidentifiedImageError):  # large or damaged texts, which are not needed
             if not data.startswith(_PNG):
                 raise
-            return _open(_without_text(data), convert)
+            return _open(_without_text(data), convert, square, side)
     except (InputError, MemoryError):
         raise
     except Image.UnidentifiedImageError:
@@ -163,7 +181,7 @@ def decode(data: bytes, convert: Callable[[Image.Image], Any]) -> Any:
         ) from error
 
 
-def _open(data: bytes, convert: Callable[[Image.Image], Any]) -> Any:
+def _open(data: bytes, convert: Callable[[Image.Image, Box], Any], square: int, side: int) -> Any:
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         num_pixels = image.width * image.height
         if num_pixels > MOST_PIXELS:
@@ -174,10 +192,18 @@ def _open(data: bytes, convert: Callable[[Image.Image], Any]) -> Any:
             if (tags.get(_SIGNED, ())[:1] == (2,) and bits < 32) or (tags.get(_PLANES) == 2 and bits > 8 and raw):
                 raise InputError("a TIFF of signed numbers, or with separate colors of 16 bits; export it as JPEG")
             reduced = ";16" in str(getattr(image, "tile", ""))  # Pillow keeps the high byte of colors
+            box = _draft(image, square, side) if square or side else None
             image.load()
             if reduced and image.mode[0] not in "IF" and np.max(image.convert("RGB").getextrema()) < _LEAST_WHITE >> 8:
                 raise InputError(f"its values are below {_LEAST_WHITE}, whose white is unknown; scale them to 8 bits")
-            return convert(image)
+            return convert(image, box)
+
+
+def _draft(image: Image.Image, square: int, side: int) -> Box:
+    """Chooses the fraction for `decode`, and returns `box`. Only JPEG files have fractions."""
+    longest = max(image.size)
+    drafted = image.draft(None, [math.ceil(2 * max(square, length / longest * side)) for length in image.size])
+    return drafted and drafted[1]
 
 
 def _without_text(png: bytes) -> bytes:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from aia_jax.data.image_decoding import decode, resize_image, small_webp
+from aia_jax.data.image_decoding import Box, decode, resize_image, small_webp
 from aia_jax.data.photo_files import SUFFIXES, PhotoFiles
 from aia_jax.data.photo_finder import PhotoFinder
 from aia_jax.data.pipeline import map_ahead
@@ -59,26 +59,32 @@ def photo_names(folder: Path, listed: Path | None = None) -> tuple[str, ...]:
 
 
 def read_photos(
-    paths: Sequence[str | Path], size: int, *, num_workers: int, upright: bool = False, picture_side: int = 0
+    paths: Sequence[str | Path],
+    size: int,
+    *,
+    num_workers: int,
+    upright: bool = False,
+    picture_side: int = 0,
+    draft: bool = False,
 ) -> Iterator[Photo]:
     """Returns an iterator over the photos, in order, resized by `decode_image`. Close it if you stop early.
 
     Args:
         num_workers: number of threads that decode photos; 0: one for each core.
-        upright: see `decode_image`.
+        upright, draft: see `decode_image`.
         picture_side: longer side of `Photo.picture` in pixels; 0: no pictures.
     """
-    read = functools.partial(_read, size=size, upright=upright, picture_side=picture_side)
+    read = functools.partial(_read, size=size, upright=upright, picture_side=picture_side, draft=draft)
     return map_ahead(read, [str(path) for path in paths], num_workers)
 
 
-def _read(path: str, size: int, upright: bool, picture_side: int) -> Photo:
-    def convert(image: Image.Image) -> Photo:
-        square = resize_image(image, size, upright=upright)
+def _read(path: str, size: int, upright: bool, picture_side: int, draft: bool) -> Photo:
+    def convert(image: Image.Image, box: Box) -> Photo:
+        square = resize_image(image, size, upright=upright, box=box)
         return Photo(square, "", small_webp(image, picture_side, upright) if picture_side else b"")
 
     try:
-        return decode(Path(path).read_bytes(), convert)
+        return decode(Path(path).read_bytes(), convert, square=size * draft, side=picture_side * draft)
     except InputError as error:
         problem = str(error)
     except OSError as error:

@@ -148,7 +148,8 @@ def _attention_maps(
 
 def _picture(path: Path | None, prepared: np.ndarray, upright: bool) -> bytes:
     """Encodes the photo in the file `path` as WebP, or, without a readable file, the resized image `prepared`."""
+    side = _PICTURE_SIDE
     if path is not None:
         with contextlib.suppress(InputError, OSError):
-            return decode(path.read_bytes(), lambda image: small_webp(image, _PICTURE_SIDE, upright))
+            return decode(path.read_bytes(), lambda image, _: small_webp(image, side, upright), side=side)
     return encode_webp(prepared)

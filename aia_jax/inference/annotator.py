@@ -133,7 +133,8 @@ class PhotoAnnotator:
             InputError: the model returns scores that are not finite.
         """
         size = self._annotator.image_size
-        reading = read_photos(paths, size, num_workers=num_workers, upright=True, picture_side=picture_side)
+        options = {"upright": True, "draft": True, "picture_side": picture_side}
+        reading = read_photos(paths, size, num_workers=num_workers, **options)
         with contextlib.closing(reading) as photos:
             predict = self._annotator.illustrate if picture_side else self._annotator.predict
             batches = iter(lambda: list(itertools.islice(photos, self.batch_size)), [])
@@ -249,7 +250,7 @@ def _decode(number: int, image: OneImage, size: int) -> np.ndarray:
             return resize_image(Image.fromarray(image), size)
         if not isinstance(image, str | os.PathLike):
             raise InputError(f"must be a path, a PIL image or an array, found {type(image).__name__}")
-        return decode_image(Path(image).read_bytes(), size, upright=True)
+        return decode_image(Path(image).read_bytes(), size, upright=True, draft=True)
     except (InputError, OSError, ValueError) as error:  # ValueError: a closed PIL image
         name = image if isinstance(image, str | os.PathLike) else f"images[{number}]"
         reason = getattr(error, "strerror", None) or error

@@ -37,7 +37,7 @@ class IndexedPhotos:
     def update(self, names: tuple[str, ...], num_workers: int = 0) -> Update:
         """Computes the rows of new and changed photos, and drops those of removed photos; see `PhotoIndex.update`."""
         search = self._search
-        read = partial(read_photos, size=search.image_size, num_workers=num_workers, upright=True)
+        read = partial(read_photos, size=search.image_size, num_workers=num_workers, upright=True, draft=True)
         update = self._index.update(names, read, search.compute, search.batch_size)
         self.names, self._parts, self.problems = self._index.names, self._index.parts(), update.problems
         return update

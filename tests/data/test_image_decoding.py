@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from aia_jax.data import image_decoding
 from aia_jax.data.image_decoding import decode_image
+from aia_jax.data.photo_folder import read_photos
 from aia_jax.utils.errors import InputError
 from tests.soak import bombs
 
@@ -244,6 +245,32 @@ def test_large_photos_are_decoded_one_at_a_time(monkeypatch):
 
 def test_a_photo_of_a_hundred_megapixels_is_read_without_a_warning():
     assert decode_image(bombs.png(12_000, 9_000, colours=0), 8).shape == (8, 8, 3)  # The tests run with -W error.
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_only_for_small_copies(tmp_path):
+    smooth = Image.fromarray(_noise(12, 9, 3)).resize((901, 1203), Image.Resampling.BICUBIC)
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 6
+    files = {kind: _encode(smooth, kind, exif=orientation) for kind in ("JPEG", "PNG", "MPO")}
+
+    def decoded(kind, **copies):
+        return image_decoding.decode(files[kind], lambda image, box: (image.size, box), **copies)
+
+    assert decoded("JPEG") == ((901, 1203), None)
+    assert decoded("JPEG", square=64) == ((226, 301), (0, 0, 901 / 4, 1203 / 4))  # at 1/8, less than 2 * 64 wide
+    assert decoded("JPEG", square=64, side=200) == ((451, 602), (0, 0, 901 / 2, 1203 / 2))
+    assert decoded("MPO", side=100)[0] == (226, 301)
+    assert decoded("PNG", square=64)[0] == (901, 1203)
+    assert image_decoding.thumbnail(files["JPEG"], 100).shape == (75, 100, 3)
+    for kind, data in files.items():
+        exact, draft = (decode_image(data, 64, upright=True, draft=draft) for draft in (False, True))
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)).resize((64, 64), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(exact, expected)
+        np.testing.assert_allclose(draft.astype(int), exact, atol=0 if kind == "PNG" else 2)
+    (tmp_path / "a.jpg").write_bytes(files["JPEG"])
+    for draft in (False, True):
+        photo = next(read_photos([tmp_path / "a.jpg"], 64, num_workers=1, draft=draft))
+        np.testing.assert_array_equal(photo.image, decode_image(files["JPEG"], 64, draft=draft))
 
 
 @pytest.mark.parametrize(("shape", "small"), [((4, 900), (1, 32)), ((900, 4), (32, 1)), ((9, 6), (32, 21))])

@@ -241,7 +241,8 @@ class ReviewSession(contextlib.ExitStack):
     def _read(self, paths: Sequence[Path]) -> Iterator[Photo]:
         """Reads photos, and stores their small pictures."""
         size, workers = self._run.annotator.image_size, self._num_workers
-        reading = read_photos(paths, size, num_workers=workers, upright=True, picture_side=_PICTURE_SIDE)
+        options = {"upright": True, "draft": True, "picture_side": _PICTURE_SIDE}
+        reading = read_photos(paths, size, num_workers=workers, **options)
         with contextlib.closing(reading) as photos:
             for path, photo in zip(paths, photos, strict=True):
                 if photo.picture:
