@@ -21,7 +21,7 @@ from benchmarks.timing import isolated, machine, progress, versions
 SMALL = "On a CPU: small shapes and float32; --full uses the sizes of the config."
 
 _SMALL_SIZE, _SMALL_BATCH = 160, 4
-_VARIANTS = [(False, False), (True, False), (False, True), (True, True)]  # channels_last, compiled
+VARIANTS = [(False, False), (True, False), (False, True), (True, True)]  # channels_last, compiled
 
 
 def compare(
@@ -58,9 +58,9 @@ def compare(
     timing = (inference, windows, seconds)
     progress("aia_jax: compiles the step, which can take a minute on a CPU, and times it")
     rows = [{"name": "aia_jax", **isolated(measure_ours, config, *timing, profile)}]
-    for variant in _VARIANTS:
+    for variant in VARIANTS:
         if platform != "cpu" or torch_compile or not variant[1]:
-            rows.append(peer_row(_name(*variant), _measure_peer, config, variant, platform, *timing))
+            rows.append(peer_row(peer_name(*variant), measure_peer, config, variant, platform, *timing))
     return {
         "step": "inference" if inference else "training",
         "machine": started_on,
@@ -229,12 +229,13 @@ def _run(inference: bool, arguments: argparse.Namespace) -> int:
     return finish(document, table(document), arguments.output)
 
 
-def _name(channels_last: bool, compiled: bool) -> str:
+def peer_name(channels_last: bool, compiled: bool) -> str:
+    """Names a variant of the PyTorch side."""
     return "torch " + ("channels_last" if channels_last else "NCHW") + (" compiled" if compiled else "")
 
 
-def _measure_peer(config: ConfigDict, variant: tuple[bool, bool], *timing: Any) -> dict[str, Any]:
-    """Runs in a new process, because this process must not need torch."""
+def measure_peer(config: ConfigDict, variant: tuple[bool, bool], *timing: Any) -> dict[str, Any]:
+    """Calls `torch_baseline.measure_peer`; the main process must not need torch."""
     from benchmarks import torch_baseline
 
     return torch_baseline.measure_peer(config, torch_baseline.Variant(*variant), *timing)

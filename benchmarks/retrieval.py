@@ -90,6 +90,42 @@ def compare(
 
 def measure_ours(config: ConfigDict, name: str, pairs: tuple[int, int], windows: int, seconds: float) -> dict[str, Any]:
     """Times this project's pass `name` over images x captions; scoring takes captions by length, as evaluation does."""
+    start = time.perf_counter()
+    run = runner(config, name, pairs)
+    run(1)
+    row = _row(run, pairs, windows, seconds)
+    first = time.perf_counter() - start
+    return row | {"first_seconds": first, "peak_gb": peak_gb(jax.devices()[0])}
+
+
+def measure_scoring(
+    config: ConfigDict, num_images: int, num_captions: int, repeats: int, windows: int, seconds: float, left: float
+) -> dict[str, Any]:
+    """Times the scoring of `repeats` x `num_captions` captions on a slice, and all of it if that fits.
+
+    The slice is scored `repeats` times, because the time does not depend on the values.
+
+    Args:
+        left: seconds that this function may take.
+
+    Returns:
+        The numbers of the slice, as from `measure_ours`; `extrapolated_seconds`, `repeats` times the slice; and
+        `whole_seconds`, measured, or None if the time was too short.
+    """
+    start = time.perf_counter()
+    run = runner(config, "score", (num_images, num_captions))
+    row = _row(run, (num_images, num_captions), windows, seconds)
+    extrapolated = repeats * row["seconds_per_call"]["median"]
+    whole = None
+    if 1.2 * extrapolated < left - (time.perf_counter() - start):
+        start = time.perf_counter()
+        run(repeats)
+        whole = time.perf_counter() - start
+    return row | {"extrapolated_seconds": extrapolated, "whole_seconds": whole, "captions": repeats * num_captions}
+
+
+def runner(config: ConfigDict, name: str, pairs: tuple[int, int]) -> Callable[[int], None]:
+    """Returns a function that makes a number of passes `name` over images x captions, with random weights."""
     model = SGRAF(
         _NUM_WORDS,
         config.model.num_features,
@@ -98,13 +134,7 @@ def measure_ours(config: ConfigDict, name: str, pairs: tuple[int, int], windows:
         rngs=nnx.Rngs(0),
     )
     graphdef, weights = split_model(model)
-    make = _scoring if name == "score" else _training
-    start = time.perf_counter()
-    run = make(config, graphdef, weights, pairs)
-    run(1)
-    row = _row(run, pairs, windows, seconds)
-    first = time.perf_counter() - start
-    return row | {"first_seconds": first, "peak_gb": peak_gb(jax.devices()[0])}
+    return (_scoring if name == "score" else _training)(config, graphdef, weights, pairs)
 
 
 def _scoring(config: ConfigDict, graphdef: nnx.GraphDef, weights: Any, pairs: tuple[int, int]) -> Callable[[int], None]:

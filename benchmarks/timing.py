@@ -1,5 +1,6 @@
 """Times windows of several calls after a warm-up, and describes the machine and the packages."""
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -8,8 +9,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from aia_jax.training.runs import package_versions
@@ -60,20 +59,60 @@ def per_second(count: int, seconds: dict[str, float | int]) -> dict[str, float]:
     return {"median": count / seconds["median"], "min": count / slowest, "max": count / fastest}
 
 
-def isolated(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """Runs `function(*args)` in a new process, so that its device memory is free afterwards.
+class Worker:
+    """A process that runs functions, so that a crash is contained. Started when needed, also after a crash."""
 
-    Returns:
-        Its result, or `{"failed": reason}` if it raised an error or its process died.
+    def __init__(self) -> None:
+        self._process = self._pipe = None
 
-    Raises:
-        InputError: `function` raised it.
-    """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    def run(self, function: Callable[..., dict[str, Any]], *args: Any, timeout: float | None = None) -> dict[str, Any]:
+        """Runs `function(*args)` in the process and returns its result.
+
+        Args:
+            timeout: seconds after which the process is killed.
+
+        Returns:
+            The result, or `{"failed": reason}` if the function raised an error or took too long, or the process died.
+
+        Raises:
+            InputError: `function` raised it.
+        """
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs,))
+            self._process.start()
+            theirs.close()
         try:
-            return pool.submit(_attempt, function, *args).result()
-        except BrokenProcessPool:
-            return {"failed": "its process died, perhaps for lack of memory"}
+            self._pipe.send((function, args))
+            if self._pipe.poll(timeout):
+                result = self._pipe.recv()
+            else:
+                self.stop()
+                result = {"failed": f"it took more than the {timeout:.0f} s that were left"}
+        except (EOFError, OSError):
+            self.stop()
+            result = {"failed": "its process died, perhaps for lack of memory"}
+        if isinstance(result, InputError):
+            raise result
+        return result
+
+    def stop(self) -> None:
+        """Kills the process, so that its device memory is free."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = None
+
+
+def isolated(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """Runs `function(*args)` in a new process, so that its device memory is free afterwards; see `Worker.run`."""
+    worker = Worker()
+    try:
+        return worker.run(function, *args)
+    finally:
+        worker.stop()
 
 
 def machine() -> dict[str, Any]:
@@ -91,7 +130,8 @@ def versions() -> dict[str, str]:
     return {"aia_jax": __version__, **package_versions(*_PEERS), "python": platform.python_version()}
 
 
-def _attempt(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+def attempt(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """Returns `function(*args)`, or `{"failed": reason}` if it raised an error other than InputError."""
     try:
         return function(*args)
     except InputError:
@@ -99,3 +139,15 @@ def _attempt(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, A
     except Exception as error:  # A failed variant is a result; many of torch's errors cannot be pickled.
         lines = str(error).strip().splitlines() or [""]
         return {"failed": f"{type(error).__name__}: {lines[0][:300]}"}
+
+
+def _serve(pipe: Any) -> None:
+    """Runs the functions that arrive until the other side is closed."""
+    with contextlib.suppress(EOFError):
+        while True:
+            function, args = pipe.recv()
+            try:
+                result = attempt(function, *args)
+            except InputError as error:
+                result = error
+            pipe.send(result)

@@ -4,6 +4,7 @@ This module needs torch; building a model also needs timm.
 """
 
 import functools
+import gc
 import importlib
 import os
 import sys
@@ -190,6 +191,7 @@ def measure_peer(
         InputError: torch has no such device, or the model cannot be built.
     """
     device = torch_device(platform)
+    _forget_other_models()
     batch = random_batch(config)
     images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).to(device)
     images = images.contiguous(memory_format=_memory_format(variant))
@@ -269,6 +271,16 @@ def _random_flips(images: Tensor, flips: str) -> Tensor:
     if flips == "both":
         images = torch.where(up_down, images.flip(2), images)
     return images if flips == "none" else torch.where(left_right, images.flip(3), images)
+
+
+def _forget_other_models() -> None:
+    """Frees the memory of what the same process measured before."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _memory_format(variant: Variant) -> torch.memory_format:

@@ -10,7 +10,6 @@ numbers by kind and by stage are read from the program as for GPUs: main memory 
 """
 
 import argparse
-import functools
 import re
 import sys
 import time
@@ -19,70 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.cli.exit_codes import execute
 from aia_jax.cli.flags import Parser, add_config_argument, positive
-from aia_jax.models.annotator import build_annotator
-from aia_jax.tasks.annotation import AnnotationTask
-from aia_jax.training import sharding
-from aia_jax.training.model_arrays import abstract_weights, select_weights
-from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.runs import package_versions
-from aia_jax.training.state import initial_state
-from aia_jax.training.step import make_predict_step, make_train_step
-from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from benchmarks.collectives import CollectiveBytes, count_bytes
 from benchmarks.comparison import check_writable
 from benchmarks.hlo import Kernel, entry_kernels
-from benchmarks.step import labels_of
+from benchmarks.step import build, compile_step
 from benchmarks.targets import TARGETS, Target, compiler_options, described_devices
 
 _COMPILERS = ("jax-cuda13-plugin", "libtpu")
 _STAGES = re.compile(r"\b(stem|stage\d|features|head|loss|optimizer|ema)\b")
-_TOTAL_STEPS = 10_000  # of the schedule; the program does not depend on it
-
-
-def compile_step(config: ConfigDict, devices: list[Any], options: dict[str, Any], *, inference: bool) -> Any:
-    """Compiles the training or prediction step of an annotation config for `devices`."""
-    labels = labels_of(config)
-    if config.model.freeze_backbone and not inference:
-        raise InputError("config.model.freeze_backbone: this benchmark counts the step of the whole model")
-    mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
-    microbatches = 1 if inference else config.accumulate_steps
-    sharding.check_batch_size("batch_size", config.batch_size, mesh, microbatches)
-    task = AnnotationTask(config)
-    build = functools.partial(_build, config)
-    graphdef, weights = abstract_weights(build, mesh)
-    size, rows = config.data.image_size, sharding.batch_sharding(mesh)
-
-    def array(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8, sharding=rows)
-
-    if inference:
-        raw = select_weights(weights, "raw")
-        step = make_predict_step(graphdef, task.predict, mesh, jax.tree.map(lambda leaf: leaf.sharding, raw))
-        lowered = step.lower(raw, {"image": array(size, size, 3)})
-    else:
-        optimizer = make_optimizer(config.optimizer, _TOTAL_STEPS)
-        create = functools.partial(initial_state, build, optimizer, config.seed)
-        state = sharding.shard_shapes(jax.eval_shape(create), mesh)
-        step = make_train_step(
-            graphdef,
-            task.loss,
-            optimizer,
-            ema_decay=config.ema_decay,
-            seed=config.seed,
-            mesh=mesh,
-            accumulate_steps=microbatches,
-            state_sharding=jax.tree.map(lambda leaf: leaf.sharding, state),
-        )
-        batch = {"image": array(size, size, 3), "target": array(labels)}
-        lowered = step.lower(state, batch, {})
-    return lowered.compile(compiler_options=options)
 
 
 def summarize(kernels: list[Kernel], bandwidth: float, flops: float, images: int) -> dict[str, Any]:
@@ -189,10 +139,6 @@ def table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _build(config: ConfigDict, rngs: Any) -> Any:
-    return build_annotator(config.model, labels_of(config), rngs=rngs)
-
-
 def _compiler_counts(compiled: Any, described: Target, images: int, main_memory: float) -> dict[str, Any]:
     """Returns the TPU compiler's own totals, the bytes in main memory, and the modelled time of these bytes."""
     counted = compiled.cost_analysis()
@@ -208,7 +154,7 @@ def _compiler_counts(compiled: Any, described: Target, images: int, main_memory:
 
 def estimate_collectives(config: ConfigDict) -> CollectiveBytes:
     """Returns `collectives.count_bytes` of a config's model."""
-    return count_bytes(nnx.eval_shape(lambda: _build(config, nnx.Rngs(0))))
+    return count_bytes(nnx.eval_shape(lambda: build(config, nnx.Rngs(0))))
 
 
 def _collectives_mb(config: ConfigDict) -> dict[str, float]:
