@@ -48,6 +48,24 @@ def time_windows(run: Callable[[int], object], *, windows: int, seconds: float) 
     return {**spread, "windows": windows, "calls_per_window": calls}
 
 
+def time_interleaved(calls: dict[str, Callable[[], object]], repeats: int = 9) -> dict[str, dict[str, float]]:
+    """Times functions in turns, so that the load of the machine affects all alike; the first turn is not counted.
+
+    Returns:
+        For each function, the medians `seconds` and `cpu_seconds` (of all threads) of a call.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
+            start, start_cpu = time.perf_counter(), time.process_time()
+            call()
+            times[name].append((time.perf_counter() - start, time.process_time() - start_cpu))
+    medians = {
+        name: [statistics.median(column) for column in zip(*own[1:], strict=True)] for name, own in times.items()
+    }
+    return {name: {"seconds": seconds, "cpu_seconds": cpu} for name, (seconds, cpu) in medians.items()}
+
+
 def progress(step: str) -> None:
     """Prints what a benchmark does next, and the seconds since its start, to standard error."""
     print(f"[{time.perf_counter() - _START:4.0f} s] {step}", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from aia_jax.data.feature_cache import pad_batch, weights_digest
 from aia_jax.data.search.queries import encode_queries, unknown_words
 from aia_jax.data.vocabulary import Vocabulary, pad_ids
-from aia_jax.models.amc import AMC, Encoded, build_amc, rough_scores, summarize
+from aia_jax.models.amc import AMC, Encoded, RoughScores, build_amc, summarize
 from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, merge_model, replace_arrays, select_weights
@@ -20,9 +20,10 @@ from aia_jax.training.runs import config_errors_as_input_errors, read_run_config
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.config_fields import check_fields
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.half_floats import widen
 from aia_jax.utils.messages import format_count
 
-_ROUGH_BATCH, _FULL_BATCH = 8192, 1024  # photos in a batch of `rough_scores`, and of `_full_scores`
+_FULL_BATCH = 128  # photos in a batch of `_full_scores`; larger batches do not fit in the caches of a CPU
 Part = tuple[dict[str, np.ndarray], np.ndarray]  # arrays `[rows, ...]` of photos, and the indices of the usable rows
 
 
@@ -104,7 +105,6 @@ class PhotoSearch:
         self._model: AMC = merge_model(graphdef, self._weights)
         self._prepare = make_predict_step(graphdef, _prepare, self._mesh)
         self._encode = jax.jit(lambda weights, *inputs: merge_model(graphdef, weights).encode_queries(*inputs))
-        self._rough_scores = jax.jit(lambda weights, *inputs: rough_scores(merge_model(graphdef, weights), *inputs))
         self._attend = jax.jit(lambda weights, *inputs: merge_model(graphdef, weights).attend(*inputs))
         self.digest = f"{weights_digest(arrays)} {self.annotator.digest}"
         self.image_size, self.batch_size = self.annotator.image_size, self.annotator.batch_size
@@ -172,16 +172,12 @@ class PhotoSearch:
         )
 
     def rough_scores(self, query: Encoded, parts: Sequence[Part]) -> np.ndarray:
-        """Returns approximate scores `[N]` of all N photos, without visual attention; see `amc.rough_scores`."""
-        names = ("mean", "cross", "gram", "keywords", "counts")
-        total = sum(len(rows) for _, rows in parts)
-        scores = []
-        for start in range(0, total, _ROUGH_BATCH):
-            images = _gather(parts, np.arange(start, min(start + _ROUGH_BATCH, total)), names)
-            count = len(images["counts"])
-            batch = _pad({**images, "mean": images["mean"].astype(np.float32)}, _ROUGH_BATCH)
-            scores.append(np.asarray(self._rough_scores(self._weights, batch, query))[:count, 0])
-        return np.concatenate(scores)
+        """Returns approximate scores `[N]` of all N photos, without visual attention; see `amc.RoughScores`."""
+        rough, products = RoughScores(self._model, query), []
+        for arrays, own in parts:
+            part = rough.products({**arrays, "mean": widen(arrays["mean"])})
+            products.append(part if len(own) == part.shape[1] else part[:, own])
+        return rough.score(np.concatenate(products, axis=1))
 
     def _full_scores(self, query: Encoded, parts: Sequence[Part], chosen: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the outputs of `AMC.attend` and the keywords of the photos with the ascending indices `chosen`."""
@@ -190,7 +186,6 @@ class PhotoSearch:
             images = _gather(parts, chosen[start : start + _FULL_BATCH], ("cells", "keywords", "counts"))
             count = len(images["counts"])
             batch = _pad(images, min(_FULL_BATCH, -(-len(chosen) // 8) * 8))
-            batch["cells"] = batch["cells"].astype(self._model.dtype)
             outputs = jax.device_get(self._attend(self._weights, batch, query))
             rows = {name: values[:count, 0] for name, values in outputs.items()}
             found.append({**rows, "keywords": images["keywords"], "counts": images["counts"]})
@@ -208,7 +203,7 @@ def _prepare(model: AMC, batch: dict[str, jax.Array]) -> Encoded:
 
 def _pad(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
     """Pads arrays `[b, ...]` with zeros to `[size, ...]`, so that JAX compiles for few shapes."""
-    return {name: pad_batch(values, size) for name, values in rows.items()}
+    return {name: values if len(values) == size else pad_batch(values, size) for name, values in rows.items()}
 
 
 def _gather(parts: Sequence[Part], chosen: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:

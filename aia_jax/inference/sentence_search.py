@@ -13,8 +13,9 @@ import numpy as np
 from aia_jax.inference.open_vocabulary import class_embeddings
 from aia_jax.inference.searcher import Part, SearchResult
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
-from aia_jax.models.conse import class_agreement
+from aia_jax.models.conse import class_values
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.half_floats import widen
 
 _CLASSES = 32  # the most probable classes of a photo, which an index keeps
 _AGREEMENT = 0.5  # weight of the agreement; chosen on the validation split of Flickr8k
@@ -39,8 +40,6 @@ class SentenceSearch:
         self.digest = f"{encoder.digest}, vectors and {_CLASSES} classes"
         self._classes = class_embeddings(encoder) if encoder.has_classes else None
         self.arrays = ("vectors", "classes", "probabilities") if encoder.has_classes else ("vectors",)
-        self._parts: Sequence[Part] = ()
-        self._rows: dict[str, np.ndarray] = {}
 
     def check(self, query: str) -> str:
         """Returns a note about a query, or "". Raises InputError if the query has no known word."""
@@ -66,34 +65,31 @@ class SentenceSearch:
     def search(self, query: str, parts: Sequence[Part], *, count: int, shortlist: int = 0) -> SearchResult:
         """Finds the `count` best photos for a query. `parts` are the photos; see `PhotoIndex.parts`.
 
-        The first search reads the arrays of all photos into memory, the vectors in float32. Every search scores all
-        photos, so `shortlist` is not used.
+        Every search reads the arrays and scores all photos, so `shortlist` is not used.
 
         Raises InputError if the query has no known word, or the index is empty.
         """
         self.check(query)
         if not parts:
             raise InputError("the index holds no usable photo")
-        if parts is not self._parts:
-            self._parts = parts
-            self._rows = {name: np.concatenate([arrays[name][own] for arrays, own in parts]) for name in parts[0][0]}
-            self._rows["vectors"] = self._rows["vectors"].astype(np.float32)
-        scores = self._scores(query)
+        scores = self._scores(query, parts)
         count = min(count, len(scores))
         best = np.argpartition(-scores, count - 1)[:count]
         best = best[np.argsort(-scores[best], kind="stable")]
         return SearchResult(rows=best, scores=scores[best])
 
-    def _scores(self, query: str) -> np.ndarray:
+    def _scores(self, query: str, parts: Sequence[Part]) -> np.ndarray:
         """Returns the scores of all N photos, float32 `[N]`."""
-        scores = self._rows["vectors"] @ self._encoder.encode_texts([query])[0]
-        if self._classes is None:
-            return scores
-        sentence = self._encoder.texts.encode([query])["sentence"]
-        values = np.asarray(class_agreement(np.eye(len(self._classes), dtype=np.float32), self._classes, sentence))[
-            :, 0
-        ]
-        if values.any():
-            agreement = values[self._rows["classes"]] * self._rows["probabilities"]
-            scores = scores + _AGREEMENT * agreement.sum(axis=1, dtype=np.float32)
-        return scores
+        embedded = self._encoder.texts.encode([query])
+        vector = self._encoder.encode_texts([query], embedded)[0]
+        values = np.zeros(0, np.float32)
+        if self._classes is not None:
+            values = np.asarray(class_values(self._classes, embedded["sentence"]))[:, 0]
+        agrees, scores = values.any(), []
+        for arrays, own in parts:
+            part = widen(arrays["vectors"]) @ vector
+            if agrees:
+                agreement = values.take(arrays["classes"]) * widen(arrays["probabilities"])
+                part += _AGREEMENT * agreement.sum(axis=1)
+            scores.append(part if len(own) == len(part) else part[own])
+        return np.concatenate(scores)

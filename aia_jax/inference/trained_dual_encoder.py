@@ -149,9 +149,9 @@ class TrainedDualEncoder:
         ]
         return {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns the vectors of N texts, float32 `[N, D]`."""
-        rows = self._task.text_arrays(texts)
+    def encode_texts(self, texts: Sequence[str], embedded: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """Returns the vectors of N texts, float32 `[N, D]`. `embedded` is `texts.encode(texts)`, if it is known."""
+        rows = self._task.text_arrays(texts, embedded)
         padded = -(-len(texts) // 64) * 64 if len(texts) > 1 else 1  # few shapes, so that JAX compiles few programs
         if "pieces" in rows:
             rows["pieces"] = np.pad(rows["pieces"], [(0, 0), (0, -rows["pieces"].shape[1] % 16)])

@@ -12,6 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.nn import initializers
@@ -162,7 +163,7 @@ class AMC(nnx.Module):
             `keyword_attention`: `[I, Q, K]`, the weights of the keywords. The weights of the padding are 0.
             `weights`: `[I, Q, 2]`, the weight of the feature map and the weight of all keywords together.
         """
-        visual, visual_attention = self._attend_to_cells(images["cells"], queries["kernel"])
+        visual, visual_attention = self._attend_to_cells(images["cells"].astype(self.dtype), queries["kernel"])
         keyword_attention = self.attend_to_keywords(queries["asked"], images["keywords"], images["counts"])
         embedded = self.keywords[...].astype(self.dtype)[images["keywords"]]
         keyword = jnp.einsum(
@@ -226,7 +227,7 @@ def build_amc(model: ConfigDict, num_words: int, num_keywords: int, num_features
 
 
 def summarize(model: AMC, images: Encoded) -> Encoded:
-    """Summarises a result of `encode_images`. From the summary, `rough_scores` scores 100,000 images fast.
+    """Summarises a result of `encode_images`. From the summary, `RoughScores` scores 100,000 images fast.
 
     Returns:
         `keywords`, `counts`: `[I, K]` and `[I]`, as in `images`.
@@ -245,21 +246,66 @@ def summarize(model: AMC, images: Encoded) -> Encoded:
     }
 
 
-def rough_scores(model: AMC, images: Encoded, queries: Encoded) -> Array:
-    """Computes the scores `[I, Q]` of `AMC.attend` with equal weights for all cells. `images` is from `summarize`."""
-    table, keywords = model.keywords[...], images["keywords"]
-    compared, matched = l2norm(queries["compared"]), l2norm(queries["matched"])
-    weights = model.attend_to_keywords(queries["asked"], keywords, images["counts"])
-    products = jnp.einsum("xqd,vd->vxq", jnp.stack([compared, matched]), table)[keywords]
-    keyword_compared, keyword_matched = jnp.einsum("iqk,ikxq->xiq", weights, products)
-    visual_compared, visual_matched = (images["mean"] @ query.T for query in (compared, matched))
-    visual_square = jnp.square(images["mean"]).sum(axis=1)[:, None]
-    keyword_square = jnp.einsum("iqk,ikj,iqj->iq", weights, images["gram"], weights)
-    cosines = visual_compared / _length(visual_square), keyword_compared / _length(keyword_square)
-    visual, keyword = jnp.moveaxis(model.weigh(*cosines, images["counts"]), -1, 0)
-    cross = jnp.einsum("iqk,ik->iq", weights, images["cross"])
-    square = visual**2 * visual_square + 2 * visual * keyword * cross + keyword**2 * keyword_square
-    return (visual * visual_matched + keyword * keyword_matched) / _length(square)
+class RoughScores:
+    """Scores images for one query as `AMC.attend` does with equal weights for all cells, in NumPy.
+
+    An image needs so little work that a transfer of its summary to JAX would cost as much. Call `products` for each
+    part of the images, and then `score` for all of them.
+
+    Args:
+        model: the trained model.
+        query: result of `encode_queries` for one query.
+    """
+
+    def __init__(self, model: AMC, query: Encoded):
+        self._modalities, self._modality_attention = model.modalities, model.modality_attention
+        table = np.asarray(model.keywords[...], np.float32)
+        self._query = np.stack([l2norm(query["compared"])[0], l2norm(query["matched"])[0]], axis=1)
+        self._compared, self._matched = (table @ self._query).T.copy()
+        asked = table @ np.asarray(query["asked"][0], np.float64) * model.keyword_attention
+        self._attention = np.exp(asked - asked.max())  # before normalisation over the keywords of an image
+
+    def products(self, images: dict[str, np.ndarray]) -> np.ndarray:
+        """Computes the dot products of which the scores consist.
+
+        Args:
+            images: result of `summarize` for I images.
+
+        Returns:
+            Float32 `[8, I]`, the argument of `score`.
+        """
+        mean, keywords, counts = images["mean"], images["keywords"].astype(np.intp), images["counts"]
+        mask = np.arange(keywords.shape[1]) < counts[:, None]
+        weights = self._attention.take(keywords) * mask
+        total = np.maximum(np.vecdot(weights, mask), np.finfo(np.float64).tiny)
+        weights = (weights / total[:, None]).astype(np.float32)
+        gram = np.matmul(images["gram"], weights[..., None])[..., 0]
+        return np.stack([
+            *(mean @ self._query).T,
+            np.vecdot(mean, mean),
+            np.vecdot(weights, self._compared.take(keywords)),
+            np.vecdot(weights, self._matched.take(keywords)),
+            np.vecdot(weights, gram),
+            np.vecdot(weights, images["cross"]),
+            counts,
+        ], dtype=np.float32, casting="same_kind")  # fmt: skip
+
+    def score(self, products: np.ndarray) -> np.ndarray:
+        """Computes the scores `[I]` of I images from their products `[8, I]`."""
+        visual_compared, visual_matched, visual_square, *others, counts = products
+        keyword_compared, keyword_matched, keyword_square, cross = others
+        cosines = visual_compared / _length(visual_square), keyword_compared / _length(keyword_square)
+        visual = self._weigh(*cosines, counts)
+        keyword = 1 - visual
+        square = visual**2 * visual_square + 2 * visual * keyword * cross + keyword**2 * keyword_square
+        return (visual * visual_matched + keyword * keyword_matched) / _length(square)
+
+    def _weigh(self, visual_cosine: np.ndarray, keyword_cosine: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Computes the weights of the feature maps as `AMC.weigh` does."""
+        if self._modalities != "both":
+            return np.full_like(visual_cosine, MODALITIES[self._modalities][0])
+        visual = 1 / (1 + np.exp(keyword_cosine - visual_cosine)) if self._modality_attention else np.float32(0.5)
+        return np.where(counts > 0, visual, np.float32(1))
 
 
 def _shifted_sum(taps: Array, size: int) -> Array:
@@ -272,5 +318,5 @@ def _shifted_sum(taps: Array, size: int) -> Array:
     return sum(padded[..., tap, y : y + height, x : x + width] for tap, (y, x) in places)
 
 
-def _length(square: Array) -> Array:
-    return jnp.sqrt(jnp.maximum(square, 0)) + EPSILON
+def _length(square: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(square, 0)) + np.float32(EPSILON)

@@ -69,11 +69,17 @@ def class_agreement(probabilities: Array, class_embeddings: Array, label_embeddi
         class_embeddings: see `conse_scores`.
         label_embeddings: see `conse_scores`.
     """
+    return probabilities @ class_values(class_embeddings, label_embeddings)
+
+
+@jax.jit
+def class_values(class_embeddings: Array, label_embeddings: Array) -> Array:
+    """Computes the agreement of each class with each label, `[K, C]`: the factors of p_k in `class_agreement`."""
     similarities = _similarities(class_embeddings, label_embeddings)
     values = jnp.exp(_AGREEMENT_FACTOR * similarities)
     typical = jnp.square(values).sum(axis=0) / values.sum(axis=0)
     known = similarities.max(axis=0) >= _LEAST_SIMILARITY
-    return probabilities @ jnp.where(known, jnp.minimum(1, values / typical), 0)
+    return jnp.where(known, jnp.minimum(1, values / typical), 0)
 
 
 def _similarities(class_embeddings: Array, label_embeddings: Array) -> Array:

@@ -156,9 +156,9 @@ class DualEncoderTask(BaseTask):
         """Returns the `vectors` `[B, D]` of the texts in a batch; see `DualEncoder.encode_texts`."""
         return {"vectors": model.encode_texts(batch, train=False)}
 
-    def text_arrays(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Returns the arrays of N texts for `DualEncoder.encode_texts`."""
-        arrays = self.texts.encode(texts)
+    def text_arrays(self, texts: Sequence[str], embedded: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Returns the arrays of N texts for `DualEncoder.encode_texts`. For `embedded`, see `TrainedDualEncoder`."""
+        arrays = dict(embedded or self.texts.encode(texts))
         if "words" in self.config.model.text_features:
             arrays["pieces"], _ = pad_ids(self.texts.tokenizer.encode(texts).ids)
         return {name: arrays[name] for name in self._text_names}

@@ -19,7 +19,10 @@ from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.inference import open_vocabulary
 from aia_jax.inference.annotator import PhotoAnnotator
 from aia_jax.inference.sentence_search import SentenceSearch
+from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
 from aia_jax.models import efficientnet_lite
+from aia_jax.models.conse import class_agreement
+from aia_jax.models.layers.common import l2norm
 from aia_jax.tasks.registry import make_task
 from aia_jax.training.preemption import AgreedStop
 from aia_jax.training.trainer import Trainer
@@ -130,6 +133,29 @@ def test_search_finds_photos_by_a_sentence(workdir, root, tmp_path, capsys):
     arrays[0].with_name("probabilities.npy").unlink()
     assert main([*command, "a red star"]) == 0
     assert "was rebuilt: it is damaged" in capsys.readouterr().out
+
+
+def test_the_order_of_found_photos_is_that_of_the_formula(workdir):
+    search, rng = SentenceSearch(TrainedDualEncoder.load(workdir, 8)), np.random.default_rng(0)
+    parts = []
+    for count, own in ((256, range(256)), (100, range(3, 100, 2)), (7, [6]), (1, [0])):  # other rows are outdated
+        vectors = rng.standard_normal((count, 32), np.float32)
+        vectors[::5] = vectors[0]  # equal scores
+        classes = np.argsort(rng.random((count, 1000)))[:, :32].astype(np.uint16)
+        probabilities = rng.random((count, 32), np.float32).astype(np.float16)
+        arrays = {"vectors": l2norm(vectors).astype(np.float16), "classes": classes, "probabilities": probabilities}
+        parts.append((arrays, np.array(own)))
+    rows = {name: np.concatenate([arrays[name][own] for arrays, own in parts]) for name in parts[0][0]}
+    for query, agrees in (("a red star", False), ("espresso", True)):
+        scores = rows["vectors"].astype(np.float32) @ search._encoder.encode_texts([query])[0]
+        sentence = search._encoder.texts.encode([query])["sentence"]
+        values = np.asarray(class_agreement(np.eye(1000, dtype=np.float32), search._classes, sentence))[:, 0]
+        agreement = (values[rows["classes"]] * rows["probabilities"]).sum(axis=1)
+        assert agreement.any() == agrees
+        expected = scores + np.float32(0.5) * agreement
+        found = search.search(query, parts, count=len(scores))
+        np.testing.assert_allclose(found.scores, np.sort(expected)[::-1], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(found.scores, expected[found.rows], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(

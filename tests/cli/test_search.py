@@ -201,6 +201,12 @@ def test_scores_are_those_of_the_model(workdir):
     few = found.search("red circle", parts, count=3, shortlist=5)
     assert set(few.rows) <= set(np.argsort(-rough)[:5])
     assert found.search("red circle", parts, count=12, shortlist=3).rows.tolist() == best.rows.tolist()
+    usable = [np.array([0, 2, 3, 7]), np.arange(len(parts[1][1]))]  # the other rows of the first part are outdated
+    fewer = [(arrays, own) for (arrays, _), own in zip(parts, usable, strict=True)]
+    kept = np.concatenate([usable[0], 8 + usable[1]])
+    np.testing.assert_array_equal(found.rough_scores(found.encode("red circle"), fewer), rough[kept])
+    order = [row for row in best.rows if row in kept]
+    assert kept[found.search("red circle", fewer, count=12, shortlist=7).rows].tolist()[:3] == order[:3]
 
 
 def test_queries_come_from_a_pipe(search, monkeypatch, capsys):
