@@ -8,6 +8,7 @@ import sys
 import pytest
 from jax.profiler import ProfileData
 
+from aia_jax.models import tresnet
 from aia_jax.utils.errors import InputError
 from benchmarks import gpu
 from benchmarks.gpu_stages import BARS, CHANGES, ROOFLINES, Stage, change_name, list_stages, step_name
@@ -145,19 +146,30 @@ def test_the_page_shows_the_measured_numbers(tmp_path):
         fill(copy, {})
 
 
-def test_a_smoke_run_where_few_packages_are_installed(tmp_path):
-    """Jax, flax, optax and ml_collections are enough; other packages cannot be imported."""
-    absent = (*ABSENT, "torch", "timm")
-    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\n")
-    command = [sys.executable, "-m", "benchmarks.gpu", "--smoke", "--output", str(tmp_path / "results")]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": xla_flags()}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = read_results(tmp_path / "results")["results"]
+def test_a_smoke_run_measures_a_stage_of_each_kind(tmp_path, monkeypatch, capsys):
+    """With a smaller network, and in this process, because starts and compilation take most of the time."""
+    monkeypatch.setattr(gpu, "Worker", InThisProcess)
+    monkeypatch.setitem(tresnet.VARIANTS, "tiny", tresnet.Variant(blocks=(1, 1), width=8, basic_stages=1))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for name in ("torch", "timm"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert gpu.run_all(gpu.make_parser().parse(["--smoke", "--output", str(tmp_path)])) == 0
+    results = read_results(tmp_path)["results"]
     assert list(results) == [stage.name for stage in list_stages("cpu", smoke=True, root=None)]
     assert results[ROOFLINES]["copy_bytes_per_second"] > 0
     for name, row in results.items():
         assert row.get("failed") == ("not installed: torch, timm" if ", torch" in name else None)
     kernels = results[step_name(*next(iter(BARS)), "aia_jax")]["kernels"]
     assert min(kernels["by_kind"]["convolution"].values()) > 0
-    assert (tmp_path / "results" / "gpu.md").read_text() in done.stdout
+    assert (tmp_path / "gpu.md").read_text() in capsys.readouterr().out
+
+
+def test_the_command_starts_where_few_packages_are_installed(tmp_path):
+    """Jax, flax, optax and ml_collections are enough; other packages cannot be imported."""
+    absent = (*ABSENT, "torch", "timm")
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\n")
+    command = [sys.executable, "-m", "benchmarks.gpu", "--output", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": xla_flags()}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "JAX finds no GPU; --smoke tries the stages with tiny shapes on a CPU" in done.stderr
