@@ -10,8 +10,8 @@ error. The same command continues with the stages that are missing or have faile
 TResNet-M on Corel-5k from random weights. `--smoke` runs one stage of each kind with tiny shapes on a CPU.
 
 Needs only jax, flax, optax and ml_collections, torch and timm for the comparison, and the whole project for `--root`.
-`benchmarks/gpu_wheels.sh DIR` downloads the packages that a machine with jax, flax, optax, orbax, numpy, torch and timm
-lacks.
+`benchmarks/gpu_wheels.sh DIR` downloads what is missing on a machine that has jax, flax, optax, orbax, numpy, torch and
+timm; with the argument "corel5k", also what `--root` needs.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from aia_jax.cli.exit_codes import execute, fail
 from aia_jax.cli.flags import Parser, at_least, local
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, write_bytes, write_json
-from benchmarks.gpu_stages import MODELS, ROOFLINES, Stage, list_stages, step_name
+from benchmarks.gpu_stages import BARS, MODELS, ROOFLINES, Stage, list_stages, step_name
 from benchmarks.gpu_table import read_results, table
 from benchmarks.kernel_times import Speeds
 from benchmarks.step import first_device
@@ -34,6 +34,7 @@ from benchmarks.targets import TARGETS
 from benchmarks.timing import Worker, machine, versions
 
 _PEERS = ("torch", "timm")
+_BARS = {step_name(model, step, "aia_jax"): bar for (model, step), bar in BARS.items()}
 _RATE = 1_000  # images per second of the training step, where it was not measured
 # Both processes share the GPU, so JAX must not reserve most of its memory.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -86,10 +87,12 @@ class Session:
             return self.say(stage, f"skipped: it needs about {expected:.0f} s")
         else:
             row = self._measure(stage)
+            if "failed" in row and self.left() <= 0:
+                return self.say(stage, "stopped, because the time is over")
         row["run"] = len(self.document["runs"]) - 1
         self.document["results"][stage.name] = row
         self.write()
-        self.say(stage, summary(row))
+        self.say(stage, summary(row) + (f" (bar {_BARS[stage.name]:,})" if stage.name in _BARS else ""))
 
     def say(self, stage: Stage, text: str) -> None:
         """Prints a line with the minutes that have passed and that are left."""

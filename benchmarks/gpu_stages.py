@@ -81,7 +81,7 @@ def list_stages(platform: str, *, smoke: bool, root: str | None) -> list[Stage]:
     stages += [] if smoke else _changes(timing)  # the same programs with other options
     stages += _scoring(platform, timing, smoke)
     if root:
-        stages.append(Stage(COREL5K, "jax", 120, train_corel5k, (root, smoke), ("left", "rate")))
+        stages.append(Stage(COREL5K, "jax", 180, train_corel5k, (root, smoke), ("left", "rate")))
     return stages
 
 
@@ -160,9 +160,10 @@ def train_corel5k(root: str, smoke: bool, left: float, rate: float) -> dict[str,
     from aia_jax.cli.train import train
 
     config = annotation_config(MODELS[0], smoke=smoke)
-    config.data.root, config.checkpoint.keep = root, 1
-    # Reading the photos, compilation and evaluation take the rest.
-    config.epochs = 1 if smoke else max(1, math.floor(0.7 * (left - 90) * rate / _COREL5K_IMAGES))
+    config.data.root, config.data.placement, config.checkpoint.keep = root, "device", 1
+    # Start, compilation and the last evaluation take about 150 s; an evaluation and a checkpoint after each epoch, 2 s.
+    fitting = math.floor(0.8 * (left - 150) / (_COREL5K_IMAGES / rate + 2))
+    config.epochs = 1 if smoke else max(1, min(config.epochs, fitting))
     if smoke:
         config.batch_size = 64
     with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(io.StringIO()):

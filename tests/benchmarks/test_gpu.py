@@ -88,7 +88,10 @@ def test_failures_and_missing_time_do_not_stop_the_stages_and_a_second_call_cont
     continued = session(minutes=5.0)
     for stage in (first, failing._replace(measure=rate, arguments=(3.0,)), long):
         continued.run(stage)
-    assert "first: already measured\n" in capsys.readouterr().out
+    session(minutes=0.0).run(long._replace(name="late", seconds=-1, measure=fail, arguments=()))
+    printed = capsys.readouterr().out
+    assert "first: already measured\n" in printed
+    assert "late: stopped, because the time is over\n" in printed
     runs = {name: row["run"] for name, row in read_results(tmp_path)["results"].items()}
     assert runs == {"first": 0, "failing": 1, "last": 0, "long": 1}
     with pytest.raises(InputError, match=r"gpu\.json has results without --smoke; name another folder"):
