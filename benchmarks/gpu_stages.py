@@ -45,7 +45,7 @@ class Stage(NamedTuple):
     Attributes:
         name: its key in the results.
         process: "jax" or "torch", the process that runs it.
-        seconds: the expected duration on an H200.
+        seconds: the duration on an H200, as estimated without one.
         measure: function that measures.
         arguments: its first arguments.
         takes: names of further arguments: "speeds" of the device, seconds "left", and "rate", images per second.
@@ -161,7 +161,7 @@ def train_corel5k(root: str, smoke: bool, left: float, rate: float) -> dict[str,
 
     config = annotation_config(MODELS[0], smoke=smoke)
     config.data.root, config.data.placement, config.checkpoint.keep = root, "device", 1
-    # Start, compilation and the last evaluation take about 150 s; an evaluation and a checkpoint after each epoch, 2 s.
+    # Estimates: 150 s for start, compilation and the last evaluation; 2 s for evaluation and checkpoint of each epoch.
     fitting = math.floor(0.8 * (left - 150) / (_COREL5K_IMAGES / rate + 2))
     config.epochs = 1 if smoke else max(1, min(config.epochs, fitting))
     if smoke:
