@@ -8,7 +8,6 @@ timm use the size of each image. efficientnet_lite_pytorch always uses the image
 features and pixels are aligned in the same way at every image size.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.nn import initializers
@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 
 from aia_jax.models.layers.batch_norm import BatchNorm
 from aia_jax.models.layers.common import run_blocks
+from aia_jax.models.layers.conv import matrix_product
 from aia_jax.utils.errors import InputError
 
 STEM_FEATURES = 32
@@ -115,15 +116,18 @@ class SameConv(nnx.Module):
         x = x.astype(self.dtype)
         if self.depthwise:
             # XLA's grouped convolution is slow on CPUs, but not on other devices.
-            shifted = partial(shifted_depthwise_conv, stride=self.stride, nominal=self.nominal)
             grouped = partial(_same_conv, stride=self.stride, nominal=self.nominal, groups=x.shape[-1])
-            return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
+            shifted = shifted_depthwise_conv
+            return jax.lax.platform_dependent(
+                x, kernel, cpu=lambda x, kernel: shifted(x, kernel, self.stride, self.nominal), default=grouped
+            )
         if kernel.shape[:2] == (1, 1) and self.stride == 1:
             # On CPUs, XLA multiplies matrices faster than it computes 1x1 convolutions.
-            return x @ kernel[0, 0]
+            return matrix_product(x, kernel[0, 0])
         return _same_conv(x, kernel, self.stride, self.nominal)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | None = None) -> Array:
     """A depthwise convolution as a float32 sum of shifted inputs, which XLA fuses into one loop.
 
@@ -132,15 +136,65 @@ def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | 
         kernel: `[k, k, 1, C]`.
         stride, nominal: see `SameConv`.
     """
-    size = kernel.shape[0]
-    (height, pad_height), (width, pad_width) = (_same_padding(side, size, stride, nominal) for side in x.shape[1:3])
-    padded = jnp.pad(x, ((0, 0), pad_height, pad_width, (0, 0)))
+    height, width = ((side, zeros) for side, zeros in _sides(x, kernel, stride, nominal))
+    padded = jnp.pad(x, ((0, 0), height[1], width[1], (0, 0)))
+    taps = kernel[:, :, 0].astype(jnp.float32)
     total = jnp.zeros((), jnp.float32)
-    for row, column in itertools.product(range(size), repeat=2):
-        rows = slice(row, row + (height - 1) * stride + 1, stride)
-        columns = slice(column, column + (width - 1) * stride + 1, stride)
-        total += padded[:, rows, columns].astype(jnp.float32) * kernel[row, column, 0].astype(jnp.float32)
+    for row, column in np.ndindex(taps.shape[:2]):
+        total += _shifted(padded, row, column, height[0], width[0], stride).astype(jnp.float32) * taps[row, column]
     return total.astype(x.dtype)
+
+
+def _depthwise_gradients(
+    stride: int, nominal: int | None, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    """Computes the gradients of `shifted_depthwise_conv`, those of the kernel one image after the other.
+
+    Autodiff would write k * k arrays of the size of `x` to memory.
+    """
+    x, kernel = residuals
+    (height, pad_height), (width, pad_width) = _sides(x, kernel, stride, nominal)
+    size = kernel.shape[0]
+
+    def spread(side: int, out_side: int, before: int) -> tuple[int, int, int]:
+        """Returns the zeros around and between the rows of `dy`, so that its convolution has the side of `x`."""
+        low = size - 1 - before
+        return low, side + size - 1 - low - ((out_side - 1) * stride + 1), stride - 1
+
+    edges = (0, 0, 0), spread(x.shape[1], height, pad_height[0]), spread(x.shape[2], width, pad_width[0]), (0, 0, 0)
+    spread_dy = jax.lax.pad(dy, jnp.zeros((), dy.dtype), edges)
+    taps = kernel[::-1, ::-1, 0].astype(jnp.float32)
+    dx = jnp.zeros((), jnp.float32)
+    for row, column in np.ndindex(taps.shape[:2]):
+        shifted = spread_dy[:, row : row + x.shape[1], column : column + x.shape[2]]
+        dx += shifted.astype(jnp.float32) * taps[row, column]
+
+    def add_image(total: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
+        padded, dy = (row[None].astype(jnp.float32) for row in rows)
+        products = [
+            (_shifted(padded, *place, height, width, stride) * dy).sum((0, 1, 2)) for place in np.ndindex(size, size)
+        ]
+        return total + jnp.stack(products), None
+
+    padded = jnp.pad(x, ((0, 0), pad_height, pad_width, (0, 0)))
+    dkernel, _ = jax.lax.scan(add_image, jnp.zeros((size * size, x.shape[-1])), (padded, dy))
+    return dx.astype(x.dtype), dkernel.reshape(kernel.shape).astype(kernel.dtype)
+
+
+shifted_depthwise_conv.defvjp(
+    lambda x, kernel, stride, nominal: (shifted_depthwise_conv(x, kernel, stride, nominal), (x, kernel)),
+    _depthwise_gradients,
+)
+
+
+def _shifted(x: Array, row: int, column: int, height: int, width: int, stride: int) -> Array:
+    rows = slice(row, row + (height - 1) * stride + 1, stride)
+    return x[:, rows, column : column + (width - 1) * stride + 1 : stride]
+
+
+def _sides(x: Array, kernel: Array, stride: int, nominal: int | None) -> list[tuple[int, tuple[int, int]]]:
+    """Returns `_same_padding` of height and width."""
+    return [_same_padding(side, kernel.shape[0], stride, nominal) for side in x.shape[1:3]]
 
 
 def _same_padding(side: int, size: int, stride: int, nominal: int | None = None) -> tuple[int, tuple[int, int]]:

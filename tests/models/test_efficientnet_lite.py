@@ -202,12 +202,22 @@ def test_every_part_gives_its_output(height, width):
 @pytest.mark.parametrize("side", [1, 4, 7, 8])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [3, 5])
-def test_shifted_depthwise_convolution_equals_xlas(side, stride, size):
+def test_shifted_depthwise_convolution_and_its_gradients_equal_xlas(side, stride, size):
     x = jax.random.normal(jax.random.key(0), (2, side, side + 1, 6))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 1, 6))
-    strides, layout = (stride, stride), ("NHWC", "HWIO", "NHWC")
-    expected = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=layout, feature_group_count=6)
-    np.testing.assert_allclose(shifted_depthwise_conv(x, kernel, stride), expected, atol=1e-5)
+    layout = ("NHWC", "HWIO", "NHWC")
+
+    def conv(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", dimension_numbers=layout, feature_group_count=6
+        )
+
+    expected, pull = jax.vjp(conv, x, kernel)
+    found, pull_found = jax.vjp(lambda x, kernel: shifted_depthwise_conv(x, kernel, stride), x, kernel)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    dy = jax.random.normal(jax.random.key(2), expected.shape)
+    for gradient, right in zip(pull_found(dy), pull(dy), strict=True):
+        np.testing.assert_allclose(gradient, right, rtol=1e-5, atol=2e-5)
 
 
 def test_other_backends_use_xlas_convolution(monkeypatch):

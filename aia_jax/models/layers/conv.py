@@ -77,10 +77,28 @@ def convolve(x: Array, kernel: Array, layout: str = "OHWI") -> Array:
 
     def product(x: Array, kernel: Array) -> Array:
         matrix = kernel.squeeze((layout.index("H"), layout.index("W")))
-        return jnp.einsum("bhwi,oi->bhwo" if layout == "OHWI" else "bhwi,io->bhwo", x, matrix)
+        return matrix_product(x, matrix.T if layout == "OHWI" else matrix)
 
     kernel = kernel.astype(x.dtype)
     if padding == [(0, 0)] * 2:
         # On CPUs, XLA multiplies matrices faster than it computes 1x1 convolutions.
         return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
     return convolution(x, kernel)
+
+
+@jax.custom_vjp
+def matrix_product(x: Array, matrix: Array) -> Array:
+    """Multiplies `x` `[..., I]` by `matrix` `[I, O]`; its gradients are fast on CPUs.
+
+    The gradient of `matrix` is a product of a transposed array and another array. JAX transposes the gradient of the
+    result, and XLA fuses this with the computation of that gradient, in a slow order. Here, `x` is transposed.
+    """
+    return x @ matrix
+
+
+def _matrix_product_gradients(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, matrix = residuals
+    return dy @ matrix.T, jnp.einsum("...i,...o->io", x, dy)
+
+
+matrix_product.defvjp(lambda x, matrix: (x @ matrix, (x, matrix)), _matrix_product_gradients)
