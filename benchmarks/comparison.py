@@ -4,7 +4,7 @@ import argparse
 import functools
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +175,25 @@ def make_parser(description: str) -> Parser:
     parser.add_argument(
         "--seconds", type=at_least(0.0), default=1.0, metavar="S", help="approximate length of a window; default: 1"
     )
-    parser.add_argument("--full", action="store_true", help="use the config unchanged on a CPU too")
+    add_full_argument(parser, "use the config unchanged on a CPU too")
     parser.add_argument("--torch_compile", action="store_true", help="compile PyTorch's step on a CPU too")
     return parser
+
+
+def add_full_argument(parser: Parser, text: str) -> None:
+    """Adds `--full`, the flag of all benchmarks that measure only a part of everything by default."""
+    parser.add_argument("--full", action="store_true", help=text)
+
+
+def add_seed_arguments(parser: Parser, seeds: Sequence[int], others: str = "") -> None:
+    """Adds `--seeds` and `--full`, which `chosen_seeds` reads. `others` names what `--full` adds beside seeds."""
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help=f"seeds; default: {seeds[0]}")
+    add_full_argument(parser, f"use the seeds {', '.join(map(str, seeds))}{others}; takes longer than three minutes")
+
+
+def chosen_seeds(arguments: argparse.Namespace, seeds: Sequence[int]) -> Sequence[int]:
+    """Returns the seeds of `--seeds`, or with `--full` all `seeds`, or the first of them."""
+    return arguments.seeds or (seeds if arguments.full else seeds[:1])
 
 
 def timing_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from aia_jax.cli.flags import Parser, positive
 from aia_jax.models.layers.conv import convolve
 from aia_jax.utils.files import write_json
 from benchmarks.comparison import peer_row, run_command, usable_device
-from benchmarks.timing import isolated, machine, time_windows, versions
+from benchmarks.timing import isolated, machine, progress, time_windows, versions
 
 # Side of the image, input and output channels, side of the kernel.
 SHAPES = ((56, 64, 64, 3), (28, 128, 128, 3), (14, 256, 256, 3), (14, 1024, 256, 1))
@@ -38,6 +38,7 @@ def compare(shapes: tuple[Shape, ...] = SHAPES, *, windows: int = 7, seconds: fl
         InputError: JAX finds no usable device.
     """
     started_on, device = machine(), usable_device()
+    progress("aia_jax, then torch")
     return {
         "machine": started_on,
         "device": device,

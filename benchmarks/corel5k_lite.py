@@ -1,20 +1,18 @@
 """Trains heads on frozen EfficientNet-Lite2 features of Corel-5k with every loss and several seeds.
 
-    python -m benchmarks.corel5k_lite --root datasets --output benchmarks/results/corel5k-lite2-cpu.json
+    python -m benchmarks.corel5k_lite --full --root datasets --output benchmarks/results/corel5k-lite2-cpu.json
 
     python -m benchmarks.corel5k_lite --fine_tune --seeds 1 2 --runs runs/fine-tuned --output FILE.json
 
-`--fine_tune` trains both heads together with EfficientNet-Lite0 at 192 px, with the proposed loss. This takes hours on
-a CPU. Each run is evaluated at threshold 0.5 and at MCC thresholds. Run it from the repository. An interrupted
-benchmark continues with the same `--runs`.
+Without `--full`, trains one head with one seed. `--fine_tune` trains both heads together with EfficientNet-Lite0 at
+192 px, with the proposed loss. This takes hours on a CPU. Each run is evaluated at threshold 0.5 and at MCC thresholds.
+Run it from the repository. An interrupted benchmark continues with the same `--runs`.
 """
 
 import argparse
 import importlib
 import itertools
 import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -26,13 +24,14 @@ from aia_jax.cli.flags import Parser
 from aia_jax.cli.train import train
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.table import COLUMNS, Row, metric_table
-from aia_jax.training.runs import package_versions
 from aia_jax.utils.files import write_json
-from benchmarks.comparison import run_command
+from benchmarks.comparison import add_seed_arguments, chosen_seeds, run_command
+from benchmarks.timing import machine, progress, versions
 
 _MODEL = "efficientnet_lite2, frozen, at 288 px"
 _FINE_TUNED = "efficientnet_lite0, fine-tuned, at 192 px"
 _RUNS = (("gap", "bce"), ("gap", "focal"), ("gap", "asymmetric"), ("gap", "proposed"), ("attention", "proposed"))
+_QUICK, _SEEDS = _RUNS[3:4], (1, 2, 3)
 
 
 def _config(head: str, fine_tune: bool) -> ConfigDict:
@@ -92,7 +91,7 @@ def _make_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--root", default="datasets", help="folder that holds Corel-5k/")
     parser.add_argument("--runs", type=Path, default=Path("runs/corel5k-lite"), help="folder for the runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    add_seed_arguments(parser, _SEEDS, " and all losses")
     parser.add_argument("--fine_tune", action="store_true", help="train the whole network, with two heads")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     return parser
@@ -100,9 +99,12 @@ def _make_parser() -> Parser:
 
 def _run(arguments: argparse.Namespace) -> None:
     """Completes the runs, prints a table and, with `--output`, writes the numbers as JSON."""
-    rows = []
-    runs = [(head, loss) for head, loss in _RUNS if loss == "proposed" or not arguments.fine_tune]
-    for seed, (head, loss) in itertools.product(arguments.seeds, runs):
+    rows, seeds = [], chosen_seeds(arguments, _SEEDS)
+    runs = _RUNS if arguments.full else _QUICK
+    if arguments.fine_tune:
+        runs = [(head, loss) for head, loss in _RUNS if loss == "proposed"]
+    for seed, (head, loss) in itertools.product(seeds, runs):
+        progress(f"trains {head} with {loss}, seed {seed}")
         workdir = arguments.runs / f"{head}-{loss}-{seed}"
         rows += run_once(head, loss, seed, arguments.root, workdir, arguments.fine_tune)
     summary = summarize(rows)
@@ -110,15 +112,13 @@ def _run(arguments: argparse.Namespace) -> None:
         Row(f"{group['head']}, {group['loss']}, {group['epoch']} epoch, threshold {group['thresholds']}", group["mean"])
         for group in summary
     ]
-    print(metric_table(lines, f"mean over seeds {', '.join(map(str, arguments.seeds))}"))
+    print(metric_table(lines, f"mean over seeds {', '.join(map(str, seeds))}"))
     if arguments.output:
-        machine = {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
-        versions = {**package_versions(), "python": platform.python_version()}
         model = _FINE_TUNED if arguments.fine_tune else _MODEL
         measured = [
             {"name": line.name, "published": "", "model": model, "num_images": 499, **line.metrics} for line in lines
         ]
-        document = {"machine": machine, "packages": versions, "summary": summary, "runs": rows, "rows": measured}
+        document = {"machine": machine(), "packages": versions(), "summary": summary, "runs": rows, "rows": measured}
         write_json(arguments.output, document)
 
 

@@ -6,8 +6,6 @@ Each row is a run, whose best epoch is chosen on the validation split. An interr
 `--runs`.
 """
 
-import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ from aia_jax.cli.flags import Parser, local
 from aia_jax.cli.train import train
 from aia_jax.configs import dual_encoder
 from aia_jax.training.metric_writer import read_metrics
-from aia_jax.training.runs import package_versions
 from aia_jax.utils.files import read_json, write_json
+from benchmarks.comparison import add_full_argument
+from benchmarks.timing import machine, progress, versions
 
 _IMAGE, _TEXT, _LOSS = "model.image_features", "model.text_features", "loss.name"
 _VISUAL = {"loss.visual": True, "loss.visual_weight": 0.1}
@@ -63,18 +62,21 @@ def measure(name: str, root: Path, workdir: Path) -> dict[str, Any]:
 def run(arguments: Any) -> None:
     """Measures the chosen variants, prints a line for each, and writes the results."""
     rows = []
-    for name in arguments.only or VARIANTS:
+    for name in arguments.only or (VARIANTS if arguments.full else [next(iter(VARIANTS))]):
+        progress(f"trains {name}")
         rows.append(measure(name, arguments.root, arguments.runs / name))
         print(f"{name}: validation {rows[-1]['validation_rsum']:.1f}, test {rows[-1]['rsum']:.1f}", flush=True)
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "packages": package_versions()}
     if arguments.output:
-        write_json(arguments.output, {**machine, "rows": rows})
+        write_json(arguments.output, {"machine": machine(), "packages": versions(), "rows": rows})
 
 
 if __name__ == "__main__":
     parser = Parser(__doc__)
     parser.add_argument("--root", type=local, default=Path("datasets/flickr8k"), metavar="DIR", help="Flickr8k")
     parser.add_argument("--runs", type=local, default=Path("runs/dual"), metavar="DIR", help="folder for the runs")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help="only these runs")
+    parser.add_argument(
+        "--only", nargs="+", choices=VARIANTS, metavar="NAME", help="only these runs; default: the first"
+    )
+    add_full_argument(parser, "all runs; takes many hours")
     parser.add_argument("--output", type=local, metavar="FILE.json", help="also write the results to this file")
     sys.exit(execute(parser, run))

@@ -22,7 +22,7 @@ from aia_jax.tasks.trained_annotator import TrainedAnnotator
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from benchmarks.comparison import run_command
-from benchmarks.timing import machine, versions
+from benchmarks.timing import machine, progress, versions
 
 Call = Callable[[np.ndarray], Any]
 
@@ -57,6 +57,7 @@ def measure(arguments: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'model.json'}: {error}; --exported needs a folder that aia export wrote") from None
     for batch_size in arguments.batch_size or [1, 16]:
+        progress(f"batches of {batch_size}")
         annotator = load_trained_annotator(arguments.workdir, batch_size=batch_size, dtype=facts["model"]["dtype"])
         explain = len(facts["outputs"]) > 1
         size = annotator.image_size

@@ -15,7 +15,7 @@ from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.utils.files import write_json
 from benchmarks.comparison import run_command
 from benchmarks.thresholds import random_scores
-from benchmarks.timing import machine, time_windows, versions
+from benchmarks.timing import machine, progress, time_windows, versions
 
 _TOLERANCE = 1e-4  # this project ranks the last of equal scores first and adds an epsilon to every count
 _THRESHOLD = 0.5
@@ -42,8 +42,10 @@ def compare(num_images: int, num_labels: int, *, windows: int = 5, seconds: floa
     """
     started_on = machine()
     scores, targets = random_scores(num_images, num_labels)
+    progress("aia_jax")
     ours = annotation_metrics(scores, targets, _THRESHOLD)
     rows = [{"name": "aia_jax", **_measure(annotation_metrics, scores, targets, windows, seconds)}]
+    progress("the loop around scikit-learn")
     try:
         theirs = metrics_with_sklearn(scores, targets)
     except ImportError as error:

@@ -1,6 +1,6 @@
 """Trains the head "text" on 70 % of the labels of Corel-5k, and scores the other 30 % as labels added by their names.
 
-    python -m benchmarks.new_labels --root datasets --output benchmarks/results/new-labels-corel5k-cpu.json
+    python -m benchmarks.new_labels --full --root datasets --output benchmarks/results/new-labels-corel5k-cpu.json
 
 Each seed is another random choice of the labels. Prints the mAP on the test split of the trained labels and of the new
 labels: by the trained bilinear form alone, by ConSE alone, and by both. The last epoch is used, so that no test photo
@@ -10,8 +10,6 @@ has an influence. An interrupted benchmark continues with the same `--runs`.
 import argparse
 import dataclasses
 import itertools
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -31,13 +29,15 @@ from aia_jax.models.text_head import pool
 from aia_jax.tasks.added_labels import AddedLabels
 from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
 from aia_jax.training.model_arrays import abstract_weights, merge_model, replace_arrays, select_weights
-from aia_jax.training.runs import package_versions, run_arrays
+from aia_jax.training.runs import run_arrays
 from aia_jax.training.sharding import data_mesh
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.files import read_json, write_json
 from aia_jax.weights.initialization import initializer
-from benchmarks.comparison import run_command
+from benchmarks.comparison import add_seed_arguments, chosen_seeds, run_command
+from benchmarks.timing import machine, progress, versions
 
+_SEEDS = (0, 1, 2)
 _TRAINED = 0.7  # fraction of the labels
 _SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)  # bounds of the ranges in which the correct labels are counted
 
@@ -133,7 +133,7 @@ def _make_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--root", default="datasets", help="folder that holds Corel-5k/")
     parser.add_argument("--runs", type=Path, default=Path("runs/new-labels"), help="folder for the runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add_seed_arguments(parser, _SEEDS)
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     return parser
 
@@ -141,17 +141,16 @@ def _make_parser() -> Parser:
 def _run(arguments: argparse.Namespace) -> None:
     """Completes the runs, prints a line for each and, with `--output`, writes the numbers as JSON."""
     runs = []
-    for seed in arguments.seeds:
+    for seed in chosen_seeds(arguments, _SEEDS):
+        progress(f"trains with seed {seed}")
         run = run_once(seed, arguments.root, arguments.runs / f"text-{seed}")
         new = ", ".join(f"{name} {value:.1f}" for name, value in run["new_map"].items())
         print(f"labels {seed}: mAP {run['trained']['map']:.1f} of trained labels; of new labels: {new}", flush=True)
         runs.append(run)
     if arguments.output:
-        machine = {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
-        versions = {**package_versions(), "python": platform.python_version()}
         mean = {name: statistics.mean(run["new_map"][name] for run in runs) for name in runs[0]["new_map"]}
         mean["trained"] = statistics.mean(run["trained"]["map"] for run in runs)
-        write_json(arguments.output, {"machine": machine, "packages": versions, "mean_map": mean, "runs": runs})
+        write_json(arguments.output, {"machine": machine(), "packages": versions(), "mean_map": mean, "runs": runs})
 
 
 if __name__ == "__main__":

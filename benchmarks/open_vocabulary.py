@@ -20,8 +20,8 @@ from aia_jax.cli.exit_codes import execute
 from aia_jax.cli.flags import Parser, local, word
 from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.metrics.annotation import annotation_metrics, average_precision
-from aia_jax.training.runs import package_versions
 from aia_jax.utils.files import write_json
+from benchmarks.timing import machine, progress, versions
 
 _BATCH = 200
 _LISTED = 12
@@ -35,7 +35,11 @@ def measure(root: Path, model: str) -> dict[str, Any]:
         file.write_text("\n".join(annotations.labels))
         annotator = aia_jax.load(model, labels=file)
     paths = annotations.image_paths
-    scores = np.concatenate([annotator(paths[row : row + _BATCH]).scores for row in range(0, len(paths), _BATCH)])
+    found = []
+    for row in range(0, len(paths), _BATCH):
+        progress(f"{row} of {len(paths)} photos")
+        found.append(annotator(paths[row : row + _BATCH]).scores)
+    scores = np.concatenate(found)
     logits = np.log(scores) - np.log1p(-scores)
     standardised = (logits - logits.mean(axis=0)) / logits.std(axis=0)
     ranked = np.argsort(-average_precision(scores, annotations.targets), kind="stable")
@@ -48,7 +52,8 @@ def measure(root: Path, model: str) -> dict[str, Any]:
         "five_labels_standardised": _five(standardised, annotations.targets),
         "best_labels": [annotations.labels[label] for label in used[:_LISTED]],
         "worst_labels": [annotations.labels[label] for label in used[-_LISTED:]],
-        "packages": package_versions(),
+        "machine": machine(),
+        "packages": versions(),
     }
 
 

@@ -1,6 +1,6 @@
 """Simulates `aia review`: how fast the annotation of Corel-5k improves with the answers of a person.
 
-    python -m benchmarks.review --root datasets --output benchmarks/results/review-corel5k-lite2-cpu.json
+    python -m benchmarks.review --full --root datasets --output benchmarks/results/review-corel5k-lite2-cpu.json
 
 300 training photos have all their labels. The truth answers questions about the other 4,200: a click is an answer about
 a label of a photo. After each number of clicks, the head is trained again, and evaluated on the test split. A seed is
@@ -16,8 +16,6 @@ benchmark prints on them what each limit of the MCC gives (`refit_mcc`), without
 """
 
 import argparse
-import os
-import platform
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,13 +35,14 @@ from aia_jax.metrics.thresholds import refit_mcc
 from aia_jax.report.figures import QUIET, Page
 from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
 from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
-from aia_jax.training.runs import package_versions
 from aia_jax.training.sharding import data_mesh
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, write_json
 from aia_jax.weights.packages import package_parts
-from benchmarks.comparison import run_command
+from benchmarks.comparison import add_seed_arguments, chosen_seeds, run_command
+from benchmarks.timing import machine, progress, versions
 
+_SEEDS = (0, 1, 2, 3, 4)
 _IMPORTED = 300  # photos
 _QUESTIONS = 5  # labels asked about one photo at a time
 _CLICKS = (0, 250, 500, 1000, 2000, 4000, 8000)
@@ -226,7 +225,7 @@ def draw(path: Path, summary: list[dict[str, Any]]) -> None:
 def _make_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--root", default="datasets", help="folder that holds Corel-5k/")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    add_seed_arguments(parser, _SEEDS)
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     parser.add_argument("--limits", action="store_true", help="compare limits of the MCC instead; needs no --output")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw F1 by clicks here")
@@ -236,18 +235,18 @@ def _make_parser() -> Parser:
 def _run(arguments: argparse.Namespace) -> None:
     """Simulates all reviews that `--output` lacks, prints a table, and writes the numbers."""
     config = corel5k_lite.get_config("gap")
-    config.data.root = arguments.root
+    config.data.root, seeds = arguments.root, chosen_seeds(arguments, _SEEDS)
     if arguments.limits:
-        return print_limits(config, read_photos(config)[0], arguments.seeds)
+        return print_limits(config, read_photos(config)[0], list(seeds))
     if not arguments.output:
         raise InputError("name the file for the numbers with --output, or give --limits")
     done = read_json(arguments.output, "results of this benchmark")["runs"] if arguments.output.exists() else []
-    machine = {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
-    facts = {"machine": machine, "packages": {**package_versions(), "python": platform.python_version()}}
+    facts = {"machine": machine(), "packages": versions()}
     enable_compilation_cache()
     train, test = read_photos(config)
-    for seed in arguments.seeds:
+    for seed in seeds:
         for way in _WAYS:
+            progress(f"seed {seed}: {way}")
             if not any((row["seed"], row["way"]) == (seed, way) for row in done):
                 done += run_once(config, train, test, seed, way)
                 write_json(arguments.output, {**facts, "summary": summarize_complete(done), "runs": done})

@@ -1,6 +1,6 @@
 """Trains and evaluates image search with and without its modalities and attentions, with several seeds.
 
-    python -m benchmarks.search --config configs/demo_search.py --output search-scenes-cpu.json
+    python -m benchmarks.search --full --config configs/demo_search.py --output search-scenes-cpu.json
 
 `--config.field=value` overrides a field. The config's annotator must be trained. An interrupted benchmark continues
 with the same `--runs`.
@@ -8,8 +8,6 @@ with the same `--runs`.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -22,10 +20,11 @@ from aia_jax.cli.flags import Parser
 from aia_jax.cli.train import train
 from aia_jax.report.table import SEARCH_COLUMNS, Row, metric_table
 from aia_jax.tasks.search import describe_model
-from aia_jax.training.runs import package_versions
 from aia_jax.utils.files import write_json
-from benchmarks.comparison import check_writable
+from benchmarks.comparison import add_seed_arguments, check_writable, chosen_seeds
+from benchmarks.timing import machine, progress, versions
 
+_SEEDS = (1, 2, 3)
 VARIANTS: dict[str, dict[str, Any]] = {
     "amc": {},
     "visual": {"model.modalities": "visual"},
@@ -76,8 +75,9 @@ def measure(arguments: argparse.Namespace, config: ConfigDict) -> None:
     """Completes the runs, prints a table and writes the numbers as JSON."""
     check_writable(arguments.output)
     rows = []
-    for variant in arguments.variants:
-        for seed in arguments.seeds:
+    for variant in arguments.variants or (VARIANTS if arguments.full else ["amc"]):
+        for seed in chosen_seeds(arguments, _SEEDS):
+            progress(f"trains {variant} with seed {seed}")
             rows += run_once(config, variant, seed, arguments.runs / config.data.name / f"{variant}-{seed}")
     summary = sorted(summarize(rows), key=lambda group: group["queries"])
     lines = [
@@ -87,16 +87,14 @@ def measure(arguments: argparse.Namespace, config: ConfigDict) -> None:
     ]
     print(metric_table(lines, f"{config.data.name}, test split", columns=SEARCH_COLUMNS))
     if arguments.output:
-        machine = {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
-        versions = {**package_versions(), "python": platform.python_version()}
         measured = [
             {"name": line.name, "published": "", "model": config.data.name, **line.metrics}
             for line in lines
             if ", mean of " in line.name
         ]
         document = {
-            "machine": machine,
-            "packages": versions,
+            "machine": machine(),
+            "packages": versions(),
             "config": json.loads(config.to_json()),
             "model": describe_model(config.model),
             "summary": summary,
@@ -111,8 +109,8 @@ def main() -> int:
     parser = Parser(__doc__)
     parser.add_argument("--config", required=True, help="a config of image search")
     parser.add_argument("--runs", type=Path, default=Path("runs/search"), help="folder for the runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    add_seed_arguments(parser, _SEEDS, " and all variants")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: amc")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     return execute(parser, lambda arguments: measure(arguments, arguments.config))
 

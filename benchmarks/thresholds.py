@@ -4,9 +4,6 @@ python -m benchmarks.thresholds --output benchmarks/results/mcc-thresholds-cpu.j
 """
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import statistics
 import time
 import warnings
@@ -20,8 +17,8 @@ from aia_jax.cli.flags import Parser, positive
 from aia_jax.metrics.thresholds import CANDIDATES, fit_mcc, fit_mcc_exact
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
-from aia_jax.version import __version__
 from benchmarks.comparison import run_command
+from benchmarks.timing import machine, progress, versions
 
 _WINDOWS = 7
 _LABELS_PER_IMAGE = 5
@@ -59,15 +56,16 @@ def benchmark(num_images: int, num_labels: int) -> dict[str, Any]:
         RuntimeError: `fit_mcc` and the loop around scikit-learn chose different thresholds.
     """
     scores, targets = random_scores(num_images, num_labels)
+    progress("aia_jax")
     grid, ours = _measure(fit_mcc, scores, targets, _WINDOWS)
     _, exact = _measure(fit_mcc_exact, scores, targets, _WINDOWS)
+    progress("the loop around scikit-learn, once")
     expected, loop = _measure(fit_with_sklearn, scores, targets, 1)
     if not np.array_equal(grid, expected):
         raise RuntimeError(f"thresholds of {np.count_nonzero(grid != expected)} labels differ from scikit-learn's")
-    packages = {name: importlib.metadata.version(name) for name in ("numpy", "scikit-learn")}
     return {
-        "machine": {"platform": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
-        "packages": {"aia_jax": __version__, **packages, "python": platform.python_version()},
+        "machine": machine(),
+        "packages": versions(),
         "num_images": num_images,
         "num_labels": num_labels,
         "num_candidates": len(CANDIDATES),
