@@ -6,10 +6,14 @@ were not measured here.
 """
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
 import threading
+from typing import Any
+
+from tqdm import tqdm
 
 from aia_jax.cli.flags import Parser
 from aia_jax.data.cache import cache_root
@@ -29,6 +33,9 @@ PRESETS: dict[str, dict[str, str]] = {
 }
 # Switches of JAX that are set for other programs in the environment, such as JAX_ENABLE_X64. Types depend on them.
 _SWITCHES = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"}
+
+_COMPILATION = "/jax/core/compile/backend_compile_duration"  # JAX's name of the event
+_SLOW = 5  # seconds
 
 
 def add_device_arguments(parser: Parser) -> None:
@@ -68,6 +75,29 @@ def check_devices() -> None:
             print(f"{switch.upper()} is ignored: aia_jax needs {needed!r}", file=sys.stderr)
             jax.config.update(switch, needed)
     available_devices()
+    _announce_slow_compilations()
+
+
+@functools.cache
+def _announce_slow_compilations() -> None:
+    """From now on, prints a message when a program has been compiling for 5 seconds."""
+    import jax.monitoring
+
+    timers: dict[int, threading.Timer] = {}
+
+    def start(event: str, _: float, fun_name: str = "", **__: Any) -> None:
+        if event == _COMPILATION:
+            message = f"compiling the program {fun_name} takes more than {_SLOW} s"
+            timer = timers[threading.get_ident()] = threading.Timer(_SLOW, tqdm.write, [message, sys.stderr])
+            timer.daemon = True
+            timer.start()
+
+    def stop(event: str, _: float, **__: Any) -> None:
+        if event == _COMPILATION and (timer := timers.pop(threading.get_ident(), None)):
+            timer.cancel()
+
+    jax.monitoring.register_scalar_listener(start)
+    jax.monitoring.register_event_duration_secs_listener(stop)
 
 
 def enable_compilation_cache() -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aia_jax.report.figures import FALSE_ALARM, HIT, QUIET, Page, draw_scale, overlay, upsample
+from aia_jax.report.figures import QUIET, Page, draw_scale, overlay, upsample
+from aia_jax.report.page_parts import FALSE_ALARM, HIT
 
 _MARGIN, _GAP, _HEADER = 0.3, 0.16, 0.78
 _CAPTION = 0.36

@@ -5,7 +5,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -16,6 +15,7 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from matplotlib.text import Text
 from PIL import Image
 
+from aia_jax.report.page_parts import HIT, Mark
 from aia_jax.utils.files import atomic_path
 from aia_jax.utils.messages import printable
 
@@ -24,19 +24,6 @@ INK, QUIET = "#1a1a1a", "#6b6b6b"
 _FAMILY = "DejaVu Sans"
 _FRAME = {"color": "#9a9a9a", "linewidth": 0.6}
 _RENDERER = RendererAgg(1, 1, DPI)  # measures text
-
-
-class Mark(NamedTuple):
-    """A sign and a colour for a correct, missed or wrong prediction. Colour-blind people can distinguish the marks."""
-
-    sign: str
-    color: str
-    meaning: str
-
-
-HIT = Mark("✓", "#0068a8", "hit")
-MISS = Mark("○", "#8c5a00", "missed")
-FALSE_ALARM = Mark("✗", "#c8400a", "false alarm")
 
 
 class Page:

@@ -6,14 +6,25 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
+
+
+class Mark(NamedTuple):
+    """A sign and a colour for a correct, missed or wrong prediction. Colour-blind people can distinguish the marks."""
+
+    sign: str
+    color: str
+    meaning: str
+
+
+HIT = Mark("✓", "#0068a8", "hit")
+MISS = Mark("○", "#8c5a00", "missed")
+FALSE_ALARM = Mark("✗", "#c8400a", "false alarm")
 
 
 def base_style() -> str:
     """Returns the CSS for colours and text, which all pages share."""
-    from aia_jax.report.figures import FALSE_ALARM, HIT, MISS  # imports matplotlib
-
     marks = f":root {{ --hit: {HIT.color}; --miss: {MISS.color}; --false: {FALSE_ALARM.color}; }}\n"
     return marks + read_part("page.css")
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aia_jax.report.figures import FALSE_ALARM, HIT, MISS, QUIET, Page, measure, shorten
+from aia_jax.report.figures import QUIET, Page, measure, shorten
+from aia_jax.report.page_parts import FALSE_ALARM, HIT, MISS
 
 _MARGIN, _GAP, _HEADER = 0.3, 0.18, 0.78
 _LINE = 0.165

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aia_jax.report.figures import FALSE_ALARM, HIT, Page, shorten
+from aia_jax.report.figures import Page, shorten
+from aia_jax.report.page_parts import FALSE_ALARM, HIT
 
 _MARGIN, _GAP, _HEADER = 0.3, 0.12, 0.78
 _PHOTO, _LINE = 1.15, 0.175

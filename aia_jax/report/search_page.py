@@ -13,8 +13,8 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from aia_jax.report.figures import FALSE_ALARM, HIT, overlay, upsample
-from aia_jax.report.page_parts import base_style, folder_url, read_part, to_base64
+from aia_jax.report.figures import overlay, upsample
+from aia_jax.report.page_parts import FALSE_ALARM, HIT, base_style, folder_url, read_part, to_base64
 from aia_jax.utils.files import write_bytes
 
 _WIDTH, _HEIGHT = 320, 640  # maximal size of a thumbnail in pixels

@@ -54,8 +54,12 @@ class DualEncoderTask(BaseTask):
             raise InputError("config.accumulate_steps: the losses compare each pair with all pairs of the batch; use 1")
         self.channel_stats = backbone.channel_stats
         self.texts = TextEncoder(config.data.cache_dir)
-        self._maps = FrozenMaps(config, self.channel_stats) if model.freeze_backbone else None
         self._pooled: dict[tuple[str, str], np.ndarray] = {}
+
+    @functools.cached_property
+    def _maps(self) -> FrozenMaps | None:
+        """Only built when maps are needed, because building a backbone takes a second."""
+        return FrozenMaps(self.config, self.channel_stats) if self.config.model.freeze_backbone else None
 
     @functools.cached_property
     def _pieces(self) -> list[int]:

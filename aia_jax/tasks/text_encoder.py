@@ -25,7 +25,7 @@ from aia_jax.weights.minilm import minilm_files, read_minilm
 _LENGTHS = (8, 16, 24, 32, 64, 128, MAX_TOKENS)  # texts are padded to these, so that few programs are compiled
 _TOKENS = 1024  # of a batch; larger batches are not faster on CPUs
 _FEW = 8  # rows of the batches if there are at most so many texts of a length
-_CACHED_FROM = 1000  # number of texts from which the results are kept on disk
+_CACHED_FROM = 100  # number of texts from which the results are kept on disk
 _VERSION = 1  # version of the code below; increase it when a change of the code changes the results
 
 

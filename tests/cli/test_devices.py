@@ -2,11 +2,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
+import jax
 import pytest
+from jax import monitoring
 
-from aia_jax.cli.devices import PRESETS, apply_preset, join_hosts
+from aia_jax.cli import devices
+from aia_jax.cli.devices import PRESETS, apply_preset, check_devices, join_hosts
 from aia_jax.utils.errors import InputError
 
 
@@ -72,3 +76,26 @@ def test_without_flags_nothing_is_set(capsys):
     apply_preset(None)
     assert dict(os.environ) == before
     assert capsys.readouterr().out == ""
+
+
+def test_a_program_that_compiles_for_long_is_announced_while_it_compiles(monkeypatch, capsys):
+    check_devices()
+    monkeypatch.setattr(devices, "_SLOW", 0.05)
+    monitoring.record_scalar(devices._COMPILATION, time.time(), fun_name="step")
+    while not (printed := capsys.readouterr().err):
+        time.sleep(0.01)
+    assert printed == "compiling the program step takes more than 0.05 s\n"
+    monitoring.record_event_duration_secs(devices._COMPILATION, 0.1, fun_name="step")
+    monkeypatch.setattr(devices, "_SLOW", 30)
+    started = []
+    monitoring.register_event_duration_secs_listener(listener := lambda *_, **__: started.extend(_timers()))
+    jax.jit(lambda x: x * 3 + 1).lower(1.0).compile()
+    monitoring.unregister_event_duration_listener(listener)
+    assert started  # JAX still sends the events
+    for timer in started:
+        timer.join(20)
+    assert not _timers()
+
+
+def _timers() -> list[threading.Timer]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]

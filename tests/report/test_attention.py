@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from aia_jax.report.attention import draw_attention
-from aia_jax.report.figures import FALSE_ALARM, HIT, overlay, upsample
+from aia_jax.report.figures import overlay, upsample
+from aia_jax.report.page_parts import FALSE_ALARM, HIT
 from tests.helpers.pictures import GREEN, ink
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)

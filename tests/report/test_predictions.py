@@ -5,7 +5,8 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import FontEntry, fontManager
 
 from aia_jax.report import figures, predictions
-from aia_jax.report.figures import FALSE_ALARM, HIT, MISS, plain, shorten
+from aia_jax.report.figures import plain, shorten
+from aia_jax.report.page_parts import FALSE_ALARM, HIT, MISS
 from aia_jax.report.predictions import draw_predictions
 from tests.helpers.pictures import GREEN, count_runs, ink, pixels
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from aia_jax.report.figures import FALSE_ALARM, HIT
+from aia_jax.report.page_parts import FALSE_ALARM, HIT
 from aia_jax.report.retrieval import draw_retrieval
 from tests.helpers.pictures import GREEN, count_runs, ink
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aia_jax.report.figures import HIT
+from aia_jax.report.page_parts import HIT
 from aia_jax.report.search import draw_roc
 from aia_jax.report.search_page import SearchHit, write_search_page
 from tests.helpers.pictures import GREEN, ink
