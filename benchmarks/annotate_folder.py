@@ -1,10 +1,12 @@
 """Measures time and memory of `aia annotate --html` on a folder of photos, and the time until its page shows them.
 
-    python -m benchmarks.annotate_folder --images photos --output FILE.json \
-        --config.data.root=datasets --config.model.dtype=float32
+    python -m benchmarks.annotate_folder --images photos --output FILE.json
+    python -m benchmarks.annotate_folder --images photos --megapixels 12
+    python -m benchmarks.annotate_folder --images photos --config configs/corel5k.py --config.data.root=datasets
 
-The annotator has the config's model with random weights. Every photo gets the five labels with the highest scores. Time
-and memory are those of the whole process, with imports and compilation. Run it from the repository.
+The annotator is the shipped model `open` or, with --config, the config's model with random weights. Every photo gets
+the five labels with the highest scores. Time and memory are those of the whole process, with imports and compilation.
+Not all photos are used without --full. Run it from the repository.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from PIL import Image
 
 from aia_jax.cli.annotate import PAGE
 from aia_jax.cli.exit_codes import execute
@@ -26,11 +29,13 @@ from aia_jax.data.photo_folder import photo_names
 from aia_jax.inference.annotation_output import ANNOTATIONS, PROBLEMS
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
+from aia_jax.utils.model_folders import OPEN
 from benchmarks.browser import NoBrowserError, browser
 from benchmarks.random_run import write_run
-from benchmarks.timing import machine, versions
+from benchmarks.timing import machine, progress, versions
 
 _TOP = 5  # labels, and so attention maps, per photo
+_FEW, _FEW_LARGE = 500, 60  # photos without --full
 _NUM_OPENINGS = 3  # of the page, to take a median
 _TIMEOUT = 120  # seconds
 _PHOTOS_ARE_SHOWN = """
@@ -41,8 +46,8 @@ return images.length > 0 && images.every((image) => image && image.complete && i
 """
 
 
-def annotate(workdir: Path, images: Path, output: Path) -> dict[str, Any]:
-    """Runs `aia annotate` in a new process.
+def annotate(workdir: Path | None, images: Path, output: Path) -> dict[str, Any]:
+    """Runs `aia annotate` in a new process, with the run in `workdir` or, without one, with the model `open`.
 
     Returns:
         `seconds`, `cpu_seconds` and `peak_bytes` of the process; the number of `photos` with labels and of
@@ -52,7 +57,7 @@ def annotate(workdir: Path, images: Path, output: Path) -> dict[str, Any]:
         InputError: the process failed; it has printed the reason.
     """
     command = [sys.executable, "-m", "aia_jax", "annotate", "--html", "--threshold=0", f"--top={_TOP}"]
-    command += [f"--workdir={workdir}", f"--images={images}", f"--output={output}"]
+    command += [f"--images={images}", f"--output={output}", *([f"--workdir={workdir}"] if workdir else [])]
     environment = {**os.environ, "AIA_JAX_CACHE": str(output.with_name("cache"))}  # an empty cache, as in a first run
     start = time.perf_counter()
     with subprocess.Popen(command, env=environment) as process:
@@ -88,12 +93,40 @@ def seconds_until_shown(page: Path) -> float:
         return time.perf_counter() - start
 
 
-def measure(config: ConfigDict, images: Path) -> dict[str, Any]:
-    """Measures a folder of photos; `seconds_until_shown` needs a browser and is left out without one."""
+def choose_photos(images: Path, folder: Path, count: int | None, megapixels: int | None) -> None:
+    """Puts `count` photos of `images` into `folder`, evenly spaced in the order of the names; None: all.
+
+    Args:
+        megapixels: enlarge each photo to so many megapixels, as a JPEG of quality 92. None: link to the files.
+    """
+    names = photo_names(images)
+    chosen = names[:: max(len(names) // (count or len(names)), 1)][:count]
+    folder.mkdir()
+    for number, name in enumerate(chosen):
+        path = (images / name).absolute()
+        copy = folder / f"{number}{path.suffix}"
+        if megapixels is None or not path.is_file():
+            copy.symlink_to(path)
+            continue
+        with Image.open(path) as image:
+            scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
+            size = [round(side * scale) for side in image.size]
+            image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(copy.with_suffix(".jpg"), quality=92)
+
+
+def measure(config: ConfigDict | None, images: Path, count: int | None, megapixels: int | None) -> dict[str, Any]:
+    """Measures `aia annotate --html`. `seconds_until_shown` needs a browser and is left out without one.
+
+    For `config`, see the module. For the other arguments, see `choose_photos`.
+    """
     with tempfile.TemporaryDirectory(prefix="annotate-") as folder:
-        workdir = write_run(Path(folder) / "run", config)
+        progress("chooses the photos")
+        choose_photos(images, photos := Path(folder) / "photos", count, megapixels)
+        workdir = write_run(Path(folder) / "run", config) if config else None
         before = machine()
-        found = annotate(workdir, images, Path(folder) / "annotated")
+        progress(f"annotates {len(list(photos.iterdir())):,} photos")
+        found = annotate(workdir, photos, Path(folder) / "annotated")
+        progress("opens the page")
         try:
             shown = [seconds_until_shown(Path(folder) / "annotated" / PAGE) for _ in range(_NUM_OPENINGS)]
             found["seconds_until_shown"] = {"median": statistics.median(shown), "min": min(shown), "max": max(shown)}
@@ -103,15 +136,17 @@ def measure(config: ConfigDict, images: Path) -> dict[str, Any]:
         "images_per_second": found["photos"] / found["seconds"],
         "images_per_cpu_second": found["photos"] / found["cpu_seconds"],
     }
-    facts = {"model": config.model.to_dict(), "image_size": config.data.image_size, "labels_per_photo": _TOP}
+    model = {"model": config.model.to_dict(), "image_size": config.data.image_size} if config else {"model": OPEN}
+    facts = {**model, "labels_per_photo": _TOP, "enlarged_to_megapixels": megapixels}
     return {"machine": before, "packages": versions(), **facts, **found, **rates}
 
 
 def table(document: dict[str, Any]) -> str:
     """Formats the numbers as text."""
     model, shown = document["model"], document.get("seconds_until_shown")
+    name = model if isinstance(model, str) else "{backbone} + {head}, {dtype}".format_map(model)
     lines = [
-        f"{model['backbone']} + {model['head']} at {document['image_size']} px, {model['dtype']}",
+        f"model {name}",
         f"photos                     {document['photos']:>10,}  and {document['unreadable']:,} unreadable",
         f"images per second          {document['images_per_second']:>10.1f}  in {document['seconds']:,.0f} s",
         f"images per CPU second      {document['images_per_cpu_second']:>10.1f}",
@@ -132,10 +167,12 @@ def _num_lines(path: Path) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     photo_names(arguments.images)  # raises before anything is computed
     config = arguments.config
-    if config.get("task") != "annotation":
+    if config and config.get("task") != "annotation":
         raise InputError(f"config.task={config.get('task')!r}: this benchmark needs an annotation config")
-    config.data.image_size = arguments.image_size
-    document = measure(config, arguments.images)
+    if config:
+        config.data.image_size = arguments.image_size
+    count = None if arguments.full else _FEW_LARGE if arguments.megapixels else _FEW
+    document = measure(config, arguments.images, count, arguments.megapixels)
     print(table(document))
     if arguments.output:
         write_json(arguments.output, document)
@@ -145,9 +182,9 @@ def main() -> int:
     """Runs the command and returns its exit code."""
     parser = Parser(__doc__)
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="photos, searched recursively")
-    parser.add_argument(
-        "--config", default="configs/corel5k.py", help="an annotation config; --config.field=value overrides"
-    )
+    parser.add_argument("--config", help="an annotation config; --config.field=value overrides; default: model open")
+    parser.add_argument("--megapixels", type=positive, metavar="M", help="enlarge the photos to M megapixels before")
+    parser.add_argument("--full", action="store_true", help=f"all photos, not {_FEW} ({_FEW_LARGE} if enlarged)")
     parser.add_argument("--image_size", type=positive, default=224, metavar="S", help="pixels, instead of the config's")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     return execute(parser, _run)

@@ -1,9 +1,9 @@
-"""Measures what the start of commands costs: CPU seconds of all their processes, medians of several calls.
+"""Measures cold and warm starts of commands: seconds of CPU and of wall time until a photo has its labels or its page.
 
-    python -m benchmarks.startup --workdir runs/demo --search_workdir runs/demo_search --output startup.json
+    python -m benchmarks.startup --output startup.json
 
-The runs are those of `configs/demo.py` and `configs/demo_search.py`. A call before the measured calls compiles the
-programs and fills the caches.
+A cold start has an empty cache: it compiles all programs and encodes the words of the vocabulary. A warm start uses the
+cache of the cold start. The models are the shipped ones.
 """
 
 import argparse
@@ -14,77 +14,93 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from aia_jax.cli.flags import Parser, positive
+from aia_jax.cli.flags import Parser
 from aia_jax.data import scenes
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
 from benchmarks.comparison import run_command
-from benchmarks.timing import machine, versions
+from benchmarks.timing import machine, progress, versions
+
+_TIMES = ("cpu_seconds", "seconds")
 
 
-def measure(workdir: Path, search_workdir: Path, calls: int) -> dict[str, dict[str, Any]]:
-    """Measures the commands.
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Writes a photo to `folder`, and returns the commands that use it, by name."""
+    photos, output = folder / "photos", folder / "annotated"
+    photos.mkdir()
+    Image.fromarray(scenes.draw(0, 0, 200).image).save(photos / "scene.png")
+    aia, images = [sys.executable, "-m", "aia_jax"], ["--images", str(photos)]
+    annotate = [*aia, "annotate", *images, "--output", str(output)]
+    return {
+        "import jax": [sys.executable, "-c", "import jax"],
+        "aia --help": [*aia, "--help"],
+        "first page: aia annotate --html": [*annotate, "--html"],
+        "first result: aia search": [*aia, "search", *images, "red star"],
+        "first label: aia annotate": annotate,
+        "first label: aia annotate --model corel5k": [*annotate, "--model", "corel5k"],
+    }
+
+
+def measure(names: list[str], calls: int) -> dict[str, dict[str, Any]]:
+    """Measures commands.
+
+    Args:
+        names: keys of `commands`.
+        calls: number of cold starts, and of warm starts after each.
 
     Returns:
-        For each command `median`, `min` and `max` in CPU seconds, and `calls`.
+        For each command, the medians `cpu_seconds` and `seconds` of `cold` and `warm` starts, and `calls`.
     """
-    aia = [sys.executable, "-m", "aia_jax"]
     found = {}
-    with tempfile.TemporaryDirectory(prefix="startup-") as folder:
-        photos, output = Path(folder, "photos"), Path(folder, "annotated")
-        photos.mkdir()
-        Image.fromarray(scenes.draw(0, 0, 200).image).save(photos / "scene.png")
-        one = ["--images", str(photos), "--batch_size", "1"]
-        searched = [*one, "--annotator", str(workdir)]
-        commands = {
-            "import jax": [sys.executable, "-c", "import jax"],
-            "import aia_jax": [sys.executable, "-c", "import aia_jax"],
-            "aia --help": [*aia, "--help"],
-            "aia annotate --help": [*aia, "annotate", "--help"],
-            "train.py --help": [*aia, "train", "--help"],
-            "aia annotate, one photo": [*aia, "annotate", "--workdir", str(workdir), *one, "--output", str(output)],
-            "aia search, one photo": [*aia, "search", "--workdir", str(search_workdir), *searched, "red star"],
-        }
-        for name, command in commands.items():
-            seconds = []
-            for _ in range(calls + 1):
-                shutil.rmtree(output, ignore_errors=True)
-                seconds.append(_cpu_seconds(command))
-            rest = seconds[1:]
-            found[name] = {"median": statistics.median(rest), "min": min(rest), "max": max(rest), "calls": calls}
+    for name in names:
+        times: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": []}
+        for _ in range(calls):
+            with tempfile.TemporaryDirectory(prefix="startup-") as folder:
+                command = commands(Path(folder))[name]
+                for kind in ("cold", *["warm"] * calls):
+                    progress(f"{name}, {kind}")
+                    shutil.rmtree(Path(folder, "annotated"), ignore_errors=True)
+                    times[kind].append(_seconds(command, Path(folder, "cache")))
+        found[name] = {
+            kind: dict(zip(_TIMES, map(statistics.median, zip(*rows, strict=True)), strict=True))
+            for kind, rows in times.items()
+        } | {"calls": calls}
     return found
 
 
-def _cpu_seconds(command: list[str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+def _seconds(command: list[str], cache: Path) -> tuple[float, float]:
+    """Runs a command on the CPU, and returns its CPU seconds and its wall time."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "AIA_JAX_CACHE": str(cache)}
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    after, end = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     if done.returncode:
         raise InputError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, end - start
 
 
 def _run(arguments: argparse.Namespace) -> None:
     """Prints a table and, with `--output`, writes the numbers as JSON."""
-    measured = measure(arguments.workdir, arguments.search_workdir, arguments.calls)
-    lines = [f"{name:<24}{row['median']:>7.2f} s of CPU, median of {row['calls']}" for name, row in measured.items()]
-    document = {"machine": machine(), "versions": versions(), "cpu_seconds": measured}
-    print("\n".join(lines))
+    with tempfile.TemporaryDirectory(prefix="startup-") as folder:
+        names = list(commands(Path(folder)))
+    before = machine()
+    measured = measure(names if arguments.full else names[:4], 3 if arguments.full else 1)
+    print(f"{'seconds':<44}{'cold: CPU':>10}{'wall':>8}{'warm: CPU':>12}{'wall':>8}")
+    for name, row in measured.items():
+        cold, warm = ([row[kind][time] for time in _TIMES] for kind in ("cold", "warm"))
+        print(f"{name:<44}{cold[0]:>10.2f}{cold[1]:>8.2f}{warm[0]:>12.2f}{warm[1]:>8.2f}")
     if arguments.output:
-        write_json(arguments.output, document)
+        write_json(arguments.output, {"machine": before, "versions": versions(), "starts": measured})
 
 
 if __name__ == "__main__":
     parser = Parser(__doc__)
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of a run of configs/demo.py")
-    parser.add_argument(
-        "--search_workdir", required=True, type=Path, metavar="DIR", help="folder of a run of configs/demo_search.py"
-    )
-    parser.add_argument("--calls", type=positive, default=5, metavar="N", help="measured calls; default: 5")
+    parser.add_argument("--full", action="store_true", help="all commands, medians of several calls")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     run_command(parser, _run)

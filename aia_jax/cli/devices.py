@@ -80,15 +80,21 @@ def check_devices() -> None:
 
 @functools.cache
 def _announce_slow_compilations() -> None:
-    """From now on, prints a message when a program has been compiling for 5 seconds."""
+    """From now on, prints a message when a program has been compiling for 5 seconds, once for each name."""
     import jax.monitoring
 
     timers: dict[int, threading.Timer] = {}
+    announced = set()
+
+    def announce(message: str) -> None:
+        if message not in announced:
+            announced.add(message)
+            tqdm.write(message, sys.stderr)
 
     def start(event: str, _: float, fun_name: str = "", **__: Any) -> None:
         if event == _COMPILATION:
             message = f"compiling the program {fun_name} takes more than {_SLOW} s"
-            timer = timers[threading.get_ident()] = threading.Timer(_SLOW, tqdm.write, [message, sys.stderr])
+            timer = timers[threading.get_ident()] = threading.Timer(_SLOW, announce, [message])
             timer.daemon = True
             timer.start()
 
