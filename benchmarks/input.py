@@ -207,13 +207,20 @@ def _pixels(num_images: int, size: int) -> np.ndarray:
 
 def _main(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in timing_options(arguments).items() if name != "torch_compile"}
-    document = compare(arguments.config, num_images=arguments.images, step_rate=arguments.step_rate, **options)
+    document = compare(
+        arguments.config,
+        num_images=arguments.images or (1024 if arguments.full else 256),
+        step_rate=arguments.step_rate,
+        **options,
+    )
     return finish(document, table(document), arguments.output)
 
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    parser.add_argument("--images", type=positive, default=1024, metavar="N", help="images in the split")
+    parser.add_argument(
+        "--images", type=positive, metavar="N", help="images in the split; default: 256, or 1024 with --full"
+    )
     parser.add_argument(
         "--step_rate", type=at_least(0.001), default=1800.0, metavar="R", help="images per second that a step consumes"
     )
