@@ -51,14 +51,16 @@ def add_device_arguments(parser: Parser) -> None:
 
 
 def set_up_devices(arguments: argparse.Namespace) -> None:
-    """Sets the XLA flags and connects to the other hosts. Must be called before JAX uses a device.
+    """Sets the XLA flags, connects to the other hosts, and keeps compiled programs.
+
+    Must be called before JAX uses a device.
 
     Raises:
         InputError: the flags contradict each other, or `--distributed=auto` finds no known cluster.
     """
     apply_preset(arguments.xla_preset)
     join_hosts(arguments.distributed, arguments.num_processes, arguments.process_id)
-    check_devices()
+    enable_compilation_cache()
 
 
 def check_devices() -> None:
@@ -109,11 +111,15 @@ def _announce_slow_compilations() -> None:
 def enable_compilation_cache() -> None:
     """Checks the devices. Keeps compiled programs on disk if possible, so that a second call starts faster.
 
+    Their folder is $JAX_COMPILATION_CACHE_DIR or, if this is not set, `programs` in the cache of this package.
+
     Raises InputError if JAX cannot start a platform, or $AIA_JAX_CACHE is not a local path.
     """
     import jax
 
     check_devices()
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
     if os.environ.get("AIA_JAX_CACHE"):
         local_path(os.environ["AIA_JAX_CACHE"])
     try:

@@ -54,6 +54,7 @@ def test_a_platform_that_is_not_there_is_never_a_damaged_checkpoint(annotator, f
 
 def test_programs_are_not_kept_without_a_home_folder(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("AIA_JAX_CACHE", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME and without an entry of the user
     before = jax.config.jax_compilation_cache_dir
     enable_compilation_cache()
@@ -70,6 +71,9 @@ def test_programs_are_not_kept_without_a_home_folder(monkeypatch, capsys, tmp_pa
     monkeypatch.setenv("AIA_JAX_CACHE", "gs://bucket")
     with pytest.raises(InputError, match="not a path of this machine"):
         enable_compilation_cache()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))  # the user's own folder
+    enable_compilation_cache()
+    assert not capsys.readouterr().err
 
 
 def test_switches_of_jax_for_other_programs_do_not_change_the_types(capsys):
