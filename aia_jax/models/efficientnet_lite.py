@@ -148,7 +148,7 @@ def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | 
 def _depthwise_gradients(
     stride: int, nominal: int | None, residuals: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
-    """Computes the gradients of `shifted_depthwise_conv`, those of the kernel one image after the other.
+    """Computes the gradients of `shifted_depthwise_conv`, that of the kernel in a loop over the rows of `dy`.
 
     Autodiff would write k * k arrays of the size of `x` to memory.
     """
@@ -169,15 +169,17 @@ def _depthwise_gradients(
         shifted = spread_dy[:, row : row + x.shape[1], column : column + x.shape[2]]
         dx += shifted.astype(jnp.float32) * taps[row, column]
 
-    def add_image(total: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
-        padded, dy = (row[None].astype(jnp.float32) for row in rows)
-        products = [
-            (_shifted(padded, *place, height, width, stride) * dy).sum((0, 1, 2)) for place in np.ndindex(size, size)
-        ]
-        return total + jnp.stack(products), None
-
     padded = jnp.pad(x, ((0, 0), pad_height, pad_width, (0, 0)))
-    dkernel, _ = jax.lax.scan(add_image, jnp.zeros((size * size, x.shape[-1])), (padded, dy))
+
+    def add_row(row: Array, totals: list[Array]) -> list[Array]:
+        rows = jax.lax.dynamic_slice_in_dim(padded, row * stride, size, 1).astype(jnp.float32)
+        dy_row = jax.lax.dynamic_slice_in_dim(dy, row, 1, 1).astype(jnp.float32)
+        places = np.ndindex(size, size)
+        shifted = (_shifted(rows, *place, 1, width, stride) for place in places)
+        return [total + x * dy_row for total, x in zip(totals, shifted, strict=True)]
+
+    zeros = [jnp.zeros((x.shape[0], 1, width, x.shape[-1]))] * size**2
+    dkernel = jnp.stack([total.sum((0, 1, 2)) for total in jax.lax.fori_loop(0, height, add_row, zeros)])
     return dx.astype(x.dtype), dkernel.reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -88,17 +88,26 @@ def convolve(x: Array, kernel: Array, layout: str = "OHWI") -> Array:
 
 @jax.custom_vjp
 def matrix_product(x: Array, matrix: Array) -> Array:
-    """Multiplies `x` `[..., I]` by `matrix` `[I, O]`; its gradients are fast on CPUs.
-
-    The gradient of `matrix` is a product of a transposed array and another array. JAX transposes the gradient of the
-    result, and XLA fuses this with the computation of that gradient, in a slow order. Here, `x` is transposed.
-    """
+    """Multiplies `x` `[B, H, W, I]` by `matrix` `[I, O]`. Its gradient is fast on CPUs."""
     return x @ matrix
 
 
 def _matrix_product_gradients(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """Computes the gradient of the matrix in a loop over parts of the rows, because XLA stores the inputs of a loop.
+
+    Otherwise, XLA transposes `x` or `dy`, and for this computes it a second time, in a slow order, with all that it
+    depends on, such as the sums of all shortcuts of a stage.
+    """
     x, matrix = residuals
-    return dy @ matrix.T, jnp.einsum("...i,...o->io", x, dy)
+    height = x.shape[1]
+    parts = next((n for n in range(2, height + 1) if height % n == 0), 1)
+
+    def add_part(index: Array, total: Array) -> Array:
+        rows = [jax.lax.dynamic_slice_in_dim(array, index * (height // parts), height // parts, 1) for array in (x, dy)]
+        return total + jnp.einsum("bhwi,bhwo->io", *rows, preferred_element_type=total.dtype)
+
+    zeros = jnp.zeros(matrix.shape, jnp.promote_types(x.dtype, jnp.float32))
+    return dy @ matrix.T, jax.lax.fori_loop(0, parts, add_part, zeros).astype(matrix.dtype)
 
 
 matrix_product.defvjp(lambda x, matrix: (x @ matrix, (x, matrix)), _matrix_product_gradients)
