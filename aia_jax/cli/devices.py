@@ -19,6 +19,7 @@ from aia_jax.cli.flags import Parser
 from aia_jax.data.cache import cache_root
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import os_errors_as_input_errors
+from aia_jax.utils.memory import keep_freed_memory
 from aia_jax.utils.paths import local_path
 
 PRESETS: dict[str, dict[str, str]] = {
@@ -51,13 +52,14 @@ def add_device_arguments(parser: Parser) -> None:
 
 
 def set_up_devices(arguments: argparse.Namespace) -> None:
-    """Sets the XLA flags, connects to the other hosts, and keeps compiled programs.
+    """Sets up the allocator and the XLA flags, connects to the other hosts, and keeps compiled programs.
 
     Must be called before JAX uses a device.
 
     Raises:
         InputError: the flags contradict each other, or `--distributed=auto` finds no known cluster.
     """
+    keep_freed_memory()
     apply_preset(arguments.xla_preset)
     join_hosts(arguments.distributed, arguments.num_processes, arguments.process_id)
     enable_compilation_cache()

@@ -10,7 +10,6 @@ from typing import NoReturn
 from aia_jax.cli.exit_codes import end_process, execute, fail
 from aia_jax.cli.flags import Parser
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.memory import keep_freed_memory
 from aia_jax.utils.packages import check_versions
 from aia_jax.version import __version__
 
@@ -74,7 +73,6 @@ def run_command(name: str, argv: Sequence[str], prog: str) -> int:
         check_versions()
     except InputError as error:
         return fail(str(error))
-    keep_freed_memory()
     command = importlib.import_module(f"aia_jax.cli.{name.replace('-', '_')}")
     parser = Parser(command.__doc__, prog)
     command.add_arguments(parser)
