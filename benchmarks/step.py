@@ -24,6 +24,7 @@ from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.state import TrainState, initial_state
 from aia_jax.training.step import make_predict_step, make_train_step
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.memory import keep_freed_memory
 from benchmarks.kernel_times import Speeds, compare_with_model
 from benchmarks.timing import attempt, per_second, time_windows
 
@@ -97,6 +98,8 @@ def measure_ours(
         InputError: the config is not supported.
     """
     check_config(config)
+    if not inference:
+        keep_freed_memory()  # as in `aia train`
     device = jax.devices()[0]
     start = time.perf_counter()
     compiled = compile_step(config, [device], {}, inference=inference)
