@@ -5,7 +5,7 @@ import sys
 
 # Parameters of mallopt in glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
-_LARGEST = 2**31 - 1
+_LARGEST = 128 << 20  # kept, larger buffers would fragment the memory
 
 
 def keep_freed_memory() -> None:
@@ -19,5 +19,5 @@ def keep_freed_memory() -> None:
         return
     mallopt(_ARENA_MAX, 1)  # XLA allocates in its own threads, whose own heaps cannot hold large buffers
     mallopt(_MMAP_THRESHOLD, _LARGEST)
-    mallopt(_TRIM_THRESHOLD, _LARGEST)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_TOP_PAD, 64 << 20)
