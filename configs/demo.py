@@ -12,7 +12,7 @@ def get_config():
     """Returns the config of a three-stage TResNet with a small attention-pooling head, for scenes at 96 px."""
     config = annotation_config("scenes")
     config.seed = 1
-    config.epochs = 10
+    config.epochs = 14
     config.batch_size = 16
     config.ema_decay = 0.95
     config.data.update({"num_train": 2900, "num_test": 400, "seed": 7, "image_size": 96})
