@@ -36,7 +36,7 @@ _QUICK, _SEEDS = _RUNS[3:4], (1, 2, 3)
 
 def _config(head: str, fine_tune: bool) -> ConfigDict:
     config = importlib.import_module("aia_jax.configs.corel5k_lite").get_config(head)
-    if fine_tune:  # the published optimiser and averages; the last epoch, so that the test split selects nothing
+    if fine_tune:  # with the last epoch, so that the test split selects nothing
         config.init_backbone = config.model.backbone = "efficientnet_lite0"
         config.model.freeze_backbone = False
         config.data.image_size = 192

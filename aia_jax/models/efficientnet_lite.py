@@ -116,11 +116,9 @@ class SameConv(nnx.Module):
         x = x.astype(self.dtype)
         if self.depthwise:
             # XLA's grouped convolution is slow on CPUs, but not on other devices.
+            shifted = partial(shifted_depthwise_conv, stride=self.stride, nominal=self.nominal)
             grouped = partial(_same_conv, stride=self.stride, nominal=self.nominal, groups=x.shape[-1])
-            shifted = shifted_depthwise_conv
-            return jax.lax.platform_dependent(
-                x, kernel, cpu=lambda x, kernel: shifted(x, kernel, self.stride, self.nominal), default=grouped
-            )
+            return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
         if kernel.shape[:2] == (1, 1) and self.stride == 1:
             # On CPUs, XLA multiplies matrices faster than it computes 1x1 convolutions.
             return matrix_product(x, kernel[0, 0])
@@ -136,13 +134,9 @@ def shifted_depthwise_conv(x: Array, kernel: Array, stride: int, nominal: int | 
         kernel: `[k, k, 1, C]`.
         stride, nominal: see `SameConv`.
     """
-    height, width = ((side, zeros) for side, zeros in _sides(x, kernel, stride, nominal))
-    padded = jnp.pad(x, ((0, 0), height[1], width[1], (0, 0)))
-    taps = kernel[:, :, 0].astype(jnp.float32)
-    total = jnp.zeros((), jnp.float32)
-    for row, column in np.ndindex(taps.shape[:2]):
-        total += _shifted(padded, row, column, height[0], width[0], stride).astype(jnp.float32) * taps[row, column]
-    return total.astype(x.dtype)
+    (height, pad_height), (width, pad_width) = _sides(x, kernel, stride, nominal)
+    padded = jnp.pad(x, ((0, 0), pad_height, pad_width, (0, 0)))
+    return _weighted_sum(padded, kernel, height, width, stride)
 
 
 def _depthwise_gradients(
@@ -163,30 +157,33 @@ def _depthwise_gradients(
 
     edges = (0, 0, 0), spread(x.shape[1], height, pad_height[0]), spread(x.shape[2], width, pad_width[0]), (0, 0, 0)
     spread_dy = jax.lax.pad(dy, jnp.zeros((), dy.dtype), edges)
-    taps = kernel[::-1, ::-1, 0].astype(jnp.float32)
-    dx = jnp.zeros((), jnp.float32)
-    for row, column in np.ndindex(taps.shape[:2]):
-        shifted = spread_dy[:, row : row + x.shape[1], column : column + x.shape[2]]
-        dx += shifted.astype(jnp.float32) * taps[row, column]
-
+    dx = _weighted_sum(spread_dy, kernel[::-1, ::-1], *x.shape[1:3], 1)
     padded = jnp.pad(x, ((0, 0), pad_height, pad_width, (0, 0)))
 
     def add_row(row: Array, totals: list[Array]) -> list[Array]:
         rows = jax.lax.dynamic_slice_in_dim(padded, row * stride, size, 1).astype(jnp.float32)
         dy_row = jax.lax.dynamic_slice_in_dim(dy, row, 1, 1).astype(jnp.float32)
-        places = np.ndindex(size, size)
-        shifted = (_shifted(rows, *place, 1, width, stride) for place in places)
+        shifted = (_shifted(rows, *place, 1, width, stride) for place in np.ndindex(size, size))
         return [total + x * dy_row for total, x in zip(totals, shifted, strict=True)]
 
     zeros = [jnp.zeros((x.shape[0], 1, width, x.shape[-1]))] * size**2
     dkernel = jnp.stack([total.sum((0, 1, 2)) for total in jax.lax.fori_loop(0, height, add_row, zeros)])
-    return dx.astype(x.dtype), dkernel.reshape(kernel.shape).astype(kernel.dtype)
+    return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
 shifted_depthwise_conv.defvjp(
     lambda x, kernel, stride, nominal: (shifted_depthwise_conv(x, kernel, stride, nominal), (x, kernel)),
     _depthwise_gradients,
 )
+
+
+def _weighted_sum(padded: Array, kernel: Array, height: int, width: int, stride: int) -> Array:
+    """Sums, in float32, the inputs that each place in the kernel sees, times the kernel at that place."""
+    total = jnp.zeros((), jnp.float32)
+    for row, column in np.ndindex(kernel.shape[:2]):
+        shifted = _shifted(padded, row, column, height, width, stride).astype(jnp.float32)
+        total += shifted * kernel[row, column, 0].astype(jnp.float32)
+    return total.astype(padded.dtype)
 
 
 def _shifted(x: Array, row: int, column: int, height: int, width: int, stride: int) -> Array:

@@ -92,7 +92,7 @@ class Trainer:
 
     def new_state(self) -> TrainState:
         """Returns the state before the first step, with random weights, placed on the mesh."""
-        # On CPUs, XLA compiles the random numbers of each layer for long. Less optimisation gives the same numbers.
+        # On CPUs, XLA takes long to compile the random numbers of all layers. With level 1 they are the same.
         fast = {"xla_backend_optimization_level": 1} if self.mesh.devices.flat[0].platform == "cpu" else None
         return jax.jit(self._initial_state, out_shardings=self._state_sharding, compiler_options=fast)()
 

@@ -1,0 +1,30 @@
+"""The settings of the memory allocator."""
+
+import subprocess
+import sys
+
+import pytest
+
+COUNT = """
+import resource
+import numpy as np
+from aia_jax.utils.memory import keep_freed_memory
+
+def page_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(64 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = page_faults()
+keep_freed_memory()
+page_faults()
+print(before, page_faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
+def test_the_system_clears_the_pages_of_a_large_buffer_only_once():
+    before, after = map(int, subprocess.check_output([sys.executable, "-c", COUNT]).split())
+    assert before >= 10 * 32  # of at most 2 MiB each
+    assert after < 32
