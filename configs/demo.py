@@ -2,7 +2,7 @@
 
     aia train --config demo --workdir runs/demo
 
-Needs no files. Reaches F1 0.940 on 400 test scenes and finds all 22 labels.
+Needs no files. Reaches F1 0.956 on 400 test scenes and finds all 22 labels.
 """
 
 from aia_jax.configs.base import annotation_config
