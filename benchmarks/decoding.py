@@ -84,7 +84,8 @@ def _run(arguments: argparse.Namespace) -> None:
             rows.append(compare(model, sorted(photos.iterdir())))
             print(
                 "  ".join(
-                    f"{name} {f'{value:.3g}' if isinstance(value, float) else value}" for name, value in rows[-1].items()
+                    f"{name} {f'{value:.3g}' if isinstance(value, float) else value}"
+                    for name, value in rows[-1].items()
                 )
             )
     if arguments.output:
