@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> None:
             )
     if arguments.output:
         facts = {"machine": before, "packages": versions(), "enlarged_to_megapixels": arguments.megapixels}
-        write_json(arguments.output, {**facts, "rows": rows})
+        write_json(arguments.output, {**facts, "results": rows})
 
 
 if __name__ == "__main__":
