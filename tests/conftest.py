@@ -1,6 +1,7 @@
 """Gives all tests of a session eight virtual CPU devices, a cache of prepared data, and one of compiled programs."""
 
 import gc
+import importlib.util
 import os
 from collections.abc import Iterator
 from importlib import metadata
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 _COMPARING = ("reference", "needs_torch", "WRITERS")  # names in the modules that compare with PyTorch
+_HAS_TORCH = importlib.util.find_spec("torch") is not None
 SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 
 
@@ -49,21 +51,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the cache of prepared data for all tests."""
-    path = tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.getbasetemp()  # of this worker, below the folder that all workers share
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
+    path.mkdir(exist_ok=True)
     os.environ["AIA_JAX_CACHE"] = str(path)
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def whole_arrays() -> None:
+    """Lets Orbax save each array from one device. It would compile a slice of each array for each of eight devices."""
+    import jax
+    from orbax.checkpoint import type_handlers
+
+    handler = type_handlers.ArrayHandler(use_replica_parallel=False)
+    type_handlers.register_type_handler(jax.Array, handler, override=True)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compiles as a user's process does, for tests that compare with PyTorch or count bytes."""
+    """Compiles as a user's process does, for tests that compare with an installed PyTorch or count bytes."""
     import jax  # after `pytest_configure` has set the folder of compiled programs
 
     jax.devices()  # reads XLA's flags before a test changes them
     name = "jax_disable_most_optimizations"
     before = jax.config.values[name]
     is_command = request.path.parent.name in ("cli", "evaluation")
-    compares = any(hasattr(request.module, name) for name in _COMPARING)
+    compares = _HAS_TORCH and any(hasattr(request.module, name) for name in _COMPARING)
     if (compares and not is_command) or request.path.name == "test_traffic.py":
         jax.config.update(name, False)
     yield

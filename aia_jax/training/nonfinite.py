@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from aia_jax.training.metric_writer import read_records, to_lines
-from aia_jax.training.step import all_finite
 from aia_jax.utils.errors import NonFiniteLossError
 from aia_jax.utils.files import write_bytes
 
@@ -63,7 +63,9 @@ class NonFiniteSteps:
 
     def check_state(self, step: int, state: Any) -> None:
         """Checks a `TrainState` before it is saved. Raises NonFiniteLossError if a number is NaN or infinite."""
-        if not jax.jit(all_finite)(state):
+        shards = (shard for leaf in jax.tree.leaves(state) for shard in leaf.addressable_shards)
+        finite = all(np.isfinite(shard.data).all() for shard in shards if shard.replica_id == 0)
+        if not multihost_utils.process_allgather(np.array(finite)).all():  # each process has a part of the state
             raise NonFiniteLossError(
                 f"weights or averages are not finite at step {step}, although every loss was finite; "
                 f"{self._last_checkpoint()}. Train in another workdir with a lower config.optimizer.max_learning_rate"

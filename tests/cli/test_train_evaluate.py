@@ -21,6 +21,7 @@ from aia_jax.cli.train import _next_commands, train
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.tasks.registry import make_task
+from aia_jax.training.runs import run_arrays
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError
 from tests.helpers.toy_task import losses
@@ -98,17 +99,19 @@ def test_placement_in_device_memory_changes_nothing(tmp_path):
     """Both runs are equal to the bit with XLA's default fusion, which the tests of this process may not have."""
     program = f"""
 from pathlib import Path
-from aia_jax.cli.train import train
+from aia_jax.tasks.registry import make_task
+from aia_jax.training.trainer import Trainer
 from tests.cli.test_train_evaluate import small_demo
 for place in ("host", "device"):
-    train(small_demo(**{{"data.placement": place}}), Path({str(tmp_path)!r}, place))
+    config = small_demo(**{{"data.placement": place}})
+    Trainer(config, make_task(config), Path({str(tmp_path)!r}, place)).fit()
 """
     flags = os.environ["XLA_FLAGS"].replace("--xla_cpu_use_fusion_emitters=false", "")
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
     assert losses(tmp_path / "device") == losses(tmp_path / "host")
-    scores = [np.load(tmp_path / place / "evaluation" / "scores.npz")["scores"] for place in ("host", "device")]
-    np.testing.assert_array_equal(*scores)
+    (device, _), (host, _) = (run_arrays(tmp_path / place) for place in ("device", "host"))
+    jax.tree.map(np.testing.assert_array_equal, device, host)
 
 
 def test_other_options_train(tmp_path):
