@@ -106,7 +106,7 @@ for place in ("host", "device"):
     config = small_demo(**{{"data.placement": place}})
     Trainer(config, make_task(config), Path({str(tmp_path)!r}, place)).fit()
 """
-    flags = os.environ["XLA_FLAGS"].replace("--xla_cpu_use_fusion_emitters=false", "")
+    flags = "--xla_force_host_platform_device_count=2"
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
     assert losses(tmp_path / "device") == losses(tmp_path / "host")
