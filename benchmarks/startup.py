@@ -1,9 +1,10 @@
-"""Measures cold and warm starts of commands: seconds of CPU and of wall time until a photo has its labels or its page.
+"""Measures cold and warm starts of commands: CPU and wall time until the first label, page, or training step.
 
     python -m benchmarks.startup --output startup.json
 
 A cold start has an empty cache: it compiles all programs and encodes the words of the vocabulary. A warm start uses the
-cache of the cold start. The models are the shipped ones.
+cache of the cold start. The models are the shipped ones. The training runs end after their first step. Run it from the
+repository.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from benchmarks.comparison import run_command
 from benchmarks.timing import machine, progress, versions
 
 _TIMES = ("cpu_seconds", "seconds")
+_QUICK = 4  # number of commands without --full
+_LARGE = {"model.backbone": "tresnet_m", "data.image_size": 448, "batch_size": 4, "data.num_train": 16}
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -37,6 +41,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
     Image.fromarray(scenes.draw(0, 0, 200).image).save(photos / "scene.png")
     aia, images = [sys.executable, "-m", "aia_jax"], ["--images", str(photos)]
     annotate = [*aia, "annotate", *images, "--output", str(output)]
+    first_step = [sys.executable, "-c", "from benchmarks.startup import first_step; first_step()"]
+    train = [*first_step, "train", "--config", "demo", "--workdir", str(folder / "run")]
     return {
         "import jax": [sys.executable, "-c", "import jax"],
         "aia --help": [*aia, "--help"],
@@ -44,7 +50,31 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "first result: aia search": [*aia, "search", *images, "red star"],
         "first label: aia annotate": annotate,
         "first label: aia annotate --model corel5k": [*annotate, "--model", "corel5k"],
+        "first training step: demo": train,
+        "first training step: TResNet-M, 448 px": [*train, *(f"--config.{name}={_LARGE[name]}" for name in _LARGE)],
     }
+
+
+def first_step() -> None:
+    """Runs the command of `sys.argv`, `aia train`, and ends the process after the first training step."""
+    import jax
+
+    from aia_jax.cli.main import main
+    from aia_jax.training import trainer
+
+    make = trainer.make_train_step
+
+    def make_train_step(*arguments: Any, **options: Any) -> Callable[..., None]:
+        step = make(*arguments, **options)
+
+        def once(*inputs: Any) -> None:
+            jax.block_until_ready(step(*inputs))
+            os._exit(0)
+
+        return once
+
+    trainer.make_train_step = make_train_step
+    sys.exit(main(sys.argv[1:]))
 
 
 def measure(names: list[str], calls: int) -> dict[str, dict[str, Any]]:
@@ -65,7 +95,8 @@ def measure(names: list[str], calls: int) -> dict[str, dict[str, Any]]:
                 command = commands(Path(folder))[name]
                 for kind in ("cold", *["warm"] * calls):
                     progress(f"{name}, {kind}")
-                    shutil.rmtree(Path(folder, "annotated"), ignore_errors=True)
+                    for output in ("annotated", "run"):
+                        shutil.rmtree(Path(folder, output), ignore_errors=True)
                     times[kind].append(_seconds(command, Path(folder, "cache")))
         found[name] = {
             kind: dict(zip(_TIMES, map(statistics.median, zip(*rows, strict=True)), strict=True))
@@ -90,7 +121,7 @@ def _run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="startup-") as folder:
         names = list(commands(Path(folder)))
     before = machine()
-    measured = measure(names if arguments.full else names[:4], 3 if arguments.full else 1)
+    measured = measure(names if arguments.full else names[:_QUICK], 3 if arguments.full else 1)
     print(f"{'seconds':<44}{'cold: CPU':>10}{'wall':>8}{'warm: CPU':>12}{'wall':>8}")
     for name, row in measured.items():
         cold, warm = ([row[kind][time] for time in _TIMES] for kind in ("cold", "warm"))
