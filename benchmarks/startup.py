@@ -22,15 +22,15 @@ from typing import Any
 
 from PIL import Image
 
-from aia_jax.cli.flags import Parser
+from aia_jax.cli.flags import Parser, positive
 from aia_jax.data import scenes
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
-from benchmarks.comparison import run_command
+from benchmarks.comparison import add_full_argument, run_command
 from benchmarks.timing import machine, progress, versions
 
 _TIMES = ("cpu_seconds", "seconds")
-_QUICK = 4  # number of commands without --full
+_QUICK = 5  # number of commands without --full
 _LARGE = {"model.backbone": "tresnet_m", "data.image_size": 448, "batch_size": 4, "data.num_train": 16}
 
 
@@ -48,9 +48,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "aia --help": [*aia, "--help"],
         "first page: aia annotate --html": [*annotate, "--html"],
         "first result: aia search": [*aia, "search", *images, "red star"],
+        "first training step: demo": train,
         "first label: aia annotate": annotate,
         "first label: aia annotate --model corel5k": [*annotate, "--model", "corel5k"],
-        "first training step: demo": train,
         "first training step: TResNet-M, 448 px": [*train, *(f"--config.{name}={_LARGE[name]}" for name in _LARGE)],
     }
 
@@ -121,7 +121,7 @@ def _run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="startup-") as folder:
         names = list(commands(Path(folder)))
     before = machine()
-    measured = measure(names if arguments.full else names[:_QUICK], 3 if arguments.full else 1)
+    measured = measure(names if arguments.full else names[:_QUICK], arguments.calls)
     print(f"{'seconds':<44}{'cold: CPU':>10}{'wall':>8}{'warm: CPU':>12}{'wall':>8}")
     for name, row in measured.items():
         cold, warm = ([row[kind][time] for time in _TIMES] for kind in ("cold", "warm"))
@@ -132,6 +132,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = Parser(__doc__)
-    parser.add_argument("--full", action="store_true", help="all commands, medians of several calls")
+    add_full_argument(parser, f"all commands, not {_QUICK}")
+    parser.add_argument(
+        "--calls", type=positive, default=1, metavar="N", help="N cold starts, and N warm ones after each"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
     run_command(parser, _run)

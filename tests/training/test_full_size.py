@@ -13,8 +13,9 @@ from aia_jax.tasks.registry import make_task
 from aia_jax.training.model_arrays import split_model
 from aia_jax.training.optimizer import make_optimizer
 from aia_jax.training.sharding import data_mesh
-from aia_jax.training.state import initial_state
+from aia_jax.training.state import TrainState
 from aia_jax.training.step import make_predict_step, make_train_step
+from tests.helpers.untrained import random_weights
 
 
 @pytest.mark.slow
@@ -25,8 +26,7 @@ def test_tresnet_m_at_448_px_trains_and_predicts(corel5k_root):
     images = [decode_image(path.read_bytes(), config.data.image_size) for path in annotations.image_paths[:2]]
     batch = {"image": np.stack(images), "target": annotations.targets[:2]}
     task, mesh, optimizer = make_task(config), data_mesh(jax.devices()[:1]), make_optimizer(config.optimizer, 100)
-    fast = {"xla_backend_optimization_level": 0}
-    state = jax.jit(lambda: initial_state(task.build_model, optimizer, config.seed), compiler_options=fast)()
+    state = TrainState.create(random_weights(task), optimizer)
     graphdef, _ = split_model(nnx.eval_shape(lambda: task.build_model(nnx.Rngs(0))))
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == 40_106_628  # and 266,240 frozen
 
