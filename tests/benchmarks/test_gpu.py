@@ -25,6 +25,9 @@ PROGRAM = """ENTRY %main (p: bf16[8,4]) -> bf16[8,4] {
 }
 """
 # Two steps: an instruction, a kernel without the instruction's name, a library's kernel, and a derived line.
+# As an error, this warning of jaxlib 0.12 aborts the process.
+pytestmark = pytest.mark.filterwarnings("ignore:builtin type .* has no __module__")
+
 TRACE = """
 planes { name: "/host:CPU" lines { name: "python" events { metadata_id: 1 duration_ps: 9000000 } }
   event_metadata { key: 1 value { id: 1 name: "call" } } }
