@@ -92,8 +92,10 @@ class Trainer:
 
     def new_state(self) -> TrainState:
         """Returns the state before the first step, with random weights, placed on the mesh."""
-        # On CPUs, XLA takes long to compile the random numbers of all layers. With level 1 they are the same.
-        level_1 = self.mesh.devices.flat[0].platform == "cpu" and not jax.config.read("jax_disable_most_optimizations")
+        # On CPUs, XLA takes long to compile the random numbers of all layers. With level 1 they are the same. JAX's
+        # option for fewer optimisations sets level 0.
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        level_1 = on_cpu and not jax.config.read("jax_disable_most_optimizations")
         fast = {"xla_backend_optimization_level": 1} if level_1 else None
         return jax.jit(self._initial_state, out_shardings=self._state_sharding, compiler_options=fast)()
 

@@ -18,6 +18,9 @@ from benchmarks.timing import attempt
 from tests.benchmarks.test_side_by_side import ABSENT, ROOT
 from tests.helpers.xla_flags import xla_flags
 
+# As an error, this warning of jaxlib 0.12 aborts the process.
+pytestmark = pytest.mark.filterwarnings("ignore:builtin type .* has no __module__")
+
 PROGRAM = """ENTRY %main (p: bf16[8,4]) -> bf16[8,4] {
   %p = bf16[8,4]{1,0} parameter(0)
   %loop_fusion.1 = bf16[8,4]{1,0} fusion(%p), kind=kLoop, calls=%f, metadata={op_name="jit(step)/head/add"}
@@ -25,9 +28,6 @@ PROGRAM = """ENTRY %main (p: bf16[8,4]) -> bf16[8,4] {
 }
 """
 # Two steps: an instruction, a kernel without the instruction's name, a library's kernel, and a derived line.
-# As an error, this warning of jaxlib 0.12 aborts the process.
-pytestmark = pytest.mark.filterwarnings("ignore:builtin type .* has no __module__")
-
 TRACE = """
 planes { name: "/host:CPU" lines { name: "python" events { metadata_id: 1 duration_ps: 9000000 } }
   event_metadata { key: 1 value { id: 1 name: "call" } } }
