@@ -1,4 +1,4 @@
-"""System A on generated scenes: a tiny annotator in about four minutes on two CPU cores.
+"""System A on generated scenes: a tiny annotator in four to five minutes on two CPU cores.
 
     aia train --config demo --workdir runs/demo
 
