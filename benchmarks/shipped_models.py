@@ -3,11 +3,13 @@
     python -m benchmarks.shipped_models corel5k --root datasets --workdir runs/corel5k
     python -m benchmarks.shipped_models imagenet --workdir runs/imagenet
     python -m benchmarks.shipped_models open --root datasets --workdir runs/open
+    python -m benchmarks.shipped_models words
 
 `corel5k` is `corel5k_lite:gap` after the last epoch, so that no photo of the test split has an influence. Its
 thresholds are fitted on the training split. `imagenet` is the classifier in the weights package of EfficientNet-Lite2,
 and is not trained here. `open` is `dual_encoder:flickr8k` with smaller heads. Its epoch is chosen, and its scores are
-calibrated, on the validation split. Its classifier of words is fitted to the captions of the training split.
+calibrated, on the validation split. Its classifier of words is fitted to the captions of the training split. `words`
+writes the text encoder's embeddings of ImageNet's classes and of the everyday vocabulary.
 """
 
 import json
@@ -17,7 +19,9 @@ from pathlib import Path
 from aia_jax.cli.exit_codes import execute
 from aia_jax.cli.flags import Parser, local
 from aia_jax.cli.main import main
+from aia_jax.data import words
 from aia_jax.data.words.imagenet import imagenet_classes
+from aia_jax.inference.stored_texts import write_embeddings
 from aia_jax.utils.model_folders import SHIPPED
 
 # The flags of `aia package` for each model. Line breaks become spaces.
@@ -71,7 +75,9 @@ TEXTS = {
 
 
 def make(name: str, root: Path, workdir: Path) -> None:
-    """Makes the model `name`. Stops the process if a command fails."""
+    """Makes the model `name`, or the embeddings of "words". Stops the process if a command fails."""
+    if name == "words":
+        return write_embeddings(Path(words.__file__).parent / "embeddings.safetensors")
     texts = [f"--{flag}={' '.join(text.split())}" for flag, text in TEXTS[name].items()]
     package = ["package", "--name", name, "--output", str(SHIPPED / name), "--force", *texts]
     if name == "imagenet":
@@ -103,9 +109,9 @@ def run(command: list[str]) -> None:
 
 if __name__ == "__main__":
     parser = Parser(__doc__)
-    parser.add_argument("name", choices=sorted(TEXTS), help="the model to make")
+    parser.add_argument("name", choices=[*TEXTS, "words"], help="the model to make")
     parser.add_argument(
         "--root", type=local, default=Path("datasets"), metavar="DIR", help="folder of Corel-5k and flickr8k"
     )
-    parser.add_argument("--workdir", required=True, type=local, metavar="DIR", help="folder of the run")
+    parser.add_argument("--workdir", default=Path("runs/shipped"), type=local, metavar="DIR", help="folder of the run")
     sys.exit(execute(parser, lambda given: make(given.name, given.root, given.workdir)))

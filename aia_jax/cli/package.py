@@ -100,6 +100,7 @@ def _annotator(arguments: argparse.Namespace, source: str | Path) -> tuple[Confi
 def _dual_encoder(arguments: argparse.Namespace, source: Path) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
     """Like `_annotator`, for a dual encoder. Calibrates its scores of labels on the run's splits."""
     from aia_jax.inference.open_vocabulary import calibrate
+    from aia_jax.inference.stored_texts import everyday_vectors
     from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
     from aia_jax.tasks.dual_encoder import DualEncoderTask
     from aia_jax.training.runs import check_same_data
@@ -120,7 +121,10 @@ def _dual_encoder(arguments: argparse.Namespace, source: Path) -> tuple[ConfigDi
             ) from None
         more_arrays, more_facts = calibrate(encoder, train, validation)
         arrays, facts = arrays | more_arrays, facts | more_facts
-    kept = ("text_encoder", "pieces", "open_vocabulary")
+    if "open_vocabulary" in facts:
+        more_arrays, more_facts = everyday_vectors(encoder)
+        arrays, facts = arrays | more_arrays, facts | more_facts
+    kept = ("text_encoder", "pieces", "open_vocabulary", "everyday")
     return encoder.config, arrays, {"facts": {name: facts[name] for name in kept if name in facts}}
 
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from aia_jax.data.feature_cache import weights_digest
 from aia_jax.data.retrieval.photo_captions import CaptionedPhotos
-from aia_jax.data.words.imagenet import imagenet_classes
 from aia_jax.data.words.label_texts import LabelTexts, everyday_labels, read_label_texts
 from aia_jax.data.words.mentions import mentions
 from aia_jax.inference.caption_words import CaptionWords, fit_caption_words
+from aia_jax.inference.stored_texts import class_embeddings, label_embeddings
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
 from aia_jax.models.conse import class_agreement, class_probabilities, conse_scores, label_statistics
 from aia_jax.training import sharding
@@ -58,7 +58,6 @@ class OpenVocabulary:
         self.encoder, self._calibration = encoder, encoder.facts["open_vocabulary"]
         self.labels, self._texts = self.trained_labels, _ = labels
         self.image_size, self.batch_size, self.threshold = encoder.image_size, encoder.batch_size, _THRESHOLD
-        encoder.texts.tokenizer.check_words(self.labels, "label")
         words = CaptionWords.load(encoder.others, self._calibration["words"], encoder.config.model.embed_size)
         reference = encoder.others[REFERENCE]
         self._constants = jax.device_put((label_constants(encoder, labels, reference), words.of_labels(self.labels)))
@@ -145,11 +144,6 @@ def calibrate(
     return {REFERENCE: reference.astype(np.float16), **words.arrays()}, {"open_vocabulary": calibration}
 
 
-def class_embeddings(encoder: TrainedDualEncoder) -> np.ndarray:
-    """Returns the embeddings of the texts of ImageNet's classes, float32 `[1000, 384]`."""
-    return encoder.texts.encode([entry.text for entry in imagenet_classes()])["sentence"]
-
-
 def label_constants(encoder: TrainedDualEncoder, labels: LabelTexts, reference: np.ndarray) -> tuple[Any, ...]:
     """Computes the arguments of `features` for C labels.
 
@@ -157,9 +151,8 @@ def label_constants(encoder: TrainedDualEncoder, labels: LabelTexts, reference: 
         The agreement and ConSE's score of each label with each class, both `[1000, C]`; the vectors of the labels in
         the dual encoder, `[C, D]`; and the result of `label_statistics`, twice `[C]`.
     """
-    classes, texts = class_embeddings(encoder), encoder.texts.encode(labels.texts)["sentence"]
+    classes, (texts, vectors) = class_embeddings(encoder), label_embeddings(encoder, labels)
     each = np.eye(len(classes), dtype=np.float32)  # the scores of an image are sums over its classes
-    vectors = encoder.encode_texts([f"a {name}" for name in labels.names])
     statistics = label_statistics(_tempered(reference), classes, texts)
     return class_agreement(each, classes, texts), conse_scores(each, classes, texts), vectors, *statistics
 

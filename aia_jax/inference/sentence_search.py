@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aia_jax.inference.open_vocabulary import class_embeddings
 from aia_jax.inference.searcher import Part, SearchResult
+from aia_jax.inference.stored_texts import class_embeddings
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
 from aia_jax.models.conse import class_values
 from aia_jax.utils.errors import InputError

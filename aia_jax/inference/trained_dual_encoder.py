@@ -1,5 +1,6 @@
 """Runs a trained dual encoder: encodes photos and texts as vectors, and classifies photos by ImageNet's classes."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.models.backbones import fold_norms
 from aia_jax.models.dual_encoder import DualEncoder, build_dual_encoder
 from aia_jax.tasks.dual_encoder import DualEncoderTask
+from aia_jax.tasks.text_encoder import TextEncoder
 from aia_jax.training import sharding
 from aia_jax.training.model_arrays import (
     abstract_weights,
@@ -56,21 +58,15 @@ class TrainedDualEncoder:
         facts: the argument `facts`.
         others: the given arrays that are no arrays of the dual encoder, such as the reference of `OpenVocabulary`.
         has_classes: whether the model has an ImageNet classifier.
-        texts: the `TextEncoder`.
         digest: text that identifies the weights and settings.
 
     Raises:
-        InputError: a field of `config` has an unknown value, or another text encoder than in training is installed.
+        InputError: a field of `config` has an unknown value.
     """
 
     def __init__(self, config: ConfigDict, facts: dict[str, Any], arrays: dict[str, Any], batch_size: int):
         self.config, self.facts, self.image_size = config, facts, config.data.image_size
         self._task = DualEncoderTask(config)
-        self.texts = self._task.texts
-        if facts["text_encoder"] != self.texts.digest:
-            raise InputError(
-                "the installed text encoder has other weights than the one that the model was trained with"
-            )
         self._mesh = sharding.data_mesh()
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
         graphdef, shapes = abstract_weights(
@@ -98,7 +94,7 @@ class TrainedDualEncoder:
         )
         model = config.model
         settings = f"{model.backbone} {self.image_size} px {model.dtype} {model.native_padding}"
-        self.digest = f"{settings} {weights_digest(self._arrays)} {self.texts.digest}"
+        self.digest = f"{settings} {weights_digest(self._arrays)} {facts['text_encoder']}"
 
     @classmethod
     def load(cls, folder: Path, batch_size: int) -> "TrainedDualEncoder":
@@ -114,6 +110,16 @@ class TrainedDualEncoder:
         with config_errors_as_input_errors(folder):
             check_fields(config)
             return cls(config, facts, arrays, batch_size)
+
+    @functools.cached_property
+    def texts(self) -> TextEncoder:
+        """The text encoder. Raises InputError if it is not installed, or if it is another one than in training."""
+        texts = self._task.texts
+        if self.facts["text_encoder"] != texts.digest:
+            raise InputError(
+                "the installed text encoder has other weights than the one that the model was trained with"
+            )
+        return texts
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the arrays of the model, `{path: array}`, as they were given."""

@@ -39,7 +39,7 @@ class DualEncoderTask(BaseTask):
         config: see `configs/dual_encoder.py`.
 
     Raises:
-        InputError: values in `config` are unknown or do not fit each other, or a package for texts is missing.
+        InputError: values in `config` are unknown or do not fit each other.
     """
 
     def __init__(self, config: ConfigDict):
@@ -53,8 +53,12 @@ class DualEncoderTask(BaseTask):
         if config.accumulate_steps > 1:
             raise InputError("config.accumulate_steps: the losses compare each pair with all pairs of the batch; use 1")
         self.channel_stats = backbone.channel_stats
-        self.texts = TextEncoder(config.data.cache_dir)
         self._pooled: dict[tuple[str, str], np.ndarray] = {}
+
+    @functools.cached_property
+    def texts(self) -> TextEncoder:
+        """The text encoder. Raises InputError if a package for texts is missing."""
+        return TextEncoder(self.config.data.cache_dir)
 
     @functools.cached_property
     def _maps(self) -> FrozenMaps | None:
@@ -179,6 +183,7 @@ class DualEncoderTask(BaseTask):
         return ["pieces" if name == "words" else name for name in self.config.model.text_features]
 
     def _load_split(self, name: str) -> CaptionedPhotos:
+        _ = self.texts  # raises an error before the photos are read, if a package is missing
         return load_photo_captions(self.config.data, name, self.config.data.image_size, self.config.seed)
 
     @functools.cache  # noqa: B019, the task lives as long as the process

@@ -52,6 +52,7 @@ def test_a_run_of_an_earlier_version_may_be_trained_further(tmp_path):
     written = demo.get_config().to_dict()
     written["model"]["gate_kernels"] = False
     written["loss"]["own_field"] = 3
+    written |= {"batch_size": 16, "epochs": 14, "data": written["data"] | {"image_size": 96}}
     (tmp_path / "config.json").write_text(json.dumps(written))
     config = custom.get_config(str(tmp_path))
     assert (config.model.backbone, config.model.hidden_size, config.data.image_size) == ("tresnet_tiny", 128, 96)
