@@ -56,8 +56,8 @@ def test_files_that_are_no_reports_are_refused():
         read_step(config, one, RESULTS / "absent.json")
     with pytest.raises(InputError, match=r"m448-h200-train\.json has devices 1; needed is 8"):
         read_step(config, one, one)
-    with pytest.raises(InputError, match=r"train-m224-cpu\.json is not a report of benchmarks\.traffic$"):
-        read_step(config, RESULTS / "train-m224-cpu.json", one)
+    with pytest.raises(InputError, match=r"train-m160-cpu\.json is not a report of benchmarks\.traffic$"):
+        read_step(config, RESULTS / "train-m160-cpu.json", one)
     classifier = read_config(str(ROOT / "configs" / "improved_loss.py:corel5k"))
     with pytest.raises(InputError, match="only a TResNet with the attention head can be counted"):
         read_step(classifier, one, one)

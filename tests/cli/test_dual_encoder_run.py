@@ -16,7 +16,7 @@ from aia_jax.configs import demo, dual_encoder
 from aia_jax.data import scenes
 from aia_jax.data.words.label_texts import LabelTexts
 from aia_jax.evaluation.evaluate import evaluate
-from aia_jax.inference import open_vocabulary
+from aia_jax.inference import open_vocabulary, stored_texts
 from aia_jax.inference.annotator import PhotoAnnotator
 from aia_jax.inference.sentence_search import SentenceSearch
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
@@ -191,7 +191,8 @@ def model(workdir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "scenes"
     patch = pytest.MonkeyPatch()
     words = ("star", "circle", "ring", "night", "red")
-    patch.setattr(open_vocabulary, "everyday_labels", lambda: LabelTexts(words, words))
+    for module in (open_vocabulary, stored_texts):
+        patch.setattr(module, "everyday_labels", lambda: LabelTexts(words, words))
     assert main(["package", "--workdir", str(workdir), "--output", str(folder)]) == 0
     patch.undo()
     return folder
