@@ -62,13 +62,14 @@ def _model_lines(name: str, folder: Path) -> Iterator[str]:
     except InputError as error:
         yield f"{printable(name)}: {error}"
         return
-    names = [entry["package"] for entry in about["packages"]] + [_TEXT_PACKAGE] * ("text_encoder" in about["facts"])
-    needed = {name: _is_installed(name) for name in names}
-    packages = [f"{package} ({'' if there else 'not '}installed)" for package, there in needed.items()]
+    names = dict.fromkeys(entry["package"] for entry in about["packages"])
+    has_texts, has_words = "text_encoder" in about["facts"], "everyday" in about["facts"]
+    packages = [_with_state(name) for name in (*names, *[_TEXT_PACKAGE] * (has_texts and not has_words))]
     measured = about.get("measured") or {"rows": [{}]}
     facts = [format_count(len(labels), "label")] * bool(labels)
     facts += [_results(measured["rows"][-1], measured.get("split"))] if measured["rows"][-1] else []
     facts.append(" and ".join([_size(folder), *packages]))
+    facts += [f"for sentences and your words also {_with_state(_TEXT_PACKAGE)}"] * has_words
     yield f"{printable(name)}: {'; '.join(facts)}"
     yield f"  {printable(about.get('description', ''))}"
 
@@ -102,9 +103,10 @@ def _size(folder: Path) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
 
 
-def _is_installed(package: str) -> bool:
+def _with_state(package: str) -> str:
+    """Returns the name of a package, and whether it is installed."""
     try:
         importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return f"{package} (not installed)"
+    return f"{package} (installed)"

@@ -32,10 +32,12 @@ class SentenceSearch:
         batch_size: largest number of photos in a batch.
         digest: text that identifies the model.
         arrays: names of the arrays that `compute` returns.
+
+    Raises InputError if the text encoder is not installed.
     """
 
     def __init__(self, encoder: TrainedDualEncoder):
-        self._encoder = encoder
+        self._encoder, self._texts = encoder, encoder.texts
         self.image_size, self.batch_size = encoder.image_size, encoder.batch_size
         self.digest = f"{encoder.digest}, vectors and {_CLASSES} classes"
         self._classes = class_embeddings(encoder) if encoder.has_classes else None
@@ -43,7 +45,7 @@ class SentenceSearch:
 
     def check(self, query: str) -> str:
         """Returns a note about a query, or "". Raises InputError if the query has no known word."""
-        if self._encoder.texts.tokenizer.check_words([query], "query"):
+        if self._texts.tokenizer.check_words([query], "query"):
             return "the query is too long; only its start is used"
         return "a word with a minus is not excluded" if re.search(r"(?<!\S)-\w", query) else ""
 
@@ -80,7 +82,7 @@ class SentenceSearch:
 
     def _scores(self, query: str, parts: Sequence[Part]) -> np.ndarray:
         """Returns the scores of all N photos, float32 `[N]`."""
-        embedded = self._encoder.texts.encode([query])
+        embedded = self._texts.encode([query])
         vector = self._encoder.encode_texts([query], embedded)[0]
         values = np.zeros(0, np.float32)
         if self._classes is not None:
