@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from aia_jax.cli.flags import Parser
 from aia_jax.cli.train import train
 from aia_jax.evaluation.evaluate import evaluate
+from aia_jax.report.figures import QUIET, Page
 from aia_jax.report.table import COLUMNS, Row, metric_table
 from aia_jax.utils.files import write_json
 from benchmarks.comparison import add_seed_arguments, chosen_seeds, run_command
@@ -31,6 +32,7 @@ from benchmarks.timing import machine, progress, versions
 _MODEL = "efficientnet_lite2, frozen, at 288 px"
 _FINE_TUNED = "efficientnet_lite0, fine-tuned, at 192 px"
 _RUNS = (("gap", "bce"), ("gap", "focal"), ("gap", "asymmetric"), ("gap", "proposed"), ("attention", "proposed"))
+_COLORS = {"gap": "#0068a8", "attention": "#c8400a"}
 _QUICK, _SEEDS = _RUNS[3:4], (1, 2, 3)
 
 
@@ -60,9 +62,16 @@ def run_once(
     if not timing.exists():
         write_json(timing, time.perf_counter() - start)
     evaluate(config, workdir, workdir / "evaluation", thresholds="mcc")
-    seconds = json.loads(timing.read_text())
+    facts = {"head": head, "loss": loss, "seed": seed, "seconds": json.loads(timing.read_text())}
     rows = json.loads((workdir / "evaluation" / "metrics.json").read_text())["rows"]
-    return [{**row, "head": head, "loss": loss, "seed": seed, "seconds": seconds} for row in rows]
+    curve = _curve(workdir / "metrics.jsonl", f"{config.eval.split}_{'ema' if config.ema_decay else 'raw'}")
+    return [{**row, **facts, "curve": curve} for row in rows]
+
+
+def _curve(log: Path, kind: str) -> list[dict[str, float]]:
+    """Returns the metrics after each epoch."""
+    lines = map(json.loads, log.read_text().splitlines())
+    return [{name: line[name] for name in ("epoch", "f1", "n_plus", "map")} for line in lines if line["kind"] == kind]
 
 
 def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -87,6 +96,21 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def draw(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Draws F1 by epoch of every run with the proposed loss."""
+    page = Page(6.4, 4.4)
+    page.write_header("F1 on the test split of Corel-5k by epoch")
+    axes = page.plot(0.75, 1.0, 5.3, 2.7)
+    for place, (head, color) in enumerate(_COLORS.items()):
+        page.write(head, 0.75 + 1.35 * place, 0.8, color=color)
+        for row in rows:
+            if (row["head"], row["loss"]) == (head, "proposed"):
+                points = [(point["epoch"], point["f1"]) for point in row["curve"]]
+                axes.plot(*zip(*points, strict=True), color=color, linewidth=1.4)
+    page.write("epoch", 6.05, 4.1, color=QUIET, ha="right")
+    page.save(path)
+
+
 def _make_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--root", default="datasets", help="folder that holds Corel-5k/")
@@ -94,6 +118,7 @@ def _make_parser() -> Parser:
     add_seed_arguments(parser, _SEEDS, " and all losses")
     parser.add_argument("--fine_tune", action="store_true", help="train the whole network, with two heads")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the numbers here")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw F1 by epoch here")
     return parser
 
 
@@ -113,6 +138,8 @@ def _run(arguments: argparse.Namespace) -> None:
         for group in summary
     ]
     print(metric_table(lines, f"mean over seeds {', '.join(map(str, seeds))}"))
+    if arguments.plot:
+        draw(arguments.plot, rows)
     if arguments.output:
         model = _FINE_TUNED if arguments.fine_tune else _MODEL
         measured = [
