@@ -10,9 +10,11 @@ Run it from the repository. An interrupted benchmark continues with the same `--
 """
 
 import argparse
+import csv
 import importlib
 import itertools
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from ml_collections import ConfigDict
 
 from aia_jax.cli.flags import Parser
 from aia_jax.cli.train import train
+from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.report.figures import QUIET, Page
 from aia_jax.report.table import COLUMNS, Row, metric_table
@@ -34,6 +37,7 @@ _FINE_TUNED = "efficientnet_lite0, fine-tuned, at 192 px"
 _RUNS = (("gap", "bce"), ("gap", "focal"), ("gap", "asymmetric"), ("gap", "proposed"), ("attention", "proposed"))
 _COLORS = {"gap": "#0068a8", "attention": "#c8400a"}
 _QUICK, _SEEDS = _RUNS[3:4], (1, 2, 3)
+_PHOTOS = (1, 11, 31, 101, 301)  # training photos of a label: the least numbers of the groups of labels
 
 
 def _config(head: str, fine_tune: bool) -> ConfigDict:
@@ -65,13 +69,27 @@ def run_once(
     facts = {"head": head, "loss": loss, "seed": seed, "seconds": json.loads(timing.read_text())}
     rows = json.loads((workdir / "evaluation" / "metrics.json").read_text())["rows"]
     curve = _curve(workdir / "metrics.jsonl", f"{config.eval.split}_{'ema' if config.ema_decay else 'raw'}")
-    return [{**row, **facts, "curve": curve} for row in rows]
+    groups = {"curve": curve, "ap_by_photos": _ap_by_photos(config, workdir / "evaluation" / "per_label.csv")}
+    return [{**row, **facts, **groups} for row in rows]
 
 
 def _curve(log: Path, kind: str) -> list[dict[str, float]]:
     """Returns the metrics after each epoch."""
     lines = map(json.loads, log.read_text().splitlines())
     return [{name: line[name] for name in ("epoch", "f1", "n_plus", "map")} for line in lines if line["kind"] == kind]
+
+
+def _ap_by_photos(config: ConfigDict, table: Path) -> list[dict[str, float]]:
+    """Returns the mean AP of the labels in each group of `_PHOTOS`, for the weights in the table."""
+    annotations = read_annotations(config.data.root, config.data.name, "train")
+    photos = dict(zip(annotations.labels, annotations.targets.sum(axis=0).tolist(), strict=True))
+    with table.open(encoding="utf-8", newline="") as file:
+        precision = {row["label"]: float(row["ap"]) for row in csv.DictReader(file)}
+    groups = [
+        (least, [precision[label] for label, number in photos.items() if least <= number < most])
+        for least, most in itertools.pairwise((*_PHOTOS, math.inf))
+    ]
+    return [{"least": least, "labels": len(own), "ap": statistics.mean(own)} for least, own in groups]
 
 
 def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -138,6 +156,7 @@ def _run(arguments: argparse.Namespace) -> None:
         for group in summary
     ]
     print(metric_table(lines, f"mean over seeds {', '.join(map(str, seeds))}"))
+    print(_ap_table(rows))
     if arguments.plot:
         draw(arguments.plot, rows)
     if arguments.output:
@@ -147,6 +166,17 @@ def _run(arguments: argparse.Namespace) -> None:
         ]
         document = {"machine": machine(), "packages": versions(), "summary": summary, "runs": rows, "rows": measured}
         write_json(arguments.output, document)
+
+
+def _ap_table(rows: list[dict[str, Any]]) -> str:
+    """Formats the mean AP of each group of labels for each head and loss, over the seeds."""
+    lines = [f"\n{'AP of labels by training photos':<40}" + "".join(f"{f'>= {least}':>9}" for least in _PHOTOS)]
+    for head, loss in dict.fromkeys((row["head"], row["loss"]) for row in rows):
+        own = [row["ap_by_photos"] for row in rows if (row["head"], row["loss"]) == (head, loss)]
+        means = [statistics.mean(group["ap"] for group in column) for column in zip(*own, strict=True)]
+        lines.append(f"{f'{head}, {loss}':<40}" + "".join(f"{mean:>9.3f}" for mean in means))
+    counts = "".join(f"{group['labels']:>9}" for group in rows[0]["ap_by_photos"])
+    return "\n".join([*lines, f"{'labels':<40}{counts}"])
 
 
 def _same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
