@@ -1,11 +1,14 @@
 """Settings of the memory allocator for programs that allocate the same large buffers again in each step."""
 
+import contextlib
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 # Parameters of mallopt in glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
-_LARGEST = 128 << 20  # kept, larger buffers would fragment the memory
+_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of the container, in bytes or "max"
 
 
 def keep_freed_memory() -> None:
@@ -17,7 +20,16 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return
+    largest = min(_memory() // 32, 2**31 - 1)  # kept, larger buffers would fragment too much of the memory
     mallopt(_ARENA_MAX, 1)  # XLA allocates in its own threads, whose own heaps cannot hold large buffers
-    mallopt(_MMAP_THRESHOLD, _LARGEST)
+    mallopt(_MMAP_THRESHOLD, largest)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_TOP_PAD, 64 << 20)
+
+
+def _memory() -> int:
+    """Returns the memory of this machine or, if it is smaller, the limit of this container, in bytes."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        memory = min(memory, int(_LIMIT.read_text()))
+    return memory
