@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Parameters of mallopt in glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+_LEAST = 128 << 20  # bytes; the limit of kept buffers on a machine with little memory
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of the container, in bytes or "max"
 
 
@@ -20,7 +21,8 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return
-    largest = min(_memory() // 32, 2**31 - 1)  # kept, larger buffers would fragment too much of the memory
+    # Larger buffers are not kept, because they would fragment too much of the memory.
+    largest = min(max(_memory() // 32, _LEAST), 2**31 - 1)
     mallopt(_ARENA_MAX, 1)  # XLA allocates in its own threads, whose own heaps cannot hold large buffers
     mallopt(_MMAP_THRESHOLD, largest)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
