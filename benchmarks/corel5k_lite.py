@@ -56,15 +56,18 @@ def _config(head: str, fine_tune: bool) -> ConfigDict:
 def run_once(
     head: str, loss: str, seed: int, root: str, workdir: Path, fine_tune: bool = False
 ) -> list[dict[str, Any]]:
-    """Trains and evaluates one run; returns the rows of `metrics.json` with the seconds of training."""
+    """Trains and evaluates one run; returns the rows of `metrics.json` with more facts.
+
+    `seconds` of training is None if the training was interrupted.
+    """
     config = _config(head, fine_tune)
     config.loss.name, config.seed, config.data.root = loss, seed, root
     config.checkpoint.keep = 1
-    timing = workdir / "seconds.json"
+    timing, is_new = workdir / "seconds.json", not workdir.exists()
     start = time.perf_counter()
     train(config, workdir)
     if not timing.exists():
-        write_json(timing, time.perf_counter() - start)
+        write_json(timing, time.perf_counter() - start if is_new else None)
     evaluate(config, workdir, workdir / "evaluation", thresholds="mcc")
     facts = {"head": head, "loss": loss, "seed": seed, "seconds": json.loads(timing.read_text())}
     rows = json.loads((workdir / "evaluation" / "metrics.json").read_text())["rows"]
