@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.model_folders import find_model
 from aia_jax.utils.paths import local_path
+from aia_jax.utils.storage import is_url
 
 _LIKE_A_FLAG = re.compile(r"-[^-\d\s]\S*")  # argparse takes "-1" and texts with spaces for values
 
@@ -127,6 +128,11 @@ def local(text: str) -> Path:
         return local_path(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def local_or_url(text: str) -> Path | str:
+    """Parses the value of a flag that is a local path, or a URL of object storage, which stays a string."""
+    return text.rstrip("/") if is_url(text) else local(text)
 
 
 def word(text: str) -> str:

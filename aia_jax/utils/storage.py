@@ -1,0 +1,88 @@
+"""Opens object storage, whose URLs start with `gs://` or `s3://`, with fsspec. Needs the extra `cloud`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from aia_jax.utils.errors import InputError
+from aia_jax.utils.packages import import_with_extra
+
+if TYPE_CHECKING:
+    import fsspec
+
+_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+_URL = re.compile(rf"({'|'.join(_PACKAGES)})://")
+
+
+def is_url(given: Any) -> bool:
+    """Returns whether `given` is a URL of object storage."""
+    return isinstance(given, str) and _URL.match(given) is not None
+
+
+def open_storage(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Returns the file system of a URL, and the path of the URL in it, `bucket/folder`.
+
+    Credentials and addresses come from the environment, as gcsfs and s3fs document.
+
+    Raises InputError if the URL has no bucket, or if the package for it is not installed.
+    """
+    scheme, _, path = url.partition("://")
+    path = path.rstrip("/")
+    if not path.partition("/")[0] or ".." in PurePosixPath(path).parts:
+        raise InputError(f"{url} is no URL of object storage; give {scheme}://BUCKET/FOLDER")
+    package = _PACKAGES[scheme]
+    import_with_extra(package, f"{scheme}://", "cloud", package)
+    import fsspec
+
+    with errors_of_storage(url):
+        return fsspec.filesystem(scheme), path
+
+
+@contextlib.contextmanager
+def errors_of_storage(url: str) -> Iterator[None]:
+    """Turns the errors of gcsfs and s3fs into an InputError that names the URL and the problem."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: no such bucket, folder or file; check the name ({_reason(error)})") from error
+    except Exception as error:  # gcsfs, s3fs, aiohttp and botocore raise errors of many types
+        if advice := _advice(error):
+            raise InputError(f"{url}: {advice} ({_reason(error)})") from error
+        raise
+
+
+def _advice(error: Exception) -> str:
+    """Returns what is wrong; "" if `error` is none of object storage."""
+    kind = type(error)
+    text, module = f"{kind.__name__} {error}", kind.__module__.partition(".")[0]
+    if isinstance(error, PermissionError) or re.search(r"\b40[13]\b|Forbidden|AccessDenied|Credential", text):
+        return "no permission; check the credentials and the rights of this account"
+    if module in ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "requests", "s3fs"):
+        return "the storage did not answer as expected; check its address and the network"
+    if isinstance(error, OSError) and (isinstance(error, ConnectionError | TimeoutError) or error.errno is None):
+        return "the storage did not answer as expected; check its address and the network"
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def read_url(url: str) -> bytes:
+    """Returns the content of an object. Raises InputError if it cannot be read."""
+    storage, path = open_storage(url)
+    with errors_of_storage(url):
+        return storage.cat_file(path)
+
+
+def url_name(url: str) -> str:
+    """Returns the last part of a URL."""
+    return os.path.basename(url.rstrip("/"))
