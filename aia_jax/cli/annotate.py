@@ -9,10 +9,12 @@
     aia annotate --weights Annotator.pth --config corel5k --images photos --output annotated
     aia annotate --images photos --xmp
     aia annotate --images photos --undo
+    aia annotate --images s3://bucket/photos --output s3://bucket/labels --ray --ray_actors 8
 
 Without a model, the shipped model `open` labels the photos, with everyday words or with the words of --labels. The
 output folder gets annotations.jsonl, annotations.csv, keywords/ and problems.jsonl. The same command continues an
-interrupted call: photos that have labels there are not read again. With --xmp, photo programs show the labels.
+interrupted call: photos that have labels there are not read again. With --xmp, photo programs show the labels. With
+--ray, the photos can also be in a .txt list, .parquet or .tar files, and the labels are written as Parquet files.
 """
 
 from __future__ import annotations
@@ -28,9 +30,18 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 import aia_jax
+from aia_jax.cli.annotate_on_ray import REFUSED, annotate_on_ray
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import Parser, add_model_arguments, add_photo_arguments, local, model_source, positive
+from aia_jax.cli.flags import (
+    Parser,
+    add_model_arguments,
+    add_photo_arguments,
+    local,
+    local_or_url,
+    model_source,
+    positive,
+)
 from aia_jax.cli.keyword_flags import (
     add_keyword_arguments,
     note_labels,
@@ -40,6 +51,7 @@ from aia_jax.cli.keyword_flags import (
     write_keywords,
 )
 from aia_jax.cli.outputs import check_output_folder
+from aia_jax.cli.ray_flags import add_ray_arguments, check_ray_flags
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import os_errors_as_input_errors, read_text
 from aia_jax.utils.messages import format_count, list_problems, printable
@@ -60,9 +72,9 @@ _FORMATS = ("label-studio", "coco")
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia annotate`."""
     add_model_arguments(parser, default=OPEN)
-    add_photo_arguments(parser)
-    output = "folder for the labels; default: annotated"
-    parser.add_argument("--output", type=local, default=Path("annotated"), metavar="DIR", help=output)
+    add_photo_arguments(parser, sources=True)
+    output = "folder for the labels; with --ray also a URL; default: annotated"
+    parser.add_argument("--output", type=local_or_url, default=Path("annotated"), metavar="DIR", help=output)
     parser.add_argument("--top", type=positive, metavar="N", help="at most N labels per photo, the best ones")
     page = f"also write {PAGE}, a searchable page of all photos, their labels and attention; a later call can add it"
     parser.add_argument("--html", action="store_true", help=page)
@@ -73,6 +85,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--export", nargs="+", choices=_FORMATS, default=(), metavar="FORMAT", help=formats)
     parser.add_argument("--force", action="store_true", help="delete the annotations in --output and start again")
     add_keyword_arguments(parser)
+    add_ray_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -85,6 +98,9 @@ def run(arguments: argparse.Namespace) -> None:
     from aia_jax.data.photo_folder import photo_names
     from aia_jax.inference.annotation_output import AnnotationOutput, write_gallery
 
+    check_ray_flags(arguments, REFUSED)
+    if arguments.ray is not None:
+        return annotate_on_ray(arguments)
     if arguments.undo:
         return undo(arguments.images)
     mapping, parent = read_keyword_flags(arguments)

@@ -82,6 +82,13 @@ def check_devices() -> None:
     _announce_slow_compilations()
 
 
+def use_cpu() -> None:
+    """Leaves the GPUs and TPUs of this machine to other processes. Call it before JAX uses a device."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
 @functools.cache
 def _announce_slow_compilations() -> None:
     """From now on, prints a message when a program has been compiling for 5 seconds, once for each name."""

@@ -172,10 +172,15 @@ def model_source(arguments: argparse.Namespace) -> str | Path:
     return arguments.weights or find_model(arguments.model or arguments.workdir or arguments.default_model)
 
 
-def add_photo_arguments(parser: Parser) -> None:
-    """Adds the flags for the folder of photos, the batch size and the number of decoding threads."""
+def add_photo_arguments(parser: Parser, *, sources: bool = False) -> None:
+    """Adds the flags for the photos, the batch size and the number of decoding threads.
+
+    `sources` allows the other sources of `find_photos`, for `--ray`.
+    """
     images = "photos, in subfolders too; hidden files are ignored"
-    parser.add_argument("--images", required=True, type=local, metavar="FOLDER", help=images)
+    images += "; with --ray also a .txt list, a .parquet or .tar file, or a URL, gs:// or s3://" * sources
+    kind, name = (local_or_url, "SOURCE") if sources else (local, "FOLDER")
+    parser.add_argument("--images", required=True, type=kind, metavar=name, help=images)
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="photos per batch; default: 32")
     workers = "threads that decode photos; default: one for each core"
     parser.add_argument("--num_workers", type=not_negative, default=0, metavar="N", help=workers)

@@ -128,6 +128,15 @@ class PhotoFiles:
         return False
 
 
+def is_photo_name(name: str) -> bool:
+    """Returns whether the relative path `name`, as in an archive or in object storage, is that of a photo.
+
+    Applies the rules of `PhotoFiles` that need no file.
+    """
+    parts = name.split("/")
+    return name.lower().endswith(SUFFIXES) and not any(map(_LEFT_OUT_NAME.match, filter(None, parts)))
+
+
 def _looks_like_photo(path: str) -> bool:
     try:
         with open(path, "rb") if os.path.isfile(path) else open(os.devnull, "rb") as file:

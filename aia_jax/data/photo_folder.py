@@ -1,7 +1,6 @@
 """Lists a user's photos. Decodes photos in order and in advance."""
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,21 +73,28 @@ def read_photos(
         upright, draft: see `decode_image`.
         picture_side: longer side of `Photo.picture` in pixels; 0: no pictures.
     """
-    read = functools.partial(_read, size=size, upright=upright, picture_side=picture_side, draft=draft)
-    return map_ahead(read, [str(path) for path in paths], num_workers)
+    options = {"upright": upright, "picture_side": picture_side, "draft": draft}
+    return map_ahead(lambda path: read_photo(Path(path).read_bytes, size, **options), paths, num_workers)
 
 
-def _read(path: str, size: int, upright: bool, picture_side: int, draft: bool) -> Photo:
+def read_photo(
+    read: Callable[[], bytes], size: int, *, upright: bool = False, picture_side: int = 0, draft: bool = False
+) -> Photo:
+    """Reads and decodes one photo. `read` returns its bytes, or raises OSError. For the rest, see `read_photos`."""
+
     def convert(image: Image.Image, box: Box) -> Photo:
         square = resize_image(image, size, upright=upright, box=box)
         return Photo(square, "", small_webp(image, picture_side, upright) if picture_side else b"")
 
     try:
-        return decode(Path(path).read_bytes(), convert, square=size * draft, side=picture_side * draft)
-    except InputError as error:
-        problem = str(error)
+        data = read()
     except OSError as error:
         problem = error.strerror or str(error)
+    else:
+        try:
+            return decode(data, convert, square=size * draft, side=picture_side * draft)
+        except InputError as error:
+            problem = str(error)
     return Photo(np.zeros((size, size, 3), np.uint8), problem)
 
 

@@ -1,7 +1,9 @@
 """Labels photos with a trained annotator: a few images in memory, or any number of files."""
 
 import contextlib
+import hashlib
 import itertools
+import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +70,8 @@ class PhotoAnnotator:
 
     Attributes:
         labels: the vocabulary, C label names.
+        image_size: side S of the decoded photos in pixels.
+        batch_size: number of photos in a batch.
     """
 
     def __init__(
@@ -75,8 +79,13 @@ class PhotoAnnotator:
     ):
         self._annotator, self._top = annotator, top
         self.labels = annotator.labels
-        self.batch_size = annotator.batch_size
+        self.image_size, self.batch_size = annotator.image_size, annotator.batch_size
         self._thresholds = np.broadcast_to(np.asarray(threshold, np.float32), len(self.labels))
+
+    @property
+    def digest(self) -> str:
+        """Text that identifies `settings`."""
+        return hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -146,6 +155,13 @@ class PhotoAnnotator:
                     photo.problem or AnnotatedPhoto(selected, self._thumbnail(photo.picture, selected, maps))
                     for photo, selected, maps in zip(batch, labels, heat, strict=False)
                 ]
+
+    def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Labels b decoded photos, uint8 `[b, S, S, 3]`. Returns `labels`, `[b]` objects of type `Labels`."""
+        scores = np.asarray(self._annotator.predict(images)["scores"])[: len(images)]
+        labels = np.empty(len(images), object)
+        labels[:] = self._select(scores)
+        return {"labels": labels}
 
     def _thumbnail(self, webp: bytes, labels: Labels, maps: np.ndarray | None) -> Thumbnail | None:
         if not webp or maps is None:
