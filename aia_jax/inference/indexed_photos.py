@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from aia_jax.data.cache import cache_root
-from aia_jax.data.photo_folder import photo_names, read_photos
+from aia_jax.data.photo_folder import photo_names
+from aia_jax.data.photo_rows import local_rows
 from aia_jax.inference.search_index import PhotoIndex, Update
 from aia_jax.inference.searcher import PhotoSearch, SearchResult
 from aia_jax.inference.sentence_search import SentenceSearch
@@ -36,9 +37,8 @@ class IndexedPhotos:
 
     def update(self, names: tuple[str, ...], num_workers: int = 0) -> Update:
         """Computes the rows of new and changed photos, and drops those of removed photos; see `PhotoIndex.update`."""
-        search = self._search
-        read = partial(read_photos, size=search.image_size, num_workers=num_workers, upright=True, draft=True)
-        update = self._index.update(names, read, search.compute, search.batch_size)
+        rows = partial(local_rows, self._folder, model=self._search, num_workers=num_workers)
+        update = self._index.update(names, rows)
         self.names, self._parts, self.problems = self._index.names, self._index.parts(), update.problems
         return update
 

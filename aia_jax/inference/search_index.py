@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aia_jax.data.mapped_rows import map_array
-from aia_jax.data.photo_folder import Photo
+from aia_jax.data.photo_rows import PhotoRow
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_room, exclusive_lock, write_bytes
 
@@ -76,20 +76,17 @@ class PhotoIndex:
     def update(
         self,
         names: Sequence[str],
-        read: Callable[[Sequence[Path]], Iterator[Photo]],
-        compute: Callable[[np.ndarray], Rows],
-        batch_size: int,
+        rows: Callable[[Sequence[str]], Iterator[list[PhotoRow]]],
         progress: Callable[[int, int], None] | None = None,
     ) -> Update:
-        """Computes the rows of new and changed photos, and removes the rows of photos that no longer exist.
+        """Adds the rows of new and changed photos, and removes the rows of photos that no longer exist.
 
         Each update tries unusable photos again. Other processes that update this index wait until the update ends.
 
         Args:
             names: all photos of the folder; see `photo_names`.
-            read: function from a list of paths to an iterator over the decoded photos, in order.
-            compute: function from b images, uint8 `[b, S, S, 3]`, to a dict of arrays `[b, ...]`.
-            batch_size: the largest b.
+            rows: generator function from names of photos to batches of their rows, in any order; such as `local_rows`.
+                Rows of other photos, and a second row of a photo, are ignored.
             progress: called with the numbers of photos that are done and in total, first and after each part; None: a
                 bar. An error that it raises ends the update, and the next update continues.
 
@@ -109,12 +106,14 @@ class PhotoIndex:
             gone = known.keys() - present.keys()
             fresh = [name for name, entry in present.items() if known.get(name) != entry or counts[name] > 1]
             self._forget(gone.union(fresh))
-            problems = self._add([present[name] for name in fresh], read, compute, batch_size, progress)
+            remaining = {name: present[name] for name in fresh}
+            problems = self._add(remaining, rows, progress)
             self._join_small_parts()
             self._parts = [part for part in self._parts if part.live]
             self._remove_parts(keep={part.path for part in self._parts})
-        changed = sum(name in known for name in fresh if name not in problems)
-        return Update(len(fresh) - len(problems) - changed, changed, len(gone), problems | missing, rebuilt)
+        added = [name for name in fresh if name not in problems and name not in remaining]
+        changed = sum(name in known for name in added)
+        return Update(len(added) - changed, changed, len(gone), problems | missing, rebuilt)
 
     @property
     def names(self) -> list[str]:
@@ -171,57 +170,58 @@ class PhotoIndex:
 
     def _add(
         self,
-        photos: list[Entry],
-        read: Callable[[Sequence[Path]], Iterator[Photo]],
-        compute: Callable[[np.ndarray], Rows],
-        batch_size: int,
+        photos: dict[str, Entry],
+        rows: Callable[[Sequence[str]], Iterator[list[PhotoRow]]],
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, str]:
-        """Writes the rows of photos. Returns `{name: reason}` for the photos that cannot be used."""
+        """Writes the rows of photos and removes these from `photos`. Returns `{name: reason}` for unusable photos."""
         problems: dict[str, str] = {}
+        kept, total = sum(len(part.live) for part in self._parts), len(photos)
         bar = tqdm(
-            total=len(photos),
-            desc="index",
-            unit="img",
-            dynamic_ncols=True,
-            disable=bool(not photos or progress) or None,
+            total=total, desc="index", unit="img", dynamic_ncols=True, disable=bool(not total or progress) or None
         )
-        kept, done = sum(len(part.live) for part in self._parts), 0
         if progress:
-            progress(kept, kept + len(photos))
-        with bar, contextlib.closing(read([self._folder / name for name, *_ in photos])) as decoded:
-            for batch in _batches(zip(photos, decoded, strict=True), _PART_SIZE):
-                problems |= {name: photo.problem for (name, *_), photo in batch if photo.problem}
-                usable = [(entry, photo.image) for entry, photo in batch if not photo.problem]
+            progress(kept, kept + total)
+        with bar, contextlib.closing(rows(list(photos))) as batches:
+            for part in _batches(itertools.chain.from_iterable(batches), _PART_SIZE):
+                usable: list[tuple[Entry, Rows]] = []
+                for name, problem, arrays in part:
+                    entry = photos.pop(name, None)
+                    if entry and problem:
+                        problems[name] = problem
+                    elif entry:
+                        usable.append((entry, arrays))
                 if usable:
-                    images = _batches((image for _, image in usable), batch_size)
-                    rows = [compute(np.stack(some)) for some in images]
-                    self._write([entry for entry, _ in usable], rows)
-                bar.update(len(batch))
-                done += len(batch)
+                    self._write(usable)
+                bar.update(total - len(photos) - bar.n)
                 if progress:
-                    progress(kept + done, kept + len(photos))
+                    progress(kept + total - len(photos), kept + total)
         return problems
 
     def _join_small_parts(self) -> None:
         """Keeps the number of parts small, as each array of a part is an open file."""
         small = [part for part in self._parts if 0 < len(part.live) <= _PART_SIZE // 2]
         for group in _batches(small, _MAX_SMALL_PARTS) if len(small) > _MAX_SMALL_PARTS else ():
-            rows = [{name: array[part.live] for name, array in part.arrays.items()} for part in group]
-            self._write([part.photos[row] for part in group for row in part.live], rows)
+            rows = [
+                (part.photos[row], {name: array[row] for name, array in part.arrays.items()})
+                for part in group
+                for row in part.live
+            ]
+            self._write(rows)
             joined = {part.path for part in group}
             self._parts = [part for part in self._parts if part.path not in joined]
 
-    def _write(self, photos: list[Entry], batches: list[Rows]) -> None:
+    def _write(self, rows: Sequence[tuple[Entry, Rows]]) -> None:
+        """Writes a part of the entries and the arrays of photos."""
         path = self._path / f"rows-{uuid.uuid4().hex[:12]}"
         temporary = path.with_name(f".{path.name}")
         temporary.mkdir()
         try:
-            for name in batches[0]:
-                joined = np.concatenate([rows[name] for rows in batches])
-                check_room(temporary, joined.nbytes)  # the error of numpy does not say that the disk is full
-                np.save(temporary / f"{name}.npy", joined)
-            _write_photos(temporary, photos)
+            for name in rows[0][1]:
+                array = np.stack([arrays[name] for _, arrays in rows])
+                check_room(temporary, array.nbytes)  # the error of numpy does not say that the disk is full
+                np.save(temporary / f"{name}.npy", array)
+            _write_photos(temporary, [entry for entry, _ in rows])
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -3,12 +3,14 @@
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from aia_jax.data.photo_folder import photo_names, read_photos
+from aia_jax.data.photo_folder import photo_names
+from aia_jax.data.photo_rows import PhotoRow, local_rows
 from aia_jax.inference import search_index
 from aia_jax.inference.search_index import PhotoIndex
 from aia_jax.utils.errors import InputError
@@ -24,10 +26,12 @@ def paint(path, red):
 class Model:
     """A model that returns the red value of each photo. Counts the photos, and can stop after some of them."""
 
+    image_size, batch_size, digest = 4, 3, "a model"
+
     def __init__(self, stop_after=None):
         self.seen, self.stop_after = 0, stop_after
 
-    def __call__(self, images):
+    def compute(self, images):
         if self.stop_after is not None and self.seen >= self.stop_after:
             raise KeyboardInterrupt
         self.seen += len(images)
@@ -38,7 +42,7 @@ def update(path, folder, model=None, name="a model"):
     """Updates the index; returns it, the changes, and the number of computed photos."""
     model = model or Model()
     index = PhotoIndex(path, folder, name)
-    found = index.update(photo_names(folder), lambda paths: read_photos(paths, 4, num_workers=0), model, 3)
+    found = index.update(photo_names(folder), partial(local_rows, folder, model=model, num_workers=0))
     return index, found, model.seen
 
 
@@ -141,6 +145,27 @@ def test_names_may_have_bytes_that_are_not_utf8(tmp_path, folder):
     index, _, _ = update(tmp_path / "index", folder)
     assert reds(index)[os.fsdecode(b"bad\xff.png")] == 50
     assert update(tmp_path / "index", folder)[2] == 0
+
+
+def test_rows_may_come_in_any_order_and_count_once(tmp_path, folder):
+    """As from a cluster, which may also repeat a row or add that of a photo which was not asked for."""
+
+    def rows(names):
+        for name in reversed(names):
+            row = PhotoRow(name, "", {"red": np.int64(ALL[name])})
+            yield [row, row._replace(arrays={"red": np.int64(99)}), row._replace(name="other.png")]
+
+    index = PhotoIndex(tmp_path / "index", folder, "a model")
+    found = index.update(photo_names(folder), rows)
+    assert (found.new, found.problems) == (7, {})
+    assert reds(index) == ALL
+
+
+def test_photos_without_a_row_are_computed_by_the_next_update(tmp_path, folder):
+    index = PhotoIndex(tmp_path / "index", folder, "a model")
+    found = index.update(photo_names(folder), lambda names: ([PhotoRow(name, "torn", None)] for name in names[:2]))
+    assert (found.new, list(found.problems.values())) == (0, ["torn", "torn"])
+    assert update(tmp_path / "index", folder)[2] == 7
 
 
 def test_two_simultaneous_updates_write_one_complete_index(tmp_path, folder):

@@ -18,6 +18,7 @@ import numpy as np
 from aia_jax.data.annotation.annotations import label_spelling
 from aia_jax.data.feature_cache import cast_features, weights_digest
 from aia_jax.data.photo_folder import Photo, photo_names, read_photos
+from aia_jax.data.photo_rows import PhotoRow, computed_rows
 from aia_jax.inference.annotator import check_threshold, read_thresholds
 from aia_jax.inference.review.corrections import Corrections
 from aia_jax.inference.review.imported import POOLING, LabelledFeatures, imported_counts, read_imported
@@ -99,7 +100,7 @@ class ReviewSession(contextlib.ExitStack):
         model = f"{annotator.image_size} px {weights_digest(backbone)} {config.model.to_dict()} {kind}"
         index = PhotoIndex(self._folder / "photos", self._images, model, ("features",))
         with os_errors_as_input_errors(self._folder, None, "after you free space, the same command continues"):
-            update = index.update(names, self._read, self._compute, annotator.batch_size, progress)
+            update = index.update(names, self._rows, progress)
         places = {name: place for place, name in enumerate(index.names)}
         if not places:
             listed = "; ".join(f"{name}: {problem}" for name, problem in list(update.problems.items())[:3])
@@ -249,6 +250,10 @@ class ReviewSession(contextlib.ExitStack):
                     with self._lock:
                         self._pictures.add(os.path.relpath(path, self._images), Thumbnail(photo.picture))
                 yield photo
+
+    def _rows(self, names: Sequence[str]) -> Iterator[list[PhotoRow]]:
+        photos = self._read([self._images / name for name in names])
+        return computed_rows(names, photos, self._compute, self._run.annotator.batch_size)
 
     def _compute(self, images: np.ndarray) -> dict[str, np.ndarray]:
         maps = self._run.annotator.maps(images)
