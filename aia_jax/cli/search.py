@@ -2,6 +2,7 @@
 
     aia search --images photos "a dog in the snow" --html found.html
     aia search --workdir runs/amc --images photos "red boat"
+    aia search --images photos --ray 10.0.0.1:6379 "a dog in the snow"
 
 A dual encoder finds photos by sentences. AMC knows the words of its training queries, and shows why a photo was found.
 Updates the index of the photos first: computes new and changed photos, and drops removed ones.
@@ -10,16 +11,20 @@ Updates the index of the photos first: computes new and changed photos, and drop
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, add_photo_arguments, local, not_negative, positive, word
+from aia_jax.cli.ray_flags import add_ray_arguments, check_ray_flags, rows_on_ray
 from aia_jax.data.cache import cache_root
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, os_errors_as_input_errors
@@ -27,6 +32,7 @@ from aia_jax.utils.messages import format_count, list_problems, printable
 from aia_jax.utils.model_folders import OPEN
 
 if TYPE_CHECKING:
+    from aia_jax.data.photo_rows import PhotoRow
     from aia_jax.inference.search_index import Update
     from aia_jax.inference.searcher import PhotoSearch, SearchResult
     from aia_jax.inference.sentence_search import SentenceSearch
@@ -51,6 +57,7 @@ def add_arguments(parser: Parser) -> None:
     shortlist = "AMC: number of photos, preselected without visual attention, to score with it; 0: all; default: 1000"
     parser.add_argument("--shortlist", type=not_negative, default=1000, metavar="N", help=shortlist)
     parser.add_argument("--html", type=local, metavar="FILE.html", help="write a page of the photos found (one query)")
+    add_ray_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -59,22 +66,35 @@ def run(arguments: argparse.Namespace) -> None:
     Raises InputError if a file or folder that a flag names cannot be used, or no word of a query is known.
     """
     from aia_jax.data.photo_folder import photo_names
-    from aia_jax.inference.indexed_photos import IndexedPhotos, load_search
+    from aia_jax.data.photo_sources import PhotoPlace, PhotoSource
+    from aia_jax.inference.indexed_photos import IndexedPhotos
 
     if arguments.html and len(arguments.queries) != 1:
         raise InputError("--html shows one query; give exactly one")
     if arguments.html and (arguments.html.is_dir() or not arguments.html.absolute().parent.is_dir()):
         raise InputError(f"--html {arguments.html} names no file in an existing folder")
     check_writable(arguments.index or cache_root(""), "--index")
+    check_ray_flags(arguments, ("num_workers",))
     names = photo_names(arguments.images)
-    enable_compilation_cache()
-    model = arguments.model or arguments.workdir or OPEN
-    search = load_search(model, arguments.annotator, arguments.batch_size)
-    for query in arguments.queries:
-        search.check(query)  # raises the error for unknown words before the photos are read
-    photos = IndexedPhotos(arguments.images, search, arguments.index)
-    with exit_on_sigterm(), os_errors_as_input_errors(photos.path, None, "--index names another place"):
-        update = photos.update(names, arguments.num_workers)
+    folder = str(arguments.images.resolve())
+    load = partial(
+        _load, arguments.model or arguments.workdir or OPEN, arguments.annotator, batch_size=arguments.batch_size
+    )
+    with contextlib.ExitStack() as stack:
+        compute = (
+            None if arguments.ray is None else stack.enter_context(rows_on_ray(arguments, PhotoSource([], folder)))
+        )
+        search = load()
+        for query in arguments.queries:
+            search.check(query)  # raises the error for unknown words before the photos are read
+        photos = IndexedPhotos(arguments.images, search, arguments.index)
+        stack.enter_context(exit_on_sigterm())
+        stack.enter_context(os_errors_as_input_errors(photos.path, None, "--index names another place"))
+
+        def rows(names: Sequence[str]) -> Iterator[list[PhotoRow]]:
+            return compute([PhotoPlace(name, os.path.join(folder, name)) for name in names], load, search)
+
+        update = photos.update(names, arguments.num_workers, rows if compute else None)
     names = photos.names
     _print_update(update, len(names), photos.path)
     for query in arguments.queries or _read_queries(search):
@@ -94,6 +114,14 @@ def run(arguments: argparse.Namespace) -> None:
             hits = list(map(SearchHit, images, files, found.scores, nothing, *reasons))
             write_search_page(arguments.html, [(query, hits)], title=query, folder=arguments.images)
             print(f"written to {arguments.html}")
+
+
+def _load(model: str | Path, annotator: str, batch_size: int) -> PhotoSearch | SentenceSearch:
+    """Loads the model, in this process or in an actor of Ray."""
+    from aia_jax.inference.indexed_photos import load_search
+
+    enable_compilation_cache()
+    return load_search(model, annotator, batch_size)
 
 
 def _print_update(update: Update, num_photos: int, path: Path) -> None:

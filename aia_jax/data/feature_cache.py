@@ -1,9 +1,8 @@
 """Writes the feature maps of a frozen backbone to a `.npy` file: for the cache, or for image-text retrieval."""
 
 import hashlib
-import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from aia_jax.data.cache import cached_directory
 from aia_jax.data.mapped_rows import MappedRows, RowWriter
-from aia_jax.data.photo_folder import Photo
+from aia_jax.data.photo_rows import PhotoRow
 from aia_jax.utils.errors import InputError
 
 # For each value of `config.data.flips`, the possible flips of an image: "h" is left-right, and "v" is up-down.
@@ -97,45 +96,39 @@ def prepare_pooled(maps: MappedRows) -> MappedRows:
 
 
 def write_grid_features(
-    path: Path,
-    names: Sequence[str],
-    photos: Iterable[Photo],
-    compute: Callable[[np.ndarray], jax.Array],
-    *,
-    grid: tuple[int, int, int],
-    dtype: str,
-    batch_size: int,
+    path: Path, num_photos: int, rows: Iterable[list[PhotoRow]], shape: tuple[int, int], dtype: str
 ) -> None:
     """Writes the feature maps of N photos as an array `[N, h * w, F]`. This is the layout of SCAN's `{split}_ims.npy`.
 
-    The cells of a map are in row-major order. The memory does not grow with N. After the first unusable photo, no more
-    features are computed. The other photos are still read, so that the error lists all problems.
+    The cells of a map are in row-major order. The memory does not grow with N. After the first unusable photo, nothing
+    more is written. The other photos are still read, so that the error lists all problems.
 
     Args:
-        compute: function from images, uint8 `[batch_size, S, S, 3]`, to feature maps `[batch_size, h, w, F]`.
-        grid: height h, width w and number of channels F of a feature map.
+        num_photos: N.
+        rows: rows of photos with `features`, `[h, w, F]`, in order.
+        shape: number of cells h * w, and number of channels F.
+        dtype: dtype of the file: "float16" or "float32".
 
     Raises:
         InputError: photos cannot be used, or a feature is too large for `dtype`.
     """
     problems: dict[str, str] = {}
-
-    def batches() -> Iterator[np.ndarray]:
-        pairs = zip(names, photos, strict=True)
-        while batch := list(itertools.islice(pairs, batch_size)):
-            problems.update({name: photo.problem for name, photo in batch if photo.problem})
+    with (
+        tqdm(total=num_photos, desc="features", unit="img", mininterval=0.5, dynamic_ncols=True) as bar,
+        RowWriter(path, shape, dtype) as file,
+    ):
+        for batch in rows:
+            problems |= {row.name: row.problem for row in batch if row.problem}
             if not problems:
-                yield np.stack([photo.image for _, photo in batch])
-        if problems:
-            listed = "".join(f"\n  {name}: {problem}" for name, problem in problems.items())
-            raise InputError(
-                f"{len(problems):,} of {len(set(names)):,} photos cannot be used; nothing was written. Repair or "
-                f"remove them together with their captions:{listed}"
-            )
-
-    shape = grid[0] * grid[1], grid[2]
-    with tqdm(total=len(names), desc="features", unit="img", mininterval=0.5, dynamic_ncols=True) as bar:
-        _write_maps(path, batches(), compute, shape, dtype, batch_size, bar)
+                features = np.stack([row.arrays["features"] for row in batch])
+                file.extend(cast_features(features, dtype).reshape(len(batch), *shape))
+            bar.update(len(batch))
+    if problems:
+        listed = "".join(f"\n  {name}: {problem}" for name, problem in problems.items())
+        raise InputError(
+            f"{len(problems):,} photos cannot be used; nothing was written. Repair or remove them together with their "
+            f"captions:{listed}"
+        )
 
 
 def pad_batch(images: np.ndarray, batch_size: int) -> np.ndarray:

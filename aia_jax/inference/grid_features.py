@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aia_jax.data.feature_cache import weights_digest
+from aia_jax.data.feature_cache import pad_batch, weights_digest
 from aia_jax.models.annotator import build_annotator
 from aia_jax.models.backbones import build_backbone
 from aia_jax.tasks.annotation import AnnotationTask
@@ -16,7 +16,7 @@ from aia_jax.weights.load import load_arrays, model_shapes
 
 
 class GridFeatureExtractor:
-    """Maps images uint8 `[batch_size, S, S, 3]` to the backbone's features, float32 `[batch_size, h, w, F]`.
+    """Computes the backbone's features of images; a `PhotoModel`.
 
     Args:
         config: config of an annotation task.
@@ -24,8 +24,10 @@ class GridFeatureExtractor:
         batch_size: number of images in a batch. It is rounded up to a multiple of the number of devices.
 
     Attributes:
+        image_size: side S of the images in pixels.
         grid: height h, width w and number of channels F of the feature map.
         facts: the backbone, the weights and the settings that determine the features, as JSON values.
+        digest: text that identifies `facts`.
 
     Raises:
         InputError: the config is for another task, or the weights do not fit the config.
@@ -43,7 +45,7 @@ class GridFeatureExtractor:
         own = {path.removeprefix("backbone."): array for path, array in arrays.items()}
         self._weights = sharding.put_replicated(replace_arrays(select_weights(abstract, "raw"), own), self._mesh)
         self._step = make_predict_step(graphdef, task.extract, self._mesh)
-        size = config.data.image_size
+        self.image_size = size = config.data.image_size
         images = jax.ShapeDtypeStruct((self.batch_size, size, size, 3), np.uint8)
         self.grid = jax.eval_shape(self._step, self._weights, {"image": images})["features"].shape[1:]
         (height, width, channels), model = self.grid, config.model
@@ -63,5 +65,9 @@ class GridFeatureExtractor:
             "num_features": channels,
         }
 
-    def __call__(self, images: np.ndarray) -> jax.Array:
-        return self._step(self._weights, sharding.put_batch({"image": images}, self._mesh))["features"]
+        self.digest = str({**self.facts, "weights": self.facts["weights"]["digest"]})
+
+    def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns `features` float32 `[b, h, w, F]` of b images, uint8 `[b, S, S, 3]`."""
+        batch = sharding.put_batch({"image": pad_batch(images, self.batch_size)}, self._mesh)
+        return {"features": np.asarray(self._step(self._weights, batch)["features"], np.float32)[: len(images)]}

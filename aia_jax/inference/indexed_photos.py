@@ -7,7 +7,7 @@ from pathlib import Path
 from aia_jax.data.cache import cache_root
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.data.photo_rows import local_rows
-from aia_jax.inference.search_index import PhotoIndex, Update
+from aia_jax.inference.search_index import ComputeRows, PhotoIndex, Update
 from aia_jax.inference.searcher import PhotoSearch, SearchResult
 from aia_jax.inference.sentence_search import SentenceSearch
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder, is_dual_encoder
@@ -35,9 +35,12 @@ class IndexedPhotos:
         self._folder, self._search = folder, search
         self._index = PhotoIndex(self.path, folder, search.digest, search.arrays)
 
-    def update(self, names: tuple[str, ...], num_workers: int = 0) -> Update:
-        """Computes the rows of new and changed photos, and drops those of removed photos; see `PhotoIndex.update`."""
-        rows = partial(local_rows, self._folder, model=self._search, num_workers=num_workers)
+    def update(self, names: tuple[str, ...], num_workers: int = 0, rows: ComputeRows | None = None) -> Update:
+        """Computes the rows of new and changed photos, and drops those of removed photos.
+
+        `rows`: see `PhotoIndex.update`; None: `local_rows` with `num_workers` threads.
+        """
+        rows = rows or partial(local_rows, self._folder, model=self._search, num_workers=num_workers)
         update = self._index.update(names, rows)
         self.names, self._parts, self.problems = self._index.names, self._index.parts(), update.problems
         return update

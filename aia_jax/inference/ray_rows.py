@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aia_jax.data.photo_folder import read_photo
+from aia_jax.data.photo_folder import Photo, read_photo
 from aia_jax.data.photo_rows import PhotoModel, PhotoRow, computed_rows
 from aia_jax.data.photo_sources import PhotoPlace, PhotoSource, place_reader
 from aia_jax.data.pipeline import map_ahead
@@ -96,6 +96,8 @@ def ray_rows(
     places: Sequence[PhotoPlace],
     load: Callable[[], PhotoModel],
     model: PhotoModel,
+    *,
+    exact: bool = False,
 ) -> Iterator[list[PhotoRow]]:
     """Computes the rows of photos in order. Call it within `ray_cluster`, and close the iterator if you stop early.
 
@@ -103,6 +105,8 @@ def ray_rows(
         places: the photos, all or some of `source`.
         load: function without arguments that loads the model in an actor.
         model: the same model in this process, which is not run.
+        exact: whether to decode as for training data: exactly, and without the EXIF orientation. False: as
+            `local_rows` does.
 
     Yields:
         The rows of a batch of photos.
@@ -111,6 +115,8 @@ def ray_rows(
         InputError: a machine of the cluster does not have the photos or this model, has a full disk or too little
             memory, or the model gives scores that are not finite.
     """
+    if not places:
+        return
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -124,7 +130,7 @@ def ray_rows(
     gpu = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
     rows = ray.data.from_items(batches, override_num_blocks=min(len(batches), _MOST_BLOCKS))
     # With another memory than the actors, Ray does not run the tasks within them.
-    rows = rows.map(_ReadPhotos(source.root, model.image_size), num_cpus=1, memory=_PIXEL_BYTES)
+    rows = rows.map(_ReadPhotos(source.root, model.image_size, exact), num_cpus=1, memory=_PIXEL_BYTES)
     rows = rows.map(
         _ComputeRows,
         fn_constructor_args=(load, model.digest),
@@ -141,8 +147,9 @@ def ray_rows(
 class _ReadPhotos:
     """Reads and decodes the photos of a batch, in a task."""
 
-    def __init__(self, root: str, image_size: int):
+    def __init__(self, root: str, image_size: int, exact: bool):
         self._root, self._image_size = root, image_size
+        self._options = {"upright": not exact, "draft": not exact}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         if self._root and not os.path.exists(self._root):
@@ -152,8 +159,10 @@ class _ReadPhotos:
         places = pickle.loads(row["places"])
         read = place_reader(places)
         num_threads = _REQUESTS if is_url(places[0].file) else 1
-        options = {"upright": True, "draft": True}
-        decode = lambda place: read_photo(partial(read, place), self._image_size, **options)  # noqa: E731
+
+        def decode(place: PhotoPlace) -> Photo:
+            return read_photo(partial(read, place), self._image_size, **self._options)
+
         photos = list(map_ahead(decode, places, num_threads))
         return {"photos": pickle.dumps(([place.name for place in places], photos))}
 

@@ -33,6 +33,7 @@ _PART_SIZE = 256  # largest number of photos whose rows are written to a part at
 _MAX_SMALL_PARTS = 8  # if there are more small parts, they are joined; a small part has at most `_PART_SIZE` / 2 photos
 
 Rows = dict[str, np.ndarray]
+ComputeRows = Callable[[Sequence[str]], Iterator[list[PhotoRow]]]
 Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last change in nanoseconds
 
 
@@ -76,7 +77,7 @@ class PhotoIndex:
     def update(
         self,
         names: Sequence[str],
-        rows: Callable[[Sequence[str]], Iterator[list[PhotoRow]]],
+        rows: ComputeRows,
         progress: Callable[[int, int], None] | None = None,
     ) -> Update:
         """Adds the rows of new and changed photos, and removes the rows of photos that no longer exist.
@@ -171,7 +172,7 @@ class PhotoIndex:
     def _add(
         self,
         photos: dict[str, Entry],
-        rows: Callable[[Sequence[str]], Iterator[list[PhotoRow]]],
+        rows: ComputeRows,
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, str]:
         """Writes the rows of photos and removes these from `photos`. Returns `{name: reason}` for unusable photos."""
