@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
             photos = read_photos(paths, extractor.image_size, num_workers=config.data.num_workers)
             rows = computed_rows(names, photos, extractor.compute, extractor.batch_size)
         stack.enter_context(contextlib.closing(rows))
-        write_grid_features(staged / output.name, len(names), rows, (height * width, channels), dtype)
+        write_grid_features(staged / output.name, names, rows, (height * width, channels), dtype)
         facts = {**extractor.facts, "dtype": dtype, "num_images": len(names), "images": names}
         write_json(staged / facts_file, facts)
     print(f"{output}: [{len(names)}, {height * width}, {channels}] {dtype}, {num_bytes / 1e6:,.1f} MB")

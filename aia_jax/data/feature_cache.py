@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -96,7 +96,7 @@ def prepare_pooled(maps: MappedRows) -> MappedRows:
 
 
 def write_grid_features(
-    path: Path, num_photos: int, rows: Iterable[list[PhotoRow]], shape: tuple[int, int], dtype: str
+    path: Path, names: Sequence[str], rows: Iterable[list[PhotoRow]], shape: tuple[int, int], dtype: str
 ) -> None:
     """Writes the feature maps of N photos as an array `[N, h * w, F]`. This is the layout of SCAN's `{split}_ims.npy`.
 
@@ -104,7 +104,7 @@ def write_grid_features(
     more is written. The other photos are still read, so that the error lists all problems.
 
     Args:
-        num_photos: N.
+        names: names of the photos, of which some may be the same.
         rows: rows of photos with `features`, `[h, w, F]`, in order.
         shape: number of cells h * w, and number of channels F.
         dtype: dtype of the file: "float16" or "float32".
@@ -114,7 +114,7 @@ def write_grid_features(
     """
     problems: dict[str, str] = {}
     with (
-        tqdm(total=num_photos, desc="features", unit="img", mininterval=0.5, dynamic_ncols=True) as bar,
+        tqdm(total=len(names), desc="features", unit="img", mininterval=0.5, dynamic_ncols=True) as bar,
         RowWriter(path, shape, dtype) as file,
     ):
         for batch in rows:
@@ -126,8 +126,8 @@ def write_grid_features(
     if problems:
         listed = "".join(f"\n  {name}: {problem}" for name, problem in problems.items())
         raise InputError(
-            f"{len(problems):,} photos cannot be used; nothing was written. Repair or remove them together with their "
-            f"captions:{listed}"
+            f"{len(problems):,} of {len(set(names)):,} photos cannot be used; nothing was written. Repair or remove "
+            f"them together with their captions:{listed}"
         )
 
 
