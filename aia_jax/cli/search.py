@@ -50,6 +50,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; default: 10")
     shortlist = "AMC: number of photos, preselected without visual attention, to score with it; 0: all; default: 1000"
     parser.add_argument("--shortlist", type=not_negative, default=1000, metavar="N", help=shortlist)
+    fast = "dual encoder: select photos by int8 vectors; for millions of photos. Needs the extra fast"
+    parser.add_argument("--fast", action="store_true", help=fast)
     parser.add_argument("--html", type=local, metavar="FILE.html", help="write a page of the photos found (one query)")
 
 
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     search = load_search(model, arguments.annotator, arguments.batch_size)
     for query in arguments.queries:
         search.check(query)  # raises the error for unknown words before the photos are read
-    photos = IndexedPhotos(arguments.images, search, arguments.index)
+    photos = IndexedPhotos(arguments.images, search, arguments.index, fast=arguments.fast)
     with exit_on_sigterm(), os_errors_as_input_errors(photos.path, None, "--index names another place"):
         update = photos.update(names, arguments.num_workers)
     names = photos.names
