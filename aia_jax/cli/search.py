@@ -56,6 +56,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="photos to show; default: 10")
     shortlist = "AMC: number of photos, preselected without visual attention, to score with it; 0: all; default: 1000"
     parser.add_argument("--shortlist", type=not_negative, default=1000, metavar="N", help=shortlist)
+    fast = "dual encoder: select photos by int8 vectors; for millions of photos. Needs the extra fast"
+    parser.add_argument("--fast", action="store_true", help=fast)
     parser.add_argument("--html", type=local, metavar="FILE.html", help="write a page of the photos found (one query)")
     add_ray_arguments(parser)
 
@@ -81,13 +83,12 @@ def run(arguments: argparse.Namespace) -> None:
         _load, arguments.model or arguments.workdir or OPEN, arguments.annotator, batch_size=arguments.batch_size
     )
     with contextlib.ExitStack() as stack:
-        compute = (
-            None if arguments.ray is None else stack.enter_context(rows_on_ray(arguments, PhotoSource([], folder)))
-        )
+        on_ray = arguments.ray is not None
+        compute = stack.enter_context(rows_on_ray(arguments, PhotoSource([], folder))) if on_ray else None
         search = load()
         for query in arguments.queries:
             search.check(query)  # raises the error for unknown words before the photos are read
-        photos = IndexedPhotos(arguments.images, search, arguments.index)
+        photos = IndexedPhotos(arguments.images, search, arguments.index, fast=arguments.fast)
         stack.enter_context(exit_on_sigterm())
         stack.enter_context(os_errors_as_input_errors(photos.path, None, "--index names another place"))
 

@@ -11,6 +11,7 @@ from aia_jax.inference.search_index import ComputeRows, PhotoIndex, Update
 from aia_jax.inference.searcher import PhotoSearch, SearchResult
 from aia_jax.inference.sentence_search import SentenceSearch
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder, is_dual_encoder
+from aia_jax.inference.vector_search import SMALL, check_fast_search, small_vectors
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.model_folders import OPEN, find_model, model_folder
 from aia_jax.utils.paths import local_path
@@ -23,17 +24,27 @@ class IndexedPhotos:
         folder: folder of the photos.
         search: the model.
         path: folder of the index; None: in the cache, one for each folder of photos and each model.
+        fast: whether `find` uses `fast_search`. The first update with it then adds int8 vectors to the index.
 
     Attributes:
         names: names of the photos in the index, relative to `folder`.
         problems: `{name: problem}` of the photos that cannot be read, which no search finds.
+
+    Raises InputError if `fast` needs a package, or the model is not a dual encoder.
     """
 
-    def __init__(self, folder: Path, search: PhotoSearch | SentenceSearch, path: Path | None = None):
+    def __init__(
+        self, folder: Path, search: PhotoSearch | SentenceSearch, path: Path | None = None, *, fast: bool = False
+    ):
+        if fast and not isinstance(search, SentenceSearch):
+            raise InputError("--fast is for a dual encoder; AMC is fast with a small --shortlist")
+        if fast:
+            check_fast_search()
         place = hashlib.sha256(f"{folder.resolve()} {search.digest}".encode(errors="surrogateescape")).hexdigest()[:12]
         self.path = path or cache_root("") / "indexes" / f"{folder.resolve().name}-{place}"
-        self._folder, self._search = folder, search
-        self._index = PhotoIndex(self.path, folder, search.digest, search.arrays)
+        self._folder, self._search, self._fast = folder, search, fast
+        derived = {SMALL: lambda arrays: small_vectors(arrays["vectors"])} if fast else {}
+        self._index = PhotoIndex(self.path, folder, search.digest, search.arrays, derived)
 
     def update(self, names: tuple[str, ...], num_workers: int = 0, rows: ComputeRows | None = None) -> Update:
         """Computes the rows of new and changed photos, and drops those of removed photos.
@@ -47,12 +58,14 @@ class IndexedPhotos:
 
     def find(self, query: str, count: int, shortlist: int = 1000) -> SearchResult:
         """Finds the `count` best photos for a query. For `shortlist` and errors, see `PhotoSearch.search`."""
+        if self._fast:
+            return self._search.search(query, self._parts, count=count, fast=True)
         return self._search.search(query, self._parts, count=count, shortlist=shortlist)
 
     def scores(self, query: str) -> dict[str, float]:
         """Returns the score of each usable photo for a query, `{name: score}`. For errors, see `PhotoSearch.search`."""
-        found = self.find(query, len(self.names), shortlist=0)
-        return {self.names[row]: float(score) for row, score in zip(found.rows, found.scores, strict=True)}
+        found, names = self.find(query, len(self.names), shortlist=0), list(self.names)
+        return {names[row]: float(score) for row, score in zip(found.rows, found.scores, strict=True)}
 
     def search(self, query: str, count: int = 10) -> list[tuple[Path, float]]:
         """Returns the paths of the `count` best photos for a query and their scores, best first.

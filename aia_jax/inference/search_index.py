@@ -1,40 +1,46 @@
 """Stores an index of a folder of photos: for each photo, arrays that a model computed. Updates it if photos change.
 
-    <index>/index.json                     the format, and the model that computed the arrays
-    <index>/rows-<id>/photos.json          for each row: [name, bytes, time of change], or null for an outdated row
-    <index>/rows-<id>/<array>.npy          the arrays of a few hundred photos, with one row per photo
+    <index>/index.json        the format, and the model that computed the arrays
+    <index>/rows-<id>/        the names and arrays of some photos; see `index_parts`
 
-Each folder `rows-<id>` is called a part. A part is written atomically, so an interrupted update leaves complete parts.
+An update writes parts of a few hundred photos, so an interrupted update leaves complete parts. It joins small parts to
+larger ones, as a log-structured merge tree does: an index of 10 million photos has about 50 parts.
 """
 
 import contextlib
-import dataclasses
 import itertools
 import json
-import re
-import shutil
-import uuid
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from aia_jax.data.mapped_rows import map_array
 from aia_jax.data.photo_rows import PhotoRow
+from aia_jax.inference.index_parts import (
+    Part,
+    PhotoNames,
+    PhotoStates,
+    Rows,
+    add_array,
+    find_parts,
+    is_part,
+    join_parts,
+    map_slices,
+    remove_parts,
+    write_part,
+)
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import check_room, exclusive_lock, write_bytes
+from aia_jax.utils.files import exclusive_lock, write_bytes
 
-_FORMAT = "aia_jax photo index, version 1"
-_PART = re.compile(r"\.?rows-[0-9a-f]{12}")
+_FORMATS = ("aia_jax photo index, version 1", "aia_jax photo index, version 2")  # the last one is written
 _PART_SIZE = 256  # largest number of photos whose rows are written to a part at once
-_MAX_SMALL_PARTS = 8  # if there are more small parts, they are joined; a small part has at most `_PART_SIZE` / 2 photos
+_JOINED = 16  # so many parts of one size class are joined. Each class has parts that are up to 16 times as large
+_CLASSES = 3  # the largest parts have `_PART_SIZE * _JOINED**_CLASSES` photos: a million
+_DERIVED_FROM = 4096  # smallest number of rows of a part with derived arrays
 
-Rows = dict[str, np.ndarray]
 ComputeRows = Callable[[Sequence[str]], Iterator[list[PhotoRow]]]
-Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last change in nanoseconds
 
 
 class Update(NamedTuple):
@@ -47,19 +53,6 @@ class Update(NamedTuple):
     rebuilt: str
 
 
-@dataclasses.dataclass
-class _Part:
-    """A folder `rows-<id>`. For each row, `photos` has the entry of the photo, or None if the row is outdated."""
-
-    path: Path
-    photos: list[Entry | None]
-    arrays: Rows
-
-    @property
-    def live(self) -> list[int]:
-        return [row for row, photo in enumerate(self.photos) if photo]
-
-
 class PhotoIndex:
     """The index of the photos in `folder`: for each photo, a row of arrays that a model computed.
 
@@ -68,11 +61,24 @@ class PhotoIndex:
         folder: folder of the photos, searched recursively.
         model: text that identifies the model. An index of another model is rebuilt.
         arrays: names of the arrays that the model needs. An index that lacks one is rebuilt.
+        derived: for names of more arrays, functions from rows of the others to their rows. Each update adds them to
+            the parts of at least 4096 photos that lack them.
     """
 
-    def __init__(self, path: Path, folder: Path, model: str, arrays: Collection[str] = ()):
-        self._path, self._folder, self._model, self._arrays = path, folder, model, set(arrays)
-        self._parts: list[_Part] = []
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        model: str,
+        arrays: Collection[str] = (),
+        derived: Mapping[str, Callable[[Rows], np.ndarray]] | None = None,
+    ):
+        self._path, self._folder, self._model = path, folder, model
+        self._arrays, self._derived = set(arrays), derived or {}
+        self._parts: list[Part] = []
+        self._slices: list[tuple[Rows, np.ndarray]] = []
+        self.names = PhotoNames()
+        """The names of the usable photos, in the order of the usable rows of `parts`."""
 
     def update(
         self,
@@ -94,45 +100,31 @@ class PhotoIndex:
         Raises:
             InputError: `path` contains other files than an index, which may be damaged.
         """
-        present = {name: entry for name in names if (entry := _entry(self._folder, name))}
-        missing = {name: "no such file" for name in names if name not in present}
         if self._path.is_dir() and not self._is_index():
             raise InputError(f"{self._path} holds other things than an index; --index names an empty or a new folder")
         self._path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self._path / "index.lock"):
             rebuilt = self._load()
-            entries = [photo for part in self._parts for photo in part.photos if photo]
-            known = {photo[0]: photo for photo in entries}
-            counts = Counter(photo[0] for photo in entries)  # above 1 if an update was killed while it joined parts
-            gone = known.keys() - present.keys()
-            fresh = [name for name, entry in present.items() if known.get(name) != entry or counts[name] > 1]
-            self._forget(gone.union(fresh))
-            remaining = {name: present[name] for name in fresh}
-            problems = self._add(remaining, rows, progress)
-            self._join_small_parts()
-            self._parts = [part for part in self._parts if part.live]
-            self._remove_parts(keep={part.path for part in self._parts})
-        added = [name for name in fresh if name not in problems and name not in remaining]
-        changed = sum(name in known for name in added)
-        return Update(len(added) - changed, changed, len(gone), problems | missing, rebuilt)
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the usable photos, in the order of the usable rows of `parts`."""
-        return [part.photos[row][0] for part in self._parts for row in part.live]
+            photos = PhotoStates(self._folder, names)
+            dropped = {name for part in self._parts for name in part.keep_current(photos)}
+            gone = sum(bool(photos.is_missing[photos.places.get(name, -1)]) for name in dropped)
+            missing = {photos.names[place]: "no such file" for place in np.flatnonzero(photos.is_missing[:-1])}
+            new, changed, problems = self._add(photos, dropped, rows, progress)
+            self._finish()
+        return Update(new, changed, gone, problems | missing, rebuilt)
 
     def parts(self) -> list[tuple[Rows, np.ndarray]]:
-        """Returns, for each part, its memory-mapped arrays and the indices of its usable rows."""
-        return [(part.arrays, np.array(part.live)) for part in self._parts]
+        """Returns slices of the memory-mapped arrays, and the indices of the usable rows of each slice."""
+        return self._slices
 
     def _is_index(self) -> bool:
         """Returns whether the folder has an index, or only files of an index whose index.json is absent or no JSON."""
         about = self._about()
         if about is not None:
-            return isinstance(about, dict) and about.get("format") == _FORMAT
+            return isinstance(about, dict) and about.get("format") in _FORMATS
         ours = ("index.lock", ".index.json.")  # temporary files .index.json.* exist while index.json is written
         paths = list(self._path.iterdir())
-        others = [path.name for path in paths if not path.name.startswith(ours) and not _is_part(path)]
+        others = [path.name for path in paths if not path.name.startswith(ours) and not is_part(path)]
         return not others or (others == ["index.json"] and len(paths) > 1)  # alone, it may be another program's
 
     def _about(self) -> Any:
@@ -143,122 +135,91 @@ class PhotoIndex:
             return None
 
     def _load(self) -> str:
-        """Memory-maps all parts, or starts an empty index. Returns why an earlier index cannot be used, or ""."""
-        about, reason = self._about(), ""
+        """Opens all parts, or starts an empty index. Returns why an earlier index cannot be used, or ""."""
+        about, reason, current = self._about(), "", {"format": _FORMATS[-1], "model": self._model}
         if about is None:
-            if (self._path / "index.json").exists() or any(map(_is_part, self._path.iterdir())):
+            if (self._path / "index.json").exists() or any(map(is_part, self._path.iterdir())):
                 reason = "it is damaged (index.json is missing or cannot be read)"
         elif about.get("model") != self._model:
             reason = "it was made by another model"
         else:
             try:
-                self._parts = [_read_part(path) for path in sorted(self._path.glob("rows-*")) if _is_part(path)]
-                if lacking := [part.path.name for part in self._parts if not self._arrays <= part.arrays.keys()]:
+                self._parts = find_parts(self._path)
+                if lacking := [part.path.name for part in self._parts if not self._arrays <= part.arrays]:
                     raise InputError(f"{lacking[0]} is incomplete")
             except (OSError, ValueError, EOFError, TypeError, KeyError, IndexError) as error:
                 self._parts, reason = [], f"it is damaged ({error})"
         if reason or not about:
-            self._remove_parts()
-            write_bytes(self._path / "index.json", json.dumps({"format": _FORMAT, "model": self._model}).encode())
+            remove_parts(self._path)
+        if reason or about != current:
+            write_bytes(self._path / "index.json", json.dumps(current).encode())
         return reason
-
-    def _forget(self, names: set[str]) -> None:
-        for part in self._parts:
-            kept = [photo if photo and photo[0] not in names else None for photo in part.photos]
-            if kept != part.photos:
-                part.photos = kept
-                _write_photos(part.path, kept)
 
     def _add(
         self,
-        photos: dict[str, Entry],
+        photos: PhotoStates,
+        dropped: Collection[str],
         rows: ComputeRows,
         progress: Callable[[int, int], None] | None,
-    ) -> dict[str, str]:
-        """Writes the rows of photos and removes these from `photos`. Returns `{name: reason}` for unusable photos."""
-        problems: dict[str, str] = {}
-        kept, total = sum(len(part.live) for part in self._parts), len(photos)
+    ) -> tuple[int, int, dict[str, str]]:
+        """Writes the missing rows. Returns the numbers of new and of changed photos, and `{name: problem}`."""
+        new, changed, problems = 0, 0, {}
+        kept, fresh = sum(map(len, self._parts)), [photos.names[place] for place in np.flatnonzero(~photos.done)]
+        total = len(fresh)
         bar = tqdm(
             total=total, desc="index", unit="img", dynamic_ncols=True, disable=bool(not total or progress) or None
         )
         if progress:
             progress(kept, kept + total)
-        with bar, contextlib.closing(rows(list(photos))) as batches:
-            for part in _batches(itertools.chain.from_iterable(batches), _PART_SIZE):
-                usable: list[tuple[Entry, Rows]] = []
-                for name, problem, arrays in part:
-                    entry = photos.pop(name, None)
-                    if entry and problem:
-                        problems[name] = problem
-                    elif entry:
-                        usable.append((entry, arrays))
+        with bar, contextlib.closing(rows(fresh)) as batches:
+            for batch in _batches(itertools.chain.from_iterable(batches), _PART_SIZE):
+                asked: dict[str, PhotoRow] = {}
+                for row in batch:
+                    if not photos.done[photos.places.get(row.name, -1)]:
+                        asked.setdefault(row.name, row)
+                photos.done[[photos.places[name] for name in asked]] = True
+                problems |= {name: row.problem for name, row in asked.items() if row.problem}
+                usable = [row for row in asked.values() if not row.problem]
                 if usable:
-                    self._write(usable)
-                bar.update(total - len(photos) - bar.n)
+                    self._write(usable, photos)
+                changed += sum(row.name in dropped for row in usable)
+                new += sum(row.name not in dropped for row in usable)
+                bar.update(len(asked))
                 if progress:
-                    progress(kept + total - len(photos), kept + total)
-        return problems
+                    progress(kept + new + changed + len(problems), kept + total)
+        return new, changed, problems
 
-    def _join_small_parts(self) -> None:
-        """Keeps the number of parts small, as each array of a part is an open file."""
-        small = [part for part in self._parts if 0 < len(part.live) <= _PART_SIZE // 2]
-        for group in _batches(small, _MAX_SMALL_PARTS) if len(small) > _MAX_SMALL_PARTS else ():
-            rows = [
-                (part.photos[row], {name: array[row] for name, array in part.arrays.items()})
-                for part in group
-                for row in part.live
-            ]
-            self._write(rows)
-            joined = {part.path for part in group}
-            self._parts = [part for part in self._parts if part.path not in joined]
+    def _write(self, rows: Sequence[PhotoRow], photos: PhotoStates) -> None:
+        arrays = {name: [np.stack([row.arrays[name] for row in rows])] for name in rows[0].arrays}
+        self._parts.append(write_part(self._path, (photos.entry(row.name) for row in rows), arrays))
+        self._join()
 
-    def _write(self, rows: Sequence[tuple[Entry, Rows]]) -> None:
-        """Writes a part of the entries and the arrays of photos."""
-        path = self._path / f"rows-{uuid.uuid4().hex[:12]}"
-        temporary = path.with_name(f".{path.name}")
-        temporary.mkdir()
-        try:
-            for name in rows[0][1]:
-                array = np.stack([arrays[name] for _, arrays in rows])
-                check_room(temporary, array.nbytes)  # the error of numpy does not say that the disk is full
-                np.save(temporary / f"{name}.npy", array)
-            _write_photos(temporary, [entry for entry, _ in rows])
-            temporary.rename(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self._parts.append(_read_part(path))
+    def _finish(self) -> None:
+        """Joins and removes parts, adds derived arrays, and memory-maps the result."""
+        self._join()
+        self._parts = [part for part in self._parts if len(part)]
+        remove_parts(self._path, keep={part.path for part in self._parts})
+        for part in self._parts:
+            for name in self._derived.keys() - part.arrays if len(part.live) >= _DERIVED_FROM else ():
+                add_array(part, name, self._derived[name])
+        self.names, self._slices = PhotoNames(self._parts), map_slices(self._parts)
 
-    def _remove_parts(self, keep: Collection[Path] = ()) -> None:
-        """Removes all parts except `keep`, and the incomplete parts of interrupted updates."""
-        for path in self._path.iterdir():
-            if _is_part(path) and path not in keep:
-                shutil.rmtree(path, ignore_errors=bool(keep))
+    def _join(self) -> None:
+        """Joins parts while there are too many of one size, or one with more outdated rows than others."""
+        while group := self._joinable():
+            joined = join_parts(self._path, group)
+            self._parts = [*(part for part in self._parts if part not in group), joined]
 
-
-def _read_part(path: Path) -> _Part:
-    """Memory-maps a part. Raises InputError, or an error of the JSON reader, if the part is incomplete."""
-    photos = [photo and (photo[0], photo[1], photo[2]) for photo in json.loads((path / "photos.json").read_bytes())]
-    arrays = {file.stem: map_array(file) for file in sorted(path.glob("*.npy"))}
-    if not arrays or any(len(array) != len(photos) for array in arrays.values()):
-        raise InputError(f"{path.name} is incomplete")
-    return _Part(path, photos, arrays)
-
-
-def _write_photos(path: Path, photos: Sequence[Entry | None]) -> None:
-    write_bytes(path / "photos.json", json.dumps(photos).encode())  # ASCII, as some names are not UTF-8
-
-
-def _is_part(path: Path) -> bool:
-    return _PART.fullmatch(path.name) is not None and path.is_dir()
-
-
-def _entry(folder: Path, name: str) -> Entry | None:
-    """Returns name, size and time of a photo; None if the photo has been removed or is a broken link."""
-    try:
-        status = (folder / name).stat()
-    except OSError:
-        return None
-    return name, status.st_size, status.st_mtime_ns
+    def _joinable(self) -> list[Part]:
+        """Returns parts to join, so that there are few parts: each array of a part is an open file."""
+        classes: dict[int, list[Part]] = {}
+        for part in filter(len, self._parts):
+            if 2 * len(part) < len(part.live):
+                return [part]
+            size = next(size for size in itertools.count() if len(part) <= _PART_SIZE * _JOINED**size)
+            classes.setdefault(size, []).append(part)
+        joinable = (parts for size, parts in classes.items() if size < _CLASSES and len(parts) >= _JOINED)
+        return next(joinable, [])[:_JOINED]
 
 
 def _batches(elements: Iterable[Any], size: int) -> Iterator[list[Any]]:

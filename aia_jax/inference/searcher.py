@@ -183,7 +183,7 @@ class PhotoSearch:
         """Returns the outputs of `AMC.attend` and the keywords of the photos with the ascending indices `chosen`."""
         found = []
         for start in range(0, len(chosen), _FULL_BATCH):
-            images = _gather(parts, chosen[start : start + _FULL_BATCH], ("cells", "keywords", "counts"))
+            images = gather(parts, chosen[start : start + _FULL_BATCH], ("cells", "keywords", "counts"))
             count = len(images["counts"])
             batch = _pad(images, min(_FULL_BATCH, -(-len(chosen) // 8) * 8))
             outputs = jax.device_get(self._attend(self._weights, batch, query))
@@ -206,7 +206,7 @@ def _pad(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
     return {name: values if len(values) == size else pad_batch(values, size) for name, values in rows.items()}
 
 
-def _gather(parts: Sequence[Part], chosen: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+def gather(parts: Sequence[Part], chosen: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Reads the arrays `names` of the photos with the indices `chosen`. `chosen` must be in ascending order."""
     ends = np.cumsum([len(rows) for _, rows in parts])
     edges = pairwise([0, *np.searchsorted(chosen, ends)])

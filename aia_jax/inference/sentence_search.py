@@ -13,9 +13,9 @@ import numpy as np
 from aia_jax.inference.searcher import Part, SearchResult
 from aia_jax.inference.stored_texts import class_embeddings
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder
+from aia_jax.inference.vector_search import exact_search, fast_search
 from aia_jax.models.conse import class_values
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.half_floats import widen
 
 _CLASSES = 32  # the most probable classes of a photo, which an index keeps
 _AGREEMENT = 0.5  # weight of the agreement; chosen on the validation split of Flickr8k
@@ -64,34 +64,23 @@ class SentenceSearch:
             rows |= {"classes": best.astype(np.uint16), "probabilities": chosen.astype(np.float16)}
         return rows
 
-    def search(self, query: str, parts: Sequence[Part], *, count: int, shortlist: int = 0) -> SearchResult:
+    def search(
+        self, query: str, parts: Sequence[Part], *, count: int, shortlist: int = 0, fast: bool = False
+    ) -> SearchResult:
         """Finds the `count` best photos for a query. `parts` are the photos; see `PhotoIndex.parts`.
 
-        Every search reads the arrays and scores all photos, so `shortlist` is not used.
+        An exact search reads the arrays and scores all photos, so `shortlist` is not used. For `fast`, see
+        `fast_search`.
 
-        Raises InputError if the query has no known word, or the index is empty.
+        Raises InputError if the query has no known word, the index is empty, or `fast` needs a package.
         """
         self.check(query)
         if not parts:
             raise InputError("the index holds no usable photo")
-        scores = self._scores(query, parts)
-        count = min(count, len(scores))
-        best = np.argpartition(-scores, count - 1)[:count]
-        best = best[np.argsort(-scores[best], kind="stable")]
-        return SearchResult(rows=best, scores=scores[best])
-
-    def _scores(self, query: str, parts: Sequence[Part]) -> np.ndarray:
-        """Returns the scores of all N photos, float32 `[N]`."""
         embedded = self._texts.encode([query])
         vector = self._encoder.encode_texts([query], embedded)[0]
-        values = np.zeros(0, np.float32)
+        values = None
         if self._classes is not None:
-            values = np.asarray(class_values(self._classes, embedded["sentence"]))[:, 0]
-        agrees, scores = values.any(), []
-        for arrays, own in parts:
-            part = widen(arrays["vectors"]) @ vector
-            if agrees:
-                agreement = values.take(arrays["classes"]) * widen(arrays["probabilities"])
-                part += _AGREEMENT * agreement.sum(axis=1)
-            scores.append(part if len(own) == len(part) else part[own])
-        return np.concatenate(scores)
+            values = _AGREEMENT * np.asarray(class_values(self._classes, embedded["sentence"]))[:, 0]
+        values = values if values is not None and values.any() else None
+        return (fast_search if fast else exact_search)(parts, vector, values, count)

@@ -277,7 +277,7 @@ def test_photos_that_cannot_be_read_are_an_attribute_of_the_index(model, root, t
     shutil.copy(root / "images" / "0.png", tmp_path)
     (tmp_path / "empty.png").touch()
     photos = aia_jax.index(tmp_path, model)
-    assert (photos.names, photos.problems) == (["0.png"], {"empty.png": "the file is empty"})
+    assert (list(photos.names), photos.problems) == (["0.png"], {"empty.png": "the file is empty"})
 
 
 def test_a_run_is_packaged_only_with_its_own_captions(workdir, root, model, tmp_path, capsys):

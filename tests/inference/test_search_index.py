@@ -83,7 +83,7 @@ def test_another_model_rebuilds_the_index_and_says_so(tmp_path, folder):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '["a"]', "[1]", "[null]", '[["a"]]', None])
-@pytest.mark.parametrize("file", ["photos.json", "red.npy"])
+@pytest.mark.parametrize("file", ["photos.npy", "names.npy", "red.npy"])
 def test_a_damaged_index_is_rebuilt(tmp_path, folder, content, file):
     update(tmp_path / "index", folder)
     path = next((tmp_path / "index").glob("rows-*")) / file
@@ -189,7 +189,7 @@ def test_an_interrupted_update_keeps_the_complete_parts(tmp_path, folder, monkey
 
 def test_many_small_parts_are_joined(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(search_index, "_PART_SIZE", 4)
-    monkeypatch.setattr(search_index, "_MAX_SMALL_PARTS", 4)
+    monkeypatch.setattr(search_index, "_JOINED", 4)
     for number in range(7, 18):
         paint(folder / "sub" / f"{number}.png", number)
         index, _, _ = update(tmp_path / "index", folder)
