@@ -66,7 +66,7 @@ FIELDS = {
     "data.root": Field(path=True, resumable=True),
     "data.image_size": Field(least=1),
     "data.cache_dir": Field(path=True, resumable=True),
-    "data.placement": Field(words=("host", "device"), resumable=True),
+    "data.placement": Field(words=("host", "device", "stream"), resumable=True),
     "data.num_workers": Field(least=0, resumable=True),
     "data.flips": Field(words=("none", "horizontal", "both")),
     "data.validation_fraction": Field(least=0, most=1),
