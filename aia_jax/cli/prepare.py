@@ -4,8 +4,7 @@
     aia prepare vg500 --root datasets --output gs://BUCKET/datasets
 
 The photos of corel5k, espgame and iaprtc12 come from Kaggle through the package kagglehub, those of vg500 from Visual
-Genome (15 GB, and another 15 GB unpacked). The name custom stands for the data that `aia import-labels` wrote to --root;
-nothing is downloaded for it.
+Genome (15 GB, and another 15 GB unpacked). The data set custom is the data that `aia import-labels` wrote to --root.
 
 --output writes the original photos as records (ArrayRecord shards) beside their annotations, for training with
 --config.data.placement=stream. Then --config.data.root names this output.
@@ -28,6 +27,7 @@ from aia_jax.data.public.acquisition import DOWNLOADS, fetch_photos, list_missin
 from aia_jax.data.public.download import download
 from aia_jax.data.public.inspection import Inspection, inspect_dataset
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, PublicDataset
+from aia_jax.data.remote_data import upload_folder
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import check_writable, exclusive_lock, os_errors_as_input_errors
 from aia_jax.utils.storage import is_url
@@ -58,9 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.check and getattr(arguments, flag):
             raise InputError(f"--check writes nothing, but --{flag} does; give one of them")
     if name == CUSTOM and not (size or output):
-        raise InputError(
-            "the data set custom is not downloaded; give --output or --image_size, which write a copy of it"
-        )
+        raise InputError("the data set custom is not downloaded; give --output or --image_size to write a copy")
     if output and not is_url(output):
         check_writable(output)
     with exit_on_sigterm():

@@ -2,7 +2,7 @@
 
     <root>/<Folder>/train.json  test.json  records/<split>-<fingerprint>/       shards and facts of TFDS, photos.txt
 
-The fingerprint is a hash of the names, the labels and the targets of the split. photos.txt has a hash of the photo files.
+The fingerprint is a hash of the names, the labels and the targets of the split. photos.txt has a hash of the files.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, SPLITS, Annotat
 from aia_jax.data.annotation.datasets import CUSTOM_STATS
 from aia_jax.data.annotation.image_cache import photo_source
 from aia_jax.data.cache import cached_directory, damaged_files
+from aia_jax.data.remote_data import local_root
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import os_errors_as_input_errors, write_json
 from aia_jax.utils.messages import list_problems
@@ -86,17 +87,15 @@ def open_records(root: str | Path, dataset: str, split: str, annotations: Annota
         InputError: the extra `tfds` is not installed, or the records are absent, incomplete or of other annotations.
     """
     builders = _import_builders()
-    parent = Path(root) / FOLDERS[dataset] / _FOLDER
+    parent = local_root(root) / FOLDERS[dataset] / _FOLDER
     folder = parent / f"{split}-{_fingerprint(annotations)}"
     remedy = f"`aia prepare {dataset} --root PHOTOS --output {root}` writes them; PHOTOS is the folder with the photos"
     if not folder.is_dir():
         others = ", ".join(sorted(path.name for path in parent.glob(f"{split}-*/")))
         found = f"{parent} has {others}, whose names, labels or order differ" if others else f"{folder} does not exist"
-        raise InputError(
-            f"config.data.placement='stream' needs the records of the {split} split, but {found}; {remedy}"
-        )
+        raise InputError(f"config.data.placement='stream' needs records of the {split} split, but {found}; {remedy}")
     if problems := damaged_files(folder):
-        raise InputError(f"the records in {folder} are damaged:{list_problems(problems)}\n{remedy}, or copy them again")
+        raise InputError(f"damaged records:{list_problems(problems)}\nCopy {folder} again, or: {remedy}")
     builder = builders.AnnotatedPhotos(dataset, {split: annotations}, data_dir=folder)
     return PhotoRecords(folder, builders.record_source(builder, split))
 

@@ -69,9 +69,8 @@ class AnnotatedPhotos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 labels = rows.targets[row].nonzero()[0].tolist()
                 yield row, {"image": io.BytesIO(photo), "image_name": rows.image_names[row], "labels": labels}
         if problems:
-            raise InputError(
-                f"{self.name} {split}: {len(problems):,} photo(s) cannot be used:{list_problems(problems)}"
-            )
+            listed = list_problems(problems)
+            raise InputError(f"{self.name} {split}: {len(problems):,} photo(s) cannot be used:{listed}")
 
 
 def prepare(builder: AnnotatedPhotos) -> None:
