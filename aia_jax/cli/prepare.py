@@ -27,10 +27,10 @@ from aia_jax.data.public.acquisition import DOWNLOADS, fetch_photos, list_missin
 from aia_jax.data.public.download import download
 from aia_jax.data.public.inspection import Inspection, inspect_dataset
 from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, PublicDataset
-from aia_jax.data.remote_data import upload_folder
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import check_writable, exclusive_lock, os_errors_as_input_errors
 from aia_jax.utils.storage import is_url
+from aia_jax.utils.storage_folders import upload_folder
 
 
 def add_arguments(parser: Parser) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from aia_jax.data.remote_data import local_root
 from aia_jax.data.safe_names import has_lone_surrogate, name_problem
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
@@ -71,7 +70,7 @@ def read_annotations(root: str | Path, dataset: str, split: str) -> Annotations:
     for field, value, known in (("dataset", dataset, FOLDERS), ("split", split, SPLITS)):
         if value not in known:
             raise InputError(f"{field} {value!r} is unknown; known: {', '.join(known)}")
-    folder = local_root(root) / FOLDERS[dataset]
+    folder = Path(root) / FOLDERS[dataset]
     path = folder / f"{split}.json"
     if path.is_file():
         return _read_reference(path, _photo_folders(folder))

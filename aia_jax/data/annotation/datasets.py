@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import FOLDERS, read_annotations
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.remote_data import local_root
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
 
@@ -87,7 +86,7 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
         source = image_cache.scenes_source(split, config_data.seed, indices, image_size)
     else:
         annotations = read_annotations(config_data.root, config_data.name, split)
-        source = image_cache.photo_source(local_root(config_data.root), config_data.name, split, annotations)
+        source = image_cache.photo_source(config_data.root, config_data.name, split, annotations)
     copy = image_cache.prepare_copy(source, config_data, image_size)
     facts = json.loads((copy / "split.json").read_bytes())
     targets = np.load(copy / "targets.npy")
@@ -210,7 +209,7 @@ def read_channel_stats(root: str | Path) -> ChannelStats:
     Raises:
         InputError: the file is absent or malformed.
     """
-    path = local_root(root) / CUSTOM_STATS
+    path = Path(root) / CUSTOM_STATS
     if not path.is_file():
         raise InputError(f"{path} does not exist; config.data.root must be the folder that aia import-labels wrote")
     document = read_json(path, '{"mean": [r, g, b], "std": [r, g, b]}')

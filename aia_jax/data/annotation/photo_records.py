@@ -17,7 +17,6 @@ from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, SPLITS, Annotat
 from aia_jax.data.annotation.datasets import CUSTOM_STATS
 from aia_jax.data.annotation.image_cache import photo_source
 from aia_jax.data.cache import cached_directory, damaged_files
-from aia_jax.data.remote_data import local_root
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import os_errors_as_input_errors, write_json
 from aia_jax.utils.messages import list_problems
@@ -87,7 +86,7 @@ def open_records(root: str | Path, dataset: str, split: str, annotations: Annota
         InputError: the extra `tfds` is not installed, or the records are absent, incomplete or of other annotations.
     """
     builders = _import_builders()
-    parent = local_root(root) / FOLDERS[dataset] / _FOLDER
+    parent = Path(root) / FOLDERS[dataset] / _FOLDER
     folder = parent / f"{split}-{_fingerprint(annotations)}"
     remedy = f"`aia prepare {dataset} --root PHOTOS --output {root}` writes them; PHOTOS is the folder with the photos"
     if not folder.is_dir():

@@ -11,7 +11,6 @@ from scipy import sparse
 from aia_jax.data import scenes
 from aia_jax.data.annotation.datasets import load_split, scene_indices, validation_size
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.remote_data import local_root
 from aia_jax.data.token_outputs import TokenOutputs
 from aia_jax.data.vocabulary import Vocabulary, encode_captions, image_means, read_captions, tf_idf
 from aia_jax.utils.errors import InputError
@@ -78,7 +77,7 @@ def load_captions(config_data: ConfigDict, split: str, vocabulary: Vocabulary) -
     """
     if config_data.name == "scenes":
         return _load_scenes(config_data, split, vocabulary)
-    folder = local_root(config_data.root) / config_data.name
+    folder = Path(config_data.root) / config_data.name
     stem = next((name for name in _FILES[split] if (folder / f"{name}_caps.txt").exists()), _FILES[split][-1])
     path = folder / f"{stem}_caps.txt"
     captions = read_captions(path)
@@ -97,9 +96,9 @@ def load_vocabulary(config_data: ConfigDict) -> Vocabulary:
     """
     if config_data.name == "scenes":
         return Vocabulary.build(scene_captions(config_data, "train"), min_count=1)
-    path = Path(config_data.vocabulary or local_root(config_data.root) / "vocab" / f"{config_data.name}_vocab.json")
+    path = Path(config_data.vocabulary or Path(config_data.root) / "vocab" / f"{config_data.name}_vocab.json")
     if not path.exists():
-        captions = local_root(config_data.root) / config_data.name / "train_caps.txt"
+        captions = Path(config_data.root) / config_data.name / "train_caps.txt"
         raise InputError(
             f"{path}, the vocabulary, does not exist; build it with: aia vocab {captions} --output {path}, "
             "or name another with config.data.vocabulary"

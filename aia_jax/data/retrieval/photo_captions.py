@@ -22,7 +22,6 @@ from aia_jax.data.annotation.datasets import validation_size
 from aia_jax.data.importing.table_text import read_rows
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.data.photo_finder import PhotoFinder
-from aia_jax.data.remote_data import local_root
 from aia_jax.data.vocabulary import read_captions
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, read_text
@@ -69,7 +68,7 @@ def load_photo_captions(config_data: ConfigDict, split: str, image_size: int, se
     """
     from aia_jax.data.annotation import image_cache  # imported here, because some machines lack Grain
 
-    root, folder = local_root(config_data.root), _photo_folder(config_data)
+    root, folder = Path(config_data.root), _photo_folder(config_data)
     captions = read_photo_captions(config_data, split, seed)
     finder = PhotoFinder(folder)
     found = [finder.find(name) for name in captions]
@@ -87,7 +86,7 @@ def load_photo_captions(config_data: ConfigDict, split: str, image_size: int, se
 
 def read_photo_captions(config_data: ConfigDict, split: str, seed: int) -> Captions:
     """Reads the captions of each photo of a split. Raises InputError; see `load_photo_captions`."""
-    root = local_root(config_data.root)
+    root = Path(config_data.root)
     if config_data.captions:
         path = root / config_data.captions
         if path.suffix.lower() == ".json":
@@ -108,7 +107,7 @@ def read_photo_captions(config_data: ConfigDict, split: str, seed: int) -> Capti
 
 
 def _photo_folder(config_data: ConfigDict) -> Path:
-    root = local_root(config_data.root)
+    root = Path(config_data.root)
     folder = root / config_data.photos if config_data.photos else root / "images"
     if config_data.photos and not folder.is_dir():
         raise InputError(f"config.data.photos: {folder} is no folder; name the folder of the photos")

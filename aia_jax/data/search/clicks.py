@@ -19,7 +19,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data.mapped_rows import MappedRows
-from aia_jax.data.remote_data import local_root
 from aia_jax.data.search.keyword_records import read_keyword_record
 from aia_jax.data.search.keywords import KeywordVocabulary, validate_ids
 from aia_jax.data.search.queries import SearchImages, make_queries
@@ -37,7 +36,7 @@ class ClickedImages:
 
     def __init__(self, config: ConfigDict):
         self._data = config.data
-        self._folder = local_root(config.data.root) / config.data.name
+        self._folder = Path(config.data.root) / config.data.name
         self.caveat = self.digest = ""  # The source of the maps is unknown.
 
     @functools.cached_property
