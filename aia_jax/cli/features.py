@@ -9,18 +9,20 @@ import argparse
 import contextlib
 
 from aia_jax.cli.devices import check_devices
-from aia_jax.cli.flags import Parser, add_config_argument, local, positive, word
+from aia_jax.cli.flags import Parser, add_config_argument, local, positive, word_or_url
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.photo_folder import photo_names, read_photos
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import write_json
+from aia_jax.utils.model_folders import find_model
+from aia_jax.utils.storage import is_url
 
 
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia features`."""
     add_config_argument(parser, "annotation config that gives the backbone, image size and channel statistics")
-    weights = "folder of a run, PyTorch file, or package such as efficientnet_lite2"
-    parser.add_argument("--weights", required=True, type=word, help=weights)
+    weights = "folder or URL of a run, PyTorch file, or package such as efficientnet_lite2"
+    parser.add_argument("--weights", required=True, type=word_or_url, help=weights)
     parser.add_argument("--images", required=True, type=local, metavar="FOLDER", help="photos, in subfolders too")
     parser.add_argument("--output", required=True, type=local, metavar="FILE.npy", help="FILE.json is put beside it")
     names = "names of photos in FOLDER, one per line, in the order of the captions; default: all, sorted by name"
@@ -47,7 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_output_folder(output.parent, (output.name, facts_file), force=arguments.force)
     check_devices()
     names = photo_names(arguments.images, arguments.list)
-    extractor = GridFeatureExtractor(config, arguments.weights, arguments.batch_size or config.eval.batch_size)
+    weights = str(find_model(arguments.weights)) if is_url(arguments.weights) else arguments.weights
+    extractor = GridFeatureExtractor(config, weights, arguments.batch_size or config.eval.batch_size)
     height, width, channels = extractor.grid
     num_bytes = len(names) * height * width * channels * np.dtype(dtype).itemsize
     paths = [arguments.images / name for name in names]

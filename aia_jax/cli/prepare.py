@@ -93,6 +93,8 @@ def _write_records(root: Path, name: str, output: Path | str) -> None:
     with tempfile.TemporaryDirectory() if is_url(output) else contextlib.nullcontext(output) as folder:
         counts = write_dataset(root, name, Path(folder))
         if is_url(output):
+            for lock in Path(folder).rglob("*.lock"):
+                lock.unlink()
             upload_folder(Path(folder), output)
     for split, count in counts.items():
         print(f"{split}: {count:,} records")

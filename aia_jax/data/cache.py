@@ -9,21 +9,11 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_room, exclusive_lock, os_errors_as_input_errors
-from aia_jax.utils.paths import local_path
+from aia_jax.utils.paths import cache_root as cache_root
 
 _MANIFEST = "whole.json"  # {file: size}; it is written last, so it shows that a directory is complete
 _ABANDONED_AFTER = 24 * 3600  # after so many seconds without a write, a process on another host counts as dead
-
-
-def cache_root(configured: str) -> Path:
-    """Returns the folder of all caches: the first of `configured`, $AIA_JAX_CACHE and ~/.cache/aia_jax that is set."""
-    chosen = configured or os.environ.get("AIA_JAX_CACHE") or "~/.cache/aia_jax"
-    try:
-        return local_path(chosen).absolute()
-    except InputError as error:
-        raise InputError(f"{error}; config.data.cache_dir or $AIA_JAX_CACHE sets the folder of the caches") from None
 
 
 def cached_directory(

@@ -16,16 +16,16 @@ from PIL import Image
 
 from aia_jax.cli.main import main
 from aia_jax.cli.train import train
-from aia_jax.data import remote_data
-from aia_jax.data.annotation.annotations import read_annotations
 from aia_jax.data.annotation.datasets import load_split, read_channel_stats
 from aia_jax.data.annotation.photo_records import write_dataset
 from aia_jax.data.pipeline import eval_batches, train_batches
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
+from aia_jax.tasks.registry import make_task
 from aia_jax.training.runs import run_arrays
 from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
+from tests.helpers.buckets import storage  # noqa: F401, a fixture
 from tests.helpers.photos import LABELS, TURNED, data_config, make_dataset, make_photo, write_annotations
 from tests.helpers.stream_worker import BATCHES, stream_config
 from tests.helpers.xla_flags import xla_flags
@@ -117,7 +117,7 @@ def test_evaluation_batches_with_padding_are_equal(photos, records, process):
 
 
 def test_a_run_streamed_without_photos_equals_the_run_on_prepared_images(photos, records, tmp_path):
-    fields = {"epochs": 3, "batch_size": 8, "eval.batch_size": 8, "data.image_size": 16, "model.num_heads": 2}
+    fields = {"epochs": 6, "batch_size": 8, "eval.batch_size": 8, "data.image_size": 16, "model.num_heads": 2}
     for root, placement in ((photos, "host"), (records, "stream")):
         config = stream_config(root, placement)
         config.update_from_flattened_dict({**fields, "eval.split": "validation", "data.validation_fraction": 0.3})
@@ -253,29 +253,29 @@ def test_the_missing_extra_is_named(records, photos, tmp_path, monkeypatch):
 
 
 def test_prepare_writes_records_of_own_photos_to_a_folder_or_a_bucket_from_which_training_reads(
-    tmp_path, monkeypatch, capsys
+    tmp_path,
+    storage,  # noqa: F811
+    capsys,
 ):
-    fsspec = pytest.importorskip("fsspec")
-    root, stats = tmp_path / "custom", '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}'
+    root, stats = tmp_path / "custom", {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
     for split in ("train", "test"):
         samples = [{"image_name": f"a b/{split}.jpg", "image_labels": ["sky"]}]
         path = make_photo(root / "images" / "a b" / f"{split}.jpg")
         Image.open(path).save(path, exif=TURNED)
         (root / f"{split}.json").write_text(json.dumps({"labels": LABELS, "samples": samples}))
-    (root / "channel_stats.json").write_text(stats)
-    bucket = fsspec.filesystem("memory")
-    monkeypatch.setattr(remote_data, "open_storage", lambda url: (bucket, url.partition("://")[2]))
-    monkeypatch.setenv("AIA_JAX_CACHE", str(tmp_path / "cache"))
+    (root / "channel_stats.json").write_text(json.dumps(stats))
     expected = load(root, placement="host", name="custom").images[:]
-    for output in (str(tmp_path / "out"), "gs://photos-bucket/custom"):
+    for output in (str(tmp_path / "out"), "gs://bucket/custom"):
         assert main(["prepare", "custom", "--root", str(root), "--output", output]) == 0
         shown = f"train: 1 records\ntest: 1 records\n--config.data.root={output} --config.data.placement=stream\n"
         assert capsys.readouterr().out == shown
         flags = [f"--config.data.root={output}", "--config.data.placement=stream", "--config.data.image_size=16"]
-        task = AnnotationTask(read_config("custom", flags))
-        assert read_channel_stats(output) == ((0.5,) * 3, (0.2,) * 3)
+        task = make_task(read_config("custom", flags))
+        assert read_channel_stats(task.config.data.root) == ((0.5,) * 3, (0.2,) * 3)
         np.testing.assert_array_equal(task.split("test").images, expected)
-    assert read_annotations("gs://photos-bucket/custom", "custom", "train").labels == tuple(LABELS)
+    sent = [path for path in storage.moved("put") if "records" not in path]
+    assert sorted(sent) == [f"bucket/custom/{name}.json" for name in ("channel_stats", "test", "train")]
+    assert not list((tmp_path / "cloud").rglob("*.lock"))
 
 
 @pytest.mark.parametrize(
