@@ -68,7 +68,7 @@ def annotation_config(dataset: str) -> ConfigDict:
     data = config.data
     data.update(PREPARATION)
     data.image_size = 448
-    data.placement = "host"  # memory of the training images: "host" or "device"
+    data.placement = "host"  # training images: in memory of the "host" or "device"; "stream": decoded in each step
     data.flips = "both"  # random flips in training: "both", "horizontal" or "none"
     data.feature_dtype = "float16"  # or "float32": type of cached feature maps, with model.freeze_backbone
 

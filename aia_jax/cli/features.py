@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aia_jax.cli.devices import check_devices
-from aia_jax.cli.flags import Parser, add_config_argument, local, positive, word
+from aia_jax.cli.flags import Parser, add_config_argument, local, positive, word_or_url
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.cli.ray_flags import add_ray_arguments, check_ray_flags, rows_on_ray
 from aia_jax.data.photo_folder import photo_names, read_photos
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia features`."""
     add_config_argument(parser, "annotation config that gives the backbone, image size and channel statistics")
-    weights = "folder of a run, PyTorch file, or package such as efficientnet_lite2"
-    parser.add_argument("--weights", required=True, type=word, help=weights)
+    weights = "folder or URL of a run, PyTorch file, or package such as efficientnet_lite2"
+    parser.add_argument("--weights", required=True, type=word_or_url, help=weights)
     parser.add_argument("--images", required=True, type=local, metavar="FOLDER", help="photos, in subfolders too")
     parser.add_argument("--output", required=True, type=local, metavar="FILE.npy", help="FILE.json is put beside it")
     names = "names of photos in FOLDER, one per line, in the order of the captions; default: all, sorted by name"

@@ -140,6 +140,11 @@ def word(text: str) -> str:
     return text and str(local(text))
 
 
+def word_or_url(text: str) -> str:
+    """Parses the value of a flag that is a path, a word or a URL of object storage. "" is allowed."""
+    return text.rstrip("/") if is_url(text) else word(text)
+
+
 def add_model_arguments(parser: Parser, *, default: str = "") -> None:
     """Adds the flags for an annotator and its thresholds. `default` is the shipped model that is used without flags."""
     group = parser.add_argument_group("model")
@@ -147,8 +152,9 @@ def add_model_arguments(parser: Parser, *, default: str = "") -> None:
     named = "model folder, or a shipped model, such as corel5k; `aia models` lists them"
     named += default and f"; default: {default}"
     parser.set_defaults(default_model=default)
-    model.add_argument("--model", type=local, metavar="DIR|NAME", help=named)
-    model.add_argument("--workdir", type=local, metavar="DIR", help="annotation run, of which the best epoch is used")
+    model.add_argument("--model", type=local_or_url, metavar="DIR|NAME|URL", help=named)
+    run = "annotation run, of which the best epoch is used"
+    model.add_argument("--workdir", type=local_or_url, metavar="DIR|URL", help=run)
     model.add_argument("--weights", type=word, metavar="FILE", help="PyTorch or safetensors file; needs --config")
     group.add_argument("--config", metavar="FILE", help="config of --weights; --config.field=value sets a field")
     labels = "labels, one per line or JSON with `labels`: those of --weights, by default of the config's data, or any "

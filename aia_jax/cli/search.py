@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from aia_jax.cli.devices import enable_compilation_cache
 from aia_jax.cli.exit_codes import exit_on_sigterm
-from aia_jax.cli.flags import Parser, add_photo_arguments, local, not_negative, positive, word
+from aia_jax.cli.flags import Parser, add_photo_arguments, local, local_or_url, not_negative, positive, word
 from aia_jax.cli.ray_flags import add_ray_arguments, check_ray_flags, rows_on_ray
 from aia_jax.data.cache import cache_root
 from aia_jax.utils.errors import InputError
@@ -47,8 +47,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("queries", nargs="*", metavar="QUERY", help=queries)
     model = parser.add_argument_group("model").add_mutually_exclusive_group()
     named = f"model folder or shipped model of a dual encoder; default: {OPEN}"
-    model.add_argument("--model", type=local, metavar="DIR|NAME", help=named)
-    model.add_argument("--workdir", type=local, metavar="DIR", help="run of a dual encoder or of AMC")
+    model.add_argument("--model", type=local_or_url, metavar="DIR|NAME|URL", help=named)
+    model.add_argument("--workdir", type=local_or_url, metavar="DIR|URL", help="run of a dual encoder or of AMC")
     add_photo_arguments(parser)
     annotator = "AMC: annotator's run; default: as in training"
     parser.add_argument("--annotator", type=word, default="", metavar="DIR", help=annotator)

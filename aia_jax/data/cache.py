@@ -9,24 +9,21 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_room, exclusive_lock, os_errors_as_input_errors
-from aia_jax.utils.paths import local_path
+from aia_jax.utils.paths import cache_root as cache_root
 
 _MANIFEST = "whole.json"  # {file: size}; it is written last, so it shows that a directory is complete
 _ABANDONED_AFTER = 24 * 3600  # after so many seconds without a write, a process on another host counts as dead
 
 
-def cache_root(configured: str) -> Path:
-    """Returns the folder of all caches: the first of `configured`, $AIA_JAX_CACHE and ~/.cache/aia_jax that is set."""
-    chosen = configured or os.environ.get("AIA_JAX_CACHE") or "~/.cache/aia_jax"
-    try:
-        return local_path(chosen).absolute()
-    except InputError as error:
-        raise InputError(f"{error}; config.data.cache_dir or $AIA_JAX_CACHE sets the folder of the caches") from None
-
-
-def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, write: Callable[[Path], None]) -> Path:
+def cached_directory(
+    parent: Path,
+    kind: str,
+    fingerprint: str,
+    num_bytes: int,
+    write: Callable[[Path], None],
+    advice: str = "config.data.cache_dir or $AIA_JAX_CACHE names another place",
+) -> Path:
     """Returns the directory `<parent>/<kind>-<fingerprint>`. Calls `write` to create the directory if necessary.
 
     `write` fills an empty temporary directory, which is then renamed. Other processes wait until then. On file systems
@@ -37,6 +34,7 @@ def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, 
         kind: kind of data, such as "train-448px". It must not contain "~".
         fingerprint: hash of all that determines the content.
         num_bytes: approximate size of the directory, for a check of the free space.
+        advice: end of the error message if the directory cannot be written.
 
     Raises:
         InputError: the directory cannot be written or the disk is full.
@@ -44,7 +42,7 @@ def cached_directory(parent: Path, kind: str, fingerprint: str, num_bytes: int, 
     path = parent / f"{kind}-{fingerprint}"
     if _is_complete(path):
         return path
-    with os_errors_as_input_errors(parent, num_bytes, "config.data.cache_dir or $AIA_JAX_CACHE names another place"):
+    with os_errors_as_input_errors(parent, num_bytes, advice):
         parent.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(parent / f"{kind}.lock"):
             if not _is_complete(path):
@@ -67,6 +65,20 @@ def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def damaged_files(directory: Path) -> list[str]:
+    """Returns a line for each file of a directory of `cached_directory` that is absent or has another size."""
+    try:
+        sizes = json.loads((directory / _MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return [f"{directory / _MANIFEST}: absent or broken, so the folder is not complete"]
+    found = _file_sizes(directory)
+    return [
+        f"{directory / name}: {f'{found[name]:,} bytes' if name in found else 'absent'}, expected {size:,} bytes"
+        for name, size in sizes.items()
+        if found.get(name) != size
+    ]
 
 
 def _is_complete(path: Path) -> bool:

@@ -55,8 +55,11 @@ def prepare_features(
         dtype: dtype of the file: "float16" or "float32".
 
     Raises:
-        InputError: the disk of the cache is full, or a feature is too large for `dtype`.
+        InputError: the disk of the cache is full, a feature is too large for `dtype`, or the images have no file.
     """
+    if not isinstance(images, MappedRows):
+        problem = "config.data.placement='stream' has no prepared images, beside which feature maps are cached"
+        raise InputError(f"{problem}; set config.data.placement='host'")
     copy = images.path.parent
     name = copy.name.rpartition("-")[0]
     kind = f"{name}-{backbone}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}{flip and '-'}{flip}-{dtype}"

@@ -12,6 +12,8 @@ from aia_jax.training import sharding
 from aia_jax.training.model_arrays import abstract_weights, replace_arrays, select_weights
 from aia_jax.training.step import make_predict_step
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.model_folders import find_model
+from aia_jax.utils.storage import is_url
 from aia_jax.weights.load import load_arrays, model_shapes
 
 
@@ -20,7 +22,7 @@ class GridFeatureExtractor:
 
     Args:
         config: config of an annotation task.
-        weights: a workdir, a weights file, or the name of a backbone such as "efficientnet_lite2".
+        weights: a workdir, also as a URL, a weights file, or the name of a backbone such as "efficientnet_lite2".
         batch_size: number of images in a batch. It is rounded up to a multiple of the number of devices.
 
     Attributes:
@@ -38,7 +40,8 @@ class GridFeatureExtractor:
             raise InputError(f"config.task={config.get('task')!r}: features need the config of an annotation task")
         task = AnnotationTask(config)
         shapes = model_shapes(lambda rngs: build_annotator(config.model, 1, rngs=rngs), backbone_only=True)
-        arrays = load_arrays(weights, config, shapes, {})
+        source = str(find_model(weights)) if is_url(weights) else weights
+        arrays = load_arrays(source, config, shapes, {})
         self._mesh = sharding.data_mesh()
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
         graphdef, abstract = abstract_weights(lambda rngs: build_backbone(config.model, rngs=rngs), self._mesh)

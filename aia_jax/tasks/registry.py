@@ -3,6 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
+from aia_jax.data.remote_data import with_local_data
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.metrics.retrieval import retrieval_metrics
 from aia_jax.tasks.annotation import AnnotationTask
@@ -15,8 +16,12 @@ from aia_jax.utils.errors import InputError
 
 
 def make_task(config: ConfigDict) -> AnnotationTask | RetrievalTask | DualEncoderTask | SearchTask:
-    """Creates the task named by `config.task`. Raises InputError if the task is unknown or a field is invalid."""
+    """Creates the task named by `config.task`. Copies data from object storage if `config.data.root` is a URL.
+
+    Raises InputError if the task is unknown, a field is invalid, or the data cannot be copied.
+    """
     check_fields(config)
+    config = with_local_data(config)
     if config.task == "annotation":
         return (FrozenBackboneTask if config.model.freeze_backbone else AnnotationTask)(config)
     if config.task == "retrieval":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.paths import local_path
+from aia_jax.utils.storage import is_url
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -23,6 +24,7 @@ class Field(NamedTuple):
         above: a bound that the number must exceed.
         words: the allowed strings. () allows any string.
         path: whether the value is the path of a local file or folder, or a word. A leading `~` is replaced.
+        url: whether a path may also be the URL of a folder in object storage.
         resumable: whether a resumed run may change the value. This holds for fields that do not change the results.
         earlier: the value in runs of earlier versions, which do not have the field. None: these runs have it.
     """
@@ -32,6 +34,7 @@ class Field(NamedTuple):
     above: float = -math.inf
     words: tuple[str, ...] = ()
     path: bool = False
+    url: bool = False
     resumable: bool = False
     earlier: str | None = None
 
@@ -57,16 +60,16 @@ FIELDS = {
     "on_nonfinite": Field(words=("stop", "skip"), resumable=True),
     "max_skipped_steps": Field(least=1, resumable=True),
     "published": Field(resumable=True),
-    "init_from": Field(path=True),
+    "init_from": Field(path=True, url=True),
     "init_backbone": Field(path=True),
     "init_labels": Field(path=True, resumable=True),  # read only at the start of a run
     "weights_key": Field(resumable=True),
     "mesh.fsdp": Field(least=1, resumable=True),
     "checkpoint.keep": Field(least=1, resumable=True),
-    "data.root": Field(path=True, resumable=True),
+    "data.root": Field(path=True, url=True, resumable=True),
     "data.image_size": Field(least=1),
     "data.cache_dir": Field(path=True, resumable=True),
-    "data.placement": Field(words=("host", "device"), resumable=True),
+    "data.placement": Field(words=("host", "device", "stream"), resumable=True),
     "data.num_workers": Field(least=0, resumable=True),
     "data.flips": Field(words=("none", "horizontal", "both")),
     "data.validation_fraction": Field(least=0, most=1),
@@ -154,7 +157,8 @@ def check_fields(config: ConfigDict) -> None:
 def expand_paths(config: ConfigDict) -> None:
     """Replaces a leading `~` in the fields that are paths. Raises InputError if a field is not a local path."""
     for name, value in flatten(config.to_dict()).items():
-        if value and isinstance(value, str) and FIELDS.get(name, Field()).path:
+        field = FIELDS.get(name, Field())
+        if value and isinstance(value, str) and field.path and not (field.url and is_url(value)):
             try:
                 path = str(local_path(value))
             except InputError as error:

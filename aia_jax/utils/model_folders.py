@@ -13,6 +13,8 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json, sha256_of_file
 from aia_jax.utils.messages import nearest, printable
 from aia_jax.utils.paths import local_path
+from aia_jax.utils.storage import is_url
+from aia_jax.utils.storage_folders import download_folder
 from aia_jax.version import __version__
 
 VERSION = 1
@@ -35,9 +37,13 @@ def shipped_models() -> dict[str, Path]:
 def find_model(given: str | os.PathLike) -> Path:
     """Returns the path of a trained model: an existing path unchanged, or else the folder of the shipped model `given`.
 
+    Of a URL of object storage, returns the copy in the cache, after it has brought the copy up to date.
+
     Raises:
-        InputError: neither of them exists. The message has the nearest names.
+        InputError: neither of them exists. The message has the nearest names. Also the errors of `download_folder`.
     """
+    if is_url(given):
+        return download_folder(given)
     path, shipped = local_path(given), shipped_models()
     if path.exists():
         return path

@@ -31,3 +31,12 @@ def local_path(given: str | os.PathLike) -> Path:
     if text.startswith("~") and (not os.path.isabs(expanded) or (not os.environ.get("HOME", "/") and text[1:2] in "/")):
         raise InputError(f"{text[:200]!r}: this home folder is unknown; give the full path")
     return Path(expanded)
+
+
+def cache_root(configured: str) -> Path:
+    """Returns the folder of all caches: the first of `configured`, $AIA_JAX_CACHE and ~/.cache/aia_jax that is set."""
+    chosen = configured or os.environ.get("AIA_JAX_CACHE") or "~/.cache/aia_jax"
+    try:
+        return local_path(chosen).absolute()
+    except InputError as error:
+        raise InputError(f"{error}; config.data.cache_dir or $AIA_JAX_CACHE sets the folder of the caches") from None

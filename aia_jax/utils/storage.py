@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import fsspec
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+_CONNECT_SECONDS, _READ_SECONDS = 10, 60
 _URL = re.compile(rf"({'|'.join(_PACKAGES)})://")
 
 
@@ -36,11 +38,24 @@ def open_storage(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not path.partition("/")[0] or ".." in PurePosixPath(path).parts:
         raise InputError(f"{url} is no URL of object storage; give {scheme}://BUCKET/FOLDER")
     package = _PACKAGES[scheme]
+    # Without it, gcsfs asks for the kind of each bucket, which needs more rights.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import_with_extra(package, f"{scheme}://", "cloud", package)
+    with errors_of_storage(url):
+        return _file_system(scheme), path
+
+
+def _file_system(scheme: str) -> fsspec.AbstractFileSystem:
+    """Returns the file system of a scheme. Where nothing answers, it raises an error after less than a minute."""
     import fsspec
 
-    with errors_of_storage(url):
-        return fsspec.filesystem(scheme), path
+    if scheme == "s3":
+        return fsspec.filesystem(scheme, config_kwargs={"connect_timeout": _CONNECT_SECONDS})
+    import aiohttp
+
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that it also raises
+    timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
+    return fsspec.filesystem(scheme, requests_timeout=timeout)
 
 
 @contextlib.contextmanager
@@ -62,8 +77,12 @@ def _advice(error: Exception) -> str:
     """Returns what is wrong; "" if `error` is none of object storage."""
     kind = type(error)
     text, module = f"{kind.__name__} {error}", kind.__module__.partition(".")[0]
+    if getattr(error, "filename", None):  # of the local disk
+        return ""
     if isinstance(error, PermissionError) or re.search(r"\b40[13]\b|Forbidden|AccessDenied|Credential", text):
         return "no permission; check the credentials and the rights of this account"
+    if re.search(r"Bad Request|Invalid bucket name|InvalidBucketName|ParamValidation", text):
+        return "the storage refuses this name; check the name of the bucket"
     if module in ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "requests", "s3fs"):
         return "the storage did not answer as expected; check its address and the network"
     if isinstance(error, OSError) and (isinstance(error, ConnectionError | TimeoutError) or error.errno is None):

@@ -16,6 +16,7 @@ from aia_jax.training.task import Task
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import MAX_LISTED, format_count, printable
 from aia_jax.utils.model_folders import LABELS, find_model, model_folder, read_about
+from aia_jax.utils.storage import is_url
 from aia_jax.weights.load import Shapes, count_labels, is_run, load_arrays, model_shapes, read_torch_state
 from aia_jax.weights.packages import PACKAGES, package_parts
 
@@ -46,7 +47,10 @@ def initializer(config: ConfigDict, task: Task) -> Callable[[Arrays], Arrays] | 
             "only a backbone: give one of them; --config.init_backbone= keeps the whole model"
         )
     if config.init_from and config.init_from not in PACKAGES:
-        find_model(config.init_from)  # raises the error for unknown names
+        found = find_model(config.init_from)  # raises the error for unknown names
+        if is_url(config.init_from):
+            config = config.copy_and_resolve_references()
+            config.init_from = str(found)
     own, from_source = task.initial_arrays(), _source_weights(config, task)
     if not own:
         return from_source

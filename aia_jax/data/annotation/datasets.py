@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -13,6 +14,9 @@ from aia_jax.data.annotation.annotations import FOLDERS, read_annotations
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_json
+
+if TYPE_CHECKING:
+    from aia_jax.data.annotation.streamed_images import StreamedImages
 
 # Mean and standard deviation of the channels (red, green, blue) on the scale 0..1. The values for photos are from the
 # reference implementation. The values for scenes were measured on 2,000 scenes of seed 0 at 96 px.
@@ -36,14 +40,14 @@ class Split:
 
     Attributes:
         name: name of the split, such as "train".
-        images: the resized images, uint8 `[N, S, S, 3]`, memory-mapped.
+        images: the resized images, uint8 `[N, S, S, 3]`: memory-mapped, or decoded when they are indexed.
         targets: labels of each image, multi-hot uint8 `[N, C]`.
         image_names: file names of the N images, in the order of the annotation file.
         labels: the names of the C labels.
     """
 
     name: str
-    images: MappedRows
+    images: "MappedRows | StreamedImages"
     targets: np.ndarray
     image_names: tuple[str, ...]
     labels: tuple[str, ...]
@@ -61,15 +65,20 @@ class Split:
 def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
     """Loads a split with images of `image_size` x `image_size` pixels. The first call resizes and caches the images.
 
+    If `placement` is "stream", nothing is cached: the images are decoded when they are indexed.
+
     Args:
-        config_data: `config.data`: `name`, `root`, `cache_dir`, `skip_corrupt` and `num_workers`. For the generated
-            data set "scenes", the fields `num_train`, `num_test` and `seed` replace `root`.
+        config_data: `config.data`: `name`, `root`, `cache_dir`, `skip_corrupt`, `num_workers` and, if there is one,
+            `placement`. For the generated data set "scenes", `num_train`, `num_test` and `seed` replace `root`.
         split: "train" or "test".
 
     Raises:
         InputError: the data set or the split is unknown, an annotation file is absent or malformed, images are
-            unreadable, or the disk of the cache is full.
+            unreadable, or the disk of the cache is full. With "stream": the data set has no photos, or its records
+            cannot be used; see `photo_records.open_records`.
     """
+    if config_data.get("placement") == "stream":
+        return _stream_split(config_data, split, image_size)
     from aia_jax.data.annotation import image_cache  # imported here, because some machines lack Grain
 
     if config_data.name == "scenes":
@@ -82,6 +91,18 @@ def load_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
     facts = json.loads((copy / "split.json").read_bytes())
     targets = np.load(copy / "targets.npy")
     return Split(split, MappedRows(copy / "images.npy"), targets, tuple(facts["image_names"]), tuple(facts["labels"]))
+
+
+def _stream_split(config_data: ConfigDict, split: str, image_size: int) -> Split:
+    from aia_jax.data.annotation.streamed_images import stream_images  # imported here, because it needs Grain
+
+    root, name = config_data.root, config_data.name
+    if name == "scenes":
+        remedy = "set config.data.placement to 'host' or 'device'"
+        raise InputError(f"config.data.placement='stream' reads photos, but scenes are generated; {remedy}")
+    rows = read_annotations(root, name, split)
+    images = stream_images(root, name, split, rows, image_size, config_data.num_workers)
+    return Split(split, images, rows.targets, rows.image_names, rows.labels)
 
 
 def split_validation(split: Split, fraction: float, seed: int, *, stratified: bool) -> tuple[Split, Split]:

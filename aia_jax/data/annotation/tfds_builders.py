@@ -2,7 +2,7 @@
 
     builder = AnnotatedPhotos("corel5k", {"train": read_annotations("datasets", "corel5k", "train")}, data_dir=...)
     prepare(builder)
-    builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})[0]["image"]  # bytes of the photo
+    record_source(builder, "train")[0]["image"]  # bytes of the photo
 
 Records have the order of the annotation file. The builder downloads nothing, because users provide the photos.
 """
@@ -10,14 +10,20 @@ Records have the order of the annotation file. The builder downloads nothing, be
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, Annotations
+from aia_jax.data.image_decoding import decode_image
+from aia_jax.data.pipeline import map_ahead
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.messages import list_problems
+
+_CHECKED_SIZE = 32  # pixels; a photo is decoded at its full size, and then resized to this size
 
 
 class AnnotatedPhotos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -25,7 +31,7 @@ class AnnotatedPhotos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Args:
         dataset: name of the data set. A data set that is not public gets the name "custom" in TFDS.
-        annotations: the annotations of each split. All splits have the same `labels`. All photos must exist.
+        annotations: the annotations of each split. All splits have the same `labels`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -53,25 +59,45 @@ class AnnotatedPhotos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split) for split in self._annotations}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        rows = self._annotations[split]
-        bar = tqdm(rows.image_paths, f"{self.name} {split}: writing", unit="img", mininterval=0.5)
-        for row, path in enumerate(bar):
-            try:
-                photo = io.BytesIO(path.read_bytes())
-            except OSError as error:
-                raise InputError(f"{path} cannot be read: {error.strerror}") from error
-            labels = rows.targets[row].nonzero()[0].tolist()
-            yield row, {"image": photo, "image_name": rows.image_names[row], "labels": labels}
+        rows, problems = self._annotations[split], []
+        photos = map_ahead(_read_photo, rows.image_paths, 0)
+        bar = tqdm(photos, f"{self.name} {split}: writing", len(rows), unit="img", mininterval=0.5)
+        for row, photo in enumerate(bar):
+            if isinstance(photo, str):
+                problems.append(photo)
+            elif not problems:
+                labels = rows.targets[row].nonzero()[0].tolist()
+                yield row, {"image": io.BytesIO(photo), "image_name": rows.image_names[row], "labels": labels}
+        if problems:
+            listed = list_problems(problems)
+            raise InputError(f"{self.name} {split}: {len(problems):,} photo(s) cannot be used:{listed}")
 
 
 def prepare(builder: AnnotatedPhotos) -> None:
     """Writes all ArrayRecord files of a builder. Hides the output of TFDS, because the builder shows a progress bar.
 
     Raises:
-        InputError: a photo cannot be read.
+        InputError: photos cannot be read or decoded. The message lists the photos.
         OSError: the files cannot be written.
     """
     tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     with tempfile.TemporaryDirectory() as no_downloads, contextlib.redirect_stdout(None):
         builder.download_and_prepare(download_config=config, download_dir=no_downloads, file_format="array_record")
+
+
+def record_source(builder: AnnotatedPhotos, split: str) -> Sequence[dict[str, Any]]:
+    """Returns the records of a split, in order. `image` is the bytes of a photo. Indexing reads one record."""
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _read_photo(path: Path) -> bytes | str:
+    """Returns the bytes of a photo, or the reason why it cannot be read or decoded."""
+    try:
+        data = path.read_bytes()
+        decode_image(data, _CHECKED_SIZE)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    except InputError as error:
+        return f"{path}: {error}"
+    return data

@@ -1,0 +1,73 @@
+"""A fake object storage: a folder on disk behind the interface of fsspec, so that no server and no extra is needed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+fsspec = pytest.importorskip("fsspec")
+
+from fsspec.implementations.dirfs import DirFileSystem  # noqa: E402
+from fsspec.implementations.local import LocalFileSystem  # noqa: E402
+
+
+class FakeStorage(DirFileSystem):
+    """Buckets in a folder. Counts requests, and refuses them like a storage without network or rights.
+
+    Attributes:
+        requests: `(method, path)` of each request that writes or reads an object.
+        refused: a part of the paths that are refused; None: no path.
+        error: the error of a refused request.
+    """
+
+    cachable = False
+
+    def __init__(self, folder: Path):
+        super().__init__(path=str(folder), fs=LocalFileSystem(auto_mkdir=True))
+        self.requests: list[tuple[str, str]] = []
+        self.refused: str | None = None
+        self.error: Exception = PermissionError("Forbidden")
+
+    def _check(self, method: str, path: str) -> None:
+        self.requests.append((method, path))
+        if self.refused is not None and self.refused in path:
+            raise self.error
+
+    def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
+        self._check("put", path)
+        super().pipe_file(path, value, **options)
+
+    def put_file(self, lpath: str, path: str, **options: Any) -> None:
+        self._check("put", path)
+        super().put_file(lpath, path, **options)
+
+    def cat_file(self, path: str, **options: Any) -> bytes:
+        self._check("get", path)
+        return super().cat_file(path, **options)
+
+    def get_file(self, path: str, lpath: str, **options: Any) -> None:
+        self._check("get", path)
+        super().get_file(path, lpath, **options)
+
+    def rm_file(self, path: str) -> None:
+        self._check("delete", path)
+        super().rm_file(path)
+
+    def moved(self, method: str) -> list[str]:
+        """Returns the paths of the requests of a method so far, and forgets all requests."""
+        found = [path for name, path in self.requests if name == method]
+        self.requests.clear()
+        return found
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStorage:
+    """Object storage at `gs://` and `s3://`, whose buckets are below `<tmp_path>/cloud`; the cache is another folder."""
+    from aia_jax.utils import storage
+
+    monkeypatch.setattr(storage, "_PACKAGES", dict.fromkeys(storage._PACKAGES, "fsspec"))
+    monkeypatch.setenv("AIA_JAX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cloud" / "bucket").mkdir(parents=True)
+    fake = FakeStorage(tmp_path / "cloud")
+    monkeypatch.setattr(storage, "_file_system", lambda scheme: fake)
+    return fake
