@@ -64,7 +64,11 @@ def run(arguments: argparse.Namespace) -> None:
     source = PhotoSource([PhotoPlace(name, str(folder / name)) for name in names], str(folder))
     load = partial(_load, config, arguments.weights, arguments.batch_size or config.eval.batch_size)
     with contextlib.ExitStack() as stack:
-        compute = None if arguments.ray is None else stack.enter_context(rows_on_ray(arguments, source, exact=True))
+        compute = (
+            None
+            if arguments.ray is None
+            else stack.enter_context(rows_on_ray(arguments, source, exact=True, in_order=True))
+        )
         extractor = load()
         height, width, channels = extractor.grid
         num_bytes = len(names) * height * width * channels * np.dtype(dtype).itemsize

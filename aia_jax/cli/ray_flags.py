@@ -47,13 +47,13 @@ def check_ray_flags(arguments: argparse.Namespace, refused: Sequence[str]) -> No
 
 
 @contextlib.contextmanager
-def rows_on_ray(arguments: argparse.Namespace, source: PhotoSource, *, exact: bool = False) -> Iterator[RowsOnRay]:
+def rows_on_ray(arguments: argparse.Namespace, source: PhotoSource, **options: bool) -> Iterator[RowsOnRay]:
     """Connects to the cluster of `--ray`, and yields `ray_rows` for photos of `source`. Load the model after that.
 
-    `exact`: see `ray_rows`. This process leaves the GPUs and TPUs to the actors.
+    `options`: see `ray_rows`. This process leaves the GPUs and TPUs to the actors.
     """
     from aia_jax.inference.ray_rows import ray_cluster, ray_rows
 
     with ray_cluster(arguments.ray, arguments.ray_actors) as num_actors:  # JAX, once started, warns of new processes
         use_cpu()
-        yield partial(ray_rows, source, num_actors, exact=exact)
+        yield partial(ray_rows, source, num_actors, **options)

@@ -217,4 +217,4 @@ class _Bucket:
 
 def as_utf8(name: str) -> str:
     """Returns the name of a photo in the files: bytes that are not UTF-8 are escapes."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return name.encode(errors="backslashreplace").decode()

@@ -44,7 +44,6 @@ def ray_cluster(address: str, num_actors: int | None) -> Iterator[int]:
     Raises InputError if no cluster answers, its version differs, or it is too small.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # our messages say what went wrong
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default, of which Ray warns
     ray = import_with_extra("ray", "--ray", "ray")
     import_with_extra("ray.data", "--ray", "ray")
@@ -98,8 +97,9 @@ def ray_rows(
     model: PhotoModel,
     *,
     exact: bool = False,
+    in_order: bool = False,
 ) -> Iterator[list[PhotoRow]]:
-    """Computes the rows of photos in order. Call it within `ray_cluster`, and close the iterator if you stop early.
+    """Computes the rows of photos. Call it within `ray_cluster`, and close the iterator if you stop early.
 
     Args:
         places: the photos, all or some of `source`.
@@ -107,6 +107,7 @@ def ray_rows(
         model: the same model in this process, which is not run.
         exact: whether to decode as for training data: exactly, and without the EXIF orientation. False: as
             `local_rows` does.
+        in_order: whether to yield the rows in the order of the photos. False: each batch as soon as it is computed.
 
     Yields:
         The rows of a batch of photos.
@@ -122,17 +123,16 @@ def ray_rows(
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
+    context.execution_options.preserve_order = in_order
     context.execution_options.verbose_progress = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    size = model.batch_size
-    batches = [{"places": pickle.dumps(list(places[start : start + size]))} for start in range(0, len(places), size)]
+    batches = batches_of(places, model.batch_size)
     gpu = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
     rows = ray.data.from_items(batches, override_num_blocks=min(len(batches), _MOST_BLOCKS))
     # With another memory than the actors, Ray does not run the tasks within them.
-    rows = rows.map(_ReadPhotos(source.root, model.image_size, exact), num_cpus=1, memory=_PIXEL_BYTES)
+    rows = rows.map(ReadPhotos(source.root, model.image_size, exact), num_cpus=1, memory=_PIXEL_BYTES)
     rows = rows.map(
-        _ComputeRows,
+        ComputeRows,
         fn_constructor_args=(load, model.digest),
         compute=ActorPoolStrategy(size=num_actors),
         **({"num_gpus": 1} if gpu else {"num_cpus": 1}),
@@ -144,7 +144,12 @@ def ray_rows(
         raise InputError(f"Ray stopped: {_cause(error)}; after you solve this, the same command continues") from error
 
 
-class _ReadPhotos:
+def batches_of(places: Sequence[PhotoPlace], size: int) -> list[dict[str, bytes]]:
+    """Returns the rows of the data set for `ReadPhotos`, with at most `size` photos each."""
+    return [{"places": pickle.dumps(places[start : start + size])} for start in range(0, len(places), size)]
+
+
+class ReadPhotos:
     """Reads and decodes the photos of a batch, in a task."""
 
     def __init__(self, root: str, image_size: int, exact: bool):
@@ -167,7 +172,7 @@ class _ReadPhotos:
         return {"photos": pickle.dumps(([place.name for place in places], photos))}
 
 
-class _ComputeRows:
+class ComputeRows:
     """Holds the model in an actor."""
 
     def __init__(self, load: Callable[[], PhotoModel], digest: str):
