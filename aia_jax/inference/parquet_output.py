@@ -1,6 +1,6 @@
 """Writes the labels of many photos as Parquet files, in a local folder or in object storage.
 
-    settings.json              the settings that determine the labels; one set of settings for all photos
+    _settings.json             the settings that determine the labels; one set of settings for all photos
     labels-<number>.parquet    name, labels, scores, problem: a row for each photo, at most 10,000 rows
     problems-<number>.parquet  the same columns, for the photos that cannot be read: no labels, and the reason
 
@@ -24,7 +24,7 @@ from aia_jax.utils.files import check_writable, exclusive_lock, remove_temporary
 from aia_jax.utils.packages import import_with_extra
 from aia_jax.utils.storage import errors_of_storage, is_url, open_storage
 
-SETTINGS = "settings.json"
+SETTINGS = "_settings.json"  # readers of folders of Parquet files skip names with _
 _FILE = re.compile(r"(labels|problems)-(\d{6,})\.parquet")
 _ROWS = 10_000  # in a file
 _SECONDS = 60  # after which a file is written with fewer rows; an interruption loses at most this time
@@ -47,7 +47,7 @@ class ParquetOutput(contextlib.AbstractContextManager):
         done: names of the photos whose labels are stored; see `has`. Bytes that are not UTF-8 are escapes as "\\udce9".
 
     Raises:
-        InputError: the folder has labels from other settings, labels without `settings.json`, or damaged files;
+        InputError: the folder has labels from other settings, labels without `_settings.json`, or damaged files;
             another process on this machine writes to the folder; or it cannot be written.
     """
 
