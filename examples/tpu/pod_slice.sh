@@ -39,10 +39,10 @@ case ${1-} in
     tpu ssh --worker=all --command="sudo gcloud auth configure-docker ${image%%/*} --quiet && sudo docker pull $image"
     ;;
   train)
-    tpu ssh --worker=all --command="sudo docker rm --force aia 2>/dev/null; $container ${train[*]:1}"
+    tpu ssh --worker=all --command="sudo docker rm aia 2>/dev/null; $container ${train[*]:1}"
     ;;
   log) tpu ssh --worker=0 --command="sudo docker logs --follow aia" ;;
-  stop) tpu ssh --worker=all --command="sudo docker stop --time=300 aia" ;;
+  stop) tpu ssh --worker=all --command="sudo docker stop -t 300 aia" ;;
   delete) tpu delete --quiet ;;
   *)
     echo "usage: $0 create|train|log|stop|delete" >&2
