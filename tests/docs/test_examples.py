@@ -27,7 +27,7 @@ case ${0##*/} in hostname) echo "%s 10.1.1.1 " ;; srun|gcloud) exit "$CODE" ;; e
 @pytest.fixture
 def run_script(tmp_path):
     """Runs a script with stubs for the programs of a cluster. Returns its exit code and the recorded command lines."""
-    for name in ("srun", "scontrol", "hostname", "gcloud"):
+    for name in ("srun", "scontrol", "hostname", "python", "gcloud"):
         (tmp_path / name).write_text(STUB % HEAD)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "venv" / "bin").mkdir(parents=True)
