@@ -27,7 +27,7 @@ tpu() {  # tpu VERB ...: a gcloud command for the slice
 
 train=(
   aia train --config vg500:large --workdir "$bucket/runs/vg500"
-  --config.data.root="$bucket/vg500" --config.data.placement=stream --distributed=auto
+  --config.data.root="$bucket/datasets" --config.data.placement=stream --distributed=auto
 )
 # The TPU devices belong to root. Each host has its own cache.
 container="sudo docker run --detach --name aia --net=host --privileged --user 0 --volume /var/tmp/aia:/cache $image"

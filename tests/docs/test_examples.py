@@ -140,6 +140,7 @@ def test_the_pods_of_a_jobset_find_each_other_and_restart_together(path, run_scr
     assert spec["completions"] == spec["parallelism"]
     assert spec["completionMode"] == "Indexed"
     assert spec["backoffLimit"] == 0 < document["spec"]["failurePolicy"]["maxRestarts"]
+    assert document["spec"]["failurePolicy"]["restartStrategy"] == "BlockingRecreate"  # the old pods still save
     assert pod_of(job)["restartPolicy"] == "Never"  # needed by podFailurePolicy
     for rule in document["spec"]["failurePolicy"]["rules"]:
         assert re.fullmatch("[A-Za-z][A-Za-z0-9_]*", rule["name"])  # JobSet allows no hyphens
