@@ -8,6 +8,7 @@ were not measured here.
 import argparse
 import functools
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -157,7 +158,8 @@ def join_hosts(
 ) -> None:
     """Connects this process to the other processes of a run, if there are any.
 
-    CPU processes communicate through Gloo, which is JAX's default on CPUs.
+    A process that is alone on its host uses all devices of the host. Under SLURM and Open MPI, of several processes on
+    a host, each uses one device. CPU processes communicate through Gloo, which is JAX's default on CPUs.
 
     Args:
         distributed: "auto", the HOST:PORT of process 0, or None for a run with one process.
@@ -181,7 +183,9 @@ def join_hosts(
     watch.start()
     address = None if distributed == "auto" else distributed
     try:
-        jax.distributed.initialize(address, num_processes, process_id, initialization_timeout=timeout_s + 60)
+        jax.distributed.initialize(
+            address, num_processes, process_id, _local_device_ids(), initialization_timeout=timeout_s + 60
+        )
     except (ValueError, RuntimeError) as error:
         if distributed == "auto":
             raise InputError(
@@ -191,6 +195,17 @@ def join_hosts(
         raise InputError(f"--distributed={distributed}: {error}") from error
     finally:
         watch.cancel()
+
+
+def _local_device_ids() -> list[int] | None:
+    """Returns [], which means all devices of the host, or None where JAX must choose the devices of this process.
+
+    Without this, JAX gives each process of SLURM or Open MPI one device, even if no other process uses the host.
+    """
+    # The form of SLURM is "1", "1(x4)" for four nodes, or "2,1(x3)". Without a launcher, nothing shares the host.
+    tasks = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1"
+    alone = re.fullmatch(r"1(\(x\d+\))?", tasks)
+    return [] if alone and not os.environ.get("JAX_LOCAL_DEVICE_IDS") else None
 
 
 def _check(distributed: str | None, num_processes: int | None, process_id: int | None) -> None:

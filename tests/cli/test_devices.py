@@ -47,6 +47,53 @@ def test_a_process_that_does_not_answer_is_named(process, who):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("variables", "devices"),
+    [
+        ({}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2,1(x3)"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, None),  # mpirun starts one step a node
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "JAX_LOCAL_DEVICE_IDS": "0,1"}, None),
+    ],
+)
+@pytest.mark.parametrize("arguments", [("auto", None, None), ("there:1234", 2, 0)])
+def test_a_process_that_is_alone_on_its_host_uses_all_devices(variables, devices, arguments, monkeypatch):
+    for name in ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "JAX_LOCAL_DEVICE_IDS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: calls.append(given))
+    join_hosts(*arguments)
+    address = None if arguments[0] == "auto" else arguments[0]
+    assert calls == [(address, *arguments[1:], devices)]
+
+
+@pytest.mark.parametrize(("tasks", "gpus"), [("1(x2)", "all"), ("2", "{process}")])
+def test_two_tasks_of_slurm_find_each_other_and_their_devices(tasks, gpus):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    program = "import jax; from aia_jax.cli.devices import join_hosts; join_hosts('auto', None, None, timeout_s=60); "
+    program += "print(jax.process_index(), len(jax.local_devices()), jax.device_count(), "
+    program += "jax.config.read('jax_cuda_visible_devices'))"
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost,other", "SLURM_NTASKS": "2"}
+    slurm |= {"SLURM_STEP_TASKS_PER_NODE": tasks, "JAX_COORDINATOR_PORT": str(port), "JAX_PLATFORMS": "cpu"}
+    slurm |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    processes = []
+    for process in range(2):
+        local = 0 if tasks == "1(x2)" else process
+        variables = os.environ | slurm | {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(local)}
+        command = [sys.executable, "-c", program]
+        processes.append(subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True))
+    printed = [process.communicate(timeout=90)[0] for process in processes]
+    assert printed == [f"{process} 4 8 {gpus.format(process=process)}\n" for process in range(2)]
+
+
 def test_the_installed_xla_knows_the_flags_of_the_presets(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     for name in PRESETS:

@@ -1,28 +1,20 @@
 """The parsers and configs of this project accept every command that README, docs, configs and `--help` print."""
 
-import argparse
 import ast
 import importlib.util
 import re
-import runpy
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 
-from aia_jax.cli.flags import Parser
-from aia_jax.cli.main import COMMANDS, main
+from aia_jax.cli.main import COMMANDS
 from aia_jax.utils.config import packaged_configs, read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = [path for folder in ("aia_jax/cli", "benchmarks", "configs") for path in sorted((ROOT / folder).glob("*.py"))]
 PROGRAM = re.compile(r"aia [a-z]|python (train|eval|convert_weights|tests/soak/\w+)\.py|python -m benchmarks\.\w")
-
-
-class Parsed(BaseException):
-    """Raised instead of running a command; not an Exception, so that no command catches it."""
 
 
 def read(page):
@@ -62,34 +54,6 @@ def all_commands():
     for path in MODULES:
         texts[str(path.relative_to(ROOT))] = ast.get_docstring(ast.parse(path.read_text())) or ""
     return [(name, *command) for name, text in texts.items() for command in dict.fromkeys(printed_commands(text))]
-
-
-@pytest.fixture
-def parse(monkeypatch):
-    """Runs a command until its command line is parsed; returns the arguments."""
-
-    def stopping(method):
-        def stop(*args, **options):
-            raise Parsed(method(*args, **options))
-
-        return stop
-
-    monkeypatch.setattr(Parser, "parse", stopping(Parser.parse))
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stopping(argparse.ArgumentParser.parse_args))
-
-    def run(tokens):
-        program, *rest = tokens
-        if program == "python":
-            program, rest = (f"{rest[1].replace('.', '/')}.py", rest[2:]) if rest[0] == "-m" else (rest[0], rest[1:])
-        monkeypatch.setattr(sys, "argv", [program, *rest])
-        try:
-            main() if program == "aia" else runpy.run_path(str(ROOT / program), run_name="__main__")
-        except Parsed as parsed:
-            return parsed.args[0]
-        except SystemExit:  # an error, or the end of --help
-            return None
-
-    return run
 
 
 @pytest.mark.parametrize(("place", "command", "complete"), all_commands())
