@@ -1,7 +1,7 @@
 """Finds the photos whose vectors are most similar to the vector of a query, exactly, or fast with vectors of int8.
 
-The score of a photo is the cosine of both vectors, plus the agreement: the sum of `values[class] * probability` over the
-photo's classes, where `values` belong to the query.
+The score of a photo is the cosine of both vectors, plus the agreement: the sum of `values[class] * probability` over
+the photo's classes. The query determines `values`.
 """
 
 from collections.abc import Sequence
