@@ -89,7 +89,7 @@ class PhotoIndex:
         Args:
             names: all photos of the folder; see `photo_names`.
             rows: generator function from names of photos to batches of their rows, in any order; such as `local_rows`.
-                Rows of other photos, and a second row of a photo, are ignored.
+                Not called if all rows are current. Rows of other photos, and a second row of a photo, are ignored.
             progress: called with the numbers of photos that are done and in total, first and after each part; None: a
                 bar. An error that it raises ends the update, and the next update continues.
 
@@ -162,11 +162,11 @@ class PhotoIndex:
         new, changed, problems = 0, 0, {}
         kept, fresh = sum(map(len, self._parts)), [photos.names[place] for place in np.flatnonzero(~photos.done)]
         total = len(fresh)
-        bar = tqdm(
-            total=total, desc="index", unit="img", dynamic_ncols=True, disable=bool(not total or progress) or None
-        )
         if progress:
             progress(kept, kept + total)
+        if not fresh:
+            return new, changed, problems
+        bar = tqdm(total=total, desc="index", unit="img", dynamic_ncols=True, disable=bool(progress) or None)
         with bar, contextlib.closing(rows(fresh)) as batches:
             for batch in _batches(itertools.chain.from_iterable(batches), _PART_SIZE):
                 asked: dict[str, PhotoRow] = {}
