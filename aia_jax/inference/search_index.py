@@ -32,7 +32,7 @@ from aia_jax.inference.index_parts import (
     write_part,
 )
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import exclusive_lock, write_bytes
+from aia_jax.utils.files import exclusive_lock, remove_temporary_files, write_bytes
 
 _FORMATS = ("aia_jax photo index, version 1", "aia_jax photo index, version 2")  # the last one is written
 _PART_SIZE = 256  # largest number of photos whose rows are written to a part at once
@@ -195,6 +195,7 @@ class PhotoIndex:
         self._parts = [part for part in join_small_parts(self._path, self._parts, _PART_SIZE) if len(part)]
         remove_parts(self._path, keep={part.path for part in self._parts})
         for part in self._parts:
+            remove_temporary_files(part.path)  # of an update that was killed
             for name in self._derived.keys() - part.arrays if len(part.live) >= _DERIVED_FROM else ():
                 add_array(part, name, self._derived[name])
         self.names, self._slices = PhotoNames(self._parts), map_slices(self._parts)
