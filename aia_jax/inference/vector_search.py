@@ -55,7 +55,8 @@ def fast_search(parts: Sequence[Part], vector: np.ndarray, values: np.ndarray | 
         if SMALL in arrays:
             small = arrays[SMALL] if len(own) == len(arrays[SMALL]) else arrays[SMALL][own]
             number = len(own) if values is not None else min(num_candidates, len(own))
-            found = usearch.search(small, query, number, usearch.MetricKind.Cos, exact=True)
+            # One thread: memory is the limit, and on a busy machine a call would wait for its second thread.
+            found = usearch.search(small, query, number, usearch.MetricKind.Cos, exact=True, threads=1)
             near = found.keys.astype(np.int64)
             near_scores = 1 - found.distances
             if values is not None:
