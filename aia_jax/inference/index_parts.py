@@ -1,7 +1,7 @@
 """The parts of an index of photos. A part is a folder with the rows of up to a million photos.
 
-    rows-<id>/photos.npy     int64 `[rows, 3]`: end of the photo's name in names.npy, size of its file in bytes, and time
-                             of its last change in nanoseconds. The size is -1 if the row is outdated
+    rows-<id>/photos.npy     int64 `[rows, 3]`: end of the photo's name in names.npy, size of its file in bytes, and
+                             time of its last change in nanoseconds. The size is -1 if the row is outdated
     rows-<id>/names.npy      uint8: the bytes of all names
     rows-<id>/<array>.npy    an array `[rows, ...]` that a model computed
 
@@ -21,44 +21,18 @@ from pathlib import Path
 import numpy as np
 
 from aia_jax.data.mapped_rows import RowWriter, map_array
+from aia_jax.data.photo_states import Entry, PhotoStates
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import atomic_path, check_room
 
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")
 _SLICE = 4096  # rows that a search reads at once, so that the result of each step fits in the cache of a core
 _BLOCK = 2**24  # bytes that are copied at once
+_JOINED = 16  # so many parts of one size class are joined. Each class has parts that are up to 16 times as large
+_CLASSES = 3  # parts of the last class are not joined: with 256 photos in the first class, they have up to a million
 _OWN = ("photos", "names")  # the files of a part that are not arrays of the model
 
 Rows = dict[str, np.ndarray]
-Entry = tuple[str, int, int]  # name of a photo, size in bytes, time of the last change in nanoseconds
-
-
-class PhotoStates:
-    """The photos of a folder, with the sizes and the times of change of their files.
-
-    The numbers are in arrays, because the tuples of 10 million photos would need gigabytes.
-
-    Attributes:
-        names: the names of the N photos, relative to the folder.
-        places: for each name, its index in `names`.
-        states: int64 `[N + 1, 2]`, size in bytes and time of the last change in nanoseconds; -1 if there is no such
-            file, and in the last row, which stands for all other names.
-        is_missing: bool `[N + 1]`, whether there is no such file.
-        done: bool `[N + 1]`, whether the index has a current row of the photo, or there is no such file.
-    """
-
-    def __init__(self, folder: Path, names: Iterable[str]):
-        self.names = list(dict.fromkeys(names))
-        self.places = dict(zip(self.names, range(len(self.names)), strict=True))
-        states = itertools.chain((_state(os.path.join(folder, name)) for name in self.names), [(-1, -1)])
-        self.states = np.fromiter(states, np.dtype((np.int64, 2)), len(self.names) + 1)
-        self.is_missing = self.states[:, 0] < 0
-        self.done = self.is_missing.copy()
-
-    def entry(self, name: str) -> Entry:
-        """Returns the entry of a photo."""
-        size, time = self.states[self.places[name]].tolist()
-        return name, size, time
 
 
 class Part:
@@ -162,6 +136,24 @@ def join_parts(index: Path, parts: Sequence[Part]) -> Part:
     return joined
 
 
+def join_small_parts(index: Path, parts: Sequence[Part], part_size: int) -> list[Part]:
+    """Joins parts until there are few: each array of a part is an open file, and each part needs one call in a search.
+
+    As in a log-structured merge tree, each row is copied once for each size class. Also copies the usable rows of a
+    part with more outdated rows than others.
+
+    Args:
+        part_size: largest number of photos of the parts in the first size class.
+
+    Returns:
+        All parts: new ones, and those that are not joined.
+    """
+    while group := _joinable(parts, part_size):
+        joined = join_parts(index, group)
+        parts = [*(part for part in parts if part not in group), joined]
+    return list(parts)
+
+
 def add_array(part: Part, name: str, compute: Callable[[Rows], np.ndarray]) -> None:
     """Adds the array `compute(rows)` to a part, where `rows` are slices of the arrays that the part has."""
     arrays = part.map()[0]
@@ -229,6 +221,17 @@ def remove_parts(index: Path, keep: Collection[Path] = ()) -> None:
             shutil.rmtree(path, ignore_errors=bool(keep))
 
 
+def _joinable(parts: Iterable[Part], part_size: int) -> list[Part]:
+    classes: dict[int, list[Part]] = {}
+    for part in filter(len, parts):
+        if 2 * len(part) < len(part.live):
+            return [part]
+        size = next(size for size in itertools.count() if len(part) <= part_size * _JOINED**size)
+        classes.setdefault(size, []).append(part)
+    found = (parts for size, parts in classes.items() if size < _CLASSES and len(parts) >= _JOINED)
+    return next(found, [])[:_JOINED]
+
+
 def _write(index: Path, photos: np.ndarray, names: np.ndarray, arrays: Mapping[str, Iterable[np.ndarray]]) -> Part:
     path = index / f"rows-{uuid.uuid4().hex[:12]}"
     temporary = path.with_name(f".{path.name}")
@@ -250,14 +253,6 @@ def _write_array(path: Path, blocks: Iterable[np.ndarray], num_rows: int = 0) ->
     with RowWriter(path, first.shape[1:], first.dtype) as writer:
         for block in itertools.chain([first], remaining):
             writer.extend(block)
-
-
-def _state(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 def _slices(array: np.ndarray) -> Iterator[slice]:

@@ -18,26 +18,24 @@ import numpy as np
 from tqdm import tqdm
 
 from aia_jax.data.photo_rows import PhotoRow
+from aia_jax.data.photo_states import PhotoStates
 from aia_jax.inference.index_parts import (
     Part,
     PhotoNames,
-    PhotoStates,
     Rows,
     add_array,
     find_parts,
     is_part,
-    join_parts,
+    join_small_parts,
     map_slices,
     remove_parts,
     write_part,
 )
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import exclusive_lock, write_bytes
+from aia_jax.utils.files import exclusive_lock, remove_temporary_files, write_bytes
 
 _FORMATS = ("aia_jax photo index, version 1", "aia_jax photo index, version 2")  # the last one is written
 _PART_SIZE = 256  # largest number of photos whose rows are written to a part at once
-_JOINED = 16  # so many parts of one size class are joined. Each class has parts that are up to 16 times as large
-_CLASSES = 3  # the largest parts have `_PART_SIZE * _JOINED**_CLASSES` photos: a million
 _DERIVED_FROM = 4096  # smallest number of rows of a part with derived arrays
 
 ComputeRows = Callable[[Sequence[str]], Iterator[list[PhotoRow]]]
@@ -93,7 +91,7 @@ class PhotoIndex:
         Args:
             names: all photos of the folder; see `photo_names`.
             rows: generator function from names of photos to batches of their rows, in any order; such as `local_rows`.
-                Rows of other photos, and a second row of a photo, are ignored.
+                Not called if all rows are current. Rows of other photos, and a second row of a photo, are ignored.
             progress: called with the numbers of photos that are done and in total, first and after each part; None: a
                 bar. An error that it raises ends the update, and the next update continues.
 
@@ -166,11 +164,11 @@ class PhotoIndex:
         new, changed, problems = 0, 0, {}
         kept, fresh = sum(map(len, self._parts)), [photos.names[place] for place in np.flatnonzero(~photos.done)]
         total = len(fresh)
-        bar = tqdm(
-            total=total, desc="index", unit="img", dynamic_ncols=True, disable=bool(not total or progress) or None
-        )
         if progress:
             progress(kept, kept + total)
+        if not fresh:
+            return new, changed, problems
+        bar = tqdm(total=total, desc="index", unit="img", dynamic_ncols=True, disable=bool(progress) or None)
         with bar, contextlib.closing(rows(fresh)) as batches:
             for batch in _batches(itertools.chain.from_iterable(batches), _PART_SIZE):
                 asked: dict[str, PhotoRow] = {}
@@ -192,34 +190,17 @@ class PhotoIndex:
     def _write(self, rows: Sequence[PhotoRow], photos: PhotoStates) -> None:
         arrays = {name: [np.stack([row.arrays[name] for row in rows])] for name in rows[0].arrays}
         self._parts.append(write_part(self._path, (photos.entry(row.name) for row in rows), arrays))
-        self._join()
+        self._parts = join_small_parts(self._path, self._parts, _PART_SIZE)
 
     def _finish(self) -> None:
         """Joins and removes parts, adds derived arrays, and memory-maps the result."""
-        self._join()
-        self._parts = [part for part in self._parts if len(part)]
+        self._parts = [part for part in join_small_parts(self._path, self._parts, _PART_SIZE) if len(part)]
         remove_parts(self._path, keep={part.path for part in self._parts})
         for part in self._parts:
+            remove_temporary_files(part.path)  # of an update that was killed
             for name in self._derived.keys() - part.arrays if len(part.live) >= _DERIVED_FROM else ():
                 add_array(part, name, self._derived[name])
         self.names, self._slices = PhotoNames(self._parts), map_slices(self._parts)
-
-    def _join(self) -> None:
-        """Joins parts while there are too many of one size, or one with more outdated rows than others."""
-        while group := self._joinable():
-            joined = join_parts(self._path, group)
-            self._parts = [*(part for part in self._parts if part not in group), joined]
-
-    def _joinable(self) -> list[Part]:
-        """Returns parts to join, so that there are few parts: each array of a part is an open file."""
-        classes: dict[int, list[Part]] = {}
-        for part in filter(len, self._parts):
-            if 2 * len(part) < len(part.live):
-                return [part]
-            size = next(size for size in itertools.count() if len(part) <= _PART_SIZE * _JOINED**size)
-            classes.setdefault(size, []).append(part)
-        joinable = (parts for size, parts in classes.items() if size < _CLASSES and len(parts) >= _JOINED)
-        return next(joinable, [])[:_JOINED]
 
 
 def _batches(elements: Iterable[Any], size: int) -> Iterator[list[Any]]:

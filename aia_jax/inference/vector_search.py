@@ -1,7 +1,7 @@
 """Finds the photos whose vectors are most similar to the vector of a query, exactly, or fast with vectors of int8.
 
-The score of a photo is the cosine of both vectors, plus the agreement: the sum of `values[class] * probability` over the
-photo's classes, where `values` belong to the query.
+The score of a photo is the cosine of both vectors, plus the agreement: the sum of `values[class] * probability` over
+the photo's classes. The query determines `values`.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,8 @@ def fast_search(parts: Sequence[Part], vector: np.ndarray, values: np.ndarray | 
         if SMALL in arrays:
             small = arrays[SMALL] if len(own) == len(arrays[SMALL]) else arrays[SMALL][own]
             number = len(own) if values is not None else min(num_candidates, len(own))
-            found = usearch.search(small, query, number, usearch.MetricKind.Cos, exact=True)
+            # One thread: memory is the limit, and on a busy machine a call would wait for its second thread.
+            found = usearch.search(small, query, number, usearch.MetricKind.Cos, exact=True, threads=1)
             near = found.keys.astype(np.int64)
             near_scores = 1 - found.distances
             if values is not None:

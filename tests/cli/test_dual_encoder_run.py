@@ -135,6 +135,20 @@ def test_search_finds_photos_by_a_sentence(workdir, root, tmp_path, capsys):
     assert "was rebuilt: it is damaged" in capsys.readouterr().out
 
 
+@pytest.mark.extras
+def test_a_fast_search_prints_the_same_photos(workdir, root, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("usearch")
+    monkeypatch.setattr("aia_jax.inference.search_index._DERIVED_FROM", 1)
+    command = ["search", "--workdir", str(workdir), "--images", str(root / "images"), "--index", str(tmp_path / "i")]
+    outputs = []
+    for flags in ([], ["--fast"], []):
+        assert main([*command, "a red star", "espresso", *flags]) == 0
+        outputs.append(re.sub(r" in .* s\)", "", capsys.readouterr().out.partition("gone")[2]))
+        assert len(list((tmp_path / "i").glob("rows-*/vectors_int8.npy"))) == (len(outputs) > 1)
+    assert outputs[0].count(".png") == 20
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
 def test_the_order_of_found_photos_is_that_of_the_formula(workdir):
     search, rng = SentenceSearch(TrainedDualEncoder.load(workdir, 8)), np.random.default_rng(0)
     parts = []

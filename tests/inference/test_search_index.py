@@ -1,7 +1,9 @@
 """The index of a folder of photos: updates compute only what changed, and survive damage and interruptions."""
 
+import json
 import os
 import shutil
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aia_jax.data.mapped_rows import RowWriter
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.data.photo_rows import PhotoRow, local_rows
-from aia_jax.inference import search_index
+from aia_jax.inference import index_parts, search_index
 from aia_jax.inference.search_index import PhotoIndex
 from aia_jax.utils.errors import InputError
 
@@ -189,12 +192,165 @@ def test_an_interrupted_update_keeps_the_complete_parts(tmp_path, folder, monkey
 
 def test_many_small_parts_are_joined(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(search_index, "_PART_SIZE", 4)
-    monkeypatch.setattr(search_index, "_JOINED", 4)
+    monkeypatch.setattr(index_parts, "_JOINED", 4)
     for number in range(7, 18):
         paint(folder / "sub" / f"{number}.png", number)
         index, _, _ = update(tmp_path / "index", folder)
     assert reds(index) == {f"sub/{number}.png": number for number in range(18)}
     assert len(list((tmp_path / "index").glob("*rows-*"))) < 10
+
+
+@pytest.fixture
+def tiny_parts(monkeypatch):
+    """Parts of one photo; two parts of a size are joined, up to eight photos."""
+    monkeypatch.setattr(search_index, "_PART_SIZE", 1)
+    monkeypatch.setattr(index_parts, "_JOINED", 2)
+
+
+def num_rows(path):
+    return sorted(len(np.load(file)) for file in path.glob("rows-*/red.npy"))
+
+
+def test_an_update_joins_parts_of_each_size_up_to_a_largest_one(tmp_path, folder, tiny_parts):
+    for number in range(7, 21):
+        paint(folder / "sub" / f"{number}.png", number)
+    index, _, _ = update(tmp_path / "index", folder)
+    assert num_rows(tmp_path / "index") == [1, 4, 8, 8]
+    assert reds(index) == {f"sub/{number}.png": number for number in range(21)}
+    assert list(index.names) == [index.names[place] for place in range(21)]
+    assert (index.names[-1], index.names[3:5]) == (list(index.names)[-1], list(index.names)[3:5])
+    with pytest.raises(IndexError):
+        index.names[21]
+
+
+def test_a_part_with_more_outdated_rows_than_others_is_written_again(tmp_path, folder, tiny_parts):
+    paint(folder / "sub" / "7.png", 7)
+    update(tmp_path / "index", folder)
+    assert num_rows(tmp_path / "index") == [8]
+    (folder / "sub" / "0.png").unlink()
+    assert list(update(tmp_path / "index", folder)[0].names) == [f"sub/{number}.png" for number in range(1, 8)]
+    assert num_rows(tmp_path / "index") == [8]
+    for number in (1, 2, 4, 7):
+        (folder / "sub" / f"{number}.png").unlink()
+    index, _, seen = update(tmp_path / "index", folder)
+    assert (reds(index), seen) == ({f"sub/{number}.png": number for number in (3, 5, 6)}, 0)
+    assert num_rows(tmp_path / "index") == [3]
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_kill_while_parts_are_joined_loses_no_photo_and_repeats_none(tmp_path, folder, tiny_parts, monkeypatch, at):
+    """The update stops at a deletion of a part: before the joined parts are removed, or after one of them."""
+    remove, count = shutil.rmtree, iter(range(100))
+
+    def stop(path, **options):
+        if path.exists() and next(count) == at:
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", stop)
+    with pytest.raises(KeyboardInterrupt):
+        update(tmp_path / "index", folder)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    written = {name for part in index_parts.find_parts(tmp_path / "index") for name in part.names()}
+    index, found, seen = update(tmp_path / "index", folder)
+    assert (seen, found.new) == (7 - len(written), 7 - len(written))
+    assert (sorted(index.names), reds(index)) == (sorted(ALL), ALL)
+    assert sum(num_rows(tmp_path / "index")) == 7
+
+
+@pytest.mark.parametrize("at", range(0, 24, 3))
+def test_a_full_disk_while_parts_are_written_loses_no_complete_part(tmp_path, folder, tiny_parts, monkeypatch, at):
+    extend, count = RowWriter.extend, iter(range(100))
+
+    def fill(self, rows):
+        if next(count) == at:
+            raise OSError(28, "No space left on device")
+        extend(self, rows)
+
+    monkeypatch.setattr(RowWriter, "extend", fill)
+    with pytest.raises(OSError, match="No space"):
+        update(tmp_path / "index", folder)
+    monkeypatch.setattr(RowWriter, "extend", extend)
+    written = {name for part in index_parts.find_parts(tmp_path / "index") for name in part.names()}
+    index, _, seen = update(tmp_path / "index", folder)
+    assert seen == 7 - len(written)
+    assert (sorted(index.names), reds(index)) == (sorted(ALL), ALL)
+
+
+def write_version_1(path, outdated=()):
+    """Changes the files of an index to those of version 1, in which some photos are outdated."""
+    for part in index_parts.find_parts(path):
+        entries = [[name, *state] for name, state in zip(part.names(), part.map()[1][:, 1:].tolist(), strict=True)]
+        entries = [None if entry[0] in outdated else entry for entry in entries]
+        (part.path / "photos.json").write_text(json.dumps(entries))
+        (part.path / "photos.npy").unlink()
+        (part.path / "names.npy").unlink()
+    about = json.loads((path / "index.json").read_text())
+    (path / "index.json").write_text(json.dumps(about | {"format": "aia_jax photo index, version 1"}))
+
+
+def test_an_index_of_version_1_is_continued(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(search_index, "_PART_SIZE", 3)
+    paint(folder / "x.png", 50)
+    os.rename(os.fsencode(folder / "x.png"), os.fsencode(folder) + b"/bad\xff.png")
+    update(tmp_path / "index", folder)
+    write_version_1(tmp_path / "index", outdated=("sub/2.png", "sub/6.png"))
+    index, found, seen = update(tmp_path / "index", folder)
+    assert (found.rebuilt, found.new, seen) == ("", 2, 2)
+    assert reds(index) == ALL | {os.fsdecode(b"bad\xff.png"): 50}
+    assert not list((tmp_path / "index").glob("*/photos.json"))
+    assert update(tmp_path / "index", folder)[2] == 0
+    write_version_1(tmp_path / "index")
+    next((tmp_path / "index").glob("*/photos.json")).write_text("[")
+    assert update(tmp_path / "index", folder)[1].rebuilt.startswith("it is damaged (")
+
+
+def test_slices_hold_the_rows_of_the_whole_arrays(tmp_path, folder, monkeypatch):
+    whole = update(tmp_path / "index", folder)[0]
+    (folder / "sub" / "1.png").unlink()
+    (folder / "sub" / "4.png").unlink()
+    (folder / "sub" / "5.png").unlink()
+    monkeypatch.setattr(index_parts, "_SLICE", 2)
+    index, _, _ = update(tmp_path / "index", folder)
+    assert len(whole.parts()) == 1
+    assert [arrays["red"].tolist() for arrays, _ in index.parts()] == [[0, 1], [2, 3], [6]]  # none of 4 and 5 is usable
+    assert [rows.tolist() for _, rows in index.parts()] == [[0], [0, 1], [0]]
+    assert reds(index) == {f"sub/{number}.png": number for number in (0, 2, 3, 6)}
+
+
+def test_joining_copies_arrays_in_small_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_parts, "_BLOCK", 2**16)
+    values = np.random.default_rng(0).integers(0, 256, (4, 64, 2**16), np.uint8)  # 4 MB in each part
+    photos = [[(f"{part}-{row}", 1, 1) for row in range(64)] for part in range(4)]
+    parts = [index_parts.write_part(tmp_path, photos[part], {"array": [values[part]]}) for part in range(4)]
+    parts[1].live[::2] = False
+    tracemalloc.start()
+    joined = index_parts.join_parts(tmp_path, parts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+    assert index_parts.find_parts(tmp_path)[0].path == joined.path
+    expected = np.concatenate([values[0], values[1, 1::2], values[2], values[3]])
+    np.testing.assert_array_equal(joined.map()[0]["array"], expected)
+    names = [name for part in (photos[0], photos[1][1::2], photos[2], photos[3]) for name, _, _ in part]
+    assert list(joined.names()) == names
+
+
+def test_derived_arrays_are_added_to_large_parts_and_joined(tmp_path, folder, tiny_parts, monkeypatch):
+    monkeypatch.setattr(search_index, "_DERIVED_FROM", 2)
+
+    def updated(derived):
+        index = PhotoIndex(tmp_path / "index", folder, "a model", ("red",), derived)
+        index.update(photo_names(folder), partial(local_rows, folder, model=Model(), num_workers=0))
+        return index
+
+    double = {"double": lambda arrays: 2 * arrays["red"]}
+    assert [len(arrays) for arrays, _ in updated(double).parts()] == [2, 2, 1]  # parts of 4, 2 and 1 photos
+    paint(folder / "sub" / "7.png", 7)
+    assert [len(arrays) for arrays, _ in updated({}).parts()] == [1]  # a part without the array was among those joined
+    [(arrays, rows)] = updated(double).parts()
+    assert len(rows) == 8
+    np.testing.assert_array_equal(arrays["double"], 2 * arrays["red"])
 
 
 def test_a_photo_in_two_parts_is_found_once(tmp_path, folder):
