@@ -143,9 +143,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the installed packages that affect the numbers."""
-    return {"aia_jax": __version__, **package_versions(*_PEERS), "python": platform.python_version()}
+def versions(*others: str) -> dict[str, str]:
+    """Returns the versions of Python, of the installed packages that affect most numbers, and of `others`."""
+    return {"aia_jax": __version__, **package_versions(*_PEERS, *others), "python": platform.python_version()}
 
 
 def attempt(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
