@@ -193,6 +193,14 @@ def test_records_are_kept_until_a_photo_or_the_annotations_change(photos, tmp_pa
     assert len(load(root)) == NUM_IMAGES - 1
 
 
+def test_other_data_in_the_output_stay(photos, tmp_path):
+    make_dataset(tmp_path)
+    before = (tmp_path / "Corel-5k" / "train.json").read_bytes()
+    with pytest.raises(InputError, match=r"Corel-5k has other data, whose train\.json would be replaced; --output"):
+        write_dataset(photos, "corel5k", tmp_path)
+    assert (tmp_path / "Corel-5k" / "train.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
