@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_room, exclusive_lock, os_errors_as_input_errors
 from aia_jax.utils.paths import cache_root as cache_root
 

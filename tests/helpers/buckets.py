@@ -62,7 +62,7 @@ class FakeStorage(DirFileSystem):
 
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStorage:
-    """Object storage at `gs://` and `s3://`, whose buckets are below `<tmp_path>/cloud`; the cache is another folder."""
+    """Object storage at `gs://` and `s3://`, with its buckets in `<tmp_path>/cloud`; the cache is another folder."""
     from aia_jax.utils import storage
 
     monkeypatch.setattr(storage, "_PACKAGES", dict.fromkeys(storage._PACKAGES, "fsspec"))
