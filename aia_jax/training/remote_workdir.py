@@ -1,8 +1,8 @@
 """Runs whose workdir is in object storage: they train in a local copy, which is uploaded while they train.
 
 Object storage has no locks, no appends and no renames, and Orbax does not write to `s3://`. So each run has a copy in
-the cache. A thread sends what has changed every 30 seconds. The object `.writer.json` says which copy was sent last, and
-its time is renewed every 30 seconds. docs/object_storage.md describes the rules.
+the cache. A thread sends what has changed every 30 seconds. The object `.writer.json` says which copy was sent last,
+and its time is renewed every 30 seconds. docs/object_storage.md describes the rules.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ class Trainer:
         self._shared = shared_workdir or jax.process_count() == 1
         if not self._shared and config.mesh.fsdp > 1:
             raise InputError(
-                f"config.mesh.fsdp={config.mesh.fsdp}: in object storage, a run of several processes needs a whole copy "
-                "of the state in each process; set it to 1, or give a workdir on a disk that all hosts share"
+                f"config.mesh.fsdp={config.mesh.fsdp}: in object storage, a run of several processes needs a whole "
+                "copy of the state in each process; set it to 1, or give a workdir on a disk that all hosts share"
             )
         self.mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
         sharding.check_batch_size("batch_size", config.batch_size, self.mesh, config.accumulate_steps)

@@ -145,7 +145,7 @@ class FolderCopy:
         """
         for attempt in range(3):  # another machine may write at the same time
             there = self.there()
-            there = {name: there[name] for name in there.keys() - incomplete_checkpoints(there)}
+            there = {name: there[name] for name in sorted(there.keys() - incomplete_checkpoints(there))}
             here = self.here()
             for name, equal in [*self._equal.items()]:
                 if name not in there:
