@@ -31,6 +31,7 @@ from aia_jax.data.mapped_rows import MappedRows, RowWriter
 from aia_jax.training import sharding
 from aia_jax.training.step import gather_rows
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.memory import keep_freed_memory
 from benchmarks.comparison import SMALL, finish, make_parser, run_command, shrunk, timing_options, usable_device
 from benchmarks.step import check_task
 from benchmarks.timing import isolated, machine, per_second, progress, time_windows, versions
@@ -121,6 +122,7 @@ def measure_mapped(num_images: int, size: int, batch_size: int, windows: int, se
     """Times the transfer of batches from a memory-mapped file, with two batches in transfer as in training."""
     from aia_jax.data.pipeline import train_batches
 
+    keep_freed_memory()  # as training does
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         with RowWriter(path, (size, size, 3), np.uint8) as writer:
@@ -138,6 +140,7 @@ def measure_streamed(
     from aia_jax.data.annotation.photo_records import write_dataset
     from aia_jax.data.pipeline import train_batches
 
+    keep_freed_memory()  # as training does
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_photos(root, num_images, photo_width)
