@@ -5,7 +5,13 @@
 
 Needs GPUs or TPUs, 93 GB of disk for the resized photos, and `<root>/VG-500/` with the files of the authors or of
 SSGRL. `aia prepare vg500 --root datasets` downloads about 30 GB. If the training split (83 GB) fits into device memory,
-add `--config.data.placement=device`.
+add `--config.data.placement=device`. Without the disk space for the resized photos, write records of the original
+photos (at most 15 GB) and decode them in each step:
+
+    aia prepare vg500 --root datasets --output records
+    aia train --config vg500 --workdir runs/vg500 --config.data.root=records --config.data.placement=stream \
+        --config.init_backbone=tresnet_l_v2_miil_21k.pth
+
 Published results with ImageNet-21k-P weights: P 0.409, R 0.502, F1 0.451, N+ 477, mAP 42.515.
 
 `vg500:large` uses large batches, 1,024 images per step on the eight GPUs of a host:

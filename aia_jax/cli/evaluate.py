@@ -2,6 +2,7 @@
 
     aia evaluate --config demo --workdir runs/demo --html
     aia evaluate --config demo --workdir runs/demo --split train --output /tmp/demo-train
+    aia evaluate --config demo --workdir gs://bucket/demo
     aia evaluate --config corel5k --weights Annotator_Corel-5k.pth --output /tmp/corel5k
     aia evaluate --config corel5k_lite:gap --model corel5k --output /tmp/corel5k_lite
     aia evaluate --config improved_loss:corel5k --workdir runs/b --thresholds mcc
@@ -13,27 +14,36 @@ overrides both.
 """
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from aia_jax.cli.devices import add_device_arguments, set_up_devices
-from aia_jax.cli.flags import Parser, add_config_argument, local, word
+from aia_jax.cli.flags import Parser, add_config_argument, local, local_or_url, word, word_or_url
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.model_folders import model_folder
+from aia_jax.utils.model_folders import find_model, model_folder
+from aia_jax.utils.storage import is_url
 
 
 def _optional_path(text: str) -> Path | None:
     return local(text) if text else None
 
 
+def _optional_source(text: str) -> Path | str | None:
+    return local_or_url(text) if text else None
+
+
 def add_arguments(parser: Parser) -> None:
     """Adds the flags of `aia evaluate`."""
     add_config_argument(parser)
-    parser.add_argument("--workdir", type=_optional_path, metavar="DIR", help="folder of the run to evaluate")
+    run = "folder of the run to evaluate, on disk or in object storage, which then gets the results too"
+    parser.add_argument("--workdir", type=_optional_source, metavar="DIR|URL", help=run)
     weights = "instead of --workdir: a PyTorch file, a folder that `aia convert` or `aia train` wrote, or a model "
     weights += "folder or its name; for retrieval, several --weights are also scored as an ensemble"
     names = ("--weights", "--model")
-    parser.add_argument(*names, action="append", default=[], type=word, metavar="FILE|DIR|NAME", help=weights)
+    parser.add_argument(
+        *names, action="append", default=[], type=word_or_url, metavar="FILE|DIR|NAME|URL", help=weights
+    )
     output = "folder for the results; default: `evaluation` in the folder of --workdir or --weights"
     parser.add_argument("--output", type=_optional_path, metavar="DIR", help=output)
     splits = ("train", "validation", "test")
@@ -55,18 +65,25 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from aia_jax.evaluation.evaluate import evaluate
 
-    workdir, weights = arguments.workdir, arguments.weights
+    workdir = arguments.workdir
+    weights = [str(find_model(source)) if is_url(source) else source for source in arguments.weights]
     if bool(workdir) == bool(weights):
         raise InputError("give --workdir, the folder of a run, or --weights, a file or folder")
-    is_run = len(weights) == 1 and Path(weights[0]).is_dir() and not model_folder(weights[0])
+    downloaded = any(map(is_url, arguments.weights))  # its folder in the cache is no place for results
+    is_run = len(weights) == 1 and not downloaded and Path(weights[0]).is_dir() and not model_folder(weights[0])
     folder = workdir or (Path(weights[0]) if is_run else None)
     if not arguments.output and not folder:
         raise InputError("--weights FILE needs --output, a folder for the results; so does a model folder")
     set_up_devices(arguments)
-    _choose_dtype(arguments, [workdir] if workdir else [Path(source) for source in weights])
-    output = arguments.output or folder / "evaluation"
-    options = {"split": arguments.split, "thresholds": arguments.thresholds, "html": arguments.html}
-    evaluate(arguments.config, workdir, output, weights=weights, **options)
+    with contextlib.ExitStack() as stack:
+        if is_url(workdir):
+            from aia_jax.training.remote_workdir import run_with_results
+
+            workdir = folder = stack.enter_context(run_with_results(workdir))
+        _choose_dtype(arguments, [workdir] if workdir else [Path(source) for source in weights])
+        output = arguments.output or folder / "evaluation"
+        options = {"split": arguments.split, "thresholds": arguments.thresholds, "html": arguments.html}
+        evaluate(arguments.config, workdir, output, weights=weights, **options)
 
 
 def _choose_dtype(arguments: argparse.Namespace, sources: Sequence[Path]) -> None:

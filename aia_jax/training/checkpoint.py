@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -30,24 +31,33 @@ class Checkpointer(contextlib.AbstractContextManager):
 
     Args:
         keep: the number of newest checkpoints to keep, besides the best one.
+        shared: whether all processes see the same workdir. If not, process 0 saves, and every process restores from
+            its own copy. The saved arrays must then be replicated.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 2):
+    def __init__(self, workdir: Path, *, keep: int = 2, shared: bool = True):
         self._directory = Path(workdir).resolve() / "checkpoints"
         self._infos: dict[int, dict[str, Any]] = {}
         self._saving = 0
+        self._saves = shared or jax.process_index() == 0
+        self._shared = shared
         logging.getLogger("absl").addFilter(_is_useful)
+        processes = _processes(shared)
+        if not shared:  # Orbax creates it only for all processes
+            self._directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_NewestAndBest(keep, self._infos),
                 enable_async_checkpointing=True,
+                create=shared,
+                multiprocessing_options=processes,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
             item_handlers={
-                "weights": ocp.StandardCheckpointHandler(),
-                "progress": ocp.StandardCheckpointHandler(),
-                "info": ocp.JsonCheckpointHandler(),
+                "weights": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+                "progress": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+                "info": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
             },
         )
         for step in self.steps():
@@ -59,6 +69,10 @@ class Checkpointer(contextlib.AbstractContextManager):
 
         Raises InputError if the disk is full or not writable. The next `save`, `wait` or `__exit__` can raise it too.
         """
+        if not self._saves:
+            return
+        if not self._shared:  # Orbax would wait for the parts that other processes have
+            trees = jax.tree.map(np.asarray, trees)
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         with self._disk_errors_as_input_errors():
             self._manager.wait_until_finished()
@@ -172,6 +186,14 @@ class Checkpointer(contextlib.AbstractContextManager):
                 f"{self._directory}: {reason}, the checkpoint of step {self._saving} could not be written; "
                 f"{remaining}. Free space there and give the same command again"
             ) from error
+
+
+def _processes(shared: bool) -> ocp.options.MultiprocessingOptions:
+    """Returns Orbax's option for the processes that save and restore together: all, or only this one."""
+    if shared:
+        return ocp.options.MultiprocessingOptions()
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(own, active_processes={own}, barrier_sync_key_prefix=f"process{own}")
 
 
 class _NewestAndBest:

@@ -46,15 +46,16 @@ def find_damage(folder: Path) -> str:
     return ""
 
 
-def recover(workdir: Path) -> list[str]:
+def recover(workdir: Path, *, shared: bool = True) -> list[str]:
     """Removes incomplete checkpoints from a workdir, and moves damaged checkpoints to `<workdir>/damaged`.
 
     The caller must hold the lock `<workdir>/.lock`. In a run with several processes, every process must call this
     function. Process 0 changes the files and returns a line of text per damaged checkpoint. The others return [].
+    If the processes do not share the workdir (`shared`), each of them does this in its own copy.
 
     Raises InputError if all checkpoints are damaged.
     """
-    lines = _set_aside_damaged(workdir) if jax.process_index() == 0 else []
+    lines = _set_aside_damaged(workdir) if jax.process_index() == 0 or not shared else []
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("checkpoints are checked")
     return lines

@@ -41,10 +41,13 @@ class Trainer:
         task: the system to train: data, model and loss.
         workdir: folder for `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `config.json` and `environment.json`.
         devices: devices to train on. None means all devices of all hosts.
+        shared_workdir: whether all processes see the same workdir. If not, process 0 alone saves checkpoints, and each
+            process needs a copy of its workdir before `fit`.
         initialize: function from the random weights `{"params", "stats", "constants"}` to the weights of a new run.
 
     Raises:
         InputError: a batch size or `mesh.fsdp` does not fit the devices, or the workdir holds a run of another config.
+            `mesh.fsdp` is above 1 in several processes that do not share the workdir.
     """
 
     def __init__(
@@ -55,9 +58,16 @@ class Trainer:
         *,
         devices: list[jax.Device] | None = None,
         initialize: Callable[[Arrays], Arrays] | None = None,
+        shared_workdir: bool = True,
     ):
         self.config, self.task, self.workdir, self._initialize = config, task, Path(workdir), initialize
         check_fields(config)
+        self._shared = shared_workdir or jax.process_count() == 1
+        if not self._shared and config.mesh.fsdp > 1:
+            raise InputError(
+                f"config.mesh.fsdp={config.mesh.fsdp}: in object storage, a run of several processes needs a whole "
+                "copy of the state in each process; set it to 1, or give a workdir on a disk that all hosts share"
+            )
         self.mesh = sharding.data_mesh(devices, fsdp=config.mesh.fsdp)
         sharding.check_batch_size("batch_size", config.batch_size, self.mesh, config.accumulate_steps)
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self.mesh)
@@ -110,9 +120,10 @@ class Trainer:
         """
         with contextlib.ExitStack() as stack:
             self._lock_workdir(stack)
-            for line in recover(self.workdir):
+            for line in recover(self.workdir, shared=self._shared):
                 _print(line)
-            checkpointer = stack.enter_context(Checkpointer(self.workdir, keep=self.config.checkpoint.keep))
+            keep = self.config.checkpoint.keep
+            checkpointer = stack.enter_context(Checkpointer(self.workdir, keep=keep, shared=self._shared))
             state, epochs_done = self._first_state(checkpointer)
             if epochs_done >= self.config.epochs:
                 _print(f"{self.workdir} holds all {epochs_done} epochs of this run; nothing to train")

@@ -145,7 +145,7 @@ class FolderCopy:
         """
         for attempt in range(3):  # another machine may write at the same time
             there = self.there()
-            there = {name: there[name] for name in there.keys() - incomplete_checkpoints(there)}
+            there = {name: there[name] for name in sorted(there.keys() - incomplete_checkpoints(there))}
             here = self.here()
             for name, equal in [*self._equal.items()]:
                 if name not in there:
@@ -248,7 +248,7 @@ class FolderCopy:
     def _in_parallel(
         self, work: Callable[[str], int], names: Collection[str], total: int = 0, title: str = ""
     ) -> Iterator[str]:
-        """Calls `work` for each name, in threads. Yields each name when it is done. `work` returns bytes for the bar."""
+        """Calls `work` for each name, in threads. Yields each name when done. `work` returns bytes for the bar."""
         bar = tqdm(
             desc=title,
             total=total,
@@ -275,7 +275,7 @@ class _ChangedError(Exception):
 
 
 def copy_place(kind: str, url: str, cache_dir: str = "") -> Path:
-    """Returns the folder in the cache for the copy of `url`: `<cache>/<kind>/<last part of the URL>-<hash of the URL>`."""
+    """Returns the place of a copy in the cache: `<cache>/<kind>/<last part of the URL>-<hash of the URL>`."""
     name = re.sub(r"[^\w.-]", "_", url_name(url))[:50]
     return cache_root(cache_dir) / kind / f"{name}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
 
@@ -299,10 +299,10 @@ def download_folder(url: str, cache_dir: str = "") -> Path:
 
 
 @contextlib.contextmanager
-def locked_copy(url: str, folder: Path) -> Iterator[FolderCopy]:
+def locked_copy(url: str, folder: Path, *, empty: bool = False) -> Iterator[FolderCopy]:
     """Makes `folder` an exact copy of the folder `url`, and yields the copy. Other processes wait until the end.
 
-    Raises InputError as `download_folder` does.
+    Raises InputError as `download_folder` does; not for a folder without files if `empty` is set.
     """
     with os_errors_as_input_errors(folder, None, _ADVICE):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -310,7 +310,7 @@ def locked_copy(url: str, folder: Path) -> Iterator[FolderCopy]:
         copy = FolderCopy(url, folder)
         copy.discard_changes()
         copy.bring_down(f"download {url_name(url)}")
-        if not copy.here():
+        if not empty and not copy.here():
             raise InputError(f"{url} holds no files; check the name, which must be that of a folder")
         yield copy
 

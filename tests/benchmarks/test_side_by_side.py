@@ -146,12 +146,16 @@ def test_retrieval_compared_with_a_loop_over_captions(in_this_process):
         retrieval.compare(demo.get_config())
 
 
-def test_input_from_memory_files_and_jpegs(config, in_this_process, monkeypatch):
+def test_input_from_memory_files_records_and_jpegs(config, in_this_process, monkeypatch):
     monkeypatch.setattr(input, "_THREADS", (1,))
     document = input.compare(config, num_images=6, step_rate=100.0, windows=5, seconds=0.0)
-    assert [row["name"] for row in document["results"]] == [*("device-resident", "memory-mapped", "JPEGs, 1 threads")]
+    names = ["device-resident", "memory-mapped", "streamed, 1 threads", "JPEGs, 1 threads"]
+    assert [row["name"] for row in document["results"]] == names
+    if "failed" in document["results"][2]:
+        assert "needs more packages" in document["results"].pop(2)["failed"]
     for row in document["results"]:
         assert row["fraction_of_step_rate"] == pytest.approx(row["images_per_second"]["median"] / 100)
+        assert row["cores_for_step_rate"] == pytest.approx(100 / row["images_per_cpu_second"])
     assert "for a step at 100 img/s" in input.table(document)
     with pytest.raises(InputError, match="--images=1 is less"):
         input.compare(config, num_images=1)

@@ -71,18 +71,19 @@ class Run:
         wanted = end if phase == "evaluation" else rng.randint(before + 1, max(end - 1, before + 1))
         return lambda: last_step(self.folder) >= wanted
 
-    def result(self) -> dict[str, Any]:
-        """Returns the records, infos, arrays and final metrics of the run."""
-        records = [json.loads(line) for line in (self.workdir / "metrics.jsonl").read_text().splitlines()]
-        with Checkpointer(self.workdir) as checkpointer:
-            facts = {step: checkpointer.info(step) for step in checkpointer.steps()}
-        items = [f"{step}/{name}" for step in facts for name in ("weights", "progress")]
-        return {
-            "records": [{name: value for name, value in line.items() if name not in _TIMES} for line in records],
-            "facts": facts,
-            "arrays": {item: _arrays(self.workdir / "checkpoints" / item) for item in items},
-            "metrics": json.loads((self.workdir / "evaluation" / "metrics.json").read_text()),
-        }
+
+def result(workdir: Path) -> dict[str, Any]:
+    """Returns the records, infos, arrays and final metrics of a run."""
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    with Checkpointer(workdir) as checkpointer:
+        facts = {step: checkpointer.info(step) for step in checkpointer.steps()}
+    items = [f"{step}/{name}" for step in facts for name in ("weights", "progress")]
+    return {
+        "records": [{name: value for name, value in line.items() if name not in _TIMES} for line in records],
+        "facts": facts,
+        "arrays": {item: _arrays(workdir / "checkpoints" / item) for item in items},
+        "metrics": json.loads((workdir / "evaluation" / "metrics.json").read_text()),
+    }
 
 
 def _arrays(folder: Path) -> Any:
@@ -110,7 +111,7 @@ def soak(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     rng = random.Random(seed)
     whole, killed = Run(folder / "whole"), Run(folder / "killed")
     whole.finish()
-    expected = whole.result()
+    expected = result(whole.workdir)
     done = dict.fromkeys(PHASES, 0)
     found = []
     while sum(done.values()) < kills:
@@ -118,10 +119,10 @@ def soak(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         if killed.kill(phase, rng):
             done[phase] += 1
         else:  # the run ended: compare it, and start a new one
-            found += differences(expected, killed.result())
+            found += differences(expected, result(killed.workdir))
             shutil.rmtree(killed.workdir)
     killed.finish()
-    found += differences(expected, killed.result())
+    found += differences(expected, result(killed.workdir))
     left = [path.name for path in (killed.workdir / "checkpoints").iterdir() if not path.name.isdecimal()]
     return {"kills": done, "differences": found + left}
 

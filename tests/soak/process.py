@@ -11,7 +11,7 @@ from typing import Any
 from tests.helpers.xla_flags import xla_flags
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_SMALL = {
+SMALL = {
     "log_every": 1,
     "data.image_size": 32,
     "model.hidden_size": 16,
@@ -38,7 +38,7 @@ def write_report(report: dict[str, Any], output: Path | None) -> None:
 def start_training(folder: Path, settings: dict[str, Any]) -> subprocess.Popen:
     """Starts a small demo run in `folder`, in a process group of its own; `output.txt` gets what it prints."""
     command = [sys.executable, str(REPOSITORY / "train.py"), f"--config={REPOSITORY}/configs/demo.py"]
-    fields = {**_SMALL, "data.cache_dir": folder / "cache", **settings}
+    fields = {**SMALL, "data.cache_dir": folder / "cache", **settings}
     command += [f"--workdir={folder}/run", *(f"--config.{name}={value}" for name, value in fields.items())]
     environment = {**os.environ, "XLA_FLAGS": xla_flags(), "PYTHONPATH": str(REPOSITORY)}
     folder.mkdir(parents=True, exist_ok=True)

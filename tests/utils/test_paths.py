@@ -47,7 +47,7 @@ def test_paths_in_configs_calls_and_the_environment_are_checked_too(monkeypatch,
         with pytest.raises(InputError, match=r"not a path|no such file"):
             read_config(config)
     with pytest.raises(InputError, match="not a path of this machine"):
-        aia_jax.load("gs://bucket/run")
+        aia_jax.load("gs:/bucket/run")
     monkeypatch.setenv("HOME", "")
     with pytest.raises(InputError, match="home folder is unknown; give the full path"):
         local_path("~/x")
@@ -57,7 +57,8 @@ def test_paths_in_configs_calls_and_the_environment_are_checked_too(monkeypatch,
 def test_every_path_flag_of_every_command_is_checked(command):
     words = "FILE", "DIR", "FOLDER", "CAPTIONS"
     for action in parser_of(command)._actions:
-        if action.dest != "config" and any(word in str(action.metavar) for word in words):
-            other = "https://host/x" if "URL" in action.metavar else "gs://bucket/x"
+        if "URL" in str(action.metavar):
+            assert action.type("gs://bucket/x/") == "gs://bucket/x"
+        elif action.dest != "config" and any(word in str(action.metavar) for word in words):
             with pytest.raises(argparse.ArgumentTypeError, match="not a path of this machine"):
-                action.type(other)
+                action.type("gs://bucket/x")

@@ -47,7 +47,8 @@ def test_a_download_repairs_local_changes(storage, there):  # noqa: F811
     assert read(download_folder(URL)) == read(there)
 
 
-def test_an_interrupted_download_continues(storage, there):  # noqa: F811
+def test_an_interrupted_download_continues(storage, there, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("aia_jax.utils.storage_folders._THREADS", 1)
     storage.refused = "b [1]"
     with pytest.raises(InputError, match="some/data: no permission; check the credentials"):
         download_folder(URL)

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, SPLITS, Annotations, read_annotations
-from aia_jax.data.annotation.datasets import CUSTOM_STATS
+from aia_jax.data.annotation.datasets import CUSTOM_STATS, read_channel_stats
 from aia_jax.data.annotation.image_cache import photo_source
 from aia_jax.data.cache import cached_directory, damaged_files
 from aia_jax.utils.errors import InputError
@@ -37,18 +37,22 @@ def write_dataset(root: Path, dataset: str, output: Path) -> dict[str, int]:
         The number of photos in each split.
 
     Raises:
-        InputError: the extra `tfds` is not installed, annotations or photos cannot be used, or the disk is full.
+        InputError: the extra `tfds` is not installed, annotations or photos cannot be used, the disk is full, or
+            `output` has other data.
     """
     annotations = {split: read_annotations(root, dataset, split) for split in SPLITS}
+    documents = {f"{split}.json": _document(rows) for split, rows in annotations.items()}
+    if dataset == CUSTOM:
+        documents[CUSTOM_STATS] = dict(zip(("mean", "std"), read_channel_stats(root), strict=True))
+    folder, is_copy = output / FOLDERS[dataset], output.resolve() != root.resolve()
+    if is_copy and (folder / "train.json").exists() and not (folder / _FOLDER).exists():
+        raise InputError(f"{folder} has other data, whose train.json would be replaced; {_ADVICE}")
     for split, rows in annotations.items():
         _write_records(root, dataset, split, rows, output)
-    folder = output / FOLDERS[dataset]
-    if output.resolve() != root.resolve():
+    if is_copy:
         with os_errors_as_input_errors(output, None, _ADVICE):
-            for split, rows in annotations.items():
-                write_json(folder / f"{split}.json", _document(rows))
-            if dataset == CUSTOM:
-                shutil.copyfile(root / CUSTOM_STATS, folder / CUSTOM_STATS)
+            for name, document in documents.items():
+                write_json(folder / name, document)
     return {split: len(rows) for split, rows in annotations.items()}
 
 
@@ -88,7 +92,7 @@ def open_records(root: str | Path, dataset: str, split: str, annotations: Annota
     builders = _import_builders()
     parent = Path(root) / FOLDERS[dataset] / _FOLDER
     folder = parent / f"{split}-{_fingerprint(annotations)}"
-    remedy = f"`aia prepare {dataset} --root PHOTOS --output {root}` writes them; PHOTOS is the folder with the photos"
+    remedy = f"`aia prepare {dataset} --root PHOTOS --output DIR` writes them; DIR becomes config.data.root"
     if not folder.is_dir():
         others = ", ".join(sorted(path.name for path in parent.glob(f"{split}-*/")))
         found = f"{parent} has {others}, whose names, labels or order differ" if others else f"{folder} does not exist"
@@ -114,7 +118,7 @@ def _write_records(root: Path, dataset: str, split: str, annotations: Annotation
     photos = parent / f"{split}-{fingerprint}" / _PHOTOS
     if photos.is_file() and photos.read_text() != source.fingerprint:
         shutil.rmtree(photos.parent)
-    num_bytes = 2 * sum(path.stat().st_size for path in annotations.image_paths)  # TFDS writes each record twice
+    num_bytes = sum(path.stat().st_size for path in annotations.image_paths)
     cached_directory(parent, split, fingerprint, num_bytes, write, _ADVICE)
 
 

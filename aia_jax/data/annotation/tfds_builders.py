@@ -9,8 +9,10 @@ Records have the order of the annotation file. The builder downloads nothing, be
 
 import contextlib
 import io
+import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,13 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.messages import list_problems
 
 _CHECKED_SIZE = 32  # pixels; a photo is decoded at its full size, and then resized to this size
+_SHARD_BYTES = 256 << 20  # TFDS keeps a shard in memory until it is written
 
 
-class AnnotatedPhotos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class AnnotatedPhotos(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Writes a record for each photo: the bytes of its file, its name and its labels.
+
+    TFDS writes shard after shard. Its `GeneratorBasedBuilder` would need TensorFlow for more than 1 GB of photos.
 
     Args:
         dataset: name of the data set. A data set that is not public gets the name "custom" in TFDS.
@@ -55,8 +60,15 @@ class AnnotatedPhotos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(split) for split in self._annotations}
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Callable]]:
+        return {split: self._shards(split) for split in self._annotations}
+
+    def _shards(self, split: str) -> list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]:
+        """Returns a function for each shard. The functions are called in order, and yield the next records."""
+        ends = itertools.accumulate(map(_num_bytes, self._annotations[split].image_paths))
+        counts = [len(list(rows)) for _, rows in itertools.groupby(ends, lambda end: end // _SHARD_BYTES)]
+        records = self._generate_examples(split)
+        return [*(partial(itertools.islice, records, count) for count in counts[:-1]), lambda: records]
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         rows, problems = self._annotations[split], []
@@ -89,6 +101,10 @@ def prepare(builder: AnnotatedPhotos) -> None:
 def record_source(builder: AnnotatedPhotos, split: str) -> Sequence[dict[str, Any]]:
     """Returns the records of a split, in order. `image` is the bytes of a photo. Indexing reads one record."""
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _num_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _read_photo(path: Path) -> bytes | str:

@@ -9,25 +9,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from aia_jax.cli.main import main
-from aia_jax.cli.train import train
 from aia_jax.data.annotation.datasets import load_split, read_channel_stats
 from aia_jax.data.annotation.photo_records import write_dataset
 from aia_jax.data.pipeline import eval_batches, train_batches
+from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.tasks.annotation import AnnotationTask
 from aia_jax.tasks.frozen_backbone import FrozenBackboneTask
 from aia_jax.tasks.registry import make_task
-from aia_jax.training.runs import run_arrays
 from aia_jax.utils.config import read_config
 from aia_jax.utils.errors import InputError
 from tests.helpers.buckets import storage  # noqa: F401, a fixture
 from tests.helpers.photos import LABELS, TURNED, data_config, make_dataset, make_photo, write_annotations
 from tests.helpers.stream_worker import BATCHES, stream_config
+from tests.helpers.untrained import write_run
 from tests.helpers.xla_flags import xla_flags
 
 pytestmark = pytest.mark.extras
@@ -116,17 +115,18 @@ def test_evaluation_batches_with_padding_are_equal(photos, records, process):
     assert last["mask"].tolist() == [process == 0, False]
 
 
-def test_a_run_streamed_without_photos_equals_the_run_on_prepared_images(photos, records, tmp_path):
-    fields = {"epochs": 6, "batch_size": 8, "eval.batch_size": 8, "data.image_size": 16, "model.num_heads": 2}
+def test_evaluation_without_photos_has_the_scores_and_the_page_of_prepared_images(photos, records, tmp_path):
+    fields = {"eval.batch_size": 8, "data.image_size": 16, "model.head": "gap"}
+    workdir = None
     for root, placement in ((photos, "host"), (records, "stream")):
         config = stream_config(root, placement)
-        config.update_from_flattened_dict({**fields, "eval.split": "validation", "data.validation_fraction": 0.3})
-        train(config, tmp_path / placement)
-    (streamed, _), (prepared, _) = (run_arrays(tmp_path / name) for name in ("stream", "host"))
-    jax.tree.map(np.testing.assert_array_equal, streamed, prepared)
-    scores = [np.load(tmp_path / name / "evaluation" / "scores.npz")["scores"] for name in ("stream", "host")]
+        config.update_from_flattened_dict(fields)
+        workdir = workdir or write_run(tmp_path / "run", config)
+        evaluate(config, workdir, tmp_path / placement, html=True)
+    scores = [np.load(tmp_path / name / "scores.npz")["scores"] for name in ("stream", "host")]
+    assert scores[0].shape == (5, 3)
     np.testing.assert_array_equal(*scores)
-    assert (tmp_path / "stream" / "evaluation" / "report.html").exists()
+    assert b"data:image/webp" in (tmp_path / "stream" / "report.html").read_bytes()
 
 
 def test_two_processes_stream_disjoint_parts_whose_union_is_the_batch(photos, own_records):
@@ -193,6 +193,14 @@ def test_records_are_kept_until_a_photo_or_the_annotations_change(photos, tmp_pa
     assert len(load(root)) == NUM_IMAGES - 1
 
 
+def test_other_data_in_the_output_stay(photos, tmp_path):
+    make_dataset(tmp_path)
+    before = (tmp_path / "Corel-5k" / "train.json").read_bytes()
+    with pytest.raises(InputError, match=r"Corel-5k has other data, whose train\.json would be replaced; --output"):
+        write_dataset(photos, "corel5k", tmp_path)
+    assert (tmp_path / "Corel-5k" / "train.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -224,7 +232,7 @@ def test_changed_bytes_and_records_that_are_no_images_are_named_when_they_are_re
     content = shard.read_bytes()
     shard.write_bytes(content[:300] + bytes(200) + content[500:])
     with pytest.raises(InputError, match=r"record \d+ in .*train-\w+ cannot be read \(.*copy the folder again"):
-        next(train_batches({"image": load(own_records).images}, NUM_IMAGES, batch_size=8, seed=0))
+        list(eval_batches({"image": load(own_records).images}, NUM_IMAGES, batch_size=8))
     from aia_jax.data.annotation import tfds_builders
 
     root = Path(shutil.copytree(photos, tmp_path / "root"))
