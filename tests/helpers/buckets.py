@@ -1,6 +1,7 @@
 """A fake object storage: a folder on disk behind the interface of fsspec, so that no server and no extra is needed."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,19 @@ class FakeStorage(DirFileSystem):
         return found
 
 
+def use_storage(fake: FakeStorage, setattr: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Makes `gs://` and `s3://` mean a fake storage."""
+    from aia_jax.utils import storage
+
+    (fake.folder / "bucket").mkdir(parents=True, exist_ok=True)
+    setattr(storage, "_PACKAGES", dict.fromkeys(storage._PACKAGES, "fsspec"))
+    setattr(storage, "_file_system", lambda scheme: fake)
+
+
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStorage:
     """Object storage at `gs://` and `s3://`, with its buckets in `<tmp_path>/cloud`; the cache is another folder."""
-    from aia_jax.utils import storage
-
-    monkeypatch.setattr(storage, "_PACKAGES", dict.fromkeys(storage._PACKAGES, "fsspec"))
     monkeypatch.setenv("AIA_JAX_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cloud" / "bucket").mkdir(parents=True)
     fake = FakeStorage(tmp_path / "cloud")
-    monkeypatch.setattr(storage, "_file_system", lambda scheme: fake)
+    use_storage(fake, monkeypatch.setattr)
     return fake
