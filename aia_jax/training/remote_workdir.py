@@ -110,7 +110,7 @@ class _Uploads(contextlib.AbstractContextManager):
         self._url, self._folder = url, folder
         self._storage, root = open_storage(url)
         self._writer_path = f"{root}/{_WRITER}"
-        self._problem = self._replaced_by = ""
+        self._replaced_by = ""
         self._stop, self._busy = threading.Event(), threading.Lock()
         works = (self._renew, self.send)
         self._threads = [threading.Thread(target=self._every, args=(work,), daemon=True) for work in works]
@@ -173,14 +173,15 @@ class _Uploads(contextlib.AbstractContextManager):
 
     def _every(self, work: Callable[[], None]) -> None:
         """Calls `work` every 30 seconds. Prints a problem once, and tries again."""
+        problem = ""
         while not self._stop.wait(INTERVAL):
             try:
                 work()
-                self._problem = ""
+                problem = ""
             except Exception as error:  # the thread must live on; the last upload raises the error
-                if str(error) != self._problem:
+                if str(error) != problem:
                     tqdm.write(f"not uploaded yet, will be tried again: {error}", file=sys.stderr)
-                self._problem = str(error)
+                problem = str(error)
 
     def _renew(self) -> None:
         if self._is_writer():
@@ -265,7 +266,7 @@ def _set_aside(url: str, folder: Path, copy: FolderCopy, *, known: bool) -> None
         why = "another machine has trained there since" if known else "there is no run any more"
         print(f"{url}: {why}; the copy here has files that are not there, and is kept in {target}", flush=True)
     else:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     for ending in ("journal", "identity"):
         folder.with_name(f"{folder.name}.{ending}").unlink(missing_ok=True)
 

@@ -137,6 +137,15 @@ def test_a_run_removed_from_the_bucket_starts_again_and_its_copy_is_kept(bucket,
     assert "there is no run any more" in capsys.readouterr().out
 
 
+def test_files_that_a_cleaner_of_the_disk_removed_come_back_and_stay_in_the_bucket(bucket):
+    stop(4)
+    remote, before = RemoteWorkdir(URL), names(bucket)
+    shutil.rmtree(remote.path)
+    with remote.opened():
+        assert names(remote.path) == before - {".writer.json"}
+    assert names(bucket) == before
+
+
 def test_a_file_that_was_changed_in_the_bucket_comes_to_the_copy(bucket):
     stop(4)
     (bucket / "thresholds.json").write_text("{}")

@@ -116,6 +116,23 @@ def test_the_digests_of_a_checkpoint_are_sent_last_and_removed_first(tmp_path, s
     assert storage.moved("delete")[0] == "bucket/copy/checkpoints/2/digests.json"
 
 
+def test_an_object_that_changes_during_the_download_is_copied_again(storage, there, monkeypatch):  # noqa: F811
+    get, left = storage.get_file, [2]
+
+    def changing(path: str, lpath: str, **options) -> None:
+        if path.endswith("a.txt") and left[0]:
+            left[0] -= 1
+            (there / "a.txt").write_text("longer" * (3 - left[0]))
+        get(path, lpath, **options)
+
+    monkeypatch.setattr(storage, "get_file", changing)
+    assert read(download_folder(URL)) == read(there)
+    (there / "a.txt").write_text("x")
+    monkeypatch.setattr(storage, "get_file", lambda path, lpath, **options: Path(lpath).write_text("other"))
+    with pytest.raises(InputError, match=r"some/data/a\.txt changes while it is copied; try again later"):
+        download_folder(URL)
+
+
 def test_a_folder_without_files_is_refused(tmp_path, storage):  # noqa: F811
     with pytest.raises(InputError, match="gs://bucket/none holds no files; check the name"):
         download_folder("gs://bucket/none")
