@@ -17,7 +17,6 @@ from aia_jax.tasks.registry import make_task
 from aia_jax.training.model_arrays import flat_arrays
 from aia_jax.utils.config import read_config
 from aia_jax.weights.initialization import initializer
-from tests.helpers.buckets import storage  # noqa: F401, a fixture
 from tests.helpers.photos import LABELS, make_dataset, make_photo
 from tests.helpers.untrained import annotator_config, random_weights, write_config
 
@@ -31,7 +30,7 @@ def devices(monkeypatch):
 
 
 @pytest.fixture
-def bucket(tmp_path, storage) -> Path:  # noqa: F811
+def bucket(tmp_path, storage) -> Path:
     """The folder behind `gs://bucket`."""
     return tmp_path / "cloud" / "bucket"
 
@@ -84,7 +83,7 @@ def test_a_run_in_a_bucket_initialises_training(annotator, run):
         np.testing.assert_array_equal(found[path], array)
 
 
-def test_data_in_a_bucket_are_copied_once(bucket, storage):  # noqa: F811
+def test_data_in_a_bucket_are_copied_once(bucket, storage):
     make_dataset(bucket / "datasets")
     config = read_config("corel5k", ["--config.data.root=gs://bucket/datasets"])
     local = with_local_data(config)

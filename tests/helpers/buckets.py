@@ -5,14 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
+from aia_jax.utils import storage
 from aia_jax.utils.files import write_bytes
-
-fsspec = pytest.importorskip("fsspec")
-
-from fsspec.implementations.dirfs import DirFileSystem  # noqa: E402
-from fsspec.implementations.local import LocalFileSystem  # noqa: E402
 
 
 class FakeStorage(DirFileSystem):
@@ -70,17 +67,6 @@ class FakeStorage(DirFileSystem):
 
 def use_storage(fake: FakeStorage, setattr: Callable[[Any, str, Any], None] = setattr) -> None:
     """Makes `gs://` and `s3://` mean a fake storage."""
-    from aia_jax.utils import storage
-
     (fake.folder / "bucket").mkdir(parents=True, exist_ok=True)
     setattr(storage, "_PACKAGES", dict.fromkeys(storage._PACKAGES, "fsspec"))
     setattr(storage, "_file_system", lambda scheme: fake)
-
-
-@pytest.fixture
-def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStorage:
-    """Object storage at `gs://` and `s3://`, with its buckets in `<tmp_path>/cloud`; the cache is another folder."""
-    monkeypatch.setenv("AIA_JAX_CACHE", str(tmp_path / "cache"))
-    fake = FakeStorage(tmp_path / "cloud")
-    use_storage(fake, monkeypatch.setattr)
-    return fake
