@@ -74,7 +74,7 @@ def add_arguments(parser: Parser) -> None:
     add_model_arguments(parser, default=OPEN)
     add_photo_arguments(parser, sources=True)
     output = "folder for the labels; with --ray also a URL; default: annotated"
-    parser.add_argument("--output", type=local_or_url, default=Path("annotated"), metavar="DIR", help=output)
+    parser.add_argument("--output", type=local_or_url, default=Path("annotated"), metavar="DIR|URL", help=output)
     parser.add_argument("--top", type=positive, metavar="N", help="at most N labels per photo, the best ones")
     page = f"also write {PAGE}, a searchable page of all photos, their labels and attention; a later call can add it"
     parser.add_argument("--html", action="store_true", help=page)
