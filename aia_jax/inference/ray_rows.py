@@ -57,7 +57,9 @@ def ray_cluster(address: str, num_actors: int | None) -> Iterator[int]:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = str(error).strip()
-        raise InputError(f"--ray {address}: Ray does not start or connect: {reason[:1000]}") from error
+        token = "" if os.environ.get("RAY_AUTH_MODE") else "; a cluster with a token needs RAY_AUTH_MODE=token here too"
+        token *= isinstance(error, ConnectionError)
+        raise InputError(f"--ray {address}: Ray does not start or connect: {reason[:1000]}{token}") from error
     try:
         yield _number_of_actors(ray, num_actors)
     finally:

@@ -115,7 +115,7 @@ def test_a_photo_that_is_not_there_is_an_error_of_its_own(folder, storage):  # n
         with pytest.raises(FileNotFoundError):
             place_reader([place])(place)
     storage.refused = "gone"
-    with pytest.raises(InputError, match="gs://bucket/gone.jpg: no permission"):
+    with pytest.raises(InputError, match=r"gs://bucket/gone\.jpg: no permission"):
         place_reader([place])(place)
 
 
