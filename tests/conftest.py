@@ -82,3 +82,15 @@ def optimized(request: pytest.FixtureRequest) -> Iterator[None]:
         jax.config.update(name, False)
     yield
     jax.config.update(name, before)
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Object storage at `gs://` and `s3://`, with its buckets in `<tmp_path>/cloud`; the cache is another folder."""
+    pytest.importorskip("fsspec")
+    from tests.helpers.buckets import FakeStorage, use_storage
+
+    monkeypatch.setenv("AIA_JAX_CACHE", str(tmp_path / "cache"))
+    fake = FakeStorage(tmp_path / "cloud")
+    use_storage(fake, monkeypatch.setattr)
+    return fake

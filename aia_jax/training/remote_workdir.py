@@ -110,7 +110,7 @@ class _Uploads(contextlib.AbstractContextManager):
         self._url, self._folder = url, folder
         self._storage, root = open_storage(url)
         self._writer_path = f"{root}/{_WRITER}"
-        self._problem = self._replaced_by = ""
+        self._replaced_by = ""
         self._stop, self._busy = threading.Event(), threading.Lock()
         works = (self._renew, self.send)
         self._threads = [threading.Thread(target=self._every, args=(work,), daemon=True) for work in works]
@@ -121,7 +121,8 @@ class _Uploads(contextlib.AbstractContextManager):
         if writer and writer["copy"] != identity:
             self._check_silent(writer)
         if not writer or writer["copy"] != identity:
-            _set_aside(self._url, self._folder, FolderCopy(self._url, self._folder), known=bool(writer))
+            copy = FolderCopy(self._url, self._folder)
+            _set_aside(self._url, copy, there=bool(copy.there()))  # without a bucket, raises the error
             identity = self._identity()
         self._own = {"copy": identity, "host": socket.gethostname(), "process": os.getpid()}
         self._write_writer()
@@ -173,14 +174,15 @@ class _Uploads(contextlib.AbstractContextManager):
 
     def _every(self, work: Callable[[], None]) -> None:
         """Calls `work` every 30 seconds. Prints a problem once, and tries again."""
+        problem = ""
         while not self._stop.wait(INTERVAL):
             try:
                 work()
-                self._problem = ""
+                problem = ""
             except Exception as error:  # the thread must live on; the last upload raises the error
-                if str(error) != self._problem:
+                if str(error) != problem:
                     tqdm.write(f"not uploaded yet, will be tried again: {error}", file=sys.stderr)
-                self._problem = str(error)
+                problem = str(error)
 
     def _renew(self) -> None:
         if self._is_writer():
@@ -206,7 +208,7 @@ class _Uploads(contextlib.AbstractContextManager):
                 self._storage.invalidate_cache()
                 return json.loads(self._storage.cat_file(self._writer_path))
             except FileNotFoundError:
-                return None  # without a bucket, `_write_writer` raises the error
+                return None
             except ValueError as error:
                 raise InputError(f"{self._url}/{_WRITER} is damaged ({error}); delete it") from None
 
@@ -249,23 +251,23 @@ class _Uploads(contextlib.AbstractContextManager):
             self._write_writer(ended=True)
 
 
-def _set_aside(url: str, folder: Path, copy: FolderCopy, *, known: bool) -> None:
-    """Empties a copy that another one has overtaken. Keeps it under another name if it has files that are nowhere else.
+def _set_aside(url: str, copy: FolderCopy, *, there: bool) -> None:
+    """Removes a copy that another one has overtaken. Keeps it under another name if it has files that are nowhere else.
 
     Args:
-        known: whether the storage has a run. If not, it was removed there, and the copy may be the only one.
+        there: whether the storage has a run. If not, it was removed there, and the copy may be the only one.
     """
     changed, _ = copy.changed_here()
-    kept = changed or (not known and copy.here())
+    kept, folder = changed or (not there and copy.here()), copy.folder
     number = 1
     while (target := folder.with_name(f"{folder.name}.kept-{number}")).exists():
         number += 1
     if kept:
         folder.rename(target)
-        why = "another machine has trained there since" if known else "there is no run any more"
+        why = "another machine has trained there since" if there else "there is no run any more"
         print(f"{url}: {why}; the copy here has files that are not there, and is kept in {target}", flush=True)
     else:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     for ending in ("journal", "identity"):
         folder.with_name(f"{folder.name}.{ending}").unlink(missing_ok=True)
 

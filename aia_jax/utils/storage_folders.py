@@ -71,17 +71,18 @@ class FolderCopy:
         self._lock = threading.Lock()
         self._equal: dict[str, _Equal] = {}
         with os_errors_as_input_errors(self.journal.parent, None, _ADVICE):
-            self.folder.mkdir(parents=True, exist_ok=True)
             self.journal.parent.mkdir(parents=True, exist_ok=True)
             self._read_journal()
 
     def _read_journal(self) -> None:
         with self.journal.open("a+b") as file:
             for _, line in complete_lines(file):
-                name, *equal = json.loads(line)
-                self._equal |= {name: _Equal(*equal)} if equal else {}
-                if not equal:
-                    self._equal.pop(name, None)
+                with contextlib.suppress(ValueError):  # a full disk left a part of a line
+                    name, *equal = json.loads(line)
+                    if equal:
+                        self._equal[name] = _Equal(*equal)
+                    else:
+                        self._equal.pop(name, None)
         lines = (json.dumps([name, *equal]) + "\n" for name, equal in self._equal.items())
         write_bytes(self.journal, "".join(lines).encode())
 
@@ -138,7 +139,8 @@ class FolderCopy:
     def bring_down(self, title: str = "download") -> None:
         """Copies new and changed objects to the folder, and removes local files whose objects are gone.
 
-        Local files that are new, changed or removed stay so. Checkpoints that are not complete are not copied.
+        Local files that are new or changed stay as they are. Files that were removed here come back: a cleaner of the
+        disk may have removed them. Checkpoints that are not complete are not copied.
 
         Raises:
             InputError: the storage or the disk refuses it, or the disk is too small.
@@ -161,9 +163,7 @@ class FolderCopy:
 
     def _is_old(self, name: str, version: Version, here: dict[str, tuple[int, int]]) -> bool:
         equal = self._equal.get(name)
-        if equal is None:
-            return name not in here
-        return here.get(name) == equal[:2] and equal.stamp != version.stamp
+        return name not in here or (equal is not None and here[name] == equal[:2] and equal.stamp != version.stamp)
 
     def _remove_here(self, name: str) -> None:
         path = self.folder / name
@@ -175,6 +175,7 @@ class FolderCopy:
     def _fetch_all(self, files: dict[str, Version], title: str) -> None:
         total = sum(version.size for version in files.values())
         with os_errors_as_input_errors(self.folder, total, _ADVICE):
+            self.folder.mkdir(parents=True, exist_ok=True)
             for directory, _, _ in os.walk(self.folder):
                 remove_temporary_files(Path(directory))
             check_room(self.folder, total)
@@ -212,10 +213,11 @@ class FolderCopy:
                 name
                 for names in _last_ones_apart(changed)
                 for name in self._in_parallel(lambda name: self._send(name, changed[name][0]), names, total, title)
-                if (self.folder / name).exists()
             ]
-            there = self.there() if sent else {}
+            there, here = (self.there(), self.here()) if sent else ({}, {})
             for name in sent:
+                if here.get(name) != changed[name]:  # it changed meanwhile: the next call sends it
+                    continue
                 if name not in there or there[name].size != changed[name][0]:
                     raise InputError(f"{self.url}/{name} did not arrive completely")
                 self._note(name, _Equal(*changed[name], there[name].stamp))
@@ -270,7 +272,7 @@ class FolderCopy:
             bar.close()
 
 
-class _ChangedError(Exception):
+class _ChangedError(InputError):
     """An object changed after it was listed. The argument is its name."""
 
 
@@ -323,8 +325,8 @@ def upload_folder(folder: Path, url: str) -> None:
     Raises:
         InputError: the folder has no files, or the storage refuses it. The same call then continues.
     """
-    journal = copy_place("uploads", url).with_suffix(".journal")
-    copy = FolderCopy(url, folder, journal)
+    place = copy_place("uploads", url)
+    copy = FolderCopy(url, folder, place.with_name(f"{place.name}.journal"))
     if not copy.here():
         raise InputError(f"{folder} holds no files to copy to {url}")
     copy.compare()

@@ -1,17 +1,15 @@
 """A fake object storage: a folder on disk behind the interface of fsspec, so that no server and no extra is needed."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
+from aia_jax.utils import storage
 from aia_jax.utils.files import write_bytes
-
-fsspec = pytest.importorskip("fsspec")
-
-from fsspec.implementations.dirfs import DirFileSystem  # noqa: E402
-from fsspec.implementations.local import LocalFileSystem  # noqa: E402
 
 
 class FakeStorage(DirFileSystem):
@@ -67,14 +65,8 @@ class FakeStorage(DirFileSystem):
         return found
 
 
-@pytest.fixture
-def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStorage:
-    """Object storage at `gs://` and `s3://`, with its buckets in `<tmp_path>/cloud`; the cache is another folder."""
-    from aia_jax.utils import storage
-
-    monkeypatch.setattr(storage, "_PACKAGES", dict.fromkeys(storage._PACKAGES, "fsspec"))
-    monkeypatch.setenv("AIA_JAX_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cloud" / "bucket").mkdir(parents=True)
-    fake = FakeStorage(tmp_path / "cloud")
-    monkeypatch.setattr(storage, "_file_system", lambda scheme: fake)
-    return fake
+def use_storage(fake: FakeStorage, setattr: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Makes `gs://` and `s3://` mean a fake storage."""
+    (fake.folder / "bucket").mkdir(parents=True, exist_ok=True)
+    setattr(storage, "_PACKAGES", dict.fromkeys(storage._PACKAGES, "fsspec"))
+    setattr(storage, "_file_system", lambda scheme: fake)

@@ -1,9 +1,9 @@
 """Servers on this machine that answer like the object storage of Google and Amazon."""
 
 import contextlib
+import logging
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 
 BUCKET = "bucket"
@@ -30,10 +30,11 @@ def emulated_storage(scheme: str) -> Iterator[dict[str, str]]:
         server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
         variables = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
         variables["AWS_DEFAULT_REGION"] = "us-east-1"
+    for name in ("werkzeug", "gcp_storage_emulator"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     server.start()
     try:
-        with without_settings(variables), tempfile.TemporaryDirectory() as empty:
-            os.environ["BOTO_CONFIG"] = os.environ["AWS_CONFIG_FILE"] = f"{empty}/none"
+        with storage_settings(variables):
             if scheme == "s3":
                 import boto3
 
@@ -44,7 +45,7 @@ def emulated_storage(scheme: str) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def without_settings(variables: dict[str, str]) -> Iterator[None]:
+def storage_settings(variables: dict[str, str]) -> Iterator[None]:
     """Sets environment variables, and restores the environment at the end. fsspec forgets its connections."""
     import fsspec
 
@@ -55,4 +56,6 @@ def without_settings(variables: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-        fsspec.AbstractFileSystem.clear_instance_cache()
+        for scheme in ("gs", "s3"):
+            with contextlib.suppress(ImportError):
+                fsspec.get_filesystem_class(scheme).clear_instance_cache()

@@ -64,7 +64,7 @@ class Machine:
         return self.printed()
 
     def printed(self) -> str:
-        return (self.folder / "output.txt").read_text()
+        return (self.folder / "output.txt").read_text().replace(f"{self.folder}/", "")
 
 
 def annotate(machine: Machine, workdir: str, photos: Path) -> bytes:

@@ -15,14 +15,13 @@ from aia_jax.training.remote_workdir import RemoteWorkdir, run_with_results
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.storage_folders import download_folder
-from tests.helpers.buckets import storage  # noqa: F401, a fixture
 from tests.helpers.toy_task import StopAt, ToyTask, assert_same_checkpoint, run, toy_config
 
 URL = "gs://bucket/runs/a"
 
 
 @pytest.fixture
-def bucket(tmp_path, storage, monkeypatch) -> Path:  # noqa: F811
+def bucket(tmp_path, storage, monkeypatch) -> Path:
     """The folder behind `URL`. Nothing waits for seconds."""
     monkeypatch.setattr(remote_workdir, "INTERVAL", 0.05)
     monkeypatch.setattr(remote_workdir, "SILENCE", 0.3)
@@ -137,6 +136,30 @@ def test_a_run_removed_from_the_bucket_starts_again_and_its_copy_is_kept(bucket,
     assert "there is no run any more" in capsys.readouterr().out
 
 
+def test_a_missing_bucket_is_refused_and_the_copy_stays(bucket, storage, monkeypatch, capsys):
+    stop(4)
+    own = RemoteWorkdir(URL).path
+
+    def missing(*_args: object, **_options: object) -> None:
+        raise FileNotFoundError("bucket")
+
+    with monkeypatch.context() as patched:
+        for method in ("find", "cat_file"):
+            patched.setattr(storage, method, missing)
+        with pytest.raises(InputError, match="gs://bucket/runs/a: no such bucket, folder or file; check the name"):
+            RemoteWorkdir(URL).opened().__enter__()
+    assert saved_steps(own)[-1] == 4
+
+
+def test_files_that_a_cleaner_of_the_disk_removed_come_back_and_stay_in_the_bucket(bucket):
+    stop(4)
+    remote, before = RemoteWorkdir(URL), names(bucket)
+    shutil.rmtree(remote.path)
+    with remote.opened():
+        assert names(remote.path) == before - {".writer.json"}
+    assert names(bucket) == before
+
+
 def test_a_file_that_was_changed_in_the_bucket_comes_to_the_copy(bucket):
     stop(4)
     (bucket / "thresholds.json").write_text("{}")
@@ -219,7 +242,7 @@ def test_a_process_that_another_machine_replaced_stops_and_uploads_nothing(bucke
     assert names(bucket) == {".writer.json"}
 
 
-def test_a_failed_upload_is_reported_and_the_same_command_sends_it_later(bucket, storage, capsys):  # noqa: F811
+def test_a_failed_upload_is_reported_and_the_same_command_sends_it_later(bucket, storage, capsys):
     remote = RemoteWorkdir(URL)
     refused = pytest.raises(InputError, match="same command on this machine, with the same cache, uploads it")
     with refused, remote.opened():
@@ -231,7 +254,7 @@ def test_a_failed_upload_is_reported_and_the_same_command_sends_it_later(bucket,
     assert (bucket / "metrics.jsonl").read_text() == "1\n"
 
 
-def test_an_error_of_the_run_has_precedence_over_one_of_the_upload(bucket, storage, capsys):  # noqa: F811
+def test_an_error_of_the_run_has_precedence_over_one_of_the_upload(bucket, storage, capsys):
     remote = RemoteWorkdir(URL)
     interrupted = pytest.raises(KeyError)
     with interrupted, remote.opened():
@@ -241,7 +264,7 @@ def test_an_error_of_the_run_has_precedence_over_one_of_the_upload(bucket, stora
     assert "error: gs://bucket/runs/a: no permission" in capsys.readouterr().err
 
 
-def test_a_workdir_without_rights_is_refused_at_once(bucket, storage):  # noqa: F811
+def test_a_workdir_without_rights_is_refused_at_once(bucket, storage):
     storage.refused = ".writer.json"
     with pytest.raises(InputError, match="gs://bucket/runs/a: no permission; check the credentials"):
         RemoteWorkdir(URL).opened().__enter__()

@@ -80,6 +80,22 @@ def test_two_processes_train_as_one_device_which_restores_their_checkpoint(one_d
     np.testing.assert_allclose(actual, expected, atol=1e-4)  # rounding moves a bias before batch norm
 
 
+def test_two_processes_train_in_object_storage_as_one_device_and_continue_there(one_device, two_processes):
+    pytest.importorskip("fsspec")
+    workdir, trainer = one_device
+    bucket = two_processes / "cloud" / "bucket" / "run"
+    assert losses(bucket) == pytest.approx(losses(workdir), rel=1e-5)
+    np.testing.assert_allclose(last_logits(bucket, trainer), last_logits(workdir, trainer), atol=1e-4)
+    copies = {
+        path.name.rpartition("-")[2] for path in (two_processes / "cache" / "workdirs").iterdir() if path.is_dir()
+    }
+    assert "1" in copies
+    assert len(copies) == 2
+    first, second = (facts["in_bucket"] for facts in read_facts(two_processes))
+    assert first == second
+    assert len(first) > 5
+
+
 @pytest.mark.parametrize(("name", "stop"), [("in_epoch", [16, signal.SIGTERM]), ("at_end", [3, signal.SIGINT])])
 def test_a_signal_to_one_process_stops_both_at_the_same_step(two_processes, name, stop):
     assert [facts[name] for facts in read_facts(two_processes)] == [stop, stop]
