@@ -26,10 +26,17 @@ from aia_jax.inference.index_parts import (
     add_array,
     find_parts,
     join_small_parts,
-    map_slices,
+    slices,
     write_part,
 )
-from aia_jax.inference.vector_search import SMALL, check_fast_search, exact_search, fast_search, small_vectors
+from aia_jax.inference.vector_search import (
+    FAST_SLICE,
+    SMALL,
+    check_fast_search,
+    exact_search,
+    fast_search,
+    small_vectors,
+)
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_room, os_errors_as_input_errors, write_json
 from benchmarks.comparison import run_command
@@ -39,6 +46,7 @@ _SIZE = 256  # dimensions
 _FIRST_PART, _PART_SIZE = 4096, 256  # photos of the parts that are written, and of the first size class of an index
 _CLASSES, _CLASSES_OF_PHOTO = 1000, 32
 _COUNT = 10  # photos to find
+_SLICES = {"exact": 4096, "fast": FAST_SLICE}
 _SEARCHES = {"exact": exact_search, "fast": fast_search}
 
 
@@ -103,11 +111,12 @@ def search_all(folder: Path, kind: str, known_class: bool, num_queries: int) -> 
     values = rng.random(_CLASSES, np.float32) ** 8 / 2 if known_class else None
     start = time.perf_counter()
     parts = find_parts(folder)
-    slices, names = map_slices(parts), PhotoNames(parts)
+    mapped = slices([(part.map()[0], part.live) for part in parts], _SLICES[kind])
+    names = PhotoNames(parts)
     opened, seconds, cpu_seconds, found = time.perf_counter() - start, [], [], []
     for vector in random_vectors(rng, num_queries + 1):
         start, start_cpu = time.perf_counter(), time.process_time()
-        rows = _SEARCHES[kind](slices, vector, values, _COUNT).rows.tolist()
+        rows = _SEARCHES[kind](mapped, vector, values, _COUNT).rows.tolist()
         [names[row] for row in rows]
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - start_cpu)

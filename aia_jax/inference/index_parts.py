@@ -26,7 +26,6 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import atomic_path, check_room
 
 _PART = re.compile(r"\.?rows-[0-9a-f]{12}")
-_SLICE = 4096  # rows that a search reads at once, so that the result of each step fits in the cache of a core
 _BLOCK = 2**24  # bytes that are copied at once
 _JOINED = 16  # so many parts of one size class are joined. Each class has parts that are up to 16 times as large
 _CLASSES = 3  # parts of the last class are not joined: with 256 photos in the first class, they have up to a million
@@ -126,7 +125,7 @@ def join_parts(index: Path, parts: Sequence[Part]) -> Part:
 
     def blocks(name: str) -> Iterator[np.ndarray]:
         for part, (arrays, _, _) in zip(parts, mapped, strict=True):
-            for rows in _slices(arrays[name]):
+            for rows in _blocks(arrays[name]):
                 yield arrays[name][rows][part.live[rows]]
 
     kept = frozenset.intersection(*(part.arrays for part in parts))
@@ -158,23 +157,27 @@ def add_array(part: Part, name: str, compute: Callable[[Rows], np.ndarray]) -> N
     """Adds the array `compute(rows)` to a part, where `rows` are slices of the arrays that the part has."""
     arrays = part.map()[0]
     largest = max(arrays.values(), key=lambda array: array[0].nbytes)
-    blocks = (compute({key: array[rows] for key, array in arrays.items()}) for rows in _slices(largest))
+    blocks = (compute({key: array[rows] for key, array in arrays.items()}) for rows in _blocks(largest))
     with atomic_path(part.path / f"{name}.npy") as temporary:
         _write_array(temporary, blocks, len(part.live))
     part.arrays |= {name}
 
 
-def map_slices(parts: Iterable[Part]) -> list[tuple[Rows, np.ndarray]]:
-    """Memory-maps parts. Returns slices of their arrays, `[m, ...]`, and the indices of the usable rows of each slice.
+def slices(mapped: Iterable[tuple[Rows, np.ndarray]], size: int) -> list[tuple[Rows, np.ndarray]]:
+    """Slices memory-mapped parts. A search that reads one slice after the other needs memory for its results alone.
 
-    A search that reads one slice after the other needs memory for its results alone.
+    Args:
+        mapped: for each part, the arrays `[rows, ...]`, and whether a row can be used, bool `[rows]`.
+        size: largest number of rows of a slice.
+
+    Returns:
+        For each slice with usable rows, its arrays `[m, ...]` and the indices of the usable rows.
     """
     found = []
-    for part in parts:
-        arrays = part.map()[0]
-        for start in range(0, len(part.live), _SLICE):
-            rows = slice(start, start + _SLICE)
-            usable = np.flatnonzero(part.live[rows]).astype(np.int32)
+    for arrays, live in mapped:
+        for start in range(0, len(live), size):
+            rows = slice(start, start + size)
+            usable = np.flatnonzero(live[rows]).astype(np.int32)
             if len(usable):
                 found.append(({name: array[rows] for name, array in arrays.items()}, usable))
     return found
@@ -255,7 +258,7 @@ def _write_array(path: Path, blocks: Iterable[np.ndarray], num_rows: int = 0) ->
             writer.extend(block)
 
 
-def _slices(array: np.ndarray) -> Iterator[slice]:
+def _blocks(array: np.ndarray) -> Iterator[slice]:
     step = max(1, _BLOCK // max(1, array[0].nbytes))
     return (slice(start, start + step) for start in range(0, len(array), step))
 

@@ -11,7 +11,7 @@ from aia_jax.inference.search_index import ComputeRows, PhotoIndex, Update
 from aia_jax.inference.searcher import PhotoSearch, SearchResult
 from aia_jax.inference.sentence_search import SentenceSearch
 from aia_jax.inference.trained_dual_encoder import TrainedDualEncoder, is_dual_encoder
-from aia_jax.inference.vector_search import SMALL, check_fast_search, small_vectors
+from aia_jax.inference.vector_search import FAST_SLICE, SMALL, check_fast_search, small_vectors
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.model_folders import OPEN, find_model, model_folder
 from aia_jax.utils.paths import local_path
@@ -53,7 +53,8 @@ class IndexedPhotos:
         """
         rows = rows or partial(local_rows, self._folder, model=self._search, num_workers=num_workers)
         update = self._index.update(names, rows)
-        self.names, self._parts, self.problems = self._index.names, self._index.parts(), update.problems
+        parts = self._index.parts(FAST_SLICE) if self._fast else self._index.parts()
+        self.names, self._parts, self.problems = self._index.names, parts, update.problems
         return update
 
     def find(self, query: str, count: int, shortlist: int = 1000) -> SearchResult:

@@ -27,8 +27,8 @@ from aia_jax.inference.index_parts import (
     find_parts,
     is_part,
     join_small_parts,
-    map_slices,
     remove_parts,
+    slices,
     write_part,
 )
 from aia_jax.utils.errors import InputError
@@ -36,6 +36,7 @@ from aia_jax.utils.files import exclusive_lock, remove_temporary_files, write_by
 
 _FORMATS = ("aia_jax photo index, version 1", "aia_jax photo index, version 2")  # the last one is written
 _PART_SIZE = 256  # largest number of photos whose rows are written to a part at once
+_SLICE = 4096  # rows that a search reads at once, so that the result of each step fits in the cache of a core
 _DERIVED_FROM = 4096  # smallest number of rows of a part with derived arrays
 
 ComputeRows = Callable[[Sequence[str]], Iterator[list[PhotoRow]]]
@@ -74,7 +75,7 @@ class PhotoIndex:
         self._path, self._folder, self._model = path, folder, model
         self._arrays, self._derived = set(arrays), derived or {}
         self._parts: list[Part] = []
-        self._slices: list[tuple[Rows, np.ndarray]] = []
+        self._mapped: list[tuple[Rows, np.ndarray]] = []  # arrays and `Part.live` of each part
         self.names = PhotoNames()
         """The names of the usable photos, in the order of the usable rows of `parts`."""
 
@@ -111,9 +112,9 @@ class PhotoIndex:
             self._finish()
         return Update(new, changed, gone, problems | missing, rebuilt)
 
-    def parts(self) -> list[tuple[Rows, np.ndarray]]:
-        """Returns slices of the memory-mapped arrays, and the indices of the usable rows of each slice."""
-        return self._slices
+    def parts(self, size: int = _SLICE) -> list[tuple[Rows, np.ndarray]]:
+        """Returns slices of the memory-mapped arrays, of at most `size` rows, and the indices of their usable rows."""
+        return slices(self._mapped, size)
 
     def _is_index(self) -> bool:
         """Returns whether the folder has an index, or only files of an index whose index.json is absent or no JSON."""
@@ -200,7 +201,8 @@ class PhotoIndex:
             remove_temporary_files(part.path)  # of an update that was killed
             for name in self._derived.keys() - part.arrays if len(part.live) >= _DERIVED_FROM else ():
                 add_array(part, name, self._derived[name])
-        self.names, self._slices = PhotoNames(self._parts), map_slices(self._parts)
+        # Mapped while the index is locked, because another process may join the parts later.
+        self.names, self._mapped = PhotoNames(self._parts), [(part.map()[0], part.live) for part in self._parts]
 
 
 def _batches(elements: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -13,6 +13,7 @@ from aia_jax.utils.half_floats import widen
 from aia_jax.utils.packages import import_with_extra
 
 SMALL = "vectors_int8"  # name of the array of `small_vectors` in an index
+FAST_SLICE = 65_536  # rows of a slice for `fast_search`: each slice is one call of usearch
 _CANDIDATES = 200  # photos that a fast search scores exactly, at least
 
 
@@ -55,8 +56,7 @@ def fast_search(parts: Sequence[Part], vector: np.ndarray, values: np.ndarray | 
         if SMALL in arrays:
             small = arrays[SMALL] if len(own) == len(arrays[SMALL]) else arrays[SMALL][own]
             number = len(own) if values is not None else min(num_candidates, len(own))
-            # One thread: memory is the limit, and on a busy machine a call would wait for its second thread.
-            found = usearch.search(small, query, number, usearch.MetricKind.Cos, exact=True, threads=1)
+            found = usearch.search(small, query, number, usearch.MetricKind.Cos, exact=True)
             near = found.keys.astype(np.int64)
             near_scores = 1 - found.distances
             if values is not None:
@@ -74,7 +74,8 @@ def fast_search(parts: Sequence[Part], vector: np.ndarray, values: np.ndarray | 
 
 
 def _scores(arrays: dict[str, np.ndarray], vector: np.ndarray, values: np.ndarray | None) -> np.ndarray:
-    scores = widen(arrays["vectors"]) @ vector
+    # Not `@`: the threads that OpenBLAS starts for it wait for each other on a busy machine.
+    scores = np.vecdot(widen(arrays["vectors"]), vector)
     return scores if values is None else scores + _agreement(arrays, values)
 
 

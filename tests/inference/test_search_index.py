@@ -305,16 +305,20 @@ def test_an_index_of_version_1_is_continued(tmp_path, folder, monkeypatch):
     assert update(tmp_path / "index", folder)[1].rebuilt.startswith("it is damaged (")
 
 
-def test_slices_hold_the_rows_of_the_whole_arrays(tmp_path, folder, monkeypatch):
+def test_slices_hold_the_rows_of_the_whole_arrays(tmp_path, folder):
     whole = update(tmp_path / "index", folder)[0]
     (folder / "sub" / "1.png").unlink()
     (folder / "sub" / "4.png").unlink()
     (folder / "sub" / "5.png").unlink()
-    monkeypatch.setattr(index_parts, "_SLICE", 2)
     index, _, _ = update(tmp_path / "index", folder)
     assert len(whole.parts()) == 1
-    assert [arrays["red"].tolist() for arrays, _ in index.parts()] == [[0, 1], [2, 3], [6]]  # none of 4 and 5 is usable
-    assert [rows.tolist() for _, rows in index.parts()] == [[0], [0, 1], [0]]
+    assert [arrays["red"].tolist() for arrays, _ in index.parts(2)] == [
+        [0, 1],
+        [2, 3],
+        [6],
+    ]  # none of 4 and 5 is usable
+    assert [rows.tolist() for _, rows in index.parts(2)] == [[0], [0, 1], [0]]
+    assert [len(arrays["red"]) for arrays, _ in index.parts()] == [7]
     assert reds(index) == {f"sub/{number}.png": number for number in (0, 2, 3, 6)}
 
 

@@ -21,6 +21,10 @@ def unit(*shape):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
+def slices(parts, size):
+    return index_parts.slices([(part.map()[0], part.live) for part in parts], size)
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """Slices of 9,000 photos in three parts. The smallest part has no int8 vectors, and another has outdated rows."""
@@ -36,7 +40,7 @@ def parts(tmp_path_factory):
     found[1].live[RNG.permutation(3000)[:1400]] = False
     for part in found[:2]:
         index_parts.add_array(part, SMALL, lambda rows: small_vectors(rows["vectors"]))
-    return index_parts.map_slices(found)
+    return slices(found, 2048)
 
 
 def values(known):
@@ -86,15 +90,14 @@ def test_int8_vectors_keep_directions_and_zeros():
 
 
 @pytest.mark.extras
-def test_a_search_needs_memory_for_scores_and_one_slice(tmp_path, monkeypatch):
+def test_a_search_needs_memory_for_scores_and_one_slice(tmp_path):
     """The vectors need 16 MB."""
     pytest.importorskip("usearch")
-    monkeypatch.setattr(index_parts, "_SLICE", 512)
     blocks = (unit(4000, 256).astype(np.float16) for _ in range(8))
     photos = [(f"{row}.jpg", 1, 1) for row in range(32_000)]
     part = index_parts.write_part(tmp_path, photos, {"vectors": blocks})
     index_parts.add_array(part, SMALL, lambda rows: small_vectors(rows["vectors"]))
-    parts = index_parts.map_slices([part])
+    parts = slices([part], 512)
     for search in (exact_search, fast_search):
         tracemalloc.start()
         search(parts, unit(256), None, 10)
