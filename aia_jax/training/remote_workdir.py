@@ -91,7 +91,7 @@ def run_with_results(url: str) -> Iterator[Path]:
     with locked_copy(url, place.with_name(f"{place.name}-{process}") if process else place) as copy:
         yield copy.folder
         if not process:
-            copy.send_changes(title=f"upload {url_name(url)}")
+            copy.send_changes(title=f"upload {url_name(url)}", remove=False)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,9 @@ class _Equal(NamedTuple):
     stamp: str
 
 
+_PERHAPS_THERE = _Equal(-1, 0, "")  # of a file that is being sent: it is sent again, or removed when it is gone here
+
+
 class FolderCopy:
     """A local folder and the folder in object storage of which it is a copy.
 
@@ -195,11 +198,12 @@ class FolderCopy:
         self._note(name, _Equal(state.st_size, state.st_mtime_ns, version.stamp))
         return version.size
 
-    def send_changes(self, *, title: str = "") -> None:
+    def send_changes(self, *, title: str = "", remove: bool = True) -> None:
         """Sends new and changed local files, and removes the objects of removed ones.
 
         Args:
             title: of a progress bar; "": no bar.
+            remove: whether objects are removed.
 
         Raises:
             InputError: the storage refuses it. The next call sends what is missing.
@@ -216,12 +220,14 @@ class FolderCopy:
             ]
             there, here = (self.there(), self.here()) if sent else ({}, {})
             for name in sent:
-                if here.get(name) != changed[name]:  # it changed meanwhile: the next call sends it
-                    continue
-                if name not in there or there[name].size != changed[name][0]:
+                arrived = name in there and there[name].size == changed[name][0]
+                if not arrived and here.get(name) == changed[name]:
                     raise InputError(f"{self.url}/{name} did not arrive completely")
-                self._note(name, _Equal(*changed[name], there[name].stamp))
-            self.remove_there(removed)
+                # A file that has changed or gone meanwhile is noted too: so the next call sends or removes it.
+                if name in there:
+                    self._note(name, _Equal(*changed[name], there[name].stamp))
+            if remove:
+                self.remove_there(removed)
 
     def remove_there(self, names: Collection[str]) -> None:
         """Removes objects. The digests of a checkpoint go first, as a checkpoint without them is incomplete."""
@@ -231,6 +237,8 @@ class FolderCopy:
 
     def _send(self, name: str, size: int) -> int:
         path, target = self.folder / name, f"{self._root}/{name}"
+        if name not in self._equal:
+            self._note(name, _PERHAPS_THERE)
         try:
             if size < _WHOLE:
                 with path.open("rb") as file:
