@@ -26,7 +26,7 @@ from aia_jax.utils.files import (
     write_bytes,
 )
 from aia_jax.utils.paths import cache_root
-from aia_jax.utils.storage import errors_of_storage, open_storage, url_name
+from aia_jax.utils.storage import errors_of_storage, open_storage, url_name, write_object
 
 _THREADS = 16  # requests at the same time
 _WHOLE = 16 << 20  # bytes; smaller files are read before they are sent, as another thread may append to them
@@ -242,7 +242,7 @@ class FolderCopy:
         try:
             if size < _WHOLE:
                 with path.open("rb") as file:
-                    self._storage.pipe_file(target, file.read(size))
+                    write_object(self._storage, target, file.read(size))
             else:
                 self._storage.put_file(str(path), target)
         except FileNotFoundError:
