@@ -211,23 +211,28 @@ class FolderCopy:
         changed, removed = self.changed_here()
         if not changed and not removed:
             return
-        total = sum(size for size, _ in changed.values())
         with errors_of_storage(self.url):
-            sent = [
-                name
-                for names in _last_ones_apart(changed)
-                for name in self._in_parallel(lambda name: self._send(name, changed[name][0]), names, total, title)
-            ]
-            there, here = (self.there(), self.here()) if sent else ({}, {})
-            for name in sent:
-                arrived = name in there and there[name].size == changed[name][0]
-                if not arrived and here.get(name) == changed[name]:
-                    raise InputError(f"{self.url}/{name} did not arrive completely")
-                # A file that has changed or gone meanwhile is noted too: so the next call sends or removes it.
-                if name in there:
-                    self._note(name, _Equal(*changed[name], there[name].stamp))
+            for names in _last_ones_apart(changed):
+                self._send_all({name: changed[name] for name in names}, title)
             if remove:
                 self.remove_there(removed)
+
+    def _send_all(self, files: dict[str, tuple[int, int]], title: str) -> None:
+        """Sends files, given as `here` returns them, and compares the sizes that have arrived."""
+        if not files:
+            return
+        total = sum(size for size, _ in files.values())
+        for _ in self._in_parallel(lambda name: self._send(name, files[name][0]), files, total, title):
+            pass
+        there, here, cut = self.there(), self.here(), []
+        for name, (size, mtime_ns) in files.items():
+            arrived = name in there and there[name].size == size
+            if name in there:  # also of a file that changed or went meanwhile: the next call sends or removes it
+                self._note(name, _Equal(size, mtime_ns, there[name].stamp) if arrived else _PERHAPS_THERE)
+            if not arrived and here.get(name) == files[name]:
+                cut.append(name)
+        if cut:
+            raise InputError(f"{self.url}/{cut[0]} did not arrive completely")
 
     def remove_there(self, names: Collection[str]) -> None:
         """Removes objects. The digests of a checkpoint go first, as a checkpoint without them is incomplete."""

@@ -85,6 +85,35 @@ def test_an_interrupted_upload_continues(tmp_path, storage):
     assert read(tmp_path / "cloud" / "bucket" / "copy") == read(folder)
 
 
+def test_an_object_that_arrives_in_part_is_reported_and_sent_again(tmp_path, storage, monkeypatch):
+    folder, there = tmp_path / "mine", tmp_path / "cloud" / "bucket" / "copy"
+    write(folder, {"a": "aaa", "b": "bbb"})
+    put = storage.pipe_file
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "pipe_file", lambda path, value: put(path, value[: 2 if path.endswith("a") else 9]))
+        with pytest.raises(InputError, match="gs://bucket/copy/a did not arrive completely"):
+            upload_folder(folder, "gs://bucket/copy")
+    storage.moved("put")
+    upload_folder(folder, "gs://bucket/copy")
+    assert read(there) == read(folder)
+    assert storage.moved("put") == ["bucket/copy/a"]
+
+
+def test_a_file_removed_while_it_is_sent_leaves_no_object(tmp_path, storage, monkeypatch):
+    folder, there = tmp_path / "mine", tmp_path / "cloud" / "bucket" / "copy"
+    write(folder, {"checkpoints/1/w": "w", "checkpoints/2/w": "w"})
+    copy, put = FolderCopy("gs://bucket/copy", folder), storage.pipe_file
+
+    def removing(path: str, value: bytes) -> None:
+        put(path, value)
+        (folder / "checkpoints" / "1" / "w").unlink(missing_ok=True)
+
+    monkeypatch.setattr(storage, "pipe_file", removing)
+    copy.send_changes()
+    copy.send_changes()
+    assert read(there) == {"checkpoints/2/w": "w"}
+
+
 def test_names_that_lead_out_of_the_folder_are_not_copied(tmp_path, storage, there, monkeypatch):
     names = ["../evil", "/etc/evil", "a//b", "sub/../../evil", ".hidden", "a.txt"]
     listing = {f"bucket/some/data/{name}": {"size": 1, "mtime": 1.0} for name in names}
