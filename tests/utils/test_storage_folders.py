@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.storage_folders import FolderCopy, download_folder, upload_folder
+from aia_jax.utils.folder_copy import FolderCopy
+from aia_jax.utils.storage_folders import download_folder, upload_folder
 
 URL = "gs://bucket/some/data"
 
@@ -47,7 +48,7 @@ def test_a_download_repairs_local_changes(storage, there):
 
 
 def test_an_interrupted_download_continues(storage, there, monkeypatch):
-    monkeypatch.setattr("aia_jax.utils.storage_folders._THREADS", 1)
+    monkeypatch.setattr("aia_jax.utils.folder_copy._THREADS", 1)
     storage.refused = "b [1]"
     with pytest.raises(InputError, match="some/data: no permission; check the credentials"):
         download_folder(URL)
