@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import exclusive_lock, os_errors_as_input_errors, write_bytes
+from aia_jax.utils.folder_copy import ADVICE, FolderCopy, incomplete_checkpoints
 from aia_jax.utils.storage import errors_of_storage, open_storage, url_name
-from aia_jax.utils.storage_folders import FolderCopy, copy_place, incomplete_checkpoints, locked_copy
+from aia_jax.utils.storage_folders import copy_place, locked_copy
 
 INTERVAL = 30  # seconds between two uploads, and between two signs of life of a writer
 SILENCE = 75  # seconds without a sign of life after which a writer counts as dead
@@ -91,13 +92,13 @@ def run_with_results(url: str) -> Iterator[Path]:
     with locked_copy(url, place.with_name(f"{place.name}-{process}") if process else place) as copy:
         yield copy.folder
         if not process:
-            copy.send_changes(title=f"upload {url_name(url)}")
+            copy.send_changes(title=f"upload {url_name(url)}", remove=False)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path, url: str) -> Iterator[None]:
     refusal = f"another process of this machine trains in {url}; stop it, wait for it, or give another workdir"
-    with os_errors_as_input_errors(folder, None, "AIA_JAX_CACHE names another place"):
+    with os_errors_as_input_errors(folder, None, ADVICE):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder.with_name(f"{folder.name}.lock"), refusal):
         yield

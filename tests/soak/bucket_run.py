@@ -123,12 +123,14 @@ def check(scheme: str, folder: Path) -> dict[str, Any]:
     second = Machine(folder / "b")
     printed = second.run("train", *_CONFIG, "--workdir", url)
     report["continued"] = next(line for line in printed.splitlines() if line.startswith("continuing"))
+    storage, root = open_storage(url)
+    report["checkpoints"] = complete_steps(storage, root)
     report["differences"] = compare(expected, Machine(folder / "c"), url, photos)
+    assert complete_steps(storage, root) == report["checkpoints"], "a command that reads has changed the checkpoints"
 
     report["truncated"] = truncate_newest(url)
     printed = Machine(folder / "d").run("train", *_CONFIG, "--workdir", url)
     report["set_aside"] = next(line for line in printed.splitlines() if "is damaged" in line)
-    storage, root = open_storage(url)
     assert storage.find(f"{root}/damaged/{report['truncated']}"), "the bucket has no damaged checkpoint"
     report["differences"] += compare(expected, Machine(folder / "e"), url, photos)
 

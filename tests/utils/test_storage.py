@@ -46,6 +46,7 @@ def test_an_error_of_the_local_disk_is_none_of_the_storage(tmp_path):
 @pytest.mark.parametrize("server", SERVERS, indirect=True)
 def test_a_folder_goes_to_a_bucket_and_back(server, tmp_path):
     files = {"empty": b"", "a [1]*?.txt": b"a", "sub/ä #%.bin": b"b" * 10, "large": b"c" * (17 << 20)}
+    files |= {"end": b"ab\r", "line": b"ab\r\n", "boundary": b"a\n--==0==\nb"}
     for name, content in files.items():
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / name).write_bytes(content)

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.storage_folders import FolderCopy, download_folder, upload_folder
+from aia_jax.utils.folder_copy import FolderCopy
+from aia_jax.utils.storage_folders import download_folder, upload_folder
 
 URL = "gs://bucket/some/data"
 
@@ -47,7 +48,7 @@ def test_a_download_repairs_local_changes(storage, there):
 
 
 def test_an_interrupted_download_continues(storage, there, monkeypatch):
-    monkeypatch.setattr("aia_jax.utils.storage_folders._THREADS", 1)
+    monkeypatch.setattr("aia_jax.utils.folder_copy._THREADS", 1)
     storage.refused = "b [1]"
     with pytest.raises(InputError, match="some/data: no permission; check the credentials"):
         download_folder(URL)
@@ -83,6 +84,35 @@ def test_an_interrupted_upload_continues(tmp_path, storage):
     storage.refused = None
     upload_folder(folder, "gs://bucket/copy")
     assert read(tmp_path / "cloud" / "bucket" / "copy") == read(folder)
+
+
+def test_an_object_that_arrives_in_part_is_reported_and_sent_again(tmp_path, storage, monkeypatch):
+    folder, there = tmp_path / "mine", tmp_path / "cloud" / "bucket" / "copy"
+    write(folder, {"a": "aaa", "b": "bbb"})
+    put = storage.pipe_file
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "pipe_file", lambda path, value: put(path, value[: 2 if path.endswith("a") else 9]))
+        with pytest.raises(InputError, match="gs://bucket/copy/a did not arrive completely"):
+            upload_folder(folder, "gs://bucket/copy")
+    storage.moved("put")
+    upload_folder(folder, "gs://bucket/copy")
+    assert read(there) == read(folder)
+    assert storage.moved("put") == ["bucket/copy/a"]
+
+
+def test_a_file_removed_while_it_is_sent_leaves_no_object(tmp_path, storage, monkeypatch):
+    folder, there = tmp_path / "mine", tmp_path / "cloud" / "bucket" / "copy"
+    write(folder, {"checkpoints/1/w": "w", "checkpoints/2/w": "w"})
+    copy, put = FolderCopy("gs://bucket/copy", folder), storage.pipe_file
+
+    def removing(path: str, value: bytes) -> None:
+        put(path, value)
+        (folder / "checkpoints" / "1" / "w").unlink(missing_ok=True)
+
+    monkeypatch.setattr(storage, "pipe_file", removing)
+    copy.send_changes()
+    copy.send_changes()
+    assert read(there) == {"checkpoints/2/w": "w"}
 
 
 def test_names_that_lead_out_of_the_folder_are_not_copied(tmp_path, storage, there, monkeypatch):
