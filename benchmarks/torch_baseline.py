@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aia_jax.data.annotation.datasets import CHANNEL_STATS
+from aia_jax.data.annotation.channel_stats import CHANNEL_STATS
 from aia_jax.losses.annotation import PRESETS
 from aia_jax.models.backbones import backbone_named
 from aia_jax.utils.errors import InputError

@@ -22,7 +22,8 @@ import numpy as np
 from aia_jax.cli.flags import Parser, local, not_negative, positive
 from aia_jax.cli.outputs import check_output_folder, staged_output
 from aia_jax.data.annotation.annotations import CUSTOM, SPLITS, multi_hot, read_annotations, read_labels
-from aia_jax.data.annotation.datasets import CUSTOM_STATS, ChannelStats, read_channel_stats, stratified_split
+from aia_jax.data.annotation.channel_stats import CUSTOM_STATS, ChannelStats, read_channel_stats
+from aia_jax.data.annotation.datasets import stratified_split
 from aia_jax.data.importing.label_checks import sample_lines, unify_labels
 from aia_jax.data.importing.label_files import read_labels_of
 from aia_jax.data.importing.labelled_photos import (

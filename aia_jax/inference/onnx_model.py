@@ -15,7 +15,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from aia_jax.data.annotation.datasets import ChannelStats
+from aia_jax.data.annotation.channel_stats import ChannelStats
 from aia_jax.models.backbones import backbone_named
 from aia_jax.models.efficientnet_lite import VARIANTS
 from aia_jax.weights import name_map

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from aia_jax.data import transforms
 from aia_jax.data.annotation import datasets
 from aia_jax.data.annotation.annotations import CUSTOM
-from aia_jax.data.annotation.datasets import ChannelStats, Split
+from aia_jax.data.annotation.channel_stats import CHANNEL_STATS, ChannelStats, read_channel_stats
+from aia_jax.data.annotation.datasets import Split
 from aia_jax.losses.annotation import annotation_loss
 from aia_jax.metrics.annotation import annotation_metrics
 from aia_jax.metrics.published_results import RESULTS
@@ -48,8 +49,8 @@ class AnnotationTask(BaseTask):
             need = f"no multiple of {backbone.multiple}, which {config.model.backbone} needs"
             problem = need if backbone.multiple > 1 else "too small"
             raise InputError(f"config.data.image_size={data.image_size} is {problem}")
-        stats = backbone.channel_stats or stats or datasets.CHANNEL_STATS.get(data.name)
-        self.channel_stats = stats or datasets.read_channel_stats(data.root)
+        stats = backbone.channel_stats or stats or CHANNEL_STATS.get(data.name)
+        self.channel_stats = stats or read_channel_stats(data.root)
         if config.published and config.published not in RESULTS:
             raise InputError(f"config.published={config.published!r} is unknown; known: {', '.join(RESULTS)}")
         self._loss = configured_loss(config.loss)

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aia_jax.data import pipeline, transforms
-from aia_jax.data.annotation.datasets import ChannelStats
+from aia_jax.data.annotation.channel_stats import ChannelStats
 from aia_jax.training.sharding import process_kwargs
 from aia_jax.utils.errors import InputError
 

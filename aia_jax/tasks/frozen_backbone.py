@@ -9,7 +9,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.data import transforms
-from aia_jax.data.annotation.datasets import ChannelStats
+from aia_jax.data.annotation.channel_stats import ChannelStats
 from aia_jax.data.feature_cache import FLIPS, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.models.annotator import Annotator, label_scores

@@ -12,7 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from aia_jax.data import transforms
-from aia_jax.data.annotation.datasets import CHANNEL_STATS
+from aia_jax.data.annotation.channel_stats import CHANNEL_STATS
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.retrieval.captions import (
     CaptionSplit,

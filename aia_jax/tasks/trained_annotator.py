@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from aia_jax.data.annotation.datasets import ChannelStats
+from aia_jax.data.annotation.channel_stats import ChannelStats
 from aia_jax.data.feature_cache import pad_batch, prepare_features, weights_digest
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.data.words.label_texts import LabelTexts

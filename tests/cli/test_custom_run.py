@@ -16,7 +16,7 @@ from aia_jax.cli.train import train
 from aia_jax.configs import custom
 from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import read_annotations
-from aia_jax.data.annotation.datasets import read_channel_stats
+from aia_jax.data.annotation.channel_stats import read_channel_stats
 from aia_jax.evaluation.evaluate import evaluate
 from aia_jax.models import backbones
 from aia_jax.models.tresnet import TResNet, Variant

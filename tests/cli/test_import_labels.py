@@ -14,7 +14,7 @@ from PIL import Image
 from aia_jax.cli.main import main
 from aia_jax.data import scenes
 from aia_jax.data.annotation.annotations import read_annotations
-from aia_jax.data.annotation.datasets import read_channel_stats
+from aia_jax.data.annotation.channel_stats import read_channel_stats
 from aia_jax.data.image_decoding import decode_image
 from tests.helpers.photos import make_photo
 

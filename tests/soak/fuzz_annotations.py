@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from aia_jax.data.annotation.annotations import read_annotations, read_labels
-from aia_jax.data.annotation.datasets import CUSTOM_STATS, load_split, read_channel_stats
+from aia_jax.data.annotation.channel_stats import CUSTOM_STATS, read_channel_stats
+from aia_jax.data.annotation.datasets import load_split
 from aia_jax.data.image_decoding import decode_image
 from aia_jax.data.importing.label_files import read_labels_of
 from aia_jax.data.importing.label_tables import read_table

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, SPLITS, Annotations, read_annotations
-from aia_jax.data.annotation.datasets import CUSTOM_STATS, read_channel_stats
+from aia_jax.data.annotation.channel_stats import CUSTOM_STATS, read_channel_stats
 from aia_jax.data.annotation.image_cache import photo_source
 from aia_jax.data.cache import cached_directory, damaged_files
 from aia_jax.utils.errors import InputError

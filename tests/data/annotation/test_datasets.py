@@ -9,7 +9,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from aia_jax.data import scenes
-from aia_jax.data.annotation import datasets, image_cache
+from aia_jax.data.annotation import image_cache
+from aia_jax.data.annotation.channel_stats import CHANNEL_STATS
 from aia_jax.data.annotation.datasets import load_split, split_validation
 from aia_jax.data.mapped_rows import MappedRows
 from aia_jax.utils.errors import InputError
@@ -209,7 +210,7 @@ def test_scenes_are_the_drawn_pictures_with_the_known_channel_statistics(tmp_pat
     with pytest.raises(InputError, match=r"config\.data\.num_train=0"):
         load_split(config, "train", 24)
     pixels = np.stack([scenes.draw(0, index, 32).image for index in range(300)]).reshape(-1, 3) / 255
-    np.testing.assert_allclose((pixels.mean(axis=0), pixels.std(axis=0)), datasets.CHANNEL_STATS["scenes"], atol=0.03)
+    np.testing.assert_allclose((pixels.mean(axis=0), pixels.std(axis=0)), CHANNEL_STATS["scenes"], atol=0.03)
 
 
 def test_custom_photos_are_turned_upright(tmp_path):

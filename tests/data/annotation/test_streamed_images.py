@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from aia_jax.cli.main import main
-from aia_jax.data.annotation.datasets import load_split, read_channel_stats
+from aia_jax.data.annotation.channel_stats import read_channel_stats
+from aia_jax.data.annotation.datasets import load_split
 from aia_jax.data.annotation.photo_records import write_dataset
 from aia_jax.data.pipeline import eval_batches, train_batches
 from aia_jax.evaluation.evaluate import evaluate
