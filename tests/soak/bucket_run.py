@@ -29,7 +29,7 @@ from tests.helpers.xla_flags import xla_flags  # noqa: E402
 from tests.soak.kills import differences, result  # noqa: E402
 from tests.soak.process import SMALL, make_parser, write_report  # noqa: E402
 
-_SETTINGS = {**SMALL, "epochs": 4, "batch_size": 16, "data.num_train": 200, "data.num_test": 40, "model.dropout": 0.1}
+_SETTINGS = {**SMALL, "epochs": 12, "batch_size": 16, "data.num_train": 200, "data.num_test": 40, "model.dropout": 0.1}
 _CONFIG = ["--config", "demo", *(f"--config.{name}={value}" for name, value in _SETTINGS.items())]
 # The intervals are shorter than those of users, so that a run of half a minute is uploaded several times.
 _PROGRAM = """\
@@ -122,6 +122,7 @@ def check(scheme: str, folder: Path) -> dict[str, Any]:
     report: dict[str, Any] = {"killed_after_step": kill_after_upload(Machine(folder / "a"), url)}
     second = Machine(folder / "b")
     printed = second.run("train", *_CONFIG, "--workdir", url)
+    assert report["killed_after_step"] < max(expected["facts"]), "the run had ended before it was killed"
     report["continued"] = next(line for line in printed.splitlines() if line.startswith("continuing"))
     storage, root = open_storage(url)
     report["checkpoints"] = complete_steps(storage, root)
