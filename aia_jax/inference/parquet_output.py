@@ -22,7 +22,7 @@ from typing import Any
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, exclusive_lock, remove_temporary_files, write_bytes
 from aia_jax.utils.packages import import_with_extra
-from aia_jax.utils.storage import errors_of_storage, is_url, open_storage
+from aia_jax.utils.storage import errors_of_storage, is_url, open_storage, write_object
 
 SETTINGS = "_settings.json"  # readers of folders of Parquet files skip names with _
 _FILE = re.compile(r"(labels|problems)-(\d{6,})\.parquet")
@@ -207,7 +207,7 @@ class _Bucket:
 
     def write(self, name: str, content: bytes) -> None:
         with errors_of_storage(self._url):
-            self._storage.pipe_file(f"{self._path}/{name}", content)
+            write_object(self._storage, f"{self._path}/{name}", content)
 
     def remove(self, names: Sequence[str]) -> None:
         with errors_of_storage(self._url):
