@@ -42,7 +42,10 @@ def annotate_on_ray(arguments: argparse.Namespace) -> None:
     from aia_jax.data.photo_sources import find_photos
     from aia_jax.inference.parquet_output import ParquetOutput
 
-    source, output = model_source(arguments), arguments.output
+    model_source(arguments)  # raises the errors of the flags
+    # Not the path that it returns: on other machines, shipped models and copies of buckets have other paths.
+    source = arguments.weights or arguments.model or arguments.workdir or arguments.default_model
+    output = arguments.output
     if not is_url(output):
         check_writable(output)
     photos = find_photos(arguments.images)

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 def add_ray_arguments(parser: Parser) -> None:
     """Adds `--ray` and `--ray_actors`."""
     group = parser.add_argument_group("Ray")
-    address = (
-        "compute on a Ray cluster: HOST:PORT, ray://HOST:PORT, or auto for the cluster that runs on this machine; "
-    )
+    address = "compute on a Ray cluster: HOST:PORT, or auto for the cluster that runs on this machine; "
     address += "default: $RAY_ADDRESS or, without it, Ray is started on this machine alone"
     group.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help=address)
     actors = "processes that run the model; default: one for each GPU or, without GPUs, for each machine"

@@ -13,13 +13,14 @@ Local files must have the same paths on all machines that read them.
 import contextlib
 import itertools
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from aia_jax.data.photo_files import SUFFIXES, is_photo_name
+from aia_jax.data.photo_files import SUFFIXES, PhotoFiles, is_photo_name
 from aia_jax.data.photo_folder import photo_names
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_text
@@ -31,6 +32,8 @@ _BYTES = ("image", "bytes", "jpg", "jpeg", "png", "content", "data")  # preferre
 _PATHS = ("path", "url", "uri", "image", "image_path", "image_url", "file_name", "file", "filename")
 _NAMES = ("name", "key", "__key__", "id", "file_name", "filename", "path", "url")
 _WHOLE = -1
+_OTHER_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_RECORD = 10_240  # bytes of which a tar file has a multiple; the last ones are zeros
 
 
 class PhotoPlace(NamedTuple):
@@ -56,7 +59,7 @@ class PhotoSource(NamedTuple):
 
     Attributes:
         places: the photos, in order.
-        root: the local folder or file that contains them; "" for object storage.
+        root: the local folder or file that contains or names them; "" if they are all in object storage.
     """
 
     places: list[PhotoPlace]
@@ -68,20 +71,21 @@ def find_photos(source: str | Path) -> PhotoSource:
 
     Raises InputError if the source does not exist, cannot be read or has no photos, or if two photos have one name.
     """
-    text = str(source)
+    text = source.rstrip("/") if is_url(source) else os.path.abspath(source)  # tasks have other current folders
     suffix = os.path.splitext(text)[1].lower()
     if suffix in (".gz", ".tgz", ".zip", ".zst", ".bz2", ".xz"):
         raise InputError(f"{text} is compressed, so single photos in it cannot be read; name an uncompressed .tar file")
     if not is_url(text) and not os.path.exists(text):
         raise InputError(f"{text} does not exist; name a folder, a .txt list, a .parquet file or a .tar file")
     find = {".txt": _listed, ".parquet": _in_parquet, ".tar": _in_tar}.get(suffix)
-    places = find(text) if find and not os.path.isdir(text) else _in_folder(text)
+    places = find(text) if find and not _is_folder(text) else _in_folder(text)
     if not places:
-        raise InputError(f"{text} has no photos; their names must end in {', '.join(SUFFIXES)}")
+        raise InputError(f"{text} has no photos" + (not find) * f"; their names must end in {', '.join(SUFFIXES)}")
     if len(twice := Counter(place.name for place in places)) < len(places):
         several = [printable(name) for name, count in twice.most_common(6) if count > 1]
         raise InputError(f"{text} has several photos with one name; rename them:{list_problems(several, 5)}")
-    return PhotoSource(places, "" if is_url(text) else os.path.abspath(text))
+    in_cloud = is_url(text) or all(is_url(place.file) for place in places)
+    return PhotoSource(places, "" if in_cloud else text)
 
 
 def place_reader(places: Sequence[PhotoPlace]) -> Callable[[PhotoPlace], bytes]:
@@ -100,6 +104,8 @@ def place_reader(places: Sequence[PhotoPlace]) -> Callable[[PhotoPlace], bytes]:
 
 
 def _read(place: PhotoPlace) -> bytes:
+    if not place.size:
+        return b""  # S3 has no empty ranges, and would send the whole file
     end = None if place.size == _WHOLE else place.start + place.size
     if is_url(place.file):
         storage, path = open_storage(place.file)
@@ -115,33 +121,51 @@ def _read(place: PhotoPlace) -> bytes:
         return file.read(place.size)
 
 
+def _is_folder(text: str) -> bool:
+    if not is_url(text):
+        return os.path.isdir(text)
+    storage, path = open_storage(text)
+    with errors_of_storage(text):
+        return storage.isdir(path)
+
+
 def _in_folder(folder: str) -> list[PhotoPlace]:
-    if not is_url(folder):
-        shards = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in (".parquet", ".tar"))
-        if not shards:
-            return [PhotoPlace(name, os.path.join(folder, name)) for name in photo_names(Path(folder))]
-        files = list(map(str, shards))
-    else:
+    if is_url(folder):
         storage, path = open_storage(folder)
         with errors_of_storage(folder):
-            found = sorted(storage.find(path))
-        start = folder[: folder.index("://") + 3]
-        names = [name.removeprefix(f"{path}/") for name in found]
-        files = [start + name for name in found if os.path.splitext(name)[1].lower() in (".parquet", ".tar")]
-        if not files:
-            return [PhotoPlace(name, f"{folder}/{name}") for name in names if is_photo_name(name)]
+            below = [name for name in storage.find(path) if name.startswith(f"{path}/")]
+        names = sorted(name.removeprefix(f"{path}/") for name in below)
+        beside = [name for name in names if "/" not in name]
+        photos = [name for name in names if is_photo_name(name)]
+    else:
+        beside = sorted(entry.name for entry in os.scandir(folder) if entry.is_file()) if os.path.isdir(folder) else []
+        photos = []
+    shards = [name for name in beside if name[0] != "." and name.lower().endswith((".parquet", ".tar"))]
+    if not is_url(folder):
+        photos = PhotoFiles().names(Path(folder)) if shards else photo_names(Path(folder))
+    if shards and photos:
+        raise InputError(
+            f"{folder} has photos, such as {printable(photos[0])}, and also {printable(shards[0])}; "
+            "name the file, or separate them"
+        )
+    if not shards:
+        return [PhotoPlace(name, f"{folder}/{name}") for name in photos]
     places = []
-    for file in files:
-        shard = _in_parquet(file) if file.lower().endswith(".parquet") else _in_tar(file)
-        places += [place._replace(name=f"{os.path.basename(file)}/{place.name}") for place in shard]
+    for shard in shards:
+        inside = (_in_parquet if shard.lower().endswith(".parquet") else _in_tar)(f"{folder}/{shard}")
+        places += [place._replace(name=f"{shard}/{place.name}") for place in inside]
     return places
 
 
 def _listed(source: str) -> list[PhotoPlace]:
     if is_url(source):
-        lines = read_url(source).decode(errors="replace").splitlines()
+        try:
+            text = read_url(source).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source} is not UTF-8 text ({error}); convert it to UTF-8") from None
     else:
-        lines = read_text(Path(source)).splitlines()
+        text = read_text(Path(source))
+    lines = re.split(r"[\r\n]", text)  # not `splitlines`: names may hold other separators
     names = dict.fromkeys(filter(None, map(str.strip, lines)))  # a photo that is listed twice is one photo
     return [PhotoPlace(name, _below(source, name)) for name in names]
 
@@ -150,22 +174,39 @@ def _below(file: str, name: str) -> str:
     """Returns the path or URL of `name`, which a list or table in `file` names."""
     if is_url(name) or os.path.isabs(name):
         return name
-    folder = file.rpartition("/")[0] if is_url(file) else os.path.dirname(os.path.abspath(file))
-    return f"{folder}/{name}"
+    if _OTHER_URL.match(name):
+        raise InputError(f"{file} names {printable(name):.200}; only paths and URLs with gs:// or s3:// can be read")
+    return f"{file.rpartition('/')[0]}/{name}"
 
 
 def _in_tar(file: str) -> list[PhotoPlace]:
-    """Reads the headers of an archive."""
-    places = []
+    """Reads the headers of an archive. A hard link is a photo with the bytes of its target."""
+    places: dict[str, PhotoPlace] = {}
+    found, problem = [], ""
     with _opened(file) as opened:
         try:
             with tarfile.open(fileobj=opened, mode="r:") as archive:
                 for member in archive:
-                    if member.isfile() and is_photo_name(member.name):
-                        places.append(PhotoPlace(member.name, file, member.offset_data, member.size))
+                    if member.issparse():
+                        raise InputError(
+                            f"{file} has a sparse file, {printable(member.name)}; make it without --sparse"
+                        )
+                    place = PhotoPlace(member.name, file, member.offset_data, member.size)
+                    if member.islnk() and member.linkname in places:
+                        place = places[member.linkname]._replace(name=member.name)
+                    elif not member.isfile():
+                        continue
+                    places[member.name] = place
+                    if is_photo_name(member.name):
+                        found.append(place)
+                opened.seek(archive.offset)
+                end = opened.read(_RECORD)  # `tarfile` also ends, without an error, at a damaged header
+                problem = "it does not end with zeros" * (len(end) < tarfile.BLOCKSIZE or any(end))
         except tarfile.TarError as error:
-            raise InputError(f"{file} is not an uncompressed .tar file, or is truncated: {error}") from None
-    return places
+            problem = str(error)
+    if problem:
+        raise InputError(f"{file} is not an uncompressed .tar file, or is truncated or damaged: {problem}")
+    return found
 
 
 def _in_parquet(file: str) -> list[PhotoPlace]:
@@ -174,7 +215,11 @@ def _in_parquet(file: str) -> list[PhotoPlace]:
         schema = table.schema_arrow
         column, is_bytes = _photo_column(file, schema)
         inner = _struct_fields(schema.field(column)) if column in schema.names else []
-        strings = [name for name in _NAMES if name in schema.names and _is_text(schema.field(name).type)]
+        strings = [name for name in _NAMES if name in schema.names and _is_name(schema.field(name).type)]
+        if "path" in inner and _is_null(table, f"{column}.bytes"):
+            raise InputError(
+                f"{file} has paths and no bytes in {column!r}; write the bytes, as embed_external_files does"
+            )
         if not is_bytes:
             paths = table.read(columns=[column]).column(0).to_pylist()
             return [PhotoPlace(path, _below(file, path)) for path in dict.fromkeys(filter(None, paths))]
@@ -191,13 +236,7 @@ def _in_parquet(file: str) -> list[PhotoPlace]:
 
 def _photo_column(file: str, schema: Any) -> tuple[str, bool]:
     """Returns the column of the photos, and whether it has bytes, not paths."""
-    import pyarrow.types as kinds
-
-    binary = [
-        field.name
-        for field in schema
-        if kinds.is_binary(field.type) or kinds.is_large_binary(field.type) or "bytes" in _struct_fields(field)
-    ]
+    binary = [field.name for field in schema if _is_binary(field.type) or "bytes" in _struct_fields(field)]
     preferred = [name for name in _BYTES if name in binary]
     if preferred or len(binary) == 1:
         return (preferred or binary)[0], True
@@ -211,10 +250,34 @@ def _photo_column(file: str, schema: Any) -> tuple[str, bool]:
     )
 
 
+def _is_binary(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    return kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind)
+
+
 def _is_text(kind: Any) -> bool:
     import pyarrow.types as kinds
 
-    return kinds.is_string(kind) or kinds.is_large_string(kind)
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    return kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+
+
+def _is_name(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    return _is_text(kind) or kinds.is_integer(kind)
+
+
+def _is_null(table: Any, path: str) -> bool:
+    """Returns whether the file says that all values of a column are null."""
+    groups = [table.metadata.row_group(group) for group in range(table.metadata.num_row_groups)]
+    chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema == path]
+    return bool(chunks) and all(
+        chunk.statistics and chunk.statistics.null_count == chunk.num_values for chunk in chunks
+    )
 
 
 def _struct_fields(field: Any) -> list[str]:
@@ -231,7 +294,8 @@ def _parquet_bytes(file: str, column: str, rows: Sequence[int]) -> list[bytes]:
             end = first + table.metadata.row_group(group).num_rows
             wanted = [row - first for row in rows if first <= row < end]
             if wanted:
-                values = table.read_row_group(group, columns=[column]).column(0).take(wanted).to_pylist()
+                column_values = table.read_row_group(group, columns=[column]).column(0)
+                values = [column_values[row].as_py() for row in wanted]  # `take` would copy more than 2 GB, and fail
                 found += [value["bytes"] if isinstance(value, dict) else value for value in values]
             first = end
     return [value or b"" for value in found]
@@ -244,7 +308,9 @@ def _parquet(file: str, opened: BinaryIO) -> Iterator[Any]:
 
     try:
         yield parquet.ParquetFile(opened)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
+            raise  # of the disk or the object storage; pyarrow raises OSError for damaged pages
         raise InputError(f"{file} is not a Parquet file, or is damaged: {str(error).splitlines()[0]}") from None
 
 

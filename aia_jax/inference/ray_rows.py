@@ -6,14 +6,16 @@ Ray starts lost tasks and actors again, so each photo has one row in the result.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pickle
 import platform
 import socket
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aia_jax.data.photo_folder import Photo, read_photo
 from aia_jax.data.photo_rows import PhotoModel, PhotoRow, computed_rows
@@ -23,13 +25,11 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.packages import import_with_extra
 from aia_jax.utils.storage import is_url
 
-if TYPE_CHECKING:
-    pass
-
 _PIXEL_BYTES = 4 * 200_000_000  # memory of a task that decodes the largest photo; see `image_decoding.MOST_PIXELS`
 _MOST_BLOCKS = 10_000  # Ray keeps facts about each block
 _REQUESTS = 16  # of a task to object storage, at once
 _ANSWER_S = 10
+_STOPPED = "Ray stopped: {}; after you solve this, the same command continues"
 
 
 @contextlib.contextmanager
@@ -37,8 +37,8 @@ def ray_cluster(address: str, num_actors: int | None) -> Iterator[int]:
     """Connects to a Ray cluster, or starts Ray on this machine, and yields the number of actors.
 
     Args:
-        address: `HOST:PORT` of a cluster of which this machine is a node, `ray://HOST:PORT`, `auto` for a cluster that
-            runs on this machine, or "" for $RAY_ADDRESS or, without it, Ray on this machine alone.
+        address: `HOST:PORT` of a cluster of which this machine is a node, `auto` for a cluster that runs on this
+            machine, or "" for $RAY_ADDRESS or, without it, Ray on this machine alone.
         num_actors: number of actors; None: one for each GPU of the cluster or, without GPUs, one for each node.
 
     Raises InputError if no cluster answers, its version differs, or it is too small.
@@ -70,9 +70,10 @@ def _check_answers(address: str) -> None:
     """Raises InputError if nothing listens at HOST:PORT. Ray itself would try for minutes."""
     if address in ("", "auto", "local"):
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise InputError(f"--ray {address}: expected HOST:PORT, such as 10.0.0.1:6379, ray://HOST:10001 or auto")
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        advice = "; this machine must be a node of the cluster, and Ray Client (ray://) cannot be used"
+        raise InputError(f"--ray {address}: expected HOST:PORT, such as 10.0.0.1:6379, or auto{advice}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
     except OSError as error:
@@ -127,7 +128,7 @@ def ray_rows(
     context.enable_progress_bars = False
     context.execution_options.preserve_order = in_order
     context.execution_options.verbose_progress = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that it also raises
     batches = batches_of(places, model.batch_size)
     gpu = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
     rows = ray.data.from_items(batches, override_num_blocks=min(len(batches), _MOST_BLOCKS))
@@ -135,20 +136,42 @@ def ray_rows(
     rows = rows.map(ReadPhotos(source.root, model.image_size, exact), num_cpus=1, memory=_PIXEL_BYTES)
     rows = rows.map(
         ComputeRows,
-        fn_constructor_args=(load, model.digest),
+        fn_constructor_args=(partial(_load_in, os.getcwd(), load), model.digest),
         compute=ActorPoolStrategy(size=num_actors),
         **({"num_gpus": 1} if gpu else {"num_cpus": 1}),
     )
     try:
         for row in rows.iter_rows():
-            yield pickle.loads(row["rows"])
+            yield rows_of(row)
     except (ray.exceptions.RayError, RuntimeError) as error:
-        raise InputError(f"Ray stopped: {_cause(error)}; after you solve this, the same command continues") from error
+        raise InputError(_STOPPED.format(_cause(error))) from error
 
 
 def batches_of(places: Sequence[PhotoPlace], size: int) -> list[dict[str, bytes]]:
     """Returns the rows of the data set for `ReadPhotos`, with at most `size` photos each."""
     return [{"places": pickle.dumps(places[start : start + size])} for start in range(0, len(places), size)]
+
+
+def rows_of(row: dict[str, bytes]) -> list[PhotoRow]:
+    """Returns the result of `ComputeRows`. Raises InputError if a task or an actor had an error."""
+    found = pickle.loads(row["rows"])
+    if isinstance(found, _Problem):
+        raise InputError(_STOPPED.format(found))
+    return found
+
+
+class _Problem(str):
+    """Why a task or an actor had to stop."""
+
+
+def _pickled(work: Callable[[], Any]) -> bytes:
+    """Returns the result of `work` as bytes. An error becomes a `_Problem`, because Ray does not keep causes."""
+    try:
+        return pickle.dumps(work())
+    except Exception as error:  # of the model, the disk or the object storage
+        traceback.print_exc()  # to the logs of Ray
+        kind = "" if isinstance(error, InputError | OSError) else f"{type(error).__name__}: "
+        return pickle.dumps(_Problem(f"{kind}{error}"[:1000]))
 
 
 class ReadPhotos:
@@ -158,34 +181,52 @@ class ReadPhotos:
         self._root, self._image_size = root, image_size
         self._options = {"upright": not exact, "draft": not exact}
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        return {"photos": _pickled(lambda: self._read(pickle.loads(row["places"])))}
+
+    def _read(self, places: Sequence[PhotoPlace]) -> tuple[list[str], list[Photo]]:
         if self._root and not os.path.exists(self._root):
             raise InputError(
                 f"{platform.node()} does not have {self._root}; name a folder that all machines share, or a URL"
             )
-        places = pickle.loads(row["places"])
         read = place_reader(places)
         num_threads = _REQUESTS if is_url(places[0].file) else 1
 
         def decode(place: PhotoPlace) -> Photo:
             return read_photo(partial(read, place), self._image_size, **self._options)
 
-        photos = list(map_ahead(decode, places, num_threads))
-        return {"photos": pickle.dumps(([place.name for place in places], photos))}
+        return [place.name for place in places], list(map_ahead(decode, places, num_threads))
 
 
 class ComputeRows:
-    """Holds the model in an actor."""
+    """Holds the model in an actor. Loads it for the first batch: Ray would hide an error of a constructor."""
 
     def __init__(self, load: Callable[[], PhotoModel], digest: str):
-        self._model = load()
-        if self._model.digest != digest:
-            raise InputError(f"{platform.node()} has another model, or another version of it, under this name")
+        self._load, self._digest = load, digest
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        names, photos = pickle.loads(row["photos"])
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        return {"rows": _pickled(lambda: self._compute(pickle.loads(row["photos"])))}
+
+    @functools.cached_property
+    def _model(self) -> PhotoModel:
+        model = self._load()
+        if model.digest != self._digest:
+            raise InputError(f"{platform.node()} has another model, or another version of it, under this name")
+        return model
+
+    def _compute(self, given: tuple[list[str], list[Photo]] | _Problem) -> list[PhotoRow] | _Problem:
+        if isinstance(given, _Problem):
+            return given
+        names, photos = given
         batches = computed_rows(names, (photo for photo in photos), self._model.compute, self._model.batch_size)
-        return {"rows": pickle.dumps([row for batch in batches for row in batch])}
+        return [row for batch in batches for row in batch]
+
+
+def _load_in(folder: str, load: Callable[[], PhotoModel]) -> PhotoModel:
+    """Loads the model in an actor. Relative paths start at `folder`, the current folder of the command."""
+    with contextlib.suppress(OSError):  # a machine without this folder may need no relative path
+        os.chdir(folder)
+    return load()
 
 
 def _cause(error: BaseException) -> str:
@@ -204,5 +245,5 @@ def _cause(error: BaseException) -> str:
         return "the disk of a machine is full, on which Ray keeps its objects (ray start --temp-dir names another)"
     if any(isinstance(one, kinds.OutOfMemoryError) for one in seen):
         return "a machine has too little memory; use fewer actors or a smaller --batch_size"
-    lines = [line for line in str(seen[-1]).strip().splitlines() if line.strip()]
-    return f"{type(seen[-1]).__name__}: {lines[-1] if lines else ''}"[:500]
+    last = next((one for one in reversed(seen) if str(one).strip()), seen[-1])
+    return f"{type(last).__name__}: {(str(last).strip().splitlines() or [''])[-1]}"[:500]

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -58,7 +57,7 @@ def without_ray(monkeypatch):
             ray_rows.ComputeRows(load, model.digest),
         )
         for row in ray_rows.batches_of(places, model.batch_size):
-            yield pickle.loads(compute(read(row))["rows"])
+            yield ray_rows.rows_of(compute(read(row)))
 
     monkeypatch.setattr(ray_rows, "ray_cluster", lambda *_: contextlib.nullcontext(1))
     monkeypatch.setattr(ray_rows, "ray_rows", rows)
@@ -173,7 +172,7 @@ def test_features_are_those_of_the_local_command(photos, config, annotator, with
         (["--ray", "--html"], "--html does not go with --ray; leave one of them out"),
         (["--ray", "somewhere"], "--ray somewhere: expected HOST:PORT, such as 10.0.0.1:6379"),
         (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: nothing answers there"),
-        (["--ray", "ray://127.0.0.1:1"], "nothing answers there"),
+        (["--ray", "ray://127.0.0.1:1"], "expected HOST:PORT, such as 10.0.0.1:6379, or auto; this machine must be"),
     ],
 )
 def test_flags_that_cannot_be_used_are_refused(annotator, photos, tmp_path, failing, flags, message):
@@ -186,13 +185,18 @@ def test_flags_that_cannot_be_used_are_refused(annotator, photos, tmp_path, fail
 def test_a_machine_without_the_photos_or_with_another_model_is_an_error(annotator, tmp_path):
     from aia_jax.data.photo_sources import PhotoPlace
 
-    read = ray_rows.ReadPhotos(str(tmp_path / "gone"), 32, False)
+    other, digest = aia_jax.load(annotator, threshold=0.1), aia_jax.load(annotator, threshold=0.2).digest
     batch = ray_rows.batches_of([PhotoPlace("a.jpg", str(tmp_path / "gone" / "a.jpg"))], 1)[0]
-    with pytest.raises(aia_jax.InputError, match=r"does not have .*gone; name a folder that all machines share"):
-        read(batch)
-    other = aia_jax.load(annotator, threshold=0.1)
-    with pytest.raises(aia_jax.InputError, match="has another model, or another version of it"):
-        ray_rows.ComputeRows(lambda: other, aia_jax.load(annotator, threshold=0.2).digest)
+    for folder, message in {
+        "gone": r"does not have .*gone; name a folder that all machines share, or a URL; after you solve this",
+        "": "has another model, or another version of it",
+    }.items():
+        photos = ray_rows.ReadPhotos(str(tmp_path / folder), 32, False)(batch)
+        with pytest.raises(aia_jax.InputError, match=message):
+            ray_rows.rows_of(ray_rows.ComputeRows(lambda: other, digest)(photos))
+    failed = ray_rows.ComputeRows(lambda: 1 // 0, digest)(photos)
+    with pytest.raises(aia_jax.InputError, match="Ray stopped: ZeroDivisionError: integer division"):
+        ray_rows.rows_of(failed)
 
 
 def descendants(pid):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import subprocess
 import tarfile
 
 import pytest
@@ -14,6 +15,7 @@ CONTENT = {"a.jpg": b"first", "b/c.PNG": b"second", "b/é.webp": b"third"}
 
 
 def write_tar(path, content):
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, data in content.items():
             member = tarfile.TarInfo(name)
@@ -62,10 +64,52 @@ def test_a_folder_of_archives_has_the_photos_of_all(tmp_path):
     assert read(tmp_path) == {"0.tar/a.jpg": b"other", **{f"1.tar/{name}": data for name, data in CONTENT.items()}}
 
 
+def test_links_in_an_archive_are_photos_and_damaged_archives_are_refused(tmp_path):
+    path = write_tar(tmp_path / "a.tar", CONTENT)
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.jpg"
+        archive.addfile(link)
+    assert read(path) == {**CONTENT, "link.jpg": b"first"}
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[1024 + 150] ^= 1  # in the second header
+    for content in (whole[:1024], whole[:1300], bytes(damaged), whole + whole):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.tar is not an uncompressed \.tar file, or is truncated or damaged"):
+            find_photos(path)
+    (tmp_path / "sparse.jpg").touch()
+    os.truncate(tmp_path / "sparse.jpg", 1 << 20)
+    if subprocess.run(["tar", "-S", "-cf", path, "-C", tmp_path, "sparse.jpg"], capture_output=True).returncode == 0:
+        with pytest.raises(InputError, match=r"has a sparse file, sparse\.jpg"):
+            find_photos(path)
+
+
+def test_a_folder_with_photos_and_archives_is_refused(folder):
+    write_tar(folder / "0.tar", CONTENT)
+    (folder / "._0.tar").write_bytes(b"of a system")
+    with pytest.raises(InputError, match=r"has photos, such as a\.jpg, and also 0\.tar; name the file"):
+        find_photos(folder)
+    for name in CONTENT:
+        (folder / name).unlink()
+    assert read(folder) == {f"0.tar/{name}": data for name, data in CONTENT.items()}
+
+
+def test_paths_of_files_are_absolute(folder, monkeypatch):
+    write_tar(folder / "b" / "0.tar", CONTENT)
+    monkeypatch.chdir(folder.parent)
+    for source in ("photos", "photos/b/0.tar"):
+        assert all(os.path.isabs(place.file) for place in find_photos(source).places)
+
+
 def test_a_list_has_relative_and_absolute_paths(folder):
     path = folder / "list.txt"
-    path.write_text(f"b/c.PNG\n\n{folder}/a.jpg\nb/c.PNG\n")
-    assert read(path) == {"b/c.PNG": b"second", f"{folder}/a.jpg": b"first"}
+    (folder / "u\u2028.jpg").write_bytes(b"separator")
+    path.write_text(f"b/c.PNG\n\n{folder}/a.jpg\nb/c.PNG\r\nu\u2028.jpg\n")
+    assert read(path) == {"b/c.PNG": b"second", f"{folder}/a.jpg": b"first", "u\u2028.jpg": b"separator"}
+    path.write_text("a.jpg\nhttps://example.org/b.jpg")
+    with pytest.raises(InputError, match=r"names https://example.org/b.jpg; only paths and URLs with gs:// or s3://"):
+        find_photos(path)
 
 
 @pytest.mark.extras
@@ -81,6 +125,19 @@ def test_a_table_has_bytes_or_paths(tmp_path, folder, group):
     assert read(write_parquet(path, {"bytes": data}, **options)) == numbered
     assert read(write_parquet(path, {"bytes": data, "key": ["a", "a", "b"]}, **options)) == numbered
     assert read(write_parquet(folder / "a.parquet", {"path": names, "label": names}, **options)) == CONTENT
+
+
+@pytest.mark.extras
+def test_a_table_may_have_any_type_of_text_and_bytes(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    names, data = pyarrow.array(CONTENT), pyarrow.array(CONTENT.values())
+    for kind in ("string", "large_string", "string_view"):
+        columns = {"key": names.cast(kind), "jpg": data.cast(kind.replace("string", "binary"))}
+        assert read(write_parquet(tmp_path / "a.parquet", columns)) == CONTENT
+    columns = {"key": names.dictionary_encode(), "jpg": data.dictionary_encode()}
+    assert read(write_parquet(tmp_path / "a.parquet", columns)) == CONTENT
+    path = write_parquet(tmp_path / "a.parquet", {"id": [7, 8, 9], "jpg": data})
+    assert list(read(path)) == ["7", "8", "9"]
 
 
 @pytest.mark.extras
@@ -101,9 +158,14 @@ def test_object_storage_has_the_same_sources(folder, storage, tmp_path):  # noqa
     os.rename(folder, cloud / "photos")
     assert read("gs://bucket/photos") == CONTENT
     assert find_photos("gs://bucket/photos").root == ""
-    write_tar(cloud / "shards-0.tar", CONTENT)
-    assert read("s3://bucket/shards-0.tar") == CONTENT
-    (cloud / "photos" / "list.txt").write_text("a.jpg\ns3://bucket/photos/b/c.PNG\n")
+    write_tar(cloud / "shards-0.tar", {**CONTENT, "empty.jpg": b""})
+    assert read("s3://bucket/shards-0.tar") == {**CONTENT, "empty.jpg": b""}
+    assert len(storage.moved("get")) == len(CONTENT) * 2  # S3 would send the whole file for an empty range
+    write_tar(cloud / "shards.tar" / "0.tar", CONTENT)
+    assert read("gs://bucket/shards.tar/") == {f"0.tar/{name}": data for name, data in CONTENT.items()}
+    with pytest.raises(InputError, match="has no photos"):
+        find_photos("gs://bucket/photos/a.jpg")
+    (cloud / "photos" / "list.txt").write_text("\ufeffa.jpg\ns3://bucket/photos/b/c.PNG\n")
     listed = {"a.jpg": b"first", "s3://bucket/photos/b/c.PNG": b"second"}
     assert read("gs://bucket/photos/list.txt") == listed
 
@@ -139,9 +201,20 @@ def test_a_source_that_cannot_be_used_is_refused(tmp_path):
 
 @pytest.mark.extras
 def test_a_table_that_cannot_be_used_is_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
     path = write_parquet(tmp_path / "a.parquet", {"label": ["a"], "left": [b""], "right": [b""]})
     with pytest.raises(InputError, match=r"no column of photos; .*\(its columns: label, left, right\)"):
         find_photos(path)
+    struct = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    images = pyarrow.array([{"bytes": None, "path": "a.jpg"}], struct)
+    with pytest.raises(InputError, match="has paths and no bytes in 'image'"):
+        find_photos(write_parquet(path, {"image": images}))
     path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="is not a Parquet file, or is damaged"):
+        find_photos(path)
+    write_parquet(path, {"key": [f"{row:04}" * 9 for row in range(999)], "jpg": [b"1"] * 999}, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[50:500] = b"\xff" * 450
+    path.write_bytes(content)
     with pytest.raises(InputError, match="is not a Parquet file, or is damaged"):
         find_photos(path)
