@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 import aia_jax
 from aia_jax.cli.devices import enable_compilation_cache
-from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import model_source
 from aia_jax.cli.ray_flags import rows_on_ray
 from aia_jax.utils.errors import InputError, Interrupted
@@ -53,7 +52,7 @@ def annotate_on_ray(arguments: argparse.Namespace) -> None:
     load = partial(load, arguments.batch_size)
     advice = "--output names another place; after you free space, the same command continues"
     errors = contextlib.nullcontext() if is_url(output) else os_errors_as_input_errors(output, None, advice)
-    with exit_on_sigterm(), rows_on_ray(arguments, photos) as rows, errors:
+    with rows_on_ray(arguments, photos) as rows, errors:
         annotator = load()
         settings = {"images": str(arguments.images if is_url(arguments.images) else photos.root), **annotator.settings}
         with ParquetOutput(output, settings, force=arguments.force) as written:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aia_jax.cli.devices import use_cpu
+from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, positive
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.storage import is_url
@@ -52,6 +53,7 @@ def rows_on_ray(arguments: argparse.Namespace, source: PhotoSource, **options: b
     """
     from aia_jax.inference.ray_rows import ray_cluster, ray_rows
 
-    with ray_cluster(arguments.ray, arguments.ray_actors) as num_actors:  # JAX, once started, warns of new processes
-        use_cpu()
+    # Twice, because Ray then has a handler of SIGTERM of its own, with another exit code.
+    with exit_on_sigterm(), ray_cluster(arguments.ray, arguments.ray_actors) as num_actors, exit_on_sigterm():
+        use_cpu()  # after Ray has started: JAX, once started, warns of new processes
         yield partial(ray_rows, source, num_actors, **options)

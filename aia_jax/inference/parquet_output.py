@@ -105,7 +105,7 @@ class ParquetOutput(contextlib.AbstractContextManager):
                 "problem": [problem for *_, problem in rows],
             }
             file = io.BytesIO()
-            parquet.write_table(pyarrow.table(values, schema), file)
+            parquet.write_table(pyarrow.table(values, schema), file, write_page_checksum=True)
             self._files.write(f"{kind}-{self._next:06}.parquet", file.getvalue())
             if kind == "labels":
                 self.done.update(values["name"])
@@ -146,9 +146,10 @@ class ParquetOutput(contextlib.AbstractContextManager):
         import pyarrow
         from pyarrow import parquet
 
+        content = io.BytesIO(self._files.read(name))
         try:
-            return parquet.read_table(io.BytesIO(self._files.read(name)), columns=list(columns))
-        except pyarrow.ArrowInvalid as error:
+            return parquet.read_table(content, columns=list(columns), page_checksum_verification=True)
+        except (pyarrow.ArrowException, OSError) as error:  # OSError: of a damaged page
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{self._files}/{name} is damaged ({reason}); delete it, and its photos are read again"

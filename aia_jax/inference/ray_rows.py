@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import platform
+import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -55,8 +56,10 @@ def ray_cluster(address: str, num_actors: int | None) -> Iterator[int]:
         options["num_cpus"] = max(os.cpu_count() or 1, num_actors + 1)
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    except SystemExit:  # of Ray's handler of SIGTERM, with another exit code
+        raise SystemExit(128 + signal.SIGTERM) from None
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = str(error).strip()
+        reason = str(error).strip() or f"perhaps the cluster has another version than Ray {ray.__version__} here"
         token = "" if os.environ.get("RAY_AUTH_MODE") else "; a cluster with a token needs RAY_AUTH_MODE=token here too"
         token *= isinstance(error, ConnectionError)
         raise InputError(f"--ray {address}: Ray does not start or connect: {reason[:1000]}{token}") from error

@@ -131,9 +131,11 @@ def test_other_settings_and_damaged_files_are_refused(tmp_path):
         assert not output.done
         output.add([("b.jpg", [], "")])
     assert labels_on_ray(tmp_path) == ({"b.jpg": []}, {})
-    next(tmp_path.glob("labels*")).write_bytes(b"PAR1")
-    with pytest.raises(aia_jax.InputError, match=r"is damaged .*; delete it, and its photos are read again"):
-        ParquetOutput(tmp_path, {"top": 4})
+    path = next(tmp_path.glob("labels*"))
+    for damaged in (b"PAR1", path.read_bytes().replace(b"b.jpg", b"\xff" * 5).replace(b"\x15", b"\x16", 2)):
+        path.write_bytes(damaged)
+        with pytest.raises(aia_jax.InputError, match=r"is damaged .*; delete it, and its photos are read again"):
+            ParquetOutput(tmp_path, {"top": 4})
 
 
 def test_labels_are_written_to_object_storage(annotator, photos, storage, without_ray, tmp_path, failing):  # noqa: F811
