@@ -132,7 +132,7 @@ def local(text: str) -> Path:
 
 def local_or_url(text: str) -> Path | str:
     """Parses the value of a flag that is a local path, or a URL of object storage, which stays a string."""
-    return text.rstrip("/") if is_url(text) else local(text)
+    return _url(text) if is_url(text) else local(text)
 
 
 def word(text: str) -> str:
@@ -142,7 +142,13 @@ def word(text: str) -> str:
 
 def word_or_url(text: str) -> str:
     """Parses the value of a flag that is a path, a word or a URL of object storage. "" is allowed."""
-    return text.rstrip("/") if is_url(text) else word(text)
+    return _url(text) if is_url(text) else word(text)
+
+
+def _url(text: str) -> str:
+    if not text.partition("://")[2].strip("/"):  # without its slashes, it would be no URL
+        raise argparse.ArgumentTypeError(f"{text!r} names no bucket; give {text.partition(':')[0]}://BUCKET/FOLDER")
+    return text.rstrip("/")
 
 
 def add_model_arguments(parser: Parser, *, default: str = "") -> None:

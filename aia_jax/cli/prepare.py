@@ -22,7 +22,7 @@ from aia_jax.cli.exit_codes import exit_on_sigterm
 from aia_jax.cli.flags import Parser, local, local_or_url, positive
 from aia_jax.data.annotation.annotations import CUSTOM, FOLDERS, SPLITS
 from aia_jax.data.annotation.datasets import load_split
-from aia_jax.data.annotation.photo_records import write_dataset
+from aia_jax.data.annotation.photo_records import check_replaceable, write_dataset
 from aia_jax.data.public.acquisition import DOWNLOADS, fetch_photos, list_missing_files
 from aia_jax.data.public.download import download
 from aia_jax.data.public.inspection import Inspection, inspect_dataset
@@ -30,7 +30,7 @@ from aia_jax.data.public.public_datasets import PUBLIC_DATASETS, PublicDataset
 from aia_jax.utils.errors import InputError, Interrupted
 from aia_jax.utils.files import check_writable, exclusive_lock, os_errors_as_input_errors
 from aia_jax.utils.storage import is_url
-from aia_jax.utils.storage_folders import upload_folder
+from aia_jax.utils.storage_folders import other_files, upload_folder
 
 
 def add_arguments(parser: Parser) -> None:
@@ -90,6 +90,8 @@ def _complete(root: Path, dataset: PublicDataset, check: bool) -> None:
 
 def _write_records(root: Path, name: str, output: Path | str) -> None:
     """Writes the records of a data set to a folder. For a URL, writes a temporary folder and uploads it."""
+    if is_url(output):
+        check_replaceable(output, name, other_files(output))
     with tempfile.TemporaryDirectory() if is_url(output) else contextlib.nullcontext(output) as folder:
         counts = write_dataset(root, name, Path(folder))
         if is_url(output):

@@ -4,9 +4,7 @@ No other module of the package uses Orbax.
 """
 
 import contextlib
-import errno
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from aia_jax.training.checkpoint_recovery import UNFINISHED, find_damage, write_digests
 from aia_jax.utils.errors import InputError
+from aia_jax.utils.files import disk_error
 from aia_jax.utils.messages import differences, list_problems
 
 
@@ -176,7 +175,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         try:
             yield
         except Exception as error:  # TensorStore and Orbax raise errors of many types
-            reason = _disk_error(error)
+            reason = disk_error(error)
             if not reason:
                 raise
             for folder in self._directory.glob(f"{self._saving}{UNFINISHED}*"):
@@ -215,15 +214,6 @@ def _best_step(infos: dict[int, dict[str, Any]], default: int) -> int:
     """Returns the first step with the largest `info["metric"]`, or `default` if no step has a metric."""
     metrics = {step: info["metric"] for step, info in infos.items() if "metric" in info}
     return max(metrics, key=lambda step: (metrics[step], -step), default=default)
-
-
-def _disk_error(error: Exception) -> str:
-    """Returns the reason, such as "No space left on device", if the disk caused the error; otherwise ""."""
-    number = error.errno if isinstance(error, OSError) else None
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-        if number == code or os.strerror(code) in str(error):
-            return os.strerror(code)
-    return ""
 
 
 def _is_useful(record: logging.LogRecord) -> bool:

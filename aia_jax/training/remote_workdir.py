@@ -164,6 +164,7 @@ class _Uploads(contextlib.AbstractContextManager):
             time.sleep(seconds)
             try:
                 if self._is_writer():
+                    self._copy.compare(changed=False)  # somebody may have removed objects
                     self._copy.send_changes(title=f"upload {url_name(self._url)}")
                 return self._replaced_by
             except InputError as error:
@@ -200,6 +201,8 @@ class _Uploads(contextlib.AbstractContextManager):
             tqdm.write(self._replaced_by, file=sys.stderr)
             self._stop.set()
             _thread.interrupt_main(signal.SIGTERM)
+        if not writer:  # somebody has removed the run in the storage
+            self._copy.compare(changed=False)
         return not self._replaced_by
 
     def _read_writer(self) -> dict[str, Any] | None:
@@ -207,10 +210,11 @@ class _Uploads(contextlib.AbstractContextManager):
         with errors_of_storage(self._url):
             try:
                 self._storage.invalidate_cache()
-                return json.loads(self._storage.cat_file(self._writer_path))
+                writer = json.loads(self._storage.cat_file(self._writer_path))
+                return {name: writer[name] for name in ("copy", "host", "process", "time")}
             except FileNotFoundError:
                 return None
-            except ValueError as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{self._url}/{_WRITER} is damaged ({error}); delete it") from None
 
     def _write_writer(self, *, ended: bool = False) -> None:

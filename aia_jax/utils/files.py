@@ -62,6 +62,15 @@ def os_errors_as_input_errors(directory: Path, num_bytes: int | None, advice: st
         raise InputError(f"{directory} cannot be written: {error.strerror}; {advice}") from error
 
 
+def disk_error(error: Exception) -> str:
+    """Returns the reason, such as "No space left on device", if the disk caused an error of any type; otherwise ""."""
+    number = error.errno if isinstance(error, OSError) else None
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        if number == code or os.strerror(code) in str(error):
+            return os.strerror(code)
+    return ""
+
+
 def check_room(directory: Path, num_bytes: int) -> None:
     """Raises the OSError of a full disk if the disk of `directory` has fewer than `num_bytes` free bytes."""
     if shutil.disk_usage(directory).free < num_bytes:

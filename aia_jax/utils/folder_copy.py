@@ -129,11 +129,16 @@ class FolderCopy:
         for name in (*changed, *removed):
             self._note(name, None)
 
-    def compare(self) -> None:
-        """Removes files from the journal whose objects have changed or are gone, so that `send_changes` sends them."""
+    def not_sent(self) -> set[str]:
+        """Returns the names of the objects that did not come from this copy, or have changed since."""
+        own = {name: equal.stamp for name, equal in self._equal.items()}  # "" of a file whose upload was interrupted
+        return {name for name, version in self.there().items() if own.get(name) not in (version.stamp, "")}
+
+    def compare(self, *, changed: bool = True) -> None:
+        """Removes files from the journal whose objects are gone or `changed`, so that `send_changes` sends them."""
         there = self.there()
         for name, equal in [*self._equal.items()]:
-            if name not in there or there[name].stamp != equal.stamp:
+            if name not in there or (changed and there[name].stamp != equal.stamp):
                 self._note(name, None)
 
     def bring_down(self, title: str = "download") -> None:

@@ -83,7 +83,7 @@ def _advice(error: Exception) -> str:
         return "no permission; check the credentials and the rights of this account"
     if re.search(r"Bad Request|Invalid bucket name|InvalidBucketName|ParamValidation", text):
         return "the storage refuses this name; check the name of the bucket"
-    if module in ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "requests", "s3fs"):
+    if module in ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "json", "requests", "s3fs"):
         return "the storage did not answer as expected; check its address and the network"
     if isinstance(error, OSError) and (isinstance(error, ConnectionError | TimeoutError) or error.errno is None):
         return "the storage did not answer as expected; check its address and the network"

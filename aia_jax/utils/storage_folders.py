@@ -62,9 +62,21 @@ def upload_folder(folder: Path, url: str) -> None:
     Raises:
         InputError: the folder has no files, or the storage refuses it. The same call then continues.
     """
-    place = copy_place("uploads", url)
-    copy = FolderCopy(url, folder, place.with_name(f"{place.name}.journal"))
+    copy = _upload(folder, url)
     if not copy.here():
         raise InputError(f"{folder} holds no files to copy to {url}")
     copy.compare()
     copy.send_changes(title=f"upload {url_name(url)}")
+
+
+def other_files(url: str) -> list[str]:
+    """Returns the relative names of the files in `url` that `upload_folder` has not sent from this machine.
+
+    Raises InputError if the storage refuses it, for example without a bucket of this name.
+    """
+    return sorted(_upload(Path(), url).not_sent())
+
+
+def _upload(folder: Path, url: str) -> FolderCopy:
+    place = copy_place("uploads", url)
+    return FolderCopy(url, folder, place.with_name(f"{place.name}.journal"))

@@ -136,6 +136,29 @@ def test_a_run_removed_from_the_bucket_starts_again_and_its_copy_is_kept(bucket,
     assert "there is no run any more" in capsys.readouterr().out
 
 
+def test_a_run_removed_from_the_bucket_during_training_is_sent_again(bucket, monkeypatch):
+    monkeypatch.setattr(remote_workdir, "INTERVAL", 1000)
+    remote = RemoteWorkdir(URL)
+    with remote.opened():
+        (remote.path / "first").write_text("1")
+        remote._send()
+        assert (bucket / "first").exists()
+        shutil.rmtree(bucket)
+        (remote.path / "second").write_text("2")
+        remote._send()
+        assert names(bucket) == {"first", "second"}
+        shutil.rmtree(bucket)
+    assert names(bucket) == {".writer.json", "first", "second"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"copy": "a", "time": 1}'])
+def test_a_damaged_object_of_the_writer_is_named(bucket, content):
+    bucket.mkdir(parents=True)
+    (bucket / ".writer.json").write_text(content)
+    with pytest.raises(InputError, match=r"runs/a/\.writer\.json is damaged .* delete it"):
+        RemoteWorkdir(URL).opened().__enter__()
+
+
 def test_a_missing_bucket_is_refused_and_the_copy_stays(bucket, storage, monkeypatch, capsys):
     stop(4)
     own = RemoteWorkdir(URL).path

@@ -1,6 +1,7 @@
 """Object storage by the real packages gcsfs and s3fs, against servers on this machine."""
 
 import http.server
+import json
 import threading
 
 import pytest
@@ -39,6 +40,14 @@ def test_an_error_of_the_local_disk_is_none_of_the_storage(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError), errors_of_storage("gs://b/x"):
         (tmp_path / "file" / "x").open("w")
+
+
+def test_an_answer_that_is_no_json_is_reported():
+    with (
+        pytest.raises(InputError, match="gs://b/x: the storage did not answer as expected"),
+        errors_of_storage("gs://b/x"),
+    ):
+        json.loads("<html>")
 
 
 @pytest.mark.extras

@@ -8,8 +8,8 @@ The fingerprint is a hash of the names, the labels and the targets of the split.
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
@@ -18,13 +18,13 @@ from aia_jax.data.annotation.channel_stats import CUSTOM_STATS, read_channel_sta
 from aia_jax.data.annotation.image_cache import photo_source
 from aia_jax.data.cache import cached_directory, damaged_files
 from aia_jax.utils.errors import InputError
-from aia_jax.utils.files import os_errors_as_input_errors, write_json
+from aia_jax.utils.files import disk_error, os_errors_as_input_errors, write_json
 from aia_jax.utils.messages import list_problems
 from aia_jax.utils.packages import import_with_extra
 
 _FOLDER = "records"
 _PHOTOS = "photos.txt"
-_ADVICE = "--output names another place"
+_ADVICE = "--output or, for a URL, TMPDIR names another place"
 
 
 def write_dataset(root: Path, dataset: str, output: Path) -> dict[str, int]:
@@ -45,8 +45,9 @@ def write_dataset(root: Path, dataset: str, output: Path) -> dict[str, int]:
     if dataset == CUSTOM:
         documents[CUSTOM_STATS] = dict(zip(("mean", "std"), read_channel_stats(root), strict=True))
     folder, is_copy = output / FOLDERS[dataset], output.resolve() != root.resolve()
-    if is_copy and (folder / "train.json").exists() and not (folder / _FOLDER).exists():
-        raise InputError(f"{folder} has other data, whose train.json would be replaced; {_ADVICE}")
+    if is_copy:
+        names = ("train.json", _FOLDER)
+        check_replaceable(output, dataset, [f"{FOLDERS[dataset]}/{name}" for name in names if (folder / name).exists()])
     for split, rows in annotations.items():
         _write_records(root, dataset, split, rows, output)
     if is_copy:
@@ -54,6 +55,21 @@ def write_dataset(root: Path, dataset: str, output: Path) -> dict[str, int]:
             for name, document in documents.items():
                 write_json(folder / name, document)
     return {split: len(rows) for split, rows in annotations.items()}
+
+
+def check_replaceable(output: Path | str, dataset: str, names: Iterable[str]) -> None:
+    """Raises InputError if `output` has annotations without records, which `write_dataset` would replace.
+
+    Args:
+        output: a folder or a URL.
+        names: paths of the files, relative to `output`.
+    """
+    folder = PurePosixPath(FOLDERS[dataset])
+    paths = [PurePosixPath(name.lstrip("/")) for name in names]
+    has_records = any((folder / _FOLDER) in (path, *path.parents) for path in paths)
+    if folder / "train.json" in paths and not has_records:
+        where = f"{output}/{FOLDERS[dataset]}".rstrip("/")
+        raise InputError(f"{where} has other data, whose train.json would be replaced; --output names another place")
 
 
 class PhotoRecords:
@@ -112,7 +128,12 @@ def _write_records(root: Path, dataset: str, split: str, annotations: Annotation
     parent, fingerprint = output / FOLDERS[dataset] / _FOLDER, _fingerprint(annotations)
 
     def write(directory: Path) -> None:
-        builders.prepare(builders.AnnotatedPhotos(dataset, {split: annotations}, data_dir=directory))
+        try:
+            builders.prepare(builders.AnnotatedPhotos(dataset, {split: annotations}, data_dir=directory))
+        except RuntimeError as error:  # of array_record
+            if reason := disk_error(error):
+                raise InputError(f"{parent}: {reason}, the {split} records could not be written; {_ADVICE}") from error
+            raise
         (directory / _PHOTOS).write_text(source.fingerprint)
 
     photos = parent / f"{split}-{fingerprint}" / _PHOTOS

@@ -202,6 +202,35 @@ def test_other_data_in_the_output_stay(photos, tmp_path):
     assert (tmp_path / "Corel-5k" / "train.json").read_bytes() == before
 
 
+def test_other_data_in_a_bucket_stay_and_an_interrupted_upload_continues(photos, tmp_path, storage, capsys):  # noqa: F811
+    command = ["prepare", "custom", "--root", str(photos / "Corel-5k"), "--output"]
+    (photos / "Corel-5k" / "channel_stats.json").write_text('{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}')
+    there = tmp_path / "cloud" / "bucket"
+    shutil.copytree(make_dataset(tmp_path / "other").parent, there / "other")
+    before = (there / "other" / "train.json").read_bytes()
+    assert main([*command, "gs://bucket/other"]) == 2
+    message = "gs://bucket/other has other data, whose train.json would be replaced; --output names another place"
+    assert message in capsys.readouterr().err
+    assert (there / "other" / "train.json").read_bytes() == before
+    storage.refused = "bucket/new/records"
+    assert main([*command, "gs://bucket/new"]) == 2
+    assert (there / "new" / "train.json").exists()
+    assert not (there / "new" / "records").exists()
+    storage.refused = None
+    assert main([*command, "gs://bucket/new"]) == 0
+
+
+def test_a_disk_that_is_full_of_records_is_named(photos, tmp_path, monkeypatch):
+    from aia_jax.data.annotation import tfds_builders
+
+    def full(_builder: object) -> None:
+        raise RuntimeError("write() failed: No space left on device; writing a.array_record")
+
+    monkeypatch.setattr(tfds_builders, "prepare", full)
+    with pytest.raises(InputError, match=r"records: No space left on device, the train records could not be written"):
+        write_dataset(photos, "corel5k", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -293,6 +322,7 @@ def test_prepare_writes_records_of_own_photos_to_a_folder_or_a_bucket_from_which
         (["corel5k", "--check", "--output", "out"], "--check writes nothing, but --output does"),
         (["custom", "--root", "."], "the data set custom is not downloaded; give --output"),
         (["custom", "--root", ".", "--output", "file"], "--output file is a file"),
+        (["custom", "--root", ".", "--output", "gs://"], "'gs://' names no bucket; give gs://BUCKET/FOLDER"),
         (["custom", "--root", ".", "--output", "hdfs://x/y"], "not a path of this machine"),
     ],
 )
