@@ -173,6 +173,7 @@ def test_features_are_those_of_the_local_command(photos, config, annotator, with
     [
         (["--ray_actors=2"], "--ray_actors needs --ray"),
         (["--ray", "--html"], "--html does not go with --ray; leave one of them out"),
+        (["--ray", "--output=photos", "--images=photos"], "--images and --output name one folder"),
         (["--ray", "somewhere"], "--ray somewhere: expected HOST:PORT, such as 10.0.0.1:6379"),
         (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: nothing answers there"),
         (["--ray", "ray://127.0.0.1:1"], "expected HOST:PORT, such as 10.0.0.1:6379, or auto; this machine must be"),
@@ -192,7 +193,7 @@ def test_flags_that_cannot_be_used_are_refused(annotator, photos, tmp_path, fail
         ([{"CPU": 4, "memory": 4e9}, {"CPU": 4, "GPU": 2, "memory": 4e9}], None, 2),
         ([{"CPU": 4, "memory": 4e9}], 4, "4 actors need a CPU each, and one more for reading"),
         ([{"CPU": 4, "memory": 4e9, "GPU": 1}], 2, "2 actors need a GPU each"),
-        ([{"CPU": 4, "memory": 1e8}, {"memory": 4e9}], None, "no machine of the cluster has 0.8 GB of free memory"),
+        ([{"CPU": 4, "memory": 1e8}, {"memory": 4e9}], None, "no machine has 0.8 GB of free memory"),
     ],
 )
 def test_a_cluster_that_is_too_small_is_refused(nodes, wanted, expected):
