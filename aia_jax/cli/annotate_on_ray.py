@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ def annotate_on_ray(arguments: argparse.Namespace) -> None:
     # Not the path that it returns: on other machines, shipped models and copies of buckets have other paths.
     source = arguments.weights or arguments.model or arguments.workdir or arguments.default_model
     output = arguments.output
+    if os.path.abspath(output) == os.path.abspath(arguments.images):
+        raise InputError("--images and --output name one folder; name another --output")
     if not is_url(output):
         check_writable(output)
     photos = find_photos(arguments.images)

@@ -92,6 +92,8 @@ def _number_of_actors(ray: Any, wanted: int | None) -> int:
     if number > most or cpus <= (0 if gpus else number):
         more = "" if gpus else ", and one more for reading"
         raise InputError(f"{number} actors need a {kind} each{more}; the cluster has {cpus} CPUs and {gpus} GPUs")
+    if not any(node.get("CPU") and node.get("memory", 0) >= _PIXEL_BYTES for node in nodes):  # Ray would wait forever
+        raise InputError(f"no machine has {_PIXEL_BYTES / 1e9} GB of free memory; see ray start --memory")
     return number
 
 

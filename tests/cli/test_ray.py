@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 
 import numpy as np
 import pytest
@@ -172,6 +173,7 @@ def test_features_are_those_of_the_local_command(photos, config, annotator, with
     [
         (["--ray_actors=2"], "--ray_actors needs --ray"),
         (["--ray", "--html"], "--html does not go with --ray; leave one of them out"),
+        (["--ray", "--output=photos", "--images=photos"], "--images and --output name one folder"),
         (["--ray", "somewhere"], "--ray somewhere: expected HOST:PORT, such as 10.0.0.1:6379"),
         (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: nothing answers there"),
         (["--ray", "ray://127.0.0.1:1"], "expected HOST:PORT, such as 10.0.0.1:6379, or auto; this machine must be"),
@@ -182,6 +184,25 @@ def test_flags_that_cannot_be_used_are_refused(annotator, photos, tmp_path, fail
     given = ["--workdir", str(annotator), "--images", str(photos), "--output", str(tmp_path / "out")]
     assert message in failing("annotate", *given, *flags)
     assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted", "expected"),
+    [
+        ([{"CPU": 4, "memory": 4e9}, {"CPU": 4, "memory": 1e8}], None, 2),
+        ([{"CPU": 4, "memory": 4e9}, {"CPU": 4, "GPU": 2, "memory": 4e9}], None, 2),
+        ([{"CPU": 4, "memory": 4e9}], 4, "4 actors need a CPU each, and one more for reading"),
+        ([{"CPU": 4, "memory": 4e9, "GPU": 1}], 2, "2 actors need a GPU each"),
+        ([{"CPU": 4, "memory": 1e8}, {"memory": 4e9}], None, "no machine has 0.8 GB of free memory"),
+    ],
+)
+def test_a_cluster_that_is_too_small_is_refused(nodes, wanted, expected):
+    ray = types.SimpleNamespace(nodes=lambda: [{"Resources": node, "Alive": True} for node in nodes])
+    if isinstance(expected, str):
+        with pytest.raises(aia_jax.InputError, match=expected):
+            ray_rows._number_of_actors(ray, wanted)
+    else:
+        assert ray_rows._number_of_actors(ray, wanted) == expected
 
 
 def test_a_machine_without_the_photos_or_with_another_model_is_an_error(annotator, tmp_path):
