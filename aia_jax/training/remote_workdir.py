@@ -141,8 +141,12 @@ class _Uploads(contextlib.AbstractContextManager):
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
         """Sends the rest. An earlier exception has precedence over a problem here, which is then only printed."""
-        self._end_threads()
-        problem = self._replaced_by or self._last_upload()
+        try:
+            self._end_threads()
+            problem = self._replaced_by or self._last_upload()
+        except (KeyboardInterrupt, SystemExit):
+            print(f"the upload to {self._url} was interrupted\n{self._kept()}", file=sys.stderr)
+            raise
         if not self._replaced_by:
             self._end()
         if problem and kind:
@@ -167,12 +171,13 @@ class _Uploads(contextlib.AbstractContextManager):
                     self._copy.compare(changed=False)  # somebody may have removed objects
                     self._copy.send_changes(title=f"upload {url_name(self._url)}")
                 return self._replaced_by
-            except InputError as error:
+            except (InputError, OSError) as error:  # OSError: the journal cannot be written
                 problem = str(error)
-        return (
-            f"{problem}\nwhat could not be uploaded is kept in {self._folder}; the same command on this machine, with "
-            "the same cache, uploads it"
-        )
+        return f"{problem}\n{self._kept()}"
+
+    def _kept(self) -> str:
+        machine = "on this machine, with the same cache"
+        return f"what could not be uploaded is kept in {self._folder}; the same command {machine}, uploads it"
 
     def _every(self, work: Callable[[], None]) -> None:
         """Calls `work` every 30 seconds. Prints a problem once, and tries again."""

@@ -14,6 +14,7 @@ from aia_jax.training.checkpoint_recovery import saved_steps
 from aia_jax.training.remote_workdir import RemoteWorkdir, run_with_results
 from aia_jax.training.trainer import Trainer
 from aia_jax.utils.errors import InputError, Interrupted
+from aia_jax.utils.folder_copy import FolderCopy
 from aia_jax.utils.storage_folders import download_folder
 from tests.helpers.toy_task import StopAt, ToyTask, assert_same_checkpoint, run, toy_config
 
@@ -275,6 +276,22 @@ def test_a_failed_upload_is_reported_and_the_same_command_sends_it_later(bucket,
     with RemoteWorkdir(URL).opened():
         pass
     assert (bucket / "metrics.jsonl").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), OSError(28, "No space left on device")])
+def test_an_upload_that_ends_early_says_where_the_files_are(bucket, monkeypatch, capsys, error):
+    def fail(*_args: object, **_options: object) -> None:
+        raise error
+
+    def work() -> None:
+        with remote.opened():
+            (remote.path / "file").write_text("")
+            monkeypatch.setattr(FolderCopy, "send_changes", fail)
+
+    remote = RemoteWorkdir(URL)
+    with pytest.raises(InputError if isinstance(error, OSError) else type(error)) as raised:
+        work()
+    assert f"is kept in {remote.path}; the same command" in capsys.readouterr().err + str(raised.value)
 
 
 def test_an_error_of_the_run_has_precedence_over_one_of_the_upload(bucket, storage, capsys):
