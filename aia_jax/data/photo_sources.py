@@ -10,27 +10,24 @@ A source is one of these:
 Local files must have the same paths on all machines that read them.
 """
 
-import contextlib
 import itertools
 import os
+import posixpath
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from aia_jax.data.photo_files import SUFFIXES, PhotoFiles, is_photo_name
 from aia_jax.data.photo_folder import photo_names
+from aia_jax.data.photo_tables import table_bytes, table_photos
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import read_text
 from aia_jax.utils.messages import list_problems, printable
-from aia_jax.utils.packages import import_with_extra
-from aia_jax.utils.storage import errors_of_storage, is_url, open_storage, read_url
+from aia_jax.utils.storage import errors_of_storage, is_url, open_file, open_storage, read_url
 
-_BYTES = ("image", "bytes", "jpg", "jpeg", "png", "content", "data")  # preferred names of columns
-_PATHS = ("path", "url", "uri", "image", "image_path", "image_url", "file_name", "file", "filename")
-_NAMES = ("name", "key", "__key__", "id", "file_name", "filename", "path", "url")
 _WHOLE = -1
 _OTHER_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _RECORD = 10_240  # bytes of which a tar file has a multiple; the last ones are zeros
@@ -77,7 +74,7 @@ def find_photos(source: str | Path) -> PhotoSource:
         raise InputError(f"{text} is compressed, so single photos in it cannot be read; name an uncompressed .tar file")
     if not is_url(text) and not os.path.exists(text):
         raise InputError(f"{text} does not exist; name a folder, a .txt list, a .parquet file or a .tar file")
-    find = {".txt": _listed, ".parquet": _in_parquet, ".tar": _in_tar}.get(suffix)
+    find = {".txt": _listed, ".parquet": _in_table, ".tar": _in_tar}.get(suffix)
     places = find(text) if find and not _is_folder(text) else _in_folder(text)
     if not places:
         raise InputError(f"{text} has no photos" + (not find) * f"; their names must end in {', '.join(SUFFIXES)}")
@@ -99,7 +96,7 @@ def place_reader(places: Sequence[PhotoPlace]) -> Callable[[PhotoPlace], bytes]:
     for (file, column), group in itertools.groupby(places, key=lambda place: (place.file, place.column)):
         if column:
             some = list(group)
-            stored |= zip(some, _parquet_bytes(file, column, [place.start for place in some]), strict=True)
+            stored |= zip(some, table_bytes(file, column, [place.start for place in some]), strict=True)
     return lambda place: stored[place] if place.column else _read(place)
 
 
@@ -152,7 +149,7 @@ def _in_folder(folder: str) -> list[PhotoPlace]:
         return [PhotoPlace(name, f"{folder}/{name}") for name in photos]
     places = []
     for shard in shards:
-        inside = (_in_parquet if shard.lower().endswith(".parquet") else _in_tar)(f"{folder}/{shard}")
+        inside = (_in_table if shard.lower().endswith(".parquet") else _in_tar)(f"{folder}/{shard}")
         places += [place._replace(name=f"{shard}/{place.name}") for place in inside]
     return places
 
@@ -179,11 +176,18 @@ def _below(file: str, name: str) -> str:
     return f"{file.rpartition('/')[0]}/{name}"
 
 
+def _in_table(file: str) -> list[PhotoPlace]:
+    column, names = table_photos(file)
+    if not column:
+        return [PhotoPlace(path, _below(file, path)) for path in names]
+    return [PhotoPlace(name, file, row, _WHOLE, column) for row, name in enumerate(names)]
+
+
 def _in_tar(file: str) -> list[PhotoPlace]:
-    """Reads the headers of an archive. A hard link is a photo with the bytes of its target."""
+    """Reads the headers of an archive. A link to an earlier photo is a photo with the same bytes."""
     places: dict[str, PhotoPlace] = {}
     found, problem = [], ""
-    with _opened(file) as opened:
+    with open_file(file) as opened:
         try:
             with tarfile.open(fileobj=opened, mode="r:") as archive:
                 for member in archive:
@@ -191,9 +195,13 @@ def _in_tar(file: str) -> list[PhotoPlace]:
                         raise InputError(
                             f"{file} has a sparse file, {printable(member.name)}; make it without --sparse"
                         )
-                    place = PhotoPlace(member.name, file, member.offset_data, member.size)
-                    if member.islnk() and member.linkname in places:
-                        place = places[member.linkname]._replace(name=member.name)
+                    place, target = PhotoPlace(member.name, file, member.offset_data, member.size), member.linkname
+                    if member.issym():
+                        target = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), target))
+                    if (member.issym() or member.islnk()) and target in places:
+                        place = places[target]._replace(name=member.name)
+                    elif member.issym() and is_photo_name(member.name):
+                        raise InputError(f"{file} has a link, {printable(member.name)}; make it with --dereference")
                     elif not member.isfile():
                         continue
                     places[member.name] = place
@@ -207,119 +215,3 @@ def _in_tar(file: str) -> list[PhotoPlace]:
     if problem:
         raise InputError(f"{file} is not an uncompressed .tar file, or is truncated or damaged: {problem}")
     return found
-
-
-def _in_parquet(file: str) -> list[PhotoPlace]:
-    """Reads the names of the photos in a table. Without a column of names, the number of a row is the name."""
-    with _opened(file) as opened, _parquet(file, opened) as table:
-        schema = table.schema_arrow
-        column, is_bytes = _photo_column(file, schema)
-        inner = _struct_fields(schema.field(column)) if column in schema.names else []
-        strings = [name for name in _NAMES if name in schema.names and _is_name(schema.field(name).type)]
-        if "path" in inner and _is_null(table, f"{column}.bytes"):
-            raise InputError(
-                f"{file} has paths and no bytes in {column!r}; write the bytes, as embed_external_files does"
-            )
-        if not is_bytes:
-            paths = table.read(columns=[column]).column(0).to_pylist()
-            return [PhotoPlace(path, _below(file, path)) for path in dict.fromkeys(filter(None, paths))]
-        names: list[Any] = [None] * table.metadata.num_rows
-        if strings:
-            names = table.read(columns=strings[:1]).column(0).to_pylist()
-        elif "path" in inner:  # as the library datasets writes images
-            names = [row and row["path"] for row in table.read(columns=[f"{column}.path"]).column(0).to_pylist()]
-        column += ".bytes" * ("bytes" in inner)
-        if None in names or len(set(names)) < len(names):
-            names = [f"{number:08}" for number in range(len(names))]
-        return [PhotoPlace(str(name), file, row, _WHOLE, column) for row, name in enumerate(names)]
-
-
-def _photo_column(file: str, schema: Any) -> tuple[str, bool]:
-    """Returns the column of the photos, and whether it has bytes, not paths."""
-    binary = [field.name for field in schema if _is_binary(field.type) or "bytes" in _struct_fields(field)]
-    preferred = [name for name in _BYTES if name in binary]
-    if preferred or len(binary) == 1:
-        return (preferred or binary)[0], True
-    texts = [name for name in _PATHS if name in schema.names and _is_text(schema.field(name).type)]
-    if texts and not binary:
-        return texts[0], False
-    listed = ", ".join(schema.names)
-    raise InputError(
-        f"{file} has no column of photos; name the column of the bytes {_BYTES[0]!r}, or that of the paths "
-        f"{_PATHS[0]!r} (its columns: {listed})"
-    )
-
-
-def _is_binary(kind: Any) -> bool:
-    import pyarrow.types as kinds
-
-    kind = kind.value_type if kinds.is_dictionary(kind) else kind
-    return kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind)
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow.types as kinds
-
-    kind = kind.value_type if kinds.is_dictionary(kind) else kind
-    return kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
-
-
-def _is_name(kind: Any) -> bool:
-    import pyarrow.types as kinds
-
-    return _is_text(kind) or kinds.is_integer(kind)
-
-
-def _is_null(table: Any, path: str) -> bool:
-    """Returns whether the file says that all values of a column are null."""
-    groups = [table.metadata.row_group(group) for group in range(table.metadata.num_row_groups)]
-    chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema == path]
-    return bool(chunks) and all(
-        chunk.statistics and chunk.statistics.null_count == chunk.num_values for chunk in chunks
-    )
-
-
-def _struct_fields(field: Any) -> list[str]:
-    import pyarrow.types as kinds
-
-    return [inner.name for inner in field.type] if kinds.is_struct(field.type) else []
-
-
-def _parquet_bytes(file: str, column: str, rows: Sequence[int]) -> list[bytes]:
-    """Reads rows, in ascending order, of a column of bytes. An empty value becomes b""."""
-    with _opened(file) as opened, _parquet(file, opened) as table:
-        found, first = [], 0
-        for group in range(table.metadata.num_row_groups):
-            end = first + table.metadata.row_group(group).num_rows
-            wanted = [row - first for row in rows if first <= row < end]
-            if wanted:
-                column_values = table.read_row_group(group, columns=[column]).column(0)
-                values = [column_values[row].as_py() for row in wanted]  # `take` would copy more than 2 GB, and fail
-                found += [value["bytes"] if isinstance(value, dict) else value for value in values]
-            first = end
-    return [value or b"" for value in found]
-
-
-@contextlib.contextmanager
-def _parquet(file: str, opened: BinaryIO) -> Iterator[Any]:
-    parquet = import_with_extra("pyarrow.parquet", f"reading {file}", "ray")
-    import pyarrow
-
-    try:
-        yield parquet.ParquetFile(opened)
-    except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
-            raise  # of the disk or the object storage; pyarrow raises OSError for damaged pages
-        raise InputError(f"{file} is not a Parquet file, or is damaged: {str(error).splitlines()[0]}") from None
-
-
-@contextlib.contextmanager
-def _opened(file: str) -> Iterator[BinaryIO]:
-    if not is_url(file):
-        with open(file, "rb") as opened:
-            yield opened
-        return
-    storage, path = open_storage(file)
-    with errors_of_storage(file), storage.open(path, "rb") as opened:
-        yield opened

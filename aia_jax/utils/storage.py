@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.packages import import_with_extra
@@ -93,6 +93,18 @@ def _advice(error: Exception) -> str:
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]
+
+
+@contextlib.contextmanager
+def open_file(place: str) -> Iterator[BinaryIO]:
+    """Opens a local file, or an object by its URL, to read it. Raises InputError as `errors_of_storage` does."""
+    if not is_url(place):
+        with open(place, "rb") as opened:
+            yield opened
+        return
+    storage, path = open_storage(place)
+    with errors_of_storage(place), storage.open(path, "rb") as opened:
+        yield opened
 
 
 def read_url(url: str) -> bytes:

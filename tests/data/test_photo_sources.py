@@ -218,3 +218,27 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match="is not a Parquet file, or is damaged"):
         find_photos(path)
+
+
+@pytest.mark.extras
+def test_large_row_groups_and_two_possible_columns_are_refused(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "a.parquet", {"bytes": [b"%d" % row for row in range(1000)]})
+    monkeypatch.setattr("aia_jax.data.photo_tables._LARGEST_GROUP", 1000)
+    with pytest.raises(InputError, match=r"has row groups of up to 0\.0 GB, .* such as row_group_size=1000"):
+        find_photos(path)
+    write_parquet(path, {"path": ["a.jpg"], "md5": [b"0"]})
+    with pytest.raises(InputError, match=r"no column of photos; .*\(its columns: path, md5\)"):
+        find_photos(path)
+
+
+def test_symbolic_links_in_an_archive_are_photos_or_refused(tmp_path):
+    path = write_tar(tmp_path / "a.tar", CONTENT)
+    for name, target in {"d/link.jpg": "../b/c.PNG", "e.txt": "nowhere", "lost.jpg": "nowhere.jpg"}.items():
+        with tarfile.open(path, "a") as archive:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            archive.addfile(member)
+        if name != "lost.jpg":
+            assert read(path) == {**CONTENT, "d/link.jpg": CONTENT["b/c.PNG"]}
+    with pytest.raises(InputError, match=r"has a link, lost\.jpg; make it with --dereference"):
+        find_photos(path)
