@@ -71,7 +71,7 @@ class AnnotationOutput(contextlib.ExitStack):
             if not (folder / SETTINGS).exists():
                 _check_origin(folder)
             elif not force:
-                _check_settings(folder, json.loads(json.dumps(settings)))  # JSON changes tuples to lists, for example
+                check_settings(folder / SETTINGS, (folder / SETTINGS).read_bytes(), settings)
             if force:
                 for name in (ANNOTATIONS, PROBLEMS, TABLE, PICTURES, *FORMATS.values()):
                     (folder / name).unlink(missing_ok=True)
@@ -211,17 +211,19 @@ def _check_origin(folder: Path) -> None:
             )
 
 
-def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    path = folder / SETTINGS
+def check_settings(path: Path | str, written: str | bytes, settings: dict[str, Any]) -> None:
+    """Raises InputError if the content `written` of a file of settings is damaged, or differs from `settings`."""
+    advice = "--force starts anew, --output names another place"
+    settings = json.loads(json.dumps(settings))  # JSON changes tuples to lists, for example
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(key for key in written.keys() | settings.keys() if written.get(key) != settings.get(key))
+        stored = json.loads(written)
+        differing = sorted(key for key in stored.keys() | settings.keys() if stored.get(key) != settings.get(key))
     except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}; --force starts anew, --output names another place") from None
+        raise InputError(f"{path} is damaged: {error}; {advice}") from None
     if differing:
         raise InputError(
             f"{path} describes annotations whose {', '.join(differing)} differ from these; results are never mixed: "
-            "--force starts anew, --output names another place"
+            f"{advice}"
         )
 
 

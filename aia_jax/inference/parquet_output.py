@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from aia_jax.inference.annotation_output import check_settings
 from aia_jax.utils.errors import InputError
 from aia_jax.utils.files import check_writable, exclusive_lock, remove_temporary_files, write_bytes
 from aia_jax.utils.packages import import_with_extra
@@ -60,7 +61,6 @@ class ParquetOutput(contextlib.AbstractContextManager):
         with contextlib.ExitStack() as on_error:
             on_error.callback(self._exit.close)
             names = self._files.names()
-            settings = json.loads(json.dumps(settings))  # JSON changes tuples to lists
             ours = sorted(name for name in names if _FILE.fullmatch(name))
             if not force:
                 self._check(names, ours, settings)
@@ -124,23 +124,11 @@ class ParquetOutput(contextlib.AbstractContextManager):
             self.write()
 
     def _check(self, names: Sequence[str], ours: Sequence[str], settings: dict[str, Any]) -> None:
-        advice = "--force starts anew, --output names another place"
-        if SETTINGS not in names:
-            if ours:
-                raise InputError(
-                    f"{self._files} has {ours[0]}, without the {SETTINGS} that says what made it; {advice}"
-                )
-            return
-        try:
-            written = json.loads(self._files.read(SETTINGS))
-            differing = sorted(key for key in written.keys() | settings.keys() if written.get(key) != settings.get(key))
-        except (ValueError, AttributeError) as error:
-            raise InputError(f"{self._files}/{SETTINGS} is damaged: {error}; {advice}") from None
-        if differing:
-            raise InputError(
-                f"{self._files} has labels whose {', '.join(differing)} differ from these; results are never mixed: "
-                f"{advice}"
-            )
+        if SETTINGS in names:
+            check_settings(f"{self._files}/{SETTINGS}", self._files.read(SETTINGS), settings)
+        elif ours:
+            problem = f"{self._files} has {ours[0]}, without the {SETTINGS} that says what made it"
+            raise InputError(f"{problem}; --force starts anew, --output names another place")
 
     def _read(self, name: str, columns: Sequence[str] = _COLUMNS) -> Any:
         import pyarrow

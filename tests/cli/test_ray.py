@@ -121,7 +121,7 @@ def test_other_settings_and_damaged_files_are_refused(tmp_path):
     with ParquetOutput(tmp_path, {"top": 3}) as output:
         assert output.has("caf\udce9.jpg")
         assert not output.has("b.jpg")
-    with pytest.raises(aia_jax.InputError, match="has labels whose top differ from these; results are never mixed"):
+    with pytest.raises(aia_jax.InputError, match="describes annotations whose top differ from these"):
         ParquetOutput(tmp_path, {"top": 4})
     (tmp_path / "_settings.json").unlink()
     with pytest.raises(aia_jax.InputError, match=r"has labels-000000\.parquet, without the _settings.json"):
