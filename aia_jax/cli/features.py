@@ -59,16 +59,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--output {output} must end in .npy")
     facts_file = output.with_suffix(".json").name
     check_output_folder(output.parent, (output.name, facts_file), force=arguments.force)
+    on_ray = arguments.ray is not None
+    if not on_ray:
+        check_devices()
     names = photo_names(arguments.images, arguments.list)
     folder = arguments.images.resolve()
     source = PhotoSource([PhotoPlace(name, str(folder / name)) for name in names], str(folder))
     load = partial(_load, config, arguments.weights, arguments.batch_size or config.eval.batch_size)
     with contextlib.ExitStack() as stack:
-        compute = (
-            None
-            if arguments.ray is None
-            else stack.enter_context(rows_on_ray(arguments, source, exact=True, in_order=True))
-        )
+        options = {"exact": True, "in_order": True}
+        compute = stack.enter_context(rows_on_ray(arguments, source, **options)) if on_ray else None
         extractor = load()
         height, width, channels = extractor.grid
         num_bytes = len(names) * height * width * channels * np.dtype(dtype).itemsize

@@ -192,7 +192,7 @@ def test_a_model_without_thresholds_replaces_one_with_thresholds(run_folder, pac
 
 def test_training_records_its_command(annotator, tmp_path, monkeypatch):
     workdir = shutil.copytree(annotator, tmp_path / "run")
-    monkeypatch.setattr("aia_jax.cli.train.train", lambda config, workdir: None)
+    monkeypatch.setattr("aia_jax.cli.train.train", lambda config, workdir, share: None)
     assert (
         main(["train", "--config", "demo", "--config.data.root", "x y", "--config.epochs=2", "--workdir", str(workdir)])
         == 0
