@@ -53,7 +53,7 @@ def measure(images: Path, sizes: list[int], actors: int, model: str) -> dict[str
         "machine": machine(),
         "packages": versions("ray", "pyarrow"),
         "actors": actors,
-        "model": model,
+        "model": Path(model).name,
         "results": rows,
     }
 
