@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from aia_jax.data.image_decoding import MOST_PIXELS
 from aia_jax.data.photo_folder import Photo, read_photo
 from aia_jax.data.photo_rows import PhotoModel, PhotoRow, computed_rows
 from aia_jax.data.photo_sources import PhotoPlace, PhotoSource, place_reader
@@ -26,7 +27,7 @@ from aia_jax.utils.errors import InputError
 from aia_jax.utils.packages import import_with_extra
 from aia_jax.utils.storage import is_url
 
-_PIXEL_BYTES = 4 * 200_000_000  # memory of a task that decodes the largest photo; see `image_decoding.MOST_PIXELS`
+_PIXEL_BYTES = 4 * MOST_PIXELS  # memory of a task that decodes the largest photo
 _MOST_BLOCKS = 10_000  # Ray keeps facts about each block
 _REQUESTS = 16  # of a task to object storage, at once
 _ANSWER_S = 10
